@@ -1,0 +1,43 @@
+"""Elastic Dask for notebooks: runners appear when you call, and are gone when you stop.
+
+Names are imported on first use: a runner or the process that guards runners must not pay for
+importing the driver's half.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dask_flame._version import __version__
+
+if TYPE_CHECKING:
+    from dask_flame.cluster import FlameCluster as FlameCluster
+    from dask_flame.lease import Lease as Lease
+    from dask_flame.pool import Pool as Pool
+    from dask_flame.reports import Reports as Reports
+    from dask_flame.reports import report as report
+
+_HOME = {
+    "FlameCluster": "dask_flame.cluster",
+    "Lease": "dask_flame.lease",
+    "Pool": "dask_flame.pool",
+    "Reports": "dask_flame.reports",
+    "report": "dask_flame.reports",
+}
+
+__all__ = ["FlameCluster", "Lease", "Pool", "Reports", "__version__", "report"]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module 'dask_flame' has no attribute {name!r}") from None
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
