@@ -1,0 +1,141 @@
+"""The contract between a cluster and what boots its runners (driver).
+
+A backend knows one substrate and nothing of Dask: it starts runners from a :class:`RunnerSpec`,
+ends them by name, and says when one has ended and why. It decides nothing. A third party adds one
+through the entry point group ``dask_flame.backends``; :mod:`dask_flame.testing.conformance` holds
+the tests that every backend has to pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerSpec:
+    """What one runner is told: whom to serve, and with what.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its cluster for the cluster's whole life.
+    scheduler : str
+        Address to register at.
+    concurrency : int
+        Calls at a time.
+    boot_timeout : float
+        Seconds after which a runner that finds no scheduler ends itself.
+    cpus : int or None
+        Threads for numerical libraries.
+    memory : int or None
+        Bytes; None for no limit.
+    env : mapping of str to str
+        Environment variables over the substrate's own. May hold secrets.
+    preload : sequence of str
+        Modules to import first.
+    config : mapping
+        Dask configuration.
+    security : mapping of str to str
+        What :class:`distributed.Security` takes for a worker. Holds a private key.
+    """
+
+    name: str
+    scheduler: str
+    concurrency: int
+    boot_timeout: float
+    cpus: int | None = None
+    memory: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    preload: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A runner is gone from the substrate.
+
+    Attributes
+    ----------
+    name : str
+    why : str
+        In the substrate's own words: ``"exit code 1"``, ``"killed by SIGKILL"``, …
+    output : str
+        The end of what it printed.
+    """
+
+    name: str
+    why: str
+    output: str = ""
+
+
+class Backend(ABC):
+    """Boots and ends runners on one substrate.
+
+    All methods are called on one event loop. After :meth:`close`, and after the driver's death by
+    whatever cause, nothing that a backend made is left.
+
+    Parameters
+    ----------
+    owner : str
+        The cluster's name: what this backend makes is labelled with it.
+    ended : callable
+        To be called on the event loop, with an :class:`Ended`, exactly once for each runner whose
+        :meth:`boot` was accepted, when it is gone, whatever made it go.
+    """
+
+    #: What a user calls it.
+    name: ClassVar[str]
+
+    def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
+        self.owner = owner
+        self.ended = ended
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Make ready to boot.
+
+        Raises
+        ------
+        BackendError
+            If it cannot work here; nothing is left behind.
+        """
+
+    @abstractmethod
+    async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        """Ask for runners; returns when all requests are accepted, not when runners are up.
+
+        A request that the substrate refuses is reported through ``ended`` with the refusal.
+        """
+
+    @abstractmethod
+    async def end(self, names: Collection[str], *, grace: float = 0) -> None:
+        """End runners; returns when they are gone.
+
+        Parameters
+        ----------
+        names : collection of str
+            Unknown and already ended ones are passed over.
+        grace : float
+            Seconds that a runner may take to end by itself before it is ended by force.
+        """
+
+    @abstractmethod
+    async def list(self) -> set[str]:
+        """Names of the runners that exist, by the substrate's own account."""
+
+    @abstractmethod
+    async def logs(self, names: Collection[str]) -> Mapping[str, str]:
+        """The end of what these runners have printed, so far as it is known."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End everything that this backend made. May be called more than once, at any moment."""
+
+    @property
+    def scratch(self) -> str | None:
+        """A folder on the driver's machine that goes when the backend goes, if there is one."""
+        return None

@@ -1,0 +1,239 @@
+"""The local backend: asks its guard for processes, and hears from it how they fare (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dask.config
+import psutil
+
+from dask_flame import config
+from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.local.guard import kill_marked
+from dask_flame.errors import BackendError
+
+_GUARD = str(Path(__file__).with_name("guard.py"))
+_START_WITHIN = 30.0
+_END_WITHIN = 10.0
+_KEPT_LOGS = 200
+_KEPT_TEXT = 16_000
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class LocalBackend(Backend):
+    """Runners as processes of this machine, each in a session of its own.
+
+    They are started by a guard, a small process that outlives the driver just long enough to end
+    them; see :mod:`dask_flame.backends.local.guard`.
+
+    Attributes
+    ----------
+    echo : callable or None
+        Called with a runner's name and each complete line that it prints.
+    """
+
+    name: ClassVar[str] = "local"
+
+    def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
+        super().__init__(owner, ended)
+        self.echo: Callable[[str, str], None] | None = None
+        if config.get("local.echo"):
+            self.echo = lambda name, line: print(f"[{name}] {line}")
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._hello: asyncio.Future[str] | None = None
+        self._runners: dict[str, int | None] = {}
+        self._gone: dict[str, asyncio.Event] = {}
+        self._text: dict[str, str] = {}
+        self._closed = False
+
+    @property
+    def scratch(self) -> str | None:
+        hello = self._hello
+        return hello.result() if hello and hello.done() and not hello.cancelled() else None
+
+    async def start(self) -> None:
+        if self._guard is not None:
+            self._guard.poll()
+        if sys.platform == "win32":
+            raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
+        runner = find_spec("dask_flame.runner.__main__")
+        assert runner is not None
+        assert runner.origin is not None
+        ours, theirs = socket.socketpair()
+        try:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-P", _GUARD]
+                + [str(theirs.fileno()), self.owner, runner.origin, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise BackendError(f"cannot start processes on this machine: {error}") from error
+        finally:
+            theirs.close()
+        self._hello = asyncio.get_running_loop().create_future()
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 26)
+        self._listening = asyncio.create_task(self._listen(reader))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
+        except (TimeoutError, ConnectionError) as error:
+            await self.close()
+            raise BackendError("the guard of the local runners did not start") from error
+
+    async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        if not self._closed and self._listening is not None and self._listening.done():
+            await self.start()  # the guard was killed: its runners are gone, a new one is needed
+        for spec in specs:
+            self._runners[spec.name] = None
+            self._gone[spec.name] = asyncio.Event()
+            self._say(op="boot", name=spec.name, env=_environment(spec), orders=_orders(spec))
+        await self._drain()
+
+    async def end(self, names: Collection[str], *, grace: float = 0) -> None:
+        there = [name for name in names if name in self._runners]
+        for name in there:
+            self._say(op="end", name=name, grace=grace)
+        await self._drain()
+        await asyncio.gather(*(self._gone[name].wait() for name in there))
+
+    async def list(self) -> set[str]:
+        return set(self._runners)
+
+    async def logs(self, names: Collection[str]) -> Mapping[str, str]:
+        return {name: self._text[name] for name in names if name in self._text}
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+            self._writer = None
+        if self._guard is not None:
+            await self._guard_gone(self._guard)
+            self._guard = None
+        if self._listening is not None:
+            await self._listening
+            self._listening = None
+
+    # The guard
+
+    def _say(self, **message: Any) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+        elif message["op"] == "boot":
+            self._over(message["name"], "refused: the local backend is closed")
+
+    async def _drain(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                await self._writer.drain()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(OSError):
+            while line := await reader.readline():
+                self._hear(json.loads(line))
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(ConnectionError("the guard is gone"))
+            self._hello.exception()
+        if not self._closed:
+            # The guard is dead: what it would have seen to is done here.
+            kill_marked(f"{self.owner}/", psutil.pids())
+            if self.scratch is not None:
+                shutil.rmtree(self.scratch, ignore_errors=True)
+        why = "the cluster was closed" if self._closed else "the guard of the local runners is gone"
+        for name in list(self._runners):
+            self._over(name, why)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        event = message.pop("ev")
+        if event == "hello":
+            assert self._hello is not None
+            self._hello.set_result(message["scratch"])
+        elif event == "booted":
+            self._runners[message["name"]] = message["pid"]
+        elif event == "refused":
+            self._over(message["name"], f"was refused: {message['why']}")
+        elif event == "output":
+            self._printed(message["name"], message["text"])
+        elif event == "ended":
+            self._over(message["name"], _why(message["code"]), message["output"])
+
+    def _printed(self, name: str, text: str) -> None:
+        before = self._text.pop(name, "")
+        self._text[name] = (before + text)[-_KEPT_TEXT:]
+        while len(self._text) > _KEPT_LOGS:
+            del self._text[next(iter(self._text))]
+        if self.echo is not None:
+            unfinished = before.rpartition("\n")[2]
+            for line in (unfinished + text).split("\n")[:-1]:
+                self.echo(name, line)
+
+    def _over(self, name: str, why: str, output: str = "") -> None:
+        self._runners.pop(name, None)
+        self._gone.pop(name).set()
+        self.ended(Ended(name=name, why=why, output=output))
+
+    async def _guard_gone(self, guard: subprocess.Popen[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(None, guard.wait, _END_WITHIN)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            await loop.run_in_executor(None, guard.wait)
+
+
+def _why(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+    return f"killed by {name}{hint}"
+
+
+def _environment(spec: RunnerSpec) -> dict[str, str]:
+    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default={})
+    before = {k: str(v) for k, v in usual.items() if k not in os.environ}
+    threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
+    return {**before, **os.environ, **threads, **spec.env}
+
+
+def _orders(spec: RunnerSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "scheduler": spec.scheduler,
+        "concurrency": spec.concurrency,
+        "boot_timeout": spec.boot_timeout,
+        "memory": spec.memory,
+        "preload": list(spec.preload),
+        "config": dict(spec.config),
+        "security": dict(spec.security),
+        "path": [os.path.abspath(p) for p in sys.path],
+        "host": "127.0.0.1",
+    }

@@ -1,0 +1,315 @@
+"""The guard of a cluster's local runners: starts them, and outlives the driver to end them.
+
+A process of its own, in a session of its own, with one thread. It starts runners when the driver
+says so and tells the driver what they print and how they end. When its connection to the driver
+closes, or its parent is another process than before, the driver is gone, however it went, and the
+guard kills every runner with all that came from it, removes the scratch folder, and goes.
+
+A runner's processes are found in three ways, because each misses some: its process group, the tree
+below it, and, for those that left both, the environment variable ``DASK_FLAME_RUNNER`` that they
+have inherited. On Linux the guard is their subreaper, so that orphans become its children.
+
+Lines of JSON go both ways. From the driver: ``boot``, ``end``. To it: ``hello``, ``booted``,
+``refused``, ``output``, ``ended``.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+MARK = "DASK_FLAME_RUNNER"
+_PR_SET_CHILD_SUBREAPER = 36
+_KEPT_OUTPUT = 16_000
+_LOOK_FOR_PARENT = 0.5
+
+
+class Runner:
+    """One process, its leash, and the end of what it printed."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], leash: int) -> None:
+        self.name = name
+        self.process = process
+        self.leash = leash
+        self.kill_at: float | None = None
+        self.output: collections.deque[bytes] = collections.deque()
+        self.size = 0
+        assert process.stdout is not None
+        self.stdout = process.stdout.fileno()
+
+    def keep(self, chunk: bytes) -> None:
+        self.output.append(chunk)
+        self.size += len(chunk)
+        while self.size - len(self.output[0]) > _KEPT_OUTPUT:
+            self.size -= len(self.output.popleft())
+
+    def tail(self) -> str:
+        return b"".join(self.output)[-_KEPT_OUTPUT:].decode(errors="replace")
+
+
+class Guard:
+    """The loop: the driver's words, the runners' output, and the runners' ends."""
+
+    def __init__(self, connection: socket.socket, owner: str, program: str, parent: int) -> None:
+        self.connection = connection
+        self.owner = owner
+        self.program = program
+        self.parent = parent
+        self.runners: dict[str, Runner] = {}
+        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-")
+        self._buffer = b""
+        self._out = bytearray()
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Guard until the driver is gone; then end everything."""
+        try:
+            _become_subreaper()
+            wake_r, wake_w = os.pipe()
+            os.set_blocking(wake_w, False)
+            os.set_blocking(wake_r, False)
+            signal.set_wakeup_fd(wake_w)
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            self._selector.register(wake_r, selectors.EVENT_READ, "wake")
+            self.connection.setblocking(False)
+            self._selector.register(self.connection, selectors.EVENT_READ, "driver")
+            self._say(ev="hello", scratch=self.scratch)
+            while os.getppid() == self.parent and self._turn(wake_r):
+                pass
+        finally:
+            self._end_all()
+
+    def _turn(self, wake: int) -> bool:
+        writing = selectors.EVENT_WRITE if self._out else 0
+        self._selector.modify(self.connection, selectors.EVENT_READ | writing, "driver")
+        for key, events in self._selector.select(self._patience()):
+            if key.data == "wake":
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 4096)
+            elif key.data == "driver":
+                if events & selectors.EVENT_WRITE and not self._write():
+                    return False
+                if events & selectors.EVENT_READ and not self._hear():
+                    return False
+            else:
+                self._read(key.data)
+        self._reap()
+        return True
+
+    def _patience(self) -> float:
+        due = [r.kill_at for r in self.runners.values() if r.kill_at is not None]
+        return max(0.0, min([_LOOK_FOR_PARENT, *(t - time.monotonic() for t in due)]))
+
+    # The driver
+
+    def _hear(self) -> bool:
+        try:
+            chunk = self.connection.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not chunk:
+            return False
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message["op"] == "boot":
+                self._boot(message)
+            elif message["op"] == "end":
+                self._end(message["name"], message["grace"])
+        return True
+
+    def _say(self, **message: Any) -> None:
+        self._out += json.dumps(message).encode() + b"\n"
+
+    def _write(self) -> bool:
+        try:
+            del self._out[: self.connection.send(self._out)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    # Runners
+
+    def _boot(self, message: dict[str, Any]) -> None:
+        name = message["name"]
+        ours, theirs = os.pipe()[::-1]
+        try:
+            process = subprocess.Popen(
+                # By path: what the runner may import is in its orders.
+                [sys.executable, "-P", self.program, str(theirs)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs,),
+                env={**message["env"], MARK: f"{self.owner}/{name}"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(ours)
+            self._say(ev="refused", name=name, why=str(error))
+            return
+        finally:
+            os.close(theirs)
+        runner = self.runners[name] = Runner(name, process, ours)
+        os.set_blocking(runner.stdout, False)
+        os.set_blocking(ours, False)
+        self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
+        message["orders"]["directory"] = os.path.join(self.scratch, name)
+        orders = json.dumps(message["orders"]).encode() + b"\n"
+        self._say(ev="booted", name=name, pid=process.pid)
+        try:
+            written = os.write(ours, orders)
+        except OSError:
+            written = 0
+        if written != len(orders):  # a pipe holds 64 KiB, far more than any orders
+            self._kill(runner)
+
+    def _end(self, name: str, grace: float) -> None:
+        runner = self.runners.get(name)
+        if runner is None:
+            return
+        if grace <= 0:
+            self._kill(runner)
+            return
+        due = time.monotonic() + grace
+        if runner.kill_at is None:
+            with contextlib.suppress(OSError):
+                runner.process.send_signal(signal.SIGTERM)
+        runner.kill_at = min(due, runner.kill_at or due)
+
+    def _read(self, runner: Runner) -> bool:
+        try:
+            chunk = os.read(runner.stdout, 1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:
+            chunk = b""
+        if not chunk:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(runner.stdout)
+            return False
+        runner.keep(chunk)
+        self._say(ev="output", name=runner.name, text=chunk.decode(errors="replace"))
+        return True
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        for runner in list(self.runners.values()):
+            if runner.kill_at is not None and now >= runner.kill_at:
+                runner.kill_at = None
+                self._kill(runner)
+            if runner.process.poll() is not None:
+                self._ended(runner)
+        _reap_orphans({r.process.pid for r in self.runners.values()})
+
+    def _ended(self, runner: Runner) -> None:
+        del self.runners[runner.name]
+        _kill_group(runner.process.pid)
+        kill_marked(f"{self.owner}/{runner.name}", _candidates())
+        while self._read(runner):
+            pass
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(runner.stdout)
+        assert runner.process.stdout is not None
+        runner.process.stdout.close()
+        os.close(runner.leash)
+        shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
+        code = runner.process.returncode
+        self._say(ev="ended", name=runner.name, code=code, output=runner.tail())
+
+    def _kill(self, runner: Runner) -> None:
+        # The tree first: once its root is dead, nobody can tell what was below it.
+        tree = _below(runner.process.pid)
+        _kill_group(runner.process.pid)
+        for child in tree:
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+
+    def _end_all(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for runner in self.runners.values():
+            self._kill(runner)
+        for runner in self.runners.values():
+            runner.process.wait()
+            kill_marked(f"{self.owner}/{runner.name}", _below(os.getpid()))
+        # What is still below is an orphan that hid its mark.
+        for pid in _below(os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _become_subreaper() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap_orphans(runners: set[int]) -> None:
+    """Take leave of dead processes that became ours because their parents are dead."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(ChildProcessError):
+        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if dead.si_pid in runners:
+                return  # has just died: the next turn takes it
+            os.waitpid(dead.si_pid, 0)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _below(pid: int) -> list[int]:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+def _candidates() -> list[int]:
+    """Where a dead runner's orphans can be: below us where we are the subreaper."""
+    import psutil
+
+    return _below(os.getpid()) if sys.platform == "linux" else psutil.pids()
+
+
+def kill_marked(mark: str, pids: list[int]) -> None:
+    """Kill those of these processes that carry this mark, or one that begins with it."""
+    import psutil
+
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            carried = process.environ().get(MARK, "")
+            if carried == mark or (mark.endswith("/") and carried.startswith(mark)):
+                process.kill()
+
+
+def main() -> None:
+    """``guard.py FD OWNER PROGRAM PARENT``."""
+    descriptor, owner, program, parent = sys.argv[1:]
+    Guard(socket.socket(fileno=int(descriptor)), owner, program, int(parent)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Checks of what users pass: each error names the option, the value and a line that works."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+from dask.utils import parse_bytes, parse_timedelta
+
+from dask_flame.errors import PoolError
+
+Duration = str | float | timedelta
+
+EXAMPLES = {
+    "min": "2",
+    "max": "8",
+    "concurrency": "1",
+    "spare": "1",
+    "boot_attempts": "3",
+    "cpus": "2",
+    "idle_timeout": '"60s"',
+    "min_idle_timeout": '"10m"',
+    "boot_timeout": '"2m"',
+    "shutdown_timeout": '"30s"',
+    "disconnect_grace": '"10s"',
+    "grace": '"10s"',
+    "first": '"5m"',
+    "name": '"my-cluster"',
+    "memory": '"4 GiB"',
+    "env": '{"TOKENIZERS_PARALLELISM": "false"}',
+    "preload": '["numpy"]',
+}
+
+
+def wrong(name: str, value: object, wanted: str) -> PoolError:
+    return PoolError(f"{name}={value!r} is not {wanted}; write {name}={EXAMPLES[name]}")
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise wrong(name, value, f"a whole number of {least} or more")
+    return value
+
+
+def seconds(name: str, value: Any) -> float:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        duration = float(parse_timedelta(value))
+    except (TypeError, ValueError, KeyError):
+        raise wrong(name, value, 'a duration such as 60, "60s" or "2m"') from None
+    if not math.isfinite(duration) or duration < 0:
+        raise wrong(name, value, "a duration of zero or more")
+    return duration
+
+
+def size(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        amount = int(parse_bytes(value))
+    except (TypeError, ValueError, AttributeError):
+        raise wrong(name, value, 'a size such as "4 GiB"') from None
+    if amount <= 0:
+        raise wrong(name, value, "a size above zero")
+    return amount

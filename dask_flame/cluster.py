@@ -1,0 +1,386 @@
+"""FlameCluster: what a user holds (driver). It wires the parts together, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import logging
+import re
+import time
+import weakref
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import dask.config
+from distributed import Security, Status
+from distributed.core import rpc
+from distributed.deploy.cluster import Cluster
+from distributed.utils import Log, Logs, silence_logging_cmgr
+from tornado.ioloop import IOLoop
+
+from dask_flame import config, display
+from dask_flame.adaptive import FlameAdaptive
+from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
+from dask_flame.checks import Duration, seconds, wrong
+from dask_flame.errors import PoolError
+from dask_flame.events import EventLog
+from dask_flame.fleet import Fleet, Member, Phase
+from dask_flame.home import Home
+from dask_flame.lease import Lease
+from dask_flame.pool import Pool, pool_options
+from dask_flame.reports import Reports, ReportStore
+from dask_flame.scheduler import FlameScheduler
+
+_END_GRACE = 2.0
+
+
+class FlameCluster(Cluster):
+    """A Dask cluster whose runners appear when there is something to run, and go when there is not.
+
+    The scheduler runs in this process. Runners boot in one wave, as many as the calls that are
+    ready need; a runner that has had no call for ``idle_timeout`` ends; when this process goes,
+    whatever makes it go, all of them end.
+
+    Parameters
+    ----------
+    min, max, concurrency, idle_timeout, **options
+        The policy: see :class:`dask_flame.Pool`, which takes the same.
+    backend : str or callable, optional
+        What boots runners: ``"local"`` (the default, ``flame.backend``) or the name of another
+        installed backend, or a :class:`dask_flame.backends.Backend` subclass.
+    disconnect_grace : duration, default "10s"
+        Once the last Client has closed, runners are kept for this long; a new Client boots them
+        again.
+    name : str, optional
+        Letters, digits and ``-``. By default a random one.
+    asynchronous : bool, default False
+        To be used with ``async with``, on the running event loop.
+    security : distributed.Security or bool, optional
+        TLS between all parts; True makes certificates for this cluster alone. Without it,
+        connections are unencrypted and confined to this machine's loopback address.
+    dashboard_address : str or None, default "127.0.0.1:8787"
+        Where the dashboard listens; another port is taken if that one is in use. None: no
+        dashboard.
+    silence_logs : int or None, default logging.WARNING
+        The scheduler's log lines below this level are not shown; None: all are.
+    loop : tornado.ioloop.IOLoop, optional
+
+    Raises
+    ------
+    PoolError
+        An option is wrong; nothing was started.
+    BackendError
+        The backend is unknown or cannot be used here; nothing is left behind.
+
+    Examples
+    --------
+    >>> from dask.distributed import Client
+    >>> cluster = FlameCluster(max=8, concurrency=1, idle_timeout="60s")   # doctest: +SKIP
+    >>> client = Client(cluster)                                           # doctest: +SKIP
+    >>> client.gather(client.map(train, variants))                         # doctest: +SKIP
+    """
+
+    _open: ClassVar[weakref.WeakSet[FlameCluster]] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        min: int | None = None,
+        max: int | None = None,
+        concurrency: int | None = None,
+        idle_timeout: Duration | None = None,
+        *,
+        backend: str | type[Backend] | None = None,
+        disconnect_grace: Duration | None = None,
+        name: str | None = None,
+        asynchronous: bool = False,
+        security: Security | bool | None = None,
+        dashboard_address: str | None = "127.0.0.1:8787",
+        silence_logs: int | None = logging.WARNING,
+        loop: IOLoop | None = None,
+        **options: Any,
+    ) -> None:
+        self.status = Status.closed  # so that an error below leaves nothing to warn of
+        pool = Pool(
+            **pool_options(
+                {
+                    "min": min,
+                    "max": max,
+                    "concurrency": concurrency,
+                    "idle_timeout": idle_timeout,
+                    **options,
+                }
+            )
+        )
+        self._grace = seconds(
+            "disconnect_grace",
+            config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
+        )
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", name):
+            raise wrong("name", name, "made of letters, digits and -")
+        factory = find_backend(config.get("backend") if backend is None else backend)
+        self.security = _security(security)
+        self.fleet = Fleet(pool)
+        self.events = EventLog()
+        self._dashboard_address = dashboard_address
+        self._silence_logs = silence_logs
+        super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
+        self.backend = factory(self.name, self._ended)
+        self._stack = contextlib.AsyncExitStack()
+        self._starting: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self.scheduler: FlameScheduler
+        self.home: Home
+        self._reports = Reports()
+        self._reports.pools = self._pools
+        FlameCluster._open.add(self)
+        if not self.called_from_running_loop:
+            self._loop_runner.start()
+            try:
+                self.sync(self._start)
+            except BaseException:
+                self.close()
+                raise
+
+    # What there is
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """The policies in force, by name."""
+        return MappingProxyType({"default": self.fleet.pool})
+
+    @property
+    def runners(self) -> Mapping[str, Member]:
+        """The runners there are, by name; booting and ending ones too. A copy."""
+        return MappingProxyType(dict(self.fleet.members))
+
+    @property
+    def reports(self) -> ReportStore:
+        """What calls have reported."""
+        return self._reports.store
+
+    @property
+    def plan(self) -> set[str]:
+        return {m.name for m in list(self.fleet.members.values()) if m.phase is not Phase.ENDING}
+
+    @property
+    def requested(self) -> set[str]:
+        return set(self.fleet.members)
+
+    @property
+    def observed(self) -> set[str]:
+        return {m.name for m in list(self.fleet.members.values()) if m.phase is Phase.READY}
+
+    def spec(self, name: str) -> RunnerSpec:
+        """What a runner of this name is told."""
+        pool = self.fleet.pool
+        return RunnerSpec(
+            name=name,
+            scheduler=self.scheduler.address,
+            concurrency=pool.concurrency,
+            boot_timeout=pool.boot_timeout,
+            cpus=pool.cpus,
+            memory=pool.memory,
+            env=pool.env,
+            preload=pool.preload,
+            config=_plain(dask.config.config),
+            security=_worker_security(self.security),
+        )
+
+    # What can be changed
+
+    def scale(self, n: int) -> None:
+        """Have exactly n runners, whatever the demand: sets the pool's min and max to n.
+
+        Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
+        pool follow demand again.
+        """
+        self._resize(n, n) if n else self._resize(0, 1)
+
+    def adapt(
+        self, *args: Any, minimum: int | None = None, maximum: int | None = None, **kwargs: Any
+    ) -> FlameAdaptive:
+        """Follow demand within these bounds; those not given stay as they are.
+
+        Returns
+        -------
+        FlameAdaptive
+        """
+        self._resize(minimum, maximum)
+        return self._adaptive
+
+    def _resize(self, minimum: int | None, maximum: int | None) -> None:
+        pool = self.fleet.pool
+        low = pool.min if minimum is None else minimum
+        high = pool.max if maximum is None else maximum
+        Pool(min=low, max=high)  # says what is wrong with them, here and now
+
+        def change() -> None:
+            self.fleet.resize(min=low, max=high)
+            self._adaptive.minimum, self._adaptive.maximum = low, high
+            self.events.add("policy", f"min={low}, max={high}", pool="default")
+            self._adaptive.wake()
+
+        if self.asynchronous:
+            change()
+        else:
+            self.loop.add_callback(change)
+
+    # Life
+
+    def __await__(self) -> Any:
+        async def started() -> FlameCluster:
+            if self._starting is None and self.status is Status.created:
+                self._starting = asyncio.ensure_future(self._start())
+            if self._starting is not None:
+                await self._starting
+            return self
+
+        return started().__await__()
+
+    async def _start(self) -> None:
+        try:
+            await self._start_parts()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start_parts(self) -> None:
+        # What is pushed first ends last.
+        await self._stack.__aenter__()
+        if self._silence_logs:
+            for root in ("distributed", "bokeh"):
+                self._stack.enter_context(silence_logging_cmgr(self._silence_logs, root=root))
+        self._stack.push_async_callback(self.backend.close)
+        await self.backend.start()
+        lease = Lease(self._grace, on_lapse=self._lapsed, on_return=self._returned)
+        self.scheduler = FlameScheduler(
+            host="127.0.0.1",
+            security=self.security,
+            dashboard=self._dashboard_address is not None,
+            dashboard_address=self._dashboard_address,
+            plugins=[lease, self._reports],
+        )
+        self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")
+        await self.scheduler
+        self.home = Home(self.scheduler, security=self.security, directory=self.backend.scratch)
+        self._stack.push_async_callback(self.home.close)
+        self.scheduler_comm = rpc(
+            self.scheduler.address, connection_args=self.security.get_connection_args("client")
+        )
+        await super()._start()
+        self._adaptive = FlameAdaptive(self)
+        self._stack.push_async_callback(self._adaptive.finish)
+        self._adaptive.wake()
+
+    async def _close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_parts())
+        await asyncio.shield(self._closing)
+
+    async def _close_parts(self) -> None:
+        # The base class sets `closing`, ends its own connections, and sets `closed`.
+        self.status = Status.closing
+        try:
+            if self._adaptive is not None:
+                await self._adaptive.finish()
+            if hasattr(self, "scheduler") and self.fleet.members:
+                await self._part()
+        finally:
+            await self._stack.aclose()
+            await super()._close()
+            FlameCluster._open.discard(self)
+
+    async def _part(self) -> None:
+        """Let runners go by themselves for a moment, so that what they run may tidy up."""
+        for name in self.fleet.members:
+            self.fleet.leaving(name, time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                self.backend.end(list(self.fleet.members), grace=_END_GRACE), _END_GRACE + 1
+            )
+
+    def close(self, timeout: float | None = None) -> Any:
+        """End every runner, the scheduler, and all that was made for them."""
+        awaitable = super().close(timeout)
+        if not self.asynchronous:
+            self._loop_runner.stop()
+        return awaitable
+
+    def _ended(self, what: Ended) -> None:
+        if self._adaptive is not None:
+            self._adaptive.ended(what)
+
+    def _lapsed(self) -> None:
+        self.events.add("lease", f"no client for disconnect_grace={self._grace:g} s")
+        self.fleet.suspended = True
+        self._adaptive.wake()
+
+    def _returned(self) -> None:
+        self.events.add("lease", "a client is there again")
+        self.fleet.suspended = False
+        self._adaptive.wake()
+
+    # Display
+
+    async def _get_logs(
+        self, cluster: bool = True, scheduler: bool = True, workers: Any = True
+    ) -> Logs:
+        logs = await super()._get_logs(cluster=False, scheduler=scheduler, workers=workers)
+        if cluster:
+            logs["Cluster"] = Log("\n".join(map(str, self.events)))
+        if workers is True:
+            names = {e.runners[0] for e in self.events if len(e.runners) == 1} | set(
+                self.fleet.members
+            )
+            for name, text in (await self.backend.logs(names)).items():
+                logs[name] = Log(text)
+        return logs
+
+    def _pools(self) -> dict[str, Any]:
+        return display.snapshot(self.fleet, self._adaptive, self.scheduler, self.events)
+
+    def __repr__(self) -> str:
+        return display.text(self)
+
+    def _scaling_status(self) -> str:
+        return display.table(self.fleet)
+
+
+def _security(security: Security | bool | None) -> Security:
+    if security is True:
+        return Security.temporary()
+    if security is None or security is False:
+        return Security()
+    if isinstance(security, Security):
+        return security
+    raise PoolError(
+        f"security is a {type(security).__name__}; write security=True, or pass a "
+        "distributed.Security"
+    )
+
+
+def _worker_security(security: Security) -> dict[str, Any]:
+    if not security.require_encryption:
+        return {}
+    keys = ("require_encryption", "tls_ca_file", "tls_worker_key", "tls_worker_cert")
+    return {key: getattr(security, key) for key in keys}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dask's configuration as far as JSON can carry it."""
+    plain = {}
+    for key, value in settings.items():
+        with contextlib.suppress(TypeError, ValueError):
+            plain[key] = json.loads(json.dumps(value))
+    return plain
+
+
+@atexit.register
+def _close_all() -> None:
+    for cluster in list(FlameCluster._open):
+        with contextlib.suppress(Exception):
+            if not cluster.asynchronous:
+                cluster.close(timeout=10)

@@ -1,0 +1,87 @@
+"""What was decided and what happened, each with its reason (driver)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import overload
+
+logger = logging.getLogger("dask_flame")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One decision or happening in a cluster's life.
+
+    Attributes
+    ----------
+    at : float
+        Unix time, in seconds.
+    kind : str
+        ``boot``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``kept``, ``lease`` or
+        ``policy``.
+    reason : str
+        Why, in a sentence, with its numbers.
+    runners : tuple of str
+        Names of the runners it is about.
+    pool : str or None
+        The pool it is about, None where it is about the whole cluster.
+    """
+
+    at: float
+    kind: str
+    reason: str
+    runners: tuple[str, ...] = ()
+    pool: str | None = None
+
+    def __str__(self) -> str:
+        clock = datetime.fromtimestamp(self.at).strftime("%H:%M:%S.%f")[:-3]
+        return f"{clock} {self.kind:<7} {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The reason, led by the runners it is about."""
+        names = self.runners
+        who = f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 3 else ", ".join(names)
+        return f"{who}: {self.reason}" if who else self.reason
+
+
+class EventLog(Sequence[Event]):
+    """The last events of a cluster, oldest first; bounded.
+
+    Appending from the cluster's event loop while another thread reads is safe: a read works on
+    a copy.
+    """
+
+    def __init__(self, maxlen: int = 10_000) -> None:
+        self._events: deque[Event] = deque(maxlen=maxlen)
+
+    def add(
+        self, kind: str, reason: str, *, runners: Sequence[str] = (), pool: str | None = None
+    ) -> Event:
+        """Note an event now; it is logged as well."""
+        event = Event(time.time(), kind, reason, tuple(runners), pool)
+        self._events.append(event)
+        level = logging.WARNING if kind in {"failed", "lost"} else logging.INFO
+        logger.log(level, "%s: %s", kind, event.text)
+        return event
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        return self._events.copy()[index] if isinstance(index, int) else list(self._events)[index]
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events.copy())
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "no events yet"

@@ -1,0 +1,141 @@
+"""Where wanted results rest when their runner ends (scheduler).
+
+A pool can only shrink to nothing if the results that somebody still wants have somewhere to go.
+Home is a worker in the scheduler's process that holds data and takes no calls; it exists only
+while there is something to hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from distributed import Status, Worker
+from distributed.metrics import time
+from distributed.security import Security
+
+from dask_flame.protocol import RESTING
+from dask_flame.scheduler import FlameScheduler
+
+logger = logging.getLogger("dask_flame")
+
+_LOOK_EVERY = 5.0
+_TRIES = 3
+
+
+class Home:
+    """Keeps what retiring runners hold, in the memory of the scheduler's process.
+
+    Parameters
+    ----------
+    scheduler : FlameScheduler
+    security : distributed.Security or None
+    directory : str or None
+        Where the worker may keep its (empty) scratch folder.
+
+    Notes
+    -----
+    There is no limit on what it holds: a driver that keeps futures of many large results while its
+    pool shrinks holds those results in its own memory.
+    """
+
+    def __init__(
+        self,
+        scheduler: FlameScheduler,
+        *,
+        security: Security | None = None,
+        directory: str | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.security = security
+        self.directory = directory
+        self._worker: Worker | None = None
+        self._lock = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def retire(self, addresses: Collection[str]) -> set[str]:
+        """Take in what only these workers hold, then remove them from the scheduler.
+
+        Returns
+        -------
+        set of str
+            Addresses of the workers that are removed and have been told to close. The others go
+            on, with all their data: no worker is removed before its results are safe.
+        """
+        scheduler = self.scheduler
+        left = {a for a in addresses if a in scheduler.workers}
+        gone = set(addresses) - left
+        for _ in range(_TRIES):
+            await self._take_in(left)
+            for address in [a for a in left if not self._at_risk({a})]:
+                # Not `retire_workers`: its memory manager takes one of two copies for superfluous,
+                # and drops the one at home. Nothing can happen between the check above and this.
+                await scheduler.remove_worker(
+                    address, expected=True, close=True, stimulus_id=f"flame-retire-{time()}"
+                )
+                gone.add(address)
+            left -= gone
+            if not left:
+                break
+        return gone
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            await worker.close(reason="flame-home-closed", executor_wait=False)
+
+    def _at_risk(self, addresses: set[str]) -> dict[Any, list[str]]:
+        """Keys that would be lost with these workers, and who has them."""
+        # A copy on another runner that is leaving as well does not count.
+        leaving = self.scheduler.draining | addresses
+        return {
+            ts.key: [ws.address for ws in ts.who_has]
+            for address in addresses
+            if address in self.scheduler.workers
+            for ts in self.scheduler.workers[address].has_what
+            if all(ws.address in leaving for ws in ts.who_has)
+        }
+
+    async def _take_in(self, addresses: set[str]) -> None:
+        at_risk = self._at_risk(addresses)
+        if at_risk:
+            async with self._lock:
+                worker = await self._open()
+                failed = await self.scheduler.gather_on_worker(worker.address, at_risk)
+            if failed:
+                logger.warning("%d results could not be taken home", len(failed))
+
+    async def _open(self) -> Worker:
+        if self._worker is None or self._worker.status not in (Status.running, Status.paused):
+            worker = await Worker(
+                self.scheduler.address,
+                name="home",
+                nthreads=1,
+                memory_limit=0,
+                local_directory=self.directory,
+                security=self.security,
+                startup_information={RESTING: lambda worker: True},
+                host=self.scheduler.ip,
+            )
+            # Paused, so that nobody counts it as a place to run calls on.
+            worker.status = Status.paused
+            self._worker = worker
+            if self._watching is None or self._watching.done():
+                self._watching = asyncio.create_task(self._watch())
+        return self._worker
+
+    async def _watch(self) -> None:
+        while self._worker is not None:
+            await asyncio.sleep(_LOOK_EVERY)
+            async with self._lock:
+                worker = self._worker
+                ws = self.scheduler.workers.get(worker.address) if worker is not None else None
+                if worker is not None and (ws is None or not ws.has_what):
+                    self._worker = None
+                    await worker.close(reason="flame-home-empty", executor_wait=False)

@@ -1,0 +1,165 @@
+"""The declared policy of a kind of runner: what a user asks for, checked at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from dask.system import CPU_COUNT
+
+from dask_flame import config
+from dask_flame.checks import EXAMPLES, Duration, seconds, size, whole, wrong
+from dask_flame.errors import PoolError
+
+
+@dataclass(frozen=True, init=False)
+class Pool:
+    """How many runners of one kind there may be, for how long, and what each is given.
+
+    Parameters
+    ----------
+    min : int, default 0
+        Runners kept at all times.
+    max : int, default: the machine's cores
+        The most runners at a time, booting ones counted.
+    concurrency : int, default 1
+        Calls at a time on one runner: its slots.
+    idle_timeout : duration, default "60s"
+        A runner that has had no call for this long ends.
+    min_idle_timeout : duration, optional
+        The same for the last ``min`` runners; by default they stay.
+    boot_timeout : duration, default "2m"
+        Longest time from the boot request to the runner's registration.
+    shutdown_timeout : duration, default "30s"
+        Longest time from being told to end to being ended by force.
+    spare : int, default 0
+        Free runners kept ahead of demand while there is any demand.
+    boot_attempts : int, default 3
+        Waves of boots that may fail in a row before the calls that wait for them fail.
+    cpus : int, optional
+        Threads that numerical libraries may use in one runner (OMP_NUM_THREADS and its like).
+        By default what dask sets for its own workers: one.
+    memory : size, optional
+        Memory of one runner, such as ``"4 GiB"``: Dask spills, pauses and ends a runner's worker
+        by it. By default it is not limited.
+    env : mapping of str to str, optional
+        Environment variables for the runner, over those of the driver.
+    preload : sequence of str, optional
+        Modules that a runner imports before it takes its first call.
+
+    Durations are numbers of seconds, or what :func:`dask.utils.parse_timedelta` reads; sizes are
+    what :func:`dask.utils.parse_bytes` reads. Once made, a pool holds seconds and bytes.
+
+    Raises
+    ------
+    PoolError
+        Naming the field, the value, and a line that works.
+
+    Examples
+    --------
+    >>> Pool(max=8, idle_timeout="2m").idle_timeout
+    120.0
+    """
+
+    min: int
+    max: int
+    concurrency: int
+    idle_timeout: float
+    min_idle_timeout: float | None
+    boot_timeout: float
+    shutdown_timeout: float
+    spare: int
+    boot_attempts: int
+    cpus: int | None
+    memory: int | None
+    env: Mapping[str, str] = field(repr=False, hash=False)  # may hold secrets
+    preload: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        concurrency: int | None = None,
+        idle_timeout: Duration | None = None,
+        min_idle_timeout: Duration | None = None,
+        boot_timeout: Duration | None = None,
+        shutdown_timeout: Duration | None = None,
+        spare: int | None = None,
+        boot_attempts: int | None = None,
+        cpus: int | None = None,
+        memory: str | int | None = None,
+        env: Mapping[str, str] | None = None,
+        preload: Sequence[str] = (),
+    ) -> None:
+        given = locals()
+
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in (*_WHOLE, *_DURATIONS):
+            value = given[name]
+            if value is None:
+                value = config.get(f"pool.{name.replace('_', '-')}")
+            if name in _WHOLE:
+                if name == "max" and value is None:
+                    value = _at_least(CPU_COUNT, self.min)
+                put(name, whole(name, value, _WHOLE[name]))
+            else:
+                put(name, None if value is None else seconds(name, value))
+        put("cpus", None if cpus is None else whole("cpus", cpus, 1))
+        put("memory", None if memory is None else size("memory", memory))
+        put("env", _environment(env))
+        put("preload", _modules(preload))
+        if self.min > self.max:
+            raise PoolError(
+                f"min={self.min} is more than max={self.max}; write "
+                f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
+            )
+
+
+_WHOLE = {"min": 0, "max": 1, "concurrency": 1, "spare": 0, "boot_attempts": 1}
+_DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
+
+
+def pool_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the options that a Pool takes; an unknown one is an error that suggests the right one.
+
+    Raises
+    ------
+    PoolError
+    """
+    known = {f.name for f in fields(Pool)}
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {close[0]}={EXAMPLES[close[0]]}?"
+                if close
+                else ("a pool takes " + ", ".join(sorted(known)))
+            )
+            raise PoolError(f"unknown option {name}={options[name]!r}; {hint}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _at_least(value: int, minimum: int) -> int:
+    return value if value > minimum else minimum
+
+
+def _environment(env: Any) -> Mapping[str, str]:
+    if env is None:
+        env = {}
+    if not isinstance(env, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, str) for k, v in env.items()
+    ):
+        # The values may be secrets: the error must not show them.
+        raise PoolError(f"env is not a mapping of str to str; write env={EXAMPLES['env']}")
+    return dict(env)
+
+
+def _modules(preload: Any) -> tuple[str, ...]:
+    if isinstance(preload, str) or not all(isinstance(m, str) for m in preload or ()):
+        raise wrong("preload", preload, "a list of module names")
+    return tuple(preload or ())

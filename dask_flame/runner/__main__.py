@@ -1,0 +1,90 @@
+"""A runner's life from its first moment to its last (runner).
+
+Started as ``python -m dask_flame.runner FD``: its orders come as one line of JSON on the inherited
+file descriptor FD, so that no secret is in an argument or in the environment. The same descriptor
+is its leash: when the other end closes, for whatever reason, the runner ends, and with it what its
+calls have started.
+
+A runner ends in one of these ways, and never leaves a process of its own behind:
+
+- the scheduler, or a SIGTERM, tells it to: it closes its worker, then goes, with exit code 0;
+- the scheduler is gone: the same, busy or not;
+- the leash breaks: at once, busy or not, by SIGKILL to its process group;
+- it cannot start: the traceback is the last thing it prints, with exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from io import FileIO
+from typing import Any, NoReturn
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Run until told to end, or until the leash breaks."""
+    leash = FileIO(int(argv[0]))
+    orders = _orders(leash)
+    if orders is None:
+        os._exit(1)
+    threading.Thread(target=_hold, args=(leash,), name="flame-leash", daemon=True).start()
+    code = 1
+    try:
+        code = _work(orders)
+    except BaseException:
+        traceback.print_exc()
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """End this process and all that was started from it, waiting for no thread."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    _end_children()
+    os._exit(code)
+
+
+def _orders(leash: FileIO) -> dict[str, Any] | None:
+    line = bytearray()
+    while (char := leash.read(1)) != b"\n":
+        if not char:
+            return None
+        line += char
+    return dict(json.loads(line))
+
+
+def _hold(leash: FileIO) -> None:
+    with contextlib.suppress(OSError):
+        while leash.read(4096):
+            pass
+    _end_children()
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _end_children() -> None:
+    # Also those that put themselves into a session of their own: a signal to the group misses them.
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+
+
+def _work(orders: dict[str, Any]) -> int:
+    sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
+    from dask_flame.runner.worker import run
+
+    return run(orders, end)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
