@@ -46,6 +46,7 @@ class FlameAdaptive(Adaptive):
         self.backend = cluster.backend
         self.events = cluster.events
         self.history: deque[tuple[float, int, int, int, int]] = deque(maxlen=_HISTORY)
+        self._left: set[str] = set()  # gone from the scheduler without having been told to
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -115,11 +116,13 @@ class FlameAdaptive(Adaptive):
         if tail := what.output.strip():
             why += "; it printed last:\n" + textwrap.indent(_last_lines(tail), "    ")
         phase = self.fleet.ended(what.name, now, why)
-        kind = {Phase.BOOTING: "failed", Phase.READY: "lost", Phase.ENDING: "ended"}.get(
-            phase or Phase.ENDING, "ended"
-        )
-        shown = why if kind == "failed" else what.why
-        self.events.add(kind, shown, runners=[what.name])
+        if phase is Phase.BOOTING:
+            self.events.add("failed", why, runners=[what.name])
+        elif phase is Phase.READY or what.name in self._left:
+            self._left.discard(what.name)
+            self.events.add("lost", what.why, runners=[what.name])
+        else:
+            self.events.add("ended", what.why, runners=[what.name])
         if not self.stopped:
             self.wake()
 
@@ -134,6 +137,7 @@ class FlameAdaptive(Adaptive):
                 if member.phase is Phase.READY:
                     # It left by itself, or distributed dropped it: see it out.
                     self.fleet.leaving(name, now)
+                    self._left.add(name)
                     self._do(self.backend.end([name], grace=self.fleet.pool.shutdown_timeout))
                 continue
             if member.phase is Phase.BOOTING:

@@ -202,6 +202,7 @@ class Fleet:
             retire += self._all(now, "the last client has gone")
         else:
             retire += self._surplus(now, target)
+            target = self.target(demand)  # lower, where the `min` runners have gone to rest
         boot, retry = self._missing(now, target, demand)
         give_up = self._hopeless(now, demand) if boot is None else None
         return Decision(boot, tuple(retire), give_up, self._next(now, target, retry))

@@ -208,8 +208,9 @@ class _Slots(SchedulerPlugin):
         candidates = self.open()
         if candidates and (ts.worker_restrictions or ts.host_restrictions):
             valid = self.scheduler.valid_workers(ts) or set()
-            if valid or not ts.loose_restrictions:
-                candidates = [ws for ws in candidates if ws in valid]
+            preferred = [ws for ws in candidates if ws in valid]
+            if preferred or not ts.loose_restrictions:
+                candidates = preferred
         if candidates and ts.resource_restrictions:
             candidates = [ws for ws in candidates if _affords(ws, ts.resource_restrictions)]
         if not candidates:

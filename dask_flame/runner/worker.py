@@ -85,6 +85,8 @@ class RunnerWorker(Worker):
         last_resort.daemon = True
         last_resort.start()
         kwargs["executor_wait"] = False
+        # It warns of every call that it breaks off; that is what closing means here.
+        logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
         done: str | None = await super().close(min(timeout, _CLOSE_WITHIN), *args, **kwargs)
         return done
 

@@ -74,6 +74,8 @@ class LocalBackend(Backend):
     async def start(self) -> None:
         if self._guard is not None:
             self._guard.poll()
+        if self._writer is not None:
+            self._writer.close()
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
         runner = find_spec("dask_flame.runner.__main__")

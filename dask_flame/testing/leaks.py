@@ -1,0 +1,125 @@
+"""What a test has left behind: processes, threads, sockets and folders."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from dask_flame.backends.local.guard import MARK
+
+#: Threads that live as long as the process does: pools that distributed and tornado share.
+_SHARED = ("Dask-Offload", "asyncio_", "TCP-Executor", "ThreadPoolExecutor", "Profile", "Shuffle")
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What there is now and should not be, as lines to read; false where there is nothing."""
+
+    lines: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def __str__(self) -> str:
+        return "left behind:\n" + "\n".join(self.lines)
+
+
+#: Set in the environment while a test is watched, so that whatever it starts is known by it.
+_WATCHED = "DASK_FLAME_WATCHED"
+
+
+def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process]:
+    """Living processes on this machine with an environment variable that begins like this.
+
+    With ``"<cluster>/"``, by default, those that belong to a cluster's runners. A runner and all
+    that it starts inherit the mark, so a process that was adopted by another parent is found too.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mark = process.environ().get(variable)
+            if mark and mark.startswith(value) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def nothing_left(within: float = 5.0) -> Iterator[None]:
+    """Fail if the body leaves a process, thread, listening socket or scratch folder behind.
+
+    Parameters
+    ----------
+    within : float
+        Seconds that what is ending may take to be gone.
+
+    Raises
+    ------
+    AssertionError
+        Naming all that is left; for a thread with its stack.
+    """
+    token = uuid.uuid4().hex
+    before = _state(token)
+    os.environ[_WATCHED] = token
+    try:
+        yield
+    finally:
+        del os.environ[_WATCHED]
+    deadline = time.monotonic() + within
+    while leaks := _compare(before, _state(token)):
+        if time.monotonic() > deadline:
+            raise AssertionError(str(leaks))
+        time.sleep(0.05)
+
+
+_State = dict[str, dict[object, str]]
+
+
+def _state(token: str) -> _State:
+    me = psutil.Process()
+    processes = {}
+    for process in {*me.children(recursive=True), *marked_processes(token, variable=_WATCHED)}:
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                processes[(process.pid, process.create_time())] = " ".join(process.cmdline())
+    stacks = sys._current_frames()
+    threads: dict[object, str] = {
+        thread.ident: thread.name + "\n" + "".join(traceback.format_stack(stacks[thread.ident]))
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_SHARED) and thread.ident in stacks
+    }
+    listening: dict[object, str] = {
+        connection.laddr: "listens"
+        for connection in me.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    scratch: dict[object, str] = dict.fromkeys(
+        Path(tempfile.gettempdir()).glob("dask-flame-*"), "folder"
+    )
+    return {
+        "process": {**processes},
+        "thread": threads,
+        "socket": listening,
+        "folder": scratch,
+    }
+
+
+def _compare(before: _State, now: _State) -> Leaks:
+    return Leaks(
+        tuple(
+            f"{kind} {key}: {text}"
+            for kind, things in now.items()
+            for key, text in things.items()
+            if key not in before[kind] and key != os.getpid()
+        )
+    )

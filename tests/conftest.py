@@ -1,0 +1,69 @@
+"""Every test is checked for what it leaves behind; helpers that many tests need."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dask.config
+import pytest
+from distributed import Client
+
+from dask_flame import FlameCluster
+from dask_flame.testing import nothing_left
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Temporary folders of these tests, and of what they start, are not mixed with others'."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    with nothing_left():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _checked() -> Iterator[None]:
+    """distributed checks its own invariants at each transition; ports are free ones."""
+    with dask.config.set(
+        {
+            "distributed.scheduler.validate": True,
+            "distributed.worker.validate": True,
+            "distributed.comm.timeouts.connect": "10s",
+        }
+    ):
+        yield
+
+
+def wait_for(condition: Callable[[], Any], within: float = 20, what: str = "") -> Any:
+    """Wait until a condition holds and return what it gave; fail after a deadline."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+def flame() -> Iterator[Callable[..., tuple[FlameCluster, Client]]]:
+    """Makes a cluster and its client, and closes both."""
+    made: list[Any] = []
+
+    def make(**options: Any) -> tuple[FlameCluster, Client]:
+        options.setdefault("dashboard_address", None)
+        cluster = FlameCluster(**options)
+        made.append(cluster)
+        client = Client(cluster)
+        made.append(client)
+        return cluster, client
+
+    yield make
+    for thing in reversed(made):
+        thing.close()

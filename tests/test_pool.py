@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from datetime import timedelta
+
+import dask.config
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_flame import FlameCluster, Pool
+from dask_flame.errors import BackendError, FlameError, PoolError
+from dask_flame.pool import pool_options
+
+
+def test_defaults_come_from_the_configuration() -> None:
+    with dask.config.set({"flame.pool.max": 7, "flame.pool.idle-timeout": "2m"}):
+        pool = Pool()
+    assert (pool.min, pool.max, pool.concurrency, pool.idle_timeout) == (0, 7, 1, 120)
+
+
+def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
+    pool = Pool(idle_timeout="2 minutes", boot_timeout=timedelta(seconds=5), memory="4 GiB")
+    assert (pool.idle_timeout, pool.boot_timeout, pool.memory) == (120, 5, 4 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"min": 3, "max": 1}, "min=3 is more than max=1"),
+        ({"min": -1}, "min=-1 is not a whole number of 0 or more; write min="),
+        ({"max": 0}, "max=0 is not a whole number of 1 or more; write max="),
+        ({"max": "many"}, "max='many'"),
+        ({"max": True}, "max=True"),
+        ({"concurrency": 1.5}, "concurrency=1.5"),
+        ({"idle_timeout": "soon"}, "idle_timeout='soon' is not a duration such as 60, \"60s\""),
+        ({"idle_timeout": -1}, "idle_timeout=-1"),
+        ({"idle_timeout": float("nan")}, "idle_timeout=nan"),
+        ({"memory": "lots"}, "memory='lots' is not a size"),
+        ({"memory": -5}, "memory=-5"),
+        ({"preload": "numpy"}, 'write preload=["numpy"]'),
+        ({"cpus": 0}, "cpus=0"),
+        ({"idle_timout": 3}, 'unknown option idle_timout=3; did you mean idle_timeout="60s"?'),
+        ({"gizmo": 3}, "unknown option gizmo=3; a pool takes boot_attempts"),
+        ({"name": "a/b"}, "name='a/b' is not made of letters"),
+        ({"disconnect_grace": "x"}, "disconnect_grace='x' is not a duration"),
+        ({"security": "yes"}, "security is a str; write security=True"),
+    ],
+)
+def test_a_wrong_option_names_the_field_the_value_and_a_line_that_works(
+    options: dict[str, object], says: str
+) -> None:
+    with pytest.raises(PoolError) as caught:
+        FlameCluster(**options)  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, FlameError)
+
+
+def test_an_unknown_backend_names_those_installed() -> None:
+    with pytest.raises(BackendError, match="backend='cloud' is not known; installed: 'local'"):
+        FlameCluster(backend="cloud")
+
+
+def test_values_of_env_are_shown_nowhere() -> None:
+    pool = Pool(env={"TOKEN": "s3cret"})
+    assert "s3cret" not in repr(pool)
+    with pytest.raises(PoolError) as caught:
+        Pool(env={"TOKEN": "s3cret", "N": 1})  # type: ignore[dict-item]
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_pool_is_a_value() -> None:
+    pool = Pool(max=3, env={"A": "b"})
+    assert pickle.loads(pickle.dumps(pool)) == pool
+    assert replace(pool, max=4).max == 4
+    assert hash(pool) == hash(replace(pool))
+    with pytest.raises(AttributeError):
+        pool.max = 5  # type: ignore[misc]
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_bounds_are_ordered_or_refused(low: int, high: int) -> None:
+    if low > high:
+        with pytest.raises(PoolError):
+            Pool(min=low, max=high)
+    else:
+        assert (Pool(min=low, max=high).min, Pool(min=low, max=high).max) == (low, high)
+
+
+def test_options_that_were_not_given_are_left_to_the_defaults() -> None:
+    assert pool_options({"min": None, "max": 2}) == {"max": 2}
