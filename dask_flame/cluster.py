@@ -260,7 +260,8 @@ class FlameCluster(Cluster):
             host="127.0.0.1",
             security=self.security,
             dashboard=self._dashboard_address is not None,
-            dashboard_address=self._dashboard_address,
+            # Without a dashboard the scheduler still serves its health and metrics somewhere.
+            dashboard_address=self._dashboard_address or "127.0.0.1:0",
             plugins=[lease, self._reports],
         )
         self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -32,7 +33,8 @@ def main(argv: list[str]) -> NoReturn:
     orders = _orders(leash)
     if orders is None:
         os._exit(1)
-    threading.Thread(target=_hold, args=(leash,), name="flame-leash", daemon=True).start()
+    scratch = os.path.dirname(orders["directory"])
+    threading.Thread(target=_hold, args=(leash, scratch), name="flame-leash", daemon=True).start()
     code = 1
     try:
         code = _work(orders)
@@ -59,11 +61,13 @@ def _orders(leash: FileIO) -> dict[str, Any] | None:
     return dict(json.loads(line))
 
 
-def _hold(leash: FileIO) -> None:
+def _hold(leash: FileIO, scratch: str) -> None:
     with contextlib.suppress(OSError):
         while leash.read(4096):
             pass
     _end_children()
+    # Whoever held the leash is dead, and with it who would have removed this.
+    shutil.rmtree(scratch, ignore_errors=True)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

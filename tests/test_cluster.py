@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+import dask.config
+import pytest
+from conftest import wait_for
+from distributed import Client, Event, get_worker
+
+import dask_flame
+from dask_flame import FlameCluster
+from dask_flame.adaptive import FlameAdaptive
+from dask_flame.errors import BackendError, BootError
+
+
+def name_of_runner(*args: Any, seconds: float = 0) -> str:
+    time.sleep(seconds)
+    return str(get_worker().name)
+
+
+def boots(cluster: FlameCluster) -> list[int]:
+    """Runners asked for, decision by decision."""
+    return [len(e.runners) for e in cluster.events if e.kind == "boot"]
+
+
+def test_one_wave_each_runner_used_once_and_gone_when_idle(flame: Any) -> None:
+    cluster, client = flame(max=6, idle_timeout="1s")
+    futures = client.map(name_of_runner, range(6), seconds=3)
+    names = client.gather(futures)
+    assert boots(cluster) == [6]
+    assert len(set(names)) == 6
+    wait_for(lambda: not cluster.runners, what="all runners gone")
+    retired = [e for e in cluster.events if e.kind == "retire"]
+    assert [e.reason for e in retired] == ["no call for idle_timeout=1 s"] * 6
+    # The futures are still held: their results came home.
+    assert client.gather(futures) == names
+
+
+def test_demand_asks_for_no_more_than_max_and_counts_slots(flame: Any) -> None:
+    cluster, client = flame(max=3, concurrency=2)
+    assert len(client.gather(client.map(name_of_runner, range(20), pure=False))) == 20
+    assert boots(cluster) == [3]
+
+
+def test_boots_are_asked_for_by_events_and_not_by_a_poll(flame: Any) -> None:
+    with dask.config.set({"distributed.adaptive.interval": "1h"}):
+        cluster, client = flame(max=2, idle_timeout="100ms")
+    assert client.submit(name_of_runner).result(timeout=20) == "runner-1"
+    wait_for(lambda: not cluster.runners, what="it is retired by its timer alone")
+
+
+def test_min_runners_boot_with_the_cluster_and_are_replaced(flame: Any) -> None:
+    cluster, client = flame(min=2, max=3, idle_timeout="100ms")
+    client.wait_for_workers(2, timeout=20)
+    with pytest.raises(Exception, match=r"runner|worker"):
+        client.submit(_die, retries=0, pure=False).result(timeout=30)
+    wait_for(lambda: len(cluster.observed) == 2)
+    assert cluster.plan == cluster.requested == cluster.observed
+    assert sum(e.kind == "lost" for e in cluster.events) >= 1
+
+
+def _die() -> None:
+    import os
+
+    os._exit(3)
+
+
+def test_scale_and_adapt(flame: Any) -> None:
+    cluster, client = flame(max=4, idle_timeout="100ms")
+    cluster.scale(2)
+    client.wait_for_workers(2, timeout=20)
+    adaptive = cluster.adapt(minimum=0, maximum=3)
+    assert isinstance(adaptive, FlameAdaptive)
+    wait_for(lambda: (adaptive.minimum, adaptive.maximum) == (0, 3))
+    wait_for(lambda: not cluster.runners)
+    assert (cluster.pools["default"].min, cluster.pools["default"].max) == (0, 3)
+    with pytest.raises(ValueError, match="min=5 is more than max=3"):
+        cluster.adapt(minimum=5)
+    with pytest.raises(ValueError, match="-1"):
+        cluster.scale(-1)
+
+
+def test_scaling_down_leaves_busy_runners_to_finish(flame: Any) -> None:
+    cluster, client = flame(min=2, max=2)
+    client.wait_for_workers(2, timeout=20)
+    gate = Event("gate", client=client)
+    future = client.submit(lambda: gate.wait() and name_of_runner())
+    wait_for(lambda: any(m.busy for m in cluster.runners.values()))
+    cluster.scale(0)
+    wait_for(lambda: len(cluster.runners) == 1)
+    gate.set()
+    assert future.result() in {"runner-1", "runner-2"}
+    assert sum(e.kind == "lost" for e in cluster.events) == 0
+
+
+def test_what_a_cluster_shows_of_itself(flame: Any) -> None:
+    cluster, client = flame(max=2, name="mine", dashboard_address="127.0.0.1:0")
+    client.submit(print, "hello").result(timeout=20)
+    assert "FlameCluster(mine, 'tcp://127.0.0.1:" in repr(cluster)
+    assert "1 ready of 0..2" in repr(cluster)
+    assert "mine" in cluster._repr_html_()
+    assert "0 to 2 runners" in cluster._scaling_status()
+    assert cluster.dashboard_link.startswith("http://127.0.0.1:")
+    wait_for(lambda: "hello" in cluster.get_logs()["runner-1"])
+    logs = cluster.get_logs()
+    assert "demand of 1 slot calls for 1" in logs["Cluster"]
+    assert "runner-1" in str(cluster.events)
+    assert cluster.events[0].kind == "boot"
+    assert str(dask_flame.__version__)
+
+
+def test_the_notebook_widget_shows_the_pool(flame: Any) -> None:
+    pytest.importorskip("ipywidgets")
+    cluster, _ = flame(max=2)
+    widget = cluster._widget()
+    assert widget is not None
+    bundle = widget._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    widget.close()
+
+
+@pytest.mark.asyncio
+async def test_asynchronous_use() -> None:
+    async with (
+        FlameCluster(max=2, asynchronous=True, dashboard_address=None) as cluster,
+        Client(cluster, asynchronous=True) as client,
+    ):
+        assert await client.gather(client.map(abs, [-1, -2])) == [1, 2]
+        cluster.adapt(maximum=3)
+        assert cluster.pools["default"].max == 3
+    assert not cluster.runners
+
+
+@pytest.mark.asyncio
+async def test_an_awaited_cluster_is_a_started_one_and_closing_it_twice_is_once() -> None:
+    cluster = await FlameCluster(max=1, asynchronous=True, dashboard_address=None)
+    await asyncio.gather(cluster.close(), cluster.close())
+    await cluster.close()
+
+
+def test_context_managers_and_a_client_without_one() -> None:
+    with FlameCluster(max=1, dashboard_address=None) as cluster:
+        client = cluster.get_client()
+        assert client.submit(int, 4).result(timeout=20) == 4
+        client.close()
+    assert cluster.status.name == "closed"
+
+
+def test_two_clusters_side_by_side(flame: Any) -> None:
+    first, one = flame(max=1)
+    second, two = flame(max=1)
+    futures = one.submit(int, 1), two.submit(int, 2)
+    assert [f.result(timeout=20) for f in futures] == [1, 2]
+    assert first.name != second.name
+
+
+def test_tls_between_all_parts(flame: Any) -> None:
+    cluster, client = flame(max=1, security=True)
+    assert cluster.scheduler_address.startswith("tls://")
+    assert client.submit(int, 6).result(timeout=20) == 6
+    key = cluster.security.tls_worker_key
+    assert key not in repr(cluster) + str(cluster.events) + str(cluster.get_logs())
+
+
+def test_local_modules_are_found_on_runners(
+    flame: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_local_module.py").write_text("def answer():\n    return 42\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_local_module  # type: ignore[import-not-found]
+
+    _, client = flame(max=1)
+    assert client.submit(my_local_module.answer).result(timeout=20) == 42
+
+
+def test_options_reach_the_runner(flame: Any) -> None:
+    _, client = flame(max=1, memory="1 GiB", env={"MINE": "yes"}, cpus=2, preload=["json.tool"])
+
+    def look() -> tuple[Any, ...]:
+        import os
+        import sys
+
+        worker = get_worker()
+        return (
+            worker.memory_manager.memory_limit,
+            os.environ["MINE"],
+            os.environ["OMP_NUM_THREADS"],
+            "json.tool" in sys.modules,
+        )
+
+    assert client.submit(look).result(timeout=20) == (2**30, "yes", "2", True)
+
+
+# What bad input gets
+
+
+def test_a_function_that_raises_raises_here(flame: Any) -> None:
+    cluster, client = flame(max=1)
+    with pytest.raises(ZeroDivisionError):
+        client.submit(lambda: 1 / 0).result(timeout=20)
+    assert client.submit(int, 1).result() == 1
+    assert len(cluster.runners) == 1
+
+
+def test_an_unpicklable_function_is_refused_here_and_boots_nothing(flame: Any) -> None:
+    cluster, client = flame(max=1)
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"pickle|serialize"):
+        client.submit(lambda: lock).result(timeout=20)
+    assert not cluster.runners
+
+
+def test_a_runner_that_cannot_start_fails_what_waits_with_the_reason(flame: Any) -> None:
+    cluster, client = flame(max=4, preload=["no_such_module_here"], boot_attempts=2)
+    futures = client.map(name_of_runner, range(4))
+    with pytest.raises(BootError) as caught:
+        client.gather(futures)
+    assert "No module named 'no_such_module_here'" in str(caught.value)
+    assert "2 boots failed in a row (boot_attempts)" in str(caught.value)
+    assert boots(cluster) == [4, 1]
+    wait_for(lambda: not cluster.runners)
+    # What comes later gets a try of its own.
+    with pytest.raises(BootError):
+        client.submit(name_of_runner).result(timeout=30)
+
+
+def test_a_backend_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dask_flame.backends.local import LocalBackend
+
+    class Broken(LocalBackend):
+        async def start(self) -> None:
+            raise BackendError("no room here")
+
+    with pytest.raises(BackendError, match="no room here"):
+        FlameCluster(backend=Broken, dashboard_address=None)
+
+
+def test_names_of_events_are_logged(flame: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="dask_flame"):
+        _, client = flame(max=1, silence_logs=None)
+        client.submit(int, 1).result(timeout=20)
+    assert "boot: runner-1: demand of 1 slot" in caplog.text
+
+
+def test_the_exported_names() -> None:
+    assert dir(dask_flame) == [
+        "FlameCluster",
+        "Lease",
+        "Pool",
+        "Reports",
+        "__version__",
+        "report",
+    ]
+    for name in dir(dask_flame):
+        assert getattr(dask_flame, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = dask_flame.nonsense
