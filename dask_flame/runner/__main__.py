@@ -9,7 +9,7 @@ A runner ends in one of these ways, and never leaves a process of its own behind
 
 - the scheduler, or a SIGTERM, tells it to: it closes its worker, then goes, with exit code 0;
 - the scheduler is gone: the same, busy or not;
-- the leash breaks: at once, busy or not, by SIGKILL to its process group;
+- the leash breaks: at once, busy or not;
 - it cannot start: the traceback is the last thing it prints, with exit code 1.
 """
 
@@ -29,27 +29,42 @@ from typing import Any, NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     """Run until told to end, or until the leash breaks."""
+    guard = os.getppid()
     leash = FileIO(int(argv[0]))
     orders = _orders(leash)
     if orders is None:
         os._exit(1)
     scratch = os.path.dirname(orders["directory"])
-    threading.Thread(target=_hold, args=(leash, scratch), name="flame-leash", daemon=True).start()
+
+    def end(code: int) -> NoReturn:
+        """End this process and all that was started from it, waiting for no thread."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        _end_children()
+        if os.getppid() != guard:
+            # Who would have removed this, and killed what is left of the group, is dead.
+            shutil.rmtree(scratch, ignore_errors=True)
+            if os.getpgrp() == os.getpid():
+                os.killpg(0, signal.SIGKILL)
+        os._exit(code)
+
+    def hold() -> None:
+        with contextlib.suppress(OSError):
+            while leash.read(4096):
+                pass
+        end(1)
+
+    threading.Thread(target=hold, name="flame-leash", daemon=True).start()
     code = 1
     try:
-        code = _work(orders)
+        sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
+        from dask_flame.runner.worker import run
+
+        code = run(orders, end)
     except BaseException:
         traceback.print_exc()
     end(code)
-
-
-def end(code: int) -> NoReturn:
-    """End this process and all that was started from it, waiting for no thread."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    _end_children()
-    os._exit(code)
 
 
 def _orders(leash: FileIO) -> dict[str, Any] | None:
@@ -61,18 +76,6 @@ def _orders(leash: FileIO) -> dict[str, Any] | None:
     return dict(json.loads(line))
 
 
-def _hold(leash: FileIO, scratch: str) -> None:
-    with contextlib.suppress(OSError):
-        while leash.read(4096):
-            pass
-    _end_children()
-    # Whoever held the leash is dead, and with it who would have removed this.
-    shutil.rmtree(scratch, ignore_errors=True)
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
-
-
 def _end_children() -> None:
     # Also those that put themselves into a session of their own: a signal to the group misses them.
     import psutil
@@ -81,13 +84,6 @@ def _end_children() -> None:
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill()
-
-
-def _work(orders: dict[str, Any]) -> int:
-    sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
-    from dask_flame.runner.worker import run
-
-    return run(orders, end)
 
 
 if __name__ == "__main__":

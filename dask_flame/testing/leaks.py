@@ -87,7 +87,7 @@ _State = dict[str, dict[object, str]]
 
 def _state(token: str) -> _State:
     me = psutil.Process()
-    processes = {}
+    processes: dict[object, str] = {}
     for process in {*me.children(recursive=True), *marked_processes(token, variable=_WATCHED)}:
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
@@ -107,7 +107,7 @@ def _state(token: str) -> _State:
         Path(tempfile.gettempdir()).glob("dask-flame-*"), "folder"
     )
     return {
-        "process": {**processes},
+        "process": processes,
         "thread": threads,
         "socket": listening,
         "folder": scratch,

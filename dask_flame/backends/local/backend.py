@@ -83,9 +83,10 @@ class LocalBackend(Backend):
         assert runner.origin is not None
         ours, theirs = socket.socketpair()
         try:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-P", _GUARD]
-                + [str(theirs.fileno()), self.owner, runner.origin, str(os.getpid())],
+            words = (theirs.fileno(), self.owner, runner.origin, os.getpid())
+            # Not asyncio's own: its child watcher would outlive the loop.
+            self._guard = subprocess.Popen(  # noqa: ASYNC220
+                [sys.executable, "-P", _GUARD, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
