@@ -259,6 +259,7 @@ class FlameCluster(Cluster):
         self.scheduler = FlameScheduler(
             host="127.0.0.1",
             security=self.security,
+            local_directory=self.backend.scratch,
             dashboard=self._dashboard_address is not None,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=self._dashboard_address or "127.0.0.1:0",

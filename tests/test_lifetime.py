@@ -7,10 +7,9 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -49,13 +48,14 @@ if __name__ == "__main__":
 class Driver:
     """A driver in a process of its own, and all that came from it."""
 
-    def __init__(self, end: str = "time.sleep(600)") -> None:
+    def __init__(self, folder: Path, end: str = "time.sleep(600)") -> None:
+        self.folder = folder
         self.token = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER.replace("{end}", end)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, _TOKEN: self.token},
+            env={**os.environ, _TOKEN: self.token, "TMPDIR": str(folder)},
             text=True,
         )
 
@@ -74,14 +74,23 @@ class Driver:
         """Wait until no process of this driver is left; the seconds that it took."""
         start = time.monotonic()
         wait_for(lambda: not self.remains(), within, "no process is left")
-        assert not list(Path(tempfile.gettempdir()).glob("dask-flame-*"))
+        wait_for(lambda: not list(self.folder.iterdir()), within, "no temporary folder is left")
         return time.monotonic() - start
 
 
+Drive = Callable[..., "Driver"]
+
+
 @pytest.fixture
-def drivers() -> Iterator[list[Driver]]:
+def drive(tmp_path: Path) -> Iterator[Drive]:
+    """Starts drivers, and sees to it that even a failed test leaves none."""
     made: list[Driver] = []
-    yield made
+
+    def start(end: str = "time.sleep(600)") -> Driver:
+        made.append(Driver(tmp_path, end))
+        return made[-1]
+
+    yield start
     for driver in made:
         for process in driver.remains():
             process.kill()
@@ -89,9 +98,8 @@ def drivers() -> Iterator[list[Driver]]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_kill_9_at_a_random_moment(seed: int, drivers: list[Driver]) -> None:
-    driver = Driver()
-    drivers.append(driver)
+def test_kill_9_at_a_random_moment(seed: int, drive: Drive) -> None:
+    driver = drive()
     driver.says("starting")
     time.sleep(random.Random(seed).uniform(0, 4))  # the moment is what is being tested
     driver.process.kill()
@@ -99,18 +107,16 @@ def test_kill_9_at_a_random_moment(seed: int, drivers: list[Driver]) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_while_all_runners_are_busy(how: signal.Signals, drivers: list[Driver]) -> None:
-    driver = Driver()
-    drivers.append(driver)
+def test_signals_while_all_runners_are_busy(how: signal.Signals, drive: Drive) -> None:
+    driver = drive()
     driver.says("busy")
     assert len(driver.remains()) >= 1 + 1 + 4
     driver.process.send_signal(how)
     driver.assert_gone()
 
 
-def test_a_signal_to_the_whole_process_group(drivers: list[Driver]) -> None:
-    driver = Driver(end="import os, signal; os.setpgrp(); os.killpg(0, signal.SIGKILL)")
-    drivers.append(driver)
+def test_a_signal_to_the_whole_process_group(drive: Drive) -> None:
+    driver = drive(end="import os, signal; os.setpgrp(); os.killpg(0, signal.SIGKILL)")
     driver.says("busy")
     driver.assert_gone()
 
@@ -126,17 +132,15 @@ def test_a_signal_to_the_whole_process_group(drivers: list[Driver]) -> None:
         "import os; os.abort()",
     ],
 )
-def test_ways_for_a_driver_to_end_by_itself(end: str, drivers: list[Driver]) -> None:
-    driver = Driver(end)
-    drivers.append(driver)
+def test_ways_for_a_driver_to_end_by_itself(end: str, drive: Drive) -> None:
+    driver = drive(end)
     driver.says("busy")
     driver.process.wait(timeout=30)
     driver.assert_gone()
 
 
-def test_the_driver_and_the_guard_killed_at_once(drivers: list[Driver]) -> None:
-    driver = Driver()
-    drivers.append(driver)
+def test_the_driver_and_the_guard_killed_at_once(drive: Drive) -> None:
+    driver = drive()
     driver.says("busy")
     guard = next(p for p in driver.remains() if "guard.py" in " ".join(p.cmdline()))
     guard.kill()
@@ -144,12 +148,13 @@ def test_the_driver_and_the_guard_killed_at_once(drivers: list[Driver]) -> None:
     driver.assert_gone()
 
 
-def test_a_child_that_the_driver_forked_does_not_keep_the_runners(drivers: list[Driver]) -> None:
+def test_a_child_that_the_driver_forked_does_not_keep_the_runners(
+    drive: Drive,
+) -> None:
     # The child has a copy of the connection to the guard, which therefore does not close.
-    driver = Driver(
+    driver = drive(
         end="import os; os.fork() or time.sleep(600); print('forked', flush=True); time.sleep(600)"
     )
-    drivers.append(driver)
     driver.says("forked")
     driver.process.kill()
 

@@ -1,0 +1,44 @@
+"""The README's code runs as it stands, and its commands are those that CI runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_code_runs_from_top_to_bottom() -> None:
+    code = "\n".join(blocks("python")).replace('idle_timeout="60s"', 'idle_timeout="1s"')
+    # As a script that ends without closing what the last block has opened.
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=None,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/flame" in done.stdout
+    assert "runner-1 … runner-4 (4): demand of 4 slots calls for 4" in done.stdout
+
+
+def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> None:
+    example, tests = blocks("sh")
+    assert example.strip().endswith("examples/bert_tuning.py")
+    assert tests.strip().endswith("-m pytest")
+    for command in (example, tests):
+        assert "-c constraints.txt" in command
+        assert command.count("\n") == 1
+
+
+def test_every_picture_is_there() -> None:
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
