@@ -88,7 +88,7 @@ class Home:
             self._watching = None
         if self._worker is not None:
             worker, self._worker = self._worker, None
-            await worker.close(reason="flame-home-closed", executor_wait=False)
+            await _end(worker, "flame-home-closed")
 
     def _at_risk(self, addresses: set[str]) -> dict[Any, list[str]]:
         """Keys that would be lost with these workers, and who has them."""
@@ -138,4 +138,13 @@ class Home:
                 ws = self.scheduler.workers.get(worker.address) if worker is not None else None
                 if worker is not None and (ws is None or not ws.has_what):
                     self._worker = None
-                    await worker.close(reason="flame-home-empty", executor_wait=False)
+                    await _end(worker, "flame-home-empty")
+
+
+async def _end(worker: Worker, reason: str) -> None:
+    # A heartbeat that is under way when a worker closes is reported as an error: no further one
+    # is sent, and the one under way is answered before one that is sent after it.
+    worker.periodic_callbacks["heartbeat"].stop()
+    if worker.status is Status.paused:
+        await worker.heartbeat()
+    await worker.close(reason=reason, executor_wait=False)

@@ -234,3 +234,11 @@ def test_restart_forgets_all_and_goes_on(flame: Any) -> None:
     assert {f.status for f in futures} == {"cancelled"}
     assert cluster.scheduler.waiting() == 0
     assert client.submit(int, 3).result(timeout=20) == 3
+
+
+def test_array_collections_and_a_p2p_rechunk(flame: Any) -> None:
+    da = pytest.importorskip("dask.array")
+    _, client = flame(max=2, concurrency=2)
+    x = da.ones((600, 600), chunks=(60, 600))
+    y = x.rechunk((600, 60), method="p2p")
+    assert client.compute((y + 1).sum()).result(timeout=60) == 2 * 600 * 600
