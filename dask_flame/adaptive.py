@@ -116,6 +116,7 @@ class FlameAdaptive(Adaptive):
         if tail := what.output.strip():
             why += "; it printed last:\n" + textwrap.indent(_last_lines(tail), "    ")
         phase = self.fleet.ended(what.name, now, why)
+        self.cluster.scheduler.unwelcome.discard(what.name)
         if phase is Phase.BOOTING:
             self.events.add("failed", why, runners=[what.name])
         elif phase is Phase.READY or what.name in self._left:
@@ -157,6 +158,7 @@ class FlameAdaptive(Adaptive):
         by_force = [item.name for item in retirements if item.force]
         in_peace = [item.name for item in retirements if not item.force]
         if by_force:
+            scheduler.unwelcome.update(by_force)
             self._do(self.backend.end(by_force))
         if in_peace:
             addresses = {name: scheduler.aliases[name] for name in in_peace}

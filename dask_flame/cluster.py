@@ -114,6 +114,8 @@ class FlameCluster(Cluster):
                 }
             )
         )
+        if pool.max == 0:
+            raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
         self._grace = seconds(
             "disconnect_grace",
             config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
@@ -195,9 +197,9 @@ class FlameCluster(Cluster):
         """Have exactly n runners, whatever the demand: sets the pool's min and max to n.
 
         Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
-        pool follow demand again.
+        pool follow demand again, for example ``cluster.adapt(minimum=0, maximum=8)``.
         """
-        self._resize(n, n) if n else self._resize(0, 1)
+        self._resize(n, n)
 
     def adapt(
         self, *args: Any, minimum: int | None = None, maximum: int | None = None, **kwargs: Any

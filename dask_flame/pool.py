@@ -23,7 +23,7 @@ class Pool:
     min : int, default 0
         Runners kept at all times.
     max : int, default: the machine's cores
-        The most runners at a time, booting ones counted.
+        The most runners at a time, booting ones counted. With 0, calls wait until it is raised.
     concurrency : int, default 1
         Calls at a time on one runner: its slots.
     idle_timeout : duration, default "60s"
@@ -120,7 +120,7 @@ class Pool:
             )
 
 
-_WHOLE = {"min": 0, "max": 1, "concurrency": 1, "spare": 0, "boot_attempts": 1}
+_WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
 _DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
 
 

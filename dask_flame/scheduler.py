@@ -58,6 +58,8 @@ class FlameScheduler(Scheduler):
         cleared it.
     draining : set of str
         Addresses of workers that get no further calls.
+    unwelcome : set of str
+        Names of workers that get no calls should they still register: they are being ended.
     resting : set of str
         Addresses of workers that only hold data: never given calls, left out of broadcasts.
     """
@@ -66,6 +68,7 @@ class FlameScheduler(Scheduler):
         self.on_change: Callable[[], None] | None = None
         self.changed: set[str] = set()
         self.draining: set[str] = set()
+        self.unwelcome: set[str] = set()
         self.resting: set[str] = set()
         self._slots = _Slots(self)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
@@ -255,6 +258,8 @@ class _Slots(SchedulerPlugin):
         self._names[worker] = ws.name
         if ws.extra.get(RESTING):
             self.scheduler.resting.add(worker)
+        if ws.name in self.scheduler.unwelcome:
+            self.scheduler.draining.add(worker)
         self.scheduler.note(self._names[worker])
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:

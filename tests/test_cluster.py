@@ -94,6 +94,12 @@ def test_scaling_down_leaves_busy_runners_to_finish(flame: Any) -> None:
     wait_for(lambda: len(cluster.runners) == 1)
     gate.set()
     assert future.result() in {"runner-1", "runner-2"}
+    wait_for(lambda: not cluster.runners)
+    later = client.submit(int, 9)
+    wait_for(lambda: cluster.scheduler.waiting() == 1)
+    assert not cluster.runners
+    cluster.adapt(maximum=1)
+    assert later.result(timeout=20) == 9
     assert sum(e.kind == "lost" for e in cluster.events) == 0
 
 

@@ -267,10 +267,10 @@ class World(RuleBasedStateMachine):
                 self.busy[name] = 0
                 self.fleet.load(name, 0, self.now)
             self._place()
-            if self.waiting == 0 and not any(self.busy.values()):
-                self.decide()
-                if self.decision.wake is None and not self.decision.boot:
+            if all(state == "ready" for state in self.exists.values()):
+                if self.decision.wake is None and not self.demand:
                     break
+                # Nothing happens any more but by the clock.
                 self.now = max(self.now, self.decision.wake or self.now)
                 self.decide()
         assert self.decision.wake is None, "the fleet never comes to rest"

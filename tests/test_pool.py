@@ -30,7 +30,10 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
     [
         ({"min": 3, "max": 1}, "min=3 is more than max=1"),
         ({"min": -1}, "min=-1 is not a whole number of 0 or more; write min="),
-        ({"max": 0}, "max=0 is not a whole number of 1 or more; write max="),
+        (
+            {"max": 0},
+            "max=0 is not a whole number of 1 or more: nothing could ever run; write max=",
+        ),
         ({"max": "many"}, "max='many'"),
         ({"max": True}, "max=True"),
         ({"concurrency": 1.5}, "concurrency=1.5"),
@@ -80,7 +83,7 @@ def test_a_pool_is_a_value() -> None:
         pool.max = 5  # type: ignore[misc]
 
 
-@given(st.integers(0, 50), st.integers(1, 50))
+@given(st.integers(0, 50), st.integers(0, 50))
 def test_bounds_are_ordered_or_refused(low: int, high: int) -> None:
     if low > high:
         with pytest.raises(PoolError):
