@@ -1,0 +1,53 @@
+"""Colours and styles of the page (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+#: Told apart with any common colour blindness: Okabe and Ito's, without yellow and black, which
+#: are too pale and too strong beside the others on white; then two of Tol's.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#882255",
+    "#332288",
+)
+#: Where runners outnumber colours, each further round has another dash.
+DASHES = ("solid", "dashed", "dotted", "dotdash")
+
+#: What a runner does.
+BUSY, IDLE, BOOTING, DEMAND = "#E69F00", "#56B4E9", "#C9CED6", "#222222"
+
+INK, QUIET, RULE = "#222222", "#6B7280", "#DDDDDD"
+
+#: Lets what is in a Div be as wide as the Div, which bokeh shrinks to its content.
+FULL_WIDTH = ":host > div { display: block; width: 100% }"
+
+
+class Palette:
+    """Gives every runner a colour and keeps it, for as long as the runner has calls to show."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def assign(self, runners: Collection[str]) -> None:
+        """Number the runners that are new; forget those that are not among these."""
+        known = self._numbers
+        for gone in known.keys() - set(runners):
+            del known[gone]
+        taken = set(known.values())
+        for runner in runners:
+            if runner not in known:
+                free = next(n for n in range(len(taken) + 1) if n not in taken)
+                known[runner] = free
+                taken.add(free)
+
+    def colour(self, runner: str) -> str:
+        return COLOURS[self._numbers[runner] % len(COLOURS)]
+
+    def dash(self, runner: str) -> str:
+        return DASHES[self._numbers[runner] // len(COLOURS) % len(DASHES)]

@@ -1,0 +1,75 @@
+"""Adds pages to a dashboard that was built already (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from bokeh.application import Application
+from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.contexts import ApplicationContext
+from bokeh.server.tornado import BokehTornado
+from bokeh.server.urls import per_app_patterns
+from distributed.dashboard.scheduler import template_variables
+
+#: What fills a page: called with the scheduler, the template's variables and a new document, as
+#: those of distributed's own pages are.
+Page = Callable[[Any, dict[str, Any], Document], None]
+
+
+def mount(scheduler: Any, pages: Mapping[str, Page]) -> bool:
+    """Serve more pages from a scheduler's dashboard, and link them.
+
+    Pages whose path begins with ``/individual-`` are listed with the dashboard's plots, the others
+    in its navigation bar.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    pages : mapping of str to callable
+        What fills each page, by its path.
+
+    Returns
+    -------
+    bool
+        False where the scheduler has no dashboard.
+    """
+    server = next(
+        (a for a in scheduler.http_application.applications if isinstance(a, BokehTornado)), None
+    )
+    if server is None:
+        return False
+    variables = template_variables(scheduler)
+    for path, page in pages.items():
+        if path in server.app_paths:
+            continue
+        extra = {"prefix": f"{server.prefix}/", **variables}
+        _serve(server, path, partial(page, scheduler, extra))
+        name = path.strip("/")
+        if name.startswith("individual-"):
+            title = name.removeprefix("individual-").replace("-", " ").title()
+            variables["plots"].append({"url": name, "name": title})
+            variables["plots"].sort(key=lambda plot: plot["name"])
+        else:
+            # Beside the first page, as what a user of reports looks at most.
+            variables["pages"].insert(1, name)
+    return True
+
+
+def _serve(server: BokehTornado, path: str, page: Callable[[Document], None]) -> None:
+    """Do for one page what ``BokehTornado.__init__`` does for those it is given.
+
+    The scheduler builds its Bokeh server before any plugin of it starts, and Bokeh has no way to
+    add to one. What this relies on, beyond the documented: that ``applications`` is the server's
+    own dict, the shape of ``per_app_patterns``, and the two arguments of their handlers.
+    """
+    application = Application(FunctionHandler(page), DocumentLifecycleHandler())
+    context = ApplicationContext(application, io_loop=server.io_loop, url=path)
+    server.applications[path] = context
+    base = f"{server.prefix}{path}"
+    arguments = {"application_context": context, "bokeh_websocket_path": f"{base}/ws"}
+    server.add_handlers(".*", [(base + p[0], p[1], arguments) for p in per_app_patterns])
+    context.run_load_hook()

@@ -1,0 +1,104 @@
+"""Which call is best, and other things to say of reports; pure (scheduler)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dask_flame.reports import CallReports, Series
+
+#: Shown where there is no number.
+NOTHING = "\N{EN DASH}"
+
+_HIGHER = re.compile(
+    r"acc|auc|bleu|correct|f1|fps|hits|iou|map\b|ndcg|per_sec|precision|r2\b|recall|return|reward"
+    r"|rouge|score|success|throughput"  # codespell:ignore rouge
+)
+_LOWER = re.compile(r"loss|err|perplexity|ppl|nll")
+# What distributed puts into keys to make them differ: too long to read, and more than is needed.
+_TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A call's place by one metric.
+
+    Attributes
+    ----------
+    call : CallReports
+    best : float or None
+        Its best value so far; None where it has no number of that name.
+    at : int or None
+        The step of that value.
+    """
+
+    call: CallReports
+    best: float | None
+    at: int | None
+
+
+def metrics(calls: Iterable[CallReports]) -> list[str]:
+    """Names of all series: "loss" first, the others as they first appear."""
+    names = dict.fromkeys(name for call in calls for name in call.series)
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger value of this metric is a better one, judged by its name."""
+    name = metric.lower()
+    return bool(_HIGHER.search(name)) and not _LOWER.search(name)
+
+
+def best(series: Series, *, higher: bool) -> tuple[float, int] | None:
+    """The best finite value of a series and its step; the first such, if there are several."""
+    values = np.asarray(series.values)
+    finite = np.flatnonzero(np.isfinite(values))
+    if not len(finite):
+        return None
+    at = finite[(np.argmax if higher else np.argmin)(values[finite])]
+    return float(values[at]), int(series.steps[at])
+
+
+def ranked(calls: Iterable[CallReports], metric: str) -> list[Ranked]:
+    """Calls from best to worst by a metric; those without a number of that name come last."""
+    higher = higher_is_better(metric)
+    rows = []
+    for call in calls:
+        series = call.series.get(metric)
+        found = best(series, higher=higher) if series else None
+        rows.append(Ranked(call, *(found or (None, None))))
+    sign = -1 if higher else 1
+    return sorted(rows, key=lambda row: math.inf if row.best is None else sign * row.best)
+
+
+def label(key: Any) -> str:
+    """A key, short enough for a table."""
+    if isinstance(key, tuple):
+        return ", ".join(label(part) for part in key)
+    return _TOKEN.sub(lambda token: token[0][:6], str(key))
+
+
+def labels(keys: Sequence[Any]) -> Mapping[Any, str]:
+    """Short names for keys, each its own."""
+    short: dict[Any, str] = {}
+    taken: set[str] = set()
+    for key in keys:
+        name = label(key)
+        short[key] = name if name not in taken else str(key)
+        taken.add(short[key])
+    return short
+
+
+def counted(n: int, word: str) -> str:
+    """A number of things, in words."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+
+
+def shown(value: float | None) -> str:
+    """A number in few characters."""
+    return NOTHING if value is None else f"{value:.4g}"

@@ -1,0 +1,18 @@
+"""Numbers that running calls send out: from the runner to a store in the scheduler.
+
+:func:`report` runs on a runner. :class:`Reports`, a scheduler plugin, gathers what is reported in
+a :class:`ReportStore` and shows it on the page ``/flame`` of the Dask dashboard. Both work on any
+Dask cluster::
+
+    client.register_plugin(dask_flame.Reports())
+"""
+
+from __future__ import annotations
+
+from dask_flame.reports.plugin import Reports as Reports
+from dask_flame.reports.runner import report as report
+from dask_flame.reports.store import CallReports as CallReports
+from dask_flame.reports.store import ReportStore as ReportStore
+from dask_flame.reports.store import Series as Series
+
+__all__ = ["CallReports", "ReportStore", "Reports", "Series", "report"]

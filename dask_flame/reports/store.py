@@ -1,0 +1,290 @@
+"""What calls have reported, in bounded memory; no Dask in it (scheduler)."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import time
+from typing import Literal
+
+from dask.typing import Key
+
+from dask_flame.reports.thinning import thin
+from dask_flame.reports.wire import Batch
+
+State = Literal["running", "done", "failed", "cancelled", "lost"]
+
+#: Fewer points than this would draw another curve than the one that was reported.
+_LEAST_POINTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One named curve of a call, in the order in which it was reported.
+
+    Attributes
+    ----------
+    steps : sequence of int
+    values : sequence of float
+    times : sequence of float
+        Unix times in seconds, by the runner's clock.
+    """
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    times: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class CallReports:
+    """What one call has reported in its latest attempt.
+
+    Attributes
+    ----------
+    key : Key
+        The task's key.
+    runner : str
+        Name of the runner that made the latest report.
+    state : {"running", "done", "failed", "cancelled", "lost"}
+        ``failed``: it raised. ``cancelled``: nobody wants it any more. ``lost``: it left its
+        runner unfinished, mostly because the runner ended, and will run again.
+    attempt : int
+        1, and one more each time the call has run again since it first reported.
+    started : float
+        Unix time, in seconds, at which this attempt began, or made its first report.
+    finished : float or None
+        Unix time, in seconds, at which this attempt ended.
+    series : mapping of str to Series
+        One curve a name, in the order of their first report.
+    """
+
+    key: Key
+    runner: str
+    state: State
+    attempt: int
+    started: float
+    finished: float | None
+    series: Mapping[str, Series]
+
+
+class ReportStore:
+    """The reports of many calls; written by the scheduler's event loop, read from any thread.
+
+    Parameters
+    ----------
+    calls : int
+        Most calls that are kept. Beyond it the oldest finished one goes, or, if none has
+        finished, the oldest.
+    points : int
+        Most points of one series that are kept. Beyond it half of them are, among them the first,
+        the last, and the extremes of every short stretch.
+    total : int
+        About the most points of all series together (24 bytes each). Beyond it finished calls go,
+        oldest first, and series are kept shorter than `points`.
+
+    Examples
+    --------
+    >>> calls = client.run_on_scheduler(  # doctest: +SKIP
+    ...     lambda dask_scheduler: dask_scheduler.plugins["flame-reports"].store.calls)
+    """
+
+    def __init__(self, *, calls: int = 1_000, points: int = 4_000, total: int = 5_000_000) -> None:
+        if calls < 1 or points < _LEAST_POINTS or total < _LEAST_POINTS:
+            raise ValueError(
+                f"ReportStore(calls={calls}, points={points}, total={total}): calls must be 1 or "
+                f"more, points and total {_LEAST_POINTS} or more"
+            )
+        self._limits = (calls, points, total)
+        self._lock = threading.Lock()
+        self._calls: dict[Key, _Call] = {}
+        self._version = 0
+        self._total = 0
+        self._curves = 0
+
+    @property
+    def version(self) -> int:
+        """A number that is another one after each change."""
+        return self._version
+
+    @property
+    def calls(self) -> dict[Key, CallReports]:
+        """What is known now, in the order of the calls' first reports: a copy."""
+        with self._lock:
+            return {key: call.snapshot() for key, call in self._calls.items()}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._calls
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __repr__(self) -> str:
+        return f"<ReportStore: {len(self)} calls, {self._total} points>"
+
+    def add(self, batch: Batch, *, state: State = "running") -> None:
+        """Note some reports.
+
+        Those of another run of a known call begin a new attempt, those of a run that is over
+        already are left out.
+
+        Parameters
+        ----------
+        batch : Batch
+            Consecutive reports of one run.
+        state : str
+            The state of the call, if these are the run's first reports.
+        """
+        with self._lock:
+            call = self._calls.get(batch.key)
+            if call is None:
+                self._make_room()
+                call = self._calls[batch.key] = _Call(batch.key, batch.runner, actor=batch.actor)
+            if call.run != batch.run:
+                if batch.run in call.past:
+                    return
+                if call.run is not None:
+                    self._restart(call)
+                call.run = batch.run
+                call.state = state
+                call.started = call.started or batch.times[0]
+                call.finished = None if state == "running" else time()
+            call.runner = batch.runner
+            self._extend(call, batch)
+            self._changed(call)
+
+    def begin(self, key: Key, at: float) -> None:
+        """Note that a known call starts to run again."""
+        with self._lock:
+            call = self._calls[key]
+            self._restart(call)
+            call.started = at
+            self._changed(call)
+
+    def end(self, key: Key, state: State, at: float) -> None:
+        """Note that a known call has ended, as `state` says."""
+        with self._lock:
+            call = self._calls[key]
+            call.state, call.finished = state, at
+            self._changed(call)
+
+    def end_all(self, state: State, at: float) -> None:
+        """Note that every running call has ended, as `state` says."""
+        for key in [k for k, c in self._calls.items() if c.state == "running"]:
+            self.end(key, state, at)
+
+    def keep_actors(self, runners: Collection[str], at: float) -> None:
+        """Note as lost the running methods of actors on other runners than these."""
+        for key, call in list(self._calls.items()):
+            if call.actor and call.state == "running" and call.runner not in runners:
+                self.end(key, "lost", at)
+
+    def _restart(self, call: _Call) -> None:
+        self._forget(call)
+        if call.run is not None:
+            call.past.append(call.run)
+        call.run = None
+        call.attempt += 1
+        call.state, call.started, call.finished = "running", 0.0, None
+
+    def _extend(self, call: _Call, batch: Batch) -> None:
+        _, points, total = self._limits
+        for name, values in batch.values.items():
+            curve = call.curves.get(name)
+            if curve is None:
+                curve = call.curves[name] = _Curve()
+                self._curves += 1
+            before = len(curve.steps)
+            curve.extend(batch, values)
+            # A fan of hundreds of series a call gets its share of `total`, not `points` each.
+            limit = min(points, max(_LEAST_POINTS, total // self._curves))
+            if len(curve.steps) > limit:
+                curve.thin(limit // 2)
+            self._total += len(curve.steps) - before
+        if self._total > total:
+            for other in [c for c in self._calls.values() if c.state != "running"]:
+                if self._total <= total:
+                    break
+                if other is not call:
+                    self._drop(other)
+
+    def _make_room(self) -> None:
+        if len(self._calls) >= self._limits[0]:
+            oldest = next(iter(self._calls.values()))
+            finished = (c for c in self._calls.values() if c.state != "running")
+            self._drop(next(finished, oldest))
+
+    def _drop(self, call: _Call) -> None:
+        del self._calls[call.key]
+        self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        self._total -= sum(len(curve.steps) for curve in call.curves.values())
+        self._curves -= len(call.curves)
+        call.curves.clear()
+
+    def _changed(self, call: _Call) -> None:
+        call.frozen = None
+        self._version += 1
+
+
+class _Curve:
+    __slots__ = ("frozen", "steps", "times", "values")
+
+    def __init__(self) -> None:
+        self.steps = array("q")
+        self.values = array("d")
+        self.times = array("d")
+        self.frozen: Series | None = None
+
+    def extend(self, batch: Batch, values: Sequence[float | None]) -> None:
+        here = [i for i, value in enumerate(values) if value is not None]
+        self.steps.extend([batch.steps[i] for i in here])
+        self.times.extend([batch.times[i] for i in here])
+        self.values.extend([value for value in values if value is not None])
+        self.frozen = None
+
+    def thin(self, limit: int) -> None:
+        kept = thin(self.values, limit)
+        self.steps = array("q", [self.steps[i] for i in kept])
+        self.times = array("d", [self.times[i] for i in kept])
+        self.values = array("d", [self.values[i] for i in kept])
+
+    def snapshot(self) -> Series:
+        if self.frozen is None:
+            self.frozen = Series(self.steps[:], self.values[:], self.times[:])
+        return self.frozen
+
+
+@dataclass(slots=True)
+class _Call:
+    key: Key
+    runner: str
+    actor: bool = False
+    run: str | None = None
+    past: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    state: State = "running"
+    attempt: int = 1
+    started: float = 0.0
+    finished: float | None = None
+    curves: dict[str, _Curve] = field(default_factory=dict)
+    frozen: CallReports | None = None
+
+    def snapshot(self) -> CallReports:
+        if self.frozen is None:
+            series = {name: curve.snapshot() for name, curve in self.curves.items()}
+            self.frozen = CallReports(
+                self.key,
+                self.runner,
+                self.state,
+                self.attempt,
+                self.started,
+                self.finished,
+                series,
+            )
+        return self.frozen

@@ -1,0 +1,110 @@
+"""What a runner tells the scheduler about reports, one event for many of them (runner, scheduler).
+
+A message is made of plain lists, dicts, numbers and strings, and so can be read by whoever
+subscribes to :data:`TOPIC`::
+
+    {"runner": "flame-3", "calls": [{
+        "key": "train-1f", "run": "9c01-4", "actor": False,
+        "steps": [0, 1], "times": [1700000000.1, 1700000000.4],
+        "values": {"loss": [0.9, 0.7], "accuracy": [None, 0.5]}}]}
+
+``steps``, ``times`` and every list in ``values`` have one entry for each report; ``None`` is a
+value that this report did not have. ``times`` are Unix times in seconds, by the runner's clock.
+``run`` names one execution of the call: a call that runs again has the same key and another run.
+
+Dask keeps a topic's last messages in the scheduler (1,000, by its configuration's
+``distributed.admin.low-level-log-length``) and tells every plugin of each: hence few, of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask.typing import Key
+
+#: The one topic of Dask's events that reports travel on.
+TOPIC = "flame-reports"
+#: The name of the plugins, the scheduler's and the runners'.
+NAME = "flame-reports"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some consecutive reports of one execution of a call.
+
+    Attributes
+    ----------
+    key : Key
+        The call's key. An actor's methods have no task of their own: theirs is
+        ``Class.method@runner``.
+    run : str
+        The execution of the call that made these reports.
+    runner : str
+        Name of the runner.
+    actor : bool
+        Whether it is a method of an actor, which Dask's tasks know nothing of.
+    steps, times : sequence of int, sequence of float
+        One entry a report.
+    values : mapping of str to sequence of float or None
+        One entry a report, ``None`` where the report did not have that value.
+    """
+
+    key: Key
+    run: str
+    runner: str
+    actor: bool
+    steps: Sequence[int]
+    times: Sequence[float]
+    values: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One execution of a call, as its runner sees it; ``next`` is the step after the last one."""
+
+    key: Key
+    run: str
+    actor: bool
+    next: int = 0
+
+
+#: A report that was not sent yet: its call, step, time and values.
+Record = tuple[Call, int, float, dict[str, float]]
+
+
+def encode(runner: str, records: Iterable[Record]) -> dict[str, Any]:
+    """The message for these reports, which keep their order within each call."""
+    groups: dict[Call, dict[str, Any]] = {}
+    for call, step, at, values in records:
+        group = groups.get(call)
+        if group is None:
+            group = groups[call] = {
+                "key": call.key,
+                "run": call.run,
+                "actor": call.actor,
+                "steps": [],
+                "times": [],
+                "values": {},
+            }
+        before = len(group["steps"])
+        group["steps"].append(step)
+        group["times"].append(at)
+        columns: dict[str, list[float | None]] = group["values"]
+        for name, value in values.items():
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = [None] * before
+            column.append(value)
+        if len(columns) > len(values):
+            for column in columns.values():
+                if len(column) == before:
+                    column.append(None)
+    return {"runner": runner, "calls": list(groups.values())}
+
+
+def decode(message: Mapping[str, Any]) -> Iterator[Batch]:
+    """The batches of a message, as it came or after a trip through msgpack."""
+    for call in message["calls"]:
+        yield Batch(runner=message["runner"], **call)

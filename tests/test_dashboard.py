@@ -1,0 +1,644 @@
+"""The page /flame, in a real browser, shows what the calls reported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bokeh.server.tornado import BokehTornado
+from conftest import wait_for
+from distributed import Client, LocalCluster
+from distributed.dashboard.scheduler import template_variables
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_flame import Reports, dashboard, report
+from dask_flame.dashboard import install
+from dask_flame.dashboard.look import COLOURS, DASHES, Palette
+from dask_flame.dashboard.mount import mount
+from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
+from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics, ranked
+from dask_flame.reports import CallReports, Series
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+# Words and numbers
+
+
+def call(key: str = "a", runner: str = "r0", **values: list[float]) -> CallReports:
+    series = {
+        name: Series(range(len(v)), v, [float(i) for i in range(len(v))])
+        for name, v in values.items()
+    }
+    return CallReports(key, runner, "running", 1, 0.0, None, series)
+
+
+def test_metrics_begin_with_the_loss() -> None:
+    assert metrics([]) == []
+    assert metrics([call(acc=[1.0], rate=[1.0]), call(loss=[1.0])]) == ["loss", "acc", "rate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "higher"),
+    [
+        ("loss", False),
+        ("val/accuracy", True),
+        ("Acc", True),
+        ("error_rate", False),
+        ("reward", True),
+        ("score_loss", False),
+        ("perplexity", False),
+        ("anything", False),
+        ("f1", True),
+        ("tokens_per_second", True),
+    ],
+)
+def test_which_way_is_better(name: str, higher: bool) -> None:
+    assert higher_is_better(name) is higher
+
+
+def test_the_best_is_the_first_finite_extreme() -> None:
+    series = call(loss=[math.nan, 3.0, -math.inf, 1.0, 5.0, 1.0]).series["loss"]
+    assert best(series, higher=False) == (1.0, 3)
+    assert best(series, higher=True) == (5.0, 4)
+    assert best(call(loss=[math.nan]).series["loss"], higher=True) is None
+
+
+def test_calls_without_the_metric_come_last() -> None:
+    calls = [call("none", acc=[1.0]), call("bad", loss=[3.0]), call("good", loss=[2.0, 9.0])]
+    rows = ranked(calls, "loss")
+    assert [(r.call.key, r.best, r.at) for r in rows] == [
+        ("good", 2.0, 0),
+        ("bad", 3.0, 0),
+        ("none", None, None),
+    ]
+    assert [r.call.key for r in ranked(calls, "acc")] == ["none", "bad", "good"]
+
+
+def test_labels_are_short_and_their_own() -> None:
+    token = "0123456789abcdef" * 2
+    other = token[:-1] + "0"
+    assert label(f"train-{token}") == "train-012345"
+    assert label(f"train-{uuid.UUID(token)}-17") == "train-012345-17"
+    assert label(("block", 0, 1)) == "block, 0, 1"
+    keys = [f"train-{token}", f"train-{other}", "rate=0.1"]
+    assert list(labels(keys).values()) == ["train-012345", keys[1], "rate=0.1"]
+
+
+def test_a_runner_keeps_its_colour() -> None:
+    palette = Palette()
+    names = [f"r{i}" for i in range(len(COLOURS) * len(DASHES))]
+    palette.assign(names[:3])
+    before = [palette.colour(name) for name in names[:3]]
+    palette.assign(names[:3][::-1] + names[3:])
+    assert [palette.colour(name) for name in names[:3]] == before
+    assert len({(palette.colour(n), palette.dash(n)) for n in names}) == len(names)
+    palette.assign(["r2", "new"])
+    assert palette.colour("r2") == before[2]
+    assert palette.colour("new") == before[0]
+
+
+def test_runners_are_counted() -> None:
+    runners = [
+        {"state": "booting", "busy": 0},
+        {"state": "ready", "busy": 0},
+        {"state": "ready", "busy": 2},
+        {"state": "ending", "busy": 1},
+    ]
+    counts = count(runners)
+    assert counts == Counts(booting=1, busy=1, idle=1, ending=1)
+    assert (counts.ready, counts.asked) == (2, 3)
+
+
+samples = st.lists(
+    st.tuples(st.integers(0, 20), *[st.integers(0, 9)] * 4), max_size=8, unique_by=lambda s: s[0]
+).map(sorted)
+
+
+@given(st.lists(samples, max_size=3))
+def test_histories_add_up_at_every_moment(histories: list[list[Any]]) -> None:
+    summed = total(histories)
+    assert [s[0] for s in summed] == sorted({s[0] for h in histories for s in h})
+
+    def at(history: list[Any], now: float) -> tuple[int, ...]:
+        return next((s[1:] for s in reversed(history) if s[0] <= now), (0, 0, 0, 0))
+
+    for now in range(21):
+        parts = [at(history, now) for history in histories]
+        assert at(summed, now) == tuple(map(sum, zip((0, 0, 0, 0), *parts, strict=True)))
+
+
+# On a real cluster
+
+
+@contextlib.contextmanager
+def cluster_of(n: int = 1, **options: Any) -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=n,
+            processes=False,
+            threads_per_worker=2,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs=options,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def url(client: Client, path: str) -> str:
+    server = client.cluster.scheduler.http_server
+    (socket,) = server._sockets.values()
+    return f"http://127.0.0.1:{socket.getsockname()[1]}{path}"
+
+
+def get(client: Client, path: str) -> str:
+    with urllib.request.urlopen(url(client, path), timeout=20) as response:
+        text: str = response.read().decode()
+        return text
+
+
+class Flag:
+    """Raised in one thread or process and seen in another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / uuid.uuid4().hex
+
+    def set(self) -> None:
+        self.path.touch()
+
+    def wait(self) -> None:
+        wait_for(self.path.exists, within=60)
+
+
+def train(i: int, half: Flag | None = None, n: int = 40) -> dict[str, list[float]]:
+    said: dict[str, list[float]] = {"loss": [], "accuracy": []}
+    for step in range(n):
+        if step == n // 2 and half is not None:
+            half.wait()
+        loss, accuracy = (i + 1) / (step + 1), 1 - (i + 1) / (step + 2)
+        report(step=step, loss=loss, accuracy=accuracy)
+        said["loss"].append(loss)
+        said["accuracy"].append(accuracy)
+    return said
+
+
+def test_the_plots_list_and_the_navigation_name_it() -> None:
+    with cluster_of() as client:
+        assert "Flame" not in get(client, "/status")
+        client.register_plugin(Reports())
+        assert (
+            "/individual-flame-curves" in json.loads(get(client, "/individual-plots.json")).values()
+        )
+        for page in ("/status", "/flame"):
+            text = get(client, page)
+            assert text.count(">Flame</a>") == 1
+            assert text.count(">Flame Curves</a>") == 1
+
+
+def test_adding_it_again_does_nothing() -> None:
+    with cluster_of(plugins=[Reports()]) as client:
+        assert client.cluster.sync(_install, client.cluster.scheduler)
+        client.register_plugin(Reports(), name="another")
+        assert get(client, "/flame").count(">Flame</a>") == 1
+
+
+async def _install(scheduler: Any) -> bool:
+    return install(scheduler)
+
+
+def test_without_a_dashboard_there_is_no_page() -> None:
+    with cluster_of(dashboard=False, plugins=[Reports()]) as client:
+        assert not install(client.cluster.scheduler)
+        assert not mount(client.cluster.scheduler, {})
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(client, "/flame")
+        client.submit(train, 0, key="call").result()
+        assert "call" in client.cluster.scheduler.plugins["flame-reports"].store
+
+
+def test_without_bokeh_there_is_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cluster_of() as client:
+        monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
+        assert not install(client.cluster.scheduler)
+
+
+def test_a_page_that_cannot_be_added_does_not_stop_reports(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def moved(scheduler: Any) -> bool:
+        raise AttributeError("moved")
+
+    monkeypatch.setattr(dashboard, "install", moved)
+    with cluster_of() as client:
+        client.register_plugin(Reports())
+        client.submit(train, 0, key="call").result()
+        assert "call" in client.cluster.scheduler.plugins["flame-reports"].store
+    assert "The page /flame could not be added" in caplog.text
+
+
+def test_what_is_relied_on_of_bokehs_server_is_there() -> None:
+    """If this fails, bokeh's server has moved: see ``mount._serve``."""
+    with cluster_of() as client:
+        scheduler = client.cluster.scheduler
+        (server,) = [
+            a for a in scheduler.http_application.applications if isinstance(a, BokehTornado)
+        ]
+        assert isinstance(server.applications, dict)
+        assert server.applications is server.applications
+        assert "/flame" not in server.app_paths
+        client.register_plugin(Reports())
+        assert {"/flame", "/individual-flame-curves"} <= server.app_paths
+        ours, theirs = server.applications["/flame"], server.applications["/status"]
+        assert type(ours) is type(theirs)
+        assert ours.io_loop is theirs.io_loop
+        assert {type(h) for h in ours.application.handlers} == {
+            type(h) for h in theirs.application.handlers
+        }
+        assert template_variables(scheduler)["pages"][1] == "flame"
+        for path in ("/flame/metadata", "/flame/autoload.js?bokeh-autoload-element=x"):
+            assert get(client, path)
+
+
+def test_workers_are_shown_as_a_pool() -> None:
+    with cluster_of(2, plugins=[Reports()]) as client:
+
+        async def state(pool: WorkersAsPool) -> dict[str, Any]:
+            return pool()
+
+        pool = WorkersAsPool(client.cluster.scheduler, interval=0)
+        shown = client.cluster.sync(state, pool)
+        (workers,) = shown["pools"]
+        assert (workers["max"], workers["concurrency"], workers["demand"]) == (None, 2, 0)
+        assert count(workers["runners"]) == Counts(booting=0, busy=0, idle=2, ending=0)
+        assert [s[1:] for s in workers["history"]] == [(0, 0, 2, 0)]
+        assert len(client.cluster.sync(state, pool)["pools"][0]["history"]) == 2
+
+
+# In a real browser
+
+
+class Browser:
+    """Chromium, in a thread of its own: playwright's loop would hide that of the cluster."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ThreadPoolExecutor-chromium")
+        self.do(self._start)
+
+    def do(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._thread.submit(what, *args, **kwargs).result(timeout=60)
+
+    def _start(self) -> None:
+        from playwright.sync_api import sync_playwright
+
+        self._playwright = sync_playwright().start()
+        self.chromium = self._playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        # Starts all its processes now, so that no test is found to have left one behind.
+        page = self.chromium.new_page()
+        page.goto("data:text/html,<canvas></canvas>")
+        page.evaluate("() => document.querySelector('canvas').getContext('webgl')")
+        page.screenshot()
+        page.close()
+
+    def close(self) -> None:
+        self.do(self.chromium.close)
+        self.do(self._playwright.stop)
+        self._thread.shutdown()
+
+
+class Page:
+    """One page in the browser, and everything that went wrong in it."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self._browser = browser
+        self.wrong: list[str] = []
+        browser.do(self._open, address)
+
+    def _open(self, address: str) -> None:
+        self._page = self._browser.chromium.new_page(viewport={"width": 1280, "height": 720})
+        self._page.set_default_timeout(20_000)
+        self._page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" else None)
+        self._page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self._page.on("requestfailed", lambda request: self.wrong.append(request.url))
+        self._page.goto(address)
+        self._page.wait_for_function("() => window.Bokeh && Bokeh.documents.length > 0")
+
+    def reload(self) -> None:
+        self._browser.do(self._page.reload)
+        self.wait("() => window.Bokeh && Bokeh.documents.length > 0")
+
+    def wait(self, javascript: str) -> None:
+        self._browser.do(self._page.wait_for_function, javascript)
+
+    def read(self, javascript: str) -> Any:
+        return self._browser.do(self._page.evaluate, javascript)
+
+    def hover(self, curve: int, point: int) -> None:
+        """Move the mouse over a point of the curve that is ranked there, 0 being the best."""
+
+        def move() -> None:
+            x, y = self._page.evaluate(PLACE, [curve, point])
+            self._page.mouse.move(x - 20, y - 20)
+            self._page.mouse.move(x, y, steps=4)
+
+        self._browser.do(move)
+
+    def text(self) -> str:
+        """All that can be read on the page, in its shadow roots too."""
+        return str(self.read(TEXT))
+
+    def shows(self, *words: str) -> None:
+        for word in words:
+            wait_for(lambda word=word: word in self.text(), what=f"{word!r} on the page")
+
+    def curves(self) -> dict[str, dict[str, Any]]:
+        return {c["key"]: c for c in self.read(CURVES)}
+
+    def close(self) -> None:
+        self._browser.do(self._page.close)
+
+
+TEXT = """() => {
+  const walk = (node) => {
+    if (node.nodeType == Node.TEXT_NODE) return node.textContent;
+    if (["SCRIPT", "STYLE"].includes(node.nodeName)) return "";
+    if (node.nodeType == Node.ELEMENT_NODE && getComputedStyle(node).display == "none") return "";
+    const roots = node.shadowRoot ? [node.shadowRoot] : [];
+    return [...roots, ...node.childNodes].map(walk).join("");
+  };
+  return walk(document.body).replace(/\\s+/g, " ");
+}"""
+PLACE = """([curve, point]) => {
+  const doc = Bokeh.documents[0];
+  const figure = doc.get_model_by_name("flame-linear");
+  const data = doc.get_model_by_name("flame-curves").data;
+  const find = (view) => view.model === figure ? view
+    : (view.child_views ?? []).map(find).find((found) => found);
+  const view = [...Bokeh.index.roots].map(find).find((found) => found);
+  const box = view.canvas_view.el.getBoundingClientRect();
+  const i = data.xs.length - 1 - curve;
+  return [box.x + view.frame.x_scale.compute(data.xs[i][point]),
+          box.y + view.frame.y_scale.compute(data.ys[i][point])];
+}"""
+CURVES = """() => {
+  const source = Bokeh.documents[0].get_model_by_name("flame-curves");
+  return source.data.key.map((key, i) => ({
+    key, xs: Array.from(source.data.xs[i]), ys: Array.from(source.data.ys[i]),
+    call: source.data.call[i], runner: source.data.runner[i], state: source.data.state[i],
+  }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if shutil.which(CHROMIUM) is None:
+        pytest.skip(f"no browser at {CHROMIUM}; name one: CHROMIUM=/path/to/chromium pytest")
+    pytest.importorskip("playwright", reason="pip install playwright")
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[[str], Page]]:
+    """Opens pages, closes them, and fails if anything went wrong in one."""
+    pages: list[Page] = []
+
+    def open_page(address: str) -> Page:
+        pages.append(Page(browser, address))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert [page.wrong for page in pages] == [[] for _ in pages]
+
+
+@pytest.fixture
+def client(browser: Browser) -> Iterator[Client]:
+    with cluster_of(2) as client:
+        client.register_plugin(Reports())
+        yield client
+
+
+def drawn(page: Page, said: Mapping[str, Mapping[str, list[float]]], metric: str = "loss") -> bool:
+    """Whether the page has every point of every call, and no other, and says they are done."""
+    curves = page.curves()
+    return curves.keys() == said.keys() and all(
+        c["xs"] == list(range(len(said[key][metric])))
+        and c["ys"] == said[key][metric]
+        and c["state"] == "done"
+        for key, c in curves.items()
+    )
+
+
+def test_before_during_and_after_a_run(
+    client: Client, visit: Callable[[str], Page], tmp_path: Path
+) -> None:
+    flame = url(client, "/flame")
+    before = visit(flame)
+    before.shows("No reports yet: call dask_flame.report(step=..., loss=...) inside a task.")
+    before.shows("workers", "2 idle", "Flame")
+    assert before.curves() == {}
+
+    half = Flag(tmp_path)
+    futures = [client.submit(train, i, half, key=f"call {i}") for i in range(4)]
+    wait_for(lambda: [len(c["xs"]) for c in before.curves().values()] == [20] * 4)
+    during = visit(flame)
+    assert [len(c["xs"]) for c in during.curves().values()] == [20] * 4
+    assert {c["state"] for c in during.curves().values()} == {"running"}
+    for page in (before, during):
+        page.shows("2 busy", "demand 4", "4 calls, 4 running")
+        assert "No reports yet" not in page.text()
+
+    half.set()
+    said = {future.key: future.result() for future in futures}
+    after = visit(flame)
+    assert drawn(after, said)
+    for page in (before, during):
+        wait_for(lambda page=page: drawn(page, said))
+    for page in (before, during, after):
+        page.shows("best 0.025 at step 39 by call 0", "4 calls, 0 running", "2 idle")
+    after.reload()
+    assert drawn(after, said)
+
+
+def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    # The loss is chosen as soon as there is one, until the user has chosen.
+    client.submit(only, "accuracy", key="first").result()
+    page.shows("best 0.5 at step 0 by first")
+    said = {k: client.submit(train, i, key=k).result() for i, k in enumerate("ab")}
+    page.shows("best 0.025 at step 39 by a")
+    page.wait("() => Bokeh.documents[0].get_model_by_name('flame-metric').value == 'loss'")
+    wait_for(lambda: drawn(page, said))
+
+    page.read("() => { Bokeh.documents[0].get_model_by_name('flame-metric').value = 'accuracy' }")
+    said["first"] = {"accuracy": [0.5]}
+    wait_for(lambda: drawn(page, said, "accuracy"))
+    page.shows("best 0.9756 at step 39 by a", "best accuracy")
+
+    shown = """() => ["flame-linear", "flame-log"].map(
+      (name) => Bokeh.documents[0].get_model_by_name(name).visible)"""
+    assert page.read(shown) == [True, False]
+    page.read("() => { Bokeh.documents[0].get_model_by_name('flame-log-scale').active = true }")
+    wait_for(lambda: page.read(shown) == [False, True])
+    client.submit(train, 2, key="c").result()
+    wait_for(lambda: len(page.curves()) == 4)
+    assert page.read(shown) == [False, True]
+    assert page.read("() => Bokeh.documents[0].get_model_by_name('flame-metric').value") == (
+        "accuracy"
+    )
+
+
+def only(name: str) -> None:
+    report(**{name: 0.5})
+
+
+def odd() -> None:
+    for value in (math.nan, 2.0, math.inf, -math.inf, 1.0, math.nan):
+        report(loss=value)
+
+
+def never() -> None:
+    report(loss=math.nan)
+
+
+def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    client.gather([client.submit(odd, key="odd"), client.submit(never, key="never")])
+    page.shows("best 1 at step 4 by odd", "nan")
+    wait_for(lambda: len(page.curves()) == 2)
+    ys = page.curves()["odd"]["ys"]
+    assert [y == y for y in ys] == [False, True, False, False, True, False]
+    y_range = page.read(
+        "() => { const r = Bokeh.documents[0].get_model_by_name('flame-linear').y_range;"
+        " return [r.start, r.end] }"
+    )
+    assert all(math.isfinite(end) for end in y_range)
+
+
+def test_a_point_under_the_mouse_is_named(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    client.gather([client.submit(train, i, key=f"call {i}") for i in range(3)])
+    page.shows("best 0.025 at step 39 by call 0")
+    runner = client.cluster.scheduler.plugins["flame-reports"].store.calls["call 2"].runner
+    said = f"call: call 2runner: {runner}attempt: 1step: 10value: 0.27273"
+
+    def named() -> bool:
+        # Again and again, as fresh data takes a tooltip away.
+        page.hover(2, 10)
+        return said in page.text()
+
+    wait_for(named)
+
+
+def test_curves_alone(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/individual-flame-curves"))
+    page.shows("No reports yet")
+    said = {"a": client.submit(train, 0, key="a").result()}
+    wait_for(lambda: drawn(page, said))
+    assert "workers" not in page.text()
+
+
+def test_a_long_curve_keeps_its_ends_and_extremes(
+    client: Client, visit: Callable[[str], Page]
+) -> None:
+    said = {
+        key: client.submit(train, i, None, 3000, key=key).result()["loss"]
+        for i, key in enumerate("abcdefghij")
+    }
+    page = visit(url(client, "/flame"))
+    for key, curve in page.curves().items():
+        assert 1000 < len(curve["xs"]) <= 2400
+        assert (curve["xs"][0], curve["xs"][-1]) == (0, 2999)
+        assert curve["ys"] == [said[key][int(x)] for x in curve["xs"]]
+
+
+def test_pools_are_shown_and_nothing_in_them_is_markup(
+    client: Client, visit: Callable[[str], Page]
+) -> None:
+    now = time.time()
+    evil = "<img src=x onerror=alert(1)>"
+    runners = [
+        {"name": f"r{i}", "state": state, "busy": busy, "since": now}
+        for i, (state, busy) in enumerate(
+            [("booting", 0), ("ready", 0), ("ready", 2), ("ready", 1), ("ending", 0)]
+        )
+    ]
+    history = [(now - 90 + i, i // 9, 1, i // 30, i // 45) for i in range(90)]
+
+    def pools() -> dict[str, Any]:
+        common = {"min": 0, "max": 8, "concurrency": 2, "history": history}
+        return {
+            "now": time.time(),
+            "pools": [
+                {"name": f"a{evil}", "demand": 7, "waiting": 3, "runners": runners, **common},
+                {"name": "empty", "demand": 0, "waiting": 0, "runners": [], **common},
+            ],
+            "events": [
+                {"at": now + i, "kind": f"boot{i}", "text": f"why{i} {evil}"} for i in range(3)
+            ],
+        }
+
+    client.cluster.scheduler.plugins["flame-reports"].pools = pools
+    client.submit(only, evil, key=f"key{evil}").result()
+    page = visit(url(client, "/flame"))
+    page.shows(
+        f"a{evil}",
+        "4 of 8 runners, 2 calls each · 1 ending",
+        "2 busy",
+        "1 booting",
+        "demand 7 (3 waiting)",
+        "0 of 8 runners",
+        f"why2 {evil}",
+        f"key{evil}",
+        f"best {evil}",
+    )
+    text = page.text()
+    assert text.index("boot2") < text.index("boot1") < text.index("boot0")
+    window = "() => Bokeh.documents[0].get_model_by_name('flame-timeline').x_range.start"
+    assert page.read(window) == -120
+
+
+def test_a_prefix_and_a_plugin_from_the_start(
+    browser: Browser, visit: Callable[[str], Page]
+) -> None:
+    with cluster_of(http_prefix="/some/where", plugins=[Reports()]) as client:
+        page = visit(url(client, "/some/where/flame"))
+        said = {"a": client.submit(train, 0, key="a").result()}
+        wait_for(lambda: drawn(page, said))
+        page.read("() => { document.querySelector('a[href=\"flame\"]').click() }")
+        page.wait("() => window.Bokeh && Bokeh.documents.length > 0")
+        wait_for(lambda: drawn(page, said))
+        page.close()
+
+
+def test_the_page_outlives_the_plugin(client: Client, visit: Callable[[str], Page]) -> None:
+    client.submit(train, 0, key="a").result()
+    page = visit(url(client, "/flame"))
+    page.shows("1 call, 0 running")
+    client.unregister_scheduler_plugin("flame-reports")
+    page.shows("No reports yet")
