@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import json
 import logging
 import re
 import time
@@ -14,7 +13,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import dask.config
 from distributed import Security, Status
 from distributed.core import rpc
 from distributed.deploy.cluster import Cluster
@@ -25,7 +23,6 @@ from dask_flame import config, display
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.checks import Duration, seconds, wrong
-from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.fleet import Fleet, Member, Phase
 from dask_flame.home import Home
@@ -33,6 +30,7 @@ from dask_flame.lease import Lease
 from dask_flame.pool import Pool, pool_options
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
+from dask_flame.specs import make_security, runner_spec
 
 _END_GRACE = 2.0
 
@@ -123,7 +121,7 @@ class FlameCluster(Cluster):
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", name):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
-        self.security = _security(security)
+        self.security = make_security(security)
         self.fleet = Fleet(pool)
         self.events = EventLog()
         self._dashboard_address = dashboard_address
@@ -177,19 +175,7 @@ class FlameCluster(Cluster):
 
     def spec(self, name: str) -> RunnerSpec:
         """What a runner of this name is told."""
-        pool = self.fleet.pool
-        return RunnerSpec(
-            name=name,
-            scheduler=self.scheduler.address,
-            concurrency=pool.concurrency,
-            boot_timeout=pool.boot_timeout,
-            cpus=pool.cpus,
-            memory=pool.memory,
-            env=pool.env,
-            preload=pool.preload,
-            config=_plain(dask.config.config),
-            security=_worker_security(self.security),
-        )
+        return runner_spec(name, self.fleet.pool, self.scheduler.address, self.security)
 
     # What can be changed
 
@@ -351,35 +337,6 @@ class FlameCluster(Cluster):
 
     def _scaling_status(self) -> str:
         return display.table(self.fleet)
-
-
-def _security(security: Security | bool | None) -> Security:
-    if security is True:
-        return Security.temporary()
-    if security is None or security is False:
-        return Security()
-    if isinstance(security, Security):
-        return security
-    raise PoolError(
-        f"security is a {type(security).__name__}; write security=True, or pass a "
-        "distributed.Security"
-    )
-
-
-def _worker_security(security: Security) -> dict[str, Any]:
-    if not security.require_encryption:
-        return {}
-    keys = ("require_encryption", "tls_ca_file", "tls_worker_key", "tls_worker_cert")
-    return {key: getattr(security, key) for key in keys}
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dask's configuration as far as JSON can carry it."""
-    plain = {}
-    for key, value in settings.items():
-        with contextlib.suppress(TypeError, ValueError):
-            plain[key] = json.loads(json.dumps(value))
-    return plain
 
 
 @atexit.register

@@ -1,0 +1,76 @@
+"""What a runner is told, gathered from the cluster's policy, address and security (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dask.config
+from distributed import Security
+
+from dask_flame.backends import RunnerSpec
+from dask_flame.errors import PoolError
+from dask_flame.pool import Pool
+
+
+def runner_spec(name: str, pool: Pool, scheduler: str, security: Security) -> RunnerSpec:
+    """The orders of one runner of a pool.
+
+    Parameters
+    ----------
+    name : str
+    pool : Pool
+    scheduler : str
+        Address to register at.
+    security : distributed.Security
+        The cluster's; a runner gets the worker's part of it.
+    """
+    return RunnerSpec(
+        name=name,
+        scheduler=scheduler,
+        concurrency=pool.concurrency,
+        boot_timeout=pool.boot_timeout,
+        cpus=pool.cpus,
+        memory=pool.memory,
+        env=pool.env,
+        preload=pool.preload,
+        config=_plain(dask.config.config),
+        security=_worker_security(security),
+    )
+
+
+def make_security(security: Security | bool | None) -> Security:
+    """The cluster's security: what the user gave, or certificates made for this cluster alone.
+
+    Raises
+    ------
+    PoolError
+    """
+    if security is True:
+        return Security.temporary()
+    if security is None or security is False:
+        return Security()
+    if isinstance(security, Security):
+        return security
+    raise PoolError(
+        f"security is a {type(security).__name__}; write security=True, or pass a "
+        "distributed.Security"
+    )
+
+
+def _worker_security(security: Security) -> dict[str, Any]:
+    if not security.require_encryption:
+        return {}
+    keys = ("require_encryption", "tls_ca_file", "tls_worker_key", "tls_worker_cert")
+    return {key: getattr(security, key) for key in keys}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dask's configuration as far as JSON can carry it."""
+    plain = {}
+    for key, value in settings.items():
+        with contextlib.suppress(TypeError, ValueError):
+            plain[key] = json.loads(json.dumps(value))
+    return plain
