@@ -7,7 +7,7 @@ import logging
 import textwrap
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed.deploy.adaptive import Adaptive
@@ -139,7 +139,7 @@ class FlameAdaptive(Adaptive):
                     # It left by itself, or distributed dropped it: see it out.
                     self.fleet.leaving(name, now)
                     self._left.add(name)
-                    self._do(self.backend.end([name], grace=self.fleet.pool.shutdown_timeout))
+                    self._do(self._end([name], grace=self.fleet.pool.shutdown_timeout))
                 continue
             if member.phase is Phase.BOOTING:
                 self.fleet.registered(name, now)
@@ -149,7 +149,27 @@ class FlameAdaptive(Adaptive):
 
     def _boot(self, boots: Boots) -> None:
         self.events.add("boot", boots.reason, runners=boots.names)
-        self._do(self.backend.boot([self.cluster.spec(name) for name in boots.names]))
+        self._do(self._start_up(boots.names))
+
+    async def _start_up(self, names: Sequence[str]) -> None:
+        try:
+            await self.backend.boot([self.cluster.spec(name) for name in names])
+        except Exception as error:
+            logger.debug("boot refused", exc_info=True)
+            await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
+
+    async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
+        try:
+            await self.backend.end(names, grace=grace)
+        finally:
+            await self._forget(names, "is not known to the backend")
+
+    async def _forget(self, names: Collection[str], why: str) -> None:
+        """Take runners that the backend does not have, and never reported, for ended."""
+        there = await self.backend.list()
+        for name in names:
+            if name in self.fleet.members and name not in there:
+                self.ended(Ended(name=name, why=why))
 
     def _retire(self, retirements: Sequence[Retirement]) -> None:
         scheduler = self.cluster.scheduler
@@ -159,7 +179,7 @@ class FlameAdaptive(Adaptive):
         in_peace = [item.name for item in retirements if not item.force]
         if by_force:
             scheduler.unwelcome.update(by_force)
-            self._do(self.backend.end(by_force))
+            self._do(self._end(by_force))
         if in_peace:
             addresses = {name: scheduler.aliases[name] for name in in_peace}
             # From this moment on they are given nothing.
@@ -169,20 +189,28 @@ class FlameAdaptive(Adaptive):
     async def _see_home(self, addresses: dict[str, str]) -> None:
         """Bring the results of idle runners home, then end them."""
         scheduler = self.cluster.scheduler
-        gone = await self.cluster.home.retire(addresses.values())
+        gone: set[str] = set()
+        why = "its results could not be moved"
+        try:
+            gone = await self.cluster.home.retire(addresses.values())
+        except Exception as error:
+            logger.debug("home failed", exc_info=True)
+            why += f": {type(error).__name__}: {error}"
         for name, address in addresses.items():
             if address not in gone:
                 scheduler.draining.discard(address)
                 self.fleet.kept(name, time.monotonic())
-                self.events.add("kept", "its results could not be moved", runners=[name])
+                self.events.add("kept", why, runners=[name])
+        if len(gone) < len(addresses):
+            scheduler.reopen()  # calls may have come while it was not given any
         ending = [name for name, address in addresses.items() if address in gone]
-        await self.backend.end(ending, grace=self.fleet.pool.shutdown_timeout)
+        await self._end(ending, grace=self.fleet.pool.shutdown_timeout)
 
     def _explain(self, why: str) -> str:
         return (
             f"no runner could start, so the calls that waited for one have failed: {why}\n"
-            "See cluster.events and cluster.get_logs() for more; calls submitted from now on "
-            "try again."
+            "What governs it: preload, env, boot_timeout and boot_attempts of the pool. See "
+            "cluster.events and cluster.get_logs() for more; calls submitted from now on try again."
         )
 
     def _wake_at(self, when: float | None, now: float) -> None:

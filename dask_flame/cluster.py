@@ -23,6 +23,7 @@ from dask_flame import config, display
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.checks import Duration, seconds, wrong
+from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.fleet import Fleet, Member, Phase
 from dask_flame.home import Home
@@ -33,6 +34,7 @@ from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import make_security, runner_spec
 
 _END_GRACE = 2.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 
 
 class FlameCluster(Cluster):
@@ -118,7 +120,7 @@ class FlameCluster(Cluster):
             "disconnect_grace",
             config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
         )
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", name):
+        if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
         self.security = make_security(security)
@@ -137,8 +139,8 @@ class FlameCluster(Cluster):
         self._reports.pools = self._pools
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:
-            self._loop_runner.start()
             try:
+                self._loop_runner.start()
                 self.sync(self._start)
             except BaseException:
                 self.close()
@@ -188,33 +190,42 @@ class FlameCluster(Cluster):
         self._resize(n, n)
 
     def adapt(
-        self, *args: Any, minimum: int | None = None, maximum: int | None = None, **kwargs: Any
+        self, *, minimum: int | None = None, maximum: int | None = None, **others: Any
     ) -> FlameAdaptive:
         """Follow demand within these bounds; those not given stay as they are.
 
         Returns
         -------
         FlameAdaptive
+
+        Raises
+        ------
+        PoolError
         """
+        if others:
+            raise PoolError(
+                f"adapt() does not take {', '.join(others)}; "
+                "write cluster.adapt(minimum=0, maximum=8)"
+            )
         self._resize(minimum, maximum)
         return self._adaptive
 
     def _resize(self, minimum: int | None, maximum: int | None) -> None:
-        pool = self.fleet.pool
-        low = pool.min if minimum is None else minimum
-        high = pool.max if maximum is None else maximum
-        Pool(min=low, max=high)  # says what is wrong with them, here and now
-
-        def change() -> None:
+        async def change() -> None:
+            pool = self.fleet.pool
+            low = pool.min if minimum is None else minimum
+            high = pool.max if maximum is None else maximum
             self.fleet.resize(min=low, max=high)
             self._adaptive.minimum, self._adaptive.maximum = low, high
             self.events.add("policy", f"min={low}, max={high}", pool="default")
             self._adaptive.wake()
 
-        if self.asynchronous:
-            change()
+        if self.called_from_running_loop:
+            # It never waits: run to its end here and now, as what calls this is not a coroutine.
+            with contextlib.suppress(StopIteration):
+                change().send(None)
         else:
-            self.loop.add_callback(change)
+            self.sync(change)
 
     # Life
 
@@ -255,7 +266,9 @@ class FlameCluster(Cluster):
         )
         self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")
         await self.scheduler
-        self.home = Home(self.scheduler, security=self.security, directory=self.backend.scratch)
+        self.home = Home(
+            self.scheduler, security=self.security, directory=lambda: self.backend.scratch
+        )
         self._stack.push_async_callback(self.home.close)
         self.scheduler_comm = rpc(
             self.scheduler.address, connection_args=self.security.get_connection_args("client")

@@ -18,6 +18,8 @@ from dask_flame.pool import Pool
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
+_AGAIN_FIRST = 2.5
+_AGAIN_MOST = 300.0
 
 
 class Phase(Enum):
@@ -42,6 +44,8 @@ class Member:
         When it came into its phase.
     busy : int
         Calls on it that somebody wants.
+    refusals : int
+        How often it could not be retired since its last call.
     unneeded : float or None
         Since when it could be done without: for a ready runner since its last call, for a booting
         one since the demand that asked for it went. None while it is needed.
@@ -52,6 +56,7 @@ class Member:
     asked: float
     since: float
     busy: int = 0
+    refusals: int = 0
     unneeded: float | None = None
 
 
@@ -141,6 +146,7 @@ class Fleet:
             return
         if busy:
             member.unneeded = None
+            member.refusals = 0
         elif member.busy or member.unneeded is None:
             member.unneeded = now
         member.busy = busy
@@ -162,11 +168,12 @@ class Fleet:
             member.since = now
 
     def kept(self, name: str, now: float) -> None:
-        """A runner could not be retired: it goes on, and its idle time begins anew."""
+        """A runner could not be retired: it goes on, and is asked again ever more rarely."""
         member = self.members.get(name)
         if member is not None and member.phase is Phase.ENDING:
             member.phase = Phase.READY
             member.since = member.unneeded = now
+            member.refusals += 1
 
     def resize(self, *, min: int | None = None, max: int | None = None) -> None:
         """Change the bounds; the next decision follows them."""
@@ -238,7 +245,7 @@ class Fleet:
         for member in [*(m for m in reversed(booting) if m.unneeded is not None), *idle]:
             if alive > self.pool.max:
                 why = f"more than max={self.pool.max}"
-            elif alive > least and self._idle(member, now, self.pool.idle_timeout):
+            elif alive > least and now >= self._expires(member, self.pool.idle_timeout):
                 why = f"no call for idle_timeout={self.pool.idle_timeout:g} s"
             else:
                 continue
@@ -247,7 +254,7 @@ class Fleet:
         rest = self.pool.min_idle_timeout
         if rest is not None and not target > self.pool.min and not booting:
             idle = [m for m in idle if m.phase is Phase.READY]
-            if idle and alive == len(idle) and all(self._idle(m, now, rest) for m in idle):
+            if idle and alive == len(idle) and all(now >= self._expires(m, rest) for m in idle):
                 self._resting = True
                 for member in idle:
                     yield self._end(member, now, f"no call for min_idle_timeout={rest:g} s")
@@ -299,14 +306,18 @@ class Fleet:
             if member.phase is Phase.ENDING or member.unneeded is None or member.busy:
                 continue
             if spare:
-                times.append(member.unneeded + self.pool.idle_timeout)
+                times.append(self._expires(member, self.pool.idle_timeout))
             elif self.pool.min_idle_timeout is not None:
-                times.append(member.unneeded + self.pool.min_idle_timeout)
+                times.append(self._expires(member, self.pool.min_idle_timeout))
         return min((t for t in times if t > now), default=None)
 
-    def _idle(self, member: Member, now: float, limit: float) -> bool:
-        # The same sum as in `_next`: a wake-up at that very moment must find it true.
-        return member.unneeded is not None and now >= member.unneeded + limit
+    def _expires(self, member: Member, limit: float) -> float:
+        """When a runner has been idle for this long; later, if it could not be retired then."""
+        if member.unneeded is None:
+            return math.inf
+        if member.refusals:
+            limit = max(limit, min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST))
+        return member.unneeded + limit
 
     def _end(self, member: Member, now: float, why: str, *, force: bool = False) -> Retirement:
         force = force or member.phase is Phase.BOOTING
@@ -320,4 +331,4 @@ class Fleet:
         if member.asked > self._failed_at:
             self.failures += 1
             self._failed_at = now
-            self._retry_at = now + min(_BACKOFF_FIRST * 2**self.failures, _BACKOFF_MOST)
+            self._retry_at = now + min(_BACKOFF_FIRST * 2 ** min(self.failures, 10), _BACKOFF_MOST)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
+import dask.config
 from distributed import Status, Worker
 from distributed.metrics import time
 from distributed.security import Security
@@ -22,7 +23,6 @@ from dask_flame.scheduler import FlameScheduler
 logger = logging.getLogger("dask_flame")
 
 _LOOK_EVERY = 5.0
-_TRIES = 3
 
 
 class Home:
@@ -32,8 +32,8 @@ class Home:
     ----------
     scheduler : FlameScheduler
     security : distributed.Security or None
-    directory : str or None
-        Where the worker may keep its (empty) scratch folder.
+    directory : callable
+        Says where the worker may keep its (empty) scratch folder; None for Dask's default.
 
     Notes
     -----
@@ -46,7 +46,7 @@ class Home:
         scheduler: FlameScheduler,
         *,
         security: Security | None = None,
-        directory: str | None = None,
+        directory: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.scheduler = scheduler
         self.security = security
@@ -67,8 +67,8 @@ class Home:
         scheduler = self.scheduler
         left = {a for a in addresses if a in scheduler.workers}
         gone = set(addresses) - left
-        for _ in range(_TRIES):
-            await self._take_in(left)
+        while left:
+            moved = await self._take_in(left)
             for address in [a for a in left if not self._at_risk({a})]:
                 # Not `retire_workers`: its memory manager takes one of two copies for superfluous,
                 # and drops the one at home. Nothing can happen between the check above and this.
@@ -77,7 +77,7 @@ class Home:
                 )
                 gone.add(address)
             left -= gone
-            if not left:
+            if not moved:
                 break
         return gone
 
@@ -102,27 +102,34 @@ class Home:
             if all(ws.address in leaving for ws in ts.who_has)
         }
 
-    async def _take_in(self, addresses: set[str]) -> None:
+    async def _take_in(self, addresses: set[str]) -> bool:
+        """Copy what would be lost with these workers; whether that may have changed something."""
         at_risk = self._at_risk(addresses)
-        if at_risk:
-            async with self._lock:
-                worker = await self._open()
-                failed = await self.scheduler.gather_on_worker(worker.address, at_risk)
-            if failed:
-                logger.warning("%d results could not be taken home", len(failed))
+        if not at_risk:
+            return False
+        async with self._lock:
+            worker = await self._open()
+            failed = await self.scheduler.gather_on_worker(worker.address, at_risk)
+        tasks = self.scheduler.tasks
+        wanted = [key for key in failed if key in tasks and tasks[key].state == "memory"]
+        if wanted:
+            logger.warning("%d results could not be taken home", len(wanted))
+        return len(wanted) < len(at_risk)
 
     async def _open(self) -> Worker:
         if self._worker is None or self._worker.status not in (Status.running, Status.paused):
-            worker = await Worker(
-                self.scheduler.address,
-                name="home",
-                nthreads=1,
-                memory_limit=0,
-                local_directory=self.directory,
-                security=self.security,
-                startup_information={RESTING: lambda worker: True},
-                host=self.scheduler.ip,
-            )
+            with dask.config.set({"distributed.worker.preload": []}):
+                worker = _HomeWorker(
+                    self.scheduler.address,
+                    name="home",
+                    nthreads=1,
+                    memory_limit=0,
+                    local_directory=self.directory(),
+                    security=self.security,
+                    startup_information={RESTING: lambda worker: True},
+                    host=self.scheduler.ip,
+                )
+            await worker
             # Paused, so that nobody counts it as a place to run calls on.
             worker.status = Status.paused
             self._worker = worker
@@ -139,6 +146,13 @@ class Home:
                 if worker is not None and (ws is None or not ws.has_what):
                     self._worker = None
                     await _end(worker, "flame-home-empty")
+
+
+class _HomeWorker(Worker):
+    """A worker that runs nothing: neither calls nor what users want to run on their workers."""
+
+    async def plugin_add(self, *args: Any, **kwargs: Any) -> dict[str, str]:
+        return {"status": "OK"}
 
 
 async def _end(worker: Worker, reason: str) -> None:

@@ -73,7 +73,8 @@ class Lease(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        self._clients = {c for c in scheduler.clients if is_driver(c)}
+        # Of those that are connected: `scheduler.clients` has variables and queues as well.
+        self._clients = {c for c in scheduler.client_comms if is_driver(c)}
         if not self._clients and self.first is not None:
             self._arm(self.first)
 

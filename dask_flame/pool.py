@@ -140,7 +140,7 @@ def pool_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 if close
                 else ("a pool takes " + ", ".join(sorted(known)))
             )
-            raise PoolError(f"unknown option {name}={options[name]!r}; {hint}")
+            raise PoolError(f"unknown option {name}; {hint}")
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -156,6 +156,12 @@ def _environment(env: Any) -> Mapping[str, str]:
     ):
         # The values may be secrets: the error must not show them.
         raise PoolError(f"env is not a mapping of str to str; write env={EXAMPLES['env']}")
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise PoolError(
+                f"env has a variable that no process can be given, {name!r}: names are not empty "
+                f"and have no '=', and nothing has a NUL; write env={EXAMPLES['env']}"
+            )
     return dict(env)
 
 

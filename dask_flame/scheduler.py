@@ -70,6 +70,7 @@ class FlameScheduler(Scheduler):
         self.draining: set[str] = set()
         self.unwelcome: set[str] = set()
         self.resting: set[str] = set()
+        self._scattering = 0
         self._slots = _Slots(self)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         plugins = (self._slots, *kwargs.pop("plugins", ()))
@@ -96,7 +97,9 @@ class FlameScheduler(Scheduler):
             for ws in self.workers.values()
             if ws.address not in self.resting
         )
-        return running + self._slots.waiting(resources or {})
+        # To scatter needs a runner to scatter to.
+        scattering = 1 if self._scattering and not self.running else 0
+        return running + scattering + self._slots.waiting(resources or {})
 
     def waiting(self) -> int:
         """Calls that are ready to run and have no slot."""
@@ -126,6 +129,12 @@ class FlameScheduler(Scheduler):
         if self.on_change is not None:
             self.on_change()
 
+    def reopen(self) -> None:
+        """Give out slots that may have opened, after all that happens in this turn of the loop."""
+        self.loop.add_callback(
+            lambda: self.stimulus_queue_slots_maybe_opened(stimulus_id=f"flame-slots-{time()}")
+        )
+
     # What distributed asks, answered here instead
 
     def is_rootish(self, ts: TaskState) -> bool:
@@ -151,6 +160,19 @@ class FlameScheduler(Scheduler):
     def handle_long_running(self, **kwargs: Any) -> None:
         super().handle_long_running(**kwargs)
         self.note()
+
+    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
+        self._scattering += 1
+        self.note()
+        try:
+            return await super().scatter(*args, **kwargs)
+        finally:
+            self._scattering -= 1
+            self.note()
+
+    async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
+        # Stock waits until as many workers have come back: here they come when they are wanted.
+        return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
 
     async def broadcast(self, *, workers: list[str] | None = None, **kwargs: Any) -> Any:
         if workers is None and kwargs.get("hosts") is None and self.resting:
@@ -235,7 +257,7 @@ class _Slots(SchedulerPlugin):
         ws = self.scheduler.workers.get(worker)
         if ws is not None:
             self.scheduler.note(ws.name)
-            self._reopen()
+            self.scheduler.reopen()
 
     # Hooks
 
@@ -302,17 +324,8 @@ class _Slots(SchedulerPlugin):
             self._cancelled.setdefault(ws.address, set()).add(key)
             self.scheduler.worker_send(ws.address, {"op": WATCH, "key": key})
         elif not over:
-            self._reopen()
+            self.scheduler.reopen()
         self.scheduler.note(ws.name)
-
-    def _reopen(self) -> None:
-        # Not from within a transition: the others of the same stimulus come first.
-        scheduler = self.scheduler
-        scheduler.loop.add_callback(
-            lambda: scheduler.stimulus_queue_slots_maybe_opened(
-                stimulus_id=f"flame-slot-free-{time()}"
-            )
-        )
 
 
 _PRIORITY = operator.attrgetter("priority")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -27,6 +27,8 @@ def runner_spec(name: str, pool: Pool, scheduler: str, security: Security) -> Ru
     security : distributed.Security
         The cluster's; a runner gets the worker's part of it.
     """
+    with dask.config.config_lock:  # another thread may be changing it
+        settings = _plain(dask.config.config)
     return RunnerSpec(
         name=name,
         scheduler=scheduler,
@@ -36,7 +38,7 @@ def runner_spec(name: str, pool: Pool, scheduler: str, security: Security) -> Ru
         memory=pool.memory,
         env=pool.env,
         preload=pool.preload,
-        config=_plain(dask.config.config),
+        config=settings,
         security=_worker_security(security),
     )
 
@@ -67,10 +69,20 @@ def _worker_security(security: Security) -> dict[str, Any]:
     return {key: getattr(security, key) for key in keys}
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dask's configuration as far as JSON can carry it."""
-    plain = {}
-    for key, value in settings.items():
-        with contextlib.suppress(TypeError, ValueError):
-            plain[key] = json.loads(json.dumps(value))
-    return plain
+def _plain(value: Any) -> Any:
+    """Dask's configuration as far as JSON carries it; what it cannot carry stays here."""
+    if isinstance(value, Mapping):
+        items = {str(key): _plain(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not _LEFT_OUT}
+    if isinstance(value, list | tuple | set):
+        return [item for item in map(_plain, value) if item is not _LEFT_OUT]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds()}s"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return _LEFT_OUT
+
+
+_LEFT_OUT = object()

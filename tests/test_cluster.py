@@ -75,11 +75,13 @@ def test_scale_and_adapt(flame: Any) -> None:
     client.wait_for_workers(2, timeout=20)
     adaptive = cluster.adapt(minimum=0, maximum=3)
     assert isinstance(adaptive, FlameAdaptive)
-    wait_for(lambda: (adaptive.minimum, adaptive.maximum) == (0, 3))
+    assert (adaptive.minimum, adaptive.maximum) == (0, 3)
     wait_for(lambda: not cluster.runners)
     assert (cluster.pools["default"].min, cluster.pools["default"].max) == (0, 3)
     with pytest.raises(ValueError, match="min=5 is more than max=3"):
         cluster.adapt(minimum=5)
+    with pytest.raises(ValueError, match=r"adapt\(\) does not take min; write cluster.adapt"):
+        cluster.adapt(min=1)
     with pytest.raises(ValueError, match="-1"):
         cluster.scale(-1)
 

@@ -152,6 +152,32 @@ def test_waiting_calls_fail_when_boots_keep_failing_and_later_ones_try_again() -
     assert fleet.decide(now, 1).boot is not None
 
 
+def test_boots_that_fail_for_days_are_tried_again_at_a_steady_rate() -> None:
+    fleet = Fleet(Pool(min=1, max=1))
+    now, boots = 0.0, 0
+    for _ in range(3000):
+        decision = fleet.decide(now, 0)
+        for name in decision.boot.names if decision.boot else ():
+            fleet.ended(name, now, "exit code 1")
+            boots += 1
+        now += 30
+    assert 2900 <= boots <= 3000
+
+
+def test_a_runner_that_cannot_be_retired_is_asked_ever_more_rarely() -> None:
+    fleet = Fleet(Pool(max=1, idle_timeout=0))
+    (name,) = ready(fleet, fleet.decide(0, 1), 1)
+    asked = []
+    for now in range(1, 1000):
+        if retired(fleet.decide(now, 0)):
+            asked.append(now)
+            fleet.kept(name, now)
+    assert asked[:5] == [1, 6, 16, 36, 76]
+    fleet.load(name, 1, 1000)
+    fleet.load(name, 0, 1001)
+    assert retired(fleet.decide(1001, 0)) == [name]
+
+
 def test_a_suspended_fleet_ends_all_and_boots_none() -> None:
     fleet = Fleet(Pool(min=1, max=4))
     names = ready(fleet, fleet.decide(0, 2), 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import wait_for
-from distributed import get_worker
+from distributed import WorkerPlugin, get_worker
 
 
 def double(x: Any) -> Any:
@@ -89,3 +92,56 @@ def test_objects_of_the_notebook_come_home(flame: Any) -> None:
     wait_for(lambda: gone(cluster))
     assert future.result().value == 7
     assert client.submit(lambda mine: mine.value, future).result(timeout=20) == 7
+
+
+class OnlyThere:
+    """Can be unpickled on a runner only."""
+
+    def __reduce__(self) -> Any:
+        return _only_on_a_runner, ()
+
+
+def _only_on_a_runner() -> OnlyThere:
+    if "DASK_FLAME_RUNNER" not in os.environ:
+        raise RuntimeError("not here")
+    return OnlyThere()
+
+
+def test_a_result_that_cannot_come_home_keeps_its_runner_which_goes_on(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    cluster, client = flame(max=1, idle_timeout="100ms")
+    future = client.submit(OnlyThere)
+    wait_for(lambda: any(e.kind == "kept" for e in cluster.events))
+    assert list(cluster.runners) == ["runner-1"]
+    assert client.submit(lambda there: type(there).__name__, future).result(timeout=20) == (
+        "OnlyThere"
+    )
+    future.release()
+    wait_for(lambda: gone(cluster))
+
+
+def test_what_users_run_on_their_workers_does_not_run_in_the_driver(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="100ms")
+
+    class Note(WorkerPlugin):
+        name = "note"
+
+        def setup(self, worker: Any) -> None:
+            os.environ["FLAME_TEST_NOTED"] = "yes"
+
+    client.register_plugin(Note())
+    future = client.submit(lambda: os.environ.get("FLAME_TEST_NOTED"))
+    assert future.result(timeout=20) == "yes"
+    wait_for(lambda: gone(cluster))
+    assert set(cluster.scheduler.aliases) == {"home"}
+    assert "FLAME_TEST_NOTED" not in os.environ
+
+
+def test_scattered_data_boots_a_runner_and_comes_home(flame: Any) -> None:
+    cluster, client = flame(max=2, idle_timeout="200ms")
+    data = client.scatter([1, 2, 3], timeout=30)
+    assert client.submit(sum, data).result(timeout=20) == 6
+    wait_for(lambda: gone(cluster))
+    assert client.gather(data) == [1, 2, 3]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from distributed import Client, Event, LocalCluster
+from distributed import Client, Event, LocalCluster, Variable
 
 from dask_flame import FlameCluster, Lease
 from dask_flame.lease import is_driver
@@ -75,6 +75,15 @@ def test_alone_on_a_stock_cluster() -> None:
         with Client(cluster) as client:
             client.register_plugin(Lease("200ms"))
             assert client.submit(int, 3).result() == 3
+        wait_for(lambda: cluster.scheduler.status.name == "closed")
+
+
+def test_what_outlives_its_client_on_the_scheduler_is_no_driver() -> None:
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+        with Client(cluster) as client:
+            Variable("v", client=client).set(1)
+            client.publish_dataset(d=client.submit(int, 1))
+            client.register_plugin(Lease("200ms"))
         wait_for(lambda: cluster.scheduler.status.name == "closed")
 
 

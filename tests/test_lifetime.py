@@ -30,6 +30,8 @@ def work(i):
     subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
     )
+    daemon = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
+    subprocess.run([sys.executable, "-c", daemon], check=True)
     time.sleep(600)
 
 if __name__ == "__main__":

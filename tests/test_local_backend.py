@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import psutil
 import pytest
 from conftest import wait_for
 from distributed import wait
 
 from dask_flame.backends.local import LocalBackend
+from dask_flame.errors import BootError
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
 
@@ -44,7 +46,7 @@ def start_helpers(folder: str) -> int:
 
 
 def processes_of(cluster: Any) -> list[psutil.Process]:
-    return marked_processes(f"{cluster.name}/")
+    return marked_processes(f"{cluster.name}-")
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_a_killed_runner_takes_what_its_calls_have_started_along(helped: Any) ->
     ws = next(iter(cluster.scheduler.workers.values()))
     os.kill(ws.pid, signal.SIGKILL)
     wait_for(lambda: not before & {p.pid for p in processes_of(cluster)}, 5)
-    assert any(e.kind == "lost" and "SIGKILL" in e.reason for e in cluster.events)
+    wait_for(lambda: any(e.kind == "lost" and "SIGKILL" in e.reason for e in cluster.events))
 
 
 def test_a_killed_guard_takes_all_runners_along_and_the_calls_run_again(
@@ -158,3 +160,84 @@ def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> N
         return True
 
     wait_for(gone, 5)
+
+
+def test_a_guard_that_is_killed_takes_along_nobody_elses_runners(flame: Any) -> None:
+    one, first = flame(max=1, name="same")
+    two, second = flame(max=1, name="same")
+    assert [c.submit(os.getpid).result(timeout=20) > 0 for c in (first, second)] == [True, True]
+    before = second.submit(os.getpid, pure=False).result()
+    ws = next(iter(one.scheduler.workers.values()))
+    guard = psutil.Process(ws.pid).parent()
+    assert guard is not None
+    guard.kill()
+    wait_for(lambda: any(e.kind == "lost" for e in one.events))
+    assert second.submit(os.getpid, pure=False).result() == before
+    assert not any(e.kind == "lost" for e in two.events)
+
+
+def test_orders_larger_than_a_pipe_arrive(flame: Any) -> None:
+    large = {f"key-{i}": "x" * 1000 for i in range(300)}
+    with dask.config.set({"flame-test": large, "flame-test-path": Path("/a/b")}):
+        _, client = flame(max=1)
+        seen = client.submit(lambda: dask.config.get("flame-test")).result(timeout=20)
+        path = client.submit(lambda: dask.config.get("flame-test-path")).result()
+    assert seen == large
+    assert path == "/a/b"
+
+
+def test_what_cannot_be_asked_for_fails_with_the_reason_and_later_calls_run(flame: Any) -> None:
+    cluster, client = flame(max=1, boot_attempts=1)
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": 5}):
+        with pytest.raises(BootError, match="could not be asked for: AttributeError"):
+            client.submit(int, 1).result(timeout=20)
+        assert not cluster.runners
+    assert client.submit(int, 2).result(timeout=20) == 2
+
+
+def test_a_working_directory_that_was_deleted(
+    flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.syspath_prepend("")
+    gone.rmdir()
+    _, client = flame(max=1)
+    assert client.submit(int, 2).result(timeout=20) == 2
+
+
+@pytest.mark.parametrize("output", ["closed", "broken pipe", "ascii", "nobody reads"])
+def test_a_driver_whose_output_cannot_be_written_goes_on(output: str, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from dask.distributed import Client\n"
+        "from dask_flame import FlameCluster\n"
+        "runner = {'PYTHONIOENCODING': 'utf-8'}\n"
+        "with (FlameCluster(max=1, dashboard_address=None, env=runner) as c,\n"
+        "      Client(c) as client):\n"
+        "    if sys.argv[2] == 'closed': sys.stdout.close()\n"
+        "    f = lambda i: [print('\u2600' * 1000, flush=True) for _ in range(200)] and i\n"
+        "    for i in range(3):\n"
+        "        assert client.submit(f, i).result(timeout=20) == i\n"
+        "    ended = [e for e in c.events if e.kind in ('lost', 'failed')]\n"
+        "open(sys.argv[1], 'w').write(str(ended))\n"
+    )
+    # Ends as soon as its output was written; a pipe is full after 64 KiB.
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii" if output == "ascii" else "utf-8"}
+    said = tmp_path / "said"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, str(said), output],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert driver.stdout is not None
+    if output == "broken pipe":
+        driver.stdout.close()
+    if output == "ascii":
+        driver.communicate(timeout=60)
+    wait_for(lambda: said.exists() and said.read_text(), 60)
+    assert said.read_text() == "[]"
+    driver.stdout.close()
+    driver.wait(timeout=30)

@@ -230,7 +230,7 @@ def test_restart_forgets_all_and_goes_on(flame: Any) -> None:
     gate = Event("gate", client=client)
     futures = client.map(lambda i, gate: gate.wait(), range(6), gate=gate)
     wait_for(lambda: any(m.busy for m in cluster.runners.values()))
-    client.restart(wait_for_workers=False)
+    client.restart()  # stock would wait for workers that nobody wants
     assert {f.status for f in futures} == {"cancelled"}
     assert cluster.scheduler.waiting() == 0
     assert client.submit(int, 3).result(timeout=20) == 3

@@ -44,8 +44,12 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
         ({"memory": -5}, "memory=-5"),
         ({"preload": "numpy"}, 'write preload=["numpy"]'),
         ({"cpus": 0}, "cpus=0"),
-        ({"idle_timout": 3}, 'unknown option idle_timout=3; did you mean idle_timeout="60s"?'),
-        ({"gizmo": 3}, "unknown option gizmo=3; a pool takes boot_attempts"),
+        ({"idle_timout": 3}, 'unknown option idle_timout; did you mean idle_timeout="60s"?'),
+        ({"gizmo": 3}, "unknown option gizmo; a pool takes boot_attempts"),
+        ({"env": {"A=B": "s3cret"}}, "a variable that no process can be given, 'A=B'"),
+        ({"env": {"A": "\0"}}, "a variable that no process can be given, 'A'"),
+        ({"envs": {"A": "s3cret"}}, "unknown option envs; did you mean env="),
+        ({"name": 5}, "name=5 is not made of letters"),
         ({"name": "a/b"}, "name='a/b' is not made of letters"),
         ({"disconnect_grace": "x"}, "disconnect_grace='x' is not a duration"),
         ({"security": "yes"}, "security is a str; write security=True"),
@@ -57,6 +61,7 @@ def test_a_wrong_option_names_the_field_the_value_and_a_line_that_works(
     with pytest.raises(PoolError) as caught:
         FlameCluster(**options)  # type: ignore[arg-type]
     assert says in str(caught.value)
+    assert "s3cret" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, FlameError)
 

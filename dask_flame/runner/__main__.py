@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 import traceback
@@ -34,6 +33,7 @@ def main(argv: list[str]) -> NoReturn:
     orders = _orders(leash)
     if orders is None:
         os._exit(1)
+    sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
     scratch = os.path.dirname(orders["directory"])
 
     def end(code: int) -> NoReturn:
@@ -41,12 +41,15 @@ def main(argv: list[str]) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        _end_children()
+        from dask_flame.marks import MARK, below, everywhere, kill, kill_group, kill_marked
+
+        kill(below(os.getpid()))
         if os.getppid() != guard:
-            # Who would have removed this, and killed what is left of the group, is dead.
+            # Who would see to the rest is dead: orphans, the scratch folder, the process group.
+            kill_marked(os.environ.get(MARK, "none"), everywhere())
             shutil.rmtree(scratch, ignore_errors=True)
             if os.getpgrp() == os.getpid():
-                os.killpg(0, signal.SIGKILL)
+                kill_group(os.getpid())
         os._exit(code)
 
     def hold() -> None:
@@ -58,7 +61,6 @@ def main(argv: list[str]) -> NoReturn:
     threading.Thread(target=hold, name="flame-leash", daemon=True).start()
     code = 1
     try:
-        sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
         from dask_flame.runner.worker import run
 
         code = run(orders, end)
@@ -74,16 +76,6 @@ def _orders(leash: FileIO) -> dict[str, Any] | None:
             return None
         line += char
     return dict(json.loads(line))
-
-
-def _end_children() -> None:
-    # Also those that put themselves into a session of their own: a signal to the group misses them.
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
 
 
 if __name__ == "__main__":

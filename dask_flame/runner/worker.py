@@ -85,8 +85,9 @@ class RunnerWorker(Worker):
         last_resort.daemon = True
         last_resort.start()
         kwargs["executor_wait"] = False
-        # It warns of every call that it breaks off; that is what closing means here.
-        logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+        # Calls, transfers and heartbeats that are under way are broken off; that is what closing
+        # means here, and not worth a traceback each.
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
         done: str | None = await super().close(min(timeout, _CLOSE_WITHIN), *args, **kwargs)
         return done
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from dask_flame.backends.local.guard import MARK
+from dask_flame.marks import MARK
 
 #: Threads that live as long as the process does: pools that distributed and tornado share.
 _SHARED = ("Dask-Offload", "asyncio_", "TCP-Executor", "ThreadPoolExecutor", "Profile", "Shuffle")
@@ -42,7 +42,7 @@ _WATCHED = "DASK_FLAME_WATCHED"
 def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process]:
     """Living processes on this machine with an environment variable that begins like this.
 
-    With ``"<cluster>/"``, by default, those that belong to a cluster's runners. A runner and all
+    With ``"<cluster>-"``, by default, those that belong to a cluster's runners. A runner and all
     that it starts inherit the mark, so a process that was adopted by another parent is found too.
     """
     found = []

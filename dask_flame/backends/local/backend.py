@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import dask.config
-import psutil
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
-from dask_flame.backends.local.guard import kill_marked
+from dask_flame.backends.local.echo import Echo
 from dask_flame.errors import BackendError
+from dask_flame.marks import everywhere, kill_marked
+
+logger = logging.getLogger("dask_flame")
 
 _GUARD = str(Path(__file__).with_name("guard.py"))
 _START_WITHIN = 30.0
@@ -44,38 +48,31 @@ class LocalBackend(Backend):
     They are started by a guard, a small process that outlives the driver just long enough to end
     them; see :mod:`dask_flame.backends.local.guard`.
 
-    Attributes
-    ----------
-    echo : callable or None
-        Called with a runner's name and each complete line that it prints.
     """
 
     name: ClassVar[str] = "local"
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         super().__init__(owner, ended)
-        self.echo: Callable[[str, str], None] | None = None
-        if config.get("local.echo"):
-            self.echo = lambda name, line: print(f"[{name}] {line}")
+        self._echo = Echo() if config.get("local.echo") else None
+        # Clusters may bear the same name; what they started must not be taken for one another's.
+        self._mark = f"{owner}-{secrets.token_hex(4)}"
         self._guard: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._hello: asyncio.Future[str] | None = None
+        self._hello: asyncio.Future[None] | None = None
         self._runners: dict[str, int | None] = {}
         self._gone: dict[str, asyncio.Event] = {}
         self._text: dict[str, str] = {}
         self._closed = False
+        self._scratch: list[str] = []
+        self._restarting = asyncio.Lock()
 
     @property
     def scratch(self) -> str | None:
-        hello = self._hello
-        return hello.result() if hello and hello.done() and not hello.cancelled() else None
+        return self._scratch[-1] if self._scratch else None
 
     async def start(self) -> None:
-        if self._guard is not None:
-            self._guard.poll()
-        if self._writer is not None:
-            self._writer.close()
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
         runner = find_spec("dask_flame.runner.__main__")
@@ -83,7 +80,7 @@ class LocalBackend(Backend):
         assert runner.origin is not None
         ours, theirs = socket.socketpair()
         try:
-            words = (theirs.fileno(), self.owner, runner.origin, os.getpid())
+            words = (theirs.fileno(), self._mark, runner.origin, os.getpid())
             # Not asyncio's own: its child watcher would outlive the loop.
             self._guard = subprocess.Popen(  # noqa: ASYNC220
                 [sys.executable, "-P", _GUARD, *map(str, words)],
@@ -103,24 +100,31 @@ class LocalBackend(Backend):
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
-            await self.close()
+            await self._end_guard()
             raise BackendError("the guard of the local runners did not start") from error
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
-        if not self._closed and self._listening is not None and self._listening.done():
-            await self.start()  # the guard was killed: its runners are gone, a new one is needed
-        for spec in specs:
-            self._runners[spec.name] = None
-            self._gone[spec.name] = asyncio.Event()
-            self._say(op="boot", name=spec.name, env=_environment(spec), orders=_orders(spec))
+        async with self._restarting:
+            if not self._closed and self._listening is not None and self._listening.done():
+                # The guard was killed, and its runners with it.
+                await self._end_guard()
+                await self.start()
+        messages: list[dict[str, Any]] = [
+            {"op": "boot", "name": s.name, "env": _environment(s), "orders": _orders(s)}
+            for s in specs
+        ]
+        for message in messages:
+            self._runners[message["name"]] = None
+            self._gone[message["name"]] = asyncio.Event()
+            self._say(message)
         await self._drain()
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         there = [name for name in names if name in self._runners]
         for name in there:
-            self._say(op="end", name=name, grace=grace)
+            self._say({"op": "end", "name": name, "grace": grace})
         await self._drain()
-        await asyncio.gather(*(self._gone[name].wait() for name in there))
+        await asyncio.gather(*(self._gone[name].wait() for name in there if name in self._gone))
 
     async def list(self) -> set[str]:
         return set(self._runners)
@@ -130,21 +134,31 @@ class LocalBackend(Backend):
 
     async def close(self) -> None:
         self._closed = True
+        async with self._restarting:
+            await self._end_guard()
+        if self._echo is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._echo.close)
+
+    # The guard
+
+    async def _end_guard(self) -> None:
+        """Let go of the guard, which then ends all runners and itself; wait until it has."""
         if self._writer is not None:
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
             self._writer = None
         if self._guard is not None:
-            await self._guard_gone(self._guard)
+            await _gone(self._guard)
             self._guard = None
         if self._listening is not None:
             await self._listening
             self._listening = None
+        while self._scratch:
+            # By now the guard has done it, unless it was killed.
+            shutil.rmtree(self._scratch.pop(), ignore_errors=True)
 
-    # The guard
-
-    def _say(self, **message: Any) -> None:
+    def _say(self, message: dict[str, Any]) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
         elif message["op"] == "boot":
@@ -156,17 +170,25 @@ class LocalBackend(Backend):
                 await self._writer.drain()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(OSError):
-            while line := await reader.readline():
-                self._hear(json.loads(line))
+        try:
+            # A line without an end is what a killed guard was about to say.
+            while (line := await reader.readline()).endswith(b"\n"):
+                try:
+                    self._hear(json.loads(line))
+                except Exception:
+                    logger.exception("what the guard said could not be taken in")
+        except (OSError, ValueError):
+            pass
+        finally:
+            self._guard_lost()
+
+    def _guard_lost(self) -> None:
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(ConnectionError("the guard is gone"))
             self._hello.exception()
         if not self._closed:
             # The guard is dead: what it would have seen to is done here.
-            kill_marked(f"{self.owner}/", psutil.pids())
-            if self.scratch is not None:
-                shutil.rmtree(self.scratch, ignore_errors=True)
+            kill_marked(f"{self._mark}/", everywhere())
         why = "the cluster was closed" if self._closed else "the guard of the local runners is gone"
         for name in list(self._runners):
             self._over(name, why)
@@ -175,7 +197,8 @@ class LocalBackend(Backend):
         event = message.pop("ev")
         if event == "hello":
             assert self._hello is not None
-            self._hello.set_result(message["scratch"])
+            self._scratch.append(message["scratch"])
+            self._hello.set_result(None)
         elif event == "booted":
             self._runners[message["name"]] = message["pid"]
         elif event == "refused":
@@ -190,23 +213,24 @@ class LocalBackend(Backend):
         self._text[name] = (before + text)[-_KEPT_TEXT:]
         while len(self._text) > _KEPT_LOGS:
             del self._text[next(iter(self._text))]
-        if self.echo is not None:
+        if self._echo is not None:
             unfinished = before.rpartition("\n")[2]
             for line in (unfinished + text).split("\n")[:-1]:
-                self.echo(name, line)
+                self._echo(name, line)
 
     def _over(self, name: str, why: str, output: str = "") -> None:
         self._runners.pop(name, None)
         self._gone.pop(name).set()
         self.ended(Ended(name=name, why=why, output=output))
 
-    async def _guard_gone(self, guard: subprocess.Popen[bytes]) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(None, guard.wait, _END_WITHIN)
-        except subprocess.TimeoutExpired:
-            guard.kill()
-            await loop.run_in_executor(None, guard.wait)
+
+async def _gone(guard: subprocess.Popen[bytes]) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(None, guard.wait, _END_WITHIN)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+        await loop.run_in_executor(None, guard.wait)
 
 
 def _why(code: int) -> str:
@@ -221,7 +245,7 @@ def _why(code: int) -> str:
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:
-    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default={})
+    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
     before = {k: str(v) for k, v in usual.items() if k not in os.environ}
     threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
     return {**before, **os.environ, **threads, **spec.env}
@@ -237,6 +261,12 @@ def _orders(spec: RunnerSpec) -> dict[str, Any]:
         "preload": list(spec.preload),
         "config": dict(spec.config),
         "security": dict(spec.security),
-        "path": [os.path.abspath(p) for p in sys.path],
+        "path": list(_import_path()),
         "host": "127.0.0.1",
     }
+
+
+def _import_path() -> Iterator[str]:
+    for folder in sys.path:
+        with contextlib.suppress(OSError):  # "" where the working directory was deleted
+            yield os.path.abspath(folder)

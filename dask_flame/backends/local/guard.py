@@ -5,9 +5,8 @@ says so and tells the driver what they print and how they end. When its connecti
 closes, or its parent is another process than before, the driver is gone, however it went, and the
 guard kills every runner with all that came from it, removes the scratch folder, and goes.
 
-A runner's processes are found in three ways, because each misses some: its process group, the tree
-below it, and, for those that left both, the environment variable ``DASK_FLAME_RUNNER`` that they
-have inherited. On Linux the guard is their subreaper, so that orphans become its children.
+How a runner's processes are found is said in :mod:`dask_flame.marks`. On Linux the guard is their
+subreaper, so that orphans become its children.
 
 Lines of JSON go both ways. From the driver: ``boot``, ``end``. To it: ``hello``, ``booted``,
 ``refused``, ``output``, ``ended``.
@@ -27,12 +26,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
-MARK = "DASK_FLAME_RUNNER"
+if __name__ == "__main__":  # started by path, from wherever the package is
+    sys.path.append(str(Path(__file__).parents[3]))
+
+from dask_flame.marks import MARK, below, kill, kill_group, kill_marked, within_reach
+
 _PR_SET_CHILD_SUBREAPER = 36
 _KEPT_OUTPUT = 16_000
 _LOOK_FOR_PARENT = 0.5
+#: Bytes for a driver that does not read; beyond them what runners print is only kept, not sent.
+_MOST_UNREAD = 4_000_000
 
 
 class Runner:
@@ -42,6 +48,7 @@ class Runner:
         self.name = name
         self.process = process
         self.leash = leash
+        self.orders = b""
         self.kill_at: float | None = None
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
@@ -103,6 +110,8 @@ class Guard:
                     return False
                 if events & selectors.EVENT_READ and not self._hear():
                     return False
+            elif events & selectors.EVENT_WRITE:
+                self._order(key.data)
             else:
                 self._read(key.data)
         self._reap()
@@ -160,7 +169,7 @@ class Guard:
                 env={**message["env"], MARK: f"{self.owner}/{name}"},
                 start_new_session=True,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.close(ours)
             self._say(ev="refused", name=name, why=str(error))
             return
@@ -171,14 +180,20 @@ class Guard:
         os.set_blocking(ours, False)
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
         message["orders"]["directory"] = os.path.join(self.scratch, name)
-        orders = json.dumps(message["orders"]).encode() + b"\n"
+        runner.orders = json.dumps(message["orders"]).encode() + b"\n"
+        self._selector.register(ours, selectors.EVENT_WRITE, runner)
         self._say(ev="booted", name=name, pid=process.pid)
+
+    def _order(self, runner: Runner) -> None:
+        """Pass on as much of the orders as the pipe takes."""
         try:
-            written = os.write(ours, orders)
+            runner.orders = runner.orders[os.write(runner.leash, runner.orders) :]
+        except BlockingIOError:
+            return
         except OSError:
-            written = 0
-        if written != len(orders):  # a pipe holds 64 KiB, far more than any orders
-            self._kill(runner)
+            runner.orders = b""  # it is dead
+        if not runner.orders:
+            self._selector.unregister(runner.leash)
 
     def _end(self, name: str, grace: float) -> None:
         runner = self.runners.get(name)
@@ -205,7 +220,8 @@ class Guard:
                 self._selector.unregister(runner.stdout)
             return False
         runner.keep(chunk)
-        self._say(ev="output", name=runner.name, text=chunk.decode(errors="replace"))
+        if len(self._out) < _MOST_UNREAD:
+            self._say(ev="output", name=runner.name, text=chunk.decode(errors="replace"))
         return True
 
     def _reap(self) -> None:
@@ -220,12 +236,16 @@ class Guard:
 
     def _ended(self, runner: Runner) -> None:
         del self.runners[runner.name]
-        _kill_group(runner.process.pid)
-        kill_marked(f"{self.owner}/{runner.name}", _candidates())
+        kill_group(runner.process.pid)
+        kill_marked(f"{self.owner}/{runner.name}", within_reach())
+        if not self.runners:
+            # Orphans that hid their mark may be any runner's; now there is none left to be.
+            kill(below(os.getpid()))
         while self._read(runner):
             pass
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(runner.stdout)
+        for descriptor in (runner.stdout, runner.leash):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(descriptor)
         assert runner.process.stdout is not None
         runner.process.stdout.close()
         os.close(runner.leash)
@@ -235,11 +255,9 @@ class Guard:
 
     def _kill(self, runner: Runner) -> None:
         # The tree first: once its root is dead, nobody can tell what was below it.
-        tree = _below(runner.process.pid)
-        _kill_group(runner.process.pid)
-        for child in tree:
-            with contextlib.suppress(OSError):
-                os.kill(child, signal.SIGKILL)
+        tree = below(runner.process.pid)
+        kill_group(runner.process.pid)
+        kill(tree)
 
     def _end_all(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -247,11 +265,9 @@ class Guard:
             self._kill(runner)
         for runner in self.runners.values():
             runner.process.wait()
-            kill_marked(f"{self.owner}/{runner.name}", _below(os.getpid()))
+            kill_marked(f"{self.owner}/{runner.name}", within_reach())
         # What is still below is an orphan that hid its mark.
-        for pid in _below(os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        kill(below(os.getpid()))
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
@@ -271,38 +287,6 @@ def _reap_orphans(runners: set[int]) -> None:
             if dead.si_pid in runners:
                 return  # has just died: the next turn takes it
             os.waitpid(dead.si_pid, 0)
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _below(pid: int) -> list[int]:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    return []
-
-
-def _candidates() -> list[int]:
-    """Where a dead runner's orphans can be: below us where we are the subreaper."""
-    import psutil
-
-    return _below(os.getpid()) if sys.platform == "linux" else psutil.pids()
-
-
-def kill_marked(mark: str, pids: list[int]) -> None:
-    """Kill those of these processes that carry this mark, or one that begins with it."""
-    import psutil
-
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            carried = process.environ().get(MARK, "")
-            if carried == mark or (mark.endswith("/") and carried.startswith(mark)):
-                process.kill()
 
 
 def main() -> None:
