@@ -36,21 +36,25 @@ def main(argv: list[str]) -> NoReturn:
     sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
     scratch = os.path.dirname(orders["directory"])
 
+    from dask_flame.marks import MARK, below, everywhere, kill, kill_group, kill_marked
+
+    mark = os.environ.get(MARK, "none")
+
     def end(code: int) -> NoReturn:
         """End this process and all that was started from it, waiting for no thread."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        from dask_flame.marks import MARK, below, everywhere, kill, kill_group, kill_marked
-
-        kill(below(os.getpid()))
-        if os.getppid() != guard:
-            # Who would see to the rest is dead: orphans, the scratch folder, the process group.
-            kill_marked(os.environ.get(MARK, "none"), everywhere())
-            shutil.rmtree(scratch, ignore_errors=True)
-            if os.getpgrp() == os.getpid():
-                kill_group(os.getpid())
-        os._exit(code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            kill(below(os.getpid()))
+            if os.getppid() != guard:
+                # Who would see to the rest is dead: orphans, the scratch folder, the group.
+                kill_marked(mark, everywhere())
+                shutil.rmtree(scratch, ignore_errors=True)
+                if os.getpgrp() == os.getpid():
+                    kill_group(os.getpid())
+        finally:
+            os._exit(code)
 
     def hold() -> None:
         with contextlib.suppress(OSError):
@@ -70,11 +74,12 @@ def main(argv: list[str]) -> NoReturn:
 
 
 def _orders(leash: FileIO) -> dict[str, Any] | None:
-    line = bytearray()
-    while (char := leash.read(1)) != b"\n":
-        if not char:
+    line = b""
+    while not line.endswith(b"\n"):  # nothing follows the orders
+        chunk = leash.read(1 << 16)
+        if not chunk:
             return None
-        line += char
+        line += chunk
     return dict(json.loads(line))
 
 
