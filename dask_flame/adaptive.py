@@ -106,7 +106,8 @@ class FlameAdaptive(Adaptive):
             self._retire(decision.retire)
         if decision.give_up is not None:
             failed = scheduler.fail_waiting(BootError(self._explain(decision.give_up)))
-            self.events.add("failed", f"{failed} waiting calls: {_first_line(decision.give_up)}")
+            calls = "call that waited" if failed == 1 else "calls that waited"
+            self.events.add("failed", f"{failed} {calls}: {decision.give_up}")
         self._wake_at(decision.wake, now)
 
     def ended(self, what: Ended) -> None:
@@ -173,8 +174,9 @@ class FlameAdaptive(Adaptive):
 
     def _retire(self, retirements: Sequence[Retirement]) -> None:
         scheduler = self.cluster.scheduler
-        for item in retirements:
-            self.events.add("retire", item.reason, runners=[item.name])
+        for reason in dict.fromkeys(item.reason for item in retirements):
+            names = [item.name for item in retirements if item.reason == reason]
+            self.events.add("retire", reason, runners=names)
         by_force = [item.name for item in retirements if item.force]
         in_peace = [item.name for item in retirements if not item.force]
         if by_force:
@@ -238,10 +240,6 @@ class FlameAdaptive(Adaptive):
         busy = sum(m.phase is Phase.READY and m.busy > 0 for m in fleet.members.values())
         demand = self.cluster.scheduler.demand()
         self.history.append((time.time(), demand, booting, ready, busy))
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
 
 
 def _last_lines(text: str) -> str:

@@ -22,18 +22,28 @@ from tornado.ioloop import IOLoop
 from dask_flame import config, display
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
-from dask_flame.checks import Duration, seconds, wrong
+from dask_flame.checks import Duration, seconds, whole, wrong
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.fleet import Fleet, Member, Phase
 from dask_flame.home import Home
 from dask_flame.lease import Lease
-from dask_flame.pool import Pool, pool_options
+from dask_flame.pool import Pool, refuse_unknown
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import make_security, runner_spec
 
 _END_GRACE = 2.0
+_OWN_OPTIONS = (
+    "backend",
+    "disconnect_grace",
+    "name",
+    "asynchronous",
+    "security",
+    "dashboard_address",
+    "silence_logs",
+    "loop",
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 
 
@@ -103,17 +113,11 @@ class FlameCluster(Cluster):
         **options: Any,
     ) -> None:
         self.status = Status.closed  # so that an error below leaves nothing to warn of
-        pool = Pool(
-            **pool_options(
-                {
-                    "min": min,
-                    "max": max,
-                    "concurrency": concurrency,
-                    "idle_timeout": idle_timeout,
-                    **options,
-                }
-            )
-        )
+        config.check()
+        if isinstance(min, Pool):
+            raise PoolError("a FlameCluster takes a pool's options; write FlameCluster(max=8)")
+        refuse_unknown(options, others=_OWN_OPTIONS)
+        pool = Pool(min=min, max=max, concurrency=concurrency, idle_timeout=idle_timeout, **options)
         if pool.max == 0:
             raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
         self._grace = seconds(
@@ -175,6 +179,15 @@ class FlameCluster(Cluster):
     def observed(self) -> set[str]:
         return {m.name for m in list(self.fleet.members.values()) if m.phase is Phase.READY}
 
+    @property
+    def flame_link(self) -> str:
+        """Address of the page ``/flame``; empty without a dashboard."""
+        return (
+            self.dashboard_link.removesuffix("/status") + "/flame"
+            if self._dashboard_address
+            else ""
+        )
+
     def spec(self, name: str) -> RunnerSpec:
         """What a runner of this name is told."""
         return runner_spec(name, self.fleet.pool, self.scheduler.address, self.security)
@@ -187,7 +200,8 @@ class FlameCluster(Cluster):
         Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
         pool follow demand again, for example ``cluster.adapt(minimum=0, maximum=8)``.
         """
-        self._resize(n, n)
+        whole("n", n, 0)
+        self._resize(n, n, f"scale({n})")
 
     def adapt(
         self, *, minimum: int | None = None, maximum: int | None = None, **others: Any
@@ -207,17 +221,18 @@ class FlameCluster(Cluster):
                 f"adapt() does not take {', '.join(others)}; "
                 "write cluster.adapt(minimum=0, maximum=8)"
             )
-        self._resize(minimum, maximum)
+        self._resize(minimum, maximum, "adapt")
         return self._adaptive
 
-    def _resize(self, minimum: int | None, maximum: int | None) -> None:
+    def _resize(self, minimum: int | None, maximum: int | None, why: str) -> None:
         async def change() -> None:
             pool = self.fleet.pool
             low = pool.min if minimum is None else minimum
             high = pool.max if maximum is None else maximum
             self.fleet.resize(min=low, max=high)
             self._adaptive.minimum, self._adaptive.maximum = low, high
-            self.events.add("policy", f"min={low}, max={high}", pool="default")
+            waits = "" if high else "; calls wait until cluster.adapt(maximum=…) raises it"
+            self.events.add("policy", f"{why}: min={low}, max={high}{waits}", pool="default")
             self._adaptive.wake()
 
         if self.called_from_running_loop:
@@ -340,7 +355,16 @@ class FlameCluster(Cluster):
             )
             for name, text in (await self.backend.logs(names)).items():
                 logs[name] = Log(text)
-        return logs
+        # What a runner logs, it prints as well: the scheduler's copy of it says no more.
+        return Logs({k: v for k, v in logs.items() if v or k in ("Cluster", "Scheduler")})
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        super()._update_worker_status(op, msg)
+        workers = self.scheduler_info["workers"].values()
+        # The base class keeps the totals of the moment when it started.
+        self.scheduler_info["n_workers"] = len(workers)
+        self.scheduler_info["total_threads"] = sum(w["nthreads"] for w in workers)
+        self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
 
     def _pools(self) -> dict[str, Any]:
         return display.snapshot(self.fleet, self._adaptive, self.scheduler, self.events)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from distributed import Status
+
 from dask_flame.fleet import Fleet, Phase
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ def counts(fleet: Fleet) -> dict[str, int]:
 def text(cluster: FlameCluster) -> str:
     """One line: what a terminal shows."""
     pool = cluster.fleet.pool
+    if cluster.status is Status.closed:
+        return f"FlameCluster({cluster.name}, closed)"
     number = counts(cluster.fleet)
     there = ", ".join(f"{n} {word}" for word, n in number.items() if n) or "none"
     return (

@@ -67,7 +67,8 @@ class EventLog(Sequence[Event]):
         event = Event(time.time(), kind, reason, tuple(runners), pool)
         self._events.append(event)
         level = logging.WARNING if kind in {"failed", "lost"} else logging.INFO
-        logger.log(level, "%s: %s", kind, event.text)
+        # What a runner printed, on the lines below the first, has been shown already.
+        logger.log(level, "%s: %s", kind, event.text.partition("; it printed last:")[0])
         return event
 
     @overload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -93,22 +93,31 @@ class Pool:
         memory: str | int | None = None,
         env: Mapping[str, str] | None = None,
         preload: Sequence[str] = (),
+        **unknown: Any,
     ) -> None:
         given = locals()
+        refuse_unknown(unknown)
 
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
         for name in (*_WHOLE, *_DURATIONS):
             value = given[name]
-            if value is None:
-                value = config.get(f"pool.{name.replace('_', '-')}")
-            if name in _WHOLE:
-                if name == "max" and value is None:
+            setting = f"pool.{name.replace('_', '-')}"
+            configured = value is None
+            if configured:
+                value = config.get(setting)
+            try:
+                if name in _DURATIONS:
+                    value = None if value is None else seconds(name, value)
+                elif name == "max" and value is None:
                     value = _at_least(CPU_COUNT, self.min)
-                put(name, whole(name, value, _WHOLE[name]))
-            else:
-                put(name, None if value is None else seconds(name, value))
+                else:
+                    value = whole(name, value, _WHOLE[name])
+            except PoolError as error:
+                where = f" (it is flame.{setting} in Dask's configuration)" if configured else ""
+                raise PoolError(f"{error}{where}") from None
+            put(name, value)
         put("cpus", None if cpus is None else whole("cpus", cpus, 1))
         put("memory", None if memory is None else size("memory", memory))
         put("env", _environment(env))
@@ -124,8 +133,28 @@ _WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
 _DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
 
 
-def pool_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the options that a Pool takes; an unknown one is an error that suggests the right one.
+_OTHER_NAMES = {  # what those that are used to another tool write
+    "n_workers": "max",
+    "workers": "max",
+    "maximum": "max",
+    "minimum": "min",
+    "threads_per_worker": "concurrency",
+    "nthreads": "concurrency",
+    "max_concurrency": "concurrency",
+    "memory_limit": "memory",
+    "idle_shutdown_after": "idle_timeout",
+}
+
+
+def refuse_unknown(options: Iterable[str], *, others: Iterable[str] = ()) -> None:
+    """Refuse options that no pool takes, with the right one where it can be guessed.
+
+    Parameters
+    ----------
+    options : iterable of str
+        Names; their values may be secrets, and are not shown.
+    others : iterable of str
+        Further names that would have been right.
 
     Raises
     ------
@@ -133,15 +162,16 @@ def pool_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = {f.name for f in fields(Pool)}
     for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f"did you mean {close[0]}={EXAMPLES[close[0]]}?"
-                if close
-                else ("a pool takes " + ", ".join(sorted(known)))
-            )
-            raise PoolError(f"unknown option {name}; {hint}")
-    return {name: value for name, value in options.items() if value is not None}
+        if name in known:
+            continue
+        guess = _OTHER_NAMES.get(name) or next(
+            iter(difflib.get_close_matches(name, [*known, *others], n=1)), None
+        )
+        if guess is None:
+            hint = "there are " + ", ".join(sorted({*known, *others}))
+        else:
+            hint = f"did you mean {guess}={EXAMPLES.get(guess, '…')}?"
+        raise PoolError(f"unknown option {name}; {hint}")
 
 
 def _at_least(value: int, minimum: int) -> int:

@@ -555,6 +555,8 @@ class Interrupt:
             Console().show_cursor()
             os._exit(128 + signum)
         self.signum = signum
+        # Written past the display, which may be in the middle of a line.
+        os.write(2, b"\nStopping, and keeping what was learnt; once more to stop at once.\n")
 
 
 class Board:
@@ -717,10 +719,9 @@ def run(args: argparse.Namespace) -> int:
         ) as cluster,
         Client(cluster) as client,
     ):
-        page = cluster.dashboard_link.removesuffix("/status") + "/flame"
-        print(f"Live curves: {page}", flush=True)
+        print(f"Live curves, while this runs: {cluster.flame_link}", flush=True)
         if args.open:
-            webbrowser.open(page)
+            webbrowser.open(cluster.flame_link)
         with Board(console, cluster.reports, interrupt) as board:
             results = tune(client, variants, setup, board)
         if interrupt:

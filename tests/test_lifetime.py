@@ -21,11 +21,12 @@ from dask_flame.testing import marked_processes
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
 
 DRIVER = """
-import subprocess, sys, time
+import subprocess, sys, tempfile, time
 from dask.distributed import Client
 from dask_flame import FlameCluster
 
 def work(i):
+    tempfile.mkdtemp()
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BackendError, FlameError, PoolError
-from dask_flame.pool import pool_options
 
 
 def test_defaults_come_from_the_configuration() -> None:
@@ -45,10 +44,14 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
         ({"preload": "numpy"}, 'write preload=["numpy"]'),
         ({"cpus": 0}, "cpus=0"),
         ({"idle_timout": 3}, 'unknown option idle_timout; did you mean idle_timeout="60s"?'),
-        ({"gizmo": 3}, "unknown option gizmo; a pool takes boot_attempts"),
+        ({"gizmo": 3}, "unknown option gizmo; there are asynchronous, backend, boot_attempts"),
         ({"env": {"A=B": "s3cret"}}, "a variable that no process can be given, 'A=B'"),
         ({"env": {"A": "\0"}}, "a variable that no process can be given, 'A'"),
         ({"envs": {"A": "s3cret"}}, "unknown option envs; did you mean env="),
+        ({"n_workers": 4}, "unknown option n_workers; did you mean max=8?"),
+        ({"threads_per_worker": 4}, "did you mean concurrency=1?"),
+        ({"backnd": "local"}, 'did you mean backend="local"?'),
+        ({"min": Pool(max=3)}, "write FlameCluster(max=8)"),
         ({"name": 5}, "name=5 is not made of letters"),
         ({"name": "a/b"}, "name='a/b' is not made of letters"),
         ({"disconnect_grace": "x"}, "disconnect_grace='x' is not a duration"),
@@ -97,5 +100,20 @@ def test_bounds_are_ordered_or_refused(low: int, high: int) -> None:
         assert (Pool(min=low, max=high).min, Pool(min=low, max=high).max) == (low, high)
 
 
-def test_options_that_were_not_given_are_left_to_the_defaults() -> None:
-    assert pool_options({"min": None, "max": 2}) == {"max": 2}
+def test_a_pool_refuses_what_it_does_not_know_as_a_cluster_does() -> None:
+    with pytest.raises(PoolError, match="unknown option idle_timout; did you mean idle_timeout"):
+        Pool(idle_timout="5s")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"flame.pool.mx": 3}, "flame.pool.mx in Dask's configuration is no setting"),
+        ({"flame.max": 3}, "did you mean flame.pool.max?"),
+        ({"flame.pool.max": "many"}, "(it is flame.pool.max in Dask's configuration)"),
+    ],
+)
+def test_a_wrong_setting_in_the_configuration(settings: dict[str, object], says: str) -> None:
+    with dask.config.set(settings), pytest.raises(PoolError) as caught:
+        FlameCluster()
+    assert says in str(caught.value)

@@ -40,6 +40,10 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def __repr__(self) -> str:
+        last = f", last {self.values[-1]:g} at step {self.steps[-1]}" if self.steps else ""
+        return f"<Series: {len(self)} points{last}>"
+
 
 @dataclass(frozen=True, slots=True)
 class CallReports:

@@ -206,7 +206,8 @@ class LocalBackend(Backend):
         elif event == "output":
             self._printed(message["name"], message["text"])
         elif event == "ended":
-            self._over(message["name"], _why(message["code"]), message["output"])
+            why = _why(message["code"], told=message["told"])
+            self._over(message["name"], why, message["output"])
 
     def _printed(self, name: str, text: str) -> None:
         before = self._text.pop(name, "")
@@ -233,9 +234,11 @@ async def _gone(guard: subprocess.Popen[bytes]) -> None:
         await loop.run_in_executor(None, guard.wait)
 
 
-def _why(code: int) -> str:
+def _why(code: int, *, told: bool) -> str:
     if code >= 0:
         return f"exit code {code}"
+    if told:
+        return "ended by force" if code == -signal.SIGKILL else "ended as it was told to"
     try:
         name = signal.Signals(-code).name
     except ValueError:
@@ -248,7 +251,9 @@ def _environment(spec: RunnerSpec) -> dict[str, str]:
     usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
     before = {k: str(v) for k, v in usual.items() if k not in os.environ}
     threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
-    return {**before, **os.environ, **threads, **spec.env}
+    # Without the driver's own folder for temporary files: a runner has one that goes with it.
+    inherited = {k: v for k, v in os.environ.items() if k != "TMPDIR"}
+    return {**before, **inherited, **threads, **spec.env}
 
 
 def _orders(spec: RunnerSpec) -> dict[str, Any]:

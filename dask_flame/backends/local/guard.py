@@ -50,6 +50,7 @@ class Runner:
         self.leash = leash
         self.orders = b""
         self.kill_at: float | None = None
+        self.told = False  # to end, while it was still alive
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
         assert process.stdout is not None
@@ -157,6 +158,10 @@ class Guard:
 
     def _boot(self, message: dict[str, Any]) -> None:
         name = message["name"]
+        folder = message["orders"]["directory"] = os.path.join(self.scratch, name)
+        os.makedirs(folder, exist_ok=True)
+        # What calls put into temporary folders goes with their runner.
+        environment = {"TMPDIR": folder, **message["env"], MARK: f"{self.owner}/{name}"}
         ours, theirs = os.pipe()[::-1]
         try:
             process = subprocess.Popen(
@@ -166,7 +171,7 @@ class Guard:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
-                env={**message["env"], MARK: f"{self.owner}/{name}"},
+                env=environment,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -179,7 +184,6 @@ class Guard:
         os.set_blocking(runner.stdout, False)
         os.set_blocking(ours, False)
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
-        message["orders"]["directory"] = os.path.join(self.scratch, name)
         runner.orders = json.dumps(message["orders"]).encode() + b"\n"
         self._selector.register(ours, selectors.EVENT_WRITE, runner)
         self._say(ev="booted", name=name, pid=process.pid)
@@ -197,8 +201,9 @@ class Guard:
 
     def _end(self, name: str, grace: float) -> None:
         runner = self.runners.get(name)
-        if runner is None:
+        if runner is None or runner.process.poll() is not None:
             return
+        runner.told = True
         if grace <= 0:
             self._kill(runner)
             return
@@ -251,7 +256,7 @@ class Guard:
         os.close(runner.leash)
         shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
         code = runner.process.returncode
-        self._say(ev="ended", name=runner.name, code=code, output=runner.tail())
+        self._say(ev="ended", name=runner.name, code=code, told=runner.told, output=runner.tail())
 
     def _kill(self, runner: Runner) -> None:
         # The tree first: once its root is dead, nobody can tell what was below it.
