@@ -50,7 +50,7 @@ class Runner:
         self.leash = leash
         self.orders = b""
         self.kill_at: float | None = None
-        self.told = False  # to end, while it was still alive
+        self.sent: set[int] = set()  # signals
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
         assert process.stdout is not None
@@ -203,12 +203,12 @@ class Guard:
         runner = self.runners.get(name)
         if runner is None or runner.process.poll() is not None:
             return
-        runner.told = True
         if grace <= 0:
             self._kill(runner)
             return
         due = time.monotonic() + grace
         if runner.kill_at is None:
+            runner.sent.add(signal.SIGTERM)
             with contextlib.suppress(OSError):
                 runner.process.send_signal(signal.SIGTERM)
         runner.kill_at = min(due, runner.kill_at or due)
@@ -256,10 +256,12 @@ class Guard:
         os.close(runner.leash)
         shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
         code = runner.process.returncode
-        self._say(ev="ended", name=runner.name, code=code, told=runner.told, output=runner.tail())
+        told = -code in runner.sent
+        self._say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
 
     def _kill(self, runner: Runner) -> None:
         # The tree first: once its root is dead, nobody can tell what was below it.
+        runner.sent.add(signal.SIGKILL)
         tree = below(runner.process.pid)
         kill_group(runner.process.pid)
         kill(tree)
