@@ -1,0 +1,56 @@
+"""What is relied on of distributed's inside is there; a release that moves it fails here first."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from distributed import Scheduler, Worker
+from distributed.deploy.cluster import Cluster
+from distributed.scheduler import DEFAULT_EXTENSIONS, SchedulerState, TaskState, WorkerState
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "takes"),
+    [
+        (SchedulerState, "is_rootish", ["ts"]),
+        (SchedulerState, "decide_worker_non_rootish", ["ts"]),
+        (SchedulerState, "valid_workers", ["ts"]),
+        (SchedulerState, "worker_objective", ["ts", "ws"]),
+        (SchedulerState, "bulk_schedule_unrunnable_after_adding_worker", ["ws"]),
+        (Scheduler, "stimulus_queue_slots_maybe_opened", ["stimulus_id"]),
+        (Scheduler, "restart_workers", ["workers", "wait_for_workers"]),
+        (Scheduler, "gather_on_worker", ["worker_address", "who_has"]),
+        (Scheduler, "remove_worker", ["address", "stimulus_id", "expected", "close"]),
+        (Scheduler, "broadcast", ["workers", "hosts"]),
+        (Scheduler, "handle_long_running", ["key"]),
+        (Scheduler, "worker_send", ["worker", "msg"]),
+        (Worker, "plugin_add", ["plugin"]),
+        (Worker, "batched_send", ["msg"]),
+        (Worker, "close", ["timeout", "executor_wait"]),
+        (Cluster, "_update_worker_status", ["op", "msg"]),
+        (Cluster, "_get_logs", ["cluster", "scheduler", "workers"]),
+        (Cluster, "_scaling_status", []),
+    ],
+)
+def test_methods_that_are_overridden_or_called(owner: type, name: str, takes: list[str]) -> None:
+    parameters = inspect.signature(getattr(owner, name)).parameters
+    assert set(takes) <= set(parameters)
+
+
+def test_state_that_is_read() -> None:
+    task = {"_queueable", "loose_restrictions", "worker_restrictions", "host_restrictions"}
+    task |= {"resource_restrictions", "processing_on", "who_has", "actor", "priority"}
+    assert task <= {name for cls in TaskState.__mro__ for name in getattr(cls, "__slots__", ())}
+    worker = {"processing", "long_running", "actors", "used_resources", "extra", "_has_what"}
+    assert worker <= {name for c in WorkerState.__mro__ for name in getattr(c, "__slots__", ())}
+    assert "stealing" in DEFAULT_EXTENSIONS
+
+
+@pytest.mark.asyncio
+async def test_what_a_running_scheduler_has() -> None:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler:
+        assert scheduler.WORKER_SATURATION > 0
+        assert scheduler.no_workers_timeout is None
+        for name in ("idle_task_count", "running", "aliases", "client_comms", "stream_handlers"):
+            assert len(getattr(scheduler, name)) >= 0
