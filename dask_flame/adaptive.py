@@ -158,6 +158,8 @@ class FlameAdaptive(Adaptive):
         except Exception as error:
             logger.debug("boot refused", exc_info=True)
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
+        # Given up while the request was under way: nobody would ever end it.
+        await self.backend.end([name for name in names if name not in self.fleet.members])
 
     async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
         try:
@@ -198,6 +200,7 @@ class FlameAdaptive(Adaptive):
         except Exception as error:
             logger.debug("home failed", exc_info=True)
             why += f": {type(error).__name__}: {error}"
+        gone |= {a for a in addresses.values() if a not in scheduler.workers}
         for name, address in addresses.items():
             if address not in gone:
                 scheduler.draining.discard(address)

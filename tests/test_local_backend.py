@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from conftest import wait_for
 from distributed import wait
 
+from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BootError
 from dask_flame.testing import marked_processes
@@ -241,3 +245,23 @@ def test_a_driver_whose_output_cannot_be_written_goes_on(output: str, tmp_path: 
     assert said.read_text() == "[]"
     driver.stdout.close()
     driver.wait(timeout=30)
+
+
+def test_a_boot_that_is_accepted_after_it_was_given_up_is_ended(flame: Any) -> None:
+    gate = threading.Event()
+
+    class Late(LocalBackend):
+        async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+            await asyncio.to_thread(gate.wait)
+            await super().boot(specs)
+            booted.set()
+
+    booted = threading.Event()
+    cluster, client = flame(max=1, backend=Late, boot_timeout="100ms", boot_attempts=1)
+    with pytest.raises(BootError, match="did not register within boot_timeout"):
+        client.submit(int, 1).result(timeout=20)
+    wait_for(lambda: not cluster.runners)
+    gate.set()
+    assert booted.wait(10)
+    wait_for(lambda: not cluster.sync(cluster.backend.list), 10, "the late runner is ended")
+    assert processes_of(cluster) == []

@@ -47,7 +47,6 @@ class LocalBackend(Backend):
 
     They are started by a guard, a small process that outlives the driver just long enough to end
     them; see :mod:`dask_flame.backends.local.guard`.
-
     """
 
     name: ClassVar[str] = "local"
