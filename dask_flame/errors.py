@@ -3,12 +3,19 @@
 ::
 
     FlameError
-    ├── PoolError        (also ValueError)   an option of a Pool or FlameCluster is wrong
-    ├── BackendError                         a backend is unknown, or cannot be used here
-    └── BootError        (also RuntimeError) runners could not start
+    ├── PoolError        (also ValueError)    an option is wrong, or there is no such pool
+    ├── BackendError                          a backend is unknown, or cannot be used here
+    ├── BootError        (also RuntimeError)  runners could not start
+    │   └── BootTimeout  (also CallTimeout)   ... within their pool's boot_timeout
+    ├── CallTimeout      (also TimeoutError)  a call was not done within its own timeout
+    └── RunnerLost       (also KilledWorker)  a call went down with its runner
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+from distributed.scheduler import KilledWorker
 
 
 class FlameError(Exception):
@@ -16,7 +23,7 @@ class FlameError(Exception):
 
 
 class PoolError(FlameError, ValueError):
-    """An option of a Pool or a FlameCluster is wrong; nothing was started."""
+    """An option of a Pool or a FlameCluster is wrong, or a pool is not known; nothing was started."""
 
 
 class BackendError(FlameError):
@@ -29,3 +36,68 @@ class BootError(FlameError, RuntimeError):
     The message holds the substrate's own words: the end of what the runner printed, its exit
     code, and the setting to change.
     """
+
+
+class CallTimeout(FlameError, TimeoutError):
+    """A call was not done in time: the message says which clock ran out, and where the call was."""
+
+
+class BootTimeout(BootError, CallTimeout):
+    """No runner came up within its pool's ``boot_timeout``, so the calls that waited fail."""
+
+
+class RunnerLost(FlameError, KilledWorker):
+    """A call went down with its runner and is not run again.
+
+    Attributes
+    ----------
+    key : str
+        The call's.
+    runner : str
+        Name of the runner that it was on.
+    why : str
+        What ended the runner, in the substrate's own words.
+    tried : int
+        How many runners it went down with; 0 where it must not be run twice (``rerun=False``).
+    """
+
+    def __init__(self, key: Any, runner: str, why: str, tried: int = 0) -> None:
+        Exception.__init__(self, key, runner, why, tried)
+
+    @property
+    def key(self) -> Any:
+        return self.args[0]
+
+    @property
+    def task(self) -> Any:
+        return self.args[0]
+
+    @property
+    def runner(self) -> str:
+        return str(self.args[1])
+
+    @property
+    def last_worker(self) -> Any:
+        return self.args[1]
+
+    @property
+    def why(self) -> str:
+        return str(self.args[2])
+
+    @property
+    def tried(self) -> int:
+        return int(self.args[3])
+
+    @property
+    def allowed_failures(self) -> int:
+        return max(0, self.tried - 1)
+
+    def __str__(self) -> str:
+        if self.tried:
+            what = (
+                f"it went down with {self.tried} runners, which is the limit "
+                f"(distributed.scheduler.allowed-failures={self.allowed_failures})"
+            )
+        else:
+            what = "it is not run again (rerun=False)"
+        return f"{self.key} was lost with {self.runner}: {self.why}; {what}"

@@ -1,10 +1,28 @@
 """Words that a runner and the scheduler say to each other on Dask's stream (runner, scheduler)."""
 
-#: What a runner says of itself when it registers, so that it is known to understand the below.
+from __future__ import annotations
+
+#: What a runner says of itself when it registers: the name of its pool.
 RUNNER = "flame-runner"
-#: What a runner is asked when a call on it was cancelled.
-WATCH = "flame-watch"
-#: What it answers when the thread of the cancelled call is free again.
-FREED = "flame-freed"
 #: What the home says of itself when it registers: it holds data and takes no calls.
 RESTING = "flame-resting"
+
+# From the scheduler to a runner.
+
+#: After the registration: this scheduler knows these words.
+HELLO = "flame-hello"
+#: A call was taken back; its thread is to be interrupted, if asked, and spoken of when it is free.
+WATCH = "flame-watch"
+#: The call that asked for a slot again has it.
+RETURNED = "flame-returned"
+
+# From a runner to the scheduler.
+
+#: The thread of a call that was taken back is free again.
+FREED = "flame-freed"
+#: A call's own timeout has run out; its thread is being interrupted.
+OVERRAN = "flame-overran"
+#: The runner is being taken away: no more calls, and its results are to be brought to safety.
+LEAVING = "flame-leaving"
+#: A call that had left its slot, waiting for calls of its own, wants one again.
+RETURN = "flame-return"
