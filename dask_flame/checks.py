@@ -36,6 +36,20 @@ EXAMPLES = {
     "memory": '"4 GiB"',
     "env": '{"TOKENIZERS_PARALLELISM": "false"}',
     "preload": '["numpy"]',
+    "single_use": "True",
+    "idle_check": "lambda: True",
+    "on_boot_failure": '"wait"',
+    "on_grow": "lambda pool, count: print(pool, count)",
+    "on_shrink": "lambda pool, count: print(pool, count)",
+    "gpus": "1",
+    "resources": '{"GPU": 1}',
+    "pools": '{"cpu": Pool(max=8), "gpu": Pool(max=2, gpus=1)}',
+    "pool": '"gpu"',
+    "timeout": '"5m"',
+    "rerun": "False",
+    "max_lifetime": '"8h"',
+    "home_limit": '"16 GiB"',
+    "silence": '"60s"',
 }
 
 
@@ -48,6 +62,18 @@ def whole(name: str, value: Any, least: int) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise wrong(name, value, f"a whole number of {least} or more")
+    return value
+
+
+def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
+    if value not in words:
+        raise wrong(name, value, "one of " + ", ".join(map(repr, words)))
+    return str(value)
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise wrong(name, value, "True or False")
     return value
 
 

@@ -23,7 +23,7 @@ class FlameError(Exception):
 
 
 class PoolError(FlameError, ValueError):
-    """An option of a Pool or a FlameCluster is wrong, or a pool is not known; nothing was started."""
+    """An option of a Pool or a FlameCluster is wrong, or there is no such pool."""
 
 
 class BackendError(FlameError):

@@ -4,60 +4,28 @@ The whole of a pool's policy is here, and nothing else is. Whoever drives a :cla
 what happened and at what time, asks it to :meth:`~Fleet.decide`, carries the decision out, and asks
 again when something changed or when the time it named has come.
 
-Times are seconds on any clock that does not run backwards, always the same one.
+Times are seconds on any clock that does not run backwards, always the same one. What a decision
+costs grows with what has changed, not with the number of runners: see :mod:`dask_flame.roster`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from enum import Enum
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dask_flame.pool import Pool
+from dask_flame.roster import Member, Phase, Roster
+
+__all__ = ["Boots", "Decision", "Fleet", "GiveUp", "Member", "Phase", "Retirement"]
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
-_AGAIN_FIRST = 2.5
-_AGAIN_MOST = 300.0
-
-
-class Phase(Enum):
-    """Where a runner is in its life."""
-
-    BOOTING = "booting"
-    READY = "ready"
-    ENDING = "ending"
-
-
-@dataclass(slots=True)
-class Member:
-    """One runner as the fleet knows it.
-
-    Attributes
-    ----------
-    name : str
-    phase : Phase
-    asked : float
-        When its boot was decided.
-    since : float
-        When it came into its phase.
-    busy : int
-        Calls on it that somebody wants.
-    refusals : int
-        How often it could not be retired since its last call.
-    unneeded : float or None
-        Since when it could be done without: for a ready runner since its last call, for a booting
-        one since the demand that asked for it went. None while it is needed.
-    """
-
-    name: str
-    phase: Phase
-    asked: float
-    since: float
-    busy: int = 0
-    refusals: int = 0
-    unneeded: float | None = None
+#: A wait before another try is shortened by up to this part of it, so that many clusters whose
+#: boots failed together do not all try again together.
+_JITTER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +46,14 @@ class Retirement:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Why the calls that wait will not be served; late, where boots took too long."""
+
+    reason: str
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What to do now.
 
@@ -85,16 +61,22 @@ class Decision:
     ----------
     boot : Boots or None
     retire : tuple of Retirement
-    give_up : str or None
-        Why the calls that wait will not be served: fail them with it.
+    check : tuple of str
+        Runners to ask their pool's ``idle_check``; the answer goes to :meth:`Fleet.checked`.
+    give_up : GiveUp or None
+        Fail the calls that wait.
     wake : float or None
         When to decide again, if nothing happens before.
+    numbers : mapping of str to float
+        What was decided from: demand, target, and the pool's runners and bounds.
     """
 
     boot: Boots | None = None
     retire: tuple[Retirement, ...] = ()
-    give_up: str | None = None
+    check: tuple[str, ...] = ()
+    give_up: GiveUp | None = None
     wake: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Fleet:
@@ -105,88 +87,124 @@ class Fleet:
     pool : Pool
     prefix : str
         Runners are named ``<prefix>-1``, ``<prefix>-2``, …; a name is never used again.
+    chance : callable
+        Gives a number from 0 to 1, for the jitter of tries.
 
     Notes
     -----
     What holds after every decision, whatever happened before it:
 
-    - no more than ``pool.max`` runners exist, those that are ending counted;
-    - a runner with a call that somebody wants is not retired, unless the fleet is suspended;
+    - no more than ``pool.max`` runners are booted: those that are ending count;
+    - a runner with a call that somebody wants is not retired, unless the fleet is suspended, the
+      runner is being taken away, or a call on it overran and cannot be stopped;
     - demand for n slots has been answered with ceil(n / concurrency) runners (plus ``spare``), in
       one decision, as far as ``max`` and failed boots allow;
-    - every runner is booting within its ``boot_timeout``, ready, or ending.
+    - every runner is booting within its ``boot_timeout``, ready, draining, or ending.
     """
 
-    def __init__(self, pool: Pool, *, prefix: str = "runner") -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        prefix: str = "runner",
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self.pool = pool
-        self.members: dict[str, Member] = {}
-        self.suspended = False
+        self.roster = Roster()
+        self.suspended = ""  # why it is to have no runner at all
         self.failures = 0
         self._prefix = prefix
+        self._chance = chance
         self._count = 0
         self._resting = False  # the `min` runners were idle for `min_idle_timeout`
         self._failed_at = -math.inf
         self._retry_at = -math.inf
         self._why_failed = ""
+        self._too_late = False
+        self._stuck: dict[str, tuple[float, bool]] = {}
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """The runners there are, by name."""
+        return self.roster.members
 
     # What happened
 
     def registered(self, name: str, now: float) -> None:
         """A runner has joined and can take calls."""
-        member = self.members.get(name)
-        if member is not None and member.phase is Phase.BOOTING:
-            member.phase = Phase.READY
-            member.since = member.unneeded = now
+        if self.roster.phase(name) is Phase.BOOTING:
+            self.roster.ready(name, now)
             self.failures = 0
 
-    def load(self, name: str, busy: int, now: float) -> None:
-        """A runner has this many calls that somebody wants."""
-        member = self.members.get(name)
-        if member is None:
-            return
-        if busy:
-            member.unneeded = None
-            member.refusals = 0
-        elif member.busy or member.unneeded is None:
-            member.unneeded = now
-        member.busy = busy
+    def load(
+        self, name: str, busy: int, now: float, *, held: float | None = None, overran: bool = False
+    ) -> None:
+        """What a runner is doing.
+
+        Parameters
+        ----------
+        name : str
+        busy : int
+            Calls on it that somebody wants.
+        now : float
+        held : float, optional
+            Since when a call that was taken back has not let go of its thread.
+        overran : bool
+            Whether that call was taken back because its own timeout had run out.
+        """
+        if held is None:
+            self._stuck.pop(name, None)
+        elif name in self.members:
+            self._stuck[name] = (held, overran)
+        self.roster.load(name, busy, now)
+
+    def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
+        """A runner takes no further calls: retire it once it has none, or after so many seconds."""
+        if self.roster.phase(name) is Phase.READY:
+            self.roster.drain(name, now, why, math.inf if within is None else now + within)
 
     def ended(self, name: str, now: float, why: str = "") -> Phase | None:
         """A runner is gone from the substrate; the phase it was in, None if it was not known."""
-        member = self.members.pop(name, None)
+        member = self.members.get(name)
         if member is None:
             return None
-        if member.phase is Phase.BOOTING:
-            self._failed(member, now, why)
-        return member.phase
+        self._stuck.pop(name, None)
+        phase = member.phase
+        self.roster.gone(name)
+        if phase is Phase.BOOTING:
+            self._failed(member, now, why, late=False)
+        return phase
 
     def leaving(self, name: str, now: float) -> None:
         """A runner has left by itself, and will be gone."""
-        member = self.members.get(name)
-        if member is not None:
-            member.phase = Phase.ENDING
-            member.since = now
+        if name in self.members:
+            self.roster.end(name, now)
 
     def kept(self, name: str, now: float) -> None:
         """A runner could not be retired: it goes on, and is asked again ever more rarely."""
-        member = self.members.get(name)
-        if member is not None and member.phase is Phase.ENDING:
-            member.phase = Phase.READY
-            member.since = member.unneeded = now
-            member.refusals += 1
+        if self.roster.phase(name) is Phase.ENDING:
+            self.roster.keep(name, now, self.pool.idle_timeout)
 
-    def resize(self, *, min: int | None = None, max: int | None = None) -> None:
-        """Change the bounds; the next decision follows them."""
-        low = self.pool.min if min is None else min
-        high = self.pool.max if max is None else max
-        self.pool = replace(self.pool, min=low, max=high)
+    def checked(self, name: str, now: float, *, may_end: bool) -> None:
+        """What a runner has answered to its pool's ``idle_check``."""
+        self.roster.checked(name, now, may_end=may_end)
+
+    def resize(self, **changes: Any) -> None:
+        """Change the policy; the next decision follows it.
+
+        Raises
+        ------
+        PoolError
+            If the changed policy would be wrong; nothing has changed then.
+        """
+        self.pool = self.pool.replace(**changes)
         self._resting = False
 
     # What there is
 
     def count(self, *phases: Phase) -> int:
         """How many runners are in these phases."""
-        return sum(m.phase in phases for m in self.members.values())
+        return sum(self.roster.counts[phase] for phase in phases)
 
     def target(self, demand: int) -> int:
         """How many runners this many slots of demand call for, within the bounds."""
@@ -194,8 +212,15 @@ class Fleet:
             return 0
         wanted = math.ceil(demand / self.pool.concurrency)
         wanted += self.pool.spare if demand else 0
-        least = 0 if self._resting else self.pool.min
-        return min(max(wanted, least), self.pool.max)
+        return min(max(wanted, self._floor), self.pool.max)
+
+    @property
+    def _floor(self) -> int:
+        return 0 if self._resting else self.pool.min
+
+    @property
+    def _alive(self) -> int:
+        return self.count(Phase.BOOTING, Phase.READY)
 
     # What to do
 
@@ -203,71 +228,112 @@ class Fleet:
         """Say what to boot and what to retire, given the slots that could be used now."""
         if demand:
             self._resting = False
-        retire = [*self._late(now)]
+        retire: list[Retirement] = []
+        self._end_late(now, retire)
+        self._end_stuck(now)
+        self._end_drained(now, retire)
         target = self.target(demand)
+        check: list[str] = []
         if self.suspended:
-            retire += self._all(now, "the last client has gone")
+            self._end_all(now, retire)
         else:
-            retire += self._surplus(now, target)
+            self._end_surplus(now, target, retire, check)
+            self._rest(now, target, retire, check)
             target = self.target(demand)  # lower, where the `min` runners have gone to rest
+        there = self._alive
+        numbers = {"demand": demand, "target": target, "there": there}
+        numbers |= {"min": self.pool.min, "max": self.pool.max}
         boot, retry = self._missing(now, target, demand)
         give_up = self._hopeless(now, demand) if boot is None else None
-        return Decision(boot, tuple(retire), give_up, self._next(now, target, retry))
+        wake = self._next(now, target, retry)
+        return Decision(boot, tuple(retire), tuple(check), give_up, wake, numbers)
 
-    def _late(self, now: float) -> Iterable[Retirement]:
+    def _end_late(self, now: float, retire: list[Retirement]) -> None:
         limit = self.pool.boot_timeout
-        for member in list(self.members.values()):
-            if member.phase is Phase.BOOTING and now >= member.asked + limit:
-                why = f"did not register within boot_timeout={limit:g} s"
-                self._failed(member, now, why)
-                yield self._end(member, now, why, force=True)
+        while (member := self.roster.longest_booting()) and now >= member.asked + limit:
+            why = f"did not register within boot_timeout={limit:g} s"
+            self._failed(member, now, why, late=True)
+            retire.append(self._end(member, now, why))
 
-    def _all(self, now: float, why: str) -> Iterable[Retirement]:
-        for member in self.members.values():
-            if member.phase is not Phase.ENDING:
-                yield self._end(member, now, why, force=True)
+    def _end_stuck(self, now: float) -> None:
+        limit = self.pool.shutdown_timeout
+        for name, (held, overran) in list(self._stuck.items()):
+            member = self.members[name]
+            if now >= held + limit and (overran or not member.busy):
+                del self._stuck[name]
+                what = "overran its timeout" if overran else "was cancelled"
+                why = f"a call that {what} did not stop within shutdown_timeout={limit:g} s"
+                self.drain(name, now, why, within=0)
 
-    def _surplus(self, now: float, target: int) -> Iterable[Retirement]:
-        ready = [m for m in self.members.values() if m.phase is Phase.READY]
-        booting = [m for m in self.members.values() if m.phase is Phase.BOOTING]
+    def _end_drained(self, now: float, retire: list[Retirement]) -> None:
+        for member in self.roster.drained(now):
+            why = member.why
+            if member.busy:
+                why += f"; its {member.busy} calls run again elsewhere"
+            retire.append(self._end(member, now, why))
+
+    def _end_all(self, now: float, retire: list[Retirement]) -> None:
+        if self.count(Phase.ENDING) < len(self.members):
+            for member in list(self.members.values()):
+                if member.phase is not Phase.ENDING:
+                    retire.append(self._end(member, now, self.suspended, force=True))
+
+    def _end_surplus(
+        self, now: float, target: int, retire: list[Retirement], check: list[str]
+    ) -> None:
+        roster, limit = self.roster, self.pool.idle_timeout
         # The boots asked for last are the ones that can be done without.
-        for place, member in enumerate(booting):
-            if place < target - len(ready):
-                member.unneeded = None
-            elif member.unneeded is None:
-                member.unneeded = now
-        alive = len(ready) + len(booting)
-        least = max(target, 0 if self._resting else self.pool.min)
-        idle = sorted(
-            (m for m in ready if not m.busy and m.unneeded is not None),
-            key=lambda m: m.unneeded or 0.0,
-        )
-        for member in [*(m for m in reversed(booting) if m.unneeded is not None), *idle]:
-            if alive > self.pool.max:
-                why = f"more than max={self.pool.max}"
-            elif alive > least and now >= self._expires(member, self.pool.idle_timeout):
-                why = f"no call for idle_timeout={self.pool.idle_timeout:g} s"
+        roster.need(max(0, target - self.count(Phase.READY)), now)
+        least = max(target, self._floor)
+        while (over := self._alive > self.pool.max) or self._alive - len(roster.checking) > least:
+            why = (
+                f"more than max={self.pool.max}"
+                if over
+                else f"no call for idle_timeout={limit:g} s"
+            )
+            # Not booted yet, then longest idle.
+            member = roster.longest_unneeded()
+            if member is None or not (over or now >= member.idle_since + limit):
+                member = roster.longest_idle(now, limit, any_time=over)
+            if member is None:
+                return
+            if self._must_ask(member) and not over:
+                roster.check(member.name)
+                check.append(member.name)
             else:
-                continue
-            alive -= 1
-            yield self._end(member, now, why)
-        rest = self.pool.min_idle_timeout
-        if rest is not None and not target > self.pool.min and not booting:
-            idle = [m for m in idle if m.phase is Phase.READY]
-            if idle and alive == len(idle) and all(now >= self._expires(m, rest) for m in idle):
-                self._resting = True
-                for member in idle:
-                    yield self._end(member, now, f"no call for min_idle_timeout={rest:g} s")
+                retire.append(self._end(member, now, why))
+
+    def _rest(self, now: float, target: int, retire: list[Retirement], check: list[str]) -> None:
+        limit = self.pool.min_idle_timeout
+        if limit is None or target > self.pool.min or self._resting:
+            return
+        idle = self.roster.all_idle_since()
+        if idle is None or now < idle + limit:
+            return
+        members = self.roster.idle_members()
+        if ask := [m.name for m in members if self._must_ask(m)]:
+            for name in ask:
+                self.roster.check(name)
+            check += ask
+            return
+        self._resting = True
+        for member in members:
+            retire.append(self._end(member, now, f"no call for min_idle_timeout={limit:g} s"))
+
+    def _must_ask(self, member: Member) -> bool:
+        return (
+            self.pool.idle_check is not None and member.phase is Phase.READY and not member.may_end
+        )
 
     def _missing(self, now: float, target: int, demand: int) -> tuple[Boots | None, float | None]:
-        alive = self.count(Phase.BOOTING, Phase.READY)
+        alive = self._alive
         number = min(target - alive, self.pool.max - len(self.members))
         if number <= 0:
             return None, None
         if self.failures:
             if self.count(Phase.BOOTING):
                 return None, None
-            if self.failures >= self.pool.boot_attempts and demand and not alive:
+            if self._given_up(demand):
                 return None, None
             if now < self._retry_at:
                 return None, self._retry_at
@@ -275,7 +341,7 @@ class Fleet:
         names = tuple(f"{self._prefix}-{self._count + i}" for i in range(1, number + 1))
         self._count += number
         for name in names:
-            self.members[name] = Member(name, Phase.BOOTING, now, now)
+            self.roster.add(name, now)
         slots = "slot" if demand == 1 else "slots"
         reason = (
             f"demand of {demand} {slots} calls for {target} "
@@ -283,52 +349,59 @@ class Fleet:
         )
         return Boots(names, reason), None
 
-    def _hopeless(self, now: float, demand: int) -> str | None:
-        if (
-            not demand
-            or self.failures < self.pool.boot_attempts
-            or self.count(Phase.BOOTING, Phase.READY)
-        ):
+    def _given_up(self, demand: int) -> bool:
+        return bool(
+            demand
+            and self.failures >= self.pool.boot_attempts
+            and self.pool.on_boot_failure == "fail"
+            and not self._alive
+        )
+
+    def _hopeless(self, now: float, demand: int) -> GiveUp | None:
+        if not self._given_up(demand):
             return None
         # What is submitted later deserves one more try, at once.
         self.failures = self.pool.boot_attempts - 1
         self._retry_at = now
         times = "1 boot" if self.pool.boot_attempts == 1 else f"{self.pool.boot_attempts} boots"
-        return f"{times} failed in a row (boot_attempts): {self._why_failed}"
+        why = f"{times} failed in a row (boot_attempts): {self._why_failed}"
+        return GiveUp(why, self._too_late)
 
     def _next(self, now: float, target: int, retry: float | None) -> float | None:
-        times = [] if retry is None else [retry]
-        alive = self.count(Phase.BOOTING, Phase.READY)
-        spare = alive > max(target, 0 if self._resting else self.pool.min)
-        for member in self.members.values():
-            if member.phase is Phase.BOOTING:
-                times.append(member.asked + self.pool.boot_timeout)
-            if member.phase is Phase.ENDING or member.unneeded is None or member.busy:
-                continue
-            if spare:
-                times.append(self._expires(member, self.pool.idle_timeout))
-            elif self.pool.min_idle_timeout is not None:
-                times.append(self._expires(member, self.pool.min_idle_timeout))
-        return min((t for t in times if t > now), default=None)
-
-    def _expires(self, member: Member, limit: float) -> float:
-        """When a runner has been idle for this long; later, if it could not be retired then."""
-        if member.unneeded is None:
-            return math.inf
-        if member.refusals:
-            limit = max(limit, min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST))
-        return member.unneeded + limit
+        pool, roster = self.pool, self.roster
+        times = [retry, roster.next_due()]
+        if (booting := roster.longest_booting()) is not None:
+            times.append(booting.asked + pool.boot_timeout)
+        times += [
+            held + pool.shutdown_timeout
+            for name, (held, overran) in self._stuck.items()
+            if overran or not self.members[name].busy
+        ]
+        if not self.suspended:
+            if self._alive - len(roster.checking) > max(target, self._floor):
+                if (unneeded := roster.longest_unneeded()) is not None:
+                    times.append(unneeded.idle_since + pool.idle_timeout)
+                times.append(roster.next_idle(pool.idle_timeout))
+            elif (
+                pool.min_idle_timeout is not None
+                and target <= pool.min
+                and (idle := roster.all_idle_since()) is not None
+            ):
+                times.append(idle + pool.min_idle_timeout)
+        return min((t for t in times if t is not None and now < t < math.inf), default=None)
 
     def _end(self, member: Member, now: float, why: str, *, force: bool = False) -> Retirement:
         force = force or member.phase is Phase.BOOTING
-        member.phase = Phase.ENDING
-        member.since = now
+        self._stuck.pop(member.name, None)
+        self.roster.end(member.name, now)
         return Retirement(member.name, why, force)
 
-    def _failed(self, member: Member, now: float, why: str) -> None:
+    def _failed(self, member: Member, now: float, why: str, *, late: bool) -> None:
         self._why_failed = f"{member.name} {why}"
+        self._too_late = late
         # A whole wave that fails for one reason counts once.
         if member.asked > self._failed_at:
             self.failures += 1
             self._failed_at = now
-            self._retry_at = now + min(_BACKOFF_FIRST * 2 ** min(self.failures, 10), _BACKOFF_MOST)
+            wait = min(_BACKOFF_FIRST * 2 ** min(self.failures, 10), _BACKOFF_MOST)
+            self._retry_at = now + wait * (1 - _JITTER * self._chance())

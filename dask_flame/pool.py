@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dask.system import CPU_COUNT
 
 from dask_flame import config
-from dask_flame.checks import EXAMPLES, Duration, seconds, size, whole, wrong
+from dask_flame.checks import (
+    EXAMPLES,
+    Duration,
+    one_of,
+    seconds,
+    size,
+    whole,
+    wrong,
+    yes_or_no,
+)
 from dask_flame.errors import PoolError
+
+OnChange = Callable[[str, int], object]
 
 
 @dataclass(frozen=True, init=False)
@@ -36,14 +47,28 @@ class Pool:
         Longest time from being told to end to being ended by force.
     spare : int, default 0
         Free runners kept ahead of demand while there is any demand.
+    single_use : bool, default False
+        A runner takes no further call once one has ended on it, and ends.
+    idle_check : callable, optional
+        Asked on a runner that has been idle for its timeout, with no argument: where it returns
+        False, the runner stays, and its idle time begins anew.
     boot_attempts : int, default 3
         Waves of boots that may fail in a row before the calls that wait for them fail.
+    on_boot_failure : {"fail", "wait"}, default "fail"
+        Whether calls that wait fail when boots keep failing, or wait on while boots are tried.
+    on_grow, on_shrink : callable, optional
+        Called in the driver, in a thread of its own, with the pool's name and the number of its
+        runners (booting ones counted, ending ones not) when runners are asked for, or told to end.
     cpus : int, optional
         Threads that numerical libraries may use in one runner (OMP_NUM_THREADS and its like).
         By default what dask sets for its own workers: one.
     memory : size, optional
         Memory of one runner, such as ``"4 GiB"``: Dask spills, pauses and ends a runner's worker
         by it. By default it is not limited.
+    gpus : int, default 0
+        GPUs of one runner. It has them as Dask's resource ``GPU`` as well.
+    resources : mapping of str to float, optional
+        Dask resources of one runner, for calls that ask for them by ``resources=``.
     env : mapping of str to str, optional
         Environment variables for the runner, over those of the driver.
     preload : sequence of str, optional
@@ -71,9 +96,16 @@ class Pool:
     boot_timeout: float
     shutdown_timeout: float
     spare: int
+    single_use: bool
+    idle_check: Callable[[], object] | None
     boot_attempts: int
+    on_boot_failure: str
+    on_grow: OnChange | None
+    on_shrink: OnChange | None
     cpus: int | None
     memory: int | None
+    gpus: int
+    resources: Mapping[str, float] = field(hash=False)
     env: Mapping[str, str] = field(repr=False, hash=False)  # may hold secrets
     preload: tuple[str, ...]
 
@@ -88,9 +120,16 @@ class Pool:
         boot_timeout: Duration | None = None,
         shutdown_timeout: Duration | None = None,
         spare: int | None = None,
+        single_use: bool | None = None,
+        idle_check: Callable[[], object] | None = None,
         boot_attempts: int | None = None,
+        on_boot_failure: str | None = None,
+        on_grow: OnChange | None = None,
+        on_shrink: OnChange | None = None,
         cpus: int | None = None,
         memory: str | int | None = None,
+        gpus: int | None = None,
+        resources: Mapping[str, float] | None = None,
         env: Mapping[str, str] | None = None,
         preload: Sequence[str] = (),
         **unknown: Any,
@@ -101,7 +140,7 @@ class Pool:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        for name in (*_WHOLE, *_DURATIONS):
+        for name in (*_WHOLE, *_DURATIONS, *_WORDS, "single_use"):
             value = given[name]
             setting = f"pool.{name.replace('_', '-')}"
             configured = value is None
@@ -110,6 +149,10 @@ class Pool:
             try:
                 if name in _DURATIONS:
                     value = None if value is None else seconds(name, value)
+                elif name in _WORDS:
+                    value = one_of(name, value, _WORDS[name])
+                elif name == "single_use":
+                    value = yes_or_no(name, value)
                 elif name == "max" and value is None:
                     value = _at_least(CPU_COUNT, self.min)
                 else:
@@ -120,6 +163,12 @@ class Pool:
             put(name, value)
         put("cpus", None if cpus is None else whole("cpus", cpus, 1))
         put("memory", None if memory is None else size("memory", memory))
+        put("gpus", 0 if gpus is None else whole("gpus", gpus, 0))
+        put("resources", _resources(resources))
+        for name in ("idle_check", "on_grow", "on_shrink"):
+            if given[name] is not None and not callable(given[name]):
+                raise wrong(name, given[name], "a function")
+            put(name, given[name])
         put("env", _environment(env))
         put("preload", _modules(preload))
         if self.min > self.max:
@@ -128,9 +177,19 @@ class Pool:
                 f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
             )
 
+    @property
+    def offers(self) -> Mapping[str, float]:
+        """The Dask resources that a runner of this pool has."""
+        return {**({"GPU": float(self.gpus)} if self.gpus else {}), **self.resources}
+
+    def replace(self, **changes: Any) -> Pool:
+        """The same policy with these options changed; they are checked as in ``Pool(...)``."""
+        return Pool(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
+
 
 _WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
 _DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
+_WORDS = {"on_boot_failure": ("fail", "wait")}
 
 
 _OTHER_NAMES = {  # what those that are used to another tool write
@@ -143,6 +202,10 @@ _OTHER_NAMES = {  # what those that are used to another tool write
     "max_concurrency": "concurrency",
     "memory_limit": "memory",
     "idle_shutdown_after": "idle_timeout",
+    "min_idle_shutdown_after": "min_idle_timeout",
+    "on_grow_start": "on_grow",
+    "n_gpus": "gpus",
+    "num_gpus": "gpus",
 }
 
 
@@ -193,6 +256,15 @@ def _environment(env: Any) -> Mapping[str, str]:
                 f"and have no '=', and nothing has a NUL; write env={EXAMPLES['env']}"
             )
     return dict(env)
+
+
+def _resources(resources: Any) -> Mapping[str, float]:
+    if resources is None:
+        return {}
+    amounts = resources.values() if isinstance(resources, Mapping) else [None]
+    if not all(isinstance(a, int | float) and not isinstance(a, bool) and a > 0 for a in amounts):
+        raise wrong("resources", resources, "a mapping of names to amounts above zero")
+    return {str(name): float(amount) for name, amount in resources.items()}
 
 
 def _modules(preload: Any) -> tuple[str, ...]:

@@ -147,8 +147,9 @@ def test_waiting_calls_fail_when_boots_keep_failing_and_later_ones_try_again() -
         now = decision.wake
         decision = fleet.decide(now, 4)
     assert decision.give_up is not None
-    assert "2 boots failed in a row" in decision.give_up
-    assert "exit code 1" in decision.give_up
+    assert "2 boots failed in a row" in decision.give_up.reason
+    assert "exit code 1" in decision.give_up.reason
+    assert not decision.give_up.late
     assert fleet.decide(now, 1).boot is not None
 
 
@@ -182,12 +183,12 @@ def test_a_suspended_fleet_ends_all_and_boots_none() -> None:
     fleet = Fleet(Pool(min=1, max=4))
     names = ready(fleet, fleet.decide(0, 2), 0)
     fleet.load(names[0], 1, 0)
-    fleet.suspended = True
+    fleet.suspended = "nobody is there"
     assert sorted(retired(fleet.decide(1, 2))) == names
     for name in names:
         fleet.ended(name, 2)
     assert fleet.decide(3, 5).boot is None
-    fleet.suspended = False
+    fleet.suspended = ""
     assert fleet.decide(4, 0).boot is not None
 
 

@@ -1,0 +1,283 @@
+"""A pool's runners in the order in which its policy looks at them, with no I/O and no clock.
+
+Every runner is in exactly one of the orders kept here, and each of them has what the policy asks
+for next at one of its ends. So a look, and a change, take the same time with ten runners and with
+ten thousand.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+_AGAIN_FIRST = 2.5
+_AGAIN_MOST = 300.0
+
+
+class Phase(Enum):
+    """Where a runner is in its life."""
+
+    BOOTING = "booting"
+    READY = "ready"
+    DRAINING = "draining"
+    ENDING = "ending"
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One runner as the fleet knows it.
+
+    Attributes
+    ----------
+    name : str
+    phase : Phase
+    asked : float
+        When its boot was decided.
+    since : float
+        When it came into its phase.
+    busy : int
+        Calls on it that somebody wants.
+    refusals : int
+        How often it could not be retired since its last call.
+    idle_since : float
+        Since when it could be done without: for a ready runner since its last call, for a booting
+        one since the demand that asked for it went; infinite while it is needed.
+    may_end : bool
+        Its ``idle_check`` has said so, since its last call.
+    why : str
+        Why it is draining.
+    """
+
+    name: str
+    phase: Phase
+    asked: float
+    since: float
+    busy: int = 0
+    refusals: int = 0
+    idle_since: float = math.inf
+    may_end: bool = False
+    why: str = ""
+    stamp: int = 0  # what the heaps know of it is stale once this has changed
+
+
+_Heap = list[tuple[float, int, Member]]
+
+
+class Roster:
+    """The runners of one pool, each in the order in which its turn will come.
+
+    Attributes
+    ----------
+    members : dict of str to Member
+    counts : Counter of Phase
+    checking : dict of str to Member
+        Those that are being asked whether they may end.
+    """
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.counts: Counter[Phase] = Counter()
+        self.checking: dict[str, Member] = {}
+        self._needed: dict[str, Member] = {}  # booting, first asked first
+        self._unneeded: dict[str, Member] = {}  # booting, last asked first: longest unneeded first
+        self._idle: dict[str, Member] = {}  # ready, longest idle first
+        self._approved: dict[str, Member] = {}  # idle, and may end
+        self._refused: dict[str, Member] = {}  # idle, could not be retired
+        self._again: _Heap = []  # the same, by the time of the next try
+        self._drained: dict[str, Member] = {}  # draining, with no call left
+        self._dues: _Heap = []  # draining, by when they are no longer waited for
+        self._stamp = 0
+
+    def phase(self, name: str) -> Phase | None:
+        """The phase of a runner, None where there is none of this name."""
+        member = self.members.get(name)
+        return None if member is None else member.phase
+
+    # What happens
+
+    def add(self, name: str, now: float) -> None:
+        """A runner's boot was decided."""
+        self.members[name] = self._needed[name] = Member(name, Phase.BOOTING, now, now)
+        self.counts[Phase.BOOTING] += 1
+
+    def ready(self, name: str, now: float) -> None:
+        """A runner has come up."""
+        member = self._enter(name, Phase.READY, now)
+        member.idle_since = math.inf if member.busy else now
+        if not member.busy:
+            self._idle[name] = member
+
+    def load(self, name: str, busy: int, now: float) -> None:
+        """A runner has this many calls that somebody wants."""
+        member = self.members.get(name)
+        if member is None or member.busy == busy:
+            return
+        was, member.busy = member.busy, busy
+        if member.phase is Phase.READY and busy and not was:
+            self._withdraw(member)
+            member.idle_since, member.refusals, member.may_end = math.inf, 0, False
+        elif member.phase is Phase.READY and was and not busy:
+            member.idle_since = now
+            self._idle[name] = member
+        elif member.phase is Phase.DRAINING and busy:
+            self._drained.pop(name, None)
+        elif member.phase is Phase.DRAINING:
+            self._drained[name] = member
+
+    def drain(self, name: str, now: float, why: str, due: float) -> None:
+        """A runner takes no further calls."""
+        member = self._enter(name, Phase.DRAINING, now)
+        member.why = why
+        if member.busy:
+            self._push(self._dues, due, member)
+        else:
+            self._drained[name] = member
+
+    def end(self, name: str, now: float) -> None:
+        """A runner is to go."""
+        self._enter(name, Phase.ENDING, now)
+
+    def keep(self, name: str, now: float, patience: float) -> None:
+        """A runner could not go: it is tried again after this patience, then ever more rarely."""
+        member = self.members[name]
+        member.refusals += 1
+        again = min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST)
+        if member.why:
+            self._enter(name, Phase.DRAINING, now)
+            self._push(self._dues, now + again, member)
+            return
+        self._enter(name, Phase.READY, now)
+        if member.busy:
+            member.idle_since, member.refusals = math.inf, 0
+            return
+        member.idle_since = now
+        self._refused[name] = member
+        self._push(self._again, now + max(patience, again), member)
+
+    def gone(self, name: str) -> None:
+        """A runner is there no more."""
+        member = self.members.pop(name)
+        self._withdraw(member)
+        self.counts[member.phase] -= 1
+
+    def need(self, booting: int, now: float) -> None:
+        """So many of the booting runners are needed: those that were asked for first."""
+        while len(self._needed) > booting:
+            name, member = self._needed.popitem()
+            member.idle_since = now
+            self._unneeded[name] = member
+        while self._unneeded and len(self._needed) < booting:
+            name, member = self._unneeded.popitem()
+            member.idle_since = math.inf
+            self._needed[name] = member
+
+    def check(self, name: str) -> None:
+        """An idle runner is being asked whether it may end."""
+        member = self.members[name]
+        self._withdraw(member)
+        self.checking[name] = member
+
+    def checked(self, name: str, now: float, *, may_end: bool) -> None:
+        """It has answered; if it may not end, its idle time begins anew."""
+        member = self.checking.pop(name, None)
+        if member is None:
+            return  # it has got a call, or gone, meanwhile
+        member.may_end = may_end
+        if may_end:
+            self._approved[name] = member
+        else:
+            member.idle_since = now
+            self._idle[name] = member
+
+    # What is asked
+
+    def longest_booting(self) -> Member | None:
+        """The runner that has been booting for the longest time."""
+        if self._needed:
+            return next(iter(self._needed.values()))
+        return next(reversed(self._unneeded.values()), None)
+
+    def longest_unneeded(self) -> Member | None:
+        """The booting runner that has been superfluous for the longest time."""
+        return next(iter(self._unneeded.values()), None)
+
+    def longest_idle(self, now: float, limit: float, *, any_time: bool) -> Member | None:
+        """The idle runner whose turn to go has come; with ``any_time``, also before its time."""
+        if self._approved:
+            return next(iter(self._approved.values()))
+        member = next(iter(self._idle.values()), None)
+        if member is not None and (any_time or now >= member.idle_since + limit):
+            return member
+        top = self._top(self._again)
+        return top[1] if top is not None and now >= top[0] else None
+
+    def next_idle(self, limit: float) -> float | None:
+        """When the turn of the next idle runner comes; those that may end now are not meant."""
+        first = next(iter(self._idle.values()), None)
+        top = self._top(self._again)
+        times = [] if first is None else [first.idle_since + limit]
+        return min(times if top is None else [*times, top[0]], default=None)
+
+    def all_idle_since(self) -> float | None:
+        """Since when all runners have been idle; None where one is not, or there is none."""
+        idle = len(self._idle) + len(self._approved) + len(self._refused)
+        if not idle or idle < len(self.members) - self.counts[Phase.ENDING]:
+            return None
+        last = next(reversed(self._idle.values()), None)
+        others = [*self._approved.values(), *self._refused.values()]
+        return max(m.idle_since for m in (others if last is None else [*others, last]))
+
+    def idle_members(self) -> list[Member]:
+        """All idle runners, except those that are being asked."""
+        return [*self._approved.values(), *self._idle.values(), *self._refused.values()]
+
+    def drained(self, now: float) -> Iterator[Member]:
+        """Draining runners that have no call left, or are no longer waited for."""
+        while self._drained:
+            yield next(iter(self._drained.values()))
+        while (top := self._top(self._dues)) is not None and now >= top[0]:
+            yield top[1]
+
+    def next_due(self) -> float | None:
+        """When the next draining runner is no longer waited for."""
+        top = self._top(self._dues)
+        return None if top is None else top[0]
+
+    # How it is kept
+
+    def _enter(self, name: str, phase: Phase, now: float) -> Member:
+        member = self.members[name]
+        self._withdraw(member)
+        self.counts[member.phase] -= 1
+        self.counts[phase] += 1
+        member.phase, member.since = phase, now
+        return member
+
+    def _withdraw(self, member: Member) -> None:
+        """Take a runner out of the order it is in."""
+        for order in (
+            self._needed,
+            self._unneeded,
+            self._idle,
+            self._approved,
+            self._refused,
+            self._drained,
+            self.checking,
+        ):
+            order.pop(member.name, None)
+        member.stamp = 0
+
+    def _push(self, heap: _Heap, when: float, member: Member) -> None:
+        self._stamp += 1
+        member.stamp = self._stamp
+        heapq.heappush(heap, (when, self._stamp, member))
+
+    @staticmethod
+    def _top(heap: _Heap) -> tuple[float, Member] | None:
+        while heap and heap[0][2].stamp != heap[0][1]:
+            heapq.heappop(heap)
+        return (heap[0][0], heap[0][2]) if heap else None
