@@ -1,24 +1,29 @@
 """Placement and demand (scheduler): which runner takes which call, and how many slots are wanted.
 
-With :mod:`dask_flame.slots` the one place that touches the inside of distributed's scheduler. Stock
-Dask gives a worker more tasks than it has threads, unless the tasks belong to a group that looks
-"root-ish", and moves them later by stealing. Here no runner is given more calls than it has slots,
-whatever the calls depend on; the others wait in the scheduler, in order of priority, and go to the
-first slot that opens.
+With its neighbours (:mod:`~dask_flame.slots`, :mod:`~dask_flame.losses`) the one place that touches
+the inside of distributed's scheduler. Stock Dask gives a worker more tasks than it has threads,
+unless the tasks belong to a group that looks "root-ish", and moves them later by stealing. Here no
+runner is given more calls than it has slots, whatever the calls depend on; the others wait in the
+scheduler, in order of priority, and go to the first slot that opens in their pool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from distributed import Scheduler
 from distributed.metrics import time
 from distributed.protocol import pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
-from dask_flame.protocol import FREED
+from dask_flame.errors import CallTimeout
+from dask_flame.losses import Losses
+from dask_flame.pool import Pool
+from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN
 from dask_flame.slots import Slots
 
 
@@ -31,18 +36,30 @@ class Load:
     busy : int
         Calls on it that somebody wants, those that left their slot (``secede``) and actors too.
     cancelled : int
-        Calls on it that nobody wants any more and whose thread has not come back.
+        Calls on it that were taken back and whose thread has not come back.
+    held : float or None
+        Since when, on the clock of :func:`time.monotonic`, the longest of these has been so.
+    overran : bool
+        Whether one of these was taken back because its own timeout had run out.
     """
 
     busy: int
-    cancelled: int
+    cancelled: int = 0
+    held: float | None = None
+    overran: bool = False
 
 
 class FlameScheduler(Scheduler):
     """A :class:`distributed.Scheduler` whose workers never hold more calls than they have slots.
 
-    A worker's slots are its ``nthreads``. A task that called ``secede`` has left its slot; a
-    cancelled call keeps its slot until its thread comes back. Takes what ``Scheduler`` takes.
+    A worker's slots are its ``nthreads``. A task that called ``secede`` has left its slot; an actor
+    holds one; a call that was taken back keeps its slot until its thread comes back. Takes what
+    ``Scheduler`` takes.
+
+    Parameters
+    ----------
+    pools : mapping of str to Pool, optional
+        The pools there are; the first takes the calls that name none.
 
     Attributes
     ----------
@@ -52,71 +69,108 @@ class FlameScheduler(Scheduler):
         Names of the workers that came, went, or whose load may have changed since the reader last
         cleared it.
     draining : set of str
-        Addresses of workers that get no further calls.
+        Addresses of workers that get no further calls; see :meth:`drain`.
     unwelcome : set of str
         Names of workers that get no calls should they still register: they are being ended.
     resting : set of str
         Addresses of workers that only hold data: never given calls, left out of broadcasts.
+    spent : set of str
+        Names of workers of single-use pools on which a call has ended.
+    leaving : dict of str to str
+        Names of workers that are being taken away, and why.
+    mishaps : deque of (str, str)
+        What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
         self.on_change: Callable[[], None] | None = None
         self.changed: set[str] = set()
         self.draining: set[str] = set()
         self.unwelcome: set[str] = set()
         self.resting: set[str] = set()
+        self.spent: set[str] = set()
+        self.leaving: dict[str, str] = {}
+        self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._scattering = 0
-        self._slots = Slots(self)
+        self.slots = Slots(self, pools or {"default": Pool()})
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
-        plugins = (self._slots, *kwargs.pop("plugins", ()))
+        plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
-        # One task a thread: `idle_task_count` is then the set of workers with a free thread.
+        # One task a thread, and nothing waits on a worker.
         self.WORKER_SATURATION = 1.0
         # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
         self.no_workers_timeout = None
-        self.stream_handlers[FREED] = self._slots.freed
+        # How often a call runs again is for `losses` to say, which knows what ended its runner.
+        self.losses = Losses(self, self.allowed_failures)
+        self.allowed_failures = sys.maxsize
+        self.stream_handlers[FREED] = self.slots.freed
+        self.stream_handlers[OVERRAN] = self.call_overran
+        self.stream_handlers[LEAVING] = self.runner_leaves
+        self.stream_handlers[RETURN] = self.slots.wants_back
 
     # What the driver's half reads and does
 
-    def demand(self, resources: Mapping[str, float] | None = None) -> int:
-        """Slots that could be used now: calls running and calls ready to run.
+    def demand(self, pool: str | None = None) -> int:
+        """Slots that could be used now: calls running, calls ready to run, and actors.
 
         Parameters
         ----------
-        resources : mapping of str to float, optional
-            The resources that a new runner would offer. Calls that ask for others, or for a
-            worker by name, are not counted: booting a runner would not help them.
+        pool : str, optional
+            By default the first one. Calls that no new runner of it could take, since they name a
+            worker or ask for other resources, are not counted.
         """
-        running = sum(
-            len(ws.processing) - len(ws.long_running)
-            for ws in self.workers.values()
-            if ws.address not in self.resting
-        )
+        default = self.slots.default
         # To scatter needs a runner to scatter to.
-        scattering = 1 if self._scattering and not self.running else 0
-        return running + scattering + self._slots.waiting(resources or {})
+        scattering = self._scattering and not self.running and pool in (None, default)
+        return bool(scattering) + self.slots.demand(pool or default)
 
-    def waiting(self) -> int:
-        """Calls that are ready to run and have no slot."""
-        return self._slots.waiting(None)
+    def waiting(self, pool: str | None = None) -> int:
+        """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
+        return len(self.slots.lanes) if pool is None else self.slots.lanes.demand[pool]
 
     def load(self, name: str) -> Load:
         """What the worker of this name is doing; nothing, where it is unknown."""
         ws = self.workers.get(self.aliases.get(name, ""))
         if ws is None:
-            return Load(0, 0)
-        return Load(len(ws.processing) + len(ws.actors), self._slots.cancelled(ws))
+            return Load(0)
+        back = self.slots.taken_back(ws).values()
+        return Load(
+            len(ws.processing) + len(ws.actors),
+            len(back),
+            min((since for since, _ in back), default=None),
+            any(overran for _, overran in back),
+        )
 
-    def fail_waiting(self, error: Exception) -> int:
-        """Fail every call that waits for a slot with this error; returns their number."""
-        pickled = pickle.dumps(error)
-        keys = self._slots.keys()
-        for key in keys:
-            # As distributed does it when `no-workers-timeout` has passed.
-            stimulus = f"flame-boots-failed-{time()}"
-            further = self.transition(key, "erred", stimulus, exception=pickled, cause=key)
-            self.transitions(further, stimulus)
+    def drain(self, *addresses: str) -> None:
+        """Give these workers no further calls."""
+        self.draining.update(addresses)
+        for address in addresses:
+            if address in self.workers:
+                self.slots.recount(self.workers[address])
+
+    def undrain(self, *addresses: str) -> None:
+        """Give these workers calls again."""
+        self.draining.difference_update(addresses)
+        for address in addresses:
+            if address in self.workers:
+                self.slots.recount(self.workers[address])
+        self.reopen()
+
+    def fail_waiting(self, error: Exception, pool: str | None = None) -> int:
+        """Fail every call that waits for a runner of this pool (by default the first one).
+
+        Returns
+        -------
+        int
+            Their number.
+        """
+        keys = self.slots.lanes.waiting_for(pool or self.slots.default)
+        self._fail(keys, error)
         return len(keys)
+
+    def fail_soon(self, keys: Iterable[Any], error: Exception) -> None:
+        """Fail these calls, as far as they then wait, after this turn of the loop."""
+        self.loop.add_callback(self._fail, list(keys), error)
 
     def note(self, *names: str) -> None:
         """Tell the reader that demand, or the load of these workers, may have changed."""
@@ -130,6 +184,63 @@ class FlameScheduler(Scheduler):
             lambda: self.stimulus_queue_slots_maybe_opened(stimulus_id=f"flame-slots-{time()}")
         )
 
+    def _fail(self, keys: Iterable[Any], error: Exception) -> None:
+        pickled = pickle.dumps(error)
+        for key in keys:
+            ts = self.tasks.get(key)
+            if ts is not None and ts.state == "no-worker":
+                # As distributed does it when `no-workers-timeout` has passed.
+                stimulus = f"flame-failed-{time()}"
+                further = self.transition(
+                    key,
+                    "erred",
+                    stimulus,
+                    exception=pickled,
+                    exception_text=repr(error),
+                    cause=key,
+                )
+                self.transitions(further, stimulus)
+
+    # What runners say
+
+    def call_overran(
+        self, key: Any, worker: str, timeout: float, seconds: float, **kwargs: Any
+    ) -> None:
+        """A call's own timeout has run out: it has failed, while its thread is being stopped."""
+        ts, ws = self.tasks.get(key), self.workers.get(worker)
+        if ts is None or ws is None or ts.processing_on is not ws:
+            return
+        error = CallTimeout(
+            f"{key} was not done within its timeout={timeout:g} s: "
+            f"it had been executing on {ws.name} for {seconds:.1f} s"
+        )
+        self.slots.overran(key)
+        self.mishaps.append(("overran", str(error)))
+        stimulus = f"flame-overran-{time()}"
+        self.handle_task_erred(
+            key=key,
+            stimulus_id=stimulus,
+            worker=worker,
+            run_id=ts.run_id,
+            exception=pickle.dumps(error),
+            exception_text=repr(error),
+        )
+        # The worker takes the call for one that runs: it is to forget it.
+        self.worker_send(worker, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus})
+
+    def cast_failed(self, ts: TaskState) -> None:
+        """Nobody waits for this call: that it failed has to be said some other way."""
+        self.mishaps.append(("failed", f"{ts.key} (cast) has failed: {ts.exception_text}"))
+        self.note()
+
+    def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
+        """A runner is being taken away: it gets no calls, and whoever reads this sees it out."""
+        ws = self.workers.get(worker)
+        if ws is not None:
+            self.drain(worker)
+            self.leaving[ws.name] = why
+            self.note(ws.name)
+
     # What distributed asks, answered here instead
 
     def is_rootish(self, ts: TaskState) -> bool:
@@ -141,7 +252,7 @@ class FlameScheduler(Scheduler):
             # Private, and set by the P2P shuffle alone, on tasks that only reschedule themselves:
             # holding them back would slow the shuffle down, and they keep no slot.
             return super().decide_worker_non_rootish(ts)
-        return self._slots.choose(ts)
+        return self.slots.choose(ts)
 
     def bulk_schedule_unrunnable_after_adding_worker(self, ws: WorkerState) -> dict[Any, Any]:
         # Stock offers all that waits to the newcomer. Its slots are given out, in order, by
@@ -149,12 +260,34 @@ class FlameScheduler(Scheduler):
         return {}
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
-        while (key := self._slots.next()) is not None:
+        self.slots.give_back()
+        while (key := self.slots.next()) is not None:
             self.transitions({key: "processing"}, stimulus_id)
 
-    def handle_long_running(self, **kwargs: Any) -> None:
-        super().handle_long_running(**kwargs)
-        self.note()
+    def check_idle_saturated(self, ws: WorkerState, occ: float = -1.0) -> None:
+        # Called whenever a worker's calls or its status have changed.
+        super().check_idle_saturated(ws, occ)
+        self.slots.recount(ws)
+
+    def handle_worker_status_change(self, status: Any, worker: Any, stimulus_id: str) -> None:
+        super().handle_worker_status_change(status, worker, stimulus_id)
+        ws = self.workers.get(worker) if isinstance(worker, str) else worker
+        if ws is not None:
+            self.slots.recount(ws)
+
+    def handle_long_running(self, key: Any, worker: str, **kwargs: Any) -> None:
+        super().handle_long_running(key=key, worker=worker, **kwargs)
+        self.slots.left_again(key, worker)
+
+    async def remove_worker(
+        self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True
+    ) -> Literal["OK", "already-removed"]:
+        ws = self.workers.get(address)
+        if ws is not None:
+            self.losses.leaves(ws, expected=expected)
+        return await super().remove_worker(
+            address, stimulus_id=stimulus_id, expected=expected, close=close
+        )
 
     async def scatter(self, *args: Any, **kwargs: Any) -> Any:
         self._scattering += 1

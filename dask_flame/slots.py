@@ -1,195 +1,298 @@
-"""Which slots are free, and which calls wait for one (scheduler)."""
+"""Which slots are free, and which call gets one (scheduler)."""
 
 from __future__ import annotations
 
-import operator
+import time
+from collections import Counter, deque
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import Scheduler, SchedulerPlugin
-from distributed.collections import HeapSet
+from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
 
-from dask_flame.protocol import RESTING, RUNNER, WATCH
+from dask_flame.errors import PoolError
+from dask_flame.lanes import Lanes, Needs
+from dask_flame.pool import Pool
+from dask_flame.protocol import HELLO, RESTING, RETURNED, RUNNER, WATCH
+from dask_flame.rooms import Room
 
 if TYPE_CHECKING:
     from dask_flame.scheduler import FlameScheduler
 
-#: What calls that wait for the same runners have in common: the workers, hosts and resources they
-#: are restricted to, and whether others will do.
-Lane = tuple[frozenset[str], frozenset[str], frozenset[tuple[str, float]], bool]
-
 
 class Slots(SchedulerPlugin):
-    """Which slots are free, and which calls wait for one.
+    """Which slots are free, and which call gets one.
 
-    Calls that wait are in distributed's state ``no-worker``. Those that could run on the same
-    workers form a lane, in order of priority; when slots open, only the heads of the lanes have to
-    be looked at.
+    Calls that wait are in distributed's state ``no-worker``. What a worker's slots are taken by:
+    calls that run, except those that left their slot and do not have it back; actors; threads of
+    calls that were taken back; calls that wait to have their slot back.
     """
 
     name = "flame-slots"
 
-    def __init__(self, scheduler: FlameScheduler) -> None:
+    def __init__(self, scheduler: FlameScheduler, pools: Mapping[str, Pool]) -> None:
         self.scheduler = scheduler
-        self._lanes: dict[Lane, HeapSet[TaskState]] = {}
-        self._lane_of: dict[Any, Lane] = {}
-        self._on: dict[Any, WorkerState] = {}
-        self._cancelled: dict[str, set[Any]] = {}
+        self.pools = pools
+        self.default = next(iter(pools))
+        self.lanes = Lanes({name: pool.offers for name, pool in pools.items()})
+        self.running: Counter[str] = Counter()
+        self._rooms = {name: Room() for name in pools}
         self._names: dict[str, str] = {}
+        self._pool_of: dict[str, str] = {}
+        self._counted: dict[str, int] = {}
+        self._on: dict[Any, WorkerState] = {}
+        self._actors: dict[Any, WorkerState] = {}
+        self._held: dict[str, dict[Any, tuple[float, bool]]] = {}
+        self._overran: set[Any] = set()
+        self._returning: dict[str, deque[Any]] = {}
+        self._returned: dict[str, set[Any]] = {}
 
-    def waiting(self, resources: Mapping[str, float] | None) -> int:
-        """Calls that wait: all, or those that a new runner with these resources could take."""
-        return sum(
-            len(tasks)
-            for lane, tasks in self._lanes.items()
-            if resources is None or _would_help(lane, resources)
-        )
+    # What there is
 
-    def keys(self) -> list[Any]:
-        return list(self._lane_of)
+    def demand(self, pool: str) -> int:
+        """Slots of this pool that could be used now."""
+        return self.running[pool] + self.lanes.demand[pool]
 
-    def cancelled(self, ws: WorkerState) -> int:
-        return len(self._cancelled.get(ws.address, ()))
+    def taken_back(self, ws: WorkerState) -> Mapping[Any, tuple[float, bool]]:
+        """Calls that were taken back and hold their thread: since when, and if they overran."""
+        return self._held.get(ws.address, {})
 
-    def free(self, ws: WorkerState) -> int:
-        """Slots of a worker that nothing occupies."""
-        taken = len(ws.processing) - len(ws.long_running) + self.cancelled(ws)
-        return int(ws.nthreads) - taken
+    def pool_of(self, ts: TaskState) -> str | None:
+        """The pool whose runners may take a call; None where it names workers of any pool."""
+        named = (ts.annotations or {}).get("pool")
+        if named is not None:
+            return str(named)
+        if (ts.worker_restrictions or ts.host_restrictions) and not ts.loose_restrictions:
+            return None
+        if ts.resource_restrictions:
+            needs = ts.resource_restrictions
+            for name, pool in self.pools.items():
+                if all(pool.offers.get(r, 0) >= amount for r, amount in needs.items()):
+                    return name
+        return self.default
 
-    def open(self) -> list[WorkerState]:
-        """Workers with a free slot that may be given a call."""
-        scheduler = self.scheduler
-        return [
-            ws
-            for ws in scheduler.idle_task_count
-            if ws.address not in scheduler.draining
-            and ws.address not in scheduler.resting
-            and self.free(ws) > 0
-        ]
+    # Who gets a slot
 
     def choose(self, ts: TaskState) -> WorkerState | None:
         """The worker for a call that is ready to run; None where it has to wait."""
-        candidates = self.open()
-        if candidates and (ts.worker_restrictions or ts.host_restrictions):
-            valid = self.scheduler.valid_workers(ts) or set()
-            preferred = [ws for ws in candidates if ws in valid]
-            if preferred or not ts.loose_restrictions:
-                candidates = preferred
-        if candidates and ts.resource_restrictions:
-            candidates = [ws for ws in candidates if _affords(ws, ts.resource_restrictions)]
-        if not candidates:
+        if ts.key in self.scheduler.losses:
             return None
-        if ts.dependencies or ts.actor:
-            return min(candidates, key=partial(self.scheduler.worker_objective, ts))
-        return max(candidates, key=lambda ws: (self.free(ws) / ws.nthreads, -ws.nbytes))
+        pool = self.pool_of(ts)
+        if ts.worker_restrictions or ts.host_restrictions:
+            valid = self.scheduler.valid_workers(ts) or set()
+            named = [ws for ws in valid if self._open(ws, pool) and self._suits(ws, ts)]
+            if named or not ts.loose_restrictions:
+                return self._nearest(ts, named)
+        room = self._rooms.get(pool or self.default)
+        if not room:
+            return None
+        best = next((ws for ws in room if self._suits(ws, ts)), None)
+        if best is None or not (ts.dependencies or ts.actor):
+            return best
+        holders = {ws for dts in ts.dependencies for ws in dts.who_has or () if ws in room}
+        return self._nearest(ts, [best, *(ws for ws in holders if self._suits(ws, ts))])
 
     def next(self) -> Any | None:
         """Key of the call that should have the next free slot; None where none can have one."""
-        if not self._lanes or not self.open():
+        if not len(self.lanes) or not any(self._rooms.values()):
             return None
-        heads = sorted((lane.peek() for lane in self._lanes.values()), key=_PRIORITY)
-        return next((ts.key for ts in heads if self.choose(ts) is not None), None)
+        return next((ts.key for ts in self.lanes.heads() if self.choose(ts) is not None), None)
+
+    def give_back(self) -> None:
+        """Give slots to the calls that had left theirs and want one again."""
+        for address, keys in list(self._returning.items()):
+            ws = self.scheduler.workers[address]
+            while keys and self._free(ws) + len(keys) > 0:
+                key = keys.popleft()
+                self._returned.setdefault(address, set()).add(key)
+                self.scheduler.worker_send(address, {"op": RETURNED, "key": key})
+            if not keys:
+                del self._returning[address]
+            self.recount(ws)
+
+    def recount(self, ws: WorkerState) -> None:
+        """Something about this worker has changed: its calls, its status, whether it drains."""
+        address = ws.address
+        if self.scheduler.workers.get(address) is not ws or address not in self._pool_of:
+            return
+        pool = self._pool_of[address]
+        closed = address in self.scheduler.draining or address in self.scheduler.resting
+        counted = 0 if closed else self._busy(ws)
+        self.running[pool] += counted - self._counted[address]
+        self._counted[address] = counted
+        closed = closed or ws.status is not Status.running
+        self._rooms[pool].put(ws, 0 if closed else self._free(ws))
+
+    def _busy(self, ws: WorkerState) -> int:
+        back = len(self._returned.get(ws.address, ()))
+        return len(ws.processing) - len(ws.long_running) + back + len(ws.actors)
+
+    def _free(self, ws: WorkerState) -> int:
+        waiting = len(self._returning.get(ws.address, ()))
+        return int(ws.nthreads) - self._busy(ws) - len(self.taken_back(ws)) - waiting
+
+    def _open(self, ws: WorkerState, pool: str | None) -> bool:
+        own = self._pool_of.get(ws.address)
+        return own is not None and pool in (None, own) and ws in self._rooms[own]
+
+    def _suits(self, ws: WorkerState, ts: TaskState) -> bool:
+        # Where the same call was taken back and goes on, it would be taken for this one.
+        return ts.key not in self.taken_back(ws) and all(
+            ws.resources.get(name, 0) - ws.used_resources.get(name, 0) >= amount
+            for name, amount in (ts.resource_restrictions or {}).items()
+        )
+
+    def _nearest(self, ts: TaskState, candidates: list[WorkerState]) -> WorkerState | None:
+        return min(candidates, key=partial(self.scheduler.worker_objective, ts), default=None)
+
+    # What runners say
 
     def freed(self, key: Any, worker: str, **kwargs: Any) -> None:
-        """A runner says that the thread of a cancelled call is free again."""
-        self._cancelled.get(worker, set()).discard(key)
+        """The thread of a call that was taken back is free again."""
         ws = self.scheduler.workers.get(worker)
-        if ws is not None:
+        if ws is not None and self._held.get(worker, {}).pop(key, None) is not None:
+            self._used(ws)
+            self.recount(ws)
             self.scheduler.note(ws.name)
             self.scheduler.reopen()
+
+    def overran(self, key: Any) -> None:
+        """A call is taken back because its own timeout has run out."""
+        self._overran.add(key)
+
+    def wants_back(self, key: Any, worker: str, **kwargs: Any) -> None:
+        """A call that had left its slot wants one again."""
+        ts, ws = self.scheduler.tasks.get(key), self.scheduler.workers.get(worker)
+        if ws is None:
+            return
+        if ts is None or ts not in ws.long_running:
+            self.scheduler.worker_send(worker, {"op": RETURNED, "key": key})
+            return
+        self._returning.setdefault(worker, deque()).append(key)
+        self.recount(ws)
+        self.scheduler.reopen()
+
+    def left_again(self, key: Any, worker: str) -> None:
+        """A call has left its slot, not for the first time perhaps."""
+        self._returned.get(worker, set()).discard(key)
+        ws = self.scheduler.workers.get(worker)
+        if ws is not None:
+            self.recount(ws)
+            self.scheduler.note(ws.name)
 
     # Hooks
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         ts = self.scheduler.tasks[key]
         if start == "no-worker" != finish:
-            self._leave(ts)
+            self.lanes.discard(ts)
+            self.scheduler.note()
         if start == "processing" != finish:
-            self._stopped(key, over=finish in ("memory", "erred"))
+            self._stopped(ts, over=finish in ("memory", "erred"))
         if finish == "no-worker" != start:
             self._wait(ts)
         elif finish == "processing" != start:
             self._on[key] = ts.processing_on
             self.scheduler.note(ts.processing_on.name)
-        elif ts.actor:
-            self.scheduler.note(*(ws.name for ws in self.scheduler.workers.values()))
+        elif start == "memory" and key in self._actors:
+            ws = self._actors.pop(key)
+            self._used(ws)
+            self.recount(ws)
+            self.scheduler.note(ws.name)
+            self.scheduler.reopen()
+        if finish in ("forgotten", "erred"):
+            self.scheduler.losses.forget(key)
+        if finish == "erred" and (ts.annotations or {}).get("cast"):
+            self.scheduler.cast_failed(ts)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         ws = scheduler.workers[worker]
+        pool = ws.extra.get(RUNNER)
         self._names[worker] = ws.name
+        self._pool_of[worker] = pool if pool in self.pools else self.default
+        self._counted[worker] = 0
         if ws.extra.get(RESTING):
             self.scheduler.resting.add(worker)
         if ws.name in self.scheduler.unwelcome:
             self.scheduler.draining.add(worker)
-        self.scheduler.note(self._names[worker])
+        if pool is not None:
+            self.scheduler.worker_send(worker, {"op": HELLO})
+        self.recount(ws)
+        self.scheduler.note(ws.name)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        self._cancelled.pop(worker, None)
+        pool = self._pool_of.pop(worker)
+        self._rooms[pool].remove(worker)
+        self.running[pool] -= self._counted.pop(worker)
+        for known in (self._held, self._returning, self._returned):
+            known.pop(worker, None)
         self.scheduler.draining.discard(worker)
         self.scheduler.resting.discard(worker)
         self.scheduler.note(self._names.pop(worker))
 
     def restart(self, scheduler: Scheduler) -> None:
-        for known in (self._lanes, self._lane_of, self._on, self._cancelled):
+        self.lanes.clear()
+        self._overran.clear()
+        for known in (self._on, self._actors, self._held, self._returning, self._returned):
             known.clear()
+        for ws in scheduler.workers.values():
+            self.recount(ws)
         self.scheduler.note()
-
-    # Lanes and slots
 
     def _wait(self, ts: TaskState) -> None:
-        lane = _lane(ts)
-        self._lane_of[ts.key] = lane
-        if lane not in self._lanes:
-            self._lanes[lane] = HeapSet(key=_PRIORITY)
-        self._lanes[lane].add(ts)
+        pool = self.pool_of(ts)
+        held = ts.key in self.scheduler.losses
+        self.lanes.add(ts, _needs(ts, pool, held=held))
+        if held:
+            self.scheduler.losses.waits(ts.key)
+        elif pool is not None and pool not in self.pools:
+            error = PoolError(
+                f"there is no pool {pool!r}; there are {', '.join(map(repr, self.pools))}"
+            )
+            self.scheduler.fail_soon([ts.key], error)
         self.scheduler.note()
 
-    def _leave(self, ts: TaskState) -> None:
-        lane = self._lane_of.pop(ts.key, None)
-        if lane is not None:
-            self._lanes[lane].discard(ts)
-            if not self._lanes[lane]:
-                del self._lanes[lane]
-            self.scheduler.note()
-
-    def _stopped(self, key: Any, *, over: bool) -> None:
+    def _stopped(self, ts: TaskState, *, over: bool) -> None:
+        key = ts.key
         ws = self._on.pop(key, None)
+        overran = key in self._overran
+        self._overran.discard(key)
         if ws is None or self.scheduler.workers.get(ws.address) is not ws:
             self.scheduler.note()
             return
-        if not over and ws.extra.get(RUNNER):
+        self._returned.get(ws.address, set()).discard(key)
+        if key in self._returning.get(ws.address, ()):
+            self._returning[ws.address].remove(key)
+        if (overran or not over) and ws.extra.get(RUNNER):
             # The call was taken back, but its thread may go on: the slot is free when the runner
             # says so. distributed itself takes it for free at once.
-            self._cancelled.setdefault(ws.address, set()).add(key)
-            self.scheduler.worker_send(ws.address, {"op": WATCH, "key": key})
-        elif not over:
-            self.scheduler.reopen()
+            self._held.setdefault(ws.address, {})[key] = (time.monotonic(), overran)
+            if not overran:
+                self.scheduler.worker_send(ws.address, {"op": WATCH, "key": key, "interrupt": True})
+        else:
+            if ts.actor and ts.state == "memory":
+                self._actors[key] = ws
+            else:
+                self._used(ws)
+            if not over:
+                self.scheduler.reopen()
+        self.recount(ws)
         self.scheduler.note(ws.name)
 
+    def _used(self, ws: WorkerState) -> None:
+        """A call has ended on this worker: one of a single-use pool takes no other."""
+        if self.pools[self._pool_of[ws.address]].single_use:
+            self.scheduler.drain(ws.address)
+            self.scheduler.spent.add(ws.name)
 
-_PRIORITY = operator.attrgetter("priority")
 
-
-def _lane(ts: TaskState) -> Lane:
-    return (
+def _needs(ts: TaskState, pool: str | None, *, held: bool) -> Needs:
+    return Needs(
+        pool,
         frozenset(ts.worker_restrictions or ()),
         frozenset(ts.host_restrictions or ()),
         frozenset((ts.resource_restrictions or {}).items()),
         bool(ts.loose_restrictions),
-    )
-
-
-def _would_help(lane: Lane, resources: Mapping[str, float]) -> bool:
-    workers, hosts, needs, loose = lane
-    return (loose or not (workers or hosts)) and all(
-        resources.get(name, 0) >= amount for name, amount in needs
-    )
-
-
-def _affords(ws: WorkerState, needs: Mapping[str, float]) -> bool:
-    return all(
-        ws.resources.get(name, 0) - ws.used_resources.get(name, 0) >= amount
-        for name, amount in needs.items()
+        held,
     )

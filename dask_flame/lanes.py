@@ -1,0 +1,120 @@
+"""Calls that wait for a slot, in lanes of those that could run on the same runners (scheduler)."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from distributed.collections import HeapSet
+from distributed.scheduler import TaskState
+
+_PRIORITY = operator.attrgetter("priority")
+
+
+class Needs(NamedTuple):
+    """What calls that wait for the same runners have in common.
+
+    Attributes
+    ----------
+    pool : str or None
+        The pool whose runners may take them; None where they name workers of any pool.
+    workers, hosts : frozenset of str
+        What they are restricted to.
+    resources : frozenset of (str, float)
+        The Dask resources they ask for.
+    loose : bool
+        Whether other workers will do.
+    held : bool
+        They are not to run again: they wait for the reason to be known.
+    """
+
+    pool: str | None
+    workers: frozenset[str]
+    hosts: frozenset[str]
+    resources: frozenset[tuple[str, float]]
+    loose: bool
+    held: bool = False
+
+    def served_by(self, offers: Mapping[str, float]) -> bool:
+        """Whether a new runner of their pool, with these resources, could take them."""
+        return (
+            not self.held
+            and self.pool is not None
+            and (self.loose or not (self.workers or self.hosts))
+            and all(offers.get(name, 0) >= amount for name, amount in self.resources)
+        )
+
+
+@dataclass(slots=True)
+class Lane:
+    """Calls with the same needs, in order of priority."""
+
+    needs: Needs
+    counts: bool  # a new runner would help them: they are demand
+    calls: HeapSet[TaskState] = field(default_factory=lambda: HeapSet(key=_PRIORITY))
+
+
+class Lanes:
+    """All calls that wait.
+
+    When slots open, only the heads of the lanes have to be looked at; how many calls wait for a
+    pool is known without counting.
+
+    Parameters
+    ----------
+    offers : mapping of str to mapping
+        For each pool, the Dask resources that a runner of it has.
+    """
+
+    def __init__(self, offers: Mapping[str, Mapping[str, float]]) -> None:
+        self.offers = offers
+        self.demand: Counter[str | None] = Counter()
+        self._lanes: dict[Needs, Lane] = {}
+        self._lane_of: dict[Any, Lane] = {}
+
+    def add(self, ts: TaskState, needs: Needs) -> None:
+        """A call waits."""
+        lane = self._lanes.get(needs)
+        if lane is None:
+            counts = needs.served_by(self.offers.get(needs.pool or "", {}))
+            lane = self._lanes[needs] = Lane(needs, counts)
+        lane.calls.add(ts)
+        self._lane_of[ts.key] = lane
+        self.demand[needs.pool] += lane.counts
+
+    def discard(self, ts: TaskState) -> None:
+        """A call waits no more."""
+        lane = self._lane_of.pop(ts.key, None)
+        if lane is not None:
+            lane.calls.discard(ts)
+            self.demand[lane.needs.pool] -= lane.counts
+            if not lane.calls:
+                del self._lanes[lane.needs]
+
+    def heads(self) -> list[TaskState]:
+        """The first call of each lane, in order of priority; those held are left out."""
+        lanes = (lane for needs, lane in self._lanes.items() if not needs.held)
+        return sorted((lane.calls.peek() for lane in lanes), key=_PRIORITY)
+
+    def waiting_for(self, pool: str) -> list[Any]:
+        """Keys of the calls that a new runner of this pool would help."""
+        return [
+            ts.key
+            for lane in self._lanes.values()
+            if lane.needs.pool == pool and lane.counts
+            for ts in lane.calls
+        ]
+
+    def clear(self) -> None:
+        self._lanes.clear()
+        self._lane_of.clear()
+        self.demand.clear()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._lane_of)
+
+    def __len__(self) -> int:
+        return len(self._lane_of)
