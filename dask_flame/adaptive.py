@@ -1,4 +1,4 @@
-"""Demand in, the fleet's decisions out, the backend called (driver)."""
+"""Demand in, the fleets' decisions out (driver)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import logging
 import textwrap
 import time
 from collections import deque
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.deploy.adaptive import Adaptive
 
 from dask_flame.backends import Ended
-from dask_flame.errors import BootError
-from dask_flame.fleet import Boots, Phase, Retirement
+from dask_flame.background import Background
+from dask_flame.errors import BootError, BootTimeout
+from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
+from dask_flame.orders import Orders
+from dask_flame.pool import OnChange
 
 if TYPE_CHECKING:
     from dask_flame.cluster import FlameCluster
@@ -24,10 +28,12 @@ logger = logging.getLogger("dask_flame")
 #: Seconds of history kept for the dashboard's timeline, one sample a second.
 _HISTORY = 600
 _SHOWN_LINES = 25
+#: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
+_GONE_WITHIN = 5.0
 
 
 class FlameAdaptive(Adaptive):
-    """Distributed's adaptive scaling, with a fleet's decisions in place of the stock estimate.
+    """Distributed's adaptive scaling, with the fleets' decisions in place of the stock estimate.
 
     Stock adaptivity asks every so often how many seconds of work there are. This one counts slots,
     and is woken by the scheduler whenever their number may have changed; the periodic call of its
@@ -36,29 +42,32 @@ class FlameAdaptive(Adaptive):
     Parameters
     ----------
     cluster : FlameCluster
-        Must be running: its scheduler, fleet and backend are used directly.
+        Must be running: its scheduler, pools and backend are used directly.
     **kwargs
         What :class:`distributed.deploy.Adaptive` takes.
     """
 
     def __init__(self, cluster: FlameCluster, **kwargs: Any) -> None:
-        self.fleet = cluster.fleet
-        self.backend = cluster.backend
+        self.fleets = cluster.fleets
         self.events = cluster.events
-        self.history: deque[tuple[float, int, int, int, int]] = deque(maxlen=_HISTORY)
+        self.history: dict[str, deque[tuple[float, int, int, int, int]]] = {
+            pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
+        }
         self._left: set[str] = set()  # gone from the scheduler without having been told to
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        kwargs.setdefault("minimum", self.fleet.pool.min)
-        kwargs.setdefault("maximum", self.fleet.pool.max)
+        self._callbacks = Background("flame-callbacks")
+        self._orders = Orders(cluster, ended=self.ended, done=self.wake)
+        default = self.fleets.policies[self.fleets.default]
+        kwargs.setdefault("minimum", default.min)
+        kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
         cluster.scheduler.on_change = self.wake
 
     # What distributed's Adaptive is made of
 
     async def target(self) -> int:
-        return self.fleet.target(self.cluster.scheduler.demand())
+        return sum(f.target(self.cluster.scheduler.demand(pool)) for pool, f in self.fleets)
 
     async def adapt(self) -> None:
         self.decide()
@@ -74,10 +83,8 @@ class FlameAdaptive(Adaptive):
     async def finish(self) -> None:
         """Stop, and break off what is under way."""
         self.stop("cluster-closed")
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._orders.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self._callbacks.close)
 
     # Deciding
 
@@ -92,39 +99,46 @@ class FlameAdaptive(Adaptive):
             asyncio.get_running_loop().call_soon(self.decide)
 
     def decide(self) -> None:
-        """Tell the fleet what has changed, and carry out what it decides."""
+        """Tell the fleets what has changed, and carry out what they decide."""
         self._woken = False
         if self.stopped:
             return
         now = time.monotonic()
         self._observe(now)
-        scheduler = self.cluster.scheduler
-        decision = self.fleet.decide(now, scheduler.demand())
-        if decision.boot is not None:
-            self._boot(decision.boot)
-        if decision.retire:
-            self._retire(decision.retire)
-        if decision.give_up is not None:
-            failed = scheduler.fail_waiting(BootError(self._explain(decision.give_up)))
-            calls = "call that waited" if failed == 1 else "calls that waited"
-            self.events.add("failed", f"{failed} {calls}: {decision.give_up}")
-        self._wake_at(decision.wake, now)
+        wakes = []
+        for pool, fleet in self.fleets:
+            decision = fleet.decide(now, self.cluster.scheduler.demand(pool))
+            self._carry_out(pool, fleet, decision)
+            wakes.append(decision.wake)
+        self._wake_at(min((w for w in wakes if w is not None), default=None), now)
 
     def ended(self, what: Ended) -> None:
         """The backend says that a runner is gone."""
         now = time.monotonic()
+        pool = self.fleets.of(what.name)
+        if pool is None:
+            return
+        fleet = self.fleets.fleets[pool]
+        member = fleet.members[what.name]
         why = what.why
         if tail := what.output.strip():
             why += "; it printed last:\n" + textwrap.indent(_last_lines(tail), "    ")
-        phase = self.fleet.ended(what.name, now, why)
-        self.cluster.scheduler.unwelcome.discard(what.name)
+        phase = fleet.ended(what.name, now, why)
+        scheduler = self.cluster.scheduler
+        scheduler.unwelcome.discard(what.name)
+        scheduler.spent.discard(what.name)
+        scheduler.leaving.pop(what.name, None)
+        self.fleets.forget(what.name)
+        kind = "ended"
         if phase is Phase.BOOTING:
-            self.events.add("failed", why, runners=[what.name])
-        elif phase is Phase.READY or what.name in self._left:
-            self._left.discard(what.name)
-            self.events.add("lost", what.why, runners=[what.name])
-        else:
-            self.events.add("ended", what.why, runners=[what.name])
+            kind = "failed"
+        elif phase in (Phase.READY, Phase.DRAINING) or what.name in self._left:
+            kind = "lost"
+        self._left.discard(what.name)
+        cause = f"{member.why} ({what.why})" if member.why else what.why
+        self.events.add(kind, why if kind == "failed" else cause, runners=[what.name], pool=pool)
+        self.fleets.ledgers[pool].gone(member, kind, now)
+        scheduler.losses.settle(what.name, cause)
         if not self.stopped:
             self.wake()
 
@@ -132,91 +146,78 @@ class FlameAdaptive(Adaptive):
         scheduler = self.cluster.scheduler
         changed, scheduler.changed = scheduler.changed, set()
         for name in changed:
-            member = self.fleet.members.get(name)
-            if member is None:
-                continue
-            if name not in scheduler.aliases:
-                if member.phase is Phase.READY:
-                    # It left by itself, or distributed dropped it: see it out.
-                    self.fleet.leaving(name, now)
-                    self._left.add(name)
-                    self._do(self._end([name], grace=self.fleet.pool.shutdown_timeout))
-                continue
-            if member.phase is Phase.BOOTING:
-                self.fleet.registered(name, now)
-                took = now - member.asked
-                self.events.add("ready", f"registered {took:.2f} s after its boot", runners=[name])
-            self.fleet.load(name, scheduler.load(name).busy, now)
+            pool = self.fleets.of(name)
+            if pool is not None:
+                self._see(name, pool, now)
+        while scheduler.mishaps:
+            self.events.add(*scheduler.mishaps.popleft())
 
-    def _boot(self, boots: Boots) -> None:
-        self.events.add("boot", boots.reason, runners=boots.names)
-        self._do(self._start_up(boots.names))
+    def _see(self, name: str, pool: str, now: float) -> None:
+        scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
+        member = fleet.members[name]
+        if name not in scheduler.aliases:
+            if member.phase in (Phase.READY, Phase.DRAINING):
+                # It left by itself, or distributed dropped it: see it out.
+                fleet.leaving(name, now)
+                self._left.add(name)
+                self._orders.end([name], grace=min(fleet.pool.shutdown_timeout, _GONE_WITHIN))
+            return
+        if member.phase is Phase.BOOTING:
+            fleet.registered(name, now)
+            took = now - member.asked
+            ledger = self.fleets.ledgers[pool]
+            ledger.registered += 1
+            ledger.boot_seconds += took
+            why = f"registered {took:.2f} s after its boot"
+            self.events.add("ready", why, runners=[name], pool=pool, seconds=took)
+        load = scheduler.load(name)
+        fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
+        if member.phase is Phase.READY and name in scheduler.leaving:
+            why, limit = scheduler.leaving[name], fleet.pool.shutdown_timeout
+            fleet.drain(name, now, why, within=limit)
+            why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
+            self.events.add("leaving", why, runners=[name], pool=pool)
+        elif member.phase is Phase.READY and name in scheduler.spent:
+            fleet.drain(name, now, "a call has ended on it (single_use)")
 
-    async def _start_up(self, names: Sequence[str]) -> None:
-        try:
-            await self.backend.boot([self.cluster.spec(name) for name in names])
-        except Exception as error:
-            logger.debug("boot refused", exc_info=True)
-            await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
-        # Given up while the request was under way: nobody would ever end it.
-        await self.backend.end([name for name in names if name not in self.fleet.members])
+    def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
+        if (boots := decision.boot) is not None:
+            self.fleets.booted(pool, boots.names)
+            self.fleets.ledgers[pool].boots += len(boots.names)
+            self.events.add(
+                "boot", boots.reason, runners=boots.names, pool=pool, **decision.numbers
+            )
+            self._orders.boot(boots.names)
+            self._call_back(fleet.pool.on_grow, pool, fleet)
+        if decision.retire:
+            for reason in dict.fromkeys(item.reason for item in decision.retire):
+                names = [item.name for item in decision.retire if item.reason == reason]
+                self.events.add("retire", reason, runners=names, pool=pool, **decision.numbers)
+            self._orders.retire(decision.retire)
+            self._call_back(fleet.pool.on_shrink, pool, fleet)
+        if decision.check and fleet.pool.idle_check is not None:
+            self._orders.check(decision.check, fleet.pool.idle_check)
+        if decision.give_up is not None:
+            self._give_up(pool, decision.give_up)
 
-    async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
-        try:
-            await self.backend.end(names, grace=grace)
-        finally:
-            await self._forget(names, "is not known to the backend")
-
-    async def _forget(self, names: Collection[str], why: str) -> None:
-        """Take runners that the backend does not have, and never reported, for ended."""
-        there = await self.backend.list()
-        for name in names:
-            if name in self.fleet.members and name not in there:
-                self.ended(Ended(name=name, why=why))
-
-    def _retire(self, retirements: Sequence[Retirement]) -> None:
-        scheduler = self.cluster.scheduler
-        for reason in dict.fromkeys(item.reason for item in retirements):
-            names = [item.name for item in retirements if item.reason == reason]
-            self.events.add("retire", reason, runners=names)
-        by_force = [item.name for item in retirements if item.force]
-        in_peace = [item.name for item in retirements if not item.force]
-        if by_force:
-            scheduler.unwelcome.update(by_force)
-            self._do(self._end(by_force))
-        if in_peace:
-            addresses = {name: scheduler.aliases[name] for name in in_peace}
-            # From this moment on they are given nothing.
-            scheduler.draining.update(addresses.values())
-            self._do(self._see_home(addresses))
-
-    async def _see_home(self, addresses: dict[str, str]) -> None:
-        """Bring the results of idle runners home, then end them."""
-        scheduler = self.cluster.scheduler
-        gone: set[str] = set()
-        why = "its results could not be moved"
-        try:
-            gone = await self.cluster.home.retire(addresses.values())
-        except Exception as error:
-            logger.debug("home failed", exc_info=True)
-            why += f": {type(error).__name__}: {error}"
-        gone |= {a for a in addresses.values() if a not in scheduler.workers}
-        for name, address in addresses.items():
-            if address not in gone:
-                scheduler.draining.discard(address)
-                self.fleet.kept(name, time.monotonic())
-                self.events.add("kept", why, runners=[name])
-        if len(gone) < len(addresses):
-            scheduler.reopen()  # calls may have come while it was not given any
-        ending = [name for name, address in addresses.items() if address in gone]
-        await self._end(ending, grace=self.fleet.pool.shutdown_timeout)
-
-    def _explain(self, why: str) -> str:
-        return (
-            f"no runner could start, so the calls that waited for one have failed: {why}\n"
-            "What governs it: preload, env, boot_timeout and boot_attempts of the pool. See "
-            "cluster.events and cluster.get_logs() for more; calls submitted from now on try again."
+    def _give_up(self, pool: str, give_up: GiveUp) -> None:
+        why = give_up.reason
+        kind = BootTimeout if give_up.late else BootError
+        of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
+        error = kind(
+            f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
+            "What governs it: preload, env, boot_timeout, boot_attempts and on_boot_failure of the "
+            "pool. See cluster.events and cluster.get_logs() for more; calls submitted from now "
+            "on try again."
         )
+        failed = self.cluster.scheduler.fail_waiting(error, pool)
+        calls = "call that waited" if failed == 1 else "calls that waited"
+        self.events.add("failed", f"{failed} {calls}: {why}", pool=pool)
+
+    def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
+        if function is not None:
+            count = fleet.count(Phase.BOOTING, Phase.READY, Phase.DRAINING)
+            self._callbacks.do(partial(_safely, function, pool, count))
 
     def _wake_at(self, when: float | None, now: float) -> None:
         if self._timer is not None:
@@ -225,24 +226,19 @@ class FlameAdaptive(Adaptive):
         if when is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0, when - now), self.wake)
 
-    def _do(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("carrying out a decision failed", exc_info=task.exception())
-        if not self.stopped:
-            self.wake()
-
     def _sample(self) -> None:
-        fleet = self.fleet
-        booting, ready = fleet.count(Phase.BOOTING), fleet.count(Phase.READY)
-        busy = sum(m.phase is Phase.READY and m.busy > 0 for m in fleet.members.values())
-        demand = self.cluster.scheduler.demand()
-        self.history.append((time.time(), demand, booting, ready, busy))
+        for pool, fleet in self.fleets:
+            busy = sum(m.phase is Phase.READY and m.busy > 0 for m in fleet.members.values())
+            booting, ready = fleet.count(Phase.BOOTING), fleet.count(Phase.READY)
+            demand = self.cluster.scheduler.demand(pool)
+            self.history[pool].append((time.time(), demand, booting, ready, busy))
+
+
+def _safely(function: OnChange, pool: str, count: int) -> None:
+    try:
+        function(pool, count)
+    except Exception:
+        logger.exception("a pool's callback failed")
 
 
 def _last_lines(text: str) -> str:

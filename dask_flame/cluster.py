@@ -25,16 +25,18 @@ from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.checks import Duration, seconds, whole, wrong
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
-from dask_flame.fleet import Fleet, Member, Phase
+from dask_flame.fleet import Member, Phase
 from dask_flame.home import Home
 from dask_flame.lease import Lease
-from dask_flame.pool import Pool, refuse_unknown
+from dask_flame.pool import Pool
+from dask_flame.pools import Pools, make_pools
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import make_security, runner_spec
 
 _END_GRACE = 2.0
 _OWN_OPTIONS = (
+    "pools",
     "backend",
     "disconnect_grace",
     "name",
@@ -44,6 +46,8 @@ _OWN_OPTIONS = (
     "silence_logs",
     "loop",
 )
+_OBSERVED = (Phase.READY, Phase.DRAINING)
+_SECRET = ("env",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 
 
@@ -58,6 +62,10 @@ class FlameCluster(Cluster):
     ----------
     min, max, concurrency, idle_timeout, **options
         The policy: see :class:`dask_flame.Pool`, which takes the same.
+    pools : mapping of str to Pool, optional
+        Several kinds of runner, each with a policy of its own, in place of the options above. Calls
+        go to the first pool, unless :func:`dask_flame.on` or the ``resources=`` that they ask for
+        say another.
     backend : str or callable, optional
         What boots runners: ``"local"`` (the default, ``flame.backend``) or the name of another
         installed backend, or a :class:`dask_flame.backends.Backend` subclass.
@@ -102,6 +110,7 @@ class FlameCluster(Cluster):
         concurrency: int | None = None,
         idle_timeout: Duration | None = None,
         *,
+        pools: Mapping[str, Pool] | None = None,
         backend: str | type[Backend] | None = None,
         disconnect_grace: Duration | None = None,
         name: str | None = None,
@@ -115,10 +124,13 @@ class FlameCluster(Cluster):
         self.status = Status.closed  # so that an error below leaves nothing to warn of
         config.check()
         if isinstance(min, Pool):
-            raise PoolError("a FlameCluster takes a pool's options; write FlameCluster(max=8)")
-        refuse_unknown(options, others=_OWN_OPTIONS)
-        pool = Pool(min=min, max=max, concurrency=concurrency, idle_timeout=idle_timeout, **options)
-        if pool.max == 0:
+            raise PoolError(
+                "a FlameCluster takes a pool's options, or several pools by name; "
+                'write FlameCluster(max=8), or FlameCluster(pools={"cpu": Pool(max=8)})'
+            )
+        bounds = {"min": min, "max": max, "concurrency": concurrency, "idle_timeout": idle_timeout}
+        policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
+        if not any(pool.max for pool in policies.values()):
             raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
         self._grace = seconds(
             "disconnect_grace",
@@ -128,7 +140,7 @@ class FlameCluster(Cluster):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
         self.security = make_security(security)
-        self.fleet = Fleet(pool)
+        self.fleets = Pools(policies)
         self.events = EventLog()
         self._dashboard_address = dashboard_address
         self._silence_logs = silence_logs
@@ -154,13 +166,13 @@ class FlameCluster(Cluster):
 
     @property
     def pools(self) -> Mapping[str, Pool]:
-        """The policies in force, by name."""
-        return MappingProxyType({"default": self.fleet.pool})
+        """The policies in force, by name; the first is the default."""
+        return MappingProxyType(self.fleets.policies)
 
     @property
     def runners(self) -> Mapping[str, Member]:
         """The runners there are, by name; booting and ending ones too. A copy."""
-        return MappingProxyType(dict(self.fleet.members))
+        return MappingProxyType(self.fleets.members)
 
     @property
     def reports(self) -> ReportStore:
@@ -169,15 +181,15 @@ class FlameCluster(Cluster):
 
     @property
     def plan(self) -> set[str]:
-        return {m.name for m in list(self.fleet.members.values()) if m.phase is not Phase.ENDING}
+        return {m.name for m in self.fleets.members.values() if m.phase is not Phase.ENDING}
 
     @property
     def requested(self) -> set[str]:
-        return set(self.fleet.members)
+        return set(self.fleets.members)
 
     @property
     def observed(self) -> set[str]:
-        return {m.name for m in list(self.fleet.members.values()) if m.phase is Phase.READY}
+        return {m.name for m in self.fleets.members.values() if m.phase in _OBSERVED}
 
     @property
     def flame_link(self) -> str:
@@ -190,23 +202,32 @@ class FlameCluster(Cluster):
 
     def spec(self, name: str) -> RunnerSpec:
         """What a runner of this name is told."""
-        return runner_spec(name, self.fleet.pool, self.scheduler.address, self.security)
+        of = self.fleets.of(name) or self.fleets.default
+        return runner_spec(
+            name,
+            self.fleets.policies[of],
+            of=of,
+            scheduler=self.scheduler.address,
+            security=self.security,
+        )
 
     # What can be changed
 
     def scale(self, n: int) -> None:
-        """Have exactly n runners, whatever the demand: sets the pool's min and max to n.
+        """Have exactly n runners, whatever the demand: sets the default pool's min and max to n.
 
         Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
         pool follow demand again, for example ``cluster.adapt(minimum=0, maximum=8)``.
         """
         whole("n", n, 0)
-        self._resize(n, n, f"scale({n})")
+        self._resize(None, {"min": n, "max": n}, f"scale({n})")
 
     def adapt(
         self, *, minimum: int | None = None, maximum: int | None = None, **others: Any
     ) -> FlameAdaptive:
         """Follow demand within these bounds; those not given stay as they are.
+
+        It is the default pool's bounds that change; see :meth:`resize` for another pool's.
 
         Returns
         -------
@@ -221,18 +242,47 @@ class FlameCluster(Cluster):
                 f"adapt() does not take {', '.join(others)}; "
                 "write cluster.adapt(minimum=0, maximum=8)"
             )
-        self._resize(minimum, maximum, "adapt")
+        self._resize(None, _given(min=minimum, max=maximum), "adapt")
         return self._adaptive
 
-    def _resize(self, minimum: int | None, maximum: int | None, why: str) -> None:
+    def resize(self, pool: str | None = None, **changes: Any) -> Pool:
+        """Change a pool's policy while it runs.
+
+        What a runner is told when it boots (``env``, ``preload``, ``cpus``, ``memory``) holds for
+        those that boot from now on; all else holds at once. Busy runners beyond a lower ``max``
+        finish their calls first.
+
+        Parameters
+        ----------
+        pool : str, optional
+            By default the first one.
+        **changes
+            Options of :class:`dask_flame.Pool`, except ``concurrency``, ``single_use``, ``gpus``
+            and ``resources``.
+
+        Returns
+        -------
+        Pool
+            The policy that is now in force.
+
+        Raises
+        ------
+        PoolError
+            Nothing has changed then.
+        """
+        self._resize(pool, changes, "resize")
+        return self.fleets.policies[pool or self.fleets.default]
+
+    def _resize(self, pool: str | None, changes: Mapping[str, Any], why: str) -> None:
         async def change() -> None:
-            pool = self.fleet.pool
-            low = pool.min if minimum is None else minimum
-            high = pool.max if maximum is None else maximum
-            self.fleet.resize(min=low, max=high)
-            self._adaptive.minimum, self._adaptive.maximum = low, high
-            waits = "" if high else "; calls wait until cluster.adapt(maximum=…) raises it"
-            self.events.add("policy", f"{why}: min={low}, max={high}{waits}", pool="default")
+            policy = self.fleets.resize(pool, changes)
+            if pool in (None, self.fleets.default):
+                self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
+            said = {"min": policy.min, "max": policy.max}
+            said |= {n: getattr(policy, n) for n in changes if n not in _SECRET}
+            what = ", ".join(f"{name}={value}" for name, value in said.items())
+            waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
+            self.events.add("policy", f"{why}: {what}{waits}", pool=pool or self.fleets.default)
             self._adaptive.wake()
 
         if self.called_from_running_loop:
@@ -271,6 +321,7 @@ class FlameCluster(Cluster):
         await self.backend.start()
         lease = Lease(self._grace, on_lapse=self._lapsed, on_return=self._returned)
         self.scheduler = FlameScheduler(
+            pools=self.fleets.policies,
             host="127.0.0.1",
             security=self.security,
             local_directory=self.backend.scratch,
@@ -304,7 +355,7 @@ class FlameCluster(Cluster):
         try:
             if self._adaptive is not None:
                 await self._adaptive.finish()
-            if hasattr(self, "scheduler") and self.fleet.members:
+            if hasattr(self, "scheduler") and self.fleets.members:
                 await self._part()
         finally:
             await self._stack.aclose()
@@ -313,12 +364,12 @@ class FlameCluster(Cluster):
 
     async def _part(self) -> None:
         """Let runners go by themselves for a moment, so that what they run may tidy up."""
-        for name in self.fleet.members:
-            self.fleet.leaving(name, time.monotonic())
+        names = list(self.fleets.members)
+        for _, fleet in self.fleets:
+            for name in list(fleet.members):
+                fleet.leaving(name, time.monotonic())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(
-                self.backend.end(list(self.fleet.members), grace=_END_GRACE), _END_GRACE + 1
-            )
+            await asyncio.wait_for(self.backend.end(names, grace=_END_GRACE), _END_GRACE + 1)
 
     def close(self, timeout: float | None = None) -> Any:
         """End every runner, the scheduler, and all that was made for them."""
@@ -332,13 +383,14 @@ class FlameCluster(Cluster):
             self._adaptive.ended(what)
 
     def _lapsed(self) -> None:
-        self.events.add("lease", f"no client for disconnect_grace={self._grace:g} s")
-        self.fleet.suspended = True
+        why = f"no client for disconnect_grace={self._grace:g} s"
+        self.events.add("lease", why)
+        self.fleets.suspend(why)
         self._adaptive.wake()
 
     def _returned(self) -> None:
         self.events.add("lease", "a client is there again")
-        self.fleet.suspended = False
+        self.fleets.suspend("")
         self._adaptive.wake()
 
     # Display
@@ -350,9 +402,8 @@ class FlameCluster(Cluster):
         if cluster:
             logs["Cluster"] = Log("\n".join(map(str, self.events)))
         if workers is True:
-            names = {e.runners[0] for e in self.events if len(e.runners) == 1} | set(
-                self.fleet.members
-            )
+            names = {e.runners[0] for e in self.events if len(e.runners) == 1}
+            names |= set(self.fleets.members)
             for name, text in (await self.backend.logs(names)).items():
                 logs[name] = Log(text)
         # What a runner logs, it prints as well: the scheduler's copy of it says no more.
@@ -367,13 +418,17 @@ class FlameCluster(Cluster):
         self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
 
     def _pools(self) -> dict[str, Any]:
-        return display.snapshot(self.fleet, self._adaptive, self.scheduler, self.events)
+        return display.snapshot(self.fleets, self._adaptive, self.scheduler, self.events)
 
     def __repr__(self) -> str:
         return display.text(self)
 
     def _scaling_status(self) -> str:
-        return display.table(self.fleet)
+        return display.table(self.fleets)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @atexit.register

@@ -13,73 +13,91 @@ if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
     from dask_flame.cluster import FlameCluster
     from dask_flame.events import EventLog
+    from dask_flame.pools import Pools
     from dask_flame.scheduler import FlameScheduler
 
 _SHOWN_EVENTS = 50
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
-    """How many runners are booting, ready, busy (of the ready ones) and ending."""
+    """How many runners are booting, ready, busy (of the ready ones), draining and ending."""
     members = list(fleet.members.values())
     return {
         "booting": sum(m.phase is Phase.BOOTING for m in members),
         "ready": sum(m.phase is Phase.READY for m in members),
         "busy": sum(m.phase is Phase.READY and m.busy > 0 for m in members),
+        "draining": sum(m.phase is Phase.DRAINING for m in members),
         "ending": sum(m.phase is Phase.ENDING for m in members),
     }
 
 
 def text(cluster: FlameCluster) -> str:
     """One line: what a terminal shows."""
-    pool = cluster.fleet.pool
     if cluster.status is Status.closed:
         return f"FlameCluster({cluster.name}, closed)"
-    number = counts(cluster.fleet)
-    there = ", ".join(f"{n} {word}" for word, n in number.items() if n) or "none"
+    several = len(cluster.fleets.fleets) > 1
+    pools = "; ".join(_pool(name if several else "", fleet) for name, fleet in cluster.fleets)
     return (
         f"FlameCluster({cluster.name}, {cluster.scheduler_address!r}, {cluster.backend.name}, "
-        f"runners: {there} of {pool.min}..{pool.max}, concurrency={pool.concurrency}, "
-        f"idle_timeout={pool.idle_timeout:g}s)"
+        f"{pools})"
     )
 
 
-def table(fleet: Fleet) -> str:
-    """The pool's state as the notebook widget shows it."""
+def _pool(name: str, fleet: Fleet) -> str:
     pool = fleet.pool
-    number = counts(fleet)
-    rows = {
-        "Policy": f"{pool.min} to {pool.max} runners, {pool.concurrency} calls each, "
-        f"idle for {pool.idle_timeout:g} s",
-        "Booting": number["booting"],
-        "Ready": f"{number['ready']} ({number['busy']} busy)",
-        "Ending": number["ending"],
-    }
+    there = ", ".join(f"{n} {word}" for word, n in counts(fleet).items() if n) or "none"
+    return (
+        f"{name or 'runners'}: {there} of {pool.min}..{pool.max}, "
+        f"concurrency={pool.concurrency}, idle_timeout={pool.idle_timeout:g}s"
+    )
+
+
+def table(pools: Pools) -> str:
+    """The pools' state as the notebook widget shows it: a column for each."""
+    columns = [_rows(fleet) for _, fleet in pools]
+    rows = [(label, [column[label] for column in columns]) for label in columns[0]]
+    if len(columns) > 1:
+        rows.insert(0, ("Pool", list(pools.fleets)))
     cells = "".join(
-        f'<tr><th style="text-align: left;">{k}</th><td style="text-align: left;">{v}</td></tr>'
-        for k, v in rows.items()
+        f'<tr><th style="text-align: left;">{label}</th>'
+        + "".join(f'<td style="text-align: left;">{value}</td>' for value in values)
+        + "</tr>"
+        for label, values in rows
     )
     return f"<table>{cells}</table>"
 
 
+def _rows(fleet: Fleet) -> dict[str, str]:
+    pool, number = fleet.pool, counts(fleet)
+    return {
+        "Policy": f"{pool.min} to {pool.max} runners, {pool.concurrency} calls each, "
+        f"idle for {pool.idle_timeout:g} s",
+        "Booting": str(number["booting"]),
+        "Ready": f"{number['ready']} ({number['busy']} busy)",
+        "Draining": str(number["draining"]),
+        "Ending": str(number["ending"]),
+    }
+
+
 def snapshot(
-    fleet: Fleet,
+    pools: Pools,
     adaptive: FlameAdaptive | None,
     scheduler: FlameScheduler,
     events: EventLog,
 ) -> dict[str, Any]:
     """The pools' state for the page ``/flame``: times are Unix seconds."""
     now, monotonic = time.time(), time.monotonic()
-    pool = fleet.pool
     return {
         "now": now,
         "pools": [
             {
-                "name": "default",
-                "min": pool.min,
-                "max": pool.max,
-                "concurrency": pool.concurrency,
-                "demand": scheduler.demand(),
-                "waiting": scheduler.waiting(),
+                "name": name,
+                "min": fleet.pool.min,
+                "max": fleet.pool.max,
+                "concurrency": fleet.pool.concurrency,
+                "demand": scheduler.demand(name),
+                "waiting": scheduler.waiting(name),
+                "runner_seconds": pools.ledgers[name].paid(fleet.members.values(), monotonic),
                 "runners": [
                     {
                         "name": m.name,
@@ -89,8 +107,9 @@ def snapshot(
                     }
                     for m in fleet.members.values()
                 ],
-                "history": list(adaptive.history) if adaptive is not None else [],
+                "history": list(adaptive.history[name]) if adaptive is not None else [],
             }
+            for name, fleet in pools
         ],
         "events": [
             {"at": e.at, "kind": e.kind, "text": e.text} for e in list(events)[-_SHOWN_EVENTS:]

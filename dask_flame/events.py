@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import overload
 
@@ -22,14 +22,18 @@ class Event:
     at : float
         Unix time, in seconds.
     kind : str
-        ``boot``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``kept``, ``lease`` or
-        ``policy``.
+        ``boot``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``, ``kept``,
+        ``overran``, ``lease`` or ``policy``.
     reason : str
         Why, in a sentence, with its numbers.
     runners : tuple of str
         Names of the runners it is about.
     pool : str or None
         The pool it is about, None where it is about the whole cluster.
+    numbers : mapping of str to float
+        What it was decided from: for ``boot`` and ``retire`` the ``demand`` in slots, the
+        ``target`` and the runners ``there``, and the bounds ``min`` and ``max``; for ``ready`` the
+        ``seconds`` that the boot took.
     """
 
     at: float
@@ -37,6 +41,7 @@ class Event:
     reason: str
     runners: tuple[str, ...] = ()
     pool: str | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         clock = datetime.fromtimestamp(self.at).strftime("%H:%M:%S.%f")[:-3]
@@ -61,12 +66,18 @@ class EventLog(Sequence[Event]):
         self._events: deque[Event] = deque(maxlen=maxlen)
 
     def add(
-        self, kind: str, reason: str, *, runners: Sequence[str] = (), pool: str | None = None
+        self,
+        kind: str,
+        reason: str,
+        *,
+        runners: Collection[str] = (),
+        pool: str | None = None,
+        **numbers: float,
     ) -> Event:
         """Note an event now; it is logged as well."""
-        event = Event(time.time(), kind, reason, tuple(runners), pool)
+        event = Event(time.time(), kind, reason, tuple(runners), pool, numbers)
         self._events.append(event)
-        level = logging.WARNING if kind in {"failed", "lost"} else logging.INFO
+        level = logging.WARNING if kind in {"failed", "lost", "overran"} else logging.INFO
         # What a runner printed, on the lines below the first, has been shown already.
         logger.log(level, "%s: %s", kind, event.text.partition("; it printed last:")[0])
         return event

@@ -206,6 +206,10 @@ class Fleet:
         """How many runners are in these phases."""
         return sum(self.roster.counts[phase] for phase in phases)
 
+    def is_draining(self, name: str) -> bool:
+        """Whether a runner is to have no further calls."""
+        return self.roster.phase(name) is Phase.DRAINING
+
     def target(self, demand: int) -> int:
         """How many runners this many slots of demand call for, within the bounds."""
         if self.suspended:

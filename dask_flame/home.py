@@ -55,19 +55,19 @@ class Home:
         self._lock = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
-    async def retire(self, addresses: Collection[str]) -> set[str]:
+    async def retire(self, addresses: Collection[str]) -> dict[str, str]:
         """Take in what only these workers hold, then remove them from the scheduler.
 
         Returns
         -------
-        set of str
-            Addresses of the workers that are removed and have been told to close. The others go
-            on, with all their data: no worker is removed before its results are safe.
+        dict of str to str
+            Addresses of the workers that stay, with all their data, and why. The others are removed
+            and have been told to close: no worker is removed before its results are safe.
         """
         scheduler = self.scheduler
         left = {a for a in addresses if a in scheduler.workers}
-        gone = set(addresses) - left
         while left:
+            gone: set[str] = set()
             moved = await self._take_in(left)
             for address in [a for a in left if not self._at_risk({a})]:
                 # Not `retire_workers`: its memory manager takes one of two copies for superfluous,
@@ -79,7 +79,7 @@ class Home:
             left -= gone
             if not moved:
                 break
-        return gone
+        return dict.fromkeys(left, "its results could not be moved")
 
     async def close(self) -> None:
         """Let go of everything."""

@@ -101,7 +101,8 @@ class FlameScheduler(Scheduler):
         # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
         self.no_workers_timeout = None
         # How often a call runs again is for `losses` to say, which knows what ended its runner.
-        self.losses = Losses(self, self.allowed_failures)
+        limit = int(self.allowed_failures)  # type: ignore[has-type]
+        self.losses = Losses(self, limit)
         self.allowed_failures = sys.maxsize
         self.stream_handlers[FREED] = self.slots.freed
         self.stream_handlers[OVERRAN] = self.call_overran
@@ -285,9 +286,10 @@ class FlameScheduler(Scheduler):
         ws = self.workers.get(address)
         if ws is not None:
             self.losses.leaves(ws, expected=expected)
-        return await super().remove_worker(
+        done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
+        return done
 
     async def scatter(self, *args: Any, **kwargs: Any) -> Any:
         self._scattering += 1

@@ -15,13 +15,17 @@ from dask_flame.errors import PoolError
 from dask_flame.pool import Pool
 
 
-def runner_spec(name: str, pool: Pool, scheduler: str, security: Security) -> RunnerSpec:
+def runner_spec(
+    name: str, pool: Pool, *, of: str, scheduler: str, security: Security
+) -> RunnerSpec:
     """The orders of one runner of a pool.
 
     Parameters
     ----------
     name : str
     pool : Pool
+    of : str
+        The pool's name.
     scheduler : str
         Address to register at.
     security : distributed.Security
@@ -34,7 +38,11 @@ def runner_spec(name: str, pool: Pool, scheduler: str, security: Security) -> Ru
         scheduler=scheduler,
         concurrency=pool.concurrency,
         boot_timeout=pool.boot_timeout,
+        pool=of,
+        shutdown_timeout=pool.shutdown_timeout,
         cpus=pool.cpus,
+        gpus=pool.gpus,
+        resources=pool.offers,
         memory=pool.memory,
         env=pool.env,
         preload=pool.preload,

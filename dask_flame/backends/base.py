@@ -28,8 +28,16 @@ class RunnerSpec:
         Calls at a time.
     boot_timeout : float
         Seconds after which a runner that finds no scheduler ends itself.
+    pool : str
+        The pool that it belongs to.
+    shutdown_timeout : float
+        Seconds that it may take to see its calls out when it is being taken away.
     cpus : int or None
         Threads for numerical libraries.
+    gpus : int
+        GPUs that it needs.
+    resources : mapping of str to float
+        Dask resources that its worker has.
     memory : int or None
         Bytes; None for no limit.
     env : mapping of str to str
@@ -46,7 +54,11 @@ class RunnerSpec:
     scheduler: str
     concurrency: int
     boot_timeout: float
+    pool: str = "default"
+    shutdown_timeout: float = 30.0
     cpus: int | None = None
+    gpus: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
     memory: int | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     preload: Sequence[str] = ()

@@ -15,7 +15,7 @@ import dask.config
 from distributed import Worker, WorkerPlugin
 from distributed.security import Security
 
-from dask_flame.protocol import FREED, RUNNER, WATCH
+from dask_flame.protocol import FREED, HELLO, RUNNER, WATCH
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
@@ -50,7 +50,8 @@ async def _serve(orders: dict[str, Any], end: Ender) -> int:
         local_directory=orders["directory"],
         security=Security(**orders["security"]) if orders["security"] else None,
         death_timeout=orders["boot_timeout"],
-        startup_information={RUNNER: lambda worker: True},
+        resources=orders["resources"],
+        startup_information={RUNNER: lambda worker: orders["pool"]},
         plugins=(CancelledCalls(),),
         host=orders["host"],
     )
@@ -109,6 +110,7 @@ class CancelledCalls(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         self.worker = worker
         worker.stream_handlers[WATCH] = self.watch
+        worker.stream_handlers[HELLO] = lambda **kwargs: None
 
     def teardown(self, worker: Worker) -> None:
         worker.stream_handlers.pop(WATCH, None)

@@ -22,6 +22,7 @@ import dask.config
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.local.devices import VISIBLE, Devices
 from dask_flame.backends.local.echo import Echo
 from dask_flame.errors import BackendError
 from dask_flame.marks import everywhere, kill_marked
@@ -66,6 +67,7 @@ class LocalBackend(Backend):
         self._closed = False
         self._scratch: list[str] = []
         self._restarting = asyncio.Lock()
+        self._devices = Devices()
 
     @property
     def scratch(self) -> str | None:
@@ -109,7 +111,12 @@ class LocalBackend(Backend):
                 await self._end_guard()
                 await self.start()
         messages: list[dict[str, Any]] = [
-            {"op": "boot", "name": s.name, "env": _environment(s), "orders": _orders(s)}
+            {
+                "op": "boot",
+                "name": s.name,
+                "env": {**self._devices.give(s.name, s.gpus), **_environment(s)},
+                "orders": _orders(s),
+            }
             for s in specs
         ]
         for message in messages:
@@ -220,6 +227,7 @@ class LocalBackend(Backend):
 
     def _over(self, name: str, why: str, output: str = "") -> None:
         self._runners.pop(name, None)
+        self._devices.take_back(name)
         self._gone.pop(name).set()
         self.ended(Ended(name=name, why=why, output=output))
 
@@ -250,8 +258,10 @@ def _environment(spec: RunnerSpec) -> dict[str, str]:
     usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
     before = {k: str(v) for k, v in usual.items() if k not in os.environ}
     threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
-    # Without the driver's own folder for temporary files: a runner has one that goes with it.
-    inherited = {k: v for k, v in os.environ.items() if k != "TMPDIR"}
+    # Without the driver's own folder for temporary files: a runner has one that goes with it. Nor
+    # with the driver's GPUs, where it has been given its own.
+    kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
+    inherited = {k: v for k, v in os.environ.items() if k not in kept}
     return {**before, **inherited, **threads, **spec.env}
 
 
@@ -261,6 +271,9 @@ def _orders(spec: RunnerSpec) -> dict[str, Any]:
         "scheduler": spec.scheduler,
         "concurrency": spec.concurrency,
         "boot_timeout": spec.boot_timeout,
+        "pool": spec.pool,
+        "shutdown_timeout": spec.shutdown_timeout,
+        "resources": dict(spec.resources),
         "memory": spec.memory,
         "preload": list(spec.preload),
         "config": dict(spec.config),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import sys
-import threading
+from functools import partial
 
-_MOST = 10_000
+from dask_flame.background import Background
 
 
 class Echo:
@@ -18,37 +16,20 @@ class Echo:
     """
 
     def __init__(self) -> None:
-        self._lines: queue.Queue[str | None] = queue.Queue(_MOST)
-        self._thread: threading.Thread | None = None
-        self._over = False
+        self._writer = Background("flame-echo")
 
     def __call__(self, name: str, line: str) -> None:
         """Show a line that a runner of this name has printed."""
-        if self._over:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flame-echo", daemon=True)
-            self._thread.start()
-        with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(f"[{name}] {line}\n")
+        self._writer.do(partial(self._write, f"[{name}] {line}\n"))
 
     def close(self) -> None:
         """Write what is left, unless the output is stuck."""
-        self._over = True
-        if self._thread is not None:
-            with contextlib.suppress(queue.Full):
-                self._lines.put_nowait(None)
-            self._thread.join(timeout=0.5)
-            self._thread = None
+        self._writer.close()
 
-    def _run(self) -> None:
-        try:
-            while (line := self._lines.get()) is not None:
-                # Looked up each time: notebooks and tests replace it.
-                stream = sys.stdout
-                encoding = getattr(stream, "encoding", None) or "utf-8"
-                stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
-                if self._lines.empty():
-                    stream.flush()
-        except Exception:
-            self._over = True
+    def _write(self, line: str) -> None:
+        # Looked up each time: notebooks and tests replace it.
+        stream = sys.stdout
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
+        if self._writer.empty:
+            stream.flush()

@@ -1,0 +1,44 @@
+"""What a pool has used: boots, runners' ends, and runner-seconds (driver)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dask_flame.fleet import Member
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Running totals of one pool, from the cluster's start.
+
+    Attributes
+    ----------
+    boots : int
+        Runners asked for.
+    registered : int
+        Of them, those that came up.
+    boot_seconds : float
+        From request to registration, summed over these.
+    ended : dict of str to int
+        Runners gone: ``failed`` (never came up), ``lost`` (went by themselves), ``ended`` (were
+        told to).
+    runner_seconds : float
+        From the request for a runner to its end, summed over those that are gone; see
+        :meth:`paid` for all.
+    """
+
+    boots: int = 0
+    registered: int = 0
+    boot_seconds: float = 0.0
+    ended: dict[str, int] = field(default_factory=lambda: {"failed": 0, "lost": 0, "ended": 0})
+    runner_seconds: float = 0.0
+
+    def gone(self, member: Member, kind: str, now: float) -> None:
+        """A runner is gone."""
+        self.ended[kind] += 1
+        self.runner_seconds += now - member.asked
+
+    def paid(self, members: Iterable[Member], now: float) -> float:
+        """Runner-seconds of those that are gone and of these, which are there."""
+        return self.runner_seconds + sum(now - m.asked for m in members)

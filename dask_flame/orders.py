@@ -1,0 +1,178 @@
+"""A decision carried out: runners asked for, seen home, ended, and found to be gone (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distributed.protocol import pickle
+
+from dask_flame.backends import Ended
+from dask_flame.fleet import Retirement
+
+if TYPE_CHECKING:
+    from dask_flame.cluster import FlameCluster
+
+logger = logging.getLogger("dask_flame")
+
+_CHECK_WITHIN = 10.0
+_AGAIN_FIRST = 0.5
+_AGAIN_MOST = 30.0
+
+
+class Orders:
+    """What is under way at the backend and at the runners, each as a task that is owned here.
+
+    Parameters
+    ----------
+    cluster : FlameCluster
+        Must be running: its scheduler, pools, home and backend are used directly.
+    ended : callable
+        Told of runners that the backend does not have and never reported.
+    done : callable
+        Called with no argument when something has been carried out.
+    """
+
+    def __init__(
+        self, cluster: FlameCluster, *, ended: Callable[[Ended], None], done: Callable[[], None]
+    ) -> None:
+        self.cluster = cluster
+        self.backend = cluster.backend
+        self.events = cluster.events
+        self._ended = ended
+        self._done = done
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def cancel(self) -> None:
+        """Break off all that is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def boot(self, names: Sequence[str]) -> None:
+        """Ask for these runners, all at once."""
+        self._do(self._boot(names))
+
+    def retire(self, retirements: Sequence[Retirement]) -> None:
+        """End these runners: at once by force, or with their results brought home first."""
+        scheduler = self.cluster.scheduler
+        by_force = [item.name for item in retirements if item.force]
+        in_peace = [item.name for item in retirements if not item.force]
+        if by_force:
+            scheduler.unwelcome.update(by_force)
+            self.end(by_force)
+        addresses = {n: scheduler.aliases[n] for n in in_peace if n in scheduler.aliases}
+        if addresses:
+            # From this moment on they are given nothing.
+            scheduler.drain(*addresses.values())
+            self._do(self._see_home(addresses))
+        if lost := [name for name in in_peace if name not in addresses]:
+            self.end(lost)
+
+    def end(self, names: Collection[str], *, grace: float = 0) -> None:
+        """End these runners, and see that they are gone."""
+        self._do(self._end(names, grace=grace))
+
+    def check(self, names: Collection[str], predicate: Callable[[], object]) -> None:
+        """Ask these runners whether they may end."""
+        for name in names:
+            self._do(self._check(name, predicate))
+
+    async def _boot(self, names: Sequence[str]) -> None:
+        try:
+            await self.backend.boot([self.cluster.spec(name) for name in names])
+        except Exception as error:
+            logger.debug("boot refused", exc_info=True)
+            await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
+        # Given up while the request was under way: nobody would ever end it.
+        if unknown := [name for name in names if self.cluster.fleets.of(name) is None]:
+            await self._end(unknown)
+
+    async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
+        left, wait, said = set(names), _AGAIN_FIRST, ""
+        while left:
+            why = "the backend still has it"
+            try:
+                await self.backend.end(left, grace=grace)
+            except Exception as error:
+                logger.debug("could not be ended", exc_info=True)
+                why = f"{type(error).__name__}: {error}"
+            left &= await self._there(left)
+            if left:
+                if why != said:
+                    self.events.add("failed", f"could not be ended, trying on: {why}", runners=left)
+                said, grace = why, 0
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _AGAIN_MOST)
+        await self._forget(names, "is not known to the backend")
+
+    async def _there(self, names: set[str]) -> set[str]:
+        """Which of these the backend has; all, where it cannot say."""
+        try:
+            return await self.backend.list()
+        except Exception:
+            logger.debug("the backend cannot list its runners", exc_info=True)
+            return set(names)
+
+    async def _forget(self, names: Collection[str], why: str) -> None:
+        """Take runners that the backend does not have, and never reported, for ended."""
+        there = await self._there(set(names))
+        for name in names:
+            if name not in there and self.cluster.fleets.of(name) is not None:
+                self._ended(Ended(name=name, why=why))
+
+    async def _see_home(self, addresses: dict[str, str]) -> None:
+        """Bring the results of these runners home, then end them."""
+        scheduler = self.cluster.scheduler
+        try:
+            stay = dict(await self.cluster.home.retire(addresses.values()))
+        except Exception as error:
+            logger.debug("home failed", exc_info=True)
+            why = f"its results could not be moved: {type(error).__name__}: {error}"
+            stay = {a: why for a in addresses.values() if a in scheduler.workers}
+        for name, address in addresses.items():
+            if address in stay:
+                self._keep(name, address, stay[address])
+        ending = {name for name, address in addresses.items() if address not in stay}
+        for name in ending:
+            fleet = self.cluster.fleets.fleet_of(name)
+            grace = fleet.pool.shutdown_timeout if fleet is not None else 0
+            self.end([name], grace=grace)
+
+    def _keep(self, name: str, address: str, why: str) -> None:
+        fleet = self.cluster.fleets.fleet_of(name)
+        if fleet is None:
+            return
+        fleet.kept(name, time.monotonic())
+        self.events.add("kept", why, runners=[name], pool=self.cluster.fleets.of(name))
+        if not fleet.is_draining(name):
+            self.cluster.scheduler.undrain(address)
+
+    async def _check(self, name: str, predicate: Callable[[], object]) -> None:
+        scheduler, fleet = self.cluster.scheduler, self.cluster.fleets.fleet_of(name)
+        may_end = True
+        try:
+            async with asyncio.timeout(_CHECK_WITHIN):
+                worker = scheduler.rpc(scheduler.aliases[name])
+                may_end = await worker.flame_idle(function=pickle.dumps(predicate))
+        except Exception as error:
+            # A predicate that cannot be asked must not keep a runner for ever.
+            why = f"idle_check could not be asked, so it may end: {type(error).__name__}: {error}"
+            self.events.add("failed", why, runners=[name])
+        if fleet is not None:
+            fleet.checked(name, time.monotonic(), may_end=bool(may_end))
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("carrying out a decision failed", exc_info=task.exception())
+        self._done()
