@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,7 +16,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from dask_flame.fleet import Decision, Fleet, Phase
+from dask_flame.fleet import Decision, Fleet, Member, Phase
 from dask_flame.pool import Pool
 
 
@@ -192,40 +193,194 @@ def test_a_suspended_fleet_ends_all_and_boots_none() -> None:
     assert fleet.decide(4, 0).boot is not None
 
 
+def test_a_single_wave_of_draining_runners_is_replaced_as_far_as_max_allows() -> None:
+    fleet = Fleet(Pool(max=3, concurrency=2))
+    names = ready(fleet, fleet.decide(0, 4), 0)
+    for name in names:
+        fleet.load(name, 2, 1)
+    fleet.drain(names[0], 1, "preempted", within=30)
+    # Its calls are no demand any more: two of the four are left.
+    assert fleet.decide(1, 2).boot is None
+    decision = fleet.decide(2, 4)
+    assert decision.boot is not None
+    assert len(decision.boot.names) == 1
+    assert fleet.decide(30, 4).retire == ()
+    (gone,) = fleet.decide(31, 4).retire
+    assert gone.name == names[0]
+    assert gone.reason == "preempted; its 2 calls run again elsewhere"
+    assert not gone.force
+
+
+def test_a_draining_runner_goes_when_its_last_call_has_ended() -> None:
+    fleet = Fleet(Pool(max=1, idle_timeout=60))
+    (name,) = ready(fleet, fleet.decide(0, 1), 0)
+    fleet.load(name, 1, 0)
+    fleet.drain(name, 1, "single use")
+    assert fleet.decide(1000, 0).retire == ()
+    fleet.load(name, 0, 1001)
+    assert retired(fleet.decide(1001, 0)) == [name]
+    fleet.kept(name, 1001)
+    assert fleet.count(Phase.DRAINING) == 1
+    decision = fleet.decide(1002, 0)
+    assert decision.retire == ()
+    assert decision.wake is not None
+    assert retired(fleet.decide(decision.wake, 0)) == [name]
+
+
+def test_a_call_that_does_not_stop_costs_its_runner() -> None:
+    fleet = Fleet(Pool(max=2, concurrency=2, shutdown_timeout=30))
+    names = ready(fleet, fleet.decide(0, 4), 0)
+    fleet.load(names[0], 1, 5, held=5, overran=True)
+    fleet.load(names[1], 1, 5, held=5, overran=False)
+    decision = fleet.decide(6, 2)
+    assert decision.wake == 35
+    (gone,) = fleet.decide(35, 2).retire
+    assert gone.name == names[0]
+    assert "overran its timeout did not stop within shutdown_timeout=30 s" in gone.reason
+    assert "its 1 calls run again elsewhere" in gone.reason
+    # One that was merely cancelled costs its runner nothing while another call is at work there.
+    fleet.load(names[1], 0, 40, held=5, overran=False)
+    assert retired(fleet.decide(40, 0)) == [names[1]]
+
+
+def test_a_call_that_stops_in_time_costs_nothing() -> None:
+    fleet = Fleet(Pool(max=1, shutdown_timeout=30))
+    (name,) = ready(fleet, fleet.decide(0, 1), 0)
+    fleet.load(name, 0, 5, held=5, overran=True)
+    fleet.load(name, 0, 20)
+    assert fleet.decide(40, 0).retire == ()
+
+
+def test_an_idle_check_is_asked_before_a_runner_goes_and_a_no_begins_anew() -> None:
+    fleet = Fleet(Pool(max=2, idle_timeout=10, idle_check=lambda: True))
+    names = ready(fleet, fleet.decide(0, 2), 0)
+    decision = fleet.decide(10, 0)
+    assert decision.retire == ()
+    assert sorted(decision.check) == names
+    assert fleet.decide(11, 0).check == ()
+    fleet.checked(names[0], 11, may_end=True)
+    fleet.checked(names[1], 12, may_end=False)
+    assert retired(fleet.decide(12, 0)) == [names[0]]
+    assert fleet.decide(21, 0).check == ()
+    assert fleet.decide(22, 0).check == (names[1],)
+    fleet.load(names[1], 1, 23)
+    fleet.checked(names[1], 23, may_end=True)  # too late: it has a call
+    assert fleet.decide(1000, 1).retire == ()
+
+
+def test_the_idle_check_holds_for_min_runners_that_would_rest() -> None:
+    fleet = Fleet(Pool(min=1, max=1, min_idle_timeout=10, idle_check=lambda: True))
+    (name,) = ready(fleet, fleet.decide(0, 0), 0)
+    assert fleet.decide(10, 0).check == (name,)
+    fleet.checked(name, 11, may_end=False)
+    assert fleet.decide(20, 0).check == ()
+    assert fleet.decide(21, 0).check == (name,)
+    fleet.checked(name, 21, may_end=True)
+    assert retired(fleet.decide(21, 0)) == [name]
+
+
+def test_waiting_calls_wait_on_where_the_pool_says_so() -> None:
+    fleet = Fleet(Pool(max=1, boot_attempts=1, on_boot_failure="wait"))
+    now, boots = 0.0, 0
+    while now < 300:
+        decision = fleet.decide(now, 1)
+        assert decision.give_up is None
+        for name in decision.boot.names if decision.boot else ():
+            fleet.ended(name, now, "exit code 1")
+            boots += 1
+        decision = fleet.decide(now, 1)
+        assert decision.wake is not None
+        now = decision.wake
+    assert 10 <= boots <= 30
+
+
+def test_boots_that_hang_are_given_up_as_late() -> None:
+    fleet = Fleet(Pool(max=1, boot_attempts=1, boot_timeout=30))
+    (name,) = fleet.decide(0, 1).boot.names  # type: ignore[union-attr]
+    decision = fleet.decide(30, 1)
+    assert [r.name for r in decision.retire] == [name]
+    assert decision.give_up is not None
+    assert decision.give_up.late
+
+
+def test_fleets_that_failed_together_do_not_all_try_again_together() -> None:
+    tries = []
+    for chance in (0.0, 0.5, 1.0):
+        fleet = Fleet(Pool(max=1, boot_attempts=9), chance=lambda chance=chance: chance)
+        (name,) = fleet.decide(0, 1).boot.names  # type: ignore[union-attr]
+        fleet.ended(name, 0, "exit code 1")
+        tries.append(fleet.decide(0, 1).wake)
+    assert tries == [1.0, 0.875, 0.75]
+
+
+def test_the_policy_can_be_changed_while_it_runs() -> None:
+    fleet = Fleet(Pool(max=4, idle_timeout=60))
+    names = ready(fleet, fleet.decide(0, 2), 0)
+    fleet.resize(idle_timeout="5s", min=1)
+    decision = fleet.decide(5, 0)
+    assert retired(decision) == names[:1]
+    with pytest.raises(ValueError, match="min=9 is more than max=4"):
+        fleet.resize(min=9)
+    assert fleet.pool.min == 1
+
+
 class World(RuleBasedStateMachine):
-    """Runners that boot, hang, crash and end; calls that come and go; a clock that jumps."""
+    """Runners that boot, hang, crash, end and are taken away; calls that come, go and do not stop;
+
+    answers that come late; a policy that changes; a clock that jumps."""
 
     @initialize(
         least=st.integers(0, 3),
         more=st.integers(0, 6),
         concurrency=st.integers(1, 4),
         spare=st.integers(0, 2),
+        rest=st.sampled_from([None, 0, 25]),
+        asks=st.booleans(),
+        waits=st.booleans(),
     )
-    def begin(self, least: int, more: int, concurrency: int, spare: int) -> None:
-        self.pool = Pool(
+    def begin(
+        self,
+        least: int,
+        more: int,
+        concurrency: int,
+        spare: int,
+        rest: float | None,
+        asks: bool,
+        waits: bool,
+    ) -> None:
+        self.concurrency = concurrency
+        pool = Pool(
             min=least,
             max=max(1, least + more),
             concurrency=concurrency,
             spare=spare,
             idle_timeout=10,
+            min_idle_timeout=rest,
             boot_timeout=30,
+            shutdown_timeout=20,
             boot_attempts=3,
+            idle_check=(lambda: True) if asks else None,
+            on_boot_failure="wait" if waits else "fail",
         )
-        self.fleet = Fleet(self.pool)
+        self.fleet = Fleet(pool)
         self.now = 0.0
         self.waiting = 0
         self.exists: dict[str, str] = {}
         self.busy: dict[str, int] = {}
+        self.draining: set[str] = set()
+        self.doomed: set[str] = set()  # may be retired although busy
+        self.held: dict[str, tuple[float, bool]] = {}
+        self.asked: set[str] = set()
         self.decision = Decision()
 
     @property
     def demand(self) -> int:
-        return self.waiting + sum(self.busy.values())
+        return self.waiting + sum(n for name, n in self.busy.items() if name not in self.draining)
 
     @rule(calls=st.integers(1, 20))
     def submit(self, calls: int) -> None:
         self.waiting += calls
-        self.decide()
+        self._place()
 
     @precondition(lambda self: self.waiting)
     @rule()
@@ -239,18 +394,61 @@ class World(RuleBasedStateMachine):
 
     def _register(self, name: str) -> None:
         self.exists[name] = "ready"
+        self.busy[name] = 0
         self.fleet.registered(name, self.now)
-        self.fleet.load(name, 0, self.now)
+        self._load(name)
         self._place()
 
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
-        names = sorted(n for n, calls in self.busy.items() if calls)
+        names = sorted(n for n, calls in self.busy.items() if calls and self.exists[n] == "ready")
         if names:
             name = data.draw(st.sampled_from(names))
             self.busy[name] -= 1
-            self.fleet.load(name, self.busy[name], self.now)
+            self._load(name)
             self._place()
+
+    @rule(data=st.data(), overran=st.booleans())
+    def take_back(self, data: Any, overran: bool) -> None:
+        """A call is cancelled, or overruns, and its thread goes on."""
+        names = sorted(n for n, calls in self.busy.items() if calls and self.exists[n] == "ready")
+        if names:
+            name = data.draw(st.sampled_from(names))
+            self.busy[name] -= 1
+            since, before = self.held.get(name, (self.now, False))
+            self.held[name] = (since, before or overran)
+            self._load(name)
+            self.decide()
+
+    @rule(data=st.data())
+    def let_go(self, data: Any) -> None:
+        """The thread of a call that was taken back is free again."""
+        if self.held:
+            name = data.draw(st.sampled_from(sorted(self.held)))
+            del self.held[name]
+            self._load(name)
+            self._place()
+
+    @rule(data=st.data(), within=st.sampled_from([None, 20.0]))
+    def drain(self, data: Any, within: float | None) -> None:
+        """A runner is taken away, or a call has ended on one of a single-use pool."""
+        names = sorted(n for n, s in self.exists.items() if s == "ready")
+        if names:
+            name = data.draw(st.sampled_from(names))
+            if name not in self.draining:
+                self.draining.add(name)
+                self.fleet.drain(name, self.now, "taken away", within=within)
+                if within is not None:
+                    self.doomed.add(name)
+            self.decide()
+
+    @rule(data=st.data(), may_end=st.booleans())
+    def answer(self, data: Any, may_end: bool) -> None:
+        if self.asked:
+            name = data.draw(st.sampled_from(sorted(self.asked)))
+            self.asked.discard(name)
+            self.fleet.checked(name, self.now, may_end=may_end)
+            self.decide()
 
     @rule(data=st.data(), state=st.sampled_from(["booting", "ready", "ending"]))
     def die(self, data: Any, state: str) -> None:
@@ -259,6 +457,9 @@ class World(RuleBasedStateMachine):
     def _die(self, name: str) -> None:
         del self.exists[name]
         self.waiting += self.busy.pop(name, 0)
+        for known in (self.draining, self.doomed, self.asked):
+            known.discard(name)
+        self.held.pop(name, None)
         self.fleet.ended(name, self.now, "died")
         self.decide()
 
@@ -266,14 +467,19 @@ class World(RuleBasedStateMachine):
     def refuse_to_go(self, data: Any) -> None:
         names = sorted(n for n, s in self.exists.items() if s == "ending" and n in self.busy)
         if names:
-            name = data.draw(st.sampled_from(names))
-            self.exists[name] = "ready"
-            self.fleet.kept(name, self.now)
+            self._refuse(data.draw(st.sampled_from(names)))
             self.decide()
 
-    @rule(low=st.integers(0, 4), more=st.integers(0, 4))
-    def resize(self, low: int, more: int) -> None:
-        self.fleet.resize(min=low, max=max(1, low + more))
+    def _refuse(self, name: str) -> None:
+        self.exists[name] = "ready"
+        self.fleet.kept(name, self.now)
+        if self.fleet.is_draining(name):
+            self.draining.add(name)
+            self.doomed.add(name)
+
+    @rule(low=st.integers(0, 4), more=st.integers(0, 4), idle=st.sampled_from([0, 5, 10, 40]))
+    def resize(self, low: int, more: int, idle: float) -> None:
+        self.fleet.resize(min=low, max=max(1, low + more), idle_timeout=idle)
         self.decide()
 
     @rule(seconds=st.floats(0.01, 100))
@@ -284,69 +490,153 @@ class World(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Let all boots succeed and all calls end: the fleet comes to rest at its least."""
-        for _ in range(500):
+        for _ in range(800):
             for name, state in sorted(self.exists.items()):
                 if state == "booting":
                     self._register(name)
                 elif state == "ending":
                     self._die(name)
+            for name in sorted(self.asked):
+                self.asked.discard(name)
+                self.fleet.checked(name, self.now, may_end=True)
+            self.held.clear()
             for name in self.busy:
                 self.busy[name] = 0
-                self.fleet.load(name, 0, self.now)
+                self._load(name)
             self._place()
-            if all(state == "ready" for state in self.exists.values()):
+            if all(state == "ready" for state in self.exists.values()) and not self.asked:
                 if self.decision.wake is None and not self.demand:
                     break
                 # Nothing happens any more but by the clock.
                 self.now = max(self.now, self.decision.wake or self.now)
                 self.decide()
         assert self.decision.wake is None, "the fleet never comes to rest"
-        assert self.fleet.count(Phase.READY) == len(self.fleet.members) == self.fleet.pool.min
+        rests = self.fleet.pool.min_idle_timeout is not None
+        least = 0 if rests else self.fleet.pool.min
+        assert self.fleet.count(Phase.READY) == len(self.fleet.members) == least
 
     def _with(self, state: str, data: Any, then: Any) -> None:
         names = sorted(n for n, s in self.exists.items() if s == state)
         if names:
             then(data.draw(st.sampled_from(names)))
 
+    def _load(self, name: str) -> None:
+        held, overran = self.held.get(name, (None, False))
+        self.fleet.load(name, self.busy.get(name, 0), self.now, held=held, overran=overran)
+
     def _place(self) -> None:
         for name, state in self.exists.items():
-            if state == "ready":
-                taken = min(self.waiting, self.pool.concurrency - self.busy.setdefault(name, 0))
+            if state == "ready" and name not in self.draining:
+                free = self.concurrency - self.busy[name] - (name in self.held)
+                taken = max(0, min(self.waiting, free))
                 self.waiting -= taken
                 self.busy[name] += taken
-                self.fleet.load(name, self.busy[name], self.now)
+                self._load(name)
         self.decide()
 
     def decide(self) -> None:
         demand = self.demand
+        held = {n for n, (_, overran) in self.held.items() if overran}
         self.decision = decision = self.fleet.decide(self.now, demand)
         for item in decision.retire:
             assert self.exists[item.name] in ("booting", "ready")
-            assert not self.busy.get(item.name), f"{item} was busy"
+            if self.busy.get(item.name):
+                assert item.name in self.doomed | held, f"{item} was busy"
+                # Its calls run again elsewhere.
+                self.waiting += self.busy[item.name]
+                self.busy[item.name] = 0
             self.exists[item.name] = "ending"
+            for known in (self.draining, self.asked):
+                known.discard(item.name)
+        for name in decision.check:
+            assert self.exists[name] == "ready"
+            assert not self.busy[name]
+            assert name not in self.asked
+            self.asked.add(name)
         if decision.boot:
             for name in decision.boot.names:
                 assert name not in self.exists
                 self.exists[name] = "booting"
         if decision.give_up:
+            assert self.fleet.pool.on_boot_failure == "fail"
             self.waiting = 0
         if not self.fleet.failures and not decision.give_up:
-            alive = self.fleet.count(Phase.BOOTING, Phase.READY)
-            room = self.fleet.pool.max - self.fleet.count(Phase.ENDING)
-            wanted = math.ceil(demand / self.pool.concurrency)
-            assert alive >= min(wanted, room), "demand was not answered in one wave"
-            assert alive >= min(self.fleet.pool.min, room)
+            self._check_that_demand_is_answered(demand)
         assert decision.wake is None or decision.wake > self.now
+
+    def _check_that_demand_is_answered(self, demand: int) -> None:
+        fleet = self.fleet
+        alive = fleet.count(Phase.BOOTING, Phase.READY)
+        room = fleet.pool.max - fleet.count(Phase.ENDING, Phase.DRAINING)
+        wanted = math.ceil(demand / self.concurrency)
+        assert alive >= min(wanted, room), "demand was not answered in one wave"
+        rests = fleet.pool.min_idle_timeout is not None and not demand
+        assert rests or alive >= min(fleet.pool.min, room)
 
     @invariant()
     def the_fleet_knows_what_exists_and_keeps_its_bounds(self) -> None:
         if not hasattr(self, "fleet"):
             return
-        assert {n: m.phase.value for n, m in self.fleet.members.items()} == self.exists
-        started = len(self.exists)
+        phases = {n: m.phase.value for n, m in self.fleet.members.items()}
+        told = {n: "draining" if n in self.draining else s for n, s in self.exists.items()}
+        # A call that did not stop makes its runner drain without being told to.
+        assert phases == told
         if self.decision.boot:
-            assert started <= self.fleet.pool.max
+            assert len(self.exists) <= self.fleet.pool.max
+
+    @invariant()
+    def every_runner_is_in_the_order_where_its_turn_will_come(self) -> None:
+        if hasattr(self, "fleet"):
+            for member in self.fleet.members.values():
+                assert places(self.fleet, member) == ([] if at_rest(member) else [member.name])
+            roster = self.fleet.roster
+            assert sum(roster.counts.values()) == len(roster.members)
+            for phase in Phase:
+                assert roster.counts[phase] == sum(
+                    m.phase is phase for m in roster.members.values()
+                )
+
+    @invariant()
+    def nobody_stays_beyond_its_time(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        fleet = self.fleet
+        surplus = fleet.count(Phase.BOOTING, Phase.READY) - len(fleet.roster.checking)
+        late = [
+            m
+            for m in fleet.members.values()
+            if m.phase is Phase.READY
+            and not m.refusals
+            and m.name not in fleet.roster.checking
+            and m.idle_since + fleet.pool.idle_timeout <= self.now
+        ]
+        if surplus > fleet.target(self.demand) and surplus > fleet.pool.min:
+            assert not late
 
 
-World.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+def at_rest(member: Member) -> bool:
+    """Whether nothing is to become of a runner until something happens to it."""
+    return member.phase is Phase.ENDING or (member.phase is Phase.READY and member.busy > 0)
+
+
+def places(fleet: Fleet, member: Member) -> list[str]:
+    """The orders that a runner is in, by its name once for each."""
+    roster = fleet.roster
+    orders: list[dict[str, Member]] = [
+        roster._needed,
+        roster._unneeded,
+        roster._idle,
+        roster._approved,
+        roster._refused,
+        roster._drained,
+        roster.checking,
+    ]
+    found = [member.name for order in orders if member.name in order]
+    waits = any(m is member and stamp == m.stamp for _, stamp, m in roster._dues)
+    if member.phase is Phase.DRAINING and not found and (waits or member.busy):
+        found.append(member.name)
+    return found
+
+
+World.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 TestWorld = World.TestCase
