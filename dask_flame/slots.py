@@ -81,7 +81,8 @@ class Slots(SchedulerPlugin):
         pool = self.pool_of(ts)
         if ts.worker_restrictions or ts.host_restrictions:
             valid = self.scheduler.valid_workers(ts) or set()
-            named = [ws for ws in valid if self._open(ws, pool) and self._suits(ws, ts)]
+            asked = (ts.annotations or {}).get("pool")
+            named = [ws for ws in valid if self._open(ws, asked) and self._suits(ws, ts)]
             if named or not ts.loose_restrictions:
                 return self._nearest(ts, named)
         room = self._rooms.get(pool or self.default)

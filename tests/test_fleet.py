@@ -638,5 +638,5 @@ def places(fleet: Fleet, member: Member) -> list[str]:
     return found
 
 
-World.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+World.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
 TestWorld = World.TestCase
