@@ -19,7 +19,7 @@ from distributed.deploy.cluster import Cluster
 from distributed.utils import Log, Logs, silence_logging_cmgr
 from tornado.ioloop import IOLoop
 
-from dask_flame import config, display
+from dask_flame import config, display, metrics
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.checks import Duration, seconds, whole, wrong
@@ -343,6 +343,7 @@ class FlameCluster(Cluster):
         self._adaptive = FlameAdaptive(self)
         self._stack.push_async_callback(self._adaptive.finish)
         self._adaptive.wake()
+        metrics.expose(self)
 
     async def _close(self) -> None:
         if self._closing is None:
@@ -361,6 +362,7 @@ class FlameCluster(Cluster):
             await self._stack.aclose()
             await super()._close()
             FlameCluster._open.discard(self)
+            metrics.withdraw(self)
 
     async def _part(self) -> None:
         """Let runners go by themselves for a moment, so that what they run may tidy up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -60,10 +60,16 @@ class EventLog(Sequence[Event]):
 
     Appending from the cluster's event loop while another thread reads is safe: a read works on
     a copy.
+
+    Attributes
+    ----------
+    counts : Counter of str
+        How many of each kind there have been, those that are forgotten included.
     """
 
     def __init__(self, maxlen: int = 10_000) -> None:
         self._events: deque[Event] = deque(maxlen=maxlen)
+        self.counts: Counter[str] = Counter()
 
     def add(
         self,
@@ -77,6 +83,7 @@ class EventLog(Sequence[Event]):
         """Note an event now; it is logged as well."""
         event = Event(time.time(), kind, reason, tuple(runners), pool, numbers)
         self._events.append(event)
+        self.counts[kind] += 1
         level = logging.WARNING if kind in {"failed", "lost", "overran"} else logging.INFO
         # What a runner printed, on the lines below the first, has been shown already.
         logger.log(level, "%s: %s", kind, event.text.partition("; it printed last:")[0])

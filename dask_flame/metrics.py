@@ -1,0 +1,107 @@
+"""Counters and gauges of the clusters in this process, for Prometheus (driver).
+
+Dask's scheduler serves ``/metrics`` beside its dashboard, from the process's one registry, where
+``prometheus_client`` is installed (``pip install 'dask-flame[metrics]'``). The metrics bear the
+cluster's and the pool's name as labels, as several clusters may be in one process.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from dask_flame.fleet import Phase
+
+if TYPE_CHECKING:
+    from dask_flame.cluster import FlameCluster
+
+_clusters: weakref.WeakSet[FlameCluster] = weakref.WeakSet()
+_registered = False
+
+
+def expose(cluster: FlameCluster) -> None:
+    """Have this cluster's numbers in the process's registry until :func:`withdraw`."""
+    global _registered
+    with suppress(ImportError):
+        if not _registered:
+            import prometheus_client
+
+            # The registry keeps what it was given for the life of the process.
+            prometheus_client.REGISTRY.register(_Collector())
+            _registered = True
+        _clusters.add(cluster)
+
+
+def withdraw(cluster: FlameCluster) -> None:
+    """A cluster is closed."""
+    _clusters.discard(cluster)
+
+
+class _Collector:
+    def describe(self) -> Iterable[Any]:
+        # Asked once, when it is registered: what it gives depends on the clusters there are.
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        clusters = list(_clusters)
+        yield from _gauges(clusters)
+        yield from _counters(clusters)
+
+
+def _gauges(clusters: list[FlameCluster]) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily as Gauge
+
+    by_pool = ["cluster", "pool"]
+    runners = Gauge("dask_flame_runners", "Runners there are", labels=[*by_pool, "phase"])
+    busy = Gauge("dask_flame_runners_busy", "Ready runners with a call", labels=by_pool)
+    least = Gauge("dask_flame_runners_min", "Runners kept at all times", labels=by_pool)
+    most = Gauge("dask_flame_runners_max", "Most runners at a time", labels=by_pool)
+    demand = Gauge("dask_flame_demand_slots", "Slots that could be used now", labels=by_pool)
+    waiting = Gauge("dask_flame_waiting_calls", "Ready calls without a slot", labels=by_pool)
+    home = Gauge("dask_flame_home_bytes", "Results at home", labels=["cluster", "where"])
+    for cluster in clusters:
+        for pool, fleet in cluster.fleets:
+            of = [cluster.name, pool]
+            for phase in Phase:
+                runners.add_metric([*of, phase.value], fleet.count(phase))
+            working = [m for m in list(fleet.members.values()) if m.phase is Phase.READY and m.busy]
+            busy.add_metric(of, len(working))
+            least.add_metric(of, fleet.pool.min)
+            most.add_metric(of, fleet.pool.max)
+            demand.add_metric(of, cluster.scheduler.demand(pool))
+            waiting.add_metric(of, cluster.scheduler.waiting(pool))
+        home.add_metric([cluster.name, "memory"], cluster.home.memory)
+        home.add_metric([cluster.name, "disk"], cluster.home.disk)
+    yield from (runners, busy, least, most, demand, waiting, home)
+
+
+def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily as Counter
+
+    by_pool = ["cluster", "pool"]
+    boots = Counter("dask_flame_boots", "Runners asked for", labels=by_pool)
+    up = Counter("dask_flame_registrations", "Runners that came up", labels=by_pool)
+    booting = Counter(
+        "dask_flame_boot_seconds", "From request to registration, summed", labels=by_pool
+    )
+    ended = Counter("dask_flame_runners_ended", "Runners gone", labels=[*by_pool, "how"])
+    paid = Counter(
+        "dask_flame_runner_seconds", "From request to end, summed over runners", labels=by_pool
+    )
+    events = Counter("dask_flame_events", "Decisions and happenings", labels=["cluster", "kind"])
+    now = time.monotonic()
+    for cluster in clusters:
+        for pool, fleet in cluster.fleets:
+            of, ledger = [cluster.name, pool], cluster.fleets.ledgers[pool]
+            boots.add_metric(of, ledger.boots)
+            up.add_metric(of, ledger.registered)
+            booting.add_metric(of, ledger.boot_seconds)
+            for how, number in ledger.ended.items():
+                ended.add_metric([*of, how], number)
+            paid.add_metric(of, ledger.paid(list(fleet.members.values()), now))
+        for kind, number in list(cluster.events.counts.items()):
+            events.add_metric([cluster.name, kind], number)
+    yield from (boots, up, booting, ended, paid, events)
