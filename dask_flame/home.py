@@ -2,43 +2,65 @@
 
 A pool can only shrink to nothing if the results that somebody still wants have somewhere to go.
 Home is a worker in the scheduler's process that holds data and takes no calls; it exists only
-while there is something to hold.
+while there is something to hold. What it holds it does not understand: results arrive, rest and
+leave as the bytes that their runner sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import dask.config
+from dask.utils import format_bytes
 from distributed import Status, Worker
+from distributed.active_memory_manager import ReduceReplicas
 from distributed.metrics import time
+from distributed.scheduler import TaskState, heartbeat_interval
 from distributed.security import Security
+from distributed.utils_comm import gather_from_workers
 
 from dask_flame.protocol import RESTING
 from dask_flame.scheduler import FlameScheduler
+from dask_flame.shelf import Parcel, Shelf
 
 logger = logging.getLogger("dask_flame")
 
 _LOOK_EVERY = 5.0
+#: Results are asked for in messages of about this size, and of at most as many results.
+_BATCH = 16 * 2**20
+_BATCH_KEYS = 500
+#: Bytes that may be on their way to home at a time, or from it; one larger result may be, alone.
+_UNDER_WAY = 64 * 2**20
+#: Seconds without a heartbeat, beyond what is usual, after which a runner is not waited for.
+_SILENT = 30.0
+_CAUGHT_UP = "flame-caught-up"
 
 
 class Home:
-    """Keeps what retiring runners hold, in the memory of the scheduler's process.
+    """Keeps what retiring runners hold, in the memory of the scheduler's process and on its disk.
 
     Parameters
     ----------
     scheduler : FlameScheduler
     security : distributed.Security or None
     directory : callable
-        Says where the worker may keep its (empty) scratch folder; None for Dask's default.
+        Says where files may be kept, in a folder that goes with home; None for Dask's default.
+    limit : int or None
+        Bytes that home holds at most, in memory and on disk together; None: no limit.
+    memory : int or None
+        Bytes of results kept in memory at most; beyond it the least recently used ones are written
+        to files. None: all are kept in memory.
 
     Notes
     -----
-    There is no limit on what it holds: a driver that keeps futures of many large results while its
-    pool shrinks holds those results in its own memory.
+    A result counts with the bytes that its runner sends. Up to 64 MiB that are being moved, or one
+    larger result, are in memory on top of ``memory``.
     """
 
     def __init__(
@@ -47,112 +69,430 @@ class Home:
         *,
         security: Security | None = None,
         directory: Callable[[], str | None] = lambda: None,
+        limit: int | None = None,
+        memory: int | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.security = security
         self.directory = directory
-        self._worker: Worker | None = None
-        self._lock = asyncio.Lock()
+        self.limit = limit
+        self._memory = memory
+        self._worker: _HomeWorker | None = None
+        self._door = asyncio.Lock()  # held to open home, and to close it
         self._watching: asyncio.Task[None] | None = None
+        self._visits = 0
+        self._promised = 0
+        self._staying: set[str] = set()
+        self._traffic = _Traffic(_UNDER_WAY)
+        self._closed = False
+        _never_drop_from_home(scheduler)
+
+    @property
+    def held(self) -> int:
+        """Number of results at home."""
+        return len(self._worker.shelf) if self._worker is not None else 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes of results in memory."""
+        return self._worker.shelf.memory if self._worker is not None else 0
+
+    @property
+    def disk(self) -> int:
+        """Bytes of results in files."""
+        return self._worker.shelf.disk if self._worker is not None else 0
 
     async def retire(self, addresses: Collection[str]) -> dict[str, str]:
         """Take in what only these workers hold, then remove them from the scheduler.
 
+        A worker that is busy is removed all the same, once its results are safe: its calls run
+        again elsewhere. Actors cannot be moved, and go with their worker.
+
         Returns
         -------
         dict of str to str
-            Addresses of the workers that stay, with all their data, and why. The others are removed
-            and have been told to close: no worker is removed before its results are safe.
+            Addresses of the workers that stay, with all their data, and why. All others are
+            removed and have been told to close: none before its results are safe.
         """
-        scheduler = self.scheduler
-        left = {a for a in addresses if a in scheduler.workers}
-        while left:
-            gone: set[str] = set()
-            moved = await self._take_in(left)
-            for address in [a for a in left if not self._at_risk({a})]:
-                # Not `retire_workers`: its memory manager takes one of two copies for superfluous,
-                # and drops the one at home. Nothing can happen between the check above and this.
-                await scheduler.remove_worker(
-                    address, expected=True, close=True, stimulus_id=f"flame-retire-{time()}"
-                )
-                gone.add(address)
-            left -= gone
-            if not moved:
-                break
-        return dict.fromkeys(left, "its results could not be moved")
+        leaving = {
+            address
+            for address in addresses
+            if address in self.scheduler.workers and address not in self.scheduler.resting
+        }
+        stay: dict[str, str] = {}
+        promised: dict[str, int] = {}
+        try:
+            # The smallest first, so that as many go as can.
+            risks = {address: self._at_risk(address, leaving) for address in leaving}
+            for address in sorted(risks, key=lambda a: _nbytes(risks[a])):
+                need = _nbytes(risks[address])
+                if need > self._room():
+                    stay[address] = self._no_room(risks[address])
+                    self._staying.add(address)
+                else:
+                    promised[address] = need
+                    self._promised += need
+            going = list(promised)
+            reasons = await asyncio.gather(
+                *(self._see_off(address, leaving, promised) for address in going)
+            )
+        finally:
+            self._promised -= sum(promised.values())
+            self._staying -= leaving
+        return stay | {a: why for a, why in zip(going, reasons, strict=True) if why}
 
     async def close(self) -> None:
-        """Let go of everything."""
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
-        if self._worker is not None:
-            worker, self._worker = self._worker, None
-            await _end(worker, "flame-home-closed")
+        """Let go of everything: memory, files and the thread that wrote them."""
+        self._closed = True
+        async with self._door:
+            if self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
+            if self._worker is not None:
+                worker, self._worker = self._worker, None
+                await _end(worker, "flame-home-closed")
 
-    def _at_risk(self, addresses: set[str]) -> dict[Any, list[str]]:
-        """Keys that would be lost with these workers, and who has them."""
-        # A copy on another runner that is leaving as well does not count.
-        leaving = self.scheduler.draining | addresses
-        return {
-            ts.key: [ws.address for ws in ts.who_has]
-            for address in addresses
-            if address in self.scheduler.workers
-            for ts in self.scheduler.workers[address].has_what
-            if all(ws.address in leaving for ws in ts.who_has)
-        }
+    # Who has what
 
-    async def _take_in(self, addresses: set[str]) -> bool:
-        """Copy what would be lost with these workers; whether that may have changed something."""
-        at_risk = self._at_risk(addresses)
-        if not at_risk:
-            return False
-        async with self._lock:
+    def _at_risk(self, address: str, leaving: Collection[str]) -> list[TaskState]:
+        """What would be lost with this worker. Copies on others that leave as well do not count."""
+        scheduler = self.scheduler
+        ws = scheduler.workers.get(address)
+        if ws is None:
+            return []
+
+        def leaves(other: str) -> bool:
+            return other == address or (
+                other not in self._staying and (other in leaving or other in scheduler.draining)
+            )
+
+        return [
+            ts
+            for ts in ws.has_what
+            if not ts.actor and all(leaves(other.address) for other in ts.who_has or ())
+        ]
+
+    def _room(self) -> float:
+        if self.limit is None:
+            return math.inf
+        return self.limit - self.memory - self.disk - self._promised
+
+    def _no_room(self, tasks: Collection[TaskState]) -> str:
+        limit = self.limit or 0
+        return (
+            f"its {_results(len(tasks))} ({format_bytes(_nbytes(tasks))}) do not fit at home: "
+            f"{format_bytes(limit - int(self._room()))} of home_limit={format_bytes(limit)} are "
+            "taken; raise home_limit or release futures"
+        )
+
+    # Moving
+
+    async def _see_off(
+        self, address: str, leaving: Collection[str], promised: dict[str, int]
+    ) -> str | None:
+        """Bring a worker's results home and remove it; or the reason why it stays."""
+        brought: list[TaskState] = []
+        self._visits += 1
+        try:
+            while tasks := self._at_risk(address, leaving):
+                for batch in _batches(tasks):
+                    try:
+                        reason = await self._bring(address, batch, promised)
+                    except Exception as error:
+                        logger.debug("results could not come home", exc_info=True)
+                        reason = _not_copied(len(tasks), error)
+                    at_home = [ts for ts in batch if self._has(ts)]
+                    brought += at_home
+                    stuck = not at_home and set(batch) & set(self._at_risk(address, leaving))
+                    if reason is None and stuck:
+                        reason = _not_copied(len(batch), "their runner did not send them")
+                    if reason is not None:
+                        self._staying.add(address)
+                        self._take_back(brought)
+                        return reason
+            # Not `retire_workers`, which wants running workers to move results to. Nothing can
+            # happen between the check above and this.
+            await self.scheduler.remove_worker(
+                address, expected=True, close=True, stimulus_id=f"flame-retire-{time()}"
+            )
+            return None
+        finally:
+            self._visits -= 1
+
+    async def _bring(
+        self, address: str, tasks: Collection[TaskState], promised: dict[str, int]
+    ) -> str | None:
+        """Copy results from a worker; or the reason why that is not possible."""
+        estimate = _nbytes(tasks)
+        async with self._traffic.share(estimate):
             worker = await self._open()
-            failed = await self.scheduler.gather_on_worker(worker.address, at_risk)
-        tasks = self.scheduler.tasks
-        wanted = [key for key in failed if key in tasks and tasks[key].state == "memory"]
-        if wanted:
-            logger.warning("%d results could not be taken home", len(wanted))
-        return len(wanted) < len(at_risk)
-
-    async def _open(self) -> Worker:
-        if self._worker is None or self._worker.status not in (Status.running, Status.paused):
-            with dask.config.set({"distributed.worker.preload": []}):
-                worker = _HomeWorker(
-                    self.scheduler.address,
-                    name="home",
-                    nthreads=1,
-                    memory_limit=0,
-                    local_directory=self.directory(),
-                    security=self.security,
-                    startup_information={RESTING: lambda worker: True},
-                    host=self.scheduler.ip,
+            # A former result of the same name may still have to be let go of there.
+            await worker.caught_up(self.scheduler)
+            runs = {ts.key: (ts, ts.run_id) for ts in tasks if self._stands(ts) and ts.who_has}
+            data, _, _, silent = await self._unless_silent(
+                address,
+                gather_from_workers(
+                    {key: [address] for key in runs}, rpc=worker.rpc, who=worker.address
+                ),
+            )
+            if silent and address in self.scheduler.workers:
+                return _not_copied(len(runs), "their runner does not answer")
+            parcels = {key: Parcel(value.header, value.frames) for key, value in data.items()}
+            del data
+            problems = [why for parcel in parcels.values() if (why := parcel.problem())]
+            if problems:
+                return _not_copied(len(problems), problems[0])
+            # Released, or computed anew, while it was copied: not what it was.
+            parcels = {
+                key: parcel
+                for key, parcel in parcels.items()
+                if self._stands(runs[key][0]) and runs[key][0].run_id == runs[key][1]
+            }
+            done = min(estimate, promised[address])
+            promised[address] -= done
+            self._promised -= done
+            if sum(parcel.nbytes for parcel in parcels.values()) > self._room():
+                return self._no_room(tasks)
+            self._put(worker, parcels)
+            try:
+                await worker.shelf.settle()
+            except OSError as error:
+                return (
+                    f"{_not_copied(len(parcels), error)}; make room in {worker.shelf.folder.parent}"
+                    ", or raise flame.home.memory in Dask's configuration"
                 )
-            await worker
-            # Paused, so that nobody counts it as a place to run calls on.
-            worker.status = Status.paused
-            self._worker = worker
-            if self._watching is None or self._watching.done():
-                self._watching = asyncio.create_task(self._watch())
-        return self._worker
+        return None
+
+    def _put(self, worker: _HomeWorker, parcels: dict[Any, Parcel]) -> None:
+        ws = self.scheduler.workers.get(worker.address)
+        if ws is None:
+            return  # home was closed, as by `client.restart`
+        stimulus = f"flame-home-{time()}"
+        worker.update_data(parcels, stimulus_id=stimulus)
+        for key in parcels:
+            # The worker says so as well, but later.
+            self.scheduler.add_replica(self.scheduler.tasks[key], ws)
+
+    def _take_back(self, tasks: Collection[TaskState]) -> None:
+        """Drop the copies at home of results that are elsewhere too."""
+        superfluous = [
+            ts.key for ts in tasks if self._has(ts) and self._stands(ts) and len(ts.who_has) > 1
+        ]
+        if superfluous and self._worker is not None:
+            self.scheduler.request_remove_replicas(
+                self._worker.address, superfluous, stimulus_id=f"flame-home-{time()}"
+            )
+
+    def _stands(self, ts: TaskState) -> bool:
+        return self.scheduler.tasks.get(ts.key) is ts and ts.state == "memory"
+
+    def _has(self, ts: TaskState) -> bool:
+        return any(ws.address in self.scheduler.resting for ws in ts.who_has or ())
+
+    async def _unless_silent(self, address: str, work: Any) -> Any:
+        """The outcome of some work with a worker, which is not waited for once it is frozen."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=1)
+                ws = self.scheduler.workers.get(address)
+                longest = _SILENT + 3 * heartbeat_interval(len(self.scheduler.workers))
+                if not task.done() and ws is not None and time() - ws.last_seen > longest:
+                    raise TimeoutError(f"no sign of life from their runner for {longest:.0f} s")
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    # Being there
+
+    async def _open(self) -> _HomeWorker:
+        # Whoever waits may be cancelled; a worker that has been half started could not be ended.
+        opening = asyncio.ensure_future(self._opened())
+        opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(opening)
+
+    async def _opened(self) -> _HomeWorker:
+        async with self._door:
+            if self._closed:
+                raise RuntimeError("home is closed")
+            if self._worker is not None and not self._is_there(self._worker):
+                worker, self._worker = self._worker, None
+                await _end(worker, "flame-home-lost")
+            if self._worker is None:
+                with dask.config.set({"distributed.worker.preload": []}):
+                    worker = _HomeWorker(
+                        self.scheduler.address,
+                        memory=self._memory,
+                        local_directory=self.directory(),
+                        security=self.security,
+                        host=self.scheduler.ip,
+                    )
+                await worker
+                # Paused, so that nobody counts it as a place to run calls on.
+                worker.status = Status.paused
+                self._worker = worker
+                if self._watching is None or self._watching.done():
+                    self._watching = asyncio.create_task(self._watch())
+            return self._worker
+
+    def _is_there(self, worker: Worker) -> bool:
+        return worker.address in self.scheduler.workers and worker.status in (
+            Status.running,
+            Status.paused,
+        )
 
     async def _watch(self) -> None:
         while self._worker is not None:
             await asyncio.sleep(_LOOK_EVERY)
-            async with self._lock:
+            async with self._door:
                 worker = self._worker
-                ws = self.scheduler.workers.get(worker.address) if worker is not None else None
-                if worker is not None and (ws is None or not ws.has_what):
+                if worker is None or self._visits:
+                    continue
+                ws = self.scheduler.workers.get(worker.address)
+                if ws is None or not ws.has_what:
                     self._worker = None
                     await _end(worker, "flame-home-empty")
 
 
 class _HomeWorker(Worker):
-    """A worker that runs nothing: neither calls nor what users want to run on their workers."""
+    """A worker that runs nothing: neither calls nor what users want to run on their workers.
+
+    It takes in what Home gives it, and gives it out to whoever asks.
+    """
+
+    shelf: Shelf
+
+    def __init__(self, *args: Any, memory: int | None, **kwargs: Any) -> None:
+        def data(worker_local_directory: str) -> Shelf:
+            self.shelf = Shelf(Path(worker_local_directory) / "results", memory=memory)
+            return self.shelf
+
+        super().__init__(
+            *args,
+            name="home",
+            nthreads=1,
+            memory_limit=0,
+            startup_information={RESTING: lambda worker: True},
+            # What others send stays as it is on the wire.
+            deserialize=False,
+            data=data,
+            **kwargs,
+        )
+        self._marks: dict[int, asyncio.Event] = {}
+        self._serving = _Traffic(_UNDER_WAY)
+        self.stream_handlers[_CAUGHT_UP] = self._mark
 
     async def plugin_add(self, *args: Any, **kwargs: Any) -> dict[str, str]:
         return {"status": "OK"}
+
+    async def gather(self, who_has: dict[Any, Any]) -> dict[str, Any]:
+        """Refuse: home takes in no more than what would be lost."""
+        return {"status": "partial-fail", "keys": list(who_has)}
+
+    async def caught_up(self, scheduler: FlameScheduler) -> None:
+        """Wait until all that the scheduler has said so far has been done."""
+        mark = max(self._marks, default=0) + 1
+        self._marks[mark] = event = asyncio.Event()
+        try:
+            scheduler.worker_send(self.address, {"op": _CAUGHT_UP, "mark": mark})
+            await asyncio.wait_for(event.wait(), _SILENT)
+        finally:
+            del self._marks[mark]
+
+    def _mark(self, mark: int) -> None:
+        if mark in self._marks:
+            self._marks[mark].set()
+
+    async def get_data(
+        self, comm: Any, keys: Collection[Any], who: str | None = None, serializers: Any = None
+    ) -> Any:
+        # Not the base class's: it would read files here and now, and split frames once more.
+        async with self._serving.share(self.shelf.weigh(keys)):
+            parcels = await self.shelf.load(keys)
+            try:
+                await comm.write({"status": "OK", "data": parcels}, serializers=serializers)
+                await comm.read(deserializers=serializers)
+            except OSError:
+                comm.abort()
+                raise
+        return Status.dont_reply
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        # First, as the base class removes the folder, file by file, without giving way.
+        await self.shelf.close()
+        return await super().close(*args, **kwargs)
+
+
+class _HomeKeeps(ReduceReplicas):
+    """Distributed's policy, but a copy at home is not the one to drop.
+
+    Stock drops from workers that are paused first. A result would leave home with the first call
+    that uses it, be lost with that call's runner, and otherwise come home once more.
+    """
+
+    def run(self) -> Any:
+        resting = self.manager.scheduler.resting
+        for suggestion in super().run():
+            elsewhere = {ws for ws in suggestion.ts.who_has if ws.address not in resting}
+            yield suggestion._replace(candidates=elsewhere)
+
+
+def _never_drop_from_home(scheduler: FlameScheduler) -> None:
+    manager = scheduler.extensions["amm"]
+    for policy in list(manager.policies):
+        if type(policy) is ReduceReplicas:
+            manager.policies.discard(policy)
+            manager.add_policy(_HomeKeeps())
+
+
+class _Traffic:
+    """Bounds the bytes under way; what is larger than the bound goes alone."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._now = 0
+        self._fewer = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def share(self, nbytes: int) -> AsyncIterator[None]:
+        while self._now and self._now + nbytes > self.most:
+            self._fewer.clear()
+            await self._fewer.wait()
+        self._now += nbytes
+        try:
+            yield
+        finally:
+            self._now -= nbytes
+            self._fewer.set()
+
+
+def _batches(tasks: Collection[TaskState]) -> Iterator[list[TaskState]]:
+    batch: list[TaskState] = []
+    nbytes = 0
+    for ts in tasks:
+        nbytes += ts.get_nbytes()
+        if batch and (len(batch) == _BATCH_KEYS or nbytes > _BATCH):
+            yield batch
+            batch, nbytes = [], ts.get_nbytes()
+        batch.append(ts)
+    if batch:
+        yield batch
+
+
+def _nbytes(tasks: Collection[TaskState]) -> int:
+    return sum(ts.get_nbytes() for ts in tasks)
+
+
+def _results(n: int) -> str:
+    return "1 result" if n == 1 else f"{n} results"
+
+
+def _not_copied(n: int, why: object) -> str:
+    if isinstance(why, Exception):
+        why = f"{type(why).__name__}: {why}"
+    return f"{_results(n)} could not be copied: {why}"
 
 
 async def _end(worker: Worker, reason: str) -> None:
