@@ -304,6 +304,12 @@ class FlameScheduler(Scheduler):
         # Stock waits until as many workers have come back: here they come when they are wanted.
         return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
 
+    async def rebalance(self, *, workers: Any = None, **kwargs: Any) -> Any:
+        # Stock would take home for the fullest of all workers, or for the emptiest.
+        among = self.workers if workers is None else workers
+        workers = [a for a in among if a not in self.resting]
+        return await super().rebalance(workers=workers, **kwargs)
+
     async def broadcast(self, *, workers: list[str] | None = None, **kwargs: Any) -> Any:
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
