@@ -34,6 +34,8 @@ EXAMPLES = {
     "security": "True",
     "silence_logs": "None",
     "memory": '"4 GiB"',
+    "home_limit": '"16 GiB"',
+    "home.memory": '"1 GiB"',
     "env": '{"TOKENIZERS_PARALLELISM": "false"}',
     "preload": '["numpy"]',
     "single_use": "True",

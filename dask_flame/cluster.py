@@ -22,7 +22,7 @@ from tornado.ioloop import IOLoop
 from dask_flame import config, display, metrics
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
-from dask_flame.checks import Duration, seconds, whole, wrong
+from dask_flame.checks import Duration, seconds, size, whole, wrong
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.fleet import Member, Phase
@@ -39,6 +39,7 @@ _OWN_OPTIONS = (
     "pools",
     "backend",
     "disconnect_grace",
+    "home_limit",
     "name",
     "asynchronous",
     "security",
@@ -72,6 +73,9 @@ class FlameCluster(Cluster):
     disconnect_grace : duration, default "10s"
         Once the last Client has closed, runners are kept for this long; a new Client boots them
         again.
+    home_limit : size, default "16 GiB"
+        Most bytes of results that are kept, in this process and on its disk, for runners that have
+        ended. A runner whose results do not fit stays.
     name : str, optional
         Letters, digits and ``-``. By default a random one.
     asynchronous : bool, default False
@@ -113,6 +117,7 @@ class FlameCluster(Cluster):
         pools: Mapping[str, Pool] | None = None,
         backend: str | type[Backend] | None = None,
         disconnect_grace: Duration | None = None,
+        home_limit: str | int | None = None,
         name: str | None = None,
         asynchronous: bool = False,
         security: Security | bool | None = None,
@@ -135,6 +140,9 @@ class FlameCluster(Cluster):
         self._grace = seconds(
             "disconnect_grace",
             config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
+        )
+        self._home_limit = size(
+            "home_limit", config.get("home.limit") if home_limit is None else home_limit
         )
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise wrong("name", name, "made of letters, digits and -")
@@ -333,7 +341,11 @@ class FlameCluster(Cluster):
         self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")
         await self.scheduler
         self.home = Home(
-            self.scheduler, security=self.security, directory=lambda: self.backend.scratch
+            self.scheduler,
+            security=self.security,
+            directory=lambda: self.backend.scratch,
+            limit=self._home_limit,
+            memory=size("home.memory", config.get("home.memory")),
         )
         self._stack.push_async_callback(self.home.close)
         self.scheduler_comm = rpc(

@@ -37,7 +37,8 @@ def check() -> None:
     """
     known = yaml.safe_load(_DEFAULTS.read_text())["flame"]
     given = dask.config.get("flame")
-    for section, names in (("", known), ("pool.", known["pool"]), ("local.", known["local"])):
+    sections = [(f"{name}.", known[name]) for name in ("pool", "home", "local")]
+    for section, names in (("", known), *sections):
         values = given if not section else given.get(section[:-1]) or {}
         for name, value in values.items():
             setting = name.replace("_", "-")
