@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import wait_for
 from distributed import WorkerPlugin, get_worker
+
+from dask_flame import FlameCluster, home
+from dask_flame.errors import PoolError
 
 
 def double(x: Any) -> Any:
@@ -107,19 +119,121 @@ def _only_on_a_runner() -> OnlyThere:
     return OnlyThere()
 
 
-def test_a_result_that_cannot_come_home_keeps_its_runner_which_goes_on(
+class Counted:
+    """Knows how often one was unpickled in this process."""
+
+    unpickled = 0
+
+    def __reduce__(self) -> Any:
+        return _counted, ()
+
+
+def _counted() -> Counted:
+    Counted.unpickled += 1
+    return Counted()
+
+
+def test_a_result_that_the_driver_cannot_unpickle_comes_home(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     cluster, client = flame(max=1, idle_timeout="100ms")
     future = client.submit(OnlyThere)
+    wait_for(lambda: gone(cluster) and cluster.home.held == 1)
+    for _ in range(2):
+        name = client.submit(lambda there: type(there).__name__, future, pure=False)
+        assert name.result(timeout=20) == "OnlyThere"
+        wait_for(lambda: gone(cluster))
+    assert not any(e.kind == "kept" for e in cluster.events)
+    with pytest.raises(RuntimeError, match="not here"):
+        future.result(timeout=20)
+
+
+def test_nothing_is_unpickled_on_its_way_home(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(Counted, "unpickled", 0)
+    cluster, client = flame(max=1, idle_timeout="100ms")
+    future = client.submit(Counted)
+    wait_for(lambda: gone(cluster) and cluster.home.held == 1)
+    assert Counted.unpickled == 0
+    assert isinstance(future.result(timeout=20), Counted)
+    assert Counted.unpickled == 1
+
+
+@pytest.mark.parametrize("what", ["lock", "part"])
+def test_a_result_that_cannot_be_sent_keeps_its_runner_which_goes_on(flame: Any, what: str) -> None:
+    cluster, client = flame(max=1, idle_timeout="100ms")
+
+    def make(what: str) -> Any:
+        lock = threading.Lock()
+        return lock if what == "lock" else [np.arange(3), lock]
+
+    future, other = client.submit(make, what), client.submit(bytes, 1000)
     wait_for(lambda: any(e.kind == "kept" for e in cluster.events))
+    kept = next(e for e in cluster.events if e.kind == "kept")
+    assert kept.reason.startswith("1 result could not be copied: ")
+    if what == "lock":
+        assert "Could not serialize object of type lock" in kept.reason
+        assert "cannot pickle" in kept.reason
     assert list(cluster.runners) == ["runner-1"]
-    assert client.submit(lambda there: type(there).__name__, future).result(timeout=20) == (
-        "OnlyThere"
-    )
+    kind = client.submit(lambda made: type(made).__name__, future)
+    assert kind.result(timeout=20) == ("lock" if what == "lock" else "list")
+    assert other.result(timeout=20) == bytes(1000)
     future.release()
+    kind.release()
     wait_for(lambda: gone(cluster))
+
+
+@pytest.mark.parametrize("how", ["plain", "tls", "compressed"])
+def test_whatever_it_is_it_comes_back_as_it_was(
+    flame: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"security": True} if how == "tls" else {}
+    if how == "compressed":
+        monkeypatch.setenv("DASK_DISTRIBUTED__COMM__COMPRESSION", "zlib")
+        options["env"] = {"DASK_DISTRIBUTED__COMM__COMPRESSION": "zlib"}
+    with dask.config.set(
+        {
+            "flame.home.memory": "1 MiB",
+            "distributed.comm.compression": "zlib" if how == "compressed" else False,
+        }
+    ):
+        cluster, client = flame(max=1, idle_timeout="200ms", **options)
+
+        def make() -> list[Any]:
+            rng = np.random.default_rng(0)
+            return [
+                rng.standard_normal(9_000_000),  # 72 MB: more than one frame
+                np.zeros((3, 50_000)),
+                {"a": rng.integers(0, 9, 10), "b": [b"x" * 100_000, "y"], (1, 2): None},
+                pd.DataFrame({"n": range(1000), "t": [str(i) for i in range(1000)]}),
+                np.asfortranarray(np.arange(6.0).reshape(2, 3))[:, ::2],
+                (),
+                b"",
+                None,
+                range(3),
+            ]
+
+        wanted = make()
+        whole = client.submit(make)
+        parts = [client.submit(lambda w, i: w[i], whole, i) for i in range(len(wanted))]
+        wait_for(lambda: gone(cluster) and cluster.home.held == 10, within=60)
+        assert cluster.home.memory <= 2**20
+        assert cluster.home.disk > 70e6
+        for got in (whole.result(), client.gather(parts)):
+            for a, b in zip(got, wanted, strict=True):
+                assert type(a) is type(b)
+                if isinstance(b, np.ndarray):
+                    np.testing.assert_array_equal(a, b)
+                    assert a.flags.writeable
+                elif isinstance(b, pd.DataFrame):
+                    pd.testing.assert_frame_equal(a, b)
+                elif isinstance(b, dict):
+                    assert repr(a) == repr(b)
+                else:
+                    assert a == b
+        there = client.submit(lambda x: (float(x.sum()), x.flags.writeable), parts[0], pure=False)
+        assert there.result(timeout=30) == (float(wanted[0].sum()), True)
 
 
 def test_what_users_run_on_their_workers_does_not_run_in_the_driver(flame: Any) -> None:
@@ -145,3 +259,374 @@ def test_scattered_data_boots_a_runner_and_comes_home(flame: Any) -> None:
     assert client.submit(sum, data).result(timeout=20) == 6
     wait_for(lambda: gone(cluster))
     assert client.gather(data) == [1, 2, 3]
+
+
+# How much, and where
+
+
+def stored(cluster: Any) -> list[Path]:
+    """Files in which results at home are."""
+    return [p for p in Path(cluster.backend.scratch).glob("*/*/results/*") if p.is_file()]
+
+
+def array(mb: float) -> Any:
+    return np.random.default_rng(0).integers(0, 256, int(mb * 1e6), dtype="u1")
+
+
+def kept(cluster: Any) -> list[str]:
+    return [e.reason for e in cluster.events if e.kind == "kept"]
+
+
+def test_beyond_its_memory_results_are_in_files_until_they_are_released(flame: Any) -> None:
+    with dask.config.set({"flame.home.memory": "1 MB"}):
+        cluster, client = flame(max=2, idle_timeout="100ms")
+        futures = client.map(array, [0.3] * 20 + [2], pure=False)
+        wait_for(lambda: gone(cluster) and cluster.home.held == 21)
+        home = cluster.home
+        assert home.memory <= 1_000_000
+        assert home.memory + home.disk == pytest.approx(8_000_000, rel=0.01)
+        assert sum(p.stat().st_size for p in stored(cluster)) == home.disk
+        assert [len(a) for a in client.gather(futures)] == [300_000] * 20 + [2_000_000]
+        del futures[10:]
+        wait_for(lambda: home.held == 10)
+        wait_for(lambda: sum(p.stat().st_size for p in stored(cluster)) == home.disk)
+        assert home.memory + home.disk == pytest.approx(3_000_000, rel=0.01)
+        assert client.submit(len, futures[0]).result(timeout=20) == 300_000
+        del futures
+        wait_for(lambda: home.held == 0)
+        assert (home.memory, home.disk) == (0, 0)
+        wait_for(lambda: not stored(cluster))
+
+
+def test_a_runner_whose_results_do_not_fit_stays_until_there_is_room(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="100ms", home_limit="5 MB")
+    small = client.map(array, [0.5, 2], pure=False)
+    wait_for(lambda: gone(cluster) and cluster.home.held == 2)
+    large = client.submit(array, 3)
+    wait_for(lambda: kept(cluster))
+    assert kept(cluster)[0] == (
+        "its 1 result (2.86 MiB) does not fit at home: 2.38 MiB of home_limit=4.77 MiB are taken; "
+        "raise home_limit or release futures"
+    )
+    assert len(cluster.runners) == 1
+    assert cluster.home.memory + cluster.home.disk <= 5_000_000
+    assert len(large.result()) == 3_000_000
+    assert [len(a) for a in client.gather(small)] == [500_000, 2_000_000]
+    del small
+    wait_for(lambda: gone(cluster), what="there is room now")
+    assert len(large.result()) == 3_000_000
+
+
+def several(cluster: Any, client: Any, n: int) -> list[str]:
+    """Have that many idle runners; their addresses, in the order of their names."""
+    client.gather(client.map(lambda i: time.sleep(0.1), range(n), pure=False))
+    wait_for(lambda: len(cluster.observed) == n)
+    return [cluster.scheduler.aliases[name] for name in sorted(cluster.observed)]
+
+
+def test_of_several_those_go_whose_results_fit(flame: Any) -> None:
+    cluster, client = flame(max=4, idle_timeout="10m", home_limit="5 MB")
+    a, b, c, d = several(cluster, client, 4)
+    futures = [
+        client.submit(array, size, workers=[address], pure=False)
+        for address, size in [(a, 4), (a, 0.2), (b, 2), (c, 2.5)]
+    ]
+    client.gather(futures)
+    stay = cluster.sync(cluster.home.retire, [a, b, c, d, "tcp://127.0.0.1:1"])
+    assert stay == {
+        a: "its 2 results (4.01 MiB) do not fit at home: 4.29 MiB of home_limit=4.77 MiB are "
+        "taken; raise home_limit or release futures"
+    }
+    assert set(cluster.scheduler.workers) == {a} | cluster.scheduler.resting
+    assert cluster.home.held == 2
+    assert [len(x) for x in client.gather(futures)] == [4_000_000, 200_000, 2_000_000, 2_500_000]
+
+
+def test_a_result_that_is_larger_than_it_looked_does_not_pass_the_limit(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="10m", home_limit="1 MB")
+    (address,) = several(cluster, client, 1)
+
+    class Deep:
+        def __init__(self) -> None:
+            self.hidden = bytes(3_000_000)
+
+        def __sizeof__(self) -> int:
+            return 10
+
+    future = client.submit(Deep)
+    wait_for(future.done)
+    (why,) = cluster.sync(cluster.home.retire, [address]).values()
+    assert "home_limit" in why
+    assert cluster.home.held == 0
+    assert len(future.result().hidden) == 3_000_000
+
+
+@contextlib.contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """The operating system refuses to write more than this to a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_where_the_disk_is_full_the_runner_stays_and_nothing_is_lost(flame: Any) -> None:
+    with dask.config.set({"flame.home.memory": "3 MB"}):
+        cluster, client = flame(max=2, idle_timeout="10m")
+        a, b = several(cluster, client, 2)
+        small = client.submit(array, 0.5, workers=[a])
+        large = client.map(array, [1, 2, 2, 1], workers=[b], pure=False)
+        client.gather([small, *large])
+        with full_disk(100_000):
+            stay = cluster.sync(cluster.home.retire, [a, b])
+            assert set(stay) == {b}
+            assert stay[b].startswith("4 results could not be copied: OSError: ")
+            assert "flame.home.memory" in stay[b]
+            assert not stored(cluster)
+            wait_for(lambda: cluster.home.memory <= 3_000_000)
+            assert [len(x) for x in client.gather(large)] == [1e6, 2e6, 2e6, 1e6]
+        assert cluster.sync(cluster.home.retire, [b]) == {}
+        assert cluster.home.disk > 0
+        assert [len(x) for x in client.gather([small, *large])] == [5e5, 1e6, 2e6, 2e6, 1e6]
+
+
+# Whatever happens meanwhile
+
+
+def test_a_busy_runner_is_removed_all_the_same_and_its_call_runs_elsewhere(
+    flame: Any, tmp_path: Path
+) -> None:
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+
+    def call(path: Path) -> str:
+        with path.open("a") as f:
+            f.write("x")
+        while not (path.parent / "go").exists():
+            time.sleep(0.01)
+        return str(get_worker().name)
+
+    result = client.submit(bytes, 1000, workers=[a])
+    result.result()
+    running = client.submit(call, tmp_path / "calls", workers=[a, b])
+    wait_for((tmp_path / "calls").exists)
+    on = next(ws.address for ws in cluster.scheduler.workers.values() if ws.processing)
+    assert cluster.sync(cluster.home.retire, [on]) == {}
+    assert on not in cluster.scheduler.workers
+    wait_for(lambda: (tmp_path / "calls").read_text() == "xx")
+    (tmp_path / "go").touch()
+    assert running.result(timeout=20)
+    assert result.result(timeout=20) == bytes(1000)
+
+
+def begin(cluster: Any, addresses: list[str]) -> Any:
+    loop = cluster.loop.asyncio_loop
+    return asyncio.run_coroutine_threadsafe(cluster.home.retire(addresses), loop)
+
+
+def frozen(client: Any, address: str) -> int:
+    pid = client.run(os.getpid, workers=[address])[address]
+    os.kill(pid, signal.SIGSTOP)
+    return int(pid)
+
+
+def test_a_runner_killed_in_the_middle_is_gone_and_its_calls_run_again(flame: Any) -> None:
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+    anywhere = {"workers": [a, b], "allow_other_workers": True, "pure": False}
+    lost, safe = (client.submit(array, n, **anywhere) for n in (1, 2))
+    client.gather([lost, safe])
+    holder = next(iter(cluster.scheduler.tasks[lost.key].who_has)).address
+    pid = frozen(client, holder)
+    retiring = begin(cluster, [a, b])
+    if holder == a:
+        wait_for(lambda: b not in cluster.scheduler.workers, what="the other is not held up")
+    wait_for(lambda: cluster.home._traffic._now > 0, what="it is being copied")
+    os.kill(pid, signal.SIGKILL)
+    assert retiring.result(20) == {}
+    assert [len(x) for x in client.gather([lost, safe])] == [1_000_000, 2_000_000]
+
+
+def test_a_frozen_runner_stays_and_does_not_hold_up_others(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+    futures = [client.submit(array, 1, workers=[w], pure=False) for w in (a, b)]
+    client.gather(futures)
+    monkeypatch.setattr(home, "_SILENT", 2.0)
+    pid = frozen(client, a)
+    retiring = begin(cluster, [a, b])
+    wait_for(lambda: b not in cluster.scheduler.workers)
+    (why,) = retiring.result(30).values()
+    assert (
+        why
+        == "1 result could not be copied: TimeoutError: no sign of life from their runner for 4 s"
+    )
+    os.kill(pid, signal.SIGCONT)
+    assert [len(x) for x in client.gather(futures)] == [1_000_000] * 2
+    monkeypatch.undo()
+    assert cluster.sync(cluster.home.retire, [a]) == {}
+    assert [len(x) for x in client.gather(futures)] == [1_000_000] * 2
+
+
+def test_what_is_released_or_computed_anew_while_it_comes_home(flame: Any) -> None:
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+    released, other = client.map(array, [1, 2], workers=[a], pure=False)
+    again = client.submit(lambda: "old", key="again", workers=[a])
+    client.gather([released, other, again])
+    pid = frozen(client, a)
+    retiring = begin(cluster, [a])
+    wait_for(lambda: cluster.home._traffic._now > 0)
+    key = released.key
+    released.release()
+    again.cancel()
+    wait_for(lambda: not {key, "again"} & set(cluster.scheduler.tasks))
+    again = client.submit(lambda: "new", key="again", workers=[b])
+    assert again.result(timeout=20) == "new"
+    os.kill(pid, signal.SIGCONT)
+    assert retiring.result(20) == {}
+    wait_for(lambda: cluster.home.held == 1)
+    assert len(other.result()) == 2_000_000
+    assert cluster.sync(cluster.home.retire, [b]) == {}
+    assert again.result() == "new"
+    assert cluster.home.held == 2
+
+
+def test_a_name_used_again_and_again_never_gives_an_old_result(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="50ms")
+    for i in range(8):
+        future = client.submit(lambda i: i, i, key="same")
+        assert future.result(timeout=20) == i
+        if i % 2:
+            wait_for(lambda: gone(cluster) and cluster.home.held == 1)
+            assert future.result(timeout=20) == i
+        future.release()
+        wait_for(lambda: "same" not in cluster.scheduler.tasks)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.2])
+def test_closing_in_the_middle_leaves_nothing(flame: Any, after: float) -> None:
+    with dask.config.set({"flame.home.memory": "1 MB"}):
+        cluster, client = flame(max=2, idle_timeout="10m")
+        addresses = several(cluster, client, 2)
+        futures = client.map(array, [30, 0.5] * 6, pure=False)
+        wait_for(lambda: all(f.done() for f in futures))
+        cluster.loop.add_callback(cluster.home.retire, addresses)
+        time.sleep(after)  # at different points of it, each as good as any other
+        client.close()
+        cluster.close()
+        assert cluster.backend.scratch is None
+
+
+def test_closing_while_a_frozen_runner_is_waited_for(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="10m")
+    (a,) = several(cluster, client, 1)
+    future = client.submit(array, 1)
+    future.result()
+    frozen(client, a)
+    retiring = begin(cluster, [a])
+    wait_for(lambda: cluster.home._traffic._now > 0)
+    cluster.close()
+    wait_for(retiring.done)
+
+
+def test_home_is_not_opened_again_once_it_is_closed(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="10m")
+    (a,) = several(cluster, client, 1)
+    future = client.submit(bytes, 10)
+    future.result()
+    cluster.sync(cluster.home.close)
+    assert cluster.sync(cluster.home.retire, [a]) == {
+        a: "1 result could not be copied: RuntimeError: home is closed"
+    }
+    future.release()
+    wait_for(lambda: future.key not in cluster.scheduler.tasks)
+    assert cluster.sync(cluster.home.retire, [a]) == {}
+
+
+# What a client may ask for
+
+
+def test_restart_empties_home(flame: Any) -> None:
+    with dask.config.set({"flame.home.memory": "1 MB"}):
+        cluster, client = flame(max=1, idle_timeout="100ms")
+        futures = client.map(array, [0.5] * 5, pure=False)
+        wait_for(lambda: gone(cluster) and cluster.home.held == 5 and stored(cluster))
+        client.restart()
+        assert all(f.status == "cancelled" for f in futures)
+        wait_for(lambda: not cluster.scheduler.resting and not stored(cluster))
+        wait_for(lambda: cluster.home.held == 0)
+        again = client.submit(array, 0.5, pure=False)
+        wait_for(lambda: gone(cluster) and cluster.home.held == 1)
+        assert len(again.result()) == 500_000
+
+
+def test_cancel_frees_what_is_at_home(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="100ms")
+    futures = client.map(array, [0.5] * 3, pure=False)
+    wait_for(lambda: gone(cluster) and cluster.home.held == 3)
+    client.cancel(futures[:2])
+    wait_for(lambda: cluster.home.held == 1)
+    assert len(futures[2].result()) == 500_000
+
+
+def test_replicating_and_rebalancing_leave_home_alone(flame: Any) -> None:
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+    future, others = client.submit(array, 1, workers=[a]), client.map(array, [1] * 5, workers=[b])
+    client.gather([future, *others])
+    assert cluster.sync(cluster.home.retire, [a]) == {}
+    (at_home,) = cluster.scheduler.resting
+    assert client.who_has([future]) == {future.key: (at_home,)}
+    client.rebalance()
+    client.rebalance([future, *others])
+    client.replicate([future, *others])
+    assert set(client.who_has([future])[future.key]) == {at_home, b}
+    assert all(client.who_has([f])[f.key] == (b,) for f in others)
+    client.replicate([future], n=1, workers=[b])
+    assert cluster.home.held == 1
+    with pytest.raises(ValueError, match="delete data"):
+        client.replicate(others, workers=[at_home])
+    assert cluster.home.held == 1
+    assert len(future.result()) == 1_000_000
+
+
+def test_what_is_at_home_stays_there_when_a_runner_has_it_too(flame: Any) -> None:
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+    data = client.submit(array, 1, workers=[a])
+    data.result()
+    assert cluster.sync(cluster.home.retire, [a]) == {}
+    (at_home,) = cluster.scheduler.resting
+    assert client.submit(len, data, workers=[b]).result(timeout=20) == 1_000_000
+    assert set(client.who_has([data])[data.key]) == {at_home, b}
+    client.amm.run_once()
+    wait_for(lambda: client.who_has([data])[data.key] == (at_home,))
+    os.kill(client.run(os.getpid)[b], signal.SIGKILL)
+    assert len(data.result(timeout=20)) == 1_000_000
+
+
+def test_actors_are_not_copied(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="10m")
+    (a,) = several(cluster, client, 1)
+    actor = client.submit(Counted, actor=True)
+    kept_result = client.submit(bytes, 10)
+    assert kept_result.result() == bytes(10)
+    actor.result()
+    assert cluster.sync(cluster.home.retire, [a]) == {}
+    assert cluster.home.held == 1
+    assert kept_result.result() == bytes(10)
+
+
+def test_the_limit_is_a_size(flame: Any) -> None:
+    with pytest.raises(PoolError, match='write home_limit="16 GiB"'):
+        FlameCluster(home_limit="much")
+    with (
+        dask.config.set({"flame.home.limits": 1}),
+        pytest.raises(PoolError, match=r"did you mean flame\.home\.limit"),
+    ):
+        FlameCluster()
