@@ -50,7 +50,6 @@ EXAMPLES = {
     "timeout": '"5m"',
     "rerun": "False",
     "max_lifetime": '"8h"',
-    "home_limit": '"16 GiB"',
     "silence": '"60s"',
 }
 
