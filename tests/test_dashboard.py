@@ -126,9 +126,10 @@ def test_runners_are_counted() -> None:
         {"state": "ready", "busy": 0},
         {"state": "ready", "busy": 2},
         {"state": "ending", "busy": 1},
+        {"state": "draining", "busy": 2},
     ]
     counts = count(runners)
-    assert counts == Counts(booting=1, busy=1, idle=1, ending=1)
+    assert counts == Counts(booting=1, busy=1, idle=1, ending=1, draining=1)
     assert (counts.ready, counts.asked) == (2, 3)
 
 
@@ -585,7 +586,14 @@ def test_pools_are_shown_and_nothing_in_them_is_markup(
     runners = [
         {"name": f"r{i}", "state": state, "busy": busy, "since": now}
         for i, (state, busy) in enumerate(
-            [("booting", 0), ("ready", 0), ("ready", 2), ("ready", 1), ("ending", 0)]
+            [
+                ("booting", 0),
+                ("ready", 0),
+                ("ready", 2),
+                ("ready", 1),
+                ("draining", 1),
+                ("ending", 0),
+            ]
         )
     ]
     history = [(now - 90 + i, i // 9, 1, i // 30, i // 45) for i in range(90)]
@@ -608,7 +616,7 @@ def test_pools_are_shown_and_nothing_in_them_is_markup(
     page = visit(url(client, "/flame"))
     page.shows(
         f"a{evil}",
-        "4 of 8 runners, 2 calls each · 1 ending",
+        "4 of 8 runners, 2 calls each · 1 draining · 1 ending",
         "2 busy",
         "1 booting",
         "demand 7 (3 waiting)",

@@ -20,6 +20,7 @@ class Counts:
     busy: int
     idle: int
     ending: int
+    draining: int = 0
 
     @property
     def ready(self) -> int:
@@ -38,6 +39,7 @@ def count(runners: Sequence[Mapping[str, Any]]) -> Counts:
         busy=sum(state == "ready" and busy for state, busy in states),
         idle=sum(state == "ready" and not busy for state, busy in states),
         ending=sum(state == "ending" for state, _ in states),
+        draining=sum(state == "draining" for state, _ in states),
     )
 
 

@@ -144,7 +144,8 @@ def _pool(pool: Mapping[str, Any]) -> str:
     if pool["max"] is not None:
         runners = f"{n.asked} of {counted(pool['max'], 'runner')}"
     slots = f", {pool['concurrency']} calls each" if pool["concurrency"] > 1 else ""
-    ending = f" · {n.ending} ending" if n.ending else ""
+    leaving = ((n.draining, "draining"), (n.ending, "ending"))
+    ending = "".join(f" · {number} {word}" for number, word in leaving if number)
     waiting = f" ({pool['waiting']} waiting)" if pool["waiting"] else ""
     numbers = " ".join(
         f'<div style="white-space:nowrap"><span style="display:inline-block; width:10px; '
