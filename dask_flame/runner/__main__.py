@@ -2,13 +2,14 @@
 
 Started as ``python -m dask_flame.runner FD``: its orders come as one line of JSON on the inherited
 file descriptor FD, so that no secret is in an argument or in the environment. The same descriptor
-is its leash: when the other end closes, for whatever reason, the runner ends, and with it what its
-calls have started.
+is its leash: a line "end" tells it to end in peace; when the other end closes, for whatever reason,
+the runner ends at once, and with it what its calls have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
-- the scheduler, or a SIGTERM, tells it to: it closes its worker, then goes, with exit code 0;
+- the scheduler, or its leash, tells it to: it closes its worker, then goes, with exit code 0;
 - the scheduler is gone: the same, busy or not;
+- a SIGTERM: the substrate takes it away; the scheduler is told, sees it out, and tells it to;
 - the leash breaks: at once, busy or not;
 - it cannot start: the traceback is the last thing it prints, with exit code 1.
 """
@@ -22,17 +23,21 @@ import shutil
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from io import FileIO
 from typing import Any, NoReturn
+
+_END = b"end"
 
 
 def main(argv: list[str]) -> NoReturn:
     """Run until told to end, or until the leash breaks."""
     guard = os.getppid()
     leash = FileIO(int(argv[0]))
-    orders = _orders(leash)
-    if orders is None:
+    line, rest = _line(leash, b"")
+    if line is None:
         os._exit(1)
+    orders: dict[str, Any] = json.loads(line)
     sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
     scratch = os.path.dirname(orders["directory"])
 
@@ -56,31 +61,39 @@ def main(argv: list[str]) -> NoReturn:
         finally:
             os._exit(code)
 
-    def hold() -> None:
+    # What to do when told to end in peace: at once, until there is a worker to close.
+    in_peace: list[Callable[[], None]] = [lambda: end(0)]
+
+    def hold(rest: bytes) -> None:
         with contextlib.suppress(OSError):
-            while leash.read(4096):
-                pass
+            while True:
+                line, rest = _line(leash, rest)
+                if line is None:
+                    break
+                if line == _END:
+                    in_peace[-1]()
         end(1)
 
-    threading.Thread(target=hold, name="flame-leash", daemon=True).start()
+    threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
     code = 1
     try:
         from dask_flame.runner.worker import run
 
-        code = run(orders, end)
+        code = run(orders, end, in_peace.append)
     except BaseException:
         traceback.print_exc()
     end(code)
 
 
-def _orders(leash: FileIO) -> dict[str, Any] | None:
-    line = b""
-    while not line.endswith(b"\n"):  # nothing follows the orders
+def _line(leash: FileIO, rest: bytes) -> tuple[bytes | None, bytes]:
+    """The next line, and what has been read beyond it; None at the leash's end."""
+    while b"\n" not in rest:
         chunk = leash.read(1 << 16)
         if not chunk:
-            return None
-        line += chunk
-    return dict(json.loads(line))
+            return None, b""
+        rest += chunk
+    line, _, rest = rest.partition(b"\n")
+    return line, rest
 
 
 if __name__ == "__main__":

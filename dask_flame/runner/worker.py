@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import logging
 import signal
@@ -12,18 +11,27 @@ from collections.abc import Callable
 from typing import Any
 
 import dask.config
-from distributed import Worker, WorkerPlugin
+from dask.utils import parse_timedelta
+from distributed import Worker
+from distributed.protocol import pickle
 from distributed.security import Security
+from distributed.utils import in_async_call
 
-from dask_flame.protocol import FREED, HELLO, RUNNER, WATCH
+from dask_flame.protocol import RUNNER
+from dask_flame.runner.calls import Calls
+from dask_flame.runner.departure import Departure
+from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
+from dask_flame.runner.nested import Client
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
 
 Ender = Callable[[int], Any]
+#: Takes what is to be done when the runner is told, through its leash, to end in peace.
+Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], end: Ender) -> int:
+def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     """Carry out a runner's orders until its worker has closed; the exit code.
 
     Parameters
@@ -32,53 +40,90 @@ def run(orders: dict[str, Any], end: Ender) -> int:
         What :class:`dask_flame.backends.RunnerSpec` holds, as JSON gives it.
     end : callable
         Ends the process at once with an exit code.
+    listen : callable
+        Told what to do when the runner is to end in peace.
     """
     dask.config.update(dask.config.config, orders["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
     for module in orders["preload"]:
         importlib.import_module(module)
-    return asyncio.run(_serve(orders, end))
+    return asyncio.run(_serve(orders, end, listen))
 
 
-async def _serve(orders: dict[str, Any], end: Ender) -> int:
+async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     worker = await RunnerWorker(
         orders["scheduler"],
         end=end,
         name=orders["name"],
         nthreads=orders["concurrency"],
+        resources=orders["resources"] or None,
         memory_limit=orders["memory"] or 0,
         local_directory=orders["directory"],
         security=Security(**orders["security"]) if orders["security"] else None,
         death_timeout=orders["boot_timeout"],
-        resources=orders["resources"],
         startup_information={RUNNER: lambda worker: orders["pool"]},
-        plugins=(CancelledCalls(),),
         host=orders["host"],
     )
-    loop = asyncio.get_running_loop()
-
-    def told_to_end(*args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it is ending already
-            loop.call_soon_threadsafe(
-                lambda: worker.loop.add_callback(worker.close, reason="runner-told-to-end")
-            )
-
+    departure = Departure(worker, limit=orders["shutdown_timeout"])
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
     # then kill a runner that is on its way out.
-    signal.signal(signal.SIGTERM, told_to_end)
+    signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
+    listen(departure.told_to_end)
     await worker.finished()
     return 0
 
 
 class RunnerWorker(Worker):
-    """A worker that does not wait for its threads when it closes, since its process ends with it.
+    """A worker whose calls can be interrupted, and may wait for calls of their own.
 
-    A stock worker that loses its scheduler while busy waits for its threads, for up to 30 s.
+    It does not wait for its threads when it closes, since its process ends with it: a stock worker
+    that loses its scheduler while busy waits for them for up to 30 s.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        What :class:`distributed.Worker` takes.
+    end : callable
+        Ends the process at once with an exit code.
     """
 
-    def __init__(self, *args: Any, end: Ender, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, end: Ender, name: str, nthreads: int = 1, **kwargs: Any
+    ) -> None:
+        executor = InterruptibleThreadPoolExecutor(nthreads, name)
+        super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self._end_process = end
+        self.calls = Calls(self)
+        self.handlers["flame_idle"] = self.flame_idle
+
+    async def execute(self, key: Any, *, stimulus_id: str) -> Any:
+        with self.calls.execute(key) as execution:
+            event = await super().execute(key, stimulus_id=stimulus_id)
+        return self.calls.outcome(execution, event)
+
+    async def flame_idle(self, function: bytes) -> bool:
+        """Run the pool's idle check, in a thread: whether this runner may be taken for idle."""
+        check = pickle.loads(function)
+        return bool(await asyncio.to_thread(check))
+
+    def _get_client(self, timeout: float | None = None) -> Client:
+        # Private, and where `get_client` and futures that reach a worker get their client from.
+        # The base class takes the default client, if it is one of this scheduler's.
+        if not isinstance(self._client, Client) or self._client.status == "closed":
+            if timeout is None:
+                timeout = dask.config.get("distributed.comm.timeouts.connect")
+            client = Client(
+                self.scheduler,
+                loop=self.loop,
+                security=self.security,
+                set_as_default=True,
+                asynchronous=in_async_call(self.loop),
+                direct_to_workers=True,
+                name="worker",
+                timeout=parse_timedelta(timeout, "s"),
+            )
+            Worker._initialized_clients.add(client)
+        return super()._get_client(timeout)
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
         # A thread, not the loop's timer: it has to fire when the loop hangs.
@@ -91,43 +136,3 @@ class RunnerWorker(Worker):
         logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
         done: str | None = await super().close(min(timeout, _CLOSE_WITHIN), *args, **kwargs)
         return done
-
-
-class CancelledCalls(WorkerPlugin):
-    """Tells the scheduler when the thread of a cancelled call is free again.
-
-    distributed takes a worker's thread for free as soon as its call is cancelled, while the thread
-    goes on to its end. The scheduler asks about such a call; the answer comes when it is over.
-    """
-
-    name = "flame-cancelled-calls"
-    idempotent = True
-    _AT_WORK = frozenset({"executing", "cancelled", "resumed"})
-
-    def __init__(self) -> None:
-        self._watched: set[Any] = set()
-
-    def setup(self, worker: Worker) -> None:
-        self.worker = worker
-        worker.stream_handlers[WATCH] = self.watch
-        worker.stream_handlers[HELLO] = lambda **kwargs: None
-
-    def teardown(self, worker: Worker) -> None:
-        worker.stream_handlers.pop(WATCH, None)
-
-    def watch(self, key: Any, **kwargs: Any) -> None:
-        """The scheduler has taken this call back."""
-        self._watched.add(key)
-        self._look(key)
-
-    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-        if key in self._watched:
-            self._look(key)
-
-    def _look(self, key: Any) -> None:
-        # The state that a task is in, not the one that a transition aimed at: releasing a task
-        # that executes leaves it "cancelled" until its thread comes back.
-        ts = self.worker.state.tasks.get(key)
-        if ts is None or ts.state not in self._AT_WORK:
-            self._watched.discard(key)
-            self.worker.batched_send({"op": FREED, "key": key})

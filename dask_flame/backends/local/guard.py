@@ -48,9 +48,9 @@ class Runner:
         self.name = name
         self.process = process
         self.leash = leash
-        self.orders = b""
+        self.words = b""  # on their way through the leash
         self.kill_at: float | None = None
-        self.sent: set[int] = set()  # signals
+        self.killed = False
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
         assert process.stdout is not None
@@ -112,7 +112,7 @@ class Guard:
                 if events & selectors.EVENT_READ and not self._hear():
                     return False
             elif events & selectors.EVENT_WRITE:
-                self._order(key.data)
+                self._pass_on(key.data)
             else:
                 self._read(key.data)
         self._reap()
@@ -184,19 +184,24 @@ class Guard:
         os.set_blocking(runner.stdout, False)
         os.set_blocking(ours, False)
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
-        runner.orders = json.dumps(message["orders"]).encode() + b"\n"
-        self._selector.register(ours, selectors.EVENT_WRITE, runner)
+        self._tell(runner, json.dumps(message["orders"]).encode())
         self._say(ev="booted", name=name, pid=process.pid)
 
-    def _order(self, runner: Runner) -> None:
-        """Pass on as much of the orders as the pipe takes."""
+    def _tell(self, runner: Runner, line: bytes) -> None:
+        """Say a line to a runner through its leash, as soon as the pipe takes it."""
+        if not runner.words:
+            self._selector.register(runner.leash, selectors.EVENT_WRITE, runner)
+        runner.words += line + b"\n"
+
+    def _pass_on(self, runner: Runner) -> None:
+        """Pass on as much of what is to be said as the pipe takes."""
         try:
-            runner.orders = runner.orders[os.write(runner.leash, runner.orders) :]
+            runner.words = runner.words[os.write(runner.leash, runner.words) :]
         except BlockingIOError:
             return
         except OSError:
-            runner.orders = b""  # it is dead
-        if not runner.orders:
+            runner.words = b""  # it is dead
+        if not runner.words:
             self._selector.unregister(runner.leash)
 
     def _end(self, name: str, grace: float) -> None:
@@ -208,9 +213,8 @@ class Guard:
             return
         due = time.monotonic() + grace
         if runner.kill_at is None:
-            runner.sent.add(signal.SIGTERM)
-            with contextlib.suppress(OSError):
-                runner.process.send_signal(signal.SIGTERM)
+            # Not a SIGTERM, by which a runner knows that somebody else takes it away.
+            self._tell(runner, b"end")
         runner.kill_at = min(due, runner.kill_at or due)
 
     def _read(self, runner: Runner) -> bool:
@@ -256,12 +260,12 @@ class Guard:
         os.close(runner.leash)
         shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
         code = runner.process.returncode
-        told = -code in runner.sent
+        told = runner.killed and code == -signal.SIGKILL
         self._say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
 
     def _kill(self, runner: Runner) -> None:
         # The tree first: once its root is dead, nobody can tell what was below it.
-        runner.sent.add(signal.SIGKILL)
+        runner.killed = True
         tree = below(runner.process.pid)
         kill_group(runner.process.pid)
         kill(tree)

@@ -1,0 +1,215 @@
+"""Interrupting a call: an exception raised in its thread, and in no other call's (runner).
+
+CPython can be asked to raise an exception in another thread, at the next moment when that thread
+runs Python code. The difficulty is to raise it in one call and never in what the thread does
+before or after it: a stray one would be the error of a call that nobody wanted to stop, or kill a
+thread of the pool. So it is asked for only while the call is known to be inside; and when the call
+is over, what was asked for and has not been raised yet is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from functools import partial
+from typing import Any
+
+from distributed import Worker
+from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
+
+# Both keep the interpreter's lock, so that nothing comes between a test and what it guards.
+_ask = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+_take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+
+class Interrupted(BaseException):
+    """Raised inside a call that is to stop: its timeout ran out, or nobody wants it any more.
+
+    Not an :class:`Exception`, so that ``except Exception`` does not hold it up.
+    """
+
+
+class NotRun(Exception):
+    """A call that was interrupted outside its own code has no result and no error of its own."""
+
+
+class Execution:
+    """One call, from the moment when the worker takes it up to the moment when it is over.
+
+    Attributes
+    ----------
+    key : str
+    run_id : int
+        The scheduler's number of this run of the call.
+    timeout : float or None
+        Seconds that it may execute.
+    work : asyncio.Task
+        What runs it on the event loop.
+    coroutine : bool
+        Whether its own code runs there too.
+    since : float or None
+        When its code began, on the clock of :func:`time.monotonic`.
+    ran : float or None
+        Seconds that it had run when its timeout ran out.
+    interrupted : bool
+        Whether it was asked to stop.
+    unwanted : bool
+        Whether the scheduler has taken it back.
+    over : bool
+    waiting : Future or None
+        What its thread waits for, where an interruption can put an end to that.
+    left : bool
+        Whether it has left its slot, perhaps to come back; see :mod:`dask_flame.runner.nested`.
+    outside : int
+        Things that it waits for, without a slot, where it is a coroutine.
+    """
+
+    def __init__(
+        self, worker: Worker, key: Any, *, run_id: int, timeout: float | None, coroutine: bool
+    ) -> None:
+        work = asyncio.current_task()
+        assert work is not None
+        self.worker = worker
+        self.key = key
+        self.run_id = run_id
+        self.timeout = timeout
+        self.coroutine = coroutine
+        self.work = work
+        self.on_start: Callable[[], object] | None = None
+        self.since: float | None = None
+        self.ran: float | None = None
+        self.interrupted = False
+        self.unwanted = False
+        self.over = False
+        self.waiting: ThreadFuture[Any] | None = None
+        self.left = False
+        self.outside = 0
+        self.thread: int | None = None
+        self._taken = False
+        self._inside = False
+
+    def take(self) -> bool:
+        """Whether what is submitted to the pool is this call; true once."""
+        first = not (self._taken or self.coroutine)
+        self._taken = True
+        return first
+
+    def start(self) -> None:
+        """Its code begins to run, in this thread."""
+        self.since = time.monotonic()
+        self.thread = threading.get_ident()
+        if self.on_start is not None:
+            self.worker.loop.add_callback(self.on_start)
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Run it in this thread; when this is left, nothing is or will be raised in the thread."""
+        self.start()
+        assert self.thread is not None
+        thread = self.thread
+        try:
+            try:
+                self._inside = True
+                if self.interrupted:
+                    raise NotRun(self.key)
+                return call()
+            finally:
+                # The interpreter looks for exceptions to raise after calls and at jumps backwards:
+                # there is neither before the second of these lines has done its work.
+                self._inside = False
+                _take_back(thread, None)
+        except Interrupted:
+            # It was raised in what distributed does around the call, which expects none there.
+            with self.worker.active_threads_lock:
+                if self.worker.active_threads.get(thread) == self.key:
+                    del self.worker.active_threads[thread]
+            raise NotRun(self.key) from None
+
+    def interrupt(self) -> None:
+        """Ask it to stop; on the event loop only. May have to be repeated."""
+        self.interrupted = True
+        if self.coroutine:
+            # It is suspended in its own code: distributed awaits nothing else once it has begun.
+            self.work.cancel()
+            return
+        with self.worker.active_threads_lock:
+            known = self.worker.active_threads.get(self.thread or -1) == self.key
+            if known and self._inside:
+                _ask(self.thread, Interrupted)
+        self.wake()
+
+    def wake(self) -> None:
+        """Put an end to what its thread waits for, if it waits in a way that can be ended."""
+        waiting = self.waiting
+        if waiting is not None:
+            waiting.cancel()
+
+
+#: The call in whose context code runs. It is inherited by what the call starts.
+_context: contextvars.ContextVar[Execution | None] = contextvars.ContextVar(
+    "dask_flame_execution", default=None
+)
+
+
+def enter(execution: Execution) -> None:
+    """What runs in this context from now on belongs to this call."""
+    _context.set(execution)
+
+
+def current() -> Execution | None:
+    """The call whose own thread, or own coroutine, this is; None anywhere else."""
+    execution = _context.get()
+    if execution is None or execution.over:
+        return None
+    here = threading.get_ident()
+    own = execution.worker.thread_id if execution.coroutine else execution.thread
+    return execution if own == here else None
+
+
+class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
+    """A worker's threads, in which calls can be interrupted.
+
+    Parameters
+    ----------
+    nthreads : int
+    name : str
+        Of the runner, for the threads' names.
+    """
+
+    def __init__(self, nthreads: int, name: str) -> None:
+        super().__init__(nthreads, thread_name_prefix=f"{name}-Dask-Default-Threads")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ThreadFuture[Any]:
+        execution = _context.get()
+        call = partial(fn, *args, **kwargs)
+        # Not all that is submitted in a call's context is the call: `rejoin` submits from inside.
+        if execution is not None and execution.take():
+            call = partial(self._run, execution, call)
+        future: ThreadFuture[Any] = super().submit(call)
+        return future
+
+    def _run(self, execution: Execution, call: Callable[[], Any]) -> Any:
+        try:
+            return execution.run(call)
+        finally:
+            if not thread_state.proceed:
+                self._leave_or_stay()
+
+    def _leave_or_stay(self) -> None:
+        """See to it that the pool's idea of this thread is right, wherever its call was stopped.
+
+        A call that is interrupted while it waits in `rejoin` leaves its request behind, which takes
+        a thread from the pool in exchange for one that does not know of it.
+        """
+        me = threading.current_thread()
+        with self._rejoin_lock:
+            self._rejoin_list[:] = [item for item in self._rejoin_list if item[0] is not me]
+            thread_state.proceed = me in self._threads
