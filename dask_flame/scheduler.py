@@ -277,8 +277,12 @@ class FlameScheduler(Scheduler):
             self.slots.recount(ws)
 
     def handle_long_running(self, key: Any, worker: str, **kwargs: Any) -> None:
-        super().handle_long_running(key=key, worker=worker, **kwargs)
+        ts, ws = self.tasks.get(key), self.workers.get(worker)
+        # A call that came back may leave again; distributed takes note of the first time only.
+        if ts is None or ws is None or ts not in ws.long_running:
+            super().handle_long_running(key=key, worker=worker, **kwargs)
         self.slots.left_again(key, worker)
+        self.reopen()
 
     async def remove_worker(
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True

@@ -32,9 +32,12 @@ WAITS = frozenset({"_result", "_exception", "_traceback", "_gather", "_wait"})
 class Client(distributed.Client):
     """A client inside a call: while it waits for results, the call has left its slot.
 
-    It is what :func:`distributed.get_client` gives on a runner. Its class is named as its base is,
-    since its id begins with that name, and is how clients of calls are told from drivers. Waiting by :func:`as_completed`
-    keeps the slot, as there is nothing to wait in; ``with worker_client()`` around it leaves it.
+    It is what :func:`distributed.get_client` gives on a runner. Waiting by
+    :func:`distributed.as_completed` keeps the slot, as there is nothing to wait in;
+    ``with worker_client():`` around it leaves it.
+
+    The class is named as its base is: its id begins with that name, and is what clients of calls
+    are told from drivers by.
     """
 
     def sync(
@@ -125,9 +128,7 @@ def _wait(execution: Execution, what: Coroutine[Any, Any, Any], seconds: float |
 # In a coroutine
 
 
-async def _await_outside(
-    execution: Execution, what: Awaitable[Any], seconds: float | None
-) -> Any:
+async def _await_outside(execution: Execution, what: Awaitable[Any], seconds: float | None) -> Any:
     async with _coroutine_outside(execution):
         return await asyncio.wait_for(what, seconds)
 

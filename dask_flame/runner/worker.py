@@ -87,9 +87,7 @@ class RunnerWorker(Worker):
         Ends the process at once with an exit code.
     """
 
-    def __init__(
-        self, *args: Any, end: Ender, name: str, nthreads: int = 1, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, end: Ender, name: str, nthreads: int = 1, **kwargs: Any) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self._end_process = end
@@ -123,7 +121,8 @@ class RunnerWorker(Worker):
                 timeout=parse_timedelta(timeout, "s"),
             )
             Worker._initialized_clients.add(client)
-        return super()._get_client(timeout)
+        adopted: Client = super()._get_client(timeout)
+        return adopted
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
         # A thread, not the loop's timer: it has to fire when the loop hangs.
