@@ -12,21 +12,49 @@ from typing import TYPE_CHECKING, Any
 from dask_flame._version import __version__
 
 if TYPE_CHECKING:
+    from dask_flame.calls import call as call
+    from dask_flame.calls import cast as cast
+    from dask_flame.calls import on as on
+    from dask_flame.calls import place as place
     from dask_flame.cluster import FlameCluster as FlameCluster
+    from dask_flame.errors import CallTimeout as CallTimeout
+    from dask_flame.errors import FlameError as FlameError
+    from dask_flame.errors import RunnerLost as RunnerLost
     from dask_flame.lease import Lease as Lease
     from dask_flame.pool import Pool as Pool
     from dask_flame.reports import Reports as Reports
     from dask_flame.reports import report as report
 
 _HOME = {
+    "CallTimeout": "dask_flame.errors",
     "FlameCluster": "dask_flame.cluster",
+    "FlameError": "dask_flame.errors",
     "Lease": "dask_flame.lease",
     "Pool": "dask_flame.pool",
     "Reports": "dask_flame.reports",
+    "RunnerLost": "dask_flame.errors",
+    "call": "dask_flame.calls",
+    "cast": "dask_flame.calls",
+    "on": "dask_flame.calls",
+    "place": "dask_flame.calls",
     "report": "dask_flame.reports",
 }
 
-__all__ = ["FlameCluster", "Lease", "Pool", "Reports", "__version__", "report"]
+__all__ = [
+    "CallTimeout",
+    "FlameCluster",
+    "FlameError",
+    "Lease",
+    "Pool",
+    "Reports",
+    "RunnerLost",
+    "__version__",
+    "call",
+    "cast",
+    "on",
+    "place",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:
