@@ -14,6 +14,7 @@ import contextvars
 import ctypes
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
 from functools import partial
@@ -120,7 +121,7 @@ class Execution:
                 self._inside = True
                 if self.interrupted:
                     raise NotRun(self.key)
-                return call()
+                outcome = call()
             finally:
                 # The interpreter looks for exceptions to raise after calls and at jumps backwards:
                 # there is neither before the second of these lines has done its work.
@@ -132,6 +133,9 @@ class Execution:
                 if self.worker.active_threads.get(thread) == self.key:
                     del self.worker.active_threads[thread]
             raise NotRun(self.key) from None
+        if self.interrupted:
+            _let_go(outcome)
+        return outcome
 
     def interrupt(self) -> None:
         """Ask it to stop; on the event loop only. May have to be repeated."""
@@ -151,6 +155,18 @@ class Execution:
         waiting = self.waiting
         if waiting is not None:
             waiting.cancel()
+
+
+def _let_go(outcome: Any) -> None:
+    """Empty the frames that an interrupted call has left behind.
+
+    distributed's account of an error is in one of them, and holds it: without this, what the call
+    had (futures of calls that it waited for, arrays) would stay until the garbage is collected.
+    """
+    error = outcome.get("actual_exception") if isinstance(outcome, dict) else None
+    while isinstance(error, BaseException):
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 #: The call in whose context code runs. It is inherited by what the call starts.

@@ -36,6 +36,8 @@ class Client(distributed.Client):
     :func:`distributed.as_completed` keeps the slot, as there is nothing to wait in;
     ``with worker_client():`` around it leaves it.
 
+    A wait that times out still has to wait for a slot, which the awaited call may have.
+
     The class is named as its base is: its id begins with that name, and is what clients of calls
     are told from drivers by.
     """
