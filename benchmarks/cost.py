@@ -1,0 +1,321 @@
+"""What a pool costs and how long one waits for it, against stock Dask on the same traces of work.
+
+    python benchmarks/cost.py [--rounds 3] [--trace NAME] [--who NAME] [--quick] [--picture FILE]
+
+Each trace is served by each of these in turn, round after round, by a fresh driver every time:
+
+flame
+    ``FlameCluster(max=8, idle_timeout=...)``.
+stock
+    ``LocalCluster(n_workers=0)`` with ``adapt(minimum=0, maximum=8)``.
+tuned
+    The same, tuned for these traces: it looks five times a second, wants each computation to take
+    one second, keeps an idle worker as long as dask-flame does, and gives none a call ahead.
+
+Calls sleep, so that the machine does not have to be large. Runners are counted from outside, by
+looking at the operating system's processes twenty times a second: a runner is paid for from the
+moment its process exists until it is gone, whatever the cluster thinks of it. Results are held
+until the last one is there, then dropped; a run is over when no runner is left.
+
+The table, on standard output, has the medians of the rounds. Times are in seconds:
+
+makespan
+    Time in which somebody waited, and its ratio to the ideal: list scheduling on runners that boot
+    in no time. Without boots: less what the same ideal would lose by boots as long as they were.
+runner-seconds
+    What was paid, and of that what went to booting, to calls, and to waiting for calls. Its ratio
+    to the least possible, the work alone; and to the work with the idle time that the idle timeout
+    itself asks for, its tails. Without boots: less what went to booting.
+runners
+    How many were booted, and how many of these never had a call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import Life, served  # beside this file
+from traces import Schedule, Trace, ideal, traces
+
+WHO = ("flame", "stock", "tuned")
+QUICK = 0.5
+MAKESPAN_GOAL = 1.10
+PAID_GOAL = 1.15
+#: Less than this apart, medians are called the same.
+ALIKE = 0.02
+
+
+@dataclass(frozen=True)
+class Account:
+    """One run of a trace, added up; see the words of the table.
+
+    Attributes
+    ----------
+    trace : Trace
+    who : str
+    start : float
+        When the first call was submitted, on the monotonic clock.
+    lives : tuple of Life
+        The runners, as the operating system saw them.
+    parts : tuple of (float, float)
+        When each part began and when its last result was there, in seconds since `start`.
+    """
+
+    trace: Trace
+    who: str
+    start: float
+    lives: tuple[Life, ...]
+    parts: tuple[tuple[float, float], ...]
+
+    @property
+    def makespan(self) -> float:
+        return sum(end - begin for begin, end in self.parts)
+
+    @property
+    def paid(self) -> float:
+        return sum(life.end - life.begin for life in self.lives)
+
+    @property
+    def booting(self) -> float:
+        return sum(life.boot for life in self.lives)
+
+    @property
+    def working(self) -> float:
+        return sum(end - begin for life in self.lives for begin, end in life.calls)
+
+    @property
+    def idle(self) -> float:
+        return self.paid - self.booting - self.working
+
+    @property
+    def unused(self) -> int:
+        return sum(not life.calls for life in self.lives)
+
+    @property
+    def best(self) -> Schedule:
+        """The ideal with boots that take no time."""
+        return ideal(self.trace)
+
+    @property
+    def makespan_ratio(self) -> float:
+        return self.makespan / self.best.makespan
+
+    @property
+    def makespan_ratio_without_boots(self) -> float:
+        boots = [life.boot for life in self.lives if life.registered is not None]
+        lost = ideal(self.trace, boots).makespan - self.best.makespan
+        return (self.makespan - lost) / self.best.makespan
+
+    @property
+    def over_work(self) -> float:
+        return self.paid / self.trace.busy
+
+    @property
+    def over_tails(self) -> float:
+        return self.paid / self.best.paid
+
+    @property
+    def over_tails_without_boots(self) -> float:
+        return (self.paid - self.booting) / self.best.paid
+
+
+def run(trace: Trace, who: str) -> Account:
+    """Serve a trace once and add up what it took."""
+    lives, told = served(trace, who)
+    start = told["start"]
+    return Account(
+        trace, who, start, lives, tuple((b - start, e - start) for b, e in told["parts"])
+    )
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[Account], float]], ...] = (
+    ("makespan", "{:.1f}", lambda a: a.makespan),
+    ("/ ideal", "{:.2f}", lambda a: a.makespan_ratio),
+    ("without boots", "{:.2f}", lambda a: a.makespan_ratio_without_boots),
+    ("runner-seconds", "{:.1f}", lambda a: a.paid),
+    ("booting", "{:.1f}", lambda a: a.booting),
+    ("calls", "{:.1f}", lambda a: a.working),
+    ("idle", "{:.1f}", lambda a: a.idle),
+    ("/ work", "{:.2f}", lambda a: a.over_work),
+    ("/ (work + tails)", "{:.2f}", lambda a: a.over_tails),
+    ("without boots", "{:.2f}", lambda a: a.over_tails_without_boots),
+    ("runners", "{:.0f}", lambda a: len(a.lives)),
+    ("never used", "{:.0f}", lambda a: a.unused),
+)
+GOALS: tuple[tuple[str, float, Callable[[Account], float]], ...] = (
+    (f"makespan / ideal, goal {MAKESPAN_GOAL:.2f}", MAKESPAN_GOAL, lambda a: a.makespan_ratio),
+    ("without boots", MAKESPAN_GOAL, lambda a: a.makespan_ratio_without_boots),
+    (f"paid / (work + tails), goal {PAID_GOAL:.2f}", PAID_GOAL, lambda a: a.over_tails),
+    ("without boots", PAID_GOAL, lambda a: a.over_tails_without_boots),
+)
+
+
+def table(accounts: Iterable[Account]) -> str:
+    """The medians, in Markdown: a line for each trace and each who served it."""
+    lines = [["trace", "who", *(name for name, _, _ in COLUMNS)]]
+    for trace, group in _grouped(accounts).items():
+        for who, runs in group.items():
+            values = [form.format(_median(runs, what)) for _, form, what in COLUMNS]
+            lines.append([trace, who, *values])
+    return _markdown(lines)
+
+
+def verdicts(accounts: Iterable[Account]) -> str:
+    """Whether the goals were met, and how stock compares, from the medians."""
+    lines = [["trace", *(name for name, _, _ in GOALS)]]
+    groups = {name: group for name, group in _grouped(accounts).items() if "flame" in group}
+    others = [who for who in WHO if any(who in g for g in groups.values()) and who != "flame"]
+    lines[0] += [f"{what} against {who}" for who in others for what in ("makespan", "paid")]
+    for trace, group in groups.items():
+        line = [trace]
+        for _, goal, value in GOALS:
+            got = _median(group["flame"], value)
+            line.append(f"{got:.2f} {'met' if got <= goal else 'MISSED'}")
+        for who in others:
+            for value in (_makespan, _paid):
+                if who not in group:
+                    line.append("")
+                    continue
+                ratio = _median(group["flame"], value) / _median(group[who], value)
+                word = "less" if ratio < 1 - ALIKE else "MORE" if ratio > 1 + ALIKE else "same"
+                line.append(f"{ratio:.2f} {word}")
+        lines.append(line)
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "| " + " | ".join(f"{c:<{width}}" for c, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def _makespan(account: Account) -> float:
+    return account.makespan
+
+
+def _paid(account: Account) -> float:
+    return account.paid
+
+
+def _median(runs: Sequence[Account], what: Callable[[Account], float]) -> float:
+    return statistics.median(map(what, runs))
+
+
+def _grouped(accounts: Iterable[Account]) -> dict[str, dict[str, list[Account]]]:
+    groups: dict[str, dict[str, list[Account]]] = {}
+    for account in accounts:
+        groups.setdefault(account.trace.name, {}).setdefault(account.who, []).append(account)
+    return groups
+
+
+def draw(accounts: Iterable[Account], path: Path) -> None:
+    """Draw the runners that were alive over time; of each kind the run that cost the median."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    looks = {
+        "flame": ("#d9480f", "-", 2.2, "dask-flame"),
+        "stock": ("#1c7ed6", "-", 1.4, "stock Adaptive"),
+        "tuned": ("#2b8a3e", "--", 1.4, "stock Adaptive, tuned"),
+    }
+    groups = _grouped(accounts)
+    columns = min(2, len(groups))
+    rows = -(-len(groups) // columns)
+    figure, grid = pyplot.subplots(
+        rows,
+        columns,
+        figsize=(6.5 * columns, 2.9 * rows + 0.9),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes in grid.flat[len(groups) :]:
+        axes.set_visible(False)
+    for axes, (name, group) in zip(grid.flat, groups.items(), strict=False):
+        shown = {who: _middle(runs) for who, runs in group.items()}
+        trace = next(iter(shown.values())).trace
+        x, y = _steps(ideal(trace).calls)
+        axes.fill_between(x, y, step="post", color="#ced4da", linewidth=0, label="calls, ideally")
+        for who, account in shown.items():
+            colour, style, width, label = looks[who]
+            spans = [(life.begin, life.end) for life in account.lives]
+            x, y = _steps([(b - account.start, e - account.start) for b, e in spans])
+            axes.step(x, y, style, where="post", color=colour, linewidth=width, label=label)
+            last = account.parts[-1][1]
+            axes.plot([last], [0], "^", color=colour, markersize=9, clip_on=False, zorder=5)
+        paid = ", ".join(f"{who} {account.paid:.0f}" for who, account in shown.items())
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold")
+        axes.set_title(f"runner-seconds: work {trace.busy:.0f}, {paid}", loc="right", fontsize=9)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+        axes.set_ylim(0, trace.max + 0.5)
+        axes.set_yticks(range(0, trace.max + 1, 2))
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("runners alive")
+    for axes in grid[-1]:
+        axes.set_xlabel("seconds since the first call")
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    handles.append(pyplot.Line2D([], [], color="black", marker="^", linestyle=""))
+    labels.append("last result")
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _middle(runs: Sequence[Account]) -> Account:
+    return sorted(runs, key=_paid)[(len(runs) - 1) // 2]
+
+
+def _steps(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
+    """How many of these spans there are, over time."""
+    changes = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+    x, y = [0.0], [0]
+    for at, change in changes:
+        x.append(at)
+        y.append(y[-1] + change)
+    return x, y
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    every = traces()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, help="default 3, or 1 with --quick")
+    parser.add_argument("--trace", action="append", choices=every, help="default: all")
+    parser.add_argument("--who", action="append", choices=WHO, help="default: all")
+    parser.add_argument("--quick", action="store_true", help=f"all times times {QUICK:g}")
+    parser.add_argument("--picture", type=Path, default=Path("cost.png"), help="default cost.png")
+    chosen = parser.parse_args(arguments)
+    accounts: list[Account] = []
+    for turn in range(chosen.rounds or (1 if chosen.quick else 3)):
+        for name in chosen.trace or every:
+            trace = every[name].scaled(QUICK) if chosen.quick else every[name]
+            for who in chosen.who or WHO:
+                accounts.append(account := run(trace, who))
+                print(
+                    f"round {turn + 1}: {name}: {who}: makespan {account.makespan:.1f} s, "
+                    f"{account.paid:.1f} runner-seconds, {len(account.lives)} runners",
+                    file=sys.stderr,
+                )
+    print(table(accounts), end="\n\n")
+    print(verdicts(accounts))
+    try:
+        draw(accounts, chosen.picture)
+    except ImportError as error:
+        print(f"no picture: {error}; pip install matplotlib", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""Serves a trace in a driver of its own, and watches the driver's runners from outside.
+
+    python processes.py
+
+is that driver: it reads what to serve from its standard input, and writes lines of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import dask
+import psutil
+from distributed import Client, LocalCluster, Worker, WorkerPlugin, wait
+from traces import Trace  # beside this file
+
+#: Seconds between looks at the processes.
+_PERIOD = 0.05
+#: Seconds without a runner, after the last result, that end a run.
+_QUIET = 1.0
+#: Most seconds from the last result until the last runner is gone.
+_MOST = 60.0
+#: What tells processes that serve runners from runners: dask-flame's guard, multiprocessing's own.
+_HELPERS = ("guard.py", "multiprocessing.resource_tracker", "multiprocessing.forkserver")
+_TOPIC = "cost-registered"
+
+
+@dataclass(frozen=True)
+class Life:
+    """One runner; times are of the monotonic clock, which all processes share.
+
+    Attributes
+    ----------
+    pid : int
+    begin : float
+        When its process was first there.
+    end : float
+        When it was gone.
+    registered : float or None
+        When it could take calls; None if that never came.
+    calls : tuple of (float, float)
+        When the calls that ran on it began and ended.
+    """
+
+    pid: int
+    begin: float
+    end: float
+    registered: float | None
+    calls: tuple[tuple[float, float], ...]
+
+    @property
+    def boot(self) -> float:
+        """Seconds until it could take calls; all of its life where that never came."""
+        return (self.end if self.registered is None else self.registered) - self.begin
+
+
+class Watch:
+    """The runners of one driver: when each was first and last seen."""
+
+    def __init__(self, driver: int) -> None:
+        self.driver = driver
+        self.spans: dict[int, tuple[float, float | None]] = {}
+        self._helpers: set[int] = set()
+        self._looked = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        return any(end is None for _, end in self.spans.values())
+
+    def look(self) -> None:
+        """Look now. What changed since the last look is taken to have changed half-way."""
+        now = time.monotonic()
+        between = (self._looked + now) / 2
+        self._looked = now
+        runners = set(self._runners())
+        for pid in runners - self.spans.keys() - self._helpers:
+            self.spans[pid] = (between, None)
+        for pid, (begin, end) in list(self.spans.items()):
+            if pid in self._helpers:
+                # Was seen before it had become the program that it was started for.
+                del self.spans[pid]
+            elif end is None and pid not in runners:
+                self.spans[pid] = (begin, between)
+
+    def _runners(self) -> Iterator[int]:
+        """Processes that the driver, or a helper of it, has started; theirs are not counted."""
+        parents = [psutil.Process(self.driver)]
+        while parents:
+            parent = parents.pop()
+            with contextlib.suppress(psutil.Error):
+                command = parent.cmdline()
+                for child in parent.children():
+                    with contextlib.suppress(psutil.Error):
+                        if child.status() == psutil.STATUS_ZOMBIE:
+                            continue
+                        # One forked from a helper, without a program of its own, is a runner.
+                        if child.cmdline() != command and _helps(child):
+                            self._helpers.add(child.pid)
+                            parents.append(child)
+                        else:
+                            yield child.pid
+
+
+def _helps(process: psutil.Process) -> bool:
+    command = " ".join(process.cmdline())
+    return any(word in command for word in _HELPERS)
+
+
+def served(trace: Trace, who: str) -> tuple[tuple[Life, ...], dict[str, Any]]:
+    """Serve a trace once.
+
+    Parameters
+    ----------
+    trace : Trace
+    who : str
+        ``flame``, ``stock`` or ``tuned``.
+
+    Returns
+    -------
+    lives : tuple of Life
+        The runners, in the order in which they appeared.
+    told : dict
+        What the driver said: ``start``, and ``parts``, a list of (begin, end).
+
+    Raises
+    ------
+    RuntimeError
+        If the driver failed, if runners were still there a minute after the last result, or if one
+        was missed altogether; with all that was written to standard error.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        try:
+            return _served(trace, who, errors)
+        except RuntimeError as error:
+            errors.seek(0)
+            raise RuntimeError(f"{who}, {trace.name}: {error}\n{errors.read()}") from None
+
+
+def _served(trace: Trace, who: str, errors: IO[str]) -> tuple[tuple[Life, ...], dict[str, Any]]:
+    driver = subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    said: queue.Queue[dict[str, Any]] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(driver.stdout, said), daemon=True)
+    reader.start()
+    try:
+        print(json.dumps({"who": who, "trace": trace.to_dict()}), file=driver.stdin, flush=True)
+        watch = Watch(driver.pid)
+        told = _follow(driver, driver.stdin, said, watch)
+    finally:
+        driver.kill()
+        driver.wait()
+        reader.join()
+        driver.stdin.close()
+        driver.stdout.close()
+    if unseen := {pid for pid, _, _ in told["calls"]} - watch.spans.keys():
+        raise RuntimeError(f"calls ran on processes that were never seen: {sorted(unseen)}")
+    registered = {event["pid"]: event["at"] for event in told["registered"]}
+    lives = [
+        Life(
+            pid,
+            begin,
+            end,
+            registered.get(pid),
+            tuple((b, e) for by, b, e in told["calls"] if by == pid),
+        )
+        for pid, (begin, end) in watch.spans.items()
+        if end is not None
+    ]
+    return tuple(lives), told
+
+
+def _follow(
+    driver: subprocess.Popen[str],
+    orders: IO[str],
+    said: queue.Queue[dict[str, Any]],
+    watch: Watch,
+) -> dict[str, Any]:
+    """Look and listen until the driver has closed; what it said."""
+    told: dict[str, Any] = {}
+    seen = time.monotonic()
+    asked = False
+    while "registered" not in told:
+        if driver.poll() is not None and said.empty():
+            raise RuntimeError(f"the driver ended with code {driver.returncode}:")
+        with contextlib.suppress(psutil.Error):
+            watch.look()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                told.update(said.get_nowait())
+        now = time.monotonic()
+        if watch.alive or "calls" not in told:
+            seen = now
+        if "calls" in told and now > told["parts"][-1][1] + _MOST and not asked:
+            raise RuntimeError(f"runners were still there {_MOST:g} s after the last result:")
+        if now > seen + _QUIET and not asked:
+            asked = True
+            print("close", file=orders, flush=True)
+        time.sleep(_PERIOD)
+    driver.wait()
+    return told
+
+
+def _read(stream: IO[str], said: queue.Queue[dict[str, Any]]) -> None:
+    for line in stream:
+        if line.startswith("{"):  # not what a runner has printed
+            said.put(json.loads(line))
+
+
+# The driver
+
+
+def work(seconds: float) -> tuple[int, float, float]:
+    """Sleep; say where and when."""
+    begin = time.monotonic()
+    time.sleep(seconds)
+    return os.getpid(), begin, time.monotonic()
+
+
+class Registered(WorkerPlugin):
+    """Says when a worker has registered."""
+
+    name = _TOPIC
+
+    def setup(self, worker: Worker) -> None:
+        worker.log_event(_TOPIC, {"pid": os.getpid(), "at": time.monotonic()})
+
+
+@contextlib.contextmanager
+def _cluster(who: str, trace: Trace) -> Iterator[Any]:
+    if who == "flame":
+        from dask_flame import FlameCluster  # stock workers import this module, too
+
+        with FlameCluster(
+            max=trace.max, concurrency=1, idle_timeout=trace.idle, dashboard_address=None
+        ) as cluster:
+            yield cluster
+        return
+    saturation = {"distributed.scheduler.worker-saturation": 1.0} if who == "tuned" else {}
+    interval = 0.2
+    tuning = {
+        "interval": interval,
+        "target_duration": "1s",
+        # It acts at the last look of these, and has seen the first at once: no sooner than `idle`.
+        "wait_count": math.ceil(trace.idle / interval) + 1,
+    }
+    with (
+        dask.config.set(saturation),
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        cluster.adapt(minimum=0, maximum=trace.max, **(tuning if who == "tuned" else {}))
+        yield cluster
+
+
+def _serve(client: Client, trace: Trace) -> dict[str, Any]:
+    futures: list[Any] = []
+    parts: list[tuple[float, float]] = []
+    for part in trace.parts:
+        time.sleep(part.pause)
+        begin = time.monotonic()
+        if not parts:
+            print(json.dumps({"start": begin}), flush=True)
+        mine: list[Any] = []
+        for at in sorted({at for at, _ in part.calls}):
+            time.sleep(max(0.0, begin + at - time.monotonic()))
+            these = [seconds for when, seconds in part.calls if when == at]
+            mine += client.map(work, these, pure=False)
+        wait(mine)
+        parts.append((begin, time.monotonic()))
+        futures += mine
+    return {"parts": parts, "calls": client.gather(futures)}
+
+
+def drive() -> None:
+    """Serve the trace that standard input says; close when it says so, or has ended."""
+    order = json.loads(sys.stdin.readline())
+    trace = Trace.from_dict(order["trace"])
+    with _cluster(order["who"], trace) as cluster, Client(cluster) as client:
+        client.register_plugin(Registered())
+        done = _serve(client, trace)
+        # Nobody holds the results any more.
+        print(json.dumps(done), flush=True)
+        sys.stdin.readline()
+        told = [event for _, event in client.get_events(_TOPIC)]
+    print(json.dumps({"registered": told}), flush=True)
+
+
+if __name__ == "__main__":
+    drive()

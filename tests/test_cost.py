@@ -1,0 +1,144 @@
+"""The benchmark of cost: its ideal, its sums, and short runs of it over real processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+# Run from where it lies, as a script: what is beside it is imported by name.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+cost = pytest.importorskip("cost")
+processes = pytest.importorskip("processes")
+traces = pytest.importorskip("traces")
+
+Part, Trace, ideal = traces.Part, traces.Trace, traces.ideal
+Life = processes.Life
+
+
+def trace(*parts, **options):
+    return Trace("test", parts, **{"max": 2, "idle": 1.0, **options})
+
+
+class TestIdeal:
+    def test_calls_share_the_runners(self):
+        found = ideal(trace(Part(((0, 1.0), (0, 2.0), (0, 3.0)))))
+        assert found.makespan == 4  # the third begins when the first ends
+        assert found.runners == 2
+        assert found.paid == 4 + 2 + 2 * 1  # with a tail each
+
+    def test_a_boot_comes_before_the_first_call_of_each_runner(self):
+        found = ideal(trace(Part(((0, 1.0), (0, 1.0)))), boots=[0.5, 1.0])
+        assert found.makespan == 2
+        assert found.paid == 0.5 + 1.0 + 2 * 1.0 + 2 * 1
+
+    def test_a_pause_is_not_waited_for(self):
+        burst = ((0.0, 1.0),)
+        short = ideal(trace(Part(burst), Part(burst, pause=0.5)))
+        long = ideal(trace(Part(burst), Part(burst, pause=1.5)))
+        assert short.makespan == long.makespan == 2
+        assert (short.runners, short.paid) == (1, 2 + 0.5 + 1)  # kept through the pause
+        assert (long.runners, long.paid) == (2, 2 + 2 * 1)
+
+    def test_a_trickle_keeps_one_runner(self):
+        calls = ((0, 0.5), (0, 0.5), (1.0, 0.5), (2.0, 0.5), (3.0, 0.5))
+        found = ideal(trace(Part(calls)))
+        assert found.runners == 2
+        assert found.paid == (3.5 + 1) + (0.5 + 1)
+
+    @given(
+        calls=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=30),
+        most=st.integers(1, 5),
+        boot=st.integers(0, 3),
+    )
+    def test_it_is_a_schedule(self, calls, most, boot):
+        asked = trace(Part(tuple(calls)), max=most)
+        found = ideal(asked, [boot])
+        first = min(at for at, _ in calls)
+        longest = max(at + seconds for at, seconds in calls)
+        assert found.makespan >= max(longest, first + boot + asked.busy / most)
+        assert found.paid >= asked.busy + found.runners * (boot + asked.idle)
+        assert len(found.calls) == len(calls)
+        for moment, _ in found.calls:
+            assert sum(begin <= moment < end for begin, end in found.calls) <= most
+
+    def test_traces_survive_the_way_to_the_driver(self):
+        for each in traces.traces().values():
+            assert Trace.from_dict(each.to_dict()) == each
+            assert each.scaled(2).busy == pytest.approx(2 * each.busy)
+
+
+def account(who="flame", late=0.0):
+    """Two calls of 1 s at once and one after a pause, on runners that boot in 1 s."""
+    asked = trace(Part(((0, 1.0), (0, 1.0))), Part(((0, 1.0),), pause=0.5))
+    lives = (
+        Life(1, 10, 14.5 + late, 11, ((11, 12), (12.5, 13.5))),
+        Life(2, 10, 13 + late, 11, ((11, 12),)),
+        Life(3, 10, 10.5, None, ()),
+    )
+    return cost.Account(asked, who, 10, lives, ((0, 2), (2.5, 3.5)))
+
+
+class TestSums:
+    def test_what_was_paid_is_split_in_three(self):
+        got = account()
+        assert got.paid == 4.5 + 3 + 0.5
+        assert got.booting == 1 + 1 + 0.5  # one was never up
+        assert got.working == 3
+        assert got.idle == 0.5 + 2 * 1
+        assert got.unused == 1
+
+    def test_ratios(self):
+        got = account()
+        assert got.best.makespan == 2
+        assert got.makespan_ratio == 3 / 2
+        assert got.makespan_ratio_without_boots == 1
+        assert got.over_work == 8 / 3
+        assert got.over_tails == 8 / (3 + 0.5 + 2)
+        assert got.over_tails_without_boots == 1
+
+    def test_the_table_has_the_medians(self):
+        runs = [account(), account(late=1), account(late=9), account("stock", late=3)]
+        head, _, ours, stock = cost.table(runs).splitlines()
+        column = [cell.strip() for cell in head.split("|")].index("runner-seconds")
+        assert ours.split("|")[column].strip() == "10.0"
+        assert stock.split("|")[column].strip() == "14.0"
+
+    def test_the_verdicts_name_what_was_missed(self):
+        runs = [account(), account("stock", late=3)]
+        line = cost.verdicts(runs).splitlines()[-1]
+        assert line.count("1.50 MISSED") == 1
+        assert line.count("met") == 2
+        assert line.count("1.00 same") == 1
+        assert line.count("0.57 less") == 1
+
+    def test_the_picture(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        path = tmp_path / "new" / "cost.png"
+        cost.draw([account(), account("stock", late=3)], path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", cost.WHO)
+def test_a_run_accounts_for_every_call_and_runner(who):
+    asked = trace(Part(((0, 1.0), (0, 1.0))), Part(((0, 1.0), (0.5, 1.0)), pause=0.5))
+    got = cost.run(asked, who)
+    assert got.lives
+    assert sum(len(life.calls) for life in got.lives) == 4
+    assert 4 <= got.working <= got.paid
+    assert got.booting > 0
+    assert got.booting + got.working + got.idle == got.paid
+    assert got.makespan >= got.best.makespan
+    assert len({life.pid for life in got.lives}) == len(got.lives)
+    for life in got.lives:
+        assert life.end > life.begin
+        assert life.registered is not None or not life.calls
+
+
+def test_a_driver_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="max must be"):
+        cost.run(trace(Part(((0, 1.0),)), max=-1), "flame")
