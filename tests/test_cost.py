@@ -140,5 +140,5 @@ def test_a_run_accounts_for_every_call_and_runner(who):
 
 
 def test_a_driver_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="max must be"):
+    with pytest.raises(RuntimeError, match="max=-1 is not"):
         cost.run(trace(Part(((0, 1.0),)), max=-1), "flame")
