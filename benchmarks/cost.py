@@ -17,15 +17,20 @@ looking at the operating system's processes twenty times a second: a runner is p
 moment its process exists until it is gone, whatever the cluster thinks of it. Results are held
 until the last one is there, then dropped; a run is over when no runner is left.
 
-The table, on standard output, has the medians of the rounds. Times are in seconds:
+The tables, on standard output, have the medians of the rounds. Times are in seconds:
 
 makespan
-    Time in which somebody waited, and its ratio to the ideal: list scheduling on runners that boot
-    in no time. Without boots: less what the same ideal would lose by boots as long as they were.
-runner-seconds
-    What was paid, and of that what went to booting, to calls, and to waiting for calls. Its ratio
-    to the least possible, the work alone; and to the work with the idle time that the idle timeout
-    itself asks for, its tails. Without boots: less what went to booting.
+    From the first submission to the last result, without the pauses, and its ratio to the ideal:
+    list scheduling on runners that boot in no time. Without boots: less what the same ideal would
+    lose by boots as long as they were.
+waiting
+    How long there was a call without a result, and its ratio to the same ideal. Unlike the
+    makespan of a trickle, it does not depend on how often calls come.
+paid
+    Runner-seconds, and of these what went to booting, to calls, to waiting for calls, and to ending
+    once the scheduler had done with the runner. The ratio to the least possible, the work alone;
+    and to the work with the idle time that the idle timeout itself asks for, its tails. Without
+    boots: less what went to booting.
 runners
     How many were booted, and how many of these never had a call.
 """
@@ -40,7 +45,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import Life, served  # beside this file
-from traces import Schedule, Trace, ideal, traces
+from traces import Schedule, Trace, covered, ideal, traces
 
 WHO = ("flame", "stock", "tuned")
 QUICK = 0.5
@@ -64,6 +69,8 @@ class Account:
         The runners, as the operating system saw them.
     parts : tuple of (float, float)
         When each part began and when its last result was there, in seconds since `start`.
+    waits : tuple of (float, float)
+        When each call was submitted and when it ended.
     """
 
     trace: Trace
@@ -71,10 +78,15 @@ class Account:
     start: float
     lives: tuple[Life, ...]
     parts: tuple[tuple[float, float], ...]
+    waits: tuple[tuple[float, float], ...]
 
     @property
     def makespan(self) -> float:
         return sum(end - begin for begin, end in self.parts)
+
+    @property
+    def waiting(self) -> float:
+        return covered(self.waits)
 
     @property
     def paid(self) -> float:
@@ -90,7 +102,11 @@ class Account:
 
     @property
     def idle(self) -> float:
-        return self.paid - self.booting - self.working
+        return self.paid - self.booting - self.working - self.ending
+
+    @property
+    def ending(self) -> float:
+        return sum(life.ending for life in self.lives)
 
     @property
     def unused(self) -> int:
@@ -128,19 +144,31 @@ def run(trace: Trace, who: str) -> Account:
     """Serve a trace once and add up what it took."""
     lives, told = served(trace, who)
     start = told["start"]
+    ends = [end for _, _, end in told["calls"]]
     return Account(
-        trace, who, start, lives, tuple((b - start, e - start) for b, e in told["parts"])
+        trace,
+        who,
+        start,
+        lives,
+        tuple((b - start, e - start) for b, e in told["parts"]),
+        tuple(zip(told["submitted"], ends, strict=True)),
     )
 
 
-COLUMNS: tuple[tuple[str, str, Callable[[Account], float]], ...] = (
+Columns = tuple[tuple[str, str, Callable[[Account], float]], ...]
+TIMES: Columns = (
     ("makespan", "{:.1f}", lambda a: a.makespan),
     ("/ ideal", "{:.2f}", lambda a: a.makespan_ratio),
     ("without boots", "{:.2f}", lambda a: a.makespan_ratio_without_boots),
-    ("runner-seconds", "{:.1f}", lambda a: a.paid),
+    ("waiting", "{:.1f}", lambda a: a.waiting),
+    ("/ ideal", "{:.2f}", lambda a: a.waiting / a.best.waiting),
+)
+COSTS: Columns = (
+    ("paid", "{:.1f}", lambda a: a.paid),
     ("booting", "{:.1f}", lambda a: a.booting),
     ("calls", "{:.1f}", lambda a: a.working),
     ("idle", "{:.1f}", lambda a: a.idle),
+    ("ending", "{:.1f}", lambda a: a.ending),
     ("/ work", "{:.2f}", lambda a: a.over_work),
     ("/ (work + tails)", "{:.2f}", lambda a: a.over_tails),
     ("without boots", "{:.2f}", lambda a: a.over_tails_without_boots),
@@ -153,14 +181,19 @@ GOALS: tuple[tuple[str, float, Callable[[Account], float]], ...] = (
     (f"paid / (work + tails), goal {PAID_GOAL:.2f}", PAID_GOAL, lambda a: a.over_tails),
     ("without boots", PAID_GOAL, lambda a: a.over_tails_without_boots),
 )
+COMPARED: tuple[tuple[str, Callable[[Account], float]], ...] = (
+    ("makespan", lambda a: a.makespan),
+    ("waiting", lambda a: a.waiting),
+    ("paid", lambda a: a.paid),
+)
 
 
-def table(accounts: Iterable[Account]) -> str:
+def table(accounts: Iterable[Account], columns: Columns) -> str:
     """The medians, in Markdown: a line for each trace and each who served it."""
-    lines = [["trace", "who", *(name for name, _, _ in COLUMNS)]]
+    lines = [["trace", "who", *(name for name, _, _ in columns)]]
     for trace, group in _grouped(accounts).items():
         for who, runs in group.items():
-            values = [form.format(_median(runs, what)) for _, form, what in COLUMNS]
+            values = [form.format(_median(runs, what)) for _, form, what in columns]
             lines.append([trace, who, *values])
     return _markdown(lines)
 
@@ -170,14 +203,14 @@ def verdicts(accounts: Iterable[Account]) -> str:
     lines = [["trace", *(name for name, _, _ in GOALS)]]
     groups = {name: group for name, group in _grouped(accounts).items() if "flame" in group}
     others = [who for who in WHO if any(who in g for g in groups.values()) and who != "flame"]
-    lines[0] += [f"{what} against {who}" for who in others for what in ("makespan", "paid")]
+    lines[0] += [f"{what} against {who}" for who in others for what, _ in COMPARED]
     for trace, group in groups.items():
         line = [trace]
         for _, goal, value in GOALS:
             got = _median(group["flame"], value)
             line.append(f"{got:.2f} {'met' if got <= goal else 'MISSED'}")
         for who in others:
-            for value in (_makespan, _paid):
+            for _, value in COMPARED:
                 if who not in group:
                     line.append("")
                     continue
@@ -195,14 +228,6 @@ def _markdown(lines: list[list[str]]) -> str:
         "| " + " | ".join(f"{c:<{width}}" for c, width in zip(row, widths, strict=True)) + " |"
         for row in rows
     )
-
-
-def _makespan(account: Account) -> float:
-    return account.makespan
-
-
-def _paid(account: Account) -> float:
-    return account.paid
 
 
 def _median(runs: Sequence[Account], what: Callable[[Account], float]) -> float:
@@ -274,7 +299,7 @@ def draw(accounts: Iterable[Account], path: Path) -> None:
 
 
 def _middle(runs: Sequence[Account]) -> Account:
-    return sorted(runs, key=_paid)[(len(runs) - 1) // 2]
+    return sorted(runs, key=lambda account: account.paid)[(len(runs) - 1) // 2]
 
 
 def _steps(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
@@ -309,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     f"{account.paid:.1f} runner-seconds, {len(account.lives)} runners",
                     file=sys.stderr,
                 )
-    print(table(accounts), end="\n\n")
+    print(table(accounts, TIMES), table(accounts, COSTS), sep="\n\n", end="\n\n")
     print(verdicts(accounts))
     try:
         draw(accounts, chosen.picture)

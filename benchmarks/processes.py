@@ -23,7 +23,15 @@ from typing import IO, Any
 
 import dask
 import psutil
-from distributed import Client, LocalCluster, Worker, WorkerPlugin, wait
+from distributed import (
+    Client,
+    LocalCluster,
+    Scheduler,
+    SchedulerPlugin,
+    Worker,
+    WorkerPlugin,
+    wait,
+)
 from traces import Trace  # beside this file
 
 #: Seconds between looks at the processes.
@@ -34,7 +42,7 @@ _QUIET = 1.0
 _MOST = 60.0
 #: What tells processes that serve runners from runners: dask-flame's guard, multiprocessing's own.
 _HELPERS = ("guard.py", "multiprocessing.resource_tracker", "multiprocessing.forkserver")
-_TOPIC = "cost-registered"
+_TOPIC = "cost"
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Life:
         When it was gone.
     registered : float or None
         When it could take calls; None if that never came.
+    left : float or None
+        When the scheduler had done with it; None if it was not so before it was gone.
     calls : tuple of (float, float)
         When the calls that ran on it began and ended.
     """
@@ -58,12 +68,18 @@ class Life:
     begin: float
     end: float
     registered: float | None
+    left: float | None
     calls: tuple[tuple[float, float], ...]
 
     @property
     def boot(self) -> float:
         """Seconds until it could take calls; all of its life where that never came."""
         return (self.end if self.registered is None else self.registered) - self.begin
+
+    @property
+    def ending(self) -> float:
+        """Seconds that it was still there after the scheduler had done with it."""
+        return 0.0 if self.left is None else max(0.0, self.end - self.left)
 
 
 class Watch:
@@ -132,7 +148,8 @@ def served(trace: Trace, who: str) -> tuple[tuple[Life, ...], dict[str, Any]]:
     lives : tuple of Life
         The runners, in the order in which they appeared.
     told : dict
-        What the driver said: ``start``, and ``parts``, a list of (begin, end).
+        What the driver said: ``start``; ``parts``, a list of (begin, end); ``submitted``, a list
+        of times; ``calls``, in the same order a list of (pid, begin, end).
 
     Raises
     ------
@@ -173,13 +190,20 @@ def _served(trace: Trace, who: str, errors: IO[str]) -> tuple[tuple[Life, ...], 
         driver.stdout.close()
     if unseen := {pid for pid, _, _ in told["calls"]} - watch.spans.keys():
         raise RuntimeError(f"calls ran on processes that were never seen: {sorted(unseen)}")
-    registered = {event["pid"]: event["at"] for event in told["registered"]}
+    joined = {event["address"]: event for event in told["events"] if "joined" in event}
+    registered = {event["pid"]: event["joined"] for event in joined.values()}
+    left = {
+        joined[event["address"]]["pid"]: event["left"]
+        for event in told["events"]
+        if "left" in event and event["address"] in joined
+    }
     lives = [
         Life(
             pid,
             begin,
             end,
             registered.get(pid),
+            left.get(pid),
             tuple((b, e) for by, b, e in told["calls"] if by == pid),
         )
         for pid, (begin, end) in watch.spans.items()
@@ -198,7 +222,7 @@ def _follow(
     told: dict[str, Any] = {}
     seen = time.monotonic()
     asked = False
-    while "registered" not in told:
+    while "events" not in told:
         if driver.poll() is not None and said.empty():
             raise RuntimeError(f"the driver ended with code {driver.returncode}:")
         with contextlib.suppress(psutil.Error):
@@ -235,13 +259,23 @@ def work(seconds: float) -> tuple[int, float, float]:
     return os.getpid(), begin, time.monotonic()
 
 
-class Registered(WorkerPlugin):
+class Joined(WorkerPlugin):
     """Says when a worker has registered."""
 
-    name = _TOPIC
+    name = "cost-joined"
 
     def setup(self, worker: Worker) -> None:
-        worker.log_event(_TOPIC, {"pid": os.getpid(), "at": time.monotonic()})
+        said = {"address": worker.address, "pid": os.getpid(), "joined": time.monotonic()}
+        worker.log_event(_TOPIC, said)
+
+
+class Left(SchedulerPlugin):
+    """Says when the scheduler has removed a worker."""
+
+    name = "cost-left"
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        scheduler.log_event(_TOPIC, {"address": worker, "left": time.monotonic()})
 
 
 @contextlib.contextmanager
@@ -272,6 +306,7 @@ def _cluster(who: str, trace: Trace) -> Iterator[Any]:
 
 def _serve(client: Client, trace: Trace) -> dict[str, Any]:
     futures: list[Any] = []
+    submitted: list[float] = []
     parts: list[tuple[float, float]] = []
     for part in trace.parts:
         time.sleep(part.pause)
@@ -282,11 +317,12 @@ def _serve(client: Client, trace: Trace) -> dict[str, Any]:
         for at in sorted({at for at, _ in part.calls}):
             time.sleep(max(0.0, begin + at - time.monotonic()))
             these = [seconds for when, seconds in part.calls if when == at]
+            submitted += [time.monotonic()] * len(these)
             mine += client.map(work, these, pure=False)
         wait(mine)
         parts.append((begin, time.monotonic()))
         futures += mine
-    return {"parts": parts, "calls": client.gather(futures)}
+    return {"parts": parts, "submitted": submitted, "calls": client.gather(futures)}
 
 
 def drive() -> None:
@@ -294,13 +330,14 @@ def drive() -> None:
     order = json.loads(sys.stdin.readline())
     trace = Trace.from_dict(order["trace"])
     with _cluster(order["who"], trace) as cluster, Client(cluster) as client:
-        client.register_plugin(Registered())
+        client.register_plugin(Joined())
+        client.register_plugin(Left())
         done = _serve(client, trace)
         # Nobody holds the results any more.
         print(json.dumps(done), flush=True)
         sys.stdin.readline()
-        told = [event for _, event in client.get_events(_TOPIC)]
-    print(json.dumps({"registered": told}), flush=True)
+        events = [event for _, event in client.get_events(_TOPIC)]
+    print(json.dumps({"events": events}), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ class Trace:
     name: str
     parts: tuple[Part, ...]
     max: int = 8
-    idle: float = 2.5
+    idle: float = 2.5  # by default, stock Dask ends a worker 2 to 3 s after its last call
 
     @property
     def busy(self) -> float:
@@ -74,8 +75,10 @@ class Schedule:
     Attributes
     ----------
     makespan : float
-        Seconds in which somebody waited: from the beginning of each part to its last result,
-        summed. Pauses do not count.
+        Seconds from the beginning of each part to its last result, summed. Pauses do not count.
+    waiting : float
+        Seconds in which there was a call without a result. Of a burst that is the makespan; of a
+        trickle, whose makespan is that of the trickle, it shows what is lost.
     paid : float
         Seconds that runners existed, summed: boots, calls, and idle time with its tails.
     runners : int
@@ -85,9 +88,19 @@ class Schedule:
     """
 
     makespan: float
+    waiting: float
     paid: float
     runners: int
     calls: tuple[tuple[float, float], ...]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long there was at least one of these spans."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 @dataclass
@@ -113,6 +126,7 @@ def ideal(trace: Trace, boots: Sequence[float] = ()) -> Schedule:
     """
     runners: list[_Runner] = []
     calls: list[tuple[float, float]] = []
+    waits: list[tuple[float, float]] = []
     begin = makespan = 0.0
     for part in trace.parts:
         begin += part.pause
@@ -129,11 +143,12 @@ def ideal(trace: Trace, boots: Sequence[float] = ()) -> Schedule:
             start = max(now, runner.free)
             runner.free = start + seconds
             calls.append((start, runner.free))
+            waits.append((now, runner.free))
             end = max(end, runner.free)
         makespan += end - begin
         begin = end
     paid = sum(r.free + trace.idle - r.asked for r in runners)
-    return Schedule(makespan, paid, len(runners), tuple(calls))
+    return Schedule(makespan, covered(waits), paid, len(runners), tuple(calls))
 
 
 def traces() -> dict[str, Trace]:
@@ -143,8 +158,8 @@ def traces() -> dict[str, Trace]:
     again = tuple((0.0, 2.5) for _ in range(16))
     tail = [(0.0, 12.0 if i in (2, 5, 7) else some.uniform(1, 2)) for i in range(35)]
     drops = tuple((2.5 * i, 0.8) for i in range(9))
-    # Stock Dask's defaults end a worker 2 to 3 s after its last call: 2.5 s is as long.
-    few = [(0.0, 2.0)] * 5
+    # So often that several of a burst's runners could be kept, each by a call now and then.
+    rain = tuple((0.6 * i, 0.3) for i in range(20))
     found = [
         Trace("burst", (Part(tuple(burst)),)),
         # Shorter than the idle timeout, then longer.
@@ -152,6 +167,6 @@ def traces() -> dict[str, Trace]:
         Trace("burst, long pause, burst", (Part(again), Part(again, pause=6.0))),
         Trace("long tail", (Part(tuple(tail)),)),
         Trace("trickle", (Part(drops),)),
-        Trace("burst, then trickle", (Part((*few, *((4 + at, s) for at, s in drops))),)),
+        Trace("burst, then trickle", (Part(again), Part(rain, pause=1.0))),
     ]
     return {trace.name: trace for trace in found}
