@@ -248,10 +248,10 @@ def draw(accounts: Iterable[Account], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    looks = {
-        "flame": ("#d9480f", "-", 2.2, "dask-flame"),
-        "stock": ("#1c7ed6", "-", 1.4, "stock Adaptive"),
-        "tuned": ("#2b8a3e", "--", 1.4, "stock Adaptive, tuned"),
+    looks = {  # colour, style, width, and how far off the line is drawn, to hide none
+        "flame": ("#d9480f", "-", 2.4, 0.0, "dask-flame"),
+        "stock": ("#1c7ed6", "-", 1.5, 0.1, "stock Adaptive"),
+        "tuned": ("#2b8a3e", "--", 1.5, -0.1, "stock Adaptive, tuned"),
     }
     groups = _grouped(accounts)
     columns = min(2, len(groups))
@@ -271,12 +271,15 @@ def draw(accounts: Iterable[Account], path: Path) -> None:
         x, y = _steps(ideal(trace).calls)
         axes.fill_between(x, y, step="post", color="#ced4da", linewidth=0, label="calls, ideally")
         for who, account in shown.items():
-            colour, style, width, label = looks[who]
+            colour, style, width, off, label = looks[who]
             spans = [(life.begin, life.end) for life in account.lives]
             x, y = _steps([(b - account.start, e - account.start) for b, e in spans])
-            axes.step(x, y, style, where="post", color=colour, linewidth=width, label=label)
-            last = account.parts[-1][1]
-            axes.plot([last], [0], "^", color=colour, markersize=9, clip_on=False, zorder=5)
+            axes.step(
+                x, [n + off for n in y], style, where="post", color=colour, lw=width, label=label
+            )
+            mark = {"color": colour, "markeredgecolor": "white", "markersize": 11}
+            front = 7 if who == "flame" else 6
+            axes.plot([account.parts[-1][1]], [0], "^", clip_on=False, zorder=front, **mark)
         paid = ", ".join(f"{who} {account.paid:.0f}" for who, account in shown.items())
         axes.set_title(name, loc="left", fontsize=11, fontweight="bold")
         axes.set_title(f"runner-seconds: work {trace.busy:.0f}, {paid}", loc="right", fontsize=9)
