@@ -41,11 +41,13 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from processes import Life, served  # beside this file
-from traces import Schedule, Trace, covered, ideal, traces
+import psutil
+from cost_account import Account, grouped  # beside this file
+from cost_picture import draw
+from cost_processes import served
+from cost_traces import Trace, traces
 
 WHO = ("flame", "stock", "tuned")
 QUICK = 0.5
@@ -53,91 +55,6 @@ MAKESPAN_GOAL = 1.10
 PAID_GOAL = 1.15
 #: Less than this apart, medians are called the same.
 ALIKE = 0.02
-
-
-@dataclass(frozen=True)
-class Account:
-    """One run of a trace, added up; see the words of the table.
-
-    Attributes
-    ----------
-    trace : Trace
-    who : str
-    start : float
-        When the first call was submitted, on the monotonic clock.
-    lives : tuple of Life
-        The runners, as the operating system saw them.
-    parts : tuple of (float, float)
-        When each part began and when its last result was there, in seconds since `start`.
-    waits : tuple of (float, float)
-        When each call was submitted and when it ended.
-    """
-
-    trace: Trace
-    who: str
-    start: float
-    lives: tuple[Life, ...]
-    parts: tuple[tuple[float, float], ...]
-    waits: tuple[tuple[float, float], ...]
-
-    @property
-    def makespan(self) -> float:
-        return sum(end - begin for begin, end in self.parts)
-
-    @property
-    def waiting(self) -> float:
-        return covered(self.waits)
-
-    @property
-    def paid(self) -> float:
-        return sum(life.end - life.begin for life in self.lives)
-
-    @property
-    def booting(self) -> float:
-        return sum(life.boot for life in self.lives)
-
-    @property
-    def working(self) -> float:
-        return sum(end - begin for life in self.lives for begin, end in life.calls)
-
-    @property
-    def idle(self) -> float:
-        return self.paid - self.booting - self.working - self.ending
-
-    @property
-    def ending(self) -> float:
-        return sum(life.ending for life in self.lives)
-
-    @property
-    def unused(self) -> int:
-        return sum(not life.calls for life in self.lives)
-
-    @property
-    def best(self) -> Schedule:
-        """The ideal with boots that take no time."""
-        return ideal(self.trace)
-
-    @property
-    def makespan_ratio(self) -> float:
-        return self.makespan / self.best.makespan
-
-    @property
-    def makespan_ratio_without_boots(self) -> float:
-        boots = [life.boot for life in self.lives if life.registered is not None]
-        lost = ideal(self.trace, boots).makespan - self.best.makespan
-        return (self.makespan - lost) / self.best.makespan
-
-    @property
-    def over_work(self) -> float:
-        return self.paid / self.trace.busy
-
-    @property
-    def over_tails(self) -> float:
-        return self.paid / self.best.paid
-
-    @property
-    def over_tails_without_boots(self) -> float:
-        return (self.paid - self.booting) / self.best.paid
 
 
 def run(trace: Trace, who: str) -> Account:
@@ -191,7 +108,7 @@ COMPARED: tuple[tuple[str, Callable[[Account], float]], ...] = (
 def table(accounts: Iterable[Account], columns: Columns) -> str:
     """The medians, in Markdown: a line for each trace and each who served it."""
     lines = [["trace", "who", *(name for name, _, _ in columns)]]
-    for trace, group in _grouped(accounts).items():
+    for trace, group in grouped(accounts).items():
         for who, runs in group.items():
             values = [form.format(_median(runs, what)) for _, form, what in columns]
             lines.append([trace, who, *values])
@@ -201,7 +118,7 @@ def table(accounts: Iterable[Account], columns: Columns) -> str:
 def verdicts(accounts: Iterable[Account]) -> str:
     """Whether the goals were met, and how stock compares, from the medians."""
     lines = [["trace", *(name for name, _, _ in GOALS)]]
-    groups = {name: group for name, group in _grouped(accounts).items() if "flame" in group}
+    groups = {name: group for name, group in grouped(accounts).items() if "flame" in group}
     others = [who for who in WHO if any(who in g for g in groups.values()) and who != "flame"]
     lines[0] += [f"{what} against {who}" for who in others for what, _ in COMPARED]
     for trace, group in groups.items():
@@ -234,87 +151,6 @@ def _median(runs: Sequence[Account], what: Callable[[Account], float]) -> float:
     return statistics.median(map(what, runs))
 
 
-def _grouped(accounts: Iterable[Account]) -> dict[str, dict[str, list[Account]]]:
-    groups: dict[str, dict[str, list[Account]]] = {}
-    for account in accounts:
-        groups.setdefault(account.trace.name, {}).setdefault(account.who, []).append(account)
-    return groups
-
-
-def draw(accounts: Iterable[Account], path: Path) -> None:
-    """Draw the runners that were alive over time; of each kind the run that cost the median."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    looks = {  # colour, style, width, and how far off the line is drawn, to hide none
-        "flame": ("#d9480f", "-", 2.4, 0.0, "dask-flame"),
-        "stock": ("#1c7ed6", "-", 1.5, 0.1, "stock Adaptive"),
-        "tuned": ("#2b8a3e", "--", 1.5, -0.1, "stock Adaptive, tuned"),
-    }
-    groups = _grouped(accounts)
-    columns = min(2, len(groups))
-    rows = -(-len(groups) // columns)
-    figure, grid = pyplot.subplots(
-        rows,
-        columns,
-        figsize=(6.5 * columns, 2.9 * rows + 0.9),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axes in grid.flat[len(groups) :]:
-        axes.set_visible(False)
-    for axes, (name, group) in zip(grid.flat, groups.items(), strict=False):
-        shown = {who: _middle(runs) for who, runs in group.items()}
-        trace = next(iter(shown.values())).trace
-        x, y = _steps(ideal(trace).calls)
-        axes.fill_between(x, y, step="post", color="#ced4da", linewidth=0, label="calls, ideally")
-        for who, account in shown.items():
-            colour, style, width, off, label = looks[who]
-            spans = [(life.begin, life.end) for life in account.lives]
-            x, y = _steps([(b - account.start, e - account.start) for b, e in spans])
-            axes.step(
-                x, [n + off for n in y], style, where="post", color=colour, lw=width, label=label
-            )
-            mark = {"color": colour, "markeredgecolor": "white", "markersize": 11}
-            front = 7 if who == "flame" else 6
-            axes.plot([account.parts[-1][1]], [0], "^", clip_on=False, zorder=front, **mark)
-        paid = ", ".join(f"{who} {account.paid:.0f}" for who, account in shown.items())
-        axes.set_title(name, loc="left", fontsize=11, fontweight="bold")
-        axes.set_title(f"runner-seconds: work {trace.busy:.0f}, {paid}", loc="right", fontsize=9)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
-        axes.set_ylim(0, trace.max + 0.5)
-        axes.set_yticks(range(0, trace.max + 1, 2))
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("runners alive")
-    for axes in grid[-1]:
-        axes.set_xlabel("seconds since the first call")
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    handles.append(pyplot.Line2D([], [], color="black", marker="^", linestyle=""))
-    labels.append("last result")
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def _middle(runs: Sequence[Account]) -> Account:
-    return sorted(runs, key=lambda account: account.paid)[(len(runs) - 1) // 2]
-
-
-def _steps(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
-    """How many of these spans there are, over time."""
-    changes = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
-    x, y = [0.0], [0]
-    for at, change in changes:
-        x.append(at)
-        y.append(y[-1] + change)
-    return x, y
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     every = traces()
     parser = argparse.ArgumentParser(
@@ -327,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, default=Path("cost.png"), help="default cost.png")
     chosen = parser.parse_args(arguments)
     accounts: list[Account] = []
+    before = psutil.getloadavg()[0]
     for turn in range(chosen.rounds or (1 if chosen.quick else 3)):
         for name in chosen.trace or every:
             trace = every[name].scaled(QUICK) if chosen.quick else every[name]
@@ -337,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     f"{account.paid:.1f} runner-seconds, {len(account.lives)} runners",
                     file=sys.stderr,
                 )
+    print(f"{psutil.cpu_count()} processors, load {before:.1f} before, ", end="")
+    print(f"{psutil.getloadavg()[0]:.1f} after\n")
     print(table(accounts, TIMES), table(accounts, COSTS), sep="\n\n", end="\n\n")
     print(verdicts(accounts))
     try:

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 # Run from where it lies, as a script: what is beside it is imported by name.
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-cost = pytest.importorskip("cost")
-processes = pytest.importorskip("processes")
-traces = pytest.importorskip("traces")
-
-Part, Trace, ideal = traces.Part, traces.Trace, traces.ideal
-Life = processes.Life
+import cost
+from cost_account import Account
+from cost_picture import draw
+from cost_processes import Life
+from cost_traces import Part, Trace, ideal, traces
 
 
 def trace(*parts, **options):
@@ -69,7 +68,7 @@ class TestIdeal:
             assert sum(begin <= moment < end for begin, end in found.calls) <= most
 
     def test_traces_survive_the_way_to_the_driver(self):
-        for each in traces.traces().values():
+        for each in traces().values():
             assert Trace.from_dict(each.to_dict()) == each
             assert each.scaled(2).busy == pytest.approx(2 * each.busy)
 
@@ -83,7 +82,7 @@ def account(who="flame", late=0.0):
         Life(3, 10, 10.5, None, None, ()),
     )
     waits = ((10, 12), (10, 12), (12.5, 13.5))
-    return cost.Account(asked, who, 10, lives, ((0, 2), (2.5, 3.5)), waits)
+    return Account(asked, who, 10, lives, ((0, 2), (2.5, 3.5)), waits)
 
 
 class TestSums:
@@ -124,7 +123,7 @@ class TestSums:
     def test_the_picture(self, tmp_path):
         pytest.importorskip("matplotlib")
         path = tmp_path / "new" / "cost.png"
-        cost.draw([account(), account("stock", late=3)], path)
+        draw([account(), account("stock", late=3)], path)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,0 +1,123 @@
+"""The driver of a run: serves a trace on the cluster that it is told to use.
+
+    python cost_driver.py
+
+reads what to serve from its standard input, and writes what became of it, as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dask
+from cost_traces import Trace  # beside this file
+from distributed import (
+    Client,
+    LocalCluster,
+    Scheduler,
+    SchedulerPlugin,
+    Worker,
+    WorkerPlugin,
+    wait,
+)
+
+_TOPIC = "cost"
+
+
+def work(seconds: float) -> tuple[int, float, float]:
+    """Sleep; say where and when."""
+    begin = time.monotonic()
+    time.sleep(seconds)
+    return os.getpid(), begin, time.monotonic()
+
+
+class Joined(WorkerPlugin):
+    """Says when a worker has registered."""
+
+    name = "cost-joined"
+
+    def setup(self, worker: Worker) -> None:
+        said = {"address": worker.address, "pid": os.getpid(), "joined": time.monotonic()}
+        worker.log_event(_TOPIC, said)
+
+
+class Left(SchedulerPlugin):
+    """Says when the scheduler has removed a worker."""
+
+    name = "cost-left"
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        scheduler.log_event(_TOPIC, {"address": worker, "left": time.monotonic()})
+
+
+@contextlib.contextmanager
+def _cluster(who: str, trace: Trace) -> Iterator[Any]:
+    if who == "flame":
+        from dask_flame import FlameCluster  # stock workers import this module, too
+
+        with FlameCluster(
+            max=trace.max, concurrency=1, idle_timeout=trace.idle, dashboard_address=None
+        ) as cluster:
+            yield cluster
+        return
+    saturation = {"distributed.scheduler.worker-saturation": 1.0} if who == "tuned" else {}
+    interval = 0.2
+    tuning = {
+        "interval": interval,
+        "target_duration": "1s",
+        # It acts at the last look of these, and has seen the first at once: no sooner than `idle`.
+        "wait_count": math.ceil(trace.idle / interval) + 1,
+    }
+    with (
+        dask.config.set(saturation),
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        cluster.adapt(minimum=0, maximum=trace.max, **(tuning if who == "tuned" else {}))
+        yield cluster
+
+
+def _serve(client: Client, trace: Trace) -> dict[str, Any]:
+    futures: list[Any] = []
+    submitted: list[float] = []
+    parts: list[tuple[float, float]] = []
+    for part in trace.parts:
+        time.sleep(part.pause)
+        begin = time.monotonic()
+        if not parts:
+            print(json.dumps({"start": begin}), flush=True)
+        mine: list[Any] = []
+        for at in sorted({at for at, _ in part.calls}):
+            time.sleep(max(0.0, begin + at - time.monotonic()))
+            these = [seconds for when, seconds in part.calls if when == at]
+            submitted += [time.monotonic()] * len(these)
+            mine += client.map(work, these, pure=False)
+        wait(mine)
+        parts.append((begin, time.monotonic()))
+        futures += mine
+    return {"parts": parts, "submitted": submitted, "calls": client.gather(futures)}
+
+
+def drive() -> None:
+    """Serve the trace that standard input says; close when it says so, or has ended."""
+    order = json.loads(sys.stdin.readline())
+    trace = Trace.from_dict(order["trace"])
+    with _cluster(order["who"], trace) as cluster, Client(cluster) as client:
+        client.register_plugin(Joined())
+        client.register_plugin(Left())
+        done = _serve(client, trace)
+        # Nobody holds the results any more.
+        print(json.dumps(done), flush=True)
+        sys.stdin.readline()
+        events = [event for _, event in client.get_events(_TOPIC)]
+    print(json.dumps({"events": events}), flush=True)
+
+
+if __name__ == "__main__":
+    drive()
