@@ -165,7 +165,7 @@ def _served(trace: Trace, who: str, errors: IO[str]) -> tuple[tuple[Life, ...], 
     try:
         print(json.dumps({"who": who, "trace": trace.to_dict()}), file=driver.stdin, flush=True)
         watch = Watch(driver.pid)
-        told = _follow(driver, driver.stdin, said, watch)
+        told = _follow(driver, driver.stdin, reader, said, watch)
     finally:
         driver.kill()
         driver.wait()
@@ -199,6 +199,7 @@ def _served(trace: Trace, who: str, errors: IO[str]) -> tuple[tuple[Life, ...], 
 def _follow(
     driver: subprocess.Popen[str],
     orders: IO[str],
+    reader: threading.Thread,
     said: queue.Queue[dict[str, Any]],
     watch: Watch,
 ) -> dict[str, Any]:
@@ -207,7 +208,8 @@ def _follow(
     seen = time.monotonic()
     asked = False
     while "events" not in told:
-        if driver.poll() is not None and said.empty():
+        if not reader.is_alive() and said.empty():
+            driver.wait()
             raise RuntimeError(f"the driver ended with code {driver.returncode}:")
         with contextlib.suppress(psutil.Error):
             watch.look()
