@@ -63,8 +63,12 @@ def on(
 
 @contextlib.contextmanager
 def _governed(annotations: dict[str, Any]) -> Iterator[None]:
-    with contextlib.suppress(ValueError):  # no client yet: whoever submits will need one
-        _check_pool(get_client(), annotations)
+    try:
+        client = get_client()
+    except ValueError:
+        pass  # whoever submits inside will need one
+    else:
+        _check_pool(client, annotations)
     with dask.annotate(**annotations):
         yield
 
@@ -186,8 +190,9 @@ def place(cls: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
     """Make an object on a runner, where it stays, and return a proxy for it.
 
     It is a Dask actor: a method of the proxy returns a future, whose ``result()`` waits for what
-    the method returned on the runner; an attribute is fetched when it is read. It holds a slot, and
-    keeps its runner, for as long as a proxy for it is held: ``del`` the last one to let it go.
+    the method returned on the runner; an attribute that its class has is fetched when it is read.
+    It holds a slot, and keeps its runner, for as long as a proxy for it is held: ``del`` the last
+    one to let it go.
 
     Parameters
     ----------
@@ -215,13 +220,16 @@ def place(cls: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
     -----
     It is not made anew: if its runner dies, its methods raise an error that says so.
 
+    Inside a call on a runner it needs a slot besides that of the call, which is not given up for
+    it: there must be room in its pool.
+
     Examples
     --------
     >>> counter = dask_flame.place(collections.Counter, pool="cpu")     # doctest: +SKIP
     >>> counter.update("abracadabra").result()                          # doctest: +SKIP
     """
     client, future = _submit(cls, args, kwargs, _annotations(pool, None, None), actor=True)
-    return _wait(client, future)
+    return _wait(client, future, keep_slot=True)
 
 
 def _annotations(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
@@ -272,16 +280,17 @@ def _options_of_submit() -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind not in variable)
 
 
-def _wait(client: Client, future: Future) -> Any:
+def _wait(client: Client, future: Future, *, keep_slot: bool = False) -> Any:
     if client.asynchronous:
-        return _awaited(client, future)
+        return _awaited(client, future, keep_slot=keep_slot)
     with _held(client, future):
-        return future.result()
+        # Inside a call on a runner the first of these keeps the call's slot, the second does not.
+        return client.gather(future, asynchronous=False) if keep_slot else future.result()
 
 
-async def _awaited(client: Client, future: Future) -> Any:
+async def _awaited(client: Client, future: Future, *, keep_slot: bool) -> Any:
     with _held(client, future):
-        return await future
+        return await (client.gather(future, asynchronous=True) if keep_slot else future)
 
 
 @contextlib.contextmanager

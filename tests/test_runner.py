@@ -1,4 +1,4 @@
-"""A runner by itself: real runner processes at a scheduler that knows our words, and at a stock one."""
+"""Real runner processes, at a scheduler that knows their words and at a stock one."""
 
 from __future__ import annotations
 

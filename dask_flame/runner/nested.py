@@ -32,11 +32,10 @@ WAITS = frozenset({"_result", "_exception", "_traceback", "_gather", "_wait"})
 class Client(distributed.Client):
     """A client inside a call: while it waits for results, the call has left its slot.
 
-    It is what :func:`distributed.get_client` gives on a runner. Waiting by
-    :func:`distributed.as_completed` keeps the slot, as there is nothing to wait in;
-    ``with worker_client():`` around it leaves it.
-
-    A wait that times out still has to wait for a slot, which the awaited call may have.
+    It is what :func:`distributed.get_client` gives on a runner. Iterating over
+    :func:`distributed.as_completed` keeps the slot, as there is nothing to wait in
+    (``with worker_client():`` around it leaves it); so does an explicit ``asynchronous=``. A wait
+    that times out still has to wait for a slot, which the awaited call may have.
 
     The class is named as its base is: its id begins with that name, and is what clients of calls
     are told from drivers by.
