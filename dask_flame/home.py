@@ -39,6 +39,9 @@ _BATCH_KEYS = 500
 _UNDER_WAY = 64 * 2**20
 #: Seconds without a heartbeat, beyond what is usual, after which a runner is not waited for.
 _SILENT = 30.0
+#: Seconds after which results are given out although much is under way: whoever it goes to may be
+#: frozen.
+_PATIENCE = 5.0
 _CAUGHT_UP = "flame-caught-up"
 
 
@@ -132,14 +135,19 @@ class Home:
                 else:
                     promised[address] = need
                     self._promised += need
-            going = list(promised)
-            reasons = await asyncio.gather(
-                *(self._see_off(address, leaving, promised) for address in going)
+            outcomes = await asyncio.gather(
+                *(self._see_off(address, leaving, promised) for address in promised)
             )
+            reasons = dict(zip(promised, outcomes, strict=True))
+            if len(reasons) > 1:
+                # One that did not fit may have been in the way of others that do.
+                for address in [a for a, why in reasons.items() if isinstance(why, _Full)]:
+                    self._staying.discard(address)
+                    reasons[address] = await self._see_off(address, leaving, promised)
         finally:
             self._promised -= sum(promised.values())
             self._staying -= leaving
-        return stay | {a: why for a, why in zip(going, reasons, strict=True) if why}
+        return stay | {address: str(why) for address, why in reasons.items() if why}
 
     async def close(self) -> None:
         """Let go of everything: memory, files and the thread that wrote them."""
@@ -177,10 +185,11 @@ class Home:
             return math.inf
         return self.limit - self.memory - self.disk - self._promised
 
-    def _no_room(self, tasks: Collection[TaskState]) -> str:
+    def _no_room(self, tasks: Collection[TaskState]) -> _Full:
         limit = self.limit or 0
-        return (
-            f"its {_results(len(tasks))} ({format_bytes(_nbytes(tasks))}) do not fit at home: "
+        verb = "does" if len(tasks) == 1 else "do"
+        return _Full(
+            f"its {_results(len(tasks))} ({format_bytes(_nbytes(tasks))}) {verb} not fit at home: "
             f"{format_bytes(limit - int(self._room()))} of home_limit={format_bytes(limit)} are "
             "taken; raise home_limit or release futures"
         )
@@ -208,7 +217,7 @@ class Home:
                         reason = _not_copied(len(batch), "their runner did not send them")
                     if reason is not None:
                         self._staying.add(address)
-                        self._take_back(brought)
+                        await self._take_back(brought)
                         return reason
             # Not `retire_workers`, which wants running workers to move results to. Nothing can
             # happen between the check above and this.
@@ -257,7 +266,7 @@ class Home:
             try:
                 await worker.shelf.settle()
             except OSError as error:
-                return (
+                return _Full(
                     f"{_not_copied(len(parcels), error)}; make room in {worker.shelf.folder.parent}"
                     ", or raise flame.home.memory in Dask's configuration"
                 )
@@ -273,15 +282,18 @@ class Home:
             # The worker says so as well, but later.
             self.scheduler.add_replica(self.scheduler.tasks[key], ws)
 
-    def _take_back(self, tasks: Collection[TaskState]) -> None:
+    async def _take_back(self, tasks: Collection[TaskState]) -> None:
         """Drop the copies at home of results that are elsewhere too."""
         superfluous = [
             ts.key for ts in tasks if self._has(ts) and self._stands(ts) and len(ts.who_has) > 1
         ]
-        if superfluous and self._worker is not None:
+        worker = self._worker
+        if superfluous and worker is not None and self._is_there(worker):
             self.scheduler.request_remove_replicas(
-                self._worker.address, superfluous, stimulus_id=f"flame-home-{time()}"
+                worker.address, superfluous, stimulus_id=f"flame-home-{time()}"
             )
+            with contextlib.suppress(TimeoutError):
+                await worker.caught_up(self.scheduler)
 
     def _stands(self, ts: TaskState) -> bool:
         return self.scheduler.tasks.get(ts.key) is ts and ts.state == "memory"
@@ -409,7 +421,7 @@ class _HomeWorker(Worker):
         self, comm: Any, keys: Collection[Any], who: str | None = None, serializers: Any = None
     ) -> Any:
         # Not the base class's: it would read files here and now, and split frames once more.
-        async with self._serving.share(self.shelf.weigh(keys)):
+        async with self._serving.share(self.shelf.weigh(keys), patience=_PATIENCE):
             parcels = await self.shelf.load(keys)
             try:
                 await comm.write({"status": "OK", "data": parcels}, serializers=serializers)
@@ -447,6 +459,10 @@ def _never_drop_from_home(scheduler: FlameScheduler) -> None:
             manager.add_policy(_HomeKeeps())
 
 
+class _Full(str):
+    """A reason to stay that may not hold once there is more room at home."""
+
+
 class _Traffic:
     """Bounds the bytes under way; what is larger than the bound goes alone."""
 
@@ -456,10 +472,12 @@ class _Traffic:
         self._fewer = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def share(self, nbytes: int) -> AsyncIterator[None]:
-        while self._now and self._now + nbytes > self.most:
-            self._fewer.clear()
-            await self._fewer.wait()
+    async def share(self, nbytes: int, *, patience: float | None = None) -> AsyncIterator[None]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._now and self._now + nbytes > self.most:
+                    self._fewer.clear()
+                    await self._fewer.wait()
         self._now += nbytes
         try:
             yield

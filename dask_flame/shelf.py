@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distributed.protocol.compression import decompress
 from distributed.protocol.serialize import Serialized, merge_and_deserialize
 from distributed.spill import SpilledSize
 
@@ -40,8 +41,11 @@ class Parcel(Serialized):
     def problem(self) -> str | None:
         """Why this is no result: its runner could not serialize it, and sent the error instead."""
         if self.header.get("serializer") == "error":
+            frames = self.frames
+            if "compression" in self.header:
+                frames = decompress(self.header, frames)
             try:
-                merge_and_deserialize(self.header, self.frames)
+                merge_and_deserialize(self.header, frames)
             except TypeError as error:
                 lines = str(error).strip().splitlines()
                 return ": ".join(dict.fromkeys((lines[0], lines[-1])))
@@ -136,6 +140,9 @@ class Shelf(MutableMapping[Any, Parcel]):
         try:
             if self.folder.exists():
                 await self._in_thread(partial(shutil.rmtree, self.folder, ignore_errors=True))
+        except RuntimeError:
+            # The interpreter is ending and lets no thread do anything any more.
+            shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             self._thread.shutdown(wait=False)
 
@@ -206,8 +213,10 @@ class Shelf(MutableMapping[Any, Parcel]):
     def _remove(self, file: _File) -> None:
         if not self._closed:
             # To remove a large file takes a while as well. Asked for before any later write, so
-            # there is never more on disk than is accounted for.
-            self._thread.submit(file.path.unlink, missing_ok=True)
+            # there is never more on disk than is accounted for. Once the interpreter is ending no
+            # thread takes orders; the file then goes with the folder.
+            with suppress(RuntimeError):
+                self._thread.submit(file.path.unlink, missing_ok=True)
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)

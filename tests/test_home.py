@@ -7,6 +7,8 @@ import contextlib
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -220,7 +222,7 @@ def test_whatever_it_is_it_comes_back_as_it_was(
         wait_for(lambda: gone(cluster) and cluster.home.held == 10, within=60)
         assert cluster.home.memory <= 2**20
         assert cluster.home.disk > 70e6
-        for got in (whole.result(), client.gather(parts)):
+        for got in (whole.result(), client.gather(parts), client.gather(parts, direct=True)):
             for a, b in zip(got, wanted, strict=True):
                 assert type(a) is type(b)
                 if isinstance(b, np.ndarray):
@@ -472,6 +474,38 @@ def test_a_frozen_runner_stays_and_does_not_hold_up_others(
     assert [len(x) for x in client.gather(futures)] == [1_000_000] * 2
 
 
+def test_a_frozen_runner_that_is_given_up_meanwhile_is_not_waited_for(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="10m")
+    (a,) = several(cluster, client, 1)
+    future = client.submit(array, 1)
+    future.result()
+    pid = frozen(client, a)
+    retiring = begin(cluster, [a])
+    wait_for(lambda: cluster.home._traffic._now > 0)
+    cluster.sync(cluster.scheduler.remove_worker, a, stimulus_id="test")
+    assert retiring.result(10) == {}
+    os.kill(pid, signal.SIGKILL)
+    assert len(future.result(timeout=20)) == 1_000_000
+
+
+def test_who_cannot_take_a_result_does_not_keep_it_from_others(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "_PATIENCE", 0.2)
+    monkeypatch.setattr(home, "_UNDER_WAY", 1_000_000)
+    cluster, client = flame(max=2, idle_timeout="10m")
+    a, b = several(cluster, client, 2)
+    future = client.submit(array, 20, workers=[a])
+    future.result()
+    assert cluster.sync(cluster.home.retire, [a]) == {}
+    pid = frozen(client, b)
+    length = client.submit(len, future, workers=[b], allow_other_workers=True)
+    wait_for(lambda: any(ws.processing for ws in cluster.scheduler.workers.values()))
+    assert len(future.result(timeout=20)) == 20_000_000
+    os.kill(pid, signal.SIGCONT)
+    assert length.result(timeout=20) == 20_000_000
+
+
 def test_what_is_released_or_computed_anew_while_it_comes_home(flame: Any) -> None:
     cluster, client = flame(max=2, idle_timeout="10m")
     a, b = several(cluster, client, 2)
@@ -483,7 +517,7 @@ def test_what_is_released_or_computed_anew_while_it_comes_home(flame: Any) -> No
     wait_for(lambda: cluster.home._traffic._now > 0)
     key = released.key
     released.release()
-    again.cancel()
+    again.release()
     wait_for(lambda: not {key, "again"} & set(cluster.scheduler.tasks))
     again = client.submit(lambda: "new", key="again", workers=[b])
     assert again.result(timeout=20) == "new"
@@ -530,8 +564,9 @@ def test_closing_while_a_frozen_runner_is_waited_for(flame: Any) -> None:
     frozen(client, a)
     retiring = begin(cluster, [a])
     wait_for(lambda: cluster.home._traffic._now > 0)
+    client.close()
     cluster.close()
-    wait_for(retiring.done)
+    assert retiring.done()
 
 
 def test_home_is_not_opened_again_once_it_is_closed(flame: Any) -> None:
@@ -630,3 +665,38 @@ def test_the_limit_is_a_size(flame: Any) -> None:
         pytest.raises(PoolError, match=r"did you mean flame\.home\.limit"),
     ):
         FlameCluster()
+
+
+SCRIPT = """
+import dask, numpy as np
+from dask.distributed import Client
+from dask_flame import FlameCluster
+
+if __name__ == "__main__":
+    dask.config.set({"flame.home.memory": "1 MB"})
+    cluster = FlameCluster(max=1, idle_timeout="100ms", dashboard_address=None)
+    client = Client(cluster)
+    futures = client.map(np.ones, [100_000] * 5, pure=False)
+    while cluster.home.disk < 3_000_000:
+        pass
+    %s
+"""
+
+
+@pytest.mark.parametrize("end", ["pass", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def test_files_go_with_a_driver_that_closes_nothing(tmp_path: Path, end: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT % end)
+    (tmp_path / "temporary").mkdir()
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+    )
+    assert done.returncode == (0 if end == "pass" else -signal.SIGKILL), done.stdout.decode()
+    assert b"Traceback" not in done.stdout
+    wait_for(lambda: not list((tmp_path / "temporary").glob("dask-flame-*")))
+    assert not list((tmp_path / "temporary").rglob("results"))

@@ -6,8 +6,13 @@ import inspect
 
 import pytest
 from distributed import Scheduler, Worker
+from distributed.active_memory_manager import ActiveMemoryManagerExtension, ReduceReplicas
+from distributed.core import Server
 from distributed.deploy.cluster import Cluster
+from distributed.protocol import Serialized, serialize
+from distributed.protocol.serialize import merge_and_deserialize
 from distributed.scheduler import DEFAULT_EXTENSIONS, SchedulerState, TaskState, WorkerState
+from distributed.utils_comm import gather_from_workers
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,14 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, SchedulerState, TaskState,
         (Scheduler, "broadcast", ["workers", "hosts"]),
         (Scheduler, "handle_long_running", ["key"]),
         (Scheduler, "worker_send", ["worker", "msg"]),
+        (Scheduler, "add_replica", ["ts", "ws"]),
+        (Scheduler, "request_remove_replicas", ["addr", "keys", "stimulus_id"]),
+        (Scheduler, "rebalance", ["workers"]),
+        (ActiveMemoryManagerExtension, "add_policy", ["policy"]),
+        (ReduceReplicas, "run", []),
+        (Worker, "update_data", ["data", "stimulus_id"]),
+        (Worker, "gather", ["who_has"]),
+        (Worker, "get_data", ["comm", "keys", "who", "serializers"]),
         (Worker, "plugin_add", ["plugin"]),
         (Worker, "batched_send", ["msg"]),
         (Worker, "close", ["timeout", "executor_wait"]),
@@ -38,13 +51,29 @@ def test_methods_that_are_overridden_or_called(owner: type, name: str, takes: li
     assert set(takes) <= set(parameters)
 
 
+def test_results_are_passed_on_as_frames() -> None:
+    assert "deserialize" in inspect.signature(Server).parameters
+    assert list(inspect.signature(Serialized).parameters) == ["header", "frames"]
+    assert {"who_has", "rpc", "who"} <= set(inspect.signature(gather_from_workers).parameters)
+    header, frames = serialize(print, serializers=[])
+    assert header == {"serializer": "error"}
+    with pytest.raises(TypeError, match="Could not serialize"):
+        merge_and_deserialize(header, frames)
+
+
 def test_state_that_is_read() -> None:
-    task = {"_queueable", "loose_restrictions", "worker_restrictions", "host_restrictions"}
+    task = {
+        "run_id",
+        "_queueable",
+        "loose_restrictions",
+        "worker_restrictions",
+        "host_restrictions",
+    }
     task |= {"resource_restrictions", "processing_on", "who_has", "actor", "priority"}
     assert task <= {name for cls in TaskState.__mro__ for name in getattr(cls, "__slots__", ())}
     worker = {"processing", "long_running", "actors", "used_resources", "extra", "_has_what"}
     assert worker <= {name for c in WorkerState.__mro__ for name in getattr(c, "__slots__", ())}
-    assert "stealing" in DEFAULT_EXTENSIONS
+    assert {"amm", "stealing"} <= set(DEFAULT_EXTENSIONS)
 
 
 @pytest.mark.asyncio
