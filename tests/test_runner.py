@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import threading
 import time
@@ -224,10 +225,10 @@ async def test_no_stray_interruption_ever_hits_another_call(flame: Runners) -> N
     await flame.boot("one", concurrency=2)
     client = flame.client
     outcomes = {"late": 0, "in time": 0}
-    for i in range(300):
+    for i in range(200):
         with dask.annotate(timeout=0.02):
             # Around the timeout, a little earlier or later each time.
-            edge = client.submit(spin, 0.015 + 0.00005 * (i % 200), pure=False)
+            edge = client.submit(spin, 0.015 + 0.00005 * i, pure=False)
         after = client.map(spin, [0] * 5, pure=False)
         try:
             await edge
@@ -240,6 +241,33 @@ async def test_no_stray_interruption_ever_hits_another_call(flame: Runners) -> N
     assert flame.ended == []
     threads = await client.submit(_pool_threads)
     assert threads <= 2
+
+
+async def hammer(prefix: str, chance: float) -> None:
+    """Interrupt calls on this runner again and again, at whatever they are doing."""
+    worker = get_worker()
+    while True:
+        for key, execution in list(worker.calls._executing.items()):
+            if str(key).startswith(prefix) and random.random() < chance:
+                execution.interrupt()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_calls_that_are_interrupted_all_the_time(flame: Runners) -> None:
+    """Many times as often as a runner ever does it; calls that fail by it are run again."""
+    await flame.boot("one", concurrency=3)
+    client = flame.client
+    hammering = client.submit(hammer, "victim", 0.05)
+    for _ in range(10):
+        victims = client.map(spin, [0.0005] * 50, key="victim", pure=False)
+        others = client.map(spin, [0.0005] * 50, key="other", pure=False)
+        done = await asyncio.wait_for(client.gather(victims + others), 120)
+        assert done == ["done"] * 100
+        del victims, others
+    await hammering.cancel()
+    assert await asyncio.wait_for(client.submit(_pool_threads), 20) <= 3
+    assert flame.ended == []
 
 
 def _pool_threads() -> int:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 
+import distributed
 import pytest
-from distributed import Scheduler, Worker
+from distributed import Client, Future, Scheduler, Worker
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, ReduceReplicas
 from distributed.core import Server
 from distributed.deploy.cluster import Cluster
 from distributed.protocol import Serialized, serialize
 from distributed.protocol.serialize import merge_and_deserialize
 from distributed.scheduler import DEFAULT_EXTENSIONS, SchedulerState, TaskState, WorkerState
+from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.utils_comm import gather_from_workers
+from distributed.worker_state_machine import LongRunningMsg
+
+from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
+from dask_flame.runner.nested import WAITS
 
 
 @pytest.mark.parametrize(
@@ -28,7 +34,10 @@ from distributed.utils_comm import gather_from_workers
         (Scheduler, "gather_on_worker", ["worker_address", "who_has"]),
         (Scheduler, "remove_worker", ["address", "stimulus_id", "expected", "close"]),
         (Scheduler, "broadcast", ["workers", "hosts"]),
-        (Scheduler, "handle_long_running", ["key"]),
+        (Scheduler, "handle_long_running", ["key", "worker"]),
+        (Scheduler, "handle_task_erred", ["key", "stimulus_id"]),
+        (Scheduler, "handle_worker_status_change", ["status", "worker", "stimulus_id"]),
+        (SchedulerState, "check_idle_saturated", ["ws", "occ"]),
         (Scheduler, "worker_send", ["worker", "msg"]),
         (Scheduler, "add_replica", ["ts", "ws"]),
         (Scheduler, "request_remove_replicas", ["addr", "keys", "stimulus_id"]),
@@ -39,6 +48,8 @@ from distributed.utils_comm import gather_from_workers
         (Worker, "gather", ["who_has"]),
         (Worker, "get_data", ["comm", "keys", "who", "serializers"]),
         (Worker, "plugin_add", ["plugin"]),
+        (Worker, "execute", ["key", "stimulus_id"]),
+        (Worker, "_get_client", ["timeout"]),
         (Worker, "batched_send", ["msg"]),
         (Worker, "close", ["timeout", "executor_wait"]),
         (Cluster, "_update_worker_status", ["op", "msg"]),
@@ -74,6 +85,25 @@ def test_state_that_is_read() -> None:
     worker = {"processing", "long_running", "actors", "used_resources", "extra", "_has_what"}
     assert worker <= {name for c in WorkerState.__mro__ for name in getattr(c, "__slots__", ())}
     assert {"amm", "stealing"} <= set(DEFAULT_EXTENSIONS)
+
+
+def test_what_a_runner_relies_on() -> None:
+    owners = (Future, Client, distributed.client)
+    assert all(any(hasattr(owner, name) for owner in owners) for name in WAITS)
+    assert {"sync", "_gather"} <= set(dir(Client))
+    assert {"_initialized_clients", "_run_task"} <= set(dir(Worker)) | set(dir(distributed.worker))
+    pool = ThreadPoolExecutor(1)
+    assert pool._rejoin_list == []
+    assert pool._threads == set()
+    with pool._rejoin_lock:
+        pass
+    # A worker tells threads from processes by this.
+    assert "ThreadPoolExecutor" in str(InterruptibleThreadPoolExecutor)
+    assert "'ThreadPoolExecutor' in str(type(e))" in inspect.getsource(Worker.execute).replace(
+        '"', "'"
+    )
+    again = LongRunningMsg(key="x", run_id=1, compute_duration=None, stimulus_id="s").to_dict()
+    assert set(again) == {"op", "key", "run_id", "compute_duration", "stimulus_id"}
 
 
 @pytest.mark.asyncio

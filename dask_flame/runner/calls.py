@@ -71,7 +71,8 @@ class Calls:
         self._executing[key] = execution
         if execution.timeout is not None:
             execution.on_start = lambda: self._start_clock(execution)
-        if execution.coroutine:
+        # In our threads it starts when there is one for it; of other executors we know nothing.
+        if execution.coroutine or annotations.get("executor", "default") != "default":
             execution.start()
         if key in self._watched:
             interrupt = self._watched.pop(key)

@@ -133,8 +133,7 @@ class Execution:
                 if self.worker.active_threads.get(thread) == self.key:
                     del self.worker.active_threads[thread]
             raise NotRun(self.key) from None
-        if self.interrupted:
-            _let_go(outcome)
+        _let_go(outcome)
         return outcome
 
     def interrupt(self) -> None:
@@ -158,15 +157,15 @@ class Execution:
 
 
 def _let_go(outcome: Any) -> None:
-    """Empty the frames that an interrupted call has left behind.
+    """Empty the frames that a call has left behind, if it was interrupted.
 
     distributed's account of an error is in one of them, and holds it: without this, what the call
     had (futures of calls that it waited for, arrays) would stay until the garbage is collected.
     """
     error = outcome.get("actual_exception") if isinstance(outcome, dict) else None
-    while isinstance(error, BaseException):
+    while isinstance(error, Interrupted):
         traceback.clear_frames(error.__traceback__)
-        error = error.__context__
+        error = error.__context__  # it may have been asked more than once
 
 
 #: The call in whose context code runs. It is inherited by what the call starts.
