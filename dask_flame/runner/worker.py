@@ -25,6 +25,9 @@ from dask_flame.runner.nested import Client
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
+#: Seconds that the scheduler has to take the results of a runner that is being taken away, beyond
+#: the ``shutdown_timeout`` that its calls have. The substrate may not give them.
+_SEE_OFF = 30.0
 
 Ender = Callable[[int], Any]
 #: Takes what is to be done when the runner is told, through its leash, to end in peace.
@@ -64,7 +67,7 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
         startup_information={RUNNER: lambda worker: orders["pool"]},
         host=orders["host"],
     )
-    departure = Departure(worker, limit=orders["shutdown_timeout"])
+    departure = Departure(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
     # then kill a runner that is on its way out.
     signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
