@@ -18,6 +18,7 @@ from distributed import Client, Future, fire_and_forget, get_client
 
 from dask_flame.checks import Duration, seconds, wrong, yes_or_no
 from dask_flame.errors import FlameError, PoolError
+from dask_flame.placed import Placed
 
 
 def on(
@@ -229,7 +230,7 @@ def place(cls: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
     >>> counter.update("abracadabra").result()                          # doctest: +SKIP
     """
     client, future = _submit(cls, args, kwargs, _annotations(pool, None, None), actor=True)
-    return _wait(client, future, keep_slot=True)
+    return _wait(client, future, placed=True)
 
 
 def _annotations(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
@@ -280,17 +281,22 @@ def _options_of_submit() -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind not in variable)
 
 
-def _wait(client: Client, future: Future, *, keep_slot: bool = False) -> Any:
+def _wait(client: Client, future: Future, *, placed: bool = False) -> Any:
     if client.asynchronous:
-        return _awaited(client, future, keep_slot=keep_slot)
+        return _awaited(client, future, placed=placed)
     with _held(client, future):
-        # Inside a call on a runner the first of these keeps the call's slot, the second does not.
-        return client.gather(future, asynchronous=False) if keep_slot else future.result()
+        if placed:
+            # Said explicitly, it keeps the slot of the call that this is in, if it is in one: the
+            # object might take it.
+            return Placed(client.gather(future, asynchronous=False))
+        return future.result()
 
 
-async def _awaited(client: Client, future: Future, *, keep_slot: bool) -> Any:
+async def _awaited(client: Client, future: Future, *, placed: bool) -> Any:
     with _held(client, future):
-        return await (client.gather(future, asynchronous=True) if keep_slot else future)
+        if placed:
+            return Placed(await client.gather(future, asynchronous=True))
+        return await future
 
 
 @contextlib.contextmanager

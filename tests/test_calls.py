@@ -487,6 +487,12 @@ def test_a_placed_object_holds_a_slot_until_it_is_let_go(actors: None, flame: Fl
     wait_for(lambda: not cluster.runners)
 
 
+def test_a_method_that_is_called_on_a_temporary_proxy(actors: None, flame: Flame) -> None:
+    cluster, _ = flame(max=1)
+    assert dask_flame.place(Counter, 3).add(4).result(timeout=20) == 7
+    wait_for(lambda: not any(ws.actors for ws in cluster.scheduler.workers.values()))
+
+
 def test_placed_objects_in_pools_and_errors_of_their_making(actors: None, two: Any) -> None:
     class Where:
         pool = ""
