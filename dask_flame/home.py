@@ -12,22 +12,21 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import dask.config
 from dask.utils import format_bytes
 from distributed import Status, Worker
-from distributed.active_memory_manager import ReduceReplicas
 from distributed.metrics import time
 from distributed.scheduler import TaskState, heartbeat_interval
 from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
-from dask_flame.protocol import RESTING
+from dask_flame import resting
+from dask_flame.resting import UNDER_WAY, HomeWorker, Traffic, end, never_drop_from_home
 from dask_flame.scheduler import FlameScheduler
-from dask_flame.shelf import Parcel, Shelf
+from dask_flame.shelf import Parcel
 
 logger = logging.getLogger("dask_flame")
 
@@ -35,14 +34,6 @@ _LOOK_EVERY = 5.0
 #: Results are asked for in messages of about this size, and of at most as many results.
 _BATCH = 16 * 2**20
 _BATCH_KEYS = 500
-#: Bytes that may be on their way to home at a time, or from it; one larger result may be, alone.
-_UNDER_WAY = 64 * 2**20
-#: Seconds without a heartbeat, beyond what is usual, after which a runner is not waited for.
-_SILENT = 30.0
-#: Seconds after which results are given out although much is under way: whoever it goes to may be
-#: frozen.
-_PATIENCE = 5.0
-_CAUGHT_UP = "flame-caught-up"
 
 
 class Home:
@@ -80,15 +71,15 @@ class Home:
         self.directory = directory
         self.limit = limit
         self._memory = memory
-        self._worker: _HomeWorker | None = None
+        self._worker: HomeWorker | None = None
         self._door = asyncio.Lock()  # held to open home, and to close it
         self._watching: asyncio.Task[None] | None = None
         self._visits = 0
         self._promised = 0
         self._staying: set[str] = set()
-        self._traffic = _Traffic(_UNDER_WAY)
+        self._traffic = Traffic(UNDER_WAY)
         self._closed = False
-        _never_drop_from_home(scheduler)
+        never_drop_from_home(scheduler)
 
     @property
     def held(self) -> int:
@@ -158,7 +149,7 @@ class Home:
                 self._watching = None
             if self._worker is not None:
                 worker, self._worker = self._worker, None
-                await _end(worker, "flame-home-closed")
+                await end(worker, "flame-home-closed")
 
     # Who has what
 
@@ -272,7 +263,7 @@ class Home:
                 )
         return None
 
-    def _put(self, worker: _HomeWorker, parcels: dict[Any, Parcel]) -> None:
+    def _put(self, worker: HomeWorker, parcels: dict[Any, Parcel]) -> None:
         ws = self.scheduler.workers.get(worker.address)
         if ws is None:
             return  # home was closed, as by `client.restart`
@@ -308,7 +299,7 @@ class Home:
             while not task.done():
                 await asyncio.wait({task}, timeout=1)
                 ws = self.scheduler.workers.get(address)
-                longest = _SILENT + 3 * heartbeat_interval(len(self.scheduler.workers))
+                longest = resting.SILENT + 3 * heartbeat_interval(len(self.scheduler.workers))
                 if not task.done() and ws is not None and time() - ws.last_seen > longest:
                     raise TimeoutError(f"no sign of life from their runner for {longest:.0f} s")
             return task.result()
@@ -319,22 +310,22 @@ class Home:
 
     # Being there
 
-    async def _open(self) -> _HomeWorker:
+    async def _open(self) -> HomeWorker:
         # Whoever waits may be cancelled; a worker that has been half started could not be ended.
         opening = asyncio.ensure_future(self._opened())
         opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(opening)
 
-    async def _opened(self) -> _HomeWorker:
+    async def _opened(self) -> HomeWorker:
         async with self._door:
             if self._closed:
                 raise RuntimeError("home is closed")
             if self._worker is not None and not self._is_there(self._worker):
                 worker, self._worker = self._worker, None
-                await _end(worker, "flame-home-lost")
+                await end(worker, "flame-home-lost")
             if self._worker is None:
                 with dask.config.set({"distributed.worker.preload": []}):
-                    worker = _HomeWorker(
+                    worker = HomeWorker(
                         self.scheduler.address,
                         memory=self._memory,
                         local_directory=self.directory(),
@@ -365,125 +356,11 @@ class Home:
                 ws = self.scheduler.workers.get(worker.address)
                 if ws is None or not ws.has_what:
                     self._worker = None
-                    await _end(worker, "flame-home-empty")
-
-
-class _HomeWorker(Worker):
-    """A worker that runs nothing: neither calls nor what users want to run on their workers.
-
-    It takes in what Home gives it, and gives it out to whoever asks.
-    """
-
-    shelf: Shelf
-
-    def __init__(self, *args: Any, memory: int | None, **kwargs: Any) -> None:
-        def data(worker_local_directory: str) -> Shelf:
-            self.shelf = Shelf(Path(worker_local_directory) / "results", memory=memory)
-            return self.shelf
-
-        super().__init__(
-            *args,
-            name="home",
-            nthreads=1,
-            memory_limit=0,
-            startup_information={RESTING: lambda worker: True},
-            # What others send stays as it is on the wire.
-            deserialize=False,
-            data=data,
-            **kwargs,
-        )
-        self._marks: dict[int, asyncio.Event] = {}
-        self._serving = _Traffic(_UNDER_WAY)
-        self.stream_handlers[_CAUGHT_UP] = self._mark
-
-    async def plugin_add(self, *args: Any, **kwargs: Any) -> dict[str, str]:
-        return {"status": "OK"}
-
-    async def gather(self, who_has: dict[Any, Any]) -> dict[str, Any]:
-        """Refuse: home takes in no more than what would be lost."""
-        return {"status": "partial-fail", "keys": list(who_has)}
-
-    async def caught_up(self, scheduler: FlameScheduler) -> None:
-        """Wait until all that the scheduler has said so far has been done."""
-        mark = max(self._marks, default=0) + 1
-        self._marks[mark] = event = asyncio.Event()
-        try:
-            scheduler.worker_send(self.address, {"op": _CAUGHT_UP, "mark": mark})
-            await asyncio.wait_for(event.wait(), _SILENT)
-        finally:
-            del self._marks[mark]
-
-    def _mark(self, mark: int) -> None:
-        if mark in self._marks:
-            self._marks[mark].set()
-
-    async def get_data(
-        self, comm: Any, keys: Collection[Any], who: str | None = None, serializers: Any = None
-    ) -> Any:
-        # Not the base class's: it would read files here and now, and split frames once more.
-        async with self._serving.share(self.shelf.weigh(keys), patience=_PATIENCE):
-            parcels = await self.shelf.load(keys)
-            try:
-                await comm.write({"status": "OK", "data": parcels}, serializers=serializers)
-                await comm.read(deserializers=serializers)
-            except OSError:
-                comm.abort()
-                raise
-        return Status.dont_reply
-
-    async def close(self, *args: Any, **kwargs: Any) -> Any:
-        # First, as the base class removes the folder, file by file, without giving way.
-        await self.shelf.close()
-        return await super().close(*args, **kwargs)
-
-
-class _HomeKeeps(ReduceReplicas):
-    """Distributed's policy, but a copy at home is not the one to drop.
-
-    Stock drops from workers that are paused first. A result would leave home with the first call
-    that uses it, be lost with that call's runner, and otherwise come home once more.
-    """
-
-    def run(self) -> Any:
-        resting = self.manager.scheduler.resting
-        for suggestion in super().run():
-            elsewhere = {ws for ws in suggestion.ts.who_has if ws.address not in resting}
-            yield suggestion._replace(candidates=elsewhere)
-
-
-def _never_drop_from_home(scheduler: FlameScheduler) -> None:
-    manager = scheduler.extensions["amm"]
-    for policy in list(manager.policies):
-        if type(policy) is ReduceReplicas:
-            manager.policies.discard(policy)
-            manager.add_policy(_HomeKeeps())
+                    await end(worker, "flame-home-empty")
 
 
 class _Full(str):
     """A reason to stay that may not hold once there is more room at home."""
-
-
-class _Traffic:
-    """Bounds the bytes under way; what is larger than the bound goes alone."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._now = 0
-        self._fewer = asyncio.Event()
-
-    @contextlib.asynccontextmanager
-    async def share(self, nbytes: int, *, patience: float | None = None) -> AsyncIterator[None]:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while self._now and self._now + nbytes > self.most:
-                    self._fewer.clear()
-                    await self._fewer.wait()
-        self._now += nbytes
-        try:
-            yield
-        finally:
-            self._now -= nbytes
-            self._fewer.set()
 
 
 def _batches(tasks: Collection[TaskState]) -> Iterator[list[TaskState]]:
@@ -511,12 +388,3 @@ def _not_copied(n: int, why: object) -> str:
     if isinstance(why, Exception):
         why = f"{type(why).__name__}: {why}"
     return f"{_results(n)} could not be copied: {why}"
-
-
-async def _end(worker: Worker, reason: str) -> None:
-    # A heartbeat that is under way when a worker closes is reported as an error: no further one
-    # is sent, and the one under way is answered before one that is sent after it.
-    worker.periodic_callbacks["heartbeat"].stop()
-    if worker.status is Status.paused:
-        await worker.heartbeat()
-    await worker.close(reason=reason, executor_wait=False)

@@ -22,7 +22,7 @@ import pytest
 from conftest import wait_for
 from distributed import WorkerPlugin, get_worker
 
-from dask_flame import FlameCluster, home
+from dask_flame import FlameCluster, resting
 from dask_flame.errors import PoolError
 
 
@@ -458,7 +458,7 @@ def test_a_frozen_runner_stays_and_does_not_hold_up_others(
     a, b = several(cluster, client, 2)
     futures = [client.submit(array, 1, workers=[w], pure=False) for w in (a, b)]
     client.gather(futures)
-    monkeypatch.setattr(home, "_SILENT", 2.0)
+    monkeypatch.setattr(resting, "SILENT", 2.0)
     pid = frozen(client, a)
     retiring = begin(cluster, [a, b])
     wait_for(lambda: b not in cluster.scheduler.workers)
@@ -491,8 +491,8 @@ def test_a_frozen_runner_that_is_given_up_meanwhile_is_not_waited_for(flame: Any
 def test_who_cannot_take_a_result_does_not_keep_it_from_others(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home, "_PATIENCE", 0.2)
-    monkeypatch.setattr(home, "_UNDER_WAY", 1_000_000)
+    monkeypatch.setattr(resting, "_PATIENCE", 0.2)
+    monkeypatch.setattr(resting, "UNDER_WAY", 1_000_000)
     cluster, client = flame(max=2, idle_timeout="10m")
     a, b = several(cluster, client, 2)
     future = client.submit(array, 20, workers=[a])
