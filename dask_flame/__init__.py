@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dask_flame.errors import RunnerLost as RunnerLost
     from dask_flame.lease import Lease as Lease
     from dask_flame.pool import Pool as Pool
+    from dask_flame.reconnect import resume_clients as resume_clients
     from dask_flame.reports import Reports as Reports
     from dask_flame.reports import report as report
 
@@ -38,6 +39,7 @@ _HOME = {
     "on": "dask_flame.calls",
     "place": "dask_flame.calls",
     "report": "dask_flame.reports",
+    "resume_clients": "dask_flame.reconnect",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "on",
     "place",
     "report",
+    "resume_clients",
 ]
 
 

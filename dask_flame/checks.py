@@ -26,6 +26,8 @@ EXAMPLES = {
     "disconnect_grace": '"10s"',
     "grace": '"10s"',
     "first": '"5m"',
+    "silence": '"60s"',
+    "max_lifetime": '"8h"',
     "name": '"my-cluster"',
     "n": "4",
     "backend": '"local"',

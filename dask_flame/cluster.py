@@ -396,8 +396,7 @@ class FlameCluster(Cluster):
         if self._adaptive is not None:
             self._adaptive.ended(what)
 
-    def _lapsed(self) -> None:
-        why = f"no client for disconnect_grace={self._grace:g} s"
+    def _lapsed(self, why: str) -> None:
         self.events.add("lease", why)
         self.fleets.suspend(why)
         self._adaptive.wake()

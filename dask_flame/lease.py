@@ -4,6 +4,10 @@ A cluster lives for its drivers. When the last one's connection is gone and none
 within the grace, the lease lapses and everything ends. A plain Dask plugin, usable on any cluster::
 
     client.register_plugin(dask_flame.Lease("30s"))
+
+or, with what ``flame.*`` says in Dask's configuration, from the command line::
+
+    dask scheduler --preload dask_flame.lease
 """
 
 from __future__ import annotations
@@ -17,33 +21,63 @@ from distributed import Scheduler, SchedulerPlugin
 
 from dask_flame import config
 from dask_flame.checks import Duration, seconds
+from dask_flame.keeping import Alarm, Keeper, is_driver
+from dask_flame.reconnect import resume_clients
+
+__all__ = ["Lease", "dask_setup", "is_driver"]
 
 logger = logging.getLogger("dask_flame")
 
 
 class Lease(SchedulerPlugin):
-    """Ends a cluster when its last client has been gone for a while.
+    """Ends a cluster when its last driver has been gone for a while; keeps its work until then.
 
-    Clients that calls on workers have opened do not count.
+    A driver is any Client but those that calls on workers have opened, and observers: a client
+    made by ``Client(address, name="observer")`` holds no lease.
 
     Parameters
     ----------
     grace : duration, default "10s" (``flame.disconnect-grace``)
-        How long the cluster outlives its last client. A client that comes back, or another that
-        comes, within this time finds all as it was.
+        How long the cluster outlives its last driver. When a driver's connection drops without
+        its goodbye, what it wanted is kept for it for as long: its calls go on, and if it comes
+        back within this time it finds all as it was.
+    silence : duration, default "60s" (``flame.silence``)
+        A client of which nothing was heard for this long (stopped, its machine gone, its link
+        dead) is taken for gone: its connection is ended, and the grace begins. 0: never. In the
+        scheduler this counts for clients without :func:`dask_flame.resume_clients` from three of
+        Dask's own heartbeats on, 15 s or more.
+    max_lifetime : duration, optional (``flame.max-lifetime``)
+        When this has passed since the start, the lease lapses whatever drivers there are.
     first : duration, optional
-        How long a cluster that never had a client may live; by default it is not limited.
+        How long a cluster that never had a driver may live; by default it is not limited.
     on_lapse : callable, optional
-        What to do when the lease lapses, with no argument; by default the scheduler closes, and
-        its workers with it.
+        What to do when the lease lapses; takes the reason, a str. By default the scheduler closes,
+        and its workers with it.
     on_return : callable, optional
-        What to do when a client comes after a lapse. Of use only with an ``on_lapse`` that leaves
-        the scheduler running.
+        What to do when a driver comes after a lapse. Of use only with an ``on_lapse`` that leaves
+        the scheduler running. Not called after ``max_lifetime``.
+
+    Attributes
+    ----------
+    lapsed : bool
+        Whether the lease has lapsed, and no driver has come since.
+    expired : bool
+        Whether ``max_lifetime`` has passed.
+
+    Raises
+    ------
+    PoolError
+        A duration is none.
 
     Notes
     -----
+    Making one lets the Clients of this process resume: see :func:`dask_flame.resume_clients`,
+    which drivers in other processes call themselves. A client without it that comes back has its
+    results kept, but has cancelled its own futures.
+
     The scheduler sees a client's end when its connection closes. A client whose machine vanishes
-    is noticed when TCP gives up: after ``distributed.comm.timeouts.tcp``, 30 s by default.
+    is noticed when TCP gives up (``distributed.comm.timeouts.tcp``, 30 s by default) or after
+    ``silence``. The time during which the scheduler's own process was stopped counts for neither.
     """
 
     name = "flame-lease"
@@ -53,18 +87,27 @@ class Lease(SchedulerPlugin):
         self,
         grace: Duration | None = None,
         *,
+        silence: Duration | None = None,
+        max_lifetime: Duration | None = None,
         first: Duration | None = None,
-        on_lapse: Callable[[], None] | None = None,
+        on_lapse: Callable[[str], None] | None = None,
         on_return: Callable[[], None] | None = None,
     ) -> None:
         self.grace = seconds("grace", config.get("disconnect-grace") if grace is None else grace)
+        self.silence = seconds("silence", config.get("silence") if silence is None else silence)
+        lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
+        self.max_lifetime = None if lifetime is None else seconds("max_lifetime", lifetime)
         self.first = None if first is None else seconds("first", first)
         self.on_lapse = on_lapse
         self.on_return = on_return
-        self.lapsed = False
+        self.lapsed = self.expired = False
         self._clients: set[str] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Alarm | None = None
+        self._end: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._keeper: Keeper | None = None
+        self._seen = False
+        resume_clients()
 
     @property
     def held(self) -> bool:
@@ -73,15 +116,43 @@ class Lease(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        others = [p for p in scheduler.plugins.values() if isinstance(p, Lease) and p is not self]
+        # One that is registered anew replaces the old, of which distributed tells nobody.
+        records = others[0].stop(replaced=True) if others else None
+        self._keeper = Keeper(
+            scheduler,
+            grace=self.grace,
+            silence=self.silence,
+            on_drop=self._left,
+            in_force=self._in_force,
+        )
+        self._keeper.start(records)
         # Of those that are connected: `scheduler.clients` has variables and queues as well.
         self._clients = {c for c in scheduler.client_comms if is_driver(c)}
-        if not self._clients and self.first is not None:
-            self._arm(self.first)
+        if not self._clients and others:
+            self._arm(self.grace, self._gone)
+        elif not self._clients and self.first is not None:
+            self._arm(self.first, f"no client came within first={self.first:g} s")
+        if self.max_lifetime is not None:
+            loop = asyncio.get_running_loop()
+            self._end = loop.call_later(self.max_lifetime, self._expire, self.max_lifetime)
+
+    def stop(self, *, replaced: bool = False) -> Any:
+        """End what this started and leave the scheduler as it was; safe to call twice."""
+        self._disarm()
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        return self._keeper.stop(release=not replaced) if self._keeper is not None else {}
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
+        if self._keeper is not None:
+            self._keeper.arrived(client)
         if not is_driver(client):
             return
         self._clients.add(client)
+        if self.expired:
+            return
         self._disarm()
         if self.lapsed:
             self.lapsed = False
@@ -89,39 +160,68 @@ class Lease(SchedulerPlugin):
                 self.on_return()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        self._clients.discard(client)
-        if is_driver(client) and not self._clients and not self.lapsed:
-            self._arm(self.grace)
+        if self._keeper is not None:
+            self._keeper.gone(client)
+        self._left(client)
 
     async def before_close(self) -> None:
-        self._disarm()
+        self.stop()
 
-    def _arm(self, seconds: float) -> None:
+    @property
+    def _gone(self) -> str:
+        return f"no client for disconnect_grace={self.grace:g} s"
+
+    def _left(self, client: str) -> None:
+        # Once for each: one whose grace is over was already counted out when its connection fell.
+        if client in self._clients:
+            self._clients.discard(client)
+            if not self._clients and not self.lapsed:
+                self._arm(self.grace, self._gone)
+
+    def _in_force(self) -> bool:
+        there = any(plugin is self for plugin in self.scheduler.plugins.values())
+        self._seen = self._seen or there
+        if self._seen and not there:
+            self._disarm()
+            if self._end is not None:
+                self._end.cancel()
+        return there or not self._seen
+
+    def _arm(self, delay: float, reason: str) -> None:
         self._disarm()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._lapse)
+        self._timer = Alarm(delay, lambda: self._lapse(reason))
 
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _lapse(self) -> None:
+    def _expire(self, after: float) -> None:
+        self.expired = True
+        self._disarm()
+        self._lapse(f"max_lifetime={after:g} s has passed")
+
+    def _lapse(self, reason: str) -> None:
+        if not self._in_force():
+            return
         self._timer = None
         self.lapsed = True
-        logger.info("the lease has lapsed: no client for %g s", self.grace)
+        logger.info("the lease has lapsed: %s", reason)
         if self.on_lapse is not None:
-            self.on_lapse()
+            self.on_lapse(reason)
         else:
             self._closing = asyncio.ensure_future(self.scheduler.close(reason="flame-lease-lapsed"))
 
     def __getstate__(self) -> dict[str, Any]:
         # What is sent to a scheduler elsewhere is the policy, not the state.
-        return {**self.__dict__, "_clients": set(), "_timer": None, "_closing": None}
+        state = dict.fromkeys(("_timer", "_end", "_closing", "_keeper"))
+        return {**self.__dict__, **state, "_clients": set(), "_seen": False}
 
 
-def is_driver(client: str) -> bool:
-    """Whether a client's id, as the scheduler knows it, is that of a driver.
-
-    ``fire-and-forget`` is the scheduler's own; ``Client-worker-…`` are clients that calls opened.
-    """
-    return client != "fire-and-forget" and not client.startswith("Client-worker-")
+async def dask_setup(scheduler: Scheduler) -> None:
+    """As a preload of ``dask scheduler``; takes what ``flame.*`` says in Dask's configuration."""
+    if not isinstance(scheduler, Scheduler):
+        raise TypeError(
+            f"--preload dask_flame.lease is for the scheduler, not for a {type(scheduler).__name__}"
+        )
+    await scheduler.register_scheduler_plugin(Lease(), idempotent=False)

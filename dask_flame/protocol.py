@@ -26,3 +26,15 @@ OVERRAN = "flame-overran"
 LEAVING = "flame-leaving"
 #: A call that had left its slot, waiting for calls of its own, wants one again.
 RETURN = "flame-return"
+
+# Between a driver and the lease on its scheduler: see keeping.py and reconnect.py.
+
+#: Topic under which the scheduler says, in Dask's event log and to its clients, whether it holds a
+#: lease, and up to which message it has read a driver's stream.
+LEASE = "flame-lease"
+#: The rpc by which a driver asks where it stands.
+STANDING = "flame_standing"
+#: What a driver says on its stream every few seconds: the number of its next message.
+MARK = "flame-mark"
+#: What it says when it is back: the futures it holds, by the status it knows of.
+TELL = "flame-tell"

@@ -1,0 +1,381 @@
+"""What a driver wanted is kept while its connection is gone (scheduler); a part of the lease.
+
+Stock Dask releases what a client wanted in the moment its connection ends, and knows a client that
+comes back, with the same id, as a new one. Here its state stays as it is for the grace. Of each
+driver's stream it is known how many messages were read, so that a driver that comes back sends
+again exactly what was lost: see :mod:`dask_flame.reconnect`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed import Scheduler, Status
+from distributed.comm import Comm
+from distributed.metrics import time
+from distributed.scheduler import ClientState, heartbeat_interval
+from tornado.ioloop import PeriodicCallback
+
+from dask_flame.protocol import LEASE, MARK, STANDING, TELL
+
+logger = logging.getLogger("dask_flame")
+
+#: Of the names that a client may be given, those that change what it is here.
+WORKER, OBSERVER = "worker", "observer"
+#: Messages that are not numbered: they may be lost, or said twice.
+UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})
+#: Later than this and the process itself was stopped, or had no time, meanwhile.
+_LATE = 1.0
+#: Most keys in one message.
+CHUNK = 10_000
+
+
+class Alarm:
+    """Calls back once this process has run for a while; started anew if it was stopped meanwhile.
+
+    Those who wait to be heard again must not be judged by a clock that went on while nobody
+    listened.
+    """
+
+    def __init__(self, delay: float, callback: Callable[[], None]) -> None:
+        self._delay = delay
+        self._callback = callback
+        self._set()
+
+    def _set(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + self._delay
+        self._handle = loop.call_at(self._due, self._ring)
+
+    def _ring(self) -> None:
+        if asyncio.get_running_loop().time() - self._due > _LATE:
+            self._set()
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+@dataclass
+class Record:
+    """What is known of one client, connected or not.
+
+    Attributes
+    ----------
+    state : ClientState
+        The scheduler's own: what the client wants.
+    epoch : str
+        Tells this record from another of the same client, made after the first was given up.
+    taken : int or None
+        How many messages of its stream were read, over all its connections; None until it has
+        said where its count begins.
+    listening : float or None
+        Since when nothing was heard of it; None while what it said is being handled.
+    release : Alarm or None
+        Ends what is kept for it; None while it is connected.
+    """
+
+    state: ClientState
+    epoch: str = field(default_factory=lambda: uuid.uuid4().hex)
+    taken: int | None = None
+    listening: float | None = None
+    release: Alarm | None = None
+
+    def count(self, messages: Any) -> None:
+        for message in messages if isinstance(messages, (list, tuple)) else (messages,):
+            op = message.get("op") if isinstance(message, dict) else None
+            if op == MARK:
+                self.taken = message["n"]
+            elif self.taken is not None and op not in UNNUMBERED:
+                self.taken += 1
+
+
+class Keeper:
+    """Keeps what clients want through drops of their connections, and drops those that are silent.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    grace : float
+        Seconds for which the wants of a client whose connection ended are kept.
+    silence : float
+        Seconds without a word after which a connection is ended; 0: never.
+    on_drop : callable
+        Called with the id of a client whose connection has ended without a goodbye.
+    in_force : callable
+        Whether the plugin is still registered: distributed takes plugins out without a word.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        grace: float,
+        silence: float,
+        on_drop: Callable[[str], None],
+        in_force: Callable[[], bool],
+    ) -> None:
+        self.scheduler = scheduler
+        self.grace = grace
+        self.silence = silence
+        self.records: dict[str, Record] = {}
+        self._on_drop = on_drop
+        self._in_force = in_force
+        self._latest: dict[str, Comm] = {}
+        self._started = False
+        interval = min(1.0, silence / 4 or 1.0)
+        self._looked = 0.0
+        self._look_out = PeriodicCallback(self._look, interval * 1000)
+
+    def start(self, records: dict[str, Record] | None = None) -> None:
+        """Begin, with the clients there are; ``records`` are those of a lease replaced by this."""
+        s = self.scheduler
+        # Plugins hear of a client's end only after its keys are gone, and a second connection with
+        # the same id would be ended with the first: so these two are replaced, on this instance.
+        # The goodbye of a client, "close-client", calls the class's own method.
+        self._stock_register = s.handlers["register-client"]
+        self._stock_remove = s.remove_client
+        s.handlers["register-client"] = self._register
+        s.remove_client = self._remove
+        s.handlers[STANDING] = self._standing
+        s.stream_handlers[MARK] = self._mark
+        s.stream_handlers[TELL] = self._tell
+        self._started = True
+        self._looked = asyncio.get_running_loop().time()
+        for client, record in (records or {}).items():
+            self.records[client] = record
+            if client not in s.client_comms:
+                self._keep(client, record)
+        for client, sender in s.client_comms.items():
+            if keeps(client):
+                record = self.records.setdefault(client, Record(s.clients[client]))
+                record.listening = self._looked
+                self._listen(sender.comm, client)
+        s.log_event(LEASE, {"in-force": True})
+        self._notify({"in-force": True})
+        self._look_out.start()
+
+    def stop(self, *, release: bool = True) -> dict[str, Record]:
+        """Leave the scheduler as it was; by default what was kept for absent clients is released.
+
+        Returns
+        -------
+        dict
+            What was known of each client.
+        """
+        if not self._started:
+            return {}
+        self._started = False
+        self._look_out.stop()
+        s = self.scheduler
+        s.handlers["register-client"] = self._stock_register
+        del s.remove_client
+        del s.handlers[STANDING], s.stream_handlers[MARK], s.stream_handlers[TELL]
+        for sender in s.client_comms.values():
+            vars(sender.comm).pop("read", None)
+        records, self.records = self.records, {}
+        for client, record in records.items():
+            if record.release is not None:
+                record.release.cancel()
+                record.release = None
+                if release and s.status is Status.running:
+                    s.remove_client(client)
+        if release:
+            s.log_event(LEASE, {"in-force": False})
+            self._notify({"in-force": False})
+        return records
+
+    # Clients come and go
+
+    def arrived(self, client: str) -> None:
+        """The scheduler has just made a new state for this client: if it is back, it has its old.
+
+        To be called from a plugin's ``add_client``, before anything else can happen.
+        """
+        if not keeps(client):
+            return
+        state = self.scheduler.clients[client]
+        record = self.records.get(client)
+        if record is None:
+            self.records[client] = Record(state)
+            return
+        if record.release is not None:
+            record.release.cancel()
+            record.release = None
+        record.state.versions = state.versions
+        record.state.last_seen = state.last_seen
+        self.scheduler.clients[client] = record.state
+
+    def gone(self, client: str) -> None:
+        """The scheduler has removed this client: it said goodbye, or its grace is over."""
+        record = self.records.pop(client, None)
+        if record is not None and record.release is not None:
+            record.release.cancel()
+
+    async def _register(self, comm: Comm, client: str, **kwargs: Any) -> None:
+        if not self._here() or not keeps(client):
+            await self._stock_register(comm, client=client, **kwargs)
+            return
+        self._latest[client] = comm
+        try:
+            while (old := self.scheduler.client_comms.get(client)) is not None:
+                # It is half-open: its driver is here. What it had said is handled to its end.
+                old.abort()
+                await asyncio.sleep(0.01)
+                if self._latest.get(client) is not comm:
+                    comm.abort()
+                    return
+        finally:
+            if self._latest.get(client) is comm:
+                del self._latest[client]
+        self._listen(comm, client)
+        try:
+            await self._stock_register(comm, client=client, **kwargs)
+        finally:
+            vars(comm).pop("read", None)
+
+    def _remove(self, client: str, stimulus_id: str | None = None) -> None:
+        record = self.records.get(client)
+        there = record is not None and client in self.scheduler.clients
+        if record is None or not there or not self._here():
+            self._stock_remove(client, stimulus_id)
+            return
+        if record.release is None:
+            logger.info("%s: connection lost; its work is kept for %g s", client, self.grace)
+            self._keep(client, record)
+            self._on_drop(client)
+
+    def _keep(self, client: str, record: Record) -> None:
+        record.listening = None
+        record.release = Alarm(self.grace, lambda: self._release(client))
+
+    def _release(self, client: str) -> None:
+        logger.info("%s: not back within %g s; its work is released", client, self.grace)
+        self._stock_remove(client, f"flame-grace-over-{time()}")
+
+    def _here(self) -> bool:
+        if self._started and not self._in_force():
+            self.stop()
+        return self._started and self.scheduler.status is Status.running
+
+    # What they say
+
+    def _listen(self, comm: Comm, client: str) -> None:
+        read = comm.read
+        clock = asyncio.get_running_loop().time
+
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            record = self.records.get(client)
+            if record is None:
+                return await read(*args, **kwargs)
+            record.listening = clock()
+            try:
+                messages = await read(*args, **kwargs)
+            finally:
+                record.listening = None
+            record.count(messages)
+            return messages
+
+        comm.read = counted
+
+    def _standing(self, client: str) -> dict[str, Any] | None:
+        record = self.records.get(client)
+        if record is None:
+            return None
+        return {
+            "epoch": record.epoch,
+            "taken": record.taken,
+            "busy": record.listening is None,
+            "grace": self.grace,
+            "silence": self.silence,
+        }
+
+    def _mark(self, client: str, n: int) -> None:
+        self._say(client, {"taken": n})
+
+    def _tell(self, client: str, pending: list[Any], finished: list[Any], error: list[Any]) -> None:
+        """A driver that is back says what it knows: answer where it is not so."""
+        s = self.scheduler
+        wants = s.clients[client].wants_what
+        lost = []
+        unwanted = []
+        for known, keys in (("", pending), ("memory", finished), ("erred", error)):
+            for key in keys:
+                ts = s.tasks.get(key)
+                if ts is None or (ts not in wants and ts.state == "released"):
+                    lost.append(key)
+                    continue
+                if ts not in wants:
+                    unwanted.append(key)
+                if ts.state == known:
+                    continue
+                if ts.state in ("memory", "erred"):
+                    s.report_on_key(ts=ts, client=client)
+                elif known:
+                    s.client_send(client, {"op": "lost-data", "key": key})
+        s.client_desires_keys(unwanted, client)
+        if lost:
+            s.client_send(
+                client,
+                {
+                    "op": "cancelled-keys",
+                    "keys": lost,
+                    "reason": "flame-lost",
+                    "msg": "The scheduler no longer knows of it since the connection was lost: "
+                    "it was cancelled or its submission was lost meanwhile. Run it again.",
+                },
+            )
+
+    def _look(self) -> None:
+        if not self._here():
+            return
+        now = asyncio.get_running_loop().time()
+        pause, self._looked = now - self._looked, now
+        stopped = pause if pause > self._look_out.callback_time / 1000 + _LATE else 0.0
+        told = 3 * 10 * heartbeat_interval(len(self.scheduler.clients))
+        for client, record in list(self.records.items()):
+            if record.listening is None:
+                continue
+            record.listening = min(now, record.listening + stopped)
+            # Without the driver's half, which marks its stream, only Dask's own heartbeat is heard.
+            limit = self.silence if record.taken is not None else max(self.silence, told)
+            if self.silence and now - record.listening > limit:
+                logger.info("%s: nothing heard for silence=%g s", client, limit)
+                record.listening = now
+                if client in self.scheduler.client_comms:
+                    self.scheduler.client_comms[client].abort()
+
+    def _notify(self, message: dict[str, Any]) -> None:
+        for client in list(self.scheduler.client_comms):
+            if keeps(client):
+                self._say(client, message)
+
+    def _say(self, client: str, message: dict[str, Any]) -> None:
+        # As an event, which a client that does not know the topic ignores.
+        event = {"op": "event", "topic": LEASE, "event": (time(), message)}
+        self.scheduler.client_send(client, event)
+
+
+def _named(client: str, names: Iterable[str]) -> bool:
+    # "<class>-<name>-<uuid>", or without a name "<class>-<uuid>".
+    return any(client.split("-", 1)[-1].startswith(f"{name}-") for name in names)
+
+
+def keeps(client: str) -> bool:
+    """Whether what a client wants is kept when its connection drops: not for one a call opened."""
+    return client != "fire-and-forget" and not _named(client, (WORKER,))
+
+
+def is_driver(client: str) -> bool:
+    """Whether a client's id, as the scheduler knows it, is that of a driver.
+
+    ``fire-and-forget`` is the scheduler's own; ``Client-worker-…`` are clients that calls opened,
+    ``Client-observer-…`` those that only look.
+    """
+    return client != "fire-and-forget" and not _named(client, (WORKER, OBSERVER))

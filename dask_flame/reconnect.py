@@ -1,0 +1,411 @@
+"""A Client goes on where it was when its connection drops and comes back (driver).
+
+The other half is the lease on the scheduler: see :mod:`dask_flame.keeping`. Stock distributed
+cancels every future of a Client that loses its scheduler. Here, where the scheduler holds a lease,
+the futures stay as they are while the Client tries to come back; what it says to the scheduler is
+numbered and remembered until it is known to be read, so that afterwards exactly what was lost is
+sent again; and it asks how its futures stand.
+
+This is the one place that replaces private methods of :class:`distributed.Client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from distributed import Client, Status
+from distributed.comm import CommClosedError
+from distributed.utils import nbytes
+from tornado.ioloop import PeriodicCallback
+
+from dask_flame.keeping import CHUNK, keeps
+from dask_flame.protocol import LEASE, MARK, STANDING, TELL
+
+logger = logging.getLogger("dask_flame")
+
+#: Most bytes of messages remembered that were sent and are not known to be read.
+REMEMBERED = 256 * 2**20
+#: Seconds between two marks, at most; the stock heartbeat of a client.
+_BEAT = 5.0
+#: Seconds for the first attempt to come back; each further one gets twice as long, up to the last.
+_FIRST, _LAST = 2.0, 16.0
+#: Attempts of a read-only rpc while the connection seems well.
+_ATTEMPTS = 5
+
+
+def resume_clients() -> None:
+    """Let the Clients of this process go on where they were when their connection comes back.
+
+    Making a :class:`dask_flame.Lease` or a :class:`dask_flame.FlameCluster` does this as well. A
+    driver that only attaches to a leased scheduler elsewhere calls it once, before or after it
+    makes its Client, or has ``distributed.client.preload: dask_flame.reconnect`` in its
+    configuration. Clients of a scheduler that holds no lease behave as ever.
+
+    Notes
+    -----
+    While the connection is gone, futures keep their status, ``result()`` waits, and what is
+    submitted is sent later. The Client tries for its ``timeout`` or the lease's grace, whichever is
+    longer; then it cancels its futures and closes. If it is back within the grace all is as it
+    was, and no call runs twice because of the drop. If it comes later, the futures from before are
+    cancelled and say why. ``gather`` and ``result`` are repeated when the connection breaks under
+    them; other requests (``scatter``, ``run``, ``who_has``, …) raise ``CommClosedError`` as ever.
+
+    Examples
+    --------
+    >>> import dask_flame
+    >>> dask_flame.resume_clients()
+    """
+    if hasattr(Client._reconnect, "dask_flame"):
+        return
+    connect, reconnect = Client._ensure_connected, Client._reconnect
+
+    @functools.wraps(connect)
+    async def _ensure_connected(self: Client, timeout: float | None = None) -> None:
+        link = Link.of(self) if keeps(self.id) else None
+        await connect(self, timeout=timeout)
+        if link is not None:
+            await link.join(timeout)
+
+    @functools.wraps(reconnect)
+    async def _reconnect(self: Client) -> None:
+        link = self.extensions.get(LEASE)
+        if link is not None and link.on:
+            await link.reconnect()
+        else:
+            await reconnect(self)
+
+    _reconnect.dask_flame = True  # type: ignore[attr-defined]
+    Client._ensure_connected = _ensure_connected
+    Client._reconnect = _reconnect
+    for client in list(Client._instances):
+        if client.status == "running" and keeps(client.id):
+            client.loop.add_callback(Link.of(client).join)
+
+
+def dask_setup(client: Client) -> None:
+    """As a preload of ``distributed.client.preload``."""
+    resume_clients()
+
+
+class Link:
+    """One Client's connection to a leased scheduler, over its drops. Used on the Client's loop.
+
+    Attributes
+    ----------
+    on : bool
+        Whether the scheduler is known to hold a lease; where not, nothing is different.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.epoch: str | None = None
+        self.grace = self.silence = 0.0
+        self._sender: Any = None  # what the scheduler is spoken to through; None while it is not
+        self._joining = asyncio.Lock()
+        self._up = asyncio.Event()
+        # Messages by number: self._start is that of the first in the log, self._handed that of the
+        # first that was never given to a connection.
+        self._log: deque[tuple[dict[str, Any], int]] = deque()
+        self._bytes = 0
+        self._start = self._handed = 0
+        self._heard = self._beaten = 0.0
+        # On this instance: all that a Client says but its heartbeat goes through this.
+        client._send_to_scheduler_safe = self.post
+
+    @staticmethod
+    def of(client: Client) -> Link:
+        """This Client's link; made if there is none."""
+        if LEASE not in client.extensions:
+            client.extensions[LEASE] = Link(client)
+        link: Link = client.extensions[LEASE]
+        return link
+
+    @property
+    def on(self) -> bool:
+        return self.epoch is not None
+
+    # Coming and coming back
+
+    async def join(self, timeout: float | None = None) -> None:
+        """On a new connection: take up what was, or begin, or be as stock without a lease.
+
+        Raises
+        ------
+        OSError
+            The connection broke; only where there is something to take up.
+        """
+        async with self._joining:
+            client = self.client
+            sender = client.scheduler_comm
+            if sender is None or sender is self._sender or client.status != "running":
+                return
+            client._event_handlers[LEASE] = self._told
+            try:
+                standing = await self._ask(timeout)
+            except Exception as error:
+                if self.on:
+                    raise
+                logger.debug("could not ask whether there is a lease: %r", error)
+                return
+            if sender.closed():
+                if self.on:
+                    raise CommClosedError("closed again before all was as it was")
+                return
+            if self.on and standing is not None and standing["epoch"] == self.epoch:
+                self._resume(sender, standing["taken"])
+                await self._tell()
+            elif self.on:
+                await self._lost(sender, standing)
+            elif standing is not None:
+                self._begin(sender, standing)
+
+    async def _ask(self, timeout: float | None) -> dict[str, Any] | None:
+        # In the event log first: a stock scheduler warns of a request that it does not know.
+        async def ask() -> Any:
+            events = await self.client.scheduler.events(topic=LEASE)
+            if not events or not events[-1][1]["in-force"]:
+                return None
+            return await getattr(self.client.scheduler, STANDING)(client=self.client.id)
+
+        return await asyncio.wait_for(ask(), timeout)
+
+    def _begin(self, sender: Any, standing: dict[str, Any]) -> None:
+        client = self.client
+        if not self.on:
+            rpc = client.scheduler
+            rpc.gather, rpc.who_has = self._again(rpc.gather), self._again(rpc.who_has)
+        self.epoch = standing["epoch"]
+        self.grace, self.silence = standing["grace"], standing["silence"]
+        self._start = self._handed = 0
+        beat = min(_BEAT, self.silence / 4 or _BEAT)
+        old = client._periodic_callbacks.pop(LEASE, None)
+        if old is not None:
+            old.stop()
+        client._periodic_callbacks[LEASE] = PeriodicCallback(self._beat, beat * 1000)
+        self._open(sender)
+        client._periodic_callbacks[LEASE].start()
+
+    def _open(self, sender: Any) -> None:
+        """Speak through this connection, beginning with what the log holds."""
+        sender.send({"op": MARK, "n": self._start}, *(dict(message) for message, _ in self._log))
+        self._handed = self._start + len(self._log)
+        self._sender = sender
+        self._heard = self._beaten = monotonic()
+        self._up.set()
+
+    def _resume(self, sender: Any, taken: int | None) -> None:
+        if taken is not None:
+            self._forget(taken)
+        again = max(0, self._handed - self._start)
+        logger.info("connected again; %d messages that were lost are sent again", again)
+        self._open(sender)
+
+    async def _tell(self) -> None:
+        """Ask where the scheduler knows otherwise, behind all that was said of these futures."""
+        futures = await self._futures()
+        known: dict[str, list[Any]] = {"pending": [], "finished": [], "error": []}
+        for key, state in futures.items():
+            if state.status != "cancelled":
+                known["pending" if state.status == "lost" else state.status].append(key)
+        for status, keys in known.items():
+            for at in range(0, len(keys), CHUNK):
+                nothing: dict[str, list[Any]] = {name: [] for name in known}
+                with contextlib.suppress(CommClosedError, AttributeError):
+                    self._sender.send({"op": TELL, **nothing, status: keys[at : at + CHUNK]})
+
+    async def _futures(self) -> dict[Any, Any]:
+        """The futures there are; what was said of them has been posted when this returns."""
+        # Under this lock futures are made and their graph is handed to the loop.
+        with self.client._refcount_lock:
+            futures = dict(self.client.futures)
+        posted = asyncio.Event()
+        self.client.loop.add_callback(posted.set)
+        await posted.wait()
+        return futures
+
+    async def _lost(self, sender: Any, standing: dict[str, Any] | None) -> None:
+        """What was is gone: only what was submitted since the connection broke goes on."""
+        futures = await self._futures()
+        fresh = [entry for n, entry in enumerate(self._log, self._start) if n >= self._handed]
+        keys = {key for message, _ in fresh for key in message.get("keys", ()) if submits(message)}
+        self._cancel(
+            {key: state for key, state in futures.items() if key not in keys},
+            f"The connection to the scheduler was lost for longer than its lease's grace of "
+            f"{self.grace:g} s, or another scheduler is there now, so its work was released. "
+            "Run it again; a longer flame.disconnect-grace keeps it for longer.",
+        )
+        self._clear()
+        self._log.extend(fresh)
+        self._bytes = sum(size for _, size in fresh)
+        if standing is not None:
+            self._begin(sender, standing)
+        else:
+            sender.send(*(message for message, _ in fresh))
+            self.off()
+
+    def _cancel(self, futures: dict[Any, Any], why: str) -> None:
+        for key, state in futures.items():
+            state.cancel(reason="scheduler-connection-lost", msg=why)
+            self.client.futures.pop(key, None)
+
+    def off(self) -> None:
+        """Be as stock: the scheduler holds no lease any more."""
+        if not self.on:
+            return
+        client = self.client
+        self.epoch = self._sender = None
+        self._clear()
+        if client.scheduler is not None:
+            for name in ("gather", "who_has"):
+                vars(client.scheduler).pop(name, None)
+        if (beat := client._periodic_callbacks.pop(LEASE, None)) is not None:
+            beat.stop()
+        self._up.set()
+
+    def _clear(self) -> None:
+        self._log.clear()
+        self._bytes = 0
+
+    async def reconnect(self) -> None:
+        """Try to come back for as long as the Client's timeout or the grace, then close it."""
+        client = self.client
+        self._sender = None
+        self._up.clear()
+        if client.scheduler_comm is not None:
+            client.scheduler_comm.abort()
+        # Requests under way on other connections may wait for ever: those too are lost.
+        client.rpc.remove(client.scheduler.address, reason="the connection was lost")
+        try:
+            await self._try(max(client._timeout, self.grace))
+        finally:
+            if client.status not in ("connecting", "running"):
+                self._up.set()  # who waits is not to wait for ever
+
+    async def _try(self, patience: float) -> None:
+        client = self.client
+        deadline = monotonic() + patience
+        attempt = _FIRST
+        while (left := deadline - monotonic()) > 0:
+            if client.cluster and client.cluster.status in (Status.closed, Status.closing):
+                break
+            client.status, client.scheduler_comm = "connecting", None
+            try:
+                await client._ensure_connected(timeout=min(attempt, left))
+                return
+            except OSError as error:
+                logger.debug("not connected yet: %r", error)
+                if client.status not in ("connecting", "running"):
+                    return
+                if client.scheduler_comm is not None:
+                    client.scheduler_comm.abort()
+                attempt = min(2 * attempt, _LAST)
+                await asyncio.sleep(0.1)
+            except ImportError:
+                break
+        else:
+            logger.error("not connected again within %g s: closing the client", patience)
+        why = f"The connection to the scheduler was lost and did not come back in {patience:g} s."
+        self._cancel(dict(client.futures), why)
+        await client._close()
+        self.off()
+
+    # What is said and heard
+
+    def post(self, message: dict[str, Any]) -> None:
+        """Say something to the scheduler, now or when it is there again."""
+        if not self.on:
+            Client._send_to_scheduler_safe(self.client, message)
+            return
+        if self.client.status == "closed":
+            return
+        # A copy: a connection within the process hands over the message itself.
+        entry = (dict(message), weight(message))
+        self._log.append(entry)
+        self._bytes += entry[1]
+        if self._sender is None:
+            return
+        try:
+            self._sender.send(message)
+        except CommClosedError:
+            # Not noticed yet by who reads from it, and about to be.
+            self._sender = None
+            self._up.clear()
+            return
+        self._handed = self._start + len(self._log)
+        while self._bytes > REMEMBERED and len(self._log) > 1:
+            self._forget(self._start + 1)
+
+    def _forget(self, upto: int) -> None:
+        while self._log and self._start < upto:
+            self._bytes -= self._log.popleft()[1]
+            self._start += 1
+
+    async def _told(self, event: tuple[float, dict[str, Any]]) -> None:
+        _, message = event
+        self._heard = monotonic()
+        if "taken" in message:
+            self._forget(message["taken"])
+        elif message["in-force"]:
+            await self.join(_LAST)
+        else:
+            self.off()
+
+    async def _beat(self) -> None:
+        sender, now = self._sender, monotonic()
+        if sender is None:
+            return
+        pause, self._beaten = now - self._beaten, now
+        if pause > _BEAT + 1:
+            self._heard = now  # this process was stopped: nothing could be heard
+        with contextlib.suppress(CommClosedError):
+            sender.send({"op": MARK, "n": self._handed})
+        if not self.silence or now - self._heard <= self.silence:
+            return
+        # A scheduler that is long at work on what was sent reads nothing further: ask apart.
+        try:
+            standing = await self._ask(max(1.0, self.silence / 2))
+        except Exception:
+            standing = None
+        if standing is not None and standing["busy"]:
+            self._heard = monotonic()
+        elif sender is self._sender:
+            logger.info("the scheduler was not heard for silence=%g s", self.silence)
+            sender.abort()
+
+    def _again(self, request: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The same request, repeated when the connection breaks under it; for what only reads."""
+
+        async def ask(**kwargs: Any) -> Any:
+            attempt = 0
+            while True:
+                try:
+                    return await request(**kwargs)
+                except OSError:
+                    attempt += 1
+                    if not self.on or (self._sender is not None and attempt >= _ATTEMPTS):
+                        raise
+                    await asyncio.sleep(min(0.1 * attempt, 1.0))
+                    await self._up.wait()
+                    if self.client.status != "running":
+                        raise
+
+        return ask
+
+
+def submits(message: dict[str, Any]) -> bool:
+    """Whether a message brings calls."""
+    return bool(message["op"] == "update-graph")
+
+
+def weight(message: dict[str, Any]) -> int:
+    """Bytes that a message holds on to, roughly."""
+    if submits(message):
+        return 1024 + sum(int(nbytes(frame)) for frame in message["expr_ser"].frames)
+    return 256

@@ -1,0 +1,220 @@
+"""A loopback TCP proxy that fails on demand, for tests of what a broken connection does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Pipe:
+    """One connection through the proxy: a client's socket and the target's."""
+
+    def __init__(self, client: asyncio.StreamWriter, target: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.target = target
+
+
+class Proxy:
+    """Passes connections on to a target, until it is told to drop, hold, delay or half-close them.
+
+    Its own event loop runs in a thread of its own, so that it goes on whatever the two sides do.
+    To be used as a context manager; at its end every connection is closed.
+
+    Parameters
+    ----------
+    target : str
+        Address to connect to, such as ``"tcp://127.0.0.1:8786"``.
+
+    Attributes
+    ----------
+    address : str
+        Where it listens, in the same form.
+    passed : int
+        Bytes that went through so far, both ways.
+    delay : float
+        Seconds that each piece of data takes.
+
+    Examples
+    --------
+    >>> with Proxy(cluster.scheduler_address) as proxy, Client(proxy.address) as client:
+    ...     future = client.submit(slow)
+    ...     proxy.cut()
+    ...     proxy.restore()
+    ...     future.result()     # doctest: +SKIP
+    """
+
+    def __init__(self, target: str) -> None:
+        protocol, _, rest = target.rpartition("://")
+        host, _, port = rest.rpartition(":")
+        self._target = (host, int(port))
+        self.delay = 0.0
+        self.passed = 0
+        self._pipes: set[_Pipe] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._refusing = False
+        self._after: int | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._thread.start()
+        self._open = self._run(self._gate())
+        self._server: asyncio.Server = self._run(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        own = self._server.sockets[0].getsockname()
+        self.address = f"{protocol or 'tcp'}://{own[0]}:{own[1]}"
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def connections(self) -> int:
+        """Connections that pass through now."""
+        return len(self._pipes)
+
+    def cut(self, *, refuse: bool = True) -> None:
+        """Reset every connection; new ones are reset as well until ``restore``, or not."""
+
+        async def cut() -> None:
+            self._refusing = refuse
+            self._reset()
+
+        self._run(cut())
+
+    def cut_after(self, size: int) -> None:
+        """Cut, as ``cut`` does, in the middle of what passes once so many more bytes have."""
+        self._after = self.passed + size
+
+    def hold(self) -> None:
+        """Pass nothing on and say nothing: a black hole, also for new connections."""
+
+        async def hold() -> None:
+            self._open.clear()
+
+        self._run(hold())
+
+    def lose(self) -> None:
+        """Drop the connections of a black hole without a word to either side."""
+
+        async def lose() -> None:
+            # They stay open, but what was on the way and what comes is never passed on.
+            for task in self._tasks:
+                task.cancel()
+
+        self._run(lose())
+
+    def half_close(self, *, toward: str = "client") -> None:
+        """End each connection in one direction: the client, or the target, reads its end.
+
+        The other direction passes nothing on any more, and its side is told nothing.
+        """
+
+        async def half_close() -> None:
+            for task in self._tasks:
+                task.cancel()
+            for pipe in self._pipes:
+                with contextlib.suppress(OSError):
+                    getattr(pipe, toward).write_eof()
+
+        self._run(half_close())
+
+    def restore(self) -> None:
+        """Pass on again what comes; connections that were reset or lost stay so."""
+
+        async def restore() -> None:
+            self._refusing = False
+            self._after = None
+            self._open.set()
+
+        self._run(restore())
+
+    def close(self) -> None:
+        """Stop listening, close every connection, end the thread."""
+        if self._loop.is_closed():
+            return
+
+        async def close() -> None:
+            self._server.close()
+            self._reset()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
+
+        self._run(close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    async def _gate(self) -> asyncio.Event:
+        gate = asyncio.Event()
+        gate.set()
+        return gate
+
+    def _reset(self) -> None:
+        for pipe in list(self._pipes):
+            _reset(pipe.client)
+            _reset(pipe.target)
+        self._pipes.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            _reset(client)
+            return
+        try:
+            far, target = await asyncio.open_connection(*self._target)
+        except OSError:
+            _reset(client)
+            return
+        pipe = _Pipe(client, target)
+        self._pipes.add(pipe)
+        for source, sink in ((reader, target), (far, client)):
+            task = asyncio.ensure_future(self._pass(pipe, source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pass(
+        self, pipe: _Pipe, source: asyncio.StreamReader, sink: asyncio.StreamWriter
+    ) -> None:
+        try:
+            while data := await source.read(2**16):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                await self._open.wait()
+                if self._after is not None and self.passed + len(data) >= self._after:
+                    sink.write(data[: self._after - self.passed])
+                    self._after = None
+                    self._refusing = True
+                    await asyncio.sleep(0)
+                    self._reset()
+                    return
+                self.passed += len(data)
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        except asyncio.CancelledError:
+            return  # from here on nobody reads or ends this direction
+        # One side has ended its connection, or lost it: so does the other.
+        self._pipes.discard(pipe)
+        pipe.client.close()
+        pipe.target.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST, as a router does that has forgotten a connection."""
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.fileno() != -1:
+        with contextlib.suppress(OSError):
+            # Linger for no time: what is unsent is thrown away and the far side is told at once.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    writer.transport.abort()
