@@ -9,6 +9,7 @@ again exactly what was lost: see :mod:`dask_flame.reconnect`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable
@@ -31,6 +32,8 @@ WORKER, OBSERVER = "worker", "observer"
 UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})
 #: Later than this and the process itself was stopped, or had no time, meanwhile.
 _LATE = 1.0
+#: Seconds for the last words to clients.
+_PARTING = 1.0
 #: Most keys in one message.
 CHUNK = 10_000
 
@@ -191,6 +194,13 @@ class Keeper:
             self._notify({"in-force": False})
         return records
 
+    async def part(self) -> None:
+        """Close the clients' connections, so that they hear that this is the end."""
+        senders = [s for c, s in self.scheduler.client_comms.items() if keeps(c)]
+        with contextlib.suppress(TimeoutError):
+            closing = (sender.close() for sender in senders)
+            await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), _PARTING)
+
     # Clients come and go
 
     def arrived(self, client: str) -> None:
@@ -261,7 +271,7 @@ class Keeper:
 
     def _here(self) -> bool:
         if self._started and not self._in_force():
-            self.stop()
+            self.stop()  # no harm where that has happened already
         return self._started and self.scheduler.status is Status.running
 
     # What they say

@@ -106,7 +106,7 @@ class Lease(SchedulerPlugin):
         self._end: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
-        self._seen = False
+        self._seen = self._stopped = False
         resume_clients()
 
     @property
@@ -139,6 +139,7 @@ class Lease(SchedulerPlugin):
 
     def stop(self, *, replaced: bool = False) -> Any:
         """End what this started and leave the scheduler as it was; safe to call twice."""
+        self._stopped = True
         self._disarm()
         if self._end is not None:
             self._end.cancel()
@@ -166,6 +167,8 @@ class Lease(SchedulerPlugin):
 
     async def before_close(self) -> None:
         self.stop()
+        if self._keeper is not None:
+            await self._keeper.part()
 
     @property
     def _gone(self) -> str:
@@ -175,17 +178,16 @@ class Lease(SchedulerPlugin):
         # Once for each: one whose grace is over was already counted out when its connection fell.
         if client in self._clients:
             self._clients.discard(client)
-            if not self._clients and not self.lapsed:
+            if not self._clients and not self.lapsed and not self._stopped:
                 self._arm(self.grace, self._gone)
 
     def _in_force(self) -> bool:
         there = any(plugin is self for plugin in self.scheduler.plugins.values())
         self._seen = self._seen or there
-        if self._seen and not there:
-            self._disarm()
-            if self._end is not None:
-                self._end.cancel()
-        return there or not self._seen
+        gone = self._seen and not there
+        if gone and not self._stopped:
+            self.stop()
+        return not gone
 
     def _arm(self, delay: float, reason: str) -> None:
         self._disarm()

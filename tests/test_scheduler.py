@@ -8,11 +8,18 @@ import distributed
 import pytest
 from distributed import Client, Future, Scheduler, Worker
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, ReduceReplicas
-from distributed.core import Server
+from distributed.batched import BatchedSend
+from distributed.core import ConnectionPool, PooledRPCCall, Server
 from distributed.deploy.cluster import Cluster
 from distributed.protocol import Serialized, serialize
 from distributed.protocol.serialize import merge_and_deserialize
-from distributed.scheduler import DEFAULT_EXTENSIONS, SchedulerState, TaskState, WorkerState
+from distributed.scheduler import (
+    DEFAULT_EXTENSIONS,
+    ClientState,
+    SchedulerState,
+    TaskState,
+    WorkerState,
+)
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.utils_comm import gather_from_workers
 from distributed.worker_state_machine import LongRunningMsg
@@ -47,6 +54,18 @@ from dask_flame.runner.nested import WAITS
         (Worker, "update_data", ["data", "stimulus_id"]),
         (Worker, "gather", ["who_has"]),
         (Worker, "get_data", ["comm", "keys", "who", "serializers"]),
+        (Scheduler, "add_client", ["comm", "client", "versions"]),
+        (Scheduler, "remove_client", ["client", "stimulus_id"]),
+        (Scheduler, "client_desires_keys", ["keys", "client"]),
+        (Scheduler, "report_on_key", ["ts", "client"]),
+        (Scheduler, "client_send", ["client", "msg"]),
+        (Client, "_ensure_connected", ["timeout"]),
+        (Client, "_reconnect", []),
+        (Client, "_send_to_scheduler_safe", ["msg"]),
+        (Client, "_close", []),
+        (BatchedSend, "send", ["msgs"]),
+        (BatchedSend, "abort", []),
+        (ConnectionPool, "remove", ["addr", "reason"]),
         (Worker, "plugin_add", ["plugin"]),
         (Worker, "execute", ["key", "stimulus_id"]),
         (Worker, "_get_client", ["timeout"]),
@@ -113,3 +132,34 @@ async def test_what_a_running_scheduler_has() -> None:
         assert scheduler.no_workers_timeout is None
         for name in ("idle_task_count", "running", "aliases", "client_comms", "stream_handlers"):
             assert len(getattr(scheduler, name)) >= 0
+
+
+@pytest.mark.asyncio
+async def test_what_keeping_and_coming_back_rely_on() -> None:
+    assert {"wants_what", "last_seen", "versions"} <= set(ClientState.__slots__)
+    async with (
+        Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler,
+        Client(scheduler.address, asynchronous=True, name="named") as client,
+    ):
+        # By these a client's stream is counted, and its end and its next beginning are seen.
+        assert scheduler.handlers["register-client"] == scheduler.add_client
+        assert scheduler.handlers["events"] == scheduler.get_events
+        assert scheduler.stream_handlers["close-client"] == scheduler.remove_client
+        assert "heartbeat-client" in scheduler.stream_handlers
+        assert callable(scheduler.client_comms[client.id].comm.read)
+        assert client.id.startswith("Client-named-")
+        state = scheduler.clients[client.id]
+        assert state == ClientState(client.id)
+        assert hash(state) == hash(ClientState(client.id))
+        # By these a Client is led through a drop.
+        assert isinstance(client.extensions, dict)
+        assert isinstance(client.scheduler, PooledRPCCall)
+        assert client in Client._instances
+        assert client._timeout > 0
+        assert isinstance(client.scheduler_comm, BatchedSend)
+        handlers = {"event", "key-in-memory", "lost-data", "cancelled-keys", "task-erred"}
+        assert handlers <= set(client._stream_handlers)
+        assert {"print", "warn"} <= set(client._event_handlers)
+        assert "heartbeat" in client._periodic_callbacks
+        with client._refcount_lock:
+            assert client.futures == {}
