@@ -82,6 +82,8 @@ class Record:
         Since when nothing was heard of it; None while what it said is being handled.
     release : Alarm or None
         Ends what is kept for it; None while it is connected.
+    garbled : bool
+        Whether its last connection ended because what it said could not be unpickled here.
     """
 
     state: ClientState
@@ -89,6 +91,7 @@ class Record:
     taken: int | None = None
     listening: float | None = None
     release: Alarm | None = None
+    garbled: bool = False
 
     def count(self, messages: Any) -> None:
         for message in messages if isinstance(messages, (list, tuple)) else (messages,):
@@ -245,10 +248,15 @@ class Keeper:
             if self._latest.get(client) is comm:
                 del self._latest[client]
         self._listen(comm, client)
+        _first_alone(comm)
         try:
             await self._stock_register(comm, client=client, **kwargs)
         finally:
-            vars(comm).pop("read", None)
+            for name in ("read", "write"):
+                vars(comm).pop(name, None)
+            # A connection that ends in the middle of its beginning ends without a `remove_client`.
+            if client in self.records and client not in self.scheduler.client_comms:
+                self._remove(client)
 
     def _remove(self, client: str, stimulus_id: str | None = None) -> None:
         record = self.records.get(client)
@@ -287,6 +295,12 @@ class Keeper:
             record.listening = clock()
             try:
                 messages = await read(*args, **kwargs)
+                record.garbled = False
+            except OSError:
+                raise
+            except Exception:
+                record.garbled = True
+                raise
             finally:
                 record.listening = None
             record.count(messages)
@@ -302,6 +316,7 @@ class Keeper:
             "epoch": record.epoch,
             "taken": record.taken,
             "busy": record.listening is None,
+            "garbled": record.garbled,
             "grace": self.grace,
             "silence": self.silence,
         }
@@ -362,14 +377,34 @@ class Keeper:
                     self.scheduler.client_comms[client].abort()
 
     def _notify(self, message: dict[str, Any]) -> None:
-        for client in list(self.scheduler.client_comms):
-            if keeps(client):
+        for client, sender in list(self.scheduler.client_comms.items()):
+            if keeps(client) and sender.batch_count == 0:
+                # Its first message is on the way, and must come alone.
+                asyncio.get_running_loop().call_later(0.1, self._say, client, message)
+            elif keeps(client):
                 self._say(client, message)
 
     def _say(self, client: str, message: dict[str, Any]) -> None:
         # As an event, which a client that does not know the topic ignores.
         event = {"op": "event", "topic": LEASE, "event": (time(), message)}
         self.scheduler.client_send(client, event)
+
+
+def _first_alone(comm: Comm) -> None:
+    """Write the first message by itself, as a Client that connects wants it.
+
+    A client that is back wants keys from the start, so that there may be more to say at once.
+    """
+    write = comm.write
+
+    async def first(messages: Any, **kwargs: Any) -> int:
+        del comm.write
+        written: int = await write(messages[:1], **kwargs)
+        if len(messages) > 1:
+            written += await write(messages[1:], **kwargs)
+        return written
+
+    comm.write = first
 
 
 def _named(client: str, names: Iterable[str]) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 
 from distributed import Client, Status
 from distributed.comm import CommClosedError
+from distributed.protocol import dumps
 from distributed.utils import nbytes
 from tornado.ioloop import PeriodicCallback
 
@@ -115,6 +116,7 @@ class Link:
         self._log: deque[tuple[dict[str, Any], int]] = deque()
         self._bytes = 0
         self._start = self._handed = 0
+        self._resumed = -1  # the number of the first message that was sent again the last time
         self._heard = self._beaten = 0.0
         # On this instance: all that a Client says but its heartbeat goes through this.
         client._send_to_scheduler_safe = self.post
@@ -159,7 +161,7 @@ class Link:
                     raise CommClosedError("closed again before all was as it was")
                 return
             if self.on and standing is not None and standing["epoch"] == self.epoch:
-                self._resume(sender, standing["taken"])
+                self._resume(sender, standing["taken"], standing["garbled"])
                 await self._tell()
             elif self.on:
                 await self._lost(sender, standing)
@@ -184,6 +186,7 @@ class Link:
         self.epoch = standing["epoch"]
         self.grace, self.silence = standing["grace"], standing["silence"]
         self._start = self._handed = 0
+        self._resumed = -1
         beat = min(_BEAT, self.silence / 4 or _BEAT)
         old = client._periodic_callbacks.pop(LEASE, None)
         if old is not None:
@@ -200,12 +203,33 @@ class Link:
         self._heard = self._beaten = monotonic()
         self._up.set()
 
-    def _resume(self, sender: Any, taken: int | None) -> None:
+    def _resume(self, sender: Any, taken: int | None, garbled: bool) -> None:
         if taken is not None:
             self._forget(taken)
+        if garbled:
+            # The scheduler cannot read something of what was sent: not again and again. What goes
+            # with it is among the futures that it will not know.
+            logger.error("the scheduler could not unpickle what was submitted last")
+            self._forget(self._handed)
+        elif self._resumed == self._start:
+            self._drop_unspeakable()
+        self._resumed = self._start
         again = max(0, self._handed - self._start)
         logger.info("connected again; %d messages that were lost are sent again", again)
         self._open(sender)
+
+    def _drop_unspeakable(self) -> None:
+        """Nothing was read of what was sent twice: drop what this end cannot even write."""
+        log = list(self._log)
+        self._clear()
+        for message, size in log:
+            try:
+                dumps(message, on_error="raise")
+            except Exception:
+                logger.exception("%s cannot be sent and is dropped", message["op"])
+                message = {"op": "client-releases-keys", "keys": [], "client": self.client.id}
+            self._log.append((message, size))
+            self._bytes += size
 
     async def _tell(self) -> None:
         """Ask where the scheduler knows otherwise, behind all that was said of these futures."""
@@ -299,7 +323,9 @@ class Link:
             try:
                 await client._ensure_connected(timeout=min(attempt, left))
                 return
-            except OSError as error:
+            except ImportError:
+                break
+            except Exception as error:
                 logger.debug("not connected yet: %r", error)
                 if client.status not in ("connecting", "running"):
                     return
@@ -307,8 +333,6 @@ class Link:
                     client.scheduler_comm.abort()
                 attempt = min(2 * attempt, _LAST)
                 await asyncio.sleep(0.1)
-            except ImportError:
-                break
         else:
             logger.error("not connected again within %g s: closing the client", patience)
         why = f"The connection to the scheduler was lost and did not come back in {patience:g} s."
@@ -321,7 +345,7 @@ class Link:
     def post(self, message: dict[str, Any]) -> None:
         """Say something to the scheduler, now or when it is there again."""
         if not self.on:
-            Client._send_to_scheduler_safe(self.client, message)
+            type(self.client)._send_to_scheduler_safe(self.client, message)
             return
         if self.client.status == "closed":
             return

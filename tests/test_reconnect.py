@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from conftest import wait_for
-from dask import delayed
+from dask import annotate, delayed
 from distributed import Client, LocalCluster, fire_and_forget
 from distributed.client import FutureCancelledError
 
@@ -287,6 +288,41 @@ def test_many_cuts(setting: Setting, tmp_path: Path) -> None:
     assert ran(tmp_path) == [1] * 40
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_cuts_at_random(seed: int, tmp_path: Path) -> None:
+    """Calls, some on others' results, are submitted, forgotten, and fetched through random cuts."""
+    random = Random(seed)
+    with local(grace="30s") as setting, Client(setting.proxy.address) as client:
+        held: dict[int, Any] = {}
+        forgotten = []
+        for n in range(60):
+            if random.random() < 0.25:
+                setting.proxy.cut_after(random.choice([1, 40, 300, 900, 3000]))
+            if random.random() < 0.1:
+                setting.proxy.cut(refuse=False)
+            after = [held[k] for k in random.sample(sorted(held), min(len(held), 2))]
+            future = client.submit(lambda n, _: once(tmp_path, n), n, after)
+            if random.random() < 0.1:
+                fire_and_forget(future)
+                forgotten.append(n)
+            else:
+                held[n] = future
+            if held and random.random() < 0.2:
+                k = random.choice(sorted(held))
+                setting.proxy.restore()
+                assert held[k].result(timeout=30) == k
+                if random.random() < 0.5:
+                    del held[k]
+            setting.proxy.restore()
+        del future, after
+        assert client.gather(list(held.values())) == list(held)
+        wait_for(lambda: len(ran(tmp_path)) == 60)
+        wait_for(lambda: setting.scheduler.clients[client.id].wants_what)
+        keys = {held[k].key for k in held}
+        wait_for(lambda: {t.key for t in setting.scheduler.clients[client.id].wants_what} == keys)
+    assert ran(tmp_path) == [1] * 60
+
+
 def test_a_connection_that_is_slow(setting: Setting, tmp_path: Path) -> None:
     setting.proxy.delay = 0.05
     with Client(setting.proxy.address) as client:
@@ -338,6 +374,58 @@ def test_a_result_that_was_lost_meanwhile_is_computed_again() -> None:
         wait_for(lambda: future.key not in in_memory(setting))
         setting.back(client)
         assert future.result(timeout=30) != first
+
+
+class Unspeakable:
+    """Cannot be pickled, or cannot be unpickled."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __reduce__(self) -> Any:
+        if self.where == "here":
+            raise TypeError("cannot be pickled")
+        return _raise, ()
+
+
+def _raise() -> None:
+    raise TypeError("cannot be unpickled")
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_what_cannot_be_sent_is_given_up_and_the_rest_goes_on(where: str, tmp_path: Path) -> None:
+    """A connection that is broken by what is said on it is not broken for ever."""
+    with local(grace="30s") as setting, Client(setting.proxy.address) as client:
+        good = client.submit(once, tmp_path)
+        assert good.result(timeout=30) == 0
+        with annotate(mark=Unspeakable(where)):
+            bad = client.submit(once, tmp_path, 1)
+        with pytest.raises(FutureCancelledError, match="its submission was lost"):
+            bad.result(timeout=30)
+        assert client.submit(once, tmp_path, 2).result(timeout=30) == 2
+        assert good.status == "finished"
+    assert ran(tmp_path) == [1, 1]
+
+
+def test_reports_that_come_at_the_moment_of_return(gate: Path) -> None:
+    """A client that is back wants keys from its first moment; its first message comes alone."""
+    with local(grace="30s") as setting, Client(setting.proxy.address) as client:
+        futures = client.map(lambda n: once(gate.parent, n), range(3))
+        wait_for(lambda: len(ran(gate.parent)) == 3)
+        setting.cut(client)
+        lease, arrived = setting.lease, setting.lease.add_client
+
+        def late(scheduler: Any, client: str) -> None:
+            arrived(scheduler, client)
+            for future in futures:
+                message = {"op": "task-retried", "key": future.key}
+                scheduler.loop.add_callback(scheduler.client_send, client, message)
+                scheduler.loop.call_later(0, scheduler.client_send, client, message)
+
+        lease.add_client = late  # type: ignore[method-assign]
+        setting.back(client)
+        gate.unlink()
+        assert client.gather(futures) == [0, 1, 2]
 
 
 # It does not come back in time, or not at all
