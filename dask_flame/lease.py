@@ -115,6 +115,9 @@ class Lease(SchedulerPlugin):
         return bool(self._clients)
 
     async def start(self, scheduler: Scheduler) -> None:
+        if self._keeper is not None and not self._stopped:
+            return  # distributed starts what a preload has registered and started once more
+        self._stopped = self._seen = False
         self.scheduler = scheduler
         others = [p for p in scheduler.plugins.values() if isinstance(p, Lease) and p is not self]
         # One that is registered anew replaces the old, of which distributed tells nobody.

@@ -90,9 +90,12 @@ def resume_clients() -> None:
             client.loop.add_callback(Link.of(client).join)
 
 
-def dask_setup(client: Client) -> None:
+async def dask_setup(client: Client) -> None:
     """As a preload of ``distributed.client.preload``."""
     resume_clients()
+    if keeps(client.id):
+        # This one is connected already, and not yet among those there are.
+        await Link.of(client).join()
 
 
 class Link:

@@ -645,6 +645,60 @@ def test_a_scheduler_of_the_command_line(tmp_path: Path, gate: Path) -> None:
     assert ran(tmp_path) == [1]
 
 
+def test_a_scheduler_that_is_stopped_and_goes_on(tmp_path: Path, gate: Path) -> None:
+    """Nobody is judged by the time in which the scheduler itself did not run."""
+    with commanded(tmp_path, silence="1s", disconnect_grace="2s") as (address, parts):
+        with Client(address, timeout="30s") as client:
+            link = Link.of(client)
+            futures = [client.submit(once, tmp_path, n) for n in range(2)]
+            wait_for(lambda: len(ran(tmp_path)) == 2)
+            parts[0].send_signal(signal.SIGSTOP)
+            futures.append(client.submit(once, tmp_path, 2))
+            wait_for(lambda: link._sender is None, what="the driver hears nothing")
+            time.sleep(3)  # longer than the silence and the grace that ought not to count
+            gate.unlink()
+            parts[0].send_signal(signal.SIGCONT)
+            assert client.gather(futures) == [0, 1, 2]
+        for part in parts:
+            part.wait(timeout=30)
+    assert ran(tmp_path) == [1, 1, 1]
+
+
+_PRELOADED = """
+import sys
+from distributed import Client
+with Client(sys.argv[1]) as client:
+    print(client.extensions["flame-lease"].on, client.submit(int, 3).result())
+"""
+
+
+def test_a_driver_that_is_told_by_its_configuration(tmp_path: Path) -> None:
+    env = {**os.environ, "DASK_DISTRIBUTED__CLIENT__PRELOAD": "dask_flame.reconnect"}
+    with commanded(tmp_path, disconnect_grace="1s") as (address, parts):
+        said = subprocess.run(
+            [sys.executable, "-c", _PRELOADED, address], env=env, capture_output=True, timeout=60
+        )
+        assert said.stdout == b"True 3\n", said.stderr.decode()
+        for part in parts:
+            part.wait(timeout=30)
+
+
+@pytest.mark.asyncio
+async def test_an_asynchronous_client(tmp_path: Path) -> None:
+    async with LocalCluster(
+        n_workers=1, processes=False, protocol="tcp", dashboard_address=":0", asynchronous=True
+    ) as cluster:
+        scheduler = cluster.scheduler
+        await scheduler.register_scheduler_plugin(Lease("30s"), idempotent=False)
+        with Proxy(cluster.scheduler_address) as proxy:
+            async with Client(proxy.address, asynchronous=True) as client:
+                for n in range(5):
+                    future = client.submit(once, tmp_path, n)
+                    proxy.cut(refuse=False)
+                    assert await future == n
+    assert ran(tmp_path) == [1] * 5
+
+
 # Where there is no lease, or it comes later
 
 
