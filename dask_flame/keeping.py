@@ -11,95 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from distributed import Scheduler, Status
 from distributed.comm import Comm
 from distributed.metrics import time
-from distributed.scheduler import ClientState, heartbeat_interval
+from distributed.scheduler import heartbeat_interval
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.clients import LATE, Alarm, Record, first_alone, keeps
 from dask_flame.protocol import LEASE, MARK, STANDING, TELL
 
 logger = logging.getLogger("dask_flame")
 
-#: Of the names that a client may be given, those that change what it is here.
-WORKER, OBSERVER = "worker", "observer"
-#: Messages that are not numbered: they may be lost, or said twice.
-UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})
-#: Later than this and the process itself was stopped, or had no time, meanwhile.
-_LATE = 1.0
 #: Seconds for the last words to clients.
 _PARTING = 1.0
-#: Most keys in one message.
-CHUNK = 10_000
-
-
-class Alarm:
-    """Calls back once this process has run for a while; started anew if it was stopped meanwhile.
-
-    Those who wait to be heard again must not be judged by a clock that went on while nobody
-    listened.
-    """
-
-    def __init__(self, delay: float, callback: Callable[[], None]) -> None:
-        self._delay = delay
-        self._callback = callback
-        self._set()
-
-    def _set(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + self._delay
-        self._handle = loop.call_at(self._due, self._ring)
-
-    def _ring(self) -> None:
-        if asyncio.get_running_loop().time() - self._due > _LATE:
-            self._set()
-        else:
-            self._callback()
-
-    def cancel(self) -> None:
-        self._handle.cancel()
-
-
-@dataclass
-class Record:
-    """What is known of one client, connected or not.
-
-    Attributes
-    ----------
-    state : ClientState
-        The scheduler's own: what the client wants.
-    epoch : str
-        Tells this record from another of the same client, made after the first was given up.
-    taken : int or None
-        How many messages of its stream were read, over all its connections; None until it has
-        said where its count begins.
-    listening : float or None
-        Since when nothing was heard of it; None while what it said is being handled.
-    release : Alarm or None
-        Ends what is kept for it; None while it is connected.
-    garbled : bool
-        Whether its last connection ended because what it said could not be unpickled here.
-    """
-
-    state: ClientState
-    epoch: str = field(default_factory=lambda: uuid.uuid4().hex)
-    taken: int | None = None
-    listening: float | None = None
-    release: Alarm | None = None
-    garbled: bool = False
-
-    def count(self, messages: Any) -> None:
-        for message in messages if isinstance(messages, (list, tuple)) else (messages,):
-            op = message.get("op") if isinstance(message, dict) else None
-            if op == MARK:
-                self.taken = message["n"]
-            elif self.taken is not None and op not in UNNUMBERED:
-                self.taken += 1
 
 
 class Keeper:
@@ -248,7 +175,7 @@ class Keeper:
             if self._latest.get(client) is comm:
                 del self._latest[client]
         self._listen(comm, client)
-        _first_alone(comm)
+        first_alone(comm)
         try:
             await self._stock_register(comm, client=client, **kwargs)
         finally:
@@ -362,7 +289,7 @@ class Keeper:
             return
         now = asyncio.get_running_loop().time()
         pause, self._looked = now - self._looked, now
-        stopped = pause if pause > self._look_out.callback_time / 1000 + _LATE else 0.0
+        stopped = pause if pause > self._look_out.callback_time / 1000 + LATE else 0.0
         told = 3 * 10 * heartbeat_interval(len(self.scheduler.clients))
         for client, record in list(self.records.items()):
             if record.listening is None:
@@ -388,39 +315,3 @@ class Keeper:
         # As an event, which a client that does not know the topic ignores.
         event = {"op": "event", "topic": LEASE, "event": (time(), message)}
         self.scheduler.client_send(client, event)
-
-
-def _first_alone(comm: Comm) -> None:
-    """Write the first message by itself, as a Client that connects wants it.
-
-    A client that is back wants keys from the start, so that there may be more to say at once.
-    """
-    write = comm.write
-
-    async def first(messages: Any, **kwargs: Any) -> int:
-        del comm.write
-        written: int = await write(messages[:1], **kwargs)
-        if len(messages) > 1:
-            written += await write(messages[1:], **kwargs)
-        return written
-
-    comm.write = first
-
-
-def _named(client: str, names: Iterable[str]) -> bool:
-    # "<class>-<name>-<uuid>", or without a name "<class>-<uuid>".
-    return any(client.split("-", 1)[-1].startswith(f"{name}-") for name in names)
-
-
-def keeps(client: str) -> bool:
-    """Whether what a client wants is kept when its connection drops: not for one a call opened."""
-    return client != "fire-and-forget" and not _named(client, (WORKER,))
-
-
-def is_driver(client: str) -> bool:
-    """Whether a client's id, as the scheduler knows it, is that of a driver.
-
-    ``fire-and-forget`` is the scheduler's own; ``Client-worker-…`` are clients that calls opened,
-    ``Client-observer-…`` those that only look.
-    """
-    return client != "fire-and-forget" and not _named(client, (WORKER, OBSERVER))

@@ -21,7 +21,8 @@ from distributed import Scheduler, SchedulerPlugin
 
 from dask_flame import config
 from dask_flame.checks import Duration, seconds
-from dask_flame.keeping import Alarm, Keeper, is_driver
+from dask_flame.clients import Alarm, is_driver
+from dask_flame.keeping import Keeper
 from dask_flame.reconnect import resume_clients
 
 __all__ = ["Lease", "dask_setup", "is_driver"]

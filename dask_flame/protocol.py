@@ -38,3 +38,5 @@ STANDING = "flame_standing"
 MARK = "flame-mark"
 #: What it says when it is back: the futures it holds, by the status it knows of.
 TELL = "flame-tell"
+#: Messages of a driver that are not numbered: they may be lost, or said twice.
+UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})

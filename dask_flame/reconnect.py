@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
@@ -23,16 +22,16 @@ from typing import Any
 from distributed import Client, Status
 from distributed.comm import CommClosedError
 from distributed.protocol import dumps
-from distributed.utils import nbytes
 from tornado.ioloop import PeriodicCallback
 
-from dask_flame.keeping import CHUNK, keeps
+from dask_flame.clients import keeps
+from dask_flame.outbox import Message, Outbox
 from dask_flame.protocol import LEASE, MARK, STANDING, TELL
 
 logger = logging.getLogger("dask_flame")
 
-#: Most bytes of messages remembered that were sent and are not known to be read.
-REMEMBERED = 256 * 2**20
+#: Most keys in one message.
+_CHUNK = 10_000
 #: Seconds between two marks, at most; the stock heartbeat of a client.
 _BEAT = 5.0
 #: Seconds for the first attempt to come back; each further one gets twice as long, up to the last.
@@ -114,11 +113,7 @@ class Link:
         self._sender: Any = None  # what the scheduler is spoken to through; None while it is not
         self._joining = asyncio.Lock()
         self._up = asyncio.Event()
-        # Messages by number: self._start is that of the first in the log, self._handed that of the
-        # first that was never given to a connection.
-        self._log: deque[tuple[dict[str, Any], int]] = deque()
-        self._bytes = 0
-        self._start = self._handed = 0
+        self.outbox = Outbox()
         self._resumed = -1  # the number of the first message that was sent again the last time
         self._heard = self._beaten = 0.0
         # On this instance: all that a Client says but its heartbeat goes through this.
@@ -188,7 +183,7 @@ class Link:
             rpc.gather, rpc.who_has = self._again(rpc.gather), self._again(rpc.who_has)
         self.epoch = standing["epoch"]
         self.grace, self.silence = standing["grace"], standing["silence"]
-        self._start = self._handed = 0
+        self.outbox.renumber()
         self._resumed = -1
         beat = min(_BEAT, self.silence / 4 or _BEAT)
         old = client._periodic_callbacks.pop(LEASE, None)
@@ -200,39 +195,35 @@ class Link:
 
     def _open(self, sender: Any) -> None:
         """Speak through this connection, beginning with what the log holds."""
-        sender.send({"op": MARK, "n": self._start}, *(dict(message) for message, _ in self._log))
-        self._handed = self._start + len(self._log)
+        sender.send({"op": MARK, "n": self.outbox.start}, *self.outbox.hand_over())
         self._sender = sender
         self._heard = self._beaten = monotonic()
         self._up.set()
 
     def _resume(self, sender: Any, taken: int | None, garbled: bool) -> None:
+        outbox = self.outbox
         if taken is not None:
-            self._forget(taken)
+            outbox.forget(taken)
         if garbled:
             # The scheduler cannot read something of what was sent: not again and again. What goes
             # with it is among the futures that it will not know.
             logger.error("the scheduler could not unpickle what was submitted last")
-            self._forget(self._handed)
-        elif self._resumed == self._start:
-            self._drop_unspeakable()
-        self._resumed = self._start
-        again = max(0, self._handed - self._start)
+            outbox.forget(outbox.handed)
+        elif self._resumed == outbox.start:
+            # Nothing was read of what was sent twice: is there something that cannot be written?
+            outbox.replace(self._speakable)
+        self._resumed = outbox.start
+        again = outbox.handed - outbox.start
         logger.info("connected again; %d messages that were lost are sent again", again)
         self._open(sender)
 
-    def _drop_unspeakable(self) -> None:
-        """Nothing was read of what was sent twice: drop what this end cannot even write."""
-        log = list(self._log)
-        self._clear()
-        for message, size in log:
-            try:
-                dumps(message, on_error="raise")
-            except Exception:
-                logger.exception("%s cannot be sent and is dropped", message["op"])
-                message = {"op": "client-releases-keys", "keys": [], "client": self.client.id}
-            self._log.append((message, size))
-            self._bytes += size
+    def _speakable(self, message: Message) -> Message:
+        try:
+            dumps(message, on_error="raise")
+        except Exception:
+            logger.exception("%s cannot be sent and is dropped", message["op"])
+            return {"op": "client-releases-keys", "keys": [], "client": self.client.id}
+        return message
 
     async def _tell(self) -> None:
         """Ask where the scheduler knows otherwise, behind all that was said of these futures."""
@@ -242,10 +233,10 @@ class Link:
             if state.status != "cancelled":
                 known["pending" if state.status == "lost" else state.status].append(key)
         for status, keys in known.items():
-            for at in range(0, len(keys), CHUNK):
+            for at in range(0, len(keys), _CHUNK):
                 nothing: dict[str, list[Any]] = {name: [] for name in known}
                 with contextlib.suppress(CommClosedError, AttributeError):
-                    self._sender.send({"op": TELL, **nothing, status: keys[at : at + CHUNK]})
+                    self._sender.send({"op": TELL, **nothing, status: keys[at : at + _CHUNK]})
 
     async def _futures(self) -> dict[Any, Any]:
         """The futures there are; what was said of them has been posted when this returns."""
@@ -260,21 +251,18 @@ class Link:
     async def _lost(self, sender: Any, standing: dict[str, Any] | None) -> None:
         """What was is gone: only what was submitted since the connection broke goes on."""
         futures = await self._futures()
-        fresh = [entry for n, entry in enumerate(self._log, self._start) if n >= self._handed]
-        keys = {key for message, _ in fresh for key in message.get("keys", ()) if submits(message)}
+        keys = self.outbox.submitted()
         self._cancel(
             {key: state for key, state in futures.items() if key not in keys},
             f"The connection to the scheduler was lost for longer than its lease's grace of "
             f"{self.grace:g} s, or another scheduler is there now, so its work was released. "
             "Run it again; a longer flame.disconnect-grace keeps it for longer.",
         )
-        self._clear()
-        self._log.extend(fresh)
-        self._bytes = sum(size for _, size in fresh)
+        self.outbox.renumber()
         if standing is not None:
             self._begin(sender, standing)
         else:
-            sender.send(*(message for message, _ in fresh))
+            sender.send(*self.outbox.hand_over())
             self.off()
 
     def _cancel(self, futures: dict[Any, Any], why: str) -> None:
@@ -288,17 +276,13 @@ class Link:
             return
         client = self.client
         self.epoch = self._sender = None
-        self._clear()
+        self.outbox = Outbox()
         if client.scheduler is not None:
             for name in ("gather", "who_has"):
                 vars(client.scheduler).pop(name, None)
         if (beat := client._periodic_callbacks.pop(LEASE, None)) is not None:
             beat.stop()
         self._up.set()
-
-    def _clear(self) -> None:
-        self._log.clear()
-        self._bytes = 0
 
     async def reconnect(self) -> None:
         """Try to come back for as long as the Client's timeout or the grace, then close it."""
@@ -352,33 +336,22 @@ class Link:
             return
         if self.client.status == "closed":
             return
-        # A copy: a connection within the process hands over the message itself.
-        entry = (dict(message), weight(message))
-        self._log.append(entry)
-        self._bytes += entry[1]
+        self.outbox.add(message)
         if self._sender is None:
             return
         try:
             self._sender.send(message)
+            self.outbox.handed_last()
         except CommClosedError:
             # Not noticed yet by who reads from it, and about to be.
             self._sender = None
             self._up.clear()
-            return
-        self._handed = self._start + len(self._log)
-        while self._bytes > REMEMBERED and len(self._log) > 1:
-            self._forget(self._start + 1)
-
-    def _forget(self, upto: int) -> None:
-        while self._log and self._start < upto:
-            self._bytes -= self._log.popleft()[1]
-            self._start += 1
 
     async def _told(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
         self._heard = monotonic()
         if "taken" in message:
-            self._forget(message["taken"])
+            self.outbox.forget(message["taken"])
         elif message["in-force"]:
             await self.join(_LAST)
         else:
@@ -392,7 +365,7 @@ class Link:
         if pause > _BEAT + 1:
             self._heard = now  # this process was stopped: nothing could be heard
         with contextlib.suppress(CommClosedError):
-            sender.send({"op": MARK, "n": self._handed})
+            sender.send({"op": MARK, "n": self.outbox.handed})
         if not self.silence or now - self._heard <= self.silence:
             return
         # A scheduler that is long at work on what was sent reads nothing further: ask apart.
@@ -424,15 +397,3 @@ class Link:
                         raise
 
         return ask
-
-
-def submits(message: dict[str, Any]) -> bool:
-    """Whether a message brings calls."""
-    return bool(message["op"] == "update-graph")
-
-
-def weight(message: dict[str, Any]) -> int:
-    """Bytes that a message holds on to, roughly."""
-    if submits(message):
-        return 1024 + sum(int(nbytes(frame)) for frame in message["expr_ser"].frames)
-    return 256

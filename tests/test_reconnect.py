@@ -182,7 +182,7 @@ def test_what_was_on_the_way_is_sent_again_and_nothing_twice(
         base = client.submit(once, tmp_path, 0)
         assert base.result(timeout=30) == 0
         link = Link.of(client)
-        before = link._handed
+        before = link.outbox.handed
         setting.proxy.hold()
         lost = [client.submit(once, tmp_path, n) for n in range(1, 6)]
         after = client.submit(sum, lost)
@@ -190,7 +190,7 @@ def test_what_was_on_the_way_is_sent_again_and_nothing_twice(
         fire_and_forget(forgotten)
         del forgotten
         # Five, their sum, the forgotten one, that it is to run all the same, and its release.
-        wait_for(lambda: link._handed == before + 9)
+        wait_for(lambda: link.outbox.handed == before + 9)
         setting.proxy.lose()
         setting.cut(client)
         setting.back(client)
@@ -553,7 +553,7 @@ def commanded(folder: Path, **settings: str) -> Iterator[tuple[str, list[subproc
         ),
     ]
     try:
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
         yield json.loads(file.read_text())["address"], parts
     finally:
         for part in parts:
