@@ -51,8 +51,6 @@ EXAMPLES = {
     "pool": '"gpu"',
     "timeout": '"5m"',
     "rerun": "False",
-    "max_lifetime": '"8h"',
-    "silence": '"60s"',
 }
 
 

@@ -34,11 +34,14 @@ from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import make_security, runner_spec
 
+logger = logging.getLogger("dask_flame")
+
 _END_GRACE = 2.0
 _OWN_OPTIONS = (
     "pools",
     "backend",
     "disconnect_grace",
+    "max_lifetime",
     "home_limit",
     "name",
     "asynchronous",
@@ -73,6 +76,8 @@ class FlameCluster(Cluster):
     disconnect_grace : duration, default "10s"
         Once the last Client has closed, runners are kept for this long; a new Client boots them
         again.
+    max_lifetime : duration, optional
+        The cluster closes after this long, whatever runs and whoever is connected.
     home_limit : size, default "16 GiB"
         Most bytes of results that are kept, in this process and on its disk, for runners that have
         ended. A runner whose results do not fit stays.
@@ -117,6 +122,7 @@ class FlameCluster(Cluster):
         pools: Mapping[str, Pool] | None = None,
         backend: str | type[Backend] | None = None,
         disconnect_grace: Duration | None = None,
+        max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
         name: str | None = None,
         asynchronous: bool = False,
@@ -141,6 +147,8 @@ class FlameCluster(Cluster):
             "disconnect_grace",
             config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
         )
+        lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
+        self._max_lifetime = None if lifetime is None else seconds("max_lifetime", lifetime)
         self._home_limit = size(
             "home_limit", config.get("home.limit") if home_limit is None else home_limit
         )
@@ -157,6 +165,7 @@ class FlameCluster(Cluster):
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._expiring: asyncio.Task[None] | None = None
         self.scheduler: FlameScheduler
         self.home: Home
         self._reports = Reports()
@@ -327,7 +336,12 @@ class FlameCluster(Cluster):
                 self._stack.enter_context(silence_logging_cmgr(self._silence_logs, root=root))
         self._stack.push_async_callback(self.backend.close)
         await self.backend.start()
-        lease = Lease(self._grace, on_lapse=self._lapsed, on_return=self._returned)
+        self._lease = Lease(
+            self._grace,
+            max_lifetime=self._max_lifetime,
+            on_lapse=self._lapsed,
+            on_return=self._returned,
+        )
         self.scheduler = FlameScheduler(
             pools=self.fleets.policies,
             host="127.0.0.1",
@@ -336,7 +350,7 @@ class FlameCluster(Cluster):
             dashboard=self._dashboard_address is not None,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=self._dashboard_address or "127.0.0.1:0",
-            plugins=[lease, self._reports],
+            plugins=[self._lease, self._reports],
         )
         self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")
         await self.scheduler
@@ -399,7 +413,11 @@ class FlameCluster(Cluster):
     def _lapsed(self, why: str) -> None:
         self.events.add("lease", why)
         self.fleets.suspend(why)
-        self._adaptive.wake()
+        if self._lease.expired:
+            logger.warning("cluster %s ends: %s", self.name, why)
+            self._expiring = asyncio.ensure_future(self._close())
+        else:
+            self._adaptive.wake()
 
     def _returned(self) -> None:
         self.events.add("lease", "a client is there again")

@@ -205,6 +205,17 @@ def test_options_reach_the_runner(flame: Any) -> None:
     assert client.submit(look).result(timeout=20) == (2**30, "yes", "2", True)
 
 
+def test_a_cluster_ends_after_its_max_lifetime_whatever_runs(flame: Any) -> None:
+    cluster, client = flame(max=1, max_lifetime="3s")
+    future = client.submit(time.sleep, 600)
+    wait_for(lambda: cluster.status.name == "closed", what="it has closed by itself")
+    assert not cluster.runners
+    (lease,) = (e for e in cluster.events if e.kind == "lease")
+    assert lease.reason == "max_lifetime=3 s has passed"
+    wait_for(lambda: client.status == "closed")
+    assert future.status == "cancelled"
+
+
 # What bad input gets
 
 
@@ -258,12 +269,20 @@ def test_names_of_events_are_logged(flame: Any, caplog: pytest.LogCaptureFixture
 
 def test_the_exported_names() -> None:
     assert dir(dask_flame) == [
+        "CallTimeout",
         "FlameCluster",
+        "FlameError",
         "Lease",
         "Pool",
         "Reports",
+        "RunnerLost",
         "__version__",
+        "call",
+        "cast",
+        "on",
+        "place",
         "report",
+        "resume_clients",
     ]
     for name in dir(dask_flame):
         assert getattr(dask_flame, name) is not None
