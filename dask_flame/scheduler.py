@@ -289,6 +289,8 @@ class FlameScheduler(Scheduler):
     ) -> Literal["OK", "already-removed"]:
         ws = self.workers.get(address)
         if ws is not None:
+            # Its calls are looked for a place before anybody is told that it is gone.
+            self.drain(address)
             self.losses.leaves(ws, expected=expected)
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close

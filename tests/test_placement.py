@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -242,3 +243,23 @@ def test_array_collections_and_a_p2p_rechunk(flame: Any) -> None:
     x = da.ones((600, 600), chunks=(60, 600))
     y = x.rechunk((600, 60), method="p2p")
     assert client.compute((y + 1).sum()).result(timeout=60) == 2 * 600 * 600
+
+
+def test_a_runner_that_is_lost_is_not_given_its_own_calls_again(flame: Any, tmp_path: Path) -> None:
+    # A free slot beside the call that goes down with it.
+    cluster, client = flame(min=1, max=1, concurrency=2)
+
+    def once_more() -> str:
+        if not (tmp_path / "tried").exists():
+            (tmp_path / "tried").touch()
+            os._exit(7)
+        return str(get_worker().name)
+
+    kept = client.submit(whoami, pure=False)
+    wait(kept)
+    used = client.submit(lambda before: before[0], kept, pure=False)
+    assert used.result(timeout=20) == "runner-1"
+    assert client.submit(once_more).result(timeout=30) == "runner-2"
+    assert (
+        client.submit(lambda before: before[0], kept, pure=False).result(timeout=20) == "runner-2"
+    )
