@@ -385,10 +385,12 @@ class FlameCluster(Cluster):
             if hasattr(self, "scheduler") and self.fleets.members:
                 await self._part()
         finally:
-            await self._stack.aclose()
-            await super()._close()
-            FlameCluster._open.discard(self)
-            metrics.withdraw(self)
+            try:
+                await self._stack.aclose()
+            finally:
+                await super()._close()
+                FlameCluster._open.discard(self)
+                metrics.withdraw(self)
 
     async def _part(self) -> None:
         """Let runners go by themselves for a moment, so that what they run may tidy up."""
@@ -396,15 +398,21 @@ class FlameCluster(Cluster):
         for _, fleet in self.fleets:
             for name in list(fleet.members):
                 fleet.leaving(name, time.monotonic())
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self.backend.end(names, grace=_END_GRACE), _END_GRACE + 1)
+        except TimeoutError:
+            pass
+        except Exception:
+            # What is asked for here is a courtesy: that the backend closes is what ends them.
+            logger.debug("runners could not be told to end", exc_info=True)
 
     def close(self, timeout: float | None = None) -> Any:
         """End every runner, the scheduler, and all that was made for them."""
-        awaitable = super().close(timeout)
-        if not self.asynchronous:
-            self._loop_runner.stop()
-        return awaitable
+        try:
+            return super().close(timeout)
+        finally:
+            if not self.asynchronous:
+                self._loop_runner.stop()
 
     def _ended(self, what: Ended) -> None:
         if self._adaptive is not None:

@@ -260,6 +260,31 @@ def test_a_backend_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPa
         FlameCluster(backend=Broken, dashboard_address=None)
 
 
+def test_closing_ends_all_although_the_backend_cannot_end_runners() -> None:
+    from dask_flame.backends.local import LocalBackend
+
+    class Deaf(LocalBackend):
+        async def end(self, *args: Any, **kwargs: Any) -> None:
+            raise OSError("nobody answers")
+
+    with FlameCluster(min=1, backend=Deaf, dashboard_address=None) as cluster:
+        wait_for(lambda: cluster.observed)
+
+
+def test_an_error_in_closing_is_raised_when_all_else_is_closed() -> None:
+    from dask_flame.backends.local import LocalBackend
+
+    class Late(LocalBackend):
+        async def close(self) -> None:
+            await super().close()
+            raise OSError("lost the answer")
+
+    cluster = FlameCluster(max=1, backend=Late, dashboard_address=None)
+    with pytest.raises(OSError, match="lost the answer"):
+        cluster.close()
+    assert cluster.status.name == "closed"
+
+
 def test_names_of_events_are_logged(flame: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="dask_flame"):
         _, client = flame(max=1, silence_logs=None)
