@@ -16,6 +16,16 @@ from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("campaign")
+    group.addoption(
+        "--campaign", type=int, default=45, metavar="N", help="fault cases to play (default: 45)"
+    )
+    group.addoption(
+        "--campaign-seed", type=int, default=0, metavar="S", help="seed of the first (default: 0)"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Temporary folders of these tests, and of what they start, are not mixed with others'."""

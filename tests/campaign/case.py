@@ -1,0 +1,286 @@
+"""What a case is: made from one integer, and told in words."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+#: The moments of a cluster's life at which something can be done to it.
+PHASES = ("booting", "registering", "running", "idle", "leaving")
+#: Those at which a driver is killed.
+DRIVER_PHASES = ("starting", "waiting", *PHASES, "resting", "closing")
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """The options of one pool."""
+
+    name: str
+    min: int
+    max: int
+    concurrency: int
+    idle_timeout: float
+    boot_timeout: float = 60.0
+    boot_attempts: int = 3
+    on_boot_failure: str = "fail"
+    single_use: bool = False
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """One call: what it does, and what is done with it."""
+
+    id: int
+    pool: str | None
+    seconds: float
+    size: int  # bytes of its result
+    inputs: tuple[int, ...] = ()
+    rerun: bool = True
+    raises: bool = False
+    cancel_after: float | None = None
+
+    def __str__(self) -> str:
+        words = [f"#{self.id} {self.seconds:.2f} s"]
+        words += [f"in {self.pool}"] if self.pool else []
+        words += [f"of {', '.join(f'#{i}' for i in self.inputs)}"] if self.inputs else []
+        words += [f"{self.size} bytes"] if self.size > 1000 else []
+        words += ["rerun=False"] if not self.rerun else []
+        words += ["raises"] if self.raises else []
+        words += [f"cancelled after {self.cancel_after:.2f} s"] if self.cancel_after else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Calls submitted together; then a wait for nothing, their ends, or the pools' rest."""
+
+    calls: tuple[CallPlan, ...]
+    then: str  # "on", "done", "rest"
+    pause: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is done to a running case.
+
+    ``phase`` is waited for, then ``delay`` seconds; then it is done to ``count`` runners, those in
+    that phase first.
+    """
+
+    what: str
+    phase: str
+    delay: float
+    count: int = 1
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        who = f" {self.count} runners" if self.what in ("kill", "term", "freeze") else ""
+        long = "" if self.what != "freeze" else " for ever"
+        if self.seconds is not None:
+            long = f" for {self.seconds:.2f} s"
+        return f"{self.what}{who}{long}, {self.delay * 1000:.0f} ms after {self.phase}"
+
+
+@dataclass(frozen=True)
+class Unsteady:
+    """How often, and how, the backend's methods fail before they work.
+
+    A failure is ``before`` anything was done, ``after`` all was, ``half`` way, or the work is
+    only ``slow``.
+    """
+
+    boot: tuple[str, ...] = ()
+    end: tuple[str, ...] = ()
+    list: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that one seed stands for."""
+
+    seed: int
+    theme: str
+    pools: tuple[PoolPlan, ...]
+    rounds: tuple[Round, ...]
+    faults: tuple[Fault, ...] = ()
+    boots: tuple[str, ...] = ()  # what the first boots do: see campaign.boots
+    all_boots: str = ""  # what all others do
+    unsteady: Unsteady = field(default_factory=Unsteady)
+    worker_ttl: float | None = None
+    allowed_failures: int = 20
+    proxy: str = ""  # what goes through one: "client", "runners"
+    grace: float = 10.0
+    kill_at: str = ""  # the phase in which the driver is killed
+    kill_after: float = 0.0  # ... and how long after its beginning
+    kill_with: str = ""  # ... "guard": the guard as well; "frozen": while a runner is frozen
+
+    @property
+    def calls(self) -> dict[int, CallPlan]:
+        return {call.id: call for r in self.rounds for call in r.calls}
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {self.theme}"]
+        lines += [f"  {pool}" for pool in self.pools]
+        for r in self.rounds:
+            then = {"on": "go on", "done": "wait for all", "rest": "wait until the pools rest"}
+            lines.append(f"  submit {'; '.join(map(str, r.calls))}")
+            lines.append(f"  pause {r.pause:.2f} s, then {then[r.then]}")
+        lines += [f"  fault: {fault}" for fault in self.faults]
+        lines += [f"  boots: {', '.join(self.boots)}, then {self.all_boots or 'ok'}"] * bool(
+            self.boots or self.all_boots
+        )
+        lines += [f"  backend: {self.unsteady}"] * (self.unsteady != Unsteady())
+        lines += [f"  worker-ttl: {self.worker_ttl} s"] * bool(self.worker_ttl)
+        lines += [f"  allowed-failures: {self.allowed_failures}"] * (self.allowed_failures != 20)
+        lines += [f"  through a proxy: {self.proxy}"] * bool(self.proxy)
+        if self.kill_at:
+            also = f", {self.kill_with} too" if self.kill_with else ""
+            lines.append(
+                f"  the driver is killed {self.kill_after * 1000:.0f} ms after {self.kill_at}{also}"
+            )
+        return "\n".join(lines)
+
+
+THEMES = ("driver", "kill", "boots", "backend", "freeze", "kill", "guard", "driver", "mix")
+
+
+def make_case(seed: int) -> Case:
+    """The case of a seed; those of consecutive seeds go through all themes and phases."""
+    rng = random.Random(seed)
+    turn, place = divmod(seed, len(THEMES))
+    theme = THEMES[place]
+    pools = _pools(rng, theme)
+    case = {
+        "seed": seed,
+        "theme": theme,
+        "pools": pools,
+        "rounds": _rounds(rng, pools),
+        "faults": (),
+    }
+    if theme == "driver":
+        which = turn * THEMES.count("driver") + THEMES[:place].count("driver")
+        case["kill_at"] = DRIVER_PHASES[which % len(DRIVER_PHASES)]
+        case["kill_after"] = rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0, 0.02)
+        case["kill_with"] = rng.choice(["", "", "", "guard", "frozen"])
+    else:
+        case |= _MISHAPS[theme](rng)
+    return Case(**case)  # type: ignore[arg-type]
+
+
+def _pools(rng: random.Random, theme: str) -> tuple[PoolPlan, ...]:
+    names = ["default"] if rng.random() < 0.65 else ["a", "b"]
+    pools = []
+    for name in names:
+        most = rng.randint(1, 3 if len(names) == 1 else 2)
+        pools.append(
+            PoolPlan(
+                name,
+                min=rng.choice([0, 0, 0, 1, most]) if most > 1 else rng.choice([0, 0, 1]),
+                max=most,
+                concurrency=rng.choice([1, 1, 2, 3]),
+                idle_timeout=rng.choice([0.1, 0.3, 0.8]),
+                single_use=theme in ("kill", "mix") and rng.random() < 0.1,
+            )
+        )
+    return tuple(pools)
+
+
+def _rounds(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[Round, ...]:
+    rounds = []
+    count = 0
+    usable: list[int] = []  # calls whose results later ones may take
+    for _ in range(rng.randint(2, 4)):
+        calls = []
+        for _ in range(rng.randint(1, 7)):
+            count += 1
+            kind = rng.random()
+            call = CallPlan(
+                id=count,
+                pool=rng.choice([None, *(p.name for p in pools)]) if len(pools) > 1 else None,
+                seconds=rng.choice([0.0, 0.05, rng.uniform(0.1, 1.0)]),
+                size=rng.choice([0, 0, 1000, 100_000, 8_000_000]),
+                inputs=tuple(rng.sample(usable, min(len(usable), rng.choice([0, 0, 1, 2, 4])))),
+                rerun=not 0.6 < kind < 0.72,
+                raises=0.72 < kind < 0.8,
+                cancel_after=rng.uniform(0, 1.0) if kind > 0.88 else None,
+            )
+            calls.append(call)
+            if call.cancel_after is None and not call.raises:
+                usable.append(call.id)
+        then = rng.choices(["on", "done", "rest"], [3, 2, 3])[0]
+        rounds.append(Round(tuple(calls), then, rng.choice([0.0, rng.uniform(0, 0.6)])))
+    return tuple(rounds)
+
+
+def _moment(rng: random.Random) -> float:
+    return rng.choice([0.0, rng.uniform(0, 0.03), rng.uniform(0, 0.4)])
+
+
+def _strike(rng: random.Random, what: str, *, seconds: float | None = None) -> Fault:
+    return Fault(what, rng.choice(PHASES), _moment(rng), rng.choice([1, 1, 1, 2, 5]), seconds)
+
+
+def _kills(rng: random.Random) -> dict[str, object]:
+    allowed = rng.choice([20, 20, 0, 1])
+    faults = [
+        _strike(rng, rng.choice(["kill", "kill", "kill", "term"])) for _ in range(rng.randint(1, 4))
+    ]
+    if rng.random() < 0.3:
+        faults.append(Fault("shrink", rng.choice(PHASES), _moment(rng), 1, rng.uniform(0, 0.5)))
+    return {"faults": tuple(faults), "allowed_failures": allowed}
+
+
+def _freezes(rng: random.Random) -> dict[str, object]:
+    for_ever = rng.random() < 0.5
+    long = [rng.uniform(0.1, 1.5) for _ in range(rng.randint(1, 3))]
+    if not for_ever:
+        return {"faults": tuple(_strike(rng, "freeze", seconds=s) for s in long)}
+    phase = rng.choice(PHASES[1:])
+    seconds = rng.choice([None, rng.uniform(3, 12)])
+    last = Fault("freeze", phase, _moment(rng), rng.choice([1, 1, 2]), seconds)
+    return {"faults": (last,), "worker_ttl": 3.0}
+
+
+def _boots(rng: random.Random) -> dict[str, object]:
+    ways = ["raise", "exit", "kill", "slow", "ok"]
+    boots = rng.choices(ways, k=rng.randint(1, 4))
+    always = rng.choice(["", "", "", "raise", "exit"])
+    return {"boots": tuple(boots), "all_boots": always}
+
+
+def _backend(rng: random.Random) -> dict[str, object]:
+    def some(ways: list[str], most: int) -> tuple[str, ...]:
+        return tuple(rng.choices(ways, k=rng.randint(0, most)))
+
+    unsteady = Unsteady(
+        some(["before", "after", "half", "slow", "ok"], 3),
+        some(["before", "after", "slow", "ok"], 4),
+        some(["before", "slow", "ok"], 3),
+    )
+    return {"unsteady": unsteady}
+
+
+def _guard(rng: random.Random) -> dict[str, object]:
+    faults = [Fault("guard", rng.choice(PHASES), _moment(rng)) for _ in range(rng.randint(1, 2))]
+    return {"faults": tuple(faults)}
+
+
+def _mix(rng: random.Random) -> dict[str, object]:
+    mixed: dict[str, object] = {}
+    faults: list[Fault] = []
+    for part in rng.sample([_kills, _freezes, _boots, _backend, _guard], k=rng.randint(2, 3)):
+        mishaps = part(rng)
+        faults += mishaps.pop("faults", ())  # type: ignore[arg-type]
+        mixed |= mishaps
+    rng.shuffle(faults)
+    return {**mixed, "faults": tuple(faults)}
+
+
+_MISHAPS = {
+    "kill": _kills,
+    "freeze": _freezes,
+    "boots": _boots,
+    "backend": _backend,
+    "guard": _guard,
+    "mix": _mix,
+}

@@ -1,0 +1,32 @@
+"""A case in a process of its own, which can be killed (driver): ``driver.py SEED FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from campaign.case import make_case
+from campaign.judge import judge
+from campaign.play import play
+
+
+def main(seed: str, folder: str) -> None:
+    """Play a case, print each phase when it comes into it, then what is wrong."""
+    said: set[str] = set()
+
+    def tell(phase: str) -> None:
+        if phase not in said:
+            said.add(phase)
+            print(phase, flush=True)
+
+    case = make_case(int(seed))
+    wrong = judge(case, play(case, Path(folder), tell))
+    print("over", *wrong, sep="\n", flush=True)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

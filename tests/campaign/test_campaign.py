@@ -1,0 +1,125 @@
+"""Cases of a campaign of faults: after each nothing is left, and nothing that was wanted is lost.
+
+``pytest tests/campaign --campaign 1000`` plays that many; ``--campaign-seed`` says from which on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import wait_for
+
+from dask_flame.marks import kill
+from dask_flame.testing import marked_processes
+
+from campaign.case import Case, make_case
+from campaign.driver import __file__ as DRIVER
+from campaign.judge import judge
+from campaign.play import WITHIN, play
+
+_TOKEN = "DASK_FLAME_TEST_DRIVER"
+#: Seconds in which all must be gone when the driver is dead; it takes less than one.
+_GONE_WITHIN = 20.0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    first = metafunc.config.getoption("campaign_seed")
+    number = metafunc.config.getoption("campaign")
+    metafunc.parametrize("seed", range(first, first + number))
+
+
+def test_case(seed: int, tmp_path: Path) -> None:
+    case = make_case(seed)
+    folder = tmp_path / "case"
+    folder.mkdir()
+    if case.kill_at:
+        said, wrong = _in_a_process(case, folder, tmp_path / "temporary")
+    else:
+        played = play(case, folder)
+        said = [*played.seen.said, "", *map(str, played.events)]
+        wrong = judge(case, played)
+    if wrong:
+        pytest.fail("\n".join(["", *_report(case, said, wrong)]), pytrace=False)
+
+
+def _report(case: Case, said: list[str], wrong: list[str]) -> list[str]:
+    again = f"pytest tests/campaign --campaign 1 --campaign-seed {case.seed}"
+    return [*wrong, "", str(case), "", *said, "", f"To play it again: {again}"]
+
+
+def _in_a_process(case: Case, folder: Path, temporary: Path) -> tuple[list[str], list[str]]:
+    """Play a case in a driver that is killed; what happened, and what is wrong."""
+    temporary.mkdir()
+    token = uuid.uuid4().hex
+    with (folder / "errors").open("w") as errors:
+        driver = subprocess.Popen(
+            [sys.executable, DRIVER, str(case.seed), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, _TOKEN: token, "TMPDIR": str(temporary)},
+            text=True,
+        )
+    try:
+        said, over = _until_phase(driver, case.kill_at)
+        if not over:
+            time.sleep(case.kill_after)  # the moment is what is being tested
+            said.append(_kill(case, driver, token))
+        rest = driver.communicate(timeout=WITHIN)[0].splitlines()
+        wrong = rest[rest.index("over") + 1 :] if "over" in rest else []
+        wrong += said[said.index("over") + 1 :] if "over" in said else []
+        if driver.returncode not in (0, -9):
+            wrong.append(
+                f"exit code {driver.returncode}: {(folder / 'errors').read_text()[-4000:]}"
+            )
+        try:
+            wait_for(lambda: not _remains(token), _GONE_WITHIN, "no process is left")
+            wait_for(lambda: not list(temporary.iterdir()), _GONE_WITHIN, "no folder is left")
+        except AssertionError as error:
+            left = [f"{p.pid} {p.status()} {' '.join(p.cmdline())}" for p in _remains(token)]
+            wrong += [str(error), *left, *map(str, temporary.iterdir())]
+        return said, wrong
+    finally:
+        kill(process.pid for process in _remains(token))
+        driver.communicate()
+
+
+def _until_phase(driver: Any, phase: str) -> tuple[list[str], bool]:
+    """Read until a phase is told, or all is over."""
+    said: list[str] = []
+    for line in driver.stdout:
+        said.append(line.rstrip("\n"))
+        if said[-1] == phase:
+            return said, False
+    return said, True
+
+
+def _kill(case: Case, driver: Any, token: str) -> str:
+    others = [p for p in _remains(token) if p.pid != driver.pid]
+    guards = [p for p in others if "guard.py" in _line(p)]
+    if case.kill_with == "guard":
+        kill(p.pid for p in guards)
+    elif case.kill_with == "frozen":
+        for process in others:
+            if process not in guards:
+                process.suspend()
+    driver.kill()
+    return f"killed, with {[_line(p) for p in others]}"
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _remains(token: str) -> list[psutil.Process]:
+    return marked_processes(token, variable=_TOKEN)
