@@ -45,7 +45,7 @@ class Seen:
     killed_ready: set[str] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
     most: dict[str, int] = field(default_factory=dict)
-    struck: int = 0
+    struck: list[str] = field(default_factory=list)
 
 
 class Faults(threading.Thread):
@@ -154,16 +154,15 @@ class Faults(threading.Thread):
     # Striking
 
     def _strike(self, fault: Fault) -> None:
-        self.seen.struck += 1
         if fault.what == "guard":
             guard = self.backend.guard
             if guard is not None:
-                self._say("killed the guard")
+                self._say("guard killed")
                 self.seen.victims |= dict.fromkeys(self.cluster.runners, "guard")
                 _signal(guard, signal.SIGKILL)
             return
         if fault.what == "shrink":
-            self._say("shrank the first pool to 1, for a while")
+            self._say("shrink the first pool to max=1 for a while")
             name, most = self.case.pools[0].name, self.case.pools[0].max
             self.cluster.resize(name, min=0, max=1)
             self._sleep(fault.seconds or 0.0)
@@ -196,6 +195,7 @@ class Faults(threading.Thread):
             self._say(f"{fault.what} {name}, which was {_phase(member)}")
 
     def _say(self, what: str) -> None:
+        self.seen.struck.append(what.split()[0])
         self.seen.said.append(f"{time.monotonic() - self._start:.3f} s: {what}")
 
 

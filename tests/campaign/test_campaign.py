@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("seed", range(first, first + number))
 
 
-def test_case(seed: int, tmp_path: Path) -> None:
+def test_case(seed: int, tmp_path: Path, tally: Counter[str]) -> None:
     case = make_case(seed)
+    tally["cases"] += 1
+    tally[f"cases of {case.theme}"] += 1
+    tally["calls"] += len(case.calls)
     folder = tmp_path / "case"
     folder.mkdir()
     if case.kill_at:
         said, wrong = _in_a_process(case, folder, tmp_path / "temporary")
+        tally[f"drivers killed in {case.kill_at}"] += "over" not in said
     else:
         played = play(case, folder)
         said = [*played.seen.said, "", *map(str, played.events)]
+        tally.update(f"faults: {what}" for what in played.seen.struck)
+        tally.update(f"boots that {way}" for way in (*case.boots, case.all_boots) if way)
+        tally["runners"] += len([n for e in played.events if e.kind == "boot" for n in e.runners])
         wrong = judge(case, played)
     if wrong:
         pytest.fail("\n".join(["", *_report(case, said, wrong)]), pytrace=False)
