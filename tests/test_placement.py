@@ -247,7 +247,7 @@ def test_array_collections_and_a_p2p_rechunk(flame: Any) -> None:
 
 def test_a_runner_that_is_lost_is_not_given_its_own_calls_again(flame: Any, tmp_path: Path) -> None:
     # A free slot beside the call that goes down with it.
-    cluster, client = flame(min=1, max=1, concurrency=2)
+    _, client = flame(min=1, max=1, concurrency=2)
 
     def once_more() -> str:
         if not (tmp_path / "tried").exists():

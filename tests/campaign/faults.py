@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from campaign.case import Case, Fault
+from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster
 from dask_flame.fleet import Member, Phase
 from dask_flame.marks import MARK
-
-from campaign.case import Case, Fault
-from campaign.unsteady import UnsteadyBackend
 
 _LOOK_EVERY = 0.004
 _COUNT_EVERY = 0.1

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
-from dask_flame import errors
-from dask_flame.testing import marked_processes
-
 from campaign.calls import Meant, result
 from campaign.case import CallPlan, Case
 from campaign.play import Played
+from dask_flame import errors
+from dask_flame.testing import marked_processes
 
 _OVER = ("ended", "lost", "failed")
 _LATE = "did not register"
@@ -140,9 +139,9 @@ def _runs(case: Case, played: Played) -> Iterator[str]:
     for entry in played.executions:
         call = case.calls.get(entry["call"])
         where = entry["call"], entry["runner"], entry["pid"]
-        if entry["what"] == "start" and not ends[where] and entry["runner"] not in hurt:
-            if call is None or call.cancel_after is None:
-                yield f"call {entry['call']} was broken off on {entry['runner']}"
+        broken = entry["what"] == "start" and not ends[where] and entry["runner"] not in hurt
+        if broken and (call is None or call.cancel_after is None):
+            yield f"call {entry['call']} was broken off on {entry['runner']}"
 
 
 def _places(case: Case, played: Played) -> Iterator[str]:

@@ -17,15 +17,14 @@ import dask
 from distributed import Client, Future
 from distributed.comm.core import CommClosedError
 
-from dask_flame import FlameCluster, Pool
-from dask_flame.events import Event
-from dask_flame.fleet import Phase
-
 from campaign.boots import VARIABLE
 from campaign.calls import work
 from campaign.case import CallPlan, Case
 from campaign.faults import Faults, Seen
 from campaign.unsteady import UnsteadyBackend
+from dask_flame import FlameCluster, Pool
+from dask_flame.events import Event
+from dask_flame.fleet import Phase
 
 #: Seconds for anything that a case waits for: far more than it takes on a machine that is at work.
 WITHIN = 60.0

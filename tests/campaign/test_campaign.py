@@ -18,14 +18,13 @@ import psutil
 import pytest
 from conftest import wait_for
 
+from campaign.case import Case, make_case
+from campaign.judge import judge
+from campaign.play import WITHIN, play
 from dask_flame.marks import kill
 from dask_flame.testing import marked_processes
 
-from campaign.case import Case, make_case
-from campaign.driver import __file__ as DRIVER
-from campaign.judge import judge
-from campaign.play import WITHIN, play
-
+_DRIVER = str(Path(__file__).with_name("driver.py"))
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
 #: Seconds in which all must be gone when the driver is dead; it takes less than one.
 _GONE_WITHIN = 20.0
@@ -69,7 +68,7 @@ def _in_a_process(case: Case, folder: Path, temporary: Path) -> tuple[list[str],
     token = uuid.uuid4().hex
     with (folder / "errors").open("w") as errors:
         driver = subprocess.Popen(
-            [sys.executable, DRIVER, str(case.seed), str(folder)],
+            [sys.executable, _DRIVER, str(case.seed), str(folder)],
             stdout=subprocess.PIPE,
             stderr=errors,
             env={**os.environ, _TOKEN: token, "TMPDIR": str(temporary)},
