@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 PHASES = ("booting", "registering", "running", "idle", "leaving")
 #: Those at which a driver is killed.
 DRIVER_PHASES = ("starting", "waiting", *PHASES, "resting", "closing")
+#: What is done to connections. Those of LINK_PAUSES end none.
+LINK_PAUSES = ("hold", "delay")
+LINK_FAULTS = (*LINK_PAUSES, "cut", "cut-after", "blink", "lose", "half-close", "half-close-there")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Fault:
 
     def __str__(self) -> str:
         who = f" {self.count} runners" if self.what in ("kill", "term", "freeze") else ""
+        who += " of the links" if self.what in LINK_FAULTS else ""
         long = "" if self.what != "freeze" else " for ever"
         if self.seconds is not None:
             long = f" for {self.seconds:.2f} s"
@@ -108,8 +112,8 @@ class Case:
     unsteady: Unsteady = field(default_factory=Unsteady)
     worker_ttl: float | None = None
     allowed_failures: int = 20
-    proxy: str = ""  # what goes through one: "client", "runners"
-    grace: float = 10.0
+    proxy: str = ""  # what goes through one: the "client", or the "runners"
+    grace: float = 60.0
     kill_at: str = ""  # the phase in which the driver is killed
     kill_after: float = 0.0  # ... and how long after its beginning
     kill_with: str = ""  # ... "guard": the guard as well; "frozen": while a runner is frozen
@@ -141,7 +145,10 @@ class Case:
         return "\n".join(lines)
 
 
-THEMES = ("driver", "kill", "boots", "backend", "freeze", "kill", "guard", "driver", "mix")
+THEMES = (
+    *("driver", "kill", "boots", "link", "backend", "freeze"),
+    *("driver", "kill", "links", "guard", "mix"),
+)
 
 
 def make_case(seed: int) -> Case:
@@ -265,10 +272,28 @@ def _guard(rng: random.Random) -> dict[str, object]:
     return {"faults": tuple(faults)}
 
 
+def _link(rng: random.Random) -> dict[str, object]:
+    """The driver's link: whatever happens to it, no call knows of it."""
+    faults = tuple(_broken(rng, LINK_FAULTS) for _ in range(rng.randint(1, 4)))
+    return {"proxy": "client", "faults": faults}
+
+
+def _links(rng: random.Random) -> dict[str, object]:
+    """The runners' links: one that only pauses loses nothing."""
+    ways = rng.choice([LINK_PAUSES, LINK_FAULTS[2:]])
+    faults = tuple(_broken(rng, ways) for _ in range(rng.randint(1, 2)))
+    return {"proxy": "runners", "faults": faults}
+
+
+def _broken(rng: random.Random, ways: tuple[str, ...]) -> Fault:
+    return Fault(rng.choice(ways), rng.choice(PHASES), _moment(rng), 1, rng.uniform(0.05, 2.5))
+
+
 def _mix(rng: random.Random) -> dict[str, object]:
     mixed: dict[str, object] = {}
     faults: list[Fault] = []
-    for part in rng.sample([_kills, _freezes, _boots, _backend, _guard], k=rng.randint(2, 3)):
+    parts = [_kills, _freezes, _boots, _backend, _guard, _link, _links]
+    for part in rng.sample(parts, k=rng.randint(2, 3)):
         mishaps = part(rng)
         faults += mishaps.pop("faults", ())  # type: ignore[arg-type]
         mixed |= mishaps
@@ -282,5 +307,7 @@ _MISHAPS = {
     "boots": _boots,
     "backend": _backend,
     "guard": _guard,
+    "link": _link,
+    "links": _links,
     "mix": _mix,
 }

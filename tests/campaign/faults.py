@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from campaign.case import Case, Fault
+from campaign.case import LINK_FAULTS, LINK_PAUSES, Case, Fault
 from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster
 from dask_flame.fleet import Member, Phase
 from dask_flame.marks import MARK
+from dask_flame.testing import Proxy
 
 _LOOK_EVERY = 0.004
 _COUNT_EVERY = 0.1
@@ -55,6 +56,8 @@ class Faults(threading.Thread):
     case : Case
     cluster : FlameCluster
     backend : UnsteadyBackend
+    links : list of Proxy
+        Those that there are when a fault is to be done to them.
     tell : callable
         Told of each phase that the cluster comes into, as a word.
     """
@@ -64,12 +67,14 @@ class Faults(threading.Thread):
         case: Case,
         cluster: FlameCluster,
         backend: UnsteadyBackend,
+        links: list[Proxy],
         tell: Callable[[str], None] = lambda phase: None,
     ) -> None:
         super().__init__(name="campaign-faults", daemon=True)
         self.case = case
         self.cluster = cluster
         self.backend = backend
+        self.links = links
         self.tell = tell
         self.seen = Seen()
         self.error: BaseException | None = None
@@ -167,6 +172,9 @@ class Faults(threading.Thread):
             self._sleep(fault.seconds or 0.0)
             self.cluster.resize(name, min=self.case.pools[0].min, max=most)
             return
+        if fault.what in LINK_FAULTS:
+            self._break(fault)
+            return
         members = sorted(self.cluster.runners.items())
         self._random.shuffle(members)
         members.sort(key=lambda item: _phase(item[1]) != fault.phase)
@@ -192,6 +200,43 @@ class Faults(threading.Thread):
                 self._frozen[pid] = time.monotonic() + seconds
                 _signal(pid, signal.SIGSTOP)
             self._say(f"{fault.what} {name}, which was {_phase(member)}")
+
+    def _break(self, fault: Fault) -> None:
+        """Do something to all connections, and have them work again after a while."""
+        self._say(f"{fault.what} of {sum(link.connections for link in self.links)} connections")
+        lethal = self.case.proxy == "runners" and fault.what not in LINK_PAUSES
+        if lethal:
+            self.seen.victims |= dict.fromkeys(self.cluster.runners, fault.what)
+        for link in self.links:
+            if fault.what == "hold":
+                link.hold()
+            elif fault.what == "delay":
+                link.delay = (fault.seconds or 0) / 20
+            elif fault.what == "cut":
+                link.cut()
+            elif fault.what == "cut-after":
+                link.cut_after(self._random.choice([1, 300, 3_000, 100_000]))
+            elif fault.what == "blink":
+                link.cut(refuse=False)
+            elif fault.what == "lose":
+                link.lose()
+            elif fault.what == "half-close":
+                link.half_close(toward="client")
+            elif fault.what == "half-close-there":
+                link.half_close(toward="target")
+        self._sleep(fault.seconds or 0)
+        self._mend(fault)
+        if lethal:
+            # Those that came meanwhile.
+            self.seen.victims |= dict.fromkeys(self.cluster.runners, fault.what)
+
+    def _mend(self, fault: Fault) -> None:
+        for link in self.links:
+            link.delay = 0
+            if fault.what in ("lose", "half-close", "half-close-there"):
+                # What nobody hears of any more is noticed at last.
+                link.cut(refuse=False)
+            link.restore()
 
     def _say(self, what: str) -> None:
         self.seen.struck.append(what.split()[0])

@@ -25,6 +25,7 @@ from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster, Pool
 from dask_flame.events import Event
 from dask_flame.fleet import Phase
+from dask_flame.testing import Proxy
 
 #: Seconds for anything that a case waits for: far more than it takes on a machine that is at work.
 WITHIN = 60.0
@@ -86,13 +87,24 @@ def play(case: Case, folder: Path, tell: Callable[[str], None] = lambda phase: N
     """
     played = Played()
     backends: list[UnsteadyBackend] = []
+    links: list[Proxy] = []
+
+    def through(address: str) -> str:
+        if not links:
+            links.append(stack.enter_context(Proxy(address)))
+        return links[0].address
 
     def backend(*args: Any) -> UnsteadyBackend:
-        backends.append(UnsteadyBackend(*args, plan=case.unsteady))
+        way = through if case.proxy == "runners" else str
+        backends.append(UnsteadyBackend(*args, plan=case.unsteady, through=way))
         return backends[-1]
 
     tell("starting")
-    with dask.config.set(settings(case)), _no_inner_errors(played):
+    with (
+        dask.config.set(settings(case)),
+        _no_inner_errors(played),
+        contextlib.ExitStack() as stack,
+    ):
         cluster = FlameCluster(
             pools={p.name: _pool(case, p, folder) for p in case.pools},
             backend=backend,  # type: ignore[arg-type]
@@ -101,9 +113,12 @@ def play(case: Case, folder: Path, tell: Callable[[str], None] = lambda phase: N
         )
         with cluster:
             tell("waiting")
-            faults = Faults(case, cluster, backends[0], tell)
+            faults = Faults(case, cluster, backends[0], links, tell)
             played.seen, played.mark = faults.seen, backends[0].mark
-            with Client(cluster) as client:
+            address = cluster.scheduler_address
+            if case.proxy == "client":
+                address = through(address)
+            with Client(address) as client:
                 faults.start()
                 try:
                     _calls(case, client, cluster, folder, played)
