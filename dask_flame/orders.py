@@ -101,7 +101,8 @@ class Orders:
             except Exception as error:
                 logger.debug("could not be ended", exc_info=True)
                 why = f"{type(error).__name__}: {error}"
-            left &= await self._there(left)
+            if (there := await self._there()) is not None:
+                left &= there
             if left:
                 if why != said:
                     self.events.add("failed", f"could not be ended, trying on: {why}", runners=left)
@@ -110,17 +111,20 @@ class Orders:
                 wait = min(2 * wait, _AGAIN_MOST)
         await self._forget(names, "is not known to the backend")
 
-    async def _there(self, names: set[str]) -> set[str]:
-        """Which of these the backend has; all, where it cannot say."""
+    async def _there(self) -> set[str] | None:
+        """The runners that the backend has; None where it cannot say."""
         try:
             return await self.backend.list()
         except Exception:
             logger.debug("the backend cannot list its runners", exc_info=True)
-            return set(names)
+            return None
 
     async def _forget(self, names: Collection[str], why: str) -> None:
         """Take runners that the backend does not have, and never reported, for ended."""
-        there = await self._there(set(names))
+        wait = _AGAIN_FIRST
+        while (there := await self._there()) is None:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _AGAIN_MOST)
         for name in names:
             if name not in there and self.cluster.fleets.of(name) is not None:
                 self._ended(Ended(name=name, why=why))

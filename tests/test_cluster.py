@@ -271,6 +271,34 @@ def test_closing_ends_all_although_the_backend_cannot_end_runners() -> None:
         wait_for(lambda: cluster.observed)
 
 
+@pytest.mark.parametrize("deaf", [0, 2])
+def test_a_boot_that_was_refused_is_tried_again_although_the_backend_cannot_list(
+    deaf: int, flame: Any
+) -> None:
+    from dask_flame.backends.local import LocalBackend
+
+    class Deaf(LocalBackend):
+        refused = unheard = 0
+
+        async def boot(self, specs: Any) -> None:
+            if not self.refused:
+                self.refused += 1
+                raise OSError("no quota")
+            await super().boot(specs)
+
+        async def list(self) -> set[str]:
+            if self.unheard < deaf:
+                self.unheard += 1
+                raise OSError("nobody answers")
+            return await super().list()
+
+    cluster, client = flame(max=1, backend=Deaf)
+    assert client.submit(name_of_runner).result(timeout=60) == "runner-2"
+    (failed,) = (e for e in cluster.events if e.kind == "failed")
+    assert failed.runners == ("runner-1",)
+    assert "could not be asked for: OSError: no quota" in failed.reason
+
+
 def test_an_error_in_closing_is_raised_when_all_else_is_closed() -> None:
     from dask_flame.backends.local import LocalBackend
 
