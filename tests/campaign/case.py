@@ -116,7 +116,9 @@ class Case:
     grace: float = 60.0
     kill_at: str = ""  # the phase in which the driver is killed
     kill_after: float = 0.0  # ... and how long after its beginning
-    kill_with: str = ""  # ... "guard": the guard as well; "frozen": while a runner is frozen
+    # ... "guard": the guard as well; "frozen": while its runners are frozen; "paused": it is only
+    # stopped for a while
+    kill_with: str = ""
 
     @property
     def calls(self) -> dict[int, CallPlan]:
@@ -138,12 +140,17 @@ class Case:
         lines += [f"  allowed-failures: {self.allowed_failures}"] * (self.allowed_failures != 20)
         lines += [f"  through a proxy: {self.proxy}"] * bool(self.proxy)
         if self.kill_at:
-            also = f", {self.kill_with} too" if self.kill_with else ""
-            lines.append(
-                f"  the driver is killed {self.kill_after * 1000:.0f} ms after {self.kill_at}{also}"
-            )
+            what = _KILLS[self.kill_with]
+            lines.append(f"  {what} {self.kill_after * 1000:.0f} ms after {self.kill_at}")
         return "\n".join(lines)
 
+
+_KILLS = {
+    "": "the driver is killed",
+    "guard": "the driver and the guard are killed",
+    "frozen": "all runners are frozen and the driver is killed",
+    "paused": "the driver is stopped for a while",
+}
 
 THEMES = (
     *("driver", "kill", "boots", "link", "backend", "freeze"),
@@ -168,7 +175,7 @@ def make_case(seed: int) -> Case:
         which = turn * THEMES.count("driver") + THEMES[:place].count("driver")
         case["kill_at"] = DRIVER_PHASES[which % len(DRIVER_PHASES)]
         case["kill_after"] = rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0, 0.02)
-        case["kill_with"] = rng.choice(["", "", "", "guard", "frozen"])
+        case["kill_with"] = rng.choice(["", "", "", "guard", "frozen", "paused"])
     else:
         case |= _MISHAPS[theme](rng)
     return Case(**case)  # type: ignore[arg-type]

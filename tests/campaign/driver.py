@@ -23,8 +23,11 @@ def main(seed: str, folder: str) -> None:
             print(phase, flush=True)
 
     case = make_case(int(seed))
-    wrong = judge(case, play(case, Path(folder), tell))
+    played = play(case, Path(folder), tell)
+    wrong = judge(case, played)
     print("over", *wrong, sep="\n", flush=True)
+    if wrong:
+        print(*played.events, sep="\n", flush=True)
     sys.exit(bool(wrong))
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,8 @@ from dask_flame.testing import marked_processes
 
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
+#: Seconds for which a driver is stopped.
+_PAUSE = 4.0
 #: Seconds in which all must be gone when the driver is dead; it takes less than one.
 _GONE_WITHIN = 20.0
 
@@ -45,7 +49,8 @@ def test_case(seed: int, tmp_path: Path, tally: Counter[str]) -> None:
     folder.mkdir()
     if case.kill_at:
         said, wrong = _in_a_process(case, folder, tmp_path / "temporary")
-        tally[f"drivers killed in {case.kill_at}"] += "over" not in said
+        done = "stopped" if case.kill_with == "paused" else "killed"
+        tally[f"drivers {done} in {case.kill_at}"] += "over" not in said
     else:
         played = play(case, folder)
         said = [*played.seen.said, "", *map(str, played.events)]
@@ -79,7 +84,7 @@ def _in_a_process(case: Case, folder: Path, temporary: Path) -> tuple[list[str],
         if not over:
             time.sleep(case.kill_after)  # the moment is what is being tested
             said.append(_kill(case, driver, token))
-        rest = driver.communicate(timeout=WITHIN)[0].splitlines()
+        rest = driver.communicate(timeout=3 * WITHIN)[0].splitlines()
         wrong = rest[rest.index("over") + 1 :] if "over" in rest else []
         wrong += said[said.index("over") + 1 :] if "over" in said else []
         if driver.returncode not in (0, -9):
@@ -116,7 +121,13 @@ def _kill(case: Case, driver: Any, token: str) -> str:
     elif case.kill_with == "frozen":
         for process in others:
             if process not in guards:
-                process.suspend()
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+    if case.kill_with == "paused":
+        driver.send_signal(signal.SIGSTOP)
+        time.sleep(_PAUSE)  # what is being tested
+        driver.send_signal(signal.SIGCONT)
+        return "stopped, and let go on"
     driver.kill()
     return f"killed, with {[_line(p) for p in others]}"
 
