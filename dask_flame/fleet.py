@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from dask_flame.decisions import Boots, Decision, GiveUp, Retirement
 from dask_flame.pool import Pool
 from dask_flame.roster import Member, Phase, Roster
 
@@ -26,57 +26,6 @@ _BACKOFF_MOST = 30.0
 #: A wait before another try is shortened by up to this part of it, so that many clusters whose
 #: boots failed together do not all try again together.
 _JITTER = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Boots:
-    """Runners to boot, all at once, and why."""
-
-    names: tuple[str, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retirement:
-    """A runner to end and why; by force where it must not be waited for."""
-
-    name: str
-    reason: str
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Why the calls that wait will not be served; late, where boots took too long."""
-
-    reason: str
-    late: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do now.
-
-    Attributes
-    ----------
-    boot : Boots or None
-    retire : tuple of Retirement
-    check : tuple of str
-        Runners to ask their pool's ``idle_check``; the answer goes to :meth:`Fleet.checked`.
-    give_up : GiveUp or None
-        Fail the calls that wait.
-    wake : float or None
-        When to decide again, if nothing happens before.
-    numbers : mapping of str to float
-        What was decided from: demand, target, and the pool's runners and bounds.
-    """
-
-    boot: Boots | None = None
-    retire: tuple[Retirement, ...] = ()
-    check: tuple[str, ...] = ()
-    give_up: GiveUp | None = None
-    wake: float | None = None
-    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Fleet:

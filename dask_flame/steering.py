@@ -1,0 +1,141 @@
+"""What a user sees and changes of a cluster's pools (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from distributed.deploy.cluster import Cluster
+
+from dask_flame.checks import whole
+from dask_flame.errors import PoolError
+from dask_flame.fleet import Member, Phase
+from dask_flame.pool import Pool
+
+if TYPE_CHECKING:
+    from dask_flame.adaptive import FlameAdaptive
+    from dask_flame.events import EventLog
+    from dask_flame.pools import Pools
+
+_OBSERVED = (Phase.READY, Phase.DRAINING)
+#: What is not said in an event when it is changed.
+_SECRET = ("env",)
+
+
+class Steering(Cluster):
+    """The side of a :class:`dask_flame.FlameCluster` that is about its pools."""
+
+    fleets: Pools
+    events: EventLog
+    _adaptive: FlameAdaptive
+
+    # What there is
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """The policies in force, by name; the first is the default."""
+        return MappingProxyType(self.fleets.policies)
+
+    @property
+    def runners(self) -> Mapping[str, Member]:
+        """The runners there are, by name; booting and ending ones too. A copy."""
+        return MappingProxyType(self.fleets.members)
+
+    @property
+    def plan(self) -> set[str]:
+        return {m.name for m in self.fleets.members.values() if m.phase is not Phase.ENDING}
+
+    @property
+    def requested(self) -> set[str]:
+        return set(self.fleets.members)
+
+    @property
+    def observed(self) -> set[str]:
+        return {m.name for m in self.fleets.members.values() if m.phase in _OBSERVED}
+
+    # What can be changed
+
+    def scale(self, n: int) -> None:
+        """Have exactly n runners, whatever the demand: sets the default pool's min and max to n.
+
+        Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
+        pool follow demand again, for example ``cluster.adapt(minimum=0, maximum=8)``.
+        """
+        whole("n", n, 0)
+        self._resize(None, {"min": n, "max": n}, f"scale({n})")
+
+    def adapt(
+        self, *, minimum: int | None = None, maximum: int | None = None, **others: Any
+    ) -> FlameAdaptive:
+        """Follow demand within these bounds; those not given stay as they are.
+
+        It is the default pool's bounds that change; see :meth:`resize` for another pool's.
+
+        Returns
+        -------
+        FlameAdaptive
+
+        Raises
+        ------
+        PoolError
+        """
+        if others:
+            raise PoolError(
+                f"adapt() does not take {', '.join(others)}; "
+                "write cluster.adapt(minimum=0, maximum=8)"
+            )
+        self._resize(None, _given(min=minimum, max=maximum), "adapt")
+        return self._adaptive
+
+    def resize(self, pool: str | None = None, **changes: Any) -> Pool:
+        """Change a pool's policy while it runs.
+
+        What a runner is told when it boots (``env``, ``preload``, ``cpus``, ``memory``) holds for
+        those that boot from now on; all else holds at once. Busy runners beyond a lower ``max``
+        finish their calls first.
+
+        Parameters
+        ----------
+        pool : str, optional
+            By default the first one.
+        **changes
+            Options of :class:`dask_flame.Pool`, except ``concurrency``, ``single_use``, ``gpus``
+            and ``resources``.
+
+        Returns
+        -------
+        Pool
+            The policy that is now in force.
+
+        Raises
+        ------
+        PoolError
+            Nothing has changed then.
+        """
+        self._resize(pool, changes, "resize")
+        return self.fleets.policies[pool or self.fleets.default]
+
+    def _resize(self, pool: str | None, changes: Mapping[str, Any], why: str) -> None:
+        async def change() -> None:
+            policy = self.fleets.resize(pool, changes)
+            if pool in (None, self.fleets.default):
+                self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
+            said = {"min": policy.min, "max": policy.max}
+            said |= {n: getattr(policy, n) for n in changes if n not in _SECRET}
+            what = ", ".join(f"{name}={value}" for name, value in said.items())
+            waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
+            self.events.add("policy", f"{why}: {what}{waits}", pool=pool or self.fleets.default)
+            self._adaptive.wake()
+
+        if self.called_from_running_loop:
+            # It never waits: run to its end here and now, as what calls this is not a coroutine.
+            with contextlib.suppress(StopIteration):
+                change().send(None)
+        else:
+            self.sync(change)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
