@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from distributed import Security, Status
+from distributed import Client, Security, Status
 from distributed.core import rpc
 from distributed.utils import Log, Logs, silence_logging_cmgr
 from tornado.ioloop import IOLoop
@@ -300,12 +300,23 @@ class FlameCluster(Steering):
             logger.debug("runners could not be told to end", exc_info=True)
 
     def close(self, timeout: float | None = None) -> Any:
-        """End every runner, the scheduler, and all that was made for them."""
+        """End every runner, the scheduler, all that was made for them, and the Clients of it."""
+        if not self.asynchronous:
+            self._close_clients()
         try:
             return super().close(timeout)
         finally:
             if not self.asynchronous:
                 self._loop_runner.stop()
+
+    def _close_clients(self) -> None:
+        # A Client whose cluster has gone closes by itself, and then leaves its event loop's thread
+        # behind, which it cannot end from inside. Private names, as there is no other way to it.
+        for client in list(Client._instances):
+            if client.cluster is self and not client.asynchronous:
+                with contextlib.suppress(Exception):
+                    client.close(_END_GRACE)
+                client._loop_runner.stop()
 
     def _ended(self, what: Ended) -> None:
         if self._adaptive is not None:

@@ -205,6 +205,15 @@ def test_options_reach_the_runner(flame: Any) -> None:
     assert client.submit(look).result(timeout=20) == (2**30, "yes", "2", True)
 
 
+def test_a_cluster_may_be_closed_before_its_client() -> None:
+    cluster = FlameCluster(max=1, dashboard_address=None)
+    client = Client(cluster)
+    assert client.submit(int, 4).result(timeout=20) == 4
+    cluster.close()
+    assert client.status == "closed"
+    client.close()
+
+
 def test_a_cluster_ends_after_its_max_lifetime_whatever_runs(flame: Any) -> None:
     cluster, client = flame(max=1, max_lifetime="3s")
     future = client.submit(time.sleep, 600)

@@ -45,11 +45,10 @@ def test_a_pool_can_be_followed_from_its_boot_to_its_end(flame: Any) -> None:
 
 
 def test_clusters_in_one_process_are_told_apart_and_leave(flame: Any) -> None:
-    first, client = flame(max=1, name="first-of-two", dashboard_address="127.0.0.1:0")
+    first, _ = flame(max=1, name="first-of-two", dashboard_address="127.0.0.1:0")
     second, _ = flame(max=2, name="second-of-two", dashboard_address="127.0.0.1:0")
     assert scrape(first)['dask_flame_runners_max{pool="default"}'] == 1
     assert scrape(second)['dask_flame_runners_max{pool="default"}'] == 2
-    client.close()
     first.close()
     link = second.dashboard_link.removesuffix("/status") + "/metrics"
     with urllib.request.urlopen(link) as answer:

@@ -163,3 +163,10 @@ async def test_what_keeping_and_coming_back_rely_on() -> None:
         assert "heartbeat" in client._periodic_callbacks
         with client._refcount_lock:
             assert client.futures == {}
+
+
+def test_what_closing_a_cluster_relies_on() -> None:
+    with Client(processes=False, dashboard_address=":0") as client:
+        assert client in Client._instances
+        runner = client._loop_runner
+    runner.stop()  # once more is once
