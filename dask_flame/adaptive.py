@@ -177,6 +177,8 @@ class FlameAdaptive(Adaptive):
             fleet.drain(name, now, why, within=limit)
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
             self.events.add("leaving", why, runners=[name], pool=pool)
+            # The substrate may not leave it the time that its calls have.
+            self._orders.save(name)
         elif member.phase is Phase.READY and name in scheduler.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
 

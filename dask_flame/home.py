@@ -96,6 +96,16 @@ class Home:
         """Bytes of results in files."""
         return self._worker.shelf.disk if self._worker is not None else 0
 
+    async def copy(self, addresses: Collection[str]) -> dict[str, str]:
+        """Take in what only these workers hold, and let them go on.
+
+        Returns
+        -------
+        dict of str to str
+            Addresses of the workers of which something was not taken in, and why.
+        """
+        return await self._visit(addresses, remove=False)
+
     async def retire(self, addresses: Collection[str]) -> dict[str, str]:
         """Take in what only these workers hold, then remove them from the scheduler.
 
@@ -108,6 +118,9 @@ class Home:
             Addresses of the workers that stay, with all their data, and why. All others are
             removed and have been told to close: none before its results are safe.
         """
+        return await self._visit(addresses, remove=True)
+
+    async def _visit(self, addresses: Collection[str], *, remove: bool) -> dict[str, str]:
         leaving = {
             address
             for address in addresses
@@ -127,14 +140,14 @@ class Home:
                     promised[address] = need
                     self._promised += need
             outcomes = await asyncio.gather(
-                *(self._see_off(address, leaving, promised) for address in promised)
+                *(self._see_off(address, leaving, promised, remove) for address in promised)
             )
             reasons = dict(zip(promised, outcomes, strict=True))
             if len(reasons) > 1:
                 # One that did not fit may have been in the way of others that do.
                 for address in [a for a, why in reasons.items() if isinstance(why, _Full)]:
                     self._staying.discard(address)
-                    reasons[address] = await self._see_off(address, leaving, promised)
+                    reasons[address] = await self._see_off(address, leaving, promised, remove)
         finally:
             self._promised -= sum(promised.values())
             self._staying -= leaving
@@ -188,9 +201,9 @@ class Home:
     # Moving
 
     async def _see_off(
-        self, address: str, leaving: Collection[str], promised: dict[str, int]
+        self, address: str, leaving: Collection[str], promised: dict[str, int], remove: bool
     ) -> str | None:
-        """Bring a worker's results home and remove it; or the reason why it stays."""
+        """Bring a worker's results home, and remove it if asked; or the reason why it stays."""
         brought: list[TaskState] = []
         self._visits += 1
         try:
@@ -210,11 +223,12 @@ class Home:
                         self._staying.add(address)
                         await self._take_back(brought)
                         return reason
-            # Not `retire_workers`, which wants running workers to move results to. Nothing can
-            # happen between the check above and this.
-            await self.scheduler.remove_worker(
-                address, expected=True, close=True, stimulus_id=f"flame-retire-{time()}"
-            )
+            if remove:
+                # Not `retire_workers`, which wants running workers to move results to. Nothing can
+                # happen between the check above and this.
+                await self.scheduler.remove_worker(
+                    address, expected=True, close=True, stimulus_id=f"flame-retire-{time()}"
+                )
             return None
         finally:
             self._visits -= 1

@@ -73,6 +73,12 @@ class Orders:
         if lost := [name for name in in_peace if name not in addresses]:
             self.end(lost)
 
+    def save(self, name: str) -> None:
+        """Bring this runner's results home already, while it still runs."""
+        address = self.cluster.scheduler.aliases.get(name)
+        if address is not None:
+            self._do(self.cluster.home.copy([address]))
+
     def end(self, names: Collection[str], *, grace: float = 0) -> None:
         """End these runners, and see that they are gone."""
         self._do(self._end(names, grace=grace))

@@ -80,6 +80,25 @@ def test_a_call_that_takes_longer_than_there_is_time_runs_again_elsewhere(
     assert (tmp_path / "once").read_text() == "x"
 
 
+def test_its_results_are_safe_before_its_last_call_is_done(flame: Any, tmp_path: Path) -> None:
+    cluster, client = flame(max=2)
+    result = client.submit(note, str(tmp_path / "result"))
+    assert result.result(timeout=20) == "runner-1"
+    gate = Event("gate", client=client)
+    running = client.submit(note, str(tmp_path / "running"), gate)
+    wait_for((tmp_path / "running").exists)
+    pid = pid_of(cluster, "runner-1")
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: cluster.home.held == 1)
+    os.kill(pid, signal.SIGKILL)  # the substrate does not wait
+    gate.set()
+    assert running.result(timeout=30) == "runner-2"
+    assert result.result(timeout=20) == "runner-1"
+    assert (tmp_path / "result").read_text() == "x"
+    (lost,) = (e for e in cluster.events if e.kind == "lost")
+    assert lost.reason.startswith("preempted (SIGTERM) (killed by SIGKILL")
+
+
 def test_an_idle_runner_that_is_taken_away_goes_at_once(flame: Any) -> None:
     cluster, client = flame(min=1, max=1)
     client.wait_for_workers(1, timeout=20)
