@@ -23,9 +23,6 @@ class PoolPlan:
     max: int
     concurrency: int
     idle_timeout: float
-    boot_timeout: float = 60.0
-    boot_attempts: int = 3
-    on_boot_failure: str = "fail"
     single_use: bool = False
 
 
@@ -109,6 +106,9 @@ class Case:
     faults: tuple[Fault, ...] = ()
     boots: tuple[str, ...] = ()  # what the first boots do: see campaign.boots
     all_boots: str = ""  # what all others do
+    boot_timeout: float = 60.0
+    boot_attempts: int = 3
+    on_boot_failure: str = "fail"
     unsteady: Unsteady = field(default_factory=Unsteady)
     worker_ttl: float | None = None
     allowed_failures: int = 20
@@ -135,6 +135,11 @@ class Case:
         lines += [f"  boots: {', '.join(self.boots)}, then {self.all_boots or 'ok'}"] * bool(
             self.boots or self.all_boots
         )
+        if self.boots or self.all_boots:
+            lines.append(
+                f"  boot_timeout={self.boot_timeout:g}, boot_attempts={self.boot_attempts}, "
+                f"on_boot_failure={self.on_boot_failure}"
+            )
         lines += [f"  backend: {self.unsteady}"] * (self.unsteady != Unsteady())
         lines += [f"  worker-ttl: {self.worker_ttl} s"] * bool(self.worker_ttl)
         lines += [f"  allowed-failures: {self.allowed_failures}"] * (self.allowed_failures != 20)
@@ -256,10 +261,18 @@ def _freezes(rng: random.Random) -> dict[str, object]:
 
 
 def _boots(rng: random.Random) -> dict[str, object]:
-    ways = ["raise", "exit", "kill", "slow", "ok"]
-    boots = rng.choices(ways, k=rng.randint(1, 4))
-    always = rng.choice(["", "", "", "raise", "exit"])
-    return {"boots": tuple(boots), "all_boots": always}
+    hang = ["hang"] if rng.random() < 0.4 else []
+    boots = rng.choices(["raise", "exit", "kill", "slow", "ok", *hang * 2], k=rng.randint(1, 4))
+    always = rng.choice(["", "", "", "raise", "exit", *hang])
+    waits = not always and rng.random() < 0.4
+    return {
+        "boots": tuple(boots),
+        "all_boots": always,
+        # Boots that only take long on a busy machine are taken for what they are: late ones.
+        "boot_timeout": 6.0 if hang else 60.0,
+        "boot_attempts": rng.choice([1, 2, 3, 3]),
+        "on_boot_failure": "wait" if waits else "fail",
+    }
 
 
 def _backend(rng: random.Random) -> dict[str, object]:

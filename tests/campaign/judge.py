@@ -101,14 +101,13 @@ def _keys_of_inputs(case: Case, call: CallPlan) -> set[str]:
 
 def _boots_failed(case: Case, got: Any, played: Played) -> bool:
     """Whether so many boots have failed that a call may fail with this error."""
-    if not isinstance(got, errors.BootError):
+    if not isinstance(got, errors.BootError) or case.on_boot_failure == "wait":
         return False
     if case.all_boots:
         return True
-    of = {n for e in played.events if e.kind in ("failed", "retire") for n in e.runners}
     late = {n for e in played.events if _LATE in e.reason for n in e.runners}
     failed = {n for e in played.events if e.kind == "failed" for n in e.runners} | late
-    return len(failed & of) + played.refused >= min(p.boot_attempts for p in case.pools)
+    return len(failed) + played.refused >= case.boot_attempts
 
 
 def _short(got: Any) -> str:
