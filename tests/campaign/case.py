@@ -38,6 +38,17 @@ class CallPlan:
     rerun: bool = True
     raises: bool = False
     cancel_after: float | None = None
+    timeout: float | None = None
+    nested: bool = False  # it calls on a runner itself
+
+    @property
+    def overruns(self) -> bool:
+        return self.timeout is not None and self.timeout < self.seconds
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is not to have a result, whatever happens."""
+        return self.raises or self.overruns or self.cancel_after is not None
 
     def __str__(self) -> str:
         words = [f"#{self.id} {self.seconds:.2f} s"]
@@ -46,6 +57,8 @@ class CallPlan:
         words += [f"{self.size} bytes"] if self.size > 1000 else []
         words += ["rerun=False"] if not self.rerun else []
         words += ["raises"] if self.raises else []
+        words += [f"timeout={self.timeout:g} s"] if self.timeout else []
+        words += ["calls another"] if self.nested else []
         words += [f"cancelled after {self.cancel_after:.2f} s"] if self.cancel_after else []
         return " ".join(words)
 
@@ -213,18 +226,21 @@ def _rounds(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[Round, ...
         for _ in range(rng.randint(1, 7)):
             count += 1
             kind = rng.random()
+            overruns = 0.8 < kind < 0.86
             call = CallPlan(
                 id=count,
                 pool=rng.choice([None, *(p.name for p in pools)]) if len(pools) > 1 else None,
-                seconds=rng.choice([0.0, 0.05, rng.uniform(0.1, 1.0)]),
+                seconds=60.0 if overruns else rng.choice([0.0, 0.05, rng.uniform(0.1, 1.0)]),
                 size=rng.choice([0, 0, 1000, 100_000, 8_000_000]),
                 inputs=tuple(rng.sample(usable, min(len(usable), rng.choice([0, 0, 1, 2, 4])))),
                 rerun=not 0.6 < kind < 0.72,
                 raises=0.72 < kind < 0.8,
-                cancel_after=rng.uniform(0, 1.0) if kind > 0.88 else None,
+                cancel_after=rng.uniform(0, 1.0) if kind > 0.92 else None,
+                timeout=rng.choice([0.05, 0.4]) if overruns else None,
+                nested=0.86 < kind < 0.95,
             )
             calls.append(call)
-            if call.cancel_after is None and not call.raises:
+            if not call.fails:
                 usable.append(call.id)
         then = rng.choices(["on", "done", "rest"], [3, 2, 3])[0]
         rounds.append(Round(tuple(calls), then, rng.choice([0.0, rng.uniform(0, 0.6)])))
@@ -257,7 +273,7 @@ def _freezes(rng: random.Random) -> dict[str, object]:
     phase = rng.choice(PHASES[1:])
     seconds = rng.choice([None, rng.uniform(3, 12)])
     last = Fault("freeze", phase, _moment(rng), rng.choice([1, 1, 2]), seconds)
-    return {"faults": (last,), "worker_ttl": 3.0}
+    return {"faults": (last,), "worker_ttl": 3.0, "boot_timeout": 10.0}
 
 
 def _boots(rng: random.Random) -> dict[str, object]:

@@ -54,8 +54,8 @@ def _wrong_with(
     inputs = [before.get(i) for i in call.inputs]
     broken = [i for i in inputs if isinstance(i, BaseException)]
     if isinstance(got, tuple):
-        if call.raises:
-            return "it should have raised"
+        if call.raises or call.overruns:
+            return "it should have failed"
         if broken:
             # Its inputs were there when it ran, and were lost later.
             return "" if all(isinstance(b, errors.RunnerLost) for b in broken) else "of no inputs"
@@ -66,25 +66,27 @@ def _wrong_with(
         return "" if call.cancel_after is not None else "nobody cancelled it"
     if isinstance(got, Meant):
         return "" if call.raises and got.args == (call.id,) else "it was not meant to"
-    if isinstance(got, errors.RunnerLost):
-        return _wrong_with_loss(case, call, got, broken, played)
     if isinstance(got, errors.BootError):
         return "" if _boots_failed(case, got, played) else "boots did not fail that often"
+    if isinstance(got, errors.CallTimeout):
+        return "" if call.overruns else "its time was not up"
+    if isinstance(got, errors.RunnerLost):
+        return _wrong_with_loss(case, call, got, broken, played)
     return "nothing that was to be expected"
 
 
 def _wrong_with_loss(
     case: Case, call: CallPlan, got: errors.RunnerLost, broken: list[Any], played: Played
 ) -> str:
-    if got.key != f"call-{call.id}":
+    if got.key != f"call-{call.id}" and not call.nested:
         lost = [b for b in broken if isinstance(b, errors.RunnerLost) and b.key == got.key]
         # An input may have been lost when this call needed it, but was read before.
         return "" if lost or got.key in _keys_of_inputs(case, call) else "not one of its inputs"
     if got.runner not in _hurt(case, played):
         return f"nothing was done to {got.runner}"
-    if got.tried == 0:
+    if got.tried == 0 and got.key == f"call-{call.id}":
         return "it may run again" if call.rerun else ""
-    if got.tried != case.allowed_failures + 1:
+    if got.tried not in (0, case.allowed_failures + 1):
         return f"lost after {got.tried} tries"
     return ""
 
@@ -139,7 +141,7 @@ def _runs(case: Case, played: Played) -> Iterator[str]:
         call = case.calls.get(entry["call"])
         where = entry["call"], entry["runner"], entry["pid"]
         broken = entry["what"] == "start" and not ends[where] and entry["runner"] not in hurt
-        if broken and (call is None or call.cancel_after is None):
+        if broken and call is not None and not call.fails:
             yield f"call {entry['call']} was broken off on {entry['runner']}"
 
 
@@ -148,8 +150,12 @@ def _places(case: Case, played: Played) -> Iterator[str]:
     slots = {p.name: p.concurrency for p in case.pools}
     now: Counter[str] = Counter()
     most: Counter[str] = Counter()
+    ended = {(e["call"], e["runner"]) for e in played.executions if e["what"] == "end"}
     for entry in sorted(played.executions, key=lambda e: e["at"]):
-        now[entry["runner"]] += 1 if entry["what"] == "start" else -1
+        call = case.calls.get(entry["call"])
+        if (call is None or call.fails) and (entry["call"], entry["runner"]) not in ended:
+            continue  # interrupted when it had hardly begun
+        now[entry["runner"]] += 1 if entry["what"] in ("start", "back") else -1
         most[entry["runner"]] = max(most[entry["runner"]], now[entry["runner"]])
     for runner, number in most.items():
         if number > slots[_pool_of(runner)]:

@@ -23,6 +23,7 @@ from campaign.case import CallPlan, Case
 from campaign.faults import Faults, Seen
 from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster, Pool
+from dask_flame.errors import FlameError
 from dask_flame.events import Event
 from dask_flame.fleet import Phase
 from dask_flame.testing import Proxy
@@ -193,6 +194,8 @@ def _submit(call: CallPlan, client: Client, folder: Path, futures: dict[int, Fut
     annotations: dict[str, Any] = {} if call.rerun else {"rerun": False}
     if call.pool is not None:
         annotations["pool"] = call.pool
+    if call.timeout is not None:
+        annotations["timeout"] = call.timeout
     with dask.annotate(**annotations):
         return client.submit(
             work,
@@ -218,6 +221,8 @@ def outcome(future: Future) -> Any:
     """A call's result, or its error."""
     try:
         return future.result(timeout=WITHIN)
+    except FlameError as error:
+        return error  # some are a TimeoutError as well
     except TimeoutError as error:
         raise Stuck(f"not within {WITHIN:g} s: the result of {future.key} is read") from error
     except (Exception, CancelledError) as error:
