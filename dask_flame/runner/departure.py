@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +16,13 @@ from dask_flame.protocol import LEAVING
 if TYPE_CHECKING:
     from dask_flame.runner.worker import RunnerWorker
 
+#: Seconds after its registration within which the scheduler greets a runner, if it ever does.
+_GREETING = 1.0
 _GOING = frozenset({Status.closing, Status.closing_gracefully, Status.closed, Status.failed})
 
 
 class Departure:
-    """What a running worker does when it is told to end, and when it gets a SIGTERM.
+    """What a worker does when it is told to end, and when it gets a SIGTERM.
 
     A SIGTERM means that the substrate takes the machine back, some seconds from now. The scheduler
     is told; it gives the runner no more calls, brings its results to safety, and tells it to close.
@@ -33,6 +38,12 @@ class Departure:
         self.worker = worker
         self.limit = limit
         self._leaving = False
+        self._since: float | None = None
+        self._asked: float | None = None
+
+    def started(self) -> None:
+        """The worker has registered."""
+        self._since = time.monotonic()
 
     def told_to_end(self) -> None:
         """Close the worker; from any thread."""
@@ -44,8 +55,20 @@ class Departure:
 
     def _leave(self) -> None:
         worker = self.worker
+        now = time.monotonic()
+        self._asked = self._asked or now
         comm = worker.batched_stream.comm
         heard = worker.calls.acquainted and comm is not None and not comm.closed()
+        if not heard and worker.status not in _GOING and not self._leaving:
+            if now - (self._since or self._asked) < _GREETING:
+                # The scheduler knows it, perhaps, and has had no time to greet it.
+                worker.loop.call_later(0.05, self._leave)
+                return
+            if self._since is None:
+                # The boot has failed, in the way that the substrate chose.
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
         if self._leaving or not heard or worker.status in _GOING:
             self._close("runner-preempted")
             return

@@ -54,7 +54,7 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
 
 
 async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
-    worker = await RunnerWorker(
+    worker = RunnerWorker(
         orders["scheduler"],
         end=end,
         name=orders["name"],
@@ -71,6 +71,8 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
     # then kill a runner that is on its way out.
     signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
+    await worker
+    departure.started()
     listen(departure.told_to_end)
     await worker.finished()
     return 0
