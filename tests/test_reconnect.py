@@ -485,6 +485,7 @@ def test_closing_while_it_is_gone(setting: Setting) -> None:
     assert len(failed) == 1
 
 
+@pytest.mark.slow
 def test_the_scheduler_ends() -> None:
     with local(grace="30s") as setting, Client(setting.proxy.address, timeout="2s") as client:
         future = client.submit(int, 1, resources={"what nobody has": 1})
@@ -587,6 +588,7 @@ def _drivers(dask_scheduler: Any) -> list[str]:
     return [client for client in dask_scheduler.client_comms if is_driver(client)]
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_stopped_and_goes_on(tmp_path: Path, gate: Path) -> None:
     with commanded(tmp_path, silence="2s", disconnect_grace="6s") as (address, parts):
         driver = subprocess.Popen(
@@ -614,6 +616,7 @@ def test_a_driver_that_is_stopped_and_goes_on(tmp_path: Path, gate: Path) -> Non
     assert ran(tmp_path) == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_driver_that_stays_stopped(tmp_path: Path, gate: Path) -> None:
     with commanded(tmp_path, silence="2s", disconnect_grace="2s") as (address, parts):
         driver = subprocess.Popen(
@@ -628,6 +631,7 @@ def test_a_driver_that_stays_stopped(tmp_path: Path, gate: Path) -> None:
             driver.wait()
 
 
+@pytest.mark.slow
 def test_a_scheduler_of_the_command_line(tmp_path: Path, gate: Path) -> None:
     with commanded(tmp_path, disconnect_grace="5s") as (address, parts):
         with Proxy(address) as proxy, Client(proxy.address) as client:
@@ -645,6 +649,7 @@ def test_a_scheduler_of_the_command_line(tmp_path: Path, gate: Path) -> None:
     assert ran(tmp_path) == [1]
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_stopped_and_goes_on(tmp_path: Path, gate: Path) -> None:
     """Nobody is judged by the time in which the scheduler itself did not run."""
     with commanded(tmp_path, silence="1s", disconnect_grace="2s") as (address, parts):
@@ -672,6 +677,7 @@ with Client(sys.argv[1]) as client:
 """
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_told_by_its_configuration(tmp_path: Path) -> None:
     env = {**os.environ, "DASK_DISTRIBUTED__CLIENT__PRELOAD": "dask_flame.reconnect"}
     with commanded(tmp_path, disconnect_grace="1s") as (address, parts):
