@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.local.devices import VISIBLE, Devices
 from dask_flame.backends.local.echo import Echo
+from dask_flame.backends.local.ends import Ends
 from dask_flame.errors import BackendError
 from dask_flame.marks import everywhere, kill_marked
 
@@ -68,6 +68,7 @@ class LocalBackend(Backend):
         self._scratch: list[str] = []
         self._restarting = asyncio.Lock()
         self._devices = Devices()
+        self._ends = Ends()
 
     @property
     def scratch(self) -> str | None:
@@ -110,6 +111,8 @@ class LocalBackend(Backend):
                 # The guard was killed, and its runners with it.
                 await self._end_guard()
                 await self.start()
+        for spec in specs:
+            self._devices.warn_of(spec.gpus)
         messages: list[dict[str, Any]] = [
             {
                 "op": "boot",
@@ -212,7 +215,7 @@ class LocalBackend(Backend):
         elif event == "output":
             self._printed(message["name"], message["text"])
         elif event == "ended":
-            why = _why(message["code"], told=message["told"])
+            why = self._ends.why(message["code"], told=message["told"])
             self._over(message["name"], why, message["output"])
 
     def _printed(self, name: str, text: str) -> None:
@@ -239,19 +242,6 @@ async def _gone(guard: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         guard.kill()
         await loop.run_in_executor(None, guard.wait)
-
-
-def _why(code: int, *, told: bool) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    if told:
-        return "ended by force" if code == -signal.SIGKILL else "ended as it was told to"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
-    return f"killed by {name}{hint}"
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:

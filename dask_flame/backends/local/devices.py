@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
 from pathlib import Path
+
+logger = logging.getLogger("dask_flame")
 
 #: What CUDA calls the devices that a process may use.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -21,6 +24,14 @@ class Devices:
     def __init__(self) -> None:
         self.all = _devices()
         self._given: dict[str, list[str]] = {}
+        self._warned = False
+
+    def warn_of(self, number: int) -> None:
+        """Say once that runners are to have more GPUs than the machine has."""
+        if number > len(self.all) and not self._warned:
+            self._warned = True
+            there = f"{len(self.all)} GPU" + ("" if len(self.all) == 1 else "s")
+            logger.warning("gpus=%d: this machine shows %s; runners run without", number, there)
 
     def give(self, runner: str, number: int) -> dict[str, str]:
         """Environment variables for a runner that is to have so many GPUs."""
