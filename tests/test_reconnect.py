@@ -740,6 +740,7 @@ def test_a_lease_that_comes_later_and_goes(tmp_path: Path) -> None:
     ):
         setting = Setting(cluster, proxy)
         before = [client.submit(once, tmp_path, n) for n in range(3)]
+        wait_for(lambda: len(ran(tmp_path)) == 3)
         client.register_plugin(Lease("30s"))
         link = Link.of(client)
         wait_for(lambda: link.on, what="it is told")
