@@ -188,7 +188,10 @@ class Faults(threading.Thread):
                 and name not in self.seen.victims
             ):
                 self.seen.killed_ready.add(name)
-            lethal = fault.what != "freeze" or fault.seconds is None or self.case.worker_ttl
+            lethal = fault.what == "kill" or (
+                # One that is told to go sees its calls out, and brings its results home.
+                fault.what == "freeze" and (fault.seconds is None or self.case.worker_ttl)
+            )
             if lethal or member.phase is Phase.BOOTING:
                 self.seen.victims.setdefault(name, fault.what)
             if fault.what == "kill":

@@ -121,6 +121,7 @@ def _short(got: Any) -> str:
 
 def _runs(case: Case, played: Played) -> Iterator[str]:
     hurt = _hurt(case, played)
+    inputs = {i for call in case.calls.values() for i in call.inputs}
     starts: dict[int, list[str]] = defaultdict(list)
     ends: Counter[tuple[int, str, int]] = Counter()
     for entry in played.executions:
@@ -131,7 +132,9 @@ def _runs(case: Case, played: Played) -> Iterator[str]:
     for id, call in case.calls.items():
         runners = starts[id]
         whole = [r for r in runners if r not in hurt]
-        if len(whole) > 1:
+        # Who needs a result has a copy of it, which may have been the last one.
+        copies = len(hurt) if id in inputs else 0
+        if len(whole) > 1 + copies:
             yield f"call {id} ran {len(runners)} times, on {runners}; nothing was done to {whole}"
         if not call.rerun and len(runners) > 1:
             yield f"call {id} has rerun=False and ran {len(runners)} times, on {runners}"

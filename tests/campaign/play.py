@@ -153,7 +153,8 @@ def _pool(case: Case, plan: Any, folder: Path) -> Pool:
         boot_attempts=case.boot_attempts,
         on_boot_failure=case.on_boot_failure,
         single_use=plan.single_use,
-        shutdown_timeout=5,
+        # Frozen ones are waited for; others need a fraction of a second.
+        shutdown_timeout=5 if case.worker_ttl else 30,
         preload=preload,
         env=env,
     )
