@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from dask_flame.calls import on as on
     from dask_flame.calls import place as place
     from dask_flame.cluster import FlameCluster as FlameCluster
+    from dask_flame.errors import BackendError as BackendError
+    from dask_flame.errors import BootError as BootError
+    from dask_flame.errors import BootTimeout as BootTimeout
     from dask_flame.errors import CallTimeout as CallTimeout
     from dask_flame.errors import FlameError as FlameError
+    from dask_flame.errors import PoolError as PoolError
     from dask_flame.errors import RunnerLost as RunnerLost
     from dask_flame.lease import Lease as Lease
     from dask_flame.pool import Pool as Pool
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from dask_flame.reports import report as report
 
 _HOME = {
+    "BackendError": "dask_flame.errors",
+    "BootError": "dask_flame.errors",
+    "BootTimeout": "dask_flame.errors",
+    "PoolError": "dask_flame.errors",
     "CallTimeout": "dask_flame.errors",
     "FlameCluster": "dask_flame.cluster",
     "FlameError": "dask_flame.errors",
@@ -43,11 +51,15 @@ _HOME = {
 }
 
 __all__ = [
+    "BackendError",
+    "BootError",
+    "BootTimeout",
     "CallTimeout",
     "FlameCluster",
     "FlameError",
     "Lease",
     "Pool",
+    "PoolError",
     "Reports",
     "RunnerLost",
     "__version__",

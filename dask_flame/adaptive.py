@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.deploy.adaptive import Adaptive
 
 from dask_flame.backends import Ended
-from dask_flame.background import Background
+from dask_flame.background import Background, in_thread
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.orders import Orders
@@ -84,7 +84,7 @@ class FlameAdaptive(Adaptive):
         """Stop, and break off what is under way."""
         self.stop("cluster-closed")
         await self._orders.cancel()
-        await asyncio.get_running_loop().run_in_executor(None, self._callbacks.close)
+        await in_thread(self._callbacks.close)
 
     # Deciding
 
@@ -132,7 +132,7 @@ class FlameAdaptive(Adaptive):
         kind = "ended"
         if phase is Phase.BOOTING:
             kind = "failed"
-        elif phase in (Phase.READY, Phase.DRAINING) or what.name in self._left:
+        elif not self.stopped and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
         cause = f"{member.why} ({what.why})" if member.why else what.why

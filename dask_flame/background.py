@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call this in a thread, so that the loop goes on; here, where the interpreter is ending."""
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except RuntimeError:
+        # No thread is begun any more; what is done here is to let go of things.
+        return function(*args, **kwargs)
 
 
 class Background:

@@ -311,12 +311,17 @@ def _held(client: Client, future: Future) -> Iterator[None]:
 
 
 def _check_pool(client: Client, annotations: dict[str, Any]) -> None:
-    pool = annotations.get("pool")
-    if pool is None or client.cluster is None:
+    if not annotations.keys() & {"pool", "timeout", "rerun"} or client.cluster is None:
         return
     # Imported here: a runner has no use for it, and its clients have no cluster.
     from dask_flame.cluster import FlameCluster
 
-    if isinstance(client.cluster, FlameCluster) and pool not in client.cluster.pools:
+    if not isinstance(client.cluster, FlameCluster):
+        raise PoolError(
+            f"pool=, timeout= and rerun= are a FlameCluster's, and this client's cluster is a "
+            f"{type(client.cluster).__name__}; write client = Client(FlameCluster(max=8))"
+        )
+    pool = annotations.get("pool")
+    if pool is not None and pool not in client.cluster.pools:
         names = ", ".join(map(repr, client.cluster.pools))
         raise PoolError(f"there is no pool {pool!r}; there are {names}")

@@ -36,18 +36,27 @@ def text(cluster: FlameCluster) -> str:
     if cluster.status is Status.closed:
         return f"FlameCluster({cluster.name}, closed)"
     several = len(cluster.fleets.fleets) > 1
-    pools = "; ".join(_pool(name if several else "", fleet) for name, fleet in cluster.fleets)
+    scheduler = getattr(cluster, "scheduler", None)
+    pools = "; ".join(
+        _pool(name if several else "", fleet, scheduler.waiting(name) if scheduler else 0)
+        for name, fleet in cluster.fleets
+    )
     return (
         f"FlameCluster({cluster.name}, {cluster.scheduler_address!r}, {cluster.backend.name}, "
         f"{pools})"
     )
 
 
-def _pool(name: str, fleet: Fleet) -> str:
-    pool = fleet.pool
-    there = ", ".join(f"{n} {word}" for word, n in counts(fleet).items() if n) or "none"
+def _pool(name: str, fleet: Fleet, waiting: int) -> str:
+    pool, number = fleet.pool, counts(fleet)
+    busy = number.pop("busy")
+    words = {word: f"{n} {word}" for word, n in number.items() if n}
+    if busy:
+        words["ready"] += f" ({busy} busy)"
+    there = ", ".join(words.values()) or "none"
+    calls = f", {waiting} call{'s' * (waiting > 1)} waiting" if waiting else ""
     return (
-        f"{name or 'runners'}: {there} of {pool.min}..{pool.max}, "
+        f"{name or 'runners'}: {there} of {pool.min}..{pool.max}{calls}, "
         f"concurrency={pool.concurrency}, idle_timeout={pool.idle_timeout:g}s"
     )
 

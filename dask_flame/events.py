@@ -12,6 +12,8 @@ from typing import overload
 
 logger = logging.getLogger("dask_flame")
 
+_BAD = frozenset({"failed", "lost", "overran", "waiting"})
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -23,7 +25,7 @@ class Event:
         Unix time, in seconds.
     kind : str
         ``boot``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``, ``kept``,
-        ``overran``, ``lease`` or ``policy``.
+        ``overran``, ``waiting``, ``lease`` or ``policy``.
     reason : str
         Why, in a sentence, with its numbers.
     runners : tuple of str
@@ -84,7 +86,9 @@ class EventLog(Sequence[Event]):
         event = Event(time.time(), kind, reason, tuple(runners), pool, numbers)
         self._events.append(event)
         self.counts[kind] += 1
-        level = logging.WARNING if kind in {"failed", "lost", "overran"} else logging.INFO
+        level = (
+            logging.WARNING if kind in {"failed", "lost", "overran", "waiting"} else logging.INFO
+        )
         # What a runner printed, on the lines below the first, has been shown already.
         logger.log(level, "%s: %s", kind, event.text.partition("; it printed last:")[0])
         return event

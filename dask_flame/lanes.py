@@ -75,15 +75,17 @@ class Lanes:
         self._lanes: dict[Needs, Lane] = {}
         self._lane_of: dict[Any, Lane] = {}
 
-    def add(self, ts: TaskState, needs: Needs) -> None:
-        """A call waits."""
+    def add(self, ts: TaskState, needs: Needs) -> bool:
+        """A call waits; whether it is the first in its lane."""
         lane = self._lanes.get(needs)
+        first = lane is None
         if lane is None:
             counts = needs.served_by(self.offers.get(needs.pool or "", {}))
             lane = self._lanes[needs] = Lane(needs, counts)
         lane.calls.add(ts)
         self._lane_of[ts.key] = lane
         self.demand[needs.pool] += lane.counts
+        return first
 
     def discard(self, ts: TaskState) -> None:
         """A call waits no more."""

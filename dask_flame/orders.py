@@ -164,15 +164,19 @@ class Orders:
 
     async def _check(self, name: str, predicate: Callable[[], object]) -> None:
         scheduler, fleet = self.cluster.scheduler, self.cluster.fleets.fleet_of(name)
-        may_end = True
+        # A predicate that cannot be asked, or fails, must not keep a runner for ever.
+        may_end, problem = True, ""
         try:
             async with asyncio.timeout(_CHECK_WITHIN):
                 worker = scheduler.rpc(scheduler.aliases[name])
-                may_end = await worker.flame_idle(function=pickle.dumps(predicate))
+                may_end, problem = await worker.flame_idle(function=pickle.dumps(predicate))
+        except TimeoutError:
+            problem = f"no answer within {_CHECK_WITHIN:g} s"
         except Exception as error:
-            # A predicate that cannot be asked must not keep a runner for ever.
-            why = f"idle_check could not be asked, so it may end: {type(error).__name__}: {error}"
-            self.events.add("failed", why, runners=[name])
+            problem = f"could not be asked: {type(error).__name__}: {error}"
+        if problem:
+            why = f"idle_check has failed, so it may end: {problem}"
+            self.events.add("failed", why, runners=[name], pool=self.cluster.fleets.of(name))
         if fleet is not None:
             fleet.checked(name, time.monotonic(), may_end=bool(may_end))
 

@@ -21,6 +21,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
 from dask_flame.errors import CallTimeout
+from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
 from dask_flame.pool import Pool
 from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN
@@ -233,6 +234,18 @@ class FlameScheduler(Scheduler):
         """Nobody waits for this call: that it failed has to be said some other way."""
         self.mishaps.append(("failed", f"{ts.key} (cast) has failed: {ts.exception_text}"))
         self.note()
+
+    def say_if_unservable(self, needs: Needs) -> None:
+        """Say so where no runner that could be booted has what these calls ask for."""
+        pools = self.slots.pools
+        pool = pools.get(needs.pool or "")
+        if pool is not None and not needs.served_by(pool.offers):
+            wanted = ", ".join(f"{name}={amount:g}" for name, amount in sorted(needs.resources))
+            why = (
+                f"calls ask for what no runner of pool {needs.pool!r} has ({wanted}): they wait "
+                "for a worker that has it; write Pool(gpus=…) or Pool(resources=…)"
+            )
+            self.mishaps.append(("waiting", why))
 
     def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
         """A runner is being taken away: it gets no calls, and whoever reads this sees it out."""

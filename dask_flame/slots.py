@@ -244,7 +244,9 @@ class Slots(SchedulerPlugin):
     def _wait(self, ts: TaskState) -> None:
         pool = self.pool_of(ts)
         held = ts.key in self.scheduler.losses
-        self.lanes.add(ts, _needs(ts, pool, held=held))
+        needs = _needs(ts, pool, held=held)
+        if self.lanes.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
+            self.scheduler.say_if_unservable(needs)
         if held:
             self.scheduler.losses.waits(ts.key)
         elif pool is not None and pool not in self.pools:

@@ -331,11 +331,15 @@ def test_names_of_events_are_logged(flame: Any, caplog: pytest.LogCaptureFixture
 
 def test_the_exported_names() -> None:
     assert dir(dask_flame) == [
+        "BackendError",
+        "BootError",
+        "BootTimeout",
         "CallTimeout",
         "FlameCluster",
         "FlameError",
         "Lease",
         "Pool",
+        "PoolError",
         "Reports",
         "RunnerLost",
         "__version__",

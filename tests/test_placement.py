@@ -135,6 +135,8 @@ def test_calls_that_no_runner_could_take_boot_none(flame: Any) -> None:
     assert client.submit(whoami, pure=False).result(timeout=20)
     assert len([e for e in cluster.events if e.kind == "boot"]) == 1
     assert cluster.scheduler.waiting() == 1
+    (said,) = (e for e in cluster.events if e.kind == "waiting")
+    assert "what no runner of pool 'default' has (unobtainium=1)" in said.reason
     asks.cancel()
     wait_for(lambda: cluster.scheduler.waiting() == 0)
 

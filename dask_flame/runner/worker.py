@@ -48,6 +48,7 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     """
     dask.config.update(dask.config.config, orders["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    logging.getLogger("distributed.worker").addFilter(_of_use)
     for module in orders["preload"]:
         importlib.import_module(module)
     return asyncio.run(_serve(orders, end, listen))
@@ -78,6 +79,15 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     return 0
 
 
+def _of_use(record: logging.LogRecord) -> bool:
+    """Whether a log line says more than that a call stopped when it was asked to."""
+    return not (
+        isinstance(record.msg, str)
+        and record.msg.startswith("Compute Failed")
+        and "Interrupted()" in record.getMessage()
+    )
+
+
 class RunnerWorker(Worker):
     """A worker whose calls can be interrupted, and may wait for calls of their own.
 
@@ -104,10 +114,13 @@ class RunnerWorker(Worker):
             event = await super().execute(key, stimulus_id=stimulus_id)
         return self.calls.outcome(execution, event)
 
-    async def flame_idle(self, function: bytes) -> bool:
-        """Run the pool's idle check, in a thread: whether this runner may be taken for idle."""
-        check = pickle.loads(function)
-        return bool(await asyncio.to_thread(check))
+    async def flame_idle(self, function: bytes) -> tuple[bool, str]:
+        """Run the pool's idle check, in a thread: whether this runner may end, or its error."""
+        try:
+            check = pickle.loads(function)
+            return bool(await asyncio.to_thread(check)), ""
+        except Exception as error:
+            return True, f"{type(error).__name__}: {error}"
 
     def _get_client(self, timeout: float | None = None) -> Client:
         # Private, and where `get_client` and futures that reach a worker get their client from.

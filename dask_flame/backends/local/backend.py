@@ -24,6 +24,7 @@ from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.local.devices import VISIBLE, Devices
 from dask_flame.backends.local.echo import Echo
 from dask_flame.backends.local.ends import Ends
+from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.marks import everywhere, kill_marked
 
@@ -146,7 +147,7 @@ class LocalBackend(Backend):
         async with self._restarting:
             await self._end_guard()
         if self._echo is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._echo.close)
+            await in_thread(self._echo.close)
 
     # The guard
 
@@ -236,12 +237,11 @@ class LocalBackend(Backend):
 
 
 async def _gone(guard: subprocess.Popen[bytes]) -> None:
-    loop = asyncio.get_running_loop()
     try:
-        await loop.run_in_executor(None, guard.wait, _END_WITHIN)
+        await in_thread(guard.wait, _END_WITHIN)
     except subprocess.TimeoutExpired:
         guard.kill()
-        await loop.run_in_executor(None, guard.wait)
+        await in_thread(guard.wait)
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:
