@@ -102,6 +102,30 @@ def test_a_killed_guard_takes_all_runners_along_and_the_calls_run_again(
     assert not Path(scratch).exists()
 
 
+def test_a_guard_that_is_killed_before_it_has_begun_is_started_again(flame: Any) -> None:
+    class Unlucky(LocalBackend):
+        starts = 0
+
+        async def start(self) -> None:
+            self.starts += 1
+            starting = asyncio.ensure_future(super().start())
+            if self.starts == 2:
+                while self._guard is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                self._guard.kill()
+            await starting
+
+    cluster, client = flame(max=1, backend=Unlucky)
+    assert client.submit(int, 7).result(timeout=30) == 7
+    guard = psutil.Process(processes_of(cluster)[0].pid).parent()
+    assert guard is not None
+    guard.kill()
+    wait_for(lambda: not cluster.observed)
+    assert client.submit(int, 8).result(timeout=60) == 8
+    assert cluster.backend.starts == 3
+    assert any("the guard of the local runners did not start" in e.reason for e in cluster.events)
+
+
 def test_a_runner_that_holds_the_interpreter_ends_too(flame: Any) -> None:
     cluster, client = flame(max=1)
 

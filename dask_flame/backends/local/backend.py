@@ -108,8 +108,8 @@ class LocalBackend(Backend):
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         async with self._restarting:
-            if not self._closed and self._listening is not None and self._listening.done():
-                # The guard was killed, and its runners with it.
+            if not self._closed and (self._listening is None or self._listening.done()):
+                # The guard was killed, and its runners with it; the one after it too, perhaps.
                 await self._end_guard()
                 await self.start()
         for spec in specs:
