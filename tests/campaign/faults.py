@@ -84,6 +84,7 @@ class Faults(threading.Thread):
         self._frozen: dict[int, float] = {}  # until when
         self._phase_of: dict[str, str] = {}
         self._counted = 0.0
+        self._told: set[str] = set()
 
     def run(self) -> None:
         try:
@@ -188,11 +189,7 @@ class Faults(threading.Thread):
                 and name not in self.seen.victims
             ):
                 self.seen.killed_ready.add(name)
-            lethal = fault.what == "kill" or (
-                # One that is told to go sees its calls out, and brings its results home.
-                fault.what == "freeze" and (fault.seconds is None or self.case.worker_ttl)
-            )
-            if lethal or member.phase is Phase.BOOTING:
+            if self._lethal(fault, name, member):
                 self.seen.victims.setdefault(name, fault.what)
             if fault.what == "kill":
                 _signal(pid, signal.SIGKILL)
@@ -203,6 +200,17 @@ class Faults(threading.Thread):
                 self._frozen[pid] = time.monotonic() + seconds
                 _signal(pid, signal.SIGSTOP)
             self._say(f"{fault.what} {name}, which was {_phase(member)}")
+
+    def _lethal(self, fault: Fault, name: str, member: Member) -> bool:
+        """Whether what is done to this runner may cost it what it has."""
+        if fault.what == "term":
+            # Told to go, it sees its calls out and its results are fetched; told twice, it goes.
+            twice = name in self._told
+            self._told.add(name)
+            return twice or member.phase is not Phase.READY
+        if fault.what == "freeze" and fault.seconds is not None and not self.case.worker_ttl:
+            return member.phase is Phase.BOOTING
+        return True
 
     def _break(self, fault: Fault) -> None:
         """Do something to all connections, and have them work again after a while."""
