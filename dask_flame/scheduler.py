@@ -137,7 +137,7 @@ class FlameScheduler(Scheduler):
             return Load(0)
         back = self.slots.taken_back(ws).values()
         return Load(
-            len(ws.processing) + len(ws.actors),
+            len(ws.processing | ws.actors),
             len(back),
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),

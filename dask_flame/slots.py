@@ -127,7 +127,9 @@ class Slots(SchedulerPlugin):
 
     def _busy(self, ws: WorkerState) -> int:
         back = len(self._returned.get(ws.address, ()))
-        return len(ws.processing) - len(ws.long_running) + back + len(ws.actors)
+        # An actor that is being made is among the calls that run as well.
+        made = sum(ts not in ws.processing for ts in ws.actors)
+        return len(ws.processing) - len(ws.long_running) + back + made
 
     def _free(self, ws: WorkerState) -> int:
         waiting = len(self._returning.get(ws.address, ()))
@@ -259,6 +261,9 @@ class Slots(SchedulerPlugin):
     def _stopped(self, ts: TaskState, *, over: bool) -> None:
         key = ts.key
         ws = self._on.pop(key, None)
+        if ws is not None and not over:
+            # An actor that was taken back while it was made: distributed would keep it for ever.
+            ws.actors.discard(ts)
         overran = key in self._overran
         self._overran.discard(key)
         if ws is None or self.scheduler.workers.get(ws.address) is not ws:

@@ -215,6 +215,29 @@ def test_actors_hold_a_slot_and_keep_their_runner(flame: Any) -> None:
         wait_for(lambda: not cluster.runners, what="the actor is gone, and its runner follows")
 
 
+def test_an_actor_that_is_being_made_holds_one_slot_and_none_once_taken_back(
+    flame: Any, tmp_path: Path
+) -> None:
+    with dask.config.set({"distributed.scheduler.validate": False}):  # see test_placement
+        cluster, client = flame(max=3, concurrency=2, idle_timeout="200ms")
+        go = tmp_path / "go"
+
+        class Slow:
+            def __init__(self) -> None:
+                while not go.exists():
+                    time.sleep(0.01)
+
+        placed = client.submit(Slow, actor=True)
+        wait_for(lambda: cluster.scheduler.load("runner-1").busy == 1)
+        assert client.submit(whoami).result(timeout=20) == "runner-1"
+        assert cluster.scheduler.demand() == 1
+        placed.cancel()
+        go.touch()
+        wait_for(lambda: cluster.scheduler.demand() == 0)
+        wait_for(lambda: not cluster.runners, what="nothing keeps its runner")
+        assert len(events(cluster, "boot")) == 1
+
+
 def test_callbacks_hear_of_growth_and_shrinkage_and_cannot_do_harm(flame: Any) -> None:
     heard: list[tuple[str, str, int]] = []
 
