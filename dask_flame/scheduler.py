@@ -25,6 +25,7 @@ from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
 from dask_flame.pool import Pool
 from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN
+from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
 
 
@@ -95,6 +96,7 @@ class FlameScheduler(Scheduler):
         self._scattering = 0
         self.slots = Slots(self, pools or {"default": Pool()})
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
+        extensions["shuffle"] = Shuffles
         plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
         # One task a thread, and nothing waits on a worker.

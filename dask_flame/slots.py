@@ -72,6 +72,13 @@ class Slots(SchedulerPlugin):
                     return name
         return self.default
 
+    def fit(self, ts: TaskState) -> set[str]:
+        """Addresses of the workers that a call may run on, whether they are free or not."""
+        pool = self.pool_of(ts) or self.default
+        scheduler = self.scheduler
+        own = {a for a, name in self._pool_of.items() if name == pool} - scheduler.resting
+        return own - scheduler.draining or own
+
     # Who gets a slot
 
     def choose(self, ts: TaskState) -> WorkerState | None:

@@ -9,7 +9,7 @@ from typing import Any
 import dask
 import pytest
 from conftest import wait_for
-from distributed import Event, get_worker
+from distributed import Event, get_worker, wait
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BootError, PoolError, RunnerLost
@@ -104,6 +104,25 @@ def test_collections_run_where_they_are_computed(two: Any) -> None:
     names = [dask.delayed(whoami)(i) for i in range(3)]
     with dask.annotate(pool="gpu"):
         assert {pool_of(n) for n in client.gather(client.compute(names))} == {"gpu"}
+
+
+def test_a_p2p_rechunk_stays_in_its_pool_and_away_from_home(flame: Any) -> None:
+    da = pytest.importorskip("dask.array")
+    pools = {"cpu": Pool(max=1, concurrency=2, idle_timeout="200ms"), "other": Pool(min=1, max=1)}
+    cluster, client = flame(pools=pools)
+    client.wait_for_workers(1)  # the other pool's
+    kept = client.submit(abs, -1)
+    wait_for(lambda: cluster.home.held == 1)
+    cluster.resize("cpu", idle_timeout="60s")
+    x = da.ones((60, 60), chunks=(6, 60)).rechunk((60, 6), method="p2p")
+    for said in ({}, {"pool": "cpu"}):
+        with dask.annotate(**said):
+            blocks = client.compute(list((x + len(said)).to_delayed().ravel()))
+        wait(blocks, timeout=60)
+        held = [k for k, who in client.has_what().items() if k and set(who) - {kept.key}]
+        names = [cluster.scheduler.workers[address].name for address in held]
+        assert names == ["cpu-2"]
+        del blocks
 
 
 def test_an_unknown_pool_is_an_error_and_holds_nothing_up(two: Any) -> None:

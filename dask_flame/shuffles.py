@@ -1,0 +1,33 @@
+"""Which runners a P2P shuffle may use (scheduler)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distributed.shuffle._core import ShuffleSpec, barrier_key
+from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+
+if TYPE_CHECKING:
+    from dask_flame.scheduler import FlameScheduler
+
+
+class Shuffles(ShuffleSchedulerPlugin):
+    """Distributed's P2P shuffle, within one pool.
+
+    Stock pins the outputs to all workers there are: to other pools' runners, to those that take no
+    further calls, and to home.
+    """
+
+    scheduler: FlameScheduler
+
+    def _calculate_worker_for(self, spec: ShuffleSpec) -> dict[Any, str]:
+        # Private, as there is no other place where stock can be told which workers to take.
+        barrier = self.scheduler.tasks[barrier_key(spec.id)]
+        asked = barrier.worker_restrictions
+        if not asked:
+            barrier.worker_restrictions = self.scheduler.slots.fit(barrier)
+        try:
+            pinned: dict[Any, str] = super()._calculate_worker_for(spec)
+            return pinned
+        finally:
+            barrier.worker_restrictions = asked
