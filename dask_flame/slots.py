@@ -20,6 +20,9 @@ from dask_flame.rooms import Room
 if TYPE_CHECKING:
     from dask_flame.scheduler import FlameScheduler
 
+#: Seconds that an interrupted call may take to end before others are not to wait for its slot.
+_LETS_GO = 1.0
+
 
 class Slots(SchedulerPlugin):
     """Which slots are free, and which call gets one.
@@ -51,8 +54,22 @@ class Slots(SchedulerPlugin):
     # What there is
 
     def demand(self, pool: str) -> int:
-        """Slots of this pool that could be used now."""
-        return self.running[pool] + self.lanes.demand[pool]
+        """Slots of this pool that could be used now.
+
+        While calls wait, those count as well that calls which were taken back do not let go of.
+        """
+        waiting = self.lanes.demand[pool]
+        return self.running[pool] + waiting + (self._stuck(pool) if waiting else 0)
+
+    def _stuck(self, pool: str) -> int:
+        """Slots of this pool that calls which were taken back have held for a while."""
+        since = time.monotonic() - _LETS_GO
+        return sum(
+            held <= since
+            for address, calls in self._held.items()
+            if self._pool_of[address] == pool and address not in self.scheduler.draining
+            for held, _ in calls.values()
+        )
 
     def taken_back(self, ws: WorkerState) -> Mapping[Any, tuple[float, bool]]:
         """Calls that were taken back and hold their thread: since when, and if they overran."""
@@ -283,6 +300,7 @@ class Slots(SchedulerPlugin):
             # The call was taken back, but its thread may go on: the slot is free when the runner
             # says so. distributed itself takes it for free at once.
             self._held.setdefault(ws.address, {})[key] = (time.monotonic(), overran)
+            self.scheduler.loop.call_later(_LETS_GO, self.scheduler.note)
             if not overran:
                 self.scheduler.worker_send(ws.address, {"op": WATCH, "key": key, "interrupt": True})
         else:

@@ -191,6 +191,21 @@ def test_a_new_call_goes_past_a_cancelled_one_to_a_free_runner(flame: Any, tmp_p
     go.touch()
 
 
+def test_a_call_that_does_not_stop_is_not_waited_for_while_there_may_be_more_runners(
+    flame: Any, tmp_path: Path
+) -> None:
+    cluster, client = flame(max=2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    cancelled = client.submit(pipe.read_bytes)
+    wait_for(lambda: any(m.busy for m in cluster.runners.values()))
+    time.sleep(0.2)  # by then it is in C
+    cancelled.cancel()
+    assert client.submit(whoami, pure=False).result(timeout=20)[0] == "runner-2"
+    assert cluster.scheduler.demand() == 0
+    pipe.write_bytes(b"")
+
+
 def test_retries_reschedules_and_errors_give_their_slot_back(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(min=1, max=1)
 
