@@ -69,7 +69,7 @@ class LocalBackend(Backend):
         self._scratch: list[str] = []
         self._restarting = asyncio.Lock()
         self._devices = Devices()
-        self._ends = Ends()
+        self._causes = Ends()
 
     @property
     def scratch(self) -> str | None:
@@ -216,7 +216,7 @@ class LocalBackend(Backend):
         elif event == "output":
             self._printed(message["name"], message["text"])
         elif event == "ended":
-            why = self._ends.why(message["code"], told=message["told"])
+            why = self._causes.why(message["code"], told=message["told"])
             self._over(message["name"], why, message["output"])
 
     def _printed(self, name: str, text: str) -> None:
