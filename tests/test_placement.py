@@ -12,7 +12,9 @@ from typing import Any
 import dask
 import pytest
 from conftest import wait_for
-from distributed import Event, get_worker, wait, worker_client
+from distributed import Event, as_completed, get_worker, wait, worker_client
+
+import dask_flame
 
 
 def whoami(*args: Any, seconds: float = 0.0, after: Any = None) -> tuple[str, float, float]:
@@ -149,6 +151,28 @@ def test_a_call_that_secedes_gives_its_slot_back(flame: Any) -> None:
             return sum(inner.gather(inner.map(abs, [-1, -2, -3], pure=False)))
 
     assert client.submit(outer).result(timeout=20) == 6
+
+
+def test_a_call_that_rejoins_has_its_slot_back(flame: Any, tmp_path: Path) -> None:
+    cluster, client = flame(max=2)
+    back, go = tmp_path / "back", tmp_path / "go"
+
+    def outer() -> None:
+        for _ in range(2):
+            dask_flame.call(abs, -1)
+            with worker_client() as inner:
+                assert sorted(f.result() for f in as_completed(inner.map(abs, [-1, -2]))) == [1, 2]
+        back.touch()
+        while not go.exists():
+            time.sleep(0.01)
+
+    long = client.submit(outer)
+    wait_for(back.exists)
+    others = [client.submit(whoami, pure=False) for _ in range(3)]
+    assert {name for name, *_ in client.gather(others)} == {"runner-2"}
+    go.touch()
+    long.result(timeout=20)
+    assert cluster.scheduler.demand() == 0
 
 
 def test_a_cancelled_call_holds_its_slot_until_its_thread_is_free(

@@ -180,6 +180,13 @@ class Calls:
     def say(self, word: str, **what: Any) -> None:
         self.worker.batched_send({"op": word, **what})
 
+    def seceded(self, key: Any) -> None:
+        """The thread of a call has left the pool, not for the first time perhaps."""
+        execution = self._executing.get(key)
+        if execution is not None and execution.back:
+            execution.back = False
+            self.left_again(execution)
+
     def left_again(self, execution: Execution) -> None:
         """A call that had come back has left its slot again, which distributed says only once."""
         if not self.acquainted:

@@ -69,7 +69,10 @@ class Execution:
     waiting : Future or None
         What its thread waits for, where an interruption can put an end to that.
     left : bool
-        Whether it has left its slot, perhaps to come back; see :mod:`dask_flame.runner.nested`.
+        Whether it has left its slot, perhaps to come back, where it is a coroutine; see
+        :mod:`dask_flame.runner.nested`.
+    back : bool
+        Whether its thread has left its slot and has come back.
     outside : int
         Things that it waits for, without a slot, where it is a coroutine.
     """
@@ -93,6 +96,7 @@ class Execution:
         self.over = False
         self.waiting: ThreadFuture[Any] | None = None
         self.left = False
+        self.back = False
         self.outside = 0
         self.thread: int | None = None
         self._taken = False
@@ -197,9 +201,14 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
     nthreads : int
     name : str
         Of the runner, for the threads' names.
+    on_rejoin : callable
+        What a call does, in its thread, before that rejoins the pool.
     """
 
-    def __init__(self, nthreads: int, name: str) -> None:
+    def __init__(
+        self, nthreads: int, name: str, *, on_rejoin: Callable[[Execution], object]
+    ) -> None:
+        self._on_rejoin = on_rejoin
         super().__init__(nthreads, thread_name_prefix=f"{name}-Dask-Default-Threads")
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ThreadFuture[Any]:
@@ -208,8 +217,15 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         # Not all that is submitted in a call's context is the call: `rejoin` submits from inside.
         if execution is not None and execution.take():
             call = partial(self._run, execution, call)
+        elif (own := current()) is not None and self._rejoins():
+            self._on_rejoin(own)
         future: ThreadFuture[Any] = super().submit(call)
         return future
+
+    def _rejoins(self) -> bool:
+        me = threading.current_thread()
+        with self._rejoin_lock:
+            return any(thread is me for thread, _ in self._rejoin_list)
 
     def _run(self, execution: Execution, call: Callable[[], Any]) -> Any:
         try:

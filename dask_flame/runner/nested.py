@@ -61,7 +61,7 @@ class Client(distributed.Client):
         seconds = None if callback_timeout is None else parse_timedelta(callback_timeout, "s")
         if execution.coroutine:
             return _await_outside(execution, func(*args, **kwargs), seconds)
-        with _outside(execution):
+        with _outside():
             return _wait(execution, func(*args, **kwargs), seconds)
 
 
@@ -77,38 +77,33 @@ def _waits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 
 
 @contextlib.contextmanager
-def _outside(execution: Execution) -> Iterator[None]:
+def _outside() -> Iterator[None]:
     """Have no slot while the body waits."""
-    worker: RunnerWorker = execution.worker
-    again = execution.left
-    if again:
-        worker.loop.add_callback(worker.calls.left_again, execution)
-    else:
-        try:
-            secede()
-        except KeyError:
-            # The call has seceded of its own accord: it has no slot to come back to.
-            yield
-            return
-    acquainted = worker.calls.acquainted
-    # A thread that has left the pool ends with its call, unless it rejoins; it need not.
-    execution.left = acquainted
+    try:
+        secede()
+    except KeyError:
+        # The call has seceded of its own accord: it has no slot to come back to.
+        yield
+        return
     try:
         yield
     except Interrupted:
         raise
     except BaseException:
-        _come_back(execution, acquainted=acquainted)
-        raise
-    _come_back(execution, acquainted=acquainted)
-
-
-def _come_back(execution: Execution, *, acquainted: bool) -> None:
-    worker: RunnerWorker = execution.worker
-    if acquainted:
-        _wait(execution, worker.calls.come_back(execution), None)
-    else:
         rejoin()
+        raise
+    rejoin()
+
+
+def come_back(execution: Execution) -> None:
+    """Wait for a slot: the call's thread is about to rejoin the pool, here or in its own code."""
+    worker: RunnerWorker = execution.worker
+    if worker.calls.acquainted:
+        _wait(execution, worker.calls.come_back(execution), None)
+        if execution.interrupted:
+            # It has none, and might have to wait for another call's thread.
+            raise Interrupted
+        execution.back = True
 
 
 def _wait(execution: Execution, what: Coroutine[Any, Any, Any], seconds: float | None) -> Any:

@@ -16,12 +16,13 @@ from distributed import Worker
 from distributed.protocol import pickle
 from distributed.security import Security
 from distributed.utils import in_async_call
+from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
 
 from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
-from dask_flame.runner.nested import Client
+from dask_flame.runner.nested import Client, come_back
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
@@ -103,7 +104,7 @@ class RunnerWorker(Worker):
     """
 
     def __init__(self, *args: Any, end: Ender, name: str, nthreads: int = 1, **kwargs: Any) -> None:
-        executor = InterruptibleThreadPoolExecutor(nthreads, name)
+        executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self._end_process = end
         self.calls = Calls(self)
@@ -113,6 +114,12 @@ class RunnerWorker(Worker):
         with self.calls.execute(key) as execution:
             event = await super().execute(key, stimulus_id=stimulus_id)
         return self.calls.outcome(execution, event)
+
+    def handle_stimulus(self, *stims: StateMachineEvent) -> None:
+        super().handle_stimulus(*stims)
+        for stimulus in stims:
+            if isinstance(stimulus, SecedeEvent):
+                self.calls.seceded(stimulus.key)
 
     async def flame_idle(self, function: bytes) -> tuple[bool, str]:
         """Run the pool's idle check, in a thread: whether this runner may end, or its error."""
