@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -96,10 +96,24 @@ class Lanes:
             if not lane.calls:
                 del self._lanes[lane.needs]
 
-    def heads(self) -> list[TaskState]:
-        """The first call of each lane, in order of priority; those held are left out."""
-        lanes = (lane for needs, lane in self._lanes.items() if not needs.held)
-        return sorted((lane.calls.peek() for lane in lanes), key=_PRIORITY)
+    def heads(self, choosy: Collection[Any] = ()) -> list[TaskState]:
+        """The first call of each lane, in order of priority; those held are left out.
+
+        Parameters
+        ----------
+        choosy : collection of keys
+            Calls that may not take a slot that others could: they hide nobody behind them.
+        """
+        first = []
+        for needs, lane in self._lanes.items():
+            if not needs.held:
+                # To look at more than one takes a while.
+                more = len(choosy) if lane.calls.peek().key in choosy else 0
+                for ts in lane.calls.peekn(1 + more):
+                    first.append(ts)
+                    if ts.key not in choosy:
+                        break
+        return sorted(first, key=_PRIORITY)
 
     def waiting_for(self, pool: str) -> list[Any]:
         """Keys of the calls that a new runner of this pool would help."""

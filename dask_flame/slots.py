@@ -122,7 +122,10 @@ class Slots(SchedulerPlugin):
         """Key of the call that should have the next free slot; None where none can have one."""
         if not len(self.lanes) or not any(self._rooms.values()):
             return None
-        return next((ts.key for ts in self.lanes.heads() if self.choose(ts) is not None), None)
+        # One that was taken back and is wanted again does not go where its thread still is.
+        choosy = {key for calls in self._held.values() for key in calls}
+        heads = self.lanes.heads(choosy)
+        return next((ts.key for ts in heads if self.choose(ts) is not None), None)
 
     def give_back(self) -> None:
         """Give slots to the calls that had left theirs and want one again."""

@@ -197,6 +197,31 @@ def test_a_cancelled_call_holds_its_slot_until_its_thread_is_free(
     wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 0)
 
 
+def test_a_call_that_is_wanted_again_too_early_holds_nobody_up(flame: Any, tmp_path: Path) -> None:
+    cluster, client = flame(max=1, concurrency=2)
+    pipe, go = tmp_path / "pipe", tmp_path / "go"
+    os.mkfifo(pipe)
+
+    def busy() -> None:
+        while not go.exists():
+            time.sleep(0.01)
+
+    cancelled, other = client.submit(pipe.read_bytes, key="again"), client.submit(busy)
+    wait_for(lambda: any(m.busy == 2 for m in cluster.runners.values()))
+    time.sleep(0.2)  # by then it is in C
+    cancelled.cancel()
+    wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 1)
+    again = client.submit(int, key="again", priority=1)
+    behind = client.submit(whoami)
+    wait_for(lambda: cluster.scheduler.waiting() == 2)
+    go.touch()
+    assert behind.result(timeout=20)[0] == "runner-1"
+    assert not again.done()
+    pipe.write_bytes(b"")
+    assert again.result(timeout=20) == 0
+    assert other.done()
+
+
 def test_a_new_call_goes_past_a_cancelled_one_to_a_free_runner(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(min=2, max=2)
     client.wait_for_workers(2)
