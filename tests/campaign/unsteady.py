@@ -34,10 +34,11 @@ class UnsteadyBackend(LocalBackend):
         through: Callable[[str], str] = lambda address: address,
     ) -> None:
         super().__init__(owner, ended)
-        self._through = through
-        self._boots = iter(plan.boot)
-        self._ends = iter(plan.end)
-        self._lists = iter(plan.list)
+        self._unsteady_way = through
+        # Of names that the class below has no use for.
+        self._unsteady_boots = iter(plan.boot)
+        self._unsteady_ends = iter(plan.end)
+        self._unsteady_lists = iter(plan.list)
         self.refused = 0  # boots that were not accepted, or not said to be
 
     @property
@@ -55,8 +56,8 @@ class UnsteadyBackend(LocalBackend):
         return self._runners.get(runner)
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
-        specs = [replace(spec, scheduler=self._through(spec.scheduler)) for spec in specs]
-        way = next(self._boots, "ok")
+        specs = [replace(spec, scheduler=self._unsteady_way(spec.scheduler)) for spec in specs]
+        way = next(self._unsteady_boots, "ok")
         if way in ("before", "half", "after"):
             self.refused += 1
         if way == "before":
@@ -68,7 +69,7 @@ class UnsteadyBackend(LocalBackend):
             raise OSError("the campaign has lost the answer")
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
-        way = next(self._ends, "ok")
+        way = next(self._unsteady_ends, "ok")
         if way == "before":
             raise OSError("the campaign cannot end anything now")
         if way == "slow":
@@ -78,7 +79,7 @@ class UnsteadyBackend(LocalBackend):
             raise OSError("the campaign has lost the answer")
 
     async def list(self) -> set[str]:
-        way = next(self._lists, "ok")
+        way = next(self._unsteady_lists, "ok")
         if way == "before":
             raise OSError("the campaign has lost its list")
         if way == "slow":
