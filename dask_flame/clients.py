@@ -89,7 +89,7 @@ def first_alone(comm: Comm) -> None:
     write = comm.write
 
     async def first(messages: Any, **kwargs: Any) -> int:
-        del comm.write
+        vars(comm).pop("write", None)
         written: int = await write(messages[:1], **kwargs)
         if len(messages) > 1:
             written += await write(messages[1:], **kwargs)
