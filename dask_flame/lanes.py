@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distributed.collections import HeapSet
 from distributed.scheduler import TaskState
+
+from dask_flame.pool import Pool
 
 _PRIORITY = operator.attrgetter("priority")
 
@@ -48,12 +50,24 @@ class Needs(NamedTuple):
         )
 
 
+def slots_of(
+    resources: Iterable[tuple[str, float]], offers: Mapping[str, float], concurrency: int
+) -> float:
+    """Slots that one call takes from others: more than one, where it asks for more than its share.
+
+    With two GPUs and four slots on a runner, a call that asks for a GPU leaves room for one other
+    such call, and so counts as two slots.
+    """
+    shares = [amount / offers[name] for name, amount in resources if offers.get(name)]
+    return max(1.0, concurrency * max(shares, default=0.0))
+
+
 @dataclass(slots=True)
 class Lane:
     """Calls with the same needs, in order of priority."""
 
     needs: Needs
-    counts: bool  # a new runner would help them: they are demand
+    weight: float  # slots that each is demand for; none where a new runner would not help
     calls: HeapSet[TaskState] = field(default_factory=lambda: HeapSet(key=_PRIORITY))
 
 
@@ -65,13 +79,17 @@ class Lanes:
 
     Parameters
     ----------
-    offers : mapping of str to mapping
-        For each pool, the Dask resources that a runner of it has.
+    pools : mapping of str to Pool
+
+    Attributes
+    ----------
+    demand : dict of str to float
+        For each pool, the slots that its waiting calls are demand for.
     """
 
-    def __init__(self, offers: Mapping[str, Mapping[str, float]]) -> None:
-        self.offers = offers
-        self.demand: Counter[str | None] = Counter()
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
+        self.pools = pools
+        self.demand: defaultdict[str | None, float] = defaultdict(float)
         self._lanes: dict[Needs, Lane] = {}
         self._lane_of: dict[Any, Lane] = {}
 
@@ -80,11 +98,10 @@ class Lanes:
         lane = self._lanes.get(needs)
         first = lane is None
         if lane is None:
-            counts = needs.served_by(self.offers.get(needs.pool or "", {}))
-            lane = self._lanes[needs] = Lane(needs, counts)
+            lane = self._lanes[needs] = Lane(needs, self._weight(needs))
         lane.calls.add(ts)
         self._lane_of[ts.key] = lane
-        self.demand[needs.pool] += lane.counts
+        self.demand[needs.pool] += lane.weight
         return first
 
     def discard(self, ts: TaskState) -> None:
@@ -92,7 +109,7 @@ class Lanes:
         lane = self._lane_of.pop(ts.key, None)
         if lane is not None:
             lane.calls.discard(ts)
-            self.demand[lane.needs.pool] -= lane.counts
+            self.demand[lane.needs.pool] -= lane.weight
             if not lane.calls:
                 del self._lanes[lane.needs]
 
@@ -115,14 +132,25 @@ class Lanes:
                         break
         return sorted(first, key=_PRIORITY)
 
+    def count(self, pool: str) -> int:
+        """How many calls wait that a new runner of this pool would help."""
+        lanes = self._lanes.values()
+        return sum(len(lane.calls) for lane in lanes if lane.needs.pool == pool and lane.weight)
+
     def waiting_for(self, pool: str) -> list[Any]:
         """Keys of the calls that a new runner of this pool would help."""
         return [
             ts.key
             for lane in self._lanes.values()
-            if lane.needs.pool == pool and lane.counts
+            if lane.needs.pool == pool and lane.weight
             for ts in lane.calls
         ]
+
+    def _weight(self, needs: Needs) -> float:
+        pool = self.pools.get(needs.pool or "")
+        if pool is None or not needs.served_by(pool.offers):
+            return 0.0
+        return slots_of(needs.resources, pool.offers, pool.concurrency)
 
     def clear(self) -> None:
         self._lanes.clear()

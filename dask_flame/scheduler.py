@@ -36,7 +36,8 @@ class Load:
     Attributes
     ----------
     busy : int
-        Calls on it that somebody wants, those that left their slot (``secede``) and actors too.
+        Calls on it that somebody wants, those that left their slot (``secede``) and actors too;
+        and one for a P2P shuffle that it holds a part of.
     cancelled : int
         Calls on it that were taken back and whose thread has not come back.
     held : float or None
@@ -130,7 +131,7 @@ class FlameScheduler(Scheduler):
 
     def waiting(self, pool: str | None = None) -> int:
         """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
-        return len(self.slots.lanes) if pool is None else self.slots.lanes.demand[pool]
+        return len(self.slots.lanes) if pool is None else self.slots.lanes.count(pool)
 
     def load(self, name: str) -> Load:
         """What the worker of this name is doing; nothing, where it is unknown."""
@@ -139,7 +140,7 @@ class FlameScheduler(Scheduler):
             return Load(0)
         back = self.slots.taken_back(ws).values()
         return Load(
-            len(ws.processing | ws.actors),
+            len(ws.processing | ws.actors) + self.extensions["shuffle"].takes_part(ws.address),
             len(back),
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),

@@ -31,3 +31,21 @@ class Shuffles(ShuffleSchedulerPlugin):
             return pinned
         finally:
             barrier.worker_restrictions = asked
+
+    def takes_part(self, address: str) -> bool:
+        """Whether a worker holds a part of a shuffle that goes on."""
+        ws = self.scheduler.workers.get(address)
+        return ws is not None and not self.valid_workers_downscaling(self.scheduler, [ws])
+
+    def transition(self, *args: Any, **kwargs: Any) -> None:
+        if not self.active_shuffles:
+            super().transition(*args, **kwargs)
+            return
+        before = dict(self.active_shuffles)
+        super().transition(*args, **kwargs)
+        for shuffle_id, shuffle in before.items():
+            if shuffle_id not in self.active_shuffles:
+                # Those that took part in it are free to go.
+                workers = self.scheduler.workers
+                there = [workers[a].name for a in shuffle.participating_workers if a in workers]
+                self.scheduler.note(*there)

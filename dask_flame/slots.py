@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame.errors import PoolError
-from dask_flame.lanes import Lanes, Needs
+from dask_flame.lanes import Lanes, Needs, slots_of
 from dask_flame.pool import Pool
 from dask_flame.protocol import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.rooms import Room
@@ -38,12 +39,12 @@ class Slots(SchedulerPlugin):
         self.scheduler = scheduler
         self.pools = pools
         self.default = next(iter(pools))
-        self.lanes = Lanes({name: pool.offers for name, pool in pools.items()})
-        self.running: Counter[str] = Counter()
+        self.lanes = Lanes(pools)
+        self.running: defaultdict[str, float] = defaultdict(float)
         self._rooms = {name: Room() for name in pools}
         self._names: dict[str, str] = {}
         self._pool_of: dict[str, str] = {}
-        self._counted: dict[str, int] = {}
+        self._counted: dict[str, float] = {}
         self._on: dict[Any, WorkerState] = {}
         self._actors: dict[Any, WorkerState] = {}
         self._held: dict[str, dict[Any, tuple[float, bool]]] = {}
@@ -59,7 +60,10 @@ class Slots(SchedulerPlugin):
         While calls wait, those count as well that calls which were taken back do not let go of.
         """
         waiting = self.lanes.demand[pool]
-        return self.running[pool] + waiting + (self._stuck(pool) if waiting else 0)
+        stuck = self._stuck(pool) if waiting else 0
+        # Rounded, since it is a sum of shares such as a third.
+        demand: int = math.ceil(round(self.running[pool] + waiting + stuck, 6))
+        return demand
 
     def _stuck(self, pool: str) -> int:
         """Slots of this pool that calls which were taken back have held for a while."""
@@ -146,7 +150,7 @@ class Slots(SchedulerPlugin):
             return
         pool = self._pool_of[address]
         closed = address in self.scheduler.draining or address in self.scheduler.resting
-        counted = 0 if closed else self._busy(ws)
+        counted = 0.0 if closed else self._busy(ws) + self._beyond_its_share(ws, pool)
         self.running[pool] += counted - self._counted[address]
         self._counted[address] = counted
         closed = closed or ws.status is not Status.running
@@ -157,6 +161,17 @@ class Slots(SchedulerPlugin):
         # An actor that is being made is among the calls that run as well.
         made = sum(ts not in ws.processing for ts in ws.actors)
         return len(ws.processing) - len(ws.long_running) + back + made
+
+    def _beyond_its_share(self, ws: WorkerState, pool: str) -> float:
+        """Slots that calls take from others by the resources that they ask for."""
+        policy = self.pools[pool]
+        if not policy.offers:
+            return 0.0
+        return sum(
+            slots_of(ts.resource_restrictions.items(), policy.offers, policy.concurrency) - 1
+            for ts in ws.processing
+            if ts.resource_restrictions
+        )
 
     def _free(self, ws: WorkerState) -> int:
         waiting = len(self._returning.get(ws.address, ()))

@@ -80,6 +80,22 @@ def test_resources_find_the_pool_that_has_them_and_dask_counts_them(flame: Any) 
     assert client.gather(futures) == [True] * 3
 
 
+def test_calls_that_leave_no_room_for_others_are_demand_for_more(flame: Any) -> None:
+    cluster, client = flame(
+        pools={"gpu": Pool(max=4, concurrency=4, gpus=2), "cpu": Pool(max=1, concurrency=4)}
+    )
+    gate = Event("gate", client=client)
+    futures = client.map(lambda i: gate.wait() and whoami(), range(5), resources={"GPU": 1})
+    wait_for(lambda: sum(m.busy for m in cluster.runners.values()) == 5)
+    assert len(cluster.runners) == 3
+    assert cluster.scheduler.demand("gpu") == 10
+    assert [len(e.runners) for e in events(cluster, "boot")] == [3]
+    gate.set()
+    names = client.gather(futures)
+    assert max(names.count(name) for name in names) == 2
+    wait_for(lambda: cluster.scheduler.demand("gpu") == 0)
+
+
 def test_calls_that_name_their_worker_go_there_whatever_its_pool(two: Any) -> None:
     cluster, client = two
     cluster.resize("gpu", min=1)
