@@ -316,10 +316,10 @@ def test_cuts_at_random(seed: int, tmp_path: Path) -> None:
             setting.proxy.restore()
         del future, after
         assert client.gather(list(held.values())) == list(held)
-        wait_for(lambda: len(ran(tmp_path)) == 60)
-        wait_for(lambda: setting.scheduler.clients[client.id].wants_what)
+        wait_for(lambda: len(ran(tmp_path)) == 60, within=60)
         keys = {held[k].key for k in held}
-        wait_for(lambda: {t.key for t in setting.scheduler.clients[client.id].wants_what} == keys)
+        state = setting.scheduler.clients[client.id]
+        wait_for(lambda: {ts.key for ts in set(state.wants_what)} == keys, within=60)
     assert ran(tmp_path) == [1] * 60
 
 
