@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from distributed.scheduler import WorkerState
@@ -16,7 +17,8 @@ class Room:
     """
 
     def __init__(self) -> None:
-        self._by_free: dict[int, dict[str, WorkerState]] = {}
+        # Ordered dicts: in a plain one, the last of what is left is before all that was taken out.
+        self._by_free: dict[int, OrderedDict[str, WorkerState]] = {}
         self._free: dict[str, int] = {}
 
     def put(self, ws: WorkerState, free: int) -> None:
@@ -26,7 +28,7 @@ class Room:
         self.remove(ws.address)
         if free > 0:
             self._free[ws.address] = free
-            self._by_free.setdefault(free, {})[ws.address] = ws
+            self._by_free.setdefault(free, OrderedDict())[ws.address] = ws
 
     def remove(self, address: str) -> None:
         """This worker is not to be given calls."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -79,16 +79,19 @@ class Roster:
     """
 
     def __init__(self) -> None:
+        # Ordered dicts: in a plain one, the first of what is left is behind all that was taken out.
         self.members: dict[str, Member] = {}
         self.counts: Counter[Phase] = Counter()
         self.checking: dict[str, Member] = {}
-        self._needed: dict[str, Member] = {}  # booting, first asked first
-        self._unneeded: dict[str, Member] = {}  # booting, last asked first: longest unneeded first
-        self._idle: dict[str, Member] = {}  # ready, longest idle first
-        self._approved: dict[str, Member] = {}  # idle, and may end
+        self._needed: OrderedDict[str, Member] = OrderedDict()  # booting, first asked first
+        self._unneeded: OrderedDict[str, Member] = (
+            OrderedDict()
+        )  # booting, last asked first: longest unneeded first
+        self._idle: OrderedDict[str, Member] = OrderedDict()  # ready, longest idle first
+        self._approved: OrderedDict[str, Member] = OrderedDict()  # idle, and may end
         self._refused: dict[str, Member] = {}  # idle, could not be retired
         self._again: _Heap = []  # the same, by the time of the next try
-        self._drained: dict[str, Member] = {}  # draining, with no call left
+        self._drained: OrderedDict[str, Member] = OrderedDict()  # draining, with no call left
         self._dues: _Heap = []  # draining, by when they are no longer waited for
         self._stamp = 0
 
