@@ -98,10 +98,11 @@ def test_all_ways_of_submitting_reach_the_pool(two: Any, tmp_path: Path) -> None
     with dask_flame.on("gpu"):
         assert client.gather(client.map(note, [tmp_path] * 3, range(3))) == ["gpu"] * 3
         assert seen() == ["gpu"] * 3
+        # Made anew each time: under the same key a result that is still there would do.
         task = dask.delayed(note)(tmp_path, dask.delayed(note)(tmp_path))
         assert task.compute() == "gpu"
         assert seen() == ["gpu"] * 2
-        wait(client.compute(task))
+        wait(client.compute(dask.delayed(note)(tmp_path, dask.delayed(note)(tmp_path))))
         assert seen() == ["gpu"] * 2
         with client.get_executor() as executor:
             assert executor.submit(note, tmp_path).result() == "gpu"
@@ -255,7 +256,10 @@ def test_it_works_on_a_stock_cluster() -> None:
         ) as cluster,
         Client(cluster),
     ):
-        assert dask_flame.call(divmod, 7, 2, timeout="1m") == (3, 1)
+        assert dask_flame.call(divmod, 7, 2) == (3, 1)
+        for governed in ({"timeout": "1m"}, {"pool": "gpu"}, {"rerun": False}):
+            with pytest.raises(PoolError, match="are a FlameCluster's.* is a LocalCluster; write"):
+                dask_flame.call(divmod, 7, 2, **governed)
 
 
 # The timeout
