@@ -258,7 +258,7 @@ def test_it_works_on_a_stock_cluster() -> None:
     ):
         assert dask_flame.call(divmod, 7, 2) == (3, 1)
         for governed in ({"timeout": "1m"}, {"pool": "gpu"}, {"rerun": False}):
-            with pytest.raises(PoolError, match="are a FlameCluster's.* is a LocalCluster; write"):
+            with pytest.raises(PoolError, match=r"are a FlameCluster's.* is a LocalCluster; write"):
                 dask_flame.call(divmod, 7, 2, **governed)
 
 
