@@ -646,7 +646,7 @@ def test_what_is_at_home_stays_there_when_a_runner_has_it_too(flame: Any) -> Non
 
 
 def test_actors_are_not_copied(flame: Any) -> None:
-    cluster, client = flame(max=1, idle_timeout="10m")
+    cluster, client = flame(max=1, concurrency=2, idle_timeout="10m")
     (a,) = several(cluster, client, 1)
     actor = client.submit(Counted, actor=True)
     kept_result = client.submit(bytes, 10)
