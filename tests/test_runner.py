@@ -397,7 +397,7 @@ async def test_no_more_calls_execute_than_there_are_slots(flame: Runners, tmp_pa
     await flame.boot("one", concurrency=2)
     await flame.boot("two", concurrency=1)
     futures = flame.client.map(crowd, [str(tmp_path)] * 4, [2] * 4, pure=False)
-    assert max(await asyncio.wait_for(flame.client.gather(futures), 120)) <= 2
+    assert max(await asyncio.wait_for(flame.client.gather(futures), 60)) <= 2
 
 
 @pytest.mark.asyncio

@@ -212,20 +212,41 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         super().__init__(nthreads, thread_name_prefix=f"{name}-Dask-Default-Threads")
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ThreadFuture[Any]:
+        future: ThreadFuture[Any]
         execution = _context.get()
         call = partial(fn, *args, **kwargs)
         # Not all that is submitted in a call's context is the call: `rejoin` submits from inside.
         if execution is not None and execution.take():
             call = partial(self._run, execution, call)
-        elif (own := current()) is not None and self._rejoins():
+        elif (own := current()) is not None and (request := self._take_back_rejoin()):
+            # A thread that is in the pool and waits for a slot would keep the pool from running
+            # the call that has the slot: it joins when the slot is its own.
             self._on_rejoin(own)
-        future: ThreadFuture[Any] = super().submit(call)
+            with self._rejoin_lock:
+                self._rejoin_list.append((threading.current_thread(), request))
+            future = super().submit(call)
+            request.wait()
+            return future
+        future = super().submit(call)
         return future
 
-    def _rejoins(self) -> bool:
+    def _take_back_rejoin(self) -> threading.Event | None:
+        """Take back this thread's request to rejoin the pool; None where it has made none."""
         me = threading.current_thread()
         with self._rejoin_lock:
-            return any(thread is me for thread, _ in self._rejoin_list)
+            if thread_state.proceed:
+                return None
+            for item in self._rejoin_list:
+                if item[0] is me:
+                    self._rejoin_list.remove(item)
+                    request: threading.Event = item[1]
+                    return request
+            if me not in self._threads:
+                return None
+            # Another thread has just left for this one: the pool gets a new one instead.
+            self._threads.remove(me)
+            self._adjust_thread_count()
+            return threading.Event()
 
     def _run(self, execution: Execution, call: Callable[[], Any]) -> Any:
         try:
