@@ -19,7 +19,8 @@ def test_the_code_runs_from_top_to_bottom() -> None:
     code = "\n".join(blocks("python")).replace('idle_timeout="60s"', 'idle_timeout="1s"')
     # As a script that ends without closing what the last block has opened.
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        # Another cluster on this machine may have the dashboard's usual port.
+        [sys.executable, "-W", "error::UserWarning", "-W", "ignore:Port:UserWarning", "-c", code],
         capture_output=True,
         text=True,
         timeout=120,
