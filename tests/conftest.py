@@ -19,7 +19,7 @@ from dask_flame.testing import nothing_left
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("campaign")
     group.addoption(
-        "--campaign", type=int, default=45, metavar="N", help="fault cases to play (default: 45)"
+        "--campaign", type=int, default=36, metavar="N", help="fault cases to play (default: 36)"
     )
     group.addoption(
         "--campaign-seed", type=int, default=0, metavar="S", help="seed of the first (default: 0)"

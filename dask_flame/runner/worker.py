@@ -28,7 +28,7 @@ from dask_flame.runner.nested import Client, come_back
 _CLOSE_WITHIN = 5.0
 #: Seconds that the scheduler has to take the results of a runner that is being taken away, beyond
 #: the ``shutdown_timeout`` that its calls have. The substrate may not give them.
-_SEE_OFF = 30.0
+_SEE_OFF = 10.0
 
 Ender = Callable[[int], Any]
 #: Takes what is to be done when the runner is told, through its leash, to end in peace.
