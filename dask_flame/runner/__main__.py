@@ -45,14 +45,14 @@ def main(argv: list[str]) -> NoReturn:
 
     mark = os.environ.get(MARK, "none")
 
-    def end(code: int) -> NoReturn:
+    def end(code: int, *, alone: bool = False) -> NoReturn:
         """End this process and all that was started from it, waiting for no thread."""
         try:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
             kill(below(os.getpid()))
-            if os.getppid() != guard:
+            if alone or os.getppid() != guard:
                 # Who would see to the rest is dead: orphans, the scratch folder, the group.
                 kill_marked(mark, everywhere())
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -72,7 +72,8 @@ def main(argv: list[str]) -> NoReturn:
                     break
                 if line == _END:
                     in_peace[-1]()
-        end(1)
+        # The guard lets go of the leash by its death only, and may still be known as the parent.
+        end(1, alone=True)
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
     code = 1
