@@ -171,7 +171,10 @@ def test_what_is_submitted_while_it_is_gone_runs_once(setting: Setting, tmp_path
         assert third.result(timeout=30) == 2
         wait_for(lambda: released not in in_memory(setting))
         assert dropped.cancelled()
-    assert ran(tmp_path) in ([1, 1, 1], [1, 1, 1, 1])
+    # The one that was cancelled may have run, or been interrupted before it wrote.
+    *rest, _, _, _ = times = sorted(ran(tmp_path))
+    assert times[-3:] == [1, 1, 1]
+    assert rest in ([], [0], [1])
 
 
 def test_what_was_on_the_way_is_sent_again_and_nothing_twice(
