@@ -98,8 +98,6 @@ class Calls:
         Where the scheduler has taken the call back this is told to nobody. It counts when the same
         call was wanted again meanwhile, and where the scheduler does not know of overruns.
         """
-        if isinstance(event, RescheduleEvent):
-            return event
         if execution.ran is not None:
             assert execution.timeout is not None
             error = CallTimeout(

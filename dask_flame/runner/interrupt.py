@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import sys
 import threading
 import time
 import traceback
@@ -20,7 +21,8 @@ from concurrent.futures import Future as ThreadFuture
 from functools import partial
 from typing import Any
 
-from distributed import Worker
+from distributed import Reschedule, Worker
+from distributed.core import error_message
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
 # Both keep the interpreter's lock, so that nothing comes between a test and what it guards.
@@ -37,10 +39,6 @@ class Interrupted(BaseException):
 
     Not an :class:`Exception`, so that ``except Exception`` does not hold it up.
     """
-
-
-class NotRun(Exception):
-    """A call that was interrupted outside its own code has no result and no error of its own."""
 
 
 class Execution:
@@ -116,7 +114,20 @@ class Execution:
             self.worker.loop.add_callback(self.on_start)
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """Run it in this thread; when this is left, nothing is or will be raised in the thread."""
+        """Run it in this thread; when this is left, nothing is or will be raised in the thread.
+
+        Parameters
+        ----------
+        call : callable
+            distributed's function that runs the call.
+
+        Returns
+        -------
+        dict
+            What that returned. Of a call that was interrupted outside of its own code, which has no
+            result and no error: what it returns of one that asks to be run again, for which nothing
+            is pickled and looked up.
+        """
         self.start()
         assert self.thread is not None
         thread = self.thread
@@ -124,20 +135,22 @@ class Execution:
             try:
                 self._inside = True
                 if self.interrupted:
-                    raise NotRun(self.key)
+                    return _not_run(thread)
                 outcome = call()
             finally:
                 # The interpreter looks for exceptions to raise after calls and at jumps backwards:
                 # there is neither before the second of these lines has done its work.
                 self._inside = False
                 _take_back(thread, None)
-        except Interrupted:
-            # It was raised in what distributed does around the call, which expects none there.
+        except Interrupted as error:
+            # It was raised in what distributed does around the call, which expects none there: most
+            # often a second one, while that writes its account of the first.
             with self.worker.active_threads_lock:
                 if self.worker.active_threads.get(thread) == self.key:
                     del self.worker.active_threads[thread]
-            raise NotRun(self.key) from None
-        _let_go(outcome)
+            _let_go(error)
+            return _not_run(thread)
+        _let_go(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
         return outcome
 
     def interrupt(self) -> None:
@@ -149,7 +162,7 @@ class Execution:
             return
         with self.worker.active_threads_lock:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
-            if known and self._inside:
+            if known and self._inside and not _stopped(self.thread):
                 _ask(self.thread, Interrupted)
         self.wake()
 
@@ -160,16 +173,36 @@ class Execution:
             waiting.cancel()
 
 
-def _let_go(outcome: Any) -> None:
+def _not_run(thread: int) -> dict[str, Any]:
+    return {"op": "task-erred", "thread": thread, "actual_exception": Reschedule()}
+
+
+def _stopped(thread: int | None) -> bool:
+    """Whether the call in this thread has ended in an error, of which distributed writes now.
+
+    That takes seconds in a busy process, and would have to be begun again.
+    """
+    frame = sys._current_frames().get(thread or -1)
+    while frame is not None:
+        if frame.f_code is error_message.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _let_go(error: BaseException | None) -> None:
     """Empty the frames that a call has left behind, if it was interrupted.
 
     distributed's account of an error is in one of them, and holds it: without this, what the call
     had (futures of calls that it waited for, arrays) would stay until the garbage is collected.
     """
-    error = outcome.get("actual_exception") if isinstance(outcome, dict) else None
-    while isinstance(error, Interrupted):
-        traceback.clear_frames(error.__traceback__)
-        error = error.__context__  # it may have been asked more than once
+    if not isinstance(error, Interrupted):
+        return
+    left: BaseException | None = error
+    while left is not None:
+        # It may have been asked more than once, and stopped while it handled an error of its own.
+        traceback.clear_frames(left.__traceback__)
+        left = left.__context__
 
 
 #: The call in whose context code runs. It is inherited by what the call starts.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import logging
 import signal
 import threading
@@ -52,7 +53,17 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     logging.getLogger("distributed.worker").addFilter(_of_use)
     for module in orders["preload"]:
         importlib.import_module(module)
+    know_modules()
     return asyncio.run(_serve(orders, end, listen))
+
+
+def know_modules() -> None:
+    """Let the inspect module find the files of all modules, before there is anything to hold up.
+
+    It does so when the first error is pickled, with several system calls for each module: 20 ms,
+    but seconds in the event loop, or in a thread, of a process where another thread computes.
+    """
+    inspect.getmodule(inspect.currentframe())
 
 
 async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
