@@ -25,8 +25,13 @@ _PERIOD = 0.05
 _QUIET = 1.0
 #: Most seconds from the last result until the last runner is gone.
 _MOST = 60.0
-#: What tells processes that serve runners from runners: dask-flame's guard, multiprocessing's own.
-_HELPERS = ("guard.py", "multiprocessing.resource_tracker", "multiprocessing.forkserver")
+#: What tells processes that serve runners from runners: dask-flame's own, multiprocessing's own.
+_HELPERS = (
+    "dask_flame/guard",
+    "runner/template.py",
+    "multiprocessing.resource_tracker",
+    "multiprocessing.forkserver",
+)
 
 
 @dataclass(frozen=True)

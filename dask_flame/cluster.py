@@ -228,6 +228,7 @@ class FlameCluster(Steering):
             for root in ("distributed", "bokeh"):
                 self._stack.enter_context(silence_logging_cmgr(self._silence_logs, root=root))
         self._stack.push_async_callback(self.backend.close)
+        self.backend.expect(self._expected())
         await self.backend.start()
         self._lease = Lease(
             self._grace,

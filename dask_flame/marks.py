@@ -2,18 +2,26 @@
 
 A runner's processes are found in three ways, because each misses some: its process group, the tree
 below it, and, for those that left both, an environment variable that they have inherited.
+
+What another process sees of that variable is what this one was started with. A process that is
+forked from a template has been started with the template's, whose mark is a row of dots: it writes
+its own over them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Iterable
 
-#: The environment variable: ``<cluster>-<random>/<runner>``.
+#: The environment variable: ``<cluster>-<random>/<runner>``, filled up with dots perhaps.
 MARK = "DASK_FLAME_RUNNER"
+_DOT = "."
+#: What the mark of a template is: longer than any runner's.
+NO_MARK = _DOT * 250
 
 
 def below(pid: int) -> list[int]:
@@ -64,7 +72,32 @@ def kill_marked(mark: str, pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
-            carried = process.environ().get(MARK, "")
+            carried = process.environ().get(MARK, "").rstrip(_DOT)
             same = carried == mark or (mark.endswith("/") and carried.startswith(mark))
             if same and pid != os.getpid():
                 process.kill()
+
+
+def rewrite(mark: str) -> None:
+    """Let this process carry this mark in the eyes of all others, in place of dots (Linux).
+
+    Its command line becomes ``dask-flame`` and the runner's name. Both lie in the process's own
+    memory; fields 48 to 51 of ``/proc/self/stat`` say where, see proc_pid_stat(5).
+
+    Raises
+    ------
+    ValueError
+        If there are not as many dots.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    words, words_end, start, end = map(int, fields[45:49])
+    shown = b"\0" + ctypes.string_at(start, end - start)
+    room = f"\0{MARK}={NO_MARK}\0".encode()
+    if len(mark) > len(NO_MARK) or (at := shown.find(room)) < 0:
+        raise ValueError(f"there is no room for the mark {mark!r}")
+    value = start + at + len(MARK) + 1
+    ctypes.memmove(value, mark.ljust(len(NO_MARK), _DOT).encode(), len(NO_MARK))
+    size = words_end - words
+    command = f"dask-flame\0{mark.rpartition('/')[2]}".encode()[: size - 1]
+    ctypes.memmove(words, command.ljust(size, b"\0"), size)

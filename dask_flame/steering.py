@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from distributed import Security
 from distributed.deploy.cluster import Cluster
 
 from dask_flame.checks import whole
 from dask_flame.errors import PoolError
 from dask_flame.fleet import Member, Phase
 from dask_flame.pool import Pool
+from dask_flame.specs import runner_spec
 
 if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
+    from dask_flame.backends import Backend, RunnerSpec
     from dask_flame.events import EventLog
     from dask_flame.pools import Pools
 
@@ -29,7 +32,15 @@ class Steering(Cluster):
 
     fleets: Pools
     events: EventLog
+    backend: Backend
     _adaptive: FlameAdaptive
+
+    def _expected(self) -> list[RunnerSpec]:
+        """What runners of each pool are told, but for their names and where the scheduler is."""
+        return [
+            runner_spec("", policy, of=pool, scheduler="", security=Security())
+            for pool, policy in self.fleets.policies.items()
+        ]
 
     # What there is
 
@@ -120,6 +131,7 @@ class Steering(Cluster):
     def _resize(self, pool: str | None, changes: Mapping[str, Any], why: str) -> None:
         async def change() -> None:
             policy = self.fleets.resize(pool, changes)
+            self.backend.expect(self._expected())
             if pool in (None, self.fleets.default):
                 self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
             said = {"min": policy.min, "max": policy.max}

@@ -172,10 +172,10 @@ def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> N
     # The guard's parent is a shell that is dead by the time the guard looks.
     script = (
         "import os, socket, subprocess, sys\n"
-        "from dask_flame.backends.local import guard\n"
+        "from dask_flame.guard import __main__ as guard\n"
         "ours, theirs = socket.socketpair()\n"
         "p = subprocess.Popen([sys.executable, '-P', guard.__file__, str(theirs.fileno()), 'x',"
-        " 'none', str(os.getpid())], pass_fds=(theirs.fileno(),))\n"
+        " str(os.getpid())], pass_fds=(theirs.fileno(),))\n"
         "print(p.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )

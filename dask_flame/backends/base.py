@@ -116,6 +116,13 @@ class Backend(ABC):
             If it cannot work here; nothing is left behind.
         """
 
+    def expect(self, specs: Sequence[RunnerSpec]) -> None:  # noqa: B027
+        """Hear what runners are likely to be asked for, to make ready for them.
+
+        Called before :meth:`start`, with one for each pool, and when a pool's policy has changed.
+        Names and the scheduler's address are empty. Nothing has to come of it.
+        """
+
     @abstractmethod
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         """Ask for runners; returns when all requests are accepted, not when runners are up.

@@ -1,9 +1,10 @@
 """A runner's life from its first moment to its last (runner).
 
-Started as ``python -m dask_flame.runner FD``: its orders come as one line of JSON on the inherited
-file descriptor FD, so that no secret is in an argument or in the environment. The same descriptor
-is its leash: a line "end" tells it to end in peace; when the other end closes, for whatever reason,
-the runner ends at once, and with it what its calls have started.
+Started as ``python -m dask_flame.runner FD``, or forked from a process that has imported what it
+needs (:mod:`dask_flame.runner.template`). Its orders come as one line of JSON on the inherited file
+descriptor FD, so that no secret is in an argument or in the environment. The same descriptor is its
+leash: a line "end" tells it to end in peace; when the other end closes, for whatever reason, the
+runner ends at once, and with it what its calls have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
@@ -23,17 +24,24 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import FileIO
 from typing import Any, NoReturn
 
 _END = b"end"
 
 
-def main(argv: list[str]) -> NoReturn:
-    """Run until told to end, or until the leash breaks."""
-    guard = os.getppid()
-    leash = FileIO(int(argv[0]))
+def live(descriptor: int, parents: Collection[int]) -> NoReturn:
+    """Run until told to end, or until the leash breaks.
+
+    Parameters
+    ----------
+    descriptor : int
+        The leash.
+    parents : collection of int
+        Processes one of which is this one's parent as long as it is looked after.
+    """
+    leash = FileIO(descriptor)
     line, rest = _line(leash, b"")
     if line is None:
         os._exit(1)
@@ -52,7 +60,7 @@ def main(argv: list[str]) -> NoReturn:
                 with contextlib.suppress(Exception):
                     stream.flush()
             kill(below(os.getpid()))
-            if alone or os.getppid() != guard:
+            if alone or os.getppid() not in parents:
                 # Who would see to the rest is dead: orphans, the scratch folder, the group.
                 kill_marked(mark, everywhere())
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -98,4 +106,4 @@ def _line(leash: FileIO, rest: bytes) -> tuple[bytes | None, bytes]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    live(int(sys.argv[1]), {os.getppid()})

@@ -117,7 +117,7 @@ def _until_phase(driver: Any, phase: str) -> tuple[list[str], bool]:
 
 def _kill(case: Case, driver: Any, token: str) -> str:
     others = [p for p in _remains(token) if p.pid != driver.pid]
-    guards = [p for p in others if "guard.py" in _line(p)]
+    guards = [p for p in others if "dask_flame/guard" in _line(p)]
     if case.kill_with == "guard":
         kill(p.pid for p in guards)
     elif case.kill_with == "frozen":

@@ -12,43 +12,33 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar
-
-import dask.config
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
-from dask_flame.backends.local.devices import VISIBLE, Devices
+from dask_flame.backends.local.devices import Devices
 from dask_flame.backends.local.echo import Echo
 from dask_flame.backends.local.ends import Ends
+from dask_flame.backends.local.kinds import Kinds, import_path
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.marks import everywhere, kill_marked
 
 logger = logging.getLogger("dask_flame")
 
-_GUARD = str(Path(__file__).with_name("guard.py"))
 _START_WITHIN = 30.0
 _END_WITHIN = 10.0
 _KEPT_LOGS = 200
 _KEPT_TEXT = 16_000
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 
 class LocalBackend(Backend):
     """Runners as processes of this machine, each in a session of its own.
 
     They are started by a guard, a small process that outlives the driver just long enough to end
-    them; see :mod:`dask_flame.backends.local.guard`.
+    them; see :mod:`dask_flame.guard`.
     """
 
     name: ClassVar[str] = "local"
@@ -68,6 +58,7 @@ class LocalBackend(Backend):
         self._closed = False
         self._scratch: list[str] = []
         self._restarting = asyncio.Lock()
+        self._kinds = Kinds()
         self._devices = Devices()
         self._causes = Ends()
 
@@ -78,15 +69,15 @@ class LocalBackend(Backend):
     async def start(self) -> None:
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
-        runner = find_spec("dask_flame.runner.__main__")
-        assert runner is not None
-        assert runner.origin is not None
+        guard = find_spec("dask_flame.guard.__main__")
+        assert guard is not None
+        assert guard.origin is not None
         ours, theirs = socket.socketpair()
         try:
-            words = (theirs.fileno(), self._mark, runner.origin, os.getpid())
+            words = (theirs.fileno(), self._mark, os.getpid())
             # Not asyncio's own: its child watcher would outlive the loop.
             self._guard = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", _GUARD, *map(str, words)],
+                [sys.executable, "-P", guard.origin, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -100,11 +91,17 @@ class LocalBackend(Backend):
         self._hello = asyncio.get_running_loop().create_future()
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 26)
         self._listening = asyncio.create_task(self._listen(reader))
+        for message in self._kinds.all():
+            self._say(message)
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
             await self._end_guard()
             raise BackendError("the guard of the local runners did not start") from error
+
+    def expect(self, specs: Sequence[RunnerSpec]) -> None:
+        for spec in specs:
+            self._kind(spec)
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         async with self._restarting:
@@ -118,7 +115,8 @@ class LocalBackend(Backend):
             {
                 "op": "boot",
                 "name": s.name,
-                "env": {**self._devices.give(s.name, s.gpus), **_environment(s)},
+                "kind": self._kind(s),
+                "env": self._devices.give(s.name, s.gpus),
                 "orders": _orders(s),
             }
             for s in specs
@@ -150,6 +148,13 @@ class LocalBackend(Backend):
             await in_thread(self._echo.close)
 
     # The guard
+
+    def _kind(self, spec: RunnerSpec) -> str:
+        """What the guard knows runners of this kind by; it is told of new ones."""
+        key, news = self._kinds.of(spec)
+        for message in news:
+            self._say(message)
+        return key
 
     async def _end_guard(self) -> None:
         """Let go of the guard, which then ends all runners and itself; wait until it has."""
@@ -209,6 +214,13 @@ class LocalBackend(Backend):
             assert self._hello is not None
             self._scratch.append(message["scratch"])
             self._hello.set_result(None)
+        elif event == "unfit":
+            logger.warning(
+                "preload=%r %s, which a process that others are forked from must not: runners "
+                "start as interpreters of their own, which takes seconds instead of milliseconds",
+                message["module"],
+                message["why"],
+            )
         elif event == "booted":
             self._runners[message["name"]] = message["pid"]
         elif event == "refused":
@@ -244,17 +256,6 @@ async def _gone(guard: subprocess.Popen[bytes]) -> None:
         await in_thread(guard.wait)
 
 
-def _environment(spec: RunnerSpec) -> dict[str, str]:
-    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
-    before = {k: str(v) for k, v in usual.items() if k not in os.environ}
-    threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
-    # Without the driver's own folder for temporary files: a runner has one that goes with it. Nor
-    # with the driver's GPUs, where it has been given its own.
-    kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
-    inherited = {k: v for k, v in os.environ.items() if k not in kept}
-    return {**before, **inherited, **threads, **spec.env}
-
-
 def _orders(spec: RunnerSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
@@ -268,12 +269,6 @@ def _orders(spec: RunnerSpec) -> dict[str, Any]:
         "preload": list(spec.preload),
         "config": dict(spec.config),
         "security": dict(spec.security),
-        "path": list(_import_path()),
+        "path": import_path(),
         "host": "127.0.0.1",
     }
-
-
-def _import_path() -> Iterator[str]:
-    for folder in sys.path:
-        with contextlib.suppress(OSError):  # "" where the working directory was deleted
-            yield os.path.abspath(folder)

@@ -1,0 +1,84 @@
+"""What local runners have in common, so that they can be forked from one template (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import dask.config
+
+from dask_flame import config
+from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.local.devices import VISIBLE
+
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class Kinds:
+    """The kinds of runners that are asked for, one for each pool.
+
+    A kind is an environment, the modules to import first, and where they are found. All are what
+    they are in the driver now: a pool's kind is another one after a change of the environment.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}  # by pool
+        self._messages: dict[str, dict[str, Any]] = {}
+
+    def all(self) -> Iterable[dict[str, Any]]:
+        """What a guard is to be told that has just been started."""
+        return self._messages.values()
+
+    def of(self, spec: RunnerSpec) -> tuple[str, list[dict[str, Any]]]:
+        """A runner's kind, and what the guard has to be told first."""
+        what = {
+            "env": _environment(spec),
+            "preload": list(spec.preload),
+            # Without modules of the user's own it does not matter, and may change.
+            "path": import_path() if spec.preload else [],
+            "fork": config.get("local.fork") and sys.platform == "linux",
+        }
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        before = self._of.get(spec.pool)
+        self._of[spec.pool] = key
+        news: list[dict[str, Any]] = []
+        if key not in self._messages:
+            self._messages[key] = {"op": "kind", "key": key, **what}
+            news.append(self._messages[key])
+        if before is not None and before not in self._of.values():
+            del self._messages[before]
+            news.append({"op": "forget", "key": before})
+        return key, news
+
+
+def _environment(spec: RunnerSpec) -> dict[str, str]:
+    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
+    before = {k: str(v) for k, v in usual.items() if k not in os.environ}
+    threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
+    # Without the driver's own folder for temporary files: a runner has one that goes with it. Nor
+    # with the driver's GPUs, where it has been given its own.
+    kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
+    inherited = {k: v for k, v in os.environ.items() if k not in kept}
+    return {**before, **inherited, **threads, **spec.env}
+
+
+def import_path() -> list[str]:
+    """Where the driver imports from, whatever its working directory will be."""
+    return list(_absolute())
+
+
+def _absolute() -> Iterator[str]:
+    for folder in sys.path:
+        with contextlib.suppress(OSError):  # "" where the working directory was deleted
+            yield os.path.abspath(folder)

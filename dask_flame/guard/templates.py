@@ -1,0 +1,199 @@
+"""The guard's side of the templates that runners are forked from (guard).
+
+What a template is, and what is said to it, is in :mod:`dask_flame.runner.template`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dask_flame.runner.template as program
+from dask_flame.marks import MARK, NO_MARK
+from dask_flame.runner.template import LONGEST, MOST_AT_ONCE
+
+if TYPE_CHECKING:
+    from dask_flame.guard.__main__ import Guard, Runner
+
+
+@dataclass
+class Kind:
+    """What runners have in common, so that one template serves them all.
+
+    Attributes
+    ----------
+    env : mapping of str to str
+        The whole environment.
+    preload, path : list of str
+        Modules to import, and where from.
+    fork : bool
+        Whether to use a template; where not, each runner is an interpreter of its own.
+    """
+
+    env: Mapping[str, str]
+    preload: list[str]
+    path: list[str]
+    fork: bool
+
+
+class Process(Protocol):
+    """What is known of a runner's process."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit code, below zero for a signal; None while it runs."""
+
+
+class Forked:
+    """A process that a template has forked, and that the kernel hands to this one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            # Not ours yet, in the moment before what has forked it ends.
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+class Template:
+    """A process to fork runners of one kind from, and the runners that wait for it.
+
+    Parameters
+    ----------
+    guard : Guard
+    key : str
+        Of the kind.
+    kind : Kind
+
+    Raises
+    ------
+    OSError, ValueError
+        If no process can be started.
+    """
+
+    def __init__(self, guard: Guard, key: str, kind: Kind) -> None:
+        self.guard = guard
+        self.key = key
+        self.kind = kind
+        self.waiting: collections.deque[Runner] = collections.deque()
+        self.wave: dict[str, Runner] = {}
+        self.ready = False
+        self.over = False
+        self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.process = subprocess.Popen(
+                # By path: what a runner may import is in the message below.
+                [sys.executable, "-P", program.__file__, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={**kind.env, MARK: NO_MARK},
+                start_new_session=True,
+            )
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()
+        self.connection.setblocking(False)
+        self._say({"preload": kind.preload, "path": kind.path})
+
+    def ask(self, runner: Runner) -> None:
+        """Fork this runner, as soon as that can be done."""
+        self.waiting.append(runner)
+        self._next()
+
+    def hear(self) -> None:
+        """Take in what the template has said by now."""
+        while not self.over:
+            try:
+                words = self.connection.recv(LONGEST)
+            except BlockingIOError:
+                return
+            except OSError:
+                words = b""
+            if not words:
+                self._lost()
+                return
+            self._take_in(json.loads(words))
+
+    def close(self) -> None:
+        """End the template; what it has forked goes on."""
+        self.over = True
+        self.guard.unregister(self.connection)
+        self.connection.close()
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self.process.wait()
+
+    def _take_in(self, message: dict[str, Any]) -> None:
+        event = message["ev"]
+        if event == "ready":
+            self.ready = True
+            self._next()
+        elif event == "forked":
+            self.guard.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
+        elif event == "refused":
+            self.guard.refused(self.wave.pop(message["name"]), message["why"])
+        elif event == "done":
+            self._strand("what was to fork it has died")
+            self._next()
+        elif event == "stale":
+            self.waiting.extendleft(reversed(self.wave.values()))
+            self.wave.clear()
+            self.guard.replace(self)
+        elif event == "unfit":
+            self.guard.unfit(self, message["module"], message["why"], failed=message["failed"])
+
+    def _lost(self) -> None:
+        self._strand("its template has died")
+        if self.ready:
+            self.guard.replace(self)
+        else:
+            self.guard.unfit(self, "", "ended while it was imported", failed=True)
+
+    def _strand(self, why: str) -> None:
+        """Give up what was asked for and has not been spoken of."""
+        for runner in self.wave.values():
+            self.guard.stranded(runner, why)
+        self.wave.clear()
+
+    def _next(self) -> None:
+        if not self.ready or self.wave or not self.waiting:
+            return
+        requests: list[dict[str, Any]] = []
+        descriptors: list[int] = []
+        size = 0
+        while self.waiting and len(self.wave) < MOST_AT_ONCE:
+            runner = self.waiting[0]
+            request = {"name": runner.name, "env": runner.env}
+            size += len(json.dumps(request)) + 2
+            if requests and size > LONGEST - 2:
+                break
+            self.wave[runner.name] = self.waiting.popleft()
+            requests.append(request)
+            descriptors += runner.theirs
+        self._say(requests, descriptors)
+
+    def _say(self, message: Any, descriptors: list[int] | None = None) -> None:
+        # It listens, and has read all before: there is room. Where not, it is dead, and that is
+        # what reading will find.
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.connection, [json.dumps(message).encode()], descriptors or [])
