@@ -58,8 +58,8 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def kill_marked(mark: str, pids: Iterable[int]) -> None:
-    """Kill those of these processes, except this one, that carry this mark.
+def kill_marked(mark: str, pids: Iterable[int]) -> int:
+    """Kill those of these processes, except this one, that carry this mark; how many they were.
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ def kill_marked(mark: str, pids: Iterable[int]) -> None:
     """
     import psutil
 
+    killed = 0
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
@@ -76,6 +77,8 @@ def kill_marked(mark: str, pids: Iterable[int]) -> None:
             same = carried == mark or (mark.endswith("/") and carried.startswith(mark))
             if same and pid != os.getpid():
                 process.kill()
+                killed += 1
+    return killed
 
 
 def rewrite(mark: str) -> None:

@@ -21,9 +21,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Collection
 from io import FileIO
 from typing import Any, NoReturn
@@ -49,7 +51,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
     scratch = os.path.dirname(orders["directory"])
 
-    from dask_flame.marks import MARK, below, everywhere, kill, kill_group, kill_marked
+    from dask_flame.marks import MARK, below, kill
 
     mark = os.environ.get(MARK, "none")
 
@@ -61,11 +63,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
                     stream.flush()
             kill(below(os.getpid()))
             if alone or os.getppid() not in parents:
-                # Who would see to the rest is dead: orphans, the scratch folder, the group.
-                kill_marked(mark, everywhere())
-                shutil.rmtree(scratch, ignore_errors=True)
-                if os.getpgrp() == os.getpid():
-                    kill_group(os.getpid())
+                _sweep(mark, scratch)
         finally:
             os._exit(code)
 
@@ -92,6 +90,32 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     end(code)
+
+
+def _sweep(mark: str, scratch: str) -> None:
+    """See to what is left, as who would do so is dead: orphans, the scratch folder, the group.
+
+    By a child, which begins when this process has ended: calls are still running here, and might
+    start another process after the last look.
+    """
+    from dask_flame.marks import everywhere, kill_group, kill_marked
+
+    me = os.getpid()
+    leads = os.getpgrp() == me
+    with warnings.catch_warnings(action="ignore"):  # of threads
+        if os.fork():
+            return
+    try:
+        os.setsid()
+        with contextlib.suppress(OSError):
+            os.kill(me, signal.SIGKILL)
+        if leads:
+            kill_group(me)
+        while kill_marked(mark, everywhere()):
+            pass  # what had just been started may have started more
+        shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        os._exit(0)
 
 
 def _line(leash: FileIO, rest: bytes) -> tuple[bytes | None, bytes]:
