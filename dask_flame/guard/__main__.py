@@ -188,6 +188,9 @@ class Guard:
                 self._boot(message)
             elif message["op"] == "end":
                 self._end(message["name"], message["grace"])
+        # Not one by one: a wave is what has been asked for at once.
+        for template in self.templates.values():
+            template.fork()
         return True
 
     def _say(self, **message: Any) -> None:

@@ -94,6 +94,7 @@ class Template:
         self.waiting: collections.deque[Runner] = collections.deque()
         self.wave: dict[str, Runner] = {}
         self.ready = False
+        self.busy = False
         self.over = False
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -116,9 +117,13 @@ class Template:
         self._say({"preload": kind.preload, "path": kind.path})
 
     def ask(self, runner: Runner) -> None:
-        """Fork this runner, as soon as that can be done."""
+        """Fork this runner, in the next wave."""
         self.waiting.append(runner)
-        self._next()
+
+    def fork(self) -> None:
+        """Have a wave of those that wait forked, if one can be now."""
+        if self.ready and not self.busy and self.waiting:
+            self._wave()
 
     def hear(self) -> None:
         """Take in what the template has said by now."""
@@ -147,14 +152,15 @@ class Template:
         event = message["ev"]
         if event == "ready":
             self.ready = True
-            self._next()
+            self.fork()
         elif event == "forked":
             self.guard.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
         elif event == "refused":
             self.guard.refused(self.wave.pop(message["name"]), message["why"])
         elif event == "done":
             self._strand("what was to fork it has died")
-            self._next()
+            self.busy = False
+            self.fork()
         elif event == "stale":
             self.waiting.extendleft(reversed(self.wave.values()))
             self.wave.clear()
@@ -175,9 +181,8 @@ class Template:
             self.guard.stranded(runner, why)
         self.wave.clear()
 
-    def _next(self) -> None:
-        if not self.ready or self.wave or not self.waiting:
-            return
+    def _wave(self) -> None:
+        self.busy = True
         requests: list[dict[str, Any]] = []
         descriptors: list[int] = []
         size = 0
