@@ -49,12 +49,10 @@ LONGEST = 1 << 17
 MOST_AT_ONCE = 50
 
 _PR_SET_PDEATHSIG = 1
-#: What the first registration of a worker, or its first call, would import otherwise.
-_NEEDED = (
-    "dask_flame.runner.worker",
-    "dask_flame.reports.runner",
-    "distributed.http.worker",
-)
+#: What the first registration of a worker, or its first call, would import otherwise; and what a
+#: worker serves by HTTP, by Dask's configuration.
+_NEEDED = ("dask_flame.runner.worker", "dask_flame.reports.runner")
+_SERVED = "distributed.worker.http.routes"
 #: What a process has open that a fork must not share, by what its links in /proc begin with.
 _NOT_TO_SHARE = {
     "socket:": "a socket",
@@ -118,9 +116,9 @@ class Template:
 
     def _prepare(self, orders: dict[str, Any]) -> None:
         sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
-        for module in (*_NEEDED, *orders["preload"]):
+        for module in (*_NEEDED, _SERVED, *orders["preload"]):
             try:
-                importlib.import_module(module)
+                _import(module)
             except BaseException:
                 traceback.print_exc()
                 self._say(ev="unfit", module=module, why="cannot be imported", failed=True)
@@ -212,6 +210,16 @@ class Template:
             os._exit(1)
 
 
+def _import(module: str) -> None:
+    if module == _SERVED:
+        import dask.config
+
+        for route in dask.config.get(module):
+            importlib.import_module(route)
+    else:
+        importlib.import_module(module)
+
+
 def _open() -> Iterable[str]:
     """What the descriptors of this process are."""
     for descriptor in os.listdir("/proc/self/fd"):
@@ -231,11 +239,16 @@ def _state(file: str) -> tuple[int, int]:
 
 def _warm() -> None:
     """Have done once what every worker does when it starts, and keeps."""
+    import psutil
+    from dask.utils import parse_timedelta
     from distributed.versions import get_versions
 
     from dask_flame.runner.worker import know_modules
 
     get_versions()
+    psutil.disk_io_counters()
+    for time in ("1s", 1, 1.0):
+        parse_timedelta(time)
     know_modules()
 
 
@@ -246,12 +259,9 @@ def _become(request: Mapping[str, Any]) -> None:
     # Each runner has a folder for temporary files, and random numbers, of its own. The random
     # module sees to itself.
     tempfile.tempdir = None
-    for name, reseed in (("numpy", "random.seed"), ("torch", "seed")):
-        function: Any = sys.modules.get(name)
-        for attribute in reseed.split("."):
-            function = getattr(function, attribute, None)
-        if function is not None:
-            function()
+    for name, reseed in (("numpy.random", "seed"), ("torch", "seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], reseed)()
     gc.enable()
 
 
@@ -264,10 +274,10 @@ def main(argv: list[str]) -> NoReturn:
     if os.getppid() != guard:
         os._exit(1)
     gc.disable()
-    request, leash, middle = Template(socket.socket(fileno=descriptor), guard).serve()
-    _become(request)
     from dask_flame.runner.__main__ import live
 
+    request, leash, middle = Template(socket.socket(fileno=descriptor), guard).serve()
+    _become(request)
     # Until its parent ends, this is not the guard's own.
     live(leash, {guard, middle})
 
