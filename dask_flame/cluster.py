@@ -21,6 +21,7 @@ from dask_flame import config, display, metrics
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.checks import Duration, seconds, size, wrong
+from dask_flame.dashboard.later import install_later
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.home import Home
@@ -241,12 +242,14 @@ class FlameCluster(Steering):
             host="127.0.0.1",
             security=self.security,
             local_directory=self.backend.scratch,
-            dashboard=self._dashboard_address is not None,
+            dashboard=False,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=self._dashboard_address or "127.0.0.1:0",
             plugins=[self._lease, self._reports],
         )
         self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")
+        if self._dashboard_address is not None:
+            install_later(self.scheduler)
         await self.scheduler
         self.home = Home(
             self.scheduler,

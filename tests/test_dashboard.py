@@ -7,6 +7,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 import uuid
@@ -242,8 +244,23 @@ def test_without_a_dashboard_there_is_no_page() -> None:
 
 def test_without_bokeh_there_is_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster_of() as client:
-        monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
+        monkeypatch.delitem(sys.modules, "bokeh")
         assert not install(client.cluster.scheduler)
+
+
+def test_a_dashboard_is_built_when_it_is_looked_at() -> None:
+    script = """
+import sys, urllib.request
+from dask_flame import FlameCluster
+with FlameCluster(max=1, dashboard_address="127.0.0.1:0") as cluster:
+    assert "bokeh" not in sys.modules
+    for page in ("", "/flame", "/status", "/individual-flame-curves"):
+        link = cluster.dashboard_link.removesuffix("/status") + page
+        assert urllib.request.urlopen(link).status == 200, page
+    assert "bokeh" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_page_that_cannot_be_added_does_not_stop_reports(

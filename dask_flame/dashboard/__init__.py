@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 from typing import Any
 
 
@@ -23,8 +23,8 @@ def install(scheduler: Any) -> bool:
     bool
         False where the scheduler has no dashboard.
     """
-    # Without a dashboard bokeh is not needed, and its import not paid for.
-    if not scheduler.http_application.applications or find_spec("bokeh") is None:
+    # Where nothing has imported bokeh there is no dashboard, and its import is not paid for.
+    if "bokeh" not in sys.modules:
         return False
     from dask_flame.dashboard.flame import pages
     from dask_flame.dashboard.mount import mount
