@@ -16,6 +16,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 #: The environment variable: ``<cluster>-<random>/<runner>``, filled up with dots perhaps.
 MARK = "DASK_FLAME_RUNNER"
@@ -58,6 +62,17 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def mark_of(process: psutil.Process) -> str:
+    """The mark that a process carries; empty where it carries none.
+
+    Raises
+    ------
+    psutil.Error
+        If the process is gone, or somebody else's.
+    """
+    return str(process.environ().get(MARK, "")).rstrip(_DOT)
+
+
 def kill_marked(mark: str, pids: Iterable[int]) -> int:
     """Kill those of these processes, except this one, that carry this mark; how many they were.
 
@@ -73,7 +88,7 @@ def kill_marked(mark: str, pids: Iterable[int]) -> int:
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
-            carried = process.environ().get(MARK, "").rstrip(_DOT)
+            carried = mark_of(process)
             same = carried == mark or (mark.endswith("/") and carried.startswith(mark))
             if same and pid != os.getpid():
                 process.kill()

@@ -18,7 +18,7 @@ from campaign.case import LINK_FAULTS, LINK_PAUSES, Case, Fault
 from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster
 from dask_flame.fleet import Member, Phase
-from dask_flame.marks import MARK
+from dask_flame.marks import mark_of
 from dask_flame.testing import Proxy
 
 _LOOK_EVERY = 0.004
@@ -260,7 +260,7 @@ def processes(guard: int | None) -> Counter[str]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(guard).children() if guard else []:
             with contextlib.suppress(psutil.Error):
-                name = child.environ().get(MARK, "").rpartition("/")[2]
+                name = mark_of(child).rpartition("/")[2]
                 if name and child.status() != psutil.STATUS_ZOMBIE:
                     pool = name.rpartition("-")[0]
                     found["default" if pool == "runner" else pool] += 1

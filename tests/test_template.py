@@ -1,0 +1,330 @@
+"""Runners that are forked from a template: what they share, and what must not be forked."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import psutil
+import pytest
+from conftest import wait_for
+from distributed import wait
+
+from dask_flame.backends.local import LocalBackend
+from dask_flame.marks import MARK, NO_MARK, mark_of
+from dask_flame.testing.conformance import BackendConformance
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="templates are for Linux")
+
+
+class TestWithoutTemplate(BackendConformance):
+    @pytest.fixture
+    def factory(self) -> Any:
+        with dask.config.set({"flame.local.fork": False}):
+            yield LocalBackend
+
+
+def guard_of(cluster: Any) -> psutil.Process:
+    return psutil.Process(cluster.backend._guard.pid)
+
+
+def templates(cluster: Any) -> list[psutil.Process]:
+    """The templates of a cluster: what is started as one, and has not become a runner."""
+    return [p for p in guard_of(cluster).children() if any("template.py" in w for w in p.cmdline())]
+
+
+def template(cluster: Any) -> psutil.Process:
+    return wait_for(lambda: templates(cluster))[0]
+
+
+def look(dask_worker: Any) -> dict[str, Any]:
+    """What a runner finds in itself."""
+    here = "/proc/self/fd"
+    open_here = []
+    for descriptor in os.listdir(here):
+        if os.path.exists(f"{here}/{descriptor}"):
+            open_here.append(os.readlink(f"{here}/{descriptor}"))
+    numpy = sys.modules.get("numpy")
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "name": dask_worker.name,
+        "mark": os.environ[MARK],
+        "leads": os.getpgrp() == os.getsid(0) == os.getpid(),
+        "temporary": tempfile.gettempdir(),
+        "random": random.random(),
+        "numpy": None if numpy is None else float(numpy.random.random()),
+        "pipes": [link for link in open_here if link.startswith("pipe:")],
+        "terminates": signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN,
+        "threads": sorted(t.name for t in threading.enumerate()),
+    }
+
+
+@linux
+def test_what_each_forked_runner_has_of_its_own(flame: Any) -> None:
+    cluster, client = flame(min=4, max=4, preload=["numpy.random"])
+    client.wait_for_workers(4, timeout=30)
+    found = list(client.run(look).values())
+    assert len(found) == 4
+    guard = guard_of(cluster)
+    for one in found:
+        process = psutil.Process(one["pid"])
+        assert one["parent"] == guard.pid
+        assert [word for word in process.cmdline() if word] == ["dask-flame", one["name"]]
+        assert mark_of(process) == one["mark"]
+        assert one["mark"].endswith(f"/{one['name']}")
+        assert one["leads"]
+        assert Path(one["temporary"]).name == one["name"]
+        # Its leash, and its output twice.
+        assert len(one["pipes"]) == 3
+        assert one["terminates"]
+        assert not [name for name in one["threads"] if name not in ("MainThread", "flame-leash")]
+    for what in ("random", "numpy", "temporary", "pid"):
+        assert len({one[what] for one in found}) == 4, what
+    leashes = [pipe for one in found for pipe in set(one["pipes"])]
+    assert len(set(leashes)) == 8
+
+
+@linux
+def test_what_was_imported_before_is_shared(flame: Any) -> None:
+    cluster, client = flame(min=4, max=4, preload=["pandas"])
+    client.wait_for_workers(4, timeout=60)
+    assert all(client.run(lambda: "pandas" in sys.modules).values())
+
+    def memory(pid: int) -> tuple[int, int]:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        sizes = {words[0]: int(words[1]) for words in map(str.split, lines[1:])}
+        return sizes["Rss:"], sizes["Pss:"]
+
+    for worker in cluster.scheduler.workers.values():
+        whole, share = memory(worker.pid)
+        assert share < 0.6 * whole
+
+
+@linux
+def test_exit_codes_and_signals_of_forked_runners(flame: Any) -> None:
+    cluster, client = flame(max=1, boot_attempts=1)
+    for end, why in (
+        (lambda: os._exit(7), "exit code 7"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "SIGSEGV"),
+    ):
+        future = client.submit(end, pure=False, retries=0)
+        wait_for(lambda why=why: any(why in e.reason for e in cluster.events if e.kind == "lost"))
+        future.cancel()
+    assert client.submit(int, 3).result(timeout=20) == 3
+
+
+def module(folder: Path, name: str, text: str) -> str:
+    (folder / f"{name}.py").write_text(text)
+    return name
+
+
+THREAD = (
+    "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+)
+SOCKET = "import socket\nheld = socket.socket()"
+LOOP = "import asyncio\nheld = asyncio.new_event_loop()"
+PROCESS = (
+    "import subprocess, sys\n"
+    "held = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (THREAD, "starts threads"),
+        (SOCKET, "opens a socket"),
+        (LOOP, "opens "),
+        (PROCESS, "starts a process"),
+    ],
+)
+def test_a_preload_that_cannot_be_forked_is_named_and_runners_start_without(
+    text: str,
+    why: str,
+    flame: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = module(tmp_path, "harmless_preload", "")
+    second = module(tmp_path, "stubborn_preload", text)
+    cluster, client = flame(max=1, preload=[first, second])
+    assert client.submit(lambda: "stubborn_preload" in sys.modules).result(timeout=30)
+    (said,) = [r.getMessage() for r in caplog.records if "preload=" in r.getMessage()]
+    assert "preload='stubborn_preload'" in said
+    assert why in said
+    assert not templates(cluster)
+    wait_for(lambda: not [p for p in psutil.Process().children() if "sleep" in str(p.cmdline())])
+
+
+@linux
+def test_a_preload_that_was_edited_is_imported_again(
+    flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = module(tmp_path, "edited_preload", "answer = 1")
+    cluster, client = flame(max=1, single_use=True, preload=[name])
+
+    def answer() -> int:
+        return sys.modules["edited_preload"].answer  # type: ignore[no-any-return]
+
+    assert client.submit(answer, pure=False).result(timeout=30) == 1
+    before = template(cluster).pid
+    module(tmp_path, name, "answer = 1 + 1")
+    assert client.submit(answer, pure=False).result(timeout=30) == 2
+    assert template(cluster).pid != before
+
+
+@linux
+def test_the_environment_is_the_drivers_of_now(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAME_TEST_TODAY", "one")
+    cluster, client = flame(max=1, single_use=True)
+
+    def today() -> str | None:
+        return os.environ.get("FLAME_TEST_TODAY")
+
+    assert client.submit(today, pure=False).result(timeout=30) == "one"
+    before = template(cluster).pid
+    assert client.submit(today, pure=False).result(timeout=30) == "one"
+    assert template(cluster).pid == before
+    monkeypatch.setenv("FLAME_TEST_TODAY", "two")
+    assert client.submit(today, pure=False).result(timeout=30) == "two"
+    monkeypatch.delenv("FLAME_TEST_TODAY")
+    assert client.submit(today, pure=False).result(timeout=30) is None
+    wait_for(lambda: len(templates(cluster)) == 1, what="those of before are gone")
+
+
+@linux
+def test_pools_that_need_the_same_share_a_template(flame: Any) -> None:
+    from dask_flame import Pool
+
+    pools = {"one": Pool(min=1, max=1), "two": Pool(min=1, max=1), "other": Pool(max=1, cpus=1)}
+    cluster, client = flame(pools=pools)
+    client.wait_for_workers(2, timeout=30)
+    assert len(templates(cluster)) == 2
+
+
+@linux
+def test_a_template_that_is_killed_is_replaced(flame: Any) -> None:
+    cluster, client = flame(max=2, single_use=True)
+    # While it imports: then runners start without it.
+    template(cluster).kill()
+    assert client.submit(int, 1, pure=False).result(timeout=30) == 1
+    # While it waits; and again, with what it is asked for on its way to it.
+    for asked_before in (False, True):
+        assert client.submit(int, 2, pure=False).result(timeout=30) == 2
+        here = template(cluster)
+        if asked_before:
+            wait_for(lambda here=here: here.status() == psutil.STATUS_SLEEPING)
+            here.suspend()
+            futures = client.map(int, [3, 4], pure=False)
+            wait_for(lambda: len(cluster.runners) >= 2)
+            here.kill()
+            assert client.gather(futures) == [3, 4]
+        else:
+            here.kill()
+            wait_for(lambda here=here: not here.is_running())
+    assert client.submit(int, 5, pure=False).result(timeout=30) == 5
+    assert template(cluster).is_running()
+
+
+@linux
+def test_a_runner_that_waits_for_its_template_can_be_ended(flame: Any) -> None:
+    cluster, client = flame(max=1)
+    here = template(cluster)
+    here.suspend()
+    future = client.submit(int, 1)
+    wait_for(lambda: cluster.runners)
+    cluster.scale(0)
+    wait_for(lambda: not cluster.runners)
+    here.resume()
+    cluster.adapt(minimum=0, maximum=1)
+    assert future.result(timeout=30) == 1
+
+
+@linux
+def test_a_wave_larger_than_a_template_takes_at_once(flame: Any) -> None:
+    from dask_flame.runner.template import MOST_AT_ONCE
+
+    many = MOST_AT_ONCE + 6
+    cluster, client = flame(min=many, max=many)
+    client.wait_for_workers(many, timeout=120)
+    assert not [e for e in cluster.events if e.kind in ("failed", "lost")]
+    assert len(set(client.run(os.getpid).values())) == many
+
+
+@linux
+def test_a_fork_takes_the_time_of_a_fork(flame: Any) -> None:
+    """No import is left to do: what a runner imports after its fork is an import too many."""
+    _, client = flame(max=1)
+
+    def imported() -> list[str]:
+        # What has been imported since the fork is not frozen.
+        import gc
+
+        fresh = {id(thing) for thing in gc.get_objects()}
+        modules = [name for name, m in sys.modules.items() if id(m.__dict__) in fresh]
+        return [name for name in modules if not name.startswith("test_")]
+
+    new = client.submit(imported).result(timeout=30)
+    assert len(new) < 20, new
+
+
+@linux
+def test_a_mark_is_written_over_dots() -> None:
+    script = (
+        "import os, psutil\n"
+        "from dask_flame.marks import MARK, rewrite\n"
+        "rewrite('cluster-1/runner-2')\n"
+        "me = psutil.Process()\n"
+        "print(me.environ()[MARK].rstrip('.'), [w for w in me.cmdline() if w])\n"
+        "try:\n"
+        "    rewrite('again')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {**os.environ, MARK: NO_MARK}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "cluster-1/runner-2 ['dask-flame', 'runner-2']",
+        "there is no room for the mark 'again'",
+    ]
+
+
+def test_without_templates_where_they_are_not_wanted(flame: Any) -> None:
+    with dask.config.set({"flame.local.fork": False}):
+        cluster, client = flame(max=1)
+        assert client.submit(int, 1).result(timeout=30) == 1
+        assert not templates(cluster)
+        process = psutil.Process(next(iter(cluster.scheduler.workers.values())).pid)
+        assert "runner/__main__.py" in " ".join(process.cmdline())
+
+
+@linux
+def test_calls_start_processes_of_every_kind(flame: Any) -> None:
+    _, client = flame(max=1)
+
+    def starts() -> list[int]:
+        import multiprocessing
+
+        found = []
+        for how in ("fork", "spawn"):
+            with multiprocessing.get_context(how).Pool(1) as pool:
+                found.append(pool.apply(abs, (-3,)))
+        return found
+
+    assert client.submit(starts).result(timeout=60) == [3, 3]
+    wait(client.submit(int, 1))
