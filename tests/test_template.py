@@ -254,6 +254,25 @@ def test_a_runner_that_waits_for_its_template_can_be_ended(flame: Any) -> None:
 
 
 @linux
+def test_a_preload_that_hangs_is_given_up_with_the_boot_that_waits_for_it(
+    flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    once = (
+        "import pathlib, time\n"
+        "seen = pathlib.Path(__file__).with_name('seen')\n"
+        "if not seen.exists():\n"
+        "    seen.touch()\n"
+        "    time.sleep(600)\n"
+    )
+    name = module(tmp_path, "hanging_preload", once)
+    cluster, client = flame(max=1, preload=[name], boot_timeout=5)
+    assert client.submit(int, 1).result(timeout=60) == 1
+    (late,) = [e for e in cluster.events if e.kind == "retire"]
+    assert "boot_timeout=5 s" in late.reason
+
+
+@linux
 def test_a_wave_larger_than_a_template_takes_at_once(flame: Any) -> None:
     from dask_flame.runner.template import MOST_AT_ONCE
 

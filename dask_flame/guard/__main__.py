@@ -17,7 +17,6 @@ Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``e
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import os
@@ -36,7 +35,8 @@ if __name__ == "__main__":  # started by path, from wherever the package is
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import dask_flame.runner.__main__ as runner_program
-from dask_flame.guard.templates import Kind, Process, Template
+from dask_flame.guard.runners import Kind, Process, Runner
+from dask_flame.guard.templates import Template
 from dask_flame.marks import (
     MARK,
     NO_MARK,
@@ -52,56 +52,11 @@ if __name__ == "__main__":
     del sys.path[0]
 
 _PR_SET_CHILD_SUBREAPER = 36
-_KEPT_OUTPUT = 16_000
 _LOOK_FOR_PARENT = 0.5
+#: The part of its ``boot_timeout`` after which a runner that is ended was late.
+_SLOW = 0.9
 #: Bytes for a driver that does not read; beyond them what runners print is only kept, not sent.
 _MOST_UNREAD = 4_000_000
-
-
-class Runner:
-    """One process, its leash, and the end of what it printed.
-
-    Attributes
-    ----------
-    process : Process or None
-        None until it has been started.
-    env : dict of str to str
-        What its environment has beyond that of its kind.
-    theirs : tuple of int
-        The other ends of leash and output, until the process has them.
-    """
-
-    def __init__(self, name: str, kind: Kind, env: dict[str, str]) -> None:
-        self.name = name
-        self.kind = kind
-        self.env = env
-        self.process: Process | None = None
-        self.words = b""  # on their way through the leash
-        self.kill_at: float | None = None
-        self.killed = False
-        self.stranded = ""  # why it may or may not have been started, and nobody can tell
-        self.output: collections.deque[bytes] = collections.deque()
-        self.size = 0
-        read, self.leash = os.pipe()
-        self.stdout, write = os.pipe()
-        self.theirs: tuple[int, ...] = (read, write)
-        os.set_blocking(self.stdout, False)
-        os.set_blocking(self.leash, False)
-
-    def let_go(self) -> None:
-        """Close what is the process's own, here."""
-        for descriptor in self.theirs:
-            os.close(descriptor)
-        self.theirs = ()
-
-    def keep(self, chunk: bytes) -> None:
-        self.output.append(chunk)
-        self.size += len(chunk)
-        while self.size - len(self.output[0]) > _KEPT_OUTPUT:
-            self.size -= len(self.output.popleft())
-
-    def tail(self) -> str:
-        return b"".join(self.output)[-_KEPT_OUTPUT:].decode(errors="replace")
 
 
 class Guard:
@@ -261,16 +216,26 @@ class Guard:
         mark = f"{self.owner}/{name}"
         # What calls put into temporary folders goes with their runner.
         environment = {"TMPDIR": folder, **message["env"], MARK: mark}
+        orders = json.dumps(message["orders"]).encode()
+        runner = self._admit(name, self.kinds[message["kind"]], environment, orders)
+        if runner is not None:
+            runner.boot_timeout = message["orders"]["boot_timeout"]
+            self._fork(runner, message["kind"])
+
+    def _admit(
+        self, name: str, kind: Kind, environment: dict[str, str], orders: bytes
+    ) -> Runner | None:
+        """Make all that a runner needs, but its process."""
         try:
-            os.makedirs(folder, exist_ok=True)
-            runner = Runner(name, self.kinds[message["kind"]], environment)
+            os.makedirs(environment["TMPDIR"], exist_ok=True)
+            runner = Runner(name, kind, environment, orders)
         except OSError as error:
             self._say(ev="refused", name=name, why=str(error))
-            return
+            return None
         self.runners[name] = runner
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
-        self._tell(runner, json.dumps(message["orders"]).encode())
-        self._fork(runner, message["kind"])
+        self._tell(runner, orders)
+        return runner
 
     def _fork(self, runner: Runner, key: str) -> None:
         fits = len(runner.env[MARK]) <= len(NO_MARK)
@@ -312,12 +277,25 @@ class Guard:
         self._dismiss(runner)
         self._say(ev="refused", name=runner.name, why=why)
 
-    def stranded(self, runner: Runner, why: str) -> None:
-        """A runner was to be started, and nobody can say whether it was."""
+    def stranded(self, runner: Runner) -> None:
+        """A runner was to be forked, and nobody can say whether it was: see that it was not."""
         # If it was, it ends. It is gone when nobody has the other end of its output any more.
-        runner.stranded = why
+        runner.stranded = True
         runner.let_go()
         self._tell(runner, b"end")
+
+    def _not_forked(self, runner: Runner) -> None:
+        """Start a runner that was stranded."""
+        self._dismiss(runner)
+        if runner.killed:
+            self._say(ev="ended", name=runner.name, code=-signal.SIGKILL, told=True, output="")
+            return
+        again = self._admit(runner.name, runner.kind, runner.env, runner.orders)
+        if again is not None:
+            again.kill_at = runner.kill_at
+            self._start(again)
+            if runner.kill_at is not None:
+                self._tell(again, b"end")
 
     def _dismiss(self, runner: Runner) -> None:
         """Let go of all that belongs to a runner."""
@@ -368,7 +346,7 @@ class Guard:
         if not chunk:
             self.unregister(runner.stdout)
             if runner.stranded:
-                self.refused(runner, runner.stranded)
+                self._not_forked(runner)
             return False
         runner.keep(chunk)
         if len(self._out) < _MOST_UNREAD:
@@ -418,18 +396,27 @@ class Guard:
     def _kill(self, runner: Runner) -> None:
         runner.killed = True
         if runner.process is None:
-            for template in self.templates.values():
-                if runner in template.waiting:
-                    template.waiting.remove(runner)
-                    self._dismiss(runner)
-                    code = -signal.SIGKILL
-                    self._say(ev="ended", name=runner.name, code=code, told=True, output="")
-                    return
-            return  # it is being forked: when that is told
+            self._kill_unborn(runner)
+            return
         # The tree first: once its root is dead, nobody can tell what was below it.
         tree = below(runner.process.pid)
         kill_group(runner.process.pid)
         kill(tree)
+
+    def _kill_unborn(self, runner: Runner) -> None:
+        late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
+        for template in list(self.templates.values()):
+            if runner in template.waiting:
+                template.waiting.remove(runner)
+                self._dismiss(runner)
+                code = -signal.SIGKILL
+                self._say(ev="ended", name=runner.name, code=code, told=True, output="")
+                if late:
+                    # What has held it up would hold up the next one too.
+                    self.unfit(template, "", "", failed=True)
+            elif late and runner in template.wave.values():
+                template.process.kill()  # which is heard of, and strands the runner
+        # Else it is being forked, and is killed when that is told.
 
     def _end_all(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

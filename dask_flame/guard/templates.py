@@ -12,63 +12,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import dask_flame.runner.template as program
+from dask_flame.guard.runners import Forked, Kind, Runner
 from dask_flame.marks import MARK, NO_MARK
 from dask_flame.runner.template import LONGEST, MOST_AT_ONCE
 
 if TYPE_CHECKING:
-    from dask_flame.guard.__main__ import Guard, Runner
-
-
-@dataclass
-class Kind:
-    """What runners have in common, so that one template serves them all.
-
-    Attributes
-    ----------
-    env : mapping of str to str
-        The whole environment.
-    preload, path : list of str
-        Modules to import, and where from.
-    fork : bool
-        Whether to use a template; where not, each runner is an interpreter of its own.
-    """
-
-    env: Mapping[str, str]
-    preload: list[str]
-    path: list[str]
-    fork: bool
-
-
-class Process(Protocol):
-    """What is known of a runner's process."""
-
-    pid: int
-    returncode: int | None
-
-    def poll(self) -> int | None:
-        """The exit code, below zero for a signal; None while it runs."""
-
-
-class Forked:
-    """A process that a template has forked, and that the kernel hands to this one."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            # Not ours yet, in the moment before what has forked it ends.
-            with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+    from dask_flame.guard.__main__ import Guard
 
 
 class Template:
@@ -158,7 +110,7 @@ class Template:
         elif event == "refused":
             self.guard.refused(self.wave.pop(message["name"]), message["why"])
         elif event == "done":
-            self._strand("what was to fork it has died")
+            self._strand()
             self.busy = False
             self.fork()
         elif event == "stale":
@@ -169,16 +121,16 @@ class Template:
             self.guard.unfit(self, message["module"], message["why"], failed=message["failed"])
 
     def _lost(self) -> None:
-        self._strand("its template has died")
+        self._strand()
         if self.ready:
             self.guard.replace(self)
         else:
             self.guard.unfit(self, "", "ended while it was imported", failed=True)
 
-    def _strand(self, why: str) -> None:
+    def _strand(self) -> None:
         """Give up what was asked for and has not been spoken of."""
         for runner in self.wave.values():
-            self.guard.stranded(runner, why)
+            self.guard.stranded(runner)
         self.wave.clear()
 
     def _wave(self) -> None:

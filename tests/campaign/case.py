@@ -172,7 +172,7 @@ _KILLS = {
 
 THEMES = (
     *("driver", "kill", "boots", "link", "backend", "freeze"),
-    *("driver", "kill", "links", "guard", "mix"),
+    *("driver", "kill", "links", "guard", "mix", "template"),
 )
 
 
@@ -308,6 +308,22 @@ def _guard(rng: random.Random) -> dict[str, object]:
     return {"faults": tuple(faults)}
 
 
+def _templates(rng: random.Random) -> dict[str, object]:
+    """What runners are forked from: no call knows of its end."""
+    return {
+        "faults": tuple(
+            Fault(
+                "template",
+                rng.choice(PHASES),
+                _moment(rng),
+                1,
+                rng.choice([None, rng.uniform(0.05, 2.5)]),
+            )
+            for _ in range(rng.randint(1, 4))
+        )
+    }
+
+
 def _link(rng: random.Random) -> dict[str, object]:
     """The driver's link: whatever happens to it, no call knows of it."""
     faults = tuple(_broken(rng, LINK_FAULTS) for _ in range(rng.randint(1, 4)))
@@ -328,7 +344,7 @@ def _broken(rng: random.Random, ways: tuple[str, ...]) -> Fault:
 def _mix(rng: random.Random) -> dict[str, object]:
     mixed: dict[str, object] = {}
     faults: list[Fault] = []
-    parts = [_kills, _freezes, _boots, _backend, _guard, _link, _links]
+    parts = [_kills, _freezes, _boots, _backend, _guard, _templates, _link, _links]
     for part in rng.sample(parts, k=rng.randint(2, 3)):
         mishaps = part(rng)
         faults += mishaps.pop("faults", ())  # type: ignore[arg-type]
@@ -343,6 +359,7 @@ _MISHAPS = {
     "boots": _boots,
     "backend": _backend,
     "guard": _guard,
+    "template": _templates,
     "link": _link,
     "links": _links,
     "mix": _mix,

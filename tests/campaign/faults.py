@@ -166,6 +166,17 @@ class Faults(threading.Thread):
                 self.seen.victims |= dict.fromkeys(self.cluster.runners, "guard")
                 _signal(guard, signal.SIGKILL)
             return
+        if fault.what == "template":
+            self._say("template killed" if fault.seconds is None else "template frozen")
+            stop = signal.SIGKILL if fault.seconds is None else signal.SIGSTOP
+            hit = templates(self.backend.guard)
+            for pid in hit:
+                _signal(pid, stop)
+            if fault.seconds is not None:
+                self._sleep(fault.seconds)
+                for pid in hit:
+                    _signal(pid, signal.SIGCONT)
+            return
         if fault.what == "shrink":
             self._say("shrink the first pool to max=1 for a while")
             name, most = self.case.pools[0].name, self.case.pools[0].max
@@ -264,6 +275,17 @@ def processes(guard: int | None) -> Counter[str]:
                 if name and child.status() != psutil.STATUS_ZOMBIE:
                     pool = name.rpartition("-")[0]
                     found["default" if pool == "runner" else pool] += 1
+    return found
+
+
+def templates(guard: int | None) -> list[int]:
+    """The processes that the guard's runners are forked from."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(guard).children() if guard else []:
+            with contextlib.suppress(psutil.Error):
+                if any("template.py" in word for word in child.cmdline()):
+                    found.append(child.pid)
     return found
 
 

@@ -69,6 +69,8 @@ def settings(case: Case) -> dict[str, Any]:
         "distributed.worker.validate": True,
         "distributed.scheduler.allowed-failures": case.allowed_failures,
         "flame.local.echo": False,
+        # Each boot takes its turn to fail by what it preloads: in a process of its own.
+        "flame.local.fork": not (case.boots or case.all_boots),
     }
     if case.worker_ttl is not None:
         given["distributed.scheduler.worker-ttl"] = f"{case.worker_ttl} s"

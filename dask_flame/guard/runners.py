@@ -1,0 +1,109 @@
+"""A runner as its guard knows it: a process, a leash, an output (guard)."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+_KEPT_OUTPUT = 16_000
+
+
+@dataclass
+class Kind:
+    """What runners have in common, so that one template serves them all.
+
+    Attributes
+    ----------
+    env : mapping of str to str
+        The whole environment.
+    preload, path : list of str
+        Modules to import, and where from.
+    fork : bool
+        Whether to use a template; where not, each runner is an interpreter of its own.
+    """
+
+    env: Mapping[str, str]
+    preload: list[str]
+    path: list[str]
+    fork: bool
+
+
+class Process(Protocol):
+    """What is known of a runner's process."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit code, below zero for a signal; None while it runs."""
+
+
+class Forked:
+    """A process that a template has forked, and that the kernel hands to this one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            # Not ours yet, in the moment before what has forked it ends.
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+class Runner:
+    """One process, its leash, and the end of what it printed.
+
+    Attributes
+    ----------
+    process : Process or None
+        None until it has been started.
+    env : dict of str to str
+        What its environment has beyond that of its kind.
+    theirs : tuple of int
+        The other ends of leash and output, until the process has them.
+    """
+
+    def __init__(self, name: str, kind: Kind, env: dict[str, str], orders: bytes) -> None:
+        self.name = name
+        self.kind = kind
+        self.env = env
+        self.orders = orders
+        self.asked = time.monotonic()
+        self.boot_timeout = float("inf")
+        self.process: Process | None = None
+        self.words = b""  # on their way through the leash
+        self.kill_at: float | None = None
+        self.killed = False
+        self.stranded = False  # it may or may not have been started, and nobody can tell
+        self.output: collections.deque[bytes] = collections.deque()
+        self.size = 0
+        read, self.leash = os.pipe()
+        self.stdout, write = os.pipe()
+        self.theirs: tuple[int, ...] = (read, write)
+        os.set_blocking(self.stdout, False)
+        os.set_blocking(self.leash, False)
+
+    def let_go(self) -> None:
+        """Close what is the process's own, here."""
+        for descriptor in self.theirs:
+            os.close(descriptor)
+        self.theirs = ()
+
+    def keep(self, chunk: bytes) -> None:
+        self.output.append(chunk)
+        self.size += len(chunk)
+        while self.size - len(self.output[0]) > _KEPT_OUTPUT:
+            self.size -= len(self.output.popleft())
+
+    def tail(self) -> str:
+        return b"".join(self.output)[-_KEPT_OUTPUT:].decode(errors="replace")
