@@ -24,6 +24,7 @@ from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
+from dask_flame.runner.quiet import Quiet
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
@@ -85,6 +86,7 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     # then kill a runner that is on its way out.
     signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
     await worker
+    worker.quiet.started()
     departure.started()
     listen(departure.told_to_end)
     await worker.finished()
@@ -119,11 +121,16 @@ class RunnerWorker(Worker):
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self._end_process = end
         self.calls = Calls(self)
+        self.quiet = Quiet(self)
         self.handlers["flame_idle"] = self.flame_idle
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
-        with self.calls.execute(key) as execution:
-            event = await super().execute(key, stimulus_id=stimulus_id)
+        self.quiet.begin()
+        try:
+            with self.calls.execute(key) as execution:
+                event = await super().execute(key, stimulus_id=stimulus_id)
+        finally:
+            self.quiet.end()
         return self.calls.outcome(execution, event)
 
     def handle_stimulus(self, *stims: StateMachineEvent) -> None:
@@ -161,6 +168,7 @@ class RunnerWorker(Worker):
         return adopted
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
+        self.quiet.close()
         # A thread, not the loop's timer: it has to fire when the loop hangs.
         last_resort = threading.Timer(_CLOSE_WITHIN, self._end_process, (0,))
         last_resort.daemon = True
