@@ -49,10 +49,8 @@ LONGEST = 1 << 17
 MOST_AT_ONCE = 50
 
 _PR_SET_PDEATHSIG = 1
-#: What the first registration of a worker, or its first call, would import otherwise; and what a
-#: worker serves by HTTP, by Dask's configuration.
+#: What the first registration of a worker, or its first call, would import otherwise.
 _NEEDED = ("dask_flame.runner.worker", "dask_flame.reports.runner")
-_SERVED = "distributed.worker.http.routes"
 #: What a process has open that a fork must not share, by what its links in /proc begin with.
 _NOT_TO_SHARE = {
     "socket:": "a socket",
@@ -116,9 +114,9 @@ class Template:
 
     def _prepare(self, orders: dict[str, Any]) -> None:
         sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
-        for module in (*_NEEDED, _SERVED, *orders["preload"]):
+        for module in (*_NEEDED, *orders["preload"]):
             try:
-                _import(module)
+                importlib.import_module(module)
             except BaseException:
                 traceback.print_exc()
                 self._say(ev="unfit", module=module, why="cannot be imported", failed=True)
@@ -208,16 +206,6 @@ class Template:
             self.connection.send(json.dumps(message).encode())
         except OSError:
             os._exit(1)
-
-
-def _import(module: str) -> None:
-    if module == _SERVED:
-        import dask.config
-
-        for route in dask.config.get(module):
-            importlib.import_module(route)
-    else:
-        importlib.import_module(module)
 
 
 def _open() -> Iterable[str]:

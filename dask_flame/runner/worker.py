@@ -9,16 +9,20 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dask.config
 from dask.utils import parse_timedelta
 from distributed import Worker
+from distributed.http import get_handlers
 from distributed.protocol import pickle
 from distributed.security import Security
 from distributed.utils import in_async_call
 from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
 
+from dask_flame.background import in_thread
+from dask_flame.later import build_later
 from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
@@ -31,6 +35,9 @@ _CLOSE_WITHIN = 5.0
 #: Seconds that the scheduler has to take the results of a runner that is being taken away, beyond
 #: the ``shutdown_timeout`` that its calls have. The substrate may not give them.
 _SEE_OFF = 10.0
+
+#: Dask's setting of what workers serve by HTTP.
+_PAGES = "distributed.worker.http.routes"
 
 Ender = Callable[[int], Any]
 #: Takes what is to be done when the runner is told, through its leash, to end in peace.
@@ -56,6 +63,13 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
         importlib.import_module(module)
     know_modules()
     return asyncio.run(_serve(orders, end, listen))
+
+
+async def _add_pages(worker: RunnerWorker, modules: list[str]) -> None:
+    """Have the worker serve what Dask's configuration says."""
+    for module in modules:
+        await in_thread(importlib.import_module, module)
+    worker.http_application.add_handlers(".*", get_handlers(server=worker, modules=modules))
 
 
 def know_modules() -> None:
@@ -85,7 +99,11 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
     # then kill a runner that is on its way out.
     signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
-    await worker
+    pages = dask.config.get(_PAGES)
+    # They are not needed to register, and take their time to import.
+    with dask.config.set({_PAGES: []}):
+        await worker
+    build_later(worker, partial(_add_pages, worker, pages))
     worker.quiet.started()
     departure.started()
     listen(departure.told_to_end)
