@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import dask.config
 import psutil
 import pytest
 from conftest import wait_for
-from distributed import wait
 
 from dask_flame.backends.local import LocalBackend
 from dask_flame.marks import MARK, NO_MARK, mark_of
@@ -345,5 +345,28 @@ def test_calls_start_processes_of_every_kind(flame: Any) -> None:
                 found.append(pool.apply(abs, (-3,)))
         return found
 
+    def ends() -> list[int | None]:
+        import multiprocessing
+
+        codes = []
+        context = multiprocessing.get_context("fork")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            ours, theirs = context.Pipe()
+
+            def sleep(theirs: Any = theirs) -> None:
+                theirs.send("there")
+                time.sleep(600)
+
+            process = context.Process(target=sleep)
+            process.start()
+            assert process.pid is not None
+            if number is signal.SIGINT:
+                ours.recv()
+            os.kill(process.pid, number)
+            process.join(20)
+            codes.append(process.exitcode)
+        return codes
+
     assert client.submit(starts).result(timeout=60) == [3, 3]
-    wait(client.submit(int, 1))
+    # SIGINT is a KeyboardInterrupt there.
+    assert client.submit(ends).result(timeout=60) == [-signal.SIGTERM, 1]

@@ -26,6 +26,7 @@ from dask_flame.later import build_later
 from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
+from dask_flame.runner.forks import use_usual_signals
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
@@ -99,6 +100,7 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
     # then kill a runner that is on its way out.
     signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
+    use_usual_signals()
     pages = dask.config.get(_PAGES)
     # They are not needed to register, and take their time to import.
     with dask.config.set({_PAGES: []}):
