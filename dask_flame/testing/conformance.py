@@ -76,6 +76,7 @@ class BackendConformance:
             ended: list[Ended] = []
             backend = factory("conformance", ended.append)
             stage = Stage(scheduler, backend, ended)
+            backend.expect([stage.spec("", scheduler="")])
             await backend.start()
             try:
                 yield stage
