@@ -72,7 +72,9 @@ class Pool:
     env : mapping of str to str, optional
         Environment variables for the runner, over those of the driver.
     preload : sequence of str, optional
-        Modules that a runner imports before it takes its first call.
+        Modules that are imported before a runner registers. Local runners are forked from a process
+        that has imported them, on Linux, if they start no threads or processes, open no sockets and
+        initialise no GPU while they are imported.
 
     Durations are numbers of seconds, or what :func:`dask.utils.parse_timedelta` reads; sizes are
     what :func:`dask.utils.parse_bytes` reads. Once made, a pool holds seconds and bytes.
