@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,41 @@ def most_at_once(spans: list[tuple[str, float, float]]) -> Counter[str]:
         now = sum(n == name and a <= start < b for n, a, b in spans)
         most[name] = max(most[name], now)
     return most
+
+
+class Stubborn:
+    """A call that does not stop when it is asked to: it is in C, in one piece, until this closes.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pipe = folder / f"pipe-{len(list(folder.iterdir()))}"
+        self._end: int | None = None
+        os.mkfifo(self._pipe)
+
+    @property
+    def call(self) -> Callable[[], int]:
+        return partial(os.system, f"exec cat '{self._pipe}'")
+
+    def has_begun(self) -> None:
+        """Wait until it runs: only then has the pipe a reader."""
+
+        def opened() -> bool:
+            with contextlib.suppress(OSError):
+                self._end = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
+            return self._end is not None
+
+        wait_for(opened, what="the call has begun")
+
+    def __enter__(self) -> Stubborn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._end is not None:
+            os.close(self._end)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
@@ -180,86 +217,58 @@ def test_a_cancelled_call_holds_its_slot_until_its_thread_is_free(
     flame: Any, tmp_path: Path
 ) -> None:
     cluster, client = flame(min=1, max=1)
-    go = tmp_path / "go"
-
-    def busy() -> None:
-        while not go.exists():
-            with contextlib.suppress(BaseException):  # it does not stop when it is asked to
-                while not go.exists():
-                    time.sleep(0.01)
-
-    cancelled = client.submit(busy)
-    wait_for(lambda: any(m.busy for m in cluster.runners.values()))
-    cancelled.cancel()
-    wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 1)
-    after = client.submit(whoami, pure=False)
-    wait_for(lambda: cluster.scheduler.waiting() == 1)
-    assert cluster.scheduler.load("runner-1").busy == 0
-    go.touch()
+    with Stubborn(tmp_path) as stubborn:
+        cancelled = client.submit(stubborn.call)
+        stubborn.has_begun()
+        cancelled.cancel()
+        wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 1)
+        after = client.submit(whoami, pure=False)
+        wait_for(lambda: cluster.scheduler.waiting() == 1)
+        assert cluster.scheduler.load("runner-1").busy == 0
     assert after.result(timeout=20)[0] == "runner-1"
     wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 0)
 
 
 def test_a_call_that_is_wanted_again_too_early_holds_nobody_up(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(max=1, concurrency=2)
-    pipe, go = tmp_path / "pipe", tmp_path / "go"
-    os.mkfifo(pipe)
-
-    def busy() -> None:
-        while not go.exists():
-            with contextlib.suppress(BaseException):  # it does not stop when it is asked to
-                while not go.exists():
-                    time.sleep(0.01)
-
-    cancelled, other = client.submit(pipe.read_bytes, key="again"), client.submit(busy)
-    wait_for(lambda: any(m.busy == 2 for m in cluster.runners.values()))
-    time.sleep(0.2)  # by then it is in C
-    cancelled.cancel()
-    wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 1)
-    again = client.submit(int, key="again", priority=1)
-    behind = client.submit(whoami)
-    wait_for(lambda: cluster.scheduler.waiting() == 2)
-    go.touch()
-    assert behind.result(timeout=20)[0] == "runner-1"
-    assert not again.done()
-    pipe.write_bytes(b"")
+    with Stubborn(tmp_path) as stubborn:
+        with Stubborn(tmp_path) as busy:
+            cancelled, other = client.submit(stubborn.call, key="again"), client.submit(busy.call)
+            stubborn.has_begun()
+            busy.has_begun()
+            cancelled.cancel()
+            wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 1)
+            again = client.submit(int, key="again", priority=1)
+            behind = client.submit(whoami)
+            wait_for(lambda: cluster.scheduler.waiting() == 2)
+        assert behind.result(timeout=20)[0] == "runner-1"
+        assert not again.done()
     assert again.result(timeout=20) == 0
-    assert other.done()
+    assert other.result(timeout=20) == 0
 
 
 def test_a_new_call_goes_past_a_cancelled_one_to_a_free_runner(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(min=2, max=2)
     client.wait_for_workers(2)
-    go = tmp_path / "go"
-
-    def busy() -> None:
-        while not go.exists():
-            with contextlib.suppress(BaseException):  # it does not stop when it is asked to
-                while not go.exists():
-                    time.sleep(0.01)
-
-    first = client.submit(busy)
-    wait_for(lambda: any(m.busy for m in cluster.runners.values()))
-    held = next(name for name, m in cluster.runners.items() if m.busy)
-    first.cancel()
-    names = {client.submit(whoami, pure=False).result(timeout=10)[0] for _ in range(6)}
-    assert held not in names
-    go.touch()
+    with Stubborn(tmp_path) as stubborn:
+        first = client.submit(stubborn.call)
+        stubborn.has_begun()
+        held = next(name for name, m in cluster.runners.items() if m.busy)
+        first.cancel()
+        names = {client.submit(whoami, pure=False).result(timeout=10)[0] for _ in range(6)}
+        assert held not in names
 
 
 def test_a_call_that_does_not_stop_is_not_waited_for_while_there_may_be_more_runners(
     flame: Any, tmp_path: Path
 ) -> None:
     cluster, client = flame(max=2)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    cancelled = client.submit(pipe.read_bytes)
-    wait_for(lambda: any(m.busy for m in cluster.runners.values()))
-    time.sleep(0.2)  # by then it is in C
-    cancelled.cancel()
-    assert client.submit(whoami, pure=False).result(timeout=20)[0] == "runner-2"
-    assert cluster.scheduler.demand() == 0
-    pipe.write_bytes(b"")
+    with Stubborn(tmp_path) as stubborn:
+        cancelled = client.submit(stubborn.call)
+        stubborn.has_begun()
+        cancelled.cancel()
+        assert client.submit(whoami, pure=False).result(timeout=20)[0] == "runner-2"
+        assert cluster.scheduler.demand() == 0
 
 
 def test_retries_reschedules_and_errors_give_their_slot_back(flame: Any, tmp_path: Path) -> None:

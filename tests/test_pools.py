@@ -439,12 +439,14 @@ def test_waiting_calls_wait_on_while_boots_fail(flame: Any, tmp_path: Path) -> N
         "count.write_text('x' * (tries + 1))\n"
         "assert tries >= 3, 'not yet'\n"
     )
-    cluster, client = flame(
-        max=1,
-        preload=["flaky_at_boot"],
-        env={"PYTHONPATH": str(tmp_path)},
-        boot_attempts=1,
-        on_boot_failure="wait",
-    )
-    assert client.submit(whoami).result(timeout=60) == "runner-4"
+    # Each boot an import: from a template, the second could succeed.
+    with dask.config.set({"flame.local.fork": False}):
+        cluster, client = flame(
+            max=1,
+            preload=["flaky_at_boot"],
+            env={"PYTHONPATH": str(tmp_path)},
+            boot_attempts=1,
+            on_boot_failure="wait",
+        )
+        assert client.submit(whoami).result(timeout=60) == "runner-4"
     assert len(events(cluster, "failed")) == 3
