@@ -9,7 +9,8 @@ import logging
 import re
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from distributed import Client, Security, Status
@@ -192,16 +193,20 @@ class FlameCluster(Steering):
             else ""
         )
 
-    def spec(self, name: str) -> RunnerSpec:
-        """What a runner of this name is told."""
-        of = self.fleets.of(name) or self.fleets.default
-        return runner_spec(
-            name,
-            self.fleets.policies[of],
-            of=of,
-            scheduler=self.scheduler.address,
-            security=self.security,
-        )
+    def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
+        """What runners of these names are told."""
+        pools = [self.fleets.of(name) or self.fleets.default for name in names]
+        common = {
+            pool: runner_spec(
+                "",
+                self.fleets.policies[pool],
+                of=pool,
+                scheduler=self.scheduler.address,
+                security=self.security,
+            )
+            for pool in set(pools)
+        }
+        return [replace(common[pool], name=n) for pool, n in zip(pools, names, strict=True)]
 
     # Life
 

@@ -90,7 +90,7 @@ class Orders:
 
     async def _boot(self, names: Sequence[str]) -> None:
         try:
-            await self.backend.boot([self.cluster.spec(name) for name in names])
+            await self.backend.boot(self.cluster.specs(names))
         except Exception as error:
             logger.debug("boot refused", exc_info=True)
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")

@@ -140,7 +140,8 @@ class Guard:
             elif message["op"] == "forget":
                 self._forget(message["key"])
             elif message["op"] == "boot":
-                self._boot(message)
+                for name, environment in message["runners"].items():
+                    self._boot(name, message["kind"], environment, message["orders"])
             elif message["op"] == "end":
                 self._end(message["name"], message["grace"])
         # Not one by one: a wave is what has been asked for at once.
@@ -210,17 +211,15 @@ class Guard:
 
     # Runners
 
-    def _boot(self, message: dict[str, Any]) -> None:
-        name = message["name"]
-        folder = message["orders"]["directory"] = os.path.join(self.scratch, name)
-        mark = f"{self.owner}/{name}"
+    def _boot(self, name: str, kind: str, own: dict[str, str], common: dict[str, Any]) -> None:
+        folder = os.path.join(self.scratch, name)
         # What calls put into temporary folders goes with their runner.
-        environment = {"TMPDIR": folder, **message["env"], MARK: mark}
-        orders = json.dumps(message["orders"]).encode()
-        runner = self._admit(name, self.kinds[message["kind"]], environment, orders)
+        environment = {"TMPDIR": folder, **own, MARK: f"{self.owner}/{name}"}
+        orders = json.dumps({**common, "name": name, "directory": folder}).encode()
+        runner = self._admit(name, self.kinds[kind], environment, orders)
         if runner is not None:
-            runner.boot_timeout = message["orders"]["boot_timeout"]
-            self._fork(runner, message["kind"])
+            runner.boot_timeout = common["boot_timeout"]
+            self._fork(runner, kind)
 
     def _admit(
         self, name: str, kind: Kind, environment: dict[str, str], orders: bytes

@@ -12,7 +12,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -111,19 +112,19 @@ class LocalBackend(Backend):
                 await self.start()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
-        messages: list[dict[str, Any]] = [
+        messages = [
             {
                 "op": "boot",
-                "name": s.name,
-                "kind": self._kind(s),
-                "env": self._devices.give(s.name, s.gpus),
-                "orders": _orders(s),
+                "runners": {s.name: self._devices.give(s.name, s.gpus) for s in alike},
+                "kind": self._kind(alike[0]),
+                "orders": _orders(alike[0]),
             }
-            for s in specs
+            for alike in _alike(specs)
         ]
+        for spec in specs:
+            self._runners[spec.name] = None
+            self._gone[spec.name] = asyncio.Event()
         for message in messages:
-            self._runners[message["name"]] = None
-            self._gone[message["name"]] = asyncio.Event()
             self._say(message)
         await self._drain()
 
@@ -177,7 +178,8 @@ class LocalBackend(Backend):
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
         elif message["op"] == "boot":
-            self._over(message["name"], "refused: the local backend is closed")
+            for name in message["runners"]:
+                self._over(name, "refused: the local backend is closed")
 
     async def _drain(self) -> None:
         if self._writer is not None:
@@ -256,9 +258,21 @@ async def _gone(guard: subprocess.Popen[bytes]) -> None:
         await in_thread(guard.wait)
 
 
+def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:
+    """Runs of specs that have all in common but their names."""
+    alike: list[RunnerSpec] = []
+    for spec in specs:
+        if alike and replace(alike[0], name=spec.name) != spec:
+            yield alike
+            alike = []
+        alike.append(spec)
+    if alike:
+        yield alike
+
+
 def _orders(spec: RunnerSpec) -> dict[str, Any]:
+    """What runners like this one are told, each beside its name and folder."""
     return {
-        "name": spec.name,
         "scheduler": spec.scheduler,
         "concurrency": spec.concurrency,
         "boot_timeout": spec.boot_timeout,
