@@ -7,7 +7,7 @@ import logging
 import textwrap
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from distributed.deploy.adaptive import Adaptive
 
 from dask_flame.backends import Ended
 from dask_flame.background import Background, in_thread
+from dask_flame.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.orders import Orders
@@ -50,6 +51,7 @@ class FlameAdaptive(Adaptive):
     def __init__(self, cluster: FlameCluster, **kwargs: Any) -> None:
         self.fleets = cluster.fleets
         self.events = cluster.events
+        self.boots = cluster.boots
         self.history: dict[str, deque[tuple[float, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
@@ -57,7 +59,7 @@ class FlameAdaptive(Adaptive):
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._callbacks = Background("flame-callbacks")
-        self._orders = Orders(cluster, ended=self.ended, done=self.wake)
+        self._orders = Orders(cluster, ended=self.ended, accepted=self._accepted, done=self.wake)
         default = self.fleets.policies[self.fleets.default]
         kwargs.setdefault("minimum", default.min)
         kwargs.setdefault("maximum", default.max)
@@ -121,6 +123,8 @@ class FlameAdaptive(Adaptive):
         fleet = self.fleets.fleets[pool]
         member = fleet.members[what.name]
         why = what.why
+        if member.phase is Phase.BOOTING and (how_far := self.boots.how_far([what.name])):
+            why += f" ({how_far})"
         if tail := what.output.strip():
             why += "; it printed last:\n" + textwrap.indent(_last_lines(tail), "    ")
         phase = fleet.ended(what.name, now, why)
@@ -135,12 +139,23 @@ class FlameAdaptive(Adaptive):
         elif not self.stopped and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
+        self.boots.ended(what.name, what.why, failed=kind == "failed")
         cause = f"{member.why} ({what.why})" if member.why else what.why
         self.events.add(kind, why if kind == "failed" else cause, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
         scheduler.losses.settle(what.name, cause)
         if not self.stopped:
             self.wake()
+
+    def reached(self, name: str, step: str) -> None:
+        """A runner's boot has come to a step."""
+        if (noted := self.boots.reached(name, step, time.monotonic())) is not None:
+            boot, took = noted
+            self.fleets.ledgers[boot.pool].phase(step, took)
+
+    def _accepted(self, names: Collection[str]) -> None:
+        for name in names:
+            self.reached(name, ACCEPTED)
 
     def _observe(self, now: float) -> None:
         scheduler = self.cluster.scheduler
@@ -168,9 +183,17 @@ class FlameAdaptive(Adaptive):
             ledger = self.fleets.ledgers[pool]
             ledger.registered += 1
             ledger.boot_seconds += took
+            self.reached(name, REGISTERED)
+            boot = self.boots.of(name)
+            steps = dict(boot.steps) if boot is not None else {}
+            before = [f"{s} after {shown(t)} s" for s, t in steps.items() if s != REGISTERED]
             why = f"registered {took:.2f} s after its boot"
-            self.events.add("ready", why, runners=[name], pool=pool, seconds=took)
+            why += f" ({', '.join(before)})" if before else ""
+            numbers = {"seconds": took, **steps}
+            self.events.add("ready", why, runners=[name], pool=pool, **numbers)
         load = scheduler.load(name)
+        if load.busy:
+            self.reached(name, FIRST_CALL)
         fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
         if member.phase is Phase.READY and name in scheduler.leaving:
             why, limit = scheduler.leaving[name], fleet.pool.shutdown_timeout
@@ -186,15 +209,21 @@ class FlameAdaptive(Adaptive):
         if (boots := decision.boot) is not None:
             self.fleets.booted(pool, boots.names)
             self.fleets.ledgers[pool].boots += len(boots.names)
-            self.events.add(
+            event = self.events.add(
                 "boot", boots.reason, runners=boots.names, pool=pool, **decision.numbers
             )
+            self.boots.asked(boots.names, pool, fleet.members[boots.names[0]].asked, at=event.at)
             self._orders.boot(boots.names)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
             for reason in dict.fromkeys(item.reason for item in decision.retire):
                 names = [item.name for item in decision.retire if item.reason == reason]
-                self.events.add("retire", reason, runners=names, pool=pool, **decision.numbers)
+                failed = {item.name for item in decision.retire if item.failed}
+                late = [name for name in names if name in failed]
+                why = f"{reason} ({how_far})" if (how_far := self.boots.how_far(late)) else reason
+                for name in late:
+                    self.boots.ended(name, reason, failed=True)
+                self.events.add("retire", why, runners=names, pool=pool, **decision.numbers)
             self._orders.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
@@ -204,6 +233,9 @@ class FlameAdaptive(Adaptive):
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         why = give_up.reason
+        if give_up.late and (how_far := self.boots.how_far([give_up.runner])):
+            # Of one that ended by itself this was said when it did.
+            why += f" ({how_far})"
         kind = BootTimeout if give_up.late else BootError
         of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
         error = kind(

@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from dask_flame import config, display, metrics
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
+from dask_flame.boots import Boots, is_step
 from dask_flame.checks import Duration, seconds, size, wrong
 from dask_flame.dashboard.later import install_later
 from dask_flame.errors import PoolError
@@ -156,10 +157,12 @@ class FlameCluster(Steering):
         self.security = make_security(security)
         self.fleets = Pools(policies)
         self.events = EventLog()
+        self.boots = Boots()
         self._dashboard_address = dashboard_address
         self._silence_logs = silence_logs
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.backend = factory(self.name, self._ended)
+        self.backend.on_step = self._step
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -331,6 +334,10 @@ class FlameCluster(Steering):
         if self._adaptive is not None:
             self._adaptive.ended(what)
 
+    def _step(self, name: str, step: str) -> None:
+        if self._adaptive is not None and is_step(step):
+            self._adaptive.reached(name, step)
+
     def _lapsed(self, why: str) -> None:
         self.events.add("lease", why)
         self.fleets.suspend(why)
@@ -370,13 +377,15 @@ class FlameCluster(Steering):
         self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
 
     def _pools(self) -> dict[str, Any]:
-        return display.snapshot(self.fleets, self._adaptive, self.scheduler, self.events)
+        return display.snapshot(
+            self.fleets, self._adaptive, self.scheduler, self.events, self.boots
+        )
 
     def __repr__(self) -> str:
         return display.text(self)
 
     def _scaling_status(self) -> str:
-        return display.table(self.fleets)
+        return display.table(self.fleets, self.boots)
 
 
 @atexit.register

@@ -16,19 +16,24 @@ class Boots:
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """A runner to end and why; by force where it must not be waited for."""
+    """A runner to end and why; by force where it must not be waited for, or failed to boot."""
 
     name: str
     reason: str
     force: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Why the calls that wait will not be served; late, where boots took too long."""
+    """Why the calls that wait will not be served; late, where boots took too long.
+
+    The runner is the one whose boot failed last.
+    """
 
     reason: str
     late: bool
+    runner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from distributed import Status
@@ -11,12 +12,14 @@ from dask_flame.fleet import Fleet, Phase
 
 if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
+    from dask_flame.boots import Boots
     from dask_flame.cluster import FlameCluster
     from dask_flame.events import EventLog
     from dask_flame.pools import Pools
     from dask_flame.scheduler import FlameScheduler
 
 _SHOWN_EVENTS = 50
+_SHOWN_BOOTS = 64
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
@@ -61,9 +64,9 @@ def _pool(name: str, fleet: Fleet, waiting: int) -> str:
     )
 
 
-def table(pools: Pools) -> str:
+def table(pools: Pools, boots: Boots) -> str:
     """The pools' state as the notebook widget shows it: a column for each."""
-    columns = [_rows(fleet) for _, fleet in pools]
+    columns = [{**_rows(fleet), "Boots": _boots(boots, name)} for name, fleet in pools]
     rows = [(label, [column[label] for column in columns]) for label in columns[0]]
     if len(columns) > 1:
         rows.insert(0, ("Pool", list(pools.fleets)))
@@ -88,11 +91,16 @@ def _rows(fleet: Fleet) -> dict[str, str]:
     }
 
 
+def _boots(boots: Boots, pool: str) -> str:
+    return escape(boots.summary(pool)) or "none yet"
+
+
 def snapshot(
     pools: Pools,
     adaptive: FlameAdaptive | None,
     scheduler: FlameScheduler,
     events: EventLog,
+    boots: Boots,
 ) -> dict[str, Any]:
     """The pools' state for the page ``/flame``: times are Unix seconds."""
     now, monotonic = time.time(), time.monotonic()
@@ -122,5 +130,16 @@ def snapshot(
         ],
         "events": [
             {"at": e.at, "kind": e.kind, "text": e.text} for e in list(events)[-_SHOWN_EVENTS:]
+        ],
+        "boots": [
+            {
+                "name": b.name,
+                "pool": b.pool,
+                "at": b.at,
+                "steps": list(b.steps),
+                "ended": b.ended,
+                "failed": b.failed,
+            }
+            for b in boots[-_SHOWN_BOOTS:]
         ],
     }

@@ -35,7 +35,8 @@ class Event:
     numbers : mapping of str to float
         What it was decided from: for ``boot`` and ``retire`` the ``demand`` in slots, the
         ``target`` and the runners ``there``, and the bounds ``min`` and ``max``; for ``ready`` the
-        ``seconds`` that the boot took.
+        ``seconds`` that the boot took, and for each step of it (``accepted``, ``up``, …,
+        ``registered``) after how many it had come there; see :mod:`dask_flame.boots`.
     """
 
     at: float
@@ -77,6 +78,7 @@ class EventLog(Sequence[Event]):
         self,
         kind: str,
         reason: str,
+        /,
         *,
         runners: Collection[str] = (),
         pool: str | None = None,

@@ -68,7 +68,7 @@ class Fleet:
         self._resting = False  # the `min` runners were idle for `min_idle_timeout`
         self._failed_at = -math.inf
         self._retry_at = -math.inf
-        self._why_failed = ""
+        self._why_failed = self._who_failed = ""
         self._too_late = False
         self._stuck: dict[str, tuple[float, bool]] = {}
 
@@ -206,7 +206,7 @@ class Fleet:
         while (member := self.roster.longest_booting()) and now >= member.asked + limit:
             why = f"did not register within boot_timeout={limit:g} s"
             self._failed(member, now, why, late=True)
-            retire.append(self._end(member, now, why))
+            retire.append(self._end(member, now, why, failed=True))
 
     def _end_stuck(self, now: float) -> None:
         limit = self.pool.shutdown_timeout
@@ -318,7 +318,7 @@ class Fleet:
         self._retry_at = now
         times = "1 boot" if self.pool.boot_attempts == 1 else f"{self.pool.boot_attempts} boots"
         why = f"{times} failed in a row (boot_attempts): {self._why_failed}"
-        return GiveUp(why, self._too_late)
+        return GiveUp(why, self._too_late, self._who_failed)
 
     def _next(self, now: float, target: int, retry: float | None) -> float | None:
         pool, roster = self.pool, self.roster
@@ -343,14 +343,16 @@ class Fleet:
                 times.append(idle + pool.min_idle_timeout)
         return min((t for t in times if t is not None and now < t < math.inf), default=None)
 
-    def _end(self, member: Member, now: float, why: str, *, force: bool = False) -> Retirement:
+    def _end(
+        self, member: Member, now: float, why: str, *, force: bool = False, failed: bool = False
+    ) -> Retirement:
         force = force or member.phase is Phase.BOOTING
         self._stuck.pop(member.name, None)
         self.roster.end(member.name, now)
-        return Retirement(member.name, why, force)
+        return Retirement(member.name, why, force, failed)
 
     def _failed(self, member: Member, now: float, why: str, *, late: bool) -> None:
-        self._why_failed = f"{member.name} {why}"
+        self._who_failed, self._why_failed = member.name, f"{member.name} {why}"
         self._too_late = late
         # A whole wave that fails for one reason counts once.
         if member.asked > self._failed_at:

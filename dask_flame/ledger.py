@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from dask_flame.fleet import Member
 
+#: A backend has a handful of steps. Each is a time series in Prometheus: that is not to be flooded.
+_MOST_PHASES = 20
+
 
 @dataclass(slots=True)
 class Ledger:
@@ -23,6 +26,9 @@ class Ledger:
     ended : dict of str to int
         Runners gone: ``failed`` (never came up), ``lost`` (went by themselves), ``ended`` (were
         told to).
+    phases : dict of str to (float, int)
+        Of the boots' phases (see :mod:`dask_flame.boots`), by name: the seconds, summed, and how
+        many boots have been through it. Bounded; names beyond are counted as ``other``.
     runner_seconds : float
         From the request for a runner to its end, summed over those that are gone; see
         :meth:`paid` for all.
@@ -32,7 +38,15 @@ class Ledger:
     registered: int = 0
     boot_seconds: float = 0.0
     ended: dict[str, int] = field(default_factory=lambda: {"failed": 0, "lost": 0, "ended": 0})
+    phases: dict[str, tuple[float, int]] = field(default_factory=dict)
     runner_seconds: float = 0.0
+
+    def phase(self, name: str, seconds: float) -> None:
+        """A boot has been through a phase."""
+        if name not in self.phases and len(self.phases) >= _MOST_PHASES:
+            name = "other"
+        summed, number = self.phases.get(name, (0.0, 0))
+        self.phases[name] = (summed + seconds, number + 1)
 
     def gone(self, member: Member, kind: str, now: float) -> None:
         """A runner is gone."""

@@ -87,6 +87,11 @@ def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
     booting = Counter(
         "dask_flame_boot_seconds", "From request to registration, summed", labels=by_pool
     )
+    of_phase = [*by_pool, "phase"]
+    phases = Counter(
+        "dask_flame_boot_phase_seconds", "Of boots, in this phase, summed", labels=of_phase
+    )
+    passed = Counter("dask_flame_boot_phases", "Boots that were through it", labels=of_phase)
     ended = Counter("dask_flame_runners_ended", "Runners gone", labels=[*by_pool, "how"])
     paid = Counter(
         "dask_flame_runner_seconds", "From request to end, summed over runners", labels=by_pool
@@ -99,9 +104,12 @@ def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
             boots.add_metric(of, ledger.boots)
             up.add_metric(of, ledger.registered)
             booting.add_metric(of, ledger.boot_seconds)
+            for phase, (seconds, number) in list(ledger.phases.items()):
+                phases.add_metric([*of, phase], seconds)
+                passed.add_metric([*of, phase], number)
             for how, number in ledger.ended.items():
                 ended.add_metric([*of, how], number)
             paid.add_metric(of, ledger.paid(list(fleet.members.values()), now))
         for kind, number in list(cluster.events.counts.items()):
             events.add_metric([cluster.name, kind], number)
-    yield from (boots, up, booting, ended, paid, events)
+    yield from (boots, up, booting, phases, passed, ended, paid, events)

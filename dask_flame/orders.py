@@ -32,17 +32,25 @@ class Orders:
         Must be running: its scheduler, pools, home and backend are used directly.
     ended : callable
         Told of runners that the backend does not have and never reported.
+    accepted : callable
+        Told of runners whose request the backend has accepted.
     done : callable
         Called with no argument when something has been carried out.
     """
 
     def __init__(
-        self, cluster: FlameCluster, *, ended: Callable[[Ended], None], done: Callable[[], None]
+        self,
+        cluster: FlameCluster,
+        *,
+        ended: Callable[[Ended], None],
+        accepted: Callable[[Collection[str]], None],
+        done: Callable[[], None],
     ) -> None:
         self.cluster = cluster
         self.backend = cluster.backend
         self.events = cluster.events
         self._ended = ended
+        self._accepted = accepted
         self._done = done
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -94,6 +102,8 @@ class Orders:
         except Exception as error:
             logger.debug("boot refused", exc_info=True)
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
+        else:
+            self._accepted(names)
         # Given up while the request was under way: nobody would ever end it.
         if unknown := [name for name in names if self.cluster.fleets.of(name) is None]:
             await self._end(unknown)

@@ -19,6 +19,7 @@ from dask_flame.specs import runner_spec
 if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
     from dask_flame.backends import Backend, RunnerSpec
+    from dask_flame.boots import Boots
     from dask_flame.events import EventLog
     from dask_flame.pools import Pools
 
@@ -33,6 +34,7 @@ class Steering(Cluster):
     fleets: Pools
     events: EventLog
     backend: Backend
+    boots: Boots
     _adaptive: FlameAdaptive
 
     def _expected(self) -> list[RunnerSpec]:

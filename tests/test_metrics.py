@@ -41,6 +41,10 @@ def test_a_pool_can_be_followed_from_its_boot_to_its_end(flame: Any) -> None:
     assert seen['dask_flame_runners_max{pool="cpu"}'] == 2
     assert seen['dask_flame_demand_slots{pool="cpu"}'] == 0
     assert seen['dask_flame_events_total{kind="boot"}'] == 1
+    for phase in ("accepted", "up", "registered"):
+        labels = f'{{phase="{phase}",pool="cpu"}}'
+        assert seen[f"dask_flame_boot_phases_total{labels}"] >= 1
+        assert seen[f"dask_flame_boot_phase_seconds_total{labels}"] > 0
     assert "dask_flame_boots_created" not in str(seen)
 
 

@@ -101,6 +101,8 @@ class Backend(ABC):
 
     #: What a user calls it.
     name: ClassVar[str]
+    #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
+    on_step: Callable[[str, str], None] | None = None
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         self.owner = owner
@@ -153,6 +155,26 @@ class Backend(ABC):
     @abstractmethod
     async def close(self) -> None:
         """End everything that this backend made. May be called more than once, at any moment."""
+
+    def progress(self, name: str, step: str) -> None:
+        """Say how far a boot has come; for a backend to call, on the event loop.
+
+        It is not asked of a backend, but a slow boot then shows where it is slow: the moment of the
+        call is what is noted. Each step is said once for a runner, between the beginning of its
+        :meth:`boot` and its ``ended``.
+
+        Parameters
+        ----------
+        name : str
+            A runner that was asked for.
+        step : str
+            What the runner now is, in the substrate's words, up to 40 characters: ``"up"``,
+            ``"scheduled"``, ``"image pulled"``, ``"container started"``. A backend has a handful of
+            them, always the same. What the cluster sees by itself (``"accepted"``,
+            ``"registered"``, ``"first call"``) is not for a backend to say, and passed over.
+        """
+        if self.on_step is not None:
+            self.on_step(name, step)
 
     @property
     def scratch(self) -> str | None:

@@ -26,6 +26,7 @@ import pytest_asyncio
 from distributed import Client, Scheduler
 
 from dask_flame.backends import Backend, Ended, RunnerSpec
+from dask_flame.boots import is_step
 
 _WITHIN = 60.0
 
@@ -37,6 +38,8 @@ class Stage:
     scheduler: Scheduler
     backend: Backend
     ended: list[Ended] = field(default_factory=list)
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    late: list[tuple[str, str]] = field(default_factory=list)
 
     def spec(self, name: str, **more: Any) -> RunnerSpec:
         """A runner of this name for the stage's scheduler."""
@@ -47,6 +50,12 @@ class Stage:
             "boot_timeout": _WITHIN,
         }
         return RunnerSpec(**{**base, **more})
+
+    def step(self, name: str, step: str) -> None:
+        """The backend says how a boot fares."""
+        self.steps.append((name, step))
+        if name in {e.name for e in self.ended}:
+            self.late.append((name, step))
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition, with a deadline."""
@@ -77,6 +86,7 @@ class BackendConformance:
             backend = factory("conformance", ended.append)
             stage = Stage(scheduler, backend, ended)
             backend.expect([stage.spec("", scheduler="")])
+            backend.on_step = stage.step
             await backend.start()
             try:
                 yield stage
@@ -94,6 +104,23 @@ class BackendConformance:
         assert await stage.backend.list() == {"three"}
         await stage.gone("one", "two")
         await stage.until(lambda: set(stage.scheduler.aliases) == {"three"}, "workers gone")
+
+    @pytest.mark.asyncio
+    async def test_what_is_said_of_a_boot_is_said_once_and_of_runners_there_are(
+        self, stage: Stage
+    ) -> None:
+        # A backend need not say anything; it must not say it of others, nor when it is over.
+        assert stage.steps == []
+        await stage.backend.boot([stage.spec("one"), stage.spec("two")])
+        await stage.registered("one", "two")
+        await stage.backend.boot([stage.spec("broken", preload=["no_such_module_here"])])
+        await stage.gone("broken")
+        await stage.backend.end(["one", "two"], grace=10)
+        await stage.gone("one", "two")
+        assert {name for name, _ in stage.steps} <= {"one", "two", "broken"}
+        assert all(is_step(step) for _, step in stage.steps), stage.steps
+        assert max(Counter(stage.steps).values(), default=1) == 1
+        assert stage.late == []
 
     @pytest.mark.asyncio
     async def test_boot_does_not_wait_for_the_runner(self, stage: Stage) -> None:

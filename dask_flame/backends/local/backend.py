@@ -225,6 +225,7 @@ class LocalBackend(Backend):
             )
         elif event == "booted":
             self._runners[message["name"]] = message["pid"]
+            self.progress(message["name"], "up")
         elif event == "refused":
             self._over(message["name"], f"was refused: {message['why']}")
         elif event == "output":
