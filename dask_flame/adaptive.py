@@ -139,7 +139,7 @@ class FlameAdaptive(Adaptive):
         elif not self.stopped and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
-        self.boots.ended(what.name, what.why, failed=kind == "failed")
+        self.boots.ended(what.name, what.why, now, failed=kind == "failed")
         cause = f"{member.why} ({what.why})" if member.why else what.why
         self.events.add(kind, why if kind == "failed" else cause, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
@@ -186,7 +186,7 @@ class FlameAdaptive(Adaptive):
             self.reached(name, REGISTERED)
             boot = self.boots.of(name)
             steps = dict(boot.steps) if boot is not None else {}
-            before = [f"{s} after {shown(t)} s" for s, t in steps.items() if s != REGISTERED]
+            before = [f"{s} {shown(t)}" for s, t in steps.items() if s != REGISTERED]
             why = f"registered {took:.2f} s after its boot"
             why += f" ({', '.join(before)})" if before else ""
             numbers = {"seconds": took, **steps}
@@ -222,7 +222,7 @@ class FlameAdaptive(Adaptive):
                 late = [name for name in names if name in failed]
                 why = f"{reason} ({how_far})" if (how_far := self.boots.how_far(late)) else reason
                 for name in late:
-                    self.boots.ended(name, reason, failed=True)
+                    self.boots.ended(name, reason, time.monotonic(), failed=True)
                 self.events.add("retire", why, runners=names, pool=pool, **decision.numbers)
             self._orders.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)

@@ -9,7 +9,7 @@ bears the name of the step that it leads to.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import overload
@@ -42,6 +42,8 @@ class Boot:
         Why it was over before the runner had registered; empty where it was not.
     failed : bool
         Whether that is a failure: False for a boot that nobody needed any more.
+    lasted : float
+        Seconds after which it was over in that way.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Boot:
     steps: tuple[tuple[str, float], ...] = ()
     ended: str = ""
     failed: bool = False
+    lasted: float = 0.0
 
     @property
     def phases(self) -> dict[str, float]:
@@ -84,7 +87,8 @@ class Boot:
         if told:
             told[0] += " s"
         if self.ended:
-            told.append(f"{'failed' if self.failed else 'given up'}: {self.ended}")
+            how = "failed" if self.failed else "given up"
+            told.append(f"{how} after {shown(self.lasted)} s: {self.ended}")
         return f"{self.name}: {', '.join(told) or 'asked for'}"
 
 
@@ -139,11 +143,13 @@ class Boots(Sequence[Boot]):
             self._under_way[name] = (number, asked, boot)
         return boot, seconds - last
 
-    def ended(self, name: str, why: str, *, failed: bool) -> None:
+    def ended(self, name: str, why: str, now: float, *, failed: bool) -> None:
         """A boot is over, if the runner had not registered: it has failed, or was given up."""
         if (known := self._under_way.get(name)) is not None:
             number, asked, boot = known
-            self._settle(number, asked, replace(boot, ended=why or "ended", failed=failed))
+            why, lasted = why or "ended", max(0.0, now - asked)
+            boot = replace(boot, ended=why, failed=failed, lasted=lasted)
+            self._settle(number, asked, boot)
 
     def _settle(self, number: int, asked: float, boot: Boot) -> None:
         self._over[boot.name] = (number, asked, boot)
@@ -158,7 +164,7 @@ class Boots(Sequence[Boot]):
         known = self._under_way.get(name) or self._over.get(name)
         return None if known is None else known[2]
 
-    def medians(self, pool: str | None = None) -> Mapping[str, float]:
+    def medians(self, pool: str | None = None) -> dict[str, float]:
         """The median seconds of each phase, over the boots that came up, in their usual order.
 
         Parameters
@@ -166,23 +172,11 @@ class Boots(Sequence[Boot]):
         pool : str, optional
             By default all pools.
         """
-        took: dict[str, list[float]] = {}
-        for boot in self._up(pool):
-            for step, seconds in boot.phases.items():
-                took.setdefault(step, []).append(seconds)
-        order = {step: i for i, step in enumerate(in_order(self))}
-        return {step: median(took[step]) for step in sorted(took, key=lambda s: order[s])}
+        return medians(self._of(pool))
 
     def summary(self, pool: str | None = None) -> str:
         """The median boot and its slowest phase, in a few words; empty before the first."""
-        up = [boot.seconds or 0.0 for boot in self._up(pool)]
-        if not up:
-            return ""
-        # How long a runner waits for its first call says nothing of its boot.
-        phases = {s: t for s, t in self.medians(pool).items() if s != FIRST_CALL}
-        slowest = max(phases, key=lambda step: phases[step])
-        words = f"median {shown(median(up))} s"
-        return f"{words}, {shown(phases[slowest])} of it until {slowest}" if phases else words
+        return summary(self._of(pool))
 
     def how_far(self, names: Collection[str]) -> str:
         """How far these boots have come: the story of one, or how many came how far."""
@@ -192,9 +186,8 @@ class Boots(Sequence[Boot]):
         counts = Counter(boot.last for boot in boots)
         return ", ".join(f"{number} came as far as {step!r}" for step, number in counts.items())
 
-    def _up(self, pool: str | None) -> list[Boot]:
-        boots = [boot for _, _, boot in list(self._over.values())]
-        return [b for b in boots if b.seconds is not None and pool in (None, b.pool)]
+    def _of(self, pool: str | None) -> list[Boot]:
+        return [boot for boot in self if pool in (None, boot.pool)]
 
     @overload
     def __getitem__(self, index: int) -> Boot: ...
@@ -218,6 +211,28 @@ class Boots(Sequence[Boot]):
         known = {b.name: (number, b) for number, _, b in list(self._under_way.values())}
         known |= {b.name: (number, b) for number, _, b in list(self._over.values())}
         return [boot for _, boot in sorted(known.values(), key=lambda known: known[0])]
+
+
+def medians(boots: Collection[Boot]) -> dict[str, float]:
+    """The median seconds of each phase, over those of these boots that came up."""
+    took: dict[str, list[float]] = {step: [] for step in in_order(boots)}
+    for boot in boots:
+        if boot.seconds is not None:
+            for step, seconds in boot.phases.items():
+                took[step].append(seconds)
+    return {step: median(seconds) for step, seconds in took.items() if seconds}
+
+
+def summary(boots: Collection[Boot]) -> str:
+    """The median of these boots and its slowest phase, in a few words; empty before the first."""
+    phases = medians(boots)
+    # How long a runner waits for its first call says nothing of its boot.
+    phases.pop(FIRST_CALL, None)
+    if not phases:
+        return ""
+    slowest = max(phases, key=lambda step: phases[step])
+    took = median(boot.seconds for boot in boots if boot.seconds is not None)
+    return f"median {shown(took)} s, {shown(phases[slowest])} of it until {slowest}"
 
 
 def in_order(boots: Collection[Boot]) -> list[str]:

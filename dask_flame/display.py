@@ -139,6 +139,7 @@ def snapshot(
                 "steps": list(b.steps),
                 "ended": b.ended,
                 "failed": b.failed,
+                "lasted": b.lasted,
             }
             for b in boots[-_SHOWN_BOOTS:]
         ],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
+from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,17 +38,17 @@ def test_a_boot_tells_its_steps() -> None:
 
 def test_a_boot_that_fails_tells_how_far_it_came() -> None:
     boots = booted((ACCEPTED, 0.01), ("up", 0.05))
-    boots.ended("r-1", "exit code 1", failed=True)
+    boots.ended("r-1", "exit code 1", 100.3, failed=True)
     assert boots[-1].story == "accepted after 0.010 s, up after 0.050 s, never registered"
-    assert repr(boots[-1]) == "r-1: accepted 0.010 s, up 0.050, failed: exit code 1"
+    assert repr(boots[-1]) == "r-1: accepted 0.010 s, up 0.050, failed after 0.300 s: exit code 1"
     assert boots.reached("r-1", REGISTERED, 200.0) is None
     booted(name="r-2", boots=boots)
     assert boots.how_far(["r-2"]) == "never accepted"
     assert (
         boots.how_far(["r-1", "r-2", "gone"]) == "1 came as far as 'up', 1 came as far as 'asked'"
     )
-    boots.ended("r-2", "not needed", failed=False)
-    assert repr(boots[-1]) == "r-2: given up: not needed"
+    boots.ended("r-2", "not needed", 160, failed=False)
+    assert repr(boots[-1]) == "r-2: given up after 60.0 s: not needed"
 
 
 def test_an_empty_record_says_so() -> None:
@@ -117,7 +118,7 @@ def test_steps_may_be_told_in_any_order_or_not_at_all(told: list[tuple[str, str,
         now += later
         before = boots.of(name)
         if step == "failed":
-            boots.ended(name, "why", failed=True)
+            boots.ended(name, "why", now, failed=True)
             if before is not None and before.seconds is None:
                 over.add(name)
         elif (noted := boots.reached(name, step, now)) is not None:
@@ -147,15 +148,18 @@ def test_steps_may_be_told_in_any_order_or_not_at_all(told: list[tuple[str, str,
 
 def test_each_step_of_a_boot_is_noted(flame: Any) -> None:
     cluster, client = flame(max=2)
-    assert client.gather(client.map(str, range(4))) == list("0123")
-    wait_for(lambda: all(b.after(FIRST_CALL) for b in cluster.boots))
+    gate = Event("gate", client=client)
+    futures = [client.submit(gate.wait, pure=False) for _ in range(2)]
+    wait_for(lambda: len(cluster.boots) == 2 and all(b.after(FIRST_CALL) for b in cluster.boots))
+    gate.set()
+    assert client.gather(futures) == [True, True]
     for boot in cluster.boots:
         assert {step for step, _ in boot.steps} == {ACCEPTED, "up", REGISTERED, FIRST_CALL}
         (event,) = [e for e in cluster.events if e.kind == "ready" and e.runners == (boot.name,)]
         assert event.numbers["up"] == boot.after("up")
         assert event.numbers[REGISTERED] == boot.seconds
         assert event.numbers["seconds"] == pytest.approx(boot.seconds, abs=0.1)
-        assert f"up after {boot.after('up'):.3f} s" in event.reason
+        assert f"up {boot.after('up'):.3f}" in event.reason
     phases = cluster.fleets.ledgers["default"].phases
     assert {n for _, n in phases.values()} == {2}
     assert cluster.boots.summary().split(",")[0] in cluster._scaling_status()
@@ -197,7 +201,7 @@ def test_a_boot_that_fails_says_how_far_it_had_come(flame: Any) -> None:
     assert "never registered" in failed.reason
     (boot,) = cluster.boots
     assert boot.failed
-    assert "failed: exit code 1" in repr(boot)
+    assert "s: exit code 1" in repr(boot)
 
 
 class Nowhere(LocalBackend):

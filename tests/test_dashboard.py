@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from dask_flame import Reports, dashboard, report
 from dask_flame.dashboard import install
-from dask_flame.dashboard.look import COLOURS, DASHES, Palette
+from dask_flame.dashboard.look import BAD, COLOURS, DASHES, Palette
 from dask_flame.dashboard.mount import mount
 from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
 from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics, ranked
@@ -376,8 +376,13 @@ class Page:
     def hover(self, curve: int, point: int) -> None:
         """Move the mouse over a point of the curve that is ranked there, 0 being the best."""
 
+        self.point(PLACE, [curve, point])
+
+    def point(self, javascript: str, argument: Any) -> None:
+        """Move the mouse to the place that this gives."""
+
         def move() -> None:
-            x, y = self._page.evaluate(PLACE, [curve, point])
+            x, y = self._page.evaluate(javascript, argument)
             self._page.mouse.move(x - 20, y - 20)
             self._page.mouse.move(x, y, steps=4)
 
@@ -646,6 +651,82 @@ def test_pools_are_shown_and_nothing_in_them_is_markup(
     assert text.index("boot2") < text.index("boot1") < text.index("boot0")
     window = "() => Bokeh.documents[0].get_model_by_name('flame-timeline').x_range.start"
     assert page.read(window) == -120
+
+
+BARS = """() => {
+  const data = Bokeh.documents[0].get_model_by_name("flame-boots").data;
+  return Array.from(data.y, (y, i) => [data.runner[i], data.left[i], data.right[i]]);
+}"""
+BAR = """(i) => {
+  const doc = Bokeh.documents[0];
+  const figure = doc.get_model_by_name("flame-boot-bars");
+  const data = doc.get_model_by_name("flame-boots").data;
+  const find = (view) => view.model === figure ? view
+    : (view.child_views ?? []).map(find).find((found) => found);
+  const view = [...Bokeh.index.roots].map(find).find((found) => found);
+  const box = view.canvas_view.el.getBoundingClientRect();
+  return [box.x + view.frame.x_scale.compute((data.left[i] + data.right[i]) / 2),
+          box.y + view.frame.y_scale.compute(data.y[i])];
+}"""
+
+
+def boot(n: int, *steps: tuple[str, float], ended: str = "", failed: bool = False) -> Any:
+    return {
+        "name": f"runner-{n}",
+        "pool": "default",
+        "at": time.time(),
+        "steps": steps,
+        "ended": ended,
+        "failed": failed,
+        "lasted": 3.0 if ended else 0.0,
+    }
+
+
+def test_boots_are_bars_of_their_phases(client: Client, visit: Callable[[str], Page]) -> None:
+    evil = "<b onclick=alert(1)>"
+    shown: list[Any] = []
+    pool = {"name": "default", "min": 0, "max": 64, "concurrency": 1, "demand": 0, "waiting": 0}
+    pool |= {"runners": [], "history": [(time.time(), 0, 0, 0, 0)]}
+    state = {"now": time.time(), "pools": [pool], "events": []}
+    plugin = client.cluster.scheduler.plugins["flame-reports"]
+    plugin.pools = lambda: {**state, "boots": list(shown)}
+    page = visit(url(client, "/flame"))
+    page.shows("Boots none yet")
+    assert page.read(BARS) == []
+
+    up = [("accepted", 0.5), (evil, 1.0), ("registered", 2.0), ("first call", 300.0)]
+    shown += [
+        boot(1, *up),
+        boot(2, ("accepted", 0.25), ended=f"exit code 1 {evil}", failed=True),
+        boot(3, ended="not needed"),
+    ]
+    wait_for(lambda: len(page.read(BARS)) == 7)
+    # The newest is first, and what a boot did after its last step is in the bar as well.
+    assert page.read(BARS) == [
+        ["runner-3", 0, 3],
+        ["runner-2", 0, 0.25],
+        ["runner-2", 0.25, 3],
+        *[["runner-1", a, b] for a, b in [(0, 0.5), (0.5, 1), (1, 2), (2, 300)]],
+    ]
+    page.shows("Boots median 2.000 s · 1 failed", f"{evil} 0.500", "registered 1.000")
+    get = "() => Bokeh.documents[0].get_model_by_name"
+    ends = page.read(f"{get}('flame-boot-ends').data")
+    assert list(ends["y"]) == [0, 1]
+    assert ends["colour"][0] != ends["colour"][1] == BAD
+    # Boots are to be compared, not the wait for a first call.
+    assert page.read(f"{get}('flame-boot-bars').x_range.end") == pytest.approx(3.18)
+
+    def named() -> bool:
+        page.point(BAR, 4)
+        return f"runner: runner-1phase: until {evil}: 0.500 sboot: accepted 0.500 s" in page.text()
+
+    wait_for(named)
+    shown[:] = [boot(n, ("registered", 1.0)) for n in range(64)]
+    wait_for(lambda: len(page.read(BARS)) == 64)
+    assert page.read(f"{get}('flame-boot-bars').height") < 200
+    # Without pools, nothing is known of boots.
+    plugin.pools = None
+    wait_for(lambda: "Boots" not in page.text())
 
 
 def test_a_prefix_and_a_plugin_from_the_start(

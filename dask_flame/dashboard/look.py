@@ -21,6 +21,8 @@ DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 #: What a runner does.
 BUSY, IDLE, BOOTING, DEMAND = "#E69F00", "#56B4E9", "#C9CED6", "#222222"
+#: What has failed.
+BAD = "#B42318"
 
 INK, QUIET, RULE = "#222222", "#6B7280", "#DDDDDD"
 

@@ -11,6 +11,7 @@ from bokeh.models import ColumnDataSource, Div, FixedTicker, Range1d
 from bokeh.models.layouts import Column
 from bokeh.plotting import figure
 
+from dask_flame.dashboard.boots import BootBars
 from dask_flame.dashboard.look import BOOTING, BUSY, DEMAND, FULL_WIDTH, IDLE, INK, QUIET, RULE
 from dask_flame.dashboard.pools import Sample, count, total
 from dask_flame.dashboard.ranking import counted
@@ -27,7 +28,7 @@ _LINES = ("booting", "ready", "busy", "demand")
 
 
 class Runners:
-    """The pools' state: counts, a timeline, the last events.
+    """The pools' state: counts, a timeline, the last boots and events.
 
     Attributes
     ----------
@@ -47,13 +48,17 @@ class Runners:
             stylesheets=[FULL_WIDTH],
         )
         self._timeline = self._figure()
+        self._boots = BootBars(sizing_mode="stretch_width")
         self.root = Column(
-            children=[self._counts, self._timeline, self._events], spacing=4, **sizing
+            children=[self._counts, self._timeline, self._boots.root, self._events],
+            spacing=4,
+            **sizing,
         )
 
     def draw(self, state: Mapping[str, Any]) -> None:
         """Show this state, in the form that ``Reports.pools`` describes."""
         _set(self._counts, "".join(_pool(pool) for pool in state["pools"]) or _NO_POOLS)
+        self._boots.draw(state.get("boots"), state["now"])
         _set(self._events, _event_list(state["events"]))
         self._draw_history(total([p["history"] for p in state["pools"]]), state["now"])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bokeh.models import Div
 
-from dask_flame.dashboard.look import FULL_WIDTH, INK, QUIET, RULE, Palette
+from dask_flame.dashboard.look import BAD, FULL_WIDTH, INK, QUIET, RULE, Palette
 from dask_flame.dashboard.ranking import NOTHING, Ranked, shown
 from dask_flame.reports import CallReports
 
@@ -28,7 +28,7 @@ _STYLE = f"""
   text-overflow: ellipsis }}
  .text {{ text-align: left }}
  .first td {{ font-weight: 600 }}
- .bad {{ color: #B42318 }}
+ .bad {{ color: {BAD} }}
 </style>"""
 
 

@@ -45,7 +45,12 @@ class Reports(SchedulerPlugin):
                                      "busy": int,  # calls running on it
                                      "since": unix seconds}],
                         "history": [(unix seconds, demand, booting, ready, busy runners), ...]}],
-             "events": [{"at": unix seconds, "kind": str, "text": str}, ...]}  # newest last
+             "events": [{"at": unix seconds, "kind": str, "text": str}, ...],  # newest last
+             "boots": [{"name": str, "pool": str,
+                        "at": unix seconds,  # when it was asked for
+                        "steps": [(str, seconds since then), ...],
+                        "ended": str, "failed": bool,  # see dask_flame.boots.Boot
+                        "lasted": seconds}, ...]}  # newest last; may be missing
 
         Where it is None the page shows the scheduler's workers as one pool.
 

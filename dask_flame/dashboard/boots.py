@@ -1,0 +1,215 @@
+"""The boots: a bar for each, in the phases that it took (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    CustomJSTickFormatter,
+    Div,
+    FixedTicker,
+    HoverTool,
+    Range1d,
+)
+from bokeh.models.layouts import Column
+from bokeh.plotting import figure
+
+from dask_flame.boots import (
+    ACCEPTED,
+    FIRST_CALL,
+    REGISTERED,
+    Boot,
+    in_order,
+    medians,
+    shown,
+    summary,
+)
+from dask_flame.dashboard.look import BAD, BOOTING, FULL_WIDTH, IDLE, INK, QUIET, RULE
+
+#: From the request to its acceptance, then what the substrate tells of, then the runner's own
+#: start; a registered runner is idle until its first call.
+_COLOURS = {ACCEPTED: "#332288", REGISTERED: "#009E73", FIRST_CALL: IDLE}
+_SUBSTRATE = ("#0072B2", "#CC79A7", "#882255", "#D55E00")
+#: Bars that are high enough to be named.
+_NAMED = 8
+#: Times the longest good boot: beyond, the others could not be read.
+_TIMES = 4
+_AXIS, _LEAST, _MOST = 26, 20, 168
+_BAR = 14
+_COLUMNS = ("y", "left", "right", "colour", "runner", "phase", "story")
+
+
+class BootBars:
+    """The last boots as bars, from their request to the right; the newest is on top.
+
+    Attributes
+    ----------
+    root : bokeh.models.layouts.Column
+    """
+
+    def __init__(self, **sizing: Any) -> None:
+        self._drawn: Any = None
+        self._source = ColumnDataSource({name: [] for name in _COLUMNS}, name="flame-boots")
+        self._ends = ColumnDataSource({"x": [], "y": [], "colour": []}, name="flame-boot-ends")
+        self._head = Div(
+            name="flame-boot-phases", sizing_mode="stretch_width", stylesheets=[FULL_WIDTH]
+        )
+        self._bars = self._figure()
+        self.root = Column(children=[self._head, self._bars], spacing=0, **sizing)
+
+    def draw(self, boots: Sequence[Mapping[str, Any]] | None, now: float) -> None:
+        """Show these boots, in the form that ``Reports.pools`` describes; None: no such thing."""
+        self.root.visible = boots is not None
+        under_way = any(_is_under_way(boot) for boot in boots or ())
+        # A boot that is under way grows.
+        seen = (boots, now if under_way else None)
+        if boots is None or seen == self._drawn:
+            return
+        self._drawn = seen
+        values = [_boot(boot) for boot in reversed(boots)]
+        text = _head(values)
+        if self._head.text != text:
+            self._head.text = text
+        self._bars.visible = bool(values)
+        if values:
+            self._draw(values, now)
+
+    def _draw(self, boots: Sequence[Boot], now: float) -> None:
+        colours = colours_of(boots)
+        took = [_seconds(boot, now) for boot in boots]
+        # What says nothing of a good boot is cut off: the wait for a first call, and a boot that
+        # does not come to an end.
+        good = max((boot.seconds or 0.0 for boot in boots), default=0.0)
+        longest = 1.06 * max(min(max(took), _TIMES * good if good else max(took)), 0.01)
+        rows = [row for y, b in enumerate(boots) for row in _rows(b, y, took[y], colours)]
+        self._source.data = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
+        ends = [(took[y], y, b) for y, b in enumerate(boots) if b.ended]
+        self._ends.data = {
+            "x": [min(x, 0.98 * longest) for x, _, _ in ends],
+            "y": [y for _, y, _ in ends],
+            "colour": [BAD if b.failed else QUIET for _, _, b in ends],
+        }
+        n = len(boots)
+        fig = self._bars
+        fig.height = _AXIS + min(max(n * _BAR, _LEAST), _MOST)
+        fig.x_range.end = longest
+        fig.y_range.start, fig.y_range.end = n - 0.5, -0.5
+        named = n <= _NAMED
+        fig.yaxis.ticker = FixedTicker(ticks=list(range(n)) if named else [])
+        fig.yaxis.major_label_overrides = (
+            {y: _short(boot.name) for y, boot in enumerate(boots)} if named else {}
+        )
+
+    def _figure(self) -> figure:
+        fig = figure(
+            height=_AXIS + _LEAST,
+            sizing_mode="stretch_width",
+            toolbar_location=None,
+            tools="",
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0.5, -0.5),
+            min_border_right=22,
+            min_border_top=2,
+            min_border_bottom=_AXIS - 4,
+            name="flame-boot-bars",
+            visible=False,
+        )
+        fig.outline_line_color = None
+        fig.ygrid.grid_line_color = None
+        fig.xgrid.grid_line_color = RULE
+        fig.xaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
+        fig.xaxis.formatter = CustomJSTickFormatter(code="return `${+tick.toPrecision(6)} s`")
+        for axis in (*fig.xaxis, *fig.yaxis):
+            axis.axis_line_color = axis.major_tick_line_color = QUIET
+            axis.major_label_text_color = INK
+            axis.minor_tick_line_color = None
+        fig.yaxis.major_tick_line_color = None
+        bars = fig.hbar(
+            "y",
+            left="left",
+            right="right",
+            height=0.84,
+            source=self._source,
+            fill_color="colour",
+            fill_alpha=0.9,
+            line_color=None,
+        )
+        fig.scatter(
+            "x",
+            "y",
+            source=self._ends,
+            marker="x",
+            size=8,
+            line_color="colour",
+            line_width=2,
+        )
+        tips = [("runner", "@runner"), ("phase", "@phase"), ("boot", "@story")]
+        fig.add_tools(HoverTool(renderers=[bars], tooltips=tips, point_policy="follow_mouse"))
+        return fig
+
+
+def colours_of(boots: Collection[Boot]) -> dict[str, str]:
+    """The colours of the steps of these boots, in the order in which boots come to them."""
+    steps = in_order(boots)
+    own = [step for step in steps if step not in _COLOURS]
+    said = {step: _SUBSTRATE[i % len(_SUBSTRATE)] for i, step in enumerate(own)}
+    return {step: _COLOURS.get(step) or said[step] for step in steps}
+
+
+def _boot(boot: Mapping[str, Any]) -> Boot:
+    steps = tuple((str(step), float(seconds)) for step, seconds in boot["steps"])
+    how = boot["ended"], boot["failed"], boot["lasted"]
+    return Boot(boot["name"], boot["pool"], boot["at"], steps, *how)
+
+
+def _is_under_way(boot: Mapping[str, Any]) -> bool:
+    return not boot["ended"] and not any(step == REGISTERED for step, _ in boot["steps"])
+
+
+def _seconds(boot: Boot, now: float) -> float:
+    """How long a boot took, or has been under way."""
+    if boot.seconds is not None:
+        return boot.seconds
+    return boot.lasted if boot.ended else max(0.0, now - boot.at)
+
+
+def _rows(boot: Boot, y: int, took: float, colours: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    story, rows, last = repr(boot).partition(": ")[2].partition("\n")[0], [], 0.0
+    for step, at in boot.steps:
+        phase = f"until {step}: {shown(at - last)} s"
+        rows.append((y, last, at, colours[step], boot.name, phase, story))
+        last = at
+    if boot.seconds is None and took > last:
+        phase = f"then, {'until its end' if boot.ended else 'so far'}: {shown(took - last)} s"
+        rows.append((y, last, took, BOOTING, boot.name, phase, story))
+    return rows
+
+
+def _head(boots: Sequence[Boot]) -> str:
+    failed = sum(boot.failed for boot in boots)
+    words = [summary(boots).partition(",")[0], f"{failed} failed" if failed else ""]
+    said = " · ".join(word for word in words if word) or ("" if boots else "none yet")
+    typical = medians(boots)
+    phases = "".join(
+        f'<div style="white-space:nowrap"><span style="display:inline-block; width:10px; '
+        f'height:10px; background:{colour}; vertical-align:middle"></span> {escape(step)} '
+        f'<span style="color:{QUIET}">'
+        f"{shown(typical[step]) if step in typical else ''}</span></div>"
+        for step, colour in colours_of(boots).items()
+    )
+    return f"""
+<div style="font-size:13px; color:{INK}">
+ <div style="display:flex; justify-content:space-between; gap:8px">
+  <b style="font-size:14px">Boots</b>
+  <span style="color:{QUIET}" title="the phases' medians, in seconds, are below">{said}</span>
+ </div>
+ <div style="display:flex; flex-wrap:wrap; gap:2px 12px; margin-top:2px">{phases}</div>
+</div>"""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else f"…{name[-13:]}"
