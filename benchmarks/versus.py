@@ -44,6 +44,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.source:
         show(json.loads(chosen.source.read_text()), chosen.picture)
         return
+    # Ended in peace, so that it takes what it has started with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     contenders = chosen.contenders or (_NO_RIVALS if chosen.short else list(CONTENDERS))
     rounds = chosen.rounds or (1 if chosen.short else 3)
     found = measured(chosen.only, contenders, rounds, short=chosen.short, ml=chosen.ml)

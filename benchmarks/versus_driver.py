@@ -8,6 +8,7 @@ its standard input asks for one more of them. Whatever it has started is ended b
 
 from __future__ import annotations
 
+import heapq
 import importlib
 import json
 import os
@@ -79,11 +80,12 @@ def wave(who: Side, *, runners: int, seconds: float, started: float) -> dict[str
 
 def scheduled(up: Sequence[float], calls: int, seconds: float) -> float:
     """When equal calls are done, at best, on runners that were up at these times."""
-    free = sorted(up)
+    free = list(up)
+    heapq.heapify(free)
+    last = 0.0
     for _ in range(calls):
-        free[0] += seconds
-        last = max(free)
-        free.sort()
+        last = free[0] + seconds
+        heapq.heapreplace(free, last)
     return last
 
 

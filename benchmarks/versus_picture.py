@@ -18,7 +18,7 @@ _COLOURS = {
     "parsl": "#e69f00",
 }
 #: Largest ratio of what is shown in one panel that a linear axis can show.
-_LINEAR = 12.0
+_LINEAR = 25.0
 _WIDE = 3
 
 
@@ -61,12 +61,11 @@ def draw(rows: Sequence[Row], path: Path, foot: str = "") -> None:
     dot = pyplot.Line2D([], [], color="black", marker="o", markersize=3.5, linestyle="", alpha=0.5)
     figure.legend(
         [goal, dot],
-        ["goal for dask-flame: left of the line", "one run (the bar is the median)"],
+        ["dask-flame's goal: left of this line", "one run; the bar is the median. Less is better"],
         loc="outside upper center",
         ncols=2,
         frameon=False,
     )
-    figure.suptitle("Less is better everywhere", fontsize=13, fontweight="bold")
     if foot:
         figure.supxlabel(foot, fontsize=8, color="#555555")
     path.parent.mkdir(parents=True, exist_ok=True)
