@@ -26,7 +26,7 @@ from tornado.ioloop import PeriodicCallback
 
 from dask_flame.clients import keeps
 from dask_flame.outbox import Message, Outbox
-from dask_flame.protocol import LEASE, MARK, STANDING, TELL
+from dask_flame.protocol import INTERVAL, LEASE, MARK, STANDING, TELL
 
 logger = logging.getLogger("dask_flame")
 
@@ -196,6 +196,7 @@ class Link:
     def _open(self, sender: Any) -> None:
         """Speak through this connection, beginning with what the log holds."""
         sender.send({"op": MARK, "n": self.outbox.start}, *self.outbox.hand_over())
+        sender.interval = INTERVAL
         self._sender = sender
         self._heard = self._beaten = monotonic()
         self._up.set()

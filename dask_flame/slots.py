@@ -15,7 +15,7 @@ from distributed.scheduler import TaskState, WorkerState
 from dask_flame.errors import PoolError
 from dask_flame.lanes import Lanes, Needs, slots_of
 from dask_flame.pool import Pool
-from dask_flame.protocol import HELLO, RESTING, RETURNED, RUNNER, WATCH
+from dask_flame.protocol import HELLO, INTERVAL, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.rooms import Room
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ class Slots(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         ws = scheduler.workers[worker]
         pool = ws.extra.get(RUNNER)
+        scheduler.stream_comms[worker].interval = INTERVAL
         self._names[worker] = ws.name
         self._pool_of[worker] = pool if pool in self.pools else self.default
         self._counted[worker] = 0

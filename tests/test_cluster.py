@@ -54,6 +54,19 @@ def test_boots_are_asked_for_by_events_and_not_by_a_poll(flame: Any) -> None:
     wait_for(lambda: not cluster.runners, what="it is retired by its timer alone")
 
 
+def test_a_call_does_not_wait_for_what_was_said_before_it(flame: Any) -> None:
+    # distributed lets 10 ms pass between two messages of a client: that a result is not wanted any
+    # more, and the next call.
+    cluster, client = flame(min=1, max=1)
+    client.wait_for_workers(1, timeout=20)
+    assert client.submit(int, pure=False).result(timeout=20) == 0
+    assert client.scheduler_comm.interval <= 0.001
+    (address,) = (a for a in cluster.scheduler.workers if a not in cluster.scheduler.resting)
+    assert cluster.scheduler.stream_comms[address].interval <= 0.001
+    intervals = client.run(lambda dask_worker: dask_worker.batched_stream.interval)
+    assert list(intervals.values()) == [pytest.approx(0.001)]
+
+
 def test_min_runners_boot_with_the_cluster_and_are_replaced(flame: Any) -> None:
     cluster, client = flame(min=2, max=3, idle_timeout="100ms")
     client.wait_for_workers(2, timeout=20)

@@ -23,7 +23,7 @@ from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
 
 from dask_flame.background import in_thread
 from dask_flame.later import build_later
-from dask_flame.protocol import RUNNER
+from dask_flame.protocol import INTERVAL, RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.forks import use_usual_signals
@@ -139,6 +139,7 @@ class RunnerWorker(Worker):
     def __init__(self, *args: Any, end: Ender, name: str, nthreads: int = 1, **kwargs: Any) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
+        self.batched_stream.interval = INTERVAL
         self._end_process = end
         self.calls = Calls(self)
         self.quiet = Quiet(self)
