@@ -31,6 +31,8 @@ _HISTORY = 600
 _SHOWN_LINES = 25
 #: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
 _GONE_WITHIN = 5.0
+#: Seconds within which what changes is decided upon together, where no call waits for a boot.
+_CALM = 0.02
 
 
 class FlameAdaptive(Adaptive):
@@ -58,13 +60,14 @@ class FlameAdaptive(Adaptive):
         self._left: set[str] = set()  # gone from the scheduler without having been told to
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._callbacks = Background("flame-callbacks")
         self._orders = Orders(cluster, ended=self.ended, accepted=self._accepted, done=self.wake)
         default = self.fleets.policies[self.fleets.default]
         kwargs.setdefault("minimum", default.min)
         kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
-        cluster.scheduler.on_change = self.wake
+        cluster.scheduler.on_change = self._changed
 
     # What distributed's Adaptive is made of
 
@@ -78,9 +81,10 @@ class FlameAdaptive(Adaptive):
     def stop(self, reason: str = "unknown") -> None:
         """Decide nothing any more. What is under way goes on; see :meth:`finish`."""
         super().stop(reason)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._later):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._later = None
 
     async def finish(self) -> None:
         """Stop, and break off what is under way."""
@@ -100,9 +104,30 @@ class FlameAdaptive(Adaptive):
             self._woken = True
             asyncio.get_running_loop().call_soon(self.decide)
 
+    def _changed(self) -> None:
+        """Demand or a load may have changed: decide at once where boots are due or under way.
+
+        Otherwise there is a moment's time. It keeps decisions, of which there would be two for each
+        call, out of the way of calls that follow upon each other.
+        """
+        if self._woken or self.stopped:
+            return
+        waiting = self.cluster.scheduler.waiting
+        # One that has just come up may be killed by its first call before that moment is over.
+        if any(
+            fleet.count(Phase.BOOTING) or (not fleet.full and waiting(pool))
+            for pool, fleet in self.fleets
+        ):
+            self.wake()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_CALM, self.decide)
+
     def decide(self) -> None:
         """Tell the fleets what has changed, and carry out what they decide."""
         self._woken = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self.stopped:
             return
         now = time.monotonic()
@@ -160,14 +185,15 @@ class FlameAdaptive(Adaptive):
     def _observe(self, now: float) -> None:
         scheduler = self.cluster.scheduler
         changed, scheduler.changed = scheduler.changed, set()
+        began, scheduler.began = scheduler.began, set()
         for name in changed:
             pool = self.fleets.of(name)
             if pool is not None:
-                self._see(name, pool, now)
+                self._see(name, pool, now, began=name in began)
         while scheduler.mishaps:
             self.events.add(*scheduler.mishaps.popleft())
 
-    def _see(self, name: str, pool: str, now: float) -> None:
+    def _see(self, name: str, pool: str, now: float, *, began: bool) -> None:
         scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
         member = fleet.members[name]
         if name not in scheduler.aliases:
@@ -192,8 +218,11 @@ class FlameAdaptive(Adaptive):
             numbers = {"seconds": took, **steps}
             self.events.add("ready", why, runners=[name], pool=pool, **numbers)
         load = scheduler.load(name)
-        if load.busy:
+        if began or load.busy:
             self.reached(name, FIRST_CALL)
+        if began and not load.busy:
+            # A call that has come and gone since the last look: it has been idle since then only.
+            fleet.load(name, 1, now)
         fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
         if member.phase is Phase.READY and name in scheduler.leaving:
             why, limit = scheduler.leaving[name], fleet.pool.shutdown_timeout

@@ -155,6 +155,11 @@ class Fleet:
         """How many runners are in these phases."""
         return sum(self.roster.counts[phase] for phase in phases)
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many runners, of whatever phase, as there may be."""
+        return len(self.members) >= self.pool.max
+
     def is_draining(self, name: str) -> bool:
         """Whether a runner is to have no further calls."""
         return self.roster.phase(name) is Phase.DRAINING

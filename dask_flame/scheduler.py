@@ -71,6 +71,8 @@ class FlameScheduler(Scheduler):
     changed : set of str
         Names of the workers that came, went, or whose load may have changed since the reader last
         cleared it.
+    began : set of str
+        Names of the workers on which a call has begun since the reader last cleared it.
     draining : set of str
         Addresses of workers that get no further calls; see :meth:`drain`.
     unwelcome : set of str
@@ -88,6 +90,7 @@ class FlameScheduler(Scheduler):
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
         self.on_change: Callable[[], None] | None = None
         self.changed: set[str] = set()
+        self.began: set[str] = set()
         self.draining: set[str] = set()
         self.unwelcome: set[str] = set()
         self.resting: set[str] = set()

@@ -239,6 +239,7 @@ class Slots(SchedulerPlugin):
             self._wait(ts)
         elif finish == "processing" != start:
             self._on[key] = ts.processing_on
+            self.scheduler.began.add(ts.processing_on.name)
             self.scheduler.note(ts.processing_on.name)
         elif start == "memory" and key in self._actors:
             ws = self._actors.pop(key)

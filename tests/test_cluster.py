@@ -54,6 +54,27 @@ def test_boots_are_asked_for_by_events_and_not_by_a_poll(flame: Any) -> None:
     wait_for(lambda: not cluster.runners, what="it is retired by its timer alone")
 
 
+def test_a_runner_with_brief_calls_is_not_idle(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="1s")
+    start = time.monotonic()
+    while time.monotonic() < start + 3:
+        # Over before anybody has looked whether the runner is busy.
+        assert client.submit(int, pure=False).result(timeout=20) == 0
+        time.sleep(0.1)
+    assert [e.kind for e in cluster.events if e.kind in ("boot", "retire")] == ["boot"]
+
+
+def test_calls_that_follow_upon_each_other_are_decided_upon_together(flame: Any) -> None:
+    cluster, client = flame(min=1, max=1)
+    client.wait_for_workers(1, timeout=20)
+    decided = []
+    decide = cluster._adaptive.decide
+    cluster._adaptive.decide = lambda: (decided.append(1), decide())  # type: ignore[func-returns-value]
+    for i in range(100):
+        client.submit(int, i, pure=False).result(timeout=20)
+    assert 0 < len(decided) < 150
+
+
 def test_a_call_does_not_wait_for_what_was_said_before_it(flame: Any) -> None:
     # distributed lets 10 ms pass between two messages of a client: that a result is not wanted any
     # more, and the next call.
