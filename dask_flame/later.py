@@ -41,7 +41,7 @@ def build_later(server: Any, build: Callable[[], Awaitable[None]]) -> None:
             uri = self.request.uri
             if server.status is not Status.running or uri is None:
                 raise HTTPError(503)
-            self.redirect(uri)
+            self.redirect("/" + uri.lstrip("/"))  # here, whatever the path begins with
 
     later.add_handlers(r".*", [(r".*", Later)])
     server.http_application.add_application(later)

@@ -32,7 +32,7 @@ def below(pid: int) -> list[int]:
     """Processes that descend from this one."""
     import psutil
 
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError):
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     return []
 
@@ -86,7 +86,7 @@ def kill_marked(mark: str, pids: Iterable[int]) -> int:
 
     killed = 0
     for pid in pids:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
             carried = mark_of(process)
             same = carried == mark or (mark.endswith("/") and carried.startswith(mark))
@@ -96,26 +96,38 @@ def kill_marked(mark: str, pids: Iterable[int]) -> int:
     return killed
 
 
+def room() -> tuple[int, int, int] | None:
+    """Where this process shows its mark, if that is a row of dots, and its command line (Linux).
+
+    Returns
+    -------
+    tuple of int or None
+        Addresses of the mark and of the command line, and the bytes that this one takes. They lie
+        in the process's own memory; fields 48 to 51 of ``/proc/self/stat`` say where, see
+        proc_pid_stat(5).
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    words, words_end, start, end = map(int, fields[45:49])
+    shown = b"\0" + ctypes.string_at(start, end - start) if start else b""
+    at = shown.find(f"\0{MARK}={NO_MARK}\0".encode())
+    return None if at < 0 else (start + at + len(MARK) + 1, words, words_end - words)
+
+
 def rewrite(mark: str) -> None:
     """Let this process carry this mark in the eyes of all others, in place of dots (Linux).
 
-    Its command line becomes ``dask-flame`` and the runner's name. Both lie in the process's own
-    memory; fields 48 to 51 of ``/proc/self/stat`` say where, see proc_pid_stat(5).
+    Its command line becomes ``dask-flame`` and the runner's name.
 
     Raises
     ------
     ValueError
         If there are not as many dots.
     """
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    words, words_end, start, end = map(int, fields[45:49])
-    shown = b"\0" + ctypes.string_at(start, end - start)
-    room = f"\0{MARK}={NO_MARK}\0".encode()
-    if len(mark) > len(NO_MARK) or (at := shown.find(room)) < 0:
+    found = room()
+    if found is None or len(mark) > len(NO_MARK):
         raise ValueError(f"there is no room for the mark {mark!r}")
-    value = start + at + len(MARK) + 1
-    ctypes.memmove(value, mark.ljust(len(NO_MARK), _DOT).encode(), len(NO_MARK))
-    size = words_end - words
+    place, words, size = found
+    ctypes.memmove(place, mark.ljust(len(NO_MARK), _DOT).encode(), len(NO_MARK))
     command = f"dask-flame\0{mark.rpartition('/')[2]}".encode()[: size - 1]
     ctypes.memmove(words, command.ljust(size, b"\0"), size)

@@ -73,8 +73,8 @@ class Pool:
         Environment variables for the runner, over those of the driver.
     preload : sequence of str, optional
         Modules that are imported before a runner registers. Local runners are forked from a process
-        that has imported them, on Linux, if they start no threads or processes, open no sockets and
-        initialise no GPU while they are imported.
+        that has imported them, on Linux, if that starts no threads or processes, opens no files or
+        sockets and initialises no GPU.
 
     Durations are numbers of seconds, or what :func:`dask.utils.parse_timedelta` reads; sizes are
     what :func:`dask.utils.parse_bytes` reads. Once made, a pool holds seconds and bytes.

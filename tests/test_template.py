@@ -132,6 +132,13 @@ THREAD = (
 )
 SOCKET = "import socket\nheld = socket.socket()"
 LOOP = "import asyncio\nheld = asyncio.new_event_loop()"
+FILE = "held = open(__file__)"
+TITLE = (
+    "import ctypes\n"
+    "from dask_flame.marks import room\n"
+    "if (found := room()) is not None:\n"
+    "    ctypes.memset(found[0], 0, 8)\n"
+)
 PROCESS = (
     "import subprocess, sys\n"
     "held = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
@@ -146,6 +153,8 @@ PROCESS = (
         (SOCKET, "opens a socket"),
         (LOOP, "opens "),
         (PROCESS, "starts a process"),
+        (FILE, "opens a file"),
+        (TITLE, "writes over the environment"),
     ],
 )
 def test_a_preload_that_cannot_be_forked_is_named_and_runners_start_without(
@@ -165,7 +174,14 @@ def test_a_preload_that_cannot_be_forked_is_named_and_runners_start_without(
     assert "preload='stubborn_preload'" in said
     assert why in said
     assert not templates(cluster)
-    wait_for(lambda: not [p for p in psutil.Process().children() if "sleep" in str(p.cmdline())])
+
+    def started() -> list[int]:
+        below = guard_of(cluster).children(recursive=True)
+        runners = {ws.pid for ws in cluster.scheduler.workers.values()}
+        return [p.pid for p in below if p.pid not in runners and p.ppid() not in runners]
+
+    # Nothing of what the template had begun.
+    wait_for(lambda: not started())
 
 
 @linux
@@ -203,6 +219,26 @@ def test_the_environment_is_the_drivers_of_now(flame: Any, monkeypatch: pytest.M
     monkeypatch.delenv("FLAME_TEST_TODAY")
     assert client.submit(today, pure=False).result(timeout=30) is None
     wait_for(lambda: len(templates(cluster)) == 1, what="those of before are gone")
+
+
+@linux
+def test_the_environment_changes_while_runners_are_being_forked(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, client = flame(max=3)
+    before = template(cluster)
+    wait_for(lambda: before.num_fds() and before.status() == psutil.STATUS_SLEEPING)
+    before.suspend()
+    futures = client.map(int, [1, 2], pure=False)
+    wait_for(lambda: len(cluster.runners) == 2)
+    monkeypatch.setenv("FLAME_TEST_TODAY", "changed")
+    assert client.submit(os.getenv, "FLAME_TEST_TODAY", pure=False).result(timeout=30) == "changed"
+    assert any(name == "runner-3" for name in cluster.observed)
+    before.resume()
+    wait_for(lambda: len(cluster.observed) == 3, what="none of them is lost")
+    assert client.gather(futures) == [1, 2]
+    wait_for(lambda: not before.is_running(), what="the template of before has no use")
+    assert not [e for e in cluster.events if e.kind in ("failed", "lost")]
 
 
 @linux

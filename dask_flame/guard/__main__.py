@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -70,10 +71,18 @@ class Guard:
         self.kinds: dict[str, Kind] = {}
         self.templates: dict[str, Template] = {}
         self._adopts = False
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Each runner takes two descriptors here, four while it waits.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit[1], self._limit[1]))
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-")
         self._buffer = b""
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
+
+    def usual_limits(self) -> None:
+        """Give a process that is being started the limits that this one was started with."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
 
     def run(self) -> None:
         """Guard until the driver is gone; then end everything."""
@@ -167,11 +176,13 @@ class Guard:
         """Runners of this kind will be asked for: have a template by then."""
         fork = kind["fork"] and self._adopts
         self.kinds[key] = Kind(kind["env"], kind["preload"], kind["path"], fork)
-        self._template(key)
+        template = self._template(key)
+        if template is not None:
+            template.leaving = False
 
     def _template(self, key: str) -> Template | None:
-        kind = self.kinds[key]
-        if kind.fork and key not in self.templates:
+        kind = self.kinds.get(key)
+        if kind is not None and kind.fork and key not in self.templates:
             try:
                 template = Template(self, key, kind)
             except (OSError, ValueError):
@@ -182,10 +193,9 @@ class Guard:
 
     def _forget(self, key: str) -> None:
         """No runners of this kind will be asked for."""
-        template = self.templates.get(key)
-        if template is not None:
-            self.unfit(template, "", "", failed=True)
         self.kinds.pop(key, None)
+        if (template := self.templates.get(key)) is not None:
+            template.leave()
 
     def replace(self, template: Template) -> None:
         """Fork from a new template instead, when there is something to fork."""
@@ -197,6 +207,7 @@ class Guard:
     def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None:
         """Start without a template: for good, or, where it has only failed, for this time."""
         template.close()
+        template.strand()
         del self.templates[template.key]
         if not failed:
             template.kind.fork = False
@@ -216,6 +227,9 @@ class Guard:
         # What calls put into temporary folders goes with their runner.
         environment = {"TMPDIR": folder, **own, MARK: f"{self.owner}/{name}"}
         orders = json.dumps({**common, "name": name, "directory": folder}).encode()
+        if kind not in self.kinds:
+            self._say(ev="refused", name=name, why="it is of a kind that is not known any more")
+            return
         runner = self._admit(name, self.kinds[kind], environment, orders)
         if runner is not None:
             runner.boot_timeout = common["boot_timeout"]
@@ -257,6 +271,7 @@ class Guard:
                 pass_fds=(leash,),
                 env={**runner.kind.env, **runner.env},
                 start_new_session=True,
+                preexec_fn=self.usual_limits,
             )
         except (OSError, ValueError) as error:
             self.refused(runner, str(error))
@@ -380,12 +395,17 @@ class Guard:
         runners = {r.process.pid for r in self.runners.values() if r.process is not None}
         return runners | {t.process.pid for t in self.templates.values()}
 
+    def _of_templates(self) -> set[int]:
+        """The templates, and what modules have started that are being imported there."""
+        templates = {t.process.pid for t in self.templates.values()}
+        return templates.union(*(below(pid) for pid in templates))
+
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
         kill_group(pid)
         kill_marked(f"{self.owner}/{runner.name}", within_reach())
         if len(self.runners) == 1:
             # Orphans that hid their mark may be any runner's; now there is none left to be.
-            kill(set(below(os.getpid())) - {t.process.pid for t in self.templates.values()})
+            kill(set(below(os.getpid())) - self._of_templates())
         while self._read(runner):
             pass
         self._dismiss(runner)
@@ -400,7 +420,8 @@ class Guard:
         # The tree first: once its root is dead, nobody can tell what was below it.
         tree = below(runner.process.pid)
         kill_group(runner.process.pid)
-        kill(tree)
+        # By itself too: it may have been forked so lately that it leads no group yet.
+        kill([runner.process.pid, *tree])
 
     def _kill_unborn(self, runner: Runner) -> None:
         late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
@@ -410,11 +431,11 @@ class Guard:
                 self._dismiss(runner)
                 code = -signal.SIGKILL
                 self._say(ev="ended", name=runner.name, code=code, told=True, output="")
-                if late:
-                    # What has held it up would hold up the next one too.
-                    self.unfit(template, "", "", failed=True)
-            elif late and runner in template.wave.values():
-                template.process.kill()  # which is heard of, and strands the runner
+            elif runner not in template.wave.values():
+                continue
+            if late:
+                # What has held it up would hold up the next one too. Its end will be heard of.
+                template.process.kill()
         # Else it is being forked, and is killed when that is told.
 
     def _end_all(self) -> None:

@@ -88,7 +88,12 @@ class Runner:
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
         read, self.leash = os.pipe()
-        self.stdout, write = os.pipe()
+        try:
+            self.stdout, write = os.pipe()
+        except OSError:
+            os.close(read)
+            os.close(self.leash)
+            raise
         self.theirs: tuple[int, ...] = (read, write)
         os.set_blocking(self.stdout, False)
         os.set_blocking(self.leash, False)

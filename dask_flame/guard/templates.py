@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask_flame.runner.template as program
 from dask_flame.guard.runners import Forked, Kind, Runner
-from dask_flame.marks import MARK, NO_MARK
+from dask_flame.marks import MARK, NO_MARK, below, kill, kill_group
 from dask_flame.runner.template import LONGEST, MOST_AT_ONCE
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Template:
         self.wave: dict[str, Runner] = {}
         self.ready = False
         self.busy = False
+        self.leaving = False
         self.over = False
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -59,6 +60,7 @@ class Template:
                 pass_fds=(theirs.fileno(),),
                 env={**kind.env, MARK: NO_MARK},
                 start_new_session=True,
+                preexec_fn=self.guard.usual_limits,
             )
         except BaseException:
             self.connection.close()
@@ -76,6 +78,18 @@ class Template:
         """Have a wave of those that wait forked, if one can be now."""
         if self.ready and not self.busy and self.waiting:
             self._wave()
+
+    def leave(self) -> None:
+        """Be ended, when all that was asked for has been forked."""
+        self.leaving = True
+        if not self.busy and not self.waiting:
+            self.guard.unfit(self, "", "", failed=True)
+
+    def strand(self) -> None:
+        """Give up what was asked for and has not been spoken of."""
+        for runner in self.wave.values():
+            self.guard.stranded(runner)
+        self.wave.clear()
 
     def hear(self) -> None:
         """Take in what the template has said by now."""
@@ -96,9 +110,14 @@ class Template:
         self.over = True
         self.guard.unregister(self.connection)
         self.connection.close()
+        # As long as it imports, what is below it are no runners, but what a module has started.
+        tree = [] if self.ready else below(self.process.pid)
+        if not self.ready:
+            kill_group(self.process.pid)
         with contextlib.suppress(OSError):
             self.process.kill()
         self.process.wait()
+        kill(tree)
 
     def _take_in(self, message: dict[str, Any]) -> None:
         event = message["ev"]
@@ -110,9 +129,11 @@ class Template:
         elif event == "refused":
             self.guard.refused(self.wave.pop(message["name"]), message["why"])
         elif event == "done":
-            self._strand()
+            self.strand()
             self.busy = False
             self.fork()
+            if self.leaving:
+                self.leave()
         elif event == "stale":
             self.waiting.extendleft(reversed(self.wave.values()))
             self.wave.clear()
@@ -121,17 +142,11 @@ class Template:
             self.guard.unfit(self, message["module"], message["why"], failed=message["failed"])
 
     def _lost(self) -> None:
-        self._strand()
+        self.strand()
         if self.ready:
             self.guard.replace(self)
         else:
             self.guard.unfit(self, "", "ended while it was imported", failed=True)
-
-    def _strand(self) -> None:
-        """Give up what was asked for and has not been spoken of."""
-        for runner in self.wave.values():
-            self.guard.stranded(runner)
-        self.wave.clear()
 
     def _wave(self) -> None:
         self.busy = True
@@ -150,7 +165,9 @@ class Template:
         self._say(requests, descriptors)
 
     def _say(self, message: Any, descriptors: list[int] | None = None) -> None:
-        # It listens, and has read all before: there is room. Where not, it is dead, and that is
-        # what reading will find.
-        with contextlib.suppress(OSError):
+        # It listens, and has read all before: there is room. Where there is not, or the kernel
+        # passes on no more descriptors, it is ended; reading will find that.
+        try:
             socket.send_fds(self.connection, [json.dumps(message).encode()], descriptors or [])
+        except OSError:
+            self.process.kill()

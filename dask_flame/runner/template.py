@@ -20,11 +20,13 @@ imported here.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
 import os
 import socket
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -38,7 +40,7 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # started by path, from wherever the package is
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dask_flame.marks import MARK, rewrite
+from dask_flame.marks import MARK, rewrite, room
 
 if __name__ == "__main__":
     del sys.path[0]
@@ -77,7 +79,7 @@ class Template:
     def __init__(self, connection: socket.socket, guard: int) -> None:
         self.connection = connection
         self.guard = guard
-        self._before = set(_open())
+        self._before = dict(_open())
         self._files: dict[str, tuple[int, int]] = {}
 
     def serve(self) -> tuple[dict[str, Any], int, int]:
@@ -124,8 +126,8 @@ class Template:
             if (why := self._unfit()) is not None:
                 self._say(ev="unfit", module=module, why=why, failed=False)
                 self._hear()
+            self._note()
         _warm()
-        self._note()
         gc.collect()
         # What is here now is not looked through again, in no process: that would copy its pages.
         gc.freeze()
@@ -141,12 +143,21 @@ class Template:
         os.waitpid(probe, 0)
         if (tasks := len(os.listdir("/proc/self/task"))) > 1:
             return f"starts threads ({tasks - 1} not of Python)"
-        if Path(f"/proc/self/task/{os.getpid()}/children").read_text().strip():
-            return "starts a process"
-        for link in set(_open()) - self._before:
+        try:
+            if Path(f"/proc/self/task/{os.getpid()}/children").read_text().strip():
+                return "starts a process"
+        except OSError:
+            return "may have started processes, which this kernel does not tell"
+        for descriptor, link in _open():
+            if self._before.get(descriptor) == link:
+                continue
             for beginning, what in _NOT_TO_SHARE.items():
                 if link.startswith(beginning):
                     return f"opens {what}"
+            if _shares_its_place(descriptor):
+                return f"opens a file ({link})"
+        if room() is None:
+            return "writes over the environment that others see"
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             return "initialises CUDA"
@@ -156,11 +167,14 @@ class Template:
 
     def _note(self) -> None:
         """Remember the files of modules that may be edited: those outside of the installation."""
-        paths = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}
-        installed = tuple(os.path.join(path, "") for path in paths)
+        paths = sysconfig.get_paths()
+        kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+        installed = tuple(os.path.join(paths[kind], "") for kind in kinds)
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            if isinstance(file, str) and not file.startswith(installed):
+            if not isinstance(file, str) or file in self._files:
+                continue
+            if not file.startswith(installed):
                 self._files[file] = _state(file)
 
     def _changed(self) -> str | None:
@@ -208,13 +222,22 @@ class Template:
             os._exit(1)
 
 
-def _open() -> Iterable[str]:
-    """What the descriptors of this process are."""
-    for descriptor in os.listdir("/proc/self/fd"):
+def _open() -> Iterable[tuple[int, str]]:
+    """The descriptors of this process, and what they are."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
-            yield os.readlink(f"/proc/self/fd/{descriptor}")
+            yield descriptor, os.readlink(f"/proc/self/fd/{descriptor}")
         except OSError:
             continue  # the listing's own
+
+
+def _shares_its_place(descriptor: int) -> bool:
+    """Whether a fork would read on where this process, or another fork, has read up to."""
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return regular and not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+    except OSError:
+        return False
 
 
 def _state(file: str) -> tuple[int, int]:

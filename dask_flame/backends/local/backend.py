@@ -112,20 +112,13 @@ class LocalBackend(Backend):
                 await self.start()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
-        messages = [
-            {
-                "op": "boot",
-                "runners": {s.name: self._devices.give(s.name, s.gpus) for s in alike},
-                "kind": self._kind(alike[0]),
-                "orders": _orders(alike[0]),
-            }
-            for alike in _alike(specs)
-        ]
-        for spec in specs:
-            self._runners[spec.name] = None
-            self._gone[spec.name] = asyncio.Event()
-        for message in messages:
-            self._say(message)
+        for alike in _alike(specs):
+            kind, orders = self._kind(alike[0]), _orders(alike[0])
+            runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
+            for name in runners:
+                self._runners[name] = None
+                self._gone[name] = asyncio.Event()
+            self._say({"op": "boot", "runners": runners, "kind": kind, "orders": orders})
         await self._drain()
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
