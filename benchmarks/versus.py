@@ -32,7 +32,8 @@ report
 reports64
     64 runners report 100 times a second for a minute. Processor time of the scheduler, in cores:
     that of its process, which is the driver's, less that of a minute before in which the runners
-    were idle. Then for half a minute a subscriber in the driver (`Client.subscribe_topic`) notes
+    were idle; over the share of reports that have arrived, which on a machine that is too busy is
+    not all. Then for half a minute a subscriber in the driver (`Client.subscribe_topic`) notes
     how old each report is. Plain Dask: log_event() at the same rate.
 kill
     From SIGKILL of the driver until no process of its 64 runners is left.

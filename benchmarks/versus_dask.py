@@ -29,6 +29,21 @@ class _Joined(SchedulerPlugin):
             self.at.append(time.monotonic())
 
 
+class _Arrived(SchedulerPlugin):
+    """How many reports have arrived in the scheduler."""
+
+    name = "versus-arrived"
+
+    def __init__(self, contender: str) -> None:
+        self.flame = contender == "flame"
+        self.topic = "flame-reports" if self.flame else "versus"
+        self.number = 0
+
+    def log_event(self, topic: str, message: Any) -> None:
+        if topic == self.topic:
+            self.number += sum(len(call["times"]) for call in message["calls"]) if self.flame else 1
+
+
 class Dask:
     """What both have in common; the scheduler is in this process."""
 
@@ -152,12 +167,15 @@ def reports64(
     """All runners report at a rate. What that costs, and then how late it is.
 
     The scheduler is in this process. What it costs is the processor time of this process, with the
-    runners idle for so long, subtracted from that with them reporting for so long. Then a
+    runners idle for so long, subtracted from that with them reporting for so long. On a machine
+    that is too busy not all arrive meanwhile: it is then what all would have cost. Then a
     subscriber to the topic that reports travel on notes how old they are, for half as long.
     """
     who = _side(contender)
     who.start(runners, elastic=False)
     who.all(nothing, range(4 * runners))
+    arrived = _Arrived(contender)
+    who.cluster.scheduler.add_plugin(arrived)
     time.sleep(1.0)
 
     def spent(seconds: float) -> float:
@@ -180,7 +198,9 @@ def reports64(
         for number, address in enumerate(who.addresses())
     ]
     time.sleep(lead)
+    before = arrived.number
     busy = spent(seconds)
+    share = (arrived.number - before) / (rate * runners * seconds)
     late: list[float] = []
     over = threading.Event()
 
@@ -192,14 +212,17 @@ def reports64(
             else:
                 late.append(now - message["time"])
 
-    who.client.subscribe_topic("flame-reports" if contender == "flame" else "versus", heard)
+    who.client.subscribe_topic(arrived.topic, heard)
     time.sleep(seconds / 2)
     over.set()
+    assert share > 0, "no report has arrived"
+    assert late, "the subscriber has heard of no report"
     wait(calls)
     made = sum(who.client.gather(calls)) / (2 * lead + 1.5 * seconds) / runners
     late.sort()
     return {
-        "share": busy - idle,
+        "share": (busy - idle) / min(1.0, share),
+        "arrived": 100 * share,
         "idle": idle,
         "p50": late[len(late) // 2] * 1000,
         "p99": late[int(0.99 * len(late))] * 1000,

@@ -38,7 +38,7 @@ def draw(rows: Sequence[Row], path: Path, foot: str = "") -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [row for row in rows if any(row.values.values())]
+    shown = [row for row in rows if row.quantity.drawn and any(row.values.values())]
     wide = max(1, min(_WIDE, len(shown)))
     high = max(1, -(-len(shown) // wide))
     tall = [
@@ -105,6 +105,7 @@ def _panel(axes: Any, row: Row) -> None:
             textcoords="offset points",
             va="center",
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             fontweight="bold" if name == "flame" else "normal",
         )
     if bound is not None:
@@ -113,6 +114,9 @@ def _panel(axes: Any, row: Row) -> None:
     axes.set_ylim(len(who) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.set_title(row.label, loc="left", fontsize=10, fontweight="bold")
-    axes.set_xlabel(row.quantity.unit + (", log scale" if log else ""), fontsize=9)
+    words = [row.quantity.unit + (", log scale" if log else "")]
+    if row.met is not None:
+        words.append("goal met" if row.met else "goal missed")
+    axes.set_xlabel(" · ".join(words), fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
