@@ -128,7 +128,9 @@ def register64(contender: str, *, runners: int, **_: Any) -> dict[str, float]:
 def ml64(contender: str, *, runners: int, what: str, **_: Any) -> dict[str, float]:
     """From the constructor until each runner has used the libraries, and their memory then."""
     who = _side(contender)
-    modules = [] if what == "nothing" else ["torch", "transformers"]
+    # By its own name: transformers imports BertModel when it is first asked for.
+    bert = "transformers.models.bert.modeling_bert"
+    modules = [] if what == "nothing" else ["torch", "transformers", bert]
     begin = time.monotonic()
     who.start(runners, elastic=False, **({"preload": modules} if contender == "flame" else {}))
     pids = who.client.gather(
