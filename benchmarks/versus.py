@@ -1,7 +1,7 @@
 """dask-flame against plain Dask, Ray, loky and Parsl: one table and one picture.
 
     python benchmarks/versus.py [--only MEASURE,…] [--contenders NAME,…] [--rounds 3] [--short]
-                                [--ml N] [--picture FILE] [--json FILE] [--from FILE]
+                                [--ml N] [--picture FILE] [--json FILE] [--from FILE…]
 
 Those that are not installed (``pip install '.[benchmarks]'``) are left out, and named. Every run is
 a fresh process of its own session. In a round each contender has its turn, and each round begins
@@ -171,6 +171,18 @@ def show(found: Mapping[str, Any], picture: Path | None) -> None:
             print(f"no picture: {error}; pip install matplotlib", file=sys.stderr)
 
 
+def together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured at several times on one machine, as one."""
+    first = found[0]
+    return {
+        **first,
+        "rounds": max(f["rounds"] for f in found),
+        "skipped": [who for who in first["skipped"] if all(who in f["skipped"] for f in found)],
+        "options": {name: options for f in found for name, options in f["options"].items()},
+        "samples": [sample for f in found for sample in f["samples"]],
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -182,10 +194,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ml", type=int, metavar="N", help="runners of ml64")
     parser.add_argument("--picture", type=Path, default=Path("versus.png"))
     parser.add_argument("--json", type=Path, help="keep what was measured here")
-    parser.add_argument("--from", type=Path, dest="source", help="measure nothing: show this again")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="sources",
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: show what is in these again, together",
+    )
     chosen = parser.parse_args(arguments)
-    if chosen.source:
-        show(json.loads(chosen.source.read_text()), chosen.picture)
+    if chosen.sources:
+        show(together([json.loads(file.read_text()) for file in chosen.sources]), chosen.picture)
         return
     # Ended in peace, so that it takes what it has started with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
