@@ -436,6 +436,8 @@ class Guard:
             if late:
                 # What has held it up would hold up the next one too. Its end will be heard of.
                 template.process.kill()
+            elif template.leaving:
+                template.leave()
         # Else it is being forked, and is killed when that is told.
 
     def _end_all(self) -> None:
