@@ -26,6 +26,19 @@ def whoami(*args: Any, seconds: float = 0.0, after: Any = None) -> tuple[str, fl
     return get_worker().name, start, time.time()
 
 
+def has_been_told(client: Any) -> None:
+    """Return when the client has read all that the scheduler had to say to it until now.
+
+    A client that submits a key again before it has read that the key was cancelled takes the new
+    future for the cancelled one (`Client._handle_cancelled_keys` knows keys, not futures).
+    """
+    told = threading.Event()
+    client.subscribe_topic("told", lambda _: told.set())
+    client.log_event("told", "what was said before has been read")
+    assert told.wait(20)
+    client.unsubscribe_topic("told")
+
+
 def most_at_once(spans: list[tuple[str, float, float]]) -> Counter[str]:
     """The largest number of calls that overlapped, by runner."""
     most: Counter[str] = Counter()
@@ -238,6 +251,7 @@ def test_a_call_that_is_wanted_again_too_early_holds_nobody_up(flame: Any, tmp_p
             busy.has_begun()
             cancelled.cancel()
             wait_for(lambda: cluster.scheduler.load("runner-1").cancelled == 1)
+            has_been_told(client)
             again = client.submit(int, key="again", priority=1)
             behind = client.submit(whoami)
             wait_for(lambda: cluster.scheduler.waiting() == 2)
