@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import dask
+import pytest
 from conftest import wait_for
+from dask.system import CPU_COUNT
+
+from dask_flame.backends.local.crowd import crowd, measure_less
+
+LOOKS = ("profile", "tick", "ticks")
 
 
 class Counter:
@@ -56,3 +63,36 @@ def test_a_runner_measures_while_it_has_calls(flame: Any) -> None:
     # Rest is not taken for an event loop that was held up.
     assert after[0] > before[0]
     assert "unresponsive" not in str(cluster.get_logs())
+
+
+def test_runners_that_share_a_core_measure_more_rarely(flame: Any) -> None:
+    cluster, client = flame(min=1, max=4 * CPU_COUNT)
+
+    def every(dask_worker: Any) -> dict[str, float]:
+        return {name: dask_worker.periodic_callbacks[name].callback_time for name in LOOKS}
+
+    client.wait_for_workers(1)
+    with dask.config.set({"distributed.worker.profile.interval": "30ms"}):
+        cluster.resize(min=4 * CPU_COUNT)
+        client.wait_for_workers(4 * CPU_COUNT)
+    intervals = client.run(every)
+    shown = {
+        ws.address: ws.metrics["event_loop_interval"] for ws in cluster.scheduler.workers.values()
+    }
+    one = next(ws.address for ws in cluster.scheduler.workers.values() if ws.name == "runner-1")
+    assert intervals.pop(one) == {"profile": 10, "tick": 20, "ticks": 1_000}
+    for address, interval in intervals.items():
+        assert interval == pytest.approx({"profile": 120, "tick": 80, "ticks": 4_000})
+        # What nobody held up is not shown as late beside the scheduler's 20 ms.
+        assert shown[address] == pytest.approx(0.02, abs=0.05)
+
+
+def test_settings_that_are_not_there_are_left_alone() -> None:
+    nested: dict[str, Any] = {"distributed": {"worker": {"profile": {"interval": None}}}}
+    assert measure_less(nested, 3) == nested
+    assert measure_less({}, 3) == {}
+    usual = {"distributed": {"admin": {"tick": {"interval": 20, "cycle": "1s"}}}}
+    rarer = measure_less(usual, 2.5)
+    assert rarer == {"distributed": {"admin": {"tick": {"interval": "0.05s", "cycle": "2.5s"}}}}
+    assert usual["distributed"]["admin"]["tick"]["interval"] == 20
+    assert [crowd(n, cores=2) for n in (0, 2, 3, 64, 200)] == [1, 1, 1.5, 32, 50]

@@ -95,6 +95,7 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
         death_timeout=orders["boot_timeout"],
         startup_information={RUNNER: lambda worker: orders["pool"]},
         host=orders["host"],
+        rarely=orders.get("rarely", 1.0),
     )
     departure = Departure(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
@@ -134,15 +135,27 @@ class RunnerWorker(Worker):
         What :class:`distributed.Worker` takes.
     end : callable
         Ends the process at once with an exit code.
+    rarely : float
+        How many times the usual interval lies between two looks at the event loop.
     """
 
-    def __init__(self, *args: Any, end: Ender, name: str, nthreads: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        end: Ender,
+        name: str,
+        nthreads: int = 1,
+        rarely: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream.interval = INTERVAL
         self._end_process = end
         self.calls = Calls(self)
         self.quiet = Quiet(self)
+        interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
+        self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
@@ -159,6 +172,13 @@ class RunnerWorker(Worker):
         for stimulus in stims:
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
+
+    async def get_metrics(self) -> dict[str, Any]:
+        metrics: dict[str, Any] = await super().get_metrics()
+        # Dask's page of the event loops' health has the scheduler's beside it, which looks as
+        # often as Dask's settings say: what is shown is that interval, and the delay beyond it.
+        metrics["event_loop_interval"] -= self._between_looks
+        return metrics
 
     async def flame_idle(self, function: bytes) -> tuple[bool, str]:
         """Run the pool's idle check, in a thread: whether this runner may end, or its error."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.local.crowd import crowd, measure_less
 from dask_flame.backends.local.devices import Devices
 from dask_flame.backends.local.echo import Echo
 from dask_flame.backends.local.ends import Ends
@@ -112,8 +113,9 @@ class LocalBackend(Backend):
                 await self.start()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
+        times = crowd(len(self._runners) + len(specs))
         for alike in _alike(specs):
-            kind, orders = self._kind(alike[0]), _orders(alike[0])
+            kind, orders = self._kind(alike[0]), _orders(alike[0], times)
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None
@@ -264,8 +266,11 @@ def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:
         yield alike
 
 
-def _orders(spec: RunnerSpec) -> dict[str, Any]:
-    """What runners like this one are told, each beside its name and folder."""
+def _orders(spec: RunnerSpec, times: float) -> dict[str, Any]:
+    """What runners like this one are told, each beside its name and folder.
+
+    They measure their calls so many times as rarely as Dask's settings say.
+    """
     return {
         "scheduler": spec.scheduler,
         "concurrency": spec.concurrency,
@@ -275,7 +280,8 @@ def _orders(spec: RunnerSpec) -> dict[str, Any]:
         "resources": dict(spec.resources),
         "memory": spec.memory,
         "preload": list(spec.preload),
-        "config": dict(spec.config),
+        "config": measure_less(spec.config, times),
+        "rarely": times,
         "security": dict(spec.security),
         "path": import_path(),
         "host": "127.0.0.1",
