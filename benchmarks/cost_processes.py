@@ -28,7 +28,7 @@ _MOST = 60.0
 #: What tells processes that serve runners from runners: dask-flame's own, multiprocessing's own.
 _HELPERS = (
     "dask_flame/guard",
-    "runner/template.py",
+    "dask-flame template",
     "multiprocessing.resource_tracker",
     "multiprocessing.forkserver",
 )

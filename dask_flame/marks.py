@@ -96,38 +96,41 @@ def kill_marked(mark: str, pids: Iterable[int]) -> int:
     return killed
 
 
-def room() -> tuple[int, int, int] | None:
-    """Where this process shows its mark, if that is a row of dots, and its command line (Linux).
-
-    Returns
-    -------
-    tuple of int or None
-        Addresses of the mark and of the command line, and the bytes that this one takes. They lie
-        in the process's own memory; fields 48 to 51 of ``/proc/self/stat`` say where, see
-        proc_pid_stat(5).
-    """
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    words, words_end, start, end = map(int, fields[45:49])
+def room() -> int | None:
+    """The address at which this process shows its mark, if that is a row of dots (Linux)."""
+    start, end = _places()[2:]
     shown = b"\0" + ctypes.string_at(start, end - start) if start else b""
     at = shown.find(f"\0{MARK}={NO_MARK}\0".encode())
-    return None if at < 0 else (start + at + len(MARK) + 1, words, words_end - words)
+    return None if at < 0 else start + at + len(MARK) + 1
 
 
 def rewrite(mark: str) -> None:
     """Let this process carry this mark in the eyes of all others, in place of dots (Linux).
-
-    Its command line becomes ``dask-flame`` and the runner's name.
 
     Raises
     ------
     ValueError
         If there are not as many dots.
     """
-    found = room()
-    if found is None or len(mark) > len(NO_MARK):
+    place = room()
+    if place is None or len(mark) > len(NO_MARK):
         raise ValueError(f"there is no room for the mark {mark!r}")
-    place, words, size = found
     ctypes.memmove(place, mark.ljust(len(NO_MARK), _DOT).encode(), len(NO_MARK))
-    command = f"dask-flame\0{mark.rpartition('/')[2]}".encode()[: size - 1]
-    ctypes.memmove(words, command.ljust(size, b"\0"), size)
+
+
+def rename(name: str) -> None:
+    """Let this process's command line be ``dask-flame`` and a name, as far as it fits (Linux)."""
+    start, end = _places()[:2]
+    if start:
+        command = f"dask-flame\0{name}".encode()[: end - start - 1]
+        ctypes.memmove(start, command.ljust(end - start, b"\0"), end - start)
+
+
+def _places() -> tuple[int, ...]:
+    """Where command line and environment begin and end that others see, in this process's memory.
+
+    Fields 48 to 51 of ``/proc/self/stat``, see proc_pid_stat(5); zeros where that is kept secret.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return tuple(map(int, fields[45:49]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,8 @@ import psutil
 import pytest
 from conftest import wait_for
 
+import dask_flame.guard.__main__ as guard_program
+import dask_flame.runner.template as template_program
 from dask_flame.backends.local import LocalBackend
 from dask_flame.marks import MARK, NO_MARK, mark_of
 from dask_flame.testing.conformance import BackendConformance
@@ -38,7 +42,7 @@ def guard_of(cluster: Any) -> psutil.Process:
 
 def templates(cluster: Any) -> list[psutil.Process]:
     """The templates of a cluster: what is started as one, and has not become a runner."""
-    return [p for p in guard_of(cluster).children() if any("template.py" in w for w in p.cmdline())]
+    return [p for p in guard_of(cluster).children() if "template" in p.cmdline()]
 
 
 def template(cluster: Any) -> psutil.Process:
@@ -137,7 +141,7 @@ TITLE = (
     "import ctypes\n"
     "from dask_flame.marks import room\n"
     "if (found := room()) is not None:\n"
-    "    ctypes.memset(found[0], 0, 8)\n"
+    "    ctypes.memset(found, 0, 8)\n"
 )
 PROCESS = (
     "import subprocess, sys\n"
@@ -336,12 +340,66 @@ def test_a_fork_takes_the_time_of_a_fork(flame: Any) -> None:
     assert len(new) < 20, new
 
 
+def main_file() -> str:
+    return str(sys.modules["__main__"].__file__)
+
+
+@linux
+def test_the_first_template_is_a_fork_of_the_guard_unless_its_pool_names_variables(
+    flame: Any,
+) -> None:
+    cluster, client = flame(max=1)
+    assert client.submit(main_file).result(timeout=30) == guard_program.__file__
+    assert guard_of(cluster).environ()[MARK] == NO_MARK
+    cluster, client = flame(max=1, env={"LD_LIBRARY_PATH": "/nowhere"})
+    assert client.submit(main_file).result(timeout=30) == template_program.__file__
+    assert client.submit(os.getenv, "LD_LIBRARY_PATH").result(timeout=30) == "/nowhere"
+    assert guard_of(cluster).environ().get("LD_LIBRARY_PATH") != "/nowhere"
+
+
+@linux
+@pytest.mark.parametrize("said", ["nothing", "half a line", "another kind", "no fork", "this kind"])
+def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> None:
+    kind = {"op": "kind", "key": "k", "env": dict(os.environ), "own": [], "preload": [], "path": []}
+    line = json.dumps({**kind, "fork": said != "no fork"}).encode()
+    words = {
+        "nothing": b"",
+        "half a line": line[:20],
+        "another kind": line.replace(b'"k"', b'"other"') + b"\n",
+    }.get(said, line + b"\n")
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            arguments = [str(theirs.fileno()), "test-guard", str(os.getpid()), "k"]
+            guard = subprocess.Popen(
+                [sys.executable, "-P", guard_program.__file__, *arguments],
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, MARK: NO_MARK},
+            )
+        try:
+            ours.sendall(words)
+            ours.settimeout(20)
+            assert json.loads(ours.makefile("rb").readline())["ev"] == "hello"
+            below = psutil.Process(guard.pid).children
+
+            def names() -> list[bool]:
+                return [child.cmdline()[:2] == ["dask-flame", "template"] for child in below()]
+
+            wait_for(lambda: names() == [True] * (said in ("another kind", "this kind")))
+            template = below()
+        finally:
+            ours.close()
+            assert guard.wait(timeout=20) == 0
+        assert not any(child.is_running() for child in template)
+
+
 @linux
 def test_a_mark_is_written_over_dots() -> None:
     script = (
         "import os, psutil\n"
-        "from dask_flame.marks import MARK, rewrite\n"
+        "from dask_flame.marks import MARK, rename, rewrite\n"
         "rewrite('cluster-1/runner-2')\n"
+        "rename('runner-2')\n"
         "me = psutil.Process()\n"
         "print(me.environ()[MARK].rstrip('.'), [w for w in me.cmdline() if w])\n"
         "try:\n"

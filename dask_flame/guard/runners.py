@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,9 +43,18 @@ class Process(Protocol):
     def poll(self) -> int | None:
         """The exit code, below zero for a signal; None while it runs."""
 
+    def kill(self) -> None:
+        """Kill it, if it is there."""
+
+    def wait(self) -> int:
+        """Wait until it has ended; the exit code."""
+
 
 class Forked:
-    """A process that a template has forked, and that the kernel hands to this one."""
+    """A process that was not started as an interpreter.
+
+    This one has forked it, or a template has, and the kernel hands it to this one.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -57,6 +67,15 @@ class Forked:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
                     self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.returncode
 
 

@@ -15,12 +15,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import dask_flame.runner.template as program
-from dask_flame.guard.runners import Forked, Kind, Runner
+from dask_flame.guard.runners import Forked, Kind, Process, Runner
 from dask_flame.marks import MARK, NO_MARK, below, kill, kill_group
 from dask_flame.runner.template import LONGEST, MOST_AT_ONCE
 
 if TYPE_CHECKING:
-    from dask_flame.guard.__main__ import Guard
+    from dask_flame.guard.guard import Guard
 
 
 class Template:
@@ -32,6 +32,8 @@ class Template:
     key : str
         Of the kind.
     kind : Kind
+    seed : (socket.socket, Process) or None
+        One that has been forked already and knows its kind, and the connection to it.
 
     Raises
     ------
@@ -39,7 +41,9 @@ class Template:
         If no process can be started.
     """
 
-    def __init__(self, guard: Guard, key: str, kind: Kind) -> None:
+    def __init__(
+        self, guard: Guard, key: str, kind: Kind, seed: tuple[socket.socket, Process] | None = None
+    ) -> None:
         self.guard = guard
         self.key = key
         self.kind = kind
@@ -49,26 +53,31 @@ class Template:
         self.busy = False
         self.leaving = False
         self.over = False
-        self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection, self.process = seed or self._start()
+        self.connection.setblocking(False)
+        if seed is None:
+            self._say({"preload": kind.preload, "path": kind.path})
+
+    def _start(self) -> tuple[socket.socket, Process]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self.process = subprocess.Popen(
-                # By path: what a runner may import is in the message below.
+            process = subprocess.Popen(
+                # By path: what a runner may import is in the message that follows.
                 [sys.executable, "-P", program.__file__, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={**kind.env, MARK: NO_MARK},
+                env={**self.kind.env, MARK: NO_MARK},
                 start_new_session=True,
                 preexec_fn=self.guard.usual_limits,
             )
         except BaseException:
-            self.connection.close()
+            ours.close()
             raise
         finally:
             theirs.close()
-        self.connection.setblocking(False)
-        self._say({"preload": kind.preload, "path": kind.path})
+        return ours, process
 
     def ask(self, runner: Runner) -> None:
         """Fork this runner, in the next wave."""

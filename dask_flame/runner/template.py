@@ -11,11 +11,11 @@ A wave of runners is forked by a child that ends when it has done so. They are t
 which the kernel hands to the guard, their nearest ancestor that is a subreaper: it is their parent
 as if it had started them. Linux only.
 
-Started by the guard as ``template.py FD GUARD``; messages of JSON go both ways over the socket
-FD, which keeps their boundaries. To it: what to import, then waves of runners, with the descriptors
-of their leashes and outputs. From it: ``ready`` or ``unfit``; for each wave ``forked`` or
-``refused`` for each of its runners and ``done``, or ``stale`` when a file has changed that was
-imported here.
+The first one is forked from the guard when that starts; others are started, as ``template.py FD
+GUARD``. Messages of JSON go both ways over the socket FD, which keeps their boundaries. To it: what
+to import, unless it was forked, then waves of runners, with the descriptors of their leashes and
+outputs. From it: ``ready`` or ``unfit``; for each wave ``forked`` or ``refused`` for each of its
+runners and ``done``, or ``stale`` when a file has changed that was imported here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import socket
 import stat
 import sys
@@ -40,7 +41,7 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # started by path, from wherever the package is
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dask_flame.marks import MARK, rewrite, room
+from dask_flame.marks import MARK, rename, rewrite, room
 
 if __name__ == "__main__":
     del sys.path[0]
@@ -51,8 +52,10 @@ LONGEST = 1 << 17
 MOST_AT_ONCE = 50
 
 _PR_SET_PDEATHSIG = 1
-#: What the first registration of a worker, or its first call, would import otherwise.
-_NEEDED = ("dask_flame.runner.worker", "dask_flame.reports.runner")
+#: What a runner is.
+_RUNNER = "dask_flame.runner.worker"
+#: Seconds without a word, after which what could wait is done.
+_A_MOMENT = 0.1
 #: What a process has open that a fork must not share, by what its links in /proc begin with.
 _NOT_TO_SHARE = {
     "socket:": "a socket",
@@ -82,8 +85,13 @@ class Template:
         self._before = dict(_open())
         self._files: dict[str, tuple[int, int]] = {}
 
-    def serve(self) -> tuple[dict[str, Any], int, int]:
+    def serve(self, orders: dict[str, Any] | None = None) -> tuple[dict[str, Any], int, int]:
         """Serve the guard; returns in forked runners only.
+
+        Parameters
+        ----------
+        orders : dict, optional
+            What to import, where the guard will not say it.
 
         Returns
         -------
@@ -94,8 +102,13 @@ class Template:
         int
             The process that has forked it, its parent for a moment.
         """
-        self._prepare(json.loads(self._hear()[0]))
+        self._prepare(orders or json.loads(self._hear()[0]))
+        tidy = False
         while True:
+            # It takes longer than a wave: not while somebody waits for the first one.
+            if not tidy and not select.select([self.connection], [], [], _A_MOMENT)[0]:
+                tidy = True
+                _tidy()
             words, descriptors = self._hear()
             wave = json.loads(words)
             if len(descriptors) < 2 * len(wave):
@@ -116,7 +129,7 @@ class Template:
 
     def _prepare(self, orders: dict[str, Any]) -> None:
         sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
-        for module in (*_NEEDED, *orders["preload"]):
+        for module in (_RUNNER, *orders["preload"]):
             try:
                 importlib.import_module(module)
             except BaseException:
@@ -128,7 +141,6 @@ class Template:
                 self._hear()
             self._note()
         _warm()
-        gc.collect()
         # What is here now is not looked through again, in no process: that would copy its pages.
         gc.freeze()
         self._say(ev="ready")
@@ -256,6 +268,7 @@ def _warm() -> None:
 
     from dask_flame.runner.worker import know_modules
 
+    importlib.import_module("dask_flame.reports.runner")  # a worker's plugin, and first call
     get_versions()
     psutil.disk_io_counters()
     for time in ("1s", 1, 1.0):
@@ -263,9 +276,17 @@ def _warm() -> None:
     know_modules()
 
 
+def _tidy() -> None:
+    """Let go of what the imports have left behind."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def _become(request: Mapping[str, Any]) -> None:
     """Make a runner of what was a copy of the template."""
     rewrite(request["env"][MARK])
+    rename(request["name"])
     os.environ.update(request["env"])
     # Each runner has a folder for temporary files, and random numbers, of its own. The random
     # module sees to itself.
@@ -276,8 +297,8 @@ def _become(request: Mapping[str, Any]) -> None:
     gc.enable()
 
 
-def main(argv: list[str]) -> NoReturn:
-    """``template.py FD GUARD``."""
+def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
+    """``template.py FD GUARD``; what to import, where the guard will not say it."""
     import ctypes
 
     descriptor, guard = int(argv[0]), int(argv[1])
@@ -285,9 +306,10 @@ def main(argv: list[str]) -> NoReturn:
     if os.getppid() != guard:
         os._exit(1)
     gc.disable()
+    rename("template")
     from dask_flame.runner.__main__ import live
 
-    request, leash, middle = Template(socket.socket(fileno=descriptor), guard).serve()
+    request, leash, middle = Template(socket.socket(fileno=descriptor), guard).serve(orders)
     _become(request)
     # Until its parent ends, this is not the guard's own.
     live(leash, {guard, middle})

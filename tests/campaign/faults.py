@@ -284,7 +284,7 @@ def templates(guard: int | None) -> list[int]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(guard).children() if guard else []:
             with contextlib.suppress(psutil.Error):
-                if any("template.py" in word for word in child.cmdline()):
+                if "template" in child.cmdline():
                     found.append(child.pid)
     return found
 

@@ -26,7 +26,7 @@ from dask_flame.backends.local.ends import Ends
 from dask_flame.backends.local.kinds import Kinds, import_path
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
-from dask_flame.marks import everywhere, kill_marked
+from dask_flame.marks import MARK, NO_MARK, everywhere, kill_marked
 
 logger = logging.getLogger("dask_flame")
 
@@ -75,13 +75,20 @@ class LocalBackend(Backend):
         assert guard is not None
         assert guard.origin is not None
         ours, theirs = socket.socketpair()
+        first = self._kinds.first()
         try:
-            words = (theirs.fileno(), self._mark, os.getpid())
+            words = [str(theirs.fileno()), self._mark, str(os.getpid())]
+            environment = dict(os.environ)
+            if first is not None:
+                # It forks the first template from itself, at once.
+                words.append(first["key"])
+                environment = {**environment, **first["env"], MARK: NO_MARK}
             # Not asyncio's own: its child watcher would outlive the loop.
             self._guard = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", guard.origin, *map(str, words)],
+                [sys.executable, "-P", guard.origin, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env=environment,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )

@@ -40,10 +40,20 @@ class Kinds:
         """What a guard is to be told that has just been started."""
         return self._messages.values()
 
+    def first(self) -> dict[str, Any] | None:
+        """The first of :meth:`all`, if a guard may be started with its environment.
+
+        Not if the pool has named variables: what they do to its runners, they need not do to the
+        guard.
+        """
+        first = next(iter(self._messages.values()), None)
+        return first if first is not None and first["fork"] and not first["own"] else None
+
     def of(self, spec: RunnerSpec) -> tuple[str, list[dict[str, Any]]]:
         """A runner's kind, and what the guard has to be told first."""
         what = {
             "env": _environment(spec),
+            "own": sorted(spec.env),
             "preload": list(spec.preload),
             # Without modules of the user's own it does not matter, and may change.
             "path": import_path() if spec.preload else [],

@@ -1,0 +1,151 @@
+"""How runners end, and all that came from them (guard)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from dask_flame.guard.runners import Runner
+from dask_flame.marks import below, everywhere, kill, kill_group, kill_marked, within_reach
+
+if TYPE_CHECKING:
+    from dask_flame.guard.guard import Guard
+
+_PR_SET_CHILD_SUBREAPER = 36
+#: The part of its ``boot_timeout`` after which a runner that is ended was late.
+_SLOW = 0.9
+
+
+class Endings:
+    """Ends runners when that is asked for or due, and sees to those that have ended.
+
+    Parameters
+    ----------
+    guard : Guard
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+
+    def due(self) -> list[float]:
+        """When runners are to be killed, by the monotonic clock."""
+        return [r.kill_at for r in self.guard.runners.values() if r.kill_at is not None]
+
+    def end(self, name: str, grace: float) -> None:
+        """End a runner: tell it to, and kill it when the grace, in seconds, is over."""
+        runner = self.guard.runners.get(name)
+        if runner is None or (runner.process is not None and runner.process.poll() is not None):
+            return
+        if grace <= 0:
+            self.kill(runner)
+            return
+        due = time.monotonic() + grace
+        if runner.kill_at is None:
+            # Not a SIGTERM, by which a runner knows that somebody else takes it away.
+            self.guard.tell(runner, b"end")
+        runner.kill_at = min(due, runner.kill_at or due)
+
+    def kill(self, runner: Runner) -> None:
+        """Kill a runner; that it has ended is seen later."""
+        runner.killed = True
+        if runner.process is None:
+            self._kill_unborn(runner)
+            return
+        # The tree first: once its root is dead, nobody can tell what was below it.
+        tree = below(runner.process.pid)
+        kill_group(runner.process.pid)
+        # By itself too: it may have been forked so lately that it leads no group yet.
+        kill([runner.process.pid, *tree])
+
+    def look(self) -> None:
+        """Kill who is due, and take leave of who has ended."""
+        now = time.monotonic()
+        for runner in list(self.guard.runners.values()):
+            if runner.kill_at is not None and now >= runner.kill_at:
+                runner.kill_at = None
+                self.kill(runner)
+            if runner.process is not None and runner.process.poll() is not None:
+                self._ended(runner, runner.process.pid, runner.process.returncode)
+        self._reap_orphans()
+
+    def everything(self) -> None:
+        """End all that came from here, and wait until it has ended."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for template in self.guard.templates.values():
+            template.close()
+        if self.guard.adopts:
+            # Whatever a runner has started is below this process, or will be when it is orphaned.
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    kill(below(os.getpid()))
+                    os.waitpid(-1, 0)
+                    while os.waitpid(-1, os.WNOHANG)[0]:
+                        pass
+        for runner in self.guard.runners.values():
+            if runner.process is not None and not self.guard.adopts:
+                self.kill(runner)
+                while runner.process.poll() is None:
+                    os.waitpid(runner.process.pid, 0)
+        if not self.guard.adopts:
+            kill_marked(f"{self.guard.owner}/", everywhere())
+
+    def _reap_orphans(self) -> None:
+        """Take leave of dead processes that became ours because their parents are dead."""
+        if not self.guard.adopts:
+            return
+        with contextlib.suppress(ChildProcessError):
+            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if dead.si_pid not in self._processes():
+                    # A runner of which its template has told before it became ours, perhaps.
+                    for template in list(self.guard.templates.values()):
+                        template.hear()
+                if dead.si_pid in self._processes():
+                    return  # has just died: the next turn takes it
+                os.waitpid(dead.si_pid, 0)
+
+    def _processes(self) -> set[int]:
+        guard = self.guard
+        runners = {r.process.pid for r in guard.runners.values() if r.process is not None}
+        return runners | {t.process.pid for t in guard.templates.values()}
+
+    def _of_templates(self) -> set[int]:
+        """The templates, and what modules have started that are being imported there."""
+        templates = {t.process.pid for t in self.guard.templates.values()}
+        return templates.union(*(below(pid) for pid in templates))
+
+    def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
+        kill_group(pid)
+        kill_marked(f"{self.guard.owner}/{runner.name}", within_reach())
+        if len(self.guard.runners) == 1:
+            # Orphans that hid their mark may be any runner's; now there is none left to be.
+            kill(set(below(os.getpid())) - self._of_templates())
+        self.guard.ended(runner, code, told=runner.killed and code == -signal.SIGKILL)
+
+    def _kill_unborn(self, runner: Runner) -> None:
+        late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
+        for template in list(self.guard.templates.values()):
+            if runner in template.waiting:
+                template.waiting.remove(runner)
+                self.guard.ended(runner, -signal.SIGKILL, told=True)
+            elif runner not in template.wave.values():
+                continue
+            if late:
+                # What has held it up would hold up the next one too. Its end will be heard of.
+                template.process.kill()
+            elif template.leaving:
+                template.leave()
+        # Else it is being forked, and is killed when that is told.
+
+
+def adopt_orphans() -> bool:
+    """Have the kernel hand orphans to this process, as their subreaper; whether it does."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)

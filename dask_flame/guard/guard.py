@@ -1,0 +1,383 @@
+"""The guard of a cluster's local runners: starts them, and outlives the driver to end them.
+
+A process of its own, in a session of its own, with one thread. It starts runners when the driver
+says so and tells the driver what they print and how they end. When its connection to the driver
+closes, or its parent is another process than before, the driver is gone, however it went, and the
+guard kills every runner with all that came from it, removes the scratch folder, and goes.
+
+How a runner's processes are found is said in :mod:`dask_flame.marks`. On Linux the guard is their
+subreaper, so that orphans become its children.
+
+On Linux runners are forked from templates, see :mod:`dask_flame.guard.templates`; where
+that cannot be, each is an interpreter of its own.
+
+Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To it:
+``hello``, ``unfit``, ``booted``, ``refused``, ``output``, ``ended``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import dask_flame.runner.__main__ as runner_program
+from dask_flame.guard.endings import Endings, adopt_orphans
+from dask_flame.guard.runners import Kind, Process, Runner
+from dask_flame.guard.templates import Template
+from dask_flame.marks import MARK, NO_MARK
+
+_LOOK_FOR_PARENT = 0.5
+#: Bytes for a driver that does not read; beyond them what runners print is only kept, not sent.
+_MOST_UNREAD = 4_000_000
+
+
+class Guard:
+    """The loop: the driver's words, the runners' output, and the runners' ends.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        To the driver.
+    owner : str
+        What the marks of the cluster's runners begin with.
+    parent : int
+        The driver's process.
+    heard : bytes
+        What the driver has said already.
+
+    Attributes
+    ----------
+    seed : (socket.socket, Process) or None
+        A template that has been forked already, for the first kind in `heard`.
+    adopts : bool
+        Whether the kernel hands orphans to this process.
+    """
+
+    def __init__(
+        self, connection: socket.socket, owner: str, parent: int, heard: bytes = b""
+    ) -> None:
+        self.connection = connection
+        self.owner = owner
+        self.parent = parent
+        self.runners: dict[str, Runner] = {}
+        self.kinds: dict[str, Kind] = {}
+        self.templates: dict[str, Template] = {}
+        self.endings = Endings(self)
+        self.adopts = False
+        self.seed: tuple[socket.socket, Process] | None = None
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Each runner takes two descriptors here, four while it waits.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit[1], self._limit[1]))
+        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-")
+        self._buffer = heard
+        self._out = bytearray()
+        self._selector = selectors.DefaultSelector()
+
+    def usual_limits(self) -> None:
+        """Give a process that is being started the limits that this one was started with."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
+
+    def run(self) -> None:
+        """Guard until the driver is gone; then end everything."""
+        try:
+            self.adopts = adopt_orphans()
+            wake_r, wake_w = os.pipe()
+            os.set_blocking(wake_w, False)
+            os.set_blocking(wake_r, False)
+            signal.set_wakeup_fd(wake_w)
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            self._selector.register(wake_r, selectors.EVENT_READ, "wake")
+            self.connection.setblocking(False)
+            self._selector.register(self.connection, selectors.EVENT_READ, "driver")
+            self._say(ev="hello", scratch=self.scratch)
+            self._take_in(b"")
+            self._drop_seed()
+            while os.getppid() == self.parent and self._turn(wake_r):
+                pass
+        finally:
+            self._drop_seed()
+            self.endings.everything()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _turn(self, wake: int) -> bool:
+        writing = selectors.EVENT_WRITE if self._out else 0
+        self._selector.modify(self.connection, selectors.EVENT_READ | writing, "driver")
+        for key, events in self._selector.select(self._patience()):
+            if key.data == "wake":
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 4096)
+            elif key.data == "driver":
+                if events & selectors.EVENT_WRITE and not self._write():
+                    return False
+                if events & selectors.EVENT_READ and not self._hear():
+                    return False
+            elif isinstance(key.data, Template):
+                key.data.hear()
+            elif key.data not in self.runners.values():
+                continue  # dismissed a moment ago
+            elif events & selectors.EVENT_WRITE:
+                self._pass_on(key.data)
+            else:
+                self._read(key.data)
+        self.endings.look()
+        return True
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min([_LOOK_FOR_PARENT, *(due - now for due in self.endings.due())]))
+
+    # The driver
+
+    def _hear(self) -> bool:
+        try:
+            chunk = self.connection.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if chunk:
+            self._take_in(chunk)
+        return bool(chunk)
+
+    def _take_in(self, chunk: bytes) -> None:
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message["op"] == "kind":
+                self._meet(message.pop("key"), message)
+            elif message["op"] == "forget":
+                self._forget(message["key"])
+            elif message["op"] == "boot":
+                for name, environment in message["runners"].items():
+                    self._boot(name, message["kind"], environment, message["orders"])
+            elif message["op"] == "end":
+                self.endings.end(message["name"], message["grace"])
+        # Not one by one: a wave is what has been asked for at once.
+        for template in self.templates.values():
+            template.fork()
+
+    def _say(self, **message: Any) -> None:
+        self._out += json.dumps(message).encode() + b"\n"
+
+    def _write(self) -> bool:
+        try:
+            del self._out[: self.connection.send(self._out)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    # Templates
+
+    def _meet(self, key: str, kind: dict[str, Any]) -> None:
+        """Runners of this kind will be asked for: have a template by then."""
+        fork = kind["fork"] and self.adopts
+        self.kinds[key] = Kind(kind["env"], kind["preload"], kind["path"], fork)
+        template = self._template(key)
+        if template is not None:
+            template.leaving = False
+
+    def _template(self, key: str) -> Template | None:
+        kind = self.kinds.get(key)
+        if kind is not None and kind.fork and key not in self.templates:
+            seed, self.seed = self.seed, None
+            try:
+                template = Template(self, key, kind, seed)
+            except (OSError, ValueError):
+                return None  # nor can runners be started; they say why
+            self.templates[key] = template
+            self._selector.register(template.connection, selectors.EVENT_READ, template)
+        return self.templates.get(key)
+
+    def _drop_seed(self) -> None:
+        """End what was forked for a kind that is not forked, or not spoken of."""
+        if self.seed is not None:
+            connection, process = self.seed
+            self.seed = None
+            connection.close()
+            process.kill()
+            process.wait()
+
+    def _forget(self, key: str) -> None:
+        """No runners of this kind will be asked for."""
+        self.kinds.pop(key, None)
+        if (template := self.templates.get(key)) is not None:
+            template.leave()
+
+    def replace(self, template: Template) -> None:
+        """Fork from a new template instead, when there is something to fork."""
+        template.close()
+        del self.templates[template.key]
+        for runner in template.waiting:
+            self._fork(runner, template.key)
+
+    def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None:
+        """Start without a template: for good, or, where it has only failed, for this time."""
+        template.close()
+        template.strand()
+        del self.templates[template.key]
+        if not failed:
+            template.kind.fork = False
+            self._say(ev="unfit", module=module, why=why)
+        for runner in template.waiting:
+            self._start(runner)
+
+    def unregister(self, what: int | socket.socket) -> None:
+        """Listen to this no longer, if it was listened to."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(what)
+
+    # Runners
+
+    def _boot(self, name: str, kind: str, own: dict[str, str], common: dict[str, Any]) -> None:
+        folder = os.path.join(self.scratch, name)
+        # What calls put into temporary folders goes with their runner.
+        environment = {"TMPDIR": folder, **own, MARK: f"{self.owner}/{name}"}
+        orders = json.dumps({**common, "name": name, "directory": folder}).encode()
+        if kind not in self.kinds:
+            self._say(ev="refused", name=name, why="it is of a kind that is not known any more")
+            return
+        runner = self._admit(name, self.kinds[kind], environment, orders)
+        if runner is not None:
+            runner.boot_timeout = common["boot_timeout"]
+            self._fork(runner, kind)
+
+    def _admit(
+        self, name: str, kind: Kind, environment: dict[str, str], orders: bytes
+    ) -> Runner | None:
+        """Make all that a runner needs, but its process."""
+        try:
+            os.makedirs(environment["TMPDIR"], exist_ok=True)
+            runner = Runner(name, kind, environment, orders)
+        except OSError as error:
+            self._say(ev="refused", name=name, why=str(error))
+            return None
+        self.runners[name] = runner
+        self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
+        self.tell(runner, orders)
+        return runner
+
+    def _fork(self, runner: Runner, key: str) -> None:
+        fits = len(runner.env[MARK]) <= len(NO_MARK)
+        template = self._template(key) if fits else None
+        if template is None:
+            self._start(runner)
+        else:
+            template.ask(runner)
+
+    def _start(self, runner: Runner) -> None:
+        """Start a runner as an interpreter of its own."""
+        leash, output = runner.theirs
+        try:
+            process = subprocess.Popen(
+                # By path: what the runner may import is in its orders.
+                [sys.executable, "-P", runner_program.__file__, str(leash)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(leash,),
+                env={**runner.kind.env, **runner.env},
+                start_new_session=True,
+                preexec_fn=self.usual_limits,
+            )
+        except (OSError, ValueError) as error:
+            self.refused(runner, str(error))
+        else:
+            self.booted(runner, process)
+
+    def booted(self, runner: Runner, process: Process) -> None:
+        """A runner has been started."""
+        runner.process = process
+        runner.let_go()
+        self._say(ev="booted", name=runner.name, pid=process.pid)
+        if runner.killed:
+            self.endings.kill(runner)
+
+    def refused(self, runner: Runner, why: str) -> None:
+        """A runner cannot be started."""
+        self._dismiss(runner)
+        self._say(ev="refused", name=runner.name, why=why)
+
+    def stranded(self, runner: Runner) -> None:
+        """A runner was to be forked, and nobody can say whether it was: see that it was not."""
+        # If it was, it ends. It is gone when nobody has the other end of its output any more.
+        runner.stranded = True
+        runner.let_go()
+        self.tell(runner, b"end")
+
+    def _not_forked(self, runner: Runner) -> None:
+        """Start a runner that was stranded."""
+        self._dismiss(runner)
+        if runner.killed:
+            self._say(ev="ended", name=runner.name, code=-signal.SIGKILL, told=True, output="")
+            return
+        again = self._admit(runner.name, runner.kind, runner.env, runner.orders)
+        if again is not None:
+            again.kill_at = runner.kill_at
+            self._start(again)
+            if runner.kill_at is not None:
+                self.tell(again, b"end")
+
+    def ended(self, runner: Runner, code: int | None, *, told: bool) -> None:
+        """A runner has ended, and nothing is left of it; whether it was told to."""
+        while self._read(runner):
+            pass
+        self._dismiss(runner)
+        self._say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
+
+    def _dismiss(self, runner: Runner) -> None:
+        """Let go of all that belongs to a runner."""
+        del self.runners[runner.name]
+        runner.let_go()
+        for descriptor in (runner.stdout, runner.leash):
+            self.unregister(descriptor)
+            os.close(descriptor)
+        shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
+
+    def tell(self, runner: Runner, line: bytes) -> None:
+        """Say a line to a runner through its leash, as soon as the pipe takes it."""
+        if not runner.words:
+            self._selector.register(runner.leash, selectors.EVENT_WRITE, runner)
+        runner.words += line + b"\n"
+
+    def _pass_on(self, runner: Runner) -> None:
+        """Pass on as much of what is to be said as the pipe takes."""
+        try:
+            runner.words = runner.words[os.write(runner.leash, runner.words) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            runner.words = b""  # it is dead
+        if not runner.words:
+            self.unregister(runner.leash)
+
+    def _read(self, runner: Runner) -> bool:
+        try:
+            chunk = os.read(runner.stdout, 1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self.unregister(runner.stdout)
+            if runner.stranded:
+                self._not_forked(runner)
+            return False
+        runner.keep(chunk)
+        if len(self._out) < _MOST_UNREAD:
+            self._say(ev="output", name=runner.name, text=chunk.decode(errors="replace"))
+        return True
