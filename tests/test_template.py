@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from conftest import wait_for
 
 import dask_flame.guard.__main__ as guard_program
 import dask_flame.runner.template as template_program
+from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.marks import MARK, NO_MARK, mark_of
 from dask_flame.testing.conformance import BackendConformance
@@ -391,6 +395,54 @@ def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> N
             ours.close()
             assert guard.wait(timeout=20) == 0
         assert not any(child.is_running() for child in template)
+
+
+@linux
+@pytest.mark.asyncio
+async def test_a_template_of_a_former_kind_goes_with_the_last_that_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hangs = module(tmp_path, "hanging_preload", "import time\ntime.sleep(600)")
+    ended: list[str] = []
+    backend = LocalBackend("leaving", lambda end: ended.append(end.name))
+    await backend.start()
+    try:
+        guard = psutil.Process(backend._guard.pid)  # type: ignore[union-attr]
+        spec = RunnerSpec(
+            name="waits",
+            scheduler="tcp://127.0.0.1:1",
+            concurrency=1,
+            boot_timeout=60,
+            preload=[hangs],
+        )
+        await backend.boot([spec])
+        await asyncio.to_thread(wait_for, guard.children)
+        (former,) = guard.children()
+        # Another environment: the pool's runners are of another kind from now on.
+        backend.expect([replace(spec, preload=[], env={"NEW": "kind"})])
+        await asyncio.to_thread(wait_for, lambda: len(guard.children()) == 2)
+        assert former.is_running()
+        await backend.end(["waits"])
+        assert ended == ["waits"]
+        await asyncio.to_thread(wait_for, lambda: former not in guard.children())
+    finally:
+        await backend.close()
+
+
+@linux
+def test_the_guard_may_open_many_files_and_what_it_starts_as_many_as_usual(flame: Any) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lower = (min(usual[0], 500), usual[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, lower)
+    try:
+        cluster, client = flame(max=1)
+        assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=30) == lower
+        assert guard_of(cluster).rlimit(resource.RLIMIT_NOFILE) == (lower[1], lower[1])
+        cluster, client = flame(max=1, env={"OTHER": "kind"})
+        assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=30) == lower
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 @linux
