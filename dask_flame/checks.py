@@ -51,6 +51,21 @@ EXAMPLES = {
     "pool": '"gpu"',
     "timeout": '"5m"',
     "rerun": "False",
+    "image": '"ghcr.io/me/runner:1.0"',
+    "gpu_kind": '"NVIDIA-A100-SXM4-40GB"',
+    "gpu_resource": '"nvidia.com/gpu"',
+    "shm_size": '"2 GiB"',
+    "node_selector": '{"disk": "ssd"}',
+    "tolerations": '[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]',
+    "spot": "True",
+    "priority_class": '"low"',
+    "runtime_class": '"nvidia"',
+    "service_account": '"runner"',
+    "image_pull_secrets": '["registry"]',
+    "volumes": '{"/data": "my-claim"}',
+    "labels": '{"team": "vision"}',
+    "annotations": '{"owner": "me@example.org"}',
+    "pod_template": '"runner-pod.yaml"',
 }
 
 

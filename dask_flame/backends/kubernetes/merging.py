@@ -1,0 +1,66 @@
+"""One Kubernetes object laid over another; pure (driver)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+#: What tells the items of a list apart, by the list's name. As in Kubernetes' strategic merge
+#: patch: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "ephemeralContainers": "name",
+    "env": "name",
+    "volumes": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "hostAliases": "ip",
+    "topologySpreadConstraints": "topologyKey",
+    "resourceClaims": "name",
+}
+#: Lists of which both are wanted.
+_JOINED = frozenset({"tolerations", "envFrom", "ownerReferences", "readinessGates"})
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid over it; neither is changed.
+
+    Mappings are merged, and None takes a key away. Lists whose items have a name (containers,
+    variables, volumes, mounts, ports, …) are merged item by item; tolerations and their like are
+    joined; any other list, and any other value, takes the place of what was there.
+
+    Examples
+    --------
+    >>> merge({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "A", "value": "2"}]})
+    {'env': [{'name': 'A', 'value': '2'}]}
+    """
+    merged = {key: copy.deepcopy(value) for key, value in base.items()}
+    for key, value in over.items():
+        there = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(there, Mapping):
+            merged[key] = merge(there, value)
+        elif isinstance(value, Mapping):
+            merged[key] = merge({}, value)
+        elif isinstance(value, list | tuple) and isinstance(there, list):
+            merged[key] = _lists(key, there, list(value))
+        else:
+            merged[key] = copy.deepcopy(list(value) if isinstance(value, tuple) else value)
+    return merged
+
+
+def _lists(name: str, base: list[Any], over: list[Any]) -> list[Any]:
+    if name in _JOINED:
+        return base + [copy.deepcopy(item) for item in over if item not in base]
+    key = _KEYS.get(name)
+    if key is None or not all(isinstance(item, Mapping) and key in item for item in base + over):
+        return copy.deepcopy(over)
+    merged = {item[key]: item for item in base}
+    for item in over:
+        merged[item[key]] = merge(merged.get(item[key], {}), item)
+    return list(merged.values())
