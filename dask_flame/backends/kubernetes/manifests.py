@@ -178,6 +178,9 @@ def _defaults(site: Site) -> dict[str, Any]:
             **spec,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
+            # The pause process is its PID 1, which takes leave of what calls leave behind, and the
+            # runner is one that signals end as usual.
+            "shareProcessNamespace": True,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": site.user,

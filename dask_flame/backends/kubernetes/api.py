@@ -1,0 +1,332 @@
+"""The Kubernetes API as a backend needs it: requests that are tried again, and a watch (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import kr8s
+import kr8s.asyncio
+
+logger = logging.getLogger("dask_flame")
+
+#: Seconds until a request is given up, and until it is not tried again.
+_TIMEOUT = 15.0
+_PATIENCE = 60.0
+#: Seconds before the first and before the later ones of what is tried again.
+_FIRST, _LONGEST = 0.1, 5.0
+#: What the server says when it is not to blame, nor what was asked: try again.
+_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+#: Requests under way at a time.
+_AT_ONCE = 32
+#: Seconds that one watch lasts; beyond it, and a moment, the connection is dead.
+_WATCH = 60
+_MOMENT = 10
+
+
+class KubernetesError(Exception):
+    """The API server has refused, or could not be reached.
+
+    Attributes
+    ----------
+    code : int
+        The HTTP status; 0 where there was none.
+    reason : str
+        In one word: ``"NotFound"``, ``"Forbidden"``, ….
+    message : str
+        In the server's own words.
+    wait : float
+        Seconds that the server asks for before it is tried again.
+    """
+
+    def __init__(self, code: int, reason: str, message: str, *, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object: where the API has it."""
+
+    version: str
+    plural: str
+
+
+PODS = Kind("v1", "pods")
+SECRETS = Kind("v1", "secrets")
+JOBS = Kind("batch/v1", "jobs")
+REVIEWS = Kind("authorization.k8s.io/v1", "selfsubjectaccessreviews")
+
+
+class Api:
+    """Requests to one namespace.
+
+    Made by :meth:`connect`, which finds the server as kr8s does: a kubeconfig, or the service
+    account of the pod that this runs in.
+
+    Parameters
+    ----------
+    api : kr8s.asyncio.Api
+    namespace : str
+    """
+
+    def __init__(self, api: Any, namespace: str) -> None:
+        self.namespace = namespace
+        self._api = api
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._renewing = asyncio.Lock()
+        self._renewed = 0
+
+    @classmethod
+    async def connect(cls, namespace: str | None = None) -> Api:
+        """Find the server; the namespace is the one configured for it by default."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                # Not the one that others in this process may use: its session is closed here.
+                api = kr8s.asyncio.Api(bypass_factory=True, namespace=namespace)
+                await api.auth
+        except (ValueError, OSError, TimeoutError, kr8s.ConnectionClosedError) as error:
+            raise KubernetesError(0, "NoCluster", f"{error}") from error
+        return cls(api, api.auth.namespace)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        # kr8s ends its session by the garbage collector only: private.
+        session, self._api._session = self._api._session, None
+        if session is not None:
+            with contextlib.suppress(RuntimeError):
+                await session.aclose()
+
+    async def create(self, kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object. One that is there already is taken for this one's, made unnoticed."""
+        tried = False
+
+        async def once() -> dict[str, Any]:
+            nonlocal tried
+            again, tried = tried, True
+            try:
+                return await self._once("POST", kind, body=item)
+            except KubernetesError as error:
+                if again and error.reason == "AlreadyExists":
+                    return await self._once("GET", kind, item["metadata"]["name"])
+                raise
+
+        return await self._retried(once)
+
+    async def get(self, kind: Kind, name: str) -> dict[str, Any]:
+        return await self._retried(lambda: self._once("GET", kind, name))
+
+    async def list(self, kind: Kind, selector: str) -> tuple[list[dict[str, Any]], str]:
+        """All objects with these labels, and the version that this is the state of."""
+        items: list[dict[str, Any]] = []
+        more: dict[str, str] = {}
+        while True:
+            params = {"labelSelector": selector, "limit": "500", **more}
+            page = await self._retried(lambda: self._once("GET", kind, params=params))  # noqa: B023
+            items += page.get("items") or []
+            if not (more_key := page["metadata"].get("continue")):
+                return items, page["metadata"]["resourceVersion"]
+            more = {"continue": more_key}
+
+    async def delete(self, kind: Kind, name: str, *, grace: float | None = None) -> bool:
+        """Delete an object, and all that it owns; whether it was there."""
+        options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        options["propagationPolicy"] = "Background"
+        if grace is not None:
+            options["gracePeriodSeconds"] = max(0, round(grace))
+        try:
+            await self._retried(lambda: self._once("DELETE", kind, name, body=options))
+        except KubernetesError as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+    async def log(self, name: str, container: str, *, lines: int) -> str:
+        """The end of what a pod's container has printed; empty where there is none."""
+        params = {"container": container, "tailLines": str(lines)}
+        with contextlib.suppress(KubernetesError):
+            return await self._text(f"pods/{name}/log", params)
+        return ""
+
+    async def allowed(self, verb: str, kind: Kind, subresource: str = "") -> bool:
+        """Whether this user may do that in the namespace."""
+        group = kind.version.rpartition("/")[0]
+        attributes = {
+            "namespace": self.namespace,
+            "verb": verb,
+            "group": group,
+            "resource": kind.plural,
+            "subresource": subresource,
+        }
+        review = {
+            "apiVersion": REVIEWS.version,
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self._retried(
+            lambda: self._once("POST", REVIEWS, body=review, namespaced=False)
+        )
+        return bool(answer["status"].get("allowed"))
+
+    async def watch(
+        self, kind: Kind, selector: str, version: str
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """What happens from a version on: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``.
+
+        Ends when the server ends it; that is no error.
+
+        Raises
+        ------
+        KubernetesError
+            With code 410 where the version is too old: list again.
+        """
+        params = {
+            "watch": "true",
+            "labelSelector": selector,
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH),
+        }
+        timeout = httpx.Timeout(_TIMEOUT, read=_WATCH + _MOMENT)
+        try:
+            async with self._api.call_api(
+                "GET",
+                version=kind.version,
+                namespace=self.namespace,
+                url=kind.plural,
+                params=params,
+                stream=True,
+                raise_for_status=False,
+                timeout=timeout,
+            ) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise _refused(response)
+                async for line in response.aiter_lines():
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _status(event["object"])
+                    yield event["type"], event["object"]
+        except (httpx.HTTPError, httpx.StreamError, kr8s.APITimeoutError, OSError) as error:
+            raise KubernetesError(0, "Unreachable", _plain(error)) from error
+        except json.JSONDecodeError as error:
+            raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
+
+    async def _retried(self, once: Any) -> dict[str, Any]:
+        """Do something, and again as long as the server asks for patience."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE
+        pause = _FIRST
+        renewed = False
+        while True:
+            try:
+                async with self._slots:
+                    result: dict[str, Any] = await once()
+                    return result
+            except KubernetesError as error:
+                if error.code == 401 and not renewed:
+                    renewed = True
+                    await self.renew()
+                    continue
+                if error.code and error.code not in _AGAIN:
+                    raise
+                pause = min(2 * pause, _LONGEST)
+                wait = max(error.wait, pause * random.uniform(0.5, 1.0))
+                if loop.time() + wait > until:
+                    raise
+                logger.debug("asked again in %.1f s: %s", wait, error)
+                await asyncio.sleep(wait)
+
+    async def _once(
+        self,
+        method: str,
+        kind: Kind,
+        name: str = "",
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        namespaced: bool = True,
+    ) -> dict[str, Any]:
+        response = await self._call(
+            method,
+            kind.version,
+            f"{kind.plural}/{name}" if name else kind.plural,
+            namespaced,
+            params=params,
+            content=None if body is None else json.dumps(body),
+        )
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def _text(self, url: str, params: Mapping[str, str]) -> str:
+        async with self._slots:
+            return str((await self._call("GET", "v1", url, True, params=params)).text)
+
+    async def _call(
+        self, method: str, version: str, url: str, namespaced: bool, **more: Any
+    ) -> httpx.Response:
+        # Without `raise_for_status`: kr8s takes every 403 for a token that has run out, and opens
+        # a new session, which breaks what else is under way on the old one.
+        try:
+            async with self._api.call_api(
+                method,
+                version=version,
+                namespace=self.namespace if namespaced else None,
+                url=url,
+                raise_for_status=False,
+                timeout=_TIMEOUT,
+                **more,
+            ) as response:
+                if response.status_code >= 400:
+                    raise _refused(response)
+                answer: httpx.Response = response
+                return answer
+        except (httpx.HTTPError, kr8s.APITimeoutError, ssl.SSLError, OSError) as error:
+            raise KubernetesError(0, "Unreachable", _plain(error)) from error
+        except RuntimeError as error:
+            # The session was replaced by one with a new token.
+            raise KubernetesError(0, "Unreachable", "the connection was closed") from error
+
+    async def renew(self) -> None:
+        """Read the credentials again: tokens run out."""
+        before = self._renewed
+        async with self._renewing:
+            if self._renewed == before:
+                await self._api.auth.reauthenticate()
+                # Private, and what kr8s itself does then.
+                await self._api._create_session()
+                self._renewed += 1
+
+
+def _refused(response: httpx.Response) -> KubernetesError:
+    try:
+        error = _status(response.json())
+    except ValueError:
+        error = KubernetesError(0, response.reason_phrase, response.text[:500])
+    error.code = response.status_code
+    with contextlib.suppress(KeyError, ValueError):
+        error.wait = float(response.headers["Retry-After"])
+    return error
+
+
+def _status(status: Mapping[str, Any]) -> KubernetesError:
+    return KubernetesError(
+        int(status.get("code") or 0), status.get("reason") or "", status.get("message") or "refused"
+    )
+
+
+def _plain(error: BaseException) -> str:
+    """What went wrong; httpx's errors may be empty. None of them holds a header, or a token."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

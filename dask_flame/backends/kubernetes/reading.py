@@ -1,0 +1,150 @@
+"""What a pod's status says of a runner: how far it has come, what holds it up, why it ended.
+
+Pure (driver). What is read is a Pod as the API server gives it, see
+https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from dask_flame.backends.kubernetes.manifests import CONTAINER
+
+#: Reasons for which a container does not start and will not, whatever is waited for.
+_HOPELESS = {
+    "ErrImageNeverPull": "image",
+    "ImagePullBackOff": "image",
+    "InvalidImageName": "image",
+    "RegistryUnavailable": "image",
+    "CreateContainerConfigError": "secrets, volumes and pod_template",
+    "CreateContainerError": "pod_template",
+    "RunContainerError": "pod_template",
+    "ContainerCannotRun": "image",
+}
+#: Reasons that the kubelet gives for a pod that it has not let run, or has ended.
+_TAKEN = {
+    "Evicted": "memory and volumes",
+    "Preempting": "priority_class",
+    "Terminated": "spot",
+    "NodeShutdown": "spot",
+    "NodeLost": "",
+    "UnexpectedAdmissionError": "gpus",
+    "OutOfcpu": "cpus",
+    "OutOfmemory": "memory",
+    "DeadlineExceeded": "pod_template",
+}
+_MOST = 600
+
+
+def step(pod: Mapping[str, Any]) -> str:
+    """How far a pod's boot has come: ``""``, ``"scheduled"`` or ``"started"``."""
+    status = pod.get("status") or {}
+    container = _container(status)
+    if container.get("state", {}).get("running") or container.get("state", {}).get("terminated"):
+        return "started"
+    return "scheduled" if (_condition(status, "PodScheduled").get("status") == "True") else ""
+
+
+def held_up(pod: Mapping[str, Any]) -> str:
+    """What keeps a pod from running for now, in Kubernetes' words; empty where nothing does."""
+    status = pod.get("status") or {}
+    if status.get("phase", "Pending") != "Pending":
+        return ""
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return _cut(f"{scheduled.get('reason')}: {scheduled.get('message')}")
+    reason, message = _waiting(status)
+    if reason in ("", "ContainerCreating", "PodInitializing"):
+        return ""
+    return _cut(f"{reason}: {message}" if message else reason)
+
+
+def hopeless(pod: Mapping[str, Any]) -> str:
+    """Why a pod will never run, in Kubernetes' words with what to change; empty where it may."""
+    status = pod.get("status") or {}
+    reason, message = _waiting(status)
+    if reason not in _HOPELESS:
+        return ""
+    said = f"{reason}: {message}" if message else reason
+    return f"{_cut(said)}; what governs it: {_HOPELESS[reason]}"
+
+
+def ended(pod: Mapping[str, Any]) -> str:
+    """Why a pod has ended; empty where it has not."""
+    status = pod.get("status") or {}
+    container = _container(status)
+    terminated = container.get("state", {}).get("terminated")
+    over = status.get("phase") in ("Succeeded", "Failed")
+    if not over and not terminated:
+        return ""
+    reason = status.get("reason") or ""
+    if disruption := _condition(status, "DisruptionTarget"):
+        # By preemption, a drain, or a taint: says who, where the pod's own reason does not.
+        why = disruption.get("reason") or reason
+        message = disruption.get("message") or status.get("message") or ""
+        return _cut(f"preempted: {why}: {message}".removesuffix(": "))
+    if reason:
+        advice = _TAKEN.get(reason)
+        said = _cut(f"{reason}: {status.get('message')}" if status.get("message") else reason)
+        return f"{said}; what governs it: {advice}" if advice else said
+    return _code(terminated or {}, pod)
+
+
+def _code(terminated: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
+    code = terminated.get("exitCode")
+    reason = terminated.get("reason") or ""
+    if code is None:
+        return "ended for a reason that Kubernetes does not tell"
+    if reason == "OOMKilled":
+        return f"out of memory (OOMKilled, limit {_limit(pod)}); what governs it: memory"
+    if code > 128:
+        try:
+            name = signal.Signals(code - 128).name
+        except ValueError:
+            name = f"signal {code - 128}"
+        return f"killed by {name}"
+    message = terminated.get("message")
+    said = f"exit code {code}"
+    if reason not in ("", "Error", "Completed"):
+        said += f" ({reason})"
+    return _cut(f"{said}: {message}") if message else said
+
+
+def _limit(pod: Mapping[str, Any]) -> str:
+    for container in pod.get("spec", {}).get("containers", []):
+        if container.get("name") == CONTAINER:
+            limits = (container.get("resources") or {}).get("limits") or {}
+            return str(limits.get("memory", "none of its own"))
+    return "unknown"
+
+
+def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    for container in status.get("containerStatuses") or []:
+        if container.get("name") == CONTAINER:
+            found: Mapping[str, Any] = container
+            return found
+    return {}
+
+
+def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
+    """Reason and message of the first container that waits, those that come before it included."""
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(kind) or []:
+            waiting = (container.get("state") or {}).get("waiting")
+            if waiting and waiting.get("reason") not in ("PodInitializing", None):
+                return waiting["reason"], waiting.get("message") or ""
+    return "", ""
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == kind:
+            found: Mapping[str, Any] = condition
+            return found
+    return {}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST else text[:_MOST] + "…"

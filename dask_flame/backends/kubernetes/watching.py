@@ -1,0 +1,130 @@
+"""The pods of a cluster as the API server tells of them: one watch for all (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
+
+logger = logging.getLogger("dask_flame")
+
+#: Seconds between attempts to reach a server that is not there; the longest, and the first.
+_LONGEST, _FIRST = 5.0, 0.1
+
+#: Pods that are remembered when they have gone.
+_REMEMBERED = 1_000
+
+Pod = dict[str, Any]
+
+
+class Watcher:
+    """Knows all pods with some labels, and tells what changes.
+
+    Parameters
+    ----------
+    api : Api
+    selector : str
+    seen : callable
+        Told of a pod that is new, or has changed.
+    gone : callable
+        Told of a pod that is there no more, as it was last.
+    """
+
+    def __init__(
+        self, api: Api, selector: str, seen: Callable[[Pod], None], gone: Callable[[Pod], None]
+    ) -> None:
+        self.api = api
+        self.selector = selector
+        self.pods: dict[str, Pod] = {}
+        self._seen = seen
+        self._gone = gone
+        self._version = ""
+        self._dead: deque[str] = deque(maxlen=_REMEMBERED)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Learn what there is, and watch from then on."""
+        await self._list()
+        self._task = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Watch no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def take(self, pod: Pod) -> None:
+        """Take in what a pod is, as an answer of the server tells."""
+        self._change("MODIFIED", pod)
+
+    async def _watch(self) -> None:
+        pause = _FIRST
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                async for kind, pod in self.api.watch(PODS, self.selector, self._version):
+                    pause = _FIRST
+                    self._version = pod["metadata"]["resourceVersion"]
+                    if kind != "BOOKMARK":
+                        self._change(kind, pod)
+                continue  # it has lasted as long as it may
+            except KubernetesError as error:
+                logger.debug("watching pods: %s", error)
+                if error.code == 410:
+                    self._version = ""
+                    continue
+                if error.code == 401:
+                    await self._renew()
+                elif error.code:
+                    self._version = ""
+            except Exception:
+                logger.exception("what the API server said of pods could not be taken in")
+                self._version = ""
+            pause = min(2 * pause, _LONGEST)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _renew(self) -> None:
+        try:
+            await self.api.renew()
+        except Exception as error:
+            logger.debug("credentials could not be read again: %s", error)
+
+    async def _list(self) -> None:
+        pods, version = await self.api.list(PODS, self.selector)
+        self._version = version
+        there = {pod["metadata"]["name"]: pod for pod in pods}
+        for name, known in list(self.pods.items()):
+            # One that was made since is not in the list, and there all the same.
+            if name not in there and _version(known) <= int(version):
+                self._change("DELETED", known)
+        for pod in there.values():
+            self._change("MODIFIED", pod)
+
+    def _change(self, kind: str, pod: Pod) -> None:
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        known = self.pods.get(name)
+        if kind == "DELETED":
+            self._dead.append(uid)
+            if self.pods.pop(name, None) is not None:
+                self._gone(pod)
+        elif uid in self._dead:
+            pass  # the answer to its creation, read after it has gone
+        elif known is None or _version(pod) >= _version(known):
+            self.pods[name] = pod
+            self._seen(pod)
+
+
+def _version(pod: Pod) -> int:
+    """The version of a pod's state; an answer may be read after what the watch tells of later.
+
+    Versions may be compared as numbers, says Kubernetes since 1.35:
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+    """
+    return int(pod["metadata"]["resourceVersion"])

@@ -1,0 +1,49 @@
+"""A runner's life in a pod: ``python -m dask_flame.runner.pod FILE`` (runner).
+
+FILE has its orders, as JSON: it is mounted from a Secret, so that nothing of them is in an argument
+or in the environment. It ends when the scheduler tells it to or is gone, and at a SIGTERM in peace.
+What its calls have started ends with the container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Carry out the orders in a file until the worker has closed."""
+    code = 1
+    try:
+        orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
+        scratch = os.environ.get("TMPDIR", "/tmp")
+        orders |= {
+            "name": os.environ["DASK_WORKER_NAME"],
+            "host": os.environ["DASK_FLAME_POD_IP"],
+            "directory": scratch,
+        }
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            # A user that the image does not know, whose home is "/": caches have to be somewhere.
+            os.environ["HOME"] = scratch
+        from dask_flame.runner.worker import run
+
+        code = run(orders, _end, lambda _: None)
+    except BaseException:
+        traceback.print_exc()
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
