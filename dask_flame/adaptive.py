@@ -16,7 +16,7 @@ from distributed.deploy.adaptive import Adaptive
 from dask_flame.backends import Ended
 from dask_flame.background import Background, in_thread
 from dask_flame.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
-from dask_flame.errors import BootError, BootTimeout
+from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.orders import Orders
 from dask_flame.pool import OnChange
@@ -150,8 +150,10 @@ class FlameAdaptive(Adaptive):
         why = what.why
         if member.phase is Phase.BOOTING and (how_far := self.boots.how_far([what.name])):
             why += f" ({how_far})"
+        printed = ""
         if tail := what.output.strip():
-            why += "; it printed last:\n" + textwrap.indent(_last_lines(tail), "    ")
+            printed = PRINTED + textwrap.indent(_last_lines(tail), "    ")
+        why += printed
         phase = fleet.ended(what.name, now, why)
         scheduler = self.cluster.scheduler
         scheduler.unwelcome.discard(what.name)
@@ -166,6 +168,8 @@ class FlameAdaptive(Adaptive):
         self._left.discard(what.name)
         self.boots.ended(what.name, what.why, now, failed=kind == "failed")
         cause = f"{member.why} ({what.why})" if member.why else what.why
+        if kind == "lost":
+            cause += printed
         self.events.add(kind, why if kind == "failed" else cause, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
         scheduler.losses.settle(what.name, cause)

@@ -52,3 +52,9 @@ def check() -> None:
                 else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
             )
             raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
+    for name, value in (given.get("local") or {}).items():
+        if not isinstance(value, bool):
+            raise PoolError(
+                f"flame.local.{name} in Dask's configuration is {value!r}, which is not true or "
+                f'false; write dask.config.set({{"flame.local.{name}": False}})'
+            )

@@ -17,6 +17,9 @@ from typing import Any
 
 from distributed.scheduler import KilledWorker
 
+#: What stands between why a runner has ended and the last lines that it printed.
+PRINTED = "; it printed last:\n"
+
 
 class FlameError(Exception):
     """What every error of dask-flame derives from."""
@@ -56,7 +59,7 @@ class RunnerLost(FlameError, KilledWorker):
     runner : str
         Name of the runner that it was on.
     why : str
-        What ended the runner, in the substrate's own words.
+        What ended the runner, in the substrate's own words, and the last lines that it printed.
     tried : int
         How many runners it went down with; 0 where it must not be run twice (``rerun=False``).
     """
@@ -100,4 +103,5 @@ class RunnerLost(FlameError, KilledWorker):
             )
         else:
             what = "it is not run again (rerun=False)"
-        return f"{self.key} was lost with {self.runner}: {self.why}; {what}"
+        why, printed, lines = self.why.partition(PRINTED)
+        return f"{self.key} was lost with {self.runner}: {why}; {what}{printed}{lines}"

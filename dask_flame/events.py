@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import overload
 
+from dask_flame.errors import PRINTED
+
 logger = logging.getLogger("dask_flame")
 
 _BAD = frozenset({"failed", "lost", "overran", "waiting"})
@@ -92,7 +94,7 @@ class EventLog(Sequence[Event]):
             logging.WARNING if kind in {"failed", "lost", "overran", "waiting"} else logging.INFO
         )
         # What a runner printed, on the lines below the first, has been shown already.
-        logger.log(level, "%s: %s", kind, event.text.partition("; it printed last:")[0])
+        logger.log(level, "%s: %s", kind, event.text.partition(PRINTED)[0])
         return event
 
     @overload

@@ -20,7 +20,7 @@ from distributed import wait
 
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
-from dask_flame.errors import BootError
+from dask_flame.errors import BootError, RunnerLost
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
 
@@ -156,6 +156,34 @@ def test_prints_are_shown_with_the_runner_they_came_from(
         return "[runner-1] hello\n[runner-1] from afar\n" in seen
 
     wait_for(shown)
+
+
+def _die(words: bytes) -> None:
+    os.write(2, words)
+    os._exit(9)
+
+
+def test_last_words_are_shown_and_in_the_error_though_they_do_not_end_a_line(
+    flame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, client = flame(max=1)
+    with dask.annotate(rerun=False):
+        lost = client.submit(_die, b"first\nfatal: no newline")
+    with pytest.raises(RunnerLost) as error:
+        lost.result(timeout=30)
+    assert str(error.value).endswith(
+        "exit code 9; it is not run again (rerun=False); it printed last:\n"
+        "    first\n    fatal: no newline"
+    )
+    seen = ""
+
+    def shown() -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return "[runner-1] first\n[runner-1] fatal: no newline\n" in seen
+
+    wait_for(shown)
+    assert "fatal: no newline" in str(cluster.get_logs()["runner-1"])
 
 
 def test_orders_travel_neither_in_arguments_nor_in_the_environment(flame: Any) -> None:

@@ -27,6 +27,7 @@ import dask_flame.guard.__main__ as guard_program
 import dask_flame.runner.template as template_program
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local import LocalBackend
+from dask_flame.errors import BootError
 from dask_flame.marks import MARK, NO_MARK, mark_of
 from dask_flame.testing.conformance import BackendConformance
 
@@ -516,3 +517,23 @@ def test_calls_start_processes_of_every_kind(flame: Any) -> None:
     assert client.submit(starts).result(timeout=60) == [3, 3]
     # SIGINT is a KeyboardInterrupt there.
     assert client.submit(ends).result(timeout=60) == [-signal.SIGTERM, 1]
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_preload_that_cannot_be_imported_is_told_in_one_line(
+    fork: bool, flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    broken = module(tmp_path, "broken_preload", "def f():\n    return 1 / 0\nf()\n")
+    with dask.config.set({"flame.local.fork": fork}):
+        for name, why, frames in (
+            ("no_such_module", "ModuleNotFoundError: No module named 'no_such_module'", 0),
+            (broken, "ZeroDivisionError: division by zero", 2),
+        ):
+            _, client = flame(max=1, preload=[name], boot_attempts=1)
+            with pytest.raises(BootError) as error:
+                client.submit(abs, 1).result(timeout=60)
+            told = str(error.value)
+            assert f"preload={name!r} cannot be imported: {why}" in told
+            # Of the module's own code, and none of ours.
+            assert told.count("File ") == frames

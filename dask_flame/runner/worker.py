@@ -7,7 +7,9 @@ import importlib
 import inspect
 import logging
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,9 +63,27 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     logging.getLogger("distributed").setLevel(logging.WARNING)
     logging.getLogger("distributed.worker").addFilter(_of_use)
     for module in orders["preload"]:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            _show(module, error)
+            return 1
     know_modules()
     return asyncio.run(_serve(orders, end, listen))
+
+
+def _show(module: str, error: BaseException) -> None:
+    """Print why a module cannot be imported: the frames of its own, then all in one line."""
+    frame = error.__traceback__
+    while frame is not None and (
+        frame.tb_frame.f_code.co_filename in (__file__, importlib.__file__)
+        or frame.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+    ):
+        frame = frame.tb_next
+    if frame is not None or isinstance(error, SyntaxError):
+        traceback.print_exception(type(error), error, frame)
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    print(f"preload={module!r} cannot be imported: {said}", file=sys.stderr)
 
 
 async def _add_pages(worker: RunnerWorker, modules: list[str]) -> None:

@@ -247,6 +247,9 @@ class LocalBackend(Backend):
                 self._echo(name, line)
 
     def _over(self, name: str, why: str, output: str = "") -> None:
+        if self._echo is not None and (rest := self._text.get(name, "").rpartition("\n")[2]):
+            self._echo(name, rest)
+            self._text[name] += "\n"
         self._runners.pop(name, None)
         self._devices.take_back(name)
         self._gone.pop(name).set()
