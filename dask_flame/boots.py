@@ -44,6 +44,8 @@ class Boot:
         Whether that is a failure: False for a boot that nobody needed any more.
     lasted : float
         Seconds after which it was over in that way.
+    trouble : str
+        What holds it up, in the substrate's words; empty where nothing does that is known.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Boot:
     ended: str = ""
     failed: bool = False
     lasted: float = 0.0
+    trouble: str = ""
 
     @property
     def phases(self) -> dict[str, float]:
@@ -80,6 +83,8 @@ class Boot:
         told = [f"{step} after {shown(seconds)} s" for step, seconds in self.steps]
         if self.seconds is None:
             told.append("never registered" if self.steps else "never accepted")
+            if self.trouble:
+                told.append(f"held up by {self.trouble}")
         return ", ".join(told)
 
     def __repr__(self) -> str:
@@ -134,7 +139,7 @@ class Boots(Sequence[Boot]):
             return None
         last = boot.steps[-1][1] if boot.steps else 0.0
         seconds = max(now - asked, last)
-        boot = replace(boot, steps=(*boot.steps, (step, seconds)))
+        boot = replace(boot, steps=(*boot.steps, (step, seconds)), trouble="")
         if name in self._over:
             self._over[name] = (number, asked, boot)
         elif step == REGISTERED:
@@ -142,6 +147,18 @@ class Boots(Sequence[Boot]):
         else:
             self._under_way[name] = (number, asked, boot)
         return boot, seconds - last
+
+    def held_up(self, name: str, why: str) -> bool:
+        """A boot is held up, or no longer (``""``); whether that is news.
+
+        It is none where another boot is held up for the same reason, or the boot is not under way.
+        """
+        if (known := self._under_way.get(name)) is None:
+            return False
+        news = bool(why) and all(b.trouble != why for _, _, b in self._under_way.values())
+        number, asked, boot = known
+        self._under_way[name] = (number, asked, replace(boot, trouble=why))
+        return news
 
     def ended(self, name: str, why: str, now: float, *, failed: bool) -> None:
         """A boot is over, if the runner had not registered: it has failed, or was given up."""
@@ -184,7 +201,9 @@ class Boots(Sequence[Boot]):
         if len(boots) == 1:
             return boots[0].story
         counts = Counter(boot.last for boot in boots)
-        return ", ".join(f"{number} came as far as {step!r}" for step, number in counts.items())
+        told = ", ".join(f"{number} came as far as {step!r}" for step, number in counts.items())
+        troubles = list(dict.fromkeys(boot.trouble for boot in boots if boot.trouble))
+        return f"{told}; held up by {'; '.join(troubles[:2])}" if troubles else told
 
     def _of(self, pool: str | None) -> list[Boot]:
         return [boot for boot in self if pool in (None, boot.pool)]

@@ -32,7 +32,7 @@ from dask_flame.pool import Pool
 from dask_flame.pools import Pools, make_pools
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
-from dask_flame.specs import make_security, runner_spec
+from dask_flame.specs import check_taken, make_security, runner_spec
 from dask_flame.steering import Steering
 
 logger = logging.getLogger("dask_flame")
@@ -154,7 +154,8 @@ class FlameCluster(Steering):
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
-        self.security = make_security(security)
+        check_taken(factory, (option for p in policies.values() for option in p.pod.given))
+        self.security = make_security(security, remote=getattr(factory, "remote", False))
         self.fleets = Pools(policies)
         self.events = EventLog()
         self.boots = Boots()
@@ -163,6 +164,7 @@ class FlameCluster(Steering):
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.backend = factory(self.name, self._ended)
         self.backend.on_step = self._step
+        self.backend.on_trouble = self._held_up
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -247,7 +249,7 @@ class FlameCluster(Steering):
         )
         self.scheduler = FlameScheduler(
             pools=self.fleets.policies,
-            host="127.0.0.1",
+            host=self.backend.host,
             security=self.security,
             local_directory=self.backend.scratch,
             dashboard=False,
@@ -337,6 +339,10 @@ class FlameCluster(Steering):
     def _step(self, name: str, step: str) -> None:
         if self._adaptive is not None and is_step(step):
             self._adaptive.reached(name, step)
+
+    def _held_up(self, name: str, why: str) -> None:
+        if self.boots.held_up(name, why):
+            self.events.add("held", why, runners=[name], pool=self.fleets.of(name) or "")
 
     def _lapsed(self, why: str) -> None:
         self.events.add("lease", why)

@@ -207,3 +207,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "annotations": _own_pairs,
     "pod_template": _template,
 }
+
+#: The names of all options.
+POD_OPTIONS = frozenset(_CHECKS)

@@ -21,6 +21,7 @@ from dask_flame.checks import (
     yes_or_no,
 )
 from dask_flame.errors import PoolError
+from dask_flame.pods import POD_OPTIONS, PodOptions
 
 OnChange = Callable[[str, int], object]
 
@@ -75,6 +76,12 @@ class Pool:
         Modules that are imported before a runner registers. Local runners are forked from a process
         that has imported them, on Linux, if that starts no threads or processes, opens no files or
         sockets and initialises no GPU.
+    image, gpu_kind, gpu_resource, shm_size, node_selector, tolerations, spot, priority_class, \
+runtime_class, service_account, image_pull_secrets, volumes, secrets, labels, annotations, \
+pod_template : optional
+        For ``backend="kubernetes"``: see :class:`dask_flame.pods.PodOptions`.
+    pod : PodOptions, optional
+        Such options together.
 
     Durations are numbers of seconds, or what :func:`dask.utils.parse_timedelta` reads; sizes are
     what :func:`dask.utils.parse_bytes` reads. Once made, a pool holds seconds and bytes.
@@ -110,6 +117,7 @@ class Pool:
     resources: Mapping[str, float] = field(hash=False)
     env: Mapping[str, str] = field(repr=False, hash=False)  # may hold secrets
     preload: tuple[str, ...]
+    pod: PodOptions = field(repr=False, hash=False)
 
     def __init__(
         self,
@@ -137,7 +145,13 @@ class Pool:
         **unknown: Any,
     ) -> None:
         given = locals()
+        together = unknown.pop("pod", None)
+        if not isinstance(together, PodOptions | None):
+            refuse_unknown(["pod"])
         refuse_unknown(unknown)
+        object.__setattr__(
+            self, "pod", PodOptions(**(together.given if together else {}) | unknown)
+        )
 
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
@@ -186,7 +200,8 @@ class Pool:
 
     def replace(self, **changes: Any) -> Pool:
         """The same policy with these options changed; they are checked as in ``Pool(...)``."""
-        return Pool(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pod"}
+        return Pool(**own | self.pod.given | changes)
 
 
 _WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
@@ -225,7 +240,7 @@ def refuse_unknown(options: Iterable[str], *, others: Iterable[str] = ()) -> Non
     ------
     PoolError
     """
-    known = {f.name for f in fields(Pool)}
+    known = {f.name for f in fields(Pool)} - {"pod"} | POD_OPTIONS
     for name in options:
         if name in known:
             continue

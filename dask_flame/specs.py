@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from distributed import Security
 
 from dask_flame.backends import RunnerSpec
 from dask_flame.errors import PoolError
+from dask_flame.pods import POD_OPTIONS
 from dask_flame.pool import Pool
 
 
@@ -48,18 +49,30 @@ def runner_spec(
         preload=pool.preload,
         config=settings,
         security=_worker_security(security),
+        pod=pool.pod.given,
     )
 
 
-def make_security(security: Security | bool | None) -> Security:
+def make_security(security: Security | bool | None, *, remote: bool = False) -> Security:
     """The cluster's security: what the user gave, or certificates made for this cluster alone.
+
+    Parameters
+    ----------
+    security : distributed.Security, bool or None
+    remote : bool
+        Whether runners are on other machines: all connections are TLS then.
 
     Raises
     ------
     PoolError
     """
-    if security is True:
+    if security is True or (remote and security is None):
         return Security.temporary()
+    if remote and not (isinstance(security, Security) and security.require_encryption):
+        raise PoolError(
+            "security must have TLS where runners are on other machines; leave it out, and "
+            "certificates are made for this cluster"
+        )
     if security is None or security is False:
         return Security()
     if isinstance(security, Security):
@@ -94,3 +107,20 @@ def _plain(value: Any) -> Any:
 
 
 _LEFT_OUT = object()
+
+
+def check_taken(backend: object, options: Iterable[str]) -> None:
+    """Refuse options of pods that a backend has no use for.
+
+    Raises
+    ------
+    PoolError
+    """
+    takes: frozenset[str] = getattr(backend, "takes", frozenset())
+    name = getattr(backend, "name", getattr(backend, "__name__", "?"))
+    for option in options:
+        if option in POD_OPTIONS - takes:
+            raise PoolError(
+                f"{option} is an option of pods, and backend={name!r} makes none; leave it out, "
+                'or write backend="kubernetes"'
+            )

@@ -14,7 +14,7 @@ from dask_flame.checks import whole
 from dask_flame.errors import PoolError
 from dask_flame.fleet import Member, Phase
 from dask_flame.pool import Pool
-from dask_flame.specs import runner_spec
+from dask_flame.specs import check_taken, runner_spec
 
 if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _OBSERVED = (Phase.READY, Phase.DRAINING)
 #: What is not said in an event when it is changed.
-_SECRET = ("env",)
+_SECRET = ("env", "secrets")
 
 
 class Steering(Cluster):
@@ -132,12 +132,14 @@ class Steering(Cluster):
 
     def _resize(self, pool: str | None, changes: Mapping[str, Any], why: str) -> None:
         async def change() -> None:
+            check_taken(self.backend, changes)
             policy = self.fleets.resize(pool, changes)
             self.backend.expect(self._expected())
             if pool in (None, self.fleets.default):
                 self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
-            said = {"min": policy.min, "max": policy.max}
-            said |= {n: getattr(policy, n) for n in changes if n not in _SECRET}
+            said: dict[str, Any] = {"min": policy.min, "max": policy.max}
+            shown = {**vars(policy), **policy.pod.given}
+            said |= {n: shown.get(n) for n in changes if n not in _SECRET}
             what = ", ".join(f"{name}={value}" for name, value in said.items())
             waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
             self.events.add("policy", f"{why}: {what}{waits}", pool=pool or self.fleets.default)

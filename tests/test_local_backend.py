@@ -20,7 +20,7 @@ from distributed import wait
 
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
-from dask_flame.errors import BootError, RunnerLost
+from dask_flame.errors import BackendError, BootError, RunnerLost
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
 
@@ -156,6 +156,18 @@ def test_prints_are_shown_with_the_runner_they_came_from(
         return "[runner-1] hello\n[runner-1] from afar\n" in seen
 
     wait_for(shown)
+
+
+def test_secrets_are_variables_of_runners_and_shown_nowhere(flame: Any) -> None:
+    cluster, client = flame(max=1, secrets={"TOKEN": "xyzzy"}, env={"PLAIN": "1"})
+    read = client.submit(lambda: [os.environ.get(n) for n in ("TOKEN", "PLAIN")])
+    assert read.result(timeout=30) == ["xyzzy", "1"]
+    cluster.resize(secrets={"TOKEN": "plugh"})
+    shown = repr(cluster) + repr(cluster.pools) + str(cluster.events) + str(cluster.boots)
+    assert "xyzzy" not in shown
+    assert "plugh" not in shown
+    with pytest.raises(BackendError, match=r"write secrets=\{\"TOKEN\": os.environ"):
+        flame(max=1, secrets={"TOKEN": {"name": "there", "key": "k"}})
 
 
 def _die(words: bytes) -> None:

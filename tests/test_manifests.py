@@ -172,11 +172,30 @@ def test_volumes_and_variables() -> None:
     assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "TOKEN"}
     assert env["KEY"]["valueFrom"]["secretKeyRef"] == {"name": "there", "key": "k"}
     assert "xyzzy" not in json.dumps(made)
-    kept = manifests.secret(SITE, "GPU pool", {"scheduler": "tls://"}, options["secrets"])
+    kept = manifests.secret(SITE, {"scheduler": "tls://"}, options["secrets"])
     for version in VERSIONS:
         kubernetes_validate.validate(kept, version, strict=True)
     assert kept["stringData"] == {"orders.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
     assert kept["metadata"]["ownerReferences"] == [OWNER]
+    other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
+    assert other["metadata"]["name"] != kept["metadata"]["name"]
+
+
+def test_the_keeper_is_safe_and_small_and_has_what_its_image_needs() -> None:
+    options = PodOptions(image="img:2", gpu_kind="a", image_pull_secrets=["reg"], shm_size="1 GiB")
+    made = manifests.keeper(SITE, options, "orders")
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    template = made["spec"]["template"]
+    assert restricted(template) == []
+    container = worker(template)
+    assert container["image"] == "img:2"
+    assert template["spec"]["imagePullSecrets"] == [{"name": "reg"}]
+    assert "nvidia.com/gpu" not in json.dumps(made)
+    assert container["args"][:3] == ["python", "-m", "dask_flame.keeper"]
+    assert made["metadata"]["ownerReferences"] == [OWNER]
+    assert made["spec"]["ttlSecondsAfterFinished"] == 0
+    assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
 
 
 TEMPLATE = {

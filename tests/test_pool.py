@@ -44,10 +44,12 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
         ({"preload": "numpy"}, 'write preload=["numpy"]'),
         ({"cpus": 0}, "cpus=0"),
         ({"idle_timout": 3}, 'unknown option idle_timout; did you mean idle_timeout="60s"?'),
-        ({"gizmo": 3}, "unknown option gizmo; there are asynchronous, backend, boot_attempts"),
+        ({"gizmo": 3}, "unknown option gizmo; there are annotations, asynchronous, backend, boot"),
         ({"env": {"A=B": "s3cret"}}, "a variable that no process can be given, 'A=B'"),
         ({"env": {"A": "\0"}}, "a variable that no process can be given, 'A'"),
         ({"envs": {"A": "s3cret"}}, "unknown option envs; did you mean env="),
+        ({"image": "i"}, "image is an option of pods, and backend='local' makes none; leave it"),
+        ({"pod": 3}, "unknown option pod; did you mean"),
         ({"n_workers": 4}, "unknown option n_workers; did you mean max=8?"),
         ({"threads_per_worker": 4}, "did you mean concurrency=1?"),
         ({"backnd": "local"}, 'did you mean backend="local"?'),
@@ -83,7 +85,10 @@ def test_values_of_env_are_shown_nowhere() -> None:
 
 
 def test_a_pool_is_a_value() -> None:
-    pool = Pool(max=3, env={"A": "b"})
+    pool = Pool(max=3, env={"A": "b"}, image="i", secrets={"TOKEN": "s3cret"})
+    assert "s3cret" not in repr(pool)
+    assert pool.replace(max=4).pod == pool.pod
+    assert pool.replace(image="j").pod.given == {"image": "j", "secrets": {"TOKEN": "s3cret"}}
     assert pickle.loads(pickle.dumps(pool)) == pool
     assert replace(pool, max=4).max == 4
     assert hash(pool) == hash(replace(pool))

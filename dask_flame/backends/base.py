@@ -48,6 +48,8 @@ class RunnerSpec:
         Dask configuration.
     security : mapping of str to str
         What :class:`distributed.Security` takes for a worker. Holds a private key.
+    pod : mapping
+        Options of :class:`dask_flame.pods.PodOptions` that the pool gives. May hold secrets.
     """
 
     name: str
@@ -64,6 +66,26 @@ class RunnerSpec:
     preload: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    pod: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def orders(self) -> dict[str, Any]:
+        """What :mod:`dask_flame.runner` is told on every substrate, as JSON takes it.
+
+        Beside it a runner needs its own ``name``, ``directory`` and ``host``.
+        """
+        return {
+            "scheduler": self.scheduler,
+            "concurrency": self.concurrency,
+            "boot_timeout": self.boot_timeout,
+            "pool": self.pool,
+            "shutdown_timeout": self.shutdown_timeout,
+            "resources": dict(self.resources),
+            "memory": self.memory,
+            "preload": list(self.preload),
+            "config": dict(self.config),
+            "security": dict(self.security),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +123,15 @@ class Backend(ABC):
 
     #: What a user calls it.
     name: ClassVar[str]
+    #: Those options of :class:`dask_flame.pods.PodOptions` that it knows what to do with.
+    takes: ClassVar[frozenset[str]] = frozenset()
+    #: Whether runners are on other machines, so that all connections must be TLS.
+    remote: ClassVar[bool] = False
     #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
     on_step: Callable[[str, str], None] | None = None
+
+    #: Set by whoever wants to know what holds boots up; see :meth:`trouble`.
+    on_trouble: Callable[[str, str], None] | None = None
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         self.owner = owner
@@ -175,6 +204,28 @@ class Backend(ABC):
         """
         if self.on_step is not None:
             self.on_step(name, step)
+
+    def trouble(self, name: str, why: str) -> None:
+        """Say what holds a runner's boot up for now; for a backend to call, on the event loop.
+
+        It is no failure: the boot goes on. Users see it at once, and again in the error of what
+        waited, if the boot fails or takes too long.
+
+        Parameters
+        ----------
+        name : str
+            A runner that was asked for.
+        why : str
+            In the substrate's own words, as when there is no room for it; what is the same for many
+            runners in the same words. Empty: nothing any more.
+        """
+        if self.on_trouble is not None:
+            self.on_trouble(name, why)
+
+    @property
+    def host(self) -> str:
+        """The address, on the driver's machine, at which runners reach the scheduler."""
+        return "127.0.0.1"
 
     @property
     def scratch(self) -> str | None:

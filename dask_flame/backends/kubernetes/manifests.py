@@ -103,18 +103,65 @@ def labels(site: Site, component: str, **more: str) -> dict[str, str]:
 
 
 def secret(
-    site: Site, pool: str, orders: Mapping[str, Any], secrets: Mapping[str, Any]
+    site: Site, orders: Mapping[str, Any], secrets: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The Secret of a pool: what its runners are told, and the variables that are kept secret."""
+    """A Secret with what pods are told, and the variables that are kept secret.
+
+    Its name is another one for other contents: it cannot be changed.
+    """
+    contents = {
+        ORDERS_FILE: json.dumps(orders, sort_keys=True),
+        **{name: value for name, value in (secrets or {}).items() if isinstance(value, str)},
+    }
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _metadata(site, object_name(site.cluster, "pool", pool), "orders", pool=pool),
+        "metadata": _metadata(site, object_name(site.cluster, "orders", digest), "orders"),
         "type": "Opaque",
         "immutable": True,
-        "stringData": {
-            ORDERS_FILE: json.dumps(orders),
-            **{name: value for name, value in secrets.items() if isinstance(value, str)},
+        "stringData": contents,
+    }
+
+
+def keeper(site: Site, options: PodOptions, orders: str) -> dict[str, Any]:
+    """The Job that owns all that a driver in the cluster makes, see :mod:`dask_flame.keeper`.
+
+    Its pod is as safe as a runner's, and small. It has the image, the service account, the pull
+    secrets, and no GPU.
+
+    Parameters
+    ----------
+    site : Site
+        Its owner becomes the Job's.
+    options : PodOptions
+        Of a pool.
+    orders : str
+        Name of the Secret that the keeper's orders will be in.
+    """
+    of_pods = ("image", "service_account", "image_pull_secrets", "priority_class")
+    given = {name: value for name in of_pods if (value := getattr(options, name)) is not None}
+    spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
+    made = pod(spec, PodOptions(**given), site, {}, orders)
+    (container,) = made["spec"]["containers"]
+    container["args"] = ["python", "-m", "dask_flame.keeper", f"{ORDERS}/{ORDERS_FILE}"]
+    container["resources"] = {
+        "requests": {"cpu": "10m", "memory": "128Mi"},
+        "limits": {"memory": "256Mi"},
+    }
+    made["spec"]["terminationGracePeriodSeconds"] = 1
+    metadata = _metadata(site, object_name(site.cluster, "keeper"), "keeper")
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "ttlSecondsAfterFinished": 0,
+            "backoffLimit": 0,
+            "template": {
+                "metadata": {"labels": labels(site, "keeper")},
+                "spec": made["spec"],
+            },
         },
     }
 

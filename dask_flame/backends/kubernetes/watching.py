@@ -63,6 +63,11 @@ class Watcher:
         """Take in what a pod is, as an answer of the server tells."""
         self._change("MODIFIED", pod)
 
+    def forget(self, name: str) -> None:
+        """A pod is not there any more, as an answer of the server tells."""
+        if (pod := self.pods.get(name)) is not None:
+            self._change("DELETED", pod)
+
     async def _watch(self) -> None:
         pause = _FIRST
         while True:

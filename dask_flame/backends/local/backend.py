@@ -44,6 +44,7 @@ class LocalBackend(Backend):
     """
 
     name: ClassVar[str] = "local"
+    takes: ClassVar[frozenset[str]] = frozenset({"secrets"})
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         super().__init__(owner, ended)
@@ -282,17 +283,9 @@ def _orders(spec: RunnerSpec, times: float) -> dict[str, Any]:
     They measure their calls so many times as rarely as Dask's settings say.
     """
     return {
-        "scheduler": spec.scheduler,
-        "concurrency": spec.concurrency,
-        "boot_timeout": spec.boot_timeout,
-        "pool": spec.pool,
-        "shutdown_timeout": spec.shutdown_timeout,
-        "resources": dict(spec.resources),
-        "memory": spec.memory,
-        "preload": list(spec.preload),
+        **spec.orders,
         "config": measure_less(spec.config, times),
         "rarely": times,
-        "security": dict(spec.security),
         "path": import_path(),
         "host": "127.0.0.1",
     }

@@ -10,19 +10,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import dask.config
-
 from dask_flame import config
 from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.environment import threads, usual_environment
 from dask_flame.backends.local.devices import VISIBLE
-
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
+from dask_flame.errors import BackendError
 
 
 class Kinds:
@@ -53,7 +45,7 @@ class Kinds:
         """A runner's kind, and what the guard has to be told first."""
         what = {
             "env": _environment(spec),
-            "own": sorted(spec.env),
+            "own": sorted({**spec.env, **_secrets(spec)}),
             "preload": list(spec.preload),
             # Without modules of the user's own it does not matter, and may change.
             "path": import_path() if spec.preload else [],
@@ -73,14 +65,24 @@ class Kinds:
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:
-    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
-    before = {k: str(v) for k, v in usual.items() if k not in os.environ}
-    threads = {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
     # Without the driver's own folder for temporary files: a runner has one that goes with it. Nor
     # with the driver's GPUs, where it has been given its own.
     kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
     inherited = {k: v for k, v in os.environ.items() if k not in kept}
-    return {**before, **inherited, **threads, **spec.env}
+    own = {**spec.env, **_secrets(spec)}
+    return {**usual_environment(spec), **inherited, **threads(spec), **own}
+
+
+def _secrets(spec: RunnerSpec) -> dict[str, str]:
+    """Variables that are kept secret elsewhere; here, others of this user may see any variable."""
+    secrets = spec.pod.get("secrets") or {}
+    for name, value in secrets.items():
+        if not isinstance(value, str):
+            raise BackendError(
+                f"secrets: {name} is kept in Kubernetes, where local runners cannot read it; write "
+                f'secrets={{"{name}": os.environ["{name}"]}}'
+            )
+    return dict(secrets)
 
 
 def import_path() -> list[str]:

@@ -1,0 +1,382 @@
+"""The Kubernetes backend: a bare pod for each runner, and one watch for all of them (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dask.utils import parse_timedelta
+
+from dask_flame import config
+from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.environment import usual_environment
+from dask_flame.backends.kubernetes import manifests, reading
+from dask_flame.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, KubernetesError
+from dask_flame.backends.kubernetes.manifests import CONTAINER, Site, object_name
+from dask_flame.backends.kubernetes.place import own_pod
+from dask_flame.backends.kubernetes.rights import check
+from dask_flame.backends.kubernetes.watching import Pod, Watcher
+from dask_flame.errors import BackendError, PoolError
+from dask_flame.pods import POD_OPTIONS, PodOptions
+
+logger = logging.getLogger("dask_flame")
+
+_KEPT_LOGS = 200
+_LINES = 200
+#: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
+_OVERDUE = 30.0
+#: Seconds that the end of all may take.
+_CLOSE_WITHIN = 30.0
+
+
+@dataclass
+class _Runner:
+    """What is known of a runner that was asked for."""
+
+    pod: str
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    making: asyncio.Task[None] | None = None
+    told: bool = False
+    why: str = ""
+    held: str = ""
+    steps: set[str] = field(default_factory=set)
+
+
+class KubernetesBackend(Backend):
+    """Runners as pods, for a driver in a pod of the same cluster.
+
+    Each runner is a bare Pod; all are owned by a Job, see :mod:`dask_flame.keeper`, which is owned
+    by the driver's pod. Nothing is made before the first boot.
+
+    Notes
+    -----
+    :data:`dask_flame.backends.kubernetes.rights.NEEDED` are the rights that it needs.
+    """
+
+    name: ClassVar[str] = "kubernetes"
+    takes: ClassVar[frozenset[str]] = POD_OPTIONS
+    remote: ClassVar[bool] = True
+
+    def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
+        super().__init__(owner, ended)
+        # Clusters may bear the same name; what they make must not be taken for one another's.
+        self._id = f"{owner}-{secrets.token_hex(3)}".lower()
+        self._api: Api | None = None
+        self._watcher: Watcher | None = None
+        self._site = Site(cluster=self._id, namespace="")
+        self._host = ""
+        self._runners: dict[str, _Runner] = {}
+        self._text: dict[str, str] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._secrets: dict[str, asyncio.Task[None]] = {}
+        self._strays: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    @property
+    def _selector(self) -> str:
+        return f"dask.org/cluster-name={self._id},dask.org/component=worker"
+
+    async def start(self) -> None:
+        try:
+            self._api = await Api.connect(config.get("kubernetes.namespace"))
+            await check(self._api)
+            place = await own_pod(self._api)
+            if place is None:
+                raise BackendError(
+                    'backend="kubernetes" needs a driver in a pod of the cluster, as a JupyterHub '
+                    "server is, that may get its own pod; this one is in none that can be found. "
+                    "Where the pod's host name is not its name, set POD_NAME in it"
+                )
+            self._host = place.address
+            self._site = Site(
+                cluster=self._id,
+                namespace=self._api.namespace,
+                image=config.get("kubernetes.image") or place.image,
+                owner=place.owner,
+                user=place.user or Site.user,
+                group=place.group or Site.group,
+                gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
+                gpu_label=config.get("kubernetes.gpu-label"),
+            )
+            self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
+            await self._watcher.start()
+        except KubernetesError as error:
+            await self.close()
+            raise BackendError(f"the Kubernetes API cannot be used: {error}") from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        making = []
+        for spec in specs:
+            runner = self._runners[spec.name] = _Runner(object_name(self._id, spec.name))
+            runner.making = asyncio.create_task(self._make(spec, runner))
+            making.append(runner.making)
+        # They go on if this is cancelled: who ends the runner waits for them.
+        await asyncio.gather(*map(asyncio.shield, making))
+
+    async def end(self, names: Collection[str], *, grace: float = 0) -> None:
+        there = [(n, r) for n in names if (r := self._runners.get(n)) is not None]
+        for _, runner in there:
+            runner.told = True
+        # Those that were never started first: they may be in the way of others.
+        there.sort(key=lambda item: "started" in item[1].steps)
+        await asyncio.gather(*(self._end(name, runner, grace) for name, runner in there))
+
+    async def list(self) -> set[str]:
+        assert self._api is not None
+        pods, _ = await self._api.list(PODS, self._selector)
+        return {_name(pod) for pod in pods} & set(self._runners)
+
+    async def logs(self, names: Collection[str]) -> Mapping[str, str]:
+        living = [name for name in names if name in self._runners]
+        for name, text in zip(living, await asyncio.gather(*map(self._log, living)), strict=True):
+            self._keep(name, text)
+        return {name: self._text[name] for name in names if name in self._text}
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    def manifest(self, spec: RunnerSpec) -> Sequence[dict[str, Any]]:
+        """What would be sent for a runner, its secrets left out."""
+        options, orders = PodOptions(**spec.pod), "orders"
+        return [manifests.pod(spec, options, self._site, usual_environment(spec), orders)]
+
+    # Making
+
+    async def _make(self, spec: RunnerSpec, runner: _Runner) -> None:
+        assert self._api is not None
+        assert self._watcher is not None
+        try:
+            if self._closing is not None:
+                raise BackendError("the cluster is closed")
+            options = PodOptions(**spec.pod)
+            if self._keeper is None or (self._keeper.done() and self._keeper.exception()):
+                self._keeper = asyncio.create_task(self._make_keeper(spec, options))
+            await asyncio.shield(self._keeper)
+            told = _orders(spec)
+            secret = manifests.secret(self._site, told, options.secrets)
+            await self._make_secret(secret)
+            pod = manifests.pod(
+                spec,
+                options,
+                self._site,
+                usual_environment(spec),
+                secret["metadata"]["name"],
+            )
+            if runner.told:
+                self._over(spec.name, "it was not needed any more")
+                return
+            self._watcher.take(await self._api.create(PODS, pod))
+        except (KubernetesError, BackendError, PoolError) as error:
+            self._over(spec.name, f"was refused: {_refusal(error)}")
+        except Exception as error:
+            logger.exception("the pod of %s could not be made", spec.name)
+            self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
+
+    async def _make_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
+        assert self._api is not None
+        orders = {
+            "scheduler": spec.scheduler,
+            "security": _inline(spec.security),
+            "grace": parse_timedelta(config.get("disconnect-grace")),
+        }
+        # The name that the Secret will have: the Job owns it, and so is made before it.
+        name = manifests.secret(self._site, orders)["metadata"]["name"]
+        job = await self._api.create(JOBS, manifests.keeper(self._site, options, name))
+        owner = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+        }
+        self._site = replace(self._site, owner=owner)
+        await self._api.create(SECRETS, manifests.secret(self._site, orders))
+
+    async def _make_secret(self, secret: Mapping[str, Any]) -> None:
+        assert self._api is not None
+        name = secret["metadata"]["name"]
+        making = self._secrets.get(name)
+        if making is None or (making.done() and making.exception()):
+            making = asyncio.create_task(_done(self._api.create(SECRETS, secret)))
+            self._secrets[name] = making
+        await asyncio.shield(making)
+
+    # What is seen
+
+    def _seen(self, pod: Pod) -> None:
+        name = _name(pod)
+        runner = self._runners.get(name)
+        if runner is None or runner.pod != pod["metadata"]["name"]:
+            if "deletionTimestamp" not in pod["metadata"]:  # given up before it was there
+                self._start(self._delete(pod["metadata"]["name"], 0))
+            return
+        for step in ("scheduled", "started"):
+            reached = reading.step(pod)
+            if reached and step not in runner.steps and (step == "scheduled" or reached == step):
+                runner.steps.add(step)
+                self.progress(name, step)
+        if why := reading.ended(pod) or reading.hopeless(pod):
+            if not runner.why:
+                runner.why = why
+                self._start(self._bury(name, runner))
+        elif (held := reading.held_up(pod)) != runner.held:
+            runner.held = held
+            self.trouble(name, held)
+
+    def _gone(self, pod: Pod) -> None:
+        name = _name(pod)
+        runner = self._runners.get(name)
+        if runner is None or runner.pod != pod["metadata"]["name"]:
+            return
+        why = runner.why or reading.ended(pod)
+        if not why:
+            why = "ended by force" if runner.told else "its pod was deleted by somebody else"
+        self._over(name, why, self._text.get(name, ""))
+
+    async def _bury(self, name: str, runner: _Runner) -> None:
+        """See to a pod that has ended, or never will start: keep its output, and delete it."""
+        assert self._api is not None
+        self._keep(name, await self._log(name))
+        await self._delete(runner.pod, 0, of=name)
+
+    def _over(self, name: str, why: str, output: str = "") -> None:
+        runner = self._runners.pop(name, None)
+        if runner is not None:
+            runner.gone.set()
+            self.ended(Ended(name=name, why=why, output=output))
+
+    # Ending
+
+    async def _end(self, name: str, runner: _Runner, grace: float) -> None:
+        if runner.making is not None:
+            await asyncio.wait([runner.making])
+        if runner.gone.is_set():
+            return
+        # At once only where there is no process: else a node may still be ending it when the API
+        # server has forgotten it.
+        started = "scheduled" in runner.steps
+        await self._delete(runner.pod, max(1, grace) if started else 0, of=name)
+        try:
+            await asyncio.wait_for(runner.gone.wait(), grace + _OVERDUE)
+        except TimeoutError:
+            logger.warning("pod %s does not end; its node may be gone", runner.pod)
+            await self._delete(runner.pod, 0, of=name)
+            await runner.gone.wait()
+
+    async def _delete(self, pod: str, grace: float, *, of: str = "") -> None:
+        assert self._api is not None
+        assert self._watcher is not None
+        try:
+            there = await self._api.delete(PODS, pod, grace=grace)
+        except KubernetesError as error:
+            logger.warning("pod %s could not be deleted: %s", pod, error)
+            return
+        if not there:
+            # The watch may be behind, or cut off.
+            self._watcher.forget(pod)
+            if of:
+                self._over(of, "its pod was deleted by somebody else")
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._strays.add(task)
+        task.add_done_callback(self._strays.discard)
+
+    async def _close(self) -> None:
+        if self._api is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                making = (runner.making for runner in self._runners.values())
+                begun = [t for t in (self._keeper, *self._secrets.values(), *making) if t]
+                if begun:
+                    await asyncio.wait(begun)
+                await self.end(list(self._runners))
+        except TimeoutError:
+            logger.warning("not all pods of %s have ended in time", self._id)
+        finally:
+            await self._close_rest()
+
+    async def _close_rest(self) -> None:
+        assert self._api is not None
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                if self._keeper is not None and not self._keeper.exception():
+                    # Kubernetes deletes what it owns.
+                    await self._api.delete(JOBS, object_name(self._id, "keeper"), grace=0)
+        except (KubernetesError, TimeoutError) as error:
+            logger.warning("the keeper of %s could not be deleted: %s", self._id, error)
+        finally:
+            if self._watcher is not None:
+                await self._watcher.close()
+            for task in list(self._strays):
+                await asyncio.wait([task])
+            for name in list(self._runners):
+                self._over(name, "the cluster was closed")
+            await self._api.close()
+
+    # Output
+
+    async def _log(self, name: str) -> str:
+        assert self._api is not None
+        runner = self._runners.get(name)
+        if runner is None or "started" not in runner.steps:
+            return ""
+        return await self._api.log(runner.pod, CONTAINER, lines=_LINES)
+
+    def _keep(self, name: str, text: str) -> None:
+        if text:
+            self._text.pop(name, None)
+            self._text[name] = text
+            while len(self._text) > _KEPT_LOGS:
+                del self._text[next(iter(self._text))]
+
+
+def _name(pod: Pod) -> str:
+    """The runner's name that a pod bears."""
+    return str((pod["metadata"].get("labels") or {}).get("dask-flame/runner", ""))
+
+
+def _orders(spec: RunnerSpec) -> dict[str, Any]:
+    return {**spec.orders, "path": [], "security": _inline(spec.security)}
+
+
+def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
+    """Certificates and keys themselves, where files of the driver's were named."""
+    return {
+        key: Path(value).read_text()
+        if isinstance(value, str) and "-----BEGIN" not in value
+        else value
+        for key, value in security.items()
+    }
+
+
+async def _done(what: Coroutine[Any, Any, Any]) -> None:
+    await what
+
+
+def _refusal(error: Exception) -> str:
+    """The server's words, with what governs what it refuses."""
+    text = str(error)
+    if isinstance(error, KubernetesError) and error.code == 403:
+        for sign, what in (
+            ("exceeded quota", "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
+            ("violates PodSecurity", "pod_template, volumes and the namespace's pod security"),
+            ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
+        ):
+            if sign in text:
+                return f"{text}; what governs it: {what}"
+    return text

@@ -1,0 +1,81 @@
+"""Where the driver is: its own pod, if it is in one, and what of it others take over (driver)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
+
+#: Where a pod with a service account finds out where it is.
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True)
+class OwnPod:
+    """The pod that the driver is in.
+
+    Attributes
+    ----------
+    name, uid, address : str
+    image : str
+        Of the container that the driver is most likely in.
+    user, group : int or None
+        Whom it runs as, where it says so.
+    """
+
+    name: str
+    uid: str
+    address: str
+    image: str
+    user: int | None
+    group: int | None
+
+    @property
+    def owner(self) -> dict[str, Any]:
+        """The owner reference of what is to go with this pod."""
+        return {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": self.uid}
+
+
+async def own_pod(api: Api) -> OwnPod | None:
+    """The driver's pod; None where it is in none, or may not look.
+
+    A pod knows its name as its host's; ``POD_NAME`` says it where that was changed.
+    """
+    name = os.environ.get("POD_NAME") or (
+        socket.gethostname() if "KUBERNETES_SERVICE_HOST" in os.environ else ""
+    )
+    if not name:
+        return None
+    try:
+        pod = await api.get(PODS, name)
+    except KubernetesError as error:
+        if error.code in (403, 404):
+            return None
+        raise
+    address = (pod.get("status") or {}).get("podIP")
+    return _read(pod, address) if address else None
+
+
+def _read(pod: Mapping[str, Any], address: str) -> OwnPod:
+    spec, metadata = pod["spec"], pod["metadata"]
+    annotation = (metadata.get("annotations") or {}).get("kubectl.kubernetes.io/default-container")
+    containers = spec["containers"]
+    # JupyterHub's notebook container is called so; else it is the first that is no helper.
+    container = next(
+        (c for c in containers if c["name"] in (annotation, "notebook", "driver")), containers[0]
+    )
+    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    return OwnPod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        address=address,
+        image=container["image"],
+        # A root driver's runners are not root.
+        user=context.get("runAsUser") or None,
+        group=context.get("runAsGroup") or context.get("fsGroup") or None,
+    )

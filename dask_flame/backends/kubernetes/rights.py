@@ -1,0 +1,76 @@
+"""Whether the driver may do what it has to, asked before the first pod (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+import yaml
+
+from dask_flame.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, Kind, KubernetesError
+from dask_flame.errors import BackendError
+
+Right = tuple[Kind, str, str]
+
+#: All that a driver in the cluster does: objects, the part of them, verbs.
+NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+    (PODS, "", ("create", "delete", "get", "list", "watch")),
+    (PODS, "log", ("get",)),
+    (SECRETS, "", ("create", "delete")),
+    (JOBS, "", ("create", "delete")),
+)
+
+
+async def check(api: Api) -> None:
+    """Ask the server for each right.
+
+    Raises
+    ------
+    BackendError
+        With the rules of a Role that are missing.
+    """
+    rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
+    try:
+        allowed = await asyncio.gather(*(api.allowed(verb, k, part) for k, part, verb in rights))
+    except KubernetesError as error:
+        if error.code:
+            return  # it does not tell; what is not allowed will be refused
+        raise
+    missing = [right for right, may in zip(rights, allowed, strict=True) if not may]
+    if missing:
+        raise BackendError(
+            f"the namespace {api.namespace!r} does not allow this driver all that runners need; "
+            f"ask for a Role with these rules, bound to the driver's service account:\n"
+            f"{rules(missing)}"
+        )
+
+
+def rules(rights: Iterable[Right]) -> str:
+    """The rules of a Role, as YAML.
+
+    Examples
+    --------
+    >>> print(rules([(PODS, "", "create"), (PODS, "log", "get")]))
+    rules:
+    - apiGroups: [""]
+      resources: ["pods"]
+      verbs: ["create"]
+    - apiGroups: [""]
+      resources: ["pods/log"]
+      verbs: ["get"]
+    """
+    verbs: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for kind, part, verb in rights:
+        group = kind.version.rpartition("/")[0]
+        verbs[group, f"{kind.plural}/{part}".rstrip("/")].append(verb)
+    lines = ["rules:"]
+    for (group, resource), may in verbs.items():
+        for start, key, values in (
+            ("- ", "apiGroups", [group]),
+            ("  ", "resources", [resource]),
+            ("  ", "verbs", may),
+        ):
+            listed = yaml.safe_dump(values, default_style='"', default_flow_style=True, width=999)
+            lines.append(f"{start}{key}: {listed.strip()}")
+    return "\n".join(lines)
