@@ -139,7 +139,8 @@ class Boots(Sequence[Boot]):
             return None
         last = boot.steps[-1][1] if boot.steps else 0.0
         seconds = max(now - asked, last)
-        boot = replace(boot, steps=(*boot.steps, (step, seconds)), trouble="")
+        trouble = "" if step == REGISTERED else boot.trouble
+        boot = replace(boot, steps=(*boot.steps, (step, seconds)), trouble=trouble)
         if name in self._over:
             self._over[name] = (number, asked, boot)
         elif step == REGISTERED:

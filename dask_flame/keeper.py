@@ -6,7 +6,7 @@ ends when that has been gone for the grace. A notebook's kernel may die, and its
 the kernel had made goes all the same, runners that have ended included.
 
 FILE has, as JSON, the ``scheduler``'s address, the ``security`` of a worker, and the ``grace`` in
-seconds.
+seconds. It may come late; where it does not come, the driver has died before it could write it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from distributed.security import Security
 
 #: Seconds between attempts to reach a scheduler that is gone, or not there yet.
 _PAUSE = 1.0
+#: Seconds to wait for the orders. A node looks once in a minute or two for a Secret that was not
+#: there when the pod started.
+_PATIENCE = 240.0
 
 
 async def keep(orders: dict[str, Any]) -> None:
@@ -47,7 +50,13 @@ async def keep(orders: dict[str, Any]) -> None:
 
 def main(argv: list[str]) -> None:
     """Keep until the driver is gone."""
-    asyncio.run(keep(json.loads(Path(argv[0]).read_text())))
+    file = Path(argv[0])
+    until = time.monotonic() + _PATIENCE
+    while not file.exists():
+        if time.monotonic() > until:
+            return
+        time.sleep(_PAUSE)
+    asyncio.run(keep(json.loads(file.read_text())))
 
 
 if __name__ == "__main__":

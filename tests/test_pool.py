@@ -72,7 +72,9 @@ def test_a_wrong_option_names_the_field_the_value_and_a_line_that_works(
 
 
 def test_an_unknown_backend_names_those_installed() -> None:
-    with pytest.raises(BackendError, match="backend='cloud' is not known; installed: 'local'"):
+    with pytest.raises(
+        BackendError, match="backend='cloud' is not known; installed: 'kubernetes', 'local'"
+    ):
         FlameCluster(backend="cloud")
 
 

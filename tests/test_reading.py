@@ -128,6 +128,8 @@ def test_why_a_pod_was_taken() -> None:
     assert ended(preempted).startswith("preempted: PreemptionByScheduler: default-scheduler")
     # Taken away, and still running its grace out: not ended yet.
     assert ended(pod("Running", conditions=[condition])) == ""
+    assert ended(pod("Running", conditions=[condition]), gone=True).startswith("preempted: Pre")
+    assert ended(pod("Running"), gone=True) == ""
     # The node is gone; nobody knows of the container.
     assert ended(pod("Failed", reason="NodeLost")) == "NodeLost"
     assert ended(pod("Failed")).startswith("ended for a reason")

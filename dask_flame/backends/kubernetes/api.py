@@ -8,7 +8,7 @@ import json
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ class Api:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renewing = asyncio.Lock()
         self._renewed = 0
+        self._closed = False
 
     @classmethod
     async def connect(cls, namespace: str | None = None) -> Api:
@@ -96,12 +97,16 @@ class Api:
                 # Not the one that others in this process may use: its session is closed here.
                 api = kr8s.asyncio.Api(bypass_factory=True, namespace=namespace)
                 await api.auth
+                # Private: requests that come first together would each open a session, and lose
+                # all but one.
+                await api._create_session()
         except (ValueError, OSError, TimeoutError, kr8s.ConnectionClosedError) as error:
             raise KubernetesError(0, "NoCluster", f"{error}") from error
         return cls(api, api.auth.namespace)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; further requests are refused, here."""
+        self._closed = True
         # kr8s ends its session by the garbage collector only: private.
         session, self._api._session = self._api._session, None
         if session is not None:
@@ -182,7 +187,7 @@ class Api:
 
     async def watch(
         self, kind: Kind, selector: str, version: str
-    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """What happens from a version on: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``.
 
         Ends when the server ends it; that is no error.
@@ -279,6 +284,8 @@ class Api:
     ) -> httpx.Response:
         # Without `raise_for_status`: kr8s takes every 403 for a token that has run out, and opens
         # a new session, which breaks what else is under way on the old one.
+        if self._closed:
+            raise KubernetesError(410, "Closed", "the cluster is closed")
         try:
             async with self._api.call_api(
                 method,

@@ -31,7 +31,7 @@ _LINES = 200
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
 _OVERDUE = 30.0
 #: Seconds that the end of all may take.
-_CLOSE_WITHIN = 30.0
+_CLOSE_WITHIN = 15.0
 
 
 @dataclass
@@ -73,6 +73,10 @@ class KubernetesBackend(Backend):
         self._runners: dict[str, _Runner] = {}
         self._text: dict[str, str] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._keepers = 0
+        self._kept = False  # whether the last of them has all that it needs
+        self._doubt = False  # whether the keeper may have gone
+        self._driver: Mapping[str, Any] = {}
         self._secrets: dict[str, asyncio.Task[None]] = {}
         self._strays: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -97,11 +101,13 @@ class KubernetesBackend(Backend):
                     "Where the pod's host name is not its name, set POD_NAME in it"
                 )
             self._host = place.address
+            self._driver = place.owner
             self._site = Site(
                 cluster=self._id,
                 namespace=self._api.namespace,
                 image=config.get("kubernetes.image") or place.image,
                 owner=place.owner,
+                pull_secrets=place.pull_secrets,
                 user=place.user or Site.user,
                 group=place.group or Site.group,
                 gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
@@ -134,6 +140,8 @@ class KubernetesBackend(Backend):
         await asyncio.gather(*(self._end(name, runner, grace) for name, runner in there))
 
     async def list(self) -> set[str]:
+        if not self._runners:
+            return set()
         assert self._api is not None
         pods, _ = await self._api.list(PODS, self._selector)
         return {_name(pod) for pod in pods} & set(self._runners)
@@ -163,9 +171,7 @@ class KubernetesBackend(Backend):
             if self._closing is not None:
                 raise BackendError("the cluster is closed")
             options = PodOptions(**spec.pod)
-            if self._keeper is None or (self._keeper.done() and self._keeper.exception()):
-                self._keeper = asyncio.create_task(self._make_keeper(spec, options))
-            await asyncio.shield(self._keeper)
+            await self._have_keeper(spec, options)
             told = _orders(spec)
             secret = manifests.secret(self._site, told, options.secrets)
             await self._make_secret(secret)
@@ -186,8 +192,22 @@ class KubernetesBackend(Backend):
             logger.exception("the pod of %s could not be made", spec.name)
             self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
 
+    async def _have_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
+        """See that there is something to own what is made."""
+        keeper = self._keeper
+        if keeper is None or (keeper.done() and (keeper.exception() or self._doubt)):
+            self._doubt = False
+            self._keeper = asyncio.create_task(self._make_keeper(spec, options))
+        assert self._keeper is not None
+        await asyncio.shield(self._keeper)
+
     async def _make_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
         assert self._api is not None
+        if self._kept and await self._keeper_is_there():
+            return
+        self._kept = False
+        self._keepers += 1
+        self._secrets.clear()
         orders = {
             "scheduler": spec.scheduler,
             "security": _inline(spec.security),
@@ -195,7 +215,8 @@ class KubernetesBackend(Backend):
         }
         # The name that the Secret will have: the Job owns it, and so is made before it.
         name = manifests.secret(self._site, orders)["metadata"]["name"]
-        job = await self._api.create(JOBS, manifests.keeper(self._site, options, name))
+        site = replace(self._site, owner=self._driver)
+        job = await self._api.create(JOBS, manifests.keeper(site, options, name, self._keepers))
         owner = {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -204,6 +225,21 @@ class KubernetesBackend(Backend):
         }
         self._site = replace(self._site, owner=owner)
         await self._api.create(SECRETS, manifests.secret(self._site, orders))
+        self._kept = True
+
+    async def _keeper_is_there(self) -> bool:
+        """Whether what owns all is there: else Kubernetes would delete what it were to own."""
+        assert self._api is not None
+        try:
+            job = await self._api.get(JOBS, self._keeper_name(self._keepers))
+        except KubernetesError as error:
+            if error.code == 404:
+                return False
+            raise
+        return "deletionTimestamp" not in job["metadata"]
+
+    def _keeper_name(self, number: int) -> str:
+        return object_name(self._id, "keeper", str(number))
 
     async def _make_secret(self, secret: Mapping[str, Any]) -> None:
         assert self._api is not None
@@ -241,9 +277,11 @@ class KubernetesBackend(Backend):
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
             return
-        why = runner.why or reading.ended(pod)
-        if not why:
-            why = "ended by force" if runner.told else "its pod was deleted by somebody else"
+        why = runner.why or reading.ended(pod, gone=True)
+        if not why and not runner.told:
+            self._doubt = True
+            why = "its pod was deleted by somebody else"
+        why = why or "ended by force"
         self._over(name, why, self._text.get(name, ""))
 
     async def _bury(self, name: str, runner: _Runner) -> None:
@@ -314,9 +352,9 @@ class KubernetesBackend(Backend):
         assert self._api is not None
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                if self._keeper is not None and not self._keeper.exception():
-                    # Kubernetes deletes what it owns.
-                    await self._api.delete(JOBS, object_name(self._id, "keeper"), grace=0)
+                # Kubernetes deletes what they own.
+                for number in range(self._keepers):
+                    await self._api.delete(JOBS, self._keeper_name(number + 1), grace=0)
         except (KubernetesError, TimeoutError) as error:
             logger.warning("the keeper of %s could not be deleted: %s", self._id, error)
         finally:

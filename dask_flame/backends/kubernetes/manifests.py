@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ class Site:
         Of pods that name none.
     owner : mapping or None
         The owner reference of all that is made: what Kubernetes deletes it with.
+    pull_secrets : sequence of str
+        Names of Secrets to pull `image` with.
     user, group : int
         Whom containers run as, where neither an option nor the template says so.
     gpu_kinds : mapping
@@ -71,6 +73,7 @@ class Site:
     namespace: str
     image: str | None = None
     owner: Mapping[str, Any] | None = None
+    pull_secrets: Sequence[str] = ()
     user: int = _USER
     group: int = _USER
     gpu_kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -124,7 +127,7 @@ def secret(
     }
 
 
-def keeper(site: Site, options: PodOptions, orders: str) -> dict[str, Any]:
+def keeper(site: Site, options: PodOptions, orders: str, number: int = 1) -> dict[str, Any]:
     """The Job that owns all that a driver in the cluster makes, see :mod:`dask_flame.keeper`.
 
     Its pod is as safe as a runner's, and small. It has the image, the service account, the pull
@@ -138,6 +141,8 @@ def keeper(site: Site, options: PodOptions, orders: str) -> dict[str, Any]:
         Of a pool.
     orders : str
         Name of the Secret that the keeper's orders will be in.
+    number : int
+        How many there have been, with this one.
     """
     of_pods = ("image", "service_account", "image_pull_secrets", "priority_class")
     given = {name: value for name in of_pods if (value := getattr(options, name)) is not None}
@@ -150,14 +155,28 @@ def keeper(site: Site, options: PodOptions, orders: str) -> dict[str, Any]:
         "limits": {"memory": "256Mi"},
     }
     made["spec"]["terminationGracePeriodSeconds"] = 1
-    metadata = _metadata(site, object_name(site.cluster, "keeper"), "keeper")
+    # The Secret is made after the Job that owns it. A driver that dies between the two must not
+    # leave a pod that waits for it.
+    for volume in made["spec"]["volumes"]:
+        if volume["name"] == "dask-flame-orders":
+            volume["secret"]["optional"] = True
+    metadata = _metadata(site, object_name(site.cluster, "keeper", str(number)), "keeper")
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
         "spec": {
             "ttlSecondsAfterFinished": 0,
-            "backoffLimit": 0,
+            # A keeper that is evicted, or crashes, is not the driver's end.
+            "backoffLimit": 20,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "Ignore",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    }
+                ]
+            },
             "template": {
                 "metadata": {"labels": labels(site, "keeper")},
                 "spec": made["spec"],
@@ -217,6 +236,8 @@ def _defaults(site: Site) -> dict[str, Any]:
     container["securityContext"] = security
     if site.image is None:
         del container["image"]
+    if site.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in site.pull_secrets]
     return {
         "apiVersion": "v1",
         "kind": "Pod",

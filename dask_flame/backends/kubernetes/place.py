@@ -24,6 +24,8 @@ class OwnPod:
     name, uid, address : str
     image : str
         Of the container that the driver is most likely in.
+    pull_secrets : tuple of str
+        Names of the Secrets that its images are pulled with.
     user, group : int or None
         Whom it runs as, where it says so.
     """
@@ -32,6 +34,7 @@ class OwnPod:
     uid: str
     address: str
     image: str
+    pull_secrets: tuple[str, ...]
     user: int | None
     group: int | None
 
@@ -75,6 +78,7 @@ def _read(pod: Mapping[str, Any], address: str) -> OwnPod:
         uid=metadata["uid"],
         address=address,
         image=container["image"],
+        pull_secrets=tuple(s["name"] for s in spec.get("imagePullSecrets") or ()),
         # A root driver's runners are not root.
         user=context.get("runAsUser") or None,
         group=context.get("runAsGroup") or context.get("fsGroup") or None,

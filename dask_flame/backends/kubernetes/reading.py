@@ -71,16 +71,17 @@ def hopeless(pod: Mapping[str, Any]) -> str:
     return f"{_cut(said)}; what governs it: {_HOPELESS[reason]}"
 
 
-def ended(pod: Mapping[str, Any]) -> str:
-    """Why a pod has ended; empty where it has not."""
+def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
+    """Why a pod has ended; empty where it has not, or, where it is `gone`, nothing tells."""
     status = pod.get("status") or {}
     container = _container(status)
     terminated = container.get("state", {}).get("terminated")
     over = status.get("phase") in ("Succeeded", "Failed")
-    if not over and not terminated:
+    disruption = _condition(status, "DisruptionTarget")
+    if not over and not terminated and not (gone and disruption):
         return ""
     reason = status.get("reason") or ""
-    if disruption := _condition(status, "DisruptionTarget"):
+    if disruption:
         # By preemption, a drain, or a taint: says who, where the pod's own reason does not.
         why = disruption.get("reason") or reason
         message = disruption.get("message") or status.get("message") or ""

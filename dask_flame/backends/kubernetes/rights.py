@@ -18,7 +18,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (PODS, "", ("create", "delete", "get", "list", "watch")),
     (PODS, "log", ("get",)),
     (SECRETS, "", ("create", "delete")),
-    (JOBS, "", ("create", "delete")),
+    (JOBS, "", ("create", "delete", "get")),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -74,11 +75,14 @@ class Watcher:
             try:
                 if not self._version:
                     await self._list()
-                async for kind, pod in self.api.watch(PODS, self.selector, self._version):
-                    pause = _FIRST
-                    self._version = pod["metadata"]["resourceVersion"]
-                    if kind != "BOOKMARK":
-                        self._change(kind, pod)
+                # Closed here and now, and its connection with it, if this is cancelled.
+                watch = self.api.watch(PODS, self.selector, self._version)
+                async with contextlib.aclosing(watch) as events:
+                    async for kind, pod in events:
+                        pause = _FIRST
+                        self._version = pod["metadata"]["resourceVersion"]
+                        if kind != "BOOKMARK":
+                            self._change(kind, pod)
                 continue  # it has lasted as long as it may
             except KubernetesError as error:
                 logger.debug("watching pods: %s", error)

@@ -1,0 +1,422 @@
+"""The Kubernetes backend, end to end on an API server whose pods are local processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import yaml
+from conftest import wait_for
+from dask.distributed import Client, get_worker
+from dask_flame.testing.kubernetes import FakeKubernetes
+
+from dask_flame import FlameCluster, Pool, RunnerLost
+from dask_flame.backends.kubernetes import KubernetesBackend
+from dask_flame.backends.kubernetes.rights import NEEDED, rules
+from dask_flame.errors import BackendError, BootError, BootTimeout
+from dask_flame.testing.conformance import BackendConformance
+
+DRIVER = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "jupyter-me", "namespace": "team", "labels": {"app": "jupyterhub"}},
+    "spec": {
+        "restartPolicy": "Never",
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": "notebook",
+                "image": "hub/image:1",
+                "command": ["sleep", "3600"],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+    },
+}
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+Start = Callable[..., FakeKubernetes]
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts a cluster with a driver's pod in a restricted namespace, and leads the way there."""
+    started: list[FakeKubernetes] = []
+
+    def start(**options: Any) -> FakeKubernetes:
+        # What calls import is in the image.
+        image = {"PYTHONPATH": str(Path(__file__).parent)}
+        fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
+        fake.start()
+        started.append(fake)
+        fake.create(DRIVER)
+        wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
+        monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
+        monkeypatch.setenv("POD_NAME", "jupyter-me")
+        return fake
+
+    yield start
+    try:
+        for fake in started:
+            # Kubernetes collects what is owned by what is gone in its own time.
+            wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
+    finally:
+        for fake in started:
+            fake.close()
+
+
+class TestConformance(BackendConformance):
+    @pytest.fixture
+    def factory(self, kubernetes: Start) -> Any:
+        kubernetes()
+        return KubernetesBackend
+
+
+@pytest.fixture
+def cluster(kubernetes: Start) -> Iterator[Callable[..., tuple[FlameCluster, Client]]]:
+    made: list[tuple[FlameCluster, Client]] = []
+
+    def make(**options: Any) -> tuple[FlameCluster, Client]:
+        cluster = FlameCluster(
+            **{"backend": KubernetesBackend, "dashboard_address": None, "max": 2, **options}
+        )
+        client = Client(cluster)
+        made.append((cluster, client))
+        return cluster, client
+
+    yield make
+    for cluster, client in made:
+        client.close()
+        cluster.close()
+
+
+def pods(fake: FakeKubernetes) -> list[dict[str, Any]]:
+    """The runners' pods."""
+    of_runners = "dask.org/component"
+    return [p for p in fake.objects("pods") if p["metadata"]["labels"].get(of_runners) == "worker"]
+
+
+def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
+    time.sleep(seconds)
+    return get_worker().name, os.environ.get("TOKEN")
+
+
+def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    flame, client = cluster(max=3, idle_timeout="1s", secrets={"TOKEN": "xyzzy"})
+    assert fake.left() == []
+    assert flame.scheduler.address.startswith("tls://")
+    futures = client.map(whoami, [0.5] * 3, pure=False)
+    assert sorted(client.gather(futures)) == [(f"runner-{n}", "xyzzy") for n in (1, 2, 3)]
+    made = pods(fake)
+    assert len(made) == 3
+    (job,) = fake.objects("jobs")
+    for pod in made:
+        assert pod["spec"]["containers"][0]["image"] == "hub/image:1"
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+        assert "app" not in pod["metadata"]["labels"]
+    assert job["metadata"]["ownerReferences"][0]["name"] == "jupyter-me"
+    private = ("xyzzy", "PRIVATE KEY", flame.security.tls_worker_key)
+    for kind in ("pods", "jobs", "events"):
+        text = json.dumps(fake.objects(kind))
+        assert not any(secret in text for secret in private)
+    boot = flame.boots[0]
+    assert {step for step, _ in boot.steps} >= {"accepted", "scheduled", "started", "registered"}
+    wait_for(lambda: not pods(fake), what="idle runners have gone")
+    assert client.gather(futures[0])[1] == "xyzzy"
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-4"
+    flame.close()
+    wait_for(fake.at_rest)
+
+
+def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
+    kubernetes: Start, cluster: Any
+) -> None:
+    fake = kubernetes()
+    _, client = cluster(max=12)
+    client.gather(client.map(whoami, [0.2] * 12, pure=False))
+    counts = fake.requests.by_verb()
+    assert counts["create", "pods"] == 12
+    assert counts["get", "pods"] == 1  # the driver's own
+    assert counts["watch", "pods"] <= 2
+    assert counts["list", "pods"] == 1
+    # Two of each: the keeper's, and that of the pool.
+    assert (counts["create", "jobs"], counts["create", "secrets"]) == (1, 2)
+
+
+SCRIPT = """
+import os, sys, time
+from dask.distributed import Client
+from dask_flame import FlameCluster
+from dask_flame.backends.kubernetes import KubernetesBackend
+
+def work(seconds):
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    cluster = FlameCluster(
+        backend=KubernetesBackend, max=3, dashboard_address=None, disconnect_grace="1s"
+    )
+    client = Client(cluster)
+    futures = client.map(work, [600, 600, 600], pure=False)
+    print("submitted", flush=True)
+    while not all(ws.processing for ws in cluster.scheduler.workers.values()) or len(
+        cluster.scheduler.workers
+    ) < 3:
+        time.sleep(0.01)
+    print("busy", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "end"),
+    [
+        ("submitted", signal.SIGKILL),
+        ("accepted", signal.SIGKILL),
+        ("busy", signal.SIGKILL),
+        ("busy", signal.SIGTERM),
+    ],
+)
+def test_nothing_outlives_a_driver_whose_pod_lives_on(
+    moment: str, end: signal.Signals, kubernetes: Start, tmp_path: Path
+) -> None:
+    fake = kubernetes()
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout is not None
+            wanted = "submitted" if moment == "accepted" else moment
+            for line in driver.stdout:
+                if line.strip() == wanted:
+                    break
+            if moment == "accepted":
+                wait_for(lambda: len(pods(fake)) == 3)
+        finally:
+            driver.send_signal(end)
+            driver.wait(timeout=30)
+    # The runners end by themselves, the keeper after its grace, and Kubernetes deletes the rest.
+    wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+
+
+def test_everything_goes_with_the_drivers_pod(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    flame, client = cluster()
+    client.submit(whoami).result(timeout=60)
+    assert pods(fake)
+    uid = fake.objects("jobs")[0]["metadata"]["ownerReferences"][0]["uid"]
+    driver = next(p for p in fake.objects("pods") if p["metadata"]["name"] == "jupyter-me")
+    assert driver["metadata"]["uid"] == uid
+    assert flame.backend.host == driver["status"]["podIP"]
+
+
+def test_no_room(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes(nodes=[{"cpu": 8, "memory": "16Gi"}] * 3)
+    flame, client = cluster(gpus=1, boot_timeout="3s", boot_attempts=1)
+    future = client.submit(whoami)
+    held = wait_for(lambda: [e for e in flame.events if e.kind == "held"])
+    assert "0/3 nodes are available: 3 Insufficient nvidia.com/gpu" in held[0].reason
+    with pytest.raises(BootTimeout, match="3 Insufficient nvidia"):
+        future.result(timeout=60)
+    wait_for(lambda: not pods(fake))
+
+
+def test_room_that_comes_later(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes(nodes=[{"cpu": 8, "memory": "16Gi"}])
+    flame, client = cluster(gpus=1)
+    future = client.submit(whoami)
+    wait_for(lambda: [e for e in flame.events if e.kind == "held"])
+    fake.add_node({"cpu": 8, "memory": "16Gi", "nvidia.com/gpu": 1})
+    assert future.result(timeout=60)[0] == "runner-1"
+    assert "held up" not in repr(flame.boots)
+
+
+def test_an_image_that_cannot_be_pulled(kubernetes: Start, cluster: Any) -> None:
+    kubernetes(bad_images={"no/such:1": "not found"}, back_off=0.3)
+    _, client = cluster(image="no/such:1", boot_attempts=1)
+    with pytest.raises(BootError, match=r"(?s)ImagePullBackOff.*no/such:1.*governs it: image"):
+        client.submit(whoami).result(timeout=60)
+
+
+def test_a_quota(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    fake.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "small", "namespace": "team"},
+            "spec": {"hard": {"pods": "3"}},
+        }
+    )
+    flame, client = cluster(max=4, boot_attempts=2)
+    # The driver's pod and the keeper's are two of the three.
+    futures = client.map(whoami, [0.3] * 3, pure=False)
+    assert {name for name, _ in client.gather(futures)} != set()
+    refused = [e for e in flame.events if e.kind == "failed"]
+    assert any("exceeded quota: small" in e.reason for e in refused)
+
+
+def test_missing_rights_are_named_as_a_role_has_them(kubernetes: Start) -> None:
+    fake = kubernetes()
+    everything = [
+        {
+            "apiGroups": [kind.version.rpartition("/")[0]],
+            "resources": [f"{kind.plural}/{part}".rstrip("/")],
+            "verbs": list(verbs),
+        }
+        for kind, part, verbs in NEEDED
+    ]
+    fake.grant("driver", everything[:2])
+    with pytest.raises(BackendError) as error:
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+    missing = [(kind, part, verb) for kind, part, verbs in NEEDED[2:] for verb in verbs]
+    assert rules(missing) in str(error.value)
+    assert 'resources: ["secrets"]' in str(error.value)
+    fake.grant("driver", everything)
+    flame = FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+    with flame, Client(flame) as client:
+        assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    wait_for(fake.at_rest)
+
+
+def test_a_driver_that_is_in_no_pod(kubernetes: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubernetes()
+    monkeypatch.setenv("POD_NAME", "another")
+    with pytest.raises(BackendError, match="needs a driver in a pod"):
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+
+
+def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(BackendError, match="the Kubernetes API cannot be used"):
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+
+
+def test_a_server_that_is_busy_or_away(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    _, client = cluster(max=3)
+    fake.fail("create pods", status=429, times=3, retry_after=0.2)
+    fake.fail("create secrets", status=500, times=1)
+    fake.fail("create pods", status=None, times=2, after=True)  # made, and the answer lost
+    names = {name for name, _ in client.gather(client.map(whoami, [0.3] * 3, pure=False))}
+    assert len(names) == 3
+    assert len(pods(fake)) == 3
+    fake.down()
+    assert client.submit(whoami, pure=False).result(timeout=20)[0] in names
+    fake.up()
+
+
+def test_watches_that_are_cut_or_too_old(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    flame, client = cluster(max=1, idle_timeout="0.5s")
+    for number, trouble in enumerate(
+        (
+            fake.drop_watches,
+            lambda: fake.compact(open_watches=True),
+            lambda: (fake.compact(http=True), fake.drop_watches()),
+        ),
+        start=1,
+    ):
+        assert client.submit(whoami, pure=False).result(timeout=60)[0] == f"runner-{number}"
+        trouble()
+        wait_for(lambda: not pods(fake) and not flame.runners)
+
+
+def test_a_keeper_that_is_taken_away_is_made_anew(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    _, client = cluster(max=1)
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    (job,) = fake.objects("jobs")
+    fake.delete(job)
+    wait_for(lambda: not fake.objects("jobs") and not pods(fake))
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] != "runner-1"
+    (other,) = fake.objects("jobs")
+    assert other["metadata"]["uid"] != job["metadata"]["uid"]
+    assert pods(fake)[0]["metadata"]["ownerReferences"][0]["uid"] == other["metadata"]["uid"]
+
+
+def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    _, client = cluster(max=1, memory="1 GiB", shutdown_timeout="1s")
+
+    def lose(how: Callable[[str], None], number: int) -> str:
+        with dask.annotate(rerun=False):
+            future = client.submit(whoami, 600, pure=False)
+        wait_for(lambda: future.status == "pending" and _busy(client))
+        how(pods(fake)[0]["metadata"]["name"])
+        with pytest.raises(RunnerLost) as error:
+            future.result(timeout=60)
+        return str(error.value)
+
+    assert "out of memory (OOMKilled, limit 1073741824)" in lose(lambda n: fake.oom(f"team/{n}"), 1)
+    assert "preempted" in lose(lambda n: fake.preempt(f"team/{n}"), 2)
+    assert "preempted: TerminationByKubelet" in lose(lambda n: fake.evict(f"team/{n}"), 3)
+
+
+def _busy(client: Client) -> bool:
+    return any(client.processing().values())
+
+
+def test_pools_have_pods_of_their_own(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes(nodes=[{"cpu": 8, "memory": "64Gi", "nvidia.com/gpu": 2}])
+    gpu = Pool(max=1, gpus=1, image="gpu:1", pod_template={"spec": {"hostname": "h"}})
+    _, client = cluster(max=None, pools={"cpu": Pool(max=1), "GPU": gpu})
+    import dask_flame
+
+    with dask_flame.on("GPU"):
+        on_gpu = client.submit(whoami, pure=False)
+    client.gather([on_gpu, client.submit(whoami, pure=False)])
+    images = {p["metadata"]["labels"]["dask-flame/pool"]: p["spec"] for p in pods(fake)}
+    assert images["GPU"]["containers"][0]["image"] == "gpu:1"
+    assert images["GPU"]["hostname"] == "h"
+    assert images["cpu"]["containers"][0]["image"] == "hub/image:1"
+
+
+def test_the_code_of_the_documentation_runs(kubernetes: Start, tmp_path: Path) -> None:
+    fake = kubernetes()
+    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    code += "\nprint(client.submit(abs, -3).result())\ncluster.close()\n"
+    settings = yaml.safe_load("\n".join(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)))
+    script = tmp_path / "documented.py"
+    script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(code, '    ')}")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("3", 0), done.stderr
+    with dask.config.set(
+        {"flame.kubernetes": {**dask.config.get("flame.kubernetes"), **_of(settings)}}
+    ):
+        flame = FlameCluster(
+            backend=KubernetesBackend, max=1, gpus=1, gpu_kind="t4", dashboard_address=None
+        )
+        with flame:
+            made = flame.backend.manifest(flame.specs(["runner-1"])[0])[0]
+    selector = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    assert made["spec"]["nodeSelector"] == selector
+    wait_for(fake.at_rest)
+
+
+def _of(settings: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = settings["flame"]["kubernetes"]
+    return found
