@@ -1,0 +1,9 @@
+"""A Kubernetes API server for tests, over real HTTP, whose pods are processes of this machine.
+
+Needs aiohttp and PyYAML: ``pip install aiohttp``. Only tests import it.
+"""
+
+from dask_flame.testing.kubernetes.cluster import FakeKubernetes
+from dask_flame.testing.kubernetes.requests import Request, Requests
+
+__all__ = ["FakeKubernetes", "Request", "Requests"]
