@@ -19,13 +19,13 @@ import pytest
 import yaml
 from conftest import wait_for
 from dask.distributed import Client, get_worker
-from dask_flame.testing.kubernetes import FakeKubernetes
 
 from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends.kubernetes import KubernetesBackend
 from dask_flame.backends.kubernetes.rights import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from dask_flame.testing.conformance import BackendConformance
+from dask_flame.testing.kubernetes import FakeKubernetes
 
 DRIVER = {
     "apiVersion": "v1",
