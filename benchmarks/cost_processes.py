@@ -19,8 +19,8 @@ import psutil
 from cost_traces import Trace  # beside this file
 
 _DRIVER = str(Path(__file__).with_name("cost_driver.py"))
-#: Seconds between looks at the processes.
-_PERIOD = 0.05
+#: Seconds between looks at the processes: how exactly a runner's life is known.
+PERIOD = 0.05
 #: Seconds without a runner, after the last result, that end a run.
 _QUIET = 1.0
 #: Most seconds from the last result until the last runner is gone.
@@ -115,6 +115,8 @@ class Watch:
                             self._helpers.add(child.pid)
                             parents.append(child)
                         else:
+                            # Runners bear their template's name for a moment.
+                            self._helpers.discard(child.pid)
                             yield child.pid
 
 
@@ -229,7 +231,7 @@ def _follow(
         if now > seen + _QUIET and not asked:
             asked = True
             print("close", file=orders, flush=True)
-        time.sleep(_PERIOD)
+        time.sleep(PERIOD)
     driver.wait()
     return told
 

@@ -14,7 +14,8 @@ from dask_flame.errors import PRINTED
 
 logger = logging.getLogger("dask_flame")
 
-_BAD = frozenset({"failed", "lost", "overran", "waiting"})
+#: Kinds that users should see though they have asked for nothing.
+_BAD = frozenset({"failed", "held", "lost", "overran", "waiting"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class Event:
     at : float
         Unix time, in seconds.
     kind : str
-        ``boot``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``, ``kept``,
-        ``overran``, ``waiting``, ``lease`` or ``policy``.
+        ``boot``, ``held``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``,
+        ``kept``, ``overran``, ``waiting``, ``lease`` or ``policy``.
     reason : str
         Why, in a sentence, with its numbers.
     runners : tuple of str
@@ -90,9 +91,7 @@ class EventLog(Sequence[Event]):
         event = Event(time.time(), kind, reason, tuple(runners), pool, numbers)
         self._events.append(event)
         self.counts[kind] += 1
-        level = (
-            logging.WARNING if kind in {"failed", "lost", "overran", "waiting"} else logging.INFO
-        )
+        level = logging.WARNING if kind in _BAD else logging.INFO
         # What a runner printed, on the lines below the first, has been shown already.
         logger.log(level, "%s: %s", kind, event.text.partition(PRINTED)[0])
         return event

@@ -1,62 +1,68 @@
-"""Watches over a driver in a cluster: ``python -m dask_flame.keeper FILE`` (a pod of its own).
+"""Watches over a driver in a cluster: ``python -m dask_flame.keeper HOST PORT GRACE`` (a pod).
 
 Kubernetes deletes what a Job owns when the Job has ended and is deleted. So all that a driver makes
 is owned by a Job whose one pod does nothing but hold a connection to the driver's scheduler, and
-ends when that has been gone for the grace. A notebook's kernel may die, and its pod live on: what
-the kernel had made goes all the same, runners that have ended included.
+ends when that is gone. A notebook's kernel may die, and its pod live on: what the kernel had made
+goes all the same, runners that have ended included.
 
-FILE has, as JSON, the ``scheduler``'s address, the ``security`` of a worker, and the ``grace`` in
-seconds. It may come late; where it does not come, the driver has died before it could write it.
+The connection is a plain one on which nothing is said: that somebody listens is all there is to
+know. Where nobody does, the driver's process is dead, and the keeper ends after GRACE seconds. A
+driver that is out of reach has a minute more: its network may come back.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
+import socket
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-from distributed.comm import connect
-from distributed.security import Security
-
-#: Seconds between attempts to reach a scheduler that is gone, or not there yet.
+#: Seconds between two attempts to connect, and that one may take.
 _PAUSE = 1.0
-#: Seconds to wait for the orders. A node looks once in a minute or two for a Secret that was not
-#: there when the pod started.
-_PATIENCE = 240.0
+_ATTEMPT = 10.0
+#: Seconds more for a driver that cannot be reached, when it is not said that nobody listens.
+_PATIENCE = 60.0
 
 
-async def keep(orders: dict[str, Any]) -> None:
-    """Return when the scheduler has been out of reach for the grace."""
-    security = Security(**orders["security"]) if orders["security"] else Security()
-    arguments = security.get_connection_args("worker")
+def keep(host: str, port: int, grace: float) -> None:
+    """Return when the scheduler is gone, or has been out of reach for too long."""
     seen = time.monotonic()
-    while time.monotonic() < seen + orders["grace"]:
-        with contextlib.suppress(OSError):
-            comm = await connect(orders["scheduler"], timeout=_PAUSE, **arguments)
-            try:
-                # Nothing comes; distributed has the kernel look after connections that are silent.
-                await comm.read()
-            except OSError:
-                pass
-            finally:
-                comm.abort()
-                seen = time.monotonic()
-        await asyncio.sleep(_PAUSE)
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=_ATTEMPT)
+        except ConnectionRefusedError:
+            if time.monotonic() > seen + grace:
+                return
+        except OSError:
+            if time.monotonic() > seen + grace + _PATIENCE:
+                return
+        else:
+            _hold(connection)
+            seen = time.monotonic()
+        time.sleep(_PAUSE)
+
+
+def _hold(connection: socket.socket) -> None:
+    """Return when the other side is gone, or has had enough of silence."""
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(None)
+        _look_after(connection)
+        while connection.recv(4096):
+            pass
+
+
+def _look_after(connection: socket.socket) -> None:
+    """Have the kernel find out when the other side is there no more, within a minute."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def main(argv: list[str]) -> None:
     """Keep until the driver is gone."""
-    file = Path(argv[0])
-    until = time.monotonic() + _PATIENCE
-    while not file.exists():
-        if time.monotonic() > until:
-            return
-        time.sleep(_PAUSE)
-    asyncio.run(keep(json.loads(file.read_text())))
+    host, port, grace = argv
+    keep(host, int(port), float(grace))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dask_flame.fleet import Fleet, Member
 from dask_flame.ledger import Ledger
 from dask_flame.pool import Pool, refuse_unknown
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,39}[A-Za-z0-9])?")
 #: What placement and running runners were told once and for all.
 _FIXED = ("concurrency", "single_use", "gpus", "resources")
 

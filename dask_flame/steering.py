@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _OBSERVED = (Phase.READY, Phase.DRAINING)
 #: What is not said in an event when it is changed.
-_SECRET = ("env", "secrets")
+_SECRET = ("env", "secrets", "pod_template")
 
 
 class Steering(Cluster):

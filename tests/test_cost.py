@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import cost
 from cost_account import Account
 from cost_picture import draw
-from cost_processes import Life
+from cost_processes import PERIOD, Life
 from cost_traces import Part, Trace, ideal, traces
 
 
@@ -135,7 +135,8 @@ def test_a_run_accounts_for_every_call_and_runner(who):
     assert got.lives
     assert sum(len(life.calls) for life in got.lives) == 4
     assert 2 <= got.working <= got.paid
-    assert got.booting > 0
+    # A forked runner may have begun its first call before it is seen.
+    assert got.booting > -PERIOD * len(got.lives)
     assert got.ending >= 0
     assert got.makespan >= got.best.makespan
     assert got.waiting >= got.best.waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_volumes_and_variables() -> None:
         },
         "secrets": {"TOKEN": "xyzzy", "KEY": {"name": "there", "key": "k"}},
     }
-    made = pod(options=options, env={"A": "1", "OMP_NUM_THREADS": "8"})
+    made = pod(options=options, env={"A": "1", "OMP_NUM_THREADS": "8", "odd name": "$(A)"})
     container = worker(made)
     mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
     assert mounts["/cfg"]["subPath"] == "a"
@@ -167,10 +168,11 @@ def test_volumes_and_variables() -> None:
     claim = sources[mounts["/data"]["name"]]["persistentVolumeClaim"]
     assert claim == {"claimName": "claim"}
     env = {e["name"]: e for e in container["env"]}
-    assert env["A"]["value"] == "1"
-    assert env["OMP_NUM_THREADS"]["value"] == "8"
+    assert env["A"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "A"}
+    assert "value" not in env["OMP_NUM_THREADS"]
     assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "TOKEN"}
     assert env["KEY"]["valueFrom"]["secretKeyRef"] == {"name": "there", "key": "k"}
+    assert env["odd name"]["value"] == "$$(A)"
     assert "xyzzy" not in json.dumps(made)
     kept = manifests.secret(SITE, {"scheduler": "tls://"}, options["secrets"])
     for version in VERSIONS:
@@ -178,21 +180,28 @@ def test_volumes_and_variables() -> None:
     assert kept["stringData"] == {"orders.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
     assert kept["metadata"]["ownerReferences"] == [OWNER]
     other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
-    assert other["metadata"]["name"] != kept["metadata"]["name"]
+    later = manifests.secret(replace(SITE, keeper=2), {"scheduler": "tls://"}, options["secrets"])
+    assert len({item["metadata"]["name"] for item in (kept, other, later)}) == 3
 
 
-def test_the_keeper_is_safe_and_small_and_has_what_its_image_needs() -> None:
-    options = PodOptions(image="img:2", gpu_kind="a", image_pull_secrets=["reg"], shm_size="1 GiB")
-    made = manifests.keeper(SITE, options, "orders")
+def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
+    options = PodOptions(image="gpu:2", gpu_kind="a", shm_size="1 GiB", priority_class="high")
+    nodes = {"tolerations": [{"key": "user", "operator": "Exists"}], "nodeSelector": {"a": "b"}}
+    site = replace(SITE, pull_secrets=["reg"], nodes=nodes, keeper=2)
+    made = manifests.keeper(site, options, "10.0.0.1", 8786, 10.0)
     for version in VERSIONS:
         kubernetes_validate.validate(made, version, strict=True)
     template = made["spec"]["template"]
     assert restricted(template) == []
     container = worker(template)
-    assert container["image"] == "img:2"
+    assert container["image"] == "img:1"
+    assert container["args"] == ["python", "-m", "dask_flame.keeper", "10.0.0.1", "8786", "10"]
+    assert set(container["resources"]["limits"]) == {"cpu", "memory"}
     assert template["spec"]["imagePullSecrets"] == [{"name": "reg"}]
+    assert template["spec"]["tolerations"] == nodes["tolerations"]
+    assert "priorityClassName" not in template["spec"]
     assert "nvidia.com/gpu" not in json.dumps(made)
-    assert container["args"][:3] == ["python", "-m", "dask_flame.keeper"]
+    assert made["metadata"]["name"] == "flame-c1-keeper-2"
     assert made["metadata"]["ownerReferences"] == [OWNER]
     assert made["spec"]["ttlSecondsAfterFinished"] == 0
     assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
@@ -222,7 +231,7 @@ def check_template(made: dict[str, Any]) -> None:
     assert container["image"] == "other:2"
     assert container["args"][0] == "python"
     env = {e["name"]: e.get("value") for e in container["env"]}
-    assert (env["A"], env["B"], env["OMP_NUM_THREADS"]) == ("pool", "template", "1")
+    assert (env["A"], env["B"], env["OMP_NUM_THREADS"]) == (None, "template", "1")
     assert container["securityContext"]["runAsUser"] == 7
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert made["spec"]["nodeSelector"] == {"disk": "ssd", "zone": "a"}

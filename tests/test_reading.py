@@ -60,7 +60,9 @@ def test_no_room() -> None:
         ("ImagePullBackOff", 'Back-off pulling image "x:1"', True, "image"),
         ("InvalidImageName", "couldn't parse image name", True, "image"),
         ("CreateContainerConfigError", 'secret "hf" not found', True, "secrets"),
-        ("CreateContainerError", "context deadline exceeded", True, "pod_template"),
+        ("CreateContainerError", "no such file", True, "pod_template"),
+        ("CreateContainerError", "context deadline exceeded", False, ""),
+        ("CreateContainerConfigError", "failed to sync secret cache: timed out", False, ""),
     ],
 )
 def test_containers_that_do_not_start(reason: str, message: str, never: bool, advice: str) -> None:
@@ -113,6 +115,9 @@ def test_why_a_pod_was_taken() -> None:
         message="The node was low on resource: memory.",
         containerStatuses=worker("terminated", exitCode=137, reason="Error"),
     )
+    assert ended(evicted).startswith("Evicted: The node was low on resource: memory.")
+    by = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    evicted["status"]["conditions"] = [by]
     assert ended(evicted).startswith("Evicted: The node was low on resource: memory.")
     condition = {
         "type": "DisruptionTarget",

@@ -10,6 +10,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,8 @@ import kr8s.asyncio
 
 logger = logging.getLogger("dask_flame")
 
+#: Where a pod with a service account finds out where it is.
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Seconds until a request is given up, and until it is not tried again.
 _TIMEOUT = 15.0
 _PATIENCE = 60.0
@@ -30,6 +33,10 @@ _AT_ONCE = 32
 #: Seconds that one watch lasts; beyond it, and a moment, the connection is dead.
 _WATCH = 60
 _MOMENT = 10
+
+
+#: The reason of an error where requests are made too late.
+CLOSED = "Closed"
 
 
 class KubernetesError(Exception):
@@ -45,7 +52,11 @@ class KubernetesError(Exception):
         In the server's own words.
     wait : float
         Seconds that the server asks for before it is tried again.
+    unsure : bool
+        Whether what was asked for may have been done all the same.
     """
+
+    unsure = False
 
     def __init__(self, code: int, reason: str, message: str, *, wait: float = 0.0) -> None:
         super().__init__(message)
@@ -53,6 +64,16 @@ class KubernetesError(Exception):
         self.reason = reason
         self.message = message
         self.wait = wait
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may be granted a moment later."""
+        return (
+            self.code in _AGAIN
+            # As with a quota that many requests count against at a time.
+            or self.reason == "Conflict"
+            or "status unknown for quota" in self.message
+        )
 
 
 @dataclass(frozen=True)
@@ -90,19 +111,23 @@ class Api:
         self._closed = False
 
     @classmethod
-    async def connect(cls, namespace: str | None = None) -> Api:
-        """Find the server; the namespace is the one configured for it by default."""
+    async def connect(cls) -> Api:
+        """Find the server, and the namespace: that of the kubeconfig's context, or of the pod."""
         try:
             async with asyncio.timeout(_TIMEOUT):
                 # Not the one that others in this process may use: its session is closed here.
-                api = kr8s.asyncio.Api(bypass_factory=True, namespace=namespace)
+                api = kr8s.asyncio.Api(bypass_factory=True)
                 await api.auth
+                namespace = api.auth.namespace
+                if not api.auth.active_context and (ACCOUNT / "namespace").is_file():
+                    # kr8s takes "default" for it: https://github.com/kr8s-org/kr8s/issues/532
+                    namespace = (ACCOUNT / "namespace").read_text().strip()
                 # Private: requests that come first together would each open a session, and lose
                 # all but one.
                 await api._create_session()
-        except (ValueError, OSError, TimeoutError, kr8s.ConnectionClosedError) as error:
-            raise KubernetesError(0, "NoCluster", f"{error}") from error
-        return cls(api, api.auth.namespace)
+        except (LookupError, ValueError, OSError, kr8s.ConnectionClosedError) as error:
+            raise KubernetesError(0, "NoCluster", _plain(error)) from error
+        return cls(api, namespace)
 
     async def close(self) -> None:
         """Close all connections; further requests are refused, here."""
@@ -114,7 +139,10 @@ class Api:
                 await session.aclose()
 
     async def create(self, kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an object. One that is there already is taken for this one's, made unnoticed."""
+        """Make an object.
+
+        When it is asked for again, one that is there already is the one that was made unnoticed.
+        """
         tried = False
 
         async def once() -> dict[str, Any]:
@@ -124,7 +152,10 @@ class Api:
                 return await self._once("POST", kind, body=item)
             except KubernetesError as error:
                 if again and error.reason == "AlreadyExists":
+                    if kind is SECRETS:
+                        return dict(item)  # what is in it is in its name; it need not be read
                     return await self._once("GET", kind, item["metadata"]["name"])
+                error.unsure = again or not error.code
                 raise
 
         return await self._retried(once)
@@ -204,6 +235,7 @@ class Api:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH),
         }
+        self._check_open()
         timeout = httpx.Timeout(_TIMEOUT, read=_WATCH + _MOMENT)
         try:
             async with self._api.call_api(
@@ -229,6 +261,10 @@ class Api:
         except json.JSONDecodeError as error:
             raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KubernetesError(0, CLOSED, "the cluster is closed")
+
     async def _retried(self, once: Any) -> dict[str, Any]:
         """Do something, and again as long as the server asks for patience."""
         loop = asyncio.get_running_loop()
@@ -245,7 +281,7 @@ class Api:
                     renewed = True
                     await self.renew()
                     continue
-                if error.code and error.code not in _AGAIN:
+                if self._closed or (error.code and not error.passes):
                     raise
                 pause = min(2 * pause, _LONGEST)
                 wait = max(error.wait, pause * random.uniform(0.5, 1.0))
@@ -284,8 +320,7 @@ class Api:
     ) -> httpx.Response:
         # Without `raise_for_status`: kr8s takes every 403 for a token that has run out, and opens
         # a new session, which breaks what else is under way on the old one.
-        if self._closed:
-            raise KubernetesError(410, "Closed", "the cluster is closed")
+        self._check_open()
         try:
             async with self._api.call_api(
                 method,

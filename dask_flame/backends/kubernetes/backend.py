@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dask.utils import parse_timedelta
+from distributed.comm import get_address_host_port
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
@@ -26,6 +27,7 @@ from dask_flame.pods import POD_OPTIONS, PodOptions
 
 logger = logging.getLogger("dask_flame")
 
+_DELETED = "its pod was deleted by somebody else"
 _KEPT_LOGS = 200
 _LINES = 200
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
@@ -73,8 +75,7 @@ class KubernetesBackend(Backend):
         self._runners: dict[str, _Runner] = {}
         self._text: dict[str, str] = {}
         self._keeper: asyncio.Task[None] | None = None
-        self._keepers = 0
-        self._kept = False  # whether the last of them has all that it needs
+        self._kept = False  # whether there is a keeper, as far as is known
         self._doubt = False  # whether the keeper may have gone
         self._driver: Mapping[str, Any] = {}
         self._secrets: dict[str, asyncio.Task[None]] = {}
@@ -91,7 +92,7 @@ class KubernetesBackend(Backend):
 
     async def start(self) -> None:
         try:
-            self._api = await Api.connect(config.get("kubernetes.namespace"))
+            self._api = await Api.connect()
             await check(self._api)
             place = await own_pod(self._api)
             if place is None:
@@ -107,6 +108,7 @@ class KubernetesBackend(Backend):
                 namespace=self._api.namespace,
                 image=config.get("kubernetes.image") or place.image,
                 owner=place.owner,
+                nodes=place.nodes,
                 pull_secrets=place.pull_secrets,
                 user=place.user or Site.user,
                 group=place.group or Site.group,
@@ -115,6 +117,10 @@ class KubernetesBackend(Backend):
             )
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
+            if self._closing is not None:
+                # Closed meanwhile, and perhaps before there was anything to close.
+                await self._close()
+                raise BackendError("the cluster is closed")
         except KubernetesError as error:
             await self.close()
             raise BackendError(f"the Kubernetes API cannot be used: {error}") from error
@@ -172,22 +178,21 @@ class KubernetesBackend(Backend):
                 raise BackendError("the cluster is closed")
             options = PodOptions(**spec.pod)
             await self._have_keeper(spec, options)
-            told = _orders(spec)
-            secret = manifests.secret(self._site, told, options.secrets)
+            # The keeper may be another one before this is done.
+            site = self._site
+            variables = manifests.variables(spec, options)
+            secret = manifests.secret(site, _orders(spec), variables)
+            orders = secret["metadata"]["name"]
             await self._make_secret(secret)
-            pod = manifests.pod(
-                spec,
-                options,
-                self._site,
-                usual_environment(spec),
-                secret["metadata"]["name"],
-            )
+            pod = manifests.pod(spec, options, site, usual_environment(spec), orders)
             if runner.told:
                 self._over(spec.name, "it was not needed any more")
                 return
             self._watcher.take(await self._api.create(PODS, pod))
         except (KubernetesError, BackendError, PoolError) as error:
             self._over(spec.name, f"was refused: {_refusal(error)}")
+            if isinstance(error, KubernetesError) and error.unsure:
+                self._start(self._delete(runner.pod, 0))
         except Exception as error:
             logger.exception("the pod of %s could not be made", spec.name)
             self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
@@ -206,17 +211,11 @@ class KubernetesBackend(Backend):
         if self._kept and await self._keeper_is_there():
             return
         self._kept = False
-        self._keepers += 1
-        self._secrets.clear()
-        orders = {
-            "scheduler": spec.scheduler,
-            "security": _inline(spec.security),
-            "grace": parse_timedelta(config.get("disconnect-grace")),
-        }
-        # The name that the Secret will have: the Job owns it, and so is made before it.
-        name = manifests.secret(self._site, orders)["metadata"]["name"]
-        site = replace(self._site, owner=self._driver)
-        job = await self._api.create(JOBS, manifests.keeper(site, options, name, self._keepers))
+        self._site = replace(self._site, owner=self._driver, keeper=self._site.keeper + 1)
+        host, port = get_address_host_port(spec.scheduler)
+        grace = parse_timedelta(config.get("disconnect-grace"))
+        keeper = manifests.keeper(self._site, options, host, port, grace)
+        job = await self._api.create(JOBS, keeper)
         owner = {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -224,14 +223,13 @@ class KubernetesBackend(Backend):
             "uid": job["metadata"]["uid"],
         }
         self._site = replace(self._site, owner=owner)
-        await self._api.create(SECRETS, manifests.secret(self._site, orders))
         self._kept = True
 
     async def _keeper_is_there(self) -> bool:
         """Whether what owns all is there: else Kubernetes would delete what it were to own."""
         assert self._api is not None
         try:
-            job = await self._api.get(JOBS, self._keeper_name(self._keepers))
+            job = await self._api.get(JOBS, self._keeper_name(self._site.keeper))
         except KubernetesError as error:
             if error.code == 404:
                 return False
@@ -264,6 +262,10 @@ class KubernetesBackend(Backend):
             if reached and step not in runner.steps and (step == "scheduled" or reached == step):
                 runner.steps.add(step)
                 self.progress(name, step)
+        if "deletionTimestamp" in pod["metadata"] and not runner.told and not runner.why:
+            # It may have been deleted with the keeper, its owner.
+            self._doubt = True
+            runner.why = reading.ended(pod, gone=True) if reading.taken(pod) else _DELETED
         if why := reading.ended(pod) or reading.hopeless(pod):
             if not runner.why:
                 runner.why = why
@@ -280,7 +282,7 @@ class KubernetesBackend(Backend):
         why = runner.why or reading.ended(pod, gone=True)
         if not why and not runner.told:
             self._doubt = True
-            why = "its pod was deleted by somebody else"
+            why = _DELETED
         why = why or "ended by force"
         self._over(name, why, self._text.get(name, ""))
 
@@ -312,7 +314,10 @@ class KubernetesBackend(Backend):
         except TimeoutError:
             logger.warning("pod %s does not end; its node may be gone", runner.pod)
             await self._delete(runner.pod, 0, of=name)
-            await runner.gone.wait()
+            try:
+                await asyncio.wait_for(runner.gone.wait(), _OVERDUE)
+            except TimeoutError:
+                raise BackendError(f"pod {runner.pod} does not end") from None
 
     async def _delete(self, pod: str, grace: float, *, of: str = "") -> None:
         assert self._api is not None
@@ -326,7 +331,7 @@ class KubernetesBackend(Backend):
             # The watch may be behind, or cut off.
             self._watcher.forget(pod)
             if of:
-                self._over(of, "its pod was deleted by somebody else")
+                self._over(of, _DELETED)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -336,35 +341,34 @@ class KubernetesBackend(Backend):
     async def _close(self) -> None:
         if self._api is None:
             return
+        for runner in self._runners.values():
+            runner.told = True
+        making = [r.making for r in self._runners.values() if r.making is not None]
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                making = (runner.making for runner in self._runners.values())
-                begun = [t for t in (self._keeper, *self._secrets.values(), *making) if t]
-                if begun:
+                if begun := [t for t in (self._keeper, *self._secrets.values(), *making) if t]:
                     await asyncio.wait(begun)
                 await self.end(list(self._runners))
-        except TimeoutError:
+        except (BackendError, TimeoutError):
             logger.warning("not all pods of %s have ended in time", self._id)
-        finally:
-            await self._close_rest()
-
-    async def _close_rest(self) -> None:
-        assert self._api is not None
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
                 # Kubernetes deletes what they own.
-                for number in range(self._keepers):
+                for number in range(self._site.keeper):
                     await self._api.delete(JOBS, self._keeper_name(number + 1), grace=0)
         except (KubernetesError, TimeoutError) as error:
             logger.warning("the keeper of %s could not be deleted: %s", self._id, error)
-        finally:
-            if self._watcher is not None:
-                await self._watcher.close()
-            for task in list(self._strays):
-                await asyncio.wait([task])
-            for name in list(self._runners):
-                self._over(name, "the cluster was closed")
-            await self._api.close()
+        if self._watcher is not None:
+            await self._watcher.close()
+        if self._strays:
+            await asyncio.wait(self._strays, timeout=_CLOSE_WITHIN)
+        rest = [t for t in (self._keeper, *self._secrets.values(), *making, *self._strays) if t]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        for name in list(self._runners):
+            self._over(name, "the cluster was closed")
+        await self._api.close()
 
     # Output
 

@@ -59,6 +59,10 @@ class Site:
         Of pods that name none.
     owner : mapping or None
         The owner reference of all that is made: what Kubernetes deletes it with.
+    keeper : int
+        How many keepers there have been, with the one that is there.
+    nodes : mapping
+        The fields of the driver's pod that say which nodes it may be on.
     pull_secrets : sequence of str
         Names of Secrets to pull `image` with.
     user, group : int
@@ -73,6 +77,8 @@ class Site:
     namespace: str
     image: str | None = None
     owner: Mapping[str, Any] | None = None
+    keeper: int = 0
+    nodes: Mapping[str, Any] = field(default_factory=dict)
     pull_secrets: Sequence[str] = ()
     user: int = _USER
     group: int = _USER
@@ -105,66 +111,61 @@ def labels(site: Site, component: str, **more: str) -> dict[str, str]:
     }
 
 
-def secret(
-    site: Site, orders: Mapping[str, Any], secrets: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """A Secret with what pods are told, and the variables that are kept secret.
+def secret(site: Site, orders: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A Secret with what runners are told, and with variables of theirs.
 
-    Its name is another one for other contents: it cannot be changed.
+    Its name is another one for other contents, as it cannot be changed, and for another keeper:
+    what the one before owned may be about to be deleted.
     """
     contents = {
         ORDERS_FILE: json.dumps(orders, sort_keys=True),
-        **{name: value for name, value in (secrets or {}).items() if isinstance(value, str)},
+        **{name: v for name, v in variables.items() if isinstance(v, str) and _fits(name)},
     }
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _metadata(site, object_name(site.cluster, "orders", digest), "orders"),
+        "metadata": _metadata(
+            site, object_name(site.cluster, "orders", str(site.keeper), digest), "orders"
+        ),
         "type": "Opaque",
         "immutable": True,
         "stringData": contents,
     }
 
 
-def keeper(site: Site, options: PodOptions, orders: str, number: int = 1) -> dict[str, Any]:
+def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) -> dict[str, Any]:
     """The Job that owns all that a driver in the cluster makes, see :mod:`dask_flame.keeper`.
 
-    Its pod is as safe as a runner's, and small. It has the image, the service account, the pull
-    secrets, and no GPU.
+    Its pod is as safe as a runner's, and small. It has the driver's image and may be on the
+    driver's nodes, whatever the pools say.
 
     Parameters
     ----------
     site : Site
         Its owner becomes the Job's.
     options : PodOptions
-        Of a pool.
-    orders : str
-        Name of the Secret that the keeper's orders will be in.
-    number : int
-        How many there have been, with this one.
+        Of a pool; for the image where `site` has none.
+    host, port, grace
+        What the keeper is told.
     """
-    of_pods = ("image", "service_account", "image_pull_secrets", "priority_class")
-    given = {name: value for name in of_pods if (value := getattr(options, name)) is not None}
+    given = {"image": site.image or options.image, "service_account": options.service_account}
     spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
-    made = pod(spec, PodOptions(**given), site, {}, orders)
-    (container,) = made["spec"]["containers"]
-    container["args"] = ["python", "-m", "dask_flame.keeper", f"{ORDERS}/{ORDERS_FILE}"]
+    made = pod(spec, PodOptions(**given), site, {}, "none")["spec"]
+    (container,) = made["containers"]
+    container["args"] = ["python", "-m", "dask_flame.keeper", host, str(port), f"{grace:g}"]
     container["resources"] = {
-        "requests": {"cpu": "10m", "memory": "128Mi"},
-        "limits": {"memory": "256Mi"},
+        "requests": {"cpu": "10m", "memory": "32Mi"},
+        "limits": {"cpu": "500m", "memory": "128Mi"},
     }
-    made["spec"]["terminationGracePeriodSeconds"] = 1
-    # The Secret is made after the Job that owns it. A driver that dies between the two must not
-    # leave a pod that waits for it.
-    for volume in made["spec"]["volumes"]:
-        if volume["name"] == "dask-flame-orders":
-            volume["secret"]["optional"] = True
-    metadata = _metadata(site, object_name(site.cluster, "keeper", str(number)), "keeper")
+    del container["env"], container["volumeMounts"], made["volumes"]
+    made |= {**site.nodes, "terminationGracePeriodSeconds": 1}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata,
+        "metadata": _metadata(
+            site, object_name(site.cluster, "keeper", str(site.keeper)), "keeper"
+        ),
         "spec": {
             "ttlSecondsAfterFinished": 0,
             # A keeper that is evicted, or crashes, is not the driver's end.
@@ -177,10 +178,7 @@ def keeper(site: Site, options: PodOptions, orders: str, number: int = 1) -> dic
                     }
                 ]
             },
-            "template": {
-                "metadata": {"labels": labels(site, "keeper")},
-                "spec": made["spec"],
-            },
+            "template": {"metadata": {"labels": labels(site, "keeper")}, "spec": made},
         },
     }
 
@@ -261,7 +259,17 @@ def _defaults(site: Site) -> dict[str, Any]:
 
 
 def _container(environment: Mapping[str, str]) -> dict[str, Any]:
-    return {"name": CONTAINER, "env": [{"name": k, "value": v} for k, v in environment.items()]}
+    return {"name": CONTAINER, "env": [_plain(k, v) for k, v in environment.items()]}
+
+
+def _plain(name: str, value: str) -> dict[str, Any]:
+    # Or else Kubernetes would put other variables in the place of "$(NAME)".
+    return {"name": name, "value": value.replace("$", "$$")}
+
+
+def _fits(name: str) -> bool:
+    """Whether a variable's name may be a key of a Secret."""
+    return re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", name) is not None and name != ORDERS_FILE
 
 
 def _read(template: Any) -> dict[str, Any]:
@@ -324,10 +332,12 @@ def _asked(spec: RunnerSpec, options: PodOptions, site: Site, orders: str) -> di
         what = {key: value for key, value in source.items() if key not in beside}
         asked["volumes"].append({"name": name, **what})
         container["volumeMounts"].append({"name": name, "mountPath": path, **beside})
-    container["env"] += [{"name": key, "value": value} for key, value in spec.env.items()]
-    for key, value in (options.secrets or {}).items():
-        where = {"name": orders, "key": key} if isinstance(value, str) else dict(value)
-        container["env"].append({"name": key, "valueFrom": {"secretKeyRef": where}})
+    for key, value in variables(spec, options).items():
+        if isinstance(value, str) and not _fits(key):
+            container["env"].append(_plain(key, value))
+        else:
+            where = {"name": orders, "key": key} if isinstance(value, str) else dict(value)
+            container["env"].append({"name": key, "valueFrom": {"secretKeyRef": where}})
     if options.node_selector is not None:
         asked["nodeSelector"] = {**asked.get("nodeSelector", {}), **options.node_selector}
     asked["tolerations"] += [dict(t) for t in options.tolerations or ()]
@@ -344,6 +354,11 @@ def _asked(spec: RunnerSpec, options: PodOptions, site: Site, orders: str) -> di
         asked["imagePullSecrets"] = [{"name": name} for name in options.image_pull_secrets]
     metadata = {"labels": options.labels or {}, "annotations": options.annotations or {}}
     return {"metadata": metadata, "spec": {k: v for k, v in asked.items() if v != []}}
+
+
+def variables(spec: RunnerSpec, options: PodOptions) -> dict[str, Any]:
+    """The variables that a pool gives, all of which may be secret: see :func:`secret`."""
+    return {**spec.env, **(options.secrets or {})}
 
 
 def _ask_for_gpus(

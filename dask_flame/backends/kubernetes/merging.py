@@ -22,6 +22,8 @@ _KEYS = {
     "topologySpreadConstraints": "topologyKey",
     "resourceClaims": "name",
 }
+#: Of these an item is one thing or another: the later one takes the place of the earlier.
+_WHOLE = frozenset({"env", "volumes"})
 #: Lists of which both are wanted.
 _JOINED = frozenset({"tolerations", "envFrom", "ownerReferences", "readinessGates"})
 
@@ -30,8 +32,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` laid over it; neither is changed.
 
     Mappings are merged, and None takes a key away. Lists whose items have a name (containers,
-    variables, volumes, mounts, ports, …) are merged item by item; tolerations and their like are
-    joined; any other list, and any other value, takes the place of what was there.
+    mounts, ports, …) are merged item by item; of variables and volumes the later one is taken.
+    Tolerations and their like are joined. Any other list, and any other value, takes the place of
+    what was there.
 
     Examples
     --------
@@ -62,5 +65,6 @@ def _lists(name: str, base: list[Any], over: list[Any]) -> list[Any]:
         return copy.deepcopy(over)
     merged = {item[key]: item for item in base}
     for item in over:
-        merged[item[key]] = merge(merged.get(item[key], {}), item)
+        before = {} if name in _WHOLE else merged.get(item[key], {})
+        merged[item[key]] = merge(before, item)
     return list(merged.values())

@@ -6,13 +6,9 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
-
-#: Where a pod with a service account finds out where it is.
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,8 @@ class OwnPod:
         Names of the Secrets that its images are pulled with.
     user, group : int or None
         Whom it runs as, where it says so.
+    nodes : mapping
+        The fields of a pod that say which nodes it may be on.
     """
 
     name: str
@@ -37,6 +35,7 @@ class OwnPod:
     pull_secrets: tuple[str, ...]
     user: int | None
     group: int | None
+    nodes: Mapping[str, Any]
 
     @property
     def owner(self) -> dict[str, Any]:
@@ -82,4 +81,5 @@ def _read(pod: Mapping[str, Any], address: str) -> OwnPod:
         # A root driver's runners are not root.
         user=context.get("runAsUser") or None,
         group=context.get("runAsGroup") or context.get("fsGroup") or None,
+        nodes={key: spec[key] for key in ("nodeSelector", "tolerations") if spec.get(key)},
     )

@@ -23,6 +23,8 @@ _HOPELESS = {
     "RunContainerError": "pod_template",
     "ContainerCannotRun": "image",
 }
+#: What is in the message where such a reason passes: a node that has too much to do at the moment.
+_PASSING = ("failed to sync", "deadline exceeded")
 #: Reasons that the kubelet gives for a pod that it has not let run, or has ended.
 _TAKEN = {
     "Evicted": "memory and volumes",
@@ -65,7 +67,7 @@ def hopeless(pod: Mapping[str, Any]) -> str:
     """Why a pod will never run, in Kubernetes' words with what to change; empty where it may."""
     status = pod.get("status") or {}
     reason, message = _waiting(status)
-    if reason not in _HOPELESS:
+    if reason not in _HOPELESS or any(sign in message for sign in _PASSING):
         return ""
     said = f"{reason}: {message}" if message else reason
     return f"{_cut(said)}; what governs it: {_HOPELESS[reason]}"
@@ -80,17 +82,24 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     disruption = _condition(status, "DisruptionTarget")
     if not over and not terminated and not (gone and disruption):
         return ""
-    reason = status.get("reason") or ""
-    if disruption:
+    reason, message = status.get("reason") or "", status.get("message") or ""
+    if disruption.get("reason") == "TerminationByKubelet":
+        # The condition may be there before the reason is.
+        reason, message = reason or "Evicted", message or disruption.get("message") or ""
+    elif disruption:
         # By preemption, a drain, or a taint: says who, where the pod's own reason does not.
         why = disruption.get("reason") or reason
-        message = disruption.get("message") or status.get("message") or ""
-        return _cut(f"preempted: {why}: {message}".removesuffix(": "))
+        return _cut(f"preempted: {why}: {disruption.get('message') or message}".removesuffix(": "))
     if reason:
         advice = _TAKEN.get(reason)
-        said = _cut(f"{reason}: {status.get('message')}" if status.get("message") else reason)
+        said = _cut(f"{reason}: {message}" if message else reason)
         return f"{said}; what governs it: {advice}" if advice else said
     return _code(terminated or {}, pod)
+
+
+def taken(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has been taken away for another one's sake, or its node's."""
+    return bool(_condition(pod.get("status") or {}, "DisruptionTarget"))
 
 
 def _code(terminated: Mapping[str, Any], pod: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ Right = tuple[Kind, str, str]
 NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (PODS, "", ("create", "delete", "get", "list", "watch")),
     (PODS, "log", ("get",)),
-    (SECRETS, "", ("create", "delete")),
+    (SECRETS, "", ("create",)),
     (JOBS, "", ("create", "delete", "get")),
 )
 

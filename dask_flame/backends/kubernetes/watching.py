@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api import CLOSED, PODS, Api, KubernetesError
 
 logger = logging.getLogger("dask_flame")
 
@@ -45,16 +45,19 @@ class Watcher:
         self._seen = seen
         self._gone = gone
         self._version = ""
+        self._closed = False
         self._dead: deque[str] = deque(maxlen=_REMEMBERED)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Learn what there is, and watch from then on."""
         await self._list()
-        self._task = asyncio.create_task(self._watch())
+        if not self._closed:
+            self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Watch no more."""
+        """Watch no more, nor begin to."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -71,7 +74,10 @@ class Watcher:
 
     async def _watch(self) -> None:
         pause = _FIRST
+        loop = asyncio.get_running_loop()
         while True:
+            wait = 0.0
+            begun = loop.time()
             try:
                 if not self._version:
                     await self._list()
@@ -83,21 +89,24 @@ class Watcher:
                         self._version = pod["metadata"]["resourceVersion"]
                         if kind != "BOOKMARK":
                             self._change(kind, pod)
-                continue  # it has lasted as long as it may
+                if loop.time() > begun + _LONGEST:
+                    continue  # it has lasted as long as it may
             except KubernetesError as error:
+                if error.reason == CLOSED:
+                    return
                 logger.debug("watching pods: %s", error)
-                if error.code == 410:
-                    self._version = ""
-                    continue
+                wait = error.wait
                 if error.code == 401:
                     await self._renew()
-                elif error.code:
+                elif error.code and not error.passes:
                     self._version = ""
+                    if error.code == 410 and loop.time() > begun + _LONGEST:
+                        continue
             except Exception:
                 logger.exception("what the API server said of pods could not be taken in")
                 self._version = ""
             pause = min(2 * pause, _LONGEST)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            await asyncio.sleep(max(wait, pause * random.uniform(0.5, 1.0)))
 
     async def _renew(self) -> None:
         try:
