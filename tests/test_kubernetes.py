@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import kr8s
+import kr8s.asyncio
 import pytest
 import yaml
 from conftest import wait_for
 from dask.distributed import Client, get_worker
 
 from dask_flame import FlameCluster, Pool, RunnerLost
-from dask_flame.backends.kubernetes import KubernetesBackend
+from dask_flame.backends.kubernetes import KubernetesBackend, api
 from dask_flame.backends.kubernetes.rights import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from dask_flame.testing.conformance import BackendConformance
@@ -51,6 +54,9 @@ DRIVER = {
         ],
     },
 }
+ROLE = next(
+    yaml.safe_load_all((Path(__file__).parents[1] / "deploy/kubernetes/role.yaml").read_text())
+)
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 Start = Callable[..., FakeKubernetes]
@@ -68,6 +74,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Star
         fake.start()
         started.append(fake)
         fake.create(DRIVER)
+        fake.grant("driver", ROLE["rules"])
         wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
         monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
         monkeypatch.setenv("POD_NAME", "jupyter-me")
@@ -276,21 +283,13 @@ def test_a_quota(kubernetes: Start, cluster: Any) -> None:
 
 def test_missing_rights_are_named_as_a_role_has_them(kubernetes: Start) -> None:
     fake = kubernetes()
-    everything = [
-        {
-            "apiGroups": [kind.version.rpartition("/")[0]],
-            "resources": [f"{kind.plural}/{part}".rstrip("/")],
-            "verbs": list(verbs),
-        }
-        for kind, part, verbs in NEEDED
-    ]
-    fake.grant("driver", everything[:2])
+    fake.grant("driver", ROLE["rules"][:2])
     with pytest.raises(BackendError) as error:
         FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
     missing = [(kind, part, verb) for kind, part, verbs in NEEDED[2:] for verb in verbs]
     assert rules(missing) in str(error.value)
     assert 'resources: ["secrets"]' in str(error.value)
-    fake.grant("driver", everything)
+    fake.grant("driver", ROLE["rules"])
     flame = FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
     with flame, Client(flame) as client:
         assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
@@ -422,3 +421,65 @@ def test_the_code_of_the_documentation_runs(kubernetes: Start, tmp_path: Path) -
 def _of(settings: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = settings["flame"]["kubernetes"]
     return found
+
+
+def test_in_a_pod_the_namespace_is_the_pods_own(
+    kubernetes: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = kubernetes()
+    account = tmp_path / "serviceaccount"
+    account.mkdir()
+    (account / "namespace").write_text("team\n")
+    (account / "token").write_text(fake.token())
+    # As a kubeconfig that names no namespace, where kr8s says "default".
+    monkeypatch.setattr(api, "ACCOUNT", account)
+
+    async def namespace() -> str:
+        found = await api.Api.connect()
+        await found.close()
+        return found.namespace
+
+    assert asyncio.run(namespace()) == "team"
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    original = kr8s.asyncio.Api
+
+    def in_a_pod(**options: Any) -> Any:
+        # Without TLS, which the fake has not: kr8s takes every service account's server for https.
+        made = original(url=fake.url, **options)
+        made.auth.token = fake.token()
+        return made
+
+    monkeypatch.setattr(kr8s.asyncio, "Api", in_a_pod)
+    assert asyncio.run(namespace()) == "team"
+
+
+@pytest.mark.parametrize("moment", ["", "get pods", "list pods", "create selfsubjectaccessreviews"])
+def test_closing_while_it_starts_leaves_nothing(kubernetes: Start, moment: str) -> None:
+    fake = kubernetes()
+
+    async def begin() -> None:
+        backend = KubernetesBackend("early", lambda end: None)
+        starting = asyncio.create_task(backend.start())
+        if moment:
+            fake.fail(moment, status=503, times=1, retry_after=0.5)
+            verb, _, resource = moment.partition(" ")
+            await asyncio.to_thread(wait_for, lambda: fake.requests.count(verb, resource))
+        else:
+            await asyncio.sleep(0)  # it is about to look for the server
+        await backend.close()
+        with pytest.raises(BackendError):
+            await starting
+        assert {t for t in asyncio.all_tasks() if not t.done()} == {asyncio.current_task()}
+
+    asyncio.run(begin())
+    wait_for(lambda: fake.watches == 0)
+
+
+def test_what_is_in_conflict_for_a_moment_is_asked_for_again(
+    kubernetes: Start, cluster: Any
+) -> None:
+    fake = kubernetes()
+    _, client = cluster(max=2, boot_attempts=1)
+    fake.fail("create pods", status=409, times=4)
+    assert len(set(client.gather(client.map(whoami, [0.3] * 2, pure=False)))) == 2
+    assert fake.requests.count("create", "pods") == 6
