@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes import manifests
-from dask_flame.backends.kubernetes.manifests import Site, object_name
 from dask_flame.backends.kubernetes.merging import merge
+from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.errors import PoolError
 from dask_flame.pods import PodOptions
 

@@ -18,9 +18,10 @@ from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes import manifests, reading
 from dask_flame.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, KubernetesError
-from dask_flame.backends.kubernetes.manifests import CONTAINER, Site, object_name
+from dask_flame.backends.kubernetes.asking import CONTAINER, variables
 from dask_flame.backends.kubernetes.place import own_pod
 from dask_flame.backends.kubernetes.rights import check
+from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.backends.kubernetes.watching import Pod, Watcher
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.pods import POD_OPTIONS, PodOptions
@@ -180,8 +181,8 @@ class KubernetesBackend(Backend):
             await self._have_keeper(spec, options)
             # The keeper may be another one before this is done.
             site = self._site
-            variables = manifests.variables(spec, options)
-            secret = manifests.secret(site, _orders(spec), variables)
+            given = variables(spec, options)
+            secret = manifests.secret(site, _orders(spec), given)
             orders = secret["metadata"]["name"]
             await self._make_secret(secret)
             pod = manifests.pod(spec, options, site, usual_environment(spec), orders)

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from dask_flame.backends.kubernetes.manifests import CONTAINER
+from dask_flame.backends.kubernetes.asking import CONTAINER
 
 #: Reasons for which a container does not start and will not, whatever is waited for.
 _HOPELESS = {

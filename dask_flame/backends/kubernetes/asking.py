@@ -1,0 +1,127 @@
+"""What a pool's options ask of a pod; pure (driver)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.kubernetes.site import Site
+from dask_flame.pods import PodOptions
+
+#: The container of a pod that is the runner, as dask-kubernetes calls it.
+CONTAINER = "worker"
+#: Where a runner finds its orders, and the file of them.
+ORDERS = "/etc/dask-flame"
+ORDERS_FILE = "orders.json"
+
+_GPU = "nvidia.com/gpu"
+#: The labels by which clouds mark nodes that they may take away, and the taints they put on them.
+#: GKE: cloud.google.com/kubernetes-engine/docs/concepts/spot-vms. EKS: docs.aws.amazon.com/eks,
+#: "Managed node groups". AKS: learn.microsoft.com/azure/aks/spot-node-pool. Karpenter:
+#: karpenter.sh/docs/concepts/scheduling.
+_SPOT = {
+    "cloud.google.com/gke-spot": "true",
+    "eks.amazonaws.com/capacityType": "SPOT",
+    "kubernetes.azure.com/scalesetpriority": "spot",
+    "karpenter.sh/capacity-type": "spot",
+}
+
+
+def asked_for(spec: RunnerSpec, options: PodOptions, site: Site, orders: str) -> dict[str, Any]:
+    """What the options of the pool say."""
+    container: dict[str, Any] = {"name": CONTAINER, "env": [], "volumeMounts": []}
+    asked: dict[str, Any] = {"containers": [container], "volumes": [], "tolerations": []}
+    if options.image is not None:
+        container["image"] = options.image
+    amounts: dict[str, str] = {}
+    if spec.cpus is not None:
+        amounts["cpu"] = str(spec.cpus)
+    if spec.memory is not None:
+        amounts["memory"] = str(spec.memory)
+    if spec.gpus:
+        _ask_for_gpus(asked, amounts, spec.gpus, options, site)
+    if amounts:
+        container["resources"] = {"limits": amounts, "requests": dict(amounts)}
+    if options.shm_size is not None or spec.gpus:
+        memory: dict[str, Any] = {"medium": "Memory"}
+        if options.shm_size is not None:
+            memory["sizeLimit"] = str(options.shm_size)
+        asked["volumes"].append({"name": "dask-flame-shm", "emptyDir": memory})
+        container["volumeMounts"].append({"name": "dask-flame-shm", "mountPath": "/dev/shm"})
+    for number, (path, source) in enumerate((options.volumes or {}).items()):
+        name = f"dask-flame-volume-{number}"
+        beside = {key: source[key] for key in ("readOnly", "subPath") if key in source}
+        what = {key: value for key, value in source.items() if key not in beside}
+        asked["volumes"].append({"name": name, **what})
+        container["volumeMounts"].append({"name": name, "mountPath": path, **beside})
+    for key, value in variables(spec, options).items():
+        if isinstance(value, str) and not fits(key):
+            container["env"].append(plain(key, value))
+        else:
+            where = {"name": orders, "key": key} if isinstance(value, str) else dict(value)
+            container["env"].append({"name": key, "valueFrom": {"secretKeyRef": where}})
+    if options.node_selector is not None:
+        asked["nodeSelector"] = {**asked.get("nodeSelector", {}), **options.node_selector}
+    asked["tolerations"] += [dict(t) for t in options.tolerations or ()]
+    if options.spot:
+        _ask_for_spot(asked)
+    for name, key in (
+        ("priority_class", "priorityClassName"),
+        ("runtime_class", "runtimeClassName"),
+        ("service_account", "serviceAccountName"),
+    ):
+        if (value := getattr(options, name)) is not None:
+            asked[key] = value
+    if options.image_pull_secrets is not None:
+        asked["imagePullSecrets"] = [{"name": name} for name in options.image_pull_secrets]
+    metadata = {"labels": options.labels or {}, "annotations": options.annotations or {}}
+    return {"metadata": metadata, "spec": {k: v for k, v in asked.items() if v != []}}
+
+
+def variables(spec: RunnerSpec, options: PodOptions) -> dict[str, Any]:
+    """The variables that a pool gives, all of which may be secret: see :func:`secret`."""
+    return {**spec.env, **(options.secrets or {})}
+
+
+def _ask_for_gpus(
+    asked: dict[str, Any], amounts: dict[str, str], gpus: int, options: PodOptions, site: Site
+) -> None:
+    kind: Mapping[str, Any] = {}
+    if options.gpu_kind is not None:
+        kind = site.gpu_kinds.get(options.gpu_kind) or {
+            "node-selector": {site.gpu_label: options.gpu_kind}
+        }
+    resource = options.gpu_resource or kind.get("resource") or _GPU
+    amounts[resource] = str(gpus)
+    if selector := kind.get("node-selector"):
+        asked["nodeSelector"] = dict(selector)
+    asked["tolerations"] += [dict(t) for t in kind.get("tolerations", ())]
+    # Clouds keep others off their GPU nodes by a taint of the resource's name; where Kubernetes'
+    # ExtendedResourceToleration adds the same, twice is as good as once.
+    asked["tolerations"].append({"key": resource, "operator": "Exists", "effect": "NoSchedule"})
+
+
+def _ask_for_spot(asked: dict[str, Any]) -> None:
+    # Terms are alternatives: whichever cloud it is.
+    terms = [
+        {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
+        for key, value in _SPOT.items()
+    ]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    asked["affinity"] = {"nodeAffinity": required}
+    asked["tolerations"] += [
+        {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
+        for key, value in _SPOT.items()
+    ]
+
+
+def plain(name: str, value: str) -> dict[str, Any]:
+    # Or else Kubernetes would put other variables in the place of "$(NAME)".
+    return {"name": name, "value": value.replace("$", "$$")}
+
+
+def fits(name: str) -> bool:
+    """Whether a variable's name may be a key of a Secret."""
+    return re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", name) is not None and name != ORDERS_FILE
