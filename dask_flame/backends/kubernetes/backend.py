@@ -6,19 +6,17 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
-
-from dask.utils import parse_timedelta
-from distributed.comm import get_address_host_port
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes import manifests, reading
-from dask_flame.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
 from dask_flame.backends.kubernetes.asking import CONTAINER, variables
+from dask_flame.backends.kubernetes.estate import Estate
 from dask_flame.backends.kubernetes.place import own_pod
 from dask_flame.backends.kubernetes.rights import check
 from dask_flame.backends.kubernetes.site import Site, object_name
@@ -71,15 +69,10 @@ class KubernetesBackend(Backend):
         self._id = f"{owner}-{secrets.token_hex(3)}".lower()
         self._api: Api | None = None
         self._watcher: Watcher | None = None
-        self._site = Site(cluster=self._id, namespace="")
         self._host = ""
         self._runners: dict[str, _Runner] = {}
         self._text: dict[str, str] = {}
-        self._keeper: asyncio.Task[None] | None = None
-        self._kept = False  # whether there is a keeper, as far as is known
-        self._doubt = False  # whether the keeper may have gone
-        self._driver: Mapping[str, Any] = {}
-        self._secrets: dict[str, asyncio.Task[None]] = {}
+        self._estate: Estate | None = None
         self._strays: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
 
@@ -103,8 +96,7 @@ class KubernetesBackend(Backend):
                     "Where the pod's host name is not its name, set POD_NAME in it"
                 )
             self._host = place.address
-            self._driver = place.owner
-            self._site = Site(
+            site = Site(
                 cluster=self._id,
                 namespace=self._api.namespace,
                 image=config.get("kubernetes.image") or place.image,
@@ -116,6 +108,7 @@ class KubernetesBackend(Backend):
                 gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
                 gpu_label=config.get("kubernetes.gpu-label"),
             )
+            self._estate = Estate(self._api, site)
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
             if self._closing is not None:
@@ -166,25 +159,26 @@ class KubernetesBackend(Backend):
 
     def manifest(self, spec: RunnerSpec) -> Sequence[dict[str, Any]]:
         """What would be sent for a runner, its secrets left out."""
+        assert self._estate is not None
         options, orders = PodOptions(**spec.pod), "orders"
-        return [manifests.pod(spec, options, self._site, usual_environment(spec), orders)]
+        return [manifests.pod(spec, options, self._estate.site, usual_environment(spec), orders)]
 
     # Making
 
     async def _make(self, spec: RunnerSpec, runner: _Runner) -> None:
         assert self._api is not None
         assert self._watcher is not None
+        assert self._estate is not None
         try:
             if self._closing is not None:
                 raise BackendError("the cluster is closed")
             options = PodOptions(**spec.pod)
-            await self._have_keeper(spec, options)
-            # The keeper may be another one before this is done.
-            site = self._site
+            # Another may be the keeper before this is done.
+            site = await self._estate.owned(spec, options)
             given = variables(spec, options)
             secret = manifests.secret(site, _orders(spec), given)
             orders = secret["metadata"]["name"]
-            await self._make_secret(secret)
+            await self._estate.add(secret)
             pod = manifests.pod(spec, options, site, usual_environment(spec), orders)
             if runner.told:
                 self._over(spec.name, "it was not needed any more")
@@ -198,60 +192,10 @@ class KubernetesBackend(Backend):
             logger.exception("the pod of %s could not be made", spec.name)
             self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
 
-    async def _have_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
-        """See that there is something to own what is made."""
-        keeper = self._keeper
-        if keeper is None or (keeper.done() and (keeper.exception() or self._doubt)):
-            self._doubt = False
-            self._keeper = asyncio.create_task(self._make_keeper(spec, options))
-        assert self._keeper is not None
-        await asyncio.shield(self._keeper)
-
-    async def _make_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
-        assert self._api is not None
-        if self._kept and await self._keeper_is_there():
-            return
-        self._kept = False
-        self._site = replace(self._site, owner=self._driver, keeper=self._site.keeper + 1)
-        host, port = get_address_host_port(spec.scheduler)
-        grace = parse_timedelta(config.get("disconnect-grace"))
-        keeper = manifests.keeper(self._site, options, host, port, grace)
-        job = await self._api.create(JOBS, keeper)
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": job["metadata"]["name"],
-            "uid": job["metadata"]["uid"],
-        }
-        self._site = replace(self._site, owner=owner)
-        self._kept = True
-
-    async def _keeper_is_there(self) -> bool:
-        """Whether what owns all is there: else Kubernetes would delete what it were to own."""
-        assert self._api is not None
-        try:
-            job = await self._api.get(JOBS, self._keeper_name(self._site.keeper))
-        except KubernetesError as error:
-            if error.code == 404:
-                return False
-            raise
-        return "deletionTimestamp" not in job["metadata"]
-
-    def _keeper_name(self, number: int) -> str:
-        return object_name(self._id, "keeper", str(number))
-
-    async def _make_secret(self, secret: Mapping[str, Any]) -> None:
-        assert self._api is not None
-        name = secret["metadata"]["name"]
-        making = self._secrets.get(name)
-        if making is None or (making.done() and making.exception()):
-            making = asyncio.create_task(_done(self._api.create(SECRETS, secret)))
-            self._secrets[name] = making
-        await asyncio.shield(making)
-
     # What is seen
 
     def _seen(self, pod: Pod) -> None:
+        assert self._estate is not None
         name = _name(pod)
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
@@ -265,7 +209,7 @@ class KubernetesBackend(Backend):
                 self.progress(name, step)
         if "deletionTimestamp" in pod["metadata"] and not runner.told and not runner.why:
             # It may have been deleted with the keeper, its owner.
-            self._doubt = True
+            self._estate.doubt()
             runner.why = reading.ended(pod, gone=True) if reading.taken(pod) else _DELETED
         if why := reading.ended(pod) or reading.hopeless(pod):
             if not runner.why:
@@ -276,13 +220,14 @@ class KubernetesBackend(Backend):
             self.trouble(name, held)
 
     def _gone(self, pod: Pod) -> None:
+        assert self._estate is not None
         name = _name(pod)
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
             return
         why = runner.why or reading.ended(pod, gone=True)
         if not why and not runner.told:
-            self._doubt = True
+            self._estate.doubt()
             why = _DELETED
         why = why or "ended by force"
         self._over(name, why, self._text.get(name, ""))
@@ -345,25 +290,26 @@ class KubernetesBackend(Backend):
         for runner in self._runners.values():
             runner.told = True
         making = [r.making for r in self._runners.values() if r.making is not None]
+        tasks = self._estate.tasks if self._estate is not None else []
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                if begun := [t for t in (self._keeper, *self._secrets.values(), *making) if t]:
+                if begun := [*tasks, *making]:
                     await asyncio.wait(begun)
                 await self.end(list(self._runners))
         except (BackendError, TimeoutError):
             logger.warning("not all pods of %s have ended in time", self._id)
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                # Kubernetes deletes what they own.
-                for number in range(self._site.keeper):
-                    await self._api.delete(JOBS, self._keeper_name(number + 1), grace=0)
+                if self._estate is not None:
+                    await self._estate.delete()
         except (KubernetesError, TimeoutError) as error:
             logger.warning("the keeper of %s could not be deleted: %s", self._id, error)
         if self._watcher is not None:
             await self._watcher.close()
         if self._strays:
             await asyncio.wait(self._strays, timeout=_CLOSE_WITHIN)
-        rest = [t for t in (self._keeper, *self._secrets.values(), *making, *self._strays) if t]
+        tasks = self._estate.tasks if self._estate is not None else []
+        rest = [*tasks, *making, *self._strays]
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
@@ -405,10 +351,6 @@ def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for key, value in security.items()
     }
-
-
-async def _done(what: Coroutine[Any, Any, Any]) -> None:
-    await what
 
 
 def _refusal(error: Exception) -> str:

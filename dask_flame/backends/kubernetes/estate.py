@@ -1,0 +1,113 @@
+"""What a cluster has beside its runners, and what owns it all: the keeper and Secrets (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dask.utils import parse_timedelta
+from distributed.comm import get_address_host_port
+
+from dask_flame import config
+from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.kubernetes import manifests
+from dask_flame.backends.kubernetes.api import JOBS, SECRETS, Api, KubernetesError
+from dask_flame.backends.kubernetes.site import Site, object_name
+from dask_flame.pods import PodOptions
+
+
+class Estate:
+    """Makes the Job that owns all else, see :mod:`dask_flame.keeper`, and the Secrets.
+
+    Nothing is made before it is needed. A keeper that has gone is made anew, as Kubernetes would
+    delete at once what it were to own.
+
+    Parameters
+    ----------
+    api : Api
+    site : Site
+        Its owner, the driver's pod, becomes the keeper's.
+
+    Attributes
+    ----------
+    site : Site
+        As it is now: what is made is owned by the keeper, once there is one.
+    """
+
+    def __init__(self, api: Api, site: Site) -> None:
+        self.api = api
+        self.site = site
+        self._driver = site.owner
+        self._keeper: asyncio.Task[None] | None = None
+        self._kept = False  # whether there is a keeper, as far as is known
+        self._doubt = False  # whether it may have gone
+        self._secrets: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What is being made, or has been."""
+        return [task for task in (self._keeper, *self._secrets.values()) if task is not None]
+
+    def doubt(self) -> None:
+        """The keeper may have gone: something that it owns has."""
+        self._doubt = True
+
+    async def owned(self, spec: RunnerSpec, options: PodOptions) -> Site:
+        """The site, with a keeper that is there. The keeper is told of `spec`'s scheduler."""
+        keeper = self._keeper
+        if keeper is None or (keeper.done() and (keeper.exception() or self._doubt)):
+            self._doubt = False
+            self._keeper = asyncio.create_task(self._make_keeper(spec, options))
+        assert self._keeper is not None
+        await asyncio.shield(self._keeper)
+        return self.site
+
+    async def add(self, secret: Mapping[str, Any]) -> None:
+        """Make a Secret, once."""
+        name = secret["metadata"]["name"]
+        making = self._secrets.get(name)
+        if making is None or (making.done() and making.exception()):
+            making = asyncio.create_task(_done(self.api.create(SECRETS, secret)))
+            self._secrets[name] = making
+        await asyncio.shield(making)
+
+    async def delete(self) -> None:
+        """Delete all keepers; Kubernetes deletes what they own."""
+        for number in range(self.site.keeper):
+            await self.api.delete(JOBS, self._name(number + 1), grace=0)
+
+    async def _make_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
+        if self._kept and await self._is_there():
+            return
+        self._kept = False
+        self.site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
+        host, port = get_address_host_port(spec.scheduler)
+        grace = parse_timedelta(config.get("disconnect-grace"))
+        keeper = manifests.keeper(self.site, options, host, port, grace)
+        job = await self.api.create(JOBS, keeper)
+        owner = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+        }
+        self.site = replace(self.site, owner=owner)
+        self._kept = True
+
+    async def _is_there(self) -> bool:
+        try:
+            job = await self.api.get(JOBS, self._name(self.site.keeper))
+        except KubernetesError as error:
+            if error.code == 404:
+                return False
+            raise
+        return "deletionTimestamp" not in job["metadata"]
+
+    def _name(self, number: int) -> str:
+        return object_name(self.site.cluster, "keeper", str(number))
+
+
+async def _done(what: Coroutine[Any, Any, Any]) -> None:
+    await what
