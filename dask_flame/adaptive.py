@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.deploy.adaptive import Adaptive
 
 from dask_flame.backends import Ended
-from dask_flame.background import Background, in_thread
+from dask_flame.background import Background, in_thread, safely
 from dask_flame.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
@@ -284,7 +284,7 @@ class FlameAdaptive(Adaptive):
     def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
         if function is not None:
             count = fleet.count(Phase.BOOTING, Phase.READY, Phase.DRAINING)
-            self._callbacks.do(partial(_safely, function, pool, count))
+            self._callbacks.do(partial(safely, function, pool, count))
 
     def _wake_at(self, when: float | None, now: float) -> None:
         if self._timer is not None:
@@ -299,13 +299,6 @@ class FlameAdaptive(Adaptive):
             booting, ready = fleet.count(Phase.BOOTING), fleet.count(Phase.READY)
             demand = self.cluster.scheduler.demand(pool)
             self.history[pool].append((time.time(), demand, booting, ready, busy))
-
-
-def _safely(function: OnChange, pool: str, count: int) -> None:
-    try:
-        function(pool, count)
-    except Exception:
-        logger.exception("a pool's callback failed")
 
 
 def _last_lines(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("dask_flame")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -20,6 +23,14 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     except RuntimeError:
         # No thread is begun any more; what is done here is to let go of things.
         return function(*args, **kwargs)
+
+
+def safely(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call what a user has given; an error in it is logged, and is no more than that."""
+    try:
+        function(*args, **kwargs)
+    except Exception:
+        logger.exception("a callback has failed")
 
 
 class Background:

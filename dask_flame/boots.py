@@ -169,6 +169,19 @@ class Boots(Sequence[Boot]):
             boot = replace(boot, ended=why, failed=failed, lasted=lasted)
             self._settle(number, asked, boot)
 
+    def take(self, boots: Collection[Boot]) -> None:
+        """Take over what another one knows of these boots."""
+        for boot in boots:
+            known = self._under_way.pop(boot.name, None) or self._over.get(boot.name)
+            self._count += known is None
+            entry = (known[0] if known else self._count, 0.0, boot)
+            if boot.ended or boot.seconds is not None:
+                self._over[boot.name] = entry
+            else:
+                self._under_way[boot.name] = entry
+        while len(self._over) > self._kept:
+            self._over.popitem(last=False)
+
     def _settle(self, number: int, asked: float, boot: Boot) -> None:
         self._over[boot.name] = (number, asked, boot)
         del self._under_way[boot.name]

@@ -11,18 +11,18 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from distributed import Client, Security, Status
 from distributed.core import rpc
-from distributed.utils import Log, Logs, silence_logging_cmgr
+from distributed.utils import Log, Logs, format_dashboard_link, silence_logging_cmgr
 from tornado.ioloop import IOLoop
 
 from dask_flame import config, display, metrics
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.boots import Boots, is_step
-from dask_flame.checks import Duration, seconds, size, wrong
+from dask_flame.checks import Duration, one_of, seconds, size, wrong
 from dask_flame.dashboard.later import install_later
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
@@ -35,12 +35,16 @@ from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import check_taken, make_security, runner_spec
 from dask_flame.steering import Steering
 
+if TYPE_CHECKING:
+    from dask_flame.apart.driver import Apart
+
 logger = logging.getLogger("dask_flame")
 
 _END_GRACE = 2.0
 _OWN_OPTIONS = (
     "pools",
     "backend",
+    "scheduler",
     "disconnect_grace",
     "max_lifetime",
     "home_limit",
@@ -72,9 +76,12 @@ class FlameCluster(Steering):
     backend : str or callable, optional
         What boots runners: ``"local"`` (the default, ``flame.backend``) or the name of another
         installed backend, or a :class:`dask_flame.backends.Backend` subclass.
+    scheduler : {"auto", "driver", "pod"}, default "auto" (``flame.scheduler.where``)
+        Where the scheduler is: in this process, or in a pod of its own beside the runners, reached
+        through a forwarded port. By default it is here if runners can reach this process.
     disconnect_grace : duration, default "10s"
         Once the last Client has closed, runners are kept for this long; a new Client boots them
-        again.
+        again. A scheduler in a pod ends, and all with it, once this process has been gone for it.
     max_lifetime : duration, optional
         The cluster closes after this long, whatever runs and whoever is connected.
     home_limit : size, default "16 GiB"
@@ -120,6 +127,7 @@ class FlameCluster(Steering):
         *,
         pools: Mapping[str, Pool] | None = None,
         backend: str | type[Backend] | None = None,
+        scheduler: str | None = None,
         disconnect_grace: Duration | None = None,
         max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
@@ -154,6 +162,7 @@ class FlameCluster(Steering):
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
+        seat = self._seat(factory, scheduler)
         check_taken(factory, (option for p in policies.values() for option in p.pod.given))
         self.security = make_security(security, remote=getattr(factory, "remote", False))
         self.fleets = Pools(policies)
@@ -163,12 +172,16 @@ class FlameCluster(Steering):
         self._silence_logs = silence_logs
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.backend = factory(self.name, self._ended)
+        self.backend.seat = seat
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
+        self._apart: Apart | None = None
+        self.over = ""  # why it has ended, if it was not closed
+        # Where the scheduler is apart, what stands here for it.
         self.scheduler: FlameScheduler
         self.home: Home
         self._reports = Reports()
@@ -181,6 +194,21 @@ class FlameCluster(Steering):
             except BaseException:
                 self.close()
                 raise
+
+    @staticmethod
+    def _seat(factory: Any, scheduler: str | None) -> str:
+        where = one_of(
+            "scheduler",
+            config.get("scheduler.where") if scheduler is None else scheduler,
+            ("auto", "driver", "pod"),
+        )
+        seats = getattr(factory, "seats", Backend.seats)
+        if where != "auto" and where not in seats:
+            raise PoolError(
+                f"scheduler={where!r} is not for this backend, whose scheduler is in the "
+                f'{" or the ".join(sorted(seats))}; leave it out, or write scheduler="auto"'
+            )
+        return where
 
     # What there is
 
@@ -197,6 +225,13 @@ class FlameCluster(Steering):
             if self._dashboard_address
             else ""
         )
+
+    @property
+    def dashboard_link(self) -> str:
+        if self._apart is not None:
+            return str(format_dashboard_link("127.0.0.1", self._apart.dashboard_port))
+        link: str = super().dashboard_link
+        return link
 
     def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
         """What runners of these names are told."""
@@ -241,6 +276,25 @@ class FlameCluster(Steering):
         self._stack.push_async_callback(self.backend.close)
         self.backend.expect(self._expected())
         await self.backend.start()
+        if self.backend.apart:
+            await self._start_apart()
+        else:
+            await self._start_here()
+
+    async def _start_apart(self) -> None:
+        from dask_flame.apart.driver import Apart
+
+        self._apart = apart = Apart(self)
+        self._stack.push_async_callback(apart.close)
+        self.scheduler = cast(FlameScheduler, apart.scheduler)
+        self._adaptive = cast(FlameAdaptive, apart.adaptive)
+        await apart.start()
+        self.scheduler_comm = rpc(
+            apart.address, connection_args=self.security.get_connection_args("client")
+        )
+        await super()._start()
+
+    async def _start_here(self) -> None:
         self._lease = Lease(
             self._grace,
             max_lifetime=self._max_lifetime,
@@ -249,7 +303,7 @@ class FlameCluster(Steering):
         )
         self.scheduler = FlameScheduler(
             pools=self.fleets.policies,
-            host=self.backend.host,
+            **self.backend.listening,
             security=self.security,
             local_directory=self.backend.scratch,
             dashboard=False,
@@ -287,10 +341,10 @@ class FlameCluster(Steering):
         # The base class sets `closing`, ends its own connections, and sets `closed`.
         self.status = Status.closing
         try:
-            if self._adaptive is not None:
+            if isinstance(self._adaptive, FlameAdaptive):
                 await self._adaptive.finish()
-            if hasattr(self, "scheduler") and self.fleets.members:
-                await self._part()
+                if self.fleets.members:
+                    await self._part()
         finally:
             try:
                 await self._stack.aclose()
@@ -333,25 +387,48 @@ class FlameCluster(Steering):
                 client._loop_runner.stop()
 
     def _ended(self, what: Ended) -> None:
-        if self._adaptive is not None:
+        if self._apart is not None:
+            self._apart.ended(what)
+        elif self._adaptive is not None:
             self._adaptive.ended(what)
 
     def _step(self, name: str, step: str) -> None:
-        if self._adaptive is not None and is_step(step):
+        if not is_step(step):
+            return
+        if self._apart is not None:
+            self._apart.reached(name, step)
+        elif self._adaptive is not None:
             self._adaptive.reached(name, step)
 
+    def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        if self._apart is not None:
+            self._apart.resize(pool, changes, text)
+            return
+        if pool == self.fleets.default:
+            policy = self.fleets.policies[pool]
+            self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
+        self.events.add("policy", text, pool=pool)
+        self._adaptive.wake()
+
     def _held_up(self, name: str, why: str) -> None:
-        if self.boots.held_up(name, why):
+        if self._apart is not None:
+            self._apart.held_up(name, why)
+        elif self.boots.held_up(name, why):
             self.events.add("held", why, runners=[name], pool=self.fleets.of(name) or "")
 
     def _lapsed(self, why: str) -> None:
         self.events.add("lease", why)
         self.fleets.suspend(why)
         if self._lease.expired:
-            logger.warning("cluster %s ends: %s", self.name, why)
-            self._expiring = asyncio.ensure_future(self._close())
+            self.expire(why)
         else:
             self._adaptive.wake()
+
+    def expire(self, why: str) -> None:
+        """Close the cluster, for a reason that nobody has asked for it."""
+        self.over = why
+        logger.warning("cluster %s ends: %s", self.name, why)
+        self._expiring = asyncio.ensure_future(self._close())
 
     def _returned(self) -> None:
         self.events.add("lease", "a client is there again")

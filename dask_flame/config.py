@@ -37,7 +37,9 @@ def check() -> None:
     """
     known = yaml.safe_load(_DEFAULTS.read_text())["flame"]
     given = dask.config.get("flame")
-    sections = [(f"{name}.", known[name]) for name in ("pool", "home", "local", "kubernetes")]
+    sections = [
+        (f"{name}.", known[name]) for name in ("scheduler", "pool", "home", "local", "kubernetes")
+    ]
     for section, names in (("", known), *sections):
         values = given if not section else given.get(section[:-1]) or {}
         for name, value in values.items():

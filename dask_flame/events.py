@@ -89,12 +89,16 @@ class EventLog(Sequence[Event]):
     ) -> Event:
         """Note an event now; it is logged as well."""
         event = Event(time.time(), kind, reason, tuple(runners), pool, numbers)
-        self._events.append(event)
-        self.counts[kind] += 1
-        level = logging.WARNING if kind in _BAD else logging.INFO
-        # What a runner printed, on the lines below the first, has been shown already.
-        logger.log(level, "%s: %s", kind, event.text.partition(PRINTED)[0])
+        self.take(event)
         return event
+
+    def take(self, event: Event) -> None:
+        """Note an event that was made elsewhere; it is logged as well."""
+        self._events.append(event)
+        self.counts[event.kind] += 1
+        level = logging.WARNING if event.kind in _BAD else logging.INFO
+        # What a runner printed, on the lines below the first, has been shown already.
+        logger.log(level, "%s: %s", event.kind, event.text.partition(PRINTED)[0])
 
     @overload
     def __getitem__(self, index: int) -> Event: ...

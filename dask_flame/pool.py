@@ -198,12 +198,18 @@ pod_template : optional
         """The Dask resources that a runner of this pool has."""
         return {**({"GPU": float(self.gpus)} if self.gpus else {}), **self.resources}
 
+    @property
+    def abridged(self) -> Pool:
+        """The same policy without what only its runners are told, and without callbacks."""
+        return self.replace(**dict.fromkeys((*_FOR_RUNNERS, *self.pod.given)))
+
     def replace(self, **changes: Any) -> Pool:
         """The same policy with these options changed; they are checked as in ``Pool(...)``."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pod"}
         return Pool(**own | self.pod.given | changes)
 
 
+_FOR_RUNNERS = ("env", "preload", "on_grow", "on_shrink")
 _WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
 _DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
 _WORDS = {"on_boot_failure": ("fail", "wait")}

@@ -1,4 +1,4 @@
-"""Words that a runner and the scheduler say to each other on Dask's stream (runner, scheduler)."""
+"""Words that runners, the scheduler and the driver say to each other (all)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ OVERRAN = "flame-overran"
 LEAVING = "flame-leaving"
 #: A call that had left its slot, waiting for calls of its own, wants one again.
 RETURN = "flame-return"
+
+# Between a driver and its scheduler's pod: see apart/.
+
+#: The op with which a driver begins the conversation.
+DRIVER = "flame_driver"
 
 # Between a driver and the lease on its scheduler: see keeping.py and reconnect.py.
 

@@ -32,8 +32,6 @@ def runner_spec(
     security : distributed.Security
         The cluster's; a runner gets the worker's part of it.
     """
-    with dask.config.config_lock:  # another thread may be changing it
-        settings = _plain(dask.config.config)
     return RunnerSpec(
         name=name,
         scheduler=scheduler,
@@ -47,10 +45,17 @@ def runner_spec(
         memory=pool.memory,
         env=pool.env,
         preload=pool.preload,
-        config=settings,
+        config=settings(),
         security=_worker_security(security),
         pod=pool.pod.given,
     )
+
+
+def settings() -> dict[str, Any]:
+    """Dask's configuration, as far as JSON carries it."""
+    with dask.config.config_lock:  # another thread may be changing it
+        plain: dict[str, Any] = _plain(dask.config.config)
+    return plain
 
 
 def make_security(security: Security | bool | None, *, remote: bool = False) -> Security:

@@ -89,6 +89,7 @@ class Steering(Cluster):
         Returns
         -------
         FlameAdaptive
+            Where the scheduler is apart from the driver, what has the bounds alone.
 
         Raises
         ------
@@ -135,15 +136,12 @@ class Steering(Cluster):
             check_taken(self.backend, changes)
             policy = self.fleets.resize(pool, changes)
             self.backend.expect(self._expected())
-            if pool in (None, self.fleets.default):
-                self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
             said: dict[str, Any] = {"min": policy.min, "max": policy.max}
             shown = {**vars(policy), **policy.pod.given}
             said |= {n: shown.get(n) for n in changes if n not in _SECRET}
             what = ", ".join(f"{name}={value}" for name, value in said.items())
             waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
-            self.events.add("policy", f"{why}: {what}{waits}", pool=pool or self.fleets.default)
-            self._adaptive.wake()
+            self._resized(pool or self.fleets.default, changes, f"{why}: {what}{waits}")
 
         if self.called_from_running_loop:
             # It never waits: run to its end here and now, as what calls this is not a coroutine.
@@ -151,6 +149,10 @@ class Steering(Cluster):
                 change().send(None)
         else:
             self.sync(change)
+
+    def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        """Have a policy that has changed followed."""
+        raise NotImplementedError
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.errors import BackendError
 
-__all__ = ["Backend", "Ended", "RunnerSpec", "find_backend"]
+__all__ = ["Backend", "Ended", "RunnerSpec", "SchedulerSpec", "find_backend"]
 
 _EXTRAS = {"kubernetes": "dask-flame[kubernetes]", "fly": "dask-flame[fly]"}
 BackendFactory = Callable[[str, Callable[[Ended], None]], Backend]

@@ -89,6 +89,29 @@ class RunnerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SchedulerSpec:
+    """What a scheduler apart from its driver is told, see :mod:`dask_flame.apart`.
+
+    Attributes
+    ----------
+    orders : mapping
+        As JSON takes it. Holds private keys.
+    options : mapping
+        Options of :class:`dask_flame.pods.PodOptions` of the first pool.
+    timeout : float
+        Seconds that its start may take.
+    cpus, memory : float, int
+        Of its pod.
+    """
+
+    orders: Mapping[str, Any] = field(repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    timeout: float = 120.0
+    cpus: float = 1.0
+    memory: int = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ended:
     """A runner is gone from the substrate.
 
@@ -127,6 +150,10 @@ class Backend(ABC):
     takes: ClassVar[frozenset[str]] = frozenset()
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
+    #: Where the scheduler can be: in the ``"driver"``, or in a ``"pod"`` by the runners.
+    seats: ClassVar[frozenset[str]] = frozenset({"driver"})
+    #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
+    seat: str = "auto"
     #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
     on_step: Callable[[str, str], None] | None = None
 
@@ -223,9 +250,50 @@ class Backend(ABC):
             self.on_trouble(name, why)
 
     @property
-    def host(self) -> str:
-        """The address, on the driver's machine, at which runners reach the scheduler."""
-        return "127.0.0.1"
+    def listening(self) -> dict[str, Any]:
+        """Where the scheduler listens, so that runners reach it: what its constructor takes."""
+        return {"host": "127.0.0.1"}
+
+    @property
+    def apart(self) -> bool:
+        """Whether the scheduler is to be by the runners; known when :meth:`start` has returned."""
+        return False
+
+    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> None:
+        """Start a process for the scheduler by the runners; returns when it has started.
+
+        All that the backend makes is to go when that process ends.
+
+        Parameters
+        ----------
+        spec : SchedulerSpec
+        over : callable
+            To be called on the event loop with the reason when it has ended, unless :meth:`close`
+            has ended it.
+
+        Raises
+        ------
+        BackendError
+            If it cannot start, in the substrate's words and with the setting to change.
+        """
+        raise NotImplementedError
+
+    async def reach(self, port: int, *, at: int = 0) -> int:
+        """Lead a port of this machine's loopback address to one of the scheduler's process.
+
+        Parameters
+        ----------
+        port : int
+            The scheduler's.
+        at : int
+            This machine's, if it is free; by default, and else, any.
+
+        Returns
+        -------
+        int
+            This machine's port. What connects to it reaches the scheduler, until :meth:`close`.
+        """
+        raise NotImplementedError
 
     @property
     def scratch(self) -> str | None:

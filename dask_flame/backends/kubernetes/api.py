@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx_ws
 import kr8s
 import kr8s.asyncio
+
+from dask_flame.backends.kubernetes.streams import PROTOCOL, Stream
 
 logger = logging.getLogger("dask_flame")
 
@@ -260,6 +263,34 @@ class Api:
             raise KubernetesError(0, "Unreachable", _plain(error)) from error
         except json.JSONDecodeError as error:
             raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
+
+    @contextlib.asynccontextmanager
+    async def forward(self, pod: str, port: int) -> AsyncGenerator[Stream]:
+        """One connection to a port of a pod.
+
+        Raises
+        ------
+        KubernetesError
+            It cannot be made, or has broken.
+        """
+        self._check_open()
+        try:
+            async with self._api.open_websocket(
+                version="v1",
+                namespace=self.namespace,
+                url=f"pods/{pod}/portforward",
+                params={"ports": str(port)},
+                subprotocols=[PROTOCOL],
+            ) as socket:
+                yield Stream(socket)
+        except httpx_ws.WebSocketUpgradeError as error:
+            await error.response.aread()
+            raise _refused(error.response) from error
+        except (httpx_ws.HTTPXWSException, httpx.HTTPError, RuntimeError, OSError) as error:
+            raise KubernetesError(0, "Unreachable", _plain(error)) from error
+        except ExceptionGroup as group:
+            # What goes wrong while it is open, httpx_ws wraps.
+            raise KubernetesError(0, "Unreachable", _plain(group.exceptions[0])) from group
 
     def _check_open(self) -> None:
         if self._closed:

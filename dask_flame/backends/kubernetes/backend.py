@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dask_flame import config
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes import manifests, reading
 from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
 from dask_flame.backends.kubernetes.asking import CONTAINER, variables
 from dask_flame.backends.kubernetes.estate import Estate
-from dask_flame.backends.kubernetes.place import own_pod
+from dask_flame.backends.kubernetes.lodging import Lodging
+from dask_flame.backends.kubernetes.place import OwnPod, own_pod
 from dask_flame.backends.kubernetes.rights import check
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.backends.kubernetes.watching import Pod, Watcher
@@ -49,10 +50,12 @@ class _Runner:
 
 
 class KubernetesBackend(Backend):
-    """Runners as pods, for a driver in a pod of the same cluster.
+    """Runners as pods.
 
-    Each runner is a bare Pod; all are owned by a Job, see :mod:`dask_flame.keeper`, which is owned
-    by the driver's pod. Nothing is made before the first boot.
+    Each runner is a bare Pod. With a driver in a pod of the same cluster, all are owned by a Job,
+    see :mod:`dask_flame.keeper`, which is owned by the driver's pod; nothing is made before the
+    first boot. With one elsewhere, they are owned by the Job that the scheduler is in, see
+    :mod:`dask_flame.apart`.
 
     Notes
     -----
@@ -62,6 +65,7 @@ class KubernetesBackend(Backend):
     name: ClassVar[str] = "kubernetes"
     takes: ClassVar[frozenset[str]] = POD_OPTIONS
     remote: ClassVar[bool] = True
+    seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         super().__init__(owner, ended)
@@ -73,34 +77,47 @@ class KubernetesBackend(Backend):
         self._runners: dict[str, _Runner] = {}
         self._text: dict[str, str] = {}
         self._estate: Estate | None = None
+        self._apart = False
+        self._lodging: Lodging | None = None
         self._strays: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
 
     @property
-    def host(self) -> str:
-        return self._host
+    def listening(self) -> dict[str, Any]:
+        return {"host": self._host}
+
+    @property
+    def apart(self) -> bool:
+        return self._apart
 
     @property
     def _selector(self) -> str:
+        return f"dask.org/cluster-name={self._id},dask.org/component in (worker, scheduler)"
+
+    @property
+    def _runners_selector(self) -> str:
         return f"dask.org/cluster-name={self._id},dask.org/component=worker"
 
     async def start(self) -> None:
         try:
             self._api = await Api.connect()
-            await check(self._api)
             place = await own_pod(self._api)
-            if place is None:
+            if place is None and self.seat == "driver":
                 raise BackendError(
-                    'backend="kubernetes" needs a driver in a pod of the cluster, as a JupyterHub '
+                    'scheduler="driver" needs a driver in a pod of the cluster, as a JupyterHub '
                     "server is, that may get its own pod; this one is in none that can be found. "
-                    "Where the pod's host name is not its name, set POD_NAME in it"
+                    "Where the pod's host name is not its name, set POD_NAME in it; elsewhere "
+                    'write scheduler="pod"'
                 )
+            self._apart = self.seat == "pod" or place is None
+            await check(self._api, apart=self._apart)
+            place = place or OwnPod.none()
             self._host = place.address
             site = Site(
                 cluster=self._id,
                 namespace=self._api.namespace,
-                image=config.get("kubernetes.image") or place.image,
-                owner=place.owner,
+                image=config.get("kubernetes.image") or place.image or None,
+                owner=place.owner if place.name else None,
                 nodes=place.nodes,
                 pull_secrets=place.pull_secrets,
                 user=place.user or Site.user,
@@ -121,6 +138,16 @@ class KubernetesBackend(Backend):
         except BaseException:
             await self.close()
             raise
+
+    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> None:
+        assert self._api is not None
+        assert self._estate is not None
+        self._lodging = Lodging(self._api, self._estate, over)
+        await self._lodging.start(spec)
+
+    async def reach(self, port: int, *, at: int = 0) -> int:
+        assert self._lodging is not None
+        return await self._lodging.reach(port, at)
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         making = []
@@ -143,7 +170,7 @@ class KubernetesBackend(Backend):
         if not self._runners:
             return set()
         assert self._api is not None
-        pods, _ = await self._api.list(PODS, self._selector)
+        pods, _ = await self._api.list(PODS, self._runners_selector)
         return {_name(pod) for pod in pods} & set(self._runners)
 
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
@@ -196,6 +223,9 @@ class KubernetesBackend(Backend):
 
     def _seen(self, pod: Pod) -> None:
         assert self._estate is not None
+        if self._lodging is not None and _component(pod) == "scheduler":
+            self._lodging.seen(pod)
+            return
         name = _name(pod)
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
@@ -221,6 +251,9 @@ class KubernetesBackend(Backend):
 
     def _gone(self, pod: Pod) -> None:
         assert self._estate is not None
+        if self._lodging is not None and _component(pod) == "scheduler":
+            self._lodging.gone(pod)
+            return
         name = _name(pod)
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
@@ -287,6 +320,8 @@ class KubernetesBackend(Backend):
     async def _close(self) -> None:
         if self._api is None:
             return
+        if self._lodging is not None:
+            await self._lodging.close()
         for runner in self._runners.values():
             runner.told = True
         making = [r.making for r in self._runners.values() if r.making is not None]
@@ -332,6 +367,10 @@ class KubernetesBackend(Backend):
             self._text[name] = text
             while len(self._text) > _KEPT_LOGS:
                 del self._text[next(iter(self._text))]
+
+
+def _component(pod: Pod) -> str:
+    return str((pod["metadata"].get("labels") or {}).get("dask.org/component", ""))
 
 
 def _name(pod: Pod) -> str:

@@ -11,11 +11,14 @@ from dask.utils import parse_timedelta
 from distributed.comm import get_address_host_port
 
 from dask_flame import config
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes import manifests
 from dask_flame.backends.kubernetes.api import JOBS, SECRETS, Api, KubernetesError
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.pods import PodOptions
+
+#: Seconds that the scheduler's process may take to end.
+_LEAVE = 5
 
 
 class Estate:
@@ -34,6 +37,8 @@ class Estate:
     ----------
     site : Site
         As it is now: what is made is owned by the keeper, once there is one.
+    lodged : str
+        The name of the Job that the scheduler is in; empty where there is none.
     """
 
     def __init__(self, api: Api, site: Site) -> None:
@@ -43,6 +48,7 @@ class Estate:
         self._keeper: asyncio.Task[None] | None = None
         self._kept = False  # whether there is a keeper, as far as is known
         self._doubt = False  # whether it may have gone
+        self.lodged = ""
         self._secrets: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -56,6 +62,8 @@ class Estate:
 
     async def owned(self, spec: RunnerSpec, options: PodOptions) -> Site:
         """The site, with a keeper that is there. The keeper is told of `spec`'s scheduler."""
+        if self.lodged:
+            return self.site
         keeper = self._keeper
         if keeper is None or (keeper.done() and (keeper.exception() or self._doubt)):
             self._doubt = False
@@ -63,6 +71,18 @@ class Estate:
         assert self._keeper is not None
         await asyncio.shield(self._keeper)
         return self.site
+
+    async def lodge(self, spec: SchedulerSpec, options: PodOptions) -> None:
+        """Make the Job that the scheduler is in, in place of a keeper, and its orders."""
+        self._keeper = asyncio.create_task(self._lodge(spec, options))
+        await asyncio.shield(self._keeper)
+
+    async def _lodge(self, spec: SchedulerSpec, options: PodOptions) -> None:
+        secret = manifests.secret(self.site, spec.orders, {})
+        job = manifests.scheduler(self.site, spec, options, secret["metadata"]["name"])
+        self.lodged = job["metadata"]["name"]
+        self._owned_by(await self.api.create(JOBS, job))
+        await self.add(manifests.secret(self.site, spec.orders, {}))
 
     async def add(self, secret: Mapping[str, Any]) -> None:
         """Make a Secret, once."""
@@ -75,6 +95,8 @@ class Estate:
 
     async def delete(self) -> None:
         """Delete all keepers; Kubernetes deletes what they own."""
+        if self.lodged:
+            await self.api.delete(JOBS, self.lodged, grace=_LEAVE)
         for number in range(self.site.keeper):
             await self.api.delete(JOBS, self._name(number + 1), grace=0)
 
@@ -86,15 +108,18 @@ class Estate:
         host, port = get_address_host_port(spec.scheduler)
         grace = parse_timedelta(config.get("disconnect-grace"))
         keeper = manifests.keeper(self.site, options, host, port, grace)
-        job = await self.api.create(JOBS, keeper)
+        self._owned_by(await self.api.create(JOBS, keeper))
+        self._kept = True
+
+    def _owned_by(self, job: Mapping[str, Any]) -> None:
+        made = job["metadata"]
         owner = {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "name": job["metadata"]["name"],
-            "uid": job["metadata"]["uid"],
+            "name": made["name"],
+            "uid": made["uid"],
         }
         self.site = replace(self.site, owner=owner)
-        self._kept = True
 
     async def _is_there(self) -> bool:
         try:

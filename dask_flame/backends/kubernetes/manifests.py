@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from dask_kubernetes.operator import make_worker_spec
 
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.asking import (
     CONTAINER,
     ORDERS,
@@ -23,6 +23,7 @@ from dask_flame.backends.kubernetes.asking import (
     plain,
 )
 from dask_flame.backends.kubernetes.merging import merge
+from dask_flame.backends.kubernetes.reading import SCHEDULER
 from dask_flame.backends.kubernetes.site import Site, labels, metadata, object_name
 from dask_flame.errors import PoolError
 from dask_flame.pods import OURS, PodOptions
@@ -82,23 +83,82 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
     }
     del container["env"], container["volumeMounts"], made["volumes"]
     made |= {**site.nodes, "terminationGracePeriodSeconds": 1}
+    # A keeper that is evicted, or crashes, is not the driver's end.
+    ignored = {"type": "DisruptionTarget", "status": "True"}
+    rules = {"rules": [{"action": "Ignore", "onPodConditions": [ignored]}]}
+    name = object_name(site.cluster, "keeper", str(site.keeper))
+    return _job(site, name, "keeper", made, backoffLimit=20, podFailurePolicy=rules)
+
+
+def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str) -> dict[str, Any]:
+    """The Job of a scheduler apart from its driver, see :mod:`dask_flame.apart`; it owns all else.
+
+    Its pod has no GPU, and none of what the pool asks of its own nodes.
+
+    Parameters
+    ----------
+    site : Site
+    spec : SchedulerSpec
+    options : PodOptions
+        Of the first pool: for the image where `site` has none, and for what it is pulled with.
+    orders : str
+        Name of the Secret with its orders, which is made after the Job.
+    """
+    given = {
+        "image": site.image or options.image,
+        "service_account": options.service_account,
+        "image_pull_secrets": options.image_pull_secrets,
+        # What scales a cluster down must not take the pod that all others need.
+        "annotations": {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        },
+    }
+    runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0)
+    built = pod(runner, PodOptions(**given), site, {}, orders)
+    made = built["spec"]
+    (container,) = made["containers"]
+    container["name"] = SCHEDULER
+    container["args"] = ["python", "-m", "dask_flame.apart.head", f"{ORDERS}/{ORDERS_FILE}"]
+    container["env"] = [item for item in container["env"] if item["name"] != "DASK_WORKER_NAME"]
+    amounts = {"cpu": f"{spec.cpus:g}", "memory": str(spec.memory)}
+    container["resources"] = {"requests": amounts, "limits": dict(amounts)}
+    for volume in made["volumes"]:
+        if "secret" in volume:
+            # A driver may die between the two; the pod ends then by itself.
+            volume["secret"]["optional"] = True
+    made |= {**site.nodes, "terminationGracePeriodSeconds": SEE_OFF}
+    return _job(
+        site,
+        object_name(site.cluster, "scheduler"),
+        "scheduler",
+        made,
+        annotations=built["metadata"]["annotations"],
+        backoffLimit=0,
+    )
+
+
+def _job(
+    site: Site,
+    name: str,
+    component: str,
+    spec: Mapping[str, Any],
+    *,
+    annotations: Mapping[str, str] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """A Job of one pod, that goes as soon as this has ended, and all that it owns with it."""
+    template: dict[str, Any] = {"labels": labels(site, component)}
+    if annotations:
+        template["annotations"] = dict(annotations)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(site, object_name(site.cluster, "keeper", str(site.keeper)), "keeper"),
+        "metadata": metadata(site, name, component),
         "spec": {
             "ttlSecondsAfterFinished": 0,
-            # A keeper that is evicted, or crashes, is not the driver's end.
-            "backoffLimit": 20,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "Ignore",
-                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                    }
-                ]
-            },
-            "template": {"metadata": {"labels": labels(site, "keeper")}, "spec": made},
+            **more,
+            "template": {"metadata": template, "spec": dict(spec)},
         },
     }
 

@@ -37,6 +37,11 @@ class OwnPod:
     group: int | None
     nodes: Mapping[str, Any]
 
+    @classmethod
+    def none(cls) -> OwnPod:
+        """Of a driver that is in no pod."""
+        return cls("", "", "", "", (), None, None, {})
+
     @property
     def owner(self) -> dict[str, Any]:
         """The owner reference of what is to go with this pod."""

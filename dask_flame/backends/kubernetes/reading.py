@@ -12,6 +12,8 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.asking import CONTAINER
 
+#: The container of a scheduler's pod.
+SCHEDULER = "scheduler"
 #: Reasons for which a container does not start and will not, whatever is waited for.
 _HOPELESS = {
     "ErrImageNeverPull": "image",
@@ -124,7 +126,7 @@ def _code(terminated: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
 
 def _limit(pod: Mapping[str, Any]) -> str:
     for container in pod.get("spec", {}).get("containers", []):
-        if container.get("name") == CONTAINER:
+        if container.get("name") in (CONTAINER, SCHEDULER):
             limits = (container.get("resources") or {}).get("limits") or {}
             return str(limits.get("memory", "none of its own"))
     return "unknown"
@@ -132,7 +134,7 @@ def _limit(pod: Mapping[str, Any]) -> str:
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
     for container in status.get("containerStatuses") or []:
-        if container.get("name") == CONTAINER:
+        if container.get("name") in (CONTAINER, SCHEDULER):
             found: Mapping[str, Any] = container
             return found
     return {}

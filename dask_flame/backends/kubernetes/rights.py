@@ -22,15 +22,22 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 )
 
 
-async def check(api: Api) -> None:
-    """Ask the server for each right.
+#: What a driver outside of the cluster does besides. A port is forwarded by GET, which is both.
+NEEDED_APART: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+    (PODS, "portforward", ("create", "get")),
+)
+
+
+async def check(api: Api, *, apart: bool) -> None:
+    """Ask the server for each right; with `apart`, for those of a driver outside too.
 
     Raises
     ------
     BackendError
         With the rules of a Role that are missing.
     """
-    rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
+    needed = (*NEEDED, *(NEEDED_APART if apart else ()))
+    rights = [(kind, part, verb) for kind, part, verbs in needed for verb in verbs]
     try:
         allowed = await asyncio.gather(*(api.allowed(verb, k, part) for k, part, verb in rights))
     except KubernetesError as error:

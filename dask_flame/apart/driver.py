@@ -1,0 +1,299 @@
+"""A cluster whose scheduler is apart from it, by its runners (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask.utils import parse_timedelta
+from distributed import Security, Status
+from distributed.comm import connect
+from distributed.objects import SchedulerInfo
+from distributed.protocol import pickle
+
+from dask_flame import config
+from dask_flame._version import __version__
+from dask_flame.apart.link import Link
+from dask_flame.apart.mirror import Seen
+from dask_flame.backends import Ended, SchedulerSpec
+from dask_flame.background import Background, in_thread, safely
+from dask_flame.checks import seconds, size
+from dask_flame.errors import BackendError
+from dask_flame.events import Event
+from dask_flame.pods import POD_OPTIONS
+from dask_flame.protocol import DRIVER
+from dask_flame.reconnect import resume_clients
+from dask_flame.specs import settings
+
+if TYPE_CHECKING:
+    from dask_flame.cluster import FlameCluster
+
+logger = logging.getLogger("dask_flame")
+
+#: Seconds between two attempts to connect: the first, and the longest.
+_FIRST, _LONGEST = 0.05, 1.0
+_ATTEMPT = 10.0
+#: Seconds that the other side may take to come, once its process has started, and to take leave.
+_HELLO_WITHIN = 60.0
+_PART_WITHIN = 5.0
+#: What of a resize only the driver needs to know.
+_FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIONS
+
+
+class Following:
+    """In place of an Adaptive, which is where the scheduler is: the bounds that it follows."""
+
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def stop(self, reason: str = "unknown") -> None:
+        """There is nothing here to stop."""
+
+
+class Apart:
+    """The driver's side of a scheduler apart from it.
+
+    Parameters
+    ----------
+    cluster : FlameCluster
+        Its backend must have started.
+
+    Attributes
+    ----------
+    scheduler : Seen
+    adaptive : Following
+    address : str
+        Where this machine's Clients reach the scheduler.
+    dashboard_port : int
+        Of this machine; 0: there is none.
+    """
+
+    def __init__(self, cluster: FlameCluster) -> None:
+        self.scheduler = Seen()
+        default = cluster.fleets.policies[cluster.fleets.default]
+        self.adaptive = Following(default.min, default.max)
+        self.address = ""
+        self.dashboard_port = 0
+        self._cluster = cluster
+        self._there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._callbacks = Background("flame-callbacks")
+        self._connecting: asyncio.Task[None] | None = None
+        self._joins = 0
+        self._following: asyncio.Task[None] | None = None
+        self._closing = False
+        backend = cluster.backend
+        handlers: dict[str, Any] = {
+            "hello": self._hello,
+            "state": self._state,
+            "event": self._event,
+            "reports": self._reports,
+            "resized": self._resized,
+            "over": self._over,
+            "boot": self._boot,
+            "end": backend.end,
+            "list": backend.list,
+            "logs": backend.logs,
+        }
+        grace = cluster._grace
+        silence = parse_timedelta(config.get("silence"), "s") or 60.0
+        self._link = Link(handlers, silence=silence)
+        self._port = int(config.get("scheduler.port"))
+        self._orders: dict[str, Any] = {
+            "grace": grace,
+            "silence": silence,
+            "security": _inline(cluster.security),
+            "config": settings(),
+            "listening": {"port": self._port},
+            "cluster": self._options(),
+        }
+
+    def _options(self) -> str:
+        """What the FlameCluster there is made with, as text."""
+        cluster = self._cluster
+        has_dashboard = cluster._dashboard_address is not None
+        port = int(config.get("scheduler.dashboard-port"))
+        options = {
+            "pools": {name: pool.abridged for name, pool in cluster.fleets.policies.items()},
+            "scheduler": "driver",
+            "name": cluster.name,
+            "disconnect_grace": cluster._grace,
+            "max_lifetime": cluster._max_lifetime,
+            "home_limit": cluster._home_limit,
+            "dashboard_address": f"127.0.0.1:{port}" if has_dashboard else None,
+        }
+        return base64.b64encode(pickle.dumps(options)).decode()
+
+    async def start(self) -> None:
+        """Have the scheduler started, and be connected to it.
+
+        Raises
+        ------
+        BackendError
+        """
+        resume_clients()
+        cluster, backend = self._cluster, self._cluster.backend
+        spec = SchedulerSpec(
+            orders=self._orders,
+            options=cluster.fleets.policies[cluster.fleets.default].pod.given,
+            timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
+            cpus=float(config.get("scheduler.cpus")),
+            memory=size("scheduler.memory", config.get("scheduler.memory")),
+        )
+        await backend.lodge(spec, self._ended)
+        port = await backend.reach(self._port)
+        self.address = f"tls://127.0.0.1:{port}"
+        self._connecting = asyncio.create_task(self._connect())
+        try:
+            async with asyncio.timeout(_HELLO_WITHIN):
+                version = await asyncio.shield(self._there)
+        except TimeoutError:
+            raise BackendError(
+                f"the scheduler's pod has started, but was not reached within {_HELLO_WITHIN:g} s; "
+                "see its log"
+            ) from None
+        if version != __version__:
+            raise BackendError(
+                f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
+                "an image with the same version: image="
+            )
+        if cluster._dashboard_address is not None:
+            _, _, wanted = cluster._dashboard_address.rpartition(":")
+            self.dashboard_port = await backend.reach(
+                int(config.get("scheduler.dashboard-port")),
+                at=int(wanted) if wanted.isdigit() else 0,
+            )
+
+    async def close(self) -> None:
+        """Have the scheduler end, and its runners take leave."""
+        self._closing = True
+        if self._link.connected:
+            self._link.say("close")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PART_WITHIN):
+                    while self._link.connected:  # noqa: ASYNC110 - it ends by itself
+                        await asyncio.sleep(0.02)
+        await self._link.close()
+        for task in (self._connecting, self._following):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if not self._there.done():
+            self._there.cancel()
+        await in_thread(self._callbacks.close)
+
+    def resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        """A pool's policy has changed."""
+        default = self._cluster.fleets.policies[self._cluster.fleets.default]
+        self.adaptive.minimum, self.adaptive.maximum = default.min, default.max
+        rest = {name: value for name, value in changes.items() if name not in _FOR_RUNNERS}
+        self._link.say("resize", pool=pool, changes=rest, text=text)
+
+    # What the backend says
+
+    def ended(self, what: Ended) -> None:
+        self._link.say("ended", what=what)
+
+    def reached(self, name: str, step: str) -> None:
+        self._link.say("step", name=name, step=step)
+
+    def held_up(self, name: str, why: str) -> None:
+        self._link.say("trouble", name=name, why=why)
+
+    def _ended(self, why: str) -> None:
+        """The scheduler's process has ended, and was not told to."""
+        self._over(f"the scheduler's pod has ended: {why}")
+
+    # What the other side says
+
+    def _hello(self, address: str, version: str) -> None:
+        self.scheduler.address = address
+        if not self._there.done():
+            self._there.set_result(version)
+
+    def _state(self, **told: Any) -> None:
+        self.scheduler.take(self._cluster, **told)
+
+    def _event(self, event: Event) -> None:
+        self._cluster.events.take(event)
+
+    def _reports(self, what: str, args: Any, kwargs: Any) -> None:
+        getattr(self._cluster.reports, what)(*args, **kwargs)
+
+    def _resized(self, which: str, pool: str, count: int) -> None:
+        function = getattr(self._cluster.fleets.policies[pool], which)
+        if function is not None:
+            self._callbacks.do(partial(safely, function, pool, count))
+
+    async def _boot(self, runners: Mapping[str, str]) -> None:
+        for name, pool in runners.items():
+            self._cluster.fleets.booted(pool, (name,))
+        await self._cluster.backend.boot(self._cluster.specs(list(runners)))
+
+    def _over(self, why: str) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if not self._there.done():
+            self._there.set_exception(BackendError(why))
+            return
+        self._cluster.events.add("lost", why)
+        self._cluster.expire(why)
+
+    # The connection
+
+    async def _connect(self) -> None:
+        pause = _FIRST
+        while True:
+            begun = time.monotonic()
+            try:
+                arguments = self._cluster.security.get_connection_args("client")
+                comm = await connect(self.address, timeout=_ATTEMPT, **arguments)
+                try:
+                    await comm.write({"op": DRIVER, "reply": False, "version": __version__})
+                    self._joined()
+                    await self._link.serve(comm)
+                finally:
+                    comm.abort()
+            except (OSError, TimeoutError) as error:
+                logger.debug("the scheduler's pod could not be reached: %r", error)
+            pause = _FIRST if time.monotonic() > begun + _LONGEST else min(2 * pause, _LONGEST)
+            await asyncio.sleep(pause)
+
+    def _joined(self) -> None:
+        self._joins += 1
+        if self._joins > 1 and self._cluster.status is Status.running:
+            if self._following is not None:
+                self._following.cancel()
+            self._following = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """Have distributed's Cluster hear of workers again: it subscribes once, when it starts."""
+        cluster = self._cluster
+        with contextlib.suppress(OSError):
+            comm = await cluster.scheduler_comm.live_comm()
+            await comm.write({"op": "subscribe_worker_status"})
+            cluster.scheduler_info = SchedulerInfo(await comm.read())
+            cluster._watch_worker_status_comm = comm
+            cluster._watch_worker_status_task = asyncio.ensure_future(
+                cluster._watch_worker_status(comm)
+            )
+
+
+def _inline(security: Security) -> dict[str, Any]:
+    """What a Security is made of, with certificates and keys themselves in place of files."""
+    parts = ("scheduler", "worker", "client")
+    keys = [f"tls_{part}_{what}" for part in parts for what in ("key", "cert")]
+    given: dict[str, Any] = {"require_encryption": True}
+    for key in ("tls_ca_file", *keys):
+        value = getattr(security, key)
+        if isinstance(value, str):
+            given[key] = value if "-----BEGIN" in value else Path(value).read_text()
+    return given

@@ -1,0 +1,201 @@
+"""The scheduler's process: ``python -m dask_flame.apart.head FILE`` (scheduler's pod).
+
+FILE has its orders, as JSON: it is mounted from a Secret, which may be made a moment after the pod.
+The process ends, with exit code 0, when the driver tells it to, or has been gone for the grace;
+Kubernetes then deletes the Job that it belongs to, and all that this owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import dask.config
+from distributed import Security, Status
+from distributed.comm import Comm
+from distributed.protocol import pickle
+
+from dask_flame._version import __version__
+from dask_flame.apart.link import Link
+from dask_flame.apart.mirror import Teller, TellingLog, TellingStore
+from dask_flame.apart.relay import RelayBackend
+from dask_flame.backends import Ended
+from dask_flame.cluster import FlameCluster
+from dask_flame.protocol import DRIVER
+
+logger = logging.getLogger("dask_flame")
+
+#: Seconds until the orders have to be there, and until a driver has to have come.
+_ORDERS_WITHIN = 120.0
+_DRIVER_WITHIN = 120.0
+#: Seconds between two looks at what has changed.
+_LOOK = 0.2
+#: Seconds that the end may take.
+_CLOSE_WITHIN = 10.0
+
+
+class Head:
+    """A cluster whose driver is elsewhere.
+
+    Parameters
+    ----------
+    orders : mapping
+        ``cluster``: keyword arguments of FlameCluster, pickled; ``security``: what
+        :class:`distributed.Security` takes; ``grace`` and ``silence``: seconds; ``listening``;
+        ``scratch``.
+    """
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        self._grace = float(orders["grace"])
+        handlers: dict[str, Callable[..., Any]] = {
+            "ended": self._ended,
+            "step": self._step,
+            "trouble": self._trouble,
+            "resize": self._resize,
+            "close": self._close,
+        }
+        self.link = Link(handlers, silence=float(orders["silence"]))
+        self._over = asyncio.Event()
+        self._born = time.monotonic()
+        self._lost: float | None = None
+        options: dict[str, Any] = pickle.loads(base64.b64decode(orders["cluster"]))
+        for name, pool in options["pools"].items():
+            options["pools"][name] = pool.replace(
+                on_grow=partial(self._resized, "on_grow"),
+                on_shrink=partial(self._resized, "on_shrink"),
+            )
+        self._loop = asyncio.get_running_loop()
+        link, listening, scratch = self.link, orders["listening"], orders["scratch"]
+
+        class Relay(RelayBackend):
+            def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
+                super().__init__(owner, ended, link=link, listening=listening, scratch=scratch)
+
+        self.cluster = FlameCluster(
+            backend=Relay,
+            security=Security(**orders["security"]),
+            asynchronous=True,
+            **options,
+        )
+        self.cluster.events = TellingLog(self.link)
+        self.cluster._reports.store = TellingStore(self.link)
+
+    async def run(self) -> None:
+        """Be there until it is over."""
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(sig, self._over.set)
+        try:
+            await self.cluster
+            self.cluster.scheduler.handlers[DRIVER] = self._serve
+            teller = Teller(self.cluster, self.link)
+            while not self._over.is_set() and not self._forsaken():
+                teller.tell()
+                if self.cluster.status is not Status.running:
+                    break  # its max_lifetime is over
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), _LOOK)
+            if self.link.connected:
+                self.link.say("over", why=self.cluster.over)
+                await self.link.flush(1.0)
+        finally:
+            await self.link.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.cluster.close(), _CLOSE_WITHIN)
+
+    def _forsaken(self) -> bool:
+        """Whether the driver has been gone for too long."""
+        now = time.monotonic()
+        if self.link.connected:
+            self._lost = None
+        elif self._lost is None:
+            self._lost = now
+        if self._lost is None:
+            return False
+        patience = self._grace if self.link.spoken else max(self._grace, _DRIVER_WITHIN)
+        return now > self._lost + patience
+
+    async def _serve(self, comm: Comm, version: str) -> Status:
+        """The driver has connected."""
+        if not self.link.spoken:
+            self.link.say("hello", address=self.cluster.scheduler.address, version=__version__)
+        await self.link.serve(comm)
+        return Status.dont_reply
+
+    # What the driver says
+
+    def _ended(self, what: Ended) -> None:
+        self.cluster.backend.ended(what)
+
+    def _step(self, name: str, step: str) -> None:
+        self.cluster.backend.progress(name, step)
+
+    def _trouble(self, name: str, why: str) -> None:
+        self.cluster.backend.trouble(name, why)
+
+    def _resize(self, pool: str, changes: dict[str, Any], text: str) -> None:
+        self.cluster.fleets.resize(pool, changes)
+        self.cluster._resized(pool, changes, text)
+
+    def _close(self) -> None:
+        self._over.set()
+
+    def _resized(self, which: str, pool: str, count: int) -> None:
+        # In the thread of callbacks.
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            say = partial(self.link.say, "resized", which=which, pool=pool, count=count)
+            self._loop.call_soon_threadsafe(say)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    until = time.monotonic() + _ORDERS_WITHIN
+    while not file.exists():
+        if time.monotonic() > until:
+            raise SystemExit("there are no orders: whoever has made this pod is gone")
+        time.sleep(0.1)
+    orders: dict[str, Any] = json.loads(file.read_text())
+    return orders
+
+
+async def _run(orders: dict[str, Any]) -> None:
+    await Head(orders).run()
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Carry out the orders in a file until the driver is gone."""
+    code = 1
+    try:
+        orders = _read(Path(argv[0]))
+        dask.config.update(dask.config.config, orders["config"], priority="new")
+        scratch = orders["scratch"] = os.environ.get("TMPDIR", "/tmp")
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            os.environ["HOME"] = scratch
+        address, listening = os.environ["DASK_FLAME_POD_IP"], orders["listening"]
+        # Ports are forwarded to the loopback address, and runners come to the pod's.
+        listening["host"] = list(dict.fromkeys([address, "127.0.0.1"]))
+        logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        asyncio.run(_run(orders))
+        code = 0
+    except SystemExit as error:
+        print(error, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,110 @@
+"""The pod of a scheduler that is apart from its driver: made, watched, and reached (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dask_flame.backends.base import SchedulerSpec
+from dask_flame.backends.kubernetes import reading
+from dask_flame.backends.kubernetes.api import Api, KubernetesError
+from dask_flame.backends.kubernetes.estate import Estate
+from dask_flame.backends.kubernetes.forwarding import Forward
+from dask_flame.errors import PRINTED, BackendError
+from dask_flame.pods import PodOptions
+
+_LINES = 50
+_GONE = "its pod was deleted by somebody else"
+
+
+class Lodging:
+    """A scheduler's pod.
+
+    Parameters
+    ----------
+    api : Api
+    estate : Estate
+        Makes the Job, which owns all else then.
+    over : callable
+        Told why the pod has ended, unless :meth:`close` was called before.
+    """
+
+    def __init__(self, api: Api, estate: Estate, over: Callable[[str], None]) -> None:
+        self._api = api
+        self._estate = estate
+        self._over = over
+        self._pod = ""
+        self._held = ""
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._forwards: list[Forward] = []
+        self._burying: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self, spec: SchedulerSpec) -> None:
+        """Make the Job; returns when its pod's container has started.
+
+        Raises
+        ------
+        BackendError
+        """
+        try:
+            async with asyncio.timeout(spec.timeout):
+                await self._estate.lodge(spec, PodOptions(**spec.options))
+                await self._started
+        except KubernetesError as error:
+            raise BackendError(f"the scheduler's pod was refused: {error}") from error
+        except TimeoutError:
+            held = f": {self._held}" if self._held else ""
+            raise BackendError(
+                "the scheduler's pod did not start within flame.scheduler.timeout="
+                f"{spec.timeout:g} s{held}"
+            ) from None
+
+    async def reach(self, port: int, at: int) -> int:
+        """See :meth:`dask_flame.backends.Backend.reach`."""
+        forward = Forward(self._api, self._pod, port)
+        self._forwards.append(forward)
+        return await forward.start(at)
+
+    async def close(self) -> None:
+        """End all connections. The pod goes with its Job."""
+        self._closed = True
+        if not self._started.done():
+            self._started.cancel()
+        if self._burying is not None:
+            self._burying.cancel()
+            await asyncio.gather(self._burying, return_exceptions=True)
+        for forward in self._forwards:
+            await forward.close()
+
+    # What the watch tells
+
+    def seen(self, pod: Mapping[str, Any]) -> None:
+        """The pod has changed."""
+        self._pod = pod["metadata"]["name"]
+        self._held = reading.held_up(pod) or self._held
+        if why := reading.ended(pod) or reading.hopeless(pod):
+            self._end(why)
+        elif reading.step(pod) == "started" and not self._started.done():
+            self._started.set_result(None)
+
+    def gone(self, pod: Mapping[str, Any]) -> None:
+        """The pod is there no more."""
+        self._end(reading.ended(pod, gone=True) or _GONE)
+
+    def _end(self, why: str) -> None:
+        if not self._closed and self._burying is None:
+            self._burying = asyncio.create_task(self._bury(why))
+
+    async def _bury(self, why: str) -> None:
+        """Say why it has ended, with what it printed last."""
+        with contextlib.suppress(KubernetesError):
+            printed = await self._api.log(self._pod, reading.SCHEDULER, lines=_LINES)
+            if tail := printed.strip():
+                why += PRINTED + tail
+        if not self._started.done():
+            self._started.set_exception(BackendError(f"the scheduler's pod could not start: {why}"))
+        else:
+            self._over(why)

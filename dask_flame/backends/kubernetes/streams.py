@@ -1,0 +1,54 @@
+"""The bytes of one forwarded port, over a WebSocket to the API server (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx_ws
+
+#: The name that both ends agree on for messages whose first byte is the channel.
+PROTOCOL = "v4.channel.k8s.io"
+_DATA, _ERROR = b"\0", b"\1"
+
+
+class Stream:
+    """Bytes to a pod's port, and from it.
+
+    One port has two channels, 0 for data and 1 for errors. The first message on each is the port's
+    number in two bytes; see ``k8s.io/kubelet/pkg/cri/streaming/portforward``.
+
+    Parameters
+    ----------
+    socket : httpx_ws.AsyncWebSocketSession
+    """
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self._socket.send_bytes(_DATA + data)
+        except httpx_ws.HTTPXWSException as error:
+            raise ConnectionError(str(error)) from error
+
+    async def end(self) -> None:
+        """Say that nothing more will come: the protocol has no end of one direction alone."""
+        with contextlib.suppress(httpx_ws.HTTPXWSException):
+            await self._socket.close()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        begun = set()
+        while True:
+            try:
+                message: bytes = await self._socket.receive_bytes()
+            except httpx_ws.HTTPXWSException:
+                return  # closed, or broken, which is the same to bytes
+            channel, data = message[:1], message[1:]
+            if channel not in begun:
+                begun.add(channel)
+            elif channel == _DATA:
+                yield data
+            elif channel == _ERROR and data:
+                raise ConnectionError(data.decode(errors="replace"))
