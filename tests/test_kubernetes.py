@@ -232,7 +232,7 @@ def test_everything_goes_with_the_drivers_pod(kubernetes: Start, cluster: Any) -
     uid = fake.objects("jobs")[0]["metadata"]["ownerReferences"][0]["uid"]
     driver = next(p for p in fake.objects("pods") if p["metadata"]["name"] == "jupyter-me")
     assert driver["metadata"]["uid"] == uid
-    assert flame.backend.host == driver["status"]["podIP"]
+    assert flame.backend.listening["host"] == driver["status"]["podIP"]
 
 
 def test_no_room(kubernetes: Start, cluster: Any) -> None:
@@ -299,8 +299,8 @@ def test_missing_rights_are_named_as_a_role_has_them(kubernetes: Start) -> None:
 def test_a_driver_that_is_in_no_pod(kubernetes: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     kubernetes()
     monkeypatch.setenv("POD_NAME", "another")
-    with pytest.raises(BackendError, match="needs a driver in a pod"):
-        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+    with pytest.raises(BackendError, match=r'needs a driver in a pod.*write scheduler="pod"'):
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None, scheduler="driver")
 
 
 def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class Apart:
             "event": self._event,
             "reports": self._reports,
             "resized": self._resized,
-            "over": self._over,
+            "over": self._expired,
             "boot": self._boot,
             "end": backend.end,
             "list": backend.list,
@@ -209,7 +209,7 @@ class Apart:
 
     def _ended(self, why: str) -> None:
         """The scheduler's process has ended, and was not told to."""
-        self._over(f"the scheduler's pod has ended: {why}")
+        self._over(f"the scheduler's pod has ended: {why}", "lost")
 
     # What the other side says
 
@@ -237,14 +237,17 @@ class Apart:
             self._cluster.fleets.booted(pool, (name,))
         await self._cluster.backend.boot(self._cluster.specs(list(runners)))
 
-    def _over(self, why: str) -> None:
+    def _expired(self, why: str) -> None:
+        self._over(why, "lease")
+
+    def _over(self, why: str, kind: str) -> None:
         if self._closing:
             return
         self._closing = True
         if not self._there.done():
             self._there.set_exception(BackendError(why))
             return
-        self._cluster.events.add("lost", why)
+        self._cluster.events.add(kind, why)
         self._cluster.expire(why)
 
     # The connection

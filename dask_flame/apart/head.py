@@ -106,7 +106,8 @@ class Head:
                     break  # its max_lifetime is over
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), _LOOK)
-            if self.link.connected:
+            if self.cluster.over:
+                # Else the pod tells by its end why it has ended.
                 self.link.say("over", why=self.cluster.over)
                 await self.link.flush(1.0)
         finally:

@@ -157,17 +157,16 @@ class Link:
         said, confirmed = taken, self._taken
         try:
             while True:
-                while said < self._said or confirmed < self._taken:
-                    self._more.clear()
-                    rest = [item for item in self._kept if item[0] > said][:_AT_ONCE]
-                    confirmed = self._taken
-                    await comm.write((confirmed, rest))
-                    said = rest[-1][0] if rest else self._said
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._silence / 4):
-                        await self._more.wait()
-                        continue
-                await comm.write((self._taken, []))
+                self._more.clear()
+                rest = [item for item in self._kept if item[0] > said][:_AT_ONCE]
+                if not rest and confirmed == self._taken:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._silence / 4):
+                            await self._more.wait()
+                            continue
+                confirmed = self._taken
+                await comm.write((confirmed, rest))
+                said = rest[-1][0] if rest else said
         except OSError:
             comm.abort()
 

@@ -1,0 +1,370 @@
+"""A scheduler in a pod, for a driver outside of the cluster: end to end on the fake API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import yaml
+from conftest import wait_for
+from dask.distributed import Client, get_worker
+
+from dask_flame import FlameCluster, Pool, RunnerLost, on, report
+from dask_flame.backends.kubernetes.api import PODS
+from dask_flame.backends.kubernetes.rights import rules
+from dask_flame.errors import BackendError, PoolError
+from dask_flame.testing.kubernetes import FakeKubernetes
+
+IMAGE = "ghcr.io/me/runner:1.0"
+ROLE = next(
+    yaml.safe_load_all((Path(__file__).parents[1] / "deploy/kubernetes/role.yaml").read_text())
+)
+RIGHTS = [
+    *ROLE["rules"],
+    {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create", "get"]},
+]
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+Start = Callable[..., FakeKubernetes]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts a cluster with a restricted namespace, and gives the driver a kubeconfig of it."""
+    started: list[FakeKubernetes] = []
+    # All pods of the fake share this machine's ports.
+    monkeypatch.setenv("DASK_FLAME__SCHEDULER__PORT", str(free_port()))
+    monkeypatch.setenv("DASK_FLAME__SCHEDULER__DASHBOARD_PORT", str(free_port()))
+    monkeypatch.setenv("DASK_FLAME__SCHEDULER__TIMEOUT", "30s")
+    dask.config.refresh()
+
+    def start(**options: Any) -> FakeKubernetes:
+        image = {"PYTHONPATH": str(Path(__file__).parent)}
+        fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
+        fake.start()
+        started.append(fake)
+        fake.grant("driver", RIGHTS)
+        monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
+        return fake
+
+    yield start
+    try:
+        for fake in started:
+            wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    finally:
+        for fake in started:
+            fake.close()
+        monkeypatch.undo()
+        dask.config.refresh()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., tuple[FlameCluster, Client]]]:
+    made: list[Any] = []
+
+    def make(**options: Any) -> tuple[FlameCluster, Client]:
+        given = {"backend": "kubernetes", "image": IMAGE, "dashboard_address": None, "max": 2}
+        cluster = FlameCluster(**{**given, **options})
+        made.append(cluster)
+        client = Client(cluster)
+        made.append(client)
+        return cluster, client
+
+    yield make
+    for thing in reversed(made):
+        thing.close()
+
+
+def pods(fake: FakeKubernetes, component: str = "worker") -> list[dict[str, Any]]:
+    what = "dask.org/component"
+    return [p for p in fake.objects("pods") if p["metadata"]["labels"].get(what) == component]
+
+
+def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
+    report(step=1, slept=seconds)
+    time.sleep(seconds)
+    return get_worker().name, os.environ.get("TOKEN")
+
+
+def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(max=3, idle_timeout="1s", secrets={"TOKEN": "xyzzy"})
+    (head,) = pods(fake, "scheduler")
+    (job,) = fake.objects("jobs")
+    assert flame.scheduler.address.startswith(f"tls://{head['status']['podIP']}:")
+    assert flame.scheduler_address.startswith("tls://127.0.0.1:")
+    futures = client.map(whoami, [0.5] * 3, pure=False)
+    assert sorted(client.gather(futures)) == [(f"runner-{n}", "xyzzy") for n in (1, 2, 3)]
+    for pod in pods(fake):
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    # What is secret is in Secrets, and what only runners need is not in the scheduler's.
+    private = ("xyzzy", "PRIVATE KEY", flame.security.tls_worker_key)
+    for kind in ("pods", "jobs", "events"):
+        text = json.dumps(fake.objects(kind))
+        assert not any(secret in text for secret in private)
+    volume = next(v for v in head["spec"]["volumes"] if "secret" in v)
+    orders = next(
+        s for s in fake.objects("secrets")
+        if s["metadata"]["name"] == volume["secret"]["secretName"]
+    )  # fmt: skip
+    assert "xyzzy" not in json.dumps(orders)
+    # What is known here is what is known there.
+    assert [e.kind for e in flame.events][:2] == ["boot", "ready"]
+    assert {step for step, _ in flame.boots[0].steps} >= {"accepted", "started", "registered"}
+    assert [c.series["slept"].values[-1] for c in flame.reports.calls.values()] == [0.5] * 3
+    wait_for(lambda: not flame.runners, what="idle runners have gone")
+    assert [e.kind for e in flame.events].count("retire") >= 1
+    assert client.gather(futures[0])[1] == "xyzzy"  # it has gone home, which is there
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-4"
+    assert "1 ready" in wait_for(lambda: "1 ready" in repr(flame) and repr(flame))
+    flame.close()
+    wait_for(fake.at_rest)
+
+
+def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: Any) -> None:
+    outside()
+    grown: list[tuple[str, int]] = []
+    pools = {
+        "cpu": Pool(max=1, image=IMAGE, idle_timeout="1s", on_grow=lambda *a: grown.append(a)),
+        "other": Pool(max=1, image=IMAGE),
+    }
+    with pytest.raises(PoolError, match="'nope'"):
+        cluster(max=None, image=None, pools=pools)[0].resize("nope", max=2)
+    flame = next(iter(FlameCluster._open))
+    client = Client(flame)
+    assert flame.resize("cpu", max=2, env={"TOKEN": "later"}).max == 2
+    names = {client.submit(whoami, 0.5, pure=False) for _ in range(2)}
+    assert {f.result(timeout=60) for f in names} == {("cpu-1", "later"), ("cpu-2", "later")}
+    assert grown[-1] == ("cpu", 2)
+    (changed,) = [e for e in flame.events if e.kind == "policy"]
+    assert "max=2" in changed.reason
+    assert "later" not in changed.reason
+    assert flame.adapt(minimum=1).minimum == 1
+    wait_for(lambda: [e for e in flame.events if e.reason.startswith("adapt")])
+    client.close()
+
+
+def test_the_dashboard_is_on_this_machine(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    wanted = free_port()
+    flame, client = cluster(dashboard_address=f"127.0.0.1:{wanted}")
+    assert flame.dashboard_link == f"http://127.0.0.1:{wanted}/status"
+    client.submit(whoami).result(timeout=60)
+    with urllib.request.urlopen(flame.flame_link, timeout=30) as page:
+        assert page.status == 200
+    # Nobody else in the cluster can look at it.
+    (head,) = pods(fake, "scheduler")
+    assert "8787" not in json.dumps(head)
+
+
+def test_a_connection_that_drops(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(disconnect_grace="20s")
+    assert client.submit(whoami, pure=False).result(timeout=60)
+    future = client.submit(whoami, 3.0, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    time.sleep(1.0)  # as long as the network is away
+    fake.up()
+    name, _ = future.result(timeout=60)
+    assert name == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    assert flame.resize(max=1).max == 1
+    wait_for(lambda: any(e.kind == "policy" for e in flame.events))
+    assert not [e for e in flame.events if e.kind in ("lost", "failed")]
+    # The base class's view of the workers is alive, too.
+    wait_for(lambda: len(flame.scheduler_info["workers"]) == len(flame.runners))
+
+
+def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(disconnect_grace="1s")
+    future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    # Kubernetes deletes what the scheduler's Job owned, though nobody can ask it to.
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    fake.up()
+    wait_for(lambda: flame.status.name == "closed", within=30)
+    (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
+    assert "has ended" in lost.reason
+    del future
+
+
+SCRIPT = f"""
+import sys, time
+from dask.distributed import Client
+from dask_flame import FlameCluster
+
+def work(seconds):
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    print("begun", flush=True)
+    cluster = FlameCluster(
+        backend="kubernetes", image="{IMAGE}", max=3, dashboard_address=None, disconnect_grace="1s"
+    )
+    print("up", flush=True)
+    client = Client(cluster)
+    futures = client.map(work, [600, 600, 600], pure=False)
+    print("submitted", flush=True)
+    while sum(m.busy for m in cluster.runners.values()) < 3:
+        time.sleep(0.01)
+    print("busy", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "end"),
+    [
+        ("lodged", signal.SIGKILL),
+        ("submitted", signal.SIGKILL),
+        ("busy", signal.SIGKILL),
+        ("busy", signal.SIGTERM),
+        ("busy", signal.SIGINT),
+    ],
+)
+def test_nothing_outlives_the_driver(
+    moment: str, end: signal.Signals, outside: Start, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fake = outside()
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout is not None
+            wanted = "begun" if moment == "lodged" else moment
+            for line in driver.stdout:
+                if line.strip() == wanted:
+                    break
+            if moment == "lodged":
+                # Its process has its orders, and nobody has spoken to it yet.
+                wait_for(lambda: fake.objects("secrets"))
+        finally:
+            driver.send_signal(end)
+            driver.wait(timeout=30)
+    if moment == "lodged":
+        # Two minutes is what it waits for a driver that never came.
+        (job,) = fake.objects("jobs")
+        assert wait_for(lambda: pods(fake, "scheduler"))
+        fake.delete(job)
+    wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+
+
+def test_a_scheduler_that_is_taken_away(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster()
+    future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    (head,) = pods(fake, "scheduler")
+    fake.evict(head)
+    wait_for(lambda: flame.status.name == "closed", within=30)
+    (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
+    assert "Evicted" in lost.reason or "preempted" in lost.reason
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    del future
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bad_images": {IMAGE: "not found"}, "back_off": 0.2}, "ImagePullBackOff.*image"),
+        ({"nodes": [{"cpu": "100m", "memory": "1Gi"}]}, r"0/1 nodes.*Insufficient cpu"),
+        ({"admission": lambda verb, o: "no Jobs here" if o["kind"] == "Job" else None}, "no Jobs"),
+    ],
+)
+def test_a_scheduler_that_cannot_start(
+    options: dict[str, Any], words: str, outside: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = outside(**options)
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"(?s)the scheduler's pod.*{words}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    wait_for(fake.at_rest)
+
+
+def test_what_the_scheduler_printed_is_in_the_error(outside: Start) -> None:
+    fake = outside()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            dask.config.set({"flame.scheduler.port": taken.getsockname()[1]}),
+            pytest.raises(BackendError, match=r"(?s)exit code 1.*already in use"),
+        ):
+            FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    wait_for(fake.at_rest)
+
+
+def test_another_version_there(outside: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside()
+    monkeypatch.setattr("dask_flame.apart.driver.__version__", "0.0.0")
+    with pytest.raises(BackendError, match=r"this driver 0\.0\.0; name an image"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+
+
+def test_rights_that_are_missing(outside: Start) -> None:
+    fake = outside()
+    fake.grant("driver", ROLE["rules"])
+    with pytest.raises(BackendError) as error:
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    missing = [(PODS, "portforward", "create"), (PODS, "portforward", "get")]
+    assert rules(missing) in str(error.value)
+    assert fake.left() == []
+
+
+def test_without_an_image(outside: Start) -> None:
+    fake = outside()
+    with pytest.raises(PoolError, match="a pod needs an image"):
+        FlameCluster(backend="kubernetes", max=1, dashboard_address=None)
+    assert fake.left() == []
+
+
+def test_a_lifetime_that_is_over(outside: Start, cluster: Any) -> None:
+    outside()
+    flame, client = cluster(max_lifetime="2s")
+    client.submit(whoami, pure=False)
+    wait_for(lambda: flame.status.name == "closed", within=30)
+    assert any("max_lifetime=2 s" in e.reason for e in flame.events)
+
+
+def test_a_lost_runner_says_why(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(max=1)
+    with on(rerun=False):
+        future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    (pod,) = pods(fake)
+    fake.oom(pod)
+    with pytest.raises(RunnerLost, match="OOMKilled"):
+        future.result(timeout=60)
+
+
+def test_only_where_the_backend_knows_how() -> None:
+    with pytest.raises(PoolError, match=re.escape('write scheduler="auto"')):
+        FlameCluster(max=1, scheduler="pod")
+    with pytest.raises(PoolError, match="scheduler='moon'"):
+        FlameCluster(max=1, scheduler="moon")
