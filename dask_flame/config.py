@@ -54,9 +54,12 @@ def check() -> None:
                 else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
             )
             raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
-    for name, value in (given.get("local") or {}).items():
-        if not isinstance(value, bool):
-            raise PoolError(
-                f"flame.local.{name} in Dask's configuration is {value!r}, which is not true or "
-                f'false; write dask.config.set({{"flame.local.{name}": False}})'
-            )
+    for section in ("local", "kubernetes"):
+        for name, value in (given.get(section) or {}).items():
+            setting = name.replace("_", "-")
+            if isinstance(known[section][setting], bool) and not isinstance(value, bool):
+                raise PoolError(
+                    f"flame.{section}.{name} in Dask's configuration is {value!r}, which is not "
+                    f"true or false; write "
+                    f'dask.config.set({{"flame.{section}.{name}": False}})'
+                )

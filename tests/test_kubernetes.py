@@ -141,6 +141,13 @@ def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) ->
         assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
         assert "app" not in pod["metadata"]["labels"]
     assert job["metadata"]["ownerReferences"][0]["name"] == "jupyter-me"
+    (policy,) = fake.objects("networkpolicies")
+    assert policy["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    label = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert all(label <= pod["metadata"]["labels"].items() for pod in made)
+    mates, driver = (peer["podSelector"] for peer in policy["spec"]["ingress"][0]["from"])
+    assert mates == policy["spec"]["podSelector"]
+    assert driver == {"matchLabels": DRIVER["metadata"]["labels"]}
     private = ("xyzzy", "PRIVATE KEY", flame.security.tls_worker_key)
     for kind in ("pods", "jobs", "events"):
         text = json.dumps(fake.objects(kind))
@@ -165,7 +172,8 @@ def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
     assert counts["get", "pods"] == 1  # the driver's own
     assert counts["watch", "pods"] <= 2
     assert counts["list", "pods"] == 1
-    assert (counts["create", "jobs"], counts["create", "secrets"]) == (1, 1)
+    kinds = ("jobs", "secrets", "networkpolicies")
+    assert [counts["create", kind] for kind in kinds] == [1, 1, 1]
 
 
 SCRIPT = """
@@ -289,11 +297,23 @@ def test_missing_rights_are_named_as_a_role_has_them(kubernetes: Start) -> None:
     missing = [(kind, part, verb) for kind, part, verbs in NEEDED[2:] for verb in verbs]
     assert rules(missing) in str(error.value)
     assert 'resources: ["secrets"]' in str(error.value)
+    assert 'resources: ["networkpolicies"]' in str(error.value)
     fake.grant("driver", ROLE["rules"])
     flame = FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
     with flame, Client(flame) as client:
         assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
     wait_for(fake.at_rest)
+
+
+def test_without_a_network_policy_there_is_no_right_to_one(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    others = [rule for rule in ROLE["rules"] if rule["resources"] != ["networkpolicies"]]
+    assert len(others) == len(ROLE["rules"]) - 1
+    fake.grant("driver", others)
+    with dask.config.set({"flame.kubernetes.network-policy": False}):
+        _, client = cluster(max=1)
+        assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    assert fake.objects("networkpolicies") == []
 
 
 def test_a_driver_that_is_in_no_pod(kubernetes: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,6 +339,7 @@ def test_a_server_that_is_busy_or_away(kubernetes: Start, cluster: Any) -> None:
     fake.fail("create pods", status=None, times=2, after=True)
     fake.fail("create secrets", status=None, times=1, after=True)
     fake.fail("create jobs", status=None, times=1, after=True)
+    fake.fail("create networkpolicies", status=None, times=1, after=True)
     names = {name for name, _ in client.gather(client.map(whoami, [0.3] * 3, pure=False))}
     assert len(names) == 3
     assert len(pods(fake)) == 3

@@ -207,6 +207,46 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
 
 
+@pytest.mark.parametrize(
+    ("driver", "address", "admitted"),
+    [
+        ({"app": "hub"}, "10.0.0.9", [{"podSelector": {"matchLabels": {"app": "hub"}}}]),
+        ({}, "10.0.0.9", [{"ipBlock": {"cidr": "10.0.0.9/32"}}]),
+        ({}, "FD00:0::9", [{"ipBlock": {"cidr": "fd00::9/128"}}]),
+        ({}, "", []),
+    ],
+)
+def test_nobody_gets_in_but_peers_and_the_driver(
+    driver: dict[str, str], address: str, admitted: list[Any]
+) -> None:
+    made = manifests.network_policy(SITE, driver, address)
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    peers = {"matchLabels": {"dask.org/cluster-name": "c1"}}
+    assert made["spec"] == {
+        "podSelector": peers,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": peers}, *admitted]}],
+    }
+    assert made["metadata"]["ownerReferences"] == [OWNER]
+    later = manifests.network_policy(replace(SITE, keeper=2), driver, address)
+    assert later["metadata"]["name"] != made["metadata"]["name"]
+    # The keeper's pod is one of them.
+    keeper = manifests.keeper(SITE, PodOptions(), "10.0.0.1", 8786, 10.0)
+    labels = keeper["spec"]["template"]["metadata"]["labels"]
+    assert peers["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize("how", [dict, lambda template: lambda built: {**built, **template}])
+def test_no_template_makes_a_pod_another_clusters_peer(how: Any) -> None:
+    template = {"metadata": {"labels": {"dask.org/cluster-name": "c2", "app": "web"}}}
+    made = pod(options={"pod_template": how(template)})
+    assert made["metadata"]["labels"]["dask.org/cluster-name"] == "c1"
+    assert made["metadata"]["labels"]["app"] == "web"
+    with pytest.raises(PoolError, match=r"dask\.org/cluster-name"):
+        PodOptions(labels={"dask.org/cluster-name": "c2"})
+
+
 TEMPLATE = {
     "metadata": {"labels": {"team": "vision", "dask.org/component": "mine"}},
     "spec": {

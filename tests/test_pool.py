@@ -118,6 +118,10 @@ def test_a_pool_refuses_what_it_does_not_know_as_a_cluster_does() -> None:
         ({"flame.pool.mx": 3}, "flame.pool.mx in Dask's configuration is no setting"),
         ({"flame.max": 3}, "did you mean flame.pool.max?"),
         ({"flame.local.fork": "no"}, 'write dask.config.set({"flame.local.fork": False})'),
+        (
+            {"flame.kubernetes.network-policy": "no"},
+            'write dask.config.set({"flame.kubernetes.network-policy": False})',
+        ),
         ({"flame.pool.max": "many"}, "(it is flame.pool.max in Dask's configuration)"),
     ],
 )

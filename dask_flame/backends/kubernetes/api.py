@@ -90,6 +90,7 @@ class Kind:
 PODS = Kind("v1", "pods")
 SECRETS = Kind("v1", "secrets")
 JOBS = Kind("batch/v1", "jobs")
+POLICIES = Kind("networking.k8s.io/v1", "networkpolicies")
 REVIEWS = Kind("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 
 
@@ -155,7 +156,7 @@ class Api:
                 return await self._once("POST", kind, body=item)
             except KubernetesError as error:
                 if again and error.reason == "AlreadyExists":
-                    if kind is SECRETS:
+                    if kind in (SECRETS, POLICIES):
                         return dict(item)  # what is in it is in its name; it need not be read
                     return await self._once("GET", kind, item["metadata"]["name"])
                 error.unsure = again or not error.code

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes import manifests, reading
-from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api import PODS, POLICIES, Api, KubernetesError
 from dask_flame.backends.kubernetes.asking import CONTAINER, variables
 from dask_flame.backends.kubernetes.estate import Estate
 from dask_flame.backends.kubernetes.lodging import Lodging
@@ -110,7 +111,8 @@ class KubernetesBackend(Backend):
                     'write scheduler="pod"'
                 )
             self._apart = self.seat == "pod" or place is None
-            await check(self._api, apart=self._apart)
+            fenced = config.get("kubernetes.network-policy")
+            await check(self._api, apart=self._apart, but=() if fenced else (POLICIES,))
             place = place or OwnPod.none()
             self._host = place.address
             site = Site(
@@ -125,7 +127,8 @@ class KubernetesBackend(Backend):
                 gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
                 gpu_label=config.get("kubernetes.gpu-label"),
             )
-            self._estate = Estate(self._api, site)
+            policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
+            self._estate = Estate(self._api, site, policy if fenced else None)
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
             if self._closing is not None:
@@ -205,7 +208,7 @@ class KubernetesBackend(Backend):
             given = variables(spec, options)
             secret = manifests.secret(site, _orders(spec), given)
             orders = secret["metadata"]["name"]
-            await self._estate.add(secret)
+            await self._estate.furnish(site, secret)
             pod = manifests.pod(spec, options, site, usual_environment(spec), orders)
             if runner.told:
                 self._over(spec.name, "it was not needed any more")

@@ -1,9 +1,9 @@
-"""What a cluster has beside its runners, and what owns it all: the keeper and Secrets (driver)."""
+"""What a cluster has beside its runners, and what owns it all: the keeper and its like (driver)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,14 @@ from distributed.comm import get_address_host_port
 from dask_flame import config
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes import manifests
-from dask_flame.backends.kubernetes.api import JOBS, SECRETS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api import (
+    JOBS,
+    POLICIES,
+    SECRETS,
+    Api,
+    Kind,
+    KubernetesError,
+)
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.pods import PodOptions
 
@@ -22,7 +29,7 @@ _LEAVE = 5
 
 
 class Estate:
-    """Makes the Job that owns all else, see :mod:`dask_flame.keeper`, and the Secrets.
+    """Makes the Job that owns all else, see :mod:`dask_flame.keeper`, a NetworkPolicy and Secrets.
 
     Nothing is made before it is needed. A keeper that has gone is made anew, as Kubernetes would
     delete at once what it were to own.
@@ -32,6 +39,8 @@ class Estate:
     api : Api
     site : Site
         Its owner, the driver's pod, becomes the keeper's.
+    policy : callable, optional
+        Makes the NetworkPolicy of a site; without it there is none.
 
     Attributes
     ----------
@@ -41,20 +50,23 @@ class Estate:
         The name of the Job that the scheduler is in; empty where there is none.
     """
 
-    def __init__(self, api: Api, site: Site) -> None:
+    def __init__(
+        self, api: Api, site: Site, policy: Callable[[Site], dict[str, Any]] | None = None
+    ) -> None:
         self.api = api
         self.site = site
+        self._policy = policy
         self._driver = site.owner
         self._keeper: asyncio.Task[None] | None = None
         self._kept = False  # whether there is a keeper, as far as is known
         self._doubt = False  # whether it may have gone
         self.lodged = ""
-        self._secrets: dict[str, asyncio.Task[None]] = {}
+        self._made: dict[str, asyncio.Task[None]] = {}
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What is being made, or has been."""
-        return [task for task in (self._keeper, *self._secrets.values()) if task is not None]
+        return [task for task in (self._keeper, *self._made.values()) if task is not None]
 
     def doubt(self) -> None:
         """The keeper may have gone: something that it owns has."""
@@ -82,15 +94,20 @@ class Estate:
         job = manifests.scheduler(self.site, spec, options, secret["metadata"]["name"])
         self.lodged = job["metadata"]["name"]
         self._owned_by(await self.api.create(JOBS, job))
-        await self.add(manifests.secret(self.site, spec.orders, {}))
+        await self._make_once(SECRETS, manifests.secret(self.site, spec.orders, {}))
 
-    async def add(self, secret: Mapping[str, Any]) -> None:
-        """Make a Secret, once."""
-        name = secret["metadata"]["name"]
-        making = self._secrets.get(name)
+    async def furnish(self, site: Site, secret: Mapping[str, Any]) -> None:
+        """Make what a runner of this site needs to be there before it: each once, all at a time."""
+        items = [(SECRETS, secret)]
+        if self._policy is not None:
+            items.append((POLICIES, self._policy(site)))
+        await asyncio.gather(*(self._make_once(kind, item) for kind, item in items))
+
+    async def _make_once(self, kind: Kind, item: Mapping[str, Any]) -> None:
+        name = f"{kind.plural}/{item['metadata']['name']}"
+        making = self._made.get(name)
         if making is None or (making.done() and making.exception()):
-            making = asyncio.create_task(_done(self.api.create(SECRETS, secret)))
-            self._secrets[name] = making
+            making = self._made[name] = asyncio.create_task(_done(self.api.create(kind, item)))
         await asyncio.shield(making)
 
     async def delete(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import ipaddress
 import json
 import math
 from collections.abc import Mapping
@@ -159,6 +160,43 @@ def _job(
             "ttlSecondsAfterFinished": 0,
             **more,
             "template": {"metadata": template, "spec": dict(spec)},
+        },
+    }
+
+
+def network_policy(site: Site, driver: Mapping[str, str], address: str) -> dict[str, Any]:
+    """The NetworkPolicy that lets nobody in but a cluster's own pods, and its driver.
+
+    It holds for all pods of the cluster, runners or not: nobody else's bears their label, which a
+    pool's ``labels`` and ``pod_template`` cannot set. What goes out is free: data have to come from
+    somewhere. Like a Secret's, its name is another one for another keeper.
+
+    Parameters
+    ----------
+    site : Site
+    driver : mapping of str to str
+        Labels of the driver's pod. Empty: it is known by its address alone.
+    address : str
+        The driver's address; empty where it is in no pod, and reaches the cluster's pods otherwise.
+    """
+    peers = {"matchLabels": {"dask.org/cluster-name": site.cluster}}
+    admitted: list[dict[str, Any]] = [{"podSelector": peers}]
+    if driver:
+        admitted.append({"podSelector": {"matchLabels": dict(driver)}})
+    elif address:
+        # Meant for addresses outside of the cluster. Calico and others that filter by address let a
+        # pod's match as well; Cilium and its kin (GKE Dataplane V2, Terway) do not: there the
+        # driver's pod needs a label. https://github.com/projectcalico/calico/issues/6634,
+        # https://github.com/cilium/cilium/issues/9209
+        admitted.append({"ipBlock": {"cidr": str(ipaddress.ip_network(address))}})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(site, object_name(site.cluster, "peers", str(site.keeper)), "peers"),
+        "spec": {
+            "podSelector": peers,
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": admitted}],
         },
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class OwnPod:
         Whom it runs as, where it says so.
     nodes : mapping
         The fields of a pod that say which nodes it may be on.
+    labels : mapping of str to str
+        Those that a NetworkPolicy may tell it by; empty where none does.
     """
 
     name: str
@@ -36,11 +39,12 @@ class OwnPod:
     user: int | None
     group: int | None
     nodes: Mapping[str, Any]
+    labels: Mapping[str, str]
 
     @classmethod
     def none(cls) -> OwnPod:
         """Of a driver that is in no pod."""
-        return cls("", "", "", "", (), None, None, {})
+        return cls("", "", "", "", (), None, None, {}, {})
 
     @property
     def owner(self) -> dict[str, Any]:
@@ -87,4 +91,20 @@ def _read(pod: Mapping[str, Any], address: str) -> OwnPod:
         user=context.get("runAsUser") or None,
         group=context.get("runAsGroup") or context.get("fsGroup") or None,
         nodes={key: spec[key] for key in ("nodeSelector", "tolerations") if spec.get(key)},
+        # No selector matches a pod that has its node's network, with most network plug-ins.
+        labels={} if spec.get("hostNetwork") else _telling(metadata.get("labels") or {}),
     )
+
+
+#: Labels that controllers set, and that policies do not see everywhere: a selector with one of them
+#: would match no pod at all with Cilium, which gives pods that differ in these only one identity.
+#: https://docs.cilium.io/en/stable/operations/performance/scalability/identity-relevant-labels/
+_UNSEEN = re.compile(
+    r"(pod-template-hash|pod-template-generation|controller-revision-hash|controller-uid"
+    r"|(?!app\.).*kubernetes\.io/.*|.*k8s\.io/.*|io\.kubernetes.*|io\.cilium.*|annotation.*)"
+)
+
+
+def _telling(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of a pod by which it may be told from others."""
+    return {key: value for key, value in labels.items() if not _UNSEEN.fullmatch(key)}

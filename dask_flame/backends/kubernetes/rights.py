@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import yaml
 
-from dask_flame.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, Kind, KubernetesError
+from dask_flame.backends.kubernetes.api import (
+    JOBS,
+    PODS,
+    POLICIES,
+    SECRETS,
+    Api,
+    Kind,
+    KubernetesError,
+)
 from dask_flame.errors import BackendError
 
 Right = tuple[Kind, str, str]
@@ -19,6 +27,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (PODS, "log", ("get",)),
     (SECRETS, "", ("create",)),
     (JOBS, "", ("create", "delete", "get")),
+    (POLICIES, "", ("create",)),
 )
 
 
@@ -28,8 +37,16 @@ NEEDED_APART: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 )
 
 
-async def check(api: Api, *, apart: bool) -> None:
-    """Ask the server for each right; with `apart`, for those of a driver outside too.
+async def check(api: Api, *, apart: bool, but: Collection[Kind] = ()) -> None:
+    """Ask the server for each right.
+
+    Parameters
+    ----------
+    api : Api
+    apart : bool
+        Whether the driver is outside of the cluster.
+    but : collection of Kind
+        What will not be made, so that no right is needed for it.
 
     Raises
     ------
@@ -38,6 +55,7 @@ async def check(api: Api, *, apart: bool) -> None:
     """
     needed = (*NEEDED, *(NEEDED_APART if apart else ()))
     rights = [(kind, part, verb) for kind, part, verbs in needed for verb in verbs]
+    rights = [right for right in rights if right[0] not in but]
     try:
         allowed = await asyncio.gather(*(api.allowed(verb, k, part) for k, part, verb in rights))
     except KubernetesError as error:
