@@ -411,7 +411,9 @@ class FlameCluster(Steering):
         self._adaptive.wake()
 
     def _held_up(self, name: str, why: str) -> None:
-        if self._apart is not None:
+        if not name:
+            self.events.add("held", why)
+        elif self._apart is not None:
             self._apart.held_up(name, why)
         elif self.boots.held_up(name, why):
             self.events.add("held", why, runners=[name], pool=self.fleets.of(name) or "")

@@ -24,7 +24,7 @@ from conftest import wait_for
 from dask.distributed import Client, get_worker
 
 from dask_flame import FlameCluster, Pool, RunnerLost
-from dask_flame.backends.kubernetes import KubernetesBackend, api
+from dask_flame.backends.kubernetes import KubernetesBackend, api, estate
 from dask_flame.backends.kubernetes.rights import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from dask_flame.testing.conformance import BackendConformance
@@ -375,6 +375,61 @@ def test_a_keeper_that_is_taken_away_is_made_anew(kubernetes: Start, cluster: An
     (other,) = fake.objects("jobs")
     assert other["metadata"]["uid"] != job["metadata"]["uid"]
     assert pods(fake)[0]["metadata"]["ownerReferences"][0]["uid"] == other["metadata"]["uid"]
+
+
+def of_the_keeper(flame: FlameCluster) -> str:
+    """What is said of a keeper that does not run; said once."""
+    (event,) = wait_for(lambda: [e for e in flame.events if "the keeper" in e.reason], within=5)
+    assert (event.kind, event.runners) == ("held", ())
+    return str(event.reason)
+
+
+def test_a_keeper_for_which_there_is_no_room_is_told_of_and_holds_nothing_up(
+    kubernetes: Start, cluster: Any
+) -> None:
+    # Room for pods that ask for nothing, as the runners do.
+    fake = kubernetes(nodes=[{"cpu": "5m", "memory": "16Gi"}])
+    flame, client = cluster(max=1)
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    assert "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu" in of_the_keeper(flame)
+    assert fake.requests.by_verb()["list", "pods"] == 1
+    assert fake.requests.by_verb()["get", "jobs"] == 0
+
+
+def test_a_keeper_whose_image_cannot_be_pulled(kubernetes: Start, cluster: Any) -> None:
+    kubernetes(bad_images={"no/such:1": "not found"}, back_off=600)
+    with dask.config.set({"flame.kubernetes.image": "no/such:1"}):
+        flame, client = cluster(max=1, image="hub/image:1")
+        assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+        assert "does not run: ErrImagePull: not found" in of_the_keeper(flame)
+
+
+def test_a_keeper_that_crashes(kubernetes: Start, cluster: Any) -> None:
+    # As in an image without dask-flame.
+    broken = {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHOME": "/nonexistent"}
+    kubernetes(env=broken)
+    flame, client = cluster(max=1, boot_attempts=1)
+    future = client.submit(whoami)
+    assert "does not run: exit code 1" in of_the_keeper(flame)
+    with pytest.raises(BootError):
+        future.result(timeout=60)
+
+
+def test_a_keeper_of_which_no_pod_is_made(
+    kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estate, "_SEEN_WITHIN", 0.5)
+    fake = kubernetes()
+
+    def refuse(verb: str, obj: dict[str, Any]) -> str | None:
+        keeper = obj["metadata"].get("labels", {}).get("dask.org/component") == "keeper"
+        return "not here" if obj["kind"] == "Pod" and keeper else None
+
+    fake.admit(refuse)
+    flame, client = cluster(max=1)
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    (job,) = fake.objects("jobs")
+    assert f"describe job {job['metadata']['name']}" in of_the_keeper(flame)
 
 
 def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from dask_flame.backends.kubernetes.reading import ended, held_up, hopeless, step
+from dask_flame.backends.kubernetes.reading import (
+    ended,
+    held_up,
+    hopeless,
+    kept_from_its_work,
+    step,
+)
 
 
 def pod(phase: str = "Pending", limit: str = "", **status: Any) -> dict[str, Any]:
@@ -143,3 +149,19 @@ def test_why_a_pod_was_taken() -> None:
 def test_long_messages_are_cut() -> None:
     waits = pod(containerStatuses=worker("waiting", reason="ErrImagePull", message="x" * 5000))
     assert len(held_up(waits)) < 700
+
+
+def test_a_keepers_pod() -> None:
+    def keeper(made: dict[str, Any], **meta: Any) -> dict[str, Any]:
+        return {**made, "metadata": {"name": "keeper", **meta}}
+
+    crashed = pod("Failed", containerStatuses=worker("terminated", exitCode=1, reason="Error"))
+    assert kept_from_its_work(keeper(crashed)) == "exit code 1"
+    assert kept_from_its_work(keeper(crashed, deletionTimestamp="now")) == ""
+    crashed["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    assert kept_from_its_work(keeper(crashed)) == ""
+    no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    waits = pod(conditions=[{**no_room, "message": NO_GPU}])
+    assert kept_from_its_work(keeper(waits)) == f"Unschedulable: {NO_GPU}"
+    for fine in (pod(), pod("Running"), pod("Succeeded")):
+        assert kept_from_its_work(keeper(fine)) == ""

@@ -241,7 +241,8 @@ class Backend(ABC):
         Parameters
         ----------
         name : str
-            A runner that was asked for.
+            A runner that was asked for. Empty: what is wrong is not a runner's, and holds no boot
+            up.
         why : str
             In the substrate's own words, as when there is no room for it; what is the same for many
             runners in the same words. Empty: nothing any more.

@@ -93,7 +93,9 @@ class KubernetesBackend(Backend):
 
     @property
     def _selector(self) -> str:
-        return f"dask.org/cluster-name={self._id},dask.org/component in (worker, scheduler)"
+        """Of all pods: runners', the keeper's or the scheduler's."""
+        which = "dask.org/component in (worker,keeper,scheduler)"
+        return f"dask.org/cluster-name={self._id},{which}"
 
     @property
     def _runners_selector(self) -> str:
@@ -128,7 +130,8 @@ class KubernetesBackend(Backend):
                 gpu_label=config.get("kubernetes.gpu-label"),
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
-            self._estate = Estate(self._api, site, policy if fenced else None)
+            trouble = partial(self.trouble, "")
+            self._estate = Estate(self._api, site, policy if fenced else None, trouble)
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
             if self._closing is not None:
@@ -226,8 +229,12 @@ class KubernetesBackend(Backend):
 
     def _seen(self, pod: Pod) -> None:
         assert self._estate is not None
-        if self._lodging is not None and _component(pod) == "scheduler":
-            self._lodging.seen(pod)
+        if _component(pod) == "scheduler":
+            if self._lodging is not None:
+                self._lodging.seen(pod)
+            return
+        if _component(pod) == "keeper":
+            self._estate.see(pod)
             return
         name = _name(pod)
         runner = self._runners.get(name)

@@ -21,9 +21,12 @@ from dask_flame.backends.kubernetes.api import (
     Kind,
     KubernetesError,
 )
+from dask_flame.backends.kubernetes.reading import kept_from_its_work
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.pods import PodOptions
 
+#: Seconds within which Kubernetes makes a Job's pod.
+SEEN_WITHIN = 10.0
 #: Seconds that the scheduler's process may take to end.
 _LEAVE = 5
 
@@ -41,6 +44,8 @@ class Estate:
         Its owner, the driver's pod, becomes the keeper's.
     policy : callable, optional
         Makes the NetworkPolicy of a site; without it there is none.
+    trouble : callable, optional
+        Told why the keeper does not run; each reason once.
 
     Attributes
     ----------
@@ -51,11 +56,19 @@ class Estate:
     """
 
     def __init__(
-        self, api: Api, site: Site, policy: Callable[[Site], dict[str, Any]] | None = None
+        self,
+        api: Api,
+        site: Site,
+        policy: Callable[[Site], dict[str, Any]] | None = None,
+        trouble: Callable[[str], None] | None = None,
     ) -> None:
         self.api = api
         self.site = site
         self._policy = policy
+        self._trouble = trouble
+        self._told: set[str] = set()
+        self._seen = False  # whether the keeper has a pod
+        self._timer: asyncio.TimerHandle | None = None
         self._driver = site.owner
         self._keeper: asyncio.Task[None] | None = None
         self._kept = False  # whether there is a keeper, as far as is known
@@ -110,8 +123,36 @@ class Estate:
             making = self._made[name] = asyncio.create_task(_done(self.api.create(kind, item)))
         await asyncio.shield(making)
 
+    def see(self, pod: Mapping[str, Any]) -> None:
+        """A keeper's pod is new, or has changed."""
+        self._seen = True
+        self._tell(kept_from_its_work(pod))
+
+    def _unseen(self, job: str) -> None:
+        """The keeper should have a pod by now."""
+        if not self._seen:
+            self._tell(self.podless(job))
+
+    def podless(self, job: str) -> str:
+        """What to say of a Job that has no pod."""
+        return (
+            "no pod was made for it, which a quota or a webhook may refuse: "
+            f"kubectl --namespace {self.site.namespace} describe job {job}"
+        )
+
+    def _tell(self, why: str) -> None:
+        if why and why not in self._told and self._trouble is not None:
+            self._told.add(why)
+            self._trouble(
+                f"the keeper, without which what has ended stays until the driver's pod goes, does "
+                f"not run: {why}"
+            )
+
     async def delete(self) -> None:
         """Delete all keepers; Kubernetes deletes what they own."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._trouble = None
         if self.lodged:
             await self.api.delete(JOBS, self.lodged, grace=_LEAVE)
         for number in range(self.site.keeper):
@@ -125,8 +166,15 @@ class Estate:
         host, port = get_address_host_port(spec.scheduler)
         grace = parse_timedelta(config.get("disconnect-grace"))
         keeper = manifests.keeper(self.site, options, host, port, grace)
-        self._owned_by(await self.api.create(JOBS, keeper))
+        # Its pod may be seen before the answer is.
+        self._seen = False
+        job = await self.api.create(JOBS, keeper)
+        self._owned_by(job)
         self._kept = True
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(SEEN_WITHIN, self._unseen, job["metadata"]["name"])
 
     def _owned_by(self, job: Mapping[str, Any]) -> None:
         made = job["metadata"]

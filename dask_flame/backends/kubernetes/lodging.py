@@ -56,7 +56,8 @@ class Lodging:
         except KubernetesError as error:
             raise BackendError(f"the scheduler's pod was refused: {error}") from error
         except TimeoutError:
-            held = f": {self._held}" if self._held else ""
+            why = self._held if self._pod else self._estate.podless(self._estate.lodged)
+            held = f": {why}" if why else ""
             raise BackendError(
                 "the scheduler's pod did not start within flame.scheduler.timeout="
                 f"{spec.timeout:g} s{held}"

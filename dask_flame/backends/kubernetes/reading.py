@@ -99,6 +99,17 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     return _code(terminated or {}, pod)
 
 
+def kept_from_its_work(pod: Mapping[str, Any]) -> str:
+    """Why a keeper's pod does not run, in Kubernetes' words; empty where it does, or is to go.
+
+    One that was taken away for others' sake is made again, and no matter.
+    """
+    if "deletionTimestamp" in pod["metadata"] or taken(pod):
+        return ""
+    failed = (pod.get("status") or {}).get("phase") == "Failed"
+    return held_up(pod) or (ended(pod) if failed else "")
+
+
 def taken(pod: Mapping[str, Any]) -> bool:
     """Whether a pod has been taken away for another one's sake, or its node's."""
     return bool(_condition(pod.get("status") or {}, "DisruptionTarget"))
