@@ -168,11 +168,11 @@ class FlameAdaptive(Adaptive):
         self._left.discard(what.name)
         self.boots.ended(what.name, what.why, now, failed=kind == "failed")
         cause = f"{member.why} ({what.why})" if member.why else what.why
-        if kind == "lost":
-            cause += printed
-        self.events.add(kind, why if kind == "failed" else cause, runners=[what.name], pool=pool)
+        told = {"failed": why, "lost": cause + printed}.get(kind, cause)
+        self.events.add(kind, told, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
-        scheduler.losses.settle(what.name, cause)
+        # Also where it was seen out, and its calls were not done when its time was over.
+        scheduler.losses.settle(what.name, cause + printed)
         if not self.stopped:
             self.wake()
 

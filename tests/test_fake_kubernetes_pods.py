@@ -373,3 +373,22 @@ def test_many_pods_at_once(cluster: FakeKubernetes, api: Caller) -> None:
     api.ok("DELETE", f"{TEAM}/pods")
     wait_for(cluster.at_rest)
     assert cluster.requests.by_verb()["get", "pods"] == 0
+
+
+def test_a_log_is_followed_to_its_end_though_the_pod_goes(
+    cluster: FakeKubernetes, api: Caller
+) -> None:
+    code = (
+        "import signal, sys, time; print('begun', flush=True); "
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended')); time.sleep(60)"
+    )
+    api.make(pod(code=code))
+    reaches(cluster, "Running")
+    wait_for(lambda: log(api) == "begun\n")
+    params = {"follow": "true"}
+    with api.stream("GET", f"{TEAM}/pods/one/log", params=params) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "begun"
+        cluster.delete(seen(cluster), grace=5)
+        gone(cluster)
+        assert list(lines) == ["ended"]

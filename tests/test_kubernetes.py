@@ -128,7 +128,7 @@ def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
 
 def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) -> None:
     fake = kubernetes()
-    flame, client = cluster(max=3, idle_timeout="1s", secrets={"TOKEN": "xyzzy"})
+    flame, client = cluster(max=3, idle_timeout="3s", secrets={"TOKEN": "xyzzy"})
     assert fake.left() == []
     assert flame.scheduler.address.startswith("tls://")
     futures = client.map(whoami, [0.5] * 3, pure=False)
@@ -448,6 +448,40 @@ def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:
     assert "out of memory (OOMKilled, limit 1073741824)" in lose(lambda n: fake.oom(f"team/{n}"), 1)
     assert "preempted" in lose(lambda n: fake.preempt(f"team/{n}"), 2)
     assert "Evicted: The node was low on" in lose(lambda n: fake.evict(f"team/{n}"), 3)
+
+
+def talk(folder: str) -> None:
+    """Print, and again when it is told to."""
+    print("before")
+    (Path(folder) / "began").touch()
+    while not (Path(folder) / "go on").exists():
+        time.sleep(0.01)
+    print("after, without a newline", end="", flush=True)
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("how", ["deleted", "preempted"])
+def test_what_a_runner_printed_is_known_though_somebody_else_deletes_its_pod(
+    how: str, kubernetes: Start, cluster: Any, tmp_path: Path
+) -> None:
+    fake = kubernetes()
+    _, client = cluster(max=1, shutdown_timeout="2s")
+    with dask.annotate(rerun=False):
+        future = client.submit(talk, str(tmp_path), pure=False)
+    wait_for((tmp_path / "began").exists)
+    (pod,) = pods(fake)
+    if how == "deleted":
+        fake.delete(pod)
+    else:
+        fake.preempt(pod)
+    # It has its grace, and goes on.
+    wait_for(lambda: fake.requests.count("get", "pods/log") == 2)
+    (tmp_path / "go on").touch()
+    with pytest.raises(RunnerLost) as error:
+        future.result(timeout=60)
+    why = {"deleted": "deleted by somebody else", "preempted": "PreemptionByScheduler"}
+    assert why[how] in str(error.value)
+    assert "before\nafter, without a newline" in str(error.value).replace("  ", "")
 
 
 def _busy(client: Client) -> bool:

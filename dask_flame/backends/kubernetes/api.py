@@ -200,6 +200,16 @@ class Api:
             return await self._text(f"pods/{name}/log", params)
         return ""
 
+    async def follow(self, name: str, container: str, *, lines: int) -> AsyncGenerator[str]:
+        """The last lines that a pod's container has printed, and those to come until it ends.
+
+        Without their newlines. A pause in which nothing is printed is no error.
+        """
+        params = {"container": container, "tailLines": str(lines), "follow": "true"}
+        async with self._stream("v1", f"pods/{name}/log", params, read=None) as response:
+            async for line in response.aiter_lines():
+                yield line
+
     async def allowed(self, verb: str, kind: Kind, subresource: str = "") -> bool:
         """Whether this user may do that in the namespace."""
         group = kind.version.rpartition("/")[0]
@@ -239,31 +249,40 @@ class Api:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH),
         }
+        read = _WATCH + _MOMENT
+        async with self._stream(kind.version, kind.plural, params, read=read) as response:
+            async for line in response.aiter_lines():
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
+                if event["type"] == "ERROR":
+                    raise _status(event["object"])
+                yield event["type"], event["object"]
+
+    @contextlib.asynccontextmanager
+    async def _stream(
+        self, version: str, url: str, params: Mapping[str, str], *, read: float | None
+    ) -> AsyncGenerator[httpx.Response]:
+        """An answer that goes on and on; `read` is how long it may say nothing."""
         self._check_open()
-        timeout = httpx.Timeout(_TIMEOUT, read=_WATCH + _MOMENT)
         try:
             async with self._api.call_api(
                 "GET",
-                version=kind.version,
+                version=version,
                 namespace=self.namespace,
-                url=kind.plural,
+                url=url,
                 params=params,
                 stream=True,
                 raise_for_status=False,
-                timeout=timeout,
+                timeout=httpx.Timeout(_TIMEOUT, read=read),
             ) as response:
                 if response.status_code >= 400:
                     await response.aread()
                     raise _refused(response)
-                async for line in response.aiter_lines():
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise _status(event["object"])
-                    yield event["type"], event["object"]
+                yield response
         except (httpx.HTTPError, httpx.StreamError, kr8s.APITimeoutError, OSError) as error:
             raise KubernetesError(0, "Unreachable", _plain(error)) from error
-        except json.JSONDecodeError as error:
-            raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
 
     @contextlib.asynccontextmanager
     async def forward(self, pod: str, port: int) -> AsyncGenerator[Stream]:

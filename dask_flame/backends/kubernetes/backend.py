@@ -16,9 +16,10 @@ from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes import manifests, reading
 from dask_flame.backends.kubernetes.api import PODS, POLICIES, Api, KubernetesError
-from dask_flame.backends.kubernetes.asking import CONTAINER, variables
+from dask_flame.backends.kubernetes.asking import variables
 from dask_flame.backends.kubernetes.estate import Estate
 from dask_flame.backends.kubernetes.lodging import Lodging
+from dask_flame.backends.kubernetes.output import Output
 from dask_flame.backends.kubernetes.place import OwnPod, own_pod
 from dask_flame.backends.kubernetes.rights import check
 from dask_flame.backends.kubernetes.site import Site, object_name
@@ -29,10 +30,10 @@ from dask_flame.pods import POD_OPTIONS, PodOptions
 logger = logging.getLogger("dask_flame")
 
 _DELETED = "its pod was deleted by somebody else"
-_KEPT_LOGS = 200
-_LINES = 200
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
 _OVERDUE = 30.0
+#: Seconds that what a runner has printed last may come after its pod has gone.
+_HEARD_WITHIN = 2.0
 #: Seconds that the end of all may take.
 _CLOSE_WITHIN = 15.0
 
@@ -47,6 +48,7 @@ class _Runner:
     told: bool = False
     why: str = ""
     held: str = ""
+    following: asyncio.Task[None] | None = None
     steps: set[str] = field(default_factory=set)
 
 
@@ -76,7 +78,7 @@ class KubernetesBackend(Backend):
         self._watcher: Watcher | None = None
         self._host = ""
         self._runners: dict[str, _Runner] = {}
-        self._text: dict[str, str] = {}
+        self._output: Output | None = None
         self._estate: Estate | None = None
         self._apart = False
         self._lodging: Lodging | None = None
@@ -104,6 +106,7 @@ class KubernetesBackend(Backend):
     async def start(self) -> None:
         try:
             self._api = await Api.connect()
+            self._output = Output(self._api)
             place = await own_pod(self._api)
             if place is None and self.seat == "driver":
                 raise BackendError(
@@ -180,10 +183,10 @@ class KubernetesBackend(Backend):
         return {_name(pod) for pod in pods} & set(self._runners)
 
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
-        living = [name for name in names if name in self._runners]
-        for name, text in zip(living, await asyncio.gather(*map(self._log, living)), strict=True):
-            self._keep(name, text)
-        return {name: self._text[name] for name in names if name in self._text}
+        if self._output is None:
+            return {}
+        await asyncio.gather(*map(self._fetch, names))
+        return {name: text for name in names if (text := self._output.of(name))}
 
     async def close(self) -> None:
         if self._closing is None:
@@ -229,6 +232,7 @@ class KubernetesBackend(Backend):
 
     def _seen(self, pod: Pod) -> None:
         assert self._estate is not None
+        assert self._output is not None
         if _component(pod) == "scheduler":
             if self._lodging is not None:
                 self._lodging.seen(pod)
@@ -251,6 +255,10 @@ class KubernetesBackend(Backend):
             # It may have been deleted with the keeper, its owner.
             self._estate.doubt()
             runner.why = reading.ended(pod, gone=True) if reading.taken(pod) else _DELETED
+            if "started" in runner.steps:
+                within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
+                heard = self._output.follow(name, runner.pod, within)
+                runner.following = self._start(heard)
         if why := reading.ended(pod) or reading.hopeless(pod):
             if not runner.why:
                 runner.why = why
@@ -261,6 +269,7 @@ class KubernetesBackend(Backend):
 
     def _gone(self, pod: Pod) -> None:
         assert self._estate is not None
+        assert self._output is not None
         if self._lodging is not None and _component(pod) == "scheduler":
             self._lodging.gone(pod)
             return
@@ -273,12 +282,22 @@ class KubernetesBackend(Backend):
             self._estate.doubt()
             why = _DELETED
         why = why or "ended by force"
-        self._over(name, why, self._text.get(name, ""))
+        if runner.following is None:
+            self._over(name, why, self._output.of(name))
+        else:
+            self._start(self._last_words(name, runner.following, why))
+
+    async def _last_words(self, name: str, following: asyncio.Task[None], why: str) -> None:
+        """See a runner off whose pod has gone, when what it printed last has come."""
+        assert self._output is not None
+        await asyncio.wait([following], timeout=_HEARD_WITHIN)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        self._over(name, why, self._output.of(name))
 
     async def _bury(self, name: str, runner: _Runner) -> None:
         """See to a pod that has ended, or never will start: keep its output, and delete it."""
-        assert self._api is not None
-        self._keep(name, await self._log(name))
+        await self._fetch(name)
         await self._delete(runner.pod, 0, of=name)
 
     def _over(self, name: str, why: str, output: str = "") -> None:
@@ -316,16 +335,22 @@ class KubernetesBackend(Backend):
         except KubernetesError as error:
             logger.warning("pod %s could not be deleted: %s", pod, error)
             return
-        if not there:
-            # The watch may be behind, or cut off.
-            self._watcher.forget(pod)
-            if of:
-                self._over(of, _DELETED)
+        # Where it is not there, the watch may be behind, or cut off.
+        if not there and not self._watcher.forget(pod) and of:
+            self._over(of, _DELETED)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._strays.add(task)
         task.add_done_callback(self._strays.discard)
+        return task
+
+    async def _fetch(self, name: str) -> None:
+        """Learn what a runner has printed, as long as it is there."""
+        assert self._output is not None
+        runner = self._runners.get(name)
+        if runner is not None and "started" in runner.steps:
+            await self._output.fetch(name, runner.pod)
 
     async def _close(self) -> None:
         if self._api is None:
@@ -361,22 +386,6 @@ class KubernetesBackend(Backend):
         for name in list(self._runners):
             self._over(name, "the cluster was closed")
         await self._api.close()
-
-    # Output
-
-    async def _log(self, name: str) -> str:
-        assert self._api is not None
-        runner = self._runners.get(name)
-        if runner is None or "started" not in runner.steps:
-            return ""
-        return await self._api.log(runner.pod, CONTAINER, lines=_LINES)
-
-    def _keep(self, name: str, text: str) -> None:
-        if text:
-            self._text.pop(name, None)
-            self._text[name] = text
-            while len(self._text) > _KEPT_LOGS:
-                del self._text[next(iter(self._text))]
 
 
 def _component(pod: Pod) -> str:

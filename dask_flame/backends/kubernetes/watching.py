@@ -67,10 +67,12 @@ class Watcher:
         """Take in what a pod is, as an answer of the server tells."""
         self._change("MODIFIED", pod)
 
-    def forget(self, name: str) -> None:
-        """A pod is not there any more, as an answer of the server tells."""
-        if (pod := self.pods.get(name)) is not None:
+    def forget(self, name: str) -> bool:
+        """A pod is not there any more, as an answer of the server tells; whether that is news."""
+        pod = self.pods.get(name)
+        if pod is not None:
             self._change("DELETED", pod)
+        return pod is not None
 
     async def _watch(self) -> None:
         pause = _FIRST

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from dask_flame.testing.kubernetes.errors import bad_request
 from dask_flame.testing.kubernetes.kinds import CONFIG_MAPS, PODS, SECRETS
@@ -144,6 +145,11 @@ class Kubelet:
 
     def read(self, pod: Object, params: Mapping[str, str]) -> bytes:
         """A container's log, all of it."""
+        with self.open(pod, params) as log:
+            return log.read()
+
+    def open(self, pod: Object, params: Mapping[str, str]) -> BinaryIO:
+        """A container's log, to be read on while it grows."""
         name = pod["metadata"]["name"]
         names = [
             c["name"]
@@ -159,8 +165,8 @@ class Kubelet:
         if container not in names:
             raise bad_request(f"container {container} is not valid for pod {name}")
         life = self.life(pod)
-        text = life.log(container) if life else None
-        if text is None:
+        log = life.open(container) if life else None
+        if log is None:
             said = [
                 status["state"].get("waiting", {}).get("reason", "")
                 for status in pod["status"].get("containerStatuses", [])
@@ -172,7 +178,7 @@ class Kubelet:
                 f'container "{container}" in pod "{name}" is waiting to start: '
                 f"{said[0] if said and said[0] else 'ContainerCreating'}"
             )
-        return text
+        return log
 
     def running(self, pod: Object) -> bool:
         life = self.life(pod)

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dask_flame.testing.kubernetes import conditions, statuses
 from dask_flame.testing.kubernetes.kinds import PODS
@@ -85,10 +85,10 @@ class Life:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes.values()]
 
-    def log(self, container: str) -> bytes | None:
-        """What a container has printed; None if it has not started."""
+    def open(self, container: str) -> BinaryIO | None:
+        """What a container prints, as a file; None if it has not started."""
         try:
-            return self._around.log({"name": container}).read_bytes()
+            return self._around.log({"name": container}).open("rb")
         except FileNotFoundError:
             return None
 
@@ -295,7 +295,7 @@ class Life:
         text = path.read_bytes()[:4096] if path.is_file() else b""
         fall_back = container["terminationMessagePolicy"] == "FallbackToLogsOnError"
         if not text and code and fall_back:
-            lines = (self.log(container["name"]) or b"").splitlines(keepends=True)
+            lines = self._around.log(container).read_bytes().splitlines(keepends=True)
             text = b"".join(lines[-80:])[-2048:]
         return text.decode(errors="replace")
 

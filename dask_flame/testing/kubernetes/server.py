@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from aiohttp import web
 
@@ -47,6 +47,8 @@ class Logs(Protocol):
     """Where logs of pods come from, and who takes a pod off its node."""
 
     def read(self, pod: dict[str, Any], params: Mapping[str, str]) -> bytes: ...
+
+    def open(self, pod: dict[str, Any], params: Mapping[str, str]) -> BinaryIO: ...
 
     def running(self, pod: dict[str, Any]) -> bool: ...
 
@@ -287,25 +289,23 @@ class Server:
     async def _log(
         self, request: web.Request, said: Request, pod: dict[str, Any]
     ) -> web.StreamResponse:
-        whole = self._logs.read(pod, said.query)
-        text = _cut(whole, said.query)
         if said.query.get("follow") not in ("true", "1"):
-            return web.Response(body=text, content_type="text/plain")
-        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-        said.status = 200
-        await response.prepare(request)
-        await response.write(text)
-        seen = len(whole)
-        running = True
-        while running:
-            running = self._logs.running(pod)
-            more = self._logs.read(pod, said.query)[seen:]
-            seen += len(more)
-            if more:
-                await response.write(more)
-            await asyncio.sleep(0.05)
-        await response.write_eof()
-        return response
+            whole = self._logs.read(pod, said.query)
+            return web.Response(body=_cut(whole, said.query), content_type="text/plain")
+        # Kept open, so that it is read to its end though the pod goes meanwhile.
+        with self._logs.open(pod, said.query) as log:
+            response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+            said.status = 200
+            await response.prepare(request)
+            await response.write(_cut(log.read(), said.query))
+            running = True
+            while running:
+                running = self._logs.running(pod)
+                if more := log.read():
+                    await response.write(more)
+                await asyncio.sleep(0.05)
+            await response.write_eof()
+            return response
 
 
 def _cut(log: bytes, query: Mapping[str, str]) -> bytes:

@@ -1,0 +1,68 @@
+"""What runners in pods have printed, kept as long as somebody may ask for it (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+
+from dask_flame.backends.kubernetes.api import Api, KubernetesError
+from dask_flame.backends.kubernetes.asking import CONTAINER
+
+_KEPT = 200
+_LINES = 200
+#: Logs that are followed at a time; of others there is what there was at first.
+_FOLLOWED = 16
+
+
+class Output:
+    """The last lines of runners, which go with their pods.
+
+    Parameters
+    ----------
+    api : Api
+    """
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self._text: dict[str, str] = {}
+        self._ears = asyncio.Semaphore(_FOLLOWED)
+
+    def of(self, name: str) -> str:
+        """What is known of a runner's output; empty where nothing is."""
+        return self._text.get(name, "")
+
+    async def fetch(self, name: str, pod: str) -> None:
+        """Learn what a runner has printed so far."""
+        self._keep(name, await self.api.log(pod, CONTAINER, lines=_LINES))
+
+    async def follow(self, name: str, pod: str, within: float) -> None:
+        """Learn what a runner prints until it ends, or this is cancelled.
+
+        Once its pod has gone nothing can be fetched any more, but what is being read comes to its
+        end.
+
+        Parameters
+        ----------
+        name, pod : str
+        within : float
+            Seconds.
+        """
+        # The queue for a stream may be long.
+        await self.fetch(name, pod)
+        lines: deque[str] = deque(maxlen=_LINES)
+        async with self._ears:
+            try:
+                with contextlib.suppress(KubernetesError, TimeoutError):
+                    async with asyncio.timeout(within):
+                        async for line in self.api.follow(pod, CONTAINER, lines=_LINES):
+                            lines.append(line)
+            finally:
+                self._keep(name, "".join(f"{line}\n" for line in lines))
+
+    def _keep(self, name: str, text: str) -> None:
+        if text:
+            self._text.pop(name, None)
+            self._text[name] = text
+            while len(self._text) > _KEPT:
+                del self._text[next(iter(self._text))]
