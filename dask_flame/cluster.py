@@ -236,17 +236,12 @@ class FlameCluster(Steering):
     def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
         """What runners of these names are told."""
         pools = [self.fleets.of(name) or self.fleets.default for name in names]
-        common = {
-            pool: runner_spec(
-                "",
-                self.fleets.policies[pool],
-                of=pool,
-                scheduler=self.scheduler.address,
-                security=self.security,
-            )
-            for pool in set(pools)
-        }
+        common = {pool: self._spec(pool) for pool in set(pools)}
         return [replace(common[pool], name=n) for pool, n in zip(pools, names, strict=True)]
+
+    def _spec(self, pool: str) -> RunnerSpec:
+        policy, where = self.fleets.policies[pool], self.scheduler.address
+        return runner_spec("", policy, of=pool, scheduler=where, security=self.security)
 
     # Life
 

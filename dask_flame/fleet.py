@@ -160,6 +160,14 @@ class Fleet:
         """Whether there are as many runners, of whatever phase, as there may be."""
         return len(self.members) >= self.pool.max
 
+    @property
+    def next_name(self) -> str:
+        """What the next runner that is booted will be called."""
+        return self._name(1)
+
+    def _name(self, number: int) -> str:
+        return f"{self._prefix}-{self._count + number}"
+
     def is_draining(self, name: str) -> bool:
         """Whether a runner is to have no further calls."""
         return self.roster.phase(name) is Phase.DRAINING
@@ -296,7 +304,7 @@ class Fleet:
             if now < self._retry_at:
                 return None, self._retry_at
             number = 1  # one tries; the rest follow once it is up
-        names = tuple(f"{self._prefix}-{self._count + i}" for i in range(1, number + 1))
+        names = tuple(map(self._name, range(1, number + 1)))
         self._count += number
         for name in names:
             self.roster.add(name, now)

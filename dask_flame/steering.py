@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from distributed import Security
+from distributed import Security, Status
 from distributed.deploy.cluster import Cluster
 
 from dask_flame.checks import whole
-from dask_flame.errors import PoolError
+from dask_flame.errors import BackendError, PoolError
 from dask_flame.fleet import Member, Phase
+from dask_flame.manifest import Manifest
 from dask_flame.pool import Pool
 from dask_flame.specs import check_taken, runner_spec
 
@@ -36,6 +39,10 @@ class Steering(Cluster):
     backend: Backend
     boots: Boots
     _adaptive: FlameAdaptive
+
+    @abstractmethod
+    def _spec(self, pool: str) -> RunnerSpec:
+        """What a runner of this pool is told, but for its name."""
 
     def _expected(self) -> list[RunnerSpec]:
         """What runners of each pool are told, but for their names and where the scheduler is."""
@@ -67,6 +74,38 @@ class Steering(Cluster):
     @property
     def observed(self) -> set[str]:
         return {m.name for m in self.fleets.members.values() if m.phase in _OBSERVED}
+
+    def manifest(self) -> Manifest:
+        """What would be sent to the substrate if each pool were to boot one more runner.
+
+        Nothing is sent. It is made by what makes that which is sent; values of variables and other
+        secrets are shown as ``(hidden)``. What the substrate itself is yet to give, such as the
+        ``uid`` of an owner that is not made yet, is said in parentheses.
+
+        Returns
+        -------
+        Manifest
+            A list of mappings, shown as YAML.
+
+        Raises
+        ------
+        BackendError
+            If the cluster has not started, or the backend does not show what it sends.
+        PoolError
+            If a pool could have no runner, as with a ``pod_template`` that is no pod.
+
+        Examples
+        --------
+        >>> print(cluster.manifest())                                    # doctest: +SKIP
+        >>> Path("flame.yaml").write_text(str(cluster.manifest()))       # doctest: +SKIP
+        """
+        if self.status in (Status.created, Status.undefined):
+            raise BackendError("the cluster has not started; write `await cluster` before")
+        return Manifest(
+            item
+            for pool, fleet in self.fleets
+            for item in self.backend.manifest(replace(self._spec(pool), name=fleet.next_name))
+        )
 
     # What can be changed
 

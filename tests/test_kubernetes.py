@@ -522,7 +522,7 @@ def test_the_code_of_the_documentation_runs(kubernetes: Start, tmp_path: Path) -
             backend=KubernetesBackend, max=1, gpus=1, gpu_kind="t4", dashboard_address=None
         )
         with flame:
-            made = flame.backend.manifest(flame.specs(["runner-1"])[0])[0]
+            made = next(item for item in flame.manifest() if item["kind"] == "Pod")
     selector = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
     assert made["spec"]["nodeSelector"] == selector
     wait_for(fake.at_rest)

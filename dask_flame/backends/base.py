@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from dask_flame.errors import BackendError
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerSpec:
@@ -249,6 +251,35 @@ class Backend(ABC):
         """
         if self.on_trouble is not None:
             self.on_trouble(name, why)
+
+    def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
+        """What would be sent to the substrate for a runner; nothing is.
+
+        It is not asked of a backend, but without it :meth:`dask_flame.FlameCluster.manifest` has
+        nothing to show. It may be called from any thread, after :meth:`start`, and must be made by
+        what makes that which is sent.
+
+        Parameters
+        ----------
+        spec : RunnerSpec
+            A runner that may be asked for next.
+
+        Returns
+        -------
+        sequence of mapping
+            The objects: the runner's own, and all that is there for its sake, in the order in which
+            they are sent. Made of what YAML's safe dumper takes, and without secrets: of ``env``,
+            ``config``, ``security`` and ``pod["secrets"]`` no value is shown; see
+            :mod:`dask_flame.backends.hiding`.
+
+        Raises
+        ------
+        BackendError
+            If the backend does not show what it sends, or there could be no such runner.
+        PoolError
+            If an option is wrong.
+        """
+        raise BackendError(f"backend={self.name!r} does not show what it sends")
 
     @property
     def listening(self) -> dict[str, Any]:

@@ -13,6 +13,8 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+#: Variables whose values are no secret, where neither a pool nor a template sets them.
+KNOWN = frozenset({*_THREADS, "MALLOC_TRIM_THRESHOLD_"})
 
 
 def usual_environment(spec: RunnerSpec) -> dict[str, str]:

@@ -22,6 +22,7 @@ from dask_flame.backends.kubernetes.lodging import Lodging
 from dask_flame.backends.kubernetes.output import Output
 from dask_flame.backends.kubernetes.place import OwnPod, own_pod
 from dask_flame.backends.kubernetes.rights import check
+from dask_flame.backends.kubernetes.shown import shown
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.backends.kubernetes.watching import Pod, Watcher
 from dask_flame.errors import BackendError, PoolError
@@ -193,11 +194,13 @@ class KubernetesBackend(Backend):
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
-    def manifest(self, spec: RunnerSpec) -> Sequence[dict[str, Any]]:
-        """What would be sent for a runner, its secrets left out."""
-        assert self._estate is not None
-        options, orders = PodOptions(**spec.pod), "orders"
-        return [manifests.pod(spec, options, self._estate.site, usual_environment(spec), orders)]
+    def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
+        if self._estate is None:
+            raise BackendError("the cluster has not started")
+        options = PodOptions(**spec.pod)
+        site, first = self._estate.planned(spec, options)
+        secret, pod = _objects(spec, options, site)
+        return [shown(item, spec, options) for item in (*first, secret, pod)]
 
     # Making
 
@@ -211,11 +214,8 @@ class KubernetesBackend(Backend):
             options = PodOptions(**spec.pod)
             # Another may be the keeper before this is done.
             site = await self._estate.owned(spec, options)
-            given = variables(spec, options)
-            secret = manifests.secret(site, _orders(spec), given)
-            orders = secret["metadata"]["name"]
+            secret, pod = _objects(spec, options, site)
             await self._estate.furnish(site, secret)
-            pod = manifests.pod(spec, options, site, usual_environment(spec), orders)
             if runner.told:
                 self._over(spec.name, "it was not needed any more")
                 return
@@ -395,6 +395,15 @@ def _component(pod: Pod) -> str:
 def _name(pod: Pod) -> str:
     """The runner's name that a pod bears."""
     return str((pod["metadata"].get("labels") or {}).get("dask-flame/runner", ""))
+
+
+def _objects(
+    spec: RunnerSpec, options: PodOptions, site: Site
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The Secret that a runner needs, and its pod."""
+    secret = manifests.secret(site, _orders(spec), variables(spec, options))
+    orders = secret["metadata"]["name"]
+    return secret, manifests.pod(spec, options, site, usual_environment(spec), orders)
 
 
 def _orders(spec: RunnerSpec) -> dict[str, Any]:

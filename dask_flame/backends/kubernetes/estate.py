@@ -29,6 +29,8 @@ from dask_flame.pods import PodOptions
 SEEN_WITHIN = 10.0
 #: Seconds that the scheduler's process may take to end.
 _LEAVE = 5
+#: Stands for a uid that the API server has not given yet.
+YET_TO_BE_GIVEN = "(given by the API server)"
 
 
 class Estate:
@@ -71,6 +73,7 @@ class Estate:
         self._timer: asyncio.TimerHandle | None = None
         self._driver = site.owner
         self._keeper: asyncio.Task[None] | None = None
+        self._sent: list[dict[str, Any]] = []  # what owns the rest, as it was asked for
         self._kept = False  # whether there is a keeper, as far as is known
         self._doubt = False  # whether it may have gone
         self.lodged = ""
@@ -106,8 +109,11 @@ class Estate:
         secret = manifests.secret(self.site, spec.orders, {})
         job = manifests.scheduler(self.site, spec, options, secret["metadata"]["name"])
         self.lodged = job["metadata"]["name"]
-        self._owned_by(await self.api.create(JOBS, job))
-        await self._make_once(SECRETS, manifests.secret(self.site, spec.orders, {}))
+        owner = _owner(await self.api.create(JOBS, job))
+        self.site = replace(self.site, owner=owner)
+        secret = manifests.secret(self.site, spec.orders, {})
+        self._sent = [job, secret]
+        await self._make_once(SECRETS, secret)
 
     async def furnish(self, site: Site, secret: Mapping[str, Any]) -> None:
         """Make what a runner of this site needs to be there before it: each once, all at a time."""
@@ -162,29 +168,35 @@ class Estate:
         if self._kept and await self._is_there():
             return
         self._kept = False
-        self.site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
-        host, port = get_address_host_port(spec.scheduler)
-        grace = parse_timedelta(config.get("disconnect-grace"))
-        keeper = manifests.keeper(self.site, options, host, port, grace)
+        self.site, keeper = self._next(spec, options)
         # Its pod may be seen before the answer is.
         self._seen = False
         job = await self.api.create(JOBS, keeper)
-        self._owned_by(job)
+        self.site, self._sent = replace(self.site, owner=_owner(job)), [keeper]
         self._kept = True
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(SEEN_WITHIN, self._unseen, job["metadata"]["name"])
 
-    def _owned_by(self, job: Mapping[str, Any]) -> None:
-        made = job["metadata"]
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": made["name"],
-            "uid": made["uid"],
-        }
-        self.site = replace(self.site, owner=owner)
+    def planned(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, list[dict[str, Any]]]:
+        """The site as it is for the next runner, and what was, or would be, made for it first.
+
+        The uid that a keeper will have is not known before it is there.
+        """
+        site, sent = self.site, self._sent
+        if not self._kept and not self.lodged:
+            site, keeper = self._next(spec, options)
+            known = {"metadata": {"uid": YET_TO_BE_GIVEN, **keeper["metadata"]}}
+            site, sent = replace(site, owner=_owner(known)), [keeper]
+        return site, [*sent, *([self._policy(site)] if self._policy is not None else [])]
+
+    def _next(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, dict[str, Any]]:
+        """The site that the next keeper is made in, and that keeper."""
+        site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
+        host, port = get_address_host_port(spec.scheduler)
+        grace = parse_timedelta(config.get("disconnect-grace"))
+        return site, manifests.keeper(site, options, host, port, grace)
 
     async def _is_there(self) -> bool:
         try:
@@ -197,6 +209,12 @@ class Estate:
 
     def _name(self, number: int) -> str:
         return object_name(self.site.cluster, "keeper", str(number))
+
+
+def _owner(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The owner reference of what is to go with this Job."""
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
 
 
 async def _done(what: Coroutine[Any, Any, Any]) -> None:

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
-from dask_flame.backends.local.crowd import crowd, measure_less
+from dask_flame.backends.local.crowd import crowd
 from dask_flame.backends.local.devices import Devices
 from dask_flame.backends.local.echo import Echo
 from dask_flame.backends.local.ends import Ends
-from dask_flame.backends.local.kinds import Kinds, import_path
+from dask_flame.backends.local.kinds import Kinds
+from dask_flame.backends.local.told import runner, told
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.marks import MARK, NO_MARK, everywhere, kill_marked
@@ -123,7 +124,7 @@ class LocalBackend(Backend):
             self._devices.warn_of(spec.gpus)
         times = crowd(len(self._runners) + len(specs))
         for alike in _alike(specs):
-            kind, orders = self._kind(alike[0]), _orders(alike[0], times)
+            kind, orders = self._kind(alike[0]), told(alike[0], times)
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None
@@ -143,6 +144,10 @@ class LocalBackend(Backend):
 
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
         return {name: self._text[name] for name in names if name in self._text}
+
+    def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
+        times = crowd(len(self._runners) + 1)
+        return [runner(spec, self._devices.choose(spec.gpus), times)]
 
     async def close(self) -> None:
         self._closed = True
@@ -275,17 +280,3 @@ def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:
         alike.append(spec)
     if alike:
         yield alike
-
-
-def _orders(spec: RunnerSpec, times: float) -> dict[str, Any]:
-    """What runners like this one are told, each beside its name and folder.
-
-    They measure their calls so many times as rarely as Dask's settings say.
-    """
-    return {
-        **spec.orders,
-        "config": measure_less(spec.config, times),
-        "rarely": times,
-        "path": import_path(),
-        "host": "127.0.0.1",
-    }

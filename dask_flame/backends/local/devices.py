@@ -35,11 +35,17 @@ class Devices:
 
     def give(self, runner: str, number: int) -> dict[str, str]:
         """Environment variables for a runner that is to have so many GPUs."""
+        chosen = self.choose(number)
+        if chosen:
+            self._given[runner] = chosen[VISIBLE].split(",")
+        return chosen
+
+    def choose(self, number: int) -> dict[str, str]:
+        """What the next runner that is to have so many GPUs would be given."""
         if not number or not self.all:
             return {}
-        used = Counter(device for given in self._given.values() for device in given)
+        used = Counter(device for given in list(self._given.values()) for device in given)
         chosen = sorted(self.all, key=lambda d: (used[d], self.all.index(d)))[:number]
-        self._given[runner] = chosen
         return {VISIBLE: ",".join(chosen)}
 
     def take_back(self, runner: str) -> None:

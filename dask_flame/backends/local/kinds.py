@@ -43,14 +43,7 @@ class Kinds:
 
     def of(self, spec: RunnerSpec) -> tuple[str, list[dict[str, Any]]]:
         """A runner's kind, and what the guard has to be told first."""
-        what = {
-            "env": _environment(spec),
-            "own": sorted({**spec.env, **_secrets(spec)}),
-            "preload": list(spec.preload),
-            # Without modules of the user's own it does not matter, and may change.
-            "path": import_path() if spec.preload else [],
-            "fork": config.get("local.fork") and sys.platform == "linux",
-        }
+        what = kind(spec)
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         before = self._of.get(spec.pool)
         self._of[spec.pool] = key
@@ -62,6 +55,18 @@ class Kinds:
             del self._messages[before]
             news.append({"op": "forget", "key": before})
         return key, news
+
+
+def kind(spec: RunnerSpec) -> dict[str, Any]:
+    """What a guard is told of runners like this one before the first of them."""
+    return {
+        "env": _environment(spec),
+        "own": sorted({**spec.env, **_secrets(spec)}),
+        "preload": list(spec.preload),
+        # Without modules of the user's own it does not matter, and may change.
+        "path": import_path() if spec.preload else [],
+        "fork": config.get("local.fork") and sys.platform == "linux",
+    }
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:

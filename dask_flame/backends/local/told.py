@@ -1,0 +1,54 @@
+"""What a local runner is told, and how that is shown (driver)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.environment import KNOWN
+from dask_flame.backends.hiding import HIDDEN, hide, plain
+from dask_flame.backends.local.crowd import measure_less
+from dask_flame.backends.local.kinds import import_path, kind
+
+
+def told(spec: RunnerSpec, times: float) -> dict[str, Any]:
+    """What runners like this one are told, each beside its name and folder.
+
+    They measure their calls so many times as rarely as Dask's settings say.
+    """
+    return {
+        **spec.orders,
+        "config": measure_less(spec.config, times),
+        "rarely": times,
+        "path": import_path(),
+        "host": "127.0.0.1",
+    }
+
+
+def runner(spec: RunnerSpec, own: Mapping[str, str], times: float) -> dict[str, Any]:
+    """All that is said of a runner, without its secrets: as an object of YAML.
+
+    Its environment is the driver's, with what the pool and Dask add. What is in a variable is shown
+    of few, and of Dask's configuration, which may hold anything, nothing.
+
+    Parameters
+    ----------
+    spec : RunnerSpec
+    own : mapping of str to str
+        Variables of this runner alone.
+    times : float
+    """
+    what = kind(spec)
+    orders = told(spec, times)
+    shown = (KNOWN - {*what.pop("own")}) | {*own}
+    orders["config"] = HIDDEN
+    orders["security"] = hide(orders["security"])
+    environment = dict(sorted({**what["env"], **own}.items()))
+    return plain(
+        {
+            "kind": "Runner",
+            "metadata": {"name": spec.name},
+            "spec": {**what, "env": hide(environment, shown=shown), "orders": orders},
+        }
+    )
