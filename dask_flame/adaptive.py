@@ -137,6 +137,8 @@ class FlameAdaptive(Adaptive):
             decision = fleet.decide(now, self.cluster.scheduler.demand(pool))
             self._carry_out(pool, fleet, decision)
             wakes.append(decision.wake)
+            if self.fleets.stopped:
+                self._refuse(pool)
         self._wake_at(min((w for w in wakes if w is not None), default=None), now)
 
     def ended(self, what: Ended) -> None:
@@ -280,6 +282,15 @@ class FlameAdaptive(Adaptive):
         failed = self.cluster.scheduler.fail_waiting(error, pool)
         calls = "call that waited" if failed == 1 else "calls that waited"
         self.events.add("failed", f"{failed} {calls}: {why}", pool=pool)
+
+    def _refuse(self, pool: str) -> None:
+        error = BootError(
+            f"{self.fleets.stopped}, so no runner will run this; results that the driver has can "
+            "still be read. To go on, write cluster.close() and make a new FlameCluster"
+        )
+        if failed := self.cluster.scheduler.fail_waiting(error, pool):
+            calls = "call that waited" if failed == 1 else "calls that waited"
+            self.events.add("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
 
     def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
         if function is not None:

@@ -175,6 +175,7 @@ class FlameCluster(Steering):
         self.backend.seat = seat
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
+        self.backend.on_stop = self._stopped
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -412,6 +413,13 @@ class FlameCluster(Steering):
             self._apart.held_up(name, why)
         elif self.boots.held_up(name, why):
             self.events.add("held", why, runners=[name], pool=self.fleets.of(name) or "")
+
+    def _stopped(self, why: str) -> None:
+        if not self.fleets.stopped:
+            self.events.add("stopped", why)
+            self.fleets.stop(why)
+            if self._adaptive is not None:
+                self._adaptive.wake()
 
     def _lapsed(self, why: str) -> None:
         self.events.add("lease", why)

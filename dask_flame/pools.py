@@ -74,6 +74,7 @@ class Pools:
             name: Fleet(pool, prefix="runner" if plain else name) for name, pool in pools.items()
         }
         self.ledgers = {name: Ledger() for name in pools}
+        self.stopped = ""  # why there is to be no runner any more
         self._pool_of: dict[str, str] = {}
 
     @property
@@ -105,9 +106,14 @@ class Pools:
         self._pool_of.pop(runner, None)
 
     def suspend(self, why: str) -> None:
-        """Have no runner at all, for this reason; with an empty one, go on."""
+        """Have no runner at all, for this reason; with an empty one, go on, unless stopped."""
         for fleet in self.fleets.values():
-            fleet.suspended = why
+            fleet.suspended = self.stopped or why
+
+    def stop(self, why: str) -> None:
+        """Have no runner any more, for this reason."""
+        self.stopped = why
+        self.suspend(why)
 
     def resize(self, pool: str | None, changes: Mapping[str, Any]) -> Pool:
         """Change a pool's policy.

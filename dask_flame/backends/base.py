@@ -161,6 +161,8 @@ class Backend(ABC):
 
     #: Set by whoever wants to know what holds boots up; see :meth:`trouble`.
     on_trouble: Callable[[str, str], None] | None = None
+    #: Set by whoever wants to know that the cluster is to be no more; see :meth:`stopped`.
+    on_stop: Callable[[str], None] | None = None
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         self.owner = owner
@@ -251,6 +253,21 @@ class Backend(ABC):
         """
         if self.on_trouble is not None:
             self.on_trouble(name, why)
+
+    def stopped(self, why: str) -> None:
+        """Say that somebody has stopped this cluster; for a backend to call, on the event loop.
+
+        Its runners end then and no others boot, for good; calls that wait, and later ones, fail
+        with this. A backend calls it when it learns that this is wanted, not when runners are
+        merely lost.
+
+        Parameters
+        ----------
+        why : str
+            Who has, or how: ``"the cluster was stopped with `dask flame stop`"``.
+        """
+        if self.on_stop is not None:
+            self.on_stop(why)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         """What would be sent to the substrate for a runner; nothing is.

@@ -33,6 +33,7 @@ from typing import Any
 
 import dask_flame.runner.__main__ as runner_program
 from dask_flame.guard.endings import Endings, adopt_orphans
+from dask_flame.guard.outside import STOPPED, Outside
 from dask_flame.guard.runners import Kind, Process, Runner
 from dask_flame.guard.templates import Template
 from dask_flame.marks import MARK, NO_MARK
@@ -81,6 +82,8 @@ class Guard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit[1], self._limit[1]))
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-")
+        self.outside = Outside(self.scratch)
+        self.stopped = False
         self._buffer = heard
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
@@ -99,6 +102,7 @@ class Guard:
             signal.set_wakeup_fd(wake_w)
             signal.signal(signal.SIGCHLD, lambda *_: None)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            self.outside.listen()
             self._selector.register(wake_r, selectors.EVENT_READ, "wake")
             self.connection.setblocking(False)
             self._selector.register(self.connection, selectors.EVENT_READ, "driver")
@@ -133,6 +137,10 @@ class Guard:
             else:
                 self._read(key.data)
         self.endings.look()
+        if self.outside.asked_for_output:
+            self.outside.tell({name: runner.tail() for name, runner in self.runners.items()})
+        if self.outside.asked_to_stop:
+            self._stop()
         return True
 
     def _patience(self) -> float:
@@ -169,6 +177,20 @@ class Guard:
         for template in self.templates.values():
             template.fork()
 
+    def _stop(self) -> None:
+        """End all there is, and start nothing any more; the driver may have things in the folder.
+
+        Said first, so that the driver does not look for others to do what is lost.
+        """
+        self.outside.asked_to_stop = False
+        self.stopped = True
+        self._say(ev="stopped")
+        for name in list(self.runners):
+            self.endings.end(name, 0)
+        for key in list(self.kinds):
+            self._forget(key)
+        self.outside.note_stop()
+
     def _say(self, **message: Any) -> None:
         self._out += json.dumps(message).encode() + b"\n"
 
@@ -185,6 +207,8 @@ class Guard:
 
     def _meet(self, key: str, kind: dict[str, Any]) -> None:
         """Runners of this kind will be asked for: have a template by then."""
+        if self.stopped:
+            return
         fork = kind["fork"] and self.adopts
         self.kinds[key] = Kind(kind["env"], kind["preload"], kind["path"], fork)
         template = self._template(key)
@@ -248,6 +272,9 @@ class Guard:
         # What calls put into temporary folders goes with their runner.
         environment = {"TMPDIR": folder, **own, MARK: f"{self.owner}/{name}"}
         orders = json.dumps({**common, "name": name, "directory": folder}).encode()
+        if self.stopped:
+            self._say(ev="refused", name=name, why=STOPPED)
+            return
         if kind not in self.kinds:
             self._say(ev="refused", name=name, why="it is of a kind that is not known any more")
             return

@@ -27,6 +27,7 @@ from dask_flame.backends.local.kinds import Kinds
 from dask_flame.backends.local.told import runner, told
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
+from dask_flame.guard.outside import STOPPED
 from dask_flame.marks import MARK, NO_MARK, everywhere, kill_marked
 
 logger = logging.getLogger("dask_flame")
@@ -60,6 +61,7 @@ class LocalBackend(Backend):
         self._gone: dict[str, asyncio.Event] = {}
         self._text: dict[str, str] = {}
         self._closed = False
+        self._why_stopped = ""
         self._scratch: list[str] = []
         self._restarting = asyncio.Lock()
         self._kinds = Kinds()
@@ -115,6 +117,8 @@ class LocalBackend(Backend):
             self._kind(spec)
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        if self._why_stopped:
+            raise BackendError(self._why_stopped)
         async with self._restarting:
             if not self._closed and (self._listening is None or self._listening.done()):
                 # The guard was killed, and its runners with it; the one after it too, perhaps.
@@ -214,7 +218,8 @@ class LocalBackend(Backend):
         if not self._closed:
             # The guard is dead: what it would have seen to is done here.
             kill_marked(f"{self._mark}/", everywhere())
-        why = "the cluster was closed" if self._closed else "the guard of the local runners is gone"
+        lost = self._why_stopped or "the guard of the local runners is gone"
+        why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
             self._over(name, why)
 
@@ -236,6 +241,9 @@ class LocalBackend(Backend):
             self.progress(message["name"], "up")
         elif event == "refused":
             self._over(message["name"], f"was refused: {message['why']}")
+        elif event == "stopped":
+            self._why_stopped = STOPPED
+            self.stopped(STOPPED)
         elif event == "output":
             self._printed(message["name"], message["text"])
         elif event == "ended":

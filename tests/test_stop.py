@@ -1,0 +1,123 @@
+"""A cluster that somebody else has stopped: its driver lives, and is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_for
+from dask.distributed import Client
+
+from dask_flame import BootError, FlameCluster
+from dask_flame.backends.local import LocalBackend
+from dask_flame.guard.outside import LOCK, NO_MORE, OUTPUT, PRINTED, STOP
+from dask_flame.testing import marked_processes
+
+
+class Guarded(LocalBackend):
+    """One whose guard can be signalled."""
+
+    def signal(self, number: int) -> None:
+        assert self._guard is not None
+        os.kill(self._guard.pid, number)
+
+
+def speak(seconds: float) -> float:
+    print("I am here", flush=True)
+    time.sleep(seconds)
+    return seconds
+
+
+def large() -> bytes:
+    return bytes(2_000_000)
+
+
+@pytest.mark.parametrize("on_boot_failure", ["fail", "wait"])
+def test_calls_say_that_the_cluster_was_stopped(flame: Any, on_boot_failure: str) -> None:
+    cluster, client = flame(max=2, backend=Guarded, on_boot_failure=on_boot_failure)
+    running = client.map(speak, [600, 601, 602])
+    wait_for(lambda: sum(m.busy for m in cluster.runners.values()) == 2)
+    cluster.backend.signal(STOP)
+    for future in running:
+        with pytest.raises(BootError, match=r"`dask flame stop`.*make a new FlameCluster"):
+            future.result(timeout=30)
+    wait_for(lambda: not cluster.runners)
+    assert marked_processes(f"{cluster.name}-") == []
+    with pytest.raises(BootError, match="`dask flame stop`"):
+        client.submit(speak, 0).result(timeout=30)
+    # For another client, too, with whom a fleet that has lapsed begins again.
+    client.close()
+    with Client(cluster) as other, pytest.raises(BootError, match="`dask flame stop`"):
+        other.submit(speak, 0.1).result(timeout=30)
+    (event,) = [e for e in cluster.events if e.kind == "stopped"]
+    assert event.reason == "the cluster was stopped with `dask flame stop`"
+    assert not [e for e in cluster.events if e.kind == "boot"][2:]
+
+
+def test_results_that_the_driver_has_outlive_it(flame: Any) -> None:
+    import dask
+
+    with dask.config.set({"flame.home.memory": "1 MB"}):
+        cluster, client = flame(max=1, backend=Guarded, idle_timeout="0.1s")
+    result = client.submit(large)
+    wait_for(lambda: result.done() and not cluster.runners, what="it is at home")
+    assert [p for p in Path(cluster.backend.scratch).glob("*/*/results/*") if p.is_file()]
+    cluster.backend.signal(STOP)
+    folder = Path(cluster.backend.scratch)
+    wait_for((folder / NO_MORE).exists)
+    assert len(result.result(timeout=30)) == 2_000_000
+    client.close()
+    cluster.close()
+    assert not folder.exists()
+
+
+def test_a_guard_says_what_its_runners_have_printed(flame: Any) -> None:
+    cluster, client = flame(max=1, backend=Guarded)
+    future = client.submit(speak, 600)
+    wait_for(lambda: sum(m.busy for m in cluster.runners.values()))
+    printed = Path(cluster.backend.scratch, PRINTED)
+
+    def said() -> bool:
+        cluster.backend.signal(OUTPUT)
+        return printed.exists() and "I am here" in json.loads(printed.read_text())["runner-1"]
+
+    wait_for(said)
+    assert printed.stat().st_mode & 0o777 == 0o600
+    assert not future.done()
+
+
+def test_the_folder_is_locked_for_as_long_as_the_guard_lives(flame: Any, tmp_path: Path) -> None:
+    import fcntl
+
+    cluster, client = flame(max=1, backend=Guarded)
+    assert client.submit(int, 1).result() == 1  # a runner is there, and does not hold it
+    descriptor = os.open(Path(cluster.backend.scratch, LOCK), os.O_RDWR)
+
+    def free() -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        assert not free()
+        cluster.backend.signal(9)
+        wait_for(free)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_backend_that_is_stopped_before_the_cluster_has_begun() -> None:
+    class Early(LocalBackend):
+        async def start(self) -> None:
+            await super().start()
+            self.stopped("it was stopped at once")
+
+    cluster = FlameCluster(max=1, backend=Early, dashboard_address=None)
+    with cluster, Client(cluster) as client, pytest.raises(BootError, match="stopped at once"):
+        client.submit(int).result(timeout=30)
