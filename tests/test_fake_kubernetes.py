@@ -79,7 +79,8 @@ def test_an_object_is_made_read_and_deleted(cluster: FakeKubernetes, api: Caller
 
 def test_what_the_server_has(cluster: FakeKubernetes, api: Caller) -> None:
     groups = [group["name"] for group in api.ok("GET", "/apis")["groups"]]
-    assert groups == ["authorization.k8s.io", "batch", "networking.k8s.io"]
+    rest = ["networking.k8s.io", "rbac.authorization.k8s.io"]
+    assert groups == ["authorization.k8s.io", "batch", *rest]
     found = {}
     for base in ("/api/v1", *(f"/apis/{group}/v1" for group in groups)):
         for entry in api.ok("GET", base)["resources"]:
@@ -344,6 +345,14 @@ def test_down_and_up(cluster: FakeKubernetes, api: Caller) -> None:
     assert cluster.url == url
     assert reaches(cluster, "Running")
     assert api.ok("GET", "/version")
+
+
+def test_a_slow_server(cluster: FakeKubernetes, api: Caller) -> None:
+    cluster.slow(0.3)
+    before = time.monotonic()
+    api.ok("GET", "/version")
+    assert time.monotonic() > before + 0.3
+    cluster.slow(0)
 
 
 def test_finalizers_hold_an_object(cluster: FakeKubernetes, api: Caller) -> None:

@@ -89,6 +89,10 @@ class Access:
         """Let a user do this, and nothing else any more."""
         self._rules[user] = tuple(Rule.read(rule) for rule in rules)
 
+    def revoke(self, user: str) -> None:
+        """Know a user no more."""
+        self._rules.pop(user, None)
+
     def token(self, user: str) -> str:
         if user not in self._rules:
             raise KeyError(f"no user {user!r}; there are {', '.join(self._rules)}")

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from dask_flame.testing.kubernetes import kinds, scheduler
+from dask_flame.testing.kubernetes import accounts, kinds, scheduler
 from dask_flame.testing.kubernetes.access import EVERYTHING, Access, Rules
 from dask_flame.testing.kubernetes.api import Admission, Api
 from dask_flame.testing.kubernetes.garbage import Garbage
@@ -40,10 +38,11 @@ class FakeKubernetes(Mischief):
     """A Kubernetes API server over HTTP, and a cluster behind it whose pods are local processes.
 
     It keeps Pods, Jobs, Services, Secrets, ConfigMaps, NetworkPolicies, Events, Namespaces,
-    ResourceQuotas and Nodes, and answers SelfSubjectAccessReviews and SelfSubjectRulesReviews. Its
-    event loop runs in a thread of its own, so that it goes on whatever a test's loop does; all
-    that is here may be called from any thread. To be used as a context manager: as ``async with``,
-    or, by ``in_thread``, as ``with``. At its end every process and folder is gone.
+    ResourceQuotas, ServiceAccounts, Roles, RoleBindings and Nodes, and answers
+    SelfSubjectAccessReviews and SelfSubjectRulesReviews. Its event loop runs in a thread of its
+    own, so that it goes on whatever a test's loop does; all that is here may be called from any
+    thread. To be used as a context manager: as ``async with``, or, by ``in_thread``, as ``with``.
+    At its end every process and folder is gone.
 
     Parameters
     ----------
@@ -140,6 +139,10 @@ class FakeKubernetes(Mischief):
         self._reaper = Reaper(uuid.uuid4().hex)
         self._controllers: list[asyncio.Task[None]] = []
         self._start_uids: set[str] = set()
+        self._accounts = accounts.Accounts(self._store, self._access)
+        self._settings.account = lambda pod: accounts.kubeconfig(
+            self._store, self._access, pod, self.url
+        )
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> FakeKubernetes:
@@ -267,20 +270,9 @@ class FakeKubernetes(Mischief):
             Of its context: by default the first of those that the cluster was made with.
         """
         chosen = namespace or [*self._namespaces][2:][:1] or ["default"]
-        context = {
-            "cluster": "fake",
-            "user": user,
-            "namespace": chosen if isinstance(chosen, str) else chosen[0],
-        }
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
-            "users": [{"name": user, "user": {"token": self.token(user)}}],
-            "contexts": [{"name": "fake", "context": context}],
-            "current-context": "fake",
-        }
-        Path(path).write_text(yaml.safe_dump(config))
+        namespace = chosen if isinstance(chosen, str) else chosen[0]
+        text = accounts.config(self.url, self.token(user), namespace, user)
+        Path(path).write_text(text)
         Path(path).chmod(0o600)
         return str(path)
 

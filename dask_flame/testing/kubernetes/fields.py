@@ -117,6 +117,11 @@ _KINDS: dict[str, Fields] = {
         ),
     ),
     "ResourceQuota": _of("status", spec=_of("hard scopes scopeSelector")),
+    "ServiceAccount": _of("secrets imagePullSecrets automountServiceAccountToken"),
+    "Role": _of("rules"),
+    "RoleBinding": _of(
+        "", subjects=_of("kind name namespace apiGroup"), roleRef=_of("apiGroup kind name")
+    ),
     "Namespace": _of("spec status"),
     "Node": _of("spec status"),
     "Event": _of(

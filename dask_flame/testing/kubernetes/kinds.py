@@ -58,9 +58,13 @@ SERVICES = Kind("", "Service", "services", ("svc",), True, ("status",))
 SECRETS = Kind("", "Secret", "secrets")
 CONFIG_MAPS = Kind("", "ConfigMap", "configmaps", ("cm",))
 EVENTS = Kind("", "Event", "events", ("ev",))
+ACCOUNTS = Kind("", "ServiceAccount", "serviceaccounts", ("sa",))
 QUOTAS = Kind("", "ResourceQuota", "resourcequotas", ("quota",), True, ("status",))
 JOBS = Kind("batch", "Job", "jobs", (), True, ("status",))
 POLICIES = Kind("networking.k8s.io", "NetworkPolicy", "networkpolicies", ("netpol",))
+_RBAC = "rbac.authorization.k8s.io"
+ROLES = Kind(_RBAC, "Role", "roles")
+BINDINGS = Kind(_RBAC, "RoleBinding", "rolebindings")
 
 _REVIEW = "authorization.k8s.io"
 ACCESS_REVIEW = Kind(
@@ -78,11 +82,14 @@ KINDS = (
     PODS,
     QUOTAS,
     SECRETS,
+    ACCOUNTS,
     SERVICES,
     ACCESS_REVIEW,
     RULES_REVIEW,
     JOBS,
     POLICIES,
+    ROLES,
+    BINDINGS,
 )
 REVIEWS = (ACCESS_REVIEW, RULES_REVIEW)
 GROUPS = tuple(dict.fromkeys(kind.group for kind in KINDS if kind.group))

@@ -37,6 +37,8 @@ class Settings:
         By image, why it cannot be pulled.
     env : mapping of str to str
         Variables of all pods.
+    account : callable
+        Of a pod, the kubeconfig of its service account, if it has one.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Settings:
     refresh: float
     bad_images: dict[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    account: Callable[[Object], str | None] = lambda pod: None
 
 
 class Kubelet:

@@ -93,6 +93,10 @@ class Mischief:
         """Listen again, at the same address."""
         self._run(self._server.up())
 
+    def slow(self, seconds: float) -> None:
+        """From now on answer every request this much later; 0: at once again."""
+        self._call(lambda: setattr(self._server, "delay", seconds))
+
     def drop_watches(self, *, clean: bool = False) -> None:
         """Cut all watches, or end them as their timeout would."""
         self._call(lambda: self._watches.drop(clean=clean))

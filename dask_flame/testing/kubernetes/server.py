@@ -100,6 +100,7 @@ class Server:
     def __init__(self, api: Api, access: Access, watches: Watches, logs: Logs) -> None:
         self.requests = Requests()
         self.faults: list[Fault] = []
+        self.delay = 0.0
         self.port = 0
         self._api = api
         self._access = access
@@ -166,6 +167,8 @@ class Server:
             said.user = self._access.user(request.headers.get("Authorization"))
             target = _target(request.path)
             self._name(said, target)
+            if self.delay:
+                await asyncio.sleep(self.delay)
             fault = next((fault for fault in self.faults if fault.takes(said)), None)
             if fault is not None and not fault.after:
                 return await self._fail(request, fault)

@@ -35,7 +35,7 @@ class Surroundings:
     an argument, the value of an argument like ``--file=/etc/…``, or a variable's value; inside a
     longer text, or in a file, it is not. The names ``<service>.<namespace>.svc`` and
     ``….svc.cluster.local`` are replaced by the Service's ``clusterIP`` wherever they stand in
-    these.
+    these. A pod with a service account that there is finds its token by ``KUBECONFIG``.
 
     Secrets and ConfigMaps that change, or come late where they are optional, are written again
     some time after; what the downward API says is not. Claims, host paths and all other volumes
@@ -52,21 +52,32 @@ class Surroundings:
         The pod's.
     base : mapping of str to str
         Variables of all pods.
+    account : callable
+        Of the pod, the kubeconfig of its service account, if it has one.
     """
 
     def __init__(
-        self, store: Store, pod: Object, folder: Path, address: str, base: Mapping[str, str]
+        self,
+        store: Store,
+        pod: Object,
+        folder: Path,
+        address: str,
+        base: Mapping[str, str],
+        account: Callable[[Object], str | None] = lambda pod: None,
     ) -> None:
         self._store = store
         self._pod = pod
         self._folder = folder
         self._address = address
         self._base = base
+        self._account = account
 
     def prepare(self) -> None:
         """Write the volumes; Missing if one cannot be."""
         for name in ("tmp", "work"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
+        if (config := self._account(self._pod)) is not None:
+            _put(self._folder / "account", config.encode(), 0o600)
         for volume in self._pod["spec"].get("volumes") or []:
             where = self._folder / "volumes" / volume["name"]
             where.mkdir(parents=True, exist_ok=True)
@@ -172,8 +183,12 @@ class Surroundings:
             "HOME": str(self._folder / "work"),
             "TMPDIR": str(self._folder / "tmp"),
             "HOSTNAME": self._pod["metadata"]["name"],
+            # What a pod knows by its host's name.
+            "POD_NAME": self._pod["metadata"]["name"],
             **self._base,
         }
+        if (account := self._folder / "account").is_file():
+            env["KUBECONFIG"] = str(account)
         real = self.real(container)
         for source in container.get("envFrom") or []:
             env |= {
