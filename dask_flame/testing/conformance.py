@@ -81,18 +81,20 @@ class BackendConformance:
 
     @pytest_asyncio.fixture
     async def stage(self, factory: Callable[..., Backend]) -> AsyncIterator[Stage]:
-        async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
-            ended: list[Ended] = []
-            backend = factory("conformance", ended.append)
-            stage = Stage(scheduler, backend, ended)
-            backend.expect([stage.spec("", scheduler="")])
-            backend.on_step = stage.step
+        ended: list[Ended] = []
+        backend = factory("conformance", ended.append)
+        blank = RunnerSpec(name="", scheduler="", concurrency=1, boot_timeout=_WITHIN)
+        backend.expect([blank])
+        try:
             await backend.start()
-            try:
+            async with Scheduler(host=backend.host, port=0, dashboard_address=":0") as scheduler:
+                stage = Stage(scheduler, backend, ended)
+                backend.on_step = stage.step
                 yield stage
-            finally:
                 await backend.close()
-                assert await backend.list() == set()
+        finally:
+            await backend.close()
+        assert await backend.list() == set()
 
     @pytest.mark.asyncio
     async def test_runners_boot_register_and_end(self, stage: Stage) -> None:
