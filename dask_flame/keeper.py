@@ -1,8 +1,8 @@
 """Watches over a driver in a cluster: ``python -m dask_flame.keeper HOST PORT GRACE`` (a pod).
 
 Kubernetes deletes what a Job owns when the Job has ended and is deleted. So all that a driver makes
-is owned by a Job whose one pod does nothing but hold a connection to the driver's scheduler, and
-ends when that is gone. A notebook's kernel may die, and its pod live on: what the kernel had made
+is owned by a Job whose one pod does nothing but hold a connection to the driver, and ends when that
+is gone. A notebook's kernel may die, and its pod live on: what the kernel had made
 goes all the same, runners that have ended included.
 
 The connection is a plain one on which nothing is said: that somebody listens is all there is to
@@ -25,7 +25,7 @@ _PATIENCE = 60.0
 
 
 def keep(host: str, port: int, grace: float) -> None:
-    """Return when the scheduler is gone, or has been out of reach for too long."""
+    """Return when the driver is gone, or has been out of reach for too long."""
     seen = time.monotonic()
     while True:
         try:

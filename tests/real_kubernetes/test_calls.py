@@ -6,6 +6,7 @@ What calls run is defined in the tests, so that it travels with them: no image h
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from typing import Any
@@ -123,3 +124,15 @@ def test_gpus(ground: Ground, cluster: Any) -> None:
     client.gather(futures)
     limits = ground.pods()[0]["spec"]["containers"][0]["resources"]["limits"]
     assert limits[GPU] == "1"
+
+
+def test_nobody_hears_of_the_end(
+    ground: Ground, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    flame, client = cluster(max=1)
+    assert client.submit(abs, -1).result(timeout=_UP) == 1
+    client.close()
+    flame.close()
+    # The keeper is the last to go.
+    wait_for(ground.at_rest, 60)
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

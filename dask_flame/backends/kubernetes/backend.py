@@ -374,6 +374,8 @@ class KubernetesBackend(Backend):
                     await self._estate.delete()
         except (KubernetesError, TimeoutError) as error:
             logger.warning("the keeper of %s could not be deleted: %s", self._id, error)
+        if self._estate is not None:
+            await self._estate.close()
         if self._watcher is not None:
             await self._watcher.close()
         if self._strays:

@@ -21,6 +21,7 @@ from dask_flame.backends.kubernetes.api import (
     Kind,
     KubernetesError,
 )
+from dask_flame.backends.kubernetes.presence import Presence
 from dask_flame.backends.kubernetes.reading import kept_from_its_work
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.pods import PodOptions
@@ -78,6 +79,7 @@ class Estate:
         self._doubt = False  # whether it may have gone
         self.lodged = ""
         self._made: dict[str, asyncio.Task[None]] = {}
+        self._presence = Presence()
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -89,7 +91,7 @@ class Estate:
         self._doubt = True
 
     async def owned(self, spec: RunnerSpec, options: PodOptions) -> Site:
-        """The site, with a keeper that is there. The keeper is told of `spec`'s scheduler."""
+        """The site, with a keeper that is there. It finds the driver where its scheduler is."""
         if self.lodged:
             return self.site
         keeper = self._keeper
@@ -164,11 +166,16 @@ class Estate:
         for number in range(self.site.keeper):
             await self.api.delete(JOBS, self._name(number + 1), grace=0)
 
+    async def close(self) -> None:
+        """Have the keeper find nobody, if it is there still; it ends by itself then."""
+        await self._presence.close()
+
     async def _make_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
         if self._kept and await self._is_there():
             return
         self._kept = False
         self.site, keeper = self._next(spec, options)
+        await self._presence.listen()
         # Its pod may be seen before the answer is.
         self._seen = False
         job = await self.api.create(JOBS, keeper)
@@ -194,7 +201,8 @@ class Estate:
     def _next(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, dict[str, Any]]:
         """The site that the next keeper is made in, and that keeper."""
         site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
-        host, port = get_address_host_port(spec.scheduler)
+        host, _ = get_address_host_port(spec.scheduler)
+        port = self._presence.at(host)
         grace = parse_timedelta(config.get("disconnect-grace"))
         return site, manifests.keeper(site, options, host, port, grace)
 
