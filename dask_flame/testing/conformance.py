@@ -87,7 +87,8 @@ class BackendConformance:
         backend.expect([blank])
         try:
             await backend.start()
-            async with Scheduler(host=backend.host, port=0, dashboard_address=":0") as scheduler:
+            where = {"port": 0, **backend.listening}
+            async with Scheduler(**where, dashboard_address=":0") as scheduler:
                 stage = Stage(scheduler, backend, ended)
                 backend.on_step = stage.step
                 yield stage
