@@ -20,6 +20,7 @@ import pytest
 import yaml
 from conftest import wait_for
 from dask.distributed import Client, get_worker
+from test_kubernetes import DRIVER
 
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report
 from dask_flame.backends.kubernetes.api import PODS
@@ -208,6 +209,21 @@ def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
     (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
     assert "has ended" in lost.reason
     del future
+
+
+def test_a_driver_in_a_pod_may_have_it_so_too(
+    outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = outside()
+    fake.create(DRIVER)
+    wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
+    monkeypatch.setenv("POD_NAME", "jupyter-me")
+    _, client = cluster(image=None, scheduler="pod")
+    (head,) = pods(fake, "scheduler")
+    (job,) = fake.objects("jobs")
+    assert head["spec"]["containers"][0]["image"] == "hub/image:1"
+    assert job["metadata"]["ownerReferences"][0]["name"] == "jupyter-me"
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
 
 
 SCRIPT = f"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from dask_flame.backends.kubernetes.estate import Estate
 from dask_flame.backends.kubernetes.forwarding import Forward
 from dask_flame.errors import PRINTED, BackendError
 from dask_flame.pods import PodOptions
+
+logger = logging.getLogger("dask_flame")
 
 _LINES = 50
 _GONE = "its pod was deleted by somebody else"
@@ -85,7 +88,11 @@ class Lodging:
     def seen(self, pod: Mapping[str, Any]) -> None:
         """The pod has changed."""
         self._pod = pod["metadata"]["name"]
-        self._held = reading.held_up(pod) or self._held
+        held = reading.held_up(pod)
+        if held and held != self._held:
+            # There is no cluster yet whose events could be looked at.
+            logger.warning("the scheduler's pod is held up by %s", held)
+        self._held = held or self._held
         if why := reading.ended(pod) or reading.hopeless(pod):
             self._end(why)
         elif reading.step(pod) == "started" and not self._started.done():
