@@ -286,6 +286,12 @@ def test_what_is_not_valid_is_refused(api: Caller) -> None:
     api.no(404, "GET", "/api/v1/namespaces/team/widgets")
 
 
+def test_what_is_null_is_not_there(cluster: FakeKubernetes, api: Caller) -> None:
+    made = api.make(pod(resources=None, env=None, spec={"nodeSelector": None}))
+    assert "nodeSelector" not in made["spec"]
+    assert "env" not in made["spec"]["containers"][0]
+
+
 def test_unknown_fields(cluster: FakeKubernetes, api: Caller) -> None:
     cluster.hold_scheduling()
     odd = pod(spec={"restart": "Never"})

@@ -273,7 +273,7 @@ class Api:
         """The object of a body, without the fields that there are not."""
         if not isinstance(obj, dict):
             raise bad_request("the body of the request is not an object")
-        obj = copy.deepcopy(obj)
+        obj = _without_nulls(copy.deepcopy(obj))
         said = (obj.get("apiVersion", kind.version), obj.get("kind", kind.name))
         if said[0] != kind.version:
             raise bad_request(
@@ -341,3 +341,10 @@ def _grace(kind: Kind, obj: Object, asked: Any) -> int:
     if not obj["spec"].get("nodeName") or obj["status"]["phase"] in ("Succeeded", "Failed"):
         return 0
     return int(obj["spec"]["terminationGracePeriodSeconds"] if asked is None else asked)
+
+
+def _without_nulls(value: Any) -> Any:
+    """What is null is as good as not there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
