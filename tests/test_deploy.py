@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -13,17 +17,63 @@ import yaml
 from distributed import Client
 
 import dask_flame
-from dask_flame.backends.kubernetes.rights import NEEDED, rules
+from dask_flame.backends.kubernetes import rights
+from dask_flame.testing.kubernetes.security import violations
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+VERSIONS = ("1.30", "1.36")
+KUSTOMIZATIONS = sorted(DEPLOY.rglob("kustomization.yaml"))
+#: What is applied: the others are parts of these.
+OVERLAYS = {"overlay": "dask-flame"}
+KUSTOMIZE = shutil.which("kubectl")
+
+
+def load(path: Path | str) -> Any:
+    return yaml.safe_load((DEPLOY / path).read_text())
+
+
+def objects(paths: Iterable[Path] | None = None) -> list[dict[str, Any]]:
+    """All objects for Kubernetes in files: the others are about Dask, kustomize or Helm."""
+    found = [
+        item
+        for path in (DEPLOY.rglob("*.yaml") if paths is None else paths)
+        for item in yaml.safe_load_all(path.read_text())
+        if "kustomize" not in item.get("apiVersion", "kustomize")
+    ]
+    assert found
+    return found
+
+
+def named(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [
+        item
+        for item in objects()
+        if (item["kind"], item.get("metadata", {}).get("name")) == (kind, name)
+    ]
+    return found
+
+
+def granted(rules: Iterable[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def chooses(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    assert set(selector) == {"matchLabels"}
+    return bool(selector["matchLabels"].items() <= labels.items())
 
 
 @pytest.mark.asyncio
 async def test_the_jupyterlab_extension_can_start_a_cluster() -> None:
     # As dask_labextension's make_cluster does it.
-    factory = yaml.safe_load((DEPLOY / "jupyterlab/labextension.yaml").read_text())
-    factory = factory["labextension"]["factory"]
+    factory = load("jupyterlab/labextension.yaml")["labextension"]["factory"]
     make = getattr(import_module(factory["module"]), factory["class"])
     options = {**factory["kwargs"], "dashboard_address": None}
     cluster = await make(*factory["args"], **options, asynchronous=True)
@@ -33,15 +83,96 @@ async def test_the_jupyterlab_extension_can_start_a_cluster() -> None:
         assert await client.submit(int, 2) == 2
 
 
-def test_the_role_is_what_the_backend_asks_for() -> None:
-    text = (DEPLOY / "kubernetes/role.yaml").read_text()
-    role, binding, account = yaml.safe_load_all(text)
-    for item in (role, binding, account):
-        kubernetes_validate.validate(item, "1.36", strict=True)
-    rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
-    assert yaml.safe_load(rules(rights))["rules"] == role["rules"]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert binding["subjects"][0]["name"] == account["metadata"]["name"]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid(version: str) -> None:
+    for item in objects():
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_what_is_deployed_is_safe() -> None:
+    specs = [item["spec"]["template"]["spec"] for item in objects() if item["kind"] == "DaemonSet"]
+    assert len(specs) == 2
+    for spec in specs:
+        assert violations(spec) == ""
+        assert spec["automountServiceAccountToken"] is False
+        for container in spec["initContainers"] + spec["containers"]:
+            # A quota may count either.
+            assert set(container["resources"]) == {"requests", "limits"}
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda p: str(p.parent.relative_to(DEPLOY)))
+def test_kustomizations_have_what_is_beside_them_and_nothing_else(path: Path) -> None:
+    made = yaml.safe_load(path.read_text())
+    listed = made["resources"] + made.get("components", [])
+    generated = [file for g in made.get("configMapGenerator", ()) for file in g["files"]]
+    for name in listed + generated:
+        assert (path.parent / name).exists(), name
+    beside = {file.name for file in path.parent.glob("*.yaml")} - {"kustomization.yaml"}
+    about_helm = {"values.yaml"}
+    assert beside - about_helm == {name for name in listed + generated if name.endswith(".yaml")}
+
+
+@pytest.mark.skipif(KUSTOMIZE is None, reason="kubectl is not there")
+@pytest.mark.parametrize(("folder", "namespace"), OVERLAYS.items())
+def test_what_kustomize_makes_of_it(folder: str, namespace: str) -> None:
+    assert KUSTOMIZE
+    text = subprocess.run(
+        [KUSTOMIZE, "kustomize", DEPLOY / folder], check=True, capture_output=True, text=True
+    ).stdout
+    made = list(yaml.safe_load_all(text))
+    for item in made:
+        for version in VERSIONS:
+            kubernetes_validate.validate(item, version, strict=True)
+        if item["kind"] not in ("Namespace", "PriorityClass"):
+            assert item["metadata"]["namespace"] == namespace
+    (account,) = [item["metadata"] for item in made if item["kind"] == "ServiceAccount"]
+    (binding,) = [
+        item
+        for item in made
+        if (item["kind"], item["metadata"]["name"]) == ("RoleBinding", "dask-flame-driver")
+    ]
+    subject = {key: account[key] for key in ("name", "namespace")}
+    assert binding["subjects"] == [{"kind": "ServiceAccount", **subject}]
+    images = {
+        c["image"]
+        for item in made
+        if item["kind"] == "DaemonSet"
+        for c in item["spec"]["template"]["spec"]["initContainers"]
+    }
+    # Every image has been given a registry.
+    assert images
+    assert all(re.match(r"registry\.example\.com/dask-flame[a-z-]*:", image) for image in images)
+    # A hub's namespace is there already, and is left as it is.
+    assert ("Namespace" in {item["kind"] for item in made}) == (namespace == "dask-flame")
+
+
+def needed(*groups: tuple[tuple[Any, str, tuple[str, ...]], ...]) -> set[tuple[str, str, str]]:
+    asked = [
+        (kind, part, verb) for group in groups for kind, part, verbs in group for verb in verbs
+    ]
+    return granted(yaml.safe_load(rights.rules(asked))["rules"])
+
+
+def test_the_roles_are_what_the_backend_asks_for() -> None:
+    driver = granted(named("Role", "dask-flame-driver")["rules"])
+    policies = {("networking.k8s.io", "networkpolicies", "create")}
+    assert driver == needed(rights.NEEDED) | policies
+    forward = {("", "pods/portforward", verb) for verb in ("create", "get")}
+    assert granted(named("Role", "dask-flame-remote")["rules"]) == driver | forward
+
+
+def test_bindings_name_what_there_is() -> None:
+    there = objects()
+    names = {(item["kind"], item.get("metadata", {}).get("name")) for item in there}
+    bindings = [item for item in there if item["kind"] == "RoleBinding"]
+    assert {b["metadata"]["name"] for b in bindings} == {"dask-flame-driver", "dask-flame-remote"}
+    for binding in bindings:
+        assert ("Role", binding["roleRef"]["name"]) in names
+        for subject in binding["subjects"]:
+            if subject["kind"] == "ServiceAccount" and "namespace" not in subject:
+                assert ("ServiceAccount", subject["name"]) in names
+            elif subject["kind"] == "Group":
+                assert subject["apiGroup"] == "rbac.authorization.k8s.io"
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -73,3 +204,15 @@ def test_what_one_image_pickles_the_other_can_read() -> None:
     minor = re.match(r"PYTHON=(3\.\d+)\.", python)
     assert minor
     assert f"python{minor[1]} -m venv" in (DEPLOY / "docker/Dockerfile.cuda").read_text()
+
+
+def test_the_versions_are_the_same_everywhere() -> None:
+    tags = [
+        tag
+        for path in DEPLOY.rglob("*.*")
+        for tag in re.findall(
+            r"dask-flame(?:-[a-z]+)?:(\d[\w.]*)|newTag: \"(.*?)\"|tag: \"(.*?)\"", path.read_text()
+        )
+    ]
+    assert len(tags) > 5
+    assert {"".join(tag) for tag in tags} == {dask_flame.__version__}
