@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import kubernetes_validate
 import pytest
 import yaml
@@ -18,6 +21,7 @@ from distributed import Client
 
 import dask_flame
 from dask_flame.backends.kubernetes import rights
+from dask_flame.pods import PodOptions
 from dask_flame.testing.kubernetes.security import violations
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +30,7 @@ KUBERNETES = DEPLOY / "kubernetes"
 VERSIONS = ("1.30", "1.36")
 KUSTOMIZATIONS = sorted(DEPLOY.rglob("kustomization.yaml"))
 #: What is applied: the others are parts of these.
-OVERLAYS = {"overlay": "dask-flame"}
+OVERLAYS = {"overlay": "dask-flame", "jupyterhub": "jhub", "jupyterhub/apart": "dask-flame"}
 KUSTOMIZE = shutil.which("kubectl")
 
 
@@ -165,7 +169,9 @@ def test_bindings_name_what_there_is() -> None:
     there = objects()
     names = {(item["kind"], item.get("metadata", {}).get("name")) for item in there}
     bindings = [item for item in there if item["kind"] == "RoleBinding"]
-    assert {b["metadata"]["name"] for b in bindings} == {"dask-flame-driver", "dask-flame-remote"}
+    assert {b["metadata"]["name"] for b in bindings} == {
+        *("dask-flame-driver", "dask-flame-remote", "hub"),
+    }
     for binding in bindings:
         assert ("Role", binding["roleRef"]["name"]) in names
         for subject in binding["subjects"]:
@@ -173,6 +179,50 @@ def test_bindings_name_what_there_is() -> None:
                 assert ("ServiceAccount", subject["name"]) in names
             elif subject["kind"] == "Group":
                 assert subject["apiGroup"] == "rbac.authorization.k8s.io"
+    values = load("jupyterhub/values.yaml")["singleuser"]
+    assert ("ServiceAccount", values["serviceAccountName"]) in names
+
+
+def test_a_hub_s_notebooks_are_drivers() -> None:
+    values = load("jupyterhub/values.yaml")["singleuser"]
+    to_them = named("NetworkPolicy", "dask-flame-ingress")["spec"]["podSelector"]
+    assert not chooses(to_them, values["extraLabels"])
+    apart = named("NetworkPolicy", "dask-flame-drivers")["spec"]
+    assert chooses(apart["podSelector"], values["extraLabels"])
+    # What lets runners in to the notebook, in either way, and lets the notebook out to them.
+    assert {"from": [{"podSelector": to_them}]} in values["networkPolicy"]["ingress"]
+    assert {"to": [{"podSelector": to_them}]} in values["networkPolicy"]["egress"]
+    assert {"from": [{"podSelector": to_them}]} in apart["ingress"]
+    # Both kinds of pods are kept from the metadata server in the same way.
+    assert apart["egress"] == named("NetworkPolicy", "dask-flame-egress")["spec"]["egress"]
+    (volume,) = values["storage"]["extraVolumes"]
+    (mount,) = values["storage"]["extraVolumeMounts"]
+    assert (mount["name"], mount["mountPath"]) == (volume["name"], "/etc/dask")
+    for folder in ("jupyterhub", "jupyterhub/apart"):
+        (generated,) = load(f"{folder}/kustomization.yaml")["configMapGenerator"]
+        assert generated["name"] == volume["configMap"]["name"]
+        assert load(f"{folder}/flame.yaml") == load("jupyterhub/flame.yaml")
+
+
+def test_a_hub_s_configuration_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = load("jupyterhub/values.yaml")["singleuser"]
+    read = dask.config.collect([str(DEPLOY / "jupyterhub/flame.yaml")], env=values["extraEnv"])
+    assert read["flame"] == {"backend": "kubernetes"}
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/me/")
+    link = read["distributed"]["dashboard"]["link"].format(**os.environ, port=8787)
+    assert link == "/user/me/proxy/8787/status"
+
+
+def test_a_notebook_apart_is_within_restricted() -> None:
+    spawner = load("jupyterhub/apart/values.yaml")["hub"]["config"]["KubeSpawner"]
+    spec = {
+        "securityContext": spawner["pod_security_context"],
+        "containers": [
+            {"name": "notebook", "securityContext": spawner["container_security_context"]}
+        ],
+    }
+    assert violations(spec) == ""
+    assert spawner["namespace"] == named("Namespace", "dask-flame")["metadata"]["name"]
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -216,3 +266,32 @@ def test_the_versions_are_the_same_everywhere() -> None:
     ]
     assert len(tags) > 5
     assert {"".join(tag) for tag in tags} == {dask_flame.__version__}
+
+
+def test_the_guide_leads_somewhere() -> None:
+    guide = (DEPLOY / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", guide):
+        assert link.startswith("https://") or (DEPLOY / link).exists(), link
+    for path in re.findall(r"(?:deploy/[\w./-]+)", guide):
+        # The one that is copied from another.
+        assert (ROOT / path.replace("deploy/ours", "deploy/overlay")).exists(), path
+    blocks = re.findall(r"```(\w+)\n(.*?)```", guide, re.DOTALL)
+    for language, text in blocks:
+        if language == "python":
+            ast.parse(text)
+        elif language == "yaml":
+            yaml.safe_load(text)
+        else:
+            checked = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+            assert checked.stderr == ""
+    # The options that it shows are there.
+    calls = [
+        node
+        for language, text in blocks
+        if language == "python"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "FlameCluster"
+    ]
+    assert calls
+    known = {*PodOptions.__dataclass_fields__, "backend", "max", "cpus", "memory", "gpus"}
+    assert {str(k.arg) for call in calls for k in call.keywords} <= known
