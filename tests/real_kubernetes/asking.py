@@ -30,6 +30,8 @@ KINDS = {
     "Job": ("batch/v1", "jobs"),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
+    "Deployment": ("apps/v1", "deployments"),
+    "DaskCluster": ("kubernetes.dask.org/v1", "daskclusters"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
 }
 #: Those that are in no namespace.
@@ -145,6 +147,17 @@ class Asking:
             )
         )
         return bool(answer["status"].get("allowed"))
+
+    def has(self, kind: str) -> bool:
+        """Whether the server knows this kind at all."""
+        version = KINDS[kind][0]
+        try:
+            self._run(self._once("GET", version, None, "", None, {}))
+        except Refused as refused:
+            if refused.code == 404:
+                return False
+            raise
+        return True
 
     def log(self, pod: str, *, after: int = 0) -> Iterator[str]:
         """Lines that a pod prints, from one on, as they are printed, until its end."""

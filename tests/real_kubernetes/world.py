@@ -48,6 +48,12 @@ class World:
         Of drivers, and so of runners.
     namespace : str, optional
         One that is there.
+    quota : mapping, optional
+        Of a new one; empty: none.
+    restricted : bool
+        Whether a new one is to be restricted.
+    files : sequence of Path
+        More that drivers' pods are to have, in the folder that they begin in.
 
     Attributes
     ----------
@@ -55,7 +61,15 @@ class World:
         What names of this world's clusters begin with.
     """
 
-    def __init__(self, image: str, namespace: str = "") -> None:
+    def __init__(
+        self,
+        image: str,
+        namespace: str = "",
+        *,
+        quota: Mapping[str, str] = _QUOTA,
+        restricted: bool = True,
+        files: Sequence[Path] = (),
+    ) -> None:
         self.image = image
         self.token = f"t{uuid.uuid4().hex[:6]}"
         self.name = f"dask-flame-test-{self.token}"
@@ -63,6 +77,9 @@ class World:
         self.room = _ROOM if not namespace else 3
         self.gpus = 0
         self._given = namespace
+        self._quota = quota
+        self._standard = "restricted" if restricted else "baseline"
+        self._files = files
         self._asking = Asking(namespace or self.name)
         self._before: set[str] = set()
         self._ended = False
@@ -93,7 +110,7 @@ class World:
             self.make_account(self.name, driver_rules())
         self.gpus = self._count_gpus()
         files = {path.name: path.read_bytes() for path in [_HERE / "begin.py"]}
-        files["tests.tgz"] = _packed()
+        files["tests.tgz"] = _packed(self._files)
         self.make(
             {
                 "apiVersion": "v1",
@@ -104,7 +121,7 @@ class World:
         )
 
     def _make_namespace(self) -> None:
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels = {"pod-security.kubernetes.io/enforce": self._standard}
         try:
             self.make(
                 {
@@ -118,14 +135,15 @@ class World:
                 f"no namespace can be made for the tests ({refused}); name one that is there: "
                 f"{setting.NAMESPACE}=my-namespace pytest -m kubernetes"
             ) from refused
-        self.make(
-            {
-                "apiVersion": "v1",
-                "kind": "ResourceQuota",
-                "metadata": {"name": self.name},
-                "spec": {"hard": _QUOTA},
-            }
-        )
+        if self._quota:
+            self.make(
+                {
+                    "apiVersion": "v1",
+                    "kind": "ResourceQuota",
+                    "metadata": {"name": self.name},
+                    "spec": {"hard": dict(self._quota)},
+                }
+            )
 
     def make_account(self, name: str, rules: Sequence[Mapping[str, Any]]) -> None:
         """An account for drivers' pods that may do this."""
@@ -181,6 +199,8 @@ class World:
             setting.TOKEN: self.token,
             setting.ROOM: str(self.room),
             setting.GPUS: str(self.gpus),
+            "BENCHMARK_NAMESPACE": self.ask.namespace,
+            "BENCHMARK_IMAGE": self.image,
         }
         container = {
             "name": "driver",
@@ -312,10 +332,12 @@ def driver_rules() -> list[Object]:
     return rules
 
 
-def _packed() -> bytes:
+def _packed(more: Sequence[Path]) -> bytes:
     """The tests, and what they need of the repository."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         for path in (_ROOT / "pyproject.toml", _ROOT / "tests/conftest.py", *_HERE.glob("*.py")):
             tar.add(path, str(path.relative_to(_ROOT)))
+        for path in more:
+            tar.add(path, path.name)
     return out.getvalue()
