@@ -29,13 +29,8 @@ from dask_flame.errors import BackendError, PoolError
 from dask_flame.testing.kubernetes import FakeKubernetes
 
 IMAGE = "ghcr.io/me/runner:1.0"
-ROLE = next(
-    yaml.safe_load_all((Path(__file__).parents[1] / "deploy/kubernetes/role.yaml").read_text())
-)
-RIGHTS = [
-    *ROLE["rules"],
-    {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create", "get"]},
-]
+ROLE = Path(__file__).parents[1] / "deploy/kubernetes/role-remote.yaml"
+RIGHTS = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 Start = Callable[..., FakeKubernetes]
@@ -344,7 +339,7 @@ def test_another_version_there(outside: Start, monkeypatch: pytest.MonkeyPatch) 
 
 def test_rights_that_are_missing(outside: Start) -> None:
     fake = outside()
-    fake.grant("driver", ROLE["rules"])
+    fake.grant("driver", [r for r in RIGHTS if "pods/portforward" not in r["resources"]])
     with pytest.raises(BackendError) as error:
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
     missing = [(PODS, "portforward", "create"), (PODS, "portforward", "get")]
