@@ -7,27 +7,24 @@ import atexit
 import contextlib
 import logging
 import re
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from distributed import Client, Security, Status
 from distributed.core import rpc
 from distributed.utils import Log, Logs, format_dashboard_link, silence_logging_cmgr
 from tornado.ioloop import IOLoop
 
-from dask_flame import config, display, metrics
-from dask_flame.adaptive import FlameAdaptive
+from dask_flame import config, display
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.boots import Boots, is_step
 from dask_flame.checks import Duration, one_of, seconds, size, wrong
-from dask_flame.dashboard.later import install_later
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
+from dask_flame.here import END_GRACE, Here
 from dask_flame.home import Home
-from dask_flame.lease import Lease
 from dask_flame.pool import Pool
 from dask_flame.pools import Pools, make_pools
 from dask_flame.reports import Reports, ReportStore
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
-_END_GRACE = 2.0
 _OWN_OPTIONS = (
     "pools",
     "backend",
@@ -150,29 +146,29 @@ class FlameCluster(Steering):
         policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
         if not any(pool.max for pool in policies.values()):
             raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
-        self._grace = seconds(
+        self.disconnect_grace = seconds(
             "disconnect_grace",
             config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
         )
         lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
-        self._max_lifetime = None if lifetime is None else seconds("max_lifetime", lifetime)
-        self._home_limit = size(
+        self.max_lifetime = None if lifetime is None else seconds("max_lifetime", lifetime)
+        self.home_limit = size(
             "home_limit", config.get("home.limit") if home_limit is None else home_limit
         )
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
-        seat = self._seat(factory, scheduler)
+        where = self._where(factory, scheduler)
         check_taken(factory, (option for p in policies.values() for option in p.pod.given))
         self.security = make_security(security, remote=getattr(factory, "remote", False))
         self.fleets = Pools(policies)
         self.events = EventLog()
         self.boots = Boots()
-        self._dashboard_address = dashboard_address
+        self.dashboard_address = dashboard_address
         self._silence_logs = silence_logs
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.backend = factory(self.name, self._ended)
-        self.backend.seat = seat
+        self.backend.seat = where
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
         self.backend.on_stop = self._stopped
@@ -180,7 +176,7 @@ class FlameCluster(Steering):
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
-        self._apart: Apart | None = None
+        self._seat: Here | Apart | None = None
         self.over = ""  # why it has ended, if it was not closed
         # Where the scheduler is apart, what stands here for it.
         self.scheduler: FlameScheduler
@@ -197,7 +193,7 @@ class FlameCluster(Steering):
                 raise
 
     @staticmethod
-    def _seat(factory: Any, scheduler: str | None) -> str:
+    def _where(factory: Any, scheduler: str | None) -> str:
         where = one_of(
             "scheduler",
             config.get("scheduler.where") if scheduler is None else scheduler,
@@ -222,15 +218,13 @@ class FlameCluster(Steering):
     def flame_link(self) -> str:
         """Address of the page ``/flame``; empty without a dashboard."""
         return (
-            self.dashboard_link.removesuffix("/status") + "/flame"
-            if self._dashboard_address
-            else ""
+            self.dashboard_link.removesuffix("/status") + "/flame" if self.dashboard_address else ""
         )
 
     @property
     def dashboard_link(self) -> str:
-        if self._apart is not None:
-            return str(format_dashboard_link("127.0.0.1", self._apart.dashboard_port))
+        if self._seat is not None and (port := self._seat.dashboard_port):
+            return str(format_dashboard_link("127.0.0.1", port))
         link: str = super().dashboard_link
         return link
 
@@ -272,61 +266,21 @@ class FlameCluster(Steering):
         self._stack.push_async_callback(self.backend.close)
         self.backend.expect(self._expected())
         await self.backend.start()
-        if self.backend.apart:
-            await self._start_apart()
-        else:
-            await self._start_here()
+        self._seat = self._take_seat()
+        await self._seat.start(self._stack)
+        self.scheduler_comm = rpc(
+            self._seat.address, connection_args=self.security.get_connection_args("client")
+        )
+        await super()._start()
+        self._seat.follow(self._stack)
 
-    async def _start_apart(self) -> None:
+    def _take_seat(self) -> Here | Apart:
+        if not self.backend.apart:
+            return Here(self, self._reports)
+        # Not everybody needs it.
         from dask_flame.apart.driver import Apart
 
-        self._apart = apart = Apart(self)
-        self._stack.push_async_callback(apart.close)
-        self.scheduler = cast(FlameScheduler, apart.scheduler)
-        self._adaptive = cast(FlameAdaptive, apart.adaptive)
-        await apart.start()
-        self.scheduler_comm = rpc(
-            apart.address, connection_args=self.security.get_connection_args("client")
-        )
-        await super()._start()
-
-    async def _start_here(self) -> None:
-        self._lease = Lease(
-            self._grace,
-            max_lifetime=self._max_lifetime,
-            on_lapse=self._lapsed,
-            on_return=self._returned,
-        )
-        self.scheduler = FlameScheduler(
-            pools=self.fleets.policies,
-            **self.backend.listening,
-            security=self.security,
-            local_directory=self.backend.scratch,
-            dashboard=False,
-            # Without a dashboard the scheduler still serves its health and metrics somewhere.
-            dashboard_address=self._dashboard_address or "127.0.0.1:0",
-            plugins=[self._lease, self._reports],
-        )
-        self._stack.push_async_callback(self.scheduler.close, reason="flame-cluster-closed")
-        if self._dashboard_address is not None:
-            install_later(self.scheduler)
-        await self.scheduler
-        self.home = Home(
-            self.scheduler,
-            security=self.security,
-            directory=lambda: self.backend.scratch,
-            limit=self._home_limit,
-            memory=size("home.memory", config.get("home.memory")),
-        )
-        self._stack.push_async_callback(self.home.close)
-        self.scheduler_comm = rpc(
-            self.scheduler.address, connection_args=self.security.get_connection_args("client")
-        )
-        await super()._start()
-        self._adaptive = FlameAdaptive(self)
-        self._stack.push_async_callback(self._adaptive.finish)
-        self._adaptive.wake()
-        metrics.expose(self)
+        return Apart(self)
 
     async def _close(self) -> None:
         if self._closing is None:
@@ -337,31 +291,14 @@ class FlameCluster(Steering):
         # The base class sets `closing`, ends its own connections, and sets `closed`.
         self.status = Status.closing
         try:
-            if isinstance(self._adaptive, FlameAdaptive):
-                await self._adaptive.finish()
-                if self.fleets.members:
-                    await self._part()
+            if self._seat is not None:
+                await self._seat.finish()
         finally:
             try:
                 await self._stack.aclose()
             finally:
                 await super()._close()
                 FlameCluster._open.discard(self)
-                metrics.withdraw(self)
-
-    async def _part(self) -> None:
-        """Let runners go by themselves for a moment, so that what they run may tidy up."""
-        names = list(self.fleets.members)
-        for _, fleet in self.fleets:
-            for name in list(fleet.members):
-                fleet.leaving(name, time.monotonic())
-        try:
-            await asyncio.wait_for(self.backend.end(names, grace=_END_GRACE), _END_GRACE + 1)
-        except TimeoutError:
-            pass
-        except Exception:
-            # What is asked for here is a courtesy: that the backend closes is what ends them.
-            logger.debug("runners could not be told to end", exc_info=True)
 
     def close(self, timeout: float | None = None) -> Any:
         """End every runner, the scheduler, all that was made for them, and the Clients of it."""
@@ -379,66 +316,36 @@ class FlameCluster(Steering):
         for client in list(Client._instances):
             if client.cluster is self and not client.asynchronous:
                 with contextlib.suppress(Exception):
-                    client.close(_END_GRACE)
+                    client.close(END_GRACE)
                 client._loop_runner.stop()
 
     def _ended(self, what: Ended) -> None:
-        if self._apart is not None:
-            self._apart.ended(what)
-        elif self._adaptive is not None:
-            self._adaptive.ended(what)
+        if self._seat is not None:
+            self._seat.ended(what)
 
     def _step(self, name: str, step: str) -> None:
-        if not is_step(step):
-            return
-        if self._apart is not None:
-            self._apart.reached(name, step)
-        elif self._adaptive is not None:
-            self._adaptive.reached(name, step)
-
-    def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        if self._apart is not None:
-            self._apart.resize(pool, changes, text)
-            return
-        if pool == self.fleets.default:
-            policy = self.fleets.policies[pool]
-            self._adaptive.minimum, self._adaptive.maximum = policy.min, policy.max
-        self.events.add("policy", text, pool=pool)
-        self._adaptive.wake()
+        if self._seat is not None and is_step(step):
+            self._seat.reached(name, step)
 
     def _held_up(self, name: str, why: str) -> None:
         if not name:
             self.events.add("held", why)
-        elif self._apart is not None:
-            self._apart.held_up(name, why)
-        elif self.boots.held_up(name, why):
-            self.events.add("held", why, runners=[name], pool=self.fleets.of(name) or "")
+        elif self._seat is not None:
+            self._seat.held_up(name, why)
 
     def _stopped(self, why: str) -> None:
-        if not self.fleets.stopped:
-            self.events.add("stopped", why)
-            self.fleets.stop(why)
-            if self._adaptive is not None:
-                self._adaptive.wake()
+        if self._seat is not None:
+            self._seat.stopped(why)
 
-    def _lapsed(self, why: str) -> None:
-        self.events.add("lease", why)
-        self.fleets.suspend(why)
-        if self._lease.expired:
-            self.expire(why)
-        else:
-            self._adaptive.wake()
+    def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        assert self._seat is not None
+        self._seat.resized(pool, changes, text)
 
     def expire(self, why: str) -> None:
         """Close the cluster, for a reason that nobody has asked for it."""
         self.over = why
         logger.warning("cluster %s ends: %s", self.name, why)
         self._expiring = asyncio.ensure_future(self._close())
-
-    def _returned(self) -> None:
-        self.events.add("lease", "a client is there again")
-        self.fleets.suspend("")
-        self._adaptive.wake()
 
     # Display
 

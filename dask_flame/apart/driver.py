@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dask.utils import parse_timedelta
 from distributed import Security, Status
@@ -20,6 +20,7 @@ from distributed.protocol import pickle
 
 from dask_flame import config
 from dask_flame._version import __version__
+from dask_flame.adaptive import FlameAdaptive
 from dask_flame.apart.link import Link
 from dask_flame.apart.mirror import Seen
 from dask_flame.backends import Ended, SchedulerSpec
@@ -30,6 +31,7 @@ from dask_flame.events import Event
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.protocol import DRIVER
 from dask_flame.reconnect import resume_clients
+from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import settings
 
 if TYPE_CHECKING:
@@ -95,14 +97,14 @@ class Apart:
             "state": self._state,
             "event": self._event,
             "reports": self._reports,
-            "resized": self._resized,
+            "resized": self._called,
             "over": self._expired,
             "boot": self._boot,
             "end": backend.end,
             "list": backend.list,
             "logs": backend.logs,
         }
-        grace = cluster._grace
+        grace = cluster.disconnect_grace
         silence = parse_timedelta(config.get("silence"), "s") or 60.0
         self._link = Link(handlers, silence=silence)
         self._port = int(config.get("scheduler.port"))
@@ -118,21 +120,21 @@ class Apart:
     def _options(self) -> str:
         """What the FlameCluster there is made with, as text."""
         cluster = self._cluster
-        has_dashboard = cluster._dashboard_address is not None
+        has_dashboard = cluster.dashboard_address is not None
         port = int(config.get("scheduler.dashboard-port"))
         options = {
             "pools": {name: pool.abridged for name, pool in cluster.fleets.policies.items()},
             "scheduler": "driver",
             "name": cluster.name,
-            "disconnect_grace": cluster._grace,
-            "max_lifetime": cluster._max_lifetime,
-            "home_limit": cluster._home_limit,
+            "disconnect_grace": cluster.disconnect_grace,
+            "max_lifetime": cluster.max_lifetime,
+            "home_limit": cluster.home_limit,
             "dashboard_address": f"127.0.0.1:{port}" if has_dashboard else None,
         }
         return base64.b64encode(pickle.dumps(options)).decode()
 
-    async def start(self) -> None:
-        """Have the scheduler started, and be connected to it.
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Have the scheduler started, and be connected to it; the end of this is put on a stack.
 
         Raises
         ------
@@ -140,6 +142,9 @@ class Apart:
         """
         resume_clients()
         cluster, backend = self._cluster, self._cluster.backend
+        stack.push_async_callback(self.close)
+        cluster.scheduler = cast(FlameScheduler, self.scheduler)
+        cluster._adaptive = cast(FlameAdaptive, self.adaptive)
         spec = SchedulerSpec(
             orders=self._orders,
             options=cluster.fleets.policies[cluster.fleets.default].pod.given,
@@ -164,12 +169,18 @@ class Apart:
                 f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
                 "an image with the same version: image="
             )
-        if cluster._dashboard_address is not None:
-            _, _, wanted = cluster._dashboard_address.rpartition(":")
+        if cluster.dashboard_address is not None:
+            _, _, wanted = cluster.dashboard_address.rpartition(":")
             self.dashboard_port = await backend.reach(
                 int(config.get("scheduler.dashboard-port")),
                 at=int(wanted) if wanted.isdigit() else 0,
             )
+
+    def follow(self, stack: contextlib.AsyncExitStack) -> None:
+        """There is nothing to begin: what decides is where the scheduler is."""
+
+    async def finish(self) -> None:
+        """There is nothing to end before the connection."""
 
     async def close(self) -> None:
         """Have the scheduler end, and its runners take leave."""
@@ -189,7 +200,7 @@ class Apart:
             self._there.cancel()
         await in_thread(self._callbacks.close)
 
-    def resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+    def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """A pool's policy has changed."""
         default = self._cluster.fleets.policies[self._cluster.fleets.default]
         self.adaptive.minimum, self.adaptive.maximum = default.min, default.max
@@ -206,6 +217,9 @@ class Apart:
 
     def held_up(self, name: str, why: str) -> None:
         self._link.say("trouble", name=name, why=why)
+
+    def stopped(self, why: str) -> None:
+        self._link.say("stopped", why=why)
 
     def _ended(self, why: str) -> None:
         """The scheduler's process has ended, and was not told to."""
@@ -227,7 +241,7 @@ class Apart:
     def _reports(self, what: str, args: Any, kwargs: Any) -> None:
         getattr(self._cluster.reports, what)(*args, **kwargs)
 
-    def _resized(self, which: str, pool: str, count: int) -> None:
+    def _called(self, which: str, pool: str, count: int) -> None:
         function = getattr(self._cluster.fleets.policies[pool], which)
         if function is not None:
             self._callbacks.do(partial(safely, function, pool, count))

@@ -64,6 +64,7 @@ class Head:
             "step": self._step,
             "trouble": self._trouble,
             "resize": self._resize,
+            "stopped": self._stopped,
             "close": self._close,
         }
         self.link = Link(handlers, silence=float(orders["silence"]))
@@ -148,6 +149,9 @@ class Head:
     def _resize(self, pool: str, changes: dict[str, Any], text: str) -> None:
         self.cluster.fleets.resize(pool, changes)
         self.cluster._resized(pool, changes, text)
+
+    def _stopped(self, why: str) -> None:
+        self.cluster._stopped(why)
 
     def _close(self) -> None:
         self._over.set()

@@ -1,0 +1,177 @@
+"""A cluster's scheduler in the driver's process, and what decides beside it (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask_flame import config, metrics
+from dask_flame.adaptive import FlameAdaptive
+from dask_flame.backends import Ended
+from dask_flame.checks import size
+from dask_flame.dashboard.later import install_later
+from dask_flame.home import Home
+from dask_flame.lease import Lease
+from dask_flame.reports import Reports
+from dask_flame.scheduler import FlameScheduler
+
+if TYPE_CHECKING:
+    from dask_flame.cluster import FlameCluster
+
+logger = logging.getLogger("dask_flame")
+
+#: Seconds that runners may take to go by themselves when their cluster closes.
+END_GRACE = 2.0
+
+
+class Here:
+    """The seat of a scheduler that runners can reach in this process.
+
+    Parameters
+    ----------
+    cluster : FlameCluster
+        Its backend must have started. Its ``scheduler``, ``home`` and ``_adaptive`` are made here.
+    reports : Reports
+
+    See Also
+    --------
+    dask_flame.apart.driver.Apart : the other seat, with the same methods.
+    """
+
+    def __init__(self, cluster: FlameCluster, reports: Reports) -> None:
+        self._cluster = cluster
+        self._reports = reports
+        self._adaptive: FlameAdaptive | None = None
+
+    #: A forwarded port of this machine; there is none to the scheduler's own.
+    dashboard_port = 0
+
+    @property
+    def address(self) -> str:
+        """Where this machine's Clients reach the scheduler."""
+        address: str = self._cluster.scheduler.address
+        return address
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start the scheduler and the home; their ends are put on a stack."""
+        cluster = self._cluster
+        self._lease = Lease(
+            cluster.disconnect_grace,
+            max_lifetime=cluster.max_lifetime,
+            on_lapse=self._lapsed,
+            on_return=self._returned,
+        )
+        wanted = cluster.dashboard_address
+        cluster.scheduler = FlameScheduler(
+            pools=cluster.fleets.policies,
+            **cluster.backend.listening,
+            security=cluster.security,
+            local_directory=cluster.backend.scratch,
+            dashboard=False,
+            # Without a dashboard the scheduler still serves its health and metrics somewhere.
+            dashboard_address=wanted or "127.0.0.1:0",
+            plugins=[self._lease, self._reports],
+        )
+        stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
+        if wanted is not None:
+            install_later(cluster.scheduler)
+        await cluster.scheduler
+        cluster.home = Home(
+            cluster.scheduler,
+            security=cluster.security,
+            directory=lambda: cluster.backend.scratch,
+            limit=cluster.home_limit,
+            memory=size("home.memory", config.get("home.memory")),
+        )
+        stack.push_async_callback(cluster.home.close)
+
+    def follow(self, stack: contextlib.AsyncExitStack) -> None:
+        """Begin to decide, once the cluster is connected."""
+        self._adaptive = self._cluster._adaptive = FlameAdaptive(self._cluster)
+        stack.push_async_callback(self._adaptive.finish)
+        self._adaptive.wake()
+        metrics.expose(self._cluster)
+
+    async def finish(self) -> None:
+        """Decide nothing any more, and let runners go by themselves for a moment."""
+        if self._adaptive is not None:
+            await self._adaptive.finish()
+            if self._cluster.fleets.members:
+                await self._part()
+        metrics.withdraw(self._cluster)
+
+    async def _part(self) -> None:
+        # So that what they run may tidy up.
+        cluster = self._cluster
+        names = list(cluster.fleets.members)
+        for _, fleet in cluster.fleets:
+            for name in list(fleet.members):
+                fleet.leaving(name, time.monotonic())
+        try:
+            await asyncio.wait_for(cluster.backend.end(names, grace=END_GRACE), END_GRACE + 1)
+        except TimeoutError:
+            pass
+        except Exception:
+            # What is asked for here is a courtesy: that the backend closes is what ends them.
+            logger.debug("runners could not be told to end", exc_info=True)
+
+    # What the backend says
+
+    def ended(self, what: Ended) -> None:
+        """A runner is gone."""
+        if self._adaptive is not None:
+            self._adaptive.ended(what)
+
+    def reached(self, name: str, step: str) -> None:
+        """A boot has come to a step."""
+        if self._adaptive is not None:
+            self._adaptive.reached(name, step)
+
+    def held_up(self, name: str, why: str) -> None:
+        """A boot is held up, or no longer."""
+        cluster = self._cluster
+        if cluster.boots.held_up(name, why):
+            pool = cluster.fleets.of(name) or ""
+            cluster.events.add("held", why, runners=[name], pool=pool)
+
+    def stopped(self, why: str) -> None:
+        """The cluster has been stopped from outside."""
+        cluster = self._cluster
+        if not cluster.fleets.stopped:
+            cluster.events.add("stopped", why)
+            cluster.fleets.stop(why)
+            if self._adaptive is not None:
+                self._adaptive.wake()
+
+    # What the user says
+
+    def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        """A pool's policy has changed: follow it, and say so."""
+        cluster, adaptive = self._cluster, self._adaptive
+        assert adaptive is not None
+        if pool == cluster.fleets.default:
+            policy = cluster.fleets.policies[pool]
+            adaptive.minimum, adaptive.maximum = policy.min, policy.max
+        cluster.events.add("policy", text, pool=pool)
+        adaptive.wake()
+
+    # What the lease says
+
+    def _lapsed(self, why: str) -> None:
+        cluster = self._cluster
+        cluster.events.add("lease", why)
+        cluster.fleets.suspend(why)
+        if self._lease.expired:
+            cluster.expire(why)
+        elif self._adaptive is not None:
+            self._adaptive.wake()
+
+    def _returned(self) -> None:
+        self._cluster.events.add("lease", "a client is there again")
+        self._cluster.fleets.suspend("")
+        if self._adaptive is not None:
+            self._adaptive.wake()
