@@ -159,6 +159,18 @@ def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: 
     client.close()
 
 
+def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None:
+    outside()
+    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    section = text.partition("## From a laptop")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {"FlameCluster": FlameCluster}
+    exec(code, names)
+    with names["laptop"] as laptop, Client(laptop) as client:
+        assert client.submit(abs, -3).result(timeout=60) == 3
+        assert capsys.readouterr().out.strip() == laptop.dashboard_link
+
+
 def test_the_dashboard_is_on_this_machine(outside: Start, cluster: Any) -> None:
     fake = outside()
     wanted = free_port()

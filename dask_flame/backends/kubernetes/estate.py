@@ -27,7 +27,7 @@ from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.pods import PodOptions
 
 #: Seconds within which Kubernetes makes a Job's pod.
-SEEN_WITHIN = 10.0
+_SEEN_WITHIN = 10.0
 #: Seconds that the scheduler's process may take to end.
 _LEAVE = 5
 #: Stands for a uid that the API server has not given yet.
@@ -184,7 +184,7 @@ class Estate:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(SEEN_WITHIN, self._unseen, job["metadata"]["name"])
+        self._timer = loop.call_later(_SEEN_WITHIN, self._unseen, job["metadata"]["name"])
 
     def planned(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, list[dict[str, Any]]]:
         """The site as it is for the next runner, and what was, or would be, made for it first.

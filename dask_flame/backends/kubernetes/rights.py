@@ -56,13 +56,15 @@ async def check(api: Api, *, apart: bool, but: Collection[Kind] = ()) -> None:
     needed = (*NEEDED, *(NEEDED_APART if apart else ()))
     rights = [(kind, part, verb) for kind, part, verbs in needed for verb in verbs]
     rights = [right for right in rights if right[0] not in but]
-    try:
-        allowed = await asyncio.gather(*(api.allowed(verb, k, part) for k, part, verb in rights))
-    except KubernetesError as error:
-        if error.code:
+    # All of them, so that none goes on where one fails.
+    asked = (api.allowed(verb, kind, part) for kind, part, verb in rights)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, KubernetesError) and answer.code:
             return  # it does not tell; what is not allowed will be refused
-        raise
-    missing = [right for right, may in zip(rights, allowed, strict=True) if not may]
+        if isinstance(answer, BaseException):
+            raise answer
+    missing = [right for right, may in zip(rights, answers, strict=True) if not may]
     if missing:
         raise BackendError(
             f"the namespace {api.namespace!r} does not allow this driver all that runners need; "
