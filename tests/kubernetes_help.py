@@ -41,7 +41,7 @@ class Caller(httpx.Client):
 
     def make(self, obj: Object, **params: str) -> Object:
         """Create a pod, a Job, or another object of the namespace ``team``."""
-        plural = obj["kind"].lower() + "s"
+        plural = (obj["kind"].lower() + "s").replace("ys", "ies")
         group = obj["apiVersion"]
         base = "/api/v1" if group == "v1" else f"/apis/{group}"
         path = f"{base}/namespaces/team/{plural}"

@@ -137,12 +137,12 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
     flame, client = cluster(max=None, pools=pools)
     manifest = flame.manifest()
     kinds = [item["kind"] for item in manifest]
-    assert kinds == ["Job", "Secret", "Pod", "Secret", "Pod"]
+    assert kinds == ["Job", "NetworkPolicy", "Secret", "Pod", "Secret", "Pod"]
     assert fake.left() == []  # nothing was sent
     text = str(manifest)
     assert token not in text
     assert "PRIVATE KEY" not in text
-    assert text.count("(given by the API server)") == 4
+    assert text.count("(given by the API server)") == 5
     assert list(yaml.safe_load_all(text)) == manifest
     # As a server takes what is shown, so it has taken what was sent.
     told = {}
@@ -156,7 +156,7 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
         client.submit(whoami, pure=False).result(timeout=60)
     received = {
         (obj["kind"], obj["metadata"]["name"]): made_by(obj)
-        for kind in ("jobs", "secrets", "pods")
+        for kind in ("jobs", "networkpolicies", "secrets", "pods")
         for obj in fake.objects(kind)
         if "dask-flame" in obj["metadata"].get("labels", {}).values()
         and obj["metadata"]["labels"].get("batch.kubernetes.io/job-name") is None

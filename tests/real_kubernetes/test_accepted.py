@@ -95,5 +95,6 @@ def test_what_comes_of_options(ground: Ground, cluster: Any) -> None:
 
 def test_what_is_not_restricted_is_refused(ground: Ground, cluster: Any) -> None:
     sent = _sent(cluster, {"bold": {"pod_template": {"spec": {"hostNetwork": True}}}})
+    pod = next(item for item in sent["bold"] if item["kind"] == "Pod")
     with pytest.raises(Refused, match=r"violates PodSecurity \"restricted"):
-        ground.ask.create(sent["bold"][0], dryRun="All", fieldValidation="Strict")
+        ground.ask.create(pod, dryRun="All", fieldValidation="Strict")

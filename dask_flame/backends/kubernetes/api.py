@@ -113,6 +113,7 @@ class Api:
         self._renewing = asyncio.Lock()
         self._renewed = 0
         self._closed = False
+        self._under_way: set[asyncio.Task[httpx.Response]] = set()
 
     @classmethod
     async def connect(cls) -> Api:
@@ -134,8 +135,12 @@ class Api:
         return cls(api, namespace)
 
     async def close(self) -> None:
-        """Close all connections; further requests are refused, here."""
+        """Break off all requests and close all connections; further ones are refused, here."""
         self._closed = True
+        # A connection that is being opened when its session closes would stay open.
+        for request in list(self._under_way):
+            request.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
         # kr8s ends its session by the garbage collector only: private.
         session, self._api._session = self._api._session, None
         if session is not None:
@@ -369,9 +374,25 @@ class Api:
     async def _call(
         self, method: str, version: str, url: str, namespaced: bool, **more: Any
     ) -> httpx.Response:
+        self._check_open()
+        request = asyncio.ensure_future(self._request(method, version, url, namespaced, **more))
+        self._under_way.add(request)
+        try:
+            return await request
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._check_open()
+            raise
+        finally:
+            self._under_way.discard(request)
+
+    async def _request(
+        self, method: str, version: str, url: str, namespaced: bool, **more: Any
+    ) -> httpx.Response:
         # Without `raise_for_status`: kr8s takes every 403 for a token that has run out, and opens
         # a new session, which breaks what else is under way on the old one.
-        self._check_open()
         try:
             async with self._api.call_api(
                 method,
