@@ -19,11 +19,18 @@ from dask_flame.testing import nothing_left
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("campaign")
     group.addoption(
-        "--campaign", type=int, default=36, metavar="N", help="fault cases to play (default: 36)"
+        "--campaign",
+        type=int,
+        metavar="N",
+        help="fault cases to play (default: 36, and 8 of --campaign-backend kubernetes)",
     )
     group.addoption(
-        "--campaign-seed", type=int, default=0, metavar="S", help="seed of the first (default: 0)"
+        "--campaign-backend",
+        choices=("local", "kubernetes"),
+        help="what their runners are: processes (with --campaign or --campaign-seed the default), "
+        "or pods of the fake Kubernetes",
     )
+    group.addoption("--campaign-seed", type=int, metavar="S", help="seed of the first (default: 0)")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,5 +9,7 @@
 ``play``       one case from its cluster's start to its end
 ``judge``      what must hold afterwards
 ``driver``     the same in a process of its own, which can be killed
+``pods_case``  what a case on Kubernetes is, made from its seed
+``pods``       a case on Kubernetes: what is done to its pods, and to the API server
 ============== ==========================================================================
 """

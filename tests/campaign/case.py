@@ -87,7 +87,8 @@ class Fault:
     seconds: float | None = None
 
     def __str__(self) -> str:
-        who = f" {self.count} runners" if self.what in ("kill", "term", "freeze") else ""
+        by_number = self.what in ("kill", "term", "freeze") or self.what.startswith("pod-")
+        who = f" {self.count} runners" if by_number else ""
         who += " of the links" if self.what in LINK_FAULTS else ""
         long = "" if self.what != "freeze" else " for ever"
         if self.seconds is not None:
@@ -168,6 +169,10 @@ _KILLS = {
     "guard": "the driver and the guard are killed",
     "frozen": "all runners are frozen and the driver is killed",
     "paused": "the driver is stopped for a while",
+    "api-down": "the API server goes down for a while and the driver is killed",
+    "api-slow": "the API server is slow all the time and the driver is killed",
+    "pod": "the driver is killed and its pod deleted",
+    "keeper": "the driver and the keeper are killed",
 }
 
 THEMES = (
@@ -181,12 +186,12 @@ def make_case(seed: int) -> Case:
     rng = random.Random(seed)
     turn, place = divmod(seed, len(THEMES))
     theme = THEMES[place]
-    pools = _pools(rng, theme)
+    pools = pools_of(rng, theme)
     case = {
         "seed": seed,
         "theme": theme,
         "pools": pools,
-        "rounds": _rounds(rng, pools),
+        "rounds": rounds_of(rng, pools),
         "faults": (),
     }
     if theme == "driver":
@@ -199,7 +204,8 @@ def make_case(seed: int) -> Case:
     return Case(**case)  # type: ignore[arg-type]
 
 
-def _pools(rng: random.Random, theme: str) -> tuple[PoolPlan, ...]:
+def pools_of(rng: random.Random, theme: str) -> tuple[PoolPlan, ...]:
+    """One or two small pools."""
     names = ["default"] if rng.random() < 0.65 else ["a", "b"]
     pools = []
     for name in names:
@@ -217,7 +223,8 @@ def _pools(rng: random.Random, theme: str) -> tuple[PoolPlan, ...]:
     return tuple(pools)
 
 
-def _rounds(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[Round, ...]:
+def rounds_of(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[Round, ...]:
+    """Two to four rounds of calls to these pools."""
     rounds = []
     count = 0
     usable: list[int] = []  # calls whose results later ones may take
@@ -247,12 +254,13 @@ def _rounds(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[Round, ...
     return tuple(rounds)
 
 
-def _moment(rng: random.Random) -> float:
+def moment(rng: random.Random) -> float:
+    """Seconds after the beginning of a phase."""
     return rng.choice([0.0, rng.uniform(0, 0.03), rng.uniform(0, 0.4)])
 
 
 def _strike(rng: random.Random, what: str, *, seconds: float | None = None) -> Fault:
-    return Fault(what, rng.choice(PHASES), _moment(rng), rng.choice([1, 1, 1, 2, 5]), seconds)
+    return Fault(what, rng.choice(PHASES), moment(rng), rng.choice([1, 1, 1, 2, 5]), seconds)
 
 
 def _kills(rng: random.Random) -> dict[str, object]:
@@ -261,7 +269,7 @@ def _kills(rng: random.Random) -> dict[str, object]:
         _strike(rng, rng.choice(["kill", "kill", "kill", "term"])) for _ in range(rng.randint(1, 4))
     ]
     if rng.random() < 0.3:
-        faults.append(Fault("shrink", rng.choice(PHASES), _moment(rng), 1, rng.uniform(0, 0.5)))
+        faults.append(Fault("shrink", rng.choice(PHASES), moment(rng), 1, rng.uniform(0, 0.5)))
     return {"faults": tuple(faults), "allowed_failures": allowed}
 
 
@@ -272,7 +280,7 @@ def _freezes(rng: random.Random) -> dict[str, object]:
         return {"faults": tuple(_strike(rng, "freeze", seconds=s) for s in long)}
     phase = rng.choice(PHASES[1:])
     seconds = rng.choice([None, rng.uniform(3, 12)])
-    last = Fault("freeze", phase, _moment(rng), rng.choice([1, 1, 2]), seconds)
+    last = Fault("freeze", phase, moment(rng), rng.choice([1, 1, 2]), seconds)
     return {"faults": (last,), "worker_ttl": 3.0, "boot_timeout": 10.0}
 
 
@@ -304,7 +312,7 @@ def _backend(rng: random.Random) -> dict[str, object]:
 
 
 def _guard(rng: random.Random) -> dict[str, object]:
-    faults = [Fault("guard", rng.choice(PHASES), _moment(rng)) for _ in range(rng.randint(1, 2))]
+    faults = [Fault("guard", rng.choice(PHASES), moment(rng)) for _ in range(rng.randint(1, 2))]
     return {"faults": tuple(faults)}
 
 
@@ -315,7 +323,7 @@ def _templates(rng: random.Random) -> dict[str, object]:
             Fault(
                 "template",
                 rng.choice(PHASES),
-                _moment(rng),
+                moment(rng),
                 1,
                 rng.choice([None, rng.uniform(0.05, 2.5)]),
             )
@@ -338,7 +346,7 @@ def _links(rng: random.Random) -> dict[str, object]:
 
 
 def _broken(rng: random.Random, ways: tuple[str, ...]) -> Fault:
-    return Fault(rng.choice(ways), rng.choice(PHASES), _moment(rng), 1, rng.uniform(0.05, 2.5))
+    return Fault(rng.choice(ways), rng.choice(PHASES), moment(rng), 1, rng.uniform(0.05, 2.5))
 
 
 def _mix(rng: random.Random) -> dict[str, object]:

@@ -7,7 +7,25 @@ from typing import Any
 
 import pytest
 
+#: Cases that are played where nothing is said.
+USUAL = {"local": 36, "kubernetes": 8}
 _TALLY = pytest.StashKey[Counter[str]]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" not in metafunc.fixturenames:
+        return
+    mine = "kubernetes" if metafunc.module.__name__.endswith("pods") else "local"
+    number, first, backend = (
+        metafunc.config.getoption(name)
+        for name in ("campaign", "campaign_seed", "campaign_backend")
+    )
+    if backend is None and (number, first) != (None, None):
+        backend = "local"
+    if backend not in (None, mine):
+        number = 0
+    number = USUAL[mine] if number is None else number
+    metafunc.parametrize("seed", range(first or 0, (first or 0) + number))
 
 
 @pytest.fixture

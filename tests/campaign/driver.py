@@ -1,4 +1,4 @@
-"""A case in a process of its own, which can be killed (driver): ``driver.py SEED FOLDER``."""
+"""A case in a process of its own, to be killed (driver): ``driver.py SEED FOLDER [pods]``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ if __name__ == "__main__":
 from campaign.case import make_case
 from campaign.judge import judge
 from campaign.play import play
+from campaign.pods import Pods
+from campaign.pods_case import make_pods_case
 
 
-def main(seed: str, folder: str) -> None:
+def main(seed: str, folder: str, where: str = "") -> None:
     """Play a case, print each phase when it comes into it, then what is wrong."""
     said: set[str] = set()
 
@@ -22,8 +24,8 @@ def main(seed: str, folder: str) -> None:
             said.add(phase)
             print(phase, flush=True)
 
-    case = make_case(int(seed))
-    played = play(case, Path(folder), tell)
+    case = make_pods_case(int(seed)) if where else make_case(int(seed))
+    played = play(case, Path(folder), tell, Pods() if where else None)
     wrong = judge(case, played)
     print("over", *wrong, sep="\n", flush=True)
     if wrong:

@@ -132,7 +132,7 @@ class Faults(threading.Thread):
         members = self.cluster.runners
         phases = set()
         for name, member in members.items():
-            was, phase = self._phase_of.get(name), _phase(member)
+            was, phase = self._phase_of.get(name), phase_of(member)
             if was == "booting" and member.phase is Phase.READY:
                 phases.add("registering")
             if was in ("running", "registering") and phase == "idle":
@@ -150,11 +150,16 @@ class Faults(threading.Thread):
 
     def _count(self, now: float) -> None:
         """Count the processes that there are, whatever the cluster believes."""
-        if now < self._counted + _COUNT_EVERY:
+        if not self._time_to_count(now):
             return
-        self._counted = now
         for pool, number in processes(self.backend.guard).items():
             self.seen.most[pool] = max(self.seen.most.get(pool, 0), number)
+
+    def _time_to_count(self, now: float) -> bool:
+        due = now >= self._counted + _COUNT_EVERY
+        if due:
+            self._counted = now
+        return due
 
     # Striking
 
@@ -189,7 +194,7 @@ class Faults(threading.Thread):
             return
         members = sorted(self.cluster.runners.items())
         self._random.shuffle(members)
-        members.sort(key=lambda item: _phase(item[1]) != fault.phase)
+        members.sort(key=lambda item: phase_of(item[1]) != fault.phase)
         for name, member in members[: fault.count]:
             pid = self.backend.pid(name)
             if pid is None:
@@ -210,7 +215,7 @@ class Faults(threading.Thread):
                 seconds = float("inf") if fault.seconds is None else fault.seconds
                 self._frozen[pid] = time.monotonic() + seconds
                 _signal(pid, signal.SIGSTOP)
-            self._say(f"{fault.what} {name}, which was {_phase(member)}")
+            self._say(f"{fault.what} {name}, which was {phase_of(member)}")
 
     def _lethal(self, fault: Fault, name: str, member: Member) -> bool:
         """Whether what is done to this runner may cost it what it has."""
@@ -289,7 +294,8 @@ def templates(guard: int | None) -> list[int]:
     return found
 
 
-def _phase(member: Member) -> str:
+def phase_of(member: Member) -> str:
+    """What a runner is at, in one of the words of a case."""
     if member.phase is Phase.BOOTING:
         return "booting"
     if member.phase is Phase.READY:

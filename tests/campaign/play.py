@@ -77,7 +77,26 @@ def settings(case: Case) -> dict[str, Any]:
     return given
 
 
-def play(case: Case, folder: Path, tell: Callable[[str], None] = lambda phase: None) -> Played:
+class Local:
+    """Where a case is played: here, on runners that are processes of this machine."""
+
+    remote = False
+
+    def backend(self, case: Case, through: Callable[[str], str], *args: Any) -> Any:
+        """What boots the runners."""
+        return UnsteadyBackend(*args, plan=case.unsteady, through=through)
+
+    def faults(self, *args: Any) -> Faults:
+        """What is done to the case."""
+        return Faults(*args)
+
+
+def play(
+    case: Case,
+    folder: Path,
+    tell: Callable[[str], None] = lambda phase: None,
+    where: Local | None = None,
+) -> Played:
     """Play a case.
 
     Parameters
@@ -87,9 +106,12 @@ def play(case: Case, folder: Path, tell: Callable[[str], None] = lambda phase: N
         For what its calls and boots write down.
     tell : callable
         Told of each phase that the case comes into, as a word.
+    where : Local, optional
+        What its runners are.
     """
     played = Played()
-    backends: list[UnsteadyBackend] = []
+    place = where or Local()
+    backends: list[Any] = []
     links: list[Proxy] = []
 
     def through(address: str) -> str:
@@ -97,10 +119,12 @@ def play(case: Case, folder: Path, tell: Callable[[str], None] = lambda phase: N
             links.append(stack.enter_context(Proxy(address)))
         return links[0].address
 
-    def backend(*args: Any) -> UnsteadyBackend:
+    def backend(*args: Any) -> Any:
         way = through if case.proxy == "runners" else str
-        backends.append(UnsteadyBackend(*args, plan=case.unsteady, through=way))
+        backends.append(place.backend(case, way, *args))
         return backends[-1]
+
+    backend.remote = place.remote  # type: ignore[attr-defined]
 
     tell("starting")
     with (
@@ -116,12 +140,12 @@ def play(case: Case, folder: Path, tell: Callable[[str], None] = lambda phase: N
         )
         with cluster:
             tell("waiting")
-            faults = Faults(case, cluster, backends[0], links, tell)
+            faults = place.faults(case, cluster, backends[0], links, tell)
             played.seen, played.mark = faults.seen, backends[0].mark
             address = cluster.scheduler_address
             if case.proxy == "client":
                 address = through(address)
-            with Client(address) as client:
+            with Client(address, security=cluster.security) as client:
                 faults.start()
                 try:
                     _calls(case, client, cluster, folder, played)
@@ -295,7 +319,7 @@ def _executions(folder: Path) -> list[dict[str, Any]]:
 _INNER = ("AssertionError", "InvalidTransition", "InvalidTaskState", "TransitionCounterMax")
 
 
-def _said_by_runners(cluster: FlameCluster, backend: UnsteadyBackend) -> Iterator[str]:
+def _said_by_runners(cluster: FlameCluster, backend: Any) -> Iterator[str]:
     names = {name for event in cluster.events for name in event.runners}
     for name, text in cluster.sync(partial(backend.logs, names)).items():
         if any(word in text for word in _INNER):

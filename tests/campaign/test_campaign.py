@@ -34,12 +34,6 @@ _PAUSE = 4.0
 _GONE_WITHIN = 20.0
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    first = metafunc.config.getoption("campaign_seed")
-    number = metafunc.config.getoption("campaign")
-    metafunc.parametrize("seed", range(first, first + number))
-
-
 def test_case(seed: int, tmp_path: Path, tally: Counter[str]) -> None:
     case = make_case(seed)
     tally["cases"] += 1

@@ -85,6 +85,10 @@ class Mischief:
         fault = Fault(match, status, times, retry_after, after)
         self._call(lambda: self._server.faults.append(fault))
 
+    def calm(self) -> None:
+        """Forget the errors that were asked for and have not been answered with."""
+        self._call(lambda: self._server.faults.clear())
+
     def down(self) -> None:
         """Refuse connections, and cut those there are. Pods run on."""
         self._run(self._server.down())
@@ -168,6 +172,10 @@ class Mischief:
     def oom(self, pod: str | Mapping[str, Any]) -> None:
         """Kill a pod's processes as the kernel does when they have taken too much memory."""
         self._call(lambda: self._life(self._pod(pod)).kill("OOMKilled"))
+
+    def kill(self, pod: str | Mapping[str, Any]) -> None:
+        """Kill a pod's processes, as anybody may who is on its node."""
+        self._call(lambda: self._life(self._pod(pod)).kill("Error"))
 
     def _disrupt(self, pod: Object, reason: str, message: str) -> None:
         self._store.modify(
