@@ -173,9 +173,9 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
     # What is there already is as it was sent; what comes next has the next name.
     later = flame.manifest()
     assert later[0] == manifest[0]
-    assert later[2]["metadata"]["name"].endswith("-cpu-2")
+    assert later[3]["metadata"]["name"].endswith("-cpu-2")
     (job,) = fake.objects("jobs")
-    assert later[2]["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    assert later[3]["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
 
 
 def _id(received: Mapping[tuple[str, str], Any]) -> str:

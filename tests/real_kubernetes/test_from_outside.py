@@ -16,7 +16,7 @@ _UP = 300
 
 @pytest.mark.parametrize("grace", [None, 0])
 def test_everything_goes_with_the_drivers_pod(world: World, grace: int | None) -> None:
-    name = f"{world.token}-gone-{grace}"
+    name = f"{world.token}-gone-{grace}".lower()
     pod = world.drive(f"gone-{grace}".lower(), "-c", SCRIPT, name, "busy", grace=2)
 
     def busy() -> bool:
