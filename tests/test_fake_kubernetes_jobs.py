@@ -180,3 +180,19 @@ def test_a_namespace_takes_all_with_it(cluster: FakeKubernetes, api: Caller) -> 
         "being terminated"
     )
     wait_for(cluster.at_rest)
+
+
+def test_a_pod_that_a_job_only_owns_is_not_its_own(cluster: FakeKubernetes, api: Caller) -> None:
+    made = api.make(job(code=SLEEP))
+    pods_run(cluster)
+    (own,) = cluster.objects("pods")
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "work"}
+    owner["uid"] = made["metadata"]["uid"]
+    api.make(pod("other", SLEEP, metadata={"ownerReferences": [owner]}))
+    pods_run(cluster, 2)
+    assert seen(cluster, "work", "job")["status"]["active"] == 1
+    cluster.kill(own)
+    name = own["metadata"]["name"]
+    wait_for(lambda: seen(cluster, name)["status"]["phase"] == "Failed")
+    # There is one in its place, whatever the other does.
+    pods_run(cluster, 2)

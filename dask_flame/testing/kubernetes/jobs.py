@@ -66,7 +66,9 @@ class Jobs:
         owned: dict[str, list[Object]] = {}
         for pod in self._store.items(PODS):
             meta = pod["metadata"]
-            owner = next((o["uid"] for o in meta.get("ownerReferences") or []), "")
+            # What else a Job owns, it is not the controller of.
+            owners = meta.get("ownerReferences") or []
+            owner = next((o["uid"] for o in owners if o.get("controller")), "")
             owned.setdefault(owner, []).append(pod)
             if owner not in running and TRACKING in (meta.get("finalizers") or []):
                 self._store.modify(PODS, pod, _untrack)
