@@ -90,7 +90,7 @@ def test_a_guard_says_what_its_runners_have_printed(flame: Any) -> None:
     assert not future.done()
 
 
-def test_the_folder_is_locked_for_as_long_as_the_guard_lives(flame: Any, tmp_path: Path) -> None:
+def test_the_folder_is_locked_while_guard_or_driver_live(flame: Any) -> None:
     import fcntl
 
     cluster, client = flame(max=1, backend=Guarded)
@@ -107,7 +107,11 @@ def test_the_folder_is_locked_for_as_long_as_the_guard_lives(flame: Any, tmp_pat
     try:
         assert not free()
         cluster.backend.signal(9)
-        wait_for(free)
+        wait_for(lambda: not cluster.runners)
+        assert not free()  # results of the driver's may be there
+        client.close()
+        cluster.close()
+        assert free()
     finally:
         os.close(descriptor)
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.errors import BackendError
+
+if TYPE_CHECKING:
+    from dask_flame.backends.overseer import Overseer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +271,27 @@ class Backend(ABC):
         """
         if self.on_stop is not None:
             self.on_stop(why)
+
+    @classmethod
+    def overseer(cls, **where: str) -> Overseer:
+        """Who sees and ends this user's clusters from outside, for ``dask flame``.
+
+        It is not asked of a backend; one that has it can be named there by ``--backend``.
+
+        Parameters
+        ----------
+        **where : str
+            Which of several places to look in, of those options that were given: ``namespace`` and
+            ``context``.
+
+        Raises
+        ------
+        BackendError
+            If the backend has none, or no use for such an option.
+        """
+        raise BackendError(
+            f"backend={cls.name!r} cannot be asked by the command line for its clusters"
+        )
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         """What would be sent to the substrate for a runner; nothing is.

@@ -2,7 +2,8 @@
 
 The command line finds guards among the processes. A signal asks one to stop its cluster, another
 for what its runners have printed, which the guard writes into its scratch folder. A file there is
-locked for as long as the guard lives, whatever ends it: the folder of one that is not is nobody's.
+locked for as long as the guard or its driver lives, whatever ends them: a folder with a file that
+is not locked is nobody's.
 """
 
 from __future__ import annotations
@@ -16,11 +17,22 @@ from collections.abc import Mapping
 
 #: Asks a guard to stop its cluster, and to write down what its runners have printed last.
 STOP, OUTPUT = signal.SIGUSR1, signal.SIGUSR2
-#: In the scratch folder: the file that the guard has locked; what runners have printed, by name;
+#: In the scratch folder: the file that is locked; what runners have printed, by name;
 #: and a file that is there once the cluster has been stopped.
 LOCK, PRINTED, NO_MORE = ".guard", ".printed.json", ".stopped"
 #: What drivers say of a cluster that has been stopped so.
 STOPPED = "the cluster was stopped with `dask flame stop`"
+
+
+def lock(scratch: str) -> int:
+    """Let others see that this process lives, until it ends or closes the descriptor returned.
+
+    What this process starts does not inherit it.
+    """
+    descriptor = os.open(os.path.join(scratch, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 class Outside:
@@ -42,10 +54,7 @@ class Outside:
         self.scratch = scratch
         self.asked_to_stop = False
         self.asked_for_output = False
-        # Held until this process ends; what it starts does not inherit it.
-        self._lock = os.open(os.path.join(scratch, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = lock(scratch)
 
     def listen(self) -> None:
         """Take note of signals from now on. They wake the guard as any signal does."""

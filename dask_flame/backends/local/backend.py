@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
@@ -27,8 +27,11 @@ from dask_flame.backends.local.kinds import Kinds
 from dask_flame.backends.local.told import runner, told
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
-from dask_flame.guard.outside import STOPPED
+from dask_flame.guard.outside import STOPPED, lock
 from dask_flame.marks import MARK, NO_MARK, everywhere, kill_marked
+
+if TYPE_CHECKING:
+    from dask_flame.backends.overseer import Overseer
 
 logger = logging.getLogger("dask_flame")
 
@@ -63,6 +66,7 @@ class LocalBackend(Backend):
         self._closed = False
         self._why_stopped = ""
         self._scratch: list[str] = []
+        self._locks: list[int] = []
         self._restarting = asyncio.Lock()
         self._kinds = Kinds()
         self._devices = Devices()
@@ -149,6 +153,17 @@ class LocalBackend(Backend):
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
         return {name: self._text[name] for name in names if name in self._text}
 
+    @classmethod
+    def overseer(cls, **where: str) -> Overseer:
+        from dask_flame.backends.local.overseer import LocalOverseer
+
+        if where:
+            raise BackendError(
+                f"--{next(iter(where))} is an option of Kubernetes; leave it out, or add "
+                "--backend kubernetes"
+            )
+        return LocalOverseer()
+
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         times = crowd(len(self._runners) + 1)
         return [runner(spec, self._devices.choose(spec.gpus), times)]
@@ -185,6 +200,8 @@ class LocalBackend(Backend):
         while self._scratch:
             # By now the guard has done it, unless it was killed.
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _say(self, message: dict[str, Any]) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -228,6 +245,8 @@ class LocalBackend(Backend):
         if event == "hello":
             assert self._hello is not None
             self._scratch.append(message["scratch"])
+            with contextlib.suppress(OSError):
+                self._locks.append(lock(message["scratch"]))
             self._hello.set_result(None)
         elif event == "unfit":
             logger.warning(

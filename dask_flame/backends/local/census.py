@@ -1,0 +1,205 @@
+"""The processes of this user's local clusters, known by what they show (command line).
+
+A guard is known by its command line, which says whose it is, and its driver by being its parent:
+the kernel gives a child whose parent is dead to another. What runners are and have started is known
+by the mark in its environment. Processes of other users, and of other containers, are not looked
+at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from dask_flame.guard.outside import LOCK
+from dask_flame.marks import MARK, mark_of
+
+_GUARD = os.path.join("dask_flame", "guard", "__main__.py")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard that lives.
+
+    Attributes
+    ----------
+    process : psutil.Process
+    cluster : str
+        What the marks of its runners begin with.
+    driver : int
+        The process that has started it.
+    started : float
+        Unix time, in seconds.
+    """
+
+    process: psutil.Process
+    cluster: str
+    driver: int
+    started: float
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether its driver lives; its number alone might be another process's by now."""
+        with contextlib.suppress(psutil.Error):
+            return self.process.ppid() == self.driver
+        return False
+
+    @property
+    def scratch(self) -> Path | None:
+        """Its folder: where the file is that it keeps locked."""
+        with contextlib.suppress(psutil.Error):
+            for file in self.process.open_files():
+                if os.path.basename(file.path) == LOCK:
+                    return Path(file.path).parent
+        return None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a process below it."""
+        with contextlib.suppress(psutil.Error):
+            return bool(self.process.children())
+        return False
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A process that carries a mark: a runner, or what its calls have started.
+
+    Attributes
+    ----------
+    process : psutil.Process
+    cluster, runner : str
+        Empty where the mark is a template's.
+    started : float
+        Unix time, in seconds.
+    """
+
+    process: psutil.Process
+    cluster: str
+    runner: str
+    started: float
+
+
+@dataclass
+class Census:
+    """What there is.
+
+    Attributes
+    ----------
+    guards : dict of str to Guard
+        By their clusters.
+    marked : list of Marked
+    templates : list of Marked
+        What carries the mark of no runner: templates, and what their imports have started.
+    """
+
+    guards: dict[str, Guard] = field(default_factory=dict)
+    marked: list[Marked] = field(default_factory=list)
+    templates: list[Marked] = field(default_factory=list)
+
+    def of(self, cluster: str) -> list[Marked]:
+        """What carries a mark of this cluster."""
+        return [m for m in self.marked if m.cluster == cluster]
+
+    def abandoned(self) -> list[Marked]:
+        """Templates, and what these have started, that are not below a guard."""
+        guards = {guard.process.pid for guard in self.guards.values()}
+        left = []
+        for marked in self.templates:
+            with contextlib.suppress(psutil.Error):
+                if not guards.intersection(p.pid for p in marked.process.parents()):
+                    left.append(marked)
+        return left
+
+
+def look() -> Census:
+    """Look at all processes of this user."""
+    census = Census()
+    for process in _mine():
+        with contextlib.suppress(psutil.Error, OSError):
+            if (guard := _guard(process)) is not None:
+                there = census.guards.get(guard.cluster)
+                # A template looks like its guard, for the moment in which it is forked from it.
+                if there is None or there.process.ppid() == process.pid:
+                    census.guards[guard.cluster] = guard
+                continue
+            if MARK not in process.environ():
+                continue
+            cluster, _, runner = mark_of(process).rpartition("/")
+            marked = Marked(process, cluster, runner, process.create_time())
+            (census.marked if cluster else census.templates).append(marked)
+    return census
+
+
+def send(process: psutil.Process, number: int) -> bool:
+    """Send a signal to this very process, not to one that has its number by now; whether it was."""
+    descriptor, hold = None, getattr(os, "pidfd_open", None)
+    try:
+        if hold is not None:
+            # From here on its number is not given to another one unnoticed.
+            descriptor = hold(process.pid)
+        if not process.is_running():
+            return False
+        if descriptor is None:
+            process.send_signal(number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
+    except (psutil.Error, OSError):
+        return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return True
+
+
+def described(pid: int) -> str:
+    """A process in a few words, without its arguments: they may be secret."""
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        words = []
+    program = words[0] if words else ""
+    rest = words[1:]
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "-m" and rest:
+            break
+        if option.startswith("-c"):
+            rest = []
+    if rest:
+        program = rest[0]
+    name = os.path.basename(program)
+    return f"process {pid} ({name})" if name else f"process {pid}"
+
+
+def _mine() -> Iterator[psutil.Process]:
+    user, place = os.getuid(), _place(os.getpid())
+    # Nobody ends who asks.
+    asks = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid in asks or process.uids().real != user:
+                continue
+            if process.status() != psutil.STATUS_ZOMBIE and _place(process.pid) == place:
+                yield process
+
+
+def _place(pid: int) -> str:
+    """Which processes this one counts among: those of its container."""
+    return os.readlink(f"/proc/{pid}/ns/pid") if sys.platform == "linux" else ""
+
+
+def _guard(process: psutil.Process) -> Guard | None:
+    words = process.cmdline()
+    if len(words) < 6 or words[1] != "-P" or not words[2].endswith(_GUARD):
+        return None
+    if not (words[3].isdigit() and words[5].isdigit()):
+        return None
+    return Guard(process, words[4], int(words[5]), process.create_time())

@@ -1,0 +1,267 @@
+"""Local clusters seen and ended from outside (command line)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from dask_flame.backends.local.census import Census, Guard, Marked, described, look, send
+from dask_flame.backends.overseer import Overseer, SeenCluster, SeenRunner, Stray
+from dask_flame.errors import BackendError
+from dask_flame.guard.outside import LOCK, NO_MORE, OUTPUT, PRINTED, STOP
+
+#: Seconds that a guard may take to answer.
+_ANSWER_WITHIN = 5.0
+#: Seconds that what has lost its driver may take to end by itself.
+_BY_ITSELF = 3.0
+_END_WITHIN = 10.0
+_PAUSE = 0.1
+
+
+class LocalOverseer(Overseer):
+    """The clusters of this user on this machine, outside of containers that this one is not in."""
+
+    async def clusters(self) -> list[SeenCluster]:
+        census = look()
+        ids = {*census.guards, *(m.cluster for m in census.marked)}
+        return sorted((_seen(id, census) for id in ids), key=lambda c: (c.started or 0, c.id))
+
+    async def logs(self, cluster: SeenCluster, *, lines: int) -> Mapping[str, str]:
+        guard = look().guards.get(cluster.id)
+        scratch = guard.scratch if guard is not None else None
+        if guard is None or scratch is None:
+            raise BackendError(f"{cluster.id} has no guard that knows what its runners print")
+        file = scratch / PRINTED
+        file.unlink(missing_ok=True)
+        send(guard.process, OUTPUT)
+        if not await _until(file.exists, _ANSWER_WITHIN):
+            raise BackendError(f"the guard of {cluster.id} does not answer")
+        said: dict[str, str] = json.loads(file.read_text())
+        return {
+            name: "\n".join(said.get(name, "").splitlines()[-lines:]) for name in _names(cluster)
+        }
+
+    async def stop(self, cluster: SeenCluster, *, within: float) -> str:
+        guard = look().guards.get(cluster.id)
+        if guard is None or not guard.has_driver:
+            await self._kill([cluster.id], within)
+            _check_ended(cluster.id)
+            return "ended; its driver was gone"
+        driver = described(guard.driver)
+        if await self._tell(cluster.id, within):
+            return f"stopped; its driver, {driver}, lives on, and was told"
+        # Its guard is as good as dead. If the driver begins another one, that is told.
+        for process in _processes([cluster.id]):
+            send(process, signal.SIGKILL)
+        if await self._tell(cluster.id, _END_WITHIN):
+            return f"stopped; its driver, {driver}, lives on, and was told"
+        _check_ended(cluster.id)
+        return (
+            f"ended by force, as its guard did not answer within {within:g} s; its driver, "
+            f"{driver}, was not told, and may begin again"
+        )
+
+    async def _tell(self, cluster: str, within: float) -> bool:
+        """Have a guard end its runners and tell its driver; whether it has."""
+        told: set[int] = set()
+
+        def over() -> bool:
+            census = look()
+            guard = census.guards.get(cluster)
+            if guard is None or not guard.has_driver:
+                return False
+            if guard.process.pid not in told:
+                told.add(guard.process.pid)
+                send(guard.process, STOP)
+                send(guard.process, signal.SIGCONT)  # it may be suspended
+            scratch = guard.scratch
+            noted = scratch is not None and (scratch / NO_MORE).exists()
+            return noted and not guard.busy and not census.of(cluster)
+
+        return await _until(over, within)
+
+    async def strays(self) -> list[Stray]:
+        found = {stray.key: stray for stray in _strays(look())}
+
+        def gone() -> bool:
+            there = {stray.key for stray in _strays(look())}
+            for key in list(found):
+                if key not in there:
+                    del found[key]
+            return not found
+
+        # Guards end what is theirs within a second of their driver's end, and runners themselves.
+        await _until(gone, _BY_ITSELF)
+        return list(found.values())
+
+    async def end(self, strays: Sequence[Stray]) -> list[Stray]:
+        wanted = {stray.key for stray in strays}
+        # It may have taken a while to decide.
+        now = [stray for stray in _strays(look()) if stray.key in wanted]
+        clusters = {stray.cluster for stray in now if stray.cluster}
+        for marked in look().abandoned():
+            if _key(marked) in wanted:
+                send(marked.process, signal.SIGKILL)
+        await self._kill(clusters, _END_WITHIN)
+        for stray in now:
+            if stray.key[0] == "folder":
+                _remove(Path(str(stray.key[1])))
+        return [stray for stray in _strays(look()) if stray.key in wanted]
+
+    async def _kill(self, clusters: Collection[str], within: float) -> None:
+        """Kill what belongs to clusters that have no driver until there is nothing left."""
+        guards = look().guards
+        folders = {f for id in clusters if id in guards and (f := guards[id].scratch) is not None}
+
+        def over() -> bool:
+            there = _processes(clusters)
+            # Again and again: what has just been started may have started more.
+            for process in there:
+                send(process, signal.SIGKILL)
+            return not there
+
+        await _until(over, within)
+        folders |= {folder for folder in _folders() if _cluster_of(folder) in clusters}
+        for folder in folders:
+            _remove(folder)
+
+
+def _processes(clusters: Collection[str]) -> list[psutil.Process]:
+    """Guards first: they would start others."""
+    census = look()
+    guards = [census.guards[id].process for id in clusters if id in census.guards]
+    return guards + [m.process for m in census.marked if m.cluster in clusters]
+
+
+def _check_ended(cluster: str) -> None:
+    if left := _processes([cluster]):
+        shown = ", ".join(described(process.pid) for process in left)
+        raise BackendError(f"{cluster} has processes that do not end: {shown}")
+
+
+def _names(cluster: SeenCluster) -> list[str]:
+    return [runner.name for runner in cluster.runners]
+
+
+def _seen(id: str, census: Census) -> SeenCluster:
+    guard = census.guards.get(id)
+    state, driver = "orphaned", "none"
+    if guard is not None:
+        scratch = guard.scratch
+        stopped = scratch is not None and (scratch / NO_MORE).exists()
+        state = ("stopped" if stopped else "live") if guard.has_driver else "ending"
+        driver = described(guard.driver) if guard.has_driver else "gone"
+    runners = tuple(_runners(id, census))
+    starts = [r.started for r in runners if r.started is not None]
+    starts += [] if guard is None else [guard.started]
+    return SeenCluster(
+        id=id,
+        name=id.rpartition("-")[0],
+        state=state,
+        driver=driver,
+        started=min(starts, default=None),
+        runners=runners,
+    )
+
+
+def _runners(id: str, census: Census) -> Iterator[SeenRunner]:
+    first: dict[str, Marked] = {}
+    for marked in census.of(id):
+        there = first.get(marked.runner)
+        # Others that carry its mark were started by the runner, and after it.
+        if there is None or marked.started < there.started:
+            first[marked.runner] = marked
+    for name in sorted(first, key=lambda n: (n.rpartition("-")[0], len(n), n)):
+        marked, prefix = first[name], name.rpartition("-")[0]
+        state = "gone"
+        with contextlib.suppress(psutil.Error):
+            frozen = marked.process.status() == psutil.STATUS_STOPPED
+            state = "frozen" if frozen else "running"
+        yield SeenRunner(
+            name=name,
+            pool="default" if prefix == "runner" else prefix,
+            state=state,
+            started=marked.started,
+            where=f"process {marked.process.pid}",
+        )
+
+
+def _strays(census: Census) -> Iterator[Stray]:
+    """What has no living driver, whether or not it is about to end."""
+    living = {id for id, guard in census.guards.items() if guard.has_driver}
+    for id, guard in census.guards.items():
+        if id not in living:
+            why = f"its driver, process {guard.driver}, is gone"
+            yield _process(guard, "guard", id, why)
+    for marked in census.marked:
+        if marked.cluster not in living:
+            yield _process(marked, marked.runner, marked.cluster, "its cluster has no driver")
+    for marked in census.abandoned():
+        yield _process(marked, "template", "", "its guard is gone")
+    for folder in _folders():
+        yield Stray(
+            what=f"folder {folder}",
+            cluster=_cluster_of(folder),
+            why="neither a guard nor a driver has it locked",
+            key=("folder", str(folder), folder.stat().st_ino),
+        )
+
+
+def _process(what: Guard | Marked, role: str, cluster: str, why: str) -> Stray:
+    shown = f"{role}, {described(what.process.pid)}"
+    return Stray(what=shown, cluster=cluster, why=why, key=_key(what))
+
+
+def _key(what: Guard | Marked) -> tuple[object, ...]:
+    return ("process", what.process.pid, what.started)
+
+
+def _cluster_of(folder: Path) -> str:
+    return folder.name.removeprefix("dask-flame-").rpartition("-")[0]
+
+
+def _folders() -> Iterator[Path]:
+    """Scratch folders of nobody, among this user's in the usual place for temporary files."""
+    for folder in sorted(Path(tempfile.gettempdir()).glob("dask-flame-*")):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with _locked(folder):
+                yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Have the folder's lock; OSError where it has none, or it is somebody else's."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError), _locked(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _until(condition: Callable[[], object], within: float) -> bool:
+    """Wait until this holds; whether it did, within so many seconds."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(_PAUSE)
+    return True

@@ -1,0 +1,194 @@
+"""``dask flame``: clusters of whatever driver, seen and ended from a terminal (command line).
+
+Imported whenever ``dask`` is typed, so it imports nothing that takes long until it is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from dask_flame.backends.overseer import Overseer, SeenCluster, Stray
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--backend",
+        help="What the clusters run on: local, kubernetes, or another that is installed. "
+        "By default flame.backend in Dask's configuration.",
+    ),
+    click.option(
+        "--namespace", "-n", help="Of Kubernetes; by default the context's, or the pod's."
+    ),
+    click.option("--context", help="Of the kubeconfig; by default its current one."),
+)
+_OUTPUT = click.option(
+    "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+
+
+def _where(command: Command) -> Command:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group()
+def flame() -> None:
+    """See and end clusters of dask-flame, whatever has become of their drivers.
+
+    Only your own are shown: on this machine those of your user, on Kubernetes those of a namespace.
+    """
+
+
+@flame.command()
+@_where
+@_OUTPUT
+@click.option("--runners", "-r", is_flag=True, help="A line for each runner, too.")
+def ps(output: str, runners: bool, **where: str | None) -> None:
+    """List clusters: their drivers, states and runners."""
+
+    async def seen(overseer: Overseer) -> list[SeenCluster]:
+        return await overseer.clusters()
+
+    clusters = _do(seen, where)
+    if output == "json":
+        click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
+        return
+    from dask_flame.tables import of_clusters, of_runners
+
+    click.echo(of_clusters(clusters) if clusters else "no clusters")
+    if runners and any(cluster.runners for cluster in clusters):
+        click.echo("\n" + of_runners(clusters))
+
+
+@flame.command()
+@_where
+@click.argument("cluster")
+@click.argument("runner", required=False)
+@click.option("--tail", default=1000, show_default=True, help="The last lines of each runner.")
+def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> None:
+    """Show what the runners of CLUSTER, or one RUNNER, have printed.
+
+    Of several runners, each line bears its runner's name.
+    """
+
+    async def read(overseer: Overseer) -> dict[str, str]:
+        found = _named(cluster, await overseer.clusters())
+        names = [one.name for one in found.runners]
+        if runner is not None and runner not in names:
+            there = ", ".join(names) or "none"
+            raise click.ClickException(f"{found.id} has no runner {runner}; there are: {there}")
+        chosen = tuple(one for one in found.runners if runner in (None, one.name))
+        return dict(await overseer.logs(replace(found, runners=chosen), lines=tail))
+
+    for name, text in _do(read, where).items():
+        for line in text.splitlines():
+            click.echo(line if runner is not None else f"[{name}] {line}")
+
+
+@flame.command()
+@_where
+@click.argument("clusters", nargs=-1, required=True, metavar="CLUSTER...")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds that it may take.")
+def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
+    """End all runners of each CLUSTER, and all that was made for them.
+
+    Drivers live on: they are told, their calls fail with an error that says so, and no runner boots
+    for them any more. Results that a driver has can still be read there.
+    """
+
+    async def end(overseer: Overseer) -> None:
+        there = await overseer.clusters()
+        for found in [_named(name, there) for name in clusters]:
+            said = await overseer.stop(found, within=timeout)
+            click.echo(f"{found.id}: {said}")
+
+    _do(end, where)
+
+
+@flame.command()
+@_where
+@_OUTPUT
+@click.option("--dry-run", is_flag=True, help="Only say what would be ended.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.argument("clusters", nargs=-1, metavar="[CLUSTER]...")
+def sweep(
+    clusters: Sequence[str], output: str, dry_run: bool, yes: bool, **where: str | None
+) -> None:
+    """Find what clusters have left that have no driver any more, and end it.
+
+    There should never be any. What is just about to end by itself is given a moment's time. With
+    the name of a CLUSTER, only what that one has left.
+    """
+    if output == "json" and not (dry_run or yes):
+        raise click.UsageError("--output json does not ask: add --yes, or --dry-run")
+
+    async def clean(overseer: Overseer) -> None:
+        strays = [s for s in await overseer.strays() if not clusters or _is_of(s, clusters)]
+        if output == "json":
+            shown = [{"what": s.what, "cluster": s.cluster, "why": s.why} for s in strays]
+            click.echo(json.dumps(shown, indent=2))
+        else:
+            from dask_flame.tables import of_strays
+
+            click.echo(of_strays(strays) if strays else "nothing to sweep")
+        if dry_run or not strays:
+            return
+        if not yes:
+            click.confirm(f"End {'it' if len(strays) == 1 else 'these'}?", abort=True)
+        if left := await overseer.end(strays):
+            raise click.ClickException("still there: " + "; ".join(stray.what for stray in left))
+        if output == "table":
+            click.echo("ended")
+
+    _do(clean, where)
+
+
+def _is_of(stray: Stray, clusters: Sequence[str]) -> bool:
+    return not {stray.cluster, stray.cluster.rpartition("-")[0]}.isdisjoint(clusters)
+
+
+def _named(name: str, clusters: Sequence[SeenCluster]) -> SeenCluster:
+    found = [c for c in clusters if c.id == name] or [c for c in clusters if c.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(cluster.id for cluster in found)
+        raise click.ClickException(f"several clusters are called {name}; write one of: {ids}")
+    there = ", ".join(cluster.id for cluster in clusters) or "none"
+    raise click.ClickException(f"there is no cluster {name}; there are: {there}")
+
+
+def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) -> T:
+    """Do this with the overseer that the options name; then say what it could not see."""
+    from dask_flame import config
+    from dask_flame.backends import find_backend
+    from dask_flame.errors import FlameError
+
+    given = {name: value for name, value in where.items() if value is not None}
+    backend = given.pop("backend", None) or config.get("backend")
+
+    async def do() -> T:
+        factory = find_backend(backend)
+        if not hasattr(factory, "overseer"):
+            raise click.ClickException(f"--backend {backend} cannot be asked for its clusters")
+        async with factory.overseer(**given) as overseer:
+            try:
+                return await what(overseer)
+            finally:
+                for note in overseer.notes:
+                    click.echo(f"note: {note}", err=True)
+
+    try:
+        return asyncio.run(do())
+    except FlameError as error:
+        raise click.ClickException(str(error)) from error
