@@ -232,6 +232,21 @@ def test_nothing_outlives_a_driver_whose_pod_lives_on(
     wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
 
 
+def test_closing_says_nothing_of_the_keeper(
+    kubernetes: Start, cluster: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kubernetes()
+    flame, client = cluster(max=1)
+    client.submit(whoami).result(timeout=60)
+    held = flame.backend._estate._presence._held
+    wait_for(lambda: held, what="the keeper has found the driver")
+    capfd.readouterr()
+    client.close()
+    flame.close()
+    wait_for(lambda: not held)
+    assert capfd.readouterr().err == ""
+
+
 def test_everything_goes_with_the_drivers_pod(kubernetes: Start, cluster: Any) -> None:
     fake = kubernetes()
     flame, client = cluster()

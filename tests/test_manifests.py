@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes import manifests
 from dask_flame.backends.kubernetes.merging import merge
 from dask_flame.backends.kubernetes.site import Site, object_name
@@ -205,6 +205,48 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     assert made["metadata"]["ownerReferences"] == [OWNER]
     assert made["spec"]["ttlSecondsAfterFinished"] == 0
     assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "image": st.just("gpu:2"),
+            "gpu_kind": st.just("a"),
+            "shm_size": st.just("1 GiB"),
+            "service_account": st.just("me"),
+            "image_pull_secrets": st.just(["reg"]),
+            "priority_class": st.just("high"),
+            "pod_template": st.just({"spec": {"hostname": "h"}}),
+        },
+    ),
+    st.sampled_from([None, {"spec": {"nodeSelector": {"a": "b"}, "hostname": "boss"}}]),
+    st.sampled_from([SITE, replace(SITE, image=None), replace(SITE, owner=None)]),
+)
+def test_the_schedulers_pod_is_safe_and_has_no_gpu(
+    options: dict[str, Any], template: Any, site: Site
+) -> None:
+    asked = SchedulerSpec(orders={}, cpus=0.5, memory=2**30, template=template)
+    if site.image is None and "image" not in options:
+        with pytest.raises(PoolError, match="needs an image"):
+            manifests.scheduler(site, asked, PodOptions(**options), "the-orders")
+        return
+    made = manifests.scheduler(site, asked, PodOptions(**options), "the-orders")
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    pod = made["spec"]["template"]
+    assert restricted(pod) == []
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "scheduler"
+    assert container["resources"]["limits"] == {"cpu": "0.5", "memory": str(2**30)}
+    assert made["spec"]["backoffLimit"] == made["spec"]["ttlSecondsAfterFinished"] == 0
+    assert pod["spec"].get("nodeSelector") == (template and {"a": "b"})
+    assert pod["spec"].get("hostname") == (template and "boss")
+    assert "nvidia.com/gpu" not in json.dumps(made)
+    assert made["metadata"].get("ownerReferences") == ([OWNER] if site.owner else None)
+    (volume,) = (v["secret"] for v in pod["spec"]["volumes"] if "secret" in v)
+    assert (volume["secretName"], volume["optional"]) == ("the-orders", True)
+    assert pod["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
 
 
 @pytest.mark.parametrize(

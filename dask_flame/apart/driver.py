@@ -151,6 +151,7 @@ class Apart:
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=float(config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
+            template=config.get("scheduler.pod-template"),
         )
         await backend.lodge(spec, self._ended)
         port = await backend.reach(self._port)

@@ -107,6 +107,8 @@ class SchedulerSpec:
         Seconds that its start may take.
     cpus, memory : float, int
         Of its pod.
+    template : mapping, path or None
+        What its pod is laid over.
     """
 
     orders: Mapping[str, Any] = field(repr=False)
@@ -114,6 +116,7 @@ class SchedulerSpec:
     timeout: float = 120.0
     cpus: float = 1.0
     memory: int = 2**31
+    template: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,6 +109,7 @@ def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str)
         "image": site.image or options.image,
         "service_account": options.service_account,
         "image_pull_secrets": options.image_pull_secrets,
+        "pod_template": spec.template,
         # What scales a cluster down must not take the pod that all others need.
         "annotations": {
             "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -118,7 +119,7 @@ def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str)
     runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0)
     built = pod(runner, PodOptions(**given), site, {}, orders)
     made = built["spec"]
-    (container,) = made["containers"]
+    container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     container["name"] = SCHEDULER
     container["args"] = ["python", "-m", "dask_flame.apart.head", f"{ORDERS}/{ORDERS_FILE}"]
     container["env"] = [item for item in container["env"] if item["name"] != "DASK_WORKER_NAME"]
