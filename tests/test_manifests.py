@@ -207,6 +207,7 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -333,6 +334,16 @@ def test_options_are_laid_over_a_template(how: str, tmp_path: Path) -> None:
     options = {"pod_template": template, "node_selector": {"zone": "a"}}
     check_template(pod(options=options, env={"A": "pool"}))
     assert "pool" not in yaml.safe_dump(TEMPLATE)
+
+
+def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
+    site = replace(SITE, template={"spec": {"hostname": "site", "dnsPolicy": "Default"}})
+    assert pod(site)["spec"]["hostname"] == "site"
+    own = pod(site, {"pod_template": {"spec": {"hostname": "own"}}})["spec"]
+    assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
+    keeper = manifests.keeper(site, PodOptions(), "10.0.0.1", 8786, 10.0)
+    scheduler = manifests.scheduler(site, SchedulerSpec(orders={}), PodOptions(), "the-orders")
+    assert "hostname" not in json.dumps([keeper, scheduler])
 
 
 def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_ours() -> None:

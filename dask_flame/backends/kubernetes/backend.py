@@ -132,6 +132,10 @@ class KubernetesBackend(Backend):
                 group=place.group or Site.group,
                 gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
                 gpu_label=config.get("kubernetes.gpu-label"),
+                # Checked as one that is given in the notebook is.
+                template=PodOptions(
+                    pod_template=config.get("kubernetes.pod-template")
+                ).pod_template,
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
             trouble = partial(self.trouble, "")

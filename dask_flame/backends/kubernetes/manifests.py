@@ -8,6 +8,7 @@ import ipaddress
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
     """
     given = {"image": site.image or options.image, "service_account": options.service_account}
     spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
-    made = pod(spec, PodOptions(**given), site, {}, "none")["spec"]
+    made = pod(spec, PodOptions(**given), replace(site, template=None), {}, "none")["spec"]
     (container,) = made["containers"]
     container["args"] = ["python", "-m", "dask_flame.keeper", host, str(port), f"{grace:g}"]
     container["resources"] = {
@@ -117,7 +118,7 @@ def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str)
         },
     }
     runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0)
-    built = pod(runner, PodOptions(**given), site, {}, orders)
+    built = pod(runner, PodOptions(**given), replace(site, template=None), {}, orders)
     made = built["spec"]
     container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     container["name"] = SCHEDULER
@@ -227,7 +228,7 @@ def pod(
     PoolError
         If there is no image, or what the template gives is not a pod.
     """
-    template = options.pod_template
+    template = site.template if options.pod_template is None else options.pod_template
     built = merge(_defaults(site), {"spec": {"containers": [_container(environment)]}})
     if template is not None and not callable(template):
         built = merge(built, _read(template))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dask_flame.pods import PodTemplate
+
 #: Labels of all that a cluster makes.
 MANAGED = {"app.kubernetes.io/managed-by": "dask-flame"}
 
@@ -39,6 +41,8 @@ class Site:
         By kind: ``node-selector``, ``tolerations`` and ``resource``.
     gpu_label : str
         The node label that says which GPU a node has, for other kinds.
+    template : mapping, path or None
+        What runners' pods are laid over where their pool has no template of its own.
     """
 
     cluster: str
@@ -52,6 +56,7 @@ class Site:
     group: int = _USER
     gpu_kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gpu_label: str = "nvidia.com/gpu.product"
+    template: PodTemplate | None = None
 
 
 def object_name(*parts: str) -> str:
