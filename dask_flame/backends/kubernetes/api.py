@@ -18,6 +18,8 @@ import httpx_ws
 import kr8s
 import kr8s.asyncio
 
+from dask_flame.backends.kubernetes.errors import KubernetesError as KubernetesError
+from dask_flame.backends.kubernetes.errors import said, stated, worded
 from dask_flame.backends.kubernetes.streams import PROTOCOL, Stream
 
 logger = logging.getLogger("dask_flame")
@@ -29,10 +31,10 @@ _TIMEOUT = 15.0
 _PATIENCE = 60.0
 #: Seconds before the first and before the later ones of what is tried again.
 _FIRST, _LONGEST = 0.1, 5.0
-#: What the server says when it is not to blame, nor what was asked: try again.
-_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 #: Requests under way at a time.
 _AT_ONCE = 32
+#: Lists of objects without what is in them. https://kubernetes.io/docs/reference/using-api/api-concepts
+_BARE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: Seconds that one watch lasts; beyond it, and a moment, the connection is dead.
 _WATCH = 60
 _MOMENT = 10
@@ -40,43 +42,6 @@ _MOMENT = 10
 
 #: The reason of an error where requests are made too late.
 CLOSED = "Closed"
-
-
-class KubernetesError(Exception):
-    """The API server has refused, or could not be reached.
-
-    Attributes
-    ----------
-    code : int
-        The HTTP status; 0 where there was none.
-    reason : str
-        In one word: ``"NotFound"``, ``"Forbidden"``, ….
-    message : str
-        In the server's own words.
-    wait : float
-        Seconds that the server asks for before it is tried again.
-    unsure : bool
-        Whether what was asked for may have been done all the same.
-    """
-
-    unsure = False
-
-    def __init__(self, code: int, reason: str, message: str, *, wait: float = 0.0) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
-        self.message = message
-        self.wait = wait
-
-    @property
-    def passes(self) -> bool:
-        """Whether the same request may be granted a moment later."""
-        return (
-            self.code in _AGAIN
-            # As with a quota that many requests count against at a time.
-            or self.reason == "Conflict"
-            or "status unknown for quota" in self.message
-        )
 
 
 @dataclass(frozen=True)
@@ -104,10 +69,13 @@ class Api:
     ----------
     api : kr8s.asyncio.Api
     namespace : str
+    patience : float
+        Seconds for which what may pass is tried again.
     """
 
-    def __init__(self, api: Any, namespace: str) -> None:
+    def __init__(self, api: Any, namespace: str, *, patience: float = _PATIENCE) -> None:
         self.namespace = namespace
+        self.patience = patience
         self._api = api
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renewing = asyncio.Lock()
@@ -116,23 +84,35 @@ class Api:
         self._under_way: set[asyncio.Task[httpx.Response]] = set()
 
     @classmethod
-    async def connect(cls) -> Api:
-        """Find the server, and the namespace: that of the kubeconfig's context, or of the pod."""
+    async def connect(
+        cls,
+        *,
+        namespace: str | None = None,
+        context: str | None = None,
+        patience: float = _PATIENCE,
+    ) -> Api:
+        """Find the server, and the namespace: that of the kubeconfig's context, or of the pod.
+
+        Parameters
+        ----------
+        namespace, context : str, optional
+            Where it is to be another one.
+        patience : float
+            Seconds for which what may pass is tried again.
+        """
         try:
             async with asyncio.timeout(_TIMEOUT):
                 # Not the one that others in this process may use: its session is closed here.
-                api = kr8s.asyncio.Api(bypass_factory=True)
+                given = {"context": context} if context else {}
+                api = kr8s.asyncio.Api(bypass_factory=True, **given)
                 await api.auth
-                namespace = api.auth.namespace
-                if not api.auth.active_context and (ACCOUNT / "namespace").is_file():
-                    # kr8s takes "default" for it: https://github.com/kr8s-org/kr8s/issues/532
-                    namespace = (ACCOUNT / "namespace").read_text().strip()
+                namespace = _namespace(api.auth, namespace, context)
                 # Private: requests that come first together would each open a session, and lose
                 # all but one.
                 await api._create_session()
         except (LookupError, ValueError, OSError, kr8s.ConnectionClosedError) as error:
-            raise KubernetesError(0, "NoCluster", _plain(error)) from error
-        return cls(api, namespace)
+            raise KubernetesError(0, "NoCluster", worded(error)) from error
+        return cls(api, namespace, patience=patience)
 
     async def close(self) -> None:
         """Break off all requests and close all connections; further ones are refused, here."""
@@ -172,26 +152,57 @@ class Api:
     async def get(self, kind: Kind, name: str) -> dict[str, Any]:
         return await self._retried(lambda: self._once("GET", kind, name))
 
-    async def list(self, kind: Kind, selector: str) -> tuple[list[dict[str, Any]], str]:
-        """All objects with these labels, and the version that this is the state of."""
+    async def patch(self, kind: Kind, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Lay these changes over an object."""
+        headers = {"Content-Type": "application/merge-patch+json"}
+        return await self._retried(
+            lambda: self._once("PATCH", kind, name, body=changes, headers=headers)
+        )
+
+    async def list(
+        self, kind: Kind, selector: str, *, bare: bool = False
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects with these labels, and the version that this is the state of.
+
+        Where they may be `bare`, only their metadata is asked for.
+        """
+        headers = {"Accept": f"{_BARE},application/json"} if bare else {}
         items: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         while True:
             params = {"labelSelector": selector, "limit": "500", **more}
-            page = await self._retried(lambda: self._once("GET", kind, params=params))  # noqa: B023
+            page = await self._retried(
+                lambda: self._once("GET", kind, params=params, headers=headers)  # noqa: B023
+            )
             items += page.get("items") or []
             if not (more_key := page["metadata"].get("continue")):
                 return items, page["metadata"]["resourceVersion"]
             more = {"continue": more_key}
 
-    async def delete(self, kind: Kind, name: str, *, grace: float | None = None) -> bool:
-        """Delete an object, and all that it owns; whether it was there."""
+    async def delete(
+        self, kind: Kind, name: str, *, grace: float | None = None, uid: str | None = None
+    ) -> bool:
+        """Delete an object, and all that it owns; whether it was there.
+
+        With its uid, only that very one, not another that has its name by now.
+        """
         options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
         options["propagationPolicy"] = "Background"
         if grace is not None:
             options["gracePeriodSeconds"] = max(0, round(grace))
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+
+        async def once() -> dict[str, Any]:
+            try:
+                return await self._once("DELETE", kind, name, body=options)
+            except KubernetesError as error:
+                if uid is not None and error.code == 409:
+                    error = KubernetesError(404, "NotFound", error.message)
+                raise error from None
+
         try:
-            await self._retried(lambda: self._once("DELETE", kind, name, body=options))
+            await self._retried(once)
         except KubernetesError as error:
             if error.code == 404:
                 return False
@@ -200,10 +211,14 @@ class Api:
 
     async def log(self, name: str, container: str, *, lines: int) -> str:
         """The end of what a pod's container has printed; empty where there is none."""
-        params = {"container": container, "tailLines": str(lines)}
         with contextlib.suppress(KubernetesError):
-            return await self._text(f"pods/{name}/log", params)
+            return await self.read_log(name, container, lines=lines)
         return ""
+
+    async def read_log(self, name: str, container: str, *, lines: int) -> str:
+        """The same; where there is none, it is said why."""
+        params = {"container": container, "tailLines": str(lines)}
+        return await self._text(f"pods/{name}/log", params)
 
     async def follow(self, name: str, container: str, *, lines: int) -> AsyncGenerator[str]:
         """The last lines that a pod's container has printed, and those to come until it ends.
@@ -262,7 +277,7 @@ class Api:
                 except json.JSONDecodeError as error:
                     raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
                 if event["type"] == "ERROR":
-                    raise _status(event["object"])
+                    raise stated(event["object"])
                 yield event["type"], event["object"]
 
     @contextlib.asynccontextmanager
@@ -284,10 +299,10 @@ class Api:
             ) as response:
                 if response.status_code >= 400:
                     await response.aread()
-                    raise _refused(response)
+                    raise said(response)
                 yield response
         except (httpx.HTTPError, httpx.StreamError, kr8s.APITimeoutError, OSError) as error:
-            raise KubernetesError(0, "Unreachable", _plain(error)) from error
+            raise KubernetesError(0, "Unreachable", worded(error)) from error
 
     @contextlib.asynccontextmanager
     async def forward(self, pod: str, port: int) -> AsyncGenerator[Stream]:
@@ -310,12 +325,12 @@ class Api:
                 yield Stream(socket)
         except httpx_ws.WebSocketUpgradeError as error:
             await error.response.aread()
-            raise _refused(error.response) from error
+            raise said(error.response) from error
         except (httpx_ws.HTTPXWSException, httpx.HTTPError, RuntimeError, OSError) as error:
-            raise KubernetesError(0, "Unreachable", _plain(error)) from error
+            raise KubernetesError(0, "Unreachable", worded(error)) from error
         except ExceptionGroup as group:
             # What goes wrong while it is open, httpx_ws wraps.
-            raise KubernetesError(0, "Unreachable", _plain(group.exceptions[0])) from group
+            raise KubernetesError(0, "Unreachable", worded(group.exceptions[0])) from group
 
     def _check_open(self) -> None:
         if self._closed:
@@ -324,7 +339,7 @@ class Api:
     async def _retried(self, once: Any) -> dict[str, Any]:
         """Do something, and again as long as the server asks for patience."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + _PATIENCE
+        until = loop.time() + self.patience
         pause = _FIRST
         renewed = False
         while True:
@@ -354,6 +369,7 @@ class Api:
         *,
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         namespaced: bool = True,
     ) -> dict[str, Any]:
         response = await self._call(
@@ -362,6 +378,7 @@ class Api:
             f"{kind.plural}/{name}" if name else kind.plural,
             namespaced,
             params=params,
+            headers=headers,
             content=None if body is None else json.dumps(body),
         )
         answer: dict[str, Any] = response.json()
@@ -404,11 +421,11 @@ class Api:
                 **more,
             ) as response:
                 if response.status_code >= 400:
-                    raise _refused(response)
+                    raise said(response)
                 answer: httpx.Response = response
                 return answer
         except (httpx.HTTPError, kr8s.APITimeoutError, ssl.SSLError, OSError) as error:
-            raise KubernetesError(0, "Unreachable", _plain(error)) from error
+            raise KubernetesError(0, "Unreachable", worded(error)) from error
         except RuntimeError as error:
             # The session was replaced by one with a new token.
             raise KubernetesError(0, "Unreachable", "the connection was closed") from error
@@ -424,23 +441,15 @@ class Api:
                 self._renewed += 1
 
 
-def _refused(response: httpx.Response) -> KubernetesError:
-    try:
-        error = _status(response.json())
-    except ValueError:
-        error = KubernetesError(0, response.reason_phrase, response.text[:500])
-    error.code = response.status_code
-    with contextlib.suppress(KeyError, ValueError):
-        error.wait = float(response.headers["Retry-After"])
-    return error
-
-
-def _status(status: Mapping[str, Any]) -> KubernetesError:
-    return KubernetesError(
-        int(status.get("code") or 0), status.get("reason") or "", status.get("message") or "refused"
-    )
-
-
-def _plain(error: BaseException) -> str:
-    """What went wrong; httpx's errors may be empty. None of them holds a header, or a token."""
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+def _namespace(auth: Any, given: str | None, context: str | None) -> str:
+    if context and auth.active_context != context:
+        raise ValueError(f"there is no kubeconfig with the context {context}")
+    if given:
+        return given
+    if context:
+        # kr8s takes the current context's.
+        return str(auth.kubeconfig.get_context(context).get("namespace") or "default")
+    if not auth.active_context and (ACCOUNT / "namespace").is_file():
+        # kr8s takes "default" for it: https://github.com/kr8s-org/kr8s/issues/532
+        return (ACCOUNT / "namespace").read_text().strip()
+    return str(auth.namespace)

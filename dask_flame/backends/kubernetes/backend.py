@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
@@ -23,10 +23,13 @@ from dask_flame.backends.kubernetes.output import Output
 from dask_flame.backends.kubernetes.place import OwnPod, own_pod
 from dask_flame.backends.kubernetes.rights import check
 from dask_flame.backends.kubernetes.shown import shown
-from dask_flame.backends.kubernetes.site import Site, object_name
+from dask_flame.backends.kubernetes.site import STOP, STOPPED, Site, object_name
 from dask_flame.backends.kubernetes.watching import Pod, Watcher
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.pods import POD_OPTIONS, PodOptions
+
+if TYPE_CHECKING:
+    from dask_flame.backends.overseer import Overseer
 
 logger = logging.getLogger("dask_flame")
 
@@ -85,6 +88,7 @@ class KubernetesBackend(Backend):
         self._lodging: Lodging | None = None
         self._strays: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._why_stopped = ""
 
     @property
     def listening(self) -> dict[str, Any]:
@@ -96,7 +100,8 @@ class KubernetesBackend(Backend):
 
     @property
     def _selector(self) -> str:
-        """Of all pods: runners', the keeper's or the scheduler's."""
+        """Of all pods: runners'; and the keeper's or the
+        scheduler's, through which the driver is told what it has to know."""
         which = "dask.org/component in (worker,keeper,scheduler)"
         return f"dask.org/cluster-name={self._id},{which}"
 
@@ -198,6 +203,12 @@ class KubernetesBackend(Backend):
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
+    @classmethod
+    def overseer(cls, **where: str) -> Overseer:
+        from dask_flame.backends.kubernetes.overseer import KubernetesOverseer
+
+        return KubernetesOverseer(**where)
+
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         if self._estate is None:
             raise BackendError("the cluster has not started")
@@ -215,6 +226,8 @@ class KubernetesBackend(Backend):
         try:
             if self._closing is not None:
                 raise BackendError("the cluster is closed")
+            if self._why_stopped:
+                raise BackendError(self._why_stopped)
             options = PodOptions(**spec.pod)
             # Another may be the keeper before this is done.
             site = await self._estate.owned(spec, options)
@@ -237,6 +250,7 @@ class KubernetesBackend(Backend):
     def _seen(self, pod: Pod) -> None:
         assert self._estate is not None
         assert self._output is not None
+        self._look_for_stop(pod)
         if _component(pod) == "scheduler":
             if self._lodging is not None:
                 self._lodging.seen(pod)
@@ -245,6 +259,8 @@ class KubernetesBackend(Backend):
             self._estate.see(pod)
             return
         name = _name(pod)
+        if not name:
+            return
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
             if "deletionTimestamp" not in pod["metadata"]:  # given up before it was there
@@ -298,6 +314,11 @@ class KubernetesBackend(Backend):
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         self._over(name, why, self._output.of(name))
+
+    def _look_for_stop(self, pod: Pod) -> None:
+        if STOP in (pod["metadata"].get("annotations") or {}) and not self._why_stopped:
+            self._why_stopped = STOPPED
+            self.stopped(STOPPED)
 
     async def _bury(self, name: str, runner: _Runner) -> None:
         """See to a pod that has ended, or never will start: keep its output, and delete it."""

@@ -12,6 +12,10 @@ from dask_flame.pods import PodTemplate
 
 #: Labels of all that a cluster makes.
 MANAGED = {"app.kubernetes.io/managed-by": "dask-flame"}
+#: The annotation of a pod by which a driver is told that its cluster has been stopped.
+STOP = "dask-flame/stopped"
+#: What the driver then says of it.
+STOPPED = "the cluster was stopped with `dask flame stop`"
 
 _USER = 1000
 

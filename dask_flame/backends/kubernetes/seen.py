@@ -1,0 +1,81 @@
+"""What a cluster's objects say of it; pure (command line)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from dask_flame.backends.kubernetes.orphans import Object, finished
+from dask_flame.backends.kubernetes.site import STOP
+from dask_flame.backends.overseer import SeenCluster, SeenRunner
+
+CLUSTER, COMPONENT = "dask.org/cluster-name", "dask.org/component"
+
+
+def label(obj: Object, name: str) -> str:
+    """A label of an object, empty where it has none of the name."""
+    return str((obj["metadata"].get("labels") or {}).get(name, ""))
+
+
+def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> SeenCluster:
+    """A cluster, by those of these objects that are its own."""
+    mine = [job for job in jobs if label(job, CLUSTER) == id]
+    others = [pod for pod in pods if label(pod, CLUSTER) == id]
+    runners = [_runner(pod) for pod in others if label(pod, COMPONENT) == "worker"]
+    runners.sort(key=lambda runner: (runner.pool, len(runner.name), runner.name))
+    drivers = [f"{ref['kind'].lower()} {ref['name']}" for job in mine for ref in _owners(job)]
+    return SeenCluster(
+        id=id,
+        name=id.rpartition("-")[0] or id,
+        state=_state(mine, others),
+        driver=drivers[-1] if drivers else ("outside of the cluster" if mine else "?"),
+        started=min(_born(obj) for obj in [*mine, *others]),
+        runners=tuple(runners),
+    )
+
+
+def _state(jobs: Sequence[Object], pods: Sequence[Object]) -> str:
+    ending = [obj for obj in (*jobs, *pods) if "deletionTimestamp" in obj["metadata"]]
+    if any(obj not in ending and not finished(obj) for obj in jobs):
+        told = any(STOP in (pod["metadata"].get("annotations") or {}) for pod in pods)
+        return "stopped" if told else "live"
+    if ending or jobs:
+        return "ending"
+    # Where Jobs may not be seen, pods tell that they have one.
+    return "live" if any(_owners(pod) for pod in pods) else "orphaned"
+
+
+def _runner(pod: Object) -> SeenRunner:
+    state = str((pod.get("status") or {}).get("phase") or "Unknown")
+    return SeenRunner(
+        name=label(pod, "dask-flame/runner"),
+        pool=label(pod, "dask-flame/pool"),
+        state="Terminating" if "deletionTimestamp" in pod["metadata"] else state,
+        started=_born(pod),
+        where=str(pod["spec"].get("nodeName") or ""),
+        gpus=_gpus(pod),
+    )
+
+
+def _gpus(pod: Object) -> float:
+    """How many GPUs a pod asks for, whatever its vendors call them."""
+    limits = [
+        (container.get("resources") or {}).get("limits") or {}
+        for container in pod["spec"].get("containers") or ()
+    ]
+    return sum(
+        float(amount)
+        for limit in limits
+        for name, amount in limit.items()
+        if "/" in name and re.search("gpu|/mig-", name)
+    )
+
+
+def _owners(obj: Object) -> Sequence[Object]:
+    owners: Sequence[Object] = obj["metadata"].get("ownerReferences") or ()
+    return owners
+
+
+def _born(obj: Object) -> float:
+    return datetime.fromisoformat(obj["metadata"]["creationTimestamp"]).timestamp()
