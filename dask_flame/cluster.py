@@ -336,6 +336,14 @@ class FlameCluster(Steering):
     def _stopped(self, why: str) -> None:
         if self._seat is not None:
             self._seat.stopped(why)
+        else:
+            self.note_stop(why)
+
+    def note_stop(self, why: str) -> None:
+        """The cluster has been stopped from outside: no runner boots any more."""
+        if not self.fleets.stopped:
+            self.events.add("stopped", why)
+            self.fleets.stop(why)
 
     def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         assert self._seat is not None

@@ -140,12 +140,9 @@ class Here:
 
     def stopped(self, why: str) -> None:
         """The cluster has been stopped from outside."""
-        cluster = self._cluster
-        if not cluster.fleets.stopped:
-            cluster.events.add("stopped", why)
-            cluster.fleets.stop(why)
-            if self._adaptive is not None:
-                self._adaptive.wake()
+        self._cluster.note_stop(why)
+        if self._adaptive is not None:
+            self._adaptive.wake()
 
     # What the user says
 
