@@ -67,3 +67,13 @@ def test_a_few_tests_in_a_namespace_of_their_own(tmp_path: Path) -> None:
 def _made(fake: FakeKubernetes) -> list[dict[str, dict[str, str]]]:
     paths = [r.path for r in fake.requests if r.verb == "create" and r.resource == "pods"]
     return [{"metadata": {"name": path.split("/")[4]}} for path in paths]
+
+
+def test_a_namespace_that_is_there_is_left_as_it_was(tmp_path: Path) -> None:
+    with _fake().in_thread() as fake:
+        few = ["-k", "test_no_room or all_is_as"]
+        code, said = _command(fake, tmp_path / "kubeconfig", *few, **{setting.NAMESPACE: "team"})
+        assert code == 0, said
+        assert {o["metadata"]["name"] for o in _made(fake)} == {"team"}
+        assert fake.requests.count("create", "namespaces") == 0
+        assert fake.at_rest(), fake.left()

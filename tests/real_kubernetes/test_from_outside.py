@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
 
 import pytest
 from conftest import wait_for
@@ -14,19 +14,21 @@ from real_kubernetes.world import World, driver_rules
 _UP = 300
 
 
-@pytest.mark.parametrize("grace", [None, 0])
-def test_everything_goes_with_the_drivers_pod(world: World, grace: int | None) -> None:
-    name = f"{world.token}-gone-{grace}".lower()
-    pod = world.drive(f"gone-{grace}".lower(), "-c", SCRIPT, name, "busy", grace=2)
+@pytest.mark.parametrize(("how", "grace"), [("told", None), ("forced", 0)])
+def test_everything_goes_with_the_drivers_pod(world: World, how: str, grace: int | None) -> None:
+    name = f"{world.token}-{how}"
+    pod = world.drive(how, "-c", SCRIPT, name, "busy", grace=2)
 
     def busy() -> bool:
         assert world.phase(pod) not in ("", "Failed", "Succeeded"), "\n".join(world.ask.log(pod))
         return "busy" in world.said(pod)
 
-    wait_for(busy, _UP, "the driver's runners are busy")
-    made = world.made_by(name)
-    assert sum(line.startswith("Pod ") for line in made) >= 3, made
-    world.ask.delete("Pod", pod, grace=grace)
+    try:
+        wait_for(busy, _UP, "the driver's runners are busy")
+        made = world.made_by(name)
+        assert sum(line.startswith("Pod ") for line in made) >= 3, made
+    finally:
+        world.ask.delete("Pod", pod, grace=grace)
     wait_for(lambda: not world.made_by(name), 120, "nothing is left")
 
 
@@ -44,14 +46,11 @@ def test_a_driver_without_rights_is_told_the_rules(world: World) -> None:
     assert world.made_by(name) == []
 
 
-def test_all_is_as_it_was(world: World, request: pytest.FixtureRequest) -> None:
+def test_all_is_as_it_was(world: World) -> None:
     """The last of all: nothing that a cluster made is left; then nothing that the tests made."""
-    left: list[Any] = []
-
-    def none() -> bool:
-        left[:] = world.made_by()
-        return not left
-
-    wait_for(none, 120, f"nothing is left: {left}")
+    until = time.monotonic() + 120
+    while (left := world.made_by()) and time.monotonic() < until:
+        time.sleep(1)
+    assert left == []
     world.end()
     assert not [line for line in world.left() if world.token in line]

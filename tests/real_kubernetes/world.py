@@ -269,7 +269,7 @@ class World:
         return sorted(
             _line(obj)
             for obj in self._all(labelSelector=_OURS)
-            if _label(obj, "dask.org/cluster-name").startswith(name or self.token)
+            if _label(obj, "dask.org/cluster-name").startswith((name or self.token).lower())
         )
 
     def end(self) -> None:
