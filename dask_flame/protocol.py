@@ -46,8 +46,7 @@ TELL = "flame-tell"
 #: Messages of a driver that are not numbered: they may be lost, or said twice.
 UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})
 
-#: Least seconds between two messages on one stream. distributed's own are 10 ms from a client, 5 ms
-#: to a worker and 2 ms from it. A call that is submitted when the one before has returned follows
-#: upon a message that lets go of that one's result, and would wait for it; and a runner that is
-#: given its next call when it has done with one would wait between any two.
+#: Least seconds between two messages of a driver; distributed's own are 10 ms. A call that is
+#: submitted when the one before has returned follows upon a message that lets go of that one's
+#: result, and would wait for it.
 INTERVAL = 0.001

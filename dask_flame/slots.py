@@ -15,8 +15,9 @@ from distributed.scheduler import TaskState, WorkerState
 from dask_flame.errors import PoolError
 from dask_flame.lanes import Lanes, Needs, slots_of
 from dask_flame.pool import Pool
-from dask_flame.protocol import HELLO, INTERVAL, RESTING, RETURNED, RUNNER, WATCH
+from dask_flame.protocol import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.rooms import Room
+from dask_flame.sender import Sender
 
 if TYPE_CHECKING:
     from dask_flame.scheduler import FlameScheduler
@@ -255,7 +256,8 @@ class Slots(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         ws = scheduler.workers[worker]
         pool = ws.extra.get(RUNNER)
-        scheduler.stream_comms[worker].interval = INTERVAL
+        # Distributed has just made its own, and starts what is here when it has told its plugins.
+        scheduler.stream_comms[worker] = Sender(scheduler.loop)
         self._names[worker] = ws.name
         self._pool_of[worker] = pool if pool in self.pools else self.default
         self._counted[worker] = 0

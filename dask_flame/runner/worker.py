@@ -25,13 +25,14 @@ from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
 
 from dask_flame.background import in_thread
 from dask_flame.later import build_later
-from dask_flame.protocol import INTERVAL, RUNNER
+from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.forks import use_usual_signals
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
+from dask_flame.sender import Sender
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
@@ -170,7 +171,7 @@ class RunnerWorker(Worker):
     ) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
-        self.batched_stream.interval = INTERVAL
+        self.batched_stream = Sender(self.loop)
         self._end_process = end
         self.calls = Calls(self)
         self.quiet = Quiet(self)
