@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import logging
@@ -60,6 +61,10 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     listen : callable
         Told what to do when the runner is to end in peace.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # They are pipes, to which Python would write when there is a lot.
+        with contextlib.suppress(AttributeError):  # replaced by what was preloaded
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     dask.config.update(dask.config.config, orders["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
     logging.getLogger("distributed.worker").addFilter(_of_use)

@@ -173,7 +173,7 @@ class LocalBackend(Backend):
         async with self._restarting:
             await self._end_guard()
         if self._echo is not None:
-            await in_thread(self._echo.close)
+            await self._echo.close()
 
     # The guard
 
@@ -275,14 +275,11 @@ class LocalBackend(Backend):
         while len(self._text) > _KEPT_LOGS:
             del self._text[next(iter(self._text))]
         if self._echo is not None:
-            unfinished = before.rpartition("\n")[2]
-            for line in (unfinished + text).split("\n")[:-1]:
-                self._echo(name, line)
+            self._echo(name, text)
 
     def _over(self, name: str, why: str, output: str = "") -> None:
-        if self._echo is not None and (rest := self._text.get(name, "").rpartition("\n")[2]):
-            self._echo(name, rest)
-            self._text[name] += "\n"
+        if self._echo is not None:
+            self._echo.over(name)
         self._runners.pop(name, None)
         self._devices.take_back(name)
         self._gone.pop(name).set()
