@@ -215,18 +215,19 @@ class FlameCluster(Steering):
         return self._reports.store
 
     @property
-    def flame_link(self) -> str:
-        """Address of the page ``/flame``; empty without a dashboard."""
-        return (
-            self.dashboard_link.removesuffix("/status") + "/flame" if self.dashboard_address else ""
-        )
-
-    @property
     def dashboard_link(self) -> str:
+        """Address of the dashboard; empty without one, as in distributed."""
+        if not self.dashboard_address:
+            return ""  # the scheduler still serves its health and metrics
         if self._seat is not None and (port := self._seat.dashboard_port):
             return str(format_dashboard_link("127.0.0.1", port))
-        link: str = super().dashboard_link
-        return link
+        return str(super().dashboard_link)
+
+    @property
+    def flame_link(self) -> str:
+        """Address of the page ``/flame``; empty without a dashboard."""
+        link = self.dashboard_link
+        return link and link.removesuffix("/status") + "/flame"
 
     def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
         """What runners of these names are told."""

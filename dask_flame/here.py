@@ -163,6 +163,7 @@ class Here:
         cluster.events.add("lease", why)
         cluster.fleets.suspend(why)
         if self._lease.expired:
+            self._lease.say_last(why)  # before calls fail because their runners go
             cluster.expire(why)
         elif self._adaptive is not None:
             self._adaptive.wake()

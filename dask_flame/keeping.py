@@ -124,6 +124,10 @@ class Keeper:
             self._notify({"in-force": False})
         return records
 
+    def say_last(self, words: str) -> None:
+        """Tell clients that this is the end, and why: there is no use in coming back."""
+        self._notify({"over": words})
+
     async def part(self) -> None:
         """Close the clients' connections, so that they hear that this is the end."""
         senders = [s for c, s in self.scheduler.client_comms.items() if keeps(c)]

@@ -207,6 +207,14 @@ class Lease(SchedulerPlugin):
         self._disarm()
         self._lapse(f"max_lifetime={after:g} s has passed")
 
+    def say_last(self, reason: str) -> None:
+        """Tell the drivers that all ends now, though they are there: what they wait for fails."""
+        if self._keeper is not None:
+            self._keeper.say_last(
+                f"The cluster has ended: {reason}, after which it ends whatever runs. Make one "
+                'with a longer one, such as max_lifetime="8h", or without, and run it again there.'
+            )
+
     def _lapse(self, reason: str) -> None:
         if not self._in_force():
             return
@@ -216,6 +224,8 @@ class Lease(SchedulerPlugin):
         if self.on_lapse is not None:
             self.on_lapse(reason)
         else:
+            if self.expired:
+                self.say_last(reason)
             self._closing = asyncio.ensure_future(self.scheduler.close(reason="flame-lease-lapsed"))
 
     def __getstate__(self) -> dict[str, Any]:

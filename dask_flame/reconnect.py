@@ -116,6 +116,7 @@ class Link:
         self.outbox = Outbox()
         self._resumed = -1  # the number of the first message that was sent again the last time
         self._heard = self._beaten = 0.0
+        self._over = ""  # why the cluster is no more, where it has said so
         # On this instance: all that a Client says but its heartbeat goes through this.
         client._send_to_scheduler_safe = self.post
 
@@ -267,8 +268,9 @@ class Link:
             self.off()
 
     def _cancel(self, futures: dict[Any, Any], why: str) -> None:
+        reason = "cluster-ended" if self._over else "scheduler-connection-lost"
         for key, state in futures.items():
-            state.cancel(reason="scheduler-connection-lost", msg=why)
+            state.cancel(reason=reason, msg=why)
             self.client.futures.pop(key, None)
 
     def off(self) -> None:
@@ -305,7 +307,8 @@ class Link:
         deadline = monotonic() + patience
         attempt = _FIRST
         while (left := deadline - monotonic()) > 0:
-            if client.cluster and client.cluster.status in (Status.closed, Status.closing):
+            closed = client.cluster and client.cluster.status in (Status.closed, Status.closing)
+            if closed or self._over:
                 break
             client.status, client.scheduler_comm = "connecting", None
             try:
@@ -323,8 +326,8 @@ class Link:
                 await asyncio.sleep(0.1)
         else:
             logger.error("not connected again within %g s: closing the client", patience)
-        why = f"The connection to the scheduler was lost and did not come back in {patience:g} s."
-        self._cancel(dict(client.futures), why)
+        lost = f"The connection to the scheduler was lost and did not come back in {patience:g} s."
+        self._cancel(dict(client.futures), self._over or lost)
         await client._close()
         self.off()
 
@@ -353,6 +356,9 @@ class Link:
         self._heard = monotonic()
         if "taken" in message:
             self.outbox.forget(message["taken"])
+        elif "over" in message:
+            self._over = message["over"]
+            self._cancel(dict(self.client.futures), self._over)
         elif message["in-force"]:
             await self.join(_LAST)
         else:

@@ -4,8 +4,10 @@ import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import CancelledError
 from typing import Any
 
+import dask
 import dask.config
 import pytest
 from conftest import wait_for
@@ -252,13 +254,22 @@ def test_a_cluster_may_be_closed_before_its_client() -> None:
 
 def test_a_cluster_ends_after_its_max_lifetime_whatever_runs(flame: Any) -> None:
     cluster, client = flame(max=1, max_lifetime="3s")
-    future = client.submit(time.sleep, 600)
+    running = client.submit(time.sleep, 600)
+    with dask.annotate(rerun=False):
+        waiting = client.submit(time.sleep, 601)
     wait_for(lambda: cluster.status.name == "closed", what="it has closed by itself")
     assert not cluster.runners
     (lease,) = (e for e in cluster.events if e.kind == "lease")
     assert lease.reason == "max_lifetime=3 s has passed"
     wait_for(lambda: client.status == "closed")
-    assert future.status == "cancelled"
+    for future in (running, waiting):
+        with pytest.raises(CancelledError, match=r'max_lifetime=3 s.* such as max_lifetime="8h"'):
+            future.result()
+
+
+def test_without_a_dashboard_there_is_no_link_to_it(flame: Any) -> None:
+    cluster, client = flame(max=1, dashboard_address=None)
+    assert cluster.dashboard_link == cluster.flame_link == client.dashboard_link == ""
 
 
 # What bad input gets

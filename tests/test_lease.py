@@ -235,7 +235,7 @@ def test_max_lifetime_ends_a_stock_cluster_whatever_clients_there_are() -> None:
         waiting = client.submit(int, 3, resources={"what nobody has": 1})
         wait_for(lambda: plugin.expired)
         assert plugin.lapsed
-        with pytest.raises(CancelledError):
+        with pytest.raises(CancelledError, match="max_lifetime=1 s has passed"):
             waiting.result(timeout=20)
         wait_for(lambda: cluster.scheduler.status.name == "closed")
 
