@@ -15,6 +15,8 @@ Duration = str | float | timedelta
 EXAMPLES = {
     "min": "2",
     "max": "8",
+    "minimum": "0",
+    "maximum": "8",
     "concurrency": "1",
     "spare": "1",
     "boot_attempts": "3",
@@ -76,11 +78,12 @@ def wrong(name: str, value: object, wanted: str) -> PoolError:
     return PoolError(f"{name}={value!r} is not {wanted}; write {name}={EXAMPLES[name]}")
 
 
-def whole(name: str, value: Any, least: int) -> int:
+def whole(name: str, value: Any, least: int, *, beside: str = "") -> int:
+    """A whole number of `least` or more; `beside` says what else would have been right."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise wrong(name, value, f"a whole number of {least} or more")
+        raise wrong(name, value, f"a whole number of {beside or f'{least} or more'}")
     return value
 
 
@@ -96,17 +99,19 @@ def yes_or_no(name: str, value: Any) -> bool:
     return value
 
 
-def seconds(name: str, value: Any) -> float:
+def seconds(name: str, value: Any, *, zero: bool = True) -> float:
+    """A duration in seconds; without `zero`, not one of 0."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     try:
         if isinstance(value, bool):
             raise TypeError
-        duration = float(parse_timedelta(value))
-    except (TypeError, ValueError, KeyError):
+        # parse_timedelta takes no number below zero for one.
+        duration = float(value if isinstance(value, int | float) else parse_timedelta(value))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         raise wrong(name, value, 'a duration such as 60, "60s" or "2m"') from None
-    if not math.isfinite(duration) or duration < 0:
-        raise wrong(name, value, "a duration of zero or more")
+    if not math.isfinite(duration) or duration < 0 or not (duration or zero):
+        raise wrong(name, value, f"a duration {'of zero or more' if zero else 'above zero'}")
     return duration
 
 
@@ -115,8 +120,8 @@ def size(name: str, value: Any) -> int:
         if isinstance(value, bool):
             raise TypeError
         amount = int(parse_bytes(value))
-    except (TypeError, ValueError, AttributeError):
-        raise wrong(name, value, 'a size such as "4 GiB"') from None
-    if amount <= 0:
-        raise wrong(name, value, "a size above zero")
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise wrong(name, value, f"a size such as {EXAMPLES[name]}") from None
+    if amount < 1:
+        raise wrong(name, value, "a size of one byte or more")
     return amount

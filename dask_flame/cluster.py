@@ -151,7 +151,9 @@ class FlameCluster(Steering):
             config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
         )
         lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
-        self.max_lifetime = None if lifetime is None else seconds("max_lifetime", lifetime)
+        self.max_lifetime = (
+            None if lifetime is None else seconds("max_lifetime", lifetime, zero=False)
+        )
         self.home_limit = size(
             "home_limit", config.get("home.limit") if home_limit is None else home_limit
         )

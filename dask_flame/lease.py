@@ -97,7 +97,9 @@ class Lease(SchedulerPlugin):
         self.grace = seconds("grace", config.get("disconnect-grace") if grace is None else grace)
         self.silence = seconds("silence", config.get("silence") if silence is None else silence)
         lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
-        self.max_lifetime = None if lifetime is None else seconds("max_lifetime", lifetime)
+        self.max_lifetime = (
+            None if lifetime is None else seconds("max_lifetime", lifetime, zero=False)
+        )
         self.first = None if first is None else seconds("first", first)
         self.on_lapse = on_lapse
         self.on_return = on_return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class PodOptions:
     service_account: str | None
     image_pull_secrets: tuple[str, ...] | None
     volumes: Mapping[str, Mapping[str, Any]] | None
-    secrets: Mapping[str, str | Mapping[str, str]] | None = field(repr=False)
+    secrets: Mapping[str, str | Mapping[str, str]] | None
     labels: Mapping[str, str] | None
     annotations: Mapping[str, str] | None
     pod_template: PodTemplate | None
@@ -93,6 +93,34 @@ class PodOptions:
     def given(self) -> dict[str, Any]:
         """The options that were given, by name."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The same as they may be shown to anybody."""
+        return {
+            name: names_of(value) if name in _MAY_HOLD_SECRETS else repr(value)
+            for name, value in self.given.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"PodOptions({', '.join(f'{name}={v}' for name, v in self.shown.items())})"
+
+
+#: Options whose values are nobody's business.
+_MAY_HOLD_SECRETS = frozenset({"secrets", "volumes", "pod_template"})
+
+
+def names_of(values: object) -> str:
+    """What there is in a mapping, and not the values, which may be secrets.
+
+    Examples
+    --------
+    >>> names_of({"HF_TOKEN": "hf_1234", "LANG": "C"})
+    '{HF_TOKEN: …, LANG: …}'
+    """
+    if isinstance(values, Mapping):
+        return "{" + ", ".join(f"{name}: …" for name in values) + "}"
+    return repr(str(values)) if isinstance(values, str | Path) else "…"
 
 
 def _text(name: str, value: Any) -> str:

@@ -21,7 +21,7 @@ from dask_flame.checks import (
     yes_or_no,
 )
 from dask_flame.errors import PoolError
-from dask_flame.pods import POD_OPTIONS, PodOptions
+from dask_flame.pods import POD_OPTIONS, PodOptions, names_of
 
 OnChange = Callable[[str, int], object]
 
@@ -115,9 +115,9 @@ pod_template : optional
     memory: int | None
     gpus: int
     resources: Mapping[str, float] = field(hash=False)
-    env: Mapping[str, str] = field(repr=False, hash=False)  # may hold secrets
+    env: Mapping[str, str] = field(hash=False)
     preload: tuple[str, ...]
-    pod: PodOptions = field(repr=False, hash=False)
+    pod: PodOptions = field(hash=False)
 
     def __init__(
         self,
@@ -164,7 +164,8 @@ pod_template : optional
                 value = config.get(setting)
             try:
                 if name in _DURATIONS:
-                    value = None if value is None else seconds(name, value)
+                    zero = name != "boot_timeout"
+                    value = None if value is None else seconds(name, value, zero=zero)
                 elif name in _WORDS:
                     value = one_of(name, value, _WORDS[name])
                 elif name == "single_use":
@@ -172,7 +173,7 @@ pod_template : optional
                 elif name == "max" and value is None:
                     value = _at_least(CPU_COUNT, self.min)
                 else:
-                    value = whole(name, value, _WHOLE[name])
+                    value = whole(name, value, _WHOLE[name], beside=_BESIDE.get(name, ""))
             except PoolError as error:
                 where = f" (it is flame.{setting} in Dask's configuration)" if configured else ""
                 raise PoolError(f"{error}{where}") from None
@@ -193,6 +194,11 @@ pod_template : optional
                 f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
             )
 
+    def __repr__(self) -> str:
+        own = {f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name != "pod"}
+        shown = own | {"env": names_of(self.env)} | self.pod.shown
+        return f"Pool({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
     @property
     def offers(self) -> Mapping[str, float]:
         """The Dask resources that a runner of this pool has."""
@@ -211,6 +217,7 @@ pod_template : optional
 
 _FOR_RUNNERS = ("env", "preload", "on_grow", "on_shrink")
 _WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
+_BESIDE = {"max": "1 or more, or 0 to let calls wait"}
 _DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
 _WORDS = {"on_boot_failure": ("fail", "wait")}
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dask_flame.checks import wrong
+from dask_flame.checks import whole, wrong
 from dask_flame.errors import PoolError
 from dask_flame.fleet import Fleet, Member
 from dask_flame.ledger import Ledger
@@ -37,6 +37,9 @@ def make_pools(
     given = {name: value for name, value in options.items() if value is not None}
     refuse_unknown(given, others=others)
     if pools is None:
+        if "max" in given:
+            # Not 0, as in a pool beside others, or while it runs: nothing could ever run.
+            whole("max", given["max"], 1)
         return {"default": Pool(**given)}
     if given:
         name = next(iter(given))

@@ -139,6 +139,14 @@ class Steering(Cluster):
                 f"adapt() does not take {', '.join(others)}; "
                 "write cluster.adapt(minimum=0, maximum=8)"
             )
+        policy = self.fleets.policies[self.fleets.default]
+        low = policy.min if minimum is None else whole("minimum", minimum, 0)
+        high = policy.max if maximum is None else whole("maximum", maximum, 0)
+        if low > high:
+            raise PoolError(
+                f"minimum={low} is more than maximum={high}; "
+                f"write cluster.adapt(minimum={high}, maximum={low})"
+            )
         self._resize(None, _given(min=minimum, max=maximum), "adapt")
         return self._adaptive
 

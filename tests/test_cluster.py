@@ -117,8 +117,12 @@ def test_scale_and_adapt(flame: Any) -> None:
     assert (adaptive.minimum, adaptive.maximum) == (0, 3)
     wait_for(lambda: not cluster.runners)
     assert (cluster.pools["default"].min, cluster.pools["default"].max) == (0, 3)
-    with pytest.raises(ValueError, match="min=5 is more than max=3"):
+    with pytest.raises(ValueError, match=r"minimum=5 is more than maximum=3; write cluster\.adapt"):
         cluster.adapt(minimum=5)
+    with pytest.raises(ValueError, match=r"maximum=0\.5 is not a whole number of 0 or more"):
+        cluster.adapt(maximum=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n=-1 is not a whole number of 0 or more; write n=4"):
+        cluster.scale(-1)
     with pytest.raises(ValueError, match=r"adapt\(\) does not take min; write cluster.adapt"):
         cluster.adapt(min=1)
     with pytest.raises(ValueError, match="n=-1 is not a whole number of 0 or more; write n=4"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import pickle
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BackendError, FlameError, PoolError
+from dask_flame.pools import make_pools
 
 
 def test_defaults_come_from_the_configuration() -> None:
@@ -29,18 +32,24 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
     [
         ({"min": 3, "max": 1}, "min=3 is more than max=1"),
         ({"min": -1}, "min=-1 is not a whole number of 0 or more; write min="),
-        (
-            {"max": 0},
-            "max=0 is not a whole number of 1 or more: nothing could ever run; write max=",
-        ),
+        ({"max": 0}, "max=0 is not a whole number of 1 or more; write max=8"),
+        ({"max": -1}, "max=-1 is not a whole number of 1 or more; write max=8"),
+        ({"max": 0.5}, "max=0.5 is not a whole number of 1 or more; write max=8"),
+        ({"max": "8"}, "max='8' is not a whole number of 1 or more; write max=8"),
+        ({"pools": {"a": Pool(max=0)}}, "max=0 is not a whole number of 1 or more: nothing could"),
         ({"max": "many"}, "max='many'"),
         ({"max": True}, "max=True"),
         ({"concurrency": 1.5}, "concurrency=1.5"),
         ({"idle_timeout": "soon"}, "idle_timeout='soon' is not a duration such as 60, \"60s\""),
-        ({"idle_timeout": -1}, "idle_timeout=-1"),
+        ({"idle_timeout": -1}, "idle_timeout=-1 is not a duration of zero or more; write idle"),
         ({"idle_timeout": float("nan")}, "idle_timeout=nan"),
+        ({"idle_timeout": [3]}, "idle_timeout=[3] is not a duration such as"),
+        ({"boot_timeout": 0}, "boot_timeout=0 is not a duration above zero; write boot_timeout="),
+        ({"max_lifetime": "0s"}, "max_lifetime='0s' is not a duration above zero; write max_l"),
         ({"memory": "lots"}, "memory='lots' is not a size"),
         ({"memory": -5}, "memory=-5"),
+        ({"memory": 0.5}, 'memory=0.5 is not a size of one byte or more; write memory="4 GiB"'),
+        ({"home_limit": "x"}, "home_limit='x' is not a size such as \"16 GiB\"; write home_limit="),
         ({"preload": "numpy"}, 'write preload=["numpy"]'),
         ({"cpus": 0}, "cpus=0"),
         ({"idle_timout": 3}, 'unknown option idle_timout; did you mean idle_timeout="60s"?'),
@@ -71,6 +80,28 @@ def test_a_wrong_option_names_the_field_the_value_and_a_line_that_works(
     assert isinstance(caught.value, FlameError)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("min", "max", "concurrency", "spare", "boot_attempts", "cpus", "gpus"),
+        *("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout"),
+        *("memory", "shm_size", "resources"),
+    ],
+)
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "many", True, [3]])
+def test_the_line_to_write_instead_of_a_wrong_number_works(name: str, value: object) -> None:
+    with pytest.raises(PoolError) as caught:
+        make_pools(None, {name: value}, ())
+    written = re.fullmatch(rf"{name}=.* is not .*; write {name}=(.*)", str(caught.value))
+    assert written
+    make_pools(None, {name: ast.literal_eval(written[1])}, ())
+    # What is said to be right is right, and no more than that.
+    if least := re.search(r"whole number of (\d+) or more", str(caught.value)):
+        make_pools(None, {name: int(least[1])}, ())
+        with pytest.raises(PoolError):
+            make_pools(None, {name: int(least[1]) - 1}, ())
+
+
 def test_an_unknown_backend_names_those_installed() -> None:
     with pytest.raises(
         BackendError, match="backend='cloud' is not known; installed: 'kubernetes', 'local'"
@@ -79,8 +110,24 @@ def test_an_unknown_backend_names_those_installed() -> None:
 
 
 def test_values_of_env_are_shown_nowhere() -> None:
-    pool = Pool(env={"TOKEN": "s3cret"})
-    assert "s3cret" not in repr(pool)
+    pool = Pool(
+        env={"TOKEN": "s3cret"},
+        secrets={"KEY": "s3cret", "THERE": {"name": "s3cret", "key": "k"}},
+        pod_template={"spec": {"containers": [{"env": [{"name": "A", "value": "s3cret"}]}]}},
+        image="i",
+    )
+    for shown in (repr(pool), repr(pool.pod)):
+        assert "s3cret" not in shown
+        assert "secrets={KEY: …, THERE: …}" in shown
+        assert "image='i', " in shown
+        assert "pod_template={spec: …}" in shown
+    assert "env={TOKEN: …}" in repr(pool)
+    assert repr(Pool(max=3)) == (
+        "Pool(min=0, max=3, concurrency=1, idle_timeout=60.0, min_idle_timeout=None, "
+        "boot_timeout=120.0, shutdown_timeout=30.0, spare=0, single_use=False, idle_check=None, "
+        "boot_attempts=3, on_boot_failure='fail', on_grow=None, on_shrink=None, cpus=None, "
+        "memory=None, gpus=0, resources={}, env={}, preload=())"
+    )
     with pytest.raises(PoolError) as caught:
         Pool(env={"TOKEN": "s3cret", "N": 1})  # type: ignore[dict-item]
     assert "s3cret" not in str(caught.value)

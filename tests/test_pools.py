@@ -311,7 +311,11 @@ def test_resize_changes_a_policy_while_it_runs(flame: Any) -> None:
     ("pool", "changes", "message"),
     [
         ("tpu", {"max": 3}, "there is no pool 'tpu'; there are 'default'"),
-        (None, {"max": -1}, "max=-1 is not a whole number of 0 or more; write max=8"),
+        (
+            None,
+            {"max": -1},
+            "max=-1 is not a whole number of 1 or more, or 0 to let calls wait",
+        ),
         (None, {"maximum": 3}, "unknown option maximum; did you mean max=8"),
         (None, {"concurrency": 2}, "concurrency cannot be changed while the cluster runs"),
         (None, {"min": 7}, "min=7 is more than max=2"),
