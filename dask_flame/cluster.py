@@ -170,7 +170,7 @@ class FlameCluster(Steering):
         self._silence_logs = silence_logs
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.backend = factory(self.name, self._ended)
-        self.backend.seat = where
+        self.backend.seat, self.backend.grace = where, self.disconnect_grace
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
         self.backend.on_stop = self._stopped

@@ -162,6 +162,8 @@ class Backend(ABC):
     seats: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
+    #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.
+    grace: float = 10.0
     #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
     on_step: Callable[[str, str], None] | None = None
 

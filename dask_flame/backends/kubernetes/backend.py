@@ -144,7 +144,9 @@ class KubernetesBackend(Backend):
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
             trouble = partial(self.trouble, "")
-            self._estate = Estate(self._api, site, policy if fenced else None, trouble)
+            self._estate = Estate(
+                self._api, site, policy if fenced else None, trouble, grace=self.grace
+            )
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
             if self._closing is not None:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dask.utils import parse_timedelta
 from distributed.comm import get_address_host_port
 
-from dask_flame import config
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes import manifests
 from dask_flame.backends.kubernetes.api import (
@@ -49,6 +47,8 @@ class Estate:
         Makes the NetworkPolicy of a site; without it there is none.
     trouble : callable, optional
         Told why the keeper does not run; each reason once.
+    grace : float
+        Seconds that the keeper outlives a driver's process that is gone.
 
     Attributes
     ----------
@@ -64,11 +64,14 @@ class Estate:
         site: Site,
         policy: Callable[[Site], dict[str, Any]] | None = None,
         trouble: Callable[[str], None] | None = None,
+        *,
+        grace: float = 10.0,
     ) -> None:
         self.api = api
         self.site = site
         self._policy = policy
         self._trouble = trouble
+        self.grace = grace
         self._told: set[str] = set()
         self._seen = False  # whether the keeper has a pod
         self._timer: asyncio.TimerHandle | None = None
@@ -203,8 +206,7 @@ class Estate:
         site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
         host, _ = get_address_host_port(spec.scheduler)
         port = self._presence.at(host)
-        grace = parse_timedelta(config.get("disconnect-grace"))
-        return site, manifests.keeper(site, options, host, port, grace)
+        return site, manifests.keeper(site, options, host, port, self.grace)
 
     async def _is_there(self) -> bool:
         try:
