@@ -187,10 +187,12 @@ def test_closing_says_nothing_of_the_keeper(
 
 def test_everything_goes_with_the_drivers_pod(kubernetes: Start, cluster: Any) -> None:
     fake = kubernetes()
-    flame, client = cluster()
+    flame, client = cluster(disconnect_grace="7s")
     client.submit(whoami).result(timeout=60)
     assert pods(fake)
-    uid = fake.objects("jobs")[0]["metadata"]["ownerReferences"][0]["uid"]
+    (job,) = fake.objects("jobs")
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"][-1] == "7"
+    uid = job["metadata"]["ownerReferences"][0]["uid"]
     driver = next(p for p in fake.objects("pods") if p["metadata"]["name"] == "jupyter-me")
     assert driver["metadata"]["uid"] == uid
     assert flame.backend.listening["host"] == driver["status"]["podIP"]
