@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
     from dask_flame.errors import RunnerLost as RunnerLost
+    from dask_flame.gpus import devices as devices
     from dask_flame.lease import Lease as Lease
     from dask_flame.pool import Pool as Pool
     from dask_flame.reconnect import resume_clients as resume_clients
@@ -44,6 +45,7 @@ _HOME = {
     "RunnerLost": "dask_flame.errors",
     "call": "dask_flame.calls",
     "cast": "dask_flame.calls",
+    "devices": "dask_flame.gpus",
     "on": "dask_flame.calls",
     "place": "dask_flame.calls",
     "report": "dask_flame.reports",
@@ -65,6 +67,7 @@ __all__ = [
     "__version__",
     "call",
     "cast",
+    "devices",
     "on",
     "place",
     "report",

@@ -25,6 +25,7 @@ import yaml
 from conftest import wait_for
 from dask.distributed import Client, get_worker
 
+import dask_flame
 from dask_flame import FlameCluster, RunnerLost
 from dask_flame.backends.kubernetes import KubernetesBackend, api, estate
 from dask_flame.backends.kubernetes.rights import NEEDED, rules
@@ -70,7 +71,8 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Star
 
     def start(**options: Any) -> FakeKubernetes:
         # What calls import is in the image.
-        image = {"PYTHONPATH": str(Path(__file__).parent)}
+        tests = Path(__file__).parent
+        image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
         fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
         fake.start()
         started.append(fake)
@@ -365,6 +367,22 @@ def test_a_keeper_of_which_no_pod_is_made(
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
     (job,) = fake.objects("jobs")
     assert f"describe job {job['metadata']['name']}" in of_the_keeper(flame)
+
+
+def use(seconds: float) -> tuple[tuple[int, ...], dict[str, str]]:
+    time.sleep(seconds)
+    return tuple(dask_flame.devices()), dask_flame.devices().environment
+
+
+def test_slots_share_out_the_gpus_of_a_container(kubernetes: Start, cluster: Any) -> None:
+    kubernetes(nodes=[{"cpu": 8, "memory": "64Gi", "nvidia.com/gpu": 2}])
+    _, client = cluster(max=1, gpus=2, concurrency=2)
+    used = client.gather(client.map(use, [0.3, 0.3], pure=False))
+    # There are no others in it, so that they are numbered from 0, whatever their UUIDs are.
+    assert sorted(used, key=str) == [
+        ((0,), {"CUDA_VISIBLE_DEVICES": "0"}),
+        ((1,), {"CUDA_VISIBLE_DEVICES": "1"}),
+    ]
 
 
 def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:

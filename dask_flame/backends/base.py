@@ -85,6 +85,7 @@ class RunnerSpec:
             "boot_timeout": self.boot_timeout,
             "pool": self.pool,
             "shutdown_timeout": self.shutdown_timeout,
+            "gpus": self.gpus,
             "resources": dict(self.resources),
             "memory": self.memory,
             "preload": list(self.preload),

@@ -67,12 +67,14 @@ class Calls:
             run_id=ts.run_id,
             timeout=_seconds(annotations.get("timeout")),
             coroutine=bool(ts.run_spec.is_coro),
+            gpus=(ts.resource_restrictions or {}).get("GPU", 0),
         )
         self._executing[key] = execution
         if execution.timeout is not None:
             execution.on_start = lambda: self._start_clock(execution)
         # In our threads it starts when there is one for it; of other executors we know nothing.
-        if execution.coroutine or annotations.get("executor", "default") != "default":
+        elsewhere = execution.coroutine or annotations.get("executor", "default") != "default"
+        if elsewhere:
             execution.start()
         if key in self._watched:
             interrupt = self._watched.pop(key)
@@ -86,11 +88,28 @@ class Calls:
             yield execution
         finally:
             execution.over = True
+            if elsewhere:
+                execution.ended = True
             del self._executing[key]
             self._returning.pop(key, None)
             if execution.unwanted or (execution.ran is not None and self.acquainted):
                 # distributed has added its own callback, which tells the worker's state, before.
                 execution.work.add_done_callback(lambda work: self.say(FREED, key=key))
+
+    def waiting(self, execution: Execution) -> bool:
+        """Whether a call waits for calls of its own, and has no slot meanwhile."""
+        if execution.coroutine:
+            return execution.outside > 0
+        ts = self.worker.state.tasks.get(execution.key)
+        return ts in self.worker.state.long_running and not execution.back
+
+    def gone(self, execution: Execution) -> bool:
+        """Whether a call is over, and the object let go, if it was to place one."""
+        if not execution.ended:
+            return False
+        ts = self.worker.state.tasks.get(execution.key)
+        there = execution.key in self.worker.state.actors
+        return not there or ts is None or ts.state == "error"
 
     def outcome(self, execution: Execution, event: ExecuteDoneEvent) -> ExecuteDoneEvent:
         """What is to be told of a call that has ended: an end that we made is no error of its own.

@@ -25,6 +25,9 @@ from distributed import Reschedule, Worker
 from distributed.core import error_message
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
+from dask_flame.gpus import Devices
+from dask_flame.runner.gpus import make_current
+
 # Both keep the interpreter's lock, so that nothing comes between a test and what it guards.
 _ask = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
@@ -64,6 +67,8 @@ class Execution:
     unwanted : bool
         Whether the scheduler has taken it back.
     over : bool
+    ended : bool
+        Whether its code is over.
     waiting : Future or None
         What its thread waits for, where an interruption can put an end to that.
     left : bool
@@ -73,10 +78,21 @@ class Execution:
         Whether its thread has left its slot and has come back.
     outside : int
         Things that it waits for, without a slot, where it is a coroutine.
+    gpus : float
+        How many it has asked for.
+    devices : Devices
+        The GPUs that it has, from when its code begins.
     """
 
     def __init__(
-        self, worker: Worker, key: Any, *, run_id: int, timeout: float | None, coroutine: bool
+        self,
+        worker: Worker,
+        key: Any,
+        *,
+        run_id: int,
+        timeout: float | None,
+        coroutine: bool,
+        gpus: float = 0,
     ) -> None:
         work = asyncio.current_task()
         assert work is not None
@@ -85,6 +101,8 @@ class Execution:
         self.run_id = run_id
         self.timeout = timeout
         self.coroutine = coroutine
+        self.gpus = gpus
+        self.devices = Devices()
         self.work = work
         self.on_start: Callable[[], object] | None = None
         self.since: float | None = None
@@ -92,6 +110,7 @@ class Execution:
         self.interrupted = False
         self.unwanted = False
         self.over = False
+        self.ended = False
         self.waiting: ThreadFuture[Any] | None = None
         self.left = False
         self.back = False
@@ -110,6 +129,7 @@ class Execution:
         """Its code begins to run, in this thread."""
         self.since = time.monotonic()
         self.thread = threading.get_ident()
+        self.devices = self.worker.gpus.take(self, self.gpus)
         if self.on_start is not None:
             self.worker.loop.add_callback(self.on_start)
 
@@ -131,6 +151,7 @@ class Execution:
         self.start()
         assert self.thread is not None
         thread = self.thread
+        make_current(self.devices)
         try:
             try:
                 self._inside = True
@@ -216,6 +237,11 @@ def enter(execution: Execution) -> None:
     _context.set(execution)
 
 
+def of_this_call() -> Execution | None:
+    """The call in whose context this is; None outside of any."""
+    return _context.get()
+
+
 def current() -> Execution | None:
     """The call whose own thread, or own coroutine, this is; None anywhere else."""
     execution = _context.get()
@@ -285,6 +311,7 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         try:
             return execution.run(call)
         finally:
+            execution.ended = True
             if not thread_state.proceed:
                 self._leave_or_stay()
 

@@ -30,6 +30,7 @@ from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.forks import use_usual_signals
+from dask_flame.runner.gpus import Gpus, visible
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
@@ -122,6 +123,7 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
         startup_information={RUNNER: lambda worker: orders["pool"]},
         host=orders["host"],
         rarely=orders.get("rarely", 1.0),
+        gpus=orders["gpus"],
     )
     departure = Departure(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
@@ -163,6 +165,8 @@ class RunnerWorker(Worker):
         Ends the process at once with an exit code.
     rarely : float
         How many times the usual interval lies between two looks at the event loop.
+    gpus : int
+        GPUs that it was given, if its environment does not say which.
     """
 
     def __init__(
@@ -172,6 +176,7 @@ class RunnerWorker(Worker):
         name: str,
         nthreads: int = 1,
         rarely: float = 1.0,
+        gpus: int = 0,
         **kwargs: Any,
     ) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
@@ -179,6 +184,12 @@ class RunnerWorker(Worker):
         self.batched_stream = Sender(self.loop)
         self._end_process = end
         self.calls = Calls(self)
+        self.gpus = Gpus(
+            visible(gpus) if gpus else [],
+            nthreads,
+            gone=self.calls.gone,
+            waiting=self.calls.waiting,
+        )
         self.quiet = Quiet(self)
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely

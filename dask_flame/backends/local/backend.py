@@ -133,6 +133,8 @@ class LocalBackend(Backend):
         times = crowd(len(self._runners) + len(specs))
         for alike in _alike(specs):
             kind, orders = self._kind(alike[0]), told(alike[0], times)
+            if not self._devices.all:
+                orders["gpus"] = 0
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None

@@ -8,10 +8,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-logger = logging.getLogger("dask_flame")
+from dask_flame.gpus import VISIBLE
 
-#: What CUDA calls the devices that a process may use.
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+logger = logging.getLogger("dask_flame")
 
 
 class Devices:

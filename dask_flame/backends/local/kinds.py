@@ -13,8 +13,8 @@ from typing import Any
 from dask_flame import config
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
-from dask_flame.backends.local.devices import VISIBLE
 from dask_flame.errors import BackendError
+from dask_flame.gpus import VISIBLE
 
 
 class Kinds:

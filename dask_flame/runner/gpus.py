@@ -1,0 +1,113 @@
+"""A runner's GPUs, shared out to the calls that run at the same time (runner)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask_flame.gpus import VISIBLE, Devices
+
+
+def visible(number: int) -> list[str]:
+    """The names of the GPUs that this process may use.
+
+    Parameters
+    ----------
+    number : int
+        How many it was given, if its environment does not say which.
+    """
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        # In a container there are those that it was given, and no others.
+        return [str(n) for n in range(number)]
+    return [d.strip() for d in named.split(",") if d.strip() not in ("", "-1", "NoDevFiles")]
+
+
+@dataclass(frozen=True)
+class _Held:
+    devices: Devices
+    asked: bool
+
+
+class Gpus:
+    """Gives each call the GPUs that the fewest others have.
+
+    May be used from any thread.
+
+    Parameters
+    ----------
+    names : sequence of str
+        What they are called in :data:`VISIBLE`.
+    slots : int
+        How many calls may run at a time.
+    gone : callable
+        Whether a holder has no use for its GPUs any more.
+    waiting : callable
+        Whether a holder waits, without a slot, for calls of its own: it makes no use of them now.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        slots: int,
+        *,
+        gone: Callable[[Any], bool],
+        waiting: Callable[[Any], bool] = lambda holder: False,
+    ) -> None:
+        self.names = names
+        self._slots = slots
+        self._waiting = waiting
+        self._gone = gone
+        self._held: dict[Hashable, _Held] = {}
+        self._lock = threading.Lock()
+
+    def take(self, holder: Hashable, asked: float = 0) -> Devices:
+        """GPUs for a call; all of them where there is one slot.
+
+        Parameters
+        ----------
+        holder : hashable
+            Who has them until it has gone.
+        asked : float
+            How many it has asked for, if it has.
+        """
+        there = len(self.names)
+        if not there:
+            return Devices()
+        number = int(asked) if asked >= 1 else max(1, there // self._slots)
+        with self._lock:
+            for other in [other for other in self._held if self._gone(other)]:
+                del self._held[other]
+            # Those that nobody uses first; then those of holders that could do with fewer.
+            users = [[0, 0, 0, n] for n in range(there)]
+            for other, held in self._held.items():
+                for n in held.devices:
+                    kind = 2 if self._waiting(other) else 0 if held.asked else 1
+                    users[n][kind] += 1
+            chosen = sorted(user[-1] for user in sorted(users)[:number])
+            devices = Devices(chosen, self.names)
+            self._held[holder] = _Held(devices, asked >= 1)
+        return devices
+
+
+def make_current(devices: Devices) -> None:
+    """Make the first of these the current GPU of this thread, for libraries that have such a thing.
+
+    CUDA has a current device for each thread of a process. A library that is not imported yet, or
+    that finds no GPU, is left alone.
+    """
+    if not devices:
+        return
+    with contextlib.suppress(Exception):
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.set_device(devices[0])
+    with contextlib.suppress(Exception):
+        cupy = sys.modules.get("cupy")
+        if cupy is not None and cupy.cuda.is_available():
+            cupy.cuda.Device(devices[0]).use()
