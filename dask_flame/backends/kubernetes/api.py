@@ -20,15 +20,18 @@ import kr8s.asyncio
 
 from dask_flame.backends.kubernetes.errors import KubernetesError as KubernetesError
 from dask_flame.backends.kubernetes.errors import said, stated, worded
+from dask_flame.backends.kubernetes.sessions import Sessions
 from dask_flame.backends.kubernetes.streams import PROTOCOL, Stream
 
 logger = logging.getLogger("dask_flame")
 
 #: Where a pod with a service account finds out where it is.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-#: Seconds until a request is given up, and until it is not tried again.
+#: Seconds until a request is given up, until it is not tried again, and until a WebSocket on which
+#: a ping has no answer is.
 _TIMEOUT = 15.0
 _PATIENCE = 60.0
+_PONG = 60.0
 #: Seconds before the first and before the later ones of what is tried again.
 _FIRST, _LONGEST = 0.1, 5.0
 #: Requests under way at a time.
@@ -78,8 +81,7 @@ class Api:
         self.patience = patience
         self._api = api
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._renewing = asyncio.Lock()
-        self._renewed = 0
+        self._sessions = Sessions(api)
         self._closed = False
         self._under_way: set[asyncio.Task[httpx.Response]] = set()
 
@@ -107,12 +109,11 @@ class Api:
                 api = kr8s.asyncio.Api(bypass_factory=True, **given)
                 await api.auth
                 namespace = _namespace(api.auth, namespace, context)
-                # Private: requests that come first together would each open a session, and lose
-                # all but one.
-                await api._create_session()
+                made = cls(api, namespace, patience=patience)
+                await made._sessions.open()
         except (LookupError, ValueError, OSError, kr8s.ConnectionClosedError) as error:
             raise KubernetesError(0, "NoCluster", worded(error)) from error
-        return cls(api, namespace, patience=patience)
+        return made
 
     async def close(self) -> None:
         """Break off all requests and close all connections; further ones are refused, here."""
@@ -121,11 +122,7 @@ class Api:
         for request in list(self._under_way):
             request.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
-        # kr8s ends its session by the garbage collector only: private.
-        session, self._api._session = self._api._session, None
-        if session is not None:
-            with contextlib.suppress(RuntimeError):
-                await session.aclose()
+        await self._sessions.close()
 
     async def create(self, kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
         """Make an object.
@@ -287,16 +284,19 @@ class Api:
         """An answer that goes on and on; `read` is how long it may say nothing."""
         self._check_open()
         try:
-            async with self._api.call_api(
-                "GET",
-                version=version,
-                namespace=self.namespace,
-                url=url,
-                params=params,
-                stream=True,
-                raise_for_status=False,
-                timeout=httpx.Timeout(_TIMEOUT, read=read),
-            ) as response:
+            async with (
+                self._sessions.used(),
+                self._api.call_api(
+                    "GET",
+                    version=version,
+                    namespace=self.namespace,
+                    url=url,
+                    params=params,
+                    stream=True,
+                    raise_for_status=False,
+                    timeout=httpx.Timeout(_TIMEOUT, read=read),
+                ) as response,
+            ):
                 if response.status_code >= 400:
                     await response.aread()
                     raise said(response)
@@ -315,16 +315,24 @@ class Api:
         """
         self._check_open()
         try:
-            async with self._api.open_websocket(
-                version="v1",
-                namespace=self.namespace,
-                url=f"pods/{pod}/portforward",
-                params={"ports": str(port)},
-                subprotocols=[PROTOCOL],
-            ) as socket:
+            async with (
+                self._sessions.used(),
+                self._api.open_websocket(
+                    version="v1",
+                    namespace=self.namespace,
+                    url=f"pods/{pod}/portforward",
+                    params={"ports": str(port)},
+                    subprotocols=[PROTOCOL],
+                    # Until it is one; a server that only accepts the connection says nothing.
+                    timeout=_TIMEOUT,
+                    # The answer to a ping waits behind the data that are under way.
+                    keepalive_ping_timeout_seconds=_PONG,
+                ) as socket,
+            ):
                 yield Stream(socket)
         except httpx_ws.WebSocketUpgradeError as error:
-            await error.response.aread()
+            if error.response.status_code == 401 and self._sessions.age > _LONGEST:
+                await self.renew()  # for the one that is tried next
             raise said(error.response) from error
         except (httpx_ws.HTTPXWSException, httpx.HTTPError, RuntimeError, OSError) as error:
             raise KubernetesError(0, "Unreachable", worded(error)) from error
@@ -411,15 +419,18 @@ class Api:
         # Without `raise_for_status`: kr8s takes every 403 for a token that has run out, and opens
         # a new session, which breaks what else is under way on the old one.
         try:
-            async with self._api.call_api(
-                method,
-                version=version,
-                namespace=self.namespace if namespaced else None,
-                url=url,
-                raise_for_status=False,
-                timeout=_TIMEOUT,
-                **more,
-            ) as response:
+            async with (
+                self._sessions.used(),
+                self._api.call_api(
+                    method,
+                    version=version,
+                    namespace=self.namespace if namespaced else None,
+                    url=url,
+                    raise_for_status=False,
+                    timeout=_TIMEOUT,
+                    **more,
+                ) as response,
+            ):
                 if response.status_code >= 400:
                     raise said(response)
                 answer: httpx.Response = response
@@ -427,18 +438,22 @@ class Api:
         except (httpx.HTTPError, kr8s.APITimeoutError, ssl.SSLError, OSError) as error:
             raise KubernetesError(0, "Unreachable", worded(error)) from error
         except RuntimeError as error:
-            # The session was replaced by one with a new token.
+            # The session was closed meanwhile.
             raise KubernetesError(0, "Unreachable", "the connection was closed") from error
 
     async def renew(self) -> None:
-        """Read the credentials again: tokens run out."""
-        before = self._renewed
-        async with self._renewing:
-            if self._renewed == before:
-                await self._api.auth.reauthenticate()
-                # Private, and what kr8s itself does then.
-                await self._api._create_session()
-                self._renewed += 1
+        """Read the credentials again: tokens run out.
+
+        Raises
+        ------
+        KubernetesError
+            They cannot be read, as where another program has to be asked for them.
+        """
+        try:
+            await self._sessions.renew()
+        except Exception as error:
+            said = f"credentials could not be read again: {worded(error)}"
+            raise KubernetesError(401, "Unauthorized", said) from error
 
 
 def _namespace(auth: Any, given: str | None, context: str | None) -> str:

@@ -53,6 +53,10 @@ def said(response: httpx.Response) -> KubernetesError:
     """What a response says that refuses."""
     try:
         error = stated(response.json())
+    except httpx.StreamError:
+        # Where there was to be a WebSocket, it may be closed already.
+        words = f"answered with {response.status_code} {response.reason_phrase}"
+        error = KubernetesError(0, response.reason_phrase, words)
     except ValueError:
         error = KubernetesError(0, response.reason_phrase, response.text[:500])
     error.code = response.status_code

@@ -25,12 +25,18 @@ class Forward:
     pod : str
     port : int
         The pod's.
+
+    Attributes
+    ----------
+    trouble : str
+        Why the last connection could not be made, or broke; empty once one has brought something.
     """
 
     def __init__(self, api: Api, pod: str, port: int) -> None:
         self._api = api
         self._pod = pod
         self._port = port
+        self.trouble = ""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -58,6 +64,7 @@ class Forward:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there: asyncio.Task[None] | None = None
+        closed = False
         try:
             async with self._api.forward(self._pod, self._port) as stream:
 
@@ -69,14 +76,21 @@ class Forward:
 
                 there = asyncio.create_task(send())
                 async for data in stream:
+                    self.trouble = ""
                     writer.write(data)
                     await writer.drain()
+            # What was said last may not have been taken yet.
+            writer.close()
+            await writer.wait_closed()
+            closed = True
         except (KubernetesError, OSError) as error:
+            self.trouble = str(error)
             logger.debug("port %d of pod %s: %s", self._port, self._pod, error)
         finally:
             if there is not None:
                 there.cancel()
                 await asyncio.gather(there, return_exceptions=True)
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            if not closed:
+                writer.transport.abort()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
