@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import time
 from typing import Literal
 
 from dask.typing import Key
 
+from dask_flame.reports.changes import Change, State, Subscribers
 from dask_flame.reports.thinning import thin
 from dask_flame.reports.wire import Batch
-
-State = Literal["running", "done", "failed", "cancelled", "lost"]
 
 #: Fewer points than this would draw another curve than the one that was reported.
 _LEAST_POINTS = 100
@@ -105,7 +104,9 @@ class ReportStore:
                 f"more, points and total {_LEAST_POINTS} or more"
             )
         self._limits = (calls, points, total)
-        self._lock = threading.Lock()
+        # Subscribers are told under it, and may read.
+        self._lock = threading.RLock()
+        self._subscribers = Subscribers()
         self._calls: dict[Key, _Call] = {}
         self._version = 0
         self._total = 0
@@ -121,6 +122,44 @@ class ReportStore:
         """What is known now, in the order of the calls' first reports: a copy."""
         with self._lock:
             return {key: call.snapshot() for key, call in self._calls.items()}
+
+    def get(self, key: Key) -> CallReports | None:
+        """What is known now of one call; None if it has reported nothing."""
+        with self._lock:
+            call = self._calls.get(key)
+            return None if call is None else call.snapshot()
+
+    def subscribe(self, callback: Callable[[Change], object]) -> dict[Key, CallReports]:
+        """Be told of every change from now on.
+
+        Parameters
+        ----------
+        callback : callable
+            Takes a :class:`Change`. It is called in the thread that writes, as a rule the
+            scheduler's or the cluster's event loop, in the order of the changes, and while the
+            store is locked: it must be quick and wait for nothing, but may read the store. One that
+            raises is told nothing more, and the error is logged.
+
+        Returns
+        -------
+        dict
+            What was known before, as in `calls`: nothing is missing between it and the first
+            change, and nothing is in both.
+
+        Examples
+        --------
+        >>> store = ReportStore()
+        >>> store.subscribe(lambda change: print(change.key, change.state))
+        {}
+        """
+        with self._lock:
+            self._subscribers.add(callback)
+            return self.calls
+
+    def unsubscribe(self, callback: Callable[[Change], object]) -> None:
+        """Be told nothing more; when this has returned, the callback is not called any more."""
+        with self._lock:
+            self._subscribers.remove(callback)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._calls
@@ -160,7 +199,7 @@ class ReportStore:
                 call.finished = None if state == "running" else time()
             call.runner = batch.runner
             self._extend(call, batch)
-            self._changed(call)
+            self._changed(call, "reports", batch.times[0], batch)
 
     def begin(self, key: Key, at: float) -> None:
         """Note that a known call starts to run again."""
@@ -168,14 +207,14 @@ class ReportStore:
             call = self._calls[key]
             self._restart(call)
             call.started = at
-            self._changed(call)
+            self._changed(call, "begin", at)
 
     def end(self, key: Key, state: State, at: float) -> None:
         """Note that a known call has ended, as `state` says."""
         with self._lock:
             call = self._calls[key]
             call.state, call.finished = state, at
-            self._changed(call)
+            self._changed(call, "end", at)
 
     def end_all(self, state: State, at: float) -> None:
         """Note that every running call has ended, as `state` says."""
@@ -232,9 +271,17 @@ class ReportStore:
         self._curves -= len(call.curves)
         call.curves.clear()
 
-    def _changed(self, call: _Call) -> None:
+    def _changed(
+        self,
+        call: _Call,
+        what: Literal["reports", "begin", "end"],
+        at: float,
+        batch: Batch | None = None,
+    ) -> None:
         call.frozen = None
         self._version += 1
+        if self._subscribers:
+            self._subscribers.tell(Change(what, call.key, call.attempt, call.state, at, batch))
 
 
 class _Curve:

@@ -1,0 +1,70 @@
+"""What is told of a store's changes; no Dask in it (anywhere)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from dask.typing import Key
+
+from dask_flame.reports.wire import Batch
+
+logger = logging.getLogger("dask_flame")
+
+State = Literal["running", "done", "failed", "cancelled", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a :class:`ReportStore`.
+
+    Attributes
+    ----------
+    what : {"reports", "begin", "end"}
+        Reports came, in `batch`; a known call begins to run again; its `state` has changed,
+        mostly as it has ended.
+    key : Key
+        The call's.
+    attempt : int
+        The call's attempt that this is about.
+    state : {"running", "done", "failed", "cancelled", "lost"}
+        The call's state after the change.
+    at : float
+        Unix time, in seconds: of a beginning or an end by the scheduler's clock, of reports the
+        first one's by the runner's.
+    batch : Batch or None
+        The reports.
+    """
+
+    what: Literal["reports", "begin", "end"]
+    key: Key
+    attempt: int
+    state: State
+    at: float
+    batch: Batch | None = None
+
+
+class Subscribers:
+    """Those who are told of changes; one that fails is told of nothing more."""
+
+    def __init__(self) -> None:
+        self._callbacks: tuple[Callable[[Change], object], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def add(self, callback: Callable[[Change], object]) -> None:
+        self._callbacks = (*self._callbacks, callback)
+
+    def remove(self, callback: Callable[[Change], object]) -> None:
+        self._callbacks = tuple(c for c in self._callbacks if c != callback)
+
+    def tell(self, change: Change) -> None:
+        for callback in self._callbacks:
+            try:
+                callback(change)
+            except Exception:
+                self.remove(callback)
+                logger.exception("a subscriber of reports has failed, and is told nothing more")

@@ -1,0 +1,83 @@
+"""Whoever subscribes to a store knows at every moment what is in it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_flame.reports import Change, ReportStore
+from dask_flame.reports.wire import Batch
+
+
+def batch(key: Any = "call", run: str = "a", *, first: int = 0, n: int = 1) -> Batch:
+    steps = range(first, first + n)
+    return Batch(key, run, "r0", False, steps, [float(i) for i in steps], {"loss": [0.5] * n})
+
+
+def test_every_change_is_told_with_what_it_has_changed() -> None:
+    store, told = ReportStore(), list[Change]()
+    store.add(batch("before"))
+    known = store.subscribe(told.append)
+    assert list(known) == ["before"]
+    one, two = batch(n=2), batch(run="b")
+    store.add(one)
+    store.end("call", "failed", 7.0)
+    store.begin("call", 8.0)
+    store.add(batch(first=2))  # of a run that is over
+    store.add(two)
+    store.unsubscribe(told.append)
+    store.end("call", "done", 9.0)
+    assert told == [
+        Change("reports", "call", 1, "running", 0.0, one),
+        Change("end", "call", 1, "failed", 7.0),
+        Change("begin", "call", 2, "running", 8.0),
+        Change("reports", "call", 2, "running", 0.0, two),
+    ]
+
+
+def test_a_subscriber_may_read_the_store() -> None:
+    store, seen = ReportStore(), []
+    store.subscribe(lambda change: seen.append((store.get(change.key), len(store.calls))))
+    store.add(batch())
+    assert seen == [(store.get("call"), 1)]
+    assert store.get("other") is None
+
+
+def test_one_that_fails_is_told_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    store, told = ReportStore(), []
+
+    def fails(change: Change) -> None:
+        told.append("fails")
+        raise RuntimeError("on purpose")
+
+    store.subscribe(fails)
+    store.subscribe(lambda change: told.append("works"))
+    with caplog.at_level(logging.ERROR, "dask_flame"):
+        store.add(batch())
+        store.add(batch(first=1))
+    assert told == ["fails", "works", "works"]
+    assert "a subscriber of reports has failed" in caplog.text
+
+
+@given(st.integers(0, 300))
+def test_nothing_is_missing_and_nothing_twice_between_what_was_and_what_comes(wait: int) -> None:
+    store, started, got = ReportStore(), threading.Event(), list[int]()
+
+    def write() -> None:
+        for i in range(300):
+            store.add(batch(first=i))
+            if i == wait:
+                started.set()
+        started.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    started.wait()
+    known = store.subscribe(lambda c: got.extend(c.batch.steps if c.batch else ()))
+    writer.join()
+    assert [*known["call"].series["loss"].steps, *got] == list(range(300))
