@@ -12,8 +12,8 @@ from __future__ import annotations
 from dask_flame.reports.changes import Change as Change
 from dask_flame.reports.plugin import Reports as Reports
 from dask_flame.reports.runner import report as report
-from dask_flame.reports.store import CallReports as CallReports
 from dask_flame.reports.store import ReportStore as ReportStore
-from dask_flame.reports.store import Series as Series
+from dask_flame.reports.values import CallReports as CallReports
+from dask_flame.reports.values import Series as Series
 
 __all__ = ["CallReports", "Change", "ReportStore", "Reports", "Series", "report"]

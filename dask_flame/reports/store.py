@@ -3,77 +3,19 @@
 from __future__ import annotations
 
 import threading
-from array import array
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from time import time
 from typing import Literal
 
 from dask.typing import Key
 
 from dask_flame.reports.changes import Change, State, Subscribers
-from dask_flame.reports.thinning import thin
+from dask_flame.reports.kept import Call, Curve
+from dask_flame.reports.values import CallReports
 from dask_flame.reports.wire import Batch
 
 #: Fewer points than this would draw another curve than the one that was reported.
 _LEAST_POINTS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One named curve of a call, in the order in which it was reported.
-
-    Attributes
-    ----------
-    steps : sequence of int
-    values : sequence of float
-    times : sequence of float
-        Unix times in seconds, by the runner's clock.
-    """
-
-    steps: Sequence[int]
-    values: Sequence[float]
-    times: Sequence[float]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __repr__(self) -> str:
-        last = f", last {self.values[-1]:g} at step {self.steps[-1]}" if self.steps else ""
-        return f"<Series: {len(self)} points{last}>"
-
-
-@dataclass(frozen=True, slots=True)
-class CallReports:
-    """What one call has reported in its latest attempt.
-
-    Attributes
-    ----------
-    key : Key
-        The task's key.
-    runner : str
-        Name of the runner that made the latest report.
-    state : {"running", "done", "failed", "cancelled", "lost"}
-        ``failed``: it raised. ``cancelled``: nobody wants it any more. ``lost``: it left its
-        runner unfinished, mostly because the runner ended, and will run again.
-    attempt : int
-        1, and one more each time the call has run again since it first reported.
-    started : float
-        Unix time, in seconds, at which this attempt began, or made its first report.
-    finished : float or None
-        Unix time, in seconds, at which this attempt ended.
-    series : mapping of str to Series
-        One curve a name, in the order of their first report.
-    """
-
-    key: Key
-    runner: str
-    state: State
-    attempt: int
-    started: float
-    finished: float | None
-    series: Mapping[str, Series]
 
 
 class ReportStore:
@@ -107,7 +49,7 @@ class ReportStore:
         # Subscribers are told under it, and may read.
         self._lock = threading.RLock()
         self._subscribers = Subscribers()
-        self._calls: dict[Key, _Call] = {}
+        self._calls: dict[Key, Call] = {}
         self._version = 0
         self._total = 0
         self._curves = 0
@@ -187,7 +129,7 @@ class ReportStore:
             call = self._calls.get(batch.key)
             if call is None:
                 self._make_room()
-                call = self._calls[batch.key] = _Call(batch.key, batch.runner, actor=batch.actor)
+                call = self._calls[batch.key] = Call(batch.key, batch.runner, actor=batch.actor)
             if call.run != batch.run:
                 if batch.run in call.past:
                     return
@@ -227,7 +169,7 @@ class ReportStore:
             if call.actor and call.state == "running" and call.runner not in runners:
                 self.end(key, "lost", at)
 
-    def _restart(self, call: _Call) -> None:
+    def _restart(self, call: Call) -> None:
         self._forget(call)
         if call.run is not None:
             call.past.append(call.run)
@@ -235,12 +177,12 @@ class ReportStore:
         call.attempt += 1
         call.state, call.started, call.finished = "running", 0.0, None
 
-    def _extend(self, call: _Call, batch: Batch) -> None:
+    def _extend(self, call: Call, batch: Batch) -> None:
         _, points, total = self._limits
         for name, values in batch.values.items():
             curve = call.curves.get(name)
             if curve is None:
-                curve = call.curves[name] = _Curve()
+                curve = call.curves[name] = Curve()
                 self._curves += 1
             before = len(curve.steps)
             curve.extend(batch, values)
@@ -262,18 +204,18 @@ class ReportStore:
             finished = (c for c in self._calls.values() if c.state != "running")
             self._drop(next(finished, oldest))
 
-    def _drop(self, call: _Call) -> None:
+    def _drop(self, call: Call) -> None:
         del self._calls[call.key]
         self._forget(call)
 
-    def _forget(self, call: _Call) -> None:
+    def _forget(self, call: Call) -> None:
         self._total -= sum(len(curve.steps) for curve in call.curves.values())
         self._curves -= len(call.curves)
         call.curves.clear()
 
     def _changed(
         self,
-        call: _Call,
+        call: Call,
         what: Literal["reports", "begin", "end"],
         at: float,
         batch: Batch | None = None,
@@ -282,60 +224,3 @@ class ReportStore:
         self._version += 1
         if self._subscribers:
             self._subscribers.tell(Change(what, call.key, call.attempt, call.state, at, batch))
-
-
-class _Curve:
-    __slots__ = ("frozen", "steps", "times", "values")
-
-    def __init__(self) -> None:
-        self.steps = array("q")
-        self.values = array("d")
-        self.times = array("d")
-        self.frozen: Series | None = None
-
-    def extend(self, batch: Batch, values: Sequence[float | None]) -> None:
-        here = [i for i, value in enumerate(values) if value is not None]
-        self.steps.extend([batch.steps[i] for i in here])
-        self.times.extend([batch.times[i] for i in here])
-        self.values.extend([value for value in values if value is not None])
-        self.frozen = None
-
-    def thin(self, limit: int) -> None:
-        kept = thin(self.values, limit)
-        self.steps = array("q", [self.steps[i] for i in kept])
-        self.times = array("d", [self.times[i] for i in kept])
-        self.values = array("d", [self.values[i] for i in kept])
-
-    def snapshot(self) -> Series:
-        if self.frozen is None:
-            self.frozen = Series(self.steps[:], self.values[:], self.times[:])
-        return self.frozen
-
-
-@dataclass(slots=True)
-class _Call:
-    key: Key
-    runner: str
-    actor: bool = False
-    run: str | None = None
-    past: deque[str] = field(default_factory=lambda: deque(maxlen=8))
-    state: State = "running"
-    attempt: int = 1
-    started: float = 0.0
-    finished: float | None = None
-    curves: dict[str, _Curve] = field(default_factory=dict)
-    frozen: CallReports | None = None
-
-    def snapshot(self) -> CallReports:
-        if self.frozen is None:
-            series = {name: curve.snapshot() for name, curve in self.curves.items()}
-            self.frozen = CallReports(
-                self.key,
-                self.runner,
-                self.state,
-                self.attempt,
-                self.started,
-                self.finished,
-                series,
-            )
-        return self.frozen

@@ -1,0 +1,66 @@
+"""What a store gives out of a call: its curves, and how it fares; no Dask in it (anywhere)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dask.typing import Key
+
+from dask_flame.reports.changes import State
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One named curve of a call, in the order in which it was reported.
+
+    Attributes
+    ----------
+    steps : sequence of int
+    values : sequence of float
+    times : sequence of float
+        Unix times in seconds, by the runner's clock.
+    """
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    times: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __repr__(self) -> str:
+        last = f", last {self.values[-1]:g} at step {self.steps[-1]}" if self.steps else ""
+        return f"<Series: {len(self)} points{last}>"
+
+
+@dataclass(frozen=True, slots=True)
+class CallReports:
+    """What one call has reported in its latest attempt.
+
+    Attributes
+    ----------
+    key : Key
+        The task's key.
+    runner : str
+        Name of the runner that made the latest report.
+    state : {"running", "done", "failed", "cancelled", "lost"}
+        ``failed``: it raised. ``cancelled``: nobody wants it any more. ``lost``: it left its
+        runner unfinished, mostly because the runner ended, and will run again.
+    attempt : int
+        1, and one more each time the call has run again since it first reported.
+    started : float
+        Unix time, in seconds, at which this attempt began, or made its first report.
+    finished : float or None
+        Unix time, in seconds, at which this attempt ended.
+    series : mapping of str to Series
+        One curve a name, in the order of their first report.
+    """
+
+    key: Key
+    runner: str
+    state: State
+    attempt: int
+    started: float
+    finished: float | None
+    series: Mapping[str, Series]
