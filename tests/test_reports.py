@@ -255,6 +255,28 @@ def test_a_call_that_runs_again_starts_a_new_attempt() -> None:
     assert list(call.series["loss"].values) == [4.0]
 
 
+def test_what_earlier_attempts_have_reported_is_kept() -> None:
+    store = ReportStore()
+    for run in range(6):
+        store.add(batch(run=str(run), loss=[float(run)] * 3))
+        if run % 2:
+            store.end("call", "failed", float(run))
+            store.begin("call", run + 0.5)
+            assert store.calls["call"].series == {}
+    earlier = store.calls["call"].earlier
+    assert [(c.attempt, c.state) for c in earlier] == [(4, "failed"), (5, "lost"), (6, "failed")]
+    assert [list(c.series["loss"].values) for c in earlier] == [[r] * 3 for r in (3.0, 4.0, 5.0)]
+    assert all(c.earlier == () for c in earlier)
+
+
+def test_a_series_says_of_how_many_points_it_is() -> None:
+    store = ReportStore(points=100)
+    for i in range(5):
+        store.add(batch(loss=[float(j) for j in range(i, i + 90)]))
+    loss = store.calls["call"].series["loss"]
+    assert (len(loss) <= 100, loss.made) == (True, 450)
+
+
 def test_finished_calls_go_first_and_oldest_first() -> None:
     store = ReportStore(calls=3)
     for key in "abc":
@@ -290,9 +312,11 @@ def test_a_store_is_bounded(made: list[tuple[str, str, int, str]]) -> None:
         calls = store.calls
         assert len(calls) == len(store) <= 4
         sizes = [len(s) for c in calls.values() for s in c.series.values()]
-        assert max(sizes) <= 150
-        assert store._total == sum(sizes)
+        before = [len(s) for c in calls.values() for e in c.earlier for s in e.series.values()]
+        assert max(sizes + before) <= 150
+        assert store._total == sum(sizes) + sum(before)
         assert store._curves == len(sizes)
+        assert sum(sizes) + sum(before) <= max(500, sum(sizes))
         # Running calls alone may be more than 500, by what a curve needs at least.
         assert sum(sizes) <= 8 * 100
         assert calls[key].series[name].values[-1] == values[-1]

@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +82,44 @@ def test_nothing_is_missing_and_nothing_twice_between_what_was_and_what_comes(wa
     known = store.subscribe(lambda c: got.extend(c.batch.steps if c.batch else ()))
     writer.join()
     assert [*known["call"].series["loss"].steps, *got] == list(range(300))
+
+
+acts = st.tuples(
+    st.sampled_from("abcde"),
+    st.sampled_from(["reports", "reports", "reports", "another run", "begin", "end"]),
+    st.integers(1, 120),
+)
+
+
+def act(store: ReportStore, runs: dict[str, int], key: str, what: str, n: int) -> None:
+    if what == "begin" and key in store:
+        store.begin(key, float(n))
+    elif what == "end" and key in store:
+        store.end(key, "failed", float(n))
+    else:
+        runs[key] += what == "another run"
+        store.add(batch(key, str(runs[key]), n=n))
+
+
+@given(st.lists(acts, max_size=40), st.integers(0, 40))
+def test_a_store_can_be_copied_at_any_moment_and_follow(
+    made: list[tuple[str, str, int]], at: int
+) -> None:
+    limits = {"calls": 4, "points": 150, "total": 600}
+    store, copy = ReportStore(**limits), ReportStore(**limits)
+    runs = dict.fromkeys("abcde", 0)
+    copy.add(batch("nonsense"))
+    renewed: list[Change] = []
+    copy.subscribe(renewed.append)
+    for i in range(len(made) + 1):
+        if i == min(at, len(made)):
+            sent = msgpack.packb(store.dump())
+            copy.load(msgpack.unpackb(sent, use_list=False))
+            assert copy.calls == store.calls
+            assert {c.key for c in renewed} == set(store.calls)
+            assert {c.what for c in renewed} <= {"renewed"}
+            store.subscribe(copy.take)
+        if i < len(made):
+            act(store, runs, *made[i])
+    assert copy.calls == store.calls
+    assert (copy._total, copy._curves) == (store._total, store._curves)

@@ -13,6 +13,7 @@ from dask_flame.reports.wire import Batch
 
 logger = logging.getLogger("dask_flame")
 
+What = Literal["reports", "begin", "end", "renewed"]
 State = Literal["running", "done", "failed", "cancelled", "lost"]
 
 
@@ -22,9 +23,10 @@ class Change:
 
     Attributes
     ----------
-    what : {"reports", "begin", "end"}
+    what : {"reports", "begin", "end", "renewed"}
         Reports came, in `batch`; a known call begins to run again; its `state` has changed,
-        mostly as it has ended.
+        mostly as it has ended; or all that is known of it was taken from another store, and
+        anything may be different: :meth:`ReportStore.get` has it.
     key : Key
         The call's.
     attempt : int
@@ -38,7 +40,7 @@ class Change:
         The reports.
     """
 
-    what: Literal["reports", "begin", "end"]
+    what: What
     key: Key
     attempt: int
     state: State

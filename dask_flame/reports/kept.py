@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dask.typing import Key
 
@@ -14,13 +15,17 @@ from dask_flame.reports.thinning import thin
 from dask_flame.reports.values import CallReports, Series
 from dask_flame.reports.wire import Batch
 
+#: Attempts of a call that are kept besides the latest.
+_EARLIER = 3
+
 
 class Curve:
     """One series, as it grows."""
 
-    __slots__ = ("frozen", "steps", "times", "values")
+    __slots__ = ("frozen", "made", "steps", "times", "values")
 
     def __init__(self) -> None:
+        self.made = 0
         self.steps = array("q")
         self.values = array("d")
         self.times = array("d")
@@ -28,6 +33,7 @@ class Curve:
 
     def extend(self, batch: Batch, values: Sequence[float | None]) -> None:
         here = [i for i, value in enumerate(values) if value is not None]
+        self.made += len(here)
         self.steps.extend([batch.steps[i] for i in here])
         self.times.extend([batch.times[i] for i in here])
         self.values.extend([value for value in values if value is not None])
@@ -41,7 +47,7 @@ class Curve:
 
     def snapshot(self) -> Series:
         if self.frozen is None:
-            self.frozen = Series(self.steps[:], self.values[:], self.times[:])
+            self.frozen = Series(self.steps[:], self.values[:], self.times[:], self.made)
         return self.frozen
 
 
@@ -59,7 +65,27 @@ class Call:
     started: float = 0.0
     finished: float | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
+    earlier: deque[CallReports] = field(default_factory=lambda: deque(maxlen=_EARLIER))
     frozen: CallReports | None = None
+
+    @property
+    def points(self) -> int:
+        """How many there are of all curves and attempts."""
+        return sum(len(c.steps) for c in self.curves.values()) + sum(map(_points, self.earlier))
+
+    def restart(self) -> None:
+        """Begin another attempt."""
+        if self.curves:
+            if self.state == "running":
+                # Nobody has said how it ended; that it has is known by the one that follows.
+                self.state, self.frozen = "lost", None
+            self.earlier.append(replace(self.snapshot(), earlier=()))
+            self.curves = {}
+        if self.run is not None:
+            self.past.append(self.run)
+        self.run = None
+        self.attempt += 1
+        self.state, self.started, self.finished = "running", 0.0, None
 
     def snapshot(self) -> CallReports:
         if self.frozen is None:
@@ -72,5 +98,60 @@ class Call:
                 self.started,
                 self.finished,
                 series,
+                tuple(self.earlier),
             )
         return self.frozen
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, as what msgpack takes."""
+        return {
+            "runner": self.runner,
+            "actor": self.actor,
+            "run": self.run,
+            "past": list(self.past),
+            "earlier": [_dumped(call) for call in self.earlier],
+            "latest": _dumped(self.snapshot()),
+        }
+
+    @classmethod
+    def load(cls, dumped: Mapping[str, Any]) -> Call:
+        """What was dumped, elsewhere perhaps."""
+        latest = _loaded(dumped["latest"])
+        call = cls(latest.key, dumped["runner"], dumped["actor"], dumped["run"])
+        call.past.extend(dumped["past"])
+        call.state, call.attempt = latest.state, latest.attempt
+        call.started, call.finished = latest.started, latest.finished
+        call.earlier.extend(map(_loaded, dumped["earlier"]))
+        for name, series in latest.series.items():
+            curve = call.curves[name] = Curve()
+            curve.made = series.made
+            curve.steps.extend(series.steps)
+            curve.values.extend(series.values)
+            curve.times.extend(series.times)
+        return call
+
+
+def _points(call: CallReports) -> int:
+    return sum(map(len, call.series.values()))
+
+
+def _dumped(call: CallReports) -> dict[str, Any]:
+    series = {
+        name: (
+            s.made,
+            array("q", s.steps).tobytes(),
+            array("d", s.values).tobytes(),
+            array("d", s.times).tobytes(),
+        )
+        for name, s in call.series.items()
+    }
+    times = {"started": call.started, "finished": call.finished}
+    known = {"key": call.key, "runner": call.runner, "state": call.state, "attempt": call.attempt}
+    return {**known, **times, "series": series}
+
+
+def _loaded(dumped: Mapping[str, Any]) -> CallReports:
+    series = {}
+    for name, (made, steps, values, times) in dumped["series"].items():
+        series[name] = Series(array("q", steps), array("d", values), array("d", times), made)
+    return CallReports(**{**dumped, "series": series})

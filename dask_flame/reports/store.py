@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import time
-from typing import Literal
+from typing import Any
 
 from dask.typing import Key
 
-from dask_flame.reports.changes import Change, State, Subscribers
+from dask_flame.reports.changes import Change, State, Subscribers, What
 from dask_flame.reports.kept import Call, Curve
 from dask_flame.reports.values import CallReports
 from dask_flame.reports.wire import Batch
@@ -169,13 +169,41 @@ class ReportStore:
             if call.actor and call.state == "running" and call.runner not in runners:
                 self.end(key, "lost", at)
 
+    # A store like another one
+
+    def dump(self) -> list[dict[str, Any]]:
+        """All that is known, as what :meth:`load` of another store takes, here or elsewhere."""
+        with self._lock:
+            return [call.dump() for call in self._calls.values()]
+
+    def load(self, calls: Iterable[Mapping[str, Any]]) -> None:
+        """Know what another store knew, and nothing else; subscribers hear of each call."""
+        with self._lock:
+            loaded = [Call.load(dumped) for dumped in calls]
+            self._calls = {call.key: call for call in loaded}
+            self._total = sum(call.points for call in loaded)
+            self._curves = sum(len(call.curves) for call in loaded)
+            self._version += 1
+            for call in loaded:
+                self._changed(call, "renewed", time())
+
+    def take(self, change: Change) -> None:
+        """Change as another store has changed."""
+        if change.batch is not None:
+            self.add(change.batch, state=change.state)
+        elif change.key in self._calls:
+            if change.what == "begin":
+                self.begin(change.key, change.at)
+            elif change.what == "end":
+                self.end(change.key, change.state, change.at)
+
+    # Changes
+
     def _restart(self, call: Call) -> None:
-        self._forget(call)
-        if call.run is not None:
-            call.past.append(call.run)
-        call.run = None
-        call.attempt += 1
-        call.state, call.started, call.finished = "running", 0.0, None
+        self._total -= call.points
+        self._curves -= len(call.curves)
+        call.restart()
+        self._total += call.points
 
     def _extend(self, call: Call, batch: Batch) -> None:
         _, points, total = self._limits
@@ -192,11 +220,19 @@ class ReportStore:
                 curve.thin(limit // 2)
             self._total += len(curve.steps) - before
         if self._total > total:
-            for other in [c for c in self._calls.values() if c.state != "running"]:
-                if self._total <= total:
-                    break
-                if other is not call:
-                    self._drop(other)
+            self._shrink(total, call)
+
+    def _shrink(self, total: int, spared: Call) -> None:
+        # What nobody looks at goes first.
+        for other in [c for c in self._calls.values() if c.earlier]:
+            if self._total > total:
+                self._total -= other.points
+                other.earlier.clear()
+                other.frozen = None
+                self._total += other.points
+        for other in [c for c in self._calls.values() if c.state != "running"]:
+            if self._total > total and other is not spared:
+                self._drop(other)
 
     def _make_room(self) -> None:
         if len(self._calls) >= self._limits[0]:
@@ -206,17 +242,13 @@ class ReportStore:
 
     def _drop(self, call: Call) -> None:
         del self._calls[call.key]
-        self._forget(call)
-
-    def _forget(self, call: Call) -> None:
-        self._total -= sum(len(curve.steps) for curve in call.curves.values())
+        self._total -= call.points
         self._curves -= len(call.curves)
-        call.curves.clear()
 
     def _changed(
         self,
         call: Call,
-        what: Literal["reports", "begin", "end"],
+        what: What,
         at: float,
         batch: Batch | None = None,
     ) -> None:

@@ -20,11 +20,14 @@ class Series:
     values : sequence of float
     times : sequence of float
         Unix times in seconds, by the runner's clock.
+    made : int
+        Points that were reported: more than there are here, where the series was thinned.
     """
 
     steps: Sequence[int]
     values: Sequence[float]
     times: Sequence[float]
+    made: int = 0
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -36,7 +39,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class CallReports:
-    """What one call has reported in its latest attempt.
+    """What one call has reported in an attempt, as a rule the latest.
 
     Attributes
     ----------
@@ -55,6 +58,8 @@ class CallReports:
         Unix time, in seconds, at which this attempt ended.
     series : mapping of str to Series
         One curve a name, in the order of their first report.
+    earlier : tuple of CallReports
+        What attempts before this one had reported until they failed or were lost, oldest first.
     """
 
     key: Key
@@ -64,3 +69,4 @@ class CallReports:
     started: float
     finished: float | None
     series: Mapping[str, Series]
+    earlier: tuple[CallReports, ...] = ()
