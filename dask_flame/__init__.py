@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dask_flame.reconnect import resume_clients as resume_clients
     from dask_flame.reports import Reports as Reports
     from dask_flame.reports import report as report
+    from dask_flame.reports import reports_of as reports_of
 
 _HOME = {
     "BackendError": "dask_flame.errors",
@@ -49,6 +50,7 @@ _HOME = {
     "on": "dask_flame.calls",
     "place": "dask_flame.calls",
     "report": "dask_flame.reports",
+    "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.reconnect",
 }
 
@@ -71,6 +73,7 @@ __all__ = [
     "on",
     "place",
     "report",
+    "reports_of",
     "resume_clients",
 ]
 

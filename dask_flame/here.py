@@ -96,6 +96,9 @@ class Here:
         self._adaptive.wake()
         metrics.expose(self._cluster)
 
+    async def told(self) -> None:
+        """There is nothing to wait for: what the scheduler knows is known here."""
+
     async def finish(self) -> None:
         """Decide nothing any more, and let runners go by themselves for a moment."""
         if self._adaptive is not None:

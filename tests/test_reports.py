@@ -354,7 +354,7 @@ def test_reading_while_writing() -> None:
 def test_the_plugin_travels() -> None:
     plugin = loads(dumps(Reports(calls=7)))
     assert isinstance(plugin, Reports)
-    assert plugin.store._limits[0] == 7
+    assert plugin.store.limits[0] == 7
     assert loads(dumps(ReportSender(interval=3, size=4))).size == 4
 
 

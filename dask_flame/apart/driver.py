@@ -31,6 +31,7 @@ from dask_flame.events import Event
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.protocol import DRIVER
 from dask_flame.reconnect import resume_clients
+from dask_flame.reports import Change
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import settings
 
@@ -96,7 +97,8 @@ class Apart:
             "hello": self._hello,
             "state": self._state,
             "event": self._event,
-            "reports": self._reports,
+            "reports": self._reported,
+            "all-reports": self._all_reported,
             "resized": self._called,
             "over": self._expired,
             "boot": self._boot,
@@ -201,6 +203,15 @@ class Apart:
             self._there.cancel()
         await in_thread(self._callbacks.close)
 
+    async def told(self) -> None:
+        """Wait until all is known here that was said there until now.
+
+        Raises
+        ------
+        ConnectionError
+        """
+        await self._link.ask("told")
+
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """A pool's policy has changed."""
         default = self._cluster.fleets.policies[self._cluster.fleets.default]
@@ -239,8 +250,11 @@ class Apart:
     def _event(self, event: Event) -> None:
         self._cluster.events.take(event)
 
-    def _reports(self, what: str, args: Any, kwargs: Any) -> None:
-        getattr(self._cluster.reports, what)(*args, **kwargs)
+    def _reported(self, change: Change) -> None:
+        self._cluster.reports.take(change)
+
+    def _all_reported(self, calls: list[dict[str, Any]]) -> None:
+        self._cluster.reports.load(calls)
 
     def _called(self, which: str, pool: str, count: int) -> None:
         function = getattr(self._cluster.fleets.policies[pool], which)

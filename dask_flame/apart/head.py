@@ -29,7 +29,7 @@ from distributed.protocol import pickle
 
 from dask_flame._version import __version__
 from dask_flame.apart.link import Link
-from dask_flame.apart.mirror import Teller, TellingLog, TellingStore
+from dask_flame.apart.mirror import ReportTeller, Teller, TellingLog
 from dask_flame.apart.relay import RelayBackend
 from dask_flame.backends import Ended
 from dask_flame.cluster import FlameCluster
@@ -65,6 +65,7 @@ class Head:
             "trouble": self._trouble,
             "resize": self._resize,
             "stopped": self._stopped,
+            "told": self._told,
             "close": self._close,
         }
         self.link = Link(handlers, silence=float(orders["silence"]))
@@ -91,7 +92,7 @@ class Head:
             **options,
         )
         self.cluster.events = TellingLog(self.link)
-        self.cluster._reports.store = TellingStore(self.link)
+        self._reports = ReportTeller(self.cluster.reports, self.link)
 
     async def run(self) -> None:
         """Be there until it is over."""
@@ -103,6 +104,7 @@ class Head:
             teller = Teller(self.cluster, self.link)
             while not self._over.is_set() and not self._forsaken():
                 teller.tell()
+                self._reports.tell()
                 if self.cluster.status is not Status.running:
                     break  # its max_lifetime is over
                 with contextlib.suppress(TimeoutError):
@@ -152,6 +154,9 @@ class Head:
 
     def _stopped(self, why: str) -> None:
         self.cluster._stopped(why)
+
+    async def _told(self) -> None:
+        """The answer to this comes after all that was said before."""
 
     def _close(self) -> None:
         self._over.set()

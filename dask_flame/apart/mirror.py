@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from dask_flame.apart.link import Link
 from dask_flame.boots import Boot
 from dask_flame.events import Event, EventLog
-from dask_flame.reports import ReportStore
+from dask_flame.reports import Change, ReportStore
 from dask_flame.roster import Member, Roster
 
 if TYPE_CHECKING:
     from dask_flame.cluster import FlameCluster
 
-#: Messages that may wait for a connection; beyond it, what calls report is not told any more.
+#: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
 
 
@@ -34,32 +34,34 @@ class TellingLog(EventLog):
         return event
 
 
-class TellingStore(ReportStore):
-    """A report store (scheduler's pod) that has the driver do the same in its own.
+class ReportTeller:
+    """Has the driver keep a copy of the store of reports (scheduler's pod).
 
-    Where the driver is away for so long that too much would wait for it, it misses what is
-    reported meanwhile; the dashboard, which is here, does not.
+    Where the driver is away for so long that too much would wait for it, it is told nothing more,
+    and has a copy of the whole when it is back.
+
+    Parameters
+    ----------
+    store : ReportStore
+    link : Link
     """
 
-    def __init__(self, link: Link) -> None:
-        super().__init__()
+    def __init__(self, store: ReportStore, link: Link) -> None:
+        self._store = store
         self._link = link
+        self._behind = False
+        store.subscribe(self._changed)
 
-    def _tell(self, what: str, *args: Any, **kwargs: Any) -> None:
-        if self._link.waiting < _MOST_WAITING:
-            self._link.say("reports", what=what, args=args, kwargs=kwargs)
+    def _changed(self, change: Change) -> None:
+        self._behind = self._behind or self._link.waiting >= _MOST_WAITING
+        if not self._behind:
+            self._link.say("reports", change=change)
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        super().add(*args, **kwargs)
-        self._tell("add", *args, **kwargs)
-
-    def begin(self, *args: Any) -> None:
-        super().begin(*args)
-        self._tell("begin", *args)
-
-    def end(self, *args: Any) -> None:
-        super().end(*args)
-        self._tell("end", *args)
+    def tell(self) -> None:
+        """Say what was not said, if it can be said now."""
+        if self._behind and self._link.connected and self._link.waiting < _MOST_WAITING:
+            self._behind = False
+            self._link.say("all-reports", calls=self._store.dump())
 
 
 class Teller:

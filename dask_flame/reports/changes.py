@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from dask.typing import Key
 
@@ -46,6 +46,23 @@ class Change:
     state: State
     at: float
     batch: Batch | None = None
+
+    def pack(self) -> dict[str, Any]:
+        """It, as what msgpack takes."""
+        packed = {name: getattr(self, name) for name in _FIELDS}
+        if self.batch is not None:
+            packed["batch"] = {name: getattr(self.batch, name) for name in _BATCH}
+        return packed
+
+    @staticmethod
+    def unpack(packed: Mapping[str, Any]) -> Change:
+        """What was packed."""
+        batch = packed["batch"]
+        return Change(**{**packed, "batch": None if batch is None else Batch(**batch)})
+
+
+_FIELDS = tuple(field.name for field in fields(Change))
+_BATCH = tuple(field.name for field in fields(Batch))
 
 
 class Subscribers:

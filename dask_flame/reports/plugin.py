@@ -11,6 +11,7 @@ from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
+from dask_flame.reports.following import Followers
 from dask_flame.reports.runner import ReportSender
 from dask_flame.reports.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
@@ -68,6 +69,7 @@ class Reports(SchedulerPlugin):
         self.store = ReportStore(calls=calls, points=points, total=total)
         self.pools: Callable[[], Mapping[str, Any]] | None = None
         self._scheduler: Scheduler | None = None
+        self._followers: Followers | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Travels to the scheduler before it starts, and without the store's lock.
@@ -75,6 +77,7 @@ class Reports(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
+        self._followers = Followers(scheduler, self.store)
         await scheduler.register_worker_plugin(
             comm=None, plugin=dumps(ReportSender()), name=NAME, idempotent=True
         )
@@ -88,7 +91,9 @@ class Reports(SchedulerPlugin):
             logger.warning("The page /flame could not be added to the dashboard", exc_info=True)
 
     async def close(self) -> None:
-        self._scheduler = None
+        if self._followers is not None:
+            self._followers.close()
+        self._scheduler = self._followers = None
         self.pools = None
 
     def log_event(self, topic: str, msg: Any) -> None:
@@ -120,6 +125,14 @@ class Reports(SchedulerPlugin):
             self.store.end(key, "failed", time())
         else:
             self.store.end(key, "lost" if self._wanted(key) else "cancelled", time())
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        if self._followers is not None:
+            self._followers.returned(client)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        if self._followers is not None:
+            self._followers.leave(client)
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any

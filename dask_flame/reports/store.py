@@ -33,6 +33,11 @@ class ReportStore:
         About the most points of all series together (24 bytes each). Beyond it finished calls go,
         oldest first, and series are kept shorter than `points`.
 
+    Attributes
+    ----------
+    limits : tuple of int
+        These three.
+
     Examples
     --------
     >>> calls = client.run_on_scheduler(  # doctest: +SKIP
@@ -45,7 +50,7 @@ class ReportStore:
                 f"ReportStore(calls={calls}, points={points}, total={total}): calls must be 1 or "
                 f"more, points and total {_LEAST_POINTS} or more"
             )
-        self._limits = (calls, points, total)
+        self.limits = (calls, points, total)
         # Subscribers are told under it, and may read.
         self._lock = threading.RLock()
         self._subscribers = Subscribers()
@@ -206,7 +211,7 @@ class ReportStore:
         self._total += call.points
 
     def _extend(self, call: Call, batch: Batch) -> None:
-        _, points, total = self._limits
+        _, points, total = self.limits
         for name, values in batch.values.items():
             curve = call.curves.get(name)
             if curve is None:
@@ -235,7 +240,7 @@ class ReportStore:
                 self._drop(other)
 
     def _make_room(self) -> None:
-        if len(self._calls) >= self._limits[0]:
+        if len(self._calls) >= self.limits[0]:
             oldest = next(iter(self._calls.values()))
             finished = (c for c in self._calls.values() if c.state != "running")
             self._drop(next(finished, oldest))

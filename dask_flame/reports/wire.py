@@ -28,6 +28,8 @@ from dask.typing import Key
 TOPIC = "flame-reports"
 #: The name of the plugins, the scheduler's and the runners'.
 NAME = "flame-reports"
+#: What a client asks a scheduler to have a copy of its store, and the topic that changes come on.
+FOLLOW = "flame-follow-reports"
 
 
 @dataclass(frozen=True, slots=True)
