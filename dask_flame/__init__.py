@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from dask_flame.lease import Lease as Lease
     from dask_flame.pool import Pool as Pool
     from dask_flame.reconnect import resume_clients as resume_clients
+    from dask_flame.reports import Report as Report
     from dask_flame.reports import Reports as Reports
     from dask_flame.reports import report as report
     from dask_flame.reports import reports_of as reports_of
+    from dask_flame.reports import stream as stream
 
 _HOME = {
     "BackendError": "dask_flame.errors",
@@ -42,6 +44,7 @@ _HOME = {
     "FlameError": "dask_flame.errors",
     "Lease": "dask_flame.lease",
     "Pool": "dask_flame.pool",
+    "Report": "dask_flame.reports",
     "Reports": "dask_flame.reports",
     "RunnerLost": "dask_flame.errors",
     "call": "dask_flame.calls",
@@ -52,6 +55,7 @@ _HOME = {
     "report": "dask_flame.reports",
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.reconnect",
+    "stream": "dask_flame.reports",
 }
 
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "Lease",
     "Pool",
     "PoolError",
+    "Report",
     "Reports",
     "RunnerLost",
     "__version__",
@@ -75,6 +80,7 @@ __all__ = [
     "report",
     "reports_of",
     "resume_clients",
+    "stream",
 ]
 
 

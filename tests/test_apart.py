@@ -22,7 +22,7 @@ from conftest import wait_for
 from dask.distributed import Client, get_worker
 from test_kubernetes import DRIVER
 
-from dask_flame import FlameCluster, Pool, RunnerLost, on, report
+from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.backends.kubernetes.api import PODS
 from dask_flame.backends.kubernetes.rights import rules
 from dask_flame.errors import BackendError, PoolError
@@ -109,6 +109,8 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     assert flame.scheduler.address.startswith(f"tls://{head['status']['podIP']}:")
     assert flame.scheduler_address.startswith("tls://127.0.0.1:")
     futures = client.map(whoami, [0.5] * 3, pure=False)
+    told = [(r.runner, r.step, r.values, r.thinned) for r in stream(futures)]
+    assert sorted(told) == [(f"runner-{n}", 1, {"slept": 0.5}, 0) for n in (1, 2, 3)]
     assert sorted(client.gather(futures)) == [(f"runner-{n}", "xyzzy") for n in (1, 2, 3)]
     for pod in pods(fake):
         assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]

@@ -11,10 +11,24 @@ from __future__ import annotations
 
 from dask_flame.reports.changes import Change as Change
 from dask_flame.reports.copies import reports_of as reports_of
+from dask_flame.reports.pending import Report as Report
 from dask_flame.reports.plugin import Reports as Reports
 from dask_flame.reports.runner import report as report
 from dask_flame.reports.store import ReportStore as ReportStore
+from dask_flame.reports.streaming import Stream as Stream
+from dask_flame.reports.streaming import stream as stream
 from dask_flame.reports.values import CallReports as CallReports
 from dask_flame.reports.values import Series as Series
 
-__all__ = ["CallReports", "Change", "ReportStore", "Reports", "Series", "report", "reports_of"]
+__all__ = [
+    "CallReports",
+    "Change",
+    "Report",
+    "ReportStore",
+    "Reports",
+    "Series",
+    "Stream",
+    "report",
+    "reports_of",
+    "stream",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from time import time
 from typing import Any
 
@@ -75,6 +76,10 @@ class ReportStore:
         with self._lock:
             call = self._calls.get(key)
             return None if call is None else call.snapshot()
+
+    def locked(self) -> AbstractContextManager[object]:
+        """A block in which nothing changes: for what has to be done between two changes."""
+        return self._lock
 
     def subscribe(self, callback: Callable[[Change], object]) -> dict[Key, CallReports]:
         """Be told of every change from now on.
