@@ -286,6 +286,32 @@ def test_what_is_not_valid_is_refused(api: Caller) -> None:
     api.no(404, "GET", "/api/v1/namespaces/team/widgets")
 
 
+def test_secrets_and_policies_that_are_not_valid_are_refused(api: Caller) -> None:
+    for key in (".", "..", "..x"):
+        wrong = {**secret(), "stringData": {key: "1"}}
+        assert f"data[{key}]" in api.no(422, "POST", f"{TEAM}/secrets", json=wrong)["message"]
+    path = "/apis/networking.k8s.io/v1/namespaces/team/networkpolicies"
+
+    def policy(*peers: Any, **chosen: str) -> Any:
+        return {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "peers"},
+            "spec": {"podSelector": {"matchLabels": chosen}, "ingress": [{"from": list(peers)}]},
+        }
+
+    block = {"ipBlock": {"cidr": "10.0.0.9/32"}}
+    for made, why in (
+        (policy(a="not so"), "spec.podSelector.matchLabels"),
+        (policy({}), "spec.ingress[0].from[0]: Required value: must specify a peer"),
+        (policy({**block, "podSelector": {}}), "may not specify both ipBlock and another peer"),
+        (policy({"ipBlock": {"cidr": "10.0.0.9/8"}}), "must be a valid CIDR value"),
+        (policy({"ipBlock": {}}), "cidr: Required value"),
+    ):
+        assert why in api.no(422, "POST", path, json=made)["message"]
+    api.ok("POST", path, json=policy(block, {"podSelector": {}}, app="hub"))
+
+
 def test_what_is_null_is_not_there(cluster: FakeKubernetes, api: Caller) -> None:
     made = api.make(pod(resources=None, env=None, spec={"nodeSelector": None}))
     assert "nodeSelector" not in made["spec"]

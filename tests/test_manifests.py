@@ -184,6 +184,16 @@ def test_volumes_and_variables() -> None:
     assert len({item["metadata"]["name"] for item in (kept, other, later)}) == 3
 
 
+@pytest.mark.parametrize("name", [".", "..", "..A"])
+def test_variables_that_may_be_no_key_of_a_secret(name: str) -> None:
+    made = pod(env={name: "1", ".A": "2"})
+    env = {e["name"]: e for e in worker(made)["env"]}
+    assert env[name]["value"] == "1"
+    assert env[".A"]["valueFrom"]["secretKeyRef"]["key"] == ".A"
+    kept = manifests.secret(SITE, {}, {name: "1", ".A": "2"})["stringData"]
+    assert set(kept) == {"orders.json", ".A"}
+
+
 def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     options = PodOptions(image="gpu:2", gpu_kind="a", shm_size="1 GiB", priority_class="high")
     nodes = {"tolerations": [{"key": "user", "operator": "Exists"}], "nodeSelector": {"a": "b"}}

@@ -123,5 +123,6 @@ def plain(name: str, value: str) -> dict[str, Any]:
 
 
 def fits(name: str) -> bool:
-    """Whether a variable's name may be a key of a Secret."""
-    return re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", name) is not None and name != ORDERS_FILE
+    """Whether a variable's name may be a key of a Secret: no path that leads out of its folder."""
+    plain = re.fullmatch(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}", name)
+    return plain is not None and name != ORDERS_FILE

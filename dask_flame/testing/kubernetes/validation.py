@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,7 @@ from dask_flame.testing.kubernetes.kinds import (
     NAMESPACES,
     NODES,
     PODS,
+    POLICIES,
     QUOTAS,
     SECRETS,
     SERVICES,
@@ -88,6 +90,8 @@ def check(kind: Kind, obj: Object) -> None:
         wrongs += _service(spec)
     elif kind in (SECRETS, CONFIG_MAPS):
         wrongs += _data(kind, obj)
+    elif kind == POLICIES:
+        wrongs += _policy(spec)
     elif kind == QUOTAS:
         for text in (spec.get("hard") or {}).values():
             _quantity(kind, text)
@@ -271,6 +275,40 @@ def _service(spec: Object) -> Iterator[Wrong]:
             )
 
 
+def _policy(spec: Object) -> Iterator[Wrong]:
+    yield from _selector(spec.get("podSelector") or {}, "spec.podSelector")
+    for rules, ends in (("ingress", "from"), ("egress", "to")):
+        for number, rule in enumerate(spec.get(rules) or []):
+            for index, peer in enumerate(rule.get(ends) or []):
+                path = f"spec.{rules}[{number}].{ends}[{index}]"
+                for name in ("podSelector", "namespaceSelector"):
+                    yield from _selector(peer.get(name) or {}, f"{path}.{name}")
+                if not peer:
+                    yield required(path, "must specify a peer")
+                elif "ipBlock" in peer:
+                    if len(peer) > 1:
+                        yield forbidden_value(path, "may not specify both ipBlock and another peer")
+                    yield from _cidr(peer["ipBlock"].get("cidr", ""), f"{path}.ipBlock.cidr")
+
+
+def _selector(selector: Object, path: str) -> Iterator[Wrong]:
+    for key, value in (selector.get("matchLabels") or {}).items():
+        yield from _label_key(key, f"{path}.matchLabels")
+        if len(value) > 63 or not re.fullmatch(f"({_PART})?", value):
+            yield invalid_value(f"{path}.matchLabels", value, _NO_VALUE)
+
+
+def _cidr(text: str, path: str) -> Iterator[Wrong]:
+    if not text:
+        yield required(path)
+        return
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        said = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+        yield invalid_value(path, text, said)
+
+
 def _data(kind: Kind, obj: Object) -> Iterator[Wrong]:
     encoded = "data" if kind == SECRETS else "binaryData"
     for value in (obj.get(encoded) or {}).values():
@@ -287,6 +325,9 @@ def _data(kind: Kind, obj: Object) -> Iterator[Wrong]:
             size += len(value)
             if not re.fullmatch(_KEY, key):
                 yield invalid_value(f"{field}[{key}]", key, _NO_KEY)
+            elif key == "." or key.startswith(".."):
+                said = f"must not be '{key}'" if key in (".", "..") else "must not start with '..'"
+                yield invalid_value(f"{field}[{key}]", key, said)
     if size > 2**20 * (4 / 3 if kind == SECRETS else 1):
         yield Wrong("data", "FieldValueTooLong", "Too long: may not be more than 1048576 bytes")
 
