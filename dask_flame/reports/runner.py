@@ -95,7 +95,7 @@ class ReportSender(WorkerPlugin):
     # A little patience, so that a burst of first reports makes one batch.
     _burst = 0.02
 
-    def __init__(self, *, interval: float = 0.2, size: int = 1000) -> None:
+    def __init__(self, *, interval: float = 0.15, size: int = 1000) -> None:
         self.interval = interval
         self.size = size
 
