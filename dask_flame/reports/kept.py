@@ -65,6 +65,7 @@ class Call:
     started: float = 0.0
     finished: float | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
+    pool: str = ""
     earlier: deque[CallReports] = field(default_factory=lambda: deque(maxlen=_EARLIER))
     frozen: CallReports | None = None
 
@@ -99,6 +100,7 @@ class Call:
                 self.finished,
                 series,
                 tuple(self.earlier),
+                self.pool,
             )
         return self.frozen
 
@@ -121,6 +123,7 @@ class Call:
         call.past.extend(dumped["past"])
         call.state, call.attempt = latest.state, latest.attempt
         call.started, call.finished = latest.started, latest.finished
+        call.pool = latest.pool
         call.earlier.extend(map(_loaded, dumped["earlier"]))
         for name, series in latest.series.items():
             curve = call.curves[name] = Curve()
@@ -147,7 +150,7 @@ def _dumped(call: CallReports) -> dict[str, Any]:
     }
     times = {"started": call.started, "finished": call.finished}
     known = {"key": call.key, "runner": call.runner, "state": call.state, "attempt": call.attempt}
-    return {**known, **times, "series": series}
+    return {**known, **times, "pool": call.pool, "series": series}
 
 
 def _loaded(dumped: Mapping[str, Any]) -> CallReports:

@@ -10,7 +10,7 @@ from dask.typing import Key
 
 from dask_flame.reports.changes import Change
 from dask_flame.reports.thinning import LEAST, thin
-from dask_flame.reports.values import CallReports
+from dask_flame.reports.values import CallReports, merged
 from dask_flame.reports.wire import Batch
 
 #: States after which a call runs again only if somebody submits it again.
@@ -177,21 +177,17 @@ class _Read:
 
     def history(self, call: CallReports, limit: int) -> Iterator[Report]:
         self._begin(call.attempt)
-        rows: dict[tuple[float, int], dict[str, float]] = {}
+        rows = merged(call, self.until)
         missing = 0
         for name, series in call.series.items():
-            new = 0
-            for step, value, at in zip(series.steps, series.values, series.times, strict=True):
-                if at > self.until:
-                    rows.setdefault((at, step), {})[name] = value
-                    new += 1
+            new = sum(name in values for values in rows.values())
             missing = max(missing, series.made - self.points.get(name, 0) - new)
             self.points[name] = series.made
-        order = sorted(rows)
+        order = list(rows)
         if not order:
             return
         self.until = order[-1][0]
-        kept = _choose([rows[at] for at in order], limit)
+        kept = _choose(list(rows.values()), limit)
         before = -1
         for i in kept:
             at, step = order[i]

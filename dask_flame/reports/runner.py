@@ -14,6 +14,7 @@ from dask.typing import Key
 from distributed import Status, Worker, WorkerPlugin, get_worker
 from distributed.worker import warn
 
+from dask_flame.protocol import RUNNER
 from dask_flame.reports.wire import NAME, TOPIC, Call, Record, encode
 
 #: The last step that a page can show exactly: JavaScript's numbers are doubles.
@@ -101,6 +102,8 @@ class ReportSender(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         self._worker = worker
+        pool = worker.startup_information.get(RUNNER)
+        self._pool: str = "" if pool is None else pool(worker)
         self._id = uuid.uuid4().hex[:12]
         self._opened = 0
         self._calls: dict[Key, Call] = {}
@@ -154,7 +157,7 @@ class ReportSender(WorkerPlugin):
         del self._buffer[:n]
         if records:
             self._sent = monotonic()
-            self._worker.log_event(TOPIC, encode(str(self._worker.name), records))
+            self._worker.log_event(TOPIC, encode(str(self._worker.name), records, self._pool))
 
     def _wait(self) -> None:
         if self._awake and self._timer is None:

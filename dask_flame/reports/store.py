@@ -11,6 +11,7 @@ from typing import Any
 from dask.typing import Key
 
 from dask_flame.reports.changes import Change, State, Subscribers, What
+from dask_flame.reports.export import Exports
 from dask_flame.reports.kept import Call, Curve
 from dask_flame.reports.values import CallReports
 from dask_flame.reports.wire import Batch
@@ -19,7 +20,7 @@ from dask_flame.reports.wire import Batch
 _LEAST_POINTS = 100
 
 
-class ReportStore:
+class ReportStore(Exports):
     """The reports of many calls; written by the scheduler's event loop, read from any thread.
 
     Parameters
@@ -149,7 +150,7 @@ class ReportStore:
                 call.state = state
                 call.started = call.started or batch.times[0]
                 call.finished = None if state == "running" else time()
-            call.runner = batch.runner
+            call.runner, call.pool = batch.runner, batch.pool
             self._extend(call, batch)
             self._changed(call, "reports", batch.times[0], batch)
 

@@ -60,6 +60,8 @@ class CallReports:
         One curve a name, in the order of their first report.
     earlier : tuple of CallReports
         What attempts before this one had reported until they failed or were lost, oldest first.
+    pool : str
+        Name of the runner's pool; empty on other clusters than a FlameCluster.
     """
 
     key: Key
@@ -70,3 +72,20 @@ class CallReports:
     finished: float | None
     series: Mapping[str, Series]
     earlier: tuple[CallReports, ...] = ()
+    pool: str = ""
+
+
+def merged(call: CallReports, after: float = float("-inf")) -> dict[tuple[float, int], _Row]:
+    """What a call has reported after a moment, by time and step: the values of each report.
+
+    Of two reports that were made at once for the same step one is given, with the values of both.
+    """
+    rows: dict[tuple[float, int], _Row] = {}
+    for name, series in call.series.items():
+        for step, value, at in zip(series.steps, series.values, series.times, strict=True):
+            if at > after:
+                rows.setdefault((at, step), {})[name] = value
+    return dict(sorted(rows.items(), key=lambda row: row[0]))
+
+
+_Row = dict[str, float]

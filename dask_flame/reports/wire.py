@@ -3,7 +3,7 @@
 A message is made of plain lists, dicts, numbers and strings, and so can be read by whoever
 subscribes to :data:`TOPIC`::
 
-    {"runner": "flame-3", "calls": [{
+    {"runner": "flame-3", "pool": "cpu", "calls": [{
         "key": "train-1f", "run": "9c01-4", "actor": False,
         "steps": [0, 1], "times": [1700000000.1, 1700000000.4],
         "values": {"loss": [0.9, 0.7], "accuracy": [None, 0.5]}}]}
@@ -51,6 +51,8 @@ class Batch:
         One entry a report.
     values : mapping of str to sequence of float or None
         One entry a report, ``None`` where the report did not have that value.
+    pool : str
+        Name of the runner's pool; empty where there are no pools.
     """
 
     key: Key
@@ -60,6 +62,7 @@ class Batch:
     steps: Sequence[int]
     times: Sequence[float]
     values: Mapping[str, Sequence[float | None]]
+    pool: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +79,7 @@ class Call:
 Record = tuple[Call, int, float, dict[str, float]]
 
 
-def encode(runner: str, records: Iterable[Record]) -> dict[str, Any]:
+def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, Any]:
     """The message for these reports, which keep their order within each call."""
     groups: dict[Call, dict[str, Any]] = {}
     for call, step, at, values in records:
@@ -103,10 +106,10 @@ def encode(runner: str, records: Iterable[Record]) -> dict[str, Any]:
             for column in columns.values():
                 if len(column) == before:
                     column.append(None)
-    return {"runner": runner, "calls": list(groups.values())}
+    return {"runner": runner, "pool": pool, "calls": list(groups.values())}
 
 
 def decode(message: Mapping[str, Any]) -> Iterator[Batch]:
     """The batches of a message, as it came or after a trip through msgpack."""
     for call in message["calls"]:
-        yield Batch(runner=message["runner"], **call)
+        yield Batch(runner=message["runner"], pool=message["pool"], **call)

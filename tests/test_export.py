@@ -1,0 +1,155 @@
+"""Data frames, CSV files and TensorBoard's logs have what the store has."""
+
+from __future__ import annotations
+
+import csv
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dask_flame.reports import ReportStore
+from dask_flame.reports.export import COLUMNS
+from dask_flame.reports.wire import Batch
+
+FIRST = 1_700_000_000.0
+FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
+
+
+def add(store: ReportStore, key: Any, run: str = "a", /, **values: list[float | None]) -> None:
+    n = len(next(iter(values.values())))
+    times = [FIRST + i / 4 for i in range(n)]
+    store.add(Batch(key, run, f"runner-{key}", False, range(n), times, values, f"pool-{key}"))
+
+
+@pytest.fixture
+def store() -> ReportStore:
+    """One call that is done, one in its second attempt, one whose key is a tuple."""
+    store = ReportStore()
+    add(store, "a", loss=[3.0, math.nan, 1.0], acc=[None, 0.5, None])
+    store.end("a", "done", FIRST + 9)
+    add(store, "b", "a", loss=[8.0])
+    store.end("b", "lost", FIRST + 9)
+    add(store, "b", "b", loss=[7.0, 6.0])
+    add(store, ("block", 1), time=[0.25], rate=[math.inf])
+    return store
+
+
+def test_a_frame_has_a_row_for_each_report(store: ReportStore) -> None:
+    frame = store.to_pandas()
+    assert list(frame.columns) == [*FIXED, "loss", "acc", "time_", "rate"]
+    assert list(COLUMNS) == FIXED
+    assert [str(frame[n].dtype) for n in ("attempt", "step", "loss")] == [
+        "int64",
+        "int64",
+        "float64",
+    ]
+    assert list(frame.call) == ["a"] * 3 + ["b"] * 3 + [("block", 1)]
+    assert list(frame.attempt) == [1, 1, 1, 1, 2, 2, 1]
+    assert list(frame.state) == ["done"] * 3 + ["lost"] + ["running"] * 3
+    assert list(frame.step) == [0, 1, 2, 0, 0, 1, 0]
+    assert (frame.runner[0], frame.pool[0]) == ("runner-a", "pool-a")
+    assert frame.time[1] == pd.Timestamp(FIRST + 0.25, unit="s", tz="UTC")
+    assert frame.loss.dropna().tolist() == [3.0, 1.0, 8.0, 7.0, 6.0]
+    assert frame.acc.dropna().tolist() == [0.5]
+    assert (frame.time_.iloc[-1], frame.rate.iloc[-1]) == (0.25, math.inf)
+
+
+def test_an_empty_store_has_the_columns_too() -> None:
+    frame = ReportStore().to_pandas()
+    assert (list(frame.columns), len(frame)) == (FIXED, 0)
+    assert str(frame.time.dtype).endswith("UTC]")
+
+
+def test_a_csv_file_says_the_same(store: ReportStore, tmp_path: Path) -> None:
+    store.to_csv(tmp_path / "reports.csv")
+    with (tmp_path / "reports.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == [*FIXED, "loss", "acc", "time_", "rate"]
+    when = "2023-11-14T22:13:20.250000+00:00"
+    assert rows[1] == ["a", "1", "runner-a", "pool-a", "done", "1", when, "nan", "0.5", "", ""]
+    assert rows[-1][0] == "('block', 1)"
+    frame = pd.read_csv(tmp_path / "reports.csv", parse_dates=["time"])
+    pd.testing.assert_frame_equal(
+        frame.drop(columns="call"), store.to_pandas().drop(columns="call"), check_dtype=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("which", "keys"),
+    [
+        ({}, ["a", "b", ("block", 1)]),
+        ({"call": "b"}, ["b"]),
+        ({"call": ("block", 1)}, [("block", 1)]),
+        ({"call": ["a", ("block", 1)]}, ["a", ("block", 1)]),
+        ({"runner": {"runner-a", "runner-b"}}, ["a", "b"]),
+        ({"pool": "pool-b"}, ["b"]),
+        ({"state": ["done", "failed"]}, ["a"]),
+        ({"metric": "loss"}, ["a", "b"]),
+        ({"metric": "acc", "state": "running"}, []),
+    ],
+    ids=str,
+)
+def test_some_of_it_can_be_selected(store: ReportStore, which: Any, keys: list[Any]) -> None:
+    found = store.select(**which)
+    assert list(found) == keys
+    if "metric" in which:
+        assert all(set(c.series) <= {which["metric"]} for c in found.values())
+    assert list(store.to_pandas(**which).call.unique()) == keys
+
+
+# TensorBoard
+
+
+def records(folder: Path) -> Iterator[bytes]:
+    """What is in the only log of a folder: TFRecords, as TensorBoard reads them."""
+    (log,) = folder.glob("events.out.tfevents.*")
+    data = log.read_bytes()
+    while data:
+        (n,) = struct.unpack("<Q", data[:8])
+        yield data[12 : 12 + n]
+        data = data[16 + n :]
+
+
+def scalars(folder: Path) -> list[tuple[str, int, float, float]]:
+    event = pytest.importorskip("tensorboardX.proto.event_pb2").Event
+    found = []
+    for record in records(folder):
+        read = event.FromString(record)
+        found += [(v.tag, read.step, v.simple_value, read.wall_time) for v in read.summary.value]
+    return found
+
+
+def test_tensorboard_has_a_run_for_each_call(store: ReportStore, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "events.out.tfevents.1.other").write_bytes(b"")
+    runs = store.to_tensorboard(tmp_path, metric=["loss", "rate"])
+    assert [run.name for run in runs] == ["a", "b-attempt-1", "b", "_block_, 1_"]
+    assert len(list((tmp_path / "b").iterdir())) == 2  # somebody else's is left alone
+    (tmp_path / "b" / "events.out.tfevents.1.other").unlink()
+    store.to_tensorboard(tmp_path, metric=["loss", "rate"])  # in place of the first
+    got = scalars(tmp_path / "a")
+    assert [(tag, step, at) for tag, step, _, at in got] == [
+        ("loss", i, FIRST + i / 4) for i in range(3)
+    ]
+    assert (got[0][2], math.isnan(got[1][2]), got[2][2]) == (3.0, True, 1.0)
+    assert [value for _, _, value, _ in scalars(tmp_path / "b")] == [7.0, 6.0]
+    assert scalars(tmp_path / "_block_, 1_")[0][:3] == ("rate", 0, math.inf)
+
+
+def test_runs_have_names_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    store = ReportStore()
+    for key in ("../x/y", "../x:y", "../X*y", "", "é" * 400):
+        add(store, key, loss=[1.0])
+    runs = store.to_tensorboard(tmp_path / "runs")
+    assert {run.parent for run in runs} == {tmp_path / "runs"}
+    assert len({run.name.lower() for run in runs}) == 5
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == sorted(
+        run.name for run in runs
+    )
