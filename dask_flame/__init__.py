@@ -96,3 +96,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext dask_flame``: ``%%flame`` runs a whole cell on a runner."""
+    import_module("dask_flame.notebook").load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """``%unload_ext dask_flame``."""
+    import_module("dask_flame.notebook").unload(ipython)

@@ -56,7 +56,7 @@ def on(
     >>> with dask_flame.on("gpu", timeout="10m"):              # doctest: +SKIP
     ...     futures = client.map(describe, stills)
     """
-    annotations = _annotations(pool, timeout, rerun)
+    annotations = annotations_of(pool, timeout, rerun)
     if not annotations:
         raise PoolError('on() was told nothing; write with dask_flame.on("gpu"):')
     return _governed(annotations)
@@ -69,7 +69,7 @@ def _governed(annotations: dict[str, Any]) -> Iterator[None]:
     except ValueError:
         pass  # whoever submits inside will need one
     else:
-        _check_pool(client, annotations)
+        check_pool(client, annotations)
     with dask.annotate(**annotations):
         yield
 
@@ -152,7 +152,7 @@ def call(
         if args:
             raise TypeError("the first argument of call() is a function; write call(fn, 1, 2)")
         return functools.partial(call, pool=pool, timeout=timeout, rerun=rerun, **kwargs)
-    client, future = _submit(fn, args, kwargs, _annotations(pool, timeout, rerun))
+    client, future = submitted(fn, args, kwargs, annotations_of(pool, timeout, rerun))
     return _wait(client, future)
 
 
@@ -181,8 +181,8 @@ def cast(
     --------
     >>> dask_flame.cast(upload, "model.bin", rerun=False)              # doctest: +SKIP
     """
-    annotations = {**_annotations(pool, timeout, rerun), "cast": True}
-    _, future = _submit(fn, args, kwargs, annotations)
+    annotations = {**annotations_of(pool, timeout, rerun), "cast": True}
+    _, future = submitted(fn, args, kwargs, annotations)
     fire_and_forget(future)
     future.release()
 
@@ -229,11 +229,12 @@ def place(cls: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
     >>> counter = dask_flame.place(collections.Counter, pool="cpu")     # doctest: +SKIP
     >>> counter.update("abracadabra").result()                          # doctest: +SKIP
     """
-    client, future = _submit(cls, args, kwargs, _annotations(pool, None, None), actor=True)
+    client, future = submitted(cls, args, kwargs, annotations_of(pool, None, None), actor=True)
     return _wait(client, future, placed=True)
 
 
-def _annotations(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
+def annotations_of(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
+    """What is noted of a task that these govern; those that are None are not."""
     annotations: dict[str, Any] = {}
     if pool is not None:
         if not isinstance(pool, str):
@@ -248,13 +249,14 @@ def _annotations(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
     return annotations
 
 
-def _submit(
+def submitted(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     annotations: dict[str, Any],
     **options: Any,
 ) -> tuple[Client, Future]:
+    """Have this run, as a call of its own; `options` are those of ``client.submit``."""
     if not callable(fn):
         raise TypeError(f"{fn!r} cannot be called; write call(fn, 1, 2)")
     try:
@@ -264,7 +266,7 @@ def _submit(
             "there is no Dask client, so nothing can run this; "
             "write client = Client(FlameCluster(max=8)) before it"
         ) from None
-    _check_pool(client, annotations)
+    check_pool(client, annotations)
     own = {name: kwargs[name] for name in kwargs.keys() & _options_of_submit()}
     if own:
         fn = functools.partial(fn, **own)
@@ -310,7 +312,8 @@ def _held(client: Client, future: Future) -> Iterator[None]:
         future.release()
 
 
-def _check_pool(client: Client, annotations: dict[str, Any]) -> None:
+def check_pool(client: Client, annotations: dict[str, Any]) -> None:
+    """Refuse what the client's cluster has no pool for."""
     if not annotations.keys() & {"pool", "timeout", "rerun"} or client.cluster is None:
         return
     # Imported here: a runner has no use for it, and its clients have no cluster.

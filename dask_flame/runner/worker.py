@@ -42,6 +42,10 @@ _CLOSE_WITHIN = 5.0
 #: the ``shutdown_timeout`` that its calls have. The substrate may not give them.
 _SEE_OFF = 10.0
 
+#: Errors of calls that are told elsewhere: that of one that stopped when it was asked to, and of a
+#: notebook's cell, which is shown in the cell.
+_TOLD = ("Interrupted()", "CellFailed(")
+
 #: Dask's setting of what workers serve by HTTP.
 _PAGES = "distributed.worker.http.routes"
 
@@ -143,12 +147,11 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
 
 
 def _of_use(record: logging.LogRecord) -> bool:
-    """Whether a log line says more than that a call stopped when it was asked to."""
-    return not (
-        isinstance(record.msg, str)
-        and record.msg.startswith("Compute Failed")
-        and "Interrupted()" in record.getMessage()
-    )
+    """Whether a log line says more than that a call ended in an error that is told elsewhere."""
+    if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
+        return True
+    error = record.getMessage().partition("Exception: ")[2]
+    return not error[1:].startswith(_TOLD)
 
 
 class RunnerWorker(Worker):

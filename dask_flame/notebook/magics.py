@@ -1,0 +1,350 @@
+"""``%flame`` and ``%%flame``: a whole cell on a runner (driver)."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import pickle
+import queue
+import shlex
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import cloudpickle
+import dask
+from distributed import Client, Future, get_client, wait
+from IPython.core.displayhook import DisplayHook
+from IPython.core.error import UsageError
+
+from dask_flame import calls
+from dask_flame.errors import FlameError
+from dask_flame.notebook import names
+from dask_flame.notebook.parcel import Parcel, pack, unpack
+from dask_flame.notebook.runner import ERROR, VALUE, CellFailed, Order, Outcome, run_cell
+
+E = TypeVar("E", bound=BaseException)
+
+#: Names that a shell puts into its namespace, and that mean the notebook's own.
+_SHELLS_OWN = frozenset({"get_ipython", "exit", "quit", "display", "In", "Out", "__builtins__"})
+_YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
+_USE = "%%flame pool=gpu timeout=5m rerun=no"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how cells run: what :func:`dask_flame.call` takes."""
+
+    pool: str | None = None
+    timeout: str | None = None
+    rerun: bool | None = None
+
+    def changed(self, line: str) -> Options:
+        """As the words of a magic's line say: ``pool=gpu``, or for short ``gpu``.
+
+        Raises
+        ------
+        UsageError
+        """
+        changes: dict[str, Any] = {}
+        known = [field.name for field in fields(self)]
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"{line}: {error}; write for example {_USE}") from None
+        for word in words:
+            name, equals, value = word.partition("=")
+            if not equals:
+                name, value = "pool", word
+            if name not in known:
+                raise UsageError(
+                    f"{word}: there are the options {', '.join(known)}; write for example {_USE}"
+                )
+            # Nothing, or none, is as if it had never been said.
+            given = None if value.lower() in ("", "none") else value
+            if name == "rerun" and given is not None:
+                if given.lower() not in _YES_OR_NO:
+                    raise UsageError(f"rerun={value} is not yes or no; write rerun=no")
+                changes[name] = _YES_OR_NO[given.lower()]
+            else:
+                changes[name] = given
+        return replace(self, **changes)
+
+    def annotations(self) -> dict[str, Any]:
+        """What is noted of the cell's task."""
+        return calls.annotations_of(self.pool, self.timeout, self.rerun)
+
+    def __str__(self) -> str:
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        words = [f"{name}={value}" for name, value in said.items() if value is not None]
+        return " ".join(words) or "the cluster's first pool, no timeout"
+
+
+class FlameMagic:
+    """What the magics do in one shell.
+
+    Parameters
+    ----------
+    shell : IPython.core.interactiveshell.InteractiveShell
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._options = Options()
+
+    def flame(self, line: str, cell: str | None = None) -> Any:
+        """Run a cell on a runner of the current Dask client's cluster.
+
+        ::
+
+            %%flame
+            model = fit(data)               # as if it ran here
+
+            %%flame pool=gpu timeout=5m     # this cell
+            %flame pool=gpu                 # all %%flame cells from now on
+            %flame pool=none                # ... on the first pool again
+
+        Names that the cell uses travel with it, with the functions and classes that were defined
+        in this notebook and what these use; those that it assigns come back, also when it fails,
+        as do those whose items or attributes it assigns (``df["y"] = 1``). What it changes by
+        calling a method (``results.append(1)``, ``model.fit(x)``) does not come back by itself:
+        assign it (``model = model.fit(x)``).
+
+        What it prints, displays and plots appears as it comes. Stopping the cell stops it on its
+        runner. Options are those of ``dask_flame.call``: pool, timeout, rerun (yes or no).
+        """
+        options = self._options.changed(line)
+        with _no_frames(FlameError):
+            annotations = options.annotations()
+            with contextlib.suppress(ValueError):
+                calls.check_pool(get_client(), annotations)
+        if cell is None:
+            self._options = options
+            print(f"%%flame cells run with: {options}")
+            return None
+        return self._run(cell, annotations)
+
+    def _run(self, cell: str, annotations: dict[str, Any]) -> Any:
+        shell = self._shell
+        key = f"cell-{shell.displayhook.prompt_count}-{uuid.uuid4().hex}"
+        order = self._order(cell, key)
+        news: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        client = self._client()
+        client.subscribe_topic(order.topic, lambda event: _heard(event[1], key, news))
+        try:
+            with (
+                _no_frames(FlameError),
+                # A warning that says to leave data on the cluster is no help here.
+                dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}),
+            ):
+                packed = cloudpickle.dumps(order)
+                _, future = calls.submitted(run_cell, (packed,), {}, annotations, key=key)
+            try:
+                self._follow(client, future, news)
+                outcome, error = self._outcome(future)
+            except KeyboardInterrupt as stopped:
+                raise _shown(stopped, partial(_told, shell, stopped)) from None
+            finally:
+                # Whatever ended the wait: what is still running is cancelled by this.
+                future.release()
+        finally:
+            _forget(client, order.topic)
+        value = None
+        if outcome is not None:
+            value = self._take(outcome)
+        if error is not None:
+            raise error
+        return value
+
+    def _client(self) -> Client:
+        try:
+            client = get_client()
+        except ValueError:
+            raise UsageError(
+                "%%flame: there is no Dask client, so nothing can run this cell; write before it\n"
+                "    from dask.distributed import Client\n"
+                "    from dask_flame import FlameCluster\n"
+                "    client = Client(FlameCluster(max=8))"
+            ) from None
+        if client.asynchronous:
+            raise UsageError(
+                "%%flame waits for its cell, which an asynchronous client cannot; write "
+                "client = Client(cluster) without asynchronous=True"
+            )
+        return client
+
+    def _order(self, cell: str, key: str) -> Order:
+        shell, namespace = self._shell, self._shell.user_ns
+        # In the notebook the first line is the magic's.
+        source = "\n" + shell.transform_cell(cell)
+        filename = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell)
+        try:
+            tree = ast.parse(source, filename)
+            compile(source, filename, "exec", names.FLAGS, dont_inherit=True)
+        except SyntaxError as error:
+            raise _unparsable(shell, error) from None
+        used = [
+            name
+            for name in sorted(names.used(tree))
+            if name in namespace and name not in _SHELLS_OWN
+        ]
+        parcel = pack(namespace, namespace, used, follow=True)
+        if parcel.failed:
+            raise UsageError(_cannot_travel(parcel))
+        return Order(
+            source=source,
+            filename=filename,
+            topic=f"flame-cells-{uuid.uuid4().hex}",
+            key=key,
+            names=parcel,
+            submodules=tuple(sorted(names.submodules(tree, namespace, sys.modules))),
+            changes=frozenset(names.changed(tree)),
+            quiet=DisplayHook.semicolon_at_end_of_expression(cell),
+        )
+
+    def _follow(
+        self, client: Client, future: Future, news: queue.SimpleQueue[tuple[Any, ...]]
+    ) -> None:
+        """Show what comes, until the cell has ended."""
+        client.loop.add_callback(_tell_end, future, news)
+        begun = 0
+        while (item := news.get())[0] != "end":
+            what, *details = item
+            if what == "begin":
+                begun += 1
+                if begun > 1:
+                    print(f"its runner was lost: it runs again on {details[0]}", file=sys.stderr)
+            else:
+                self._show(what, *details)
+
+    def _show(self, what: str, *details: Any) -> None:
+        publisher = self._shell.display_pub
+        if what in ("stdout", "stderr"):
+            stream = getattr(sys, what)
+            stream.write(details[0])
+            stream.flush()
+        elif what == "clear":
+            publisher.clear_output(wait=details[0])
+        elif what == "display":
+            data, metadata, transient, update = details
+            publisher.publish(data, metadata, transient=transient, update=update)
+
+    def _outcome(self, future: Future) -> tuple[Outcome | None, BaseException | None]:
+        """What has come of the cell, and what is to be raised."""
+        try:
+            return pickle.loads(future.result()), None
+        except CellFailed as failed:
+            outcome: Outcome = pickle.loads(failed.outcome)
+            return outcome, self._error(outcome)
+        except Exception as error:
+            # Its runner was lost, its time was up: none of its own lines have raised it.
+            return None, _shown(error, partial(_told, self._shell, error))
+
+    def _error(self, outcome: Outcome) -> BaseException:
+        namespace = self._shell.user_ns
+        loaded, _ = unpack(Parcel((((ERROR,), outcome.error),)), namespace)
+        kind, said, text = outcome.told
+        error = loaded.get(ERROR)
+        if not isinstance(error, BaseException):
+            # Its class is not installed here, or cannot be pickled.
+            return _shown(_named(kind)(said), lambda: text.splitlines())
+        frames = error.__traceback__
+        tracebacks = self._shell.InteractiveTB
+
+        def render() -> list[str]:
+            lines: list[str] = tracebacks.structured_traceback(
+                type(error), error, frames, tb_offset=0
+            )
+            return lines
+
+        return _shown(error, render)
+
+    def _take(self, outcome: Outcome) -> Any:
+        """Let the notebook have what the cell has assigned; the value of its last expression."""
+        namespace = self._shell.user_ns
+        values, lost = unpack(outcome.names, namespace)
+        lost = {**outcome.names.failed, **lost}
+        value = values.pop(VALUE, None)
+        namespace.update(values)
+        for name in outcome.gone:
+            namespace.pop(name, None)
+        if lost.pop(VALUE, None):
+            self._shell.display_pub.publish(outcome.shown)
+        for name, why in lost.items():
+            print(f"{name} stayed on the runner, as it cannot travel: {why}", file=sys.stderr)
+        return value
+
+
+def _heard(message: dict[str, Any], key: str, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+    if message["cell"] == key:
+        for item in pickle.loads(message["items"]):
+            news.put(item)
+
+
+async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+    # Events of a call come before its end does, on the same connection.
+    try:
+        with contextlib.suppress(Exception):
+            await wait([future])
+    finally:
+        news.put(("end",))
+
+
+def _forget(client: Client, topic: str) -> None:
+    """Hear no more of a topic, and have the scheduler forget what was said."""
+    with contextlib.suppress(Exception):
+        client.unsubscribe_topic(topic)
+        client._event_handlers.pop(topic, None)
+        client.run_on_scheduler(_drop_topic, topic, wait=False)
+
+
+async def _drop_topic(topic: str, dask_scheduler: Any) -> None:
+    dask_scheduler._broker._topics.pop(topic, None)
+
+
+def _cannot_travel(parcel: Parcel) -> str:
+    told = []
+    for name, why in parcel.failed.items():
+        user = parcel.users.get(name)
+        told.append(
+            f"{name}{f', which {user} uses,' if user else ''} cannot travel to a runner: {why}"
+        )
+    return "\n".join([*told, "make it inside of the cell, or take it out"])
+
+
+def _unparsable(shell: Any, error: SyntaxError) -> Exception:
+    def render() -> list[str]:
+        lines: list[str] = shell.SyntaxTB.structured_traceback(type(error), error, [])
+        return lines
+
+    # IPython shows all frames of a true one, which here are our own.
+    return _shown(_named(type(error).__name__)(str(error)), render)
+
+
+def _named(kind: str) -> type[Exception]:
+    """An exception class that is called like one that is not here."""
+    return type(kind, (Exception,), {"__module__": "builtins"})
+
+
+def _told(shell: Any, error: BaseException) -> list[str]:
+    lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, None)
+    return lines
+
+
+def _shown(error: E, render: Callable[[], list[str]]) -> E:
+    """Have IPython show an error as `render` does, without the frames that lead to its raising."""
+    with contextlib.suppress(AttributeError, TypeError):
+        error._render_traceback_ = render  # type: ignore[attr-defined]
+    return error
+
+
+@contextlib.contextmanager
+def _no_frames(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds are for the user in one line."""
+    try:
+        yield
+    except kinds as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,180 @@
+"""What a cell prints and displays, on its way to the notebook (runner)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from distributed import Worker
+
+#: Seconds for which what is printed is gathered.
+_INTERVAL = 0.05
+#: Characters that may wait to be sent. Whoever prints faster waits, as with a pipe.
+_MOST = 256 * 1024
+#: Seconds that whoever prints waits at the most.
+_PATIENCE = 5.0
+
+#: The cell in whose context code runs.
+_own: ContextVar[Outputs | None] = ContextVar("dask_flame_outputs", default=None)
+_lock = threading.Lock()
+#: The cells that run in this process. Its standard streams are redirected while there is one.
+_open: list[Outputs] = []
+
+
+class Outputs:
+    """Sends what one cell prints and displays, in order.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    topic : str
+        Of the events that carry it.
+    cell : str
+        The cell's key, which each event bears.
+    """
+
+    def __init__(self, worker: Worker, topic: str, cell: str) -> None:
+        self.worker = worker
+        self._topic = topic
+        self._cell = cell
+        self._items: list[tuple[Any, ...]] = []
+        self._size = 0
+        self._awake = False
+        self._room = threading.Condition()
+
+    def text(self, stream: str, text: str) -> None:
+        """Something was written to ``stdout`` or ``stderr``."""
+        with self._room:
+            last = self._items[-1] if self._items else None
+            if last is not None and last[0] == stream:
+                last[1].append(text)
+            else:
+                self._items.append((stream, [text]))
+            self._size += len(text)
+            self._wake()
+            if self._size > _MOST and threading.get_ident() != self.worker.thread_id:
+                deadline = time.monotonic() + _PATIENCE
+                # In short waits: what interrupts a call does so between two of them.
+                while self._size > _MOST and time.monotonic() < deadline:
+                    self._room.wait(0.05)
+
+    def say(self, what: str, *details: Any) -> None:
+        """Something else is to be done in the notebook."""
+        with self._room:
+            self._items.append((what, *details))
+            self._wake()
+
+    def finish(self) -> None:
+        """Send what is left, before the cell's end is known."""
+        with self._room:
+            self._wake()
+        # The event loop takes this before what the thread of a call does next.
+        self.worker.loop.add_callback(self._flush)
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self.worker.loop.add_callback(self._later)
+
+    def _later(self) -> None:
+        self.worker.loop.call_later(_INTERVAL, self._flush)
+
+    def _flush(self) -> None:
+        with self._room:
+            items, self._items = self._items, []
+            self._size, self._awake = 0, False
+            self._room.notify_all()
+        if items:
+            told = [_told(item) for item in items]
+            self.worker.log_event(self._topic, {"cell": self._cell, "items": pickle.dumps(told)})
+
+
+def _told(item: tuple[Any, ...]) -> tuple[Any, ...]:
+    what, *details = item
+    if what in ("stdout", "stderr"):
+        return what, "".join(details[0])
+    try:
+        pickle.dumps(item)
+    except Exception as error:
+        return "stderr", f"what a cell displayed cannot be sent: {error}\n"
+    return item
+
+
+@contextlib.contextmanager
+def gathered(outputs: Outputs) -> Iterator[None]:
+    """Send what is printed in this context, and by threads that are nobody else's."""
+    with _lock:
+        if not _open:
+            sys.stdout = _Stream("stdout", sys.stdout)
+            sys.stderr = _Stream("stderr", sys.stderr)
+        _open.append(outputs)
+    token = _own.set(outputs)
+    try:
+        yield
+    finally:
+        _own.reset(token)
+        with _lock:
+            _open.remove(outputs)
+            if not _open:
+                for name in ("stdout", "stderr"):
+                    stream = getattr(sys, name)
+                    if isinstance(stream, _Stream):
+                        setattr(sys, name, stream.behind)
+
+
+def current() -> Outputs | None:
+    """The cell that this runs for; None where it runs for none, or it cannot be told."""
+    own = _own.get()
+    if own is not None:
+        return own
+    # A thread of the cell's own does not inherit its context.
+    with _lock:
+        only = _open[0] if len(_open) == 1 else None
+    if only is None:
+        return None
+    thread, worker = threading.get_ident(), only.worker
+    return None if thread in (worker.thread_id, *worker.active_threads) else only
+
+
+class _Stream(io.TextIOBase):
+    """In place of a standard stream: to the cell, or on to where it went before."""
+
+    def __init__(self, name: str, behind: Any) -> None:
+        super().__init__()
+        self._name = name
+        self.behind = behind
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        outputs = current()
+        if outputs is None:
+            return int(self.behind.write(text) or 0)
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        outputs.text(self._name, text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(ValueError):
+            self.behind.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return int(self.behind.fileno())
+
+    @property
+    def buffer(self) -> Any:
+        return self.behind.buffer

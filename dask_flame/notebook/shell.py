@@ -1,0 +1,98 @@
+"""IPython for a cell on a runner: displays, figures, magics inside of it (runner)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets import Type
+from traitlets.config import Config
+
+from dask_flame.notebook.outputs import current
+
+_INLINE = "module://matplotlib_inline.backend_inline"
+_made = threading.Lock()
+
+
+class CellPublisher(DisplayPublisher):
+    """Sends what is displayed to the notebook of the cell that displays it."""
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: Any = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        outputs = current()
+        if outputs is not None:
+            outputs.say("display", data, metadata or {}, transient or {}, update)
+
+    def clear_output(self, wait: bool = False) -> None:
+        outputs = current()
+        if outputs is not None:
+            outputs.say("clear", wait)
+
+
+class CellShell(InteractiveShell):
+    """A shell that reads nothing, keeps no history and leaves ``__main__`` alone."""
+
+    display_pub_class = Type(CellPublisher)
+    #: Goes with the shell.
+    folder: tempfile.TemporaryDirectory[str]
+
+    def init_sys_modules(self) -> None:
+        pass
+
+    def init_virtualenv(self) -> None:
+        pass
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        pass
+
+
+def cell_shell(namespace: dict[str, Any]) -> CellShell | None:
+    """This process's shell, made if need be; None where somebody else has made one.
+
+    Magics find their names in this namespace from now on.
+    """
+    with _made:
+        if not InteractiveShell.initialized():
+            config = Config()
+            config.HistoryManager.enabled = False
+            # Else it would make one in the user's home.
+            folder = tempfile.TemporaryDirectory(prefix="ipython-", ignore_cleanup_errors=True)
+            CellShell.instance(config=config, ipython_dir=folder.name).folder = folder
+        shell = InteractiveShell.instance()
+    if not isinstance(shell, CellShell):
+        return None
+    shell.user_ns = namespace
+    return shell
+
+
+def begin_figures(shell: CellShell) -> None:
+    """Have matplotlib draw into the cell."""
+    if "matplotlib" not in sys.modules:
+        os.environ.setdefault("MPLBACKEND", _INLINE)
+        return
+    with contextlib.suppress(ImportError):
+        import matplotlib
+        from matplotlib_inline.backend_inline import configure_inline_support
+
+        if matplotlib.get_backend(auto_select=False) != _INLINE:
+            matplotlib.use(_INLINE)
+        configure_inline_support(shell, _INLINE)  # type: ignore[no-untyped-call]
+
+
+def end_figures(shell: CellShell) -> None:
+    """Show the figures that the cell has left, and close them."""
+    shell.events.trigger("post_execute")
