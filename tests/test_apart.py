@@ -54,7 +54,9 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     dask.config.refresh()
 
     def start(**options: Any) -> FakeKubernetes:
-        image = {"PYTHONPATH": str(Path(__file__).parent)}
+        # What calls import is in the image.
+        tests = Path(__file__).parent
+        image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
         fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
         fake.start()
         started.append(fake)
