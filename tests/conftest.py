@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--campaign",
         type=int,
         metavar="N",
-        help="fault cases to play (default: 36, and 5 of --campaign-backend kubernetes)",
+        help="fault cases to play (default: 24, and 5 of --campaign-backend kubernetes)",
     )
     group.addoption(
         "--campaign-backend",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 #: Cases that are played where nothing is said.
-USUAL = {"local": 36, "kubernetes": 5}
+USUAL = {"local": 24, "kubernetes": 5}
 _TALLY = pytest.StashKey[Counter[str]]()
 
 
