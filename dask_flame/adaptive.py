@@ -271,6 +271,12 @@ class FlameAdaptive(Adaptive):
         if give_up.late and (how_far := self.boots.how_far([give_up.runner])):
             # Of one that ended by itself this was said when it did.
             why += f" ({how_far})"
+        preload, limit = self.fleets.policies[pool].preload, self.fleets.policies[pool].boot_timeout
+        if give_up.late and preload:
+            why += (
+                f"\npreload={list(preload)} is imported within boot_timeout={limit:g} s; where it "
+                f'takes longer, write boot_timeout="{4 * limit:g}s"'
+            )
         kind = BootTimeout if give_up.late else BootError
         of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
         error = kind(

@@ -25,6 +25,7 @@ from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.here import END_GRACE, Here
 from dask_flame.home import Home
+from dask_flame.marks import PRELOAD
 from dask_flame.pool import Pool
 from dask_flame.pools import Pools, make_pools
 from dask_flame.reports import Reports, ReportStore
@@ -368,7 +369,7 @@ class FlameCluster(Steering):
             logs["Cluster"] = Log("\n".join(map(str, self.events)))
         if workers is True:
             names = {e.runners[0] for e in self.events if len(e.runners) == 1}
-            names |= set(self.fleets.members)
+            names |= {PRELOAD, *self.fleets.members}
             for name, text in (await self.backend.logs(names)).items():
                 logs[name] = Log(text)
         # What a runner logs, it prints as well: the scheduler's copy of it says no more.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The environment variable: ``<cluster>-<random>/<runner>``, filled up with dots perhaps.
 MARK = "DASK_FLAME_RUNNER"
+#: Under this name is shown what modules print while they are imported once for many runners.
+PRELOAD = "preload"
 _DOT = "."
 #: What the mark of a template is: longer than any runner's.
 NO_MARK = _DOT * 250

@@ -27,7 +27,7 @@ import dask_flame.guard.__main__ as guard_program
 import dask_flame.runner.template as template_program
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local import LocalBackend
-from dask_flame.errors import BootError
+from dask_flame.errors import BootError, BootTimeout
 from dask_flame.marks import MARK, NO_MARK, mark_of
 from dask_flame.testing.conformance import BackendConformance
 
@@ -191,6 +191,157 @@ def test_a_preload_that_cannot_be_forked_is_named_and_runners_start_without(
 
     # Nothing of what the template had begun.
     wait_for(lambda: not started())
+
+
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"], ids=["told", "not told"])
+@linux
+def test_children_are_known_whether_the_kernel_tells_them_or_not(proc: str) -> None:
+    def known(start: str, end: str = "") -> list[bool]:
+        code = (
+            "import os, subprocess\n"
+            "from pathlib import Path\n"
+            "from dask_flame.runner.template import has_children\n"
+            f"proc = Path({proc!r})\n"
+            "before = has_children(proc)\n"
+            f"{start}\n"
+            "print(before, has_children(proc))\n"
+            f"{end}"
+        )
+        said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+        return [word == b"True" for word in said.stdout.split()]
+
+    assert known("pass") == [False, False]
+    assert known("child = subprocess.Popen(['sleep', '60'])", "child.kill()") == [False, True]
+    dead = "pid = os.fork() or os._exit(0); os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)"
+    assert known(dead) == [False, True]
+    assert known(dead + "; os.waitpid(pid, 0)") == [False, False]
+
+
+@linux
+@pytest.mark.parametrize("env", [None, {"ITS": "own"}], ids=["first", "started"])
+def test_what_a_preload_prints_is_shown_once_for_all_runners(
+    env: dict[str, str] | None,
+    flame: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = (
+        "import os, warnings\n"
+        "print('loading')\n"
+        "warnings.warn('too old', stacklevel=2)\n"
+        "os.write(1, b'from below\\n')\n"
+    )
+    name = module(tmp_path, "talking_preload", text)
+    cluster, client = flame(min=3, max=3, preload=[name], env=env)
+    client.wait_for_workers(3, timeout=30)
+    seen = ""
+
+    def shown() -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return "[preload] from below\n" in seen and "[preload] loading\n" in seen
+
+    wait_for(shown)
+    assert client.run(print, "hello")  # what runners have yet to print, they print before this
+    wait_for(lambda: shown() and seen.count("hello") == 3)
+    assert seen.count("loading") == seen.count("from below") == 1
+    assert seen.count("UserWarning: too old") == 1
+    assert "UserWarning: too old" in cluster.get_logs()["preload"]
+
+
+@linux
+def test_what_a_preload_prints_in_vain_is_not_shown(
+    flame: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = module(tmp_path, "talking_thread", "print('loading')\n" + THREAD)
+    _, client = flame(max=1, preload=[name])
+    assert client.submit(int, 1).result(timeout=30) == 1
+    seen = ""
+
+    def shown() -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return "[runner-1] loading\n" in seen
+
+    wait_for(shown)
+    assert "[preload]" not in seen
+
+
+@linux
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_preload_that_takes_too_long_is_named_with_the_timeout(
+    fork: bool, flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = module(tmp_path, "slow_preload", "import time; time.sleep(600)")
+    with dask.config.set({"flame.local.fork": fork}):
+        cluster, client = flame(max=1, preload=["json", name], boot_timeout=4, boot_attempts=1)
+        with pytest.raises(BootTimeout) as caught:
+            client.submit(int, 1).result(timeout=60)
+    said = str(caught.value)
+    assert "preload=['json', 'slow_preload'] is imported within boot_timeout=4 s; where" in said
+    assert 'write boot_timeout="16s"' in said
+    if fork:
+        assert "held up by the import of preload='slow_preload')" in said
+        (held,) = [e for e in cluster.events if e.kind == "held"]
+        assert held.reason == "the import of preload='slow_preload'"
+
+
+#: Kills the process that a wave is forked by, once: before, or after, so many of its forks.
+DIES = """
+import os, signal
+from pathlib import Path
+
+template, forks = os.getpid(), dict()
+
+def die(after):
+    me = os.getpid()
+    forks[me] = forks.get(me, 0) + after
+    done = Path(__file__).with_name("died")
+    if os.getppid() == template and forks[me] == {forks} and not done.exists() and {when}:
+        done.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.register_at_fork(before=lambda: die(0), after_in_parent=lambda: die(1))
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("forks", "when"),
+    [(0, "not after"), (1, "after"), (2, "not after"), (3, "after")],
+    ids=["before the first", "after the first", "before the third", "after the last"],
+)
+def test_what_forks_a_wave_dies_alone(
+    forks: int, when: str, flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has forked and not told of is ended, and all of the wave are there in the end."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = module(tmp_path, "deadly_preload", DIES.format(forks=forks, when=when))
+    cluster, client = flame(min=3, max=3, preload=[name])
+    client.wait_for_workers(3, timeout=30)
+    assert (tmp_path / "died").exists()
+    (kept,) = templates(cluster)  # it is none the worse
+    pids = set(client.run(os.getpid).values())
+    assert len(pids) == 3
+    assert [e.kind for e in cluster.events if e.kind in ("failed", "lost", "retire")] == []
+    assert {r for e in cluster.events if e.kind == "ready" for r in e.runners} == {
+        "runner-1",
+        "runner-2",
+        "runner-3",
+    }
+    # Nobody else: a runner that was forked and not spoken of is gone.
+    wait_for(
+        lambda: {p.pid for p in guard_of(cluster).children(recursive=True)} == pids | {kept.pid}
+    )
+    assert sorted(client.gather(client.map(abs, range(-9, 0)))) == list(range(1, 10))
 
 
 @linux

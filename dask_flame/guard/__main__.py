@@ -40,7 +40,8 @@ def main() -> None:
     del sys.path[0]
     guard = Guard(connection, owner, int(parent), heard)
     if seed is not None:
-        guard.seed = (seed[0], Forked(seed[1]))
+        connection, pid, output = seed
+        guard.seed = (connection, Forked(pid), output)
     guard.run()
 
 
@@ -59,18 +60,23 @@ def _line(connection: socket.socket) -> bytes:
     return heard
 
 
-def _fork(connection: socket.socket, kind: dict[str, Any]) -> tuple[socket.socket, int]:
-    """Fork a template for runners of this kind; the connection to it, and its process."""
+def _fork(connection: socket.socket, kind: dict[str, Any]) -> tuple[socket.socket, int, int]:
+    """Fork a template for runners of this kind: the connection to it, its process, its output."""
     guard = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    read, write = os.pipe()
     if pid := os.fork():
         theirs.close()
-        return ours, pid
+        os.close(write)
+        return ours, pid, read
     try:
         ours.close()
         connection.close()
         os.setsid()
-        os.dup2(0, 2)  # all three are /dev/null now
+        for standard in (1, 2):
+            os.dup2(write, standard)
+        os.close(read)
+        os.close(write)
         os.environ.clear()
         os.environ.update(kind["env"])
         sys.path.insert(0, _ROOT)

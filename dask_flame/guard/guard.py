@@ -12,7 +12,7 @@ On Linux runners are forked from templates, see :mod:`dask_flame.guard.templates
 that cannot be, each is an interpreter of its own.
 
 Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To it:
-``hello``, ``unfit``, ``booted``, ``refused``, ``output``, ``ended``.
+``hello``, ``importing``, ``unfit``, ``booted``, ``refused``, ``output``, ``ended``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import dask_flame.runner.__main__ as runner_program
 from dask_flame.guard.endings import Endings, adopt_orphans
 from dask_flame.guard.outside import STOPPED, Outside
 from dask_flame.guard.runners import Kind, Process, Runner
-from dask_flame.guard.templates import Template
+from dask_flame.guard.templates import Prints, Seed, Template
 from dask_flame.marks import MARK, NO_MARK
 
 _LOOK_FOR_PARENT = 0.5
@@ -59,7 +59,7 @@ class Guard:
 
     Attributes
     ----------
-    seed : (socket.socket, Process) or None
+    seed : (socket.socket, Process, int) or None
         A template that has been forked already, for the first kind in `heard`.
     adopts : bool
         Whether the kernel hands orphans to this process.
@@ -76,7 +76,7 @@ class Guard:
         self.templates: dict[str, Template] = {}
         self.endings = Endings(self)
         self.adopts = False
-        self.seed: tuple[socket.socket, Process] | None = None
+        self.seed: Seed | None = None
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Each runner takes two descriptors here, four while it waits.
         with contextlib.suppress(OSError, ValueError):
@@ -106,7 +106,7 @@ class Guard:
             self._selector.register(wake_r, selectors.EVENT_READ, "wake")
             self.connection.setblocking(False)
             self._selector.register(self.connection, selectors.EVENT_READ, "driver")
-            self._say(ev="hello", scratch=self.scratch)
+            self.say(ev="hello", scratch=self.scratch)
             self._take_in(b"")
             self._drop_seed()
             while os.getppid() == self.parent and self._turn(wake_r):
@@ -128,7 +128,7 @@ class Guard:
                     return False
                 if events & selectors.EVENT_READ and not self._hear():
                     return False
-            elif isinstance(key.data, Template):
+            elif isinstance(key.data, Template | Prints):
                 key.data.hear()
             elif key.data not in self.runners.values():
                 continue  # dismissed a moment ago
@@ -184,14 +184,15 @@ class Guard:
         """
         self.outside.asked_to_stop = False
         self.stopped = True
-        self._say(ev="stopped")
+        self.say(ev="stopped")
         for name in list(self.runners):
             self.endings.end(name, 0)
         for key in list(self.kinds):
             self._forget(key)
         self.outside.note_stop()
 
-    def _say(self, **message: Any) -> None:
+    def say(self, **message: Any) -> None:
+        """Tell the driver something."""
         self._out += json.dumps(message).encode() + b"\n"
 
     def _write(self) -> bool:
@@ -225,14 +226,17 @@ class Guard:
                 return None  # nor can runners be started; they say why
             self.templates[key] = template
             self._selector.register(template.connection, selectors.EVENT_READ, template)
+            prints = template.prints
+            self._selector.register(prints.descriptor, selectors.EVENT_READ, prints)
         return self.templates.get(key)
 
     def _drop_seed(self) -> None:
         """End what was forked for a kind that is not forked, or not spoken of."""
         if self.seed is not None:
-            connection, process = self.seed
+            connection, process, output = self.seed
             self.seed = None
             connection.close()
+            os.close(output)
             process.kill()
             process.wait()
 
@@ -256,7 +260,7 @@ class Guard:
         del self.templates[template.key]
         if not failed:
             template.kind.fork = False
-            self._say(ev="unfit", module=module, why=why)
+            self.say(ev="unfit", key=template.key, module=module, why=why)
         for runner in template.waiting:
             self._start(runner)
 
@@ -273,10 +277,10 @@ class Guard:
         environment = {"TMPDIR": folder, **own, MARK: f"{self.owner}/{name}"}
         orders = json.dumps({**common, "name": name, "directory": folder}).encode()
         if self.stopped:
-            self._say(ev="refused", name=name, why=STOPPED)
+            self.say(ev="refused", name=name, why=STOPPED)
             return
         if kind not in self.kinds:
-            self._say(ev="refused", name=name, why="it is of a kind that is not known any more")
+            self.say(ev="refused", name=name, why="it is of a kind that is not known any more")
             return
         runner = self._admit(name, self.kinds[kind], environment, orders)
         if runner is not None:
@@ -291,7 +295,7 @@ class Guard:
             os.makedirs(environment["TMPDIR"], exist_ok=True)
             runner = Runner(name, kind, environment, orders)
         except OSError as error:
-            self._say(ev="refused", name=name, why=str(error))
+            self.say(ev="refused", name=name, why=str(error))
             return None
         self.runners[name] = runner
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
@@ -330,14 +334,14 @@ class Guard:
         """A runner has been started."""
         runner.process = process
         runner.let_go()
-        self._say(ev="booted", name=runner.name, pid=process.pid)
+        self.say(ev="booted", name=runner.name, pid=process.pid)
         if runner.killed:
             self.endings.kill(runner)
 
     def refused(self, runner: Runner, why: str) -> None:
         """A runner cannot be started."""
         self._dismiss(runner)
-        self._say(ev="refused", name=runner.name, why=why)
+        self.say(ev="refused", name=runner.name, why=why)
 
     def stranded(self, runner: Runner) -> None:
         """A runner was to be forked, and nobody can say whether it was: see that it was not."""
@@ -350,7 +354,7 @@ class Guard:
         """Start a runner that was stranded."""
         self._dismiss(runner)
         if runner.killed:
-            self._say(ev="ended", name=runner.name, code=-signal.SIGKILL, told=True, output="")
+            self.say(ev="ended", name=runner.name, code=-signal.SIGKILL, told=True, output="")
             return
         again = self._admit(runner.name, runner.kind, runner.env, runner.orders)
         if again is not None:
@@ -364,7 +368,7 @@ class Guard:
         while self._read(runner):
             pass
         self._dismiss(runner)
-        self._say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
+        self.say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
 
     def _dismiss(self, runner: Runner) -> None:
         """Let go of all that belongs to a runner."""
@@ -405,6 +409,10 @@ class Guard:
                 self._not_forked(runner)
             return False
         runner.keep(chunk)
-        if len(self._out) < _MOST_UNREAD:
-            self._say(ev="output", name=runner.name, text=chunk.decode(errors="replace"))
+        self.printed(runner.name, chunk)
         return True
+
+    def printed(self, name: str, what: bytes) -> None:
+        """Pass on what was printed, unless the driver does not read."""
+        if len(self._out) < _MOST_UNREAD:
+            self.say(ev="output", name=name, text=what.decode(errors="replace"))

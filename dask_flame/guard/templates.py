@@ -16,11 +16,60 @@ from typing import TYPE_CHECKING, Any
 
 import dask_flame.runner.template as program
 from dask_flame.guard.runners import Forked, Kind, Process, Runner
-from dask_flame.marks import MARK, NO_MARK, below, kill, kill_group
+from dask_flame.marks import MARK, NO_MARK, PRELOAD, below, kill, kill_group
 from dask_flame.runner.template import LONGEST, MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from dask_flame.guard.guard import Guard
+
+
+#: A template that has been forked already and knows its kind: the connection, the output.
+Seed = tuple[socket.socket, Process, int]
+
+_KEPT_OUTPUT = 16_000
+
+
+class Prints:
+    """What a template prints while it imports.
+
+    It is told once, as that of all its runners, when the template is ready. Before it is kept:
+    where the template is of no use, each runner imports, and prints, by itself.
+
+    Parameters
+    ----------
+    guard : Guard
+    descriptor : int
+        Where it comes from.
+    """
+
+    def __init__(self, guard: Guard, descriptor: int) -> None:
+        self.guard = guard
+        self.descriptor = descriptor
+        self._kept: bytes | None = b""
+        os.set_blocking(descriptor, False)
+
+    def hear(self) -> None:
+        """Take in what has been printed by now."""
+        try:
+            while chunk := os.read(self.descriptor, 1 << 16):
+                if self._kept is None:
+                    self.guard.printed(PRELOAD, chunk)
+                else:
+                    self._kept = (self._kept + chunk)[-_KEPT_OUTPUT:]
+            self.guard.unregister(self.descriptor)  # the template is dead
+        except BlockingIOError:
+            pass
+
+    def tell(self) -> None:
+        """Pass on what there is, and what comes."""
+        self.hear()
+        kept, self._kept = self._kept, None
+        if kept:
+            self.guard.printed(PRELOAD, kept)
+
+    def close(self) -> None:
+        self.guard.unregister(self.descriptor)
+        os.close(self.descriptor)
 
 
 class Template:
@@ -32,7 +81,7 @@ class Template:
     key : str
         Of the kind.
     kind : Kind
-    seed : (socket.socket, Process) or None
+    seed : (socket.socket, Process, int) or None
         One that has been forked already and knows its kind, and the connection to it.
 
     Raises
@@ -41,9 +90,7 @@ class Template:
         If no process can be started.
     """
 
-    def __init__(
-        self, guard: Guard, key: str, kind: Kind, seed: tuple[socket.socket, Process] | None = None
-    ) -> None:
+    def __init__(self, guard: Guard, key: str, kind: Kind, seed: Seed | None = None) -> None:
         self.guard = guard
         self.key = key
         self.kind = kind
@@ -53,20 +100,27 @@ class Template:
         self.busy = False
         self.leaving = False
         self.over = False
-        self.connection, self.process = seed or self._start()
+        self.connection, self.process, output = seed or self._start()
         self.connection.setblocking(False)
+        self.prints = Prints(guard, output)
         if seed is None:
             self._say({"preload": kind.preload, "path": kind.path})
 
-    def _start(self) -> tuple[socket.socket, Process]:
+    def _start(self) -> Seed:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            read, write = os.pipe()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         try:
             process = subprocess.Popen(
                 # By path: what a runner may import is in the message that follows.
                 [sys.executable, "-P", program.__file__, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=write,
+                stderr=write,
                 pass_fds=(theirs.fileno(),),
                 env={**self.kind.env, MARK: NO_MARK},
                 start_new_session=True,
@@ -74,10 +128,12 @@ class Template:
             )
         except BaseException:
             ours.close()
+            os.close(read)
             raise
         finally:
             theirs.close()
-        return ours, process
+            os.close(write)
+        return ours, process, read
 
     def ask(self, runner: Runner) -> None:
         """Fork this runner, in the next wave."""
@@ -119,6 +175,9 @@ class Template:
         self.over = True
         self.guard.unregister(self.connection)
         self.connection.close()
+        self.prints.close()
+        if not self.ready:
+            self.guard.say(ev="importing", key=self.key, module="")
         # As long as it imports, what is below it are no runners, but what a module has started.
         tree = [] if self.ready else below(self.process.pid)
         if not self.ready:
@@ -130,8 +189,12 @@ class Template:
 
     def _take_in(self, message: dict[str, Any]) -> None:
         event = message["ev"]
-        if event == "ready":
+        if event == "importing":
+            self.guard.say(ev="importing", key=self.key, module=message["module"])
+        elif event == "ready":
             self.ready = True
+            self.prints.tell()
+            self.guard.say(ev="importing", key=self.key, module="")
             self.fork()
         elif event == "forked":
             self.guard.booted(self.wave.pop(message["name"]), Forked(message["pid"]))

@@ -14,12 +14,15 @@ as if it had started them. Linux only.
 The first one is forked from the guard when that starts; others are started, as ``template.py FD
 GUARD``. Messages of JSON go both ways over the socket FD, which keeps their boundaries. To it: what
 to import, unless it was forked, then waves of runners, with the descriptors of their leashes and
-outputs. From it: ``ready`` or ``unfit``; for each wave ``forked`` or ``refused`` for each of its
-runners and ``done``, or ``stale`` when a file has changed that was imported here.
+outputs. From it: ``importing`` for each module; ``ready`` or ``unfit``; for each wave ``forked`` or
+``refused`` for each of its runners and ``done``, or ``stale`` when a file has changed that was
+imported here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -130,6 +133,8 @@ class Template:
     def _prepare(self, orders: dict[str, Any]) -> None:
         sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
         for module in (_RUNNER, *orders["preload"]):
+            if module != _RUNNER:
+                self._say(ev="importing", module=module)
             try:
                 importlib.import_module(module)
             except BaseException:
@@ -143,6 +148,7 @@ class Template:
         _warm()
         # What is here now is not looked through again, in no process: that would copy its pages.
         gc.freeze()
+        _flush()
         self._say(ev="ready")
 
     def _unfit(self) -> str | None:
@@ -155,11 +161,8 @@ class Template:
         os.waitpid(probe, 0)
         if (tasks := len(os.listdir("/proc/self/task"))) > 1:
             return f"starts threads ({tasks - 1} not of Python)"
-        try:
-            if Path(f"/proc/self/task/{os.getpid()}/children").read_text().strip():
-                return "starts a process"
-        except OSError:
-            return "may have started processes, which this kernel does not tell"
+        if has_children():
+            return "starts a process"
         for descriptor, link in _open():
             if self._before.get(descriptor) == link:
                 continue
@@ -234,6 +237,23 @@ class Template:
             os._exit(1)
 
 
+def has_children(proc: Path = Path("/proc")) -> bool:
+    """Whether this process, which has one thread, has children, dead ones too.
+
+    Parameters
+    ----------
+    proc : Path
+        Where the kernel tells it in one line, if it was built to (CONFIG_PROC_CHILDREN). Otherwise
+        all processes are looked through.
+    """
+    try:
+        return bool((proc / f"self/task/{os.getpid()}/children").read_text().strip())
+    except OSError:
+        import psutil
+
+        return bool(psutil.Process().children())
+
+
 def _open() -> Iterable[tuple[int, str]]:
     """The descriptors of this process, and what they are."""
     for descriptor in map(int, os.listdir("/proc/self/fd")):
@@ -276,6 +296,14 @@ def _warm() -> None:
     know_modules()
 
 
+def _flush() -> None:
+    """Have printed what modules have printed, lest every runner prints it too."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)  # what is not Python's
+
+
 def _tidy() -> None:
     """Let go of what the imports have left behind."""
     gc.unfreeze()
@@ -299,8 +327,6 @@ def _become(request: Mapping[str, Any]) -> None:
 
 def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
     """``template.py FD GUARD``; what to import, where the guard will not say it."""
-    import ctypes
-
     descriptor, guard = int(argv[0]), int(argv[1])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
     if os.getppid() != guard:

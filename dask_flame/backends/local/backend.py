@@ -37,6 +37,8 @@ logger = logging.getLogger("dask_flame")
 
 _START_WITHIN = 30.0
 _END_WITHIN = 10.0
+#: Seconds after which the import of a module is what holds a boot up.
+_LONG = 1.0
 _KEPT_LOGS = 200
 _KEPT_TEXT = 16_000
 
@@ -61,6 +63,8 @@ class LocalBackend(Backend):
         self._listening: asyncio.Task[None] | None = None
         self._hello: asyncio.Future[None] | None = None
         self._runners: dict[str, int | None] = {}
+        self._kind_of: dict[str, str] = {}  # of runners that are not up
+        self._importing: dict[str, str] = {}  # by kind
         self._gone: dict[str, asyncio.Event] = {}
         self._text: dict[str, str] = {}
         self._closed = False
@@ -138,7 +142,10 @@ class LocalBackend(Backend):
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None
+                self._kind_of[name] = kind
                 self._gone[name] = asyncio.Event()
+            if kind in self._importing:
+                self._look_at_import(kind)
             self._say({"op": "boot", "runners": runners, "kind": kind, "orders": orders})
         await self._drain()
 
@@ -176,6 +183,17 @@ class LocalBackend(Backend):
             await self._end_guard()
         if self._echo is not None:
             await self._echo.close()
+
+    def _look_at_import(self, kind: str) -> None:
+        """Say in a while what the runners of this kind wait for, if they still do."""
+        module = self._importing[kind]
+
+        def look() -> None:
+            if self._importing.get(kind) == module:
+                for name in [n for n, k in self._kind_of.items() if k == kind]:
+                    self.trouble(name, f"the import of preload={module!r}")
+
+        asyncio.get_running_loop().call_later(_LONG, look)
 
     # The guard
 
@@ -228,6 +246,7 @@ class LocalBackend(Backend):
         except (OSError, ValueError):
             pass
         finally:
+            self._importing.clear()
             self._guard_lost()
 
     def _guard_lost(self) -> None:
@@ -251,14 +270,23 @@ class LocalBackend(Backend):
                 self._locks.append(lock(message["scratch"]))
             self._hello.set_result(None)
         elif event == "unfit":
+            self._importing.pop(message["key"], None)
             logger.warning(
                 "preload=%r %s, which a process that others are forked from must not: runners "
                 "start as interpreters of their own, which takes seconds instead of milliseconds",
                 message["module"],
                 message["why"],
             )
+        elif event == "importing":
+            if message["module"]:
+                self._importing[message["key"]] = message["module"]
+                self._look_at_import(message["key"])
+            else:
+                self._importing.pop(message["key"], None)
         elif event == "booted":
             self._runners[message["name"]] = message["pid"]
+            self._kind_of.pop(message["name"], None)
+            self.trouble(message["name"], "")
             self.progress(message["name"], "up")
         elif event == "refused":
             self._over(message["name"], f"was refused: {message['why']}")
@@ -283,6 +311,7 @@ class LocalBackend(Backend):
         if self._echo is not None:
             self._echo.over(name)
         self._runners.pop(name, None)
+        self._kind_of.pop(name, None)
         self._devices.take_back(name)
         self._gone.pop(name).set()
         self.ended(Ended(name=name, why=why, output=output))
