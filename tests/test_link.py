@@ -112,6 +112,81 @@ async def test_an_error_that_cannot_be_sent() -> None:
             await pair.here.ask("fail")
 
 
+class Mine:
+    """What only one side has: its pickle cannot be read."""
+
+    def __reduce__(self) -> Any:
+        return _no_such_module, ()
+
+
+class MineToo(Mine, Exception):
+    pass
+
+
+def _no_such_module() -> None:
+    raise ModuleNotFoundError("No module named 'mine'")
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_read_is_said_and_holds_nothing_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[Any] = []
+
+    async def fail() -> None:
+        raise MineToo("a word")
+
+    def at_once(n: int) -> int:
+        return 2 * n
+
+    async def mine() -> Any:
+        return Mine()
+
+    handlers = {
+        "word": lambda thing: heard.append(thing),
+        "at_once": at_once,
+        "fail": fail,
+        "mine": mine,
+    }
+    async with Pair({}, handlers) as pair:
+        await pair.meet()
+        pair.here.say("word", thing=Mine())
+        pair.here.say("nonsense")
+        pair.here.say("word", thing=1)
+        for question, values, words in (
+            ("word", {"thing": Mine()}, "No module named 'mine'"),
+            ("mine", {}, "No module named 'mine'"),
+            ("fail", {}, "MineToo: a word"),
+            ("at_once", {"m": 1}, "unexpected keyword"),
+            ("nonsense", {}, "nonsense"),
+        ):
+            with pytest.raises(Exception, match=words):
+                await asyncio.wait_for(pair.here.ask(question, **values), 5)
+        assert await pair.here.ask("at_once", n=2) == 4
+        assert pair.comms[0] is pair.here._comm  # the connection is the first one
+    assert heard == [1]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+@pytest.mark.asyncio
+async def test_nonsense_on_a_connection_ends_that_one_only() -> None:
+    async def talk(comm: Comm) -> None:
+        await comm.read()
+        for message in (0, {"status": "error"}):
+            await comm.write(message)
+        await comm.read()
+
+    async with Pair({}, {}) as pair:
+        listener = await listen("tcp://127.0.0.1:0", talk)
+        try:
+            async with asyncio.timeout(5):
+                await pair.here.serve(await connect(listener.contact_address))
+        finally:
+            listener.stop()
+        await pair.meet()
+        await pair.until(lambda: pair.here.connected and pair.there.connected)
+
+
 @pytest.mark.asyncio
 async def test_what_is_asked_is_given_up_at_the_end() -> None:
     async def never() -> None:

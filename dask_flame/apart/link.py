@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pickle
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from distributed.comm import Comm
-from distributed.protocol import pickle
+from distributed.protocol.pickle import dumps
 
 logger = logging.getLogger("dask_flame")
 
 Handler = Callable[..., Any]
+#: Its number, what is said, the question that it asks or answers (0: none), and its values.
+Message = tuple[int, str, int, bytes]
 
 _REPLY = "reply"
 #: Messages that are sent together.
@@ -33,8 +36,8 @@ class Link:
     ----------
     handlers : mapping of str to callable
         What is done when the other side says so, with what it has said as keywords, in the order
-        in which it was said. What a coroutine function returns is the answer to :meth:`ask`; it
-        does not hold up what is said next.
+        in which it was said. What it returns is the answer to :meth:`ask`; a coroutine does not
+        hold up what is said next.
     silence : float
         Seconds after which a connection on which nothing comes is taken for dead. Each side says
         something four times as often.
@@ -49,7 +52,7 @@ class Link:
         self.spoken = False
         self._handlers = dict(handlers)
         self._silence = silence
-        self._kept: deque[tuple[int, bytes]] = deque()  # said, and perhaps not taken in
+        self._kept: deque[Message] = deque()  # said, and perhaps not taken in
         self._said = self._taken = 0
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -66,13 +69,9 @@ class Link:
         """Messages that the other side has not taken in yet."""
         return len(self._kept)
 
-    def say(self, what: str, /, **values: Any) -> int:
-        """Say something; it is sent as soon as it can be. Its number."""
-        self._said += 1
-        if not self._over:
-            self._kept.append((self._said, pickle.dumps((what, values))))
-            self._more.set()
-        return self._said
+    def say(self, what: str, /, **values: Any) -> None:
+        """Say something; it is sent as soon as it can be."""
+        self._keep(what, values)
 
     async def ask(self, what: str, /, **values: Any) -> Any:
         """Say something that the other side answers, however long that takes.
@@ -82,11 +81,11 @@ class Link:
         ConnectionError
             If the conversation is over before.
         Exception
-            What the other side raised.
+            What the other side raised; a RuntimeError with its words where it cannot be had here.
         """
         if self._over:
             raise ConnectionError(self._over)
-        number = self.say(what, **values)
+        number = self._keep(what, values, asks=True)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
             return await answer
@@ -113,12 +112,15 @@ class Link:
                 async with asyncio.timeout(self._silence):
                     taken, said = await comm.read()
                 self._let_go(taken)
-                for number, message in said:
-                    if number > self._taken:
-                        self._taken = number
-                        self._hear(number, *pickle.loads(message))
+                for message in said:
+                    if message[0] > self._taken:
+                        self._taken = message[0]
+                        self._hear(*message)
         except (OSError, TimeoutError) as error:
             logger.debug("a connection has gone: %r", error)
+        except Exception as error:
+            # Whatever it was, the next one begins anew, behind what was taken in.
+            logger.warning("a connection to the other side is given up: %r", error)
         finally:
             if writer is not None:
                 writer.cancel()
@@ -174,32 +176,75 @@ class Link:
         while self._kept and self._kept[0][0] <= taken:
             self._kept.popleft()
 
-    def _hear(self, number: int, what: str, values: dict[str, Any]) -> None:
+    def _keep(
+        self, what: str, values: Mapping[str, Any], *, asks: bool = False, answers: int = 0
+    ) -> int:
+        """Have something said; its number."""
+        message = dumps(values)
+        self._said += 1
+        if not self._over:
+            self._kept.append((self._said, what, self._said if asks else answers, message))
+            self._more.set()
+        return self._said
+
+    def _hear(self, number: int, what: str, question: int, message: bytes) -> None:
         self._more.set()  # what was taken in is to be confirmed
-        if what == _REPLY:
-            answer = self._asked.get(values["to"])
-            if answer is not None and not answer.done():
-                if values["error"] is not None:
-                    answer.set_exception(values["error"])
-                else:
-                    answer.set_result(values["result"])
-            return
         try:
+            values = pickle.loads(message)
+            if what == _REPLY:
+                self._answered(question, **values)
+                return
             result = self._handlers[what](**values)
-        except Exception:
-            logger.exception("what was said of %s could not be taken in", what)
+        except Exception as error:
+            # Not with what was said, which may be secret.
+            logger.warning("what was said of %r could not be taken in: %r", what, error)
+            if what == _REPLY:
+                self._answered(question, None, dumps(error), repr(error))
+            elif question:
+                self._answer(number, None, error)
             return
         if isinstance(result, Awaitable):
-            task = asyncio.ensure_future(self._answer(number, result))
+            task = asyncio.ensure_future(self._await(number, what, result, asked=bool(question)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        elif question:
+            self._answer(number, result)
 
-    async def _answer(self, number: int, result: Awaitable[Any]) -> None:
+    async def _await(self, number: int, what: str, result: Awaitable[Any], *, asked: bool) -> None:
         try:
-            self.say(_REPLY, to=number, result=await result, error=None)
+            value = await result
         except Exception as error:
-            try:
-                pickle.loads(pickle.dumps(error))
-            except Exception:
-                error = RuntimeError(f"{type(error).__name__}: {error}")
-            self.say(_REPLY, to=number, result=None, error=error)
+            if asked:
+                self._answer(number, None, error)
+            else:
+                logger.warning("what was said of %r could not be done: %r", what, error)
+        else:
+            if asked:
+                self._answer(number, value)
+
+    def _answer(self, number: int, result: Any, error: Exception | None = None) -> None:
+        try:
+            # By itself, as the other side may not know its kind.
+            what = None if error is None else dumps(error)
+            values = {"result": result, "error": what, "said": _plain(error)}
+            self._keep(_REPLY, values, answers=number)
+        except Exception as other:
+            values = {"result": None, "error": b"", "said": _plain(error or other)}
+            self._keep(_REPLY, values, answers=number)
+
+    def _answered(self, number: int, result: Any, error: bytes | None, said: str) -> None:
+        answer = self._asked.get(number)
+        if answer is None or answer.done():
+            return
+        if error is None:
+            answer.set_result(result)
+            return
+        try:
+            raised = pickle.loads(error)
+        except Exception:
+            raised = RuntimeError(said)
+        answer.set_exception(raised)
+
+
+def _plain(error: Exception | None) -> str:
+    return "" if error is None else f"{type(error).__name__}: {error}"
