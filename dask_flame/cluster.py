@@ -35,6 +35,7 @@ from dask_flame.steering import Steering
 
 if TYPE_CHECKING:
     from dask_flame.apart.driver import Apart
+    from dask_flame.notebook.widget import Widget
 
 logger = logging.getLogger("dask_flame")
 
@@ -180,6 +181,7 @@ class FlameCluster(Steering):
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
         self._seat: Here | Apart | None = None
+        self._shown: Widget | None = None
         self.over = ""  # why it has ended, if it was not closed
         # Where the scheduler is apart, what stands here for it.
         self.scheduler: FlameScheduler
@@ -303,6 +305,8 @@ class FlameCluster(Steering):
             finally:
                 await super()._close()
                 FlameCluster._open.discard(self)
+                if self._shown is not None:
+                    self._shown.update()
 
     def close(self, timeout: float | None = None) -> Any:
         """End every runner, the scheduler, all that was made for them, and the Clients of it."""
@@ -391,8 +395,11 @@ class FlameCluster(Steering):
     def __repr__(self) -> str:
         return display.text(self)
 
-    def _scaling_status(self) -> str:
-        return display.table(self.fleets, self.boots)
+    def _repr_html_(self, cluster_status: Any = None) -> str:
+        return display.html(self)
+
+    def _widget(self) -> Any:
+        return display.widget(self)
 
 
 @atexit.register

@@ -1,9 +1,8 @@
-"""A cluster as text, as a table, and as the dashboard's page wants it (driver)."""
+"""A cluster as text, and as the dashboard's page and the notebook want it (driver)."""
 
 from __future__ import annotations
 
 import time
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from distributed import Status
@@ -64,35 +63,34 @@ def _pool(name: str, fleet: Fleet, waiting: int) -> str:
     )
 
 
-def table(pools: Pools, boots: Boots) -> str:
-    """The pools' state as the notebook widget shows it: a column for each."""
-    columns = [{**_rows(fleet), "Boots": _boots(boots, name)} for name, fleet in pools]
-    rows = [(label, [column[label] for column in columns]) for label in columns[0]]
-    if len(columns) > 1:
-        rows.insert(0, ("Pool", list(pools.fleets)))
-    cells = "".join(
-        f'<tr><th style="text-align: left;">{label}</th>'
-        + "".join(f'<td style="text-align: left;">{value}</td>' for value in values)
-        + "</tr>"
-        for label, values in rows
-    )
-    return f"<table>{cells}</table>"
+def html(cluster: FlameCluster) -> str:
+    """The pools, runner by runner: what a notebook shows."""
+    # Imported here, as a script has no use for it.
+    from dask_flame.notebook.panel import Head, panel
+
+    over = ""
+    if cluster.status in (Status.closing, Status.closed):
+        over = f"closed: {cluster.over}" if cluster.over else "closed"
+    links = {"dashboard": "", "curves": ""}
+    if cluster.dashboard_address and not over:
+        links = {"dashboard": cluster.dashboard_link, "curves": cluster.flame_link}
+    head = Head(cluster.name, cluster.backend.name, over, links)
+    started = getattr(cluster, "scheduler", None) is not None
+    state = cluster._pools() if started else {"now": time.time(), "pools": [], "events": []}
+    return panel(head, state, cluster.boots)
 
 
-def _rows(fleet: Fleet) -> dict[str, str]:
-    pool, number = fleet.pool, counts(fleet)
-    return {
-        "Policy": f"{pool.min} to {pool.max} runners, {pool.concurrency} calls each, "
-        f"idle for {pool.idle_timeout:g} s",
-        "Booting": str(number["booting"]),
-        "Ready": f"{number['ready']} ({number['busy']} busy)",
-        "Draining": str(number["draining"]),
-        "Ending": str(number["ending"]),
-    }
+def widget(cluster: FlameCluster) -> Any:
+    """The pools, live in a notebook; None without ipywidgets."""
+    if cluster._shown is None:
+        # Imported here, as a script has no use for it.
+        from dask_flame.notebook.widget import Widget
 
-
-def _boots(boots: Boots, pool: str) -> str:
-    return escape(boots.summary(pool)) or "none yet"
+        try:
+            cluster._shown = Widget(cluster)
+        except ImportError:
+            return None
+    return cluster._shown.root
 
 
 def snapshot(
@@ -102,7 +100,7 @@ def snapshot(
     events: EventLog,
     boots: Boots,
 ) -> dict[str, Any]:
-    """The pools' state for the page ``/flame``: times are Unix seconds."""
+    """The pools' state for the page ``/flame`` and the notebook: times are Unix seconds."""
     now, monotonic = time.time(), time.monotonic()
     return {
         "now": now,
@@ -112,6 +110,7 @@ def snapshot(
                 "min": fleet.pool.min,
                 "max": fleet.pool.max,
                 "concurrency": fleet.pool.concurrency,
+                "idle_timeout": fleet.pool.idle_timeout,
                 "demand": scheduler.demand(name),
                 "waiting": scheduler.waiting(name),
                 "runner_seconds": pools.ledgers[name].paid(fleet.members.values(), monotonic),

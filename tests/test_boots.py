@@ -162,7 +162,7 @@ def test_each_step_of_a_boot_is_noted(flame: Any) -> None:
         assert f"up {boot.after('up'):.3f}" in event.reason
     phases = cluster.fleets.ledgers["default"].phases
     assert {n for _, n in phases.values()} == {2}
-    assert cluster.boots.summary().split(",")[0] in cluster._scaling_status()
+    assert cluster.boots.summary().split(",")[0] in cluster._repr_html_()
 
 
 class Silent(LocalBackend):

@@ -350,7 +350,7 @@ def test_what_a_cluster_with_pools_shows(two: Any) -> None:
     cluster, _ = two
     assert "cpu: none of 0..2" in repr(cluster)
     assert "gpu: none of 0..1" in repr(cluster)
-    assert "<td" in cluster._scaling_status()
+    assert "<b>gpu</b>" in cluster._repr_html_()
     assert list(cluster.pools) == ["cpu", "gpu"]
 
 

@@ -73,7 +73,8 @@ from dask_flame.runner.nested import WAITS
         (Worker, "close", ["timeout", "executor_wait"]),
         (Cluster, "_update_worker_status", ["op", "msg"]),
         (Cluster, "_get_logs", ["cluster", "scheduler", "workers"]),
-        (Cluster, "_scaling_status", []),
+        (Cluster, "_repr_html_", ["cluster_status"]),
+        (Cluster, "_widget", []),
     ],
 )
 def test_methods_that_are_overridden_or_called(owner: type, name: str, takes: list[str]) -> None:

@@ -1,0 +1,239 @@
+"""A cluster's pools as a piece of HTML, light or dark as what surrounds it; pure (driver)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from dask_flame.boots import FIRST_CALL, REGISTERED, Boot, in_order, summary
+
+#: Runners that are drawn as a tile each; beyond it, kinds of runners share a bar.
+_TILES = 128
+#: Events that are shown.
+_EVENTS = 3
+#: What a runner does, in the order in which it is drawn, and what it is called.
+_KINDS = {
+    "busy": "busy",
+    "ready": "ready",
+    "draining": "finishing",
+    "booting": "booting",
+    "asked": "asked for",
+    "ending": "ending",
+}
+
+# Colours of Okabe and Ito, told apart with any common colour blindness, with other forms besides.
+# Text and lines are those of JupyterLab's theme, of VS Code's, or of whatever is around.
+_STYLE = """<style>
+.flame-panel { border: 1px solid rgba(128,128,128,.4); border-radius: 6px; padding: 10px 14px;
+  max-width: 760px; line-height: 1.45; font-size: 13px; box-sizing: border-box;
+  font-family: var(--jp-ui-font-family, system-ui, -apple-system, "Segoe UI", sans-serif);
+  color: var(--jp-ui-font-color1, var(--vscode-foreground, inherit)) }
+.flame-panel a { color: var(--jp-content-link-color, var(--vscode-textLink-foreground, #2878b5));
+  text-decoration: none; margin-left: 14px; white-space: nowrap }
+.flame-panel .head, .flame-panel .row { display: flex; flex-wrap: wrap; align-items: baseline;
+  gap: 2px 10px }
+.flame-panel .push { margin-left: auto }
+.flame-panel .quiet { opacity: .68 }
+.flame-panel .pool { border-top: 1px solid rgba(128,128,128,.25); margin-top: 8px;
+  padding-top: 8px }
+.flame-panel .tiles { display: flex; flex-wrap: wrap; gap: 3px; margin: 5px 0 }
+.flame-panel .bar { display: flex; height: 12px; gap: 2px; margin: 5px 0 }
+.flame-panel i { display: inline-block; box-sizing: border-box; width: 12px; height: 12px;
+  border-radius: 2px; border: 1px solid transparent; flex: none }
+.flame-panel .bar i { flex-basis: 0; width: auto; min-width: 3px }
+.flame-panel .key { margin-right: 12px; white-space: nowrap }
+.flame-panel .key i { width: 10px; height: 10px; margin-right: 5px; vertical-align: -1px }
+.flame-panel i.busy { background: #E69F00; border-color: #B87F00 }
+.flame-panel i.ready { background: #56B4E9; border-color: #2F8EC4 }
+.flame-panel i.draining { border-color: #B87F00;
+  background: repeating-linear-gradient(45deg, #E69F00 0 2px, transparent 2px 5px) }
+.flame-panel i.booting { background: rgba(128,128,128,.45); border: 1px solid #808080;
+  animation: flame-pulse 1.2s ease-in-out infinite alternate }
+.flame-panel i.asked { border: 1px dashed #808080 }
+.flame-panel i.ending { background: rgba(128,128,128,.25) }
+.flame-panel i.free { background: rgba(128,128,128,.12) }
+.flame-panel .step { display: inline-block; padding: 0 7px; margin-top: 3px;
+  border-radius: 9px; background: rgba(128,128,128,.16) }
+.flame-panel .step.here { background: rgba(86,180,233,.3); font-weight: 600 }
+.flame-panel .trouble { color: #D55E00; font-weight: 600 }
+.flame-panel .events { font: 11.5px/1.5 var(--jp-code-font-family, monospace);
+  white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
+@keyframes flame-pulse { from { opacity: .35 } to { opacity: 1 } }
+@media (prefers-reduced-motion: reduce) { .flame-panel i.booting { animation: none } }
+</style>"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a panel says of the cluster itself.
+
+    Attributes
+    ----------
+    name, backend : str
+    over : str
+        Why there is nothing any more; empty while there may be.
+    links : mapping of str to str
+        Addresses by what they are called.
+    """
+
+    name: str
+    backend: str
+    over: str = ""
+    links: Mapping[str, str] | None = None
+
+
+def panel(head: Head, state: Mapping[str, Any], boots: Sequence[Boot]) -> str:
+    """A cluster's pools, runner by runner.
+
+    Parameters
+    ----------
+    head : Head
+    state : mapping
+        What :func:`dask_flame.display.snapshot` returns.
+    boots : sequence of Boot
+    """
+    several = len(state["pools"]) > 1
+    parts = [_head(head, state)]
+    if not head.over:
+        parts += [
+            _pool(pool, [b for b in boots if b.pool == pool["name"]], state["now"], several)
+            for pool in state["pools"]
+        ]
+    parts.append(_events(state["events"]))
+    return f'{_STYLE}<div class="flame-panel">{"".join(parts)}</div>'
+
+
+def _head(head: Head, state: Mapping[str, Any]) -> str:
+    links = "".join(
+        f'<a href="{escape(address)}" target="_blank" rel="noopener">{escape(word)} &#8599;</a>'
+        for word, address in (head.links or {}).items()
+        if address and not head.over
+    )
+    paid = sum(pool["runner_seconds"] for pool in state["pools"])
+    told = head.over or f"{duration(paid)} of runners so far"
+    return (
+        f'<div class="head"><b>FlameCluster</b> {escape(head.name)}'
+        f'<span class="quiet">{escape(head.backend)}</span>'
+        f'<span class="quiet">{escape(told)}</span>'
+        f'<span class="push">{links}</span></div>'
+    )
+
+
+def _pool(pool: Mapping[str, Any], boots: Sequence[Boot], now: float, several: bool) -> str:
+    under_way = {boot.name: boot for boot in boots if boot.seconds is None and not boot.ended}
+    runners = [(runner, _kind(runner, under_way)) for runner in pool["runners"]]
+    number = Counter(kind for _, kind in runners)
+    name = f"<b>{escape(pool['name'])}</b>" if several else ""
+    per = pool["concurrency"]
+    each = f", {per} calls each" if per > 1 else ""
+    idle = f", idle for {pool['idle_timeout']:g} s" if "idle_timeout" in pool else ""
+    policy = f"{pool['min']} to {pool['max']} runners{each}{idle}"
+    lines = [
+        f'<div class="row">{name}<span>{_numbers(number)}</span>',
+        f'<span class="quiet push">{policy}</span></div>',
+        _tiles(runners, number, pool["max"], now),
+        _waiting(pool),
+        _steps(boots, under_way, now),
+    ]
+    return f'<div class="pool">{"".join(lines)}</div>'
+
+
+def _kind(runner: Mapping[str, Any], under_way: Mapping[str, Boot]) -> str:
+    state = str(runner["state"])
+    if state == "ready" and runner["busy"]:
+        return "busy"
+    boot = under_way.get(runner["name"])
+    if state == "booting" and boot is not None and not boot.steps:
+        return "asked"
+    return state
+
+
+def _numbers(number: Counter[str]) -> str:
+    told = [
+        f'<span class="key"><i class="{kind}"></i>{number[kind]} {word}</span>'
+        for kind, word in _KINDS.items()
+        if number[kind]
+    ]
+    return "".join(told) or '<span class="quiet">no runner</span>'
+
+
+def _tiles(
+    runners: Sequence[tuple[Mapping[str, Any], str]], number: Counter[str], most: int, now: float
+) -> str:
+    if max(len(runners), most) > _TILES:
+        free = max(0, most - len(runners))
+        counts = [*((kind, number[kind]) for kind in _KINDS), ("free", free)]
+        bars = [f'<i class="{kind}" style="flex-grow:{n}"></i>' for kind, n in counts if n]
+        return f'<div class="bar">{"".join(bars)}</div>'
+    places = list(_KINDS)
+    ordered = sorted(runners, key=lambda item: places.index(item[1]))
+    tiles = [
+        f'<i class="{kind}" title="{escape(_title(runner, kind, now))}"></i>'
+        for runner, kind in ordered
+    ]
+    tiles += ['<i class="free"></i>'] * (most - len(runners))
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _title(runner: Mapping[str, Any], kind: str, now: float) -> str:
+    calls = f", {runner['busy']} calls" if runner["busy"] > 1 else ""
+    since = duration(max(0.0, now - runner["since"]))
+    return f"{runner['name']}: {_KINDS[kind]}{calls}, in this state for {since}"
+
+
+def _waiting(pool: Mapping[str, Any]) -> str:
+    waiting = pool["waiting"]
+    if not waiting:
+        return ""
+    calls = "call waits" if waiting == 1 else "calls wait"
+    return f"<div>{waiting:,} {calls} for a runner</div>"
+
+
+def _steps(boots: Sequence[Boot], under_way: Mapping[str, Boot], now: float) -> str:
+    """How far the boots have come that are under way; of the others, how long they took."""
+    if not under_way:
+        took = summary(boots)
+        return f'<div class="quiet">boots: {escape(took)}</div>' if took else ""
+    known = [step for step in in_order(boots) if step != FIRST_CALL] or ["accepted"]
+    steps = ["asked", *(step for step in known if step != REGISTERED), REGISTERED]
+    there = Counter(boot.last for boot in under_way.values())
+    chips = [
+        f'<span class="step{" here" if there[step] else ""}">{escape(step)}'
+        f"{f' {there[step]}' if there[step] else ''}</span>"
+        for step in steps
+    ]
+    longest = max(0.0, now - min(boot.at for boot in under_way.values()))
+    track = " &#8594; ".join(chips)
+    said = f'<span class="quiet">booting for {duration(longest)}:</span>'
+    lines = [f"<div>{said} {track}</div>"]
+    troubles = Counter(boot.trouble for boot in under_way.values() if boot.trouble)
+    lines += [
+        f'<div class="trouble">&#9888; {n} held up: {escape(why)}</div>'
+        for why, n in troubles.most_common(2)
+    ]
+    return "".join(lines)
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f'<div class="events quiet" title="{escape(event["text"])}">'
+        f"{escape(event['kind'])} &#183; {escape(_first_line(event['text']))}</div>"
+        for event in events[-_EVENTS:]
+    ]
+    return f'<div class="pool">{"".join(lines)}</div>' if lines else ""
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -1,0 +1,117 @@
+"""A cluster's pools, live in a notebook, with buttons (driver)."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+from dask.utils import parse_timedelta
+from distributed import Status
+from tornado.ioloop import PeriodicCallback
+
+from dask_flame.errors import FlameError
+
+if TYPE_CHECKING:
+    from dask_flame.cluster import FlameCluster
+
+
+class Widget:
+    """A cluster's pools, with buttons.
+
+    It moves while a cell runs. Its buttons work when the kernel is free, or in notebooks that talk
+    to widgets beside the cell that runs.
+
+    Attributes
+    ----------
+    root : ipywidgets.Widget
+
+    Raises
+    ------
+    ImportError
+        Without ipywidgets.
+    """
+
+    def __init__(self, cluster: FlameCluster) -> None:
+        import ipywidgets as kit
+
+        self._cluster = cluster
+        self._panel = kit.HTML(cluster._repr_html_())
+        pools = list(cluster.pools)
+        narrow = kit.Layout(width="130px")
+        self._pool = kit.Dropdown(
+            options=pools,
+            layout=kit.Layout(width="150px", display="none" if len(pools) == 1 else None),
+        )
+        style = {"description_width": "30px"}
+        self._min = kit.BoundedIntText(description="min", max=10**6, layout=narrow, style=style)
+        self._max = kit.BoundedIntText(description="max", max=10**6, layout=narrow, style=style)
+        self._resize = kit.Button(description="Resize", layout=kit.Layout(width="auto"))
+        self._end = kit.Button(description="End cluster…", layout=kit.Layout(width="auto"))
+        self._really = kit.Button(
+            description="End it, and its calls",
+            button_style="danger",
+            layout=kit.Layout(width="auto", display="none"),
+        )
+        self._said = kit.HTML()
+        self._controls = (self._pool, self._min, self._max, self._resize, self._end)
+        self._pool.observe(lambda _: self._fill(), "value")
+        self._resize.on_click(self._guarded(self._do_resize))
+        self._end.on_click(lambda _: self._ask())
+        self._really.on_click(self._guarded(self._do_end))
+        self._fill()
+        buttons = kit.HBox(
+            [*self._controls, self._really, self._said],
+            layout=kit.Layout(flex_flow="row wrap", align_items="center"),
+        )
+        self.root = kit.VBox([self._panel, buttons])
+        cluster.loop.add_callback(self._install)
+
+    # What is shown
+
+    def _install(self) -> None:
+        seconds = parse_timedelta(dask.config.get("distributed.deploy.cluster-repr-interval"), "ms")
+        callback = PeriodicCallback(self.update, seconds * 1000)
+        self._cluster.periodic_callbacks["cluster-repr"] = callback
+        callback.start()
+
+    def update(self) -> None:
+        """Show what is now."""
+        self._panel.value = self._cluster._repr_html_()
+        if self._cluster.status in (Status.closing, Status.closed):
+            for control in (*self._controls, self._really):
+                control.disabled = True
+            self._really.layout.display = "none"
+
+    def _fill(self) -> None:
+        policy = self._cluster.pools[self._pool.value]
+        self._min.value, self._max.value = policy.min, policy.max
+
+    # What is done
+
+    def _guarded(self, action: Any) -> Any:
+        def act(_: Any) -> None:
+            try:
+                self._say(action())
+            except (FlameError, OSError) as error:
+                self._say(str(error), bad=True)
+            self.update()
+
+        return act
+
+    def _say(self, text: str, *, bad: bool = False) -> None:
+        colour = ' style="color:#D55E00"' if bad else ""
+        self._said.value = f"<span{colour}>{escape(text)}</span>"
+
+    def _do_resize(self) -> str:
+        policy = self._cluster.resize(self._pool.value, min=self._min.value, max=self._max.value)
+        return f"{policy.min} to {policy.max} runners from now on"
+
+    def _ask(self) -> None:
+        hidden = self._really.layout.display == "none"
+        self._really.layout.display = None if hidden else "none"
+        self._end.description = "Keep it" if hidden else "End cluster…"
+
+    def _do_end(self) -> str:
+        self._cluster.close()
+        return ""
