@@ -136,6 +136,7 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     assert client.gather(futures[0])[1] == "xyzzy"  # it has gone home, which is there
     assert client.submit(whoami).result(timeout=60)[0] == "runner-4"
     assert "1 ready" in wait_for(lambda: "1 ready" in repr(flame) and repr(flame))
+    assert "runner-4" in flame._repr_html_()
     flame.close()
     wait_for(fake.at_rest)
 

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ class Following:
     def __init__(self, minimum: int, maximum: int) -> None:
         self.minimum = minimum
         self.maximum = maximum
+        #: What was when is on the dashboard's page, which is where the scheduler is.
+        self.history: dict[str, list[Any]] = defaultdict(list)
 
     def stop(self, reason: str = "unknown") -> None:
         """There is nothing here to stop."""
