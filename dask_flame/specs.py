@@ -11,6 +11,7 @@ import dask.config
 from distributed import Security
 
 from dask_flame.backends import RunnerSpec
+from dask_flame.certificates import temporary_security
 from dask_flame.errors import PoolError
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.pool import Pool
@@ -72,7 +73,7 @@ def make_security(security: Security | bool | None, *, remote: bool = False) -> 
     PoolError
     """
     if security is True or (remote and security is None):
-        return Security.temporary()
+        return temporary_security()
     if remote and not (isinstance(security, Security) and security.require_encryption):
         raise PoolError(
             "security must have TLS where runners are on other machines; leave it out, and "
