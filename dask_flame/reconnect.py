@@ -89,6 +89,14 @@ def resume_clients() -> None:
             client.loop.add_callback(Link.of(client).join)
 
 
+def tell_clients(cluster: Any, why: str) -> None:
+    """Tell the Clients of this process why their cluster is no more, where its scheduler cannot."""
+    for client in list(Client._instances):
+        link = client.extensions.get(LEASE)
+        if client.cluster is cluster and link is not None:
+            client.loop.add_callback(link.over, why)
+
+
 async def dask_setup(client: Client) -> None:
     """As a preload of ``distributed.client.preload``."""
     resume_clients()
@@ -273,6 +281,11 @@ class Link:
             state.cancel(reason=reason, msg=why)
             self.client.futures.pop(key, None)
 
+    def over(self, why: str) -> None:
+        """The cluster is no more, and so are its futures."""
+        self._over = why
+        self._cancel(dict(self.client.futures), why)
+
     def off(self) -> None:
         """Be as stock: the scheduler holds no lease any more."""
         if not self.on:
@@ -357,8 +370,7 @@ class Link:
         if "taken" in message:
             self.outbox.forget(message["taken"])
         elif "over" in message:
-            self._over = message["over"]
-            self._cancel(dict(self.client.futures), self._over)
+            self.over(message["over"])
         elif message["in-force"]:
             await self.join(_LAST)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,42 @@ def test_a_connection_that_drops(outside: Start, cluster: Any) -> None:
     wait_for(lambda: len(flame.scheduler_info["workers"]) == len(flame.runners))
 
 
+def test_each_connection_comes_back_by_itself(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside()
+    flame, client = cluster(idle_timeout="1s")
+    assert client.submit(whoami, pure=False).result(timeout=60)
+    seat, told = flame._seat, flame._watch_worker_status_comm
+    flame.loop.add_callback(seat._link.cut)
+    wait_for(lambda: not seat._link.connected)
+    wait_for(lambda: seat._link.connected)
+    wait_for(lambda: not flame.runners and not flame.scheduler_info["workers"])
+    assert flame._watch_worker_status_comm is told
+    flame.loop.add_callback(told.abort)
+    wait_for(told.closed)
+    assert client.submit(whoami, pure=False).result(timeout=60)
+    wait_for(lambda: flame.scheduler_info["n_workers"] == 1)
+    wait_for(lambda: not flame.runners and not flame.scheduler_info["workers"])
+    assert [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
+
+
+def test_what_is_not_in_the_image_is_said(
+    outside: Start, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside()
+    (tmp_path / "only_here.py").write_text("def idle():\n    return True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    idle = importlib.import_module("only_here").idle
+    flame, client = cluster()
+    flame.resize(idle_check=idle)
+    (said,) = wait_for(lambda: [e for e in flame.events if e.kind == "failed"])
+    assert "No module named 'only_here'" in said.reason
+    assert flame.resize(idle_check=None, max=1).max == 1
+    wait_for(lambda: [e for e in flame.events if e.kind == "policy"])
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
 def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
     fake = outside()
     flame, client = cluster(disconnect_grace="1s")
@@ -219,8 +257,11 @@ def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
     fake.up()
     wait_for(lambda: flame.status.name == "closed", within=30)
     (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
-    assert "has ended" in lost.reason
-    del future
+    assert re.search(
+        r"out of reach for \d+ s, which is more than disconnect_grace=1 s", lost.reason
+    )
+    with pytest.raises(CancelledError, match="disconnect_grace=1 s"):
+        future.result()
 
 
 def test_a_driver_in_a_pod_may_have_it_so_too(
@@ -311,7 +352,8 @@ def test_a_scheduler_that_is_taken_away(outside: Start, cluster: Any) -> None:
     (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
     assert "Evicted" in lost.reason or "preempted" in lost.reason
     wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
-    del future
+    with pytest.raises(CancelledError, match=r"Evicted|preempted"):
+        future.result()
 
 
 @pytest.mark.parametrize(
@@ -352,6 +394,19 @@ def test_another_version_there(outside: Start, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("dask_flame.apart.driver.__version__", "0.0.0")
     with pytest.raises(BackendError, match=r"this driver 0\.0\.0; name an image"):
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+
+
+def test_a_scheduler_that_is_not_reached(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    fake.fail("get pods/portforward", status=403, times=10_000)
+    monkeypatch.setattr("dask_flame.apart.driver._HELLO_WITHIN", 2.0)
+    monkeypatch.setattr("dask_flame.apart.driver._SAID_AFTER", 1.0)
+    with pytest.raises(BackendError, match=r"not reached within 2 s: the server is not well"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    assert "is not reached yet: the server is not well" in caplog.text
+    wait_for(fake.at_rest)
 
 
 def test_rights_that_are_missing(outside: Start) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dask.utils import parse_timedelta
-from distributed import Security, Status
+from distributed import Security
 from distributed.comm import connect
 from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
@@ -31,7 +31,7 @@ from dask_flame.errors import BackendError
 from dask_flame.events import Event
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.protocol import DRIVER
-from dask_flame.reconnect import resume_clients
+from dask_flame.reconnect import resume_clients, tell_clients
 from dask_flame.reports import Change
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import settings
@@ -44,8 +44,11 @@ logger = logging.getLogger("dask_flame")
 #: Seconds between two attempts to connect: the first, and the longest.
 _FIRST, _LONGEST = 0.05, 1.0
 _ATTEMPT = 10.0
-#: Seconds that the other side may take to come, once its process has started, and to take leave.
-_HELLO_WITHIN = 60.0
+#: Seconds that the other side may take to come, once its process has started: a Secret that is
+#: made a moment too late may be in its folder only a minute and a half later; after how many it is
+#: said that it has not; and those that it may take to take leave.
+_HELLO_WITHIN = 180.0
+_SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
 #: What of a resize only the driver needs to know.
 _FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIONS
@@ -92,8 +95,8 @@ class Apart:
         self._there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._callbacks = Background("flame-callbacks")
         self._connecting: asyncio.Task[None] | None = None
-        self._joins = 0
         self._following: asyncio.Task[None] | None = None
+        self._resizing: set[asyncio.Task[None]] = set()
         self._closing = False
         backend = cluster.backend
         handlers: dict[str, Any] = {
@@ -162,14 +165,7 @@ class Apart:
         port = await backend.reach(self._port)
         self.address = f"tls://127.0.0.1:{port}"
         self._connecting = asyncio.create_task(self._connect())
-        try:
-            async with asyncio.timeout(_HELLO_WITHIN):
-                version = await asyncio.shield(self._there)
-        except TimeoutError:
-            raise BackendError(
-                f"the scheduler's pod has started, but was not reached within {_HELLO_WITHIN:g} s; "
-                "see its log"
-            ) from None
+        version = await self._met()
         if version != __version__:
             raise BackendError(
                 f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
@@ -182,8 +178,25 @@ class Apart:
                 at=int(wanted) if wanted.isdigit() else 0,
             )
 
+    async def _met(self) -> str:
+        """The version that the other side says it has, when it has come."""
+        backend = self._cluster.backend
+        for within in (_SAID_AFTER, _HELLO_WITHIN - _SAID_AFTER):
+            try:
+                async with asyncio.timeout(within):
+                    return await asyncio.shield(self._there)
+            except TimeoutError:
+                why = f": {backend.out_of_reach}" if backend.out_of_reach else ""
+                if within == _SAID_AFTER:
+                    logger.warning("the scheduler's pod has started, and is not reached yet%s", why)
+        raise BackendError(
+            f"the scheduler's pod has started, but was not reached within {_HELLO_WITHIN:g} s"
+            f"{why or '; see its log'}"
+        )
+
     def follow(self, stack: contextlib.AsyncExitStack) -> None:
-        """There is nothing to begin: what decides is where the scheduler is."""
+        """Stay connected; what decides is where the scheduler is."""
+        self._following = asyncio.create_task(self._follow())
 
     async def finish(self) -> None:
         """There is nothing to end before the connection."""
@@ -198,7 +211,7 @@ class Apart:
                     while self._link.connected:  # noqa: ASYNC110 - it ends by itself
                         await asyncio.sleep(0.02)
         await self._link.close()
-        for task in (self._connecting, self._following):
+        for task in (self._connecting, self._following, *self._resizing):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -220,7 +233,19 @@ class Apart:
         default = self._cluster.fleets.policies[self._cluster.fleets.default]
         self.adaptive.minimum, self.adaptive.maximum = default.min, default.max
         rest = {name: value for name, value in changes.items() if name not in _FOR_RUNNERS}
-        self._link.say("resize", pool=pool, changes=rest, text=text)
+        task = asyncio.ensure_future(self._resize(pool, rest, text))
+        self._resizing.add(task)
+        task.add_done_callback(self._resizing.discard)
+
+    async def _resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        try:
+            await self._link.ask("resize", pool=pool, changes=changes, text=text)
+        except ConnectionError:
+            pass  # the cluster is closed
+        except Exception as error:
+            # An idle_check of a module, for one, that is not in the image.
+            why = f"{text} is not heeded where the scheduler is: {type(error).__name__}: {error}"
+            self._cluster.events.add("failed", why, pool=pool)
 
     # What the backend says
 
@@ -238,6 +263,9 @@ class Apart:
 
     def _ended(self, why: str) -> None:
         """The scheduler's process has ended, and was not told to."""
+        if (away := self._link.unheard) > self._cluster.disconnect_grace:
+            grace = f"disconnect_grace={self._cluster.disconnect_grace:g} s"
+            why = f"it had been out of reach for {away:.0f} s, which is more than {grace} ({why})"
         self._over(f"the scheduler's pod has ended: {why}", "lost")
 
     # What the other side says
@@ -280,6 +308,7 @@ class Apart:
             self._there.set_exception(BackendError(why))
             return
         self._cluster.events.add(kind, why)
+        tell_clients(self._cluster, f"The cluster has ended: {why}")
         self._cluster.expire(why)
 
     # The connection
@@ -293,33 +322,38 @@ class Apart:
                 comm = await connect(self.address, timeout=_ATTEMPT, **arguments)
                 try:
                     await comm.write({"op": DRIVER, "reply": False, "version": __version__})
-                    self._joined()
                     await self._link.serve(comm)
                 finally:
                     comm.abort()
-            except (OSError, TimeoutError) as error:
+            except Exception as error:
+                # Whatever it is: without a connection, all ends.
                 logger.debug("the scheduler's pod could not be reached: %r", error)
             pause = _FIRST if time.monotonic() > begun + _LONGEST else min(2 * pause, _LONGEST)
             await asyncio.sleep(pause)
 
-    def _joined(self) -> None:
-        self._joins += 1
-        if self._joins > 1 and self._cluster.status is Status.running:
-            if self._following is not None:
-                self._following.cancel()
-            self._following = asyncio.create_task(self._follow())
-
     async def _follow(self) -> None:
         """Have distributed's Cluster hear of workers again: it subscribes once, when it starts."""
         cluster = self._cluster
-        with contextlib.suppress(OSError):
-            comm = await cluster.scheduler_comm.live_comm()
-            await comm.write({"op": "subscribe_worker_status"})
-            cluster.scheduler_info = SchedulerInfo(await comm.read())
-            cluster._watch_worker_status_comm = comm
-            cluster._watch_worker_status_task = asyncio.ensure_future(
-                cluster._watch_worker_status(comm)
-            )
+        while True:
+            await asyncio.wait([cluster._watch_worker_status_task])
+            if self._closing:
+                return
+            try:
+                comm = await cluster.scheduler_comm.live_comm()
+                try:
+                    await comm.write({"op": "subscribe_worker_status"})
+                    cluster.scheduler_info = SchedulerInfo(await comm.read())
+                except BaseException:
+                    comm.abort()
+                    raise
+            except OSError as error:
+                logger.debug("not told of workers yet: %r", error)
+                await asyncio.sleep(_LONGEST)
+            else:
+                cluster._watch_worker_status_comm = comm
+                cluster._watch_worker_status_task = asyncio.ensure_future(
+                    cluster._watch_worker_status(comm)
+                )
 
 
 def _inline(security: Security) -> dict[str, Any]:

@@ -103,12 +103,16 @@ class Head:
             self.cluster.scheduler.handlers[DRIVER] = self._serve
             teller = Teller(self.cluster, self.link)
             while not self._over.is_set() and not self._forsaken():
-                teller.tell()
-                self._reports.tell()
+                if self.link.connected:
+                    # Else what it will have to know then is told then.
+                    teller.tell()
+                    self._reports.tell()
                 if self.cluster.status is not Status.running:
                     break  # its max_lifetime is over
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), _LOOK)
+            if self._forsaken():
+                print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
             if self.cluster.over:
                 # Else the pod tells by its end why it has ended.
                 self.link.say("over", why=self.cluster.over)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -59,10 +60,20 @@ class Link:
         self._more = asyncio.Event()
         self._comm: Comm | None = None
         self._over = ""
+        self._heard, self._parted = time.time(), time.monotonic()
 
     @property
     def connected(self) -> bool:
         return self._comm is not None
+
+    @property
+    def unheard(self) -> float:
+        """Seconds, at least, for which the other side has heard nothing of this one."""
+        if self._comm is not None:
+            return 0.0
+        # The clock on the wall goes on while a machine sleeps; what was last heard may be old.
+        slept = time.time() - self._heard - self._silence / 4
+        return max(time.monotonic() - self._parted, slept)
 
     @property
     def waiting(self) -> int:
@@ -111,6 +122,7 @@ class Link:
             while True:
                 async with asyncio.timeout(self._silence):
                     taken, said = await comm.read()
+                self._heard = time.time()
                 self._let_go(taken)
                 for message in said:
                     if message[0] > self._taken:
@@ -127,7 +139,7 @@ class Link:
                 await asyncio.gather(writer, return_exceptions=True)
             comm.abort()
             if self._comm is comm:
-                self._comm = None
+                self._comm, self._parted = None, time.monotonic()
 
     def cut(self) -> None:
         """End the connection; the conversation goes on over the next one."""

@@ -375,6 +375,14 @@ class Backend(ABC):
         raise NotImplementedError
 
     @property
+    def out_of_reach(self) -> str:
+        """Why the last connection by way of :meth:`reach` could not be made; empty if it was.
+
+        It is not asked of a backend.
+        """
+        return ""
+
+    @property
     def scratch(self) -> str | None:
         """A folder on the driver's machine that goes when the backend goes, if there is one."""
         return None

@@ -170,6 +170,10 @@ class KubernetesBackend(Backend):
         assert self._lodging is not None
         return await self._lodging.reach(port, at)
 
+    @property
+    def out_of_reach(self) -> str:
+        return self._lodging.out_of_reach if self._lodging is not None else ""
+
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         making = []
         for spec in specs:

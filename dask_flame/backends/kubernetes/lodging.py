@@ -72,6 +72,11 @@ class Lodging:
         self._forwards.append(forward)
         return await forward.start(at)
 
+    @property
+    def out_of_reach(self) -> str:
+        """See :attr:`dask_flame.backends.Backend.out_of_reach`."""
+        return next((forward.trouble for forward in self._forwards if forward.trouble), "")
+
     async def close(self) -> None:
         """End all connections. The pod goes with its Job."""
         self._closed = True
