@@ -9,6 +9,7 @@ Dask cluster::
 
 from __future__ import annotations
 
+from dask_flame.reports.bound import BoundReport as BoundReport
 from dask_flame.reports.changes import Change as Change
 from dask_flame.reports.copies import reports_of as reports_of
 from dask_flame.reports.pending import Report as Report
@@ -21,6 +22,7 @@ from dask_flame.reports.values import CallReports as CallReports
 from dask_flame.reports.values import Series as Series
 
 __all__ = [
+    "BoundReport",
     "CallReports",
     "Change",
     "Report",

@@ -12,7 +12,7 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
 from dask_flame.reports.following import Followers
-from dask_flame.reports.runner import ReportSender
+from dask_flame.reports.sender import ReportSender
 from dask_flame.reports.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
 

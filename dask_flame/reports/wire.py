@@ -19,7 +19,7 @@ Dask keeps a topic's last messages in the scheduler (1,000, by its configuration
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dask.typing import Key
@@ -67,12 +67,27 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One execution of a call, as its runner sees it; ``next`` is the step after the last one."""
+    """One execution of a call, as its runner sees it.
+
+    Attributes
+    ----------
+    next : int
+        The step after the last one.
+    tracked : int
+        How many things :func:`dask_flame.track` has counted.
+    over : bool
+        Whether it has ended.
+    complaints : set of str
+        What was complained of already.
+    """
 
     key: Key
     run: str
     actor: bool
     next: int = 0
+    tracked: int = 0
+    over: bool = False
+    complaints: set[str] = field(default_factory=set)
 
 
 #: A report that was not sent yet: its call, step, time and values.

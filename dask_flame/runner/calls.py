@@ -20,6 +20,7 @@ from distributed.worker_state_machine import (
 
 from dask_flame.errors import CallTimeout
 from dask_flame.protocol import FREED, HELLO, OVERRAN, RETURN, RETURNED, WATCH
+from dask_flame.reports import where
 from dask_flame.runner.interrupt import Execution, enter
 
 #: Seconds after which a call that was asked to stop, and goes on, is asked again.
@@ -84,6 +85,7 @@ class Calls:
             loop.call_soon(lambda: self._taken_back(execution, interrupt=interrupt))
             execution.unwanted = True
         enter(execution)
+        where.enter(key)
         try:
             yield execution
         finally:

@@ -1,0 +1,151 @@
+"""``ReportSender``: gathers what the calls of one runner report, and sends it (runner)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+import warnings
+from time import monotonic, time
+from typing import Any
+
+from dask.typing import Key
+from distributed import Worker, WorkerPlugin
+from distributed.protocol import pickle
+
+from dask_flame.protocol import RUNNER
+from dask_flame.reports.channel import Channel
+from dask_flame.reports.where import count_forks, follow_threads, forks
+from dask_flame.reports.wire import NAME, TOPIC, Call, Record, encode
+
+
+class ReportSender(WorkerPlugin):
+    """Buffers the reports of one runner and sends them in batches; :class:`Reports` registers it.
+
+    Parameters
+    ----------
+    interval : float
+        Least seconds between two batches, unless a call ends or `size` is reached.
+    size : int
+        Reports that are sent at once without waiting for `interval`.
+
+    Attributes
+    ----------
+    calls : dict
+        By their keys, the executions that run now and have reported.
+    forks : int
+        Where :func:`dask_flame.reports.where.forks` is another number, this is a copy in a forked
+        process, which sends nothing.
+    """
+
+    name = NAME
+
+    # A little patience, so that a burst of first reports makes one batch.
+    _burst = 0.02
+
+    def __init__(self, *, interval: float = 0.15, size: int = 1000) -> None:
+        self.interval = interval
+        self.size = size
+
+    def setup(self, worker: Worker) -> None:
+        count_forks()
+        self.forks = forks()
+        self._worker = worker
+        pool = worker.startup_information.get(RUNNER)
+        self._pool: str = "" if pool is None else pool(worker)
+        self._id = uuid.uuid4().hex[:12]
+        self._opened = 0
+        self.calls: dict[Key, Call] = {}
+        self._buffer: list[Record] = []
+        self._awake = False
+        self._full = False
+        self._timer: object | None = None
+        self._sent = float("-inf")
+        # Threads of one call may report at once.
+        self._lock = threading.Lock()
+        self.channel = Channel(self, worker.loop)
+        follow_threads()
+
+    def teardown(self, worker: Worker) -> None:
+        self.channel.close()
+        self.flush()
+
+    def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
+        # Runs before the worker tells the scheduler of the same change, on the same stream: what
+        # is sent here is there first.
+        if finish not in _RUNNING and (call := self.calls.pop(key, None)) is not None:
+            call.over = True
+            self.flush()
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the runner's process."""
+        return self.forks == forks()
+
+    def open(self, key: Key) -> Call:
+        """The execution of this call that runs now."""
+        with self._lock:
+            call = self.calls.get(key)
+            if call is None:
+                self._opened += 1
+                # The methods of an actor run under a name that its other instances share.
+                actor = key not in self._worker.state.tasks
+                shown = f"{key}@{self._worker.name}" if actor else key
+                call = self.calls[key] = Call(shown, f"{self._id}-{self._opened}", actor)
+        return call
+
+    def add(
+        self, call: Call, step: int | None, values: dict[str, float], *, aside: bool = False
+    ) -> None:
+        """Note a report; `aside` is one that the steps of others do not go on from."""
+        with self._lock:
+            if step is None:
+                step = call.next
+            if not aside:
+                call.next = step + 1
+            self._buffer.append((call, step, time(), values))
+        # `flush` lowers these flags before it takes from the buffer: a report that finds one up is
+        # in what will be taken.
+        if not self._awake:
+            self._awake = True
+            self._worker.loop.add_callback(self._wait)
+        elif len(self._buffer) >= self.size and not self._full:
+            self._full = True
+            self._worker.loop.add_callback(self.flush)
+
+    def complain(self, call: Call, about: str, message: str, *, here: bool = True) -> None:
+        """Warn of what a call does, in the driver and here; once for each thing in each call."""
+        if about in call.complaints:
+            return
+        call.complaints.add(about)
+        # Named, as it may be one of many.
+        message = f"{message} (in {call.key!r} on {self._worker.name})"
+        event = {"message": pickle.dumps(message), "category": pickle.dumps(UserWarning)}
+        self._worker.log_event("warn", event)
+        if here:
+            # Where warnings are errors it must not become the call's.
+            with contextlib.suppress(UserWarning):
+                warnings.warn(message, stacklevel=4)
+
+    def flush(self) -> None:
+        """Send what is buffered; on the event loop only."""
+        self._awake = self._full = False
+        if self._timer is not None:
+            self._worker.loop.remove_timeout(self._timer)
+            self._timer = None
+        # By its length, as calls may append to it meanwhile.
+        n = len(self._buffer)
+        records = self._buffer[:n]
+        del self._buffer[:n]
+        if records:
+            self._sent = monotonic()
+            self._worker.log_event(TOPIC, encode(str(self._worker.name), records, self._pool))
+
+    def _wait(self) -> None:
+        if self._awake and self._timer is None:
+            delay = max(self._burst, self._sent + self.interval - monotonic())
+            self._timer = self._worker.loop.call_later(delay, self.flush)
+
+
+#: States of a task whose code may still be running.
+_RUNNING = frozenset({"executing", "long-running", "cancelled", "resumed"})
