@@ -237,6 +237,9 @@ def test_what_is_not_in_the_image_is_said(
     (tmp_path / "only_here.py").write_text("def idle():\n    return True\n")
     monkeypatch.syspath_prepend(tmp_path)
     idle = importlib.import_module("only_here").idle
+    with pytest.raises(BackendError, match="No module named 'only_here'; what the") as error:
+        cluster(idle_check=idle)
+    assert "x80" not in str(error.value)  # nor what was to be read
     flame, client = cluster()
     flame.resize(idle_check=idle)
     (said,) = wait_for(lambda: [e for e in flame.events if e.kind == "failed"])
@@ -351,6 +354,7 @@ def test_a_scheduler_that_is_taken_away(outside: Start, cluster: Any) -> None:
     wait_for(lambda: flame.status.name == "closed", within=30)
     (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
     assert "Evicted" in lost.reason or "preempted" in lost.reason
+    assert "Warning" not in lost.reason  # among what it printed last
     wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
     with pytest.raises(CancelledError, match=r"Evicted|preempted"):
         future.result()

@@ -13,10 +13,12 @@ import contextlib
 import json
 import logging
 import os
+import pickle
 import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,6 @@ from typing import Any, NoReturn
 import dask.config
 from distributed import Security, Status
 from distributed.comm import Comm
-from distributed.protocol import pickle
 
 from dask_flame._version import __version__
 from dask_flame.apart.link import Link
@@ -72,7 +73,7 @@ class Head:
         self._over = asyncio.Event()
         self._born = time.monotonic()
         self._lost: float | None = None
-        options: dict[str, Any] = pickle.loads(base64.b64decode(orders["cluster"]))
+        options = _options(orders["cluster"])
         for name, pool in options["pools"].items():
             options["pools"][name] = pool.replace(
                 on_grow=partial(self._resized, "on_grow"),
@@ -172,6 +173,18 @@ class Head:
             self._loop.call_soon_threadsafe(say)
 
 
+def _options(text: str) -> dict[str, Any]:
+    """What the cluster is made with."""
+    try:
+        options: dict[str, Any] = pickle.loads(base64.b64decode(text))
+    except (ImportError, AttributeError) as error:
+        raise SystemExit(
+            f"{type(error).__name__}: {error}; what the pools' idle_check= is made of has to be in "
+            "the image, as has this version of Python and dask-flame"
+        ) from None
+    return options
+
+
 def _read(file: Path) -> dict[str, Any]:
     until = time.monotonic() + _ORDERS_WITHIN
     while not file.exists():
@@ -198,6 +211,8 @@ def main(argv: list[str]) -> NoReturn:
         address, listening = os.environ["DASK_FLAME_POD_IP"], orders["listening"]
         # Ports are forwarded to the loopback address, and runners come to the pod's.
         listening["host"] = list(dict.fromkeys([address, "127.0.0.1"]))
+        # The driver's subscription takes the place of that of the cluster here, which needs none.
+        warnings.filterwarnings("ignore", "Scheduler already contains a plugin with name worker-st")
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
         asyncio.run(_run(orders))
         code = 0
