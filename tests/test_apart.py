@@ -380,6 +380,22 @@ def test_a_scheduler_that_cannot_start(
     wait_for(fake.at_rest)
 
 
+def test_a_scheduler_whose_pod_is_refused(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
+    where = "kubectl --namespace team describe job"
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"did not start within.*{where}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert re.match(f"the scheduler's pod is not there yet: .*{where}", said)
+    wait_for(fake.at_rest)
+
+
 def test_what_the_scheduler_printed_is_in_the_error(outside: Start) -> None:
     fake = outside()
     with socket.socket() as taken:

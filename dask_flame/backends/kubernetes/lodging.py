@@ -19,6 +19,8 @@ from dask_flame.pods import PodOptions
 logger = logging.getLogger("dask_flame")
 
 _LINES = 50
+#: Seconds within which Kubernetes makes a Job's pod.
+_SEEN_WITHIN = 10.0
 _GONE = "its pod was deleted by somebody else"
 
 
@@ -52,6 +54,7 @@ class Lodging:
         ------
         BackendError
         """
+        timer = asyncio.get_running_loop().call_later(_SEEN_WITHIN, self._unseen)
         try:
             async with asyncio.timeout(spec.timeout):
                 await self._estate.lodge(spec, PodOptions(**spec.options))
@@ -65,6 +68,8 @@ class Lodging:
                 "the scheduler's pod did not start within flame.scheduler.timeout="
                 f"{spec.timeout:g} s{held}"
             ) from None
+        finally:
+            timer.cancel()
 
     async def reach(self, port: int, at: int) -> int:
         """See :meth:`dask_flame.backends.Backend.reach`."""
@@ -87,6 +92,12 @@ class Lodging:
             await asyncio.gather(self._burying, return_exceptions=True)
         for forward in self._forwards:
             await forward.close()
+
+    def _unseen(self) -> None:
+        """The pod should be there by now, or at least its Job."""
+        if not self._pod:
+            why = f": {self._estate.podless(job)}" if (job := self._estate.lodged) else ""
+            logger.warning("the scheduler's pod is not there yet%s", why)
 
     # What the watch tells
 
