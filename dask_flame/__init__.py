@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dask_flame.reports import report as report
     from dask_flame.reports import reports_of as reports_of
     from dask_flame.reports import stream as stream
+    from dask_flame.tracking import track as track
 
 _HOME = {
     "BackendError": "dask_flame.errors",
@@ -56,6 +57,7 @@ _HOME = {
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.reconnect",
     "stream": "dask_flame.reports",
+    "track": "dask_flame.tracking",
 }
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "reports_of",
     "resume_clients",
     "stream",
+    "track",
 ]
 
 

@@ -28,6 +28,7 @@ EXAMPLES = {
     "disconnect_grace": '"10s"',
     "grace": '"10s"',
     "first": '"5m"',
+    "every": '"1s"',
     "silence": '"60s"',
     "max_lifetime": '"8h"',
     "name": '"my-cluster"',

@@ -49,6 +49,7 @@ class BoundReport:
         self._file: Any = None
         self._gone = False
         self._complaints: set[str] = set()
+        self._tracked = 0
 
     @classmethod
     def local(cls, sender: ReportSender, call: Call) -> BoundReport:
@@ -70,6 +71,15 @@ class BoundReport:
             sender.add(call, step, numbers)
         else:
             self._say({"step": step, "values": numbers})
+
+    def aside(self, step: int, values: dict[str, float]) -> None:
+        """Report from another process, where other steps do not go on from this one."""
+        self._say({"step": step, "values": values, "aside": True})
+
+    def count(self, new: int, values: dict[str, float]) -> None:
+        """Report from another process at a step that counts what that process does."""
+        self._tracked += new
+        self.aside(self._tracked, values)
 
     def _complain(self, about: str, message: str) -> None:
         if self._local is not None and self._local[0].here:

@@ -90,11 +90,13 @@ class Channel:
         call: Call,
         step: int | None = None,
         values: dict[str, float] | None = None,
+        aside: bool = False,
         about: str = "",
         complaint: str = "",
     ) -> None:
         if values:
-            self._sender.add(call, step, {str(name): float(v) for name, v in values.items()})
+            numbers = {str(name): float(v) for name, v in values.items()}
+            self._sender.add(call, step, numbers, aside=aside)
         if complaint:
             # That process has said it where it is.
             self._sender.complain(call, about, complaint, here=False)

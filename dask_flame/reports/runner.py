@@ -113,6 +113,27 @@ class _Report:
 report = _Report()
 
 
+def count(new: int, values: dict[str, float]) -> None:
+    """Report at a step that counts things of all kinds in the call: so many more are done."""
+    place = find()
+    if place is not None:
+        sender, call = place
+        call.tracked += new
+        sender.add(call, call.tracked, values, aside=True)
+    elif (bound := from_environment()) is not None:
+        bound.count(new, values)
+
+
+def aside(step: int, values: dict[str, float]) -> None:
+    """Report at a step that the steps of other reports do not go on from."""
+    place = find()
+    if place is not None:
+        sender, call = place
+        sender.add(call, step, values, aside=True)
+    elif (bound := from_environment()) is not None:
+        bound.aside(step, values)
+
+
 def _complain(about: str, message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
