@@ -358,7 +358,7 @@ def test_the_scheduler_keeps_nothing_of_it(shell: Notebook, flame: Flame) -> Non
 
 def test_it_runs_on_any_dask_cluster(shell: Notebook) -> None:
     with (
-        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster),
     ):
         shell.ok("x = 20")
