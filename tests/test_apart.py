@@ -267,6 +267,25 @@ def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
         future.result()
 
 
+def test_closing_while_the_network_is_away(
+    outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    monkeypatch.setattr("dask_flame.backends.kubernetes.backend._CLOSE_WITHIN", 0.5)
+    flame, client = cluster(disconnect_grace="1s")
+    future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    begun = time.monotonic()
+    client.close()
+    flame.close()
+    assert time.monotonic() - begun < 8
+    assert "could not be deleted (no answer within 0.5 s); it ends by itself" in caplog.text
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    fake.up()
+    del future
+
+
 def test_a_driver_in_a_pod_may_have_it_so_too(
     outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -404,7 +404,12 @@ class KubernetesBackend(Backend):
                 if self._estate is not None:
                     await self._estate.delete()
         except (KubernetesError, TimeoutError) as error:
-            logger.warning("the keeper of %s could not be deleted: %s", self._id, error)
+            logger.warning(
+                "the Job of %s, which owns all of it, could not be deleted (%s); it ends by itself "
+                "once it has heard nothing of this driver for disconnect_grace",
+                self._id,
+                error if str(error) else f"no answer within {_CLOSE_WITHIN:g} s",
+            )
         if self._estate is not None:
             await self._estate.close()
         if self._watcher is not None:
