@@ -113,13 +113,13 @@ class FlameAdaptive(Adaptive):
         if self._woken or self.stopped:
             return
         waiting = self.cluster.scheduler.waiting
-        # One that has just come up may be killed by its first call before that moment is over.
-        if any(
-            fleet.count(Phase.BOOTING) or (not fleet.full and waiting(pool))
-            for pool, fleet in self.fleets
-        ):
-            self.wake()
-        elif self._later is None:
+        # This is called several times for each call: a plain loop, as any() takes longer.
+        for pool, fleet in self.fleets:
+            # One that has just come up may be killed by its first call before that moment is over.
+            if fleet.count(Phase.BOOTING) or (not fleet.full and waiting(pool)):
+                self.wake()
+                return
+        if self._later is None:
             self._later = asyncio.get_running_loop().call_later(_CALM, self.decide)
 
     def decide(self) -> None:

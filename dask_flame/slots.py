@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Seconds that an interrupted call may take to end before others are not to wait for its slot.
 _LETS_GO = 1.0
+#: Least seconds between two messages to a client: distributed's own, and where there is much to do.
+_SOON, _TOGETHER = 0.002, 0.01
+#: Calls that wait for each that runs, beyond which there is.
+_MANY = 4
 
 
 class Slots(SchedulerPlugin):
@@ -52,6 +56,7 @@ class Slots(SchedulerPlugin):
         self._overran: set[Any] = set()
         self._returning: dict[str, deque[Any]] = {}
         self._returned: dict[str, set[Any]] = {}
+        self._interval = _SOON
 
     # What there is
 
@@ -136,7 +141,7 @@ class Slots(SchedulerPlugin):
         """Give slots to the calls that had left theirs and want one again."""
         for address, keys in list(self._returning.items()):
             ws = self.scheduler.workers[address]
-            while keys and self._free(ws) + len(keys) > 0:
+            while keys and self._free(ws, self._busy(ws)) + len(keys) > 0:
                 key = keys.popleft()
                 self._returned.setdefault(address, set()).add(key)
                 self.scheduler.worker_send(address, {"op": RETURNED, "key": key})
@@ -151,11 +156,13 @@ class Slots(SchedulerPlugin):
             return
         pool = self._pool_of[address]
         closed = address in self.scheduler.draining or address in self.scheduler.resting
-        counted = 0.0 if closed else self._busy(ws) + self._beyond_its_share(ws, pool)
-        self.running[pool] += counted - self._counted[address]
-        self._counted[address] = counted
+        busy = self._busy(ws)
+        counted = 0.0 if closed else busy + self._beyond_its_share(ws, pool)
+        if counted != self._counted[address]:
+            self.running[pool] += counted - self._counted[address]
+            self._counted[address] = counted
         closed = closed or ws.status is not Status.running
-        self._rooms[pool].put(ws, 0 if closed else self._free(ws))
+        self._rooms[pool].put(ws, 0 if closed else self._free(ws, busy))
 
     def _busy(self, ws: WorkerState) -> int:
         back = len(self._returned.get(ws.address, ()))
@@ -174,9 +181,9 @@ class Slots(SchedulerPlugin):
             if ts.resource_restrictions
         )
 
-    def _free(self, ws: WorkerState) -> int:
+    def _free(self, ws: WorkerState, busy: int) -> int:
         waiting = len(self._returning.get(ws.address, ()))
-        return int(ws.nthreads) - self._busy(ws) - len(self.taken_back(ws)) - waiting
+        return int(ws.nthreads) - busy - len(self.taken_back(ws)) - waiting
 
     def _open(self, ws: WorkerState, pool: str | None) -> bool:
         own = self._pool_of.get(ws.address)
@@ -233,6 +240,7 @@ class Slots(SchedulerPlugin):
         ts = self.scheduler.tasks[key]
         if start == "no-worker" != finish:
             self.lanes.discard(ts)
+            self._pace()
             self.scheduler.note()
         if start == "processing" != finish:
             self._stopped(ts, over=finish in ("memory", "erred"))
@@ -295,6 +303,7 @@ class Slots(SchedulerPlugin):
         needs = _needs(ts, pool, held=held)
         if self.lanes.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
             self.scheduler.say_if_unservable(needs)
+        self._pace()
         if held:
             self.scheduler.losses.waits(ts.key)
         elif pool is not None and pool not in self.pools:
@@ -303,6 +312,18 @@ class Slots(SchedulerPlugin):
             )
             self.scheduler.fail_soon([ts.key], error)
         self.scheduler.note()
+
+    def _pace(self) -> None:
+        """Let results wait a little for others on their way to clients, where that holds up nobody.
+
+        Each message costs both ends more than a result in it. While many calls wait, runners are
+        given these whenever the client hears of what they have done.
+        """
+        interval = _TOGETHER if len(self.lanes) > _MANY * sum(self.running.values()) else _SOON
+        if interval != self._interval:
+            self._interval = interval
+            for sender in self.scheduler.client_comms.values():
+                sender.interval = interval
 
     def _stopped(self, ts: TaskState, *, over: bool) -> None:
         key = ts.key

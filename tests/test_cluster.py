@@ -92,6 +92,24 @@ def test_a_call_does_not_wait_for_what_was_said_before_it(flame: Any) -> None:
     assert list(senders.values()) == [True]
 
 
+def test_results_wait_for_others_only_while_many_calls_wait(flame: Any) -> None:
+    cluster, client = flame(min=1, max=1)
+    gate = Event("gate", client=client)
+    first = client.submit(gate.wait, pure=False)
+    wait_for(lambda: any(ws.processing for ws in cluster.scheduler.workers.values()))
+    sender = cluster.scheduler.client_comms[client.id]
+    few = client.map(int, range(3), pure=False)
+    wait_for(lambda: cluster.scheduler.waiting() == 3)
+    assert sender.interval == 0.002
+    many = client.map(int, range(50), pure=False)
+    wait_for(lambda: cluster.scheduler.waiting() == 53)
+    assert sender.interval == 0.01
+    gate.set()
+    assert client.gather([*few, *many]) == [*range(3), *range(50)]
+    assert sender.interval == 0.002
+    del first
+
+
 def test_min_runners_boot_with_the_cluster_and_are_replaced(flame: Any) -> None:
     cluster, client = flame(min=2, max=3, idle_timeout="100ms")
     client.wait_for_workers(2, timeout=20)
