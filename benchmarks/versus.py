@@ -42,6 +42,7 @@ kill
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import json
 import os
@@ -57,6 +58,8 @@ from versus_machine import fitting, installed, machine  # beside this file
 from versus_measures import CONTENDERS, MEASURES, Measure
 from versus_run import Run, RunError, killed
 from versus_table import Sample, failures, rows, table
+
+import dask_flame
 
 #: Those that need nothing installed that dask-flame does not need.
 _NO_RIVALS = ("flame", "stock")
@@ -116,6 +119,8 @@ def measured(
     names: Sequence[str], contenders: Sequence[str], rounds: int, *, short: bool, ml: int | None
 ) -> dict[str, Any]:
     """Do it all; what `--json` keeps."""
+    # As pip does with what it installs: others' libraries are not compiled in each process either.
+    compileall.compile_dir(Path(dask_flame.__file__).parent, quiet=2)
     there = [who for who in contenders if installed(who) is not None]
     found: dict[str, Any] = {
         "machine": machine(),
