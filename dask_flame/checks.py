@@ -37,6 +37,7 @@ EXAMPLES = {
     "scheduler": '"pod"',
     "scheduler.timeout": '"5m"',
     "scheduler.memory": '"2 GiB"',
+    "scheduler.service": '"LoadBalancer"',
     "dashboard_address": '"127.0.0.1:8787"',
     "asynchronous": "True",
     "security": "True",

@@ -204,6 +204,8 @@ class FlameCluster(Steering):
             config.get("scheduler.where") if scheduler is None else scheduler,
             ("auto", "driver", "pod"),
         )
+        if (service := config.get("scheduler.service")) is not None:
+            one_of("scheduler.service", service, ("LoadBalancer", "NodePort", "ClusterIP"))
         seats = getattr(factory, "seats", Backend.seats)
         if where != "auto" and where not in seats:
             raise PoolError(

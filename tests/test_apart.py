@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import pytest
 import yaml
 from conftest import wait_for
 from dask.distributed import Client, get_worker
+from kubernetes_help import TEAM, Caller
 from test_kubernetes import DRIVER
 
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
@@ -176,6 +178,59 @@ def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None
     with names["laptop"] as laptop, Client(laptop) as client:
         assert client.submit(abs, -3).result(timeout=60) == 3
         assert capsys.readouterr().out.strip() == laptop.dashboard_link
+
+
+SERVICES = [{"apiGroups": [""], "resources": ["services"], "verbs": ["create", "get"]}]
+
+
+@pytest.mark.parametrize("kind", ["ClusterIP", "LoadBalancer"])
+def test_it_may_be_reached_by_a_service(kind: str, outside: Start, cluster: Any) -> None:
+    fake = outside()
+    fake.grant("driver", [*RIGHTS, *SERVICES])
+    cloud = [{"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]}]
+    fake.grant("cloud", cloud)
+    found: list[Any] = []
+
+    def give_an_address() -> None:
+        found.append(wait_for(lambda: fake.objects("services"), within=60)[0])
+        with Caller(fake, "cloud") as caller:
+            caller.ok(
+                "PATCH",
+                f"{TEAM}/services/{found[0]['metadata']['name']}/status",
+                json={"status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}},
+                headers={"Content-Type": "application/merge-patch+json"},
+            )
+
+    giving = threading.Thread(target=give_an_address)
+    giving.start()
+    try:
+        with dask.config.set({"flame.scheduler.service": kind}):
+            flame, client = cluster(max=1)
+            port = dask.config.get("flame.scheduler.port")
+            assert flame.scheduler_address == f"tls://127.0.0.1:{port}"
+            kinds = [item["kind"] for item in flame.manifest()]
+            assert kinds[:4] == ["Job", "Secret", "Service", "NetworkPolicy"]
+        assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    finally:
+        giving.join()
+    assert found[0]["spec"]["type"] == kind
+
+
+def test_a_service_that_gets_no_address_or_is_none(outside: Start) -> None:
+    fake = outside()
+
+    def make(**settings: Any) -> None:
+        with dask.config.set({f"flame.scheduler.{k}": v for k, v in settings.items()}):
+            FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+
+    with pytest.raises(PoolError, match=r"scheduler\.service='moon'"):
+        make(service="moon")
+    with pytest.raises(BackendError, match=r'(?s)resources: \["services"\]'):
+        make(service="LoadBalancer")
+    fake.grant("driver", [*RIGHTS, *SERVICES])
+    with pytest.raises(BackendError, match="of type LoadBalancer has no address yet"):
+        make(service="LoadBalancer", timeout="4s")
+    wait_for(fake.at_rest)
 
 
 def test_the_dashboard_is_on_this_machine(outside: Start, cluster: Any) -> None:

@@ -217,6 +217,25 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
 
 
+@pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort", "ClusterIP"])
+def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
+    service = manifests.service(SITE, kind, 8786)
+    hole = manifests.open_port(SITE, 8786)
+    job = manifests.scheduler(SITE, SchedulerSpec(orders={}), PodOptions(), "the-orders")
+    for version in VERSIONS:
+        kubernetes_validate.validate(service, version, strict=True)
+        kubernetes_validate.validate(hole, version, strict=True)
+    labels = job["spec"]["template"]["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= labels
+    assert hole["spec"]["podSelector"]["matchLabels"].items() <= labels
+    # Only the scheduler's, and only its port.
+    runner = pod()["metadata"]["labels"].items()
+    assert not service["spec"]["selector"].items() <= runner
+    assert not hole["spec"]["podSelector"]["matchLabels"].items() <= runner
+    assert hole["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8786}]}]
+    assert service["metadata"]["ownerReferences"] == hole["metadata"]["ownerReferences"] == [OWNER]
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.fixed_dictionaries(

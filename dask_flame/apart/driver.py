@@ -160,10 +160,11 @@ class Apart:
             cpus=float(config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
             template=config.get("scheduler.pod-template"),
+            service=config.get("scheduler.service") or "",
+            port=self._port,
         )
-        await backend.lodge(spec, self._ended)
-        port = await backend.reach(self._port)
-        self.address = f"tls://127.0.0.1:{port}"
+        address = await backend.lodge(spec, self._ended)
+        self.address = f"tls://{address or f'127.0.0.1:{await backend.reach(self._port)}'}"
         self._connecting = asyncio.create_task(self._connect())
         version = await self._met()
         if version != __version__:

@@ -110,6 +110,10 @@ class SchedulerSpec:
         Of its pod.
     template : mapping, path or None
         What its pod is laid over.
+    service : str
+        By what Clients reach it, in the substrate's words; empty: by :meth:`Backend.reach`.
+    port : int
+        At which it listens.
     """
 
     orders: Mapping[str, Any] = field(repr=False)
@@ -118,6 +122,8 @@ class SchedulerSpec:
     cpus: float = 1.0
     memory: int = 2**31
     template: Any = None
+    service: str = ""
+    port: int = 8786
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +344,7 @@ class Backend(ABC):
         """Whether the scheduler is to be by the runners; known when :meth:`start` has returned."""
         return False
 
-    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> None:
+    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         """Start a process for the scheduler by the runners; returns when it has started.
 
         All that the backend makes is to go when that process ends.
@@ -349,6 +355,11 @@ class Backend(ABC):
         over : callable
             To be called on the event loop with the reason when it has ended, unless :meth:`close`
             has ended it.
+
+        Returns
+        -------
+        str
+            Host and port at which Clients reach the scheduler; empty: by :meth:`reach`.
 
         Raises
         ------

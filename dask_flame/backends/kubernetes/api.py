@@ -58,6 +58,7 @@ class Kind:
 PODS = Kind("v1", "pods")
 SECRETS = Kind("v1", "secrets")
 JOBS = Kind("batch/v1", "jobs")
+SERVICES = Kind("v1", "services")
 POLICIES = Kind("networking.k8s.io/v1", "networkpolicies")
 REVIEWS = Kind("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 

@@ -123,7 +123,12 @@ class KubernetesBackend(Backend):
                 )
             self._apart = self.seat == "pod" or place is None
             fenced = config.get("kubernetes.network-policy")
-            await check(self._api, apart=self._apart, but=() if fenced else (POLICIES,))
+            await check(
+                self._api,
+                apart=self._apart,
+                service=config.get("scheduler.service") is not None,
+                but=() if fenced else (POLICIES,),
+            )
             place = place or OwnPod.none()
             self._host = place.address
             site = Site(
@@ -160,11 +165,11 @@ class KubernetesBackend(Backend):
             await self.close()
             raise
 
-    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> None:
+    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._api is not None
         assert self._estate is not None
         self._lodging = Lodging(self._api, self._estate, over)
-        await self._lodging.start(spec)
+        return await self._lodging.start(spec)
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         assert self._lodging is not None

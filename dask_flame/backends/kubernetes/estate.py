@@ -15,6 +15,7 @@ from dask_flame.backends.kubernetes.api import (
     JOBS,
     POLICIES,
     SECRETS,
+    SERVICES,
     Api,
     Kind,
     KubernetesError,
@@ -119,6 +120,14 @@ class Estate:
         secret = manifests.secret(self.site, spec.orders, {})
         self._sent = [job, secret]
         await self._make_once(SECRETS, secret)
+        if spec.service:
+            service = manifests.service(self.site, spec.service, spec.port)
+            self._sent.append(service)
+            await self._make_once(SERVICES, service)
+            if self._policy is not None:
+                policy = manifests.open_port(self.site, spec.port)
+                self._sent.append(policy)
+                await self._make_once(POLICIES, policy)
 
     async def furnish(self, site: Site, secret: Mapping[str, Any]) -> None:
         """Make what a runner of this site needs to be there before it: each once, all at a time."""

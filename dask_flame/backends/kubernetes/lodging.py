@@ -10,7 +10,7 @@ from typing import Any
 
 from dask_flame.backends.base import SchedulerSpec
 from dask_flame.backends.kubernetes import reading
-from dask_flame.backends.kubernetes.api import Api, KubernetesError
+from dask_flame.backends.kubernetes.api import SERVICES, Api, KubernetesError
 from dask_flame.backends.kubernetes.estate import Estate
 from dask_flame.backends.kubernetes.forwarding import Forward
 from dask_flame.errors import PRINTED, BackendError
@@ -19,6 +19,8 @@ from dask_flame.pods import PodOptions
 logger = logging.getLogger("dask_flame")
 
 _LINES = 50
+#: Seconds between two looks at whether a Service has an address: clouds take a minute or two.
+_ASK_AGAIN = 1.0
 #: Seconds within which Kubernetes makes a Job's pod.
 _SEEN_WITHIN = 10.0
 _GONE = "its pod was deleted by somebody else"
@@ -40,15 +42,20 @@ class Lodging:
         self._api = api
         self._estate = estate
         self._over = over
-        self._pod = ""
+        self._pod = self._node = ""
         self._held = ""
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forwards: list[Forward] = []
         self._burying: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def start(self, spec: SchedulerSpec) -> None:
+    async def start(self, spec: SchedulerSpec) -> str:
         """Make the Job; returns when its pod's container has started.
+
+        Returns
+        -------
+        str
+            Host and port of its Service; empty where there is none.
 
         Raises
         ------
@@ -59,10 +66,13 @@ class Lodging:
             async with asyncio.timeout(spec.timeout):
                 await self._estate.lodge(spec, PodOptions(**spec.options))
                 await self._started
+                return await self._address(spec) if spec.service else ""
         except KubernetesError as error:
             raise BackendError(f"the scheduler's pod was refused: {error}") from error
         except TimeoutError:
             why = self._held if self._pod else self._estate.podless(self._estate.lodged)
+            if self._started.done():
+                why = f"its Service of type {spec.service} has no address yet"
             held = f": {why}" if why else ""
             raise BackendError(
                 "the scheduler's pod did not start within flame.scheduler.timeout="
@@ -70,6 +80,16 @@ class Lodging:
             ) from None
         finally:
             timer.cancel()
+
+    async def _address(self, spec: SchedulerSpec) -> str:
+        """Where its Service is, once the cluster, or the cloud, has said so."""
+        while True:
+            found = await self._api.get(SERVICES, self._estate.lodged)
+            if host := address_of(found, self._node):
+                port = found["spec"]["ports"][0]
+                at = port["nodePort"] if spec.service == "NodePort" else port["port"]
+                return f"[{host}]:{at}" if ":" in host else f"{host}:{at}"
+            await asyncio.sleep(_ASK_AGAIN)
 
     async def reach(self, port: int, at: int) -> int:
         """See :meth:`dask_flame.backends.Backend.reach`."""
@@ -104,6 +124,7 @@ class Lodging:
     def seen(self, pod: Mapping[str, Any]) -> None:
         """The pod has changed."""
         self._pod = pod["metadata"]["name"]
+        self._node = (pod.get("status") or {}).get("hostIP") or ""
         held = reading.held_up(pod)
         if held and held != self._held:
             # There is no cluster yet whose events could be looked at.
@@ -132,3 +153,14 @@ class Lodging:
             self._started.set_exception(BackendError(f"the scheduler's pod could not start: {why}"))
         else:
             self._over(why)
+
+
+def address_of(service: Mapping[str, Any], node: str) -> str:
+    """The host at which a Service is reached, by its type; empty where it has none yet."""
+    spec = service["spec"]
+    if spec["type"] == "ClusterIP":
+        return str(spec.get("clusterIP") or "")
+    if spec["type"] == "NodePort":
+        return node
+    given = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or [{}]
+    return str(given[0].get("ip") or given[0].get("hostname") or "")

@@ -141,6 +141,38 @@ def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str)
     )
 
 
+def service(site: Site, kind: str, port: int) -> dict[str, Any]:
+    """The Service of this type by which drivers elsewhere reach a scheduler apart."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(site, object_name(site.cluster, "scheduler"), "scheduler"),
+        "spec": {
+            "type": kind,
+            "selector": _of_scheduler(site),
+            "ports": [{"name": "tls", "protocol": "TCP", "port": port, "targetPort": port}],
+        },
+    }
+
+
+def open_port(site: Site, port: int) -> dict[str, Any]:
+    """A NetworkPolicy that lets all in to the scheduler's port, which asks for a certificate."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(site, object_name(site.cluster, "drivers"), "scheduler"),
+        "spec": {
+            "podSelector": {"matchLabels": _of_scheduler(site)},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": port}]}],
+        },
+    }
+
+
+def _of_scheduler(site: Site) -> dict[str, str]:
+    return {"dask.org/cluster-name": site.cluster, "dask.org/component": "scheduler"}
+
+
 def _job(
     site: Site,
     name: str,

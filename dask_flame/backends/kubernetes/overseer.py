@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dask_flame.backends.kubernetes.api import JOBS, PODS, SECRETS, Api, Kind, KubernetesError
+from dask_flame.backends.kubernetes.api import (
+    JOBS,
+    PODS,
+    SECRETS,
+    SERVICES,
+    Api,
+    Kind,
+    KubernetesError,
+)
 from dask_flame.backends.kubernetes.asking import CONTAINER
 from dask_flame.backends.kubernetes.orphans import UNKNOWN, Object, finished, why_orphan
 from dask_flame.backends.kubernetes.seen import CLUSTER, COMPONENT, label, seen
@@ -17,7 +25,6 @@ from dask_flame.backends.kubernetes.site import MANAGED, STOP
 from dask_flame.backends.overseer import Overseer, SeenCluster, Stray
 from dask_flame.errors import BackendError
 
-SERVICES = Kind("v1", "services")
 POLICIES = Kind("networking.k8s.io/v1", "networkpolicies")
 #: What a cluster may have, owners first; of the last ones only the metadata is looked at.
 _KINDS = (JOBS, PODS, SECRETS, SERVICES, POLICIES)

@@ -13,6 +13,7 @@ from dask_flame.backends.kubernetes.api import (
     PODS,
     POLICIES,
     SECRETS,
+    SERVICES,
     Api,
     Kind,
     KubernetesError,
@@ -37,7 +38,13 @@ NEEDED_APART: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 )
 
 
-async def check(api: Api, *, apart: bool, but: Collection[Kind] = ()) -> None:
+#: And where its scheduler has a Service.
+NEEDED_SERVICE: tuple[tuple[Kind, str, tuple[str, ...]], ...] = ((SERVICES, "", ("create", "get")),)
+
+
+async def check(
+    api: Api, *, apart: bool, service: bool = False, but: Collection[Kind] = ()
+) -> None:
     """Ask the server for each right.
 
     Parameters
@@ -45,6 +52,8 @@ async def check(api: Api, *, apart: bool, but: Collection[Kind] = ()) -> None:
     api : Api
     apart : bool
         Whether the driver is outside of the cluster.
+    service : bool
+        Whether its scheduler is to have a Service.
     but : collection of Kind
         What will not be made, so that no right is needed for it.
 
@@ -54,6 +63,8 @@ async def check(api: Api, *, apart: bool, but: Collection[Kind] = ()) -> None:
         With the rules of a Role that are missing.
     """
     needed = (*NEEDED, *(NEEDED_APART if apart else ()))
+    if apart and service:
+        needed += NEEDED_SERVICE
     rights = [(kind, part, verb) for kind, part, verbs in needed for verb in verbs]
     rights = [right for right in rights if right[0] not in but]
     # All of them, so that none goes on where one fails.
