@@ -97,7 +97,7 @@ def notebook(shell: Notebook, flame: Flame) -> Notebook:
 def test_names_travel_and_come_back(notebook: Notebook) -> None:
     notebook.ok("""
         import os
-        x, table, pid, kept = 5, {"a": 1}, os.getpid(), []
+        x, table, pid, kept, words, told = 5, {"a": 1}, os.getpid(), [], ["to"], []
         def helper(n): return n + x
         class Model:
             def __init__(self, v): self.v = v
@@ -110,6 +110,8 @@ def test_names_travel_and_come_back(notebook: Notebook) -> None:
         y = helper(3)
         model = Model(4)
         table["b"] = kept
+        words += ["be"]
+        told.append(1); told = told
         def later(): return x + y
         for i in range(3): pass
         del pid
@@ -119,6 +121,7 @@ def test_names_travel_and_come_back(notebook: Notebook) -> None:
     assert "Out[2]: 9" in notebook.out
     assert (notebook["y"], notebook["i"]) == (8, 2)
     assert notebook["table"] == {"a": 1, "b": []}
+    assert (notebook["words"], notebook["told"]) == (["to", "be"], [1])
     assert notebook["kept"] is kept
     assert "pid" not in notebook
     # As in any notebook, functions see what names are now, and instances know their class.

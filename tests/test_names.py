@@ -104,7 +104,7 @@ def test_whatever_a_cell_asks_for_is_known_before(lines: list[str]) -> None:
     assert names.asked <= used(ast.parse(source)), source
 
 
-def test_names_whose_items_or_attributes_are_assigned() -> None:
+def test_names_that_are_assigned_or_whose_items_or_attributes_are() -> None:
     source = """
 df["y"] = 1
 a.b.c += 1
@@ -113,9 +113,14 @@ with f() as w["x"]: pass
 del d[0]
 if 1: (e.x, [g[1], *h[2]]) = rest
 unchanged.method()[0]
-def inside(): hidden.x = 1
+same += [1]
+kept = kept
+def inside(): hidden.x = 1; here = 1
+class C: inner = 1
+[n for n in range(3)]
 """
-    assert changed(ast.parse(source)) == {"df", "a", "o", "w", "d", "e", "g", "h"}
+    names = {"df", "a", "o", "w", "d", "e", "g", "h", "same", "kept"}
+    assert changed(ast.parse(source)) == names
 
 
 def test_modules_reached_through_others() -> None:

@@ -19,6 +19,10 @@ _LOADS = frozenset(
     {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_NAME", "DELETE_GLOBAL"}
 )
 _STORES = frozenset({"STORE_NAME", "STORE_GLOBAL"})
+_SCOPES = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
+)
 _NO_NAMES = (ast.Break, ast.Continue, ast.Pass, ast.Global, ast.Nonlocal)
 
 
@@ -36,17 +40,18 @@ def used(tree: ast.Module) -> set[str]:
 
 
 def changed(tree: ast.Module) -> set[str]:
-    """Names whose items or attributes the cell assigns: ``df["y"] = 1`` changes ``df``.
+    """Names that the cell assigns, or whose items or attributes it does: ``df["y"] = 1``.
 
-    What functions that it defines change is not seen.
+    What stays the same object is among them, as in ``words += ["that"]``. What functions that the
+    cell defines assign is not.
     """
     found = set()
-    for node in _outside_functions(tree):
-        if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
+    for node in _outside_scopes(tree):
+        if isinstance(node, ast.Name | ast.Subscript | ast.Attribute):
             root: ast.AST = node
             while isinstance(root, ast.Subscript | ast.Attribute):
                 root = root.value
-            if isinstance(root, ast.Name):
+            if isinstance(root, ast.Name) and not isinstance(node.ctx, ast.Load):
                 found.add(root.id)
     return found
 
@@ -80,11 +85,11 @@ def submodules(tree: ast.Module, modules: dict[str, Any], known: Iterable[str]) 
     return found
 
 
-def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+def _outside_scopes(node: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if not isinstance(child, _SCOPES):
             yield child
-            yield from _outside_functions(child)
+            yield from _outside_scopes(child)
 
 
 class _Reading:

@@ -50,7 +50,7 @@ class Order:
     submodules : tuple of str
         What has been imported as a part of another module.
     changes : frozenset of str
-        What it assigns items or attributes of, in so many words.
+        What it assigns, or assigns items or attributes of, in so many words.
     quiet : bool
         Whether the value of its last expression is not wanted.
     """
