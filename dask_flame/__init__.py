@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dask_flame.errors import RunnerLost as RunnerLost
     from dask_flame.gpus import devices as devices
     from dask_flame.lease import Lease as Lease
+    from dask_flame.notebook.watching import watch as watch
     from dask_flame.pool import Pool as Pool
     from dask_flame.reconnect import resume_clients as resume_clients
     from dask_flame.reports import Report as Report
@@ -58,6 +59,7 @@ _HOME = {
     "resume_clients": "dask_flame.reconnect",
     "stream": "dask_flame.reports",
     "track": "dask_flame.tracking",
+    "watch": "dask_flame.notebook.watching",
 }
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "resume_clients",
     "stream",
     "track",
+    "watch",
 ]
 
 

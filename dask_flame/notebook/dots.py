@@ -1,0 +1,99 @@
+"""Curves drawn with the dots of braille characters, each cell in a colour; pure (driver)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dask_flame.notebook.board import FEW, LIGHTER, Board, Curve, scaled, span
+from dask_flame.reports.thinning import LEAST, thin
+
+_BLANK = 0x2800
+#: The bit of each of a character's dots, by its row and column.
+_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+#: Curves that do not stand out.
+GREY = "#808080"
+
+
+@dataclass
+class Dots:
+    """A field of characters, two dots wide and four high each.
+
+    Attributes
+    ----------
+    width, height : int
+        Characters.
+    """
+
+    width: int
+    height: int
+    _bits: dict[tuple[int, int], int] = field(default_factory=dict)
+    _colours: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def line(self, x0: int, y0: int, x1: int, y1: int, colour: str) -> None:
+        """From one dot to another; the first row is at the top."""
+        steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+        for n in range(steps + 1):
+            x, y = round(x0 + (x1 - x0) * n / steps), round(y0 + (y1 - y0) * n / steps)
+            cell = (y // 4, x // 2)
+            if 0 <= cell[0] < self.height and 0 <= cell[1] < self.width:
+                self._bits[cell] = self._bits.get(cell, 0) | _BITS[y % 4][x % 2]
+                self._colours[cell] = colour
+
+    def rows(self) -> list[list[tuple[str, str]]]:
+        """Each row as stretches of characters in one colour, which is empty for a blank."""
+        rows = []
+        for y in range(self.height):
+            row: list[tuple[str, str]] = []
+            for x in range(self.width):
+                colour = self._colours.get((y, x), "")
+                character = chr(_BLANK + self._bits[y, x]) if (y, x) in self._bits else " "
+                if row and row[-1][1] == colour:
+                    row[-1] = (row[-1][0] + character, colour)
+                else:
+                    row.append((character, colour))
+            rows.append(row)
+        return rows
+
+
+def bright(colour: str) -> str:
+    """A colour that can be read on a dark ground and on a light one."""
+    return LIGHTER.get(colour, colour)
+
+
+def dots(board: Board, width: int, height: int) -> Dots:
+    """Draw a board's curves; the best last, on top."""
+    field = Dots(width, height)
+    limits = span(board)
+    if limits is not None:
+        drawn = [curve for curve in board.curves if curve.last is not None]
+        for place, curve in reversed(list(enumerate(drawn))):
+            colour = bright(curve.colour) if place < FEW else GREY
+            _draw(field, board, curve, limits, colour)
+    return field
+
+
+def _draw(
+    field: Dots,
+    board: Board,
+    curve: Curve,
+    limits: tuple[float, float, float, float],
+    colour: str,
+) -> None:
+    x0, x1, y0, y1 = limits
+    kept = thin(curve.values, max(LEAST, 6 * field.width))
+    values = scaled(curve.values[kept], log=board.log)
+    columns = (curve.steps[kept] - x0) / ((x1 - x0) or 1.0) * (2 * field.width - 1)
+    rows = (y1 - values) / ((y1 - y0) or 1.0) * (4 * field.height - 1)
+    before: tuple[int, int] | None = None
+    leads = curve is board.leader
+    for column, row in zip(columns, rows, strict=True):
+        if not np.isfinite(row):
+            before = None
+            continue
+        here = (round(column), round(row))
+        start = before or here
+        for down in (0, 1) if leads else (0,):
+            field.line(start[0], start[1] + down, here[0], here[1] + down, colour)
+        before = here

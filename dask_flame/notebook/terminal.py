@@ -1,0 +1,86 @@
+"""Curves and their ranking in a terminal, by rich (driver)."""
+
+from __future__ import annotations
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dask_flame.dashboard.ranking import NOTHING, shown
+from dask_flame.notebook.axes import tick
+from dask_flame.notebook.board import FEW, Board, span
+from dask_flame.notebook.dots import GREY, bright, dots
+
+_HEIGHT = 14
+_ROWS = 10
+#: Columns from which on states are written out; their marks are there in any case.
+_WIDE = 60
+_MARKS = {"running": "○", "done": "●", "failed": "✗", "cancelled": "✗", "lost": "✗"}
+
+
+class Drawn:
+    """A board as rich prints it, as wide as the terminal is."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        board = self._board
+        yield Text.assemble((board.metric or "curves", "bold"), "  ", (board.title, "dim"))
+        limits = span(board)
+        if limits is None:
+            waiting = any(board.states.get(state) for state in ("running", "waiting"))
+            yield Text("nothing reported yet" if waiting else "nothing was reported", "dim")
+        else:
+            room = max(10, min(options.max_height - _ROWS - 6, _HEIGHT))
+            yield from _chart(board, limits, options.max_width, room)
+        if board.curves:
+            yield _table(board, wide=options.max_width >= _WIDE)
+
+
+def _chart(
+    board: Board, limits: tuple[float, float, float, float], width: int, height: int
+) -> list[Text]:
+    x0, x1, y0, y1 = limits
+    low, high = (10**y0, 10**y1) if board.log else (y0, y1)
+    told = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
+    margin = max(map(len, told))
+    rows = dots(board, max(10, width - margin - 3), height).rows()
+    lines = []
+    for label, row in zip(told, rows, strict=True):
+        line = Text(f"{label:>{margin}} │", "dim")
+        for characters, colour in row:
+            line.append(characters, style=f"not dim {colour}" if colour else "")
+        lines.append(line)
+    first, last = tick(x0, [x1]), tick(x1, [x1])
+    between = " " * max(1, width - margin - 3 - len(first) - len(last) - len(" step"))
+    lines.append(Text(f"{'':>{margin}}  {first}{between}{last} step", "dim"))
+    return lines
+
+
+def _table(board: Board, *, wide: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", min_width=1)
+    table.add_column("call", overflow="ellipsis", no_wrap=True)
+    for head in (f"best {board.metric}", "at step", "last"):
+        table.add_column(escape(head), justify="right", no_wrap=True)
+    if wide:
+        table.add_column("state")
+    for place, curve in enumerate(board.curves[:_ROWS]):
+        colour = bright(curve.colour) if place < FEW else GREY
+        mark = Text(_MARKS.get(curve.call.state, "○"), colour)
+        bad = curve.call.state in ("failed", "cancelled", "lost")
+        cells: list[RenderableType] = [
+            mark,
+            Text(curve.name),
+            shown(curve.best),
+            NOTHING if curve.at is None else f"{curve.at:,}",
+            shown(curve.last[1]) if curve.last else NOTHING,
+        ]
+        if wide:
+            cells.append(Text(curve.call.state, "red" if bad else ""))
+        table.add_row(*cells, style="bold" if curve is board.leader else "")
+    if len(board.curves) > _ROWS:
+        table.add_row("", Text(f"and {len(board.curves) - _ROWS:,} more", "dim"))
+    return table
