@@ -154,6 +154,7 @@ def test_the_notebook_runs_from_top_to_bottom(notebook: Any, token: str) -> None
     text = json.dumps(notebook)
     assert "2 of 2: " in text
     assert "image/png" in text
+    assert "2 calls: 2 done" in json.dumps(code(notebook, "watch")[0]["outputs"])
     assert "runners: none of 0..2" in text
     wait_for(lambda: not marked_processes(token, variable=_TOKEN), 5)
 
