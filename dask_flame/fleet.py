@@ -264,8 +264,8 @@ class Fleet:
             if member is None:
                 return
             if self._must_ask(member) and not over:
-                roster.check(member.name)
-                check.append(member.name)
+                if roster.check(member.name):
+                    check.append(member.name)
             else:
                 retire.append(self._end(member, now, why))
 
@@ -278,9 +278,7 @@ class Fleet:
             return
         members = self.roster.idle_members()
         if ask := [m.name for m in members if self._must_ask(m)]:
-            for name in ask:
-                self.roster.check(name)
-            check += ask
+            check += [name for name in ask if self.roster.check(name)]
             return
         self._resting = True
         for member in members:

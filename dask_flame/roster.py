@@ -83,6 +83,8 @@ class Roster:
         self.members: dict[str, Member] = {}
         self.counts: Counter[Phase] = Counter()
         self.checking: dict[str, Member] = {}
+        self._asked: set[str] = set()  # those whose answer is to come
+        self._stale: set[str] = set()  # and has been overtaken by a call
         self._needed: OrderedDict[str, Member] = OrderedDict()  # booting, first asked first
         self._unneeded: OrderedDict[str, Member] = (
             OrderedDict()
@@ -143,6 +145,8 @@ class Roster:
     def end(self, name: str, now: float) -> None:
         """A runner is to go."""
         self._enter(name, Phase.ENDING, now)
+        self._asked.discard(name)
+        self._stale.discard(name)
 
     def keep(self, name: str, now: float, patience: float) -> None:
         """A runner could not go: it is tried again after this patience, then ever more rarely."""
@@ -165,6 +169,8 @@ class Roster:
         """A runner is there no more."""
         member = self.members.pop(name)
         self._withdraw(member)
+        self._asked.discard(name)
+        self._stale.discard(name)
         self.counts[member.phase] -= 1
 
     def need(self, booting: int, now: float) -> None:
@@ -178,17 +184,31 @@ class Roster:
             member.idle_since = math.inf
             self._needed[name] = member
 
-    def check(self, name: str) -> None:
-        """An idle runner is being asked whether it may end."""
+    def check(self, name: str) -> bool:
+        """An idle runner is to say whether it may end; whether it is to be asked.
+
+        It is not where it has not answered yet what it was asked before its last call.
+        """
         member = self.members[name]
         self._withdraw(member)
         self.checking[name] = member
+        ask = name not in self._asked
+        self._asked.add(name)
+        return ask
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
         """It has answered; if it may not end, its idle time begins anew."""
+        stale = name in self._stale
+        self._asked.discard(name)
+        self._stale.discard(name)
         member = self.checking.pop(name, None)
         if member is None:
             return  # it has got a call, or gone, meanwhile
+        if stale:
+            # That was before its last call: its turn is still there, to be asked anew.
+            idle = sorted((*self._idle.values(), member), key=lambda m: m.idle_since)
+            self._idle = OrderedDict((m.name, m) for m in idle)
+            return
         member.may_end = may_end
         if may_end:
             self._approved[name] = member
@@ -262,6 +282,8 @@ class Roster:
 
     def _withdraw(self, member: Member) -> None:
         """Take a runner out of the order it is in."""
+        if member.name in self._asked:
+            self._stale.add(member.name)
         for order in (
             self._needed,
             self._unneeded,

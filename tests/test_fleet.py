@@ -268,6 +268,21 @@ def test_an_idle_check_is_asked_before_a_runner_goes_and_a_no_begins_anew() -> N
     assert fleet.decide(1000, 1).retire == ()
 
 
+def test_an_answer_that_a_call_has_overtaken_is_none() -> None:
+    fleet = Fleet(Pool(max=1, idle_timeout=10, idle_check=lambda: True))
+    (name,) = ready(fleet, fleet.decide(0, 1), 0)
+    assert fleet.decide(10, 0).check == (name,)
+    fleet.load(name, 1, 11)
+    fleet.load(name, 0, 12)
+    # It is asked one thing at a time.
+    assert fleet.decide(22, 0).check == ()
+    fleet.checked(name, 23, may_end=True)  # as it was before the call
+    decision = fleet.decide(23, 0)
+    assert (decision.retire, decision.check) == ((), (name,))
+    fleet.checked(name, 24, may_end=True)
+    assert retired(fleet.decide(24, 0)) == [name]
+
+
 def test_the_idle_check_holds_for_min_runners_that_would_rest() -> None:
     fleet = Fleet(Pool(min=1, max=1, min_idle_timeout=10, idle_check=lambda: True))
     (name,) = ready(fleet, fleet.decide(0, 0), 0)
