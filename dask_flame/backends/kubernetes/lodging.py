@@ -71,7 +71,7 @@ class Lodging:
             raise BackendError(f"the scheduler's pod was refused: {error}") from error
         except TimeoutError:
             why = self._held if self._pod else self._estate.podless(self._estate.lodged)
-            if self._started.done():
+            if self._started.done() and not self._started.cancelled():
                 why = f"its Service of type {spec.service} has no address yet"
             held = f": {why}" if why else ""
             raise BackendError(
