@@ -409,15 +409,21 @@ def test_the_exported_names() -> None:
         "Lease",
         "Pool",
         "PoolError",
+        "Report",
         "Reports",
         "RunnerLost",
         "__version__",
         "call",
         "cast",
+        "devices",
         "on",
         "place",
         "report",
+        "reports_of",
         "resume_clients",
+        "stream",
+        "track",
+        "watch",
     ]
     for name in dir(dask_flame):
         assert getattr(dask_flame, name) is not None
