@@ -46,10 +46,13 @@ class Prints:
         self.guard = guard
         self.descriptor = descriptor
         self._kept: bytes | None = b""
+        self._closed = False
         os.set_blocking(descriptor, False)
 
     def hear(self) -> None:
         """Take in what has been printed by now."""
+        if self._closed:
+            return  # by what was heard of its template in the same turn
         try:
             while chunk := os.read(self.descriptor, 1 << 16):
                 if self._kept is None:
@@ -68,8 +71,10 @@ class Prints:
             self.guard.printed(PRELOAD, kept)
 
     def close(self) -> None:
-        self.guard.unregister(self.descriptor)
-        os.close(self.descriptor)
+        if not self._closed:
+            self._closed = True
+            self.guard.unregister(self.descriptor)
+            os.close(self.descriptor)
 
 
 class Template:
