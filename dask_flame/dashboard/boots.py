@@ -28,7 +28,8 @@ from dask_flame.boots import (
     shown,
     summary,
 )
-from dask_flame.dashboard.look import BAD, BOOTING, FULL_WIDTH, IDLE, INK, QUIET, RULE
+from dask_flame.dashboard.look import BAD, BOOTING, IDLE, INK, QUIET, RULE
+from dask_flame.dashboard.theme import FULL_WIDTH
 
 #: From the request to its acceptance, then what the substrate tells of, then the runner's own
 #: start; a registered runner is idle until its first call.

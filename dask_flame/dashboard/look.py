@@ -1,4 +1,4 @@
-"""Colours and styles of the page (scheduler)."""
+"""Colours, on light and on dark ground; no bokeh in it (anywhere)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ COLOURS = (
     "#882255",
     "#332288",
 )
+#: In place of colours that are too dark on a dark ground.
+LIGHTER = {"#332288": "#8f83e8", "#882255": "#d0568f", "#0072B2": "#3a9bdc"}
 #: Where runners outnumber colours, each further round has another dash.
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 
@@ -26,8 +28,21 @@ BAD = "#B42318"
 
 INK, QUIET, RULE = "#222222", "#6B7280", "#DDDDDD"
 
-#: Lets what is in a Div be as wide as the Div, which bokeh shrinks to its content.
-FULL_WIDTH = ":host > div { display: block; width: 100% }"
+#: The same as CSS, for what is HTML: ``color: var(--flame-ink)``. The first value of each is on
+#: light ground, the second on dark.
+VARIABLES = {
+    "ground": ("#FAFAFA", "#14171C"),
+    "card": ("#FFFFFF", "#1C2027"),
+    "ink": (INK, "#E6E8EB"),
+    "quiet": (QUIET, "#98A2B0"),
+    "rule": (RULE, "#353C47"),
+    "bar": ("#EEEEEE", "#20252D"),
+    "bad": (BAD, "#F97066"),
+    "busy": (BUSY, BUSY),
+    "idle": (IDLE, IDLE),
+    "booting": (BOOTING, "#5A6472"),
+    "demand": (DEMAND, "#E6E8EB"),
+}
 
 
 class Palette:
@@ -47,6 +62,10 @@ class Palette:
                 free = next(n for n in range(len(taken) + 1) if n not in taken)
                 known[runner] = free
                 taken.add(free)
+
+    def number(self, runner: str) -> int:
+        """Which colour is this runner's: 0 for the first, 1 for the second."""
+        return self._numbers[runner]
 
     def colour(self, runner: str) -> str:
         return COLOURS[self._numbers[runner] % len(COLOURS)]

@@ -12,9 +12,10 @@ from bokeh.models.layouts import Column
 from bokeh.plotting import figure
 
 from dask_flame.dashboard.boots import BootBars
-from dask_flame.dashboard.look import BOOTING, BUSY, DEMAND, FULL_WIDTH, IDLE, INK, QUIET, RULE
+from dask_flame.dashboard.look import BOOTING, BUSY, DEMAND, IDLE, INK, QUIET, RULE
 from dask_flame.dashboard.pools import Sample, count, total
 from dask_flame.dashboard.ranking import counted
+from dask_flame.dashboard.theme import FULL_WIDTH
 
 #: Seconds that the timeline can show, with the marks on its axis.
 _WINDOWS = {

@@ -8,8 +8,9 @@ from typing import Any
 
 from bokeh.models import Div
 
-from dask_flame.dashboard.look import BAD, FULL_WIDTH, INK, QUIET, RULE, Palette
+from dask_flame.dashboard.look import BAD, INK, QUIET, RULE, Palette
 from dask_flame.dashboard.ranking import NOTHING, Ranked, shown
+from dask_flame.dashboard.theme import FULL_WIDTH
 from dask_flame.reports import CallReports
 
 #: Further metrics that get a column of their own, beside the chosen one.

@@ -16,9 +16,6 @@ from dask_flame.reports import CallReports
 
 #: Curves that are drawn strongly; more would hide each other.
 FEW = 8
-#: In place of colours that are too dark on a dark ground.
-LIGHTER = {"#332288": "#8f83e8", "#882255": "#d0568f", "#0072B2": "#3a9bdc"}
-
 
 #: Beyond it, there would be no room for an axis.
 _LARGEST = 1e290

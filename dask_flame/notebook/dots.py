@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dask_flame.notebook.board import FEW, LIGHTER, Board, Curve, scaled, span
+from dask_flame.dashboard.look import LIGHTER
+from dask_flame.notebook.board import FEW, Board, Curve, scaled, span
 from dask_flame.reports.thinning import LEAST, thin
 
 _BLANK = 0x2800

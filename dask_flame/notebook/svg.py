@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from dask_flame.dashboard.look import LIGHTER
 from dask_flame.dashboard.ranking import shown
 from dask_flame.notebook.axes import log_ticks, tick, ticks
-from dask_flame.notebook.board import FEW, LIGHTER, Board, Curve, scaled, span
+from dask_flame.notebook.board import FEW, Board, Curve, scaled, span
 from dask_flame.reports.thinning import LEAST, thin
 
 _WIDTH, _HEIGHT = 900, 380

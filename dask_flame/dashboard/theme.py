@@ -1,0 +1,67 @@
+"""Light and dark: what makes a page, and the figures on it, follow the theme (scheduler)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bokeh.models import GlobalInlineStyleSheet, InlineStyleSheet
+
+from dask_flame.dashboard.look import QUIET, RULE, VARIABLES
+
+
+def _variables(which: int) -> str:
+    return " ".join(f"--flame-{name}: {values[which]};" for name, values in VARIABLES.items())
+
+
+#: ``data-flame-theme`` is set by browser/theme.js. The rest is Dask's own frame of the page.
+_THEME = f"""
+:root {{ {_variables(0)} color-scheme: light }}
+:root[data-flame-theme="dark"] {{ {_variables(1)} color-scheme: dark }}
+:root[data-flame-theme="dark"], :root[data-flame-theme="dark"] body {{
+ background: var(--flame-ground); color: var(--flame-ink) }}
+:root[data-flame-theme="dark"] .navbar ul, :root[data-flame-theme="dark"] .dropdown-content {{
+ background: var(--flame-bar) }}
+:root[data-flame-theme="dark"] .navbar li a {{ color: var(--flame-ink) }}
+:root[data-flame-theme="dark"] .navbar li:hover a {{ color: #000 }}
+:root[data-flame-theme="dark"] .navbar li:hover .dropdown-content a {{ color: var(--flame-ink) }}
+"""
+#: What Bokeh draws on a canvas takes its colours from the variables of this form.
+_CANVAS = """
+:host {
+ --bk-background-fill-color: transparent; --bk-border-fill-color: transparent;
+ --bk-outline-line-color: transparent;
+ --bk-axis-line-color: var(--flame-quiet); --bk-major-tick-line-color: var(--flame-quiet);
+ --bk-major-label-text-color: var(--flame-ink); --bk-axis-label-text-color: var(--flame-ink);
+ --bk-grid-line-color: var(--flame-rule);
+}
+"""
+#: Lets what is in a Div be as wide as the Div, which bokeh shrinks to its content.
+FULL_WIDTH = ":host > div { display: block; width: 100% }"
+
+
+def sheet() -> GlobalInlineStyleSheet:
+    """The variables, once for a page: among the ``stylesheets`` of its root."""
+    return GlobalInlineStyleSheet(css=_THEME)
+
+
+def canvas() -> InlineStyleSheet:
+    """Makes a figure follow the theme: among its ``stylesheets``."""
+    return InlineStyleSheet(css=_CANVAS)
+
+
+def plain(fig: Any) -> None:
+    """Take from a figure what says nothing, and give it the pages' look.
+
+    The colours are those on light ground, which a Bokeh that knows no variables keeps.
+    """
+    fig.stylesheets = [*fig.stylesheets, canvas()]
+    fig.outline_line_color = None
+    fig.xgrid.grid_line_color = None
+    fig.ygrid.grid_line_color = RULE
+    for axis in (*fig.xaxis, *fig.yaxis):
+        axis.axis_line_color = axis.major_tick_line_color = QUIET
+        axis.minor_tick_line_color = None
+        axis.axis_label_text_color = axis.major_label_text_color = QUIET
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = "13px"
+        axis.major_label_text_font_size = "12px"
