@@ -15,6 +15,9 @@ from distributed import Client
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 
+#: Fixtures that tests of the dashboard's pages share.
+pytest_plugins = ("browser_help",)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("campaign")

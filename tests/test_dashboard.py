@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import shutil
 import subprocess
 import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bokeh.server.tornado import BokehTornado
+from browser_help import Browser, Page, cluster_of, get, url
 from conftest import wait_for
-from distributed import Client, LocalCluster
+from distributed import Client
 from distributed.dashboard.scheduler import template_variables
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,19 +29,6 @@ from dask_flame.dashboard.mount import mount
 from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
 from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics, ranked
 from dask_flame.reports import CallReports, Series
-
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 
 # Words and numbers
 
@@ -154,33 +138,6 @@ def test_histories_add_up_at_every_moment(histories: list[list[Any]]) -> None:
 
 
 # On a real cluster
-
-
-@contextlib.contextmanager
-def cluster_of(n: int = 1, **options: Any) -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=n,
-            processes=False,
-            threads_per_worker=2,
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs=options,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-def url(client: Client, path: str) -> str:
-    server = client.cluster.scheduler.http_server
-    (socket,) = server._sockets.values()
-    return f"http://127.0.0.1:{socket.getsockname()[1]}{path}"
-
-
-def get(client: Client, path: str) -> str:
-    with urllib.request.urlopen(url(client, path), timeout=20) as response:
-        text: str = response.read().decode()
-        return text
 
 
 class Flag:
@@ -318,101 +275,6 @@ def test_workers_are_shown_as_a_pool() -> None:
 # In a real browser
 
 
-class Browser:
-    """Chromium, in a thread of its own: playwright's loop would hide that of the cluster."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ThreadPoolExecutor-chromium")
-        self.do(self._start)
-
-    def do(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(what, *args, **kwargs).result(timeout=60)
-
-    def _start(self) -> None:
-        from playwright.sync_api import sync_playwright
-
-        self._playwright = sync_playwright().start()
-        self.chromium = self._playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        # Starts all its processes now, so that no test is found to have left one behind.
-        page = self.chromium.new_page()
-        page.goto("data:text/html,<canvas></canvas>")
-        page.evaluate("() => document.querySelector('canvas').getContext('webgl')")
-        page.screenshot()
-        page.close()
-
-    def close(self) -> None:
-        self.do(self.chromium.close)
-        self.do(self._playwright.stop)
-        self._thread.shutdown()
-
-
-class Page:
-    """One page in the browser, and everything that went wrong in it."""
-
-    def __init__(self, browser: Browser, address: str) -> None:
-        self._browser = browser
-        self.wrong: list[str] = []
-        browser.do(self._open, address)
-
-    def _open(self, address: str) -> None:
-        self._page = self._browser.chromium.new_page(viewport={"width": 1280, "height": 720})
-        self._page.set_default_timeout(20_000)
-        self._page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" else None)
-        self._page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self._page.on("requestfailed", lambda request: self.wrong.append(request.url))
-        self._page.goto(address)
-        self._page.wait_for_function("() => window.Bokeh && Bokeh.documents.length > 0")
-
-    def reload(self) -> None:
-        self._browser.do(self._page.reload)
-        self.wait("() => window.Bokeh && Bokeh.documents.length > 0")
-
-    def wait(self, javascript: str) -> None:
-        self._browser.do(self._page.wait_for_function, javascript)
-
-    def read(self, javascript: str) -> Any:
-        return self._browser.do(self._page.evaluate, javascript)
-
-    def hover(self, curve: int, point: int) -> None:
-        """Move the mouse over a point of the curve that is ranked there, 0 being the best."""
-
-        self.point(PLACE, [curve, point])
-
-    def point(self, javascript: str, argument: Any) -> None:
-        """Move the mouse to the place that this gives."""
-
-        def move() -> None:
-            x, y = self._page.evaluate(javascript, argument)
-            self._page.mouse.move(x - 20, y - 20)
-            self._page.mouse.move(x, y, steps=4)
-
-        self._browser.do(move)
-
-    def text(self) -> str:
-        """All that can be read on the page, in its shadow roots too."""
-        return str(self.read(TEXT))
-
-    def shows(self, *words: str) -> None:
-        for word in words:
-            wait_for(lambda word=word: word in self.text(), what=f"{word!r} on the page")
-
-    def curves(self) -> dict[str, dict[str, Any]]:
-        return {c["key"]: c for c in self.read(CURVES)}
-
-    def close(self) -> None:
-        self._browser.do(self._page.close)
-
-
-TEXT = """() => {
-  const walk = (node) => {
-    if (node.nodeType == Node.TEXT_NODE) return node.textContent;
-    if (["SCRIPT", "STYLE"].includes(node.nodeName)) return "";
-    if (node.nodeType == Node.ELEMENT_NODE && getComputedStyle(node).display == "none") return "";
-    const roots = node.shadowRoot ? [node.shadowRoot] : [];
-    return [...roots, ...node.childNodes].map(walk).join("");
-  };
-  return walk(document.body).replace(/\\s+/g, " ");
-}"""
 PLACE = """([curve, point]) => {
   const doc = Bokeh.documents[0];
   const figure = doc.get_model_by_name("flame-linear");
@@ -434,46 +296,18 @@ CURVES = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if shutil.which(CHROMIUM) is None:
-        pytest.skip(f"no browser at {CHROMIUM}; name one: CHROMIUM=/path/to/chromium pytest")
-    pytest.importorskip("playwright", reason="pip install playwright")
-    browser = Browser()
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[[str], Page]]:
-    """Opens pages, closes them, and fails if anything went wrong in one."""
-    pages: list[Page] = []
-
-    def open_page(address: str) -> Page:
-        pages.append(Page(browser, address))
-        return pages[-1]
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert [page.wrong for page in pages] == [[] for _ in pages]
-
-
-@pytest.fixture
-def client(browser: Browser) -> Iterator[Client]:
-    with cluster_of(2) as client:
-        client.register_plugin(Reports())
-        yield client
+def curves(page: Page) -> dict[str, dict[str, Any]]:
+    return {c["key"]: c for c in page.read(CURVES)}
 
 
 def drawn(page: Page, said: Mapping[str, Mapping[str, list[float]]], metric: str = "loss") -> bool:
     """Whether the page has every point of every call, and no other, and says they are done."""
-    curves = page.curves()
-    return curves.keys() == said.keys() and all(
+    shown = curves(page)
+    return shown.keys() == said.keys() and all(
         c["xs"] == list(range(len(said[key][metric])))
         and c["ys"] == said[key][metric]
         and c["state"] == "done"
-        for key, c in curves.items()
+        for key, c in shown.items()
     )
 
 
@@ -484,14 +318,14 @@ def test_before_during_and_after_a_run(
     before = visit(flame)
     before.shows("No reports yet: call dask_flame.report(step=..., loss=...) inside a task.")
     before.shows("workers", "2 idle", "Flame")
-    assert before.curves() == {}
+    assert curves(before) == {}
 
     half = Flag(tmp_path)
     futures = [client.submit(train, i, half, key=f"call {i}") for i in range(4)]
-    wait_for(lambda: [len(c["xs"]) for c in before.curves().values()] == [20] * 4)
+    wait_for(lambda: [len(c["xs"]) for c in curves(before).values()] == [20] * 4)
     during = visit(flame)
-    assert [len(c["xs"]) for c in during.curves().values()] == [20] * 4
-    assert {c["state"] for c in during.curves().values()} == {"running"}
+    assert [len(c["xs"]) for c in curves(during).values()] == [20] * 4
+    assert {c["state"] for c in curves(during).values()} == {"running"}
     for page in (before, during):
         page.shows("2 busy", "demand 4", "4 calls, 4 running")
         assert "No reports yet" not in page.text()
@@ -529,7 +363,7 @@ def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Pag
     page.read("() => { Bokeh.documents[0].get_model_by_name('flame-log-scale').active = true }")
     wait_for(lambda: page.read(shown) == [False, True])
     client.submit(train, 2, key="c").result()
-    wait_for(lambda: len(page.curves()) == 4)
+    wait_for(lambda: len(curves(page)) == 4)
     assert page.read(shown) == [False, True]
     assert page.read("() => Bokeh.documents[0].get_model_by_name('flame-metric').value") == (
         "accuracy"
@@ -553,8 +387,8 @@ def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[st
     page = visit(url(client, "/flame"))
     client.gather([client.submit(odd, key="odd"), client.submit(never, key="never")])
     page.shows("best 1 at step 4 by odd", "nan")
-    wait_for(lambda: len(page.curves()) == 2)
-    ys = page.curves()["odd"]["ys"]
+    wait_for(lambda: len(curves(page)) == 2)
+    ys = curves(page)["odd"]["ys"]
     assert [y == y for y in ys] == [False, True, False, False, True, False]
     y_range = page.read(
         "() => { const r = Bokeh.documents[0].get_model_by_name('flame-linear').y_range;"
@@ -572,7 +406,7 @@ def test_a_point_under_the_mouse_is_named(client: Client, visit: Callable[[str],
 
     def named() -> bool:
         # Again and again, as fresh data takes a tooltip away.
-        page.hover(2, 10)
+        page.point(PLACE, [2, 10])
         return said in page.text()
 
     wait_for(named)
@@ -594,7 +428,7 @@ def test_a_long_curve_keeps_its_ends_and_extremes(
         for i, key in enumerate("abcdefghij")
     }
     page = visit(url(client, "/flame"))
-    for key, curve in page.curves().items():
+    for key, curve in curves(page).items():
         assert 1000 < len(curve["xs"]) <= 2400
         assert (curve["xs"][0], curve["xs"][-1]) == (0, 2999)
         assert curve["ys"] == [said[key][int(x)] for x in curve["xs"]]
