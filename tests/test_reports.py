@@ -62,6 +62,9 @@ class Torchlike:
     def item(self) -> Any:
         return self.value
 
+    def __repr__(self) -> str:
+        return f"Torchlike({self.value!r}, {self.shape})"
+
 
 class Broken:
     def __float__(self) -> float:
