@@ -135,6 +135,7 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     assert [e.kind for e in flame.events][:2] == ["boot", "ready"]
     assert {step for step, _ in flame.boots[0].steps} >= {"accepted", "started", "registered"}
     assert [c.series["slept"].values[-1] for c in flame.reports.calls.values()] == [0.5] * 3
+    assert {c.arguments for c in flame.reports.calls.values()} == {"seconds=0.5"}
     wait_for(lambda: not flame.runners, what="idle runners have gone")
     assert [e.kind for e in flame.events].count("retire") >= 1
     assert client.gather(futures[0])[1] == "xyzzy"  # it has gone home, which is there

@@ -66,6 +66,7 @@ class Call:
     finished: float | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
     pool: str = ""
+    arguments: str = ""
     earlier: deque[CallReports] = field(default_factory=lambda: deque(maxlen=_EARLIER))
     frozen: CallReports | None = None
 
@@ -84,7 +85,7 @@ class Call:
             self.curves = {}
         if self.run is not None:
             self.past.append(self.run)
-        self.run = None
+        self.run, self.arguments = None, ""
         self.attempt += 1
         self.state, self.started, self.finished = "running", 0.0, None
 
@@ -101,6 +102,7 @@ class Call:
                 series,
                 tuple(self.earlier),
                 self.pool,
+                self.arguments,
             )
         return self.frozen
 
@@ -123,7 +125,7 @@ class Call:
         call.past.extend(dumped["past"])
         call.state, call.attempt = latest.state, latest.attempt
         call.started, call.finished = latest.started, latest.finished
-        call.pool = latest.pool
+        call.pool, call.arguments = latest.pool, latest.arguments
         call.earlier.extend(map(_loaded, dumped["earlier"]))
         for name, series in latest.series.items():
             curve = call.curves[name] = Curve()
@@ -150,7 +152,8 @@ def _dumped(call: CallReports) -> dict[str, Any]:
     }
     times = {"started": call.started, "finished": call.finished}
     known = {"key": call.key, "runner": call.runner, "state": call.state, "attempt": call.attempt}
-    return {**known, **times, "pool": call.pool, "series": series}
+    where = {"pool": call.pool, "arguments": call.arguments}
+    return {**known, **times, **where, "series": series}
 
 
 def _loaded(dumped: Mapping[str, Any]) -> CallReports:

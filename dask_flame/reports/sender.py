@@ -14,6 +14,7 @@ from distributed import Worker, WorkerPlugin
 from distributed.protocol import pickle
 
 from dask_flame.protocol import RUNNER
+from dask_flame.reports.called import arguments_of
 from dask_flame.reports.channel import Channel
 from dask_flame.reports.where import count_forks, follow_threads, forks
 from dask_flame.reports.wire import NAME, TOPIC, Call, Record, encode
@@ -91,7 +92,9 @@ class ReportSender(WorkerPlugin):
                 # The methods of an actor run under a name that its other instances share.
                 actor = key not in self._worker.state.tasks
                 shown = f"{key}@{self._worker.name}" if actor else key
-                call = self.calls[key] = Call(shown, f"{self._id}-{self._opened}", actor)
+                call = Call(shown, f"{self._id}-{self._opened}", actor)
+                call.arguments = arguments_of(self._worker, key)
+                self.calls[key] = call
         return call
 
     def add(

@@ -146,7 +146,7 @@ class ReportStore(Exports):
                     return
                 if call.run is not None:
                     self._restart(call)
-                call.run = batch.run
+                call.run, call.arguments = batch.run, batch.arguments
                 call.state = state
                 call.started = call.started or batch.times[0]
                 call.finished = None if state == "running" else time()

@@ -62,6 +62,10 @@ class CallReports:
         What attempts before this one had reported until they failed or were lost, oldest first.
     pool : str
         Name of the runner's pool; empty on other clusters than a FlameCluster.
+    arguments : str
+        What it was called with, in short: ``"rate=0.1, layers=4"``, 200 characters or fewer. Of
+        large and unknown things it has their type, of secrets, by their name, nothing. Empty where
+        it has none, and for methods of actors.
     """
 
     key: Key
@@ -73,6 +77,7 @@ class CallReports:
     series: Mapping[str, Series]
     earlier: tuple[CallReports, ...] = ()
     pool: str = ""
+    arguments: str = ""
 
 
 def merged(call: CallReports, after: float = float("-inf")) -> dict[tuple[float, int], _Row]:

@@ -4,13 +4,14 @@ A message is made of plain lists, dicts, numbers and strings, and so can be read
 subscribes to :data:`TOPIC`::
 
     {"runner": "flame-3", "pool": "cpu", "calls": [{
-        "key": "train-1f", "run": "9c01-4", "actor": False,
+        "key": "train-1f", "run": "9c01-4", "actor": False, "arguments": "rate=0.1",
         "steps": [0, 1], "times": [1700000000.1, 1700000000.4],
         "values": {"loss": [0.9, 0.7], "accuracy": [None, 0.5]}}]}
 
 ``steps``, ``times`` and every list in ``values`` have one entry for each report; ``None`` is a
 value that this report did not have. ``times`` are Unix times in seconds, by the runner's clock.
 ``run`` names one execution of the call: a call that runs again has the same key and another run.
+``arguments``, what it was called with, is in the first message of a run only, if it has any.
 
 Dask keeps a topic's last messages in the scheduler (1,000, by its configuration's
 ``distributed.admin.low-level-log-length``) and tells every plugin of each: hence few, of columns.
@@ -53,6 +54,8 @@ class Batch:
         One entry a report, ``None`` where the report did not have that value.
     pool : str
         Name of the runner's pool; empty where there are no pools.
+    arguments : str
+        What it was called with, if these are its first reports.
     """
 
     key: Key
@@ -63,6 +66,7 @@ class Batch:
     times: Sequence[float]
     values: Mapping[str, Sequence[float | None]]
     pool: str = ""
+    arguments: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +83,8 @@ class Call:
         Whether it has ended.
     complaints : set of str
         What was complained of already.
+    arguments : str
+        What it was called with; empty when that was sent.
     """
 
     key: Key
@@ -88,6 +94,7 @@ class Call:
     tracked: int = 0
     over: bool = False
     complaints: set[str] = field(default_factory=set)
+    arguments: str = ""
 
 
 #: A report that was not sent yet: its call, step, time and values.
@@ -108,6 +115,8 @@ def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, 
                 "times": [],
                 "values": {},
             }
+            if call.arguments:
+                group["arguments"], call.arguments = call.arguments, ""
         before = len(group["steps"])
         group["steps"].append(step)
         group["times"].append(at)
