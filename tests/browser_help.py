@@ -87,19 +87,24 @@ class Browser:
 class Page:
     """One page in the browser, and everything that went wrong in it."""
 
-    def __init__(self, browser: Browser, address: str) -> None:
+    def __init__(self, browser: Browser, address: str, **options: Any) -> None:
         self._browser = browser
         self.wrong: list[str] = []
-        browser.do(self._open, address)
+        browser.do(self._open, address, {"viewport": {"width": 1280, "height": 720}, **options})
 
-    def _open(self, address: str) -> None:
-        self._page = self._browser.chromium.new_page(viewport={"width": 1280, "height": 720})
+    def _open(self, address: str, options: dict[str, Any]) -> None:
+        self._page = self._browser.chromium.new_page(**options)
         self._page.set_default_timeout(20_000)
         self._page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" else None)
         self._page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self._page.on("requestfailed", lambda request: self.wrong.append(request.url))
         self._page.goto(address)
-        self._page.wait_for_function("() => window.Bokeh && Bokeh.documents.length > 0")
+        if address.startswith("http"):
+            self._page.wait_for_function("() => window.Bokeh && Bokeh.documents.length > 0")
+
+    def do(self, what: Callable[[Any], Any]) -> Any:
+        """Do something with playwright's own page."""
+        return self._browser.do(what, self._page)
 
     def reload(self) -> None:
         self._browser.do(self._page.reload)
@@ -160,8 +165,8 @@ def visit(browser: Browser) -> Iterator[Callable[[str], Page]]:
     """Opens pages, closes them, and fails if anything went wrong in one."""
     pages: list[Page] = []
 
-    def open_page(address: str) -> Page:
-        pages.append(Page(browser, address))
+    def open_page(address: str, **options: Any) -> Page:
+        pages.append(Page(browser, address, **options))
         return pages[-1]
 
     yield open_page

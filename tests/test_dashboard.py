@@ -17,17 +17,17 @@ import pytest
 from bokeh.server.tornado import BokehTornado
 from browser_help import Browser, Page, cluster_of, get, url
 from conftest import wait_for
-from distributed import Client
+from distributed import Client, get_worker
 from distributed.dashboard.scheduler import template_variables
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import Reports, dashboard, report
 from dask_flame.dashboard import install
-from dask_flame.dashboard.look import BAD, COLOURS, DASHES, Palette
+from dask_flame.dashboard.look import BAD, Palette
 from dask_flame.dashboard.mount import mount
 from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
-from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics, ranked
+from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics
 from dask_flame.reports import CallReports, Series
 
 # Words and numbers
@@ -72,17 +72,6 @@ def test_the_best_is_the_first_finite_extreme() -> None:
     assert best(call(loss=[math.nan]).series["loss"], higher=True) is None
 
 
-def test_calls_without_the_metric_come_last() -> None:
-    calls = [call("none", acc=[1.0]), call("bad", loss=[3.0]), call("good", loss=[2.0, 9.0])]
-    rows = ranked(calls, "loss")
-    assert [(r.call.key, r.best, r.at) for r in rows] == [
-        ("good", 2.0, 0),
-        ("bad", 3.0, 0),
-        ("none", None, None),
-    ]
-    assert [r.call.key for r in ranked(calls, "acc")] == ["none", "bad", "good"]
-
-
 def test_labels_are_short_and_their_own() -> None:
     token = "0123456789abcdef" * 2
     other = token[:-1] + "0"
@@ -95,15 +84,15 @@ def test_labels_are_short_and_their_own() -> None:
 
 def test_a_runner_keeps_its_colour() -> None:
     palette = Palette()
-    names = [f"r{i}" for i in range(len(COLOURS) * len(DASHES))]
+    names = [f"r{i}" for i in range(20)]
     palette.assign(names[:3])
-    before = [palette.colour(name) for name in names[:3]]
+    before = [palette.number(name) for name in names[:3]]
     palette.assign(names[:3][::-1] + names[3:])
-    assert [palette.colour(name) for name in names[:3]] == before
-    assert len({(palette.colour(n), palette.dash(n)) for n in names}) == len(names)
+    assert [palette.number(name) for name in names[:3]] == before
+    assert sorted(map(palette.number, names)) == list(range(20))
     palette.assign(["r2", "new"])
-    assert palette.colour("r2") == before[2]
-    assert palette.colour("new") == before[0]
+    assert palette.number("r2") == before[2]
+    assert palette.number("new") == before[0]
 
 
 def test_runners_are_counted() -> None:
@@ -169,9 +158,8 @@ def test_the_plots_list_and_the_navigation_name_it() -> None:
     with cluster_of() as client:
         assert "Flame" not in get(client, "/status")
         client.register_plugin(Reports())
-        assert (
-            "/individual-flame-curves" in json.loads(get(client, "/individual-plots.json")).values()
-        )
+        plots = set(json.loads(get(client, "/individual-plots.json")).values())
+        assert {"/individual-flame-curves", "/individual-flame-multiples"} <= plots
         for page in ("/status", "/flame"):
             text = get(client, page)
             assert text.count(">Flame</a>") == 1
@@ -275,40 +263,61 @@ def test_workers_are_shown_as_a_pool() -> None:
 # In a real browser
 
 
-PLACE = """([curve, point]) => {
-  const doc = Bokeh.documents[0];
-  const figure = doc.get_model_by_name("flame-linear");
-  const data = doc.get_model_by_name("flame-curves").data;
-  const find = (view) => view.model === figure ? view
-    : (view.child_views ?? []).map(find).find((found) => found);
-  const view = [...Bokeh.index.roots].map(find).find((found) => found);
+#: A point of a call's curve, in the coordinates of the window.
+PLACE = """([name, key, point]) => {
+  const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name));
   const box = view.canvas_view.el.getBoundingClientRect();
-  const i = data.xs.length - 1 - curve;
+  const { data } = Bokeh.documents[0].get_model_by_name(`${name}-lines`);
+  const i = data.key.indexOf(key);
   return [box.x + view.frame.x_scale.compute(data.xs[i][point]),
           box.y + view.frame.y_scale.compute(data.ys[i][point])];
 }"""
-CURVES = """() => {
-  const source = Bokeh.documents[0].get_model_by_name("flame-curves");
-  return source.data.key.map((key, i) => ({
-    key, xs: Array.from(source.data.xs[i]), ys: Array.from(source.data.ys[i]),
-    call: source.data.call[i], runner: source.data.runner[i], state: source.data.state[i],
-  }));
-}"""
+#: What the page knows of each call's latest attempt.
+CURVES = """() => [...(window.daskFlame?.calls.byId.values() ?? [])]
+  .filter((call) => call.latest)
+  .map(({ key, name, runner, state, attempt, steps, values }) => ({
+    key, name, runner, state, attempt, xs: [...steps.all], ys: [...values.all] }))"""
+#: What is drawn of them: positions, as they are in the figure that is seen.
+DRAWN = """() => ["linear", "log", "grid"].flatMap((kind) => {
+  const doc = Bokeh.documents[0];
+  if (!doc.get_model_by_name(`flame-${kind}`).visible) return [];
+  const { data } = doc.get_model_by_name(`flame-${kind}-lines`);
+  return data.key.map((key, i) => ({
+    kind, key, xs: [...data.xs[i]], ys: [...data.ys[i]], colour: data.colour[i],
+    dash: data.dash?.[i], alpha: data.alpha[i], runner: data.runner[i] }));
+})"""
 
 
 def curves(page: Page) -> dict[str, dict[str, Any]]:
     return {c["key"]: c for c in page.read(CURVES)}
 
 
+def lines(page: Page) -> dict[str, dict[str, Any]]:
+    return {c["key"]: c for c in page.read(DRAWN)}
+
+
 def drawn(page: Page, said: Mapping[str, Mapping[str, list[float]]], metric: str = "loss") -> bool:
-    """Whether the page has every point of every call, and no other, and says they are done."""
-    shown = curves(page)
-    return shown.keys() == said.keys() and all(
-        c["xs"] == list(range(len(said[key][metric])))
-        and c["ys"] == said[key][metric]
+    """Whether the page draws every point of every call, and no other, and says they are done."""
+    known, seen = curves(page), lines(page)
+    return known.keys() == seen.keys() == said.keys() and all(
+        c["xs"] == seen[key]["xs"] == list(range(len(said[key][metric])))
+        and c["ys"] == seen[key]["ys"] == said[key][metric]
         and c["state"] == "done"
-        for key, c in shown.items()
+        for key, c in known.items()
     )
+
+
+def choose(page: Page, **choices: Any) -> None:
+    """Use the page's controls."""
+    for name, value in choices.items():
+        if isinstance(value, bool):
+            page.do(lambda p, n=name, v=value: p.locator(f"input[name={n}]").set_checked(v))
+        elif name in ("metric", "colours"):
+            page.do(lambda p, n=name, v=value: p.locator(f"select[name={n}]").select_option(v))
+        elif name in ("search", "smoothing"):
+            page.do(lambda p, n=name, v=value: p.locator(f"input[name={n}]").fill(str(v)))
+        else:
+            page.do(lambda p, n=name, v=value: p.click(f"button[name={n}][value={v}]"))
 
 
 def test_before_during_and_after_a_run(
@@ -324,22 +333,49 @@ def test_before_during_and_after_a_run(
     futures = [client.submit(train, i, half, key=f"call {i}") for i in range(4)]
     wait_for(lambda: [len(c["xs"]) for c in curves(before).values()] == [20] * 4)
     during = visit(flame)
-    assert [len(c["xs"]) for c in curves(during).values()] == [20] * 4
+    wait_for(lambda: [len(c["xs"]) for c in curves(during).values()] == [20] * 4)
     assert {c["state"] for c in curves(during).values()} == {"running"}
     for page in (before, during):
-        page.shows("2 busy", "demand 4", "4 calls, 4 running")
+        page.shows("2 busy", "4 calls · 4 running")
         assert "No reports yet" not in page.text()
 
     half.set()
     said = {future.key: future.result() for future in futures}
     after = visit(flame)
-    assert drawn(after, said)
-    for page in (before, during):
-        wait_for(lambda page=page: drawn(page, said))
     for page in (before, during, after):
-        page.shows("best 0.025 at step 39 by call 0", "4 calls, 0 running", "2 idle")
+        wait_for(lambda page=page: drawn(page, said))
+        page.shows("best 0.025 at step 39 by call 0", "4 calls · 4 done", "2 idle")
     after.reload()
-    assert drawn(after, said)
+    wait_for(lambda: drawn(after, said))
+
+
+def test_the_first_points_are_there_within_a_second(
+    client: Client, visit: Callable[[str], Page], tmp_path: Path
+) -> None:
+    """Of several tries the best, as the machine may be busy."""
+    page = visit(url(client, "/flame"))
+    page.shows("No reports yet")
+    page.read("""() => {
+      window.since = {};
+      const look = () => {
+        for (const { key, steps } of daskFlame.calls.byId.values()) {
+          if (steps.length && !(key in since)) since[key] = Date.now() / 1000;
+        }
+        requestAnimationFrame(look);
+      };
+      look();
+    }""")
+    delays = []
+    for n in range(5):
+        reported = client.submit(report_once, key=f"call {n}").result()
+        wait_for(lambda n=n: f"call {n}" in page.read("() => since"))
+        delays.append(page.read("() => since")[f"call {n}"] - reported)
+    assert min(delays) < 1
+
+
+def report_once() -> float:
+    report(loss=1.0)
+    return time.time()
 
 
 def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Page]) -> None:
@@ -349,25 +385,91 @@ def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Pag
     page.shows("best 0.5 at step 0 by first")
     said = {k: client.submit(train, i, key=k).result() for i, k in enumerate("ab")}
     page.shows("best 0.025 at step 39 by a")
-    page.wait("() => Bokeh.documents[0].get_model_by_name('flame-metric').value == 'loss'")
-    wait_for(lambda: drawn(page, said))
+    assert page.do(lambda p: p.locator("select[name=metric]").input_value()) == "loss"
+    wait_for(lambda: lines(page).keys() == said.keys())
 
-    page.read("() => { Bokeh.documents[0].get_model_by_name('flame-metric').value = 'accuracy' }")
+    choose(page, metric="accuracy")
     said["first"] = {"accuracy": [0.5]}
     wait_for(lambda: drawn(page, said, "accuracy"))
     page.shows("best 0.9756 at step 39 by a", "best accuracy")
 
-    shown = """() => ["flame-linear", "flame-log"].map(
-      (name) => Bokeh.documents[0].get_model_by_name(name).visible)"""
-    assert page.read(shown) == [True, False]
-    page.read("() => { Bokeh.documents[0].get_model_by_name('flame-log-scale').active = true }")
-    wait_for(lambda: page.read(shown) == [False, True])
+    assert {line["kind"] for line in lines(page).values()} == {"linear"}
+    choose(page, log=True)
+    wait_for(lambda: {line["kind"] for line in lines(page).values()} == {"log"})
     client.submit(train, 2, key="c").result()
-    wait_for(lambda: len(curves(page)) == 4)
-    assert page.read(shown) == [False, True]
-    assert page.read("() => Bokeh.documents[0].get_model_by_name('flame-metric').value") == (
-        "accuracy"
+    wait_for(lambda: len(lines(page)) == 4)
+    # What is not above zero has no logarithm.
+    assert math.isnan(lines(page)["c"]["ys"][0])
+    assert curves(page)["c"]["ys"][0] == -0.5
+    assert page.do(lambda p: p.locator("select[name=metric]").input_value()) == "accuracy"
+    choose(page, log=False)
+    wait_for(lambda: {line["kind"] for line in lines(page).values()} == {"linear"})
+
+
+def test_time_smoothing_colours_and_search(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    said = {k: client.submit(train, i, key=k).result() for i, k in enumerate(["one", "two"])}
+    wait_for(lambda: drawn(page, said))
+    choose(page, x="seconds")
+    wait_for(lambda: lines(page)["one"]["xs"][-1] < 30)
+    seconds = lines(page)["one"]["xs"]
+    assert 0 <= seconds[0] <= seconds[-1]
+    assert seconds == sorted(seconds)
+    page.wait(
+        "() => Bokeh.documents[0].get_model_by_name('flame-linear').below[0].axis_label"
+        " == 'time since each call began'"
     )
+    choose(page, x="steps")
+    wait_for(lambda: drawn(page, said))
+
+    choose(page, smoothing=0.5)
+    wait_for(lambda: lines(page)["one"]["ys"] != said["one"]["loss"])
+    mean, norm = 0.0, 0.0
+    for value, smooth in zip(said["one"]["loss"], lines(page)["one"]["ys"], strict=True):
+        mean, norm = 0.5 * mean + 0.5 * value, 0.5 * norm + 0.5
+        assert smooth == pytest.approx(mean / norm)
+    choose(page, smoothing=0)
+
+    for by in ("call", "rank"):
+        choose(page, colours=by)
+        wait_for(lambda: len({line["colour"] for line in lines(page).values()}) == 2)
+    choose(page, search="tw")
+    wait_for(lambda: lines(page).keys() == {"two"})
+    page.shows("1 call · 1 done")
+    choose(page, search="nothing like it")
+    wait_for(lambda: not lines(page))
+    choose(page, search="")
+    wait_for(lambda: drawn(page, said))
+
+
+def test_a_chart_for_each_runner(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    where = {
+        f"call {i}": client.submit(train_on, i, key=f"call {i}", workers=[i % 2]).result()
+        for i in range(4)
+    }
+    wait_for(lambda: len(lines(page)) == 4)
+    choose(page, view="grid")
+    wait_for(lambda: {line["kind"] for line in lines(page).values()} == {"grid"})
+    shown = lines(page)
+    assert {key: line["runner"] for key, line in shown.items()} == where
+    page.shows("each chart: loss 0.025 to 4, step 0 to 39")
+    cells = page.read("() => Bokeh.documents[0].get_model_by_name('flame-cells').data")
+    assert len(cells["left"]) == 2
+    for i, runner in enumerate(sorted(set(where.values()))):
+        for line in (line for line in shown.values() if line["runner"] == runner):
+            assert all(cells["left"][i] <= x <= cells["right"][i] for x in line["xs"])
+            assert all(cells["top"][i] <= y <= cells["bottom"][i] for y in line["ys"])
+    titles = page.read("() => Bokeh.documents[0].get_model_by_name('flame-titles').data.text")
+    assert {str(name) for name in where.values()} <= set(titles)
+    # The mouse finds a call in its cell.
+    page.point(PLACE, ["flame-grid", "call 2", 20])
+    page.shows("call 2loss")
+
+
+def train_on(i: int) -> str:
+    train(i)
+    return str(get_worker().name)
 
 
 def only(name: str) -> None:
@@ -386,181 +488,175 @@ def never() -> None:
 def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     client.gather([client.submit(odd, key="odd"), client.submit(never, key="never")])
-    page.shows("best 1 at step 4 by odd", "nan")
-    wait_for(lambda: len(curves(page)) == 2)
-    ys = curves(page)["odd"]["ys"]
+    page.shows("best 1 at step 4 by odd", "NaN")
+    wait_for(lambda: len(lines(page)) == 2)
+    ys = lines(page)["odd"]["ys"]
     assert [y == y for y in ys] == [False, True, False, False, True, False]
     y_range = page.read(
         "() => { const r = Bokeh.documents[0].get_model_by_name('flame-linear').y_range;"
         " return [r.start, r.end] }"
     )
-    assert all(math.isfinite(end) for end in y_range)
+    assert y_range == pytest.approx([0.95, 2.05])
+
+
+def fails(i: int) -> None:
+    report(loss=1.0, step=i)
+    raise ValueError(i)
+
+
+def test_failed_and_retried_calls_are_marked(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    with pytest.raises(ValueError, match="7"):
+        client.submit(fails, 7, key="bad").result()
+    again = client.submit(fails, 8, key="again", retries=1)
+    with pytest.raises(ValueError, match="8"):
+        again.result()
+    wait_for(lambda: curves(page).get("again", {}).get("attempt") == 2)
+    page.shows("2 failed", "again attempt 2")
+    marks = "() => Bokeh.documents[0].get_model_by_name('flame-linear-ends').data"
+    wait_for(lambda: len(page.read(marks)["marker"]) == 3)
+    assert set(page.read(marks)["marker"]) == {"x"}
+    assert page.read(marks)["colour"].count(BAD) == 3
+    # The attempt before is there, behind the others.
+    assert [line["dash"] for line in page.read(DRAWN)] == ["dotted", "solid", "solid"]
 
 
 def test_a_point_under_the_mouse_is_named(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     client.gather([client.submit(train, i, key=f"call {i}") for i in range(3)])
     page.shows("best 0.025 at step 39 by call 0")
+    wait_for(lambda: len(lines(page)) == 3)
     runner = client.cluster.scheduler.plugins["flame-reports"].store.calls["call 2"].runner
-    said = f"call: call 2runner: {runner}attempt: 1step: 10value: 0.27273"
+    page.point(PLACE, ["flame-linear", "call 2", 10])
+    page.shows(
+        "call 2loss 0.2727i=2", f"{runner} · done", "step 10, after", "last: accuracy 0.9268"
+    )
+    page.shows("best 0.075 at step 39")
+    # Its curve is in front of the others, which are paler.
+    wait_for(lambda: len({line["alpha"] for line in lines(page).values()}) == 2)
+    page.do(lambda p: p.mouse.move(2, 2))
+    wait_for(lambda: "step 10, after" not in page.text())
+    # So it is for a row of the ranking.
+    page.do(lambda p: p.get_by_role("row", name="call 1").hover())
+    wait_for(lambda: max(lines(page).values(), key=lambda line: line["alpha"])["key"] == "call 1")
 
-    def named() -> bool:
-        # Again and again, as fresh data takes a tooltip away.
-        page.point(PLACE, [2, 10])
-        return said in page.text()
 
-    wait_for(named)
+def test_a_view_that_was_zoomed_stays(client: Client, visit: Callable[[str], Page]) -> None:
+    page = visit(url(client, "/flame"))
+    said = {"a": client.submit(train, 0, key="a").result()}
+    wait_for(lambda: drawn(page, said))
+    x_range = "Bokeh.documents[0].get_model_by_name('flame-linear').x_range"
+    page.read(f"() => {x_range}.setv({{ start: 10, end: 20 }})")
+    page.shows("show all")
+    said["b"] = client.submit(train, 1, None, 400, key="b").result()
+    wait_for(lambda: len(lines(page)) == 2)
+    assert page.read(f"() => [{x_range}.start, {x_range}.end]") == [10, 20]
+    # Of what is outside, only what leads to the edge is drawn.
+    assert lines(page)["b"]["xs"] == list(range(9, 22))
+    page.do(lambda p: p.click("button[name=follow]"))
+    wait_for(lambda: drawn(page, said))
+    assert page.read(f"() => {x_range}.end") > 399
 
 
 def test_curves_alone(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/individual-flame-curves"))
-    page.shows("No reports yet")
+    charts = visit(url(client, "/individual-flame-multiples"))
+    for alone in (page, charts):
+        alone.shows("No reports yet")
     said = {"a": client.submit(train, 0, key="a").result()}
     wait_for(lambda: drawn(page, said))
-    assert "workers" not in page.text()
+    wait_for(lambda: [line["kind"] for line in lines(charts).values()] == ["grid"])
+    for alone in (page, charts):
+        assert "workers" not in alone.text()
+        assert "runner" not in [c.strip() for c in alone.text().split("best loss")]
 
 
-def test_a_long_curve_keeps_its_ends_and_extremes(
+def test_what_a_connection_has_lost_comes_again(
     client: Client, visit: Callable[[str], Page]
 ) -> None:
-    said = {
-        key: client.submit(train, i, None, 3000, key=key).result()["loss"]
-        for i, key in enumerate("abcdefghij")
-    }
     page = visit(url(client, "/flame"))
-    for key, curve in curves(page).items():
-        assert 1000 < len(curve["xs"]) <= 2400
-        assert (curve["xs"][0], curve["xs"][-1]) == (0, 2999)
-        assert curve["ys"] == [said[key][int(x)] for x in curve["xs"]]
+    said = {"a": client.submit(train, 0, key="a").result()}
+    wait_for(lambda: drawn(page, said))
+    # A payload that never came: the page goes on only as it says so.
+    page.read("""() => {
+      const [feed] = Bokeh.documents[0].get_model_by_name("flame-page").tags;
+      feed.seen = -1;
+      Bokeh.documents[0].event_manager.send_event({ event_name: "client_reconnected" });
+    }""")
+    said["b"] = client.submit(train, 1, key="b").result()
+    wait_for(lambda: drawn(page, said))
 
 
-def test_pools_are_shown_and_nothing_in_them_is_markup(
-    client: Client, visit: Callable[[str], Page]
-) -> None:
-    now = time.time()
+def test_light_and_dark(client: Client, visit: Callable[[str], Page]) -> None:
+    client.submit(train, 0, key="a").result()
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    page = visit(url(client, "/flame?theme=dark"))
+    wait_for(lambda: page.read("() => document.documentElement.dataset.flameTheme") == "dark")
+    assert page.read(ground) == "rgb(20, 23, 28)"
+    axis = """() => {
+      const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("flame-linear"));
+      return getComputedStyle(view.el).getPropertyValue("--bk-axis-line-color").trim();
+    }"""
+    assert page.read(axis) == "#98A2B0"
+    page.do(lambda p: p.click("button[name=theme]"))
+    assert page.read(axis) == "#6B7280"
+    # The system's, where nobody has said another.
+    system = visit(url(client, "/individual-flame-curves"), color_scheme="dark")
+    wait_for(lambda: system.read("() => document.documentElement.dataset.flameTheme") == "dark")
+
+
+def test_five_hundred_curves(client: Client, visit: Callable[[str], Page]) -> None:
+    client.gather(client.map(train, range(500), key=[f"call {i}" for i in range(500)]))
+    page = visit(url(client, "/flame"))
+    wait_for(lambda: len(lines(page)) == 500, within=60)
+    page.shows("500 calls · 500 done", "and 300 more", "best 0.025 at step 39 by call 0")
+    assert page.read("() => document.documentElement.scrollWidth <= innerWidth")
+    choose(page, search="call 499")
+    wait_for(lambda: lines(page).keys() == {"call 499"})
+
+
+def test_names_are_not_markup(client: Client, visit: Callable[[str], Page]) -> None:
     evil = "<img src=x onerror=alert(1)>"
-    runners = [
-        {"name": f"r{i}", "state": state, "busy": busy, "since": now}
-        for i, (state, busy) in enumerate(
-            [
-                ("booting", 0),
-                ("ready", 0),
-                ("ready", 2),
-                ("ready", 1),
-                ("draining", 1),
-                ("ending", 0),
-            ]
-        )
-    ]
-    history = [(now - 90 + i, i // 9, 1, i // 30, i // 45) for i in range(90)]
-
-    def pools() -> dict[str, Any]:
-        common = {"min": 0, "max": 8, "concurrency": 2, "history": history}
-        return {
-            "now": time.time(),
-            "pools": [
-                {"name": f"a{evil}", "demand": 7, "waiting": 3, "runners": runners, **common},
-                {"name": "empty", "demand": 0, "waiting": 0, "runners": [], **common},
-            ],
-            "events": [
-                {"at": now + i, "kind": f"boot{i}", "text": f"why{i} {evil}"} for i in range(3)
-            ],
-        }
-
-    client.cluster.scheduler.plugins["flame-reports"].pools = pools
+    page = visit(url(client, "/flame"))
     client.submit(only, evil, key=f"key{evil}").result()
-    page = visit(url(client, "/flame"))
-    page.shows(
-        f"a{evil}",
-        "4 of 8 runners, 2 calls each · 1 draining · 1 ending",
-        "2 busy",
-        "1 booting",
-        "demand 7 (3 waiting)",
-        "0 of 8 runners",
-        f"why2 {evil}",
-        f"key{evil}",
-        f"best {evil}",
-    )
-    text = page.text()
-    assert text.index("boot2") < text.index("boot1") < text.index("boot0")
-    window = "() => Bokeh.documents[0].get_model_by_name('flame-timeline').x_range.start"
-    assert page.read(window) == -120
+    page.shows(f"key{evil}", f"best {evil}")
+    wait_for(lambda: len(lines(page)) == 1)
+    page.point(PLACE, ["flame-linear", f"key{evil}", 0])
+    page.shows(f"name='{evil}'"[:30])
 
 
-BARS = """() => {
-  const data = Bokeh.documents[0].get_model_by_name("flame-boots").data;
-  return Array.from(data.y, (y, i) => [data.runner[i], data.left[i], data.right[i]]);
-}"""
-BAR = """(i) => {
-  const doc = Bokeh.documents[0];
-  const figure = doc.get_model_by_name("flame-boot-bars");
-  const data = doc.get_model_by_name("flame-boots").data;
-  const find = (view) => view.model === figure ? view
-    : (view.child_views ?? []).map(find).find((found) => found);
-  const view = [...Bokeh.index.roots].map(find).find((found) => found);
-  const box = view.canvas_view.el.getBoundingClientRect();
-  return [box.x + view.frame.x_scale.compute((data.left[i] + data.right[i]) / 2),
-          box.y + view.frame.y_scale.compute(data.y[i])];
-}"""
+def scripted(page: Page, expression: str) -> Any:
+    """What an expression is where the browser's part of the page is in scope."""
+    folder = Path(dashboard.__file__).with_name("browser")
+    code = (folder / "calls.js").read_text()
+    return page.read(f"() => {{ {code}\nreturn {expression} }}")
 
 
-def boot(n: int, *steps: tuple[str, float], ended: str = "", failed: bool = False) -> Any:
-    return {
-        "name": f"runner-{n}",
-        "pool": "default",
-        "at": time.time(),
-        "steps": steps,
-        "ended": ended,
-        "failed": failed,
-        "lasted": 3.0 if ended else 0.0,
-    }
+def test_what_is_drawn_keeps_the_shape(visit: Callable[[str], Page]) -> None:
+    page = visit("data:text/html,<p>nothing</p>")
+    thousand = "Float64Array.from({ length: 10000 }, (_, i) => i)"
+    wave = f"{thousand}.map((i) => i == 7003 ? 9 : i == 7005 ? -9 : Math.sin(i / 100))"
+    kept = scripted(page, f"[...visible({thousand}, {wave}, 0, 1e9, true, 300)]")
+    assert len(kept) <= 2 + 3 * 300
+    assert kept == sorted(set(kept))
+    assert (kept[0], kept[-1]) == (0, 9999)
+    assert {7003, 7005} <= set(kept)
+    zoomed = scripted(page, f"[...visible({thousand}, {wave}, 6990.5, 7010.5, true, 300)]")
+    assert zoomed == list(range(6990, 7012))
+    # Steps that go back are drawn all.
+    back = "Float64Array.from([0, 1, 2, 1, 2, 3])"
+    assert scripted(page, f"[...visible({back}, {back}, 2.5, 9, false, 300)]") == list(range(6))
 
 
-def test_boots_are_bars_of_their_phases(client: Client, visit: Callable[[str], Page]) -> None:
-    evil = "<b onclick=alert(1)>"
-    shown: list[Any] = []
-    pool = {"name": "default", "min": 0, "max": 64, "concurrency": 1, "demand": 0, "waiting": 0}
-    pool |= {"runners": [], "history": [(time.time(), 0, 0, 0, 0)]}
-    state = {"now": time.time(), "pools": [pool], "events": []}
-    plugin = client.cluster.scheduler.plugins["flame-reports"]
-    plugin.pools = lambda: {**state, "boots": list(shown)}
-    page = visit(url(client, "/flame"))
-    page.shows("Boots none yet")
-    assert page.read(BARS) == []
-
-    up = [("accepted", 0.5), (evil, 1.0), ("registered", 2.0), ("first call", 300.0)]
-    shown += [
-        boot(1, *up),
-        boot(2, ("accepted", 0.25), ended=f"exit code 1 {evil}", failed=True),
-        boot(3, ended="not needed"),
+def test_numbers_are_short(visit: Callable[[str], Page]) -> None:
+    page = visit("data:text/html,<p>nothing</p>")
+    numbers = "[0, 0.025, 1234.56, 1e7, 0.00001234, -3, NaN, null, Infinity]"
+    assert scripted(page, f"{numbers}.map(shown)") == [
+        *("0", "0.025", "1,235", "1e+7", "1.23e-5", "-3", "NaN", "\N{EN DASH}", "Infinity")
     ]
-    wait_for(lambda: len(page.read(BARS)) == 7)
-    # The newest is first, and what a boot did after its last step is in the bar as well.
-    assert page.read(BARS) == [
-        ["runner-3", 0, 3],
-        ["runner-2", 0, 0.25],
-        ["runner-2", 0.25, 3],
-        *[["runner-1", a, b] for a, b in [(0, 0.5), (0.5, 1), (1, 2), (2, 300)]],
+    assert scripted(page, "[0.5, 59, 60, 75, 3700].map(duration)") == [
+        *("0.5 s", "59 s", "1 min", "1 min 15 s", "1 h 1 min")
     ]
-    page.shows("Boots median 2.000 s · 1 failed", f"{evil} 0.500", "registered 1.000")
-    get = "() => Bokeh.documents[0].get_model_by_name"
-    ends = page.read(f"{get}('flame-boot-ends').data")
-    assert list(ends["y"]) == [0, 1]
-    assert ends["colour"][0] != ends["colour"][1] == BAD
-    # Boots are to be compared, not the wait for a first call.
-    assert page.read(f"{get}('flame-boot-bars').x_range.end") == pytest.approx(3.18)
-
-    def named() -> bool:
-        page.point(BAR, 4)
-        return f"runner: runner-1phase: until {evil}: 0.500 sboot: accepted 0.500 s" in page.text()
-
-    wait_for(named)
-    shown[:] = [boot(n, ("registered", 1.0)) for n in range(64)]
-    wait_for(lambda: len(page.read(BARS)) == 64)
-    assert page.read(f"{get}('flame-boot-bars').height") < 200
-    # Without pools, nothing is known of boots.
-    plugin.pools = None
-    wait_for(lambda: "Boots" not in page.text())
 
 
 def test_a_prefix_and_a_plugin_from_the_start(
@@ -579,6 +675,6 @@ def test_a_prefix_and_a_plugin_from_the_start(
 def test_the_page_outlives_the_plugin(client: Client, visit: Callable[[str], Page]) -> None:
     client.submit(train, 0, key="a").result()
     page = visit(url(client, "/flame"))
-    page.shows("1 call, 0 running")
+    page.shows("1 call · 1 done")
     client.unregister_scheduler_plugin("flame-reports")
     page.shows("No reports yet")

@@ -26,7 +26,9 @@ def install(scheduler: Any) -> bool:
     # Where nothing has imported bokeh there is no dashboard, and its import is not paid for.
     if "bokeh" not in sys.modules:
         return False
-    from dask_flame.dashboard.flame import pages
+    from dask_flame.dashboard import flame
     from dask_flame.dashboard.mount import mount
+    from dask_flame.dashboard.pools import WorkersAsPool
 
-    return mount(scheduler, pages(scheduler))
+    workers = WorkersAsPool(scheduler)
+    return mount(scheduler, flame.pages(scheduler, workers))

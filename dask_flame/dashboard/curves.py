@@ -1,173 +1,178 @@
-"""The curves: one for each call, and the best on top (scheduler)."""
+"""The figures of the curves; what is drawn in them is put there in the browser (scheduler)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from bokeh.events import MouseLeave, MouseMove, Reset
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
-    GlyphRenderer,
-    HoverTool,
-    LinearAxis,
-    LogAxis,
-    MultiLine,
+    CustomJS,
+    CustomJSTickFormatter,
     NumeralTickFormatter,
+    Range1d,
 )
 from bokeh.plotting import figure
 
-from dask_flame.dashboard.look import INK, QUIET, RULE, Palette
-from dask_flame.dashboard.ranking import Ranked
-from dask_flame.reports import CallReports, Series
-from dask_flame.reports.thinning import thin
+from dask_flame.dashboard.theme import canvas, plain
 
-#: Points of all curves together that are sent to the browser at each change, about.
-_POINTS = 24_000
-#: Curves that are drawn strongly; more would hide each other.
-_FEW = 8
-_MARKERS = {"running": "circle", "done": "square", "failed": "x", "cancelled": "x", "lost": "x"}
+# Steps are whole numbers; of times the browser says the unit.
+_ACROSS = """
+const said = axis_label === "step" ? null : tick;
+if (said === null) return Number(tick.toPrecision(9)).toLocaleString("en");
+const [h, m, s] = [Math.floor(tick / 3600), Math.floor(tick / 60) % 60, tick % 60];
+if (tick < 60) return `${+tick.toPrecision(6)} s`;
+if (h) return m ? `${h} h ${m} min` : `${h} h`;
+return s ? `${m}:${String(Math.round(s)).padStart(2, "0")}` : `${m} min`;
+"""
 
 
-class Curves:
-    """Two figures of the same curves, one with a logarithmic axis; one of them is visible.
+def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
+    """A figure of all curves together.
 
-    Attributes
+    Parameters
     ----------
-    linear, log : bokeh.plotting.figure
+    name : str
+        What its models' names begin with.
+    kind : {"linear", "log"}
+        Of its vertical axis.
+
+    Returns
+    -------
+    dict
+        The ``figure``, and its sources: ``lines``, ``strong`` (those in front), ``ends`` (a mark
+        where each ends) and ``notes`` (the best value).
     """
-
-    def __init__(self, palette: Palette, **sizing: Any) -> None:
-        self._palette = palette
-        self._lines = ColumnDataSource(self._rows((), {}), name="flame-curves")
-        self._best = ColumnDataSource(self._rows((), {}), name="flame-best")
-        self._ends = ColumnDataSource(
-            {"x": [], "y": [], "colour": [], "marker": []}, name="flame-ends"
-        )
-        # Kept, as looking for them in a figure at each change would cost more than all the rest.
-        self._drawn: list[tuple[LinearAxis | LogAxis, MultiLine]] = []
-        self.linear = self._figure("linear", **sizing)
-        self.log = self._figure("log", **sizing)
-        self.log.visible = False
-
-    def use_log(self, log: bool) -> None:
-        """Show the figure with a logarithmic axis, or the other one."""
-        self.log.visible, self.linear.visible = log, not log
-
-    def draw(self, rows: Sequence[Ranked], metric: str, names: dict[Any, str]) -> None:
-        """Draw the calls that have this metric; `rows` are ranked, best first."""
-        limit = max(100, _POINTS // max(1, len(rows)))
-        # The best is drawn last, on top.
-        curves = [
-            (row.call, *_points(row.call.series[metric], limit))
-            for row in reversed(rows)
-            if metric in row.call.series
-        ]
-        self._lines.data = self._rows(curves, names)
-        first = curves[-1:] if len(curves) > 1 and rows[0].best is not None else []
-        self._best.data = self._rows(first, names)
-        ends = [(call, *_end(x, y)) for call, x, y in curves]
-        self._ends.data = {
-            "x": [x for _, x, _ in ends],
-            "y": [y for _, _, y in ends],
-            "colour": [self._palette.colour(call.runner) for call, _, _ in ends],
-            "marker": [_MARKERS[call.state] for call, _, _ in ends],
-        }
-        alpha = 0.9 if len(curves) <= _FEW else 0.55
-        for axis, glyph in self._drawn:
-            axis.axis_label = metric
-            glyph.line_alpha = alpha
-
-    def _rows(
-        self, curves: Sequence[tuple[CallReports, Any, Any]], names: dict[Any, str]
-    ) -> dict[str, list[Any]]:
-        calls = [call for call, _, _ in curves]
-        return {
-            "xs": [x for _, x, _ in curves],
-            "ys": [y for _, _, y in curves],
-            "key": [str(call.key) for call in calls],
-            "call": [names[call.key] for call in calls],
-            "runner": [call.runner for call in calls],
-            "state": [call.state for call in calls],
-            "attempt": [call.attempt for call in calls],
-            "colour": [self._palette.colour(call.runner) for call in calls],
-            "dash": [self._palette.dash(call.runner) for call in calls],
-        }
-
-    def _figure(self, y_axis_type: str, **sizing: Any) -> figure:
-        fig = figure(
-            y_axis_type=y_axis_type,
-            x_axis_label="step",
-            tools="xpan,xwheel_zoom,box_zoom,reset,save",
-            active_drag="box_zoom",
-            toolbar_location="right",
-            name=f"flame-{y_axis_type}",
-            **sizing,
-        )
-        fig.toolbar.autohide = True
-        fig.xaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
-        fig.xgrid.grid_line_color = None
-        fig.ygrid.grid_line_color = RULE
-        fig.outline_line_color = None
-        for axis in (*fig.xaxis, *fig.yaxis):
-            axis.axis_line_color = axis.major_tick_line_color = QUIET
-            axis.minor_tick_line_color = None
-            axis.axis_label_text_color = axis.major_label_text_color = INK
-            axis.axis_label_text_font_style = "normal"
-            axis.axis_label_text_font_size = "13px"
-            axis.major_label_text_font_size = "12px"
-        style = {"line_color": "colour", "line_dash": "dash", "line_join": "round"}
-        lines = fig.multi_line("xs", "ys", source=self._lines, line_width=1.7, **style)
-        self._drawn.append((fig.yaxis[0], lines.glyph))
-        fig.multi_line(
-            "xs", "ys", source=self._best, line_color="white", line_width=8, line_alpha=0.9
-        )
-        fig.multi_line("xs", "ys", source=self._best, line_width=4, **style)
-        fig.scatter(
-            "x",
-            "y",
-            source=self._ends,
-            marker="marker",
-            size=8,
-            line_color="colour",
-            line_width=1.6,
-            fill_color="white",
-        )
-        # Wider than what is seen, so that a line is easy to hit.
-        target = fig.multi_line("xs", "ys", source=self._lines, line_width=12, line_alpha=0)
-        fig.add_tools(_hover(target))
-        return fig
-
-
-def _hover(renderer: GlyphRenderer) -> HoverTool:
-    return HoverTool(
-        renderers=[renderer],
-        line_policy="nearest",
-        limit=1,
-        tooltips=[
-            ("call", "@call"),
-            ("runner", "@runner"),
-            ("attempt", "@attempt"),
-            ("step", "$snap_x{0,0}"),
-            ("value", "$snap_y{%.5g}"),
-        ],
-        formatters={"$snap_y": "printf"},
+    fig = figure(
+        y_axis_type=kind,
+        x_axis_label="step",
+        x_range=Range1d(0, 1),
+        y_range=Range1d(0.1, 1),
+        tools="xpan,xwheel_zoom,box_zoom,reset,save",
+        active_drag="box_zoom",
+        toolbar_location="right",
+        name=f"{name}-{kind}",
+        **sizing,
     )
+    fig.toolbar.autohide = True
+    fig.xaxis.formatter = CustomJSTickFormatter(
+        code=_ACROSS.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
+    )
+    fig.xaxis.ticker = BasicTicker(min_interval=1e-3, num_minor_ticks=0)
+    if kind == "linear":
+        fig.yaxis.formatter = NumeralTickFormatter(format="0,0.[000000]")
+    plain(fig)
+    lines = _source("xs ys key runner state colour dash alpha width", f"{name}-{kind}-lines")
+    strong = _source("xs ys colour dash ground", f"{name}-{kind}-strong")
+    ends = _source("x y colour fill marker size", f"{name}-{kind}-ends")
+    notes = _source("x y text ink ground", f"{name}-{kind}-notes")
+    own = {"line_color": "colour", "line_dash": "dash", "line_join": "round"}
+    fig.multi_line("xs", "ys", source=lines, line_width="width", line_alpha="alpha", **own)
+    fig.multi_line("xs", "ys", source=strong, line_color="ground", line_width=7, line_alpha=0.85)
+    fig.multi_line("xs", "ys", source=strong, line_width=3.2, **own)
+    fig.scatter(
+        "x",
+        "y",
+        source=ends,
+        marker="marker",
+        size="size",
+        line_color="colour",
+        line_width=1.8,
+        fill_color="fill",
+    )
+    fig.scatter("x", "y", source=notes, size=13, line_color="ink", line_width=1.4, fill_color=None)
+    fig.text(
+        "x",
+        "y",
+        text="text",
+        source=notes,
+        y_offset=-10,
+        text_align="center",
+        text_baseline="bottom",
+        text_font_size="12px",
+        text_font_style="bold",
+        text_color="ink",
+        background_fill_color="ground",
+        background_fill_alpha=0.75,
+    )
+    _tell_of_the_mouse(fig)
+    return {"figure": fig, "lines": lines, "strong": strong, "ends": ends, "notes": notes}
 
 
-def _points(series: Series, limit: int) -> tuple[Any, Any]:
-    """A series as the browser gets it: not too many points, and infinities as gaps.
+def grid(name: str, **sizing: Any) -> dict[str, Any]:
+    """A figure of a little chart for each runner; its axes are pixels.
 
-    With an infinity the browser would find no range for its axis.
+    Returns
+    -------
+    dict
+        The ``figure``, and its sources: ``cells``, ``titles``, ``numbers``, ``lines``, ``ends``.
     """
-    x, y = np.asarray(series.steps, dtype=float), np.asarray(series.values, dtype=float)
-    if len(x) > limit:
-        kept = thin(series.values, limit)
-        x, y = x[kept], y[kept]
-    return x, np.where(np.isinf(y), np.nan, y)
+    fig = figure(
+        x_range=Range1d(0, 1),
+        y_range=Range1d(1, 0),
+        tools="",
+        toolbar_location=None,
+        min_border=0,
+        name=f"{name}-grid",
+        **sizing,
+    )
+    fig.axis.visible = False
+    fig.grid.visible = False
+    fig.outline_line_color = None
+    fig.stylesheets = [canvas()]
+    cells = _source("left right top bottom rule card", f"{name}-cells")
+    titles = _source("x y text colour style", f"{name}-titles")
+    numbers = _source("x y text colour", f"{name}-numbers")
+    lines = _source("xs ys key runner colour alpha width", f"{name}-grid-lines")
+    ends = _source("x y colour marker", f"{name}-grid-ends")
+    fig.quad(
+        left="left",
+        right="right",
+        top="top",
+        bottom="bottom",
+        source=cells,
+        fill_color="card",
+        line_color="rule",
+    )
+    fig.multi_line(
+        "xs",
+        "ys",
+        source=lines,
+        line_color="colour",
+        line_alpha="alpha",
+        line_width="width",
+        line_join="round",
+    )
+    fig.scatter(
+        "x", "y", source=ends, marker="marker", size=6, line_color="colour", fill_color="colour"
+    )
+    words = {"text": "text", "text_color": "colour", "text_font_size": "11px"}
+    words |= {"text_baseline": "alphabetic", "text_font": "Helvetica, Arial, sans-serif"}
+    fig.text("x", "y", source=titles, text_font_style="style", **words)
+    fig.text("x", "y", source=numbers, text_align="right", **words)
+    _tell_of_the_mouse(fig)
+    return {
+        "figure": fig,
+        "cells": cells,
+        "titles": titles,
+        "numbers": numbers,
+        "lines": lines,
+        "ends": ends,
+    }
 
 
-def _end(x: Any, y: Any) -> tuple[float, float]:
-    """The last point that can be drawn, or NaNs."""
-    finite = np.flatnonzero(np.isfinite(y))
-    return (float(x[finite[-1]]), float(y[finite[-1]])) if len(finite) else (np.nan, np.nan)
+def _source(columns: str, name: str) -> ColumnDataSource:
+    return ColumnDataSource({column: [] for column in columns.split()}, name=name)
+
+
+def _tell_of_the_mouse(fig: Any) -> None:
+    told = CustomJS(
+        args={"origin": fig},
+        code="""
+        const { event_name: kind, x, y } = cb_obj;
+        dispatchEvent(new CustomEvent("flame-figure", { detail: { kind, x, y, origin } }));
+        """,
+    )
+    for event in (MouseMove, MouseLeave, Reset):
+        fig.js_on_event(event, told)

@@ -1,61 +1,102 @@
-"""The page ``/flame``: curves, ranking and pools, live (scheduler)."""
+"""The page ``/flame``: the calls' curves, and their ranking, live (scheduler)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from html import escape
 from time import monotonic
 from typing import Any
 
+from bokeh.core.properties import Any as AnyValue
+from bokeh.core.properties import Int, String
 from bokeh.document import Document
-from bokeh.models import Div, Select, Switch
+from bokeh.model import DataModel
+from bokeh.models import Div, InlineStyleSheet
 from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-from dask_flame.dashboard.curves import Curves
-from dask_flame.dashboard.look import INK, QUIET, Palette
+from dask_flame.dashboard import theme
+from dask_flame.dashboard.browser import run_when_ready
+from dask_flame.dashboard.curves import curves, grid
+from dask_flame.dashboard.feed import Feed
+from dask_flame.dashboard.look import COLOURS, DASHES, LIGHTER, Palette
 from dask_flame.dashboard.mount import Page
-from dask_flame.dashboard.pools import WorkersAsPool
-from dask_flame.dashboard.ranking import counted, labels, metrics, ranked, shown
-from dask_flame.dashboard.runners import Runners
-from dask_flame.dashboard.table import Table
+from dask_flame.dashboard.pools import WorkersAsPool, count
 from dask_flame.reports import Reports
 
 #: Milliseconds between two looks at the store.
-INTERVAL = 400
+INTERVAL = 250
 #: Seconds between two looks at the pools.
 POOLS_INTERVAL = 1.0
+#: Scripts of the page, in the order in which they build on each other.
+_SCRIPTS = ("theme", "calls", "curves", "grid", "panel", "flame")
 
-_EMPTY = f"""
-<div style="color:{QUIET}; font-size:16px; padding:48px 24px">
+_EMPTY = """
+<div style="color:var(--flame-quiet); font-size:16px; padding:48px 24px">
  No reports yet: call <code>dask_flame.report(step=..., loss=...)</code> inside a task.
 </div>"""
+#: In a narrow window the ranking is below the curves.
+_SIDE_BY_SIDE = """
+@media (max-width: 900px) { :host { flex-direction: column !important } }
+"""
+_SIDE = """
+:host { width: clamp(480px, 36vw, 640px) }
+@media (max-width: 900px) { :host { width: 100%; height: 45% } }
+"""
 
 
-def pages(scheduler: Any) -> dict[str, Page]:
+class FlameFeed(DataModel):
+    """What the scheduler and the browser tell each other, for one open page.
+
+    Attributes
+    ----------
+    payload : dict
+        ``number``, and what is new: ``calls`` (see :meth:`Feed.next`) and ``pools``.
+    seen : int
+        The number of the last payload that the browser has taken; until it is that of the last
+        one, no further one is made.
+    wanted : str
+        The metric that the user has chosen.
+    lost : int
+        How often payloads may have been lost, as the connection was.
+    """
+
+    payload = AnyValue(default={"number": 0})
+    seen = Int(default=0)
+    wanted = String(default="")
+    lost = Int(default=0)
+
+
+def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
     """The pages by their paths; they share the runners' colours and the workers' history."""
-    palette, workers = Palette(), WorkersAsPool(scheduler)
+    palette = Palette()
     return {
         "/flame": partial(_flame, palette, workers),
-        "/individual-flame-curves": partial(_curves, palette),
+        "/individual-flame-curves": partial(_alone, palette, "Curves", {}),
+        "/individual-flame-multiples": partial(_alone, palette, "Multiples", {"view": "grid"}),
     }
 
 
 def _flame(
     palette: Palette, workers: WorkersAsPool, scheduler: Any, extra: dict[str, Any], doc: Document
 ) -> None:
-    board = Board(scheduler, palette, workers)
     doc.title = "Dask: Flame"
     doc.template = env.get_template("simple.html")
     doc.template_variables.update(extra)
-    _show(board, doc)
+    _show(Board(scheduler, palette, workers), doc)
 
 
-def _curves(palette: Palette, scheduler: Any, extra: dict[str, Any], doc: Document) -> None:
-    doc.title = "Dask: Flame Curves"
-    _show(Board(scheduler, palette), doc)
+def _alone(
+    palette: Palette,
+    title: str,
+    options: Mapping[str, str],
+    scheduler: Any,
+    extra: dict[str, Any],
+    doc: Document,
+) -> None:
+    doc.title = f"Dask: Flame {title}"
+    _show(Board(scheduler, palette, options=options), doc)
 
 
 def _show(board: Board, doc: Document) -> None:
@@ -63,10 +104,11 @@ def _show(board: Board, doc: Document) -> None:
     add_periodic_callback(doc, board, INTERVAL)
     doc.add_root(board.root)
     doc.theme = BOKEH_THEME
+    run_when_ready(doc, *_SCRIPTS, **board.args)
 
 
 class Board:
-    """What one open page shows, and what its user has chosen there.
+    """One open page: what it has been told.
 
     Parameters
     ----------
@@ -74,125 +116,125 @@ class Board:
     palette : Palette
         Colours of runners.
     workers : WorkersAsPool, optional
-        What to show of the runners where no pool is known. Without it the page has curves only.
+        What to tell of the runners where no pool is known. Without it the page has curves only.
+    options : mapping, optional
+        What is chosen at first; see browser/flame.js.
 
     Attributes
     ----------
     root : bokeh.models.layouts.LayoutDOM
+    args : dict
+        What the scripts of the page are given.
     """
 
     def __init__(
-        self, scheduler: Any, palette: Palette, workers: WorkersAsPool | None = None
+        self,
+        scheduler: Any,
+        palette: Palette,
+        workers: WorkersAsPool | None = None,
+        *,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self._scheduler = scheduler
-        self._palette = palette
         self._workers = workers
-        self._seen: tuple[Reports | None, int] | None = None
-        self._chosen: str | None = None
-        self._drawn: str | None = None
+        self._feed = Feed(palette)
+        self._told = FlameFeed(name="flame-feed")
+        # A user who has chosen waits for it.
+        self._told.on_change("wanted", lambda attr, old, new: self.update())
+        self._version: tuple[Reports | None, int, str] | None = None
+        self._lost = 0
+        self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
-
-        self._metric = Select(options=[], width=190, name="flame-metric")
-        self._metric.on_change("value", self._choose)
-        self._log = Switch(active=False, name="flame-log-scale", margin=(11, 4, 5, 16))
-        self._log.on_change("active", self._use_log)
-        word = Div(text="log scale", margin=(9, 16, 5, 4), styles={"font-size": "13px"})
-        self._summary = Div(
-            name="flame-summary",
-            sizing_mode="stretch_width",
-            margin=(8, 5, 5, 5),
-            styles={
-                "font-size": "14px",
-                "color": INK,
-                "overflow": "hidden",
-                "white-space": "nowrap",
-            },
-        )
-        self._bar = Row(
-            children=[self._metric, self._log, word, self._summary], sizing_mode="stretch_width"
-        )
+        fill = {"sizing_mode": "stretch_both", "min_height": 160}
+        self._figures = {
+            "linear": curves("flame", "linear", visible=False, **fill),
+            "log": curves("flame", "log", visible=False, **fill),
+            "grid": grid("flame", visible=False, **fill),
+        }
+        self._bar = Div(name="flame-bar", sizing_mode="stretch_width", stylesheets=[theme.EMPTY])
         self._empty = Div(text=_EMPTY, name="flame-empty", sizing_mode="stretch_both")
-        self._curves = Curves(palette, sizing_mode="stretch_both", min_height=160)
-        self._table = Table(palette, sizing_mode="stretch_width", height=232)
-        self._runners = Runners(width=360, sizing_mode="stretch_height")
+        self._side = Div(
+            name="flame-ranking",
+            sizing_mode="stretch_height",
+            stylesheets=[theme.EMPTY, InlineStyleSheet(css=_SIDE)],
+            visible=False,
+        )
         self.root = self._layout()
-        self._blank(True)
+        self.args: dict[str, Any] = {
+            "feed": self._told,
+            "bar": self._bar,
+            "side": self._side if workers is not None else None,
+            "empty": self._empty,
+            **self._figures,
+            "pools": "pools",
+            "look": {
+                "colours": COLOURS,
+                "lighter": LIGHTER,
+                "dashes": DASHES,
+                "options": dict(options or {}),
+            },
+        }
 
     def update(self) -> None:
-        """Bring the page up to date; cheap when nothing has changed."""
+        """Tell the page what is new, once it has taken what it was told before."""
+        told = self._told
+        if told.lost != self._lost:
+            self._lost = told.lost
+            self._feed.forget()
+            self._version = self._pools = None
+        elif told.seen < told.payload["number"]:
+            return
         reports = self._reports()
-        seen = reports, reports.store.version if reports is not None else 0
-        if seen != self._seen:
-            self._seen = seen
-            self._draw(reports)
-        now = monotonic()
-        if self._workers is not None and now - self._pools_at >= POOLS_INTERVAL:
-            self._pools_at = now
-            self._runners.draw(self._pools(reports))
+        news = {"calls": self._calls(reports), "pools": self._counts(reports)}
+        news = {name: what for name, what in news.items() if what is not None}
+        if news:
+            told.payload = {**news, "number": told.payload["number"] + 1}
 
     def _reports(self) -> Reports | None:
         plugins = self._scheduler.plugins.values()
         return next((p for p in plugins if isinstance(p, Reports)), None)
 
-    def _pools(self, reports: Reports | None) -> Mapping[str, Any]:
-        assert self._workers is not None
-        pools = reports.pools if reports is not None else None
-        return pools() if pools is not None else self._workers()
+    def _calls(self, reports: Reports | None) -> dict[str, Any] | None:
+        version = reports, reports.store.version if reports else 0, self._told.wanted
+        if version == self._version:
+            return None
+        self._version = version
+        return self._feed.next(reports.store.calls if reports else {}, self._told.wanted)
 
-    def _choose(self, attr: str, old: str, new: str) -> None:
-        # Called too when this object itself sets the value.
-        if new != self._drawn:
-            self._chosen = new
-            self._draw(self._reports())
-
-    def _use_log(self, attr: str, old: bool, new: bool) -> None:
-        self._curves.use_log(new)
-
-    def _draw(self, reports: Reports | None) -> None:
-        calls = reports.store.calls if reports is not None else {}
-        known = metrics(calls.values())
-        self._blank(not known)
-        if not known:
-            return
-        metric = self._chosen if self._chosen in known else known[0]
-        self._drawn = metric
-        if self._metric.options != known:
-            self._metric.options = known
-        if self._metric.value != metric:
-            self._metric.value = metric
-        self._palette.assign(list(dict.fromkeys(call.runner for call in calls.values())))
-        names = dict(labels(list(calls)))
-        rows = ranked(calls.values(), metric)
-        self._curves.draw(rows, metric, names)
-        self._table.draw(rows, metric, known, names)
-        running = sum(call.state == "running" for call in calls.values())
-        text = f"{counted(len(calls), 'call')}, {running} running"
-        if rows[0].best is not None:
-            text = (
-                f"best <b>{shown(rows[0].best)}</b> at step {rows[0].at:,} by "
-                f"<b>{escape(names[rows[0].call.key])}</b> "
-                f'<span style="color:{QUIET}">· {text}</span>'
-            )
-        if self._summary.text != text:
-            self._summary.text = text
-
-    def _blank(self, blank: bool) -> None:
-        if self._empty.visible != blank or self._bar.visible == blank:
-            self._empty.visible = blank
-            for part in (self._bar, self._table.root):
-                part.visible = not blank
-            log = bool(self._log.active)
-            self._curves.linear.visible = not blank and not log
-            self._curves.log.visible = not blank and log
+    def _counts(self, reports: Reports | None) -> list[dict[str, Any]] | None:
+        """The pools in numbers, if they have changed."""
+        now = monotonic()
+        if self._workers is None or now - self._pools_at < POOLS_INTERVAL:
+            return None
+        self._pools_at = now
+        known = reports.pools if reports is not None else None
+        state = known() if known is not None else self._workers()
+        pools = []
+        for pool in state["pools"]:
+            n = count(pool["runners"])
+            there = {"busy": n.busy, "idle": n.idle, "booting": n.booting}
+            pools.append({"name": pool["name"], "waiting": pool["waiting"], **there})
+        if pools == self._pools:
+            return None
+        self._pools = pools
+        return pools
 
     def _layout(self) -> LayoutDOM:
-        curves = [self._bar, self._empty, self._curves.linear, self._curves.log]
-        if self._workers is None:
-            return Column(children=curves, sizing_mode="stretch_both")
-        left = Column(children=[*curves, self._table.root], sizing_mode="stretch_both")
-        return Row(
-            children=[left, self._runners.root],
+        drawn = [part["figure"] for part in self._figures.values()]
+        left = Column(children=[self._empty, *drawn], sizing_mode="stretch_both")
+        below: LayoutDOM = left
+        if self._workers is not None:
+            below = Row(
+                children=[left, self._side],
+                sizing_mode="stretch_both",
+                spacing=8,
+                stylesheets=[InlineStyleSheet(css=_SIDE_BY_SIDE)],
+            )
+        return Column(
+            children=[self._bar, below],
             sizing_mode="stretch_both",
-            spacing=6,
             name="flame-page",
+            stylesheets=[theme.sheet()],
+            # Nothing else makes it part of the document, whose models alone are kept in step.
+            tags=[self._told],
         )

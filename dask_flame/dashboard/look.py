@@ -66,9 +66,3 @@ class Palette:
     def number(self, runner: str) -> int:
         """Which colour is this runner's: 0 for the first, 1 for the second."""
         return self._numbers[runner]
-
-    def colour(self, runner: str) -> str:
-        return COLOURS[self._numbers[runner] % len(COLOURS)]
-
-    def dash(self, runner: str) -> str:
-        return DASHES[self._numbers[runner] // len(COLOURS) % len(DASHES)]

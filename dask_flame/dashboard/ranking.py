@@ -1,11 +1,9 @@
-"""Which call is best, and other things to say of reports; pure (scheduler)."""
+"""Which value is best, and other things to say of reports; pure (anywhere)."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,24 +20,6 @@ _HIGHER = re.compile(
 _LOWER = re.compile(r"loss|err|perplexity|ppl|nll")
 # What distributed puts into keys to make them differ: too long to read, and more than is needed.
 _TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A call's place by one metric.
-
-    Attributes
-    ----------
-    call : CallReports
-    best : float or None
-        Its best value so far; None where it has no number of that name.
-    at : int or None
-        The step of that value.
-    """
-
-    call: CallReports
-    best: float | None
-    at: int | None
 
 
 def metrics(calls: Iterable[CallReports]) -> list[str]:
@@ -62,18 +42,6 @@ def best(series: Series, *, higher: bool) -> tuple[float, int] | None:
         return None
     at = finite[(np.argmax if higher else np.argmin)(values[finite])]
     return float(values[at]), int(series.steps[at])
-
-
-def ranked(calls: Iterable[CallReports], metric: str) -> list[Ranked]:
-    """Calls from best to worst by a metric; those without a number of that name come last."""
-    higher = higher_is_better(metric)
-    rows = []
-    for call in calls:
-        series = call.series.get(metric)
-        found = best(series, higher=higher) if series else None
-        rows.append(Ranked(call, *(found or (None, None))))
-    sign = -1 if higher else 1
-    return sorted(rows, key=lambda row: math.inf if row.best is None else sign * row.best)
 
 
 def label(key: Any) -> str:

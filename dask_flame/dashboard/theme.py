@@ -35,6 +35,8 @@ _CANVAS = """
  --bk-grid-line-color: var(--flame-rule);
 }
 """
+#: A Div that holds nothing but what a script puts into it.
+EMPTY = ":host > div:not([class]), :host > .bk-clearfix { display: none }"
 #: Lets what is in a Div be as wide as the Div, which bokeh shrinks to its content.
 FULL_WIDTH = ":host > div { display: block; width: 100% }"
 
@@ -56,7 +58,7 @@ def plain(fig: Any) -> None:
     """
     fig.stylesheets = [*fig.stylesheets, canvas()]
     fig.outline_line_color = None
-    fig.xgrid.grid_line_color = None
+    fig.xgrid.visible = False
     fig.ygrid.grid_line_color = RULE
     for axis in (*fig.xaxis, *fig.yaxis):
         axis.axis_line_color = axis.major_tick_line_color = QUIET

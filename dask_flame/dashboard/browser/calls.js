@@ -1,0 +1,180 @@
+// What the page knows of the calls: their curves, as the scheduler sends them bit by bit.
+
+/** Numbers that grow: a typed array with room at its end. */
+class Numbers {
+  constructor(Kind) {
+    this.kept = new Kind(64);
+    this.length = 0;
+  }
+  clear() {
+    this.length = 0;
+  }
+  append(values) {
+    const length = this.length + values.length;
+    if (length > this.kept.length) {
+      const larger = new this.kept.constructor(2 * length);
+      larger.set(this.kept.subarray(0, this.length));
+      this.kept = larger;
+    }
+    this.kept.set(values, this.length);
+    this.length = length;
+  }
+  get all() {
+    return this.kept.subarray(0, this.length);
+  }
+}
+
+/** One attempt of a call: what is said of it, and the points of its curve. */
+class Attempt {
+  constructor() {
+    this.steps = new Numbers(Float64Array);
+    this.values = new Numbers(Float64Array);
+    this.seconds = new Numbers(Float32Array);
+    this.smooth = null; // {weight, values}
+    this.rising = { steps: true, seconds: true };
+  }
+  add(steps, values, seconds, anew) {
+    if (anew) {
+      this.steps.clear();
+      this.values.clear();
+      this.seconds.clear();
+      this.smooth = null;
+      this.rising = { steps: true, seconds: true };
+    }
+    const before = this.steps.length;
+    this.steps.append(steps);
+    this.values.append(values);
+    this.seconds.append(seconds);
+    for (const [name, numbers] of [["steps", this.steps.all], ["seconds", this.seconds.all]]) {
+      for (let i = Math.max(1, before); this.rising[name] && i < numbers.length; i++) {
+        if (!(numbers[i] >= numbers[i - 1])) this.rising[name] = false;
+      }
+    }
+  }
+  /** The values as they are drawn: each a mean of those before it, later ones weighing more. */
+  smoothed(weight) {
+    if (!weight) return this.values.all;
+    const values = this.values.all;
+    if (this.smooth?.weight !== weight) {
+      this.smooth = { weight, mean: 0, norm: 0, values: new Numbers(Float64Array) };
+    }
+    const state = this.smooth;
+    const fresh = new Float64Array(values.length - state.values.length);
+    for (let i = 0; i < fresh.length; i++) {
+      const value = values[state.values.length + i];
+      if (Number.isFinite(value)) {
+        // Without the division the first values would be drawn towards zero.
+        state.mean = weight * state.mean + (1 - weight) * value;
+        state.norm = weight * state.norm + (1 - weight);
+        fresh[i] = state.mean / state.norm;
+      } else {
+        fresh[i] = NaN;
+      }
+    }
+    state.values.append(fresh);
+    return state.values.all;
+  }
+}
+
+/** All calls that the page knows. */
+class Calls {
+  constructor() {
+    this.byId = new Map();
+    this.metric = "";
+    this.metrics = [];
+    this.higher = false;
+  }
+  /** Take what Feed.next() of feed.py gave. */
+  apply(told) {
+    if (told.anew) this.byId.clear();
+    this.metric = told.metric;
+    this.metrics = told.metrics;
+    this.higher = told.higher;
+    for (const id of told.gone) this.byId.delete(id);
+    for (const row of told.rows) {
+      const attempt = this.byId.get(row.id) ?? new Attempt();
+      this.byId.set(row.id, Object.assign(attempt, row));
+    }
+    // Copies, as Bokeh's own kind of array is not cut as others are.
+    const [x, y] = [new Float64Array(told.x), new Float64Array(told.y)];
+    const t = new Float32Array(told.t);
+    let at = 0;
+    for (const [id, n, anew] of told.runs) {
+      const cut = (numbers) => numbers.subarray(at, at + n);
+      this.byId.get(id)?.add(cut(x), cut(y), cut(t), anew);
+      at += n;
+    }
+  }
+  /** Latest attempts that match what is searched for: best first, those without a number last. */
+  ranked(search = "") {
+    const words = search.toLowerCase().split(/\s+/).filter(Boolean);
+    const fits = (a) => {
+      const text = `${a.key} ${a.arguments} ${a.runner} ${a.state} ${a.pool}`.toLowerCase();
+      return words.every((word) => text.includes(word));
+    };
+    const sign = this.higher ? -1 : 1;
+    const worth = (a) => (isNumber(a.best) ? sign * a.best : Infinity);
+    return [...this.byId.values()]
+      .filter((a) => a.latest && fits(a))
+      .sort((a, b) => (worth(a) === worth(b) ? a.place - b.place : worth(a) - worth(b)));
+  }
+  /** Attempts before the latest ones of these calls. */
+  earlier(latest) {
+    const keys = new Set(latest.map((a) => a.key));
+    return [...this.byId.values()].filter((a) => !a.latest && keys.has(a.key));
+  }
+}
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** Positions of as few points as draw the same line on `pixels`: of each stretch its extremes. */
+function visible(x, y, low, high, rising, pixels) {
+  let first = 0;
+  let last = x.length - 1;
+  if (rising) {
+    // One point beyond each edge, so that the line runs up to it.
+    while (first < last && x[first + 1] < low) first++;
+    while (last > first && x[last - 1] > high) last--;
+  }
+  const n = last - first + 1;
+  const buckets = Math.max(1, Math.floor(pixels));
+  if (n <= 3 * buckets) return Int32Array.from({ length: n }, (_, i) => first + i);
+  const kept = [first];
+  const keep = (i) => {
+    if (i >= 0 && i > kept[kept.length - 1]) kept.push(i);
+  };
+  for (let b = 0; b < buckets; b++) {
+    const end = first + Math.floor(((b + 1) * n) / buckets);
+    let [least, most, gap] = [-1, -1, -1];
+    for (let i = first + Math.floor((b * n) / buckets); i < end; i++) {
+      if (!Number.isFinite(y[i])) {
+        if (gap < 0) gap = i;
+        continue;
+      }
+      if (least < 0 || y[i] < y[least]) least = i;
+      if (most < 0 || y[i] > y[most]) most = i;
+    }
+    for (const i of [least, most, gap].sort((a, b) => a - b)) keep(i);
+  }
+  keep(last);
+  return Int32Array.from(kept);
+}
+
+/** A number in few characters. */
+function shown(value) {
+  if (!isNumber(value)) return value === undefined || value === null ? "–" : String(value);
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace(/\.?0+e/, "e");
+  return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+}
+
+/** Seconds as people say them. */
+function duration(seconds) {
+  const s = Math.abs(seconds);
+  const sign = seconds < 0 ? "-" : "";
+  if (s < 60) return `${sign}${Number(s.toPrecision(3))} s`;
+  const [h, m] = [Math.floor(s / 3600), Math.floor(s / 60) % 60];
+  const rest = Math.round(s % 60);
+  return h ? `${sign}${h} h ${m} min` : rest ? `${sign}${m} min ${rest} s` : `${sign}${m} min`;
+}

@@ -1,0 +1,210 @@
+// The curves in one figure: one for each call, the best and the one under the mouse in front.
+
+const FEW = 8; // curves that are drawn strongly; more would hide each other
+const DASHED = 24; // curves that dashes can tell apart
+const NEAR = 28; // pixels from the mouse to a curve that it means
+const MARKS = { running: "circle", done: "square", failed: "x", cancelled: "x", lost: "x" };
+
+/** Colours for what is drawn. */
+class Colours {
+  constructor({ colours, lighter, dashes }) {
+    this.light = colours;
+    this.dark = colours.map((colour) => lighter[colour] ?? colour);
+    this.dashes = dashes;
+    this.by = "runner";
+  }
+  number(attempt) {
+    return this.by === "call" ? attempt.place : attempt.colour;
+  }
+  /** Of a call that is at this place of so many. */
+  of(attempt, place, n) {
+    const colours = flameTheme.dark ? this.dark : this.light;
+    if (this.by !== "rank") return colours[this.number(attempt) % colours.length];
+    const stops = flameTheme.dark
+      ? [[255, 209, 102], [214, 120, 60], [84, 90, 102]]
+      : [[16, 52, 128], [72, 146, 206], [198, 209, 222]];
+    const at = n > 1 ? (2 * Math.max(0, place)) / (n - 1) : 0;
+    const i = Math.min(1, Math.floor(at));
+    const mixed = stops[i].map((low, k) => Math.round(low + (stops[i + 1][k] - low) * (at - i)));
+    return `rgb(${mixed.join(",")})`;
+  }
+  dash(attempt, n) {
+    if (this.by === "rank" || n > DASHED) return "solid";
+    return this.dashes[Math.floor(this.number(attempt) / this.light.length) % this.dashes.length];
+  }
+}
+
+/** Replace what a source holds, here only: the scheduler has no use for it. */
+function put(source, columns) {
+  Object.assign(source.data, columns);
+  source.change.emit();
+}
+
+const finite = (values) => {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (value < low && value > -Infinity) low = value;
+    if (value > high && value < Infinity) high = value;
+  }
+  return low <= high ? [low, high] : null;
+};
+
+/** Position of the last point that can be drawn; -1 if there is none. */
+function lastDrawn(y) {
+  for (let i = y.length - 1; i >= 0; i--) if (Number.isFinite(y[i])) return i;
+  return -1;
+}
+
+class Curves {
+  /** `figures.linear` and `figures.log` have a figure and its sources: lines, strong, notes, ends. */
+  constructor(figures, colours) {
+    this.figures = figures;
+    this.colours = colours;
+    this.following = true;
+    this.drawn = [];
+    this.moving = false;
+    for (const { figure } of Object.values(figures)) {
+      for (const range of [figure.x_range, figure.y_range]) {
+        for (const end of ["start", "end"]) {
+          range.properties[end].change.connect(() => {
+            if (this.moving) return;
+            // Somebody has zoomed: what comes is drawn, but the view stays.
+            this.following = false;
+            this.zoomed?.();
+          });
+        }
+      }
+    }
+  }
+  parts(log) {
+    return log ? this.figures.log : this.figures.linear;
+  }
+  draw(calls, rows, options, focus) {
+    const { figure, lines, strong, ends, notes } = this.parts(options.log);
+    const y = (a) => this.values(a, options);
+    const all = rows.filter((a) => a.steps.length);
+    const before = calls.earlier(rows).filter((a) => a.steps.length);
+    this.drawn = [...before, ...all.slice().reverse()];
+    if (this.following) this.fit(figure, this.drawn, options, y);
+    const place = new Map(rows.map((a, i) => [a.key, i]));
+    const width = figure.inner_width || 800;
+    const { start, end } = figure.x_range;
+    const alpha = all.length <= FEW ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
+    const columns = {
+      xs: [], ys: [], key: [], runner: [], state: [], colour: [], dash: [], alpha: [], width: [],
+    };
+    const points = (a) => {
+      const [x, values] = [a[options.x].all, y(a)];
+      const kept = visible(x, values, start, end, a.rising[options.x], width);
+      return [Float64Array.from(kept, (i) => x[i]), Float64Array.from(kept, (i) => values[i])];
+    };
+    for (const a of this.drawn) {
+      const [xs, ys] = points(a);
+      columns.xs.push(xs);
+      columns.ys.push(ys);
+      columns.key.push(a.key);
+      columns.runner.push(a.runner);
+      columns.state.push(a.state);
+      columns.colour.push(this.colours.of(a, place.get(a.key), rows.length));
+      columns.dash.push(a.latest ? this.colours.dash(a, all.length) : "dotted");
+      const dim = focus && focus !== a ? 0.28 : 1;
+      columns.alpha.push((a.latest ? alpha : 0.55 * alpha) * dim);
+      columns.width.push(a.latest ? (all.length <= FEW ? 2 : 1.5) : 1.2);
+    }
+    put(lines, columns);
+    const best = all.length > 1 && isNumber(all[0].best) ? all[0] : null;
+    const front = [best, focus].filter((a, i, both) => a && both.indexOf(a) === i);
+    const shape = front.map(points);
+    put(strong, {
+      xs: shape.map(([x]) => x),
+      ys: shape.map(([, v]) => v),
+      colour: front.map((a) => this.colours.of(a, place.get(a.key), rows.length)),
+      dash: front.map((a) => (a.latest ? this.colours.dash(a, all.length) : "dotted")),
+      ground: front.map(() => flameTheme.colour("ground")),
+    });
+    this.mark(ends, options, y, place, rows.length);
+    this.note(notes, best, options, y);
+  }
+  /** The values of an attempt as they are drawn; what cannot be drawn is NaN. */
+  values(attempt, options) {
+    const values = attempt.smoothed(options.smoothing);
+    const fits = options.log ? (v) => v > 0 && v < Infinity : Number.isFinite;
+    return values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
+  }
+  mark(ends, options, y, place, n) {
+    const marks = { x: [], y: [], colour: [], marker: [], fill: [], size: [] };
+    for (const a of this.drawn) {
+      const values = y(a);
+      const i = lastDrawn(values);
+      if (i < 0 || (n > 150 && a.state === "done")) continue;
+      const bad = a.state === "failed" || a.state === "lost";
+      const colour = this.colours.of(a, place.get(a.key), n);
+      marks.x.push(a[options.x].all[i]);
+      marks.y.push(values[i]);
+      marks.colour.push(bad ? flameTheme.colour("bad") : colour);
+      marks.fill.push(a.state === "running" ? colour : flameTheme.colour("ground"));
+      marks.marker.push(MARKS[a.state] ?? "circle");
+      marks.size.push(bad ? 10 : n <= 32 ? 7 : 5);
+    }
+    put(ends, marks);
+  }
+  note(notes, best, options, y) {
+    const i = best ? best.values.all.indexOf(best.best) : -1;
+    const value = i < 0 ? NaN : y(best)[i];
+    const there = isNumber(value);
+    put(notes, {
+      x: there ? [best[options.x].all[i]] : [],
+      y: there ? [value] : [],
+      text: there ? [shown(best.best)] : [],
+      ink: there ? [flameTheme.colour("ink")] : [],
+      ground: there ? [flameTheme.colour("ground")] : [],
+    });
+  }
+  /** Show all of it, with a little room around. */
+  fit(figure, attempts, options, y) {
+    const xs = attempts.map((a) => finite(a[options.x].all)).filter(Boolean).flat();
+    const ys = attempts.map((a) => finite(y(a))).filter(Boolean).flat();
+    let [x, v] = [finite(xs) ?? [0, 1], finite(ys) ?? (options.log ? [0.1, 1] : [0, 1])];
+    const room = (low, high, share) => share * (high - low || Math.abs(high) || 1);
+    x = [x[0] - room(...x, 0.012), x[1] + room(...x, 0.02)];
+    if (options.log) v = v.map(Math.log10);
+    v = [v[0] - room(...v, 0.05), v[1] + room(...v, 0.05)];
+    if (options.log) v = v.map((e) => 10 ** e);
+    this.moving = true;
+    figure.x_range.setv({ start: x[0], end: x[1] });
+    figure.y_range.setv({ start: v[0], end: v[1] });
+    this.moving = false;
+  }
+  /** The attempt that the mouse means, and which of its points; null if it is near none. */
+  near({ x, y }, options) {
+    const { figure } = this.parts(options.log);
+    const level = options.log ? Math.log10 : (v) => v;
+    const across = figure.inner_width / (figure.x_range.end - figure.x_range.start);
+    const range = figure.y_range;
+    const up = figure.inner_height / (level(range.end) - level(range.start));
+    let found = null;
+    let least = NEAR * NEAR;
+    for (const a of this.drawn) {
+      const [xs, ys] = [a[options.x].all, this.values(a, options)];
+      let i = 0;
+      if (a.rising[options.x]) {
+        let high = xs.length;
+        while (i < high) {
+          const middle = (i + high) >> 1;
+          if (xs[middle] < x - NEAR / across) i = middle + 1;
+          else high = middle;
+        }
+      }
+      for (; i < xs.length; i++) {
+        const dx = (xs[i] - x) * across;
+        if (dx > NEAR && a.rising[options.x]) break;
+        const dy = (level(ys[i]) - level(y)) * up;
+        if (dx * dx + dy * dy <= least) {
+          least = dx * dx + dy * dy;
+          found = { attempt: a, index: i, dx, dy: -dy };
+        }
+      }
+    }
+    return found;
+  }
+}

@@ -1,0 +1,186 @@
+// Small multiples: a little chart for each runner, all with the same axes, in one figure of pixels.
+
+const MOST_CELLS = 144;
+const GAP = 8;
+
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** Pixels that a text of the charts takes. */
+function textWidth(text, style = "") {
+  ruler.font = `${style} 11px Helvetica, Arial, sans-serif`;
+  return ruler.measureText(text).width;
+}
+
+/** As much of a text as there is room for. */
+function cutTo(text, room, style = "", end = false) {
+  if (textWidth(text, style) <= room) return text;
+  for (let n = text.length - 1; n > 0; n--) {
+    const cut = end ? `…${text.slice(-n)}` : `${text.slice(0, n)}…`;
+    if (textWidth(cut, style) <= room) return cut;
+  }
+  return "";
+}
+
+class Grid {
+  constructor({ figure, cells, titles, numbers, lines, ends }, colours) {
+    Object.assign(this, { figure, cells, titles, numbers, lines, ends, colours });
+    this.layout = [];
+  }
+  draw(calls, rows, options, focus, curves) {
+    const [width, height] = [this.figure.inner_width || 800, this.figure.inner_height || 500];
+    this.figure.x_range.setv({ start: 0, end: width });
+    this.figure.y_range.setv({ start: height, end: 0 });
+    const y = (a) => curves.values(a, options);
+    const drawn = rows.filter((a) => a.steps.length);
+    const place = new Map(rows.map((a, i) => [a, i]));
+    const runners = this.runners(drawn);
+    const shape = this.shape(runners.length, width, height);
+    const level = options.log ? Math.log10 : (v) => v;
+    const [x0, x1] = finite(drawn.map((a) => finite(a[options.x].all)).filter(Boolean).flat()) ?? [0, 1];
+    const values = finite(drawn.map((a) => finite(y(a))).filter(Boolean).flat()) ?? [0.1, 1];
+    const [low, high] = values.map(level);
+    this.span = { x0, x1, low, high, level, values };
+    const columns = {
+      cells: { left: [], right: [], top: [], bottom: [], rule: [], card: [] },
+      titles: { x: [], y: [], text: [], colour: [], style: [] },
+      numbers: { x: [], y: [], text: [], colour: [] },
+      lines: { xs: [], ys: [], colour: [], alpha: [], width: [], key: [], runner: [] },
+      ends: { x: [], y: [], colour: [], marker: [] },
+    };
+    this.layout = runners.map(([runner, own], n) => {
+      const cell = this.cell(n, shape, runner, own);
+      this.frame(columns, cell, own[own.length - 1], focus && own.includes(focus));
+      for (const a of own) {
+        const line = this.line(cell, a, y(a), options);
+        const current = a === own[own.length - 1];
+        const colour = this.colours.of(a, place.get(a), rows.length);
+        const { lines, ends } = columns;
+        lines.xs.push(line.xs);
+        lines.ys.push(line.ys);
+        lines.key.push(a.key);
+        lines.runner.push(runner);
+        lines.colour.push(colour);
+        lines.alpha.push(a === focus || current ? 1 : 0.3);
+        lines.width.push(a === focus || current ? 1.8 : 1);
+        if (current && line.end) {
+          ends.x.push(line.end[0]);
+          ends.y.push(line.end[1]);
+          const bad = a.state === "failed" || a.state === "lost";
+          ends.colour.push(bad ? flameTheme.colour("bad") : colour);
+          ends.marker.push(MARKS[a.state] ?? "circle");
+        }
+      }
+      return cell;
+    });
+    for (const [name, values] of Object.entries(columns)) put(this[name], values);
+  }
+  /** What all the charts' axes show. */
+  said(metric, options) {
+    const { x0, x1, values } = this.span;
+    const across = options.x === "steps" ? `step ${shown(x0)} to ${shown(x1)}` : `${duration(x1)}`;
+    return `${metric} ${shown(values[0])} to ${shown(values[1])}, ${across}`;
+  }
+  /** Runners with their calls, the latest last. */
+  runners(drawn) {
+    const own = new Map();
+    for (const a of drawn.slice().sort((a, b) => a.place - b.place)) {
+      if (!own.has(a.runner)) own.set(a.runner, []);
+      own.get(a.runner).push(a);
+    }
+    for (const calls of own.values()) {
+      calls.sort((a, b) => (a.state === "running") - (b.state === "running"));
+    }
+    const order = (a, b) => a[0].localeCompare(b[0], undefined, { numeric: true });
+    return [...own].sort(order).slice(0, MOST_CELLS);
+  }
+  /** How many columns make the cells as large as can be, a little wider than high. */
+  shape(n, width, height) {
+    let shape = { columns: 1, w: width, h: height };
+    let most = -1;
+    for (let columns = 1; columns <= n; columns++) {
+      const w = (width - (columns - 1) * GAP) / columns;
+      const h = (height - (Math.ceil(n / columns) - 1) * GAP) / Math.ceil(n / columns);
+      const size = Math.min(w / 1.6, h);
+      if (size > most) [most, shape] = [size, { columns, w, h: Math.min(h, 1.1 * w) }];
+    }
+    return shape;
+  }
+  cell(n, { columns, w, h }, runner, own) {
+    const left = (n % columns) * (w + GAP);
+    const top = Math.floor(n / columns) * (h + GAP);
+    const head = h > 46 ? 18 : 0;
+    const foot = h > 92 ? 15 : 0;
+    const inner = { left: left + 6, right: left + w - 8, top: top + head + 5, bottom: top + h - foot - 6 };
+    return { runner, own, left, top, w, h, head, foot, inner };
+  }
+  frame(columns, cell, current, focused) {
+    const { left, top, w, h, head, foot } = cell;
+    const { cells, titles, numbers } = columns;
+    cells.left.push(left + 0.5);
+    cells.right.push(left + w - 0.5);
+    cells.top.push(top + 0.5);
+    cells.bottom.push(top + h - 0.5);
+    cells.rule.push(flameTheme.colour(focused ? "ink" : "rule"));
+    cells.card.push(flameTheme.colour("card"));
+    if (!head) return;
+    const number = shown(current.last);
+    const ink = flameTheme.colour("ink");
+    const say = (x, y, text, colour, style) => {
+      for (const [name, value] of Object.entries({ x, y, text, colour, style })) {
+        titles[name].push(value);
+      }
+    };
+    const taken = textWidth(number) + 10;
+    const wide = w - 14 - taken > 30;
+    // Names of runners differ at their ends.
+    say(left + 7, top + 13, cutTo(cell.runner, w - 14 - (wide ? taken : 0), "bold", true), ink, "bold");
+    if (wide) {
+      numbers.x.push(left + w - 7);
+      numbers.y.push(top + 13);
+      numbers.text.push(number);
+      numbers.colour.push(ink);
+    }
+    if (foot) {
+      const more = cell.own.length > 1 ? `${cell.own.length} calls · ` : "";
+      const quiet = flameTheme.colour("quiet");
+      say(left + 7, top + h - 8, cutTo(more + current.name, w - 14), quiet, "normal");
+    }
+  }
+  line({ inner }, attempt, values, options) {
+    const { x0, x1, low, high, level } = this.span;
+    const x = attempt[options.x].all;
+    const kept = visible(x, values, x0, x1, attempt.rising[options.x], inner.right - inner.left);
+    const across = (v) => inner.left + ((v - x0) / (x1 - x0 || 1)) * (inner.right - inner.left);
+    const up = (v) =>
+      inner.bottom - ((level(v) - low) / (high - low || 1)) * (inner.bottom - inner.top);
+    const last = lastDrawn(values);
+    return {
+      xs: Float64Array.from(kept, (i) => across(x[i])),
+      ys: Float64Array.from(kept, (i) => up(values[i])),
+      end: last < 0 ? null : [across(x[last]), up(values[last])],
+    };
+  }
+  /** The call that the mouse means, and which of its points; null if it is in no cell. */
+  near({ x, y }, options, curves) {
+    const inside = (c) => x >= c.left && x <= c.left + c.w && y >= c.top && y <= c.top + c.h;
+    const cell = this.layout.find(inside);
+    if (!cell) return null;
+    let found = null;
+    let least = Infinity;
+    const { x0, x1, low, high, level } = this.span;
+    const { inner } = cell;
+    for (const a of cell.own) {
+      const [xs, ys] = [a[options.x].all, curves.values(a, options)];
+      for (let i = 0; i < xs.length; i++) {
+        const dx = inner.left + ((xs[i] - x0) / (x1 - x0 || 1)) * (inner.right - inner.left) - x;
+        const share = (level(ys[i]) - low) / (high - low || 1);
+        const dy = inner.bottom - share * (inner.bottom - inner.top) - y;
+        if (dx * dx + dy * dy < least) {
+          least = dx * dx + dy * dy;
+          found = { attempt: a, index: i, dx, dy };
+        }
+      }
+    }
+    return found;
+  }
+}

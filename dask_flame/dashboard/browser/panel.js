@@ -1,0 +1,314 @@
+// What is beside the curves: the controls, a line that sums up, the ranking, and the tooltip.
+
+const ROWS = 200; // calls that are listed; the curves show the others too
+
+/** An element with properties and children; text stays text. */
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  const { dataset, ...others } = properties;
+  Object.assign(made, others);
+  Object.assign(made.dataset, dataset);
+  made.append(...children);
+  return made;
+}
+
+/** Change what differs only, so that what is under the mouse stays under it. */
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+const CONTROLS_STYLE = `
+ .bar { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 14px; padding: 4px 2px;
+  font-size: 13px; color: var(--flame-ink); font-family: Helvetica, Arial, sans-serif }
+ label { display: inline-flex; align-items: center; gap: 5px; white-space: nowrap }
+ select, input[type=search], button { font: inherit; color: inherit; padding: 3px 7px;
+  background: var(--flame-card); border: 1px solid var(--flame-rule); border-radius: 4px }
+ select { max-width: 220px }
+ input[type=search] { width: 120px }
+ input[type=range] { width: 84px }
+ button { cursor: pointer }
+ button[aria-pressed=true] { background: var(--flame-ink); color: var(--flame-ground);
+  border-color: var(--flame-ink) }
+ button:focus-visible, select:focus-visible, input:focus-visible { outline: 2px solid #56B4E9 }
+ .both { display: inline-flex }
+ .both button:first-of-type { border-radius: 4px 0 0 4px }
+ .both button:last-of-type { border-radius: 0 4px 4px 0; border-left: 0 }
+ .number { display: inline-block; min-width: 2.2em; color: var(--flame-quiet);
+  font-variant-numeric: tabular-nums }
+ .said { flex: 1 1 100%; display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 14px;
+  min-height: 19px }
+ .quiet { color: var(--flame-quiet) }
+ .end { margin-left: auto }
+ a { color: inherit }
+ i { display: inline-block; width: 9px; height: 9px; margin: 0 3px 0 8px; border-radius: 2px }`;
+
+class Controls {
+  constructor(options, changed) {
+    const select = (name, label, choices) => {
+      const chosen = element("select", { name });
+      chosen.append(...choices.map(([value, text]) => element("option", { value }, text)));
+      chosen.value = options[name];
+      chosen.onchange = () => changed({ [name]: chosen.value });
+      return element("label", {}, label, chosen);
+    };
+    const either = (name, choices) => {
+      const buttons = choices.map(([value, text, title]) =>
+        element("button", { type: "button", name, value, title }, text),
+      );
+      const press = (value) => {
+        for (const b of buttons) b.setAttribute("aria-pressed", String(b.value === value));
+      };
+      press(options[name]);
+      for (const button of buttons) {
+        button.onclick = () => {
+          press(button.value);
+          changed({ [name]: button.value });
+        };
+      }
+      return element("span", { className: "both" }, ...buttons);
+    };
+    this.metric = element("select", { name: "metric", title: "what is drawn" });
+    this.metric.onchange = () => changed({ metric: this.metric.value });
+    const log = element("input", { type: "checkbox", name: "log" });
+    log.onchange = () => changed({ log: log.checked });
+    const smoothing = element("input", {
+      type: "range", name: "smoothing", min: "0", max: "0.99", step: "0.01", value: "0",
+      title: "how much of each point comes from those before it",
+    });
+    const weight = element("span", { className: "number" }, "0");
+    smoothing.oninput = () => {
+      weight.textContent = String(Number(smoothing.value));
+      changed({ smoothing: Number(smoothing.value) });
+    };
+    const search = element("input", {
+      type: "search", name: "search", placeholder: "filter calls",
+      title: "words that a call's name, arguments, runner or state must have",
+    });
+    search.oninput = () => changed({ search: search.value });
+    const theme = element(
+      "button",
+      { type: "button", name: "theme", title: "light or dark", className: "end" },
+      "◐",
+    );
+    theme.onclick = () => flameTheme.toggle();
+    this.again = element("button", { type: "button", name: "follow", hidden: true }, "show all");
+    this.again.onclick = () => changed({ follow: true });
+    this.best = element("span", {});
+    this.counts = element("span", { className: "quiet" });
+    this.span = element("span", { className: "quiet" });
+    this.pools = element("span", { className: "quiet end" });
+    this.choices = [
+      this.metric,
+      either("x", [["steps", "step", "by step"], ["seconds", "time", "by time since each began"]]),
+      element("label", {}, log, "log"),
+      element("label", {}, "smooth", smoothing, weight),
+      select("colours", "colour", [["runner", "by runner"], ["call", "by call"], ["rank", "by rank"]]),
+      either("view", [["curves", "together", "all curves in one chart"], ["grid", "each runner", "a chart for each runner"]]),
+      search,
+      this.again,
+    ];
+    this.root = element(
+      "div",
+      { className: "bar" },
+      element("style", {}, CONTROLS_STYLE),
+      ...this.choices,
+      theme,
+      element("div", { className: "said" }, this.best, this.counts, this.span, this.pools),
+    );
+  }
+  draw(calls, rows, following, span) {
+    const known = calls.metrics;
+    for (const choice of this.choices) choice.hidden = !known.length;
+    this.again.hidden = following || !known.length;
+    const there = [...this.metric.options].map((option) => option.value);
+    if (there.join("\0") !== known.join("\0")) {
+      this.metric.replaceChildren(...known.map((m) => element("option", { value: m }, m)));
+    }
+    if (this.metric.value !== calls.metric) this.metric.value = calls.metric;
+    const best = rows[0];
+    write(this.best, best && isNumber(best.best) ? "best " : "");
+    if (this.best.textContent) {
+      const bold = (text) => element("b", {}, text);
+      this.best.append(bold(shown(best.best)), ` at step ${best.at.toLocaleString("en")} by `);
+      this.best.append(bold(best.name));
+    }
+    const states = {};
+    for (const a of rows) states[a.state] = (states[a.state] ?? 0) + 1;
+    const order = ["running", "done", "failed", "lost", "cancelled"];
+    const words = order.filter((s) => states[s]).map((s) => `${states[s].toLocaleString("en")} ${s}`);
+    const n = rows.length.toLocaleString("en");
+    const calls_ = `${n} call${rows.length === 1 ? "" : "s"}`;
+    write(this.counts, rows.length ? [calls_, ...words].join(" · ") : "");
+    write(this.span, span ? `each chart: ${span}` : "");
+  }
+  /** The pools in a line: [{name, busy, idle, booting, demand, waiting}]. */
+  say(pools, link) {
+    this.pools.replaceChildren();
+    const part = (colour, n, word) => {
+      const square = element("i");
+      square.style.background = `var(--flame-${colour})`;
+      return [square, `${n} ${word}`];
+    };
+    for (const pool of pools.slice(0, 3)) {
+      this.pools.append(
+        element("b", {}, ` ${pool.name}`),
+        ...part("busy", pool.busy, "busy"),
+        ...part("idle", pool.idle, "idle"),
+        ...(pool.booting ? part("booting", pool.booting, "booting") : []),
+        ...(pool.waiting ? [` · ${pool.waiting} waiting`] : []),
+      );
+    }
+    if (pools.length > 3) this.pools.append(` and ${pools.length - 3} more`);
+    if (pools.length && link) this.pools.append(" ", element("a", { href: link }, "pools"));
+  }
+}
+
+const TABLE_STYLE = `
+ .scroll { position: absolute; inset: 0; overflow: auto; font-family: Helvetica, Arial, sans-serif }
+ table { width: 100%; border-collapse: collapse; font-size: 13px; color: var(--flame-ink) }
+ th { position: sticky; top: 0; background: var(--flame-ground); font-weight: normal;
+  color: var(--flame-quiet); box-shadow: inset 0 -1px var(--flame-rule) }
+ th, td { text-align: right; padding: 3px 6px; white-space: nowrap;
+  font-variant-numeric: tabular-nums }
+ td { border-bottom: 1px solid color-mix(in srgb, var(--flame-rule) 45%, transparent) }
+ .text { text-align: left; max-width: 120px; overflow: hidden; text-overflow: ellipsis }
+ .call { width: 100%; max-width: 0 } /* what the others leave */
+ tbody tr { cursor: pointer }
+ tbody tr:hover, tr.focus { background: color-mix(in srgb, #56B4E9 22%, transparent) }
+ .first td { font-weight: 600 }
+ .bad { color: var(--flame-bad) }
+ .quiet { color: var(--flame-quiet) }
+ p { margin: 8px 6px; font-size: 13px; color: var(--flame-quiet) }`;
+
+const SIGNS = { running: "●", done: "■", failed: "✕", cancelled: "✕", lost: "✕" };
+
+class Table {
+  constructor(colours, pointed) {
+    this.colours = colours;
+    this.pointed = pointed;
+    this.rows = new Map();
+    this.head = element("tr");
+    this.body = element("tbody", { onmouseleave: () => pointed(null) });
+    this.more = element("p", { hidden: true });
+    const table = element("table", {}, element("thead", {}, this.head), this.body);
+    this.root = element(
+      "div",
+      { className: "scroll" },
+      element("style", {}, TABLE_STYLE),
+      table,
+      this.more,
+    );
+  }
+  draw(calls, rows, focus) {
+    const heads = ["#", "call", "runner", "step", `best ${calls.metric}`, "last"];
+    if (this.heads !== heads.join("\0")) {
+      this.heads = heads.join("\0");
+      const text = (i) => (i === 1 || i === 2 ? "text" : "");
+      this.head.replaceChildren(
+        ...heads.map((word, i) => element("th", { className: text(i), title: word }, word)),
+      );
+    }
+    const listed = rows.slice(0, ROWS);
+    const kept = new Set(listed.map((a) => a.id));
+    for (const [id, row] of this.rows) {
+      if (!kept.has(id)) {
+        row.tr.remove();
+        this.rows.delete(id);
+      }
+    }
+    listed.forEach((attempt, place) => {
+      const row = this.row(attempt);
+      this.fill(row, attempt, place, rows.length, focus);
+      if (this.body.children[place] !== row.tr) {
+        this.body.insertBefore(row.tr, this.body.children[place] ?? null);
+      }
+    });
+    this.more.hidden = rows.length <= ROWS;
+    write(this.more, `and ${(rows.length - ROWS).toLocaleString("en")} more`);
+  }
+  row(attempt) {
+    let row = this.rows.get(attempt.id);
+    if (!row) {
+      const sign = element("span");
+      const name = document.createTextNode("");
+      const again = element("span", { className: "quiet" });
+      const call = element("td", { className: "text call" }, sign, " ", name, again);
+      const cells = Array.from({ length: 5 }, () => element("td"));
+      cells[1].className = "text";
+      const tr = element("tr", {}, cells[0], call, ...cells.slice(1));
+      tr.onmouseenter = () => this.pointed(this.rows.get(attempt.id)?.attempt ?? null);
+      row = { tr, sign, name, again, call, cells };
+      this.rows.set(attempt.id, row);
+    }
+    row.attempt = attempt;
+    return row;
+  }
+  fill(row, a, place, n, focus) {
+    const bad = a.state === "failed" || a.state === "lost" || a.state === "cancelled";
+    write(row.sign, SIGNS[a.state] ?? "●");
+    row.sign.style.color = bad ? "var(--flame-bad)" : this.colours.of(a, place, n);
+    write(row.name, a.name);
+    write(row.again, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
+    row.call.title = [a.key, a.arguments, a.state].filter(Boolean).join("\n");
+    const ranked = isNumber(a.best);
+    const count = (value) => (isNumber(value) ? value.toLocaleString("en") : "–");
+    const last = bad ? a.state : shown(a.last);
+    [ranked ? String(place + 1) : "", a.runner, count(a.step), shown(a.best), last].forEach(
+      (text, i) => write(row.cells[i], text),
+    );
+    row.cells[4].className = bad ? "bad" : "";
+    const classes = [place === 0 && ranked && "first", a === focus && "focus"];
+    row.tr.className = classes.filter(Boolean).join(" ");
+  }
+}
+
+const TIP_STYLE = `
+ position: fixed; z-index: 1000; pointer-events: none; max-width: 340px; padding: 7px 10px;
+ font: 12.5px/1.45 Helvetica, Arial, sans-serif; border-radius: 5px; overflow-wrap: anywhere;
+ background: var(--flame-card); color: var(--flame-ink); border: 1px solid var(--flame-rule);
+ box-shadow: 0 3px 12px rgb(0 0 0 / 22%)`;
+
+/** What is said of the point under the mouse. */
+class Tip {
+  constructor() {
+    this.root = element("div", { hidden: true, dataset: { flame: "tip" } });
+    this.root.style.cssText = TIP_STYLE;
+    this.dot = element("div", { hidden: true });
+    this.dot.style.cssText =
+      "position: fixed; z-index: 999; pointer-events: none; width: 9px; height: 9px;" +
+      "margin: -6px 0 0 -6px; border-radius: 50%; border: 2px solid var(--flame-ink)";
+    this.mouse = { x: 0, y: 0 };
+    addEventListener("pointermove", (e) => (this.mouse = { x: e.clientX, y: e.clientY }), true);
+    document.body.append(this.root, this.dot);
+  }
+  hide() {
+    this.root.hidden = this.dot.hidden = true;
+  }
+  show({ attempt: a, index, dx, dy }, calls, options) {
+    const smooth = a.smoothed(options.smoothing)[index];
+    const value = a.values.all[index];
+    const said = options.smoothing ? `${shown(value)}, smoothed ${shown(smooth)}` : shown(value);
+    const others = Object.entries(a.others).map(([name, last]) => `${name} ${shown(last)}`);
+    const attempt = a.attempt > 1 || !a.latest ? `attempt ${a.attempt}` : "";
+    const lines = [
+      a.arguments,
+      [a.runner, attempt, a.state].filter(Boolean).join(" · "),
+      `step ${a.steps.all[index].toLocaleString("en")}, after ${duration(a.seconds.all[index])}`,
+      isNumber(a.best) ? `best ${shown(a.best)} at step ${a.at.toLocaleString("en")}` : "",
+      others.length ? `last: ${others.join(", ")}` : "",
+    ];
+    this.root.replaceChildren(
+      element("b", {}, a.name),
+      element("div", {}, `${calls.metric} `, element("b", {}, said)),
+      ...lines.filter(Boolean).map((line) => element("div", {}, line)),
+    );
+    this.root.hidden = this.dot.hidden = false;
+    const { x, y } = this.mouse;
+    const box = this.root.getBoundingClientRect();
+    const left = x + 16 + box.width < innerWidth ? x + 16 : x - 16 - box.width;
+    this.root.style.left = `${Math.max(4, left)}px`;
+    this.root.style.top = `${Math.max(4, Math.min(y + 12, innerHeight - box.height - 6))}px`;
+    this.dot.style.left = `${x + dx}px`;
+    this.dot.style.top = `${y + dy}px`;
+  }
+}
