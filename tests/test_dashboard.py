@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 import urllib.request
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import Reports, dashboard, report
-from dask_flame.dashboard import install
+from dask_flame.dashboard import flame, install
 from dask_flame.dashboard.look import BAD, Palette
 from dask_flame.dashboard.mount import mount
 from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
@@ -678,3 +681,63 @@ def test_the_page_outlives_the_plugin(client: Client, visit: Callable[[str], Pag
     page.shows("1 call · 1 done")
     client.unregister_scheduler_plugin("flame-reports")
     page.shows("No reports yet")
+
+
+def report_on(end: Flag) -> int:
+    n = 0
+    while not end.path.exists():
+        for _ in range(100):
+            report(loss=1 / (1 + n % 777), accuracy=0.5)
+            n += 1
+        time.sleep(0.05)
+    return n
+
+
+def heap(page: Page) -> float:
+    """MB of the tab's heap that are in use."""
+
+    def measure(p: Any) -> float:
+        tools = p.context.new_cdp_session(p)
+        tools.send("Performance.enable")
+        tools.send("HeapProfiler.collectGarbage")
+        metrics = tools.send("Performance.getMetrics")["metrics"]
+        tools.detach()
+        return float(next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize")) / 1e6
+
+    return float(page.do(measure))
+
+
+@pytest.mark.slow
+def test_a_long_run_fills_no_memory_and_a_page_that_was_closed_holds_none(
+    visit: Callable[[str], Page], tmp_path: Path
+) -> None:
+    """A short form of ``benchmarks/page.py``."""
+    end = Flag(tmp_path)
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(cluster_of(4, plugins=[Reports(points=300)]))
+        stack.callback(end.set)
+        page = visit(url(client, "/flame"))
+        boards = weakref.WeakSet(o for o in gc.get_objects() if isinstance(o, flame.Board))
+        assert len(boards) == 1
+        futures = client.map(report_on, [end] * 8, pure=False)
+        store = client.cluster.scheduler.plugins["flame-reports"].store
+
+        def made() -> int:
+            calls = store.calls.values()
+            return min((c.series["loss"].made for c in calls), default=0) if len(calls) == 8 else 0
+
+        wait_for(lambda: made() > 5_000, within=60)
+        wait_for(lambda: len(lines(page)) == 8)
+        before = heap(page)
+        wait_for(lambda: made() > 45_000, within=120)
+        after = heap(page)
+        end.set()
+        # Above 6 MB if it were all that was reported meanwhile.
+        assert after - before < 3
+        said = dict(zip((f.key for f in futures), client.gather(futures), strict=True))
+        for key, n in said.items():
+            wait_for(lambda key=key, n=n: curves(page)[key]["xs"][-1] == n - 1)
+            assert len(curves(page)[key]["xs"]) <= 600
+        page.do(lambda p: p.goto("data:text/html,<p>nothing</p>"))
+        # Bokeh forgets a page's session when it has been unused for a while.
+        wait_for(lambda: gc.collect() is not None and not boards, within=90)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bokeh.core.properties import value
 from bokeh.events import MouseLeave, MouseMove, Reset
 from bokeh.models import (
     BasicTicker,
@@ -147,8 +148,8 @@ def grid(name: str, **sizing: Any) -> dict[str, Any]:
     fig.scatter(
         "x", "y", source=ends, marker="marker", size=6, line_color="colour", fill_color="colour"
     )
-    words = {"text": "text", "text_color": "colour", "text_font_size": "11px"}
-    words |= {"text_baseline": "alphabetic", "text_font": "Helvetica, Arial, sans-serif"}
+    words: dict[str, Any] = {"text": "text", "text_color": "colour", "text_font_size": "11px"}
+    words |= {"text_baseline": "alphabetic", "text_font": value("Helvetica, Arial, sans-serif")}
     fig.text("x", "y", source=titles, text_font_style="style", **words)
     fig.text("x", "y", source=numbers, text_align="right", **words)
     _tell_of_the_mouse(fig)
