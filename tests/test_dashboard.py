@@ -741,3 +741,23 @@ def test_a_long_run_fills_no_memory_and_a_page_that_was_closed_holds_none(
         page.do(lambda p: p.goto("data:text/html,<p>nothing</p>"))
         # Bokeh forgets a page's session when it has been unused for a while.
         wait_for(lambda: gc.collect() is not None and not boards, within=90)
+
+
+def spread(key: str) -> None:
+    for step in range(100):
+        report(step=step, loss=1e9 if key == "far" and step == 50 else 1 + step / 100)
+
+
+def test_one_value_far_off_does_not_hide_the_others(
+    client: Client, visit: Callable[[str], Page]
+) -> None:
+    page = visit(url(client, "/flame"))
+    client.gather([client.submit(spread, key, key=key) for key in ("near", "far")])
+    page.shows("outliers are out of sight", "show all")
+    top = "() => Bokeh.documents[0].get_model_by_name('flame-linear').y_range.end"
+    assert page.read(top) < 10
+    # It is drawn, all the same.
+    assert max(lines(page)["far"]["ys"]) == 1e9
+    page.do(lambda p: p.click("button[name=follow]"))
+    wait_for(lambda: page.read(top) > 1e9)
+    assert "out of sight" not in page.text()

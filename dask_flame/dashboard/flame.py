@@ -41,7 +41,7 @@ _SIDE_BY_SIDE = """
 @media (max-width: 900px) { :host { flex-direction: column !important } }
 """
 _SIDE = """
-:host { width: clamp(480px, 36vw, 640px) }
+:host { width: clamp(480px, 39vw, 720px) }
 @media (max-width: 900px) { :host { width: 100%; height: 45% } }
 """
 

@@ -1,6 +1,6 @@
 """Take a picture of a page, when it shows what it should.
 
-    python shoot.py URL OUTPUT [--width 1400] [--height 900] [--wait JAVASCRIPT] [--timeout 60]
+    python shoot.py URL OUTPUT [--width 1400] [--height 900] [--wait JAVASCRIPT] …
 
 ``--wait`` is an expression that is true in the page when it is ready. By default the picture is
 taken when the page /flame has drawn at least one curve.
@@ -12,14 +12,11 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 
 from playwright.sync_api import sync_playwright
 
-CURVES = """() => {
-  const doc = window.Bokeh && Bokeh.documents[0];
-  const source = doc && doc.get_model_by_name("flame-curves");
-  return source && source.get_length() > 0;
-}"""
+CURVES = "() => window.daskFlame?.calls.byId.size > 0"
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",
@@ -39,6 +36,7 @@ def shoot(
     width: int = 1400,
     height: int = 900,
     wait: str = CURVES,
+    click: Sequence[str] = (),
     timeout: float = 60,
     browser: str | None = None,
 ) -> None:
@@ -53,6 +51,8 @@ def shoot(
         Of the window, in pixels.
     wait : str
         A JavaScript expression or function without arguments.
+    click : sequence of str
+        What is clicked at then, as CSS selectors, before the picture is taken.
     timeout : float
         Most seconds to wait.
     browser : str, optional
@@ -67,6 +67,8 @@ def shoot(
             page = chromium.new_page(viewport={"width": width, "height": height})
             page.goto(url, timeout=timeout * 1000)
             page.wait_for_function(wait, timeout=timeout * 1000)
+            for selector in click:
+                page.click(selector)
             # What the page has just received is drawn in the next frames.
             page.wait_for_timeout(800)
             page.screenshot(path=output)
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1400)
     parser.add_argument("--height", type=int, default=900)
     parser.add_argument("--wait", default=CURVES, metavar="JAVASCRIPT")
+    parser.add_argument("--click", action="append", default=[], metavar="SELECTOR")
     parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS")
     options = parser.parse_args()
     shoot(**vars(options))

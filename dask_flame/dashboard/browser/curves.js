@@ -49,6 +49,31 @@ const finite = (values) => {
   return low <= high ? [low, high] : null;
 };
 
+/**
+ * The span of what is to be seen of many values: all of it, or without the few that are so far off
+ * that nothing else could be told apart.
+ */
+function span(series, whole) {
+  const all = finite(series.map(finite).filter(Boolean).flat());
+  if (!all || whole) return { range: all, cut: false };
+  const total = series.reduce((n, values) => n + values.length, 0);
+  const stride = Math.max(1, Math.ceil(total / 20000));
+  const sample = [];
+  for (const values of series) {
+    for (let i = values.length - 1; i >= 0; i -= stride) {
+      if (Number.isFinite(values[i])) sample.push(values[i]);
+    }
+  }
+  sample.sort((a, b) => a - b);
+  const at = (share) => sample[Math.round(share * (sample.length - 1))];
+  const [low, high] = [at(0.05), at(0.95)];
+  const room = 1.5 * (high - low);
+  const range = [Math.max(all[0], low - room), Math.min(all[1], high + room)];
+  // What would gain little is not worth hiding anything for.
+  const gain = (all[1] - all[0]) / (range[1] - range[0] || Infinity);
+  return gain > 2 ? { range, cut: true } : { range: all, cut: false };
+}
+
 /** Position of the last point that can be drawn; -1 if there is none. */
 function lastDrawn(y) {
   for (let i = y.length - 1; i >= 0; i--) if (Number.isFinite(y[i])) return i;
@@ -61,6 +86,7 @@ class Curves {
     this.figures = figures;
     this.colours = colours;
     this.following = true;
+    this.cut = false; // whether values that are far off are out of sight
     this.drawn = [];
     this.moving = false;
     for (const { figure } of Object.values(figures)) {
@@ -85,7 +111,8 @@ class Curves {
     const all = rows.filter((a) => a.steps.length);
     const before = calls.earlier(rows).filter((a) => a.steps.length);
     this.drawn = [...before, ...all.slice().reverse()];
-    if (this.following) this.fit(figure, this.drawn, options, y);
+    if (!this.following) this.cut = false;
+    else this.fit(figure, this.drawn, options, y);
     const place = new Map(rows.map((a, i) => [a.key, i]));
     const width = figure.inner_width || 800;
     const { start, end } = figure.x_range;
@@ -163,8 +190,10 @@ class Curves {
   /** Show all of it, with a little room around. */
   fit(figure, attempts, options, y) {
     const xs = attempts.map((a) => finite(a[options.x].all)).filter(Boolean).flat();
-    const ys = attempts.map((a) => finite(y(a))).filter(Boolean).flat();
-    let [x, v] = [finite(xs) ?? [0, 1], finite(ys) ?? (options.log ? [0.1, 1] : [0, 1])];
+    // A logarithm brings what is far off near by itself.
+    const { range, cut } = span(attempts.map(y), options.whole || options.log);
+    this.cut = cut;
+    let [x, v] = [finite(xs) ?? [0, 1], range ?? (options.log ? [0.1, 1] : [0, 1])];
     const room = (low, high, share) => share * (high - low || Math.abs(high) || 1);
     x = [x[0] - room(...x, 0.012), x[1] + room(...x, 0.02)];
     if (options.log) v = v.map(Math.log10);

@@ -4,6 +4,7 @@ function main(args, { index }) {
   const { feed, bar, side, empty, linear, log, grid, look, pools } = args;
   const options = {
     metric: "", x: "steps", log: false, smoothing: 0, colours: "runner", view: "curves", search: "",
+    whole: false, // show values that are far from all others too
     ...look.options,
   };
   const calls = new Calls();
@@ -18,6 +19,7 @@ function main(args, { index }) {
 
   const controls = new Controls(options, (changed) => {
     if (changed.follow) curves.following = true;
+    delete changed.follow;
     if (changed.metric) {
       feed.wanted = changed.metric;
       return; // drawn when its points are there
@@ -72,7 +74,7 @@ function main(args, { index }) {
     else if (view !== "empty") curves.draw(calls, rows, options, focus);
     if (side) table.draw(calls, rows, focus);
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
-    controls.draw(calls, rows, curves.following || view === "grid", span);
+    controls.draw(calls, rows, curves, span);
   };
   /** Draw once in the next frame, however many things have changed. */
   const plan = () => {

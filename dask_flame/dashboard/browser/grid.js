@@ -21,6 +21,14 @@ function cutTo(text, room, style = "", end = false) {
   return "";
 }
 
+/** How many characters all of these names begin with, up to a dash. */
+function commonPrefix(names) {
+  const [first = ""] = names;
+  let n = first.length;
+  for (const name of names) while (!name.startsWith(first.slice(0, n))) n--;
+  return first.slice(0, n).lastIndexOf("-") + 1;
+}
+
 class Grid {
   constructor({ figure, cells, titles, numbers, lines, ends }, colours) {
     Object.assign(this, { figure, cells, titles, numbers, lines, ends, colours });
@@ -34,10 +42,13 @@ class Grid {
     const drawn = rows.filter((a) => a.steps.length);
     const place = new Map(rows.map((a, i) => [a, i]));
     const runners = this.runners(drawn);
+    this.prefix = commonPrefix(runners.map(([runner]) => runner));
     const shape = this.shape(runners.length, width, height);
     const level = options.log ? Math.log10 : (v) => v;
     const [x0, x1] = finite(drawn.map((a) => finite(a[options.x].all)).filter(Boolean).flat()) ?? [0, 1];
-    const values = finite(drawn.map((a) => finite(y(a))).filter(Boolean).flat()) ?? [0.1, 1];
+    const seen = span(drawn.map(y), options.whole || options.log);
+    const values = seen.range ?? [0.1, 1];
+    curves.cut = seen.cut;
     const [low, high] = values.map(level);
     this.span = { x0, x1, low, high, level, values };
     const columns = {
@@ -132,8 +143,11 @@ class Grid {
     };
     const taken = textWidth(number) + 10;
     const wide = w - 14 - taken > 30;
+    const room = w - 14 - (wide ? taken : 0);
+    const fits = textWidth(cell.runner, "bold") <= room;
     // Names of runners differ at their ends.
-    say(left + 7, top + 13, cutTo(cell.runner, w - 14 - (wide ? taken : 0), "bold", true), ink, "bold");
+    const name = fits ? cell.runner : cutTo(cell.runner.slice(this.prefix), room, "bold", true);
+    say(left + 7, top + 13, name, ink, "bold");
     if (wide) {
       numbers.x.push(left + w - 7);
       numbers.y.push(top + 13);
@@ -151,8 +165,12 @@ class Grid {
     const x = attempt[options.x].all;
     const kept = visible(x, values, x0, x1, attempt.rising[options.x], inner.right - inner.left);
     const across = (v) => inner.left + ((v - x0) / (x1 - x0 || 1)) * (inner.right - inner.left);
-    const up = (v) =>
-      inner.bottom - ((level(v) - low) / (high - low || 1)) * (inner.bottom - inner.top);
+    const up = (v) => {
+      const share = (level(v) - low) / (high - low || 1);
+      // What is out of sight runs along the edge.
+      const seen = Math.max(-0.02, Math.min(1.02, share));
+      return inner.bottom - seen * (inner.bottom - inner.top);
+    };
     const last = lastDrawn(values);
     return {
       xs: Float64Array.from(kept, (i) => across(x[i])),

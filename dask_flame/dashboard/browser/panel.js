@@ -92,7 +92,8 @@ class Controls {
     );
     theme.onclick = () => flameTheme.toggle();
     this.again = element("button", { type: "button", name: "follow", hidden: true }, "show all");
-    this.again.onclick = () => changed({ follow: true });
+    this.again.onclick = () => changed({ follow: true, whole: true });
+    this.cut = element("span", { className: "quiet", title: "values far from all others" });
     this.best = element("span", {});
     this.counts = element("span", { className: "quiet" });
     this.span = element("span", { className: "quiet" });
@@ -113,13 +114,14 @@ class Controls {
       element("style", {}, CONTROLS_STYLE),
       ...this.choices,
       theme,
-      element("div", { className: "said" }, this.best, this.counts, this.span, this.pools),
+      element("div", { className: "said" }, this.best, this.counts, this.span, this.cut, this.pools),
     );
   }
-  draw(calls, rows, following, span) {
+  draw(calls, rows, curves, span) {
     const known = calls.metrics;
     for (const choice of this.choices) choice.hidden = !known.length;
-    this.again.hidden = following || !known.length;
+    this.again.hidden = !known.length || (curves.following && !curves.cut);
+    write(this.cut, curves.cut ? "outliers are out of sight" : "");
     const there = [...this.metric.options].map((option) => option.value);
     if (there.join("\0") !== known.join("\0")) {
       this.metric.replaceChildren(...known.map((m) => element("option", { value: m }, m)));
