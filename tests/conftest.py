@@ -11,6 +11,7 @@ from typing import Any
 import dask.config
 import pytest
 from distributed import Client
+from hypothesis import HealthCheck, settings
 
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
@@ -34,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "or pods of the fake Kubernetes",
     )
     group.addoption("--campaign-seed", type=int, metavar="S", help="seed of the first (default: 0)")
+
+
+# Whether an example is quick depends on what else this machine does.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -653,5 +653,5 @@ def places(fleet: Fleet, member: Member) -> list[str]:
     return found
 
 
-World.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+World.TestCase.settings = settings(max_examples=300, stateful_step_count=60)
 TestWorld = World.TestCase

@@ -46,7 +46,7 @@ class Pair:
                 await asyncio.sleep(0.001)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.sampled_from(["here", "there", "cut", "cut", "meet", "breathe", "breathe"]), max_size=60

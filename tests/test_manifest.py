@@ -194,7 +194,7 @@ TOKEN = "s3cr3t-t0k3n"
 SPEC = RunnerSpec(name="runner-1", scheduler="tls://10.0.0.1:1", concurrency=1, boot_timeout=60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     env=st.sets(NAME | st.text(min_size=1).filter(lambda t: "=" not in t and "\0" not in t)),
     secrets=st.sets(NAME),

@@ -236,7 +236,7 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
     assert service["metadata"]["ownerReferences"] == hole["metadata"]["ownerReferences"] == [OWNER]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.fixed_dictionaries(
         {},
@@ -445,7 +445,7 @@ options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     options=options,
     amounts=st.fixed_dictionaries(

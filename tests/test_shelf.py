@@ -34,7 +34,7 @@ def content(p: Parcel) -> tuple[Any, list[bytes]]:
     return p.header, [bytes(f) for f in p.frames]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(STEPS, max_size=30), memory=st.none() | st.integers(0, 200))
 def test_accounting(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any], memory: int | None

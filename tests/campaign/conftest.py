@@ -28,6 +28,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("seed", range(first or 0, (first or 0) + number))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # One of several processes that share the tests out hands its counts in.
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["campaign"] = dict(session.config.stash.get(_TALLY, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    counts = getattr(node, "workeroutput", {}).get("campaign", {})
+    node.config.stash.setdefault(_TALLY, Counter()).update(counts)
+
+
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Counter[str]:
     """Counts of the whole campaign, by what is counted."""
