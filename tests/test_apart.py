@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -27,6 +30,7 @@ from kubernetes_help import TEAM, Caller
 from test_kubernetes import DRIVER
 
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
+from dask_flame.apart import driver
 from dask_flame.backends.kubernetes.api import PODS
 from dask_flame.backends.kubernetes.rights import rules
 from dask_flame.errors import BackendError, PoolError
@@ -41,10 +45,12 @@ Start = Callable[..., FakeKubernetes]
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    # Not one of those that connections are given: another process might have it before the pod.
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture
@@ -419,7 +425,17 @@ def test_nothing_outlives_the_driver(
     wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
 
 
-def test_a_scheduler_that_is_taken_away(outside: Start, cluster: Any) -> None:
+@pytest.mark.parametrize("late", [0.0, 2.0])
+def test_a_scheduler_that_is_taken_away(
+    late: float, outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = driver.Apart._ended
+
+    def hears(self: driver.Apart, why: str) -> None:
+        # Of its pod's end, which may be after all that the scheduler itself has said.
+        asyncio.get_running_loop().call_later(late, ended, self, why)
+
+    monkeypatch.setattr(driver.Apart, "_ended", hears)
     fake = outside()
     flame, client = cluster()
     future = client.submit(whoami, 600, pure=False)

@@ -158,7 +158,7 @@ def test_each_step_of_a_boot_is_noted(flame: Any) -> None:
         (event,) = [e for e in cluster.events if e.kind == "ready" and e.runners == (boot.name,)]
         assert event.numbers["up"] == boot.after("up")
         assert event.numbers[REGISTERED] == boot.seconds
-        assert event.numbers["seconds"] == pytest.approx(boot.seconds, abs=0.1)
+        assert event.numbers["seconds"] == pytest.approx(boot.seconds, abs=1)
         assert f"up {boot.after('up'):.3f}" in event.reason
     phases = cluster.fleets.ledgers["default"].phases
     assert {n for _, n in phases.values()} == {2}
@@ -193,7 +193,7 @@ def test_a_backend_may_say_nothing_or_nonsense(flame: Any, backend: Any, more: s
 
 def test_a_boot_that_fails_says_how_far_it_had_come(flame: Any) -> None:
     cluster, client = flame(max=1, preload=["no_such_module_here"], boot_attempts=1)
-    far = r"\(accepted after 0\.\d+ s, up after \d+\.\d+ s, never registered\); it printed last"
+    far = r"\(accepted after \d+\.\d+ s, up after \d+\.\d+ s, never registered\); it printed last"
     with pytest.raises(BootError, match=far) as caught:
         client.submit(abs, -1).result()
     assert "no_such_module_here" in str(caught.value)
@@ -214,8 +214,8 @@ class Nowhere(LocalBackend):
 
 
 def test_a_boot_that_is_too_slow_says_how_far_it_had_come(flame: Any) -> None:
-    cluster, client = flame(max=1, backend=Nowhere, boot_attempts=1, boot_timeout="2s")
-    far = r"boot_timeout=2 s \(accepted after 0\.\d+ s, up after \d+\.\d+ s, never registered\)"
+    cluster, client = flame(max=1, backend=Nowhere, boot_attempts=1, boot_timeout="6s")
+    far = r"boot_timeout=6 s \(accepted after \d+\.\d+ s, up after \d+\.\d+ s, never registered\)"
     with pytest.raises(BootTimeout, match=far):
         client.submit(abs, -1).result()
     assert cluster.boots[0].failed

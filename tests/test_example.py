@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_nothing_and_says_what_was_learnt(tmp_path: Path, token: s
     assert "stopped" in out
     stopped = json.loads((tmp_path / "results.json").read_text())["results"].values()
     assert any(r["losses"] for r in stopped)
-    wait_for(lambda: not marked_processes(token, variable=_TOKEN), 5)
+    wait_for(lambda: not marked_processes(token, variable=_TOKEN))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_the_notebook_runs_from_top_to_bottom(notebook: Any, token: str) -> None
     assert "image/png" in text
     assert "2 calls: 2 done" in json.dumps(code(notebook, "watch")[0]["outputs"])
     assert "runners: none of 0..2" in text
-    wait_for(lambda: not marked_processes(token, variable=_TOKEN), 5)
+    wait_for(lambda: not marked_processes(token, variable=_TOKEN))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -181,4 +181,4 @@ def test_a_kernel_that_is_killed_half_way_leaves_nothing(
         assert len(marked_processes(token, variable=_TOKEN)) >= 4
         manager = client.km
         os.kill(manager.provisioner.process.pid, signal.SIGKILL)
-        wait_for(lambda: not marked_processes(token, variable=_TOKEN), 5)
+        wait_for(lambda: not marked_processes(token, variable=_TOKEN))

@@ -413,4 +413,5 @@ def test_nothing_is_left_however_it_ends() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fails()
-    assert time.monotonic() - ended[0] < 2
+    # A pod that is asked to go has 30 s.
+    assert time.monotonic() - ended[0] < 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+from conftest import wait_for
 from kubernetes_help import TEAM, Caller, pod, reaches
 
 from dask_flame.testing.kubernetes import FakeKubernetes
@@ -83,5 +85,11 @@ def test_a_namespace_takes_its_accounts_along(cluster: FakeKubernetes) -> None:
     with Caller(cluster) as api:
         bind(api, "list")
         api.ok("DELETE", "/api/v1/namespaces/team")
-    with pytest.raises(KeyError):
-        cluster.token("system:serviceaccount:team:me")
+
+    def there() -> bool:
+        with contextlib.suppress(KeyError):
+            return bool(cluster.token("system:serviceaccount:team:me"))
+        return False
+
+    # As on a real one, what is in a namespace goes after it was deleted.
+    wait_for(lambda: not there())

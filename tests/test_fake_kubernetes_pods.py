@@ -266,7 +266,8 @@ def test_a_pod_that_does_not_listen_is_killed(cluster: FakeKubernetes, api: Call
     wait_for(lambda: len(cluster.pids) == 1)
     assert seen(cluster)
     gone(cluster)
-    assert 0.9 < time.monotonic() - began < 3
+    # Not the 30 s that a pod has where nothing is said.
+    assert 0.9 < time.monotonic() - began < 15
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 

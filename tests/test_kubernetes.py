@@ -316,7 +316,7 @@ def test_watches_that_are_cut_or_too_old(kubernetes: Start, cluster: Any) -> Non
 
 def of_the_keeper(flame: FlameCluster) -> str:
     """What is said of a keeper that does not run; said once."""
-    (event,) = wait_for(lambda: [e for e in flame.events if "the keeper" in e.reason], within=5)
+    (event,) = wait_for(lambda: [e for e in flame.events if "the keeper" in e.reason])
     assert (event.kind, event.runners) == ("held", ())
     return str(event.reason)
 

@@ -73,7 +73,7 @@ class Driver:
     def remains(self) -> list[psutil.Process]:
         return marked_processes(self.token, variable=_TOKEN)
 
-    def assert_gone(self, within: float = 5.0) -> float:
+    def assert_gone(self, within: float = 20.0) -> float:
         """Wait until no process of this driver is left; the seconds that it took."""
         start = time.monotonic()
         wait_for(lambda: not self.remains(), within, "no process is left")
@@ -165,4 +165,4 @@ def test_a_child_that_the_driver_forked_does_not_keep_the_runners(
         left = driver.remains()
         return len(left) == 1 and left[0].ppid() in (1, os.getpid())
 
-    wait_for(only_the_child, 5, "only the forked child is left")
+    wait_for(only_the_child, what="only the forked child is left")

@@ -75,7 +75,7 @@ def test_ending_a_runner_ends_what_its_calls_have_started(helped: Any) -> None:
     before = {p.pid for p in processes_of(cluster)}
     (runner,) = cluster.runners
     cluster.sync(cluster.backend.end, [runner])
-    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)}, 5)
+    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
 
 
 def test_a_killed_runner_takes_what_its_calls_have_started_along(helped: Any) -> None:
@@ -83,7 +83,7 @@ def test_a_killed_runner_takes_what_its_calls_have_started_along(helped: Any) ->
     before = {p.pid for p in processes_of(cluster)}
     ws = next(iter(cluster.scheduler.workers.values()))
     os.kill(ws.pid, signal.SIGKILL)
-    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)}, 5)
+    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
     wait_for(lambda: any(e.kind == "lost" and "SIGKILL" in e.reason for e in cluster.events))
 
 
@@ -97,7 +97,7 @@ def test_a_killed_guard_takes_all_runners_along_and_the_calls_run_again(
     guard = psutil.Process(next(iter(before))).parent()
     assert guard is not None
     guard.kill()
-    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)}, 5)
+    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
     assert client.submit(int, 8).result(timeout=30) == 8
     assert not Path(scratch).exists()
 
@@ -227,7 +227,7 @@ def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> N
             return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         return True
 
-    wait_for(gone, 5)
+    wait_for(gone)
 
 
 def test_a_guard_that_is_killed_takes_along_nobody_elses_runners(flame: Any) -> None:

@@ -76,15 +76,13 @@ def test_runners_that_share_a_core_measure_more_rarely(flame: Any) -> None:
         cluster.resize(min=4 * CPU_COUNT)
         client.wait_for_workers(4 * CPU_COUNT)
     intervals = client.run(every)
-    shown = {
-        ws.address: ws.metrics["event_loop_interval"] for ws in cluster.scheduler.workers.values()
-    }
     one = next(ws.address for ws in cluster.scheduler.workers.values() if ws.name == "runner-1")
     assert intervals.pop(one) == {"profile": 10, "tick": 20, "ticks": 1_000}
-    for address, interval in intervals.items():
+    for interval in intervals.values():
         assert interval == pytest.approx({"profile": 120, "tick": 80, "ticks": 4_000})
-        # What nobody held up is not shown as late beside the scheduler's 20 ms.
-        assert shown[address] == pytest.approx(0.02, abs=0.05)
+    # What nobody held up is not shown as late beside the scheduler's 20 ms.
+    shown = [ws for ws in cluster.scheduler.workers.values() if ws.address in intervals]
+    wait_for(lambda: all(ws.metrics["event_loop_interval"] < 0.07 for ws in shown))
 
 
 def test_settings_that_are_not_there_are_left_alone() -> None:

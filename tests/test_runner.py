@@ -137,10 +137,10 @@ async def test_a_call_that_overruns_is_interrupted(call: Any, either: Runners) -
     await either.boot("one")
     with dask.annotate(timeout=0.5):
         future = either.client.submit(call)
-    with pytest.raises(CallTimeout, match=r"timeout=0\.5 s.* on one for 0\.\d s"):
-        await asyncio.wait_for(future, 10)
+    with pytest.raises(CallTimeout, match=r"timeout=0\.5 s.* on one for \d\.\d s"):
+        await asyncio.wait_for(future, 20)
     # The runner's only thread is free again.
-    assert await asyncio.wait_for(either.client.submit(spin, 0), 10) == "done"
+    assert await asyncio.wait_for(either.client.submit(spin, 0), 20) == "done"
 
 
 @pytest.mark.asyncio
@@ -157,7 +157,7 @@ async def test_a_call_that_swallows_an_interruption_is_asked_again(
     assert isinstance(scheduler, Listening)
     await flame.until(lambda: scheduler.words(FREED), "its thread is free")
     assert [what["key"] for what in scheduler.words(FREED)] == [future.key]
-    assert await asyncio.wait_for(flame.client.submit(spin, 0), 10) == "done"
+    assert await asyncio.wait_for(flame.client.submit(spin, 0), 20) == "done"
 
 
 @pytest.mark.asyncio
@@ -204,7 +204,7 @@ async def test_a_cancelled_call_is_interrupted_and_its_end_is_told(flame: Runner
         await flame.until(
             lambda key=key: key in {w["key"] for w in scheduler.words(FREED)}, "its end"
         )
-        assert await asyncio.wait_for(flame.client.submit(spin, 0, pure=False), 10) == "done"
+        assert await asyncio.wait_for(flame.client.submit(spin, 0, pure=False), 20) == "done"
 
 
 @pytest.mark.asyncio
@@ -301,9 +301,9 @@ async def test_a_call_that_has_seceded_is_interrupted(either: Runners) -> None:
         with dask.annotate(timeout=0.3):
             future = either.client.submit(secedes, pure=False)
         with pytest.raises(CallTimeout):
-            await asyncio.wait_for(future, 10)
+            await asyncio.wait_for(future, 20)
         del future
-    assert await asyncio.wait_for(either.client.submit(spin, 0), 10) == "done"
+    assert await asyncio.wait_for(either.client.submit(spin, 0), 20) == "done"
 
 
 @pytest.mark.asyncio

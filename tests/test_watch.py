@@ -112,9 +112,9 @@ def test_five_hundred_are_thinned_and_the_legend_too() -> None:
         call(f"call {n}", "done", loss=[n + math.sin(i * n) for i in range(4000)])
         for n in range(500)
     ]
-    begin = time.perf_counter()
+    begin = time.thread_time()
     picture = svg(of(calls))
-    assert time.perf_counter() - begin < 5
+    assert time.thread_time() - begin < 5
     assert len(picture) < 250_000
     assert len(paths(picture, "back")) >= 492
     assert "and 488 more" in texts(picture)

@@ -34,6 +34,7 @@ from dask_flame.apart.mirror import ReportTeller, Teller, TellingLog
 from dask_flame.apart.relay import RelayBackend
 from dask_flame.backends import Ended
 from dask_flame.cluster import FlameCluster
+from dask_flame.lease import Lease
 from dask_flame.protocol import DRIVER
 
 logger = logging.getLogger("dask_flame")
@@ -71,6 +72,7 @@ class Head:
         }
         self.link = Link(handlers, silence=float(orders["silence"]))
         self._over = asyncio.Event()
+        self._told_to_close = False
         self._born = time.monotonic()
         self._lost: float | None = None
         options = _options(orders["cluster"])
@@ -114,6 +116,8 @@ class Head:
                     await asyncio.wait_for(self._over.wait(), _LOOK)
             if self._forsaken():
                 print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
+            if not self._told_to_close:
+                self._part_from_clients()
             if self.cluster.over:
                 # Else the pod tells by its end why it has ended.
                 self.link.say("over", why=self.cluster.over)
@@ -122,6 +126,13 @@ class Head:
             await self.link.close()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.cluster.close(), _CLOSE_WITHIN)
+
+    def _part_from_clients(self) -> None:
+        # For them it is as if the connection dropped: the driver tells them why this has ended,
+        # when it knows, and until then what they wait for is not to fail for want of a lease.
+        for plugin in list(self.cluster.scheduler.plugins.values()):
+            if isinstance(plugin, Lease):
+                plugin.stop(replaced=True)
 
     def _forsaken(self) -> bool:
         """Whether the driver has been gone for too long."""
@@ -164,6 +175,7 @@ class Head:
         """The answer to this comes after all that was said before."""
 
     def _close(self) -> None:
+        self._told_to_close = True
         self._over.set()
 
     def _resized(self, which: str, pool: str, count: int) -> None:
