@@ -36,7 +36,7 @@ def test_the_code_runs_from_top_to_bottom() -> None:
 def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> None:
     example, tests = blocks("sh")
     assert example.strip().endswith("examples/bert_tuning.py")
-    assert tests.strip().endswith("-m pytest -n 2")
+    assert tests.strip().endswith("-m pytest -n 3")
     for command in (example, tests):
         assert "-c constraints.txt" in command
         assert command.count("\n") == 1
