@@ -32,8 +32,9 @@ from hypothesis import strategies as st
 import dask_flame
 from dask_flame import FlameCluster, Reports, report, reports_of
 from dask_flame.reports import Change, ReportStore
-from dask_flame.reports.arguments import ALL, ELSE, ONE, secret, told
+from dask_flame.reports.arguments import ALL, ONE, told
 from dask_flame.reports.called import arguments_of
+from dask_flame.reports.hiding import ELSE, secret, veiled
 from dask_flame.reports.wire import Batch, Call, decode, encode
 
 X = "\N{MULTIPLICATION SIGN}"
@@ -217,6 +218,32 @@ def test_names_of_no_secrets(name: Any, value: Any) -> None:
 
 def test_keys_are_secret_where_they_are_long() -> None:
     assert told(any_call, (), {"key": "0123456789abcdef"}) == f"key={ELSE}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgres://me:hunter2@host/db",
+        "s3://bucket/x?X-Amz-Signature=hunter2&a=1",
+        "https://host/?access_token=hunter2",
+        "Bearer hunter2.hunter2.hunter2",
+        "hf_hunter2hunter2hunter2",
+        "curl -H 'Authorization: Basic hunter2hunter2='",
+        "sk-proj-hunter2hunter2",
+        "ghp_hunter2hunter2",
+    ],
+)
+def test_texts_that_look_like_secrets_are_none(text: str) -> None:
+    assert "hunter2" not in veiled(text)
+    assert "hunter2" not in told(any_call, (text, [text]), {"a": {"b": text}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://host/data?part=1&step=2", "a-sk-b", "basic training", "hf_model", "eyjafjallajokull"],
+)
+def test_other_texts_are_shown_as_they_are(text: str) -> None:
+    assert veiled(text) == text
 
 
 anything: Any = st.recursive(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,23 +19,15 @@ from itertools import islice
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
 
+from dask_flame.reports.hiding import ELSE, secret, veiled
+
 #: The most characters of one argument, with its name, and of all.
 ONE, ALL = 40, 200
-#: In place of what is left out, or is secret.
-ELSE = "…"
 #: What makes another's name or value known to :func:`told`: see there.
 Resolve = Callable[[Any], Any]
 
 #: Containers in containers that are looked into, and items of each.
 _DEPTH, ITEMS = 3, 6
-#: Names of secrets, without what is between their words; and of those only for longer texts.
-_SECRET = re.compile(
-    r"password|passwd|passphrase|^pwd|pwd$|secret|credential|authori[sz]ation|auth$|bearer|cookie"
-    r"|(api|access|private|signing|encryption)key|token(?!i[sz])"
-)
-_KEY, _LONG = re.compile(r"keys?$"), 8
-#: A user and a password in an address.
-_LOGIN = re.compile(r"://[^/@\s]*@")
 #: Libraries whose arrays and tables know their shape at once.
 _SHAPED = frozenset({"cupy", "jax", "jaxlib", "numpy", "pandas", "polars", "pyarrow", "scipy"})
 _SHAPED |= {"torch", "xarray"}
@@ -90,26 +81,6 @@ def told(
     except Exception:
         # Objects may be anything, and change while they are looked at.
         return ""
-
-
-def secret(name: Any, value: Any) -> bool:
-    """Whether something of this name is not to be shown.
-
-    Examples
-    --------
-    >>> secret("HF_TOKEN", "hf_1"), secret("max_tokens", 512), secret("key", "a"), secret("key", 1)
-    (True, False, False, False)
-    """
-    if type(name) is bytes:
-        name = name.decode("latin1")
-    if type(name) is not str:
-        return False
-    plain = re.sub(r"[^a-z]", "", name[:1_000].lower())
-    found = _SECRET.search(plain)
-    if found is not None:
-        # How many tokens there may be is no secret.
-        return found[0] != "token" or type(value) not in (bool, int, float, type(None))
-    return bool(_KEY.search(plain)) and type(value) in (str, bytes) and len(value) >= _LONG
 
 
 def _each(
@@ -198,7 +169,7 @@ def _short(value: Any, resolve: Resolve, depth: int) -> str:
 
 
 def _text(value: str) -> str:
-    start = _LOGIN.sub(f"://{ELSE}@", value[: 100 * ONE])
+    start = veiled(value[: 100 * ONE])
     if len(start) < ONE and len(value) <= 100 * ONE:
         return repr(start)
     return repr(start[: ONE - 3])[:-1] + ELSE
