@@ -408,5 +408,6 @@ class FlameCluster(Steering):
 def _close_all() -> None:
     for cluster in list(FlameCluster._open):
         with contextlib.suppress(Exception):
-            if not cluster.asynchronous:
+            # Of an asynchronous one the loop stands still: what ends with this process ends it.
+            if not cluster.called_from_running_loop:
                 cluster.close(timeout=10)

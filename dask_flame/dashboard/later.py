@@ -31,4 +31,5 @@ def install_later(scheduler: Any) -> None:
             dashboard.connect(http, server, scheduler, prefix="/")
             install(scheduler)
 
-    build_later(scheduler, build)
+    # What JupyterLab's extension asks for first; without a dashboard, distributed's list is empty.
+    build_later(scheduler, build, before=[r"/individual-plots\.json"])

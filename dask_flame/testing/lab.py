@@ -1,0 +1,156 @@
+"""A JupyterLab server of its own, with Dask's extension, for tests and pictures (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Nothing is asked of the network, and nobody is told of news.
+_CONFIGURATION = {
+    "LabApp": {
+        "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "extension_manager": "readonly",
+        "news_url": None,
+    },
+}
+_QUIET = {
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A server that runs.
+
+    Attributes
+    ----------
+    process : subprocess.Popen
+    address : str
+        Begins all its addresses; ends with a slash.
+    token : str
+        What lets one in.
+    log : pathlib.Path
+        The file that it prints to.
+    """
+
+    process: subprocess.Popen[bytes]
+    address: str
+    token: str
+    log: Path
+
+    def page(self, path: str = "lab") -> str:
+        """The address of a page, for somebody who is not logged in."""
+        return f"{self.address}{path}?token={self.token}"
+
+    def get(self, path: str) -> Any:
+        """What the server's own interface says, such as ``"dask/clusters"``, ``"api/kernels"``."""
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(self.address + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+
+
+@contextlib.contextmanager
+def jupyterlab(
+    folder: Path,
+    *,
+    dask_config: str | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    within: float = 60,
+) -> Iterator[Lab]:
+    """Start a JupyterLab server on this machine's loopback, and end it.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        An empty folder, for what such a server writes: its files, the settings, the logs. Notebooks
+        are in ``folder / "work"``.
+    dask_config : str, optional
+        Dask's configuration there, as YAML.
+    settings : mapping of str to mapping, optional
+        Of JupyterLab, by ``"extension/plugin"``.
+    within : float
+        Seconds in which it must have started.
+
+    Raises
+    ------
+    RuntimeError
+        It did not start, with what it printed.
+
+    Notes
+    -----
+    The server ends its kernels when it ends. A body may kill it.
+    """
+    work, home, log = folder / "work", folder / "home", folder / "jupyterlab.log"
+    for made in (work, home / "dask"):
+        made.mkdir(parents=True)
+    if dask_config is not None:
+        (home / "dask" / "lab.yaml").write_text(dask_config)
+    _write(home / "jupyter" / "jupyter_server_config.json", _CONFIGURATION)
+    for plugin, values in {**_QUIET, **(settings or {})}.items():
+        place = home / "jupyter" / "lab" / "user-settings" / f"{plugin}.jupyterlab-settings"
+        _write(place, values)
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    options = {"ip": "127.0.0.1", "port": _free_port(), "root_dir": work}
+    command += [f"--ServerApp.{name}={value}" for name, value in options.items()]
+    environment = os.environ | {
+        "HOME": str(home),
+        "DASK_CONFIG": str(home / "dask"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTER_TOKEN": token,
+    }
+    with log.open("wb") as printed:
+        process = subprocess.Popen(
+            command, cwd=work, env=environment, stdout=printed, stderr=subprocess.STDOUT
+        )
+    try:
+        yield _started(process, home / "runtime", token, log, within)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _write(place: Path, values: Mapping[str, Any]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(values))
+
+
+def _free_port() -> int:
+    """One that is free now; the server takes another if it is not any more."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _started(
+    process: subprocess.Popen[bytes], runtime: Path, token: str, log: Path, within: float
+) -> Lab:
+    deadline = time.monotonic() + within
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads((runtime / f"jpserver-{process.pid}.json").read_text())
+            lab = Lab(process, told["url"], token, log)
+            lab.get("api/status")
+            return lab
+        time.sleep(0.05)
+    raise RuntimeError(f"JupyterLab did not start in {within} s:\n{log.read_text()}")
