@@ -60,11 +60,13 @@ class Widget:
         self._end.on_click(lambda _: self._ask())
         self._really.on_click(self._guarded(self._do_end))
         self._fill()
-        buttons = kit.HBox(
+        self._buttons = kit.HBox(
             [*self._controls, self._really, self._said],
             layout=kit.Layout(flex_flow="row wrap", align_items="center"),
         )
-        self.root = kit.VBox([self._panel, buttons])
+        self.root = kit.VBox([self._panel, self._buttons])
+        for control in (*self._controls, self._really):
+            _beside(control)
         cluster.loop.add_callback(self._install)
 
     # What is shown
@@ -81,7 +83,7 @@ class Widget:
         if self._cluster.status in (Status.closing, Status.closed):
             for control in (*self._controls, self._really):
                 control.disabled = True
-            self._really.layout.display = "none"
+            self._buttons.layout.display = "none"
 
     def _fill(self) -> None:
         policy = self._cluster.pools[self._pool.value]
@@ -115,3 +117,13 @@ class Widget:
     def _do_end(self) -> str:
         self._cluster.close()
         return ""
+
+
+def _beside(control: Any) -> None:
+    """Let a notebook talk to this beside the cell that runs.
+
+    JupyterLab sends what is clicked to a subshell of the kernel. ipykernel since 7.4 sends it on to
+    the shell that has shown the widget last, which is the one that the cell holds up.
+    """
+    # What an older ipykernel has no use for.
+    control.comm._reply_subshell_for = lambda data, default: default

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Nothing is asked of the network, and nobody is told of news.
+#: Nothing is asked of the network, nobody is told of news, and scripts reach `jupyterapp`.
 _CONFIGURATION = {
     "LabApp": {
         "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "expose_app_in_browser": True,
         "extension_manager": "readonly",
         "news_url": None,
     },
@@ -40,6 +41,8 @@ class Lab:
         Begins all its addresses; ends with a slash.
     token : str
         What lets one in.
+    work : pathlib.Path
+        Where its notebooks are.
     log : pathlib.Path
         The file that it prints to.
     """
@@ -47,18 +50,24 @@ class Lab:
     process: subprocess.Popen[bytes]
     address: str
     token: str
+    work: Path
     log: Path
 
-    def page(self, path: str = "lab") -> str:
-        """The address of a page, for somebody who is not logged in."""
-        return f"{self.address}{path}?token={self.token}"
+    def page(self, notebook: str) -> str:
+        """Where this notebook is open, alone, for somebody who is not logged in."""
+        workspace = secrets.token_hex(4)
+        return f"{self.address}lab/workspaces/{workspace}/tree/{notebook}?token={self.token}"
 
-    def get(self, path: str) -> Any:
-        """What the server's own interface says, such as ``"dask/clusters"``, ``"api/kernels"``."""
-        headers = {"Authorization": f"token {self.token}"}
-        request = urllib.request.Request(self.address + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+    def ask(self, path: str, method: str = "GET", body: Any = None) -> Any:
+        """What the server's own interface says, such as at ``"dask/clusters"``."""
+        request = urllib.request.Request(
+            self.address + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"token {self.token}"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.loads(response.read() or "null")
 
 
 @contextlib.contextmanager
@@ -119,7 +128,8 @@ def jupyterlab(
             command, cwd=work, env=environment, stdout=printed, stderr=subprocess.STDOUT
         )
     try:
-        yield _started(process, home / "runtime", token, log, within)
+        address = _address(process, home / "runtime", token, log, within)
+        yield Lab(process, address, token, work, log)
     finally:
         process.terminate()
         try:
@@ -142,15 +152,16 @@ def _free_port() -> int:
         return port
 
 
-def _started(
+def _address(
     process: subprocess.Popen[bytes], runtime: Path, token: str, log: Path, within: float
-) -> Lab:
+) -> str:
+    """Where the server listens, once it answers."""
     deadline = time.monotonic() + within
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError):
             told = json.loads((runtime / f"jpserver-{process.pid}.json").read_text())
-            lab = Lab(process, told["url"], token, log)
-            lab.get("api/status")
-            return lab
+            address: str = told["url"]
+            urllib.request.urlopen(f"{address}api/status?token={token}", timeout=30).close()
+            return address
         time.sleep(0.05)
     raise RuntimeError(f"JupyterLab did not start in {within} s:\n{log.read_text()}")
