@@ -122,6 +122,8 @@ def test_a_notebook_from_top_to_bottom(token: str) -> None:
     (picture,) = outputs(notebook, "train")
     assert "2 calls: 2 done" in picture["data"]["image/svg+xml"]
     assert "best loss 0.003333 at step 29 by low" in picture["data"]["image/svg+xml"]
+    # And as large as there is room for.
+    assert "max-width:100%" in picture["data"]["text/html"]
     assert "  1  low" in picture["data"]["text/plain"]
 
     last = "".join(o["text"] for o in outputs(notebook, "end"))

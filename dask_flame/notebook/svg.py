@@ -5,6 +5,7 @@ Works as a picture of its own: no script, no font, nothing from outside.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from html import escape
 from typing import Any
 
@@ -64,6 +65,18 @@ def svg(board: Board) -> str:
     else:
         parts += [_chart(board, limits), _table(board)]
     return "".join([*parts, "</svg>"])
+
+
+def html(board: Board, picture: str) -> str:
+    """The picture of a board as HTML: as large as it is, or as there is room for.
+
+    JupyterLab cuts off an SVG that is wider than the cell, and shows none that is not trusted.
+    """
+    data = b64encode(picture.encode()).decode()
+    return (
+        f'<img alt="{escape(_spoken(board))}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'style="max-width:100%;height:auto" src="data:image/svg+xml;base64,{data}">'
+    )
 
 
 def _spoken(board: Board) -> str:

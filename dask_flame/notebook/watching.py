@@ -177,9 +177,13 @@ class _Cell(contextlib.nullcontext[None]):
     def show(self, board: Board, *, last: bool) -> None:
         from IPython.display import display
 
-        from dask_flame.notebook.svg import svg
+        from dask_flame.notebook.svg import html, svg
 
-        bundle = {"image/svg+xml": svg(board), "text/plain": text(board)}
+        picture = svg(board)
+        bundle = {"text/html": html(board, picture), "text/plain": text(board)}
+        if last:
+            # For what takes a picture out of a saved notebook.
+            bundle["image/svg+xml"] = picture
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
