@@ -166,3 +166,22 @@ def test_a_child_that_the_driver_forked_does_not_keep_the_runners(
         return len(left) == 1 and left[0].ppid() in (1, os.getpid())
 
     wait_for(only_the_child, what="only the forked child is left")
+
+
+def test_an_asynchronous_one_whose_loop_has_stopped_is_not_waited_for(tmp_path: Path) -> None:
+    # As a Jupyter server's, for the cluster of its Dask sidebar.
+    script = """
+import asyncio
+from dask_flame import FlameCluster
+
+async def start():
+    return await FlameCluster(min=1, max=1, dashboard_address=None, asynchronous=True)
+
+loop = asyncio.new_event_loop()
+cluster = loop.run_until_complete(start())
+FlameCluster.close = lambda self, **options: print("waited for")
+"""
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    assert "waited for" not in done.stdout, done.stderr
+    wait_for(lambda: not list(tmp_path.iterdir()), what="no temporary folder is left")

@@ -161,6 +161,7 @@ def test_the_widget_follows_the_pool_and_changes_it(flame: Flame) -> None:
     assert cluster.status.name == "closed"
     assert "closed" in shown(page.value)
     assert resize.disabled
+    assert buttons.layout.display == "none"
     assert shown(cluster._repr_html_()).endswith(shown(page.value)[-20:])
     root.close_all()
 
@@ -172,6 +173,7 @@ def test_a_widget_of_a_cluster_that_was_closed_says_so(flame: Flame) -> None:
     cluster.close()
     assert "closed" in shown(page.value)
     assert all(button.disabled for button in buttons.children[:-1])
+    assert buttons.layout.display == "none"
 
 
 def test_it_degrades_to_html_and_to_text(flame: Flame, monkeypatch: pytest.MonkeyPatch) -> None:
