@@ -63,6 +63,8 @@ cluster = FlameCluster(max=1, dashboard_address=None)
 client = Client(cluster)
 cluster
 """
+#: What `watch` shows.
+PICTURE = "img[src^='data:image/svg']"
 #: Curves that a page of Bokeh's shows, by their names, with how many points they have.
 CURVES = """() => {
   const source = window.Bokeh?.documents[0]?.get_model_by_name("flame-curves");
@@ -162,8 +164,7 @@ def grown(page: Any, than: int, within: float = 120) -> int:
     while True:
         # The page in the page may just be coming.
         with contextlib.suppress(playwright.Error, ValueError):
-            found = curves(page)  # XX
-            page.screenshot(path="/tmp/labx/t.png")
+            found = curves(page)
             if set(found) == {"low", "high"} and min(found.values()) > than:
                 return max(found.values())
         assert time.monotonic() < deadline, (found, [f.url for f in page.frames])
@@ -188,7 +189,7 @@ def test_the_sidebar_starts_shows_and_ends_a_cluster(lab: Lab, page: Any) -> Non
     page.get_by_text('Client("tcp://127.0.0.1:').wait_for()
     (lab.work / "enough").unlink(missing_ok=True)
     do(page, "notebook:run-all-cells")
-    page.locator(".jp-RenderedSVG").wait_for()
+    page.locator(PICTURE).wait_for()
     page.get_by_text("Number of Workers: 2").wait_for()
 
     # Though nobody has looked at the dashboard yet.
@@ -210,7 +211,7 @@ def test_buttons_work_beside_the_cell_that_runs(lab: Lab, page: Any) -> None:
     do(page, "notebook:run-all-cells")
     panel = page.locator(".flame-panel")
     panel.get_by_text("1 call waits for a runner").wait_for()
-    page.locator(".jp-RenderedSVG").wait_for()
+    page.locator(PICTURE).wait_for()
     most = page.get_by_label("max")
     most.fill("2")
     most.press("Tab")
