@@ -222,7 +222,7 @@ def test_buttons_work_beside_the_cell_that_runs(lab: Lab, page: Any) -> None:
     page.get_by_role("button", name="End cluster").click()
     page.get_by_role("button", name="End it").click()
     panel.get_by_text("closed").wait_for()
-    assert not page.get_by_role("button", name="Resize").is_visible()
+    page.get_by_role("button", name="Resize").wait_for(state="hidden")
     wait_for(lambda: not of_clusters(), 20, "the end of all runners")
 
 
