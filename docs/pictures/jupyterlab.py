@@ -47,10 +47,7 @@ futures = client.map(train, rates, key=[f"rate={rate}" for rate in rates])
 watch(futures)
 """,
 )
-CURVES = """() => {
-  const source = window.Bokeh?.documents[0]?.get_model_by_name("flame-curves");
-  return source && source.get_length() >= 8;
-}"""
+CURVES = "() => window.daskFlame?.calls.byId.size >= 8"
 #: How long the curves grow before the picture is taken, in milliseconds.
 GROW = 15_000
 

@@ -1,4 +1,5 @@
-// Light or dark: as ?theme=dark says, or as was chosen here before, or as the system is.
+// Light or dark: as ?theme=dark says, or as was chosen here before, or as JupyterLab is around this
+// page, or as the system is.
 
 const flameTheme = (() => {
   const root = document.documentElement;
@@ -13,9 +14,17 @@ const flameTheme = (() => {
       return null; // no storage in this frame
     }
   };
+  const around = () => {
+    try {
+      const light = parent.document.body.dataset.jpThemeLight;
+      return light === undefined ? null : light === "true" ? "light" : "dark";
+    } catch {
+      return null; // a page of another origin
+    }
+  };
   const wanted = () => {
     const said = asked?.toLowerCase().includes("dark") ? "dark" : asked ? "light" : kept();
-    return said ?? (system.matches ? "dark" : "light");
+    return said ?? around() ?? (system.matches ? "dark" : "light");
   };
   const apply = (name) => {
     if (root.dataset.flameTheme === name) return;
