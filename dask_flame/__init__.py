@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dask_flame.lease import Lease as Lease
     from dask_flame.notebook.watching import watch as watch
     from dask_flame.pool import Pool as Pool
+    from dask_flame.prints.plugin import Prints as Prints
     from dask_flame.reconnect import resume_clients as resume_clients
     from dask_flame.reports import Report as Report
     from dask_flame.reports import Reports as Reports
@@ -46,6 +47,7 @@ _HOME = {
     "FlameError": "dask_flame.errors",
     "Lease": "dask_flame.lease",
     "Pool": "dask_flame.pool",
+    "Prints": "dask_flame.prints.plugin",
     "Report": "dask_flame.reports",
     "Reports": "dask_flame.reports",
     "RunnerLost": "dask_flame.errors",
@@ -72,6 +74,7 @@ __all__ = [
     "Lease",
     "Pool",
     "PoolError",
+    "Prints",
     "Report",
     "Reports",
     "RunnerLost",

@@ -72,6 +72,10 @@ EXAMPLES = {
     "volumes": '{"/data": "my-claim"}',
     "labels": '{"team": "vision"}',
     "annotations": '{"owner": "me@example.org"}',
+    "prints.burst": "200",
+    "prints.rate": "20",
+    "prints.total_burst": "1_000",
+    "prints.total_rate": "200",
     "pod_template": '"runner-pod.yaml"',
 }
 
@@ -87,6 +91,13 @@ def whole(name: str, value: Any, least: int, *, beside: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise wrong(name, value, f"a whole number of {beside or f'{least} or more'}")
     return value
+
+
+def number(name: str, value: Any) -> float:
+    """A number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise wrong(name, value, "a number above zero")
+    return float(value)
 
 
 def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:

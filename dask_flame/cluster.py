@@ -28,6 +28,9 @@ from dask_flame.home import Home
 from dask_flame.marks import PRELOAD
 from dask_flame.pool import Pool
 from dask_flame.pools import Pools, make_pools
+from dask_flame.prints.plugin import Prints, Taker
+from dask_flame.prints.settings import limits, shown
+from dask_flame.prints.show import DriversShow
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import check_taken, make_security, runner_spec
@@ -186,6 +189,12 @@ class FlameCluster(Steering):
         # Where the scheduler is apart, what stands here for it.
         self.scheduler: FlameScheduler
         self.home: Home
+        self._show: DriversShow | None = None
+        #: Takes what runners print, see :mod:`dask_flame.prints`; None: nobody wants it.
+        self.on_prints: Taker | None = None
+        if shown() and not getattr(self.backend, "shows", False):
+            self._show = DriversShow(limits())
+            self.on_prints = self._show.said
         self._reports = Reports()
         self._reports.pools = self._pools
         FlameCluster._open.add(self)
@@ -272,6 +281,8 @@ class FlameCluster(Steering):
             for root in ("distributed", "bokeh"):
                 self._stack.enter_context(silence_logging_cmgr(self._silence_logs, root=root))
         self._stack.push_async_callback(self.backend.close)
+        if self._show is not None:
+            self._stack.push_async_callback(self._show.finish)
         self.backend.expect(self._expected())
         await self.backend.start()
         self._seat = self._take_seat()
@@ -329,7 +340,13 @@ class FlameCluster(Steering):
                     client.close(END_GRACE)
                 client._loop_runner.stop()
 
+    def print_plugins(self) -> list[Prints]:
+        """What its scheduler needs to be told of what runners print, if it is to be told."""
+        return [] if self.on_prints is None else [Prints(limits(), to=self.on_prints)]
+
     def _ended(self, what: Ended) -> None:
+        if self._show is not None:
+            self._show.over(what.name)
         if self._seat is not None:
             self._seat.ended(what)
 

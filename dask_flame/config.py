@@ -38,7 +38,8 @@ def check() -> None:
     known = yaml.safe_load(_DEFAULTS.read_text())["flame"]
     given = dask.config.get("flame")
     sections = [
-        (f"{name}.", known[name]) for name in ("scheduler", "pool", "home", "local", "kubernetes")
+        (f"{name}.", known[name])
+        for name in ("scheduler", "pool", "home", "prints", "local", "kubernetes")
     ]
     for section, names in (("", known), *sections):
         values = given if not section else given.get(section[:-1]) or {}
@@ -54,9 +55,12 @@ def check() -> None:
                 else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
             )
             raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
-    for section in ("local", "kubernetes"):
+    known["local"]["echo"] = True  # where it is given
+    for section in ("prints", "local", "kubernetes"):
         for name, value in (given.get(section) or {}).items():
             setting = name.replace("_", "-")
+            if (section, setting, value) == ("local", "echo", None):
+                continue
             if isinstance(known[section][setting], bool) and not isinstance(value, bool):
                 raise PoolError(
                     f"flame.{section}.{name} in Dask's configuration is {value!r}, which is not "

@@ -74,7 +74,7 @@ class Here:
             dashboard=False,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=wanted or "127.0.0.1:0",
-            plugins=[self._lease, self._reports],
+            plugins=[self._lease, self._reports, *cluster.print_plugins()],
         )
         stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:

@@ -12,7 +12,7 @@ from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.backends.local.lines import UNFINISHED, Lines
+from dask_flame.prints.lines import UNFINISHED, Lines
 
 TEXT = st.text(alphabet="ab\r\n", max_size=12)
 

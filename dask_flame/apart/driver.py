@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -105,6 +105,7 @@ class Apart:
             "event": self._event,
             "reports": self._reported,
             "all-reports": self._all_reported,
+            "prints": self._printed,
             "resized": self._called,
             "over": self._expired,
             "boot": self._boot,
@@ -287,6 +288,10 @@ class Apart:
 
     def _all_reported(self, calls: list[dict[str, Any]]) -> None:
         self._cluster.reports.load(calls)
+
+    def _printed(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
+        if self._cluster.on_prints is not None:
+            self._cluster.on_prints(runner, pieces)
 
     def _called(self, which: str, pool: str, count: int) -> None:
         function = getattr(self._cluster.fleets.policies[pool], which)

@@ -30,7 +30,7 @@ from distributed.comm import Comm
 
 from dask_flame._version import __version__
 from dask_flame.apart.link import Link
-from dask_flame.apart.mirror import ReportTeller, Teller, TellingLog
+from dask_flame.apart.mirror import PrintTeller, ReportTeller, Teller, TellingLog
 from dask_flame.apart.relay import RelayBackend
 from dask_flame.backends import Ended
 from dask_flame.cluster import FlameCluster
@@ -95,6 +95,8 @@ class Head:
             **options,
         )
         self.cluster.events = TellingLog(self.link)
+        if self.cluster.on_prints is not None:
+            self.cluster.on_prints = PrintTeller(self.link)
         self._reports = ReportTeller(self.cluster.reports, self.link)
 
     async def run(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dask_flame.apart.link import Link
 from dask_flame.boots import Boot
 from dask_flame.events import Event, EventLog
+from dask_flame.prints.bucket import left_out
 from dask_flame.reports import Change, ReportStore
 from dask_flame.roster import Member, Roster
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
+#: ... and what they print is not told any more.
+_MOST_PRINTS = 500
 
 
 class TellingLog(EventLog):
@@ -62,6 +65,31 @@ class ReportTeller:
         if self._behind and self._link.connected and self._link.waiting < _MOST_WAITING:
             self._behind = False
             self._link.say("all-reports", calls=self._store.dump())
+
+
+class PrintTeller:
+    """Passes on to the driver what calls print (scheduler's pod).
+
+    While the driver is away, what is more than it could be shown is not kept for it.
+
+    Parameters
+    ----------
+    link : Link
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._left_out = 0
+
+    def __call__(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
+        if self._link.waiting >= _MOST_PRINTS:
+            self._left_out += sum(text.count("\n") for *_, text in pieces)
+            return
+        if self._left_out:
+            count, self._left_out = self._left_out, 0
+            said = left_out(count, "cluster.get_logs() has the last of them")
+            self._link.say("prints", runner=runner, pieces=[(0, "", 1, said)])
+        self._link.say("prints", runner=runner, pieces=pieces)
 
 
 class Teller:

@@ -167,6 +167,8 @@ class Backend(ABC):
     remote: ClassVar[bool] = False
     #: Where the scheduler can be: in the ``"driver"``, or in a ``"pod"`` by the runners.
     seats: ClassVar[frozenset[str]] = frozenset({"driver"})
+    #: Whether it shows what runners print; otherwise the scheduler is told of it.
+    shows: ClassVar[bool] = False
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
     #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dask_flame.labels import label as label
 from dask_flame.reports import CallReports, Series
 
 #: Shown where there is no number.
@@ -18,8 +19,6 @@ _HIGHER = re.compile(
     r"|rouge|score|success|throughput"  # codespell:ignore rouge
 )
 _LOWER = re.compile(r"loss|err|perplexity|ppl|nll")
-# What distributed puts into keys to make them differ: too long to read, and more than is needed.
-_TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
 def metrics(calls: Iterable[CallReports]) -> list[str]:
@@ -42,13 +41,6 @@ def best(series: Series, *, higher: bool) -> tuple[float, int] | None:
         return None
     at = finite[(np.argmax if higher else np.argmin)(values[finite])]
     return float(values[at]), int(series.steps[at])
-
-
-def label(key: Any) -> str:
-    """A key, short enough for a table."""
-    if isinstance(key, tuple):
-        return ", ".join(label(part) for part in key)
-    return _TOKEN.sub(lambda token: token[0][:6], str(key))
 
 
 def labels(keys: Sequence[Any]) -> Mapping[Any, str]:

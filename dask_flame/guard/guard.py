@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import selectors
 import shutil
 import signal
@@ -34,9 +35,10 @@ from typing import Any
 import dask_flame.runner.__main__ as runner_program
 from dask_flame.guard.endings import Endings, adopt_orphans
 from dask_flame.guard.outside import STOPPED, Outside
-from dask_flame.guard.runners import Kind, Process, Runner
+from dask_flame.guard.runners import MOST_KEPT, Kind, Process, Runner
 from dask_flame.guard.templates import Prints, Seed, Template
 from dask_flame.marks import MARK, NO_MARK
+from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5
 #: Bytes for a driver that does not read; beyond them what runners print is only kept, not sent.
@@ -84,6 +86,8 @@ class Guard:
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-")
         self.outside = Outside(self.scratch)
         self.stopped = False
+        self._kept_only: dict[str, bytes] = {}  # by runner, what was printed and is not shown
+        self._tell_kept_at = 0.0
         self._buffer = heard
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
@@ -137,6 +141,10 @@ class Guard:
             else:
                 self._read(key.data)
         self.endings.look()
+        if self._kept_only and time.monotonic() > self._tell_kept_at:
+            self._tell_kept_at = time.monotonic() + _LOOK_FOR_PARENT
+            for name in list(self._kept_only):
+                self._tell_kept(name)
         if self.outside.asked_for_output:
             self.outside.tell({name: runner.tail() for name, runner in self.runners.items()})
         if self.outside.asked_to_stop:
@@ -271,29 +279,42 @@ class Guard:
 
     # Runners
 
-    def _boot(self, name: str, kind: str, own: dict[str, str], common: dict[str, Any]) -> None:
+    def _boot(
+        self, name: str, kind: str, variables: dict[str, str], common: dict[str, Any]
+    ) -> None:
         folder = os.path.join(self.scratch, name)
         # What calls put into temporary folders goes with their runner.
-        environment = {"TMPDIR": folder, **own, MARK: f"{self.owner}/{name}"}
-        orders = json.dumps({**common, "name": name, "directory": folder}).encode()
+        environment = {"TMPDIR": folder, **variables, MARK: f"{self.owner}/{name}"}
+        # Dots hide it from those who look what runners have left.
+        word, whose = secrets.token_hex(6), os.path.join(self.scratch, f".whose-{name}")
+        limits = common.get("prints")
+        prints = limits and {"word": word, "whose": whose, "limits": limits}
+        own = {"name": name, "directory": folder, "prints": prints}
+        orders = json.dumps({**common, **own}).encode()
         if self.stopped:
             self.say(ev="refused", name=name, why=STOPPED)
             return
         if kind not in self.kinds:
             self.say(ev="refused", name=name, why="it is of a kind that is not known any more")
             return
-        runner = self._admit(name, self.kinds[kind], environment, orders)
+        marks = {"word": word, "whose": whose} if prints else {}
+        runner = self._admit(name, self.kinds[kind], environment, orders, marks)
         if runner is not None:
             runner.boot_timeout = common["boot_timeout"]
             self._fork(runner, kind)
 
     def _admit(
-        self, name: str, kind: Kind, environment: dict[str, str], orders: bytes
+        self,
+        name: str,
+        kind: Kind,
+        environment: dict[str, str],
+        orders: bytes,
+        marks: dict[str, str],
     ) -> Runner | None:
         """Make all that a runner needs, but its process."""
         try:
             os.makedirs(environment["TMPDIR"], exist_ok=True)
-            runner = Runner(name, kind, environment, orders)
+            runner = Runner(name, kind, environment, orders, **marks)
         except OSError as error:
             self.say(ev="refused", name=name, why=str(error))
             return None
@@ -356,7 +377,8 @@ class Guard:
         if runner.killed:
             self.say(ev="ended", name=runner.name, code=-signal.SIGKILL, told=True, output="")
             return
-        again = self._admit(runner.name, runner.kind, runner.env, runner.orders)
+        marks = {"word": runner.word, "whose": runner.whose}
+        again = self._admit(runner.name, runner.kind, runner.env, runner.orders, marks)
         if again is not None:
             again.kill_at = runner.kill_at
             self._start(again)
@@ -367,13 +389,17 @@ class Guard:
         """A runner has ended, and nothing is left of it; whether it was told to."""
         while self._read(runner):
             pass
+        self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
+        self._tell_kept(runner.name)
         self._dismiss(runner)
         self.say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
 
     def _dismiss(self, runner: Runner) -> None:
         """Let go of all that belongs to a runner."""
         del self.runners[runner.name]
+        self._kept_only.pop(runner.name, None)
         runner.let_go()
+        runner.forget()
         for descriptor in (runner.stdout, runner.leash):
             self.unregister(descriptor)
             os.close(descriptor)
@@ -397,6 +423,7 @@ class Guard:
             self.unregister(runner.leash)
 
     def _read(self, runner: Runner) -> bool:
+        owner = runner.owner()  # before: see Unpacker.add
         try:
             chunk = os.read(runner.stdout, 1 << 16)
         except BlockingIOError:
@@ -408,11 +435,35 @@ class Guard:
             if runner.stranded:
                 self._not_forked(runner)
             return False
-        runner.keep(chunk)
-        self.printed(runner.name, chunk)
+        self._tell_pieces(runner, runner.take_apart(chunk, owner))
         return True
 
-    def printed(self, name: str, what: bytes) -> None:
+    def _tell_pieces(self, runner: Runner, pieces: list[Piece]) -> None:
+        """Pass on what was printed, and whose it is."""
+        name, last = runner.name, None
+        text = b""
+        for piece in pieces:
+            if piece.kind == KEEP:
+                kept = self._kept_only.get(name, b"") + piece.text
+                most = len(kept) > 4 * MOST_KEPT  # not each time
+                self._kept_only[name] = kept[-MOST_KEPT:] if most else kept
+                continue
+            if last is not None and piece[:4] != last[:4]:
+                self.printed(name, text, last)
+                text = b""
+            self._tell_kept(name)
+            last, text = piece, text + piece.text
+        if last is not None:
+            self.printed(name, text, last)
+
+    def _tell_kept(self, name: str) -> None:
+        """Pass on what is not shown; there may be a lot of it, of which the end is enough."""
+        kept = self._kept_only.pop(name, b"")
+        if kept:
+            self.printed(name, kept[-MOST_KEPT:], Piece(KEEP, 0, 0, "", b""))
+
+    def printed(self, name: str, what: bytes, piece: Piece | None = None) -> None:
         """Pass on what was printed, unless the driver does not read."""
         if len(self._out) < _MOST_UNREAD:
-            self.say(ev="output", name=name, text=what.decode(errors="replace"))
+            whose = {} if piece is None else {"piece": piece[:4]}
+            self.say(ev="output", name=name, text=what.decode(errors="replace"), **whose)

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-_KEPT_OUTPUT = 16_000
+from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker, Whose
+
+#: Bytes of what it has printed last.
+MOST_KEPT = 16_000
 
 
 @dataclass
@@ -90,9 +93,23 @@ class Runner:
         What its environment has beyond that of its kind.
     theirs : tuple of int
         The other ends of leash and output, until the process has them.
+    word : str
+        What it begins its frames with; empty where it makes none. See
+        :mod:`dask_flame.prints.frames`.
+    whose : str
+        The file in which it notes whose it is what has no frame.
     """
 
-    def __init__(self, name: str, kind: Kind, env: dict[str, str], orders: bytes) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        env: dict[str, str],
+        orders: bytes,
+        *,
+        word: str = "",
+        whose: str = "",
+    ) -> None:
         self.name = name
         self.kind = kind
         self.env = env
@@ -106,6 +123,10 @@ class Runner:
         self.stranded = False  # it may or may not have been started, and nobody can tell
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
+        self.word = word
+        self.whose = whose
+        self._whose: Whose | None = None
+        self._unpacker = Unpacker(word.encode(), self.owner) if word else None
         read, self.leash = os.pipe()
         try:
             self.stdout, write = os.pipe()
@@ -123,11 +144,38 @@ class Runner:
             os.close(descriptor)
         self.theirs = ()
 
+    def owner(self) -> Owner:
+        """The call that runs alone there, and so has written what has no frame."""
+        if self._whose is None and self.whose:
+            # It is not there before the runner has come so far.
+            with contextlib.suppress(OSError, ValueError):
+                self._whose = Whose(self.whose, write=False)
+        return NOBODY if self._whose is None else self._whose.read()
+
+    def take_apart(self, chunk: bytes, owner: Owner) -> list[Piece]:
+        """What is in this that it has written; it is kept."""
+        if self._unpacker is None:
+            pieces = [Piece(FREE, 0, 0, "", chunk)] if chunk else []
+        else:
+            pieces = self._unpacker.add(chunk, owner) if chunk else self._unpacker.over()
+        for piece in pieces:
+            if piece.kind != SHOW and piece.text:
+                self.keep(piece.text)
+        return pieces
+
+    def forget(self) -> None:
+        """Remove what it has noted."""
+        if self._whose is not None:
+            self._whose.close()
+        if self.whose:
+            with contextlib.suppress(OSError):
+                os.unlink(self.whose)
+
     def keep(self, chunk: bytes) -> None:
         self.output.append(chunk)
         self.size += len(chunk)
-        while self.size - len(self.output[0]) > _KEPT_OUTPUT:
+        while self.size - len(self.output[0]) > MOST_KEPT:
             self.size -= len(self.output.popleft())
 
     def tail(self) -> str:
-        return b"".join(self.output)[-_KEPT_OUTPUT:].decode(errors="replace")
+        return b"".join(self.output)[-MOST_KEPT:].decode(errors="replace")

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Place = tuple[ReportSender, Call]
 
-#: Of a thread: the call that has started it.
-_STARTED_BY = "_dask_flame_call"
+#: Of a thread: the call that has started it; and its key, where nobody sends reports.
+_STARTED_BY, _KEY_OF_STARTER = "_dask_flame_call", "_dask_flame_key"
 #: The call in whose context code runs, where its runner says so; inherited by what it starts.
 _within: contextvars.ContextVar[Key | None] = contextvars.ContextVar(
     "dask_flame_within", default=None
@@ -58,6 +58,11 @@ def enter(key: Key) -> None:
     _within.set(key)
 
 
+def within() -> Key | None:
+    """The key of the call in whose context this is, where its runner says so."""
+    return _within.get()
+
+
 def follow_threads() -> None:
     """From now on, threads that a call starts in this process are known to be its own."""
     start = threading.Thread.start
@@ -69,6 +74,11 @@ def follow_threads() -> None:
         place = _own() or _inherited()
         if place is not None:
             setattr(self, _STARTED_BY, place)
+        key = _own_key()
+        if key is None:
+            key = getattr(threading.current_thread(), _KEY_OF_STARTER, None)
+        if key is not None:
+            setattr(self, _KEY_OF_STARTER, key)
         start(self)
 
     started.dask_flame = True  # type: ignore[attr-defined]
@@ -91,6 +101,28 @@ def find() -> Place | None:
     if not active:
         return place
     return active[0] if len(active) == 1 else None
+
+
+def key_here() -> Key | None:
+    """The key of the call that this code belongs to, whether anybody sends reports or not.
+
+    As :func:`find`, but it holds in what a call has forked, and on the event loop nothing is taken
+    for a call's that is not known to be.
+    """
+    key = _own_key()
+    if key is not None:
+        return key
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return None
+    key = getattr(threading.current_thread(), _KEY_OF_STARTER, None)
+    if key is None and not _may_be_of_a_call():
+        return None
+    active = [k for worker in list(Worker._instances) for k in list(worker.active_keys)]
+    return active[0] if len(active) == 1 and key not in active else key
 
 
 def several() -> bool:
@@ -120,14 +152,29 @@ def _own() -> Place | None:
     sender: ReportSender | None = worker.plugins.get(NAME)
     if sender is None or sender.forks != _forks:
         return None
-    key = worker.active_threads.get(threading.get_ident())
+    key = _key_of(worker)
+    if key is None:
+        return None
+    return sender, sender.calls.get(key) or sender.open(key)
+
+
+def _own_key() -> Key | None:
+    """The key of that call, or of the one whose context this is though it is over."""
+    key = _within.get()
+    if key is None and (worker := worker_here()) is not None:
+        key = _key_of(worker)
+    return key
+
+
+def _key_of(worker: Worker) -> Key | None:
+    key: Key | None = worker.active_threads.get(threading.get_ident())
     if key is None:
         key = _coroutine(worker)
     if key is None:
         key = _within.get()
         if key is None or key not in worker.active_keys:
             return None
-    return sender, sender.calls.get(key) or sender.open(key)
+    return key
 
 
 def _inherited() -> Place | None:

@@ -86,10 +86,15 @@ class Calls:
             execution.unwanted = True
         enter(execution)
         where.enter(key)
+        prints = self.worker.prints
+        if prints is not None:
+            prints.begin(key)
         try:
             yield execution
         finally:
             execution.over = True
+            if prints is not None:
+                prints.end(key)
             if elsewhere:
                 execution.ended = True
             del self._executing[key]

@@ -26,6 +26,8 @@ from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
 
 from dask_flame.background import in_thread
 from dask_flame.later import build_later
+from dask_flame.prints.framed import FramedPrints, install
+from dask_flame.prints.sender import later
 from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
@@ -80,7 +82,8 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
             _show(module, error)
             return 1
     know_modules()
-    return asyncio.run(_serve(orders, end, listen))
+    prints = install(orders)
+    return asyncio.run(_serve(orders, end, listen, prints))
 
 
 def _show(module: str, error: BaseException) -> None:
@@ -113,7 +116,9 @@ def know_modules() -> None:
     inspect.getmodule(inspect.currentframe())
 
 
-async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
+async def _serve(
+    orders: dict[str, Any], end: Ender, listen: Listen, prints: FramedPrints | None
+) -> int:
     worker = RunnerWorker(
         orders["scheduler"],
         end=end,
@@ -128,6 +133,7 @@ async def _serve(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
         host=orders["host"],
         rarely=orders.get("rarely", 1.0),
         gpus=orders["gpus"],
+        prints=prints,
     )
     departure = Departure(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
@@ -170,6 +176,8 @@ class RunnerWorker(Worker):
         How many times the usual interval lies between two looks at the event loop.
     gpus : int
         GPUs that it was given, if its environment does not say which.
+    prints : FramedPrints, optional
+        What its calls print, where that is read from its output.
     """
 
     def __init__(
@@ -180,12 +188,16 @@ class RunnerWorker(Worker):
         nthreads: int = 1,
         rarely: float = 1.0,
         gpus: int = 0,
+        prints: FramedPrints | None = None,
         **kwargs: Any,
     ) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = Sender(self.loop)
         self._end_process = end
+        self.prints = prints
+        if prints is not None:
+            prints.later = later(self)
         self.calls = Calls(self)
         self.gpus = Gpus(
             visible(gpus) if gpus else [],

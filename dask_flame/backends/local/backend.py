@@ -13,15 +13,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.local.crowd import crowd
 from dask_flame.backends.local.devices import Devices
-from dask_flame.backends.local.echo import Echo
 from dask_flame.backends.local.ends import Ends
 from dask_flame.backends.local.kinds import Kinds
 from dask_flame.backends.local.told import runner, told
@@ -29,6 +27,9 @@ from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.guard.outside import STOPPED, lock
 from dask_flame.marks import MARK, NO_MARK, everywhere, kill_marked
+from dask_flame.prints.frames import END, FREE, KEEP, SHOW
+from dask_flame.prints.settings import limits, shown
+from dask_flame.prints.show import DriversShow
 
 if TYPE_CHECKING:
     from dask_flame.backends.overseer import Overseer
@@ -52,10 +53,12 @@ class LocalBackend(Backend):
 
     name: ClassVar[str] = "local"
     takes: ClassVar[frozenset[str]] = frozenset({"secrets"})
+    shows: ClassVar[bool] = True
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         super().__init__(owner, ended)
-        self._echo = Echo() if config.get("local.echo") else None
+        self._limits = limits() if shown() else None
+        self._show = DriversShow(self._limits) if self._limits is not None else None
         # Clusters may bear the same name; what they started must not be taken for one another's.
         self._mark = f"{owner}-{secrets.token_hex(4)}"
         self._guard: subprocess.Popen[bytes] | None = None
@@ -139,6 +142,7 @@ class LocalBackend(Backend):
             kind, orders = self._kind(alike[0]), told(alike[0], times)
             if not self._devices.all:
                 orders["gpus"] = 0
+            orders["prints"] = self._limits and asdict(self._limits)
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None
@@ -181,8 +185,8 @@ class LocalBackend(Backend):
         self._closed = True
         async with self._restarting:
             await self._end_guard()
-        if self._echo is not None:
-            await self._echo.close()
+        if self._show is not None:
+            await self._show.finish()
 
     def _look_at_import(self, kind: str) -> None:
         """Say in a while what the runners of this kind wait for, if they still do."""
@@ -294,22 +298,36 @@ class LocalBackend(Backend):
             self._why_stopped = STOPPED
             self.stopped(STOPPED)
         elif event == "output":
-            self._printed(message["name"], message["text"])
+            self._printed(message["name"], message["text"], *message.get("piece", ()))
         elif event == "ended":
             why = self._causes.why(message["code"], told=message["told"])
             self._over(message["name"], why, message["output"])
 
-    def _printed(self, name: str, text: str) -> None:
-        before = self._text.pop(name, "")
-        self._text[name] = (before + text)[-_KEPT_TEXT:]
-        while len(self._text) > _KEPT_LOGS:
-            del self._text[next(iter(self._text))]
-        if self._echo is not None:
-            self._echo(name, text)
+    def _printed(
+        self,
+        name: str,
+        text: str,
+        kind: str = FREE,
+        stream: int = 0,
+        number: int = 0,
+        call: str = "",
+    ) -> None:
+        if kind not in (SHOW, END):
+            before = self._text.pop(name, "")
+            self._text[name] = (before + text)[-_KEPT_TEXT:]
+            while len(self._text) > _KEPT_LOGS:
+                del self._text[next(iter(self._text))]
+        if self._show is None or kind == KEEP:
+            return
+        if kind == END:
+            self._show.end(name, number, call)
+        else:
+            free = kind == FREE
+            self._show.add(name, text, call=number, name=call, stream=stream, free=free)
 
     def _over(self, name: str, why: str, output: str = "") -> None:
-        if self._echo is not None:
-            self._echo.over(name)
+        if self._show is not None:
+            self._show.over(name)
         self._runners.pop(name, None)
         self._kind_of.pop(name, None)
         self._devices.take_back(name)

@@ -7,14 +7,18 @@ and once more when it is whole. What a carriage return has gone back over is not
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 #: Seconds after which a line that has not ended is shown as far as it has come.
 _FIRST = 0.8
 #: Seconds between two looks at one, at most, where few are under way; with more, one for each.
 _MOST = 10.0
 #: Characters after which a line is taken to end.
-_LONGEST = 16_000
+LONGEST = 16_000
 #: What stands behind a line that has not ended.
 UNFINISHED = " …"
 
@@ -27,12 +31,12 @@ class _Line:
     shown: str = ""
 
 
-class Lines:
+class Lines(Generic[K]):
     """The lines that runners have begun and not ended.
 
     Examples
     --------
-    >>> lines = Lines()
+    >>> lines: Lines[str] = Lines()
     >>> lines.add("runner-1", "one\\n 10%", now=0.0)
     ['one']
     >>> lines.add("runner-1", "\\r 20%", now=0.5), lines.late(now=1.0)
@@ -42,16 +46,20 @@ class Lines:
     """
 
     def __init__(self) -> None:
-        self._begun: dict[str, _Line] = {}
+        self._begun: dict[K, _Line] = {}
 
-    def add(self, name: str, text: str, now: float) -> list[str]:
+    def __contains__(self, name: object) -> bool:
+        """Whether it has begun a line and not ended it."""
+        return name in self._begun
+
+    def add(self, name: K, text: str, now: float) -> list[str]:
         """A runner has printed this; the lines that are whole with it."""
         line = self._begun.pop(name, None)
         before = "" if line is None else line.text
         *whole, rest = (before + text).split("\n")
         if whole:
             line = None
-        if len(rest := _trimmed(rest)) > _LONGEST:
+        if len(rest := trimmed(rest)) > LONGEST:
             whole.append(rest)
             return [_seen(w) for w in whole]
         if rest:
@@ -60,12 +68,12 @@ class Lines:
             self._begun[name] = line
         return [_seen(w) for w in whole]
 
-    def over(self, name: str) -> list[str]:
+    def over(self, name: K) -> list[str]:
         """A runner prints no more: the line that it has left unfinished."""
         line = self._begun.pop(name, None)
         return [] if line is None else [_seen(line.text)]
 
-    def late(self, now: float) -> list[tuple[str, str]]:
+    def late(self, now: float) -> list[tuple[K, str]]:
         """Runners whose lines have not ended for a while, and these as far as they have come."""
         late = []
         for name, line in self._begun.items():
@@ -88,7 +96,7 @@ def _seen(text: str) -> str:
     return next((part for part in reversed(text.split("\r")) if part), "")
 
 
-def _trimmed(text: str) -> str:
+def trimmed(text: str) -> str:
     """As much of a line that goes on as matters for what is seen of it."""
     over, back, last = text.rpartition("\r")
     return last or _seen(over) + back

@@ -1,0 +1,16 @@
+"""Short names of calls, for people to read (all)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# What distributed puts into keys to make them differ: too long to read, and more than is needed.
+_TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+
+
+def label(key: Any) -> str:
+    """A key, short enough for a table."""
+    if isinstance(key, tuple):
+        return ", ".join(label(part) for part in key)
+    return _TOKEN.sub(lambda token: token[0][:6], str(key))

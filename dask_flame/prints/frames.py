@@ -1,0 +1,253 @@
+"""Whose the bytes are that local runners write: marks in their output (runner, guard).
+
+A runner's standard streams are a pipe that its guard reads. What Python code of a call prints goes
+into it in frames that name the call; they are written at once, and no longer than what a pipe takes
+at once, so that nothing else is ever inside of one. What is written beneath Python has no frame. If
+one call alone runs then, it is that one's: the runner notes which in a few bytes of memory that the
+guard sees, and where that changes while something waits to be read, in the pipe too.
+
+A frame begins with a word that the guard has made up for this runner, so that nothing that is
+printed looks like one by accident.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+import select
+import struct
+import termios
+from collections.abc import Callable
+from typing import NamedTuple
+
+#: What is to be done with a piece: kept and shown, kept only, shown only.
+BOTH, KEEP, SHOW = "b", "k", "s"
+#: As BOTH, from a process that a call has forked, which knows of no limit.
+FREE = "f"
+#: The call prints no more. And: what was written before this without a frame is this call's.
+END, BEFORE = "e", "m"
+
+#: The number of an execution of a call, and the call's name.
+Owner = tuple[int, str]
+NOBODY: Owner = (0, "")
+
+#: Characters of a call's name.
+_NAME = 96
+_BEGIN, _TEXT = b"\x1e", b"\x1f"
+#: Bytes within which a frame's text begins.
+_HEAD = 64 + 4 * _NAME
+
+
+class Piece(NamedTuple):
+    """Something that was printed.
+
+    Attributes
+    ----------
+    kind : str
+    stream : int
+        1 or 2; 0 where nobody knows.
+    call : int
+        The runner's number of the execution of a call; 0: of none.
+    name : str
+        The call's short name.
+    text : bytes
+    """
+
+    kind: str
+    stream: int
+    call: int
+    name: str
+    text: bytes
+
+
+def short(name: str) -> str:
+    """A call's name as it may stand before a line."""
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    return name if len(name) <= _NAME else name[: _NAME - 2] + " …"
+
+
+def beginning(word: bytes, kind: str, stream: int, call: int, name: str) -> bytes:
+    """The first part of a frame, which is the same for all of a call's."""
+    return b"%s%s%s%d %d %s%s" % (
+        _BEGIN,
+        word,
+        kind.encode(),
+        stream,
+        call,
+        name.encode(errors="replace"),
+        _TEXT,
+    )
+
+
+def frames(beginning: bytes, text: bytes) -> list[bytes]:
+    """The frames for a text, each to be written at once."""
+    room = select.PIPE_BUF - len(beginning) - 8
+    if len(text) <= room:
+        return [b"%s%d%s%s" % (beginning, len(text), _TEXT, text)]
+    made = []
+    while text:
+        end = min(room, len(text))
+        # Not within a character.
+        while 0 < end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+        made.append(b"%s%d%s%s" % (beginning, end, _TEXT, text[:end]))
+        text = text[end:]
+    return made
+
+
+class Unpacker:
+    """Takes what a runner has written apart again (guard).
+
+    Parameters
+    ----------
+    word : bytes
+        What this runner's frames begin with.
+    whose : callable
+        The call, and its name, that runs alone now; ``(0, "")`` where there is none.
+    """
+
+    def __init__(self, word: bytes, whose: Callable[[], Owner]) -> None:
+        self._begin = _BEGIN + word
+        self._whose = whose
+        self._rest = b""
+
+    def add(self, chunk: bytes, owner: Owner = NOBODY) -> list[Piece]:
+        """More was read; all that is whole by now, in order.
+
+        Parameters
+        ----------
+        chunk : bytes
+        owner : (int, str)
+            Which call ran alone just before it was read. Where that has changed before it was read,
+            there is a mark in it; what follows upon the mark is of those that run since.
+        """
+        data = self._rest + chunk
+        pieces: list[Piece] = []
+        bare = at = 0  # where what has no frame begins, and where to look on
+        since, marked = 0, False  # pieces whose owner is known, and how
+        while (found := data.find(self._begin, at)) >= 0:
+            read = self._frame(data, found)
+            if read is None:
+                break  # the rest of it is yet to come
+            piece, after = read
+            if piece is None:
+                at = found + len(self._begin)
+                continue
+            if found > bare:
+                pieces.append(Piece(FREE, 0, 0, "", data[bare:found]))
+            if piece.kind == BEFORE:
+                _claim(pieces, since, (piece.call, piece.name))
+                since, marked = len(pieces), True
+            else:
+                pieces.append(piece)
+            bare = at = after
+        end = found if found >= 0 else len(data) - _partial(data[bare:], self._begin)
+        if end > bare:
+            pieces.append(Piece(FREE, 0, 0, "", data[bare:end]))
+        _claim(pieces, since, self._whose() if marked else owner)
+        self._rest = data[end:]
+        return pieces
+
+    def over(self) -> list[Piece]:
+        """It writes no more; what is left."""
+        rest, self._rest = self._rest, b""
+        return [Piece(FREE, 0, 0, "", rest)] if rest else []
+
+    def _frame(self, data: bytes, at: int) -> tuple[Piece | None, int] | None:
+        """The frame that begins there, and where it ends; None if some of it is missing.
+
+        Its piece is None if this is no frame.
+        """
+        begin = at + len(self._begin)
+        named = data.find(_TEXT, begin, begin + _HEAD)
+        if named < 0:
+            return None if len(data) < begin + _HEAD else (None, 0)
+        sized = data.find(_TEXT, named + 1, named + 9)
+        if sized < 0:
+            return None if len(data) < named + 9 else (None, 0)
+        try:
+            head, call, name = data[begin:named].decode(errors="replace").split(" ", 2)
+            size = int(data[named + 1 : sized])
+            kind, stream, number = head[0], int(head[1:]), int(call)
+        except (ValueError, IndexError):
+            return None, 0
+        after = sized + 1 + size
+        if len(data) < after:
+            return None
+        return Piece(kind, stream, number, name, data[sized + 1 : after]), after
+
+
+def _claim(pieces: list[Piece], since: int, owner: Owner) -> None:
+    """What has no frame is this call's."""
+    for i in range(since, len(pieces)):
+        if pieces[i].kind == FREE and pieces[i].stream == 0:
+            pieces[i] = Piece(FREE, 0, *owner, pieces[i].text)
+
+
+def _partial(data: bytes, word: bytes) -> int:
+    """How many bytes at the end of this may be the beginning of a word."""
+    for n in range(min(len(word) - 1, len(data)), 0, -1):
+        if data.endswith(word[:n]):
+            return n
+    return 0
+
+
+class Whose:
+    """A few bytes that a runner writes and its guard reads: which call runs alone.
+
+    Parameters
+    ----------
+    path : str
+    write : bool
+        Whether to make it.
+
+    Raises
+    ------
+    OSError
+    """
+
+    _FORM = struct.Struct("=QQH")
+
+    def __init__(self, path: str, *, write: bool) -> None:
+        size = self._FORM.size + 4 * _NAME
+        flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        try:
+            if write:
+                os.ftruncate(descriptor, size)
+            access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+            self._memory = mmap.mmap(descriptor, size, access=access)
+        finally:
+            os.close(descriptor)
+        self._number = 0
+
+    def tell(self, call: int, name: str) -> None:
+        """This call runs alone; 0: none does."""
+        text, begin = name.encode(errors="replace"), self._FORM.size
+        self._memory[begin : begin + len(text)] = text
+        self._number += 1
+        self._memory[:begin] = self._FORM.pack(self._number, call, len(text))
+
+    def read(self) -> Owner:
+        """The call, and its name; ``(0, "")`` where there is none, or it changes just now."""
+        begin = self._FORM.size
+        number, call, length = self._FORM.unpack(self._memory[:begin])
+        name = self._memory[begin : begin + length].decode(errors="replace")
+        if self._FORM.unpack(self._memory[:begin])[0] != number:
+            return NOBODY
+        return (call, name) if call else NOBODY
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+def unread(descriptor: int) -> bool:
+    """Whether something that was written to this pipe has not been read yet."""
+    waiting = array.array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+    except OSError:
+        return False
+    return waiting[0] > 0

@@ -1,0 +1,93 @@
+"""``Prints``: the scheduler plugin through which prints come to the driver (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed import Scheduler, SchedulerPlugin
+from distributed.protocol.pickle import dumps
+
+from dask_flame.prints.bucket import Limits
+from dask_flame.prints.sender import PrintSender
+from dask_flame.prints.show import Show
+from dask_flame.prints.wire import NAME, SAID
+
+#: Takes a runner's name and pieces, see :mod:`dask_flame.prints.wire`.
+Taker = Callable[[str, Sequence[Sequence[Any]]], object]
+#: The topic whose events every Dask client prints.
+_PRINT = "print"
+
+
+class Prints(SchedulerPlugin):
+    """A scheduler plugin that shows what calls print in the driver, marked with worker and call.
+
+    Works on any Dask cluster whose workers can import dask_flame; a FlameCluster has it already.
+    Every client of the cluster shows it, as it does what :func:`distributed.print` prints. Workers
+    go on writing it where they wrote it before. Where they are in the scheduler's process nothing
+    is done, as it is seen there.
+
+    Parameters
+    ----------
+    limits : Limits, optional
+        By default those of the configuration, ``flame.prints``.
+    to : callable, optional
+        Takes what comes, in place of the clients.
+
+    Examples
+    --------
+    >>> client.register_plugin(dask_flame.Prints())  # doctest: +SKIP
+    """
+
+    name = NAME
+    idempotent = True
+
+    def __init__(self, limits: Limits | None = None, *, to: Taker | None = None) -> None:
+        if limits is None:
+            # Read here, where the user is.
+            from dask_flame.prints.settings import limits as configured
+
+            limits = configured()
+        self._limits = limits
+        self._to = to
+        self._show: Show | None = None
+        self._lines: list[str] = []
+        self._scheduler: Scheduler | None = None
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        if self._to is None:
+            # Clients have no way to know where the last lines of a worker are.
+            self._show = Show(
+                self._write, self._limits, rest="the workers' own output has the last"
+            )
+            self._to = self._show.said
+        # Before workers use the word: a scheduler drops those whose words it does not know.
+        scheduler.stream_handlers[SAID] = self._said
+        await scheduler.register_worker_plugin(
+            comm=None, plugin=dumps(PrintSender(self._limits)), name=NAME, idempotent=True
+        )
+
+    async def close(self) -> None:
+        if self._show is not None:
+            self._show.close()
+        self._scheduler = None
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        if self._show is not None and (ws := scheduler.workers.get(worker)) is not None:
+            self._show.over(str(ws.name))
+
+    def _said(self, runner: str, pieces: Sequence[Sequence[Any]], **kwargs: Any) -> None:
+        if self._to is not None:
+            self._to(runner, pieces)
+
+    def _write(self, line: str) -> None:
+        if not self._lines and self._scheduler is not None:
+            self._scheduler.loop.add_callback(self._publish)
+        self._lines.append(line)
+
+    def _publish(self) -> None:
+        lines, self._lines = self._lines, []
+        if self._scheduler is not None:
+            event = {"args": ("".join(lines),), "sep": "", "end": "", "flush": True}
+            self._scheduler.log_event(_PRINT, event)
