@@ -147,13 +147,13 @@ def test_prints_are_shown_with_the_runner_they_came_from(
     flame: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, client = flame(max=1)
-    wait(client.submit(print, "hello\nfrom afar", flush=True))
+    wait(client.submit(print, "hello\nfrom afar", flush=True, key="far"))
     seen = ""
 
     def shown() -> bool:
         nonlocal seen
         seen += capsys.readouterr().out
-        return "[runner-1] hello\n[runner-1] from afar\n" in seen
+        return "[runner-1 far] hello\n[runner-1 far] from afar\n" in seen
 
     wait_for(shown)
 
@@ -180,7 +180,7 @@ def test_last_words_are_shown_and_in_the_error_though_they_do_not_end_a_line(
 ) -> None:
     cluster, client = flame(max=1)
     with dask.annotate(rerun=False):
-        lost = client.submit(_die, b"first\nfatal: no newline")
+        lost = client.submit(_die, b"first\nfatal: no newline", key="it")
     with pytest.raises(RunnerLost) as error:
         lost.result(timeout=30)
     assert str(error.value).endswith(
@@ -192,7 +192,7 @@ def test_last_words_are_shown_and_in_the_error_though_they_do_not_end_a_line(
     def shown() -> bool:
         nonlocal seen
         seen += capsys.readouterr().out
-        return "[runner-1] first\n[runner-1] fatal: no newline\n" in seen
+        return "[runner-1 it] first\n[runner-1 it] fatal: no newline\n" in seen
 
     wait_for(shown)
     assert "fatal: no newline" in str(cluster.get_logs()["runner-1"])

@@ -1,7 +1,7 @@
 """What calls print: told apart on the runner, brought to the driver, shown there within limits.
 
-On a runner :mod:`.streams` takes the place of ``sys.stdout`` and ``sys.stderr`` and knows whose each
-line is. There are two ways from there, with the same beginning and the same end:
+On a runner :mod:`.streams` takes the place of ``sys.stdout`` and ``sys.stderr``, and knows whose
+each line is. There are two ways from there, with the same beginning and the same end:
 
 - A local runner's output is a pipe, which keeps what was written when the runner is killed. Each
   line goes into it in a frame that names its call (:mod:`.frames`); the guard takes the frames off.

@@ -17,6 +17,8 @@ from dask_flame.prints.wire import NAME, SAID
 Taker = Callable[[str, Sequence[Sequence[Any]]], object]
 #: The topic whose events every Dask client prints.
 _PRINT = "print"
+#: Where lines are that are not shown.
+_REST = "the workers' own output has them"
 
 
 class Prints(SchedulerPlugin):
@@ -57,10 +59,7 @@ class Prints(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         if self._to is None:
-            # Clients have no way to know where the last lines of a worker are.
-            self._show = Show(
-                self._write, self._limits, rest="the workers' own output has the last"
-            )
+            self._show = Show(self._write, self._limits, rest=_REST)
             self._to = self._show.said
         # Before workers use the word: a scheduler drops those whose words it does not know.
         scheduler.stream_handlers[SAID] = self._said

@@ -25,6 +25,10 @@ _INTERVAL, _BURST = 0.1, 0.02
 _RUNNING = frozenset({"executing", "long-running", "cancelled", "resumed"})
 
 
+#: Where lines of runners are that are not shown.
+_REST = "cluster.get_logs() has the last of them"
+
+
 class Sent:
     """Gathers what is printed, and sends it on the stream on which results are told.
 
@@ -44,9 +48,9 @@ class Sent:
         self._awake = False
         self._timer: object | None = None
         self._sent = float("-inf")
-        pods = hasattr(worker, "calls")
-        has = "cluster.get_logs() has" if pods else "the worker's own output has"
-        self.rest = f"{has} the last of them"
+        # Whether somebody keeps what this process writes is known of our own runners only.
+        ours = hasattr(worker, "prints")
+        self.rest = _REST if ours else "the worker's own output has them"
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         if kind == KEEP or self._forks != forks():

@@ -112,7 +112,7 @@ class Source:
             self._emit(slot[0], "".join(parts))
 
     def _emit(self, stream: int, text: str) -> None:
-        self._unfinished = text[-1:] != "\n"
+        self._unfinished |= text[-1:] != "\n"
         if self._prints.forked:
             self._way.send(self, stream, text, FREE)
             return
