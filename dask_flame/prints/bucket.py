@@ -81,14 +81,18 @@ class Limit:
 
     def offer(self, lines: int, now: float) -> int:
         """How many of these lines may be shown, the first ones; the others are left out."""
-        self._fill(now)
+        if now > self._at:
+            self._fill(now)
         if self._dry:
             self._dry = self._tokens < self._again
+        if not self._dry and lines <= self._tokens:
+            self._tokens -= lines
+            return lines
         given = 0
         if not self._dry:
-            given = min(lines, int(self._tokens))
+            given = int(self._tokens)
             self._tokens -= given
-            self._dry = given < lines
+            self._dry = True
         self.left_out += lines - given
         return given
 

@@ -39,7 +39,10 @@ class Framed:
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         data = text.encode(errors="backslashreplace")
         if _identity(stream) == self._pipe:
-            begin = beginning(self._word, kind, stream, source.number, source.name)
+            begin = source.made.get((kind, stream))
+            if begin is None:
+                begin = beginning(self._word, kind, stream, source.number, source.name)
+                source.made[kind, stream] = begin
             for frame in frames(begin, data):
                 _write(stream, frame)
         elif kind != SHOW:
@@ -83,7 +86,7 @@ class FramedPrints(Prints):
 
     def begin(self, key: Key) -> None:
         """An execution of this call begins; on the event loop."""
-        self._sources.pop(key, None)  # left by an earlier one
+        self.sources.pop(key, None)  # left by an earlier one
         self._running[key] = self.open(key)
         self._tell()
 

@@ -14,10 +14,10 @@ import itertools
 import logging
 import os
 import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from time import monotonic
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from dask_flame.prints.bucket import Limit, Limits, left_out
 from dask_flame.prints.frames import BOTH, FREE, KEEP, SHOW, short
 from dask_flame.prints.lines import LONGEST
 from dask_flame.reports import where
+from dask_flame.reports.where import within
 
 #: Pieces, and characters, of a line that are kept until it ends.
 _MOST_PIECES, _MOST_TEXT = 200, 8192
@@ -67,53 +68,51 @@ class Source:
         Of this execution, on this runner.
     name : str
         The call's, in short.
+    parts : tuple of dict
+        What was written of lines that have not ended, by stream and thread.
+    made : dict
+        For the way it goes: what is the same each time, by kind and stream.
     """
 
     def __init__(self, prints: Prints, number: int, name: str) -> None:
         self.number = number
         self.name = name
+        self.made: dict[tuple[str, int], bytes] = {}
+        self.parts: tuple[dict[int, list[str]], ...] = ({}, {}, {})
         self._prints = prints
         self._way = prints.way
-        self._parts: dict[tuple[int, int], list[str]] = {}
         self._limit = Limit(prints.limits.burst, prints.limits.rate)
         self._last: deque[str] = deque(maxlen=_LAST)
         self._looking = False
         self._unfinished = False
 
-    def write(self, stream: int, text: str) -> None:
-        """Something was written, by this thread."""
-        slot = stream, threading.get_ident()
-        parts = self._parts.get(slot)
-        if parts is None:
-            parts = self._parts[slot] = []
-        parts.append(text)
-        if "\n" in text or len(parts) > _MOST_PIECES or len(text) > _MOST_TEXT:
-            self._take(slot)
-
     def flush(self, stream: int) -> None:
         """Send what this thread has written of a line."""
-        self._take((stream, threading.get_ident()))
+        self._take(stream, get_ident())
 
     def end(self) -> None:
         """It is over."""
-        for slot in list(self._parts):
-            self._take(slot)
+        for stream, begun in enumerate(self.parts):
+            for thread in list(begun):
+                self._take(stream, thread)
         self._settle()
         if self._unfinished:
             self._way.end(self)
 
     def forget(self) -> None:
         """Nothing that was written is of this process."""
-        self._parts.clear()
+        for begun in self.parts:
+            begun.clear()
 
-    def _take(self, slot: tuple[int, int]) -> None:
-        parts = self._parts.pop(slot, None)
+    def _take(self, stream: int, thread: int) -> None:
+        parts = self.parts[stream].pop(thread, None)
         if parts:
-            self._emit(slot[0], "".join(parts))
+            self.emit(stream, "".join(parts))
 
-    def _emit(self, stream: int, text: str) -> None:
-        self._unfinished |= text[-1:] != "\n"
+    def emit(self, stream: int, text: str) -> None:
+        """Send this, or as much of it as may be shown."""
         if self._prints.forked:
+            self._unfinished |= text[-1:] != "\n"
             self._way.send(self, stream, text, FREE)
             return
         limit = self._limit
@@ -121,28 +120,38 @@ class Source:
         before = limit.left_out
         given = limit.offer(lines, monotonic()) if lines else 0
         if given == lines and not before:
+            self._unfinished |= text[-1] != "\n"
             if not self._way.send(self, stream, text, BOTH):
                 self._leave_out(text, lines)
             return
-        if given > 0 and before:
+        if not given:
+            self._way.send(self, stream, text, KEEP)
+            self._note(text)
+            return
+        if before:
             limit.left_out -= before
             self._say(before)
             self._last.clear()
-        whole = _split(text)
-        shown, rest = "".join(whole[:given]), "".join(whole[given:])
-        if shown and not self._way.send(self, stream, shown, BOTH):
+        whole = text.split("\n")
+        shown = "\n".join(whole[:given]) + "\n"
+        if not self._way.send(self, stream, shown, BOTH):
             self._leave_out(shown, given)
-        if rest:
+        if rest := text[len(shown) :]:
             self._way.send(self, stream, rest, KEEP)
-            self._note(whole[given:])
+            self._note(rest)
 
     def _leave_out(self, text: str, lines: int) -> None:
         self._limit.left_out += lines
-        self._note(_split(text))
+        self._note(text)
 
-    def _note(self, lines: list[str]) -> None:
-        """These lines were not shown: the last will be, when there are no more for a while."""
-        self._last.extend(line[:LONGEST] for line in lines[-_LAST:])
+    def _note(self, text: str) -> None:
+        """This was not shown: the last lines will be, when there are no more for a while."""
+        if "\n" in text[:-1] or len(text) > LONGEST:
+            *whole, rest = text.rsplit("\n", _LAST)
+            self._last.extend(line[-LONGEST:] + "\n" for line in whole)
+            text = rest[-LONGEST:]
+        if text:
+            self._last.append(text)
         if not self._looking:
             self._looking = True
             self._prints.later(self._limit.pause, self._look)
@@ -177,6 +186,8 @@ class Prints:
 
     Attributes
     ----------
+    sources : dict
+        By key, the executions that have printed, or that run.
     later : callable
         Calls a function after some seconds; set by whoever has an event loop.
     forked : bool
@@ -188,7 +199,7 @@ class Prints:
         self.limits = limits
         self.forked = False
         self.later: Callable[[float, Callable[[], None]], object] = lambda seconds, function: None
-        self._sources: dict[Key, Source] = {}
+        self.sources: dict[Key | None, Source] = {}
         self._numbers = itertools.count(1)
         self._streams: list[tuple[str, Stream]] = []
 
@@ -214,26 +225,26 @@ class Prints:
 
     def here(self) -> Source | None:
         """The call that this code belongs to."""
-        key = where.within()
+        key = within()
         if key is None:
             key = where.key_here()
             if key is None:
                 return None
-        source = self._sources.get(key)
+        source = self.sources.get(key)
         return source if source is not None else self.open(key)
 
     def open(self, key: Key) -> Source:
         """An execution of this call begins, or one that is over has left something behind."""
         new = Source(self, next(self._numbers), short(label(key)))
-        source = self._sources.setdefault(key, new)
-        while len(self._sources) > _MOST_CALLS:
+        source = self.sources.setdefault(key, new)
+        while len(self.sources) > _MOST_CALLS:
             with contextlib.suppress(KeyError, RuntimeError):
-                del self._sources[next(iter(self._sources))]
+                del self.sources[next(iter(self.sources))]
         return source
 
     def end(self, key: Key) -> Source | None:
         """An execution of this call is over; what it was, if it was known."""
-        source = self._sources.pop(key, None)
+        source = self.sources.pop(key, None)
         if source is not None:
             source.end()
         return source
@@ -241,7 +252,7 @@ class Prints:
     def forget(self) -> None:
         """This is a process that was forked: it has nothing to tell of what came before."""
         self.forked = True
-        for source in list(self._sources.values()):
+        for source in list(self.sources.values()):
             source.forget()
 
 
@@ -253,6 +264,7 @@ class Stream(io.TextIOBase):
         self.behind = behind
         self._number = number
         self._prints = prints
+        self._sources = prints.sources
         self._beside = prints.way.beside
         self._has_buffer = False
 
@@ -260,7 +272,8 @@ class Stream(io.TextIOBase):
     errors = "backslashreplace"
 
     def write(self, text: str) -> int:
-        source = self._prints.here()
+        # It is called several times for each line that is printed: hence no more calls than needed.
+        source = self._sources.get(within()) or self._prints.here()
         if source is None:
             return int(self.behind.write(text) or 0)
         if not isinstance(text, str):
@@ -269,7 +282,15 @@ class Stream(io.TextIOBase):
             self.behind.write(text)
         elif self._has_buffer:
             self.behind.flush()  # what was written before, past this
-        source.write(self._number, text)
+        begun, thread = source.parts[self._number], get_ident()
+        if "\n" in text or len(text) > _MOST_TEXT:
+            parts = begun.pop(thread, None)
+            source.emit(self._number, text if parts is None else "".join(parts) + text)
+        elif text:
+            parts = begun.setdefault(thread, [])
+            parts.append(text)
+            if len(parts) > _MOST_PIECES:
+                source.flush(self._number)
         return len(text)
 
     def flush(self) -> None:
@@ -301,13 +322,6 @@ class Stream(io.TextIOBase):
         if name == "behind":  # while it is made, or copied
             raise AttributeError(name)
         return getattr(self.behind, name)
-
-
-def _split(text: str) -> list[str]:
-    """Lines with their ends; what else Python takes for an end of a line is none here."""
-    *whole, rest = text.split("\n")
-    lines = [f"{line}\n" for line in whole]
-    return [*lines, rest] if rest else lines
 
 
 def _forked(prints: Prints | None) -> None:

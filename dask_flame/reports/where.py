@@ -58,9 +58,8 @@ def enter(key: Key) -> None:
     _within.set(key)
 
 
-def within() -> Key | None:
-    """The key of the call in whose context this is, where its runner says so."""
-    return _within.get()
+#: The key of the call in whose context this is, where its runner says so; quicker than a function.
+within = _within.get
 
 
 def follow_threads() -> None:
