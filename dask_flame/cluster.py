@@ -142,6 +142,7 @@ class FlameCluster(Steering):
     ) -> None:
         self.status = Status.closed  # so that an error below leaves nothing to warn of
         config.check()
+        print_limits = limits()
         if isinstance(min, Pool):
             raise PoolError(
                 "a FlameCluster takes a pool's options, or several pools by name; "
@@ -193,7 +194,7 @@ class FlameCluster(Steering):
         #: Takes what runners print, see :mod:`dask_flame.prints`; None: nobody wants it.
         self.on_prints: Taker | None = None
         if shown() and not getattr(self.backend, "shows", False):
-            self._show = DriversShow(limits())
+            self._show = DriversShow(print_limits)
             self.on_prints = self._show.said
         self._reports = Reports()
         self._reports.pools = self._pools
