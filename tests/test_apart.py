@@ -113,6 +113,33 @@ def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
     return get_worker().name, os.environ.get("TOKEN")
 
 
+def talk(lines: int) -> None:
+    for i in range(lines):
+        print("line", i)
+
+
+def test_what_calls_print_is_shown(
+    outside: Start, cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside()
+    with dask.config.set({"flame.prints.burst": 3, "flame.prints.rate": 1e-3}):
+        _, client = cluster(max=1)
+    client.submit(talk, 100, key="rate=0.1").result(timeout=60)
+    seen = ""
+
+    def shown(last: str) -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return last in seen
+
+    mine = "[runner-1 rate=0.1] "
+    wait_for(lambda: shown(f"{mine}line 99\n"), 10)
+    head = "".join(f"{mine}line {i}\n" for i in range(3))
+    tail = "".join(f"{mine}line {i}\n" for i in range(90, 100))
+    said = f"{mine}\u2026 87 lines not shown; cluster.get_logs() has the last of them\n"
+    assert seen == head + said + tail
+
+
 def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     fake = outside()
     flame, client = cluster(max=3, idle_timeout="1s", secrets={"TOKEN": "xyzzy"})

@@ -437,6 +437,35 @@ def test_what_a_runner_printed_is_known_though_somebody_else_deletes_its_pod(
     assert "before\nafter, without a newline" in str(error.value).replace("  ", "")
 
 
+def say(what: str) -> None:
+    print(what)
+    print("and an error", file=sys.stderr)
+    print("no end", end="")
+
+
+def test_what_calls_in_pods_print_is_shown_before_their_results_are_known(
+    kubernetes: Start, cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubernetes()
+    flame, client = cluster(max=1)
+    seen = ""
+
+    def shown() -> str:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return seen
+
+    client.submit(say, "hello", key="rate=0.1").result(timeout=60)
+    mine = "[runner-1 rate=0.1] "
+    lines = f"{mine}hello\n{mine}and an error\n{mine}no end\n"
+    # Another thread writes it, which needs a moment.
+    wait_for(lambda: shown().count("\n") >= 3, 5)
+    assert seen == lines
+    log = str(flame.get_logs()["runner-1"])
+    assert "hello\nand an error\n" in log
+    assert "rate=0.1" not in log
+
+
 def _busy(client: Client) -> bool:
     return any(client.processing().values())
 

@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def seen(capsys: pytest.CaptureFixture[str]) -> Seen:
         return text.split("\n")[:-1]
 
     return lines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tracker() -> None:
+    # Python's own helper of multiprocessing, which ends with this process and not with a test.
+    resource_tracker.ensure_running()
 
 
 def appear(seen: Seen, *lines: str) -> None:
@@ -338,7 +345,7 @@ def test_settings_are_checked(setting: str, value: Any, said: str) -> None:
 def test_on_any_cluster_clients_show_it(seen: Seen) -> None:
     # Workers write to another standard output, the process's own.
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(Prints(Limits(burst=40, rate=1e-3)))
@@ -362,7 +369,7 @@ def test_on_any_cluster_clients_show_it(seen: Seen) -> None:
 
 def test_in_the_schedulers_own_process_nothing_is_shown_twice(seen: Seen) -> None:
     with (
-        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(Prints())
