@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dask_flame.labels import label as label
+from dask_flame.labels import label
 from dask_flame.reports import CallReports, Series
 
 #: Shown where there is no number.
