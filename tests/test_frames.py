@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import select
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,11 +17,9 @@ from dask_flame.prints.frames import (
     NOBODY,
     Piece,
     Unpacker,
-    Whose,
     beginning,
     frames,
     short,
-    unread,
 )
 
 WORD = b"0123456789ab"
@@ -122,36 +118,3 @@ def test_names_have_no_control_characters_and_an_end() -> None:
     assert short("a\x1e\x1f\r\nb  c") == "a b c"
     assert short("x" * 500) == "x" * 94 + " \u2026"
     assert len(short("\u2600" * 96).encode()) == 3 * 96
-
-
-def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:
-    path = str(tmp_path / "whose")
-    with pytest.raises(FileNotFoundError):
-        Whose(path, write=False)
-    mine = Whose(path, write=True)
-    theirs = Whose(path, write=False)
-    assert theirs.read() == NOBODY
-    for call, name in ((3, "rate=0.1"), (12345, "\U0001f600" * 96), (4, "")):
-        mine.tell(call, name)
-        assert theirs.read() == (call, name)
-    mine.tell(0, "")
-    assert theirs.read() == NOBODY
-    mine.close()
-    theirs.close()
-    with pytest.raises(TypeError):
-        Whose(path, write=False)._memory[0] = 1  # a reader cannot write
-
-
-def test_whether_somebody_has_yet_to_read() -> None:
-    read, write = os.pipe()
-    try:
-        assert not unread(write)
-        os.write(write, b"a")
-        assert unread(write)
-        os.read(read, 9)
-        assert not unread(write)
-    finally:
-        os.close(read)
-        os.close(write)
-    with open(os.devnull, "w") as nothing:
-        assert not unread(nothing.fileno())

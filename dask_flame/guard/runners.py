@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker, Whose
+from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker
+from dask_flame.prints.whose import Whose
 
 #: Bytes of what it has printed last.
 MOST_KEPT = 16_000

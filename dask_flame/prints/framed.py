@@ -10,8 +10,9 @@ from typing import Any
 from dask.typing import Key
 
 from dask_flame.prints.bucket import Limits
-from dask_flame.prints.frames import BEFORE, END, NOBODY, SHOW, Whose, beginning, frames, unread
+from dask_flame.prints.frames import BEFORE, END, NOBODY, SHOW, beginning, frames
 from dask_flame.prints.streams import Prints, Source
+from dask_flame.prints.whose import Whose, unread
 
 #: The standard output, which is the pipe to the guard.
 _PIPE = 1
@@ -37,6 +38,8 @@ class Framed:
         self._pipe = _identity(_PIPE)
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
+        if kind == SHOW and not _ready(stream):
+            return False
         data = text.encode(errors="backslashreplace")
         if _identity(stream) == self._pipe:
             begin = source.made.get((kind, stream))
@@ -58,7 +61,7 @@ class Framed:
         self._mark(BEFORE, call, name)
 
     def _mark(self, kind: str, call: int, name: str) -> None:
-        if _identity(_PIPE) == self._pipe:
+        if _identity(_PIPE) == self._pipe and _ready(_PIPE):
             _write(_PIPE, *frames(beginning(self._word, kind, 0, call, name), b"")[:1])
 
 
@@ -131,6 +134,14 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _ready(descriptor: int) -> bool:
+    """Whether it takes something now: the event loop must not wait for a guard that is stopped."""
+    try:
+        return bool(select.select([], [descriptor], [], 0)[1])
+    except (OSError, ValueError):
+        return False
 
 
 def _write(descriptor: int, data: bytes) -> int:

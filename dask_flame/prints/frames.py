@@ -3,8 +3,8 @@
 A runner's standard streams are a pipe that its guard reads. What Python code of a call prints goes
 into it in frames that name the call; they are written at once, and no longer than what a pipe takes
 at once, so that nothing else is ever inside of one. What is written beneath Python has no frame. If
-one call alone runs then, it is that one's: the runner notes which in a few bytes of memory that the
-guard sees, and where that changes while something waits to be read, in the pipe too.
+one call alone runs then, it is that one's: the runner notes which (:mod:`.whose`) in a few bytes of
+memory that the guard sees, and where that changes while something waits to be read, in the pipe.
 
 A frame begins with a word that the guard has made up for this runner, so that nothing that is
 printed looks like one by accident.
@@ -12,13 +12,7 @@ printed looks like one by accident.
 
 from __future__ import annotations
 
-import array
-import fcntl
-import mmap
-import os
 import select
-import struct
-import termios
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,10 +28,10 @@ Owner = tuple[int, str]
 NOBODY: Owner = (0, "")
 
 #: Characters of a call's name.
-_NAME = 96
+LONGEST_NAME = 96
 _BEGIN, _TEXT = b"\x1e", b"\x1f"
 #: Bytes within which a frame's text begins.
-_HEAD = 64 + 4 * _NAME
+_HEAD = 64 + 4 * LONGEST_NAME
 
 
 class Piece(NamedTuple):
@@ -65,7 +59,7 @@ class Piece(NamedTuple):
 def short(name: str) -> str:
     """A call's name as it may stand before a line."""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
-    return name if len(name) <= _NAME else name[: _NAME - 2] + " …"
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 2] + " …"
 
 
 def beginning(word: bytes, kind: str, stream: int, call: int, name: str) -> bytes:
@@ -192,62 +186,3 @@ def _partial(data: bytes, word: bytes) -> int:
         if data.endswith(word[:n]):
             return n
     return 0
-
-
-class Whose:
-    """A few bytes that a runner writes and its guard reads: which call runs alone.
-
-    Parameters
-    ----------
-    path : str
-    write : bool
-        Whether to make it.
-
-    Raises
-    ------
-    OSError
-    """
-
-    _FORM = struct.Struct("=QQH")
-
-    def __init__(self, path: str, *, write: bool) -> None:
-        size = self._FORM.size + 4 * _NAME
-        flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        try:
-            if write:
-                os.ftruncate(descriptor, size)
-            access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
-            self._memory = mmap.mmap(descriptor, size, access=access)
-        finally:
-            os.close(descriptor)
-        self._number = 0
-
-    def tell(self, call: int, name: str) -> None:
-        """This call runs alone; 0: none does."""
-        text, begin = name.encode(errors="replace"), self._FORM.size
-        self._memory[begin : begin + len(text)] = text
-        self._number += 1
-        self._memory[:begin] = self._FORM.pack(self._number, call, len(text))
-
-    def read(self) -> Owner:
-        """The call, and its name; ``(0, "")`` where there is none, or it changes just now."""
-        begin = self._FORM.size
-        number, call, length = self._FORM.unpack(self._memory[:begin])
-        name = self._memory[begin : begin + length].decode(errors="replace")
-        if self._FORM.unpack(self._memory[:begin])[0] != number:
-            return NOBODY
-        return (call, name) if call else NOBODY
-
-    def close(self) -> None:
-        self._memory.close()
-
-
-def unread(descriptor: int) -> bool:
-    """Whether something that was written to this pipe has not been read yet."""
-    waiting = array.array("i", [0])
-    try:
-        fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
-    except OSError:
-        return False
-    return waiting[0] > 0

@@ -10,7 +10,7 @@ from dask.typing import Key
 from distributed import Scheduler, Worker, WorkerPlugin
 
 from dask_flame.prints.bucket import Limits
-from dask_flame.prints.frames import KEEP
+from dask_flame.prints.frames import KEEP, SHOW
 from dask_flame.prints.lines import trimmed
 from dask_flame.prints.streams import Prints, Source, Stream
 from dask_flame.prints.wire import NAME, SAID
@@ -55,7 +55,7 @@ class Sent:
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         if kind == KEEP or self._forks != forks():
             return True
-        if self._size + len(text) > _MOST:
+        if self._size + len(text) > _MOST and kind != SHOW:  # of that there is little
             return False
         self._size += len(text)
         self._items.append((source.number, source.name, stream, text))

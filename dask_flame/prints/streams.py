@@ -173,7 +173,8 @@ class Source:
             self._way.send(self, 1, "".join(last), SHOW)
 
     def _say(self, count: int) -> None:
-        self._way.send(self, 1, left_out(count, self._way.rest), SHOW)
+        if not self._way.send(self, 1, left_out(count, self._way.rest), SHOW):
+            self._limit.left_out += count
 
 
 class Prints:

@@ -1,0 +1,44 @@
+"""Which call of a local runner runs alone, as its guard sees it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dask_flame.prints.frames import NOBODY
+from dask_flame.prints.whose import Whose, unread
+
+
+def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:
+    path = str(tmp_path / "whose")
+    with pytest.raises(FileNotFoundError):
+        Whose(path, write=False)
+    mine = Whose(path, write=True)
+    theirs = Whose(path, write=False)
+    assert theirs.read() == NOBODY
+    for call, name in ((3, "rate=0.1"), (12345, "\U0001f600" * 96), (4, "")):
+        mine.tell(call, name)
+        assert theirs.read() == (call, name)
+    mine.tell(0, "")
+    assert theirs.read() == NOBODY
+    mine.close()
+    theirs.close()
+    with pytest.raises(TypeError):
+        Whose(path, write=False)._memory[0] = 1  # a reader cannot write
+
+
+def test_whether_somebody_has_yet_to_read() -> None:
+    read, write = os.pipe()
+    try:
+        assert not unread(write)
+        os.write(write, b"a")
+        assert unread(write)
+        os.read(read, 9)
+        assert not unread(write)
+    finally:
+        os.close(read)
+        os.close(write)
+    with open(os.devnull, "w") as nothing:
+        assert not unread(nothing.fileno())
