@@ -58,6 +58,8 @@ class Piece(NamedTuple):
 
 def short(name: str) -> str:
     """A call's name as it may stand before a line."""
+    if name.isprintable() and len(name) <= LONGEST_NAME:
+        return name  # as most are
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 2] + " …"
 

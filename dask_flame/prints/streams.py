@@ -92,10 +92,12 @@ class Source:
 
     def end(self) -> None:
         """It is over."""
-        for stream, begun in enumerate(self.parts):
-            for thread in list(begun):
-                self._take(stream, thread)
-        self._settle()
+        if any(self.parts):
+            for stream, begun in enumerate(self.parts):
+                for thread in list(begun):
+                    self._take(stream, thread)
+        if self._limit.left_out:
+            self._settle()
         if self._unfinished:
             self._way.end(self)
 

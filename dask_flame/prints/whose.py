@@ -46,10 +46,13 @@ class Whose:
 
     def tell(self, call: int, name: str) -> None:
         """This call runs alone; 0: none does."""
-        text, begin = name.encode(errors="replace"), self._FORM.size
-        self._memory[begin : begin + len(text)] = text
+        begin, length = self._FORM.size, 0
+        if call:
+            text = name.encode(errors="replace")
+            length = len(text)
+            self._memory[begin : begin + length] = text
         self._number += 1
-        self._memory[:begin] = self._FORM.pack(self._number, call, len(text))
+        self._FORM.pack_into(self._memory, 0, self._number, call, length)
 
     def read(self) -> Owner:
         """The call, and its name; ``(0, "")`` where there is none, or it changes just now."""
