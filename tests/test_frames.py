@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.prints.frames import (
-    BEFORE,
     BOTH,
     END,
     FREE,
@@ -18,6 +17,7 @@ from dask_flame.prints.frames import (
     Piece,
     Unpacker,
     beginning,
+    change,
     frames,
     short,
 )
@@ -44,7 +44,7 @@ def test_however_it_is_cut_each_byte_is_whose_it_was(
         item[1].encode() if item[0] == "raw" else framed(*item)  # type: ignore[arg-type]
         for item in written
     )
-    unpacker = Unpacker(WORD, lambda: (7, "alone"))
+    unpacker = Unpacker(WORD)
     pieces: list[Piece] = []
     for at in range(0, len(data), size):
         pieces += unpacker.add(data[at : at + size], (7, "alone"))
@@ -70,7 +70,7 @@ def together(pieces: list[tuple[str, int, bytes]]) -> list[tuple[str, int, bytes
 
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_bytes_of_any_kind_pass(data: bytes, size: int) -> None:
-    unpacker = Unpacker(WORD, lambda: NOBODY)
+    unpacker = Unpacker(WORD)
     got = b"".join(
         p.text for at in range(0, len(data), size) for p in unpacker.add(data[at : at + size])
     )
@@ -80,7 +80,7 @@ def test_bytes_of_any_kind_pass(data: bytes, size: int) -> None:
 @pytest.mark.parametrize("tail", [b"b", b"b1 ", b"b1 x y\x1f3\x1fabc", b"b1 2 n\x1fmany\x1f", b""])
 def test_what_only_begins_like_a_frame_is_text(tail: bytes) -> None:
     data = b"before\x1e" + WORD + tail + b"\n" * 600
-    unpacker = Unpacker(WORD, lambda: NOBODY)
+    unpacker = Unpacker(WORD)
     got = unpacker.add(data) + unpacker.over()
     assert b"".join(p.text for p in got) == data
 
@@ -89,29 +89,31 @@ def test_what_only_begins_like_a_frame_is_text(tail: bytes) -> None:
 def test_a_frame_is_written_at_once_and_cuts_no_character(text: str, times: int) -> None:
     made = frames(beginning(WORD, BOTH, 1, 12, "n" * 90), (text * times).encode())
     assert all(len(frame) <= select.PIPE_BUF for frame in made)
-    pieces = Unpacker(WORD, lambda: NOBODY).add(b"".join(made))
+    pieces = Unpacker(WORD).add(b"".join(made))
     assert "".join(piece.text.decode() for piece in pieces) == text * times
 
 
-def test_a_mark_says_whose_it_is_what_came_before_and_only_since_the_last_mark() -> None:
-    one, two = framed(BEFORE, 0, 1, "one", ""), framed(BEFORE, 0, 0, "", "")
+def test_a_mark_says_whose_it_is_what_has_no_frame_before_it_and_after() -> None:
+    one, two = change(WORD, (1, "one"), NOBODY), change(WORD, NOBODY, (4, "\u2600 four"))
     printed = framed(BOTH, 2, 3, "three", "said")
-    unpacker = Unpacker(WORD, lambda: (4, "now"))
+    unpacker = Unpacker(WORD)
     pieces = unpacker.add(b"a" + printed + b"b" + one + b"c" + two + b"d", (9, "too early"))
     assert [(p.text, p.call, p.name) for p in pieces] == [
         (b"a", 1, "one"),
         (b"said", 3, "three"),
         (b"b", 1, "one"),
         (b"c", 0, ""),
-        (b"d", 4, "now"),
+        (b"d", 4, "\u2600 four"),
     ]
     assert [p.name for p in unpacker.add(b"e", (9, "before"))] == ["before"]
-    assert [p.name for p in unpacker.add(one + b"e", (9, "before"))] == ["now"]
+    assert [p.name for p in unpacker.add(two + b"e", (9, "before"))] == ["\u2600 four"]
+    odd = b"".join(frames(beginning(WORD, "m", 0, 1, "one"), b"odd"))
+    assert [p.name for p in unpacker.add(odd + b"e", (9, "before"))] == [""]
 
 
 def test_an_end_is_told() -> None:
-    (piece,) = Unpacker(WORD, lambda: NOBODY).add(framed(END, 0, 3, "f", ""), (9, "other"))
-    assert piece == Piece(END, 0, 3, "f", b"")
+    (piece,) = Unpacker(WORD).add(framed(END, 1, 3, "f", ""), (9, "other"))
+    assert piece == Piece(END, 1, 3, "f", b"")
 
 
 def test_names_have_no_control_characters_and_an_end() -> None:

@@ -127,7 +127,7 @@ class Runner:
         self.word = word
         self.whose = whose
         self._whose: Whose | None = None
-        self._unpacker = Unpacker(word.encode(), self.owner) if word else None
+        self._unpacker = Unpacker(word.encode()) if word else None
         read, self.leash = os.pipe()
         try:
             self.stdout, write = os.pipe()

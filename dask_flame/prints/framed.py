@@ -10,7 +10,7 @@ from typing import Any
 from dask.typing import Key
 
 from dask_flame.prints.bucket import Limits
-from dask_flame.prints.frames import BEFORE, END, NOBODY, SHOW, beginning, frames
+from dask_flame.prints.frames import END, NOBODY, SHOW, Owner, beginning, change, frames
 from dask_flame.prints.streams import Prints, Source
 from dask_flame.prints.whose import Whose, unread
 
@@ -54,15 +54,16 @@ class Framed:
         return True
 
     def end(self, source: Source) -> None:
-        self._mark(END, source.number, source.name)
+        begin = beginning(self._word, END, 1, source.number, source.name)
+        self._mark(frames(begin, b"")[0])
 
-    def ran_alone(self, call: int, name: str) -> None:
-        """Say whose it is what has been written without a frame until now."""
-        self._mark(BEFORE, call, name)
+    def changed(self, before: Owner, after: Owner) -> None:
+        """Say whose it is what is written without a frame, until now and from now on."""
+        self._mark(change(self._word, before, after))
 
-    def _mark(self, kind: str, call: int, name: str) -> None:
+    def _mark(self, frame: bytes) -> None:
         if _identity(_PIPE) == self._pipe and _ready(_PIPE):
-            _write(_PIPE, *frames(beginning(self._word, kind, 0, call, name), b"")[:1])
+            _write(_PIPE, frame)
 
 
 class FramedPrints(Prints):
@@ -106,7 +107,7 @@ class FramedPrints(Prints):
             alone = source.number, source.name
         if alone != self._alone and self._whose is not None:
             if unread(_PIPE):
-                self.way.ran_alone(*self._alone)
+                self.way.changed(self._alone, alone)
             self._alone = alone
             self._whose.tell(*alone)
 

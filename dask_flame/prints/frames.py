@@ -13,15 +13,15 @@ printed looks like one by accident.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
 from typing import NamedTuple
 
 #: What is to be done with a piece: kept and shown, kept only, shown only.
 BOTH, KEEP, SHOW = "b", "k", "s"
 #: As BOTH, from a process that a call has forked, which knows of no limit.
 FREE = "f"
-#: The call prints no more. And: what was written before this without a frame is this call's.
-END, BEFORE = "e", "m"
+#: The call prints no more. And: what was written before this without a frame is this call's, and
+#: what follows is that of the call in the text.
+END, CHANGE = "e", "m"
 
 #: The number of an execution of a call, and the call's name.
 Owner = tuple[int, str]
@@ -100,13 +100,10 @@ class Unpacker:
     ----------
     word : bytes
         What this runner's frames begin with.
-    whose : callable
-        The call, and its name, that runs alone now; ``(0, "")`` where there is none.
     """
 
-    def __init__(self, word: bytes, whose: Callable[[], Owner]) -> None:
+    def __init__(self, word: bytes) -> None:
         self._begin = _BEGIN + word
-        self._whose = whose
         self._rest = b""
 
     def add(self, chunk: bytes, owner: Owner = NOBODY) -> list[Piece]:
@@ -116,13 +113,13 @@ class Unpacker:
         ----------
         chunk : bytes
         owner : (int, str)
-            Which call ran alone just before it was read. Where that has changed before it was read,
-            there is a mark in it; what follows upon the mark is of those that run since.
+            Which call ran alone just before it was read. Where that changes while something waits
+            to be read, there is a mark; so what has none before it is this call's.
         """
         data = self._rest + chunk
         pieces: list[Piece] = []
         bare = at = 0  # where what has no frame begins, and where to look on
-        since, marked = 0, False  # pieces whose owner is known, and how
+        since = 0  # pieces whose owner is known
         while (found := data.find(self._begin, at)) >= 0:
             read = self._frame(data, found)
             if read is None:
@@ -133,16 +130,16 @@ class Unpacker:
                 continue
             if found > bare:
                 pieces.append(Piece(FREE, 0, 0, "", data[bare:found]))
-            if piece.kind == BEFORE:
+            if piece.kind == CHANGE:
                 _claim(pieces, since, (piece.call, piece.name))
-                since, marked = len(pieces), True
+                since, owner = len(pieces), _owner(piece.text)
             else:
                 pieces.append(piece)
             bare = at = after
         end = found if found >= 0 else len(data) - _partial(data[bare:], self._begin)
         if end > bare:
             pieces.append(Piece(FREE, 0, 0, "", data[bare:end]))
-        _claim(pieces, since, self._whose() if marked else owner)
+        _claim(pieces, since, owner)
         self._rest = data[end:]
         return pieces
 
@@ -173,6 +170,18 @@ class Unpacker:
         if len(data) < after:
             return None
         return Piece(kind, stream, number, name, data[sized + 1 : after]), after
+
+
+def change(word: bytes, before: Owner, after: Owner) -> bytes:
+    """The mark that another call runs alone from now on."""
+    call, name = after
+    text = b"%d %s" % (call, name.encode(errors="replace"))
+    return frames(beginning(word, CHANGE, 0, *before), text)[0]
+
+
+def _owner(text: bytes) -> Owner:
+    call, _, name = text.decode(errors="replace").partition(" ")
+    return (int(call), name) if call.isdigit() and call != "0" else NOBODY
 
 
 def _claim(pieces: list[Piece], since: int, owner: Owner) -> None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -139,10 +139,9 @@ class LocalBackend(Backend):
             self._devices.warn_of(spec.gpus)
         times = crowd(len(self._runners) + len(specs))
         for alike in _alike(specs):
-            kind, orders = self._kind(alike[0]), told(alike[0], times)
+            kind, orders = self._kind(alike[0]), told(alike[0], times, self._limits)
             if not self._devices.all:
                 orders["gpus"] = 0
-            orders["prints"] = self._limits and asdict(self._limits)
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None
@@ -179,7 +178,7 @@ class LocalBackend(Backend):
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         times = crowd(len(self._runners) + 1)
-        return [runner(spec, self._devices.choose(spec.gpus), times)]
+        return [runner(spec, self._devices.choose(spec.gpus), times, self._limits)]
 
     async def close(self) -> None:
         self._closed = True

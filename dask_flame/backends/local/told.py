@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
@@ -10,12 +11,14 @@ from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.hiding import HIDDEN, hide, plain
 from dask_flame.backends.local.crowd import measure_less
 from dask_flame.backends.local.kinds import import_path, kind
+from dask_flame.prints.bucket import Limits
 
 
-def told(spec: RunnerSpec, times: float) -> dict[str, Any]:
+def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any]:
     """What runners like this one are told, each beside its name and folder.
 
-    They measure their calls so many times as rarely as Dask's settings say.
+    They measure their calls so many times as rarely as Dask's settings say, and mark what these
+    print, as much of it as is to be shown.
     """
     return {
         **spec.orders,
@@ -23,10 +26,13 @@ def told(spec: RunnerSpec, times: float) -> dict[str, Any]:
         "rarely": times,
         "path": import_path(),
         "host": "127.0.0.1",
+        "prints": limits and asdict(limits),
     }
 
 
-def runner(spec: RunnerSpec, own: Mapping[str, str], times: float) -> dict[str, Any]:
+def runner(
+    spec: RunnerSpec, own: Mapping[str, str], times: float, limits: Limits | None = None
+) -> dict[str, Any]:
     """All that is said of a runner, without its secrets: as an object of YAML.
 
     Its environment is the driver's, with what the pool and Dask add. What is in a variable is shown
@@ -38,9 +44,10 @@ def runner(spec: RunnerSpec, own: Mapping[str, str], times: float) -> dict[str, 
     own : mapping of str to str
         Variables of this runner alone.
     times : float
+    limits : Limits or None
     """
     what = kind(spec)
-    orders = told(spec, times)
+    orders = told(spec, times, limits)
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     orders["config"] = HIDDEN
     orders["security"] = hide(orders["security"])
