@@ -30,7 +30,8 @@ from dask_flame.dashboard import flame, install
 from dask_flame.dashboard.look import BAD, Palette
 from dask_flame.dashboard.mount import mount
 from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
-from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics
+from dask_flame.dashboard.ranking import best, higher_is_better, labels, metrics
+from dask_flame.labels import label
 from dask_flame.reports import CallReports, Series
 
 # Words and numbers

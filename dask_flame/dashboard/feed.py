@@ -16,7 +16,8 @@ import numpy as np
 from dask.typing import Key
 
 from dask_flame.dashboard.look import Palette
-from dask_flame.dashboard.ranking import best, higher_is_better, label, labels, metrics
+from dask_flame.dashboard.ranking import best, higher_is_better, labels, metrics
+from dask_flame.labels import label
 from dask_flame.reports import CallReports, Series
 from dask_flame.reports.thinning import thin
 
