@@ -142,8 +142,24 @@ async def test_a_server_that_accepts_and_says_nothing(
         fake.slow(60)
         for _ in range(5):
             assert await ask(port) == b""
-        await until(lambda: not made._tasks)
+        await until(lambda: not made._passing)
         fake.slow(0)
         # Of the connections that a session may have, none is taken up by what hung.
         assert (await made._api.get(PODS, "one"))["metadata"]["name"] == "one"
         assert await ask(port, b"hello") == b"hello"
+
+
+@pytest.mark.asyncio
+async def test_what_connects_as_it_closes_or_afterwards_is_closed() -> None:
+    """Neither is left open, though nobody has begun to pass anything on."""
+    api: Any = None
+    made = Forward(api, "one", 1)
+    for _ in range(2):
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        with ours:
+            made._accepted(reader, writer)
+            await made.close()
+            ours.settimeout(20)
+            assert await asyncio.to_thread(ours.recv, 1) == b""
+    assert not made._passing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -47,7 +48,13 @@ def guard_of(cluster: Any) -> psutil.Process:
 
 def templates(cluster: Any) -> list[psutil.Process]:
     """The templates of a cluster: what is started as one, and has not become a runner."""
-    return [p for p in guard_of(cluster).children() if "template" in p.cmdline()]
+    found = []
+    for process in guard_of(cluster).children():
+        # One may end while it is looked at.
+        with contextlib.suppress(psutil.Error):
+            if "template" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def template(cluster: Any) -> psutil.Process:

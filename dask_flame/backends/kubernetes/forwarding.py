@@ -38,7 +38,8 @@ class Forward:
         self._port = port
         self.trouble = ""
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._passing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self, at: int = 0) -> int:
         """Listen at this port of this machine, if it is free, else at any; which one it is."""
@@ -51,16 +52,27 @@ class Forward:
 
     async def close(self) -> None:
         """Listen no more, and end all connections."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
+        passing = dict(self._passing)
+        for task in passing:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*passing, return_exceptions=True)
+        for writer in passing.values():
+            # One that was cancelled before it had begun has closed nothing.
+            if not writer.is_closing():
+                writer.transport.abort()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:
+            writer.transport.abort()
+            return
         task = asyncio.ensure_future(self._pass(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._passing[task] = writer
+        task.add_done_callback(self._passing.pop)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there: asyncio.Task[None] | None = None
