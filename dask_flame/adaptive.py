@@ -18,6 +18,7 @@ from dask_flame.background import Background, in_thread, safely
 from dask_flame.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
+from dask_flame.lives import ENDING, Lives
 from dask_flame.orders import Orders
 from dask_flame.pool import OnChange
 
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds of history kept for the dashboard's timeline, one sample a second.
-_HISTORY = 600
+#: Samples of history kept for the dashboard: one a second, while something changes.
+_HISTORY = 3600
+#: Seconds after which there is one though nothing has.
+_UNCHANGED = 60.0
 _SHOWN_LINES = 25
 #: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
 _GONE_WITHIN = 5.0
@@ -54,7 +57,8 @@ class FlameAdaptive(Adaptive):
         self.fleets = cluster.fleets
         self.events = cluster.events
         self.boots = cluster.boots
-        self.history: dict[str, deque[tuple[float, int, int, int, int]]] = {
+        self.lives = Lives()
+        self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
         self._left: set[str] = set()  # gone from the scheduler without having been told to
@@ -136,6 +140,7 @@ class FlameAdaptive(Adaptive):
         for pool, fleet in self.fleets:
             decision = fleet.decide(now, self.cluster.scheduler.demand(pool))
             self._carry_out(pool, fleet, decision)
+            self.lives.heed(fleet.roster, time.time(), self.cluster.scheduler.calls_on)
             wakes.append(decision.wake)
             if self.fleets.stopped:
                 self._refuse(pool)
@@ -169,6 +174,8 @@ class FlameAdaptive(Adaptive):
             kind = "lost"
         self._left.discard(what.name)
         self.boots.ended(what.name, what.why, now, failed=kind == "failed")
+        late = (boot := self.boots.of(what.name)) is not None and boot.failed
+        self.lives.ended(what.name, time.time(), "failed" if late else kind, what.why)
         cause = f"{member.why} ({what.why})" if member.why else what.why
         told = {"failed": why, "lost": cause + printed}.get(kind, cause)
         self.events.add(kind, told, runners=[what.name], pool=pool)
@@ -248,6 +255,7 @@ class FlameAdaptive(Adaptive):
                 "boot", boots.reason, runners=boots.names, pool=pool, **decision.numbers
             )
             self.boots.asked(boots.names, pool, fleet.members[boots.names[0]].asked, at=event.at)
+            self.lives.asked(boots.names, pool, event.at, boots.reason)
             self._orders.boot(boots.names)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
@@ -258,7 +266,9 @@ class FlameAdaptive(Adaptive):
                 why = f"{reason} ({how_far})" if (how_far := self.boots.how_far(late)) else reason
                 for name in late:
                     self.boots.ended(name, reason, time.monotonic(), failed=True)
-                self.events.add("retire", why, runners=names, pool=pool, **decision.numbers)
+                event = self.events.add("retire", why, runners=names, pool=pool, **decision.numbers)
+                for name in names:
+                    self.lives.seen(name, ENDING, event.at, why)
             self._orders.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
@@ -315,7 +325,14 @@ class FlameAdaptive(Adaptive):
             busy = sum(m.phase is Phase.READY and m.busy > 0 for m in fleet.members.values())
             booting, ready = fleet.count(Phase.BOOTING), fleet.count(Phase.READY)
             demand = self.cluster.scheduler.demand(pool)
-            self.history[pool].append((time.time(), demand, booting, ready, busy))
+            sample = (time.time(), demand, booting, ready, busy, fleet.target(demand))
+            history = self.history[pool]
+            if (
+                not history
+                or sample[1:] != history[-1][1:]
+                or sample[0] > history[-1][0] + _UNCHANGED
+            ):
+                history.append(sample)
 
 
 def _last_lines(text: str) -> str:

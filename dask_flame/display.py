@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Status
 
 from dask_flame.fleet import Fleet, Phase
+from dask_flame.lives import Lives
 
 if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dask_flame.pools import Pools
     from dask_flame.scheduler import FlameScheduler
 
-_SHOWN_EVENTS = 50
+_SHOWN_EVENTS = 200
 _SHOWN_BOOTS = 64
 
 
@@ -100,7 +101,7 @@ def snapshot(
     events: EventLog,
     boots: Boots,
 ) -> dict[str, Any]:
-    """The pools' state for the page ``/flame`` and the notebook: times are Unix seconds."""
+    """The pools' state for the dashboard's pages and the notebook: times are Unix seconds."""
     now, monotonic = time.time(), time.monotonic()
     return {
         "now": now,
@@ -110,10 +111,14 @@ def snapshot(
                 "min": fleet.pool.min,
                 "max": fleet.pool.max,
                 "concurrency": fleet.pool.concurrency,
+                "gpus": fleet.pool.gpus,
                 "idle_timeout": fleet.pool.idle_timeout,
+                "suspended": fleet.suspended,
                 "demand": scheduler.demand(name),
+                "target": fleet.target(scheduler.demand(name)),
                 "waiting": scheduler.waiting(name),
                 "runner_seconds": pools.ledgers[name].paid(fleet.members.values(), monotonic),
+                "busy_seconds": fleet.roster.busy_seconds(monotonic),
                 "runners": [
                     {
                         "name": m.name,
@@ -128,8 +133,10 @@ def snapshot(
             for name, fleet in pools
         ],
         "events": [
-            {"at": e.at, "kind": e.kind, "text": e.text} for e in list(events)[-_SHOWN_EVENTS:]
+            {"at": e.at, "kind": e.kind, "text": e.text, "pool": e.pool}
+            for e in list(events)[-_SHOWN_EVENTS:]
         ],
+        "lives": adaptive.lives if adaptive is not None else Lives(),
         "boots": [
             {
                 "name": b.name,
@@ -139,6 +146,7 @@ def snapshot(
                 "ended": b.ended,
                 "failed": b.failed,
                 "lasted": b.lasted,
+                "trouble": b.trouble,
             }
             for b in boots[-_SHOWN_BOOTS:]
         ],

@@ -119,7 +119,7 @@ class Fleet:
             return None
         self._stuck.pop(name, None)
         phase = member.phase
-        self.roster.gone(name)
+        self.roster.gone(name, now)
         if phase is Phase.BOOTING:
             self._failed(member, now, why, late=False)
         return phase

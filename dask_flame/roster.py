@@ -76,6 +76,9 @@ class Roster:
     counts : Counter of Phase
     checking : dict of str to Member
         Those that are being asked whether they may end.
+    news : set of str
+        Names of those whose phase has changed, or which got busy or idle, since the reader last
+        cleared it.
     """
 
     def __init__(self) -> None:
@@ -83,6 +86,9 @@ class Roster:
         self.members: dict[str, Member] = {}
         self.counts: Counter[Phase] = Counter()
         self.checking: dict[str, Member] = {}
+        self.news: set[str] = set()
+        self._working = 0
+        self._worked = 0.0  # when busy runners were no longer so, less when they got busy, summed
         self._asked: set[str] = set()  # those whose answer is to come
         self._stale: set[str] = set()  # and has been overtaken by a call
         self._needed: OrderedDict[str, Member] = OrderedDict()  # booting, first asked first
@@ -108,6 +114,7 @@ class Roster:
         """A runner's boot was decided."""
         self.members[name] = self._needed[name] = Member(name, Phase.BOOTING, now, now)
         self.counts[Phase.BOOTING] += 1
+        self.news.add(name)
 
     def ready(self, name: str, now: float) -> None:
         """A runner has come up."""
@@ -122,6 +129,9 @@ class Roster:
         if member is None or member.busy == busy:
             return
         was, member.busy = member.busy, busy
+        if not busy or not was:
+            self._works(1 if busy else -1, now)
+            self.news.add(name)
         if member.phase is Phase.READY and busy and not was:
             self._withdraw(member)
             member.idle_since, member.refusals, member.may_end = math.inf, 0, False
@@ -165,12 +175,15 @@ class Roster:
         self._refused[name] = member
         self._push(self._again, now + max(patience, again), member)
 
-    def gone(self, name: str) -> None:
+    def gone(self, name: str, now: float) -> None:
         """A runner is there no more."""
         member = self.members.pop(name)
         self._withdraw(member)
         self._asked.discard(name)
         self._stale.discard(name)
+        self.news.discard(name)
+        if member.busy:
+            self._works(-1, now)
         self.counts[member.phase] -= 1
 
     def need(self, booting: int, now: float) -> None:
@@ -217,6 +230,10 @@ class Roster:
             self._idle[name] = member
 
     # What is asked
+
+    def busy_seconds(self, now: float) -> float:
+        """For how long runners had a call, summed over all there have been."""
+        return self._worked + self._working * now
 
     def longest_booting(self) -> Member | None:
         """The runner that has been booting for the longest time."""
@@ -278,7 +295,12 @@ class Roster:
         self.counts[member.phase] -= 1
         self.counts[phase] += 1
         member.phase, member.since = phase, now
+        self.news.add(name)
         return member
+
+    def _works(self, more: int, now: float) -> None:
+        self._working += more
+        self._worked -= more * now
 
     def _withdraw(self, member: Member) -> None:
         """Take a runner out of the order it is in."""

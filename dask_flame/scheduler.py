@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from distributed import Scheduler
@@ -148,6 +149,11 @@ class FlameScheduler(Scheduler):
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),
         )
+
+    def calls_on(self, name: str, most: int = 1) -> list[str]:
+        """Keys of so many calls that the worker of this name has now."""
+        ws = self.workers.get(self.aliases.get(name, ""))
+        return [] if ws is None else [str(ts.key) for ts in islice(ws.processing, most)]
 
     def drain(self, *addresses: str) -> None:
         """Give these workers no further calls."""

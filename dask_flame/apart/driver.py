@@ -29,6 +29,7 @@ from dask_flame.background import Background, in_thread, safely
 from dask_flame.checks import seconds, size
 from dask_flame.errors import BackendError
 from dask_flame.events import Event
+from dask_flame.lives import Lives
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.protocol import DRIVER
 from dask_flame.reconnect import resume_clients, tell_clients
@@ -62,6 +63,7 @@ class Following:
         self.maximum = maximum
         #: What was when is on the dashboard's page, which is where the scheduler is.
         self.history: dict[str, list[Any]] = defaultdict(list)
+        self.lives = Lives()
 
     def stop(self, reason: str = "unknown") -> None:
         """There is nothing here to stop."""
