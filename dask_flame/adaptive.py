@@ -190,6 +190,7 @@ class FlameAdaptive(Adaptive):
         if (noted := self.boots.reached(name, step, time.monotonic())) is not None:
             boot, took = noted
             self.fleets.ledgers[boot.pool].phase(step, took)
+            self.lives.stepped(name, boot.steps)
 
     def _accepted(self, names: Collection[str]) -> None:
         for name in names:

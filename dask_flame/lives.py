@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from dask_flame.boots import FIRST_CALL
 from dask_flame.roster import Member, Phase, Roster
 
 IDLE, BUSY = "idle", "busy"
@@ -52,6 +53,9 @@ class Life:
     name, pool : str
     number : int
         In the order in which runners were asked for.
+    steps : tuple of (str, float)
+        What its boot has come to until it registered, and after how many seconds; see
+        :class:`dask_flame.boots.Boot`.
     changes : list of Change
         In the order in which they happened; no two that follow each other are of the same state.
     over : float or None
@@ -69,6 +73,7 @@ class Life:
     pool: str
     number: int
     changes: list[Change]
+    steps: tuple[tuple[str, float], ...] = ()
     over: float | None = None
     how: str = ""
     why: str = ""
@@ -113,6 +118,17 @@ class Lives:
             self._changes += 1
         self._forget()
 
+    def stepped(self, name: str, steps: Sequence[tuple[str, float]]) -> None:
+        """A runner's boot has come to these steps."""
+        life = self._alive.get(name)
+        if life is not None:
+            steps = tuple(step for step in steps if step[0] != FIRST_CALL)
+            # Steps may be told late, or out of order.
+            told_late = life.state != BOOTING or steps[: len(life.steps)] != life.steps
+            if told_late and steps != life.steps:
+                life.rewritten += 1
+            life.steps = steps
+
     def heed(self, roster: Roster, at: float, calls_on: Callable[[str], Sequence[str]]) -> None:
         """Take note of what is new in a roster.
 
@@ -156,6 +172,8 @@ class Lives:
         """A runner is gone."""
         life = self._alive.pop(name, None)
         if life is not None:
+            if (namesake := self._over.pop(name, None)) is not None:
+                self._changes -= len(namesake.changes)
             life.over, life.how, life.why = max(at, life.changes[-1].at), how, _short(why)
             self._over[name] = life
             self._forget()

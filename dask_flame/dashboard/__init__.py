@@ -1,4 +1,4 @@
-"""The page ``/flame`` in Dask's dashboard (scheduler)."""
+"""The pages ``/flame`` and ``/pools`` in Dask's dashboard (scheduler)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def install(scheduler: Any) -> bool:
-    """Add the page to a scheduler's dashboard, before or after the scheduler has started.
+    """Add the pages to a scheduler's dashboard, before or after the scheduler has started.
 
-    Adds ``/flame`` and its link in the navigation bar, and the plot ``/individual-flame-curves``,
-    which JupyterLab's Dask extension then lists. They live and end with the scheduler's own pages,
-    and show what the :class:`~dask_flame.Reports` plugin of that scheduler holds. Adding it again
-    does nothing.
+    Adds ``/flame`` and ``/pools`` with their links in the navigation bar, and plots of theirs
+    whose paths begin with ``/individual-flame-``, which JupyterLab's Dask extension then lists.
+    They live and end with the scheduler's own pages, and show what the
+    :class:`~dask_flame.Reports` plugin of that scheduler holds. Adding them again does nothing.
 
     Parameters
     ----------
@@ -26,9 +26,11 @@ def install(scheduler: Any) -> bool:
     # Where nothing has imported bokeh there is no dashboard, and its import is not paid for.
     if "bokeh" not in sys.modules:
         return False
-    from dask_flame.dashboard import flame
+    from dask_flame.dashboard import flame, pools_page
     from dask_flame.dashboard.mount import mount
     from dask_flame.dashboard.pools import WorkersAsPool
 
     workers = WorkersAsPool(scheduler)
-    return mount(scheduler, flame.pages(scheduler, workers))
+    # The navigation bar has the page that is mounted last first.
+    pages = pools_page.pages(scheduler, workers) | flame.pages(scheduler, workers)
+    return mount(scheduler, pages)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bokeh.models import (
     BasicTicker,
+    CategoricalColorMapper,
     ColumnDataSource,
     CustomJSTickFormatter,
     Div,
@@ -28,8 +29,8 @@ from dask_flame.boots import (
     shown,
     summary,
 )
-from dask_flame.dashboard.look import BAD, BOOTING, IDLE, INK, QUIET, RULE
-from dask_flame.dashboard.theme import FULL_WIDTH
+from dask_flame.dashboard.look import BAD, BOOTING, IDLE, QUIET
+from dask_flame.dashboard.theme import FULL_WIDTH, plain
 
 #: From the request to its acceptance, then what the substrate tells of, then the runner's own
 #: start; a registered runner is idle until its first call.
@@ -56,6 +57,8 @@ class BootBars:
         self._drawn: Any = None
         self._source = ColumnDataSource({name: [] for name in _COLUMNS}, name="flame-boots")
         self._ends = ColumnDataSource({"x": [], "y": [], "colour": []}, name="flame-boot-ends")
+        used = list(dict.fromkeys((*_COLOURS.values(), *_SUBSTRATE, BOOTING, BAD, QUIET)))
+        self._colours = CategoricalColorMapper(factors=used, palette=used)
         self._head = Div(
             name="flame-boot-phases", sizing_mode="stretch_width", stylesheets=[FULL_WIDTH]
         )
@@ -78,6 +81,10 @@ class BootBars:
         self._bars.visible = bool(values)
         if values:
             self._draw(values, now)
+
+    def for_browser(self) -> list[CategoricalColorMapper]:
+        """What the browser gives other palettes with the theme."""
+        return [self._colours]
 
     def _draw(self, boots: Sequence[Boot], now: float) -> None:
         colours = colours_of(boots)
@@ -119,15 +126,11 @@ class BootBars:
             name="flame-boot-bars",
             visible=False,
         )
-        fig.outline_line_color = None
+        plain(fig)
+        fig.xgrid.grid_line_color = fig.ygrid.grid_line_color
         fig.ygrid.grid_line_color = None
-        fig.xgrid.grid_line_color = RULE
         fig.xaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
         fig.xaxis.formatter = CustomJSTickFormatter(code="return `${+tick.toPrecision(6)} s`")
-        for axis in (*fig.xaxis, *fig.yaxis):
-            axis.axis_line_color = axis.major_tick_line_color = QUIET
-            axis.major_label_text_color = INK
-            axis.minor_tick_line_color = None
         fig.yaxis.major_tick_line_color = None
         bars = fig.hbar(
             "y",
@@ -135,7 +138,7 @@ class BootBars:
             right="right",
             height=0.84,
             source=self._source,
-            fill_color="colour",
+            fill_color={"field": "colour", "transform": self._colours},
             fill_alpha=0.9,
             line_color=None,
         )
@@ -145,7 +148,7 @@ class BootBars:
             source=self._ends,
             marker="x",
             size=8,
-            line_color="colour",
+            line_color={"field": "colour", "transform": self._colours},
             line_width=2,
         )
         tips = [("runner", "@runner"), ("phase", "@phase"), ("boot", "@story")]
@@ -198,15 +201,16 @@ def _head(boots: Sequence[Boot]) -> str:
     phases = "".join(
         f'<div style="white-space:nowrap"><span style="display:inline-block; width:10px; '
         f'height:10px; background:{colour}; vertical-align:middle"></span> {escape(step)} '
-        f'<span style="color:{QUIET}">'
+        f'<span style="color:var(--flame-quiet)">'
         f"{shown(typical[step]) if step in typical else ''}</span></div>"
         for step, colour in colours_of(boots).items()
     )
     return f"""
-<div style="font-size:13px; color:{INK}">
+<div style="font-size:13px; color:var(--flame-ink)">
  <div style="display:flex; justify-content:space-between; gap:8px">
-  <b style="font-size:14px">Boots</b>
-  <span style="color:{QUIET}" title="the phases' medians, in seconds, are below">{said}</span>
+  <b style="font-size:15px">Boots</b>
+  <span style="color:var(--flame-quiet)"
+   title="the phases' medians, in seconds, are below">{said}</span>
  </div>
  <div style="display:flex; flex-wrap:wrap; gap:2px 12px; margin-top:2px">{phases}</div>
 </div>"""

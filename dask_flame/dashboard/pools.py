@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-#: (unix seconds, demand, booting, ready, busy runners)
-Sample = tuple[float, int, int, int, int]
+from dask_flame.lives import BUSY, IDLE, Lives
+from dask_flame.reports import Reports
+
+#: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for)
+Sample = tuple[float, int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,9 @@ def total(histories: Sequence[Sequence[Sample]]) -> list[Sample]:
         last[i] = sample
         if summed and summed[-1][0] == at:
             summed.pop()
-        _, demand, booting, ready, busy = map(sum, zip(*last.values(), strict=True))
-        summed.append((at, int(demand), int(booting), int(ready), int(busy)))
+        _, *numbers = map(sum, zip(*last.values(), strict=True))
+        demand, booting, ready, busy, target = map(int, numbers)
+        summed.append((at, demand, booting, ready, busy, target))
     return summed
 
 
@@ -66,12 +70,23 @@ class WorkersAsPool:
     """Makes a pool's state of any scheduler's workers, for a cluster without pools.
 
     Its history grows only while it is read, that is while a page is open.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    interval : float
+        Seconds between two looks.
+    samples : int
+        How many are kept.
     """
 
     def __init__(self, scheduler: Any, *, interval: float = 0.5, samples: int = 1200) -> None:
         self._scheduler = scheduler
         self._interval = interval
         self._history: deque[Sample] = deque(maxlen=samples)
+        self._lives = Lives()
+        self._since: dict[str, float] = {}
+        self._looked = 0.0
 
     def __call__(self) -> dict[str, Any]:
         """The state, in the form that ``Reports.pools`` describes."""
@@ -81,8 +96,13 @@ class WorkersAsPool:
         waiting = len(scheduler.queued) + len(scheduler.unrunnable)
         processing = sum(len(ws.processing) for ws in workers)
         busy = sum(bool(ws.processing) for ws in workers)
-        if not self._history or now - self._history[-1][0] >= self._interval:
-            self._history.append((now, processing + waiting, 0, len(workers), busy))
+        if now - self._looked >= self._interval:
+            self._looked = now
+            self._look(workers, now)
+            there = len(workers)
+            sample = (now, processing + waiting, 0, there, busy, there)
+            if not self._history or self._history[-1][1:] != sample[1:]:
+                self._history.append(sample)
         pool = {
             "name": "workers",
             "min": 0,
@@ -91,9 +111,35 @@ class WorkersAsPool:
             "demand": processing + waiting,
             "waiting": waiting,
             "runners": [
-                {"name": str(ws.name), "state": "ready", "busy": len(ws.processing), "since": now}
+                {
+                    "name": str(ws.name),
+                    "state": "ready",
+                    "busy": len(ws.processing),
+                    "since": self._since.get(str(ws.name), now),
+                }
                 for ws in workers
             ],
             "history": list(self._history),
         }
-        return {"now": now, "pools": [pool], "events": None}
+        return {"now": now, "pools": [pool], "events": None, "lives": self._lives}
+
+    def _look(self, workers: Sequence[Any], now: float) -> None:
+        there = {str(ws.name): ws for ws in workers}
+        new = [name for name in there if name not in self._since]
+        self._lives.asked(new, "workers", now, "")
+        for gone in self._since.keys() - there.keys():
+            del self._since[gone]
+            self._lives.ended(gone, now, "ended", "it has left the scheduler")
+        self._since.update(dict.fromkeys(new, now))
+        for name, ws in there.items():
+            call = next(iter(ws.processing), None)
+            state, note = (IDLE, "") if call is None else (BUSY, str(call.key))
+            self._lives.seen(name, state, now, note)
+
+
+def state_of(scheduler: Any, workers: WorkersAsPool) -> Mapping[str, Any]:
+    """What ``Reports.pools`` gives, or else the workers as a pool."""
+    plugins = scheduler.plugins.values()
+    reports = next((plugin for plugin in plugins if isinstance(plugin, Reports)), None)
+    pools = reports.pools if reports is not None else None
+    return workers() if pools is None else pools()

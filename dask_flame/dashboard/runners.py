@@ -74,7 +74,7 @@ class Runners:
         # One sample before the window's edge holds until the first one in it; the last, until now.
         inside = [s for s in samples if s[0] > now - window]
         before = [s for s in samples if s[0] <= now - window][-1:]
-        drawn = [(-float(window), *s[1:]) for s in before]
+        drawn: list[Any] = [(-float(window), *s[1:]) for s in before]
         drawn += [(s[0] - now, *s[1:]) for s in inside]
         drawn += [(0.0, *s[1:]) for s in drawn[-1:]]
         self._source.data = {

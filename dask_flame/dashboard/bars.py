@@ -1,0 +1,236 @@
+"""Rows of bars over time, of which only what has changed is sent (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bokeh.models import (
+    CategoricalColorMapper,
+    ColumnDataSource,
+    CustomJSHover,
+    FixedTicker,
+    HoverTool,
+    Range1d,
+)
+
+from dask_flame.dashboard.span import FAR, Span
+
+#: Pixels: the least of a row, and most of all rows together where they cannot be thinner.
+_LEAST_ROW, _MOST_THIN = 1.1, 640
+_AXIS = 26
+#: Bars beyond those at the last time when all of them were sent, before they are all sent again.
+_SPARE = 1_500
+_LONGEST_NAME = 17
+
+_SINCE = """
+const { data } = source, i = special_vars.index, left = data.left[i];
+const two = (n) => String(n).padStart(2, "0"), date = new Date(left);
+const end = Math.min(data.right[i], cover.left), s = Math.max(0, end - left) / 1000;
+const lasted = s < 10 ? `${s.toFixed(2)} s` : s < 100 ? `${s.toFixed(1)} s`
+  : s < 6000 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(1)} h`;
+const clock = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+return `${clock}, for ${lasted}${data.right[i] > cover.left ? " so far" : ""}`;
+"""
+
+
+class Bar(NamedTuple):
+    """One bar: since when, of which colour, how high (of 1), and what it says when pointed at."""
+
+    left: float
+    colour: str
+    tall: float
+    what: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A row: each bar ends where the next begins.
+
+    Attributes
+    ----------
+    key : hashable
+        What makes it the same row as the one drawn before.
+    name : str
+    bars : sequence of Bar
+    end : float or None
+        Unix time, in seconds; None while it goes on.
+    stamp : int
+        As long as it is the same, bars have only been added at the end, or the last has changed.
+    """
+
+    key: Hashable
+    name: str
+    bars: Sequence[Bar]
+    end: float | None
+    stamp: int = 0
+
+
+@dataclass(slots=True)
+class _Drawn:
+    y: int
+    stamp: int
+    number: int
+    at: int  # where the last bar is in the source
+    last: tuple[Bar, float]
+
+
+_COLUMNS = ("y", "left", "right", "colour", "tall", "what", "note", "row")
+
+
+class BarRows:
+    """A figure of rows, the first on top.
+
+    Parameters
+    ----------
+    span : Span
+    name : str
+        Of the source; the figure's is followed by ``-bars``.
+    colours : dict of str to str
+        Those that bars may have, on light ground, and what they are on dark.
+    row, most : int
+        Pixels: of a row where there is room, and of all of them where they can be read so.
+
+    Attributes
+    ----------
+    figure : bokeh.plotting.figure
+    colours : bokeh.models.CategoricalColorMapper
+        Its palette is for the browser to change with the theme.
+    dark : list of str
+        What its palette is on dark ground.
+    """
+
+    def __init__(
+        self, span: Span, *, name: str, colours: dict[str, str], row: int = 15, most: int = 460
+    ) -> None:
+        self._row = row
+        self._most = most
+        self._drawn: dict[Hashable, _Drawn] = {}
+        self._limit = 0
+        self._far = 0.0
+        self.source = ColumnDataSource({name: [] for name in _COLUMNS}, name=name)
+        self.colours = CategoricalColorMapper(
+            factors=list(colours), palette=list(colours), name=f"{name}-colours"
+        )
+        self.dark = list(colours.values())
+        self.figure = span.figure(y_range=Range1d(0.5, -0.5), height=80, name=f"{name}-bars")
+        fig = self.figure
+        fig.ygrid.grid_line_color = None
+        fig.yaxis.major_tick_line_color = None
+        fig.yaxis.axis_line_color = None
+        fig.yaxis.major_label_text_font_size = "11px"
+        bars = fig.hbar(
+            "y",
+            left="left",
+            right="right",
+            height="tall",
+            source=self.source,
+            fill_color={"field": "colour", "transform": self.colours},
+            line_color=None,
+        )
+        since = CustomJSHover(args={"source": self.source, "cover": span.covers[-1]}, code=_SINCE)
+        fig.add_tools(
+            HoverTool(
+                renderers=[bars],
+                tooltips=[("runner", "@row"), ("", "@what"), ("since", "@left{0}"), ("", "@note")],
+                formatters={"@left": since},
+                point_policy="follow_mouse",
+            )
+        )
+
+    def draw(self, rows: Sequence[Bars], now: float) -> None:
+        """Show these rows; what has not changed since the last time is not sent again."""
+        far = now * 1e3 + FAR
+        same = list(self._drawn) == [row.key for row in rows] and all(
+            self._drawn[row.key].stamp == row.stamp and self._drawn[row.key].number <= len(row.bars)
+            for row in rows
+        )
+        # A bar that was drawn far beyond now is too short one day.
+        if not same or len(self.source.data["y"]) > self._limit or now * 1e3 > self._far - FAR / 2:
+            self._far = far
+            self._draw_all(rows)
+        else:
+            self._draw_news(rows)
+
+    def _draw_all(self, rows: Sequence[Bars]) -> None:
+        columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self._drawn = {}
+        for y, row in enumerate(rows):
+            self._append(columns, row, y, 0, 0)
+        n = len(rows)
+        room = min(max(self._row * n, 24.0), self._most)
+        room = min(max(room, _LEAST_ROW * n), _MOST_THIN)
+        fig = self.figure
+        height = round(room) + _AXIS
+        if fig.height != height:
+            fig.height = height
+        fig.y_range.update(start=max(n, 1) - 0.5, end=-0.5)
+        # Names only where there is room for them.
+        every = -(-n * 14 // round(room)) if n else 1
+        fig.yaxis.ticker = FixedTicker(ticks=list(range(0, n, every)))
+        fig.yaxis.major_label_overrides = {
+            y: _short(row.name) for y, row in enumerate(rows) if y % every == 0
+        }
+        self.source.data = columns
+        self._limit = len(columns["y"]) + _SPARE
+
+    def _draw_news(self, rows: Sequence[Bars]) -> None:
+        columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        patches: dict[str, list[tuple[int, Any]]] = {}
+        there = len(self.source.data["y"])
+        for row in rows:
+            drawn = self._drawn[row.key]
+            if not drawn.number:
+                self._append(columns, row, drawn.y, 0, there)
+                continue
+            last = self._bar(row, drawn.number - 1)
+            if last != drawn.last:
+                new, old = self._values(*last, row), self._values(*drawn.last, row)
+                for name, value in new.items():
+                    if value != old[name]:
+                        patches.setdefault(name, []).append((drawn.at, value))
+                drawn.last = last
+            if drawn.number < len(row.bars):
+                self._append(columns, row, drawn.y, drawn.number, there)
+        if patches:
+            self.source.patch(patches)
+        if columns["y"]:
+            self.source.stream(columns)
+
+    def _append(
+        self, columns: dict[str, list[Any]], row: Bars, y: int, first: int, there: int
+    ) -> None:
+        for i in range(first, len(row.bars)):
+            columns["y"].append(y)
+            for name, value in self._values(*self._bar(row, i), row).items():
+                columns[name].append(value)
+        number = len(row.bars)
+        last = self._bar(row, number - 1) if number else (_NOTHING, 0.0)
+        at = there + len(columns["y"]) - 1
+        self._drawn[row.key] = _Drawn(y, row.stamp, number, at, last)
+
+    def _bar(self, row: Bars, i: int) -> tuple[Bar, float]:
+        if i + 1 < len(row.bars):
+            return row.bars[i], row.bars[i + 1].left * 1e3
+        return row.bars[i], self._far if row.end is None else row.end * 1e3
+
+    @staticmethod
+    def _values(bar: Bar, right: float, row: Bars) -> dict[str, Any]:
+        return {
+            "left": bar.left * 1e3,
+            "right": right,
+            "colour": bar.colour,
+            "tall": bar.tall,
+            "what": bar.what,
+            "note": bar.note,
+            "row": row.name,
+        }
+
+
+_NOTHING = Bar(0.0, "", 0.0, "", "")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

@@ -1,0 +1,28 @@
+// The page /pools: what is on a canvas follows the theme, and the server hears of the clock here.
+
+const main = (args) => {
+  const { root, covers, palettes, dark, inks, grounds, marks, bars, colours } = args;
+  // It is a matter of this browser alone.
+  const set = (model, values) => model.setv(values, { sync: false });
+  const paint = () => {
+    const { dark: night, colour } = flameTheme;
+    const value = (name) => ({ value: colour(name) });
+    palettes.forEach((mapper, i) => {
+      set(mapper, { palette: night ? dark[i] : [...mapper.factors] });
+    });
+    for (const cover of covers) set(cover, { fill_color: colour("ground") });
+    for (const glyph of inks) set(glyph, { line_color: value("demand") });
+    for (const glyph of grounds) set(glyph, { fill_color: value("booting") });
+    for (const glyph of marks) set(glyph, { line_color: value("bad") });
+    for (const mapper of bars) {
+      set(mapper, { palette: mapper.factors.map((light) => (night && colours[light]) || light) });
+    }
+    // What is HTML and has colours of its own.
+    const levels = palettes[1].palette;
+    levels.forEach((level, i) =>
+      document.documentElement.style.setProperty(`--flame-level-${i}`, level));
+  };
+  paint();
+  flameTheme.on(paint);
+  root.tags = [-new Date().getTimezoneOffset()];
+};

@@ -1,0 +1,107 @@
+"""What was decided and what happened, each with its reason, the newest first (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from html import escape
+from typing import Any
+
+from bokeh.models import Div, RadioButtonGroup
+from bokeh.models.layouts import Column
+
+from dask_flame.dashboard.span import buttons
+from dask_flame.dashboard.theme import FULL_WIDTH
+
+#: Events by what the buttons say; those that are not named here are under "all" only.
+GROUPS: dict[str, frozenset[str]] = {
+    "all": frozenset(),
+    "decisions": frozenset({"boot", "retire", "policy", "lease", "kept", "leaving"}),
+    "runners": frozenset({"ready", "ended", "failed", "lost"}),
+    "trouble": frozenset({"failed", "held", "lost", "overran", "stopped", "waiting", "kept"}),
+}
+_BAD = GROUPS["trouble"] - {"kept"}
+_SHOWN = 100
+#: Characters of an event's text.
+_LONGEST = 400
+
+
+class Happenings:
+    """The last events, and buttons for which of them.
+
+    Attributes
+    ----------
+    root : bokeh.models.layouts.Column
+    offset : float
+        Minutes that the clock of whoever looks is ahead of UTC.
+    """
+
+    def __init__(self, **sizing: Any) -> None:
+        self.offset = _here()
+        self._events: Sequence[Mapping[str, Any]] | None = ()
+        self._drawn: Any = None
+        self._groups = RadioButtonGroup(
+            labels=list(GROUPS), active=0, name="pools-events-group", stylesheets=[buttons()]
+        )
+        self._groups.on_change("active", lambda attr, old, new: self.draw(self._events))
+        self._head = Div(text=_HEAD, margin=(5, 5, 0, 5))
+        self._list = Div(
+            name="pools-events",
+            sizing_mode="stretch_width",
+            styles={"overflow-y": "auto", "max-height": "420px"},
+            stylesheets=[FULL_WIDTH],
+        )
+        self.root = Column(children=[self._head, self._groups, self._list], **sizing)
+
+    def draw(self, events: Sequence[Mapping[str, Any]] | None) -> None:
+        """Show these events, in the form that ``Reports.pools`` describes."""
+        self._events = events
+        group = list(GROUPS)[self._groups.active or 0]
+        ends = (len(events), events[0]["at"], events[-1]["at"]) if events else events is None
+        seen = (group, self.offset, ends)
+        if seen != self._drawn:
+            self._drawn = seen
+            self._groups.visible = events is not None
+            self._list.text = _list(events, group, self.offset)
+
+
+_HEAD = '<b style="font-size:15px; color:var(--flame-ink)">Events</b>'
+
+
+def _here() -> float:
+    offset = datetime.now(UTC).astimezone().utcoffset()
+    return offset.total_seconds() / 60 if offset is not None else 0.0
+
+
+def _list(events: Sequence[Mapping[str, Any]] | None, group: str, offset: float) -> str:
+    if events is None:
+        return _quiet("No pool decides over these workers.")
+    kinds = GROUPS[group]
+    chosen = [event for event in events if not kinds or event["kind"] in kinds][-_SHOWN:]
+    if not chosen:
+        return _quiet("Nothing was decided yet." if not events else "None of these lately.")
+    several = len({event.get("pool") for event in events} - {None}) > 1
+    zone = timezone(timedelta(minutes=offset))
+    return "".join(_event(event, zone, several=several) for event in reversed(chosen))
+
+
+def _quiet(text: str) -> str:
+    return f'<div style="color:var(--flame-quiet); font-size:13px">{text}</div>'
+
+
+def _event(event: Mapping[str, Any], zone: timezone, *, several: bool) -> str:
+    clock = datetime.fromtimestamp(event["at"], zone).strftime("%H:%M:%S")
+    text = str(event["text"])
+    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    pool = event.get("pool")
+    of = f'<span style="color:var(--flame-quiet)">{escape(str(pool))}</span> ' if pool else ""
+    ink = "bad" if event["kind"] in _BAD else "ink"
+    return f"""
+<div style="display:flex; gap:8px; padding:3px 0; border-top:1px solid var(--flame-rule);
+  font-size:13px; color:var(--flame-ink)">
+ <span style="color:var(--flame-quiet); white-space:nowrap">{clock}</span>
+ <span style="min-width:0; overflow-wrap:anywhere; white-space:pre-line"><b
+  style="color:var(--flame-{ink})">{escape(str(event["kind"]))}</b> {of if several else ""}{
+        escape(shown)
+    }</span>
+</div>"""

@@ -1,0 +1,191 @@
+"""Each pool at a glance: its numbers, and why nothing happens; pure (scheduler)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from dask_flame.dashboard.pools import Counts, count
+from dask_flame.dashboard.ranking import counted
+from dask_flame.dashboard.timeline import DRAINING
+from dask_flame.notebook.panel import duration
+
+#: A busy share below it, with so many seconds paid for, is worth a look.
+_LOW, _ENOUGH = 0.5, 60.0
+
+
+def heads(state: Mapping[str, Any]) -> str:
+    """A card for each pool, in the form that ``Reports.pools`` describes: HTML."""
+    boots = state.get("boots") or ()
+    cards = [
+        _card(pool, [boot for boot in boots if boot["pool"] == pool["name"]])
+        for pool in state["pools"]
+    ]
+    columns = "repeat(auto-fill, minmax(min(100%, 400px), 1fr))"
+    return (
+        f'<div style="display:grid; grid-template-columns:{columns}; gap:8px; font-size:13px; '
+        f'color:var(--flame-ink)">{"".join(cards) or "No pools."}</div>'
+    )
+
+
+def _card(pool: Mapping[str, Any], boots: Sequence[Mapping[str, Any]]) -> str:
+    n = count(pool["runners"])
+    asked = sum(not b["steps"] and not b["ended"] for b in boots) if n.booting else 0
+    return f"""
+<div style="background:var(--flame-card); border:1px solid var(--flame-rule); border-radius:6px;
+  padding:8px 12px; min-width:0">
+ <div style="display:flex; justify-content:space-between; gap:4px 12px; flex-wrap:wrap">
+  <b style="font-size:15px; overflow-wrap:anywhere">{escape(str(pool["name"]))}</b>
+  <span style="color:var(--flame-quiet)">{_policy(pool)}</span>
+ </div>
+ {_bar(pool, n)}
+ <div style="display:flex; flex-wrap:wrap; gap:1px 14px">{_counts(n, asked)}{_demand(pool)}</div>
+ {_paid(pool)}
+ {_said(*why(pool, n, boots))}
+</div>"""
+
+
+def _policy(pool: Mapping[str, Any]) -> str:
+    if pool["max"] is None:
+        words = ["workers of this cluster"]
+    else:
+        words = [f"{pool['min']:,}..{pool['max']:,} {'runner' if pool['max'] == 1 else 'runners'}"]
+    slots = pool["concurrency"]
+    words.append("1 call each" if slots == 1 else f"{slots} calls each")
+    if gpus := pool.get("gpus"):
+        words.append(f"{counted(gpus, 'GPU')} each")
+    if (idle := pool.get("idle_timeout")) is not None:
+        words.append(f"idle for {duration(idle)}")
+    return " &#183; ".join(words)
+
+
+def _bar(pool: Mapping[str, Any], n: Counts) -> str:
+    room = max(pool["max"] or n.asked, n.asked + n.draining + n.ending, 1)
+    parts = "".join(
+        f'<div style="width:{100 * k / room:.2f}%; background:{ground}"></div>'
+        for k, ground in (
+            (n.busy, "var(--flame-busy)"),
+            (n.idle, "var(--flame-idle)"),
+            (n.draining, DRAINING),
+            (n.booting, "var(--flame-booting)"),
+        )
+        if k
+    )
+    return (
+        '<div style="display:flex; height:10px; border:1px solid var(--flame-rule); '
+        f'border-radius:3px; overflow:hidden; margin:5px 0">{parts}</div>'
+    )
+
+
+def _counts(n: Counts, asked: int) -> str:
+    booting = f"{n.booting} booting"
+    if asked:
+        booting += f" ({min(asked, n.booting)} asked for)"
+    kinds = (
+        (n.busy, f"{n.busy} busy", "var(--flame-busy)", True),
+        (n.idle, f"{n.idle} idle", "var(--flame-idle)", True),
+        (n.booting, booting, "var(--flame-booting)", True),
+        (n.draining, f"{n.draining} draining", DRAINING, False),
+        (n.ending, f"{n.ending} ending", "var(--flame-rule)", False),
+    )
+    return "".join(
+        f'<span style="white-space:nowrap"><i style="display:inline-block; width:10px; '
+        f'height:10px; background:{ground}; vertical-align:-1px"></i> {words}</span>'
+        for k, words, ground, always in kinds
+        if k or always
+    )
+
+
+def _demand(pool: Mapping[str, Any]) -> str:
+    waiting = f", {pool['waiting']:,} waiting" if pool["waiting"] else ""
+    return f'<span style="white-space:nowrap">demand {pool["demand"]:,}{waiting}</span>'
+
+
+def _paid(pool: Mapping[str, Any]) -> str:
+    paid = pool.get("runner_seconds")
+    if paid is None:
+        return ""
+    words = [f"{duration(paid)} of runners"]
+    if gpus := pool.get("gpus"):
+        words.append(f"{duration(paid * gpus)} of GPUs")
+    said = " &#183; ".join(words)
+    if paid and "busy_seconds" in pool:
+        share = min(pool["busy_seconds"] / paid, 1.0)
+        weight = "600" if share < _LOW and paid > _ENOUGH else "400"
+        said += (
+            f' &#183; <span style="font-weight:{weight}; color:var(--flame-ink)" '
+            f'title="of the time that runners are paid for, from request to end, how much they '
+            f'had a call">busy {100 * share:.0f} %</span>'
+        )
+    if (cost := pool.get("cost")) is not None:
+        said += f" &#183; {escape(cost)} so far"
+    return f'<div style="color:var(--flame-quiet); margin-top:3px">{said}</div>'
+
+
+def _said(text: str, bad: bool) -> str:
+    if not text:
+        return ""
+    colour = "bad" if bad else "quiet"
+    return (
+        f'<div style="color:var(--flame-{colour}); margin-top:3px; overflow-wrap:anywhere">'
+        f"{escape(text)}</div>"
+    )
+
+
+def why(pool: Mapping[str, Any], n: Counts, boots: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """Why calls wait, or nothing happens, in a sentence; and whether something is wrong.
+
+    Parameters
+    ----------
+    pool : mapping
+        In the form that ``Reports.pools`` describes.
+    n : Counts
+        Of its runners.
+    boots : sequence of mapping
+        Its last boots, the newest last.
+    """
+    waiting = pool["waiting"]
+    wait = f"{counted(waiting, 'call')} {'waits' if waiting == 1 else 'wait'}"
+    if pool.get("suspended"):
+        return f"No runner is to be there: {pool['suspended']}", bool(waiting)
+    troubles = Counter(b["trouble"] for b in boots if b.get("trouble") and not b["ended"])
+    if troubles:
+        reason, number = troubles.most_common(1)[0]
+        return f"{counted(number, 'boot')} held up: {reason}", True
+    last = next((b for b in reversed(boots) if _is_over(b)), None)
+    if last is not None and last["failed"] and (waiting or not n.asked):
+        reason = last["ended"].partition("\n")[0][:300]
+        return f"{f'{wait}: ' if waiting else ''}the last boot failed: {reason}", True
+    if pool["max"] is None or not waiting:
+        return "", False
+    if n.booting:
+        return f"{wait}: {counted(n.booting, 'runner')} booting", False
+    if pool["max"] == 0:
+        return f"{wait}: max=0; cluster.resize({pool['name']!r}, max=…) raises it", True
+    if n.asked + n.draining + n.ending >= pool["max"]:
+        return f"{wait}: as many runners as may be (max={pool['max']:,}) are there", False
+    return f"{wait} for a free slot", False
+
+
+def nothing_yet(pools: Sequence[Mapping[str, Any]], *, ever: bool) -> str:
+    """What would make a runner boot, where there is none to show: HTML."""
+    if any(pool["max"] is None for pool in pools):
+        how = "no worker has registered with this scheduler."
+    else:
+        how = "a call makes one boot, for example <code>client.submit(function, argument)</code>"
+        names = [str(pool["name"]) for pool in pools]
+        if len(names) > 1:
+            example = escape(f"with dask_flame.on({names[1]!r}): …")
+            how += f", or one of another pool <code>{example}</code>"
+        how += "; <code>min=</code> keeps runners at all times."
+    what = "No runner in this stretch of time" if ever else "No runner yet"
+    return (
+        '<div style="color:var(--flame-quiet); font-size:15px; padding:28px 12px">'
+        f"{what}: {how}</div>"
+    )
+
+
+def _is_over(boot: Mapping[str, Any]) -> bool:
+    return bool(boot["ended"]) or any(step == "registered" for step, _ in boot["steps"])

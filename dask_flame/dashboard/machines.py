@@ -1,0 +1,248 @@
+"""How hard runners work, from what workers say of themselves with their heartbeats (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bokeh.models import Div, RadioButtonGroup
+from bokeh.models.layouts import Column, Row
+from dask.utils import format_bytes
+
+from dask_flame.dashboard.bars import Bar, BarRows, Bars
+from dask_flame.dashboard.span import Span, buttons
+from dask_flame.dashboard.theme import FULL_WIDTH
+from dask_flame.lives import Life
+
+#: From nothing to all, on light and on dark ground: one hue, so that more is darker, or lighter.
+LEVELS = {
+    "#EBEFF4": "#262E39",
+    "#D3E2EE": "#27435E",
+    "#AECDE2": "#285B83",
+    "#7FB4D4": "#2D76A8",
+    "#5098C5": "#4393C7",
+    "#2D78B0": "#67B1DE",
+    "#175795": "#9BD1F0",
+    "#0B3768": "#DDF1FC",
+}
+_COLOURS = list(LEVELS)
+#: Seconds between two looks, with few workers and with many: heartbeats are as rare then.
+_OFTEN, _RARELY, _MANY = 1.0, 3.0, 64
+#: Changes that are kept of one runner's metric; when there are as many more, these are dropped.
+_KEPT = 240
+
+INSTALL = "pip install nvidia-ml-py"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Something that workers measure.
+
+    Attributes
+    ----------
+    words : str
+        On its button.
+    part : callable
+        From a worker and the most memory that any uses: which part of all it is, and in words.
+    """
+
+    words: str
+    part: Callable[[Any, float], tuple[float, str] | None]
+
+
+def _cpu(ws: Any, most: float) -> tuple[float, str] | None:
+    percent = ws.metrics.get("cpu")
+    if percent is None:
+        return None
+    return percent / (100 * max(ws.nthreads, 1)), f"CPU {percent:.0f} %"
+
+
+def _memory(ws: Any, most: float) -> tuple[float, str] | None:
+    used = ws.metrics.get("memory")
+    if used is None:
+        return None
+    if ws.memory_limit:
+        return used / ws.memory_limit, f"{format_bytes(used)} of {format_bytes(ws.memory_limit)}"
+    return used / max(most, 1), f"{format_bytes(used)}, no limit"
+
+
+def _gpu(ws: Any, most: float) -> tuple[float, str] | None:
+    percent = ws.metrics.get("gpu_utilization")
+    return None if percent is None else (percent / 100, f"GPU {percent:.0f} %")
+
+
+def _gpu_memory(ws: Any, most: float) -> tuple[float, str] | None:
+    used, there = ws.metrics.get("gpu_memory_used"), ws.metrics.get("gpu-memory-total")
+    if used is None or not there:
+        return None
+    return used / there, f"GPU memory: {format_bytes(used)} of {format_bytes(there)}"
+
+
+METRICS = {
+    "cpu": Metric("CPU", _cpu),
+    "memory": Metric("memory", _memory),
+    "gpu": Metric("GPU", _gpu),
+    "gpu-memory": Metric("GPU memory", _gpu_memory),
+}
+
+
+@dataclass(slots=True)
+class _Track:
+    """One runner's metric: a bar for each level that it was at."""
+
+    bars: list[Bar] = field(default_factory=list)
+    end: float | None = None
+    dropped: int = 0
+
+    def add(self, at: float, part: float, words: str) -> None:
+        level = min(max(int(part * len(_COLOURS)), 0), len(_COLOURS) - 1)
+        colour = _COLOURS[level]
+        if self.bars and self.bars[-1].colour == colour:
+            return
+        self.bars.append(Bar(at, colour, 0.9, words, ""))
+        if len(self.bars) >= 2 * _KEPT:
+            del self.bars[:_KEPT]
+            self.dropped += 1
+
+
+class Gauges:
+    """What workers have measured while a page was open; bounded.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._looked = 0.0
+        self._tracks: dict[str, dict[str, _Track]] = {}
+
+    def look(self, now: float, names: Iterable[str]) -> None:
+        """Take note of what has changed; what is measured of others than these is forgotten."""
+        scheduler = self._scheduler
+        often = _OFTEN if len(scheduler.workers) <= _MANY else _RARELY
+        if 0 <= now - self._looked < often:
+            return
+        self._looked = now
+        known = set(names)
+        self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in known}
+        workers = {str(ws.name): ws for ws in scheduler.workers.values()}
+        most = max((ws.metrics.get("memory", 0) for ws in workers.values()), default=0)
+        for name in self._tracks.keys() - workers.keys():
+            for track in self._tracks[name].values():
+                track.end = track.end or now
+        for name in known & workers.keys():
+            ws = workers[name]
+            for metric, how in METRICS.items():
+                found = how.part(ws, most)
+                if found is not None:
+                    self._tracks.setdefault(name, {}).setdefault(metric, _Track()).add(now, *found)
+
+    def metrics(self) -> list[str]:
+        """The metrics that any worker has measured."""
+        there = {metric for tracks in self._tracks.values() for metric in tracks}
+        return [metric for metric in METRICS if metric in there]
+
+    def rows(self, metric: str, lives: Iterable[Life], start: float, end: float) -> list[Bars]:
+        """A metric of these runners in a stretch of time, in their order."""
+        rows = []
+        for life in lives:
+            track = self._tracks.get(life.name, {}).get(metric)
+            if track is None or track.bars[0].left > end or (track.end or end) < start:
+                continue
+            key = (metric, life.number)
+            rows.append(Bars(key, life.name, list(track.bars), track.end, track.dropped))
+        return rows
+
+    def measures(self, metric: str, names: Iterable[str]) -> bool:
+        """Whether one of these runners measures this."""
+        return any(metric in self._tracks.get(name, {}) for name in names)
+
+
+class Machines:
+    """A row for each runner, in the colour of how much of it is in use.
+
+    Parameters
+    ----------
+    span : Span
+    gauges : Gauges
+    changed : callable
+        Called when another metric was chosen.
+
+    Attributes
+    ----------
+    root : bokeh.models.layouts.Column
+    rows : BarRows
+    """
+
+    def __init__(self, span: Span, gauges: Gauges, changed: Callable[[], None]) -> None:
+        self._span = span
+        self._gauges = gauges
+        self._metrics: list[str] = []
+        self.rows = BarRows(span, name="pools-machines", colours=LEVELS, row=9, most=220)
+        self._choice = RadioButtonGroup(
+            labels=[], active=0, name="pools-metric", stylesheets=[buttons()]
+        )
+        self._choice.on_change("active", lambda attr, old, new: changed())
+        self._head = Div(
+            name="pools-machines-head",
+            sizing_mode="stretch_width",
+            margin=(8, 5, 5, 10),
+            stylesheets=[FULL_WIDTH],
+        )
+        self.root = Column(
+            children=[
+                Row(children=[self._choice, self._head], sizing_mode="stretch_width"),
+                self.rows.figure,
+            ],
+            sizing_mode="stretch_width",
+            spacing=0,
+        )
+
+    def draw(self, pools: Sequence[Mapping[str, Any]], lives: Sequence[Life], now: float) -> None:
+        """Show what is known of these runners."""
+        metrics = self._gauges.metrics()
+        self.root.visible = bool(metrics)
+        if not metrics:
+            return
+        if metrics != self._metrics:
+            self._metrics = metrics
+            self._choice.labels = [METRICS[metric].words for metric in metrics]
+            # Where there are GPUs, they are what is paid for.
+            self._choice.active = metrics.index("gpu") if "gpu" in metrics else 0
+        metric = metrics[min(self._choice.active or 0, len(metrics) - 1)]
+        self.rows.draw(self._gauges.rows(metric, lives, *self._span.window), now)
+        text = _head(METRICS[metric].words, self._missing(pools))
+        if self._head.text != text:
+            self._head.text = text
+
+    def _missing(self, pools: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a pool has GPUs, and none of its runners measures them."""
+        for pool in pools:
+            ready = [r["name"] for r in pool["runners"] if r["state"] == "ready"]
+            measured = [name for name in ready if self._gauges.measures("cpu", [name])]
+            if pool.get("gpus") and measured and not self._gauges.measures("gpu", measured):
+                return True
+        return False
+
+
+def _head(words: str, missing: bool) -> str:
+    steps = "".join(
+        f'<i style="display:inline-block; width:14px; height:12px; '
+        f'background:var(--flame-level-{i}, {colour})"></i>'
+        for i, colour in enumerate(_COLOURS)
+    )
+    hint = (
+        f"<span>Of GPUs nothing is known: <code>{INSTALL}</code> where the runners are.</span>"
+        if missing
+        else ""
+    )
+    return (
+        '<div style="display:flex; flex-wrap:wrap; gap:2px 16px; align-items:center; '
+        'font-size:13px; color:var(--flame-ink)">'
+        f'<span style="white-space:nowrap; color:var(--flame-quiet)">{words}: nothing '
+        f'<span style="display:inline-flex; vertical-align:middle">{steps}</span> all</span>'
+        f"{hint}</div>"
+    )

@@ -1,0 +1,229 @@
+"""The page ``/pools``: runners over time, demand, boots, machines and events, live (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from bokeh.document import Document
+from bokeh.models import Div, Select
+from bokeh.models.layouts import Column, LayoutDOM, Row
+from distributed.dashboard.components import add_periodic_callback
+from distributed.dashboard.components.scheduler import BOKEH_THEME, env
+
+from dask_flame.dashboard.boots import BootBars
+from dask_flame.dashboard.browser import run_when_ready
+from dask_flame.dashboard.demand import Demand
+from dask_flame.dashboard.happenings import Happenings
+from dask_flame.dashboard.heads import heads, nothing_yet
+from dask_flame.dashboard.machines import Gauges, Machines
+from dask_flame.dashboard.mount import Page
+from dask_flame.dashboard.pools import WorkersAsPool, state_of
+from dask_flame.dashboard.span import Span
+from dask_flame.dashboard.theme import FULL_WIDTH, sheet
+from dask_flame.dashboard.timeline import DARK, Timeline, legend
+from dask_flame.lives import Life
+
+#: Milliseconds between two looks at the pools.
+INTERVAL = 1000
+_ALL = "all pools"
+#: Calls on a runner that are named when it is pointed at.
+_NAMED = 3
+#: The narrowest that boots and events may be before they are below each other.
+_HALF = "430px"
+
+
+def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
+    """The pages by their paths; they share what is known of the workers."""
+    gauges = Gauges(scheduler)
+    parts = {
+        "/pools": ("heads", "runners", "demand", "machines", "boots"),
+        "/individual-flame-runners": ("runners",),
+        "/individual-flame-pools": ("heads", "demand"),
+    }
+    return {path: partial(_page, path, shown, workers, gauges) for path, shown in parts.items()}
+
+
+def _page(
+    path: str,
+    parts: Sequence[str],
+    workers: WorkersAsPool,
+    gauges: Gauges,
+    scheduler: Any,
+    extra: dict[str, Any],
+    doc: Document,
+) -> None:
+    board = PoolsBoard(scheduler, workers, gauges, parts)
+    name = path.strip("/").removeprefix("individual-").replace("-", " ").title()
+    doc.title = f"Dask: {name}"
+    if not path.startswith("/individual-"):
+        doc.template = env.get_template("simple.html")
+        doc.template_variables.update(extra)
+    board.update()
+    add_periodic_callback(doc, board, INTERVAL)
+    doc.add_root(board.root)
+    doc.theme = BOKEH_THEME
+    run_when_ready(doc, "theme", "pools", **board.for_browser())
+
+
+class PoolsBoard:
+    """What one open page shows, and what its user has chosen there.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    workers : WorkersAsPool
+        What is shown where no pool is known.
+    gauges : Gauges
+    parts : sequence of str
+        ``heads``, ``runners``, ``demand``, ``machines`` and ``boots`` (with the events).
+
+    Attributes
+    ----------
+    root : bokeh.models.layouts.LayoutDOM
+    """
+
+    def __init__(
+        self, scheduler: Any, workers: WorkersAsPool, gauges: Gauges, parts: Sequence[str]
+    ) -> None:
+        self._scheduler = scheduler
+        self._workers = workers
+        self._gauges = gauges
+        self._parts = parts
+        self._heads = Div(name="pools-heads", sizing_mode="stretch_width", stylesheets=[FULL_WIDTH])
+        self._legend = Div(
+            name="pools-legend",
+            sizing_mode="stretch_width",
+            stylesheets=[FULL_WIDTH],
+            margin=(8, 5, 0, 5),
+        )
+        self._pool = Select(options=[_ALL], value=_ALL, width=150, name="pools-pool")
+        self._pool.on_change("value", lambda attr, old, new: self.update())
+        self._span = Span(self.update)
+        self._timeline = Timeline(self._span)
+        self._demand = Demand(self._span)
+        self._machines = Machines(self._span, gauges, self.update)
+        self._boots = BootBars(sizing_mode="stretch_width", styles=_half("420px"))
+        self._events = Happenings(sizing_mode="stretch_width", styles=_half("520px"))
+        self.root = self._layout()
+        self.root.on_change("tags", self._told)
+
+    def update(self) -> None:
+        """Bring the page up to date; what has not changed is not sent."""
+        state = state_of(self._scheduler, self._workers)
+        now = state["now"]
+        every = state["pools"]
+        names = [str(pool["name"]) for pool in every]
+        self._offer(names)
+        chosen = self._pool.value
+        pools = [p for p in every if chosen in (_ALL, str(p["name"]))]
+        order = {name: i for i, name in enumerate(names)}
+        # The newest on top, pool by pool.
+        known = list(state.get("lives") or ())
+        lives = [life for life in known if chosen in (_ALL, life.pool)]
+        lives.sort(key=lambda life: (order.get(life.pool, 0), -life.number))
+        self._gauges.look(now, [life.name for life in known])
+        self._span.move(now, self._first(lives, pools, now))
+        if "heads" in self._parts:
+            _set(self._heads, heads(state))
+        if "runners" in self._parts:
+            empty = nothing_yet(every, ever=bool(lives))
+            shown = self._timeline.draw(lives, now, self._calls(pools), empty)
+            _set(self._legend, legend(shown))
+        if "demand" in self._parts:
+            events = state["events"]
+            mine = [e for e in events or () if chosen == _ALL or e.get("pool") in (None, chosen)]
+            self._demand.draw(pools, mine, now)
+        if "machines" in self._parts:
+            self._machines.draw(pools, lives, now)
+        if "boots" in self._parts:
+            boots = state.get("boots")
+            if boots is not None:
+                boots = [b for b in boots if chosen in (_ALL, b["pool"])]
+            self._boots.draw(boots, now)
+            self._events.draw(None if state["events"] is None else mine)
+
+    def for_browser(self) -> dict[str, Any]:
+        """What the script of the page is to have."""
+        return {
+            "root": self.root,
+            "covers": self._span.covers,
+            "palettes": [self._timeline.rows.colours, self._machines.rows.colours],
+            "dark": [self._timeline.rows.dark, self._machines.rows.dark],
+            "inks": self._demand.inks,
+            "grounds": [self._demand.areas[-1]],
+            "marks": [self._timeline.marks.glyph],
+            "bars": self._boots.for_browser(),
+            "colours": DARK,
+        }
+
+    def _told(self, attr: str, old: Any, new: Any) -> None:
+        """The browser says by how many minutes its clock is ahead of UTC."""
+        if new and isinstance(new[0], int | float) and abs(new[0]) < 24 * 60:
+            self._events.offset = float(new[0])
+            self.update()
+
+    def _offer(self, names: Sequence[str]) -> None:
+        options = [_ALL, *names]
+        if self._pool.options != options:
+            self._pool.options = options
+            if self._pool.value not in options:
+                self._pool.value = _ALL
+        self._pool.visible = len(names) > 1
+
+    def _calls(self, pools: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+        """Keys of the calls on the runners that are busy."""
+        calls = {}
+        for name in (r["name"] for pool in pools for r in pool["runners"] if r["busy"]):
+            ws = self._scheduler.workers.get(self._scheduler.aliases.get(name, ""))
+            if ws is not None and (running := ws.processing):
+                keys = [str(ts.key) for ts, _ in zip(running, range(_NAMED), strict=False)]
+                more = len(running) - len(keys)
+                calls[name] = [*keys, f"and {more} more"] if more else keys
+        return calls
+
+    @staticmethod
+    def _first(lives: Sequence[Life], pools: Sequence[Mapping[str, Any]], now: float) -> float:
+        times = [life.changes[0].at for life in lives]
+        times += [pool["history"][0][0] for pool in pools if pool["history"]]
+        return min(times, default=now)
+
+    def _layout(self) -> LayoutDOM:
+        controls = Row(children=[self._pool, self._span.root], margin=(4, 0, 0, 0))
+        below = Row(
+            children=[self._boots.root, self._events.root],
+            sizing_mode="stretch_width",
+            styles={"flex-wrap": "wrap", "align-items": "flex-start"},
+            spacing=20,
+        )
+        parts = {
+            "heads": [self._heads],
+            "runners": [self._legend, self._timeline.root],
+            "demand": [self._demand.root],
+            "machines": [self._machines.root],
+            "boots": [below],
+        }
+        children: list[Any] = []
+        for part in self._parts:
+            children += parts[part]
+            if part == "heads":
+                children.append(controls)
+        if "heads" not in self._parts:
+            children.insert(0, controls)
+        return Column(
+            children=children,
+            sizing_mode="stretch_width",
+            spacing=4,
+            stylesheets=[sheet()],
+            name="pools-page",
+        )
+
+
+def _half(width: str) -> dict[str, str]:
+    return {"flex": f"1 1 {width}", "min-width": f"min(100%, {_HALF})"}
+
+
+def _set(div: Div, text: str) -> None:
+    if div.text != text:
+        div.text = text

@@ -1,0 +1,189 @@
+"""The runners as a timeline: a row for each, a bar for each state that it was in (scheduler)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bokeh.models import ColumnDataSource, Div, HoverTool
+from bokeh.models.layouts import Column
+
+from dask_flame.boots import ACCEPTED, REGISTERED, shown
+from dask_flame.dashboard.bars import Bar, BarRows, Bars
+from dask_flame.dashboard.look import BAD, BOOTING, BUSY, IDLE
+from dask_flame.dashboard.ranking import counted, label
+from dask_flame.dashboard.span import Span
+from dask_flame.lives import Life
+
+#: From the request to its acceptance, what the substrate tells of, the runner's own start: the same
+#: as those of the boots' bars.
+STEPS = {ACCEPTED: "#332288", REGISTERED: "#009E73"}
+SUBSTRATE = ("#0072B2", "#CC79A7", "#882255", "#D55E00")
+DRAINING, ENDING = "#A86E00", "#8C96A5"
+#: What they are on dark ground.
+DARK = {
+    "#332288": "#8F83E8",
+    "#882255": "#D0568F",
+    "#0072B2": "#3A9BDC",
+    BOOTING: "#5A6472",
+    ENDING: "#4A5361",
+    BAD: "#F97066",
+}
+_COLOURS = {"busy": BUSY, "idle": IDLE, "draining": DRAINING, "ending": ENDING, "booting": BOOTING}
+#: Told apart without their colours, too: boots and what is to end are low.
+_TALL = {"busy": 0.86, "idle": 0.86, "draining": 0.6, "ending": 0.34, "booting": 0.34}
+
+_LEGEND = (
+    ("busy", "var(--flame-busy)", 12),
+    ("idle", "var(--flame-idle)", 12),
+    ("draining", DRAINING, 8),
+    ("booting, by its steps", "linear-gradient(90deg,#0072B2 0 50%,#009E73 50% 100%)", 5),
+    ("ending", ENDING, 5),
+)
+
+
+class Timeline:
+    """What each runner did and when.
+
+    Parameters
+    ----------
+    span : Span
+
+    Attributes
+    ----------
+    root : bokeh.models.layouts.Column
+    rows : BarRows
+    ends : bokeh.models.ColumnDataSource
+        Those that failed or were lost.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._ends: Any = None
+        colours = dict.fromkeys((*_COLOURS.values(), *STEPS.values(), *SUBSTRATE))
+        self.rows = BarRows(span, name="pools-lives", colours={c: DARK.get(c, c) for c in colours})
+        self.ends = ColumnDataSource(
+            {"x": [], "y": [], "row": [], "how": [], "why": []}, name="pools-ends"
+        )
+        self.marks = self.rows.figure.scatter(
+            "x",
+            "y",
+            source=self.ends,
+            marker="x",
+            size=9,
+            line_color=BAD,
+            line_width=2.4,
+            level="overlay",
+        )
+        tips = [("runner", "@row"), ("", "@how"), ("why", "@why")]
+        self.rows.figure.add_tools(HoverTool(renderers=[self.marks], tooltips=tips))
+        self._empty = Div(name="pools-empty", sizing_mode="stretch_width", visible=False)
+        self.root = Column(
+            children=[self._empty, self.rows.figure], sizing_mode="stretch_width", spacing=0
+        )
+
+    def draw(
+        self, lives: Iterable[Life], now: float, calls: Mapping[str, Sequence[str]], empty: str
+    ) -> int:
+        """Show those of these lives that were in the stretch of time; how many there are.
+
+        Parameters
+        ----------
+        lives : iterable of Life
+            In the order in which they are to be shown, the first on top.
+        now : float
+            Unix time, in seconds.
+        calls : mapping of str to sequence of str
+            Keys of what runs on the runners that are busy.
+        empty : str
+            What is shown where there is none: HTML.
+        """
+        start, end = self._span.window
+        there = [
+            life
+            for life in lives
+            if life.changes[0].at <= end and (life.over is None or life.over >= start)
+        ]
+        rows = [row_of(life, calls.get(life.name)) for life in there]
+        self.rows.draw(rows, now)
+        ends = [(y, life) for y, life in enumerate(there) if life.how in ("failed", "lost")]
+        seen = [(y, life.number) for y, life in ends]
+        if seen != self._ends:
+            self._ends = seen
+            self.ends.data = {
+                "x": [(life.over or 0.0) * 1e3 for _, life in ends],
+                "y": [y for y, _ in ends],
+                "row": [life.name for _, life in ends],
+                "how": [life.how for _, life in ends],
+                "why": [life.why for _, life in ends],
+            }
+        self.rows.figure.visible = bool(rows)
+        self._empty.visible = not rows
+        if self._empty.text != empty:
+            self._empty.text = empty
+        return len(rows)
+
+
+def row_of(life: Life, calls: Sequence[str] | None = None) -> Bars:
+    """A life as a row of bars.
+
+    Parameters
+    ----------
+    life : Life
+    calls : sequence of str, optional
+        Keys of what runs on it now.
+    """
+    bars = [*_boot(life)]
+    bars += [_bar(change.at, change.state, change.note) for change in life.changes[1:]]
+    if calls and life.over is None and life.state == "busy":
+        now = bars[-1]
+        bars[-1] = now._replace(note=_calls(calls))
+    return Bars(life.number, life.name, bars, life.over, life.rewritten)
+
+
+def _boot(life: Life) -> Iterable[Bar]:
+    """The boot in its phases, each in the colour of the step that it led to."""
+    begun = life.changes[0]
+    last, story = begun.at, []
+    own = 0
+    until = life.changes[1].at if len(life.changes) > 1 else life.over
+    for step, after in life.steps:
+        colour = STEPS.get(step)
+        if colour is None:
+            colour, own = SUBSTRATE[own % len(SUBSTRATE)], own + 1
+        at = begun.at + after
+        story.append(f"{step} {shown(after)}")
+        what = f"booting, until {step}"
+        yield Bar(last, colour, _TALL["booting"], what, begun.note)
+        last = at if until is None else min(at, until)
+    if not life.steps or life.steps[-1][0] != REGISTERED:
+        what = f"booting{f' ({chr(44).join(story)} s)' if story else ', asked for'}"
+        yield _bar(last, "booting", begun.note)._replace(what=what)
+
+
+def _bar(at: float, state: str, note: str) -> Bar:
+    if state == "busy" and note:
+        note = _calls([note])
+    return Bar(at, _COLOURS[state], _TALL[state], state, note)
+
+
+def _calls(keys: Sequence[str]) -> str:
+    return ", ".join(label(key)[:60] for key in keys)
+
+
+def legend(runners: int) -> str:
+    """What the bars mean, and of how many runners they are: HTML."""
+    marks = "".join(
+        f'<span style="white-space:nowrap"><i style="display:inline-block; width:16px; '
+        f"height:{height}px; background:{ground}; vertical-align:middle; "
+        f'border-radius:1px"></i> {word}</span>'
+        for word, ground, height in _LEGEND
+    )
+    bad = '<b style="color:var(--flame-bad)">&#10005;</b>'
+    return (
+        f'<div style="display:flex; flex-wrap:wrap; gap:2px 16px; align-items:center; '
+        f'font-size:13px; color:var(--flame-ink)">'
+        f'<b style="font-size:15px">Runners</b>'
+        f'<span style="color:var(--flame-quiet)">{counted(runners, "runner")} in view</span>'
+        f'{marks}<span style="white-space:nowrap">{bad} failed or lost</span></div>'
+    )
