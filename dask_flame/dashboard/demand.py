@@ -55,7 +55,9 @@ class Demand:
     ----------
     root : bokeh.models.layouts.Column
     inks : list of bokeh.models.Model
-        Glyphs, lines and labels that the browser gives the ink of the theme.
+        Glyphs that the browser gives the ink of the theme.
+    says : list of bokeh.models.Label
+        And labels, another.
     """
 
     def __init__(self, span: Span) -> None:
@@ -106,7 +108,7 @@ class Demand:
             Line(dimension="width", line_color=QUIET, line_dash=[6, 4], line_width=1)
             for _ in range(2)
         )
-        self._says = [
+        self.says = [
             Label(
                 x=4,
                 y=0,
@@ -119,7 +121,7 @@ class Demand:
             )
             for word in ("min", "max")
         ]
-        for thing in (self._least, self._most, *self._says):
+        for thing in (self._least, self._most, *self.says):
             fig.add_layout(thing)
         marks = fig.scatter(
             "x",
@@ -230,8 +232,8 @@ class Demand:
         top = round(top, 1)
         if self.figure.y_range.end != top:
             self.figure.y_range.end = top
-        self._bound(self._least, self._says[0], "min", least, top, shown=least > 0)
-        self._bound(self._most, self._says[1], "max", most or 0, top, shown=most is not None)
+        self._bound(self._least, self.says[0], "min", least, top, shown=least > 0)
+        self._bound(self._most, self.says[1], "max", most or 0, top, shown=most is not None)
 
     @staticmethod
     def _bound(line: Line, says: Label, word: str, value: int, top: float, *, shown: bool) -> None:

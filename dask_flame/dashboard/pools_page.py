@@ -20,7 +20,7 @@ from dask_flame.dashboard.heads import heads, nothing_yet
 from dask_flame.dashboard.machines import Gauges, Machines
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools import WorkersAsPool, state_of
-from dask_flame.dashboard.span import Span
+from dask_flame.dashboard.span import Span, buttons
 from dask_flame.dashboard.theme import FULL_WIDTH, sheet
 from dask_flame.dashboard.timeline import DARK, Timeline, legend
 from dask_flame.lives import Life
@@ -98,7 +98,9 @@ class PoolsBoard:
             stylesheets=[FULL_WIDTH],
             margin=(8, 5, 0, 5),
         )
-        self._pool = Select(options=[_ALL], value=_ALL, width=150, name="pools-pool")
+        self._pool = Select(
+            options=[_ALL], value=_ALL, width=150, name="pools-pool", stylesheets=[buttons()]
+        )
         self._pool.on_change("value", lambda attr, old, new: self.update())
         self._span = Span(self.update)
         self._timeline = Timeline(self._span)
@@ -152,6 +154,7 @@ class PoolsBoard:
             "palettes": [self._timeline.rows.colours, self._machines.rows.colours],
             "dark": [self._timeline.rows.dark, self._machines.rows.dark],
             "inks": self._demand.inks,
+            "labels": self._demand.says,
             "grounds": [self._demand.areas[-1]],
             "marks": [self._timeline.marks.glyph],
             "bars": self._boots.for_browser(),

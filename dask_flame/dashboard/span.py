@@ -33,6 +33,8 @@ BUTTONS = """
  padding: 2px 9px; font-size: 12px; line-height: 18px; box-shadow: none }
 .bk-btn.bk-active { background: var(--flame-rule); border-color: var(--flame-quiet);
  font-weight: 600; color: var(--flame-ink) }
+.bk-input { background-color: var(--flame-card); color: var(--flame-ink);
+ border-color: var(--flame-rule) }
 .bk-btn:hover { border-color: var(--flame-quiet); background: var(--flame-bar) }
 """
 #: The clock of whoever looks, as fine as the ticks are apart.
@@ -50,7 +52,7 @@ return apart >= 1000 ? seconds : `${seconds}.${String(date.getMilliseconds()).pa
 
 
 def buttons() -> InlineStyleSheet:
-    """Makes Bokeh's buttons follow the theme."""
+    """Makes Bokeh's buttons and menus follow the theme."""
     return InlineStyleSheet(css=BUTTONS)
 
 

@@ -1,7 +1,7 @@
 // The page /pools: what is on a canvas follows the theme, and the server hears of the clock here.
 
 const main = (args) => {
-  const { root, covers, palettes, dark, inks, grounds, marks, bars, colours } = args;
+  const { root, covers, palettes, dark, inks, labels, grounds, marks, bars, colours } = args;
   // It is a matter of this browser alone.
   const set = (model, values) => model.setv(values, { sync: false });
   const paint = () => {
@@ -12,6 +12,7 @@ const main = (args) => {
     });
     for (const cover of covers) set(cover, { fill_color: colour("ground") });
     for (const glyph of inks) set(glyph, { line_color: value("demand") });
+    for (const label of labels) set(label, { text_color: colour("quiet") });
     for (const glyph of grounds) set(glyph, { fill_color: value("booting") });
     for (const glyph of marks) set(glyph, { line_color: value("bad") });
     for (const mapper of bars) {
