@@ -65,7 +65,8 @@ class Demand:
         self._pools: Any = None
         self._last: Sample | None = None
         self._events: Any = None
-        self.source = ColumnDataSource({name: [] for name in _COLUMNS}, name="pools-history")
+        # Not empty: bokeh 3.9 does not come back from drawing areas of no points.
+        self.source = ColumnDataSource({name: [0, 0] for name in _COLUMNS}, name="pools-history")
         self.events = ColumnDataSource(
             {name: [] for name in ("x", "y", "marker", "colour", "kind", "text")},
             name="pools-event-marks",
