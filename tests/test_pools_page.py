@@ -319,8 +319,7 @@ def states(page: Page) -> dict[str, list[str]]:
     ):
         rows.setdefault(row, []).append(what)
     return {
-        row: [what for what in whats if not what.startswith("booting")]
-        for row, whats in rows.items()
+        row: [what for what in does if not what.startswith("booting")] for row, does in rows.items()
     }
 
 

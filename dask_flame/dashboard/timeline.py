@@ -60,6 +60,7 @@ class Timeline:
     def __init__(self, span: Span) -> None:
         self._span = span
         self._ends: Any = None
+        self._rows: dict[int, tuple[Any, Bars]] = {}
         colours = dict.fromkeys((*_COLOURS.values(), *STEPS.values(), *SUBSTRATE))
         self.rows = BarRows(span, name="pools-lives", colours={c: DARK.get(c, c) for c in colours})
         self.ends = ColumnDataSource(
@@ -104,7 +105,8 @@ class Timeline:
             for life in lives
             if life.changes[0].at <= end and (life.over is None or life.over >= start)
         ]
-        rows = [row_of(life, calls.get(life.name)) for life in there]
+        self._rows = {life.number: self._row(life, calls.get(life.name)) for life in there}
+        rows = [row for _, row in self._rows.values()]
         self.rows.draw(rows, now)
         ends = [(y, life) for y, life in enumerate(there) if life.how in ("failed", "lost")]
         seen = [(y, life.number) for y, life in ends]
@@ -122,6 +124,14 @@ class Timeline:
         if self._empty.text != empty:
             self._empty.text = empty
         return len(rows)
+
+    def _row(self, life: Life, calls: Sequence[str] | None) -> tuple[Any, Bars]:
+        """A life's row, made anew only where something has changed, with what it was made of."""
+        made_of = (len(life.changes), life.rewritten, life.steps, life.over, calls)
+        known = self._rows.get(life.number)
+        if known is not None and known[0] == made_of:
+            return known
+        return made_of, row_of(life, calls)
 
 
 def row_of(life: Life, calls: Sequence[str] | None = None) -> Bars:

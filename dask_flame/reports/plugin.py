@@ -39,19 +39,31 @@ class Reports(SchedulerPlugin):
         for each page that is open. Returns what the page shows of the pools::
 
             {"now": unix seconds,
-             "pools": [{"name": str, "min": int, "max": int, "concurrency": int,
+             "pools": [{"name": str, "min": int, "max": int or None, "concurrency": int,
                         "demand": int,   # slots
                         "waiting": int,  # calls
-                        "runners": [{"name": str, "state": "booting" | "ready" | "ending",
+                        "runners": [{"name": str,
+                                     "state": "booting" | "ready" | "draining" | "ending",
                                      "busy": int,  # calls running on it
                                      "since": unix seconds}],
-                        "history": [(unix seconds, demand, booting, ready, busy runners), ...]}],
-             "events": [{"at": unix seconds, "kind": str, "text": str}, ...],  # newest last
+                        # each sample holds until the next; target: runners that demand calls for
+                        "history": [(unix seconds, demand, booting, ready, busy, target), ...],
+                        # these may be missing:
+                        "gpus": int,            # of each runner
+                        "idle_timeout": seconds,
+                        "suspended": str,       # why there is to be no runner at all
+                        "target": int,          # runners that demand calls for now
+                        "runner_seconds": seconds,  # from request to end, summed
+                        "busy_seconds": seconds}],  # of them, those with a call
+             "events": [{"at": unix seconds, "kind": str, "text": str,
+                         "pool": str or None}, ...],  # newest last; None: nobody decides
+             "lives": dask_flame.lives.Lives,  # what each runner did when; may be missing
              "boots": [{"name": str, "pool": str,
                         "at": unix seconds,  # when it was asked for
                         "steps": [(str, seconds since then), ...],
                         "ended": str, "failed": bool,  # see dask_flame.boots.Boot
-                        "lasted": seconds}, ...]}  # newest last; may be missing
+                        "lasted": seconds,
+                        "trouble": str}, ...]}  # newest last; may be missing
 
         Where it is None the page shows the scheduler's workers as one pool.
 

@@ -36,39 +36,41 @@ def work(seconds: float) -> None:
 
 def main(output: str) -> None:
     pools = {
-        "train": Pool(max=24, idle_timeout="15s"),
+        "train": Pool(max=14, idle_timeout="15s"),
         "embed": Pool(max=4, gpus=1, concurrency=2, idle_timeout="20s"),
         "broken": Pool(max=2, preload=["a_module_that_is_not_there"], boot_attempts=1),
     }
     chance, calls = random.Random(4), list[Future]()
-    with FlameCluster(pools=pools, dashboard_address="127.0.0.1:0") as cluster:
-        with Client(cluster) as client:
-            page = cluster.dashboard_link.removesuffix("/status") + "/pools"
+    with (
+        FlameCluster(pools=pools, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        page = cluster.dashboard_link.removesuffix("/status") + "/pools"
 
-            def submit(pool: str, what: str, number: int, low: float, high: float) -> None:
-                seconds = [chance.uniform(low, high) for _ in range(number)]
-                keys = [f"{what}-{i}" for i in range(number)]
-                with on(pool):
-                    calls.extend(client.map(work, seconds, key=keys))
+        def submit(pool: str, what: str, number: int, low: float, high: float) -> None:
+            seconds = [chance.uniform(low, high) for _ in range(number)]
+            keys = [f"{what}-{i}" for i in range(number)]
+            with on(pool):
+                calls.extend(client.map(work, seconds, key=keys))
 
-            submit("train", "fold", 30, 8, 22)
-            submit("embed", "chunk", 9, 6, 15)
+        submit("train", "fold", 20, 8, 22)
+        submit("embed", "chunk", 9, 6, 15)
+        time.sleep(12)
+        with on("broken"):
+            calls.append(client.submit(work, 1, key="never"))
+        with on("train"):
+            pid = client.submit(os.getpid, key="pid", priority=10).result()
+        time.sleep(4)
+        os.kill(pid, signal.SIGKILL)
+        for wave in range(5):
             time.sleep(12)
-            with on("broken"):
-                calls.append(client.submit(work, 1, key="never"))
-            with on("train"):
-                pid = client.submit(os.getpid, key="pid", priority=10).result()
-            time.sleep(4)
-            os.kill(pid, signal.SIGKILL)
-            for wave in range(5):
-                time.sleep(12)
-                submit("train", f"rate={wave}", 6, 4, 12)
-                if wave in (1, 3):
-                    submit("embed", f"query{wave}", 3, 5, 10)
-            time.sleep(8)
-            submit("train", "last", 9, 12, 20)
-            time.sleep(4)
-            shoot(page, output, width=1400, height=900, wait=READY)
+            submit("train", f"rate={wave}", 6, 4, 12)
+            if wave in (1, 3):
+                submit("embed", f"query{wave}", 3, 5, 10)
+        time.sleep(8)
+        submit("train", "last", 9, 12, 20)
+        time.sleep(4)
+        shoot(page, output, width=1400, height=900, wait=READY)
 
 
 if __name__ == "__main__":
