@@ -28,6 +28,7 @@ from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame import Pool
 from dask_flame.fleet import Fleet
+from dask_flame.lives import Lives
 from dask_flame.protocol import RUNNER
 from dask_flame.scheduler import FlameScheduler
 
@@ -75,14 +76,18 @@ def decisions(runners: int) -> dict[str, list[float]]:
     for name in names:
         fleet.registered(name, 1)
         fleet.load(name, 1, 1)
-    steady, ended = [], []
+    steady, ended, noted = [], [], []
+    lives = Lives()
+    lives.asked(names, "default", 0, "")
+    lives.heed(fleet.roster, 1, lambda name: ["call"])
     for i in range(_TIMES):
         steady.append(timed(lambda: fleet.decide(2, runners)))
         name = names[i % runners]
         fleet.load(name, 0, 2)
         ended.append(timed(lambda: fleet.decide(2, runners - 1)))
+        noted.append(timed(lambda at=2.0 + i: lives.heed(fleet.roster, at, lambda name: ["call"])))  # type: ignore[misc]
         fleet.load(name, 1, 2)
-    found |= {"nothing has changed": steady, "a call has ended": ended}
+    found |= {"nothing has changed": steady, "a call has ended": ended, "noting that": noted}
     for i, name in enumerate(names):
         fleet.load(name, 0, 3 + i * 1e-3)
     one_by_one = []
