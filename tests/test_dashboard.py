@@ -22,14 +22,11 @@ from browser_help import Browser, Page, cluster_of, get, url
 from conftest import wait_for
 from distributed import Client, get_worker
 from distributed.dashboard.scheduler import template_variables
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dask_flame import Reports, dashboard, report
 from dask_flame.dashboard import flame, install
 from dask_flame.dashboard.look import BAD, Palette
 from dask_flame.dashboard.mount import mount
-from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
 from dask_flame.dashboard.ranking import best, higher_is_better, labels, metrics
 from dask_flame.labels import label
 from dask_flame.reports import CallReports, Series
@@ -97,37 +94,6 @@ def test_a_runner_keeps_its_colour() -> None:
     palette.assign(["r2", "new"])
     assert palette.number("r2") == before[2]
     assert palette.number("new") == before[0]
-
-
-def test_runners_are_counted() -> None:
-    runners = [
-        {"state": "booting", "busy": 0},
-        {"state": "ready", "busy": 0},
-        {"state": "ready", "busy": 2},
-        {"state": "ending", "busy": 1},
-        {"state": "draining", "busy": 2},
-    ]
-    counts = count(runners)
-    assert counts == Counts(booting=1, busy=1, idle=1, ending=1, draining=1)
-    assert (counts.ready, counts.asked) == (2, 3)
-
-
-samples = st.lists(
-    st.tuples(st.integers(0, 20), *[st.integers(0, 9)] * 4), max_size=8, unique_by=lambda s: s[0]
-).map(sorted)
-
-
-@given(st.lists(samples, max_size=3))
-def test_histories_add_up_at_every_moment(histories: list[list[Any]]) -> None:
-    summed = total(histories)
-    assert [s[0] for s in summed] == sorted({s[0] for h in histories for s in h})
-
-    def at(history: list[Any], now: float) -> tuple[int, ...]:
-        return next((s[1:] for s in reversed(history) if s[0] <= now), (0, 0, 0, 0))
-
-    for now in range(21):
-        parts = [at(history, now) for history in histories]
-        assert at(summed, now) == tuple(map(sum, zip((0, 0, 0, 0), *parts, strict=True)))
 
 
 # On a real cluster
@@ -247,21 +213,6 @@ def test_what_is_relied_on_of_bokehs_server_is_there() -> None:
         assert template_variables(scheduler)["pages"][1] == "flame"
         for path in ("/flame/metadata", "/flame/autoload.js?bokeh-autoload-element=x"):
             assert get(client, path)
-
-
-def test_workers_are_shown_as_a_pool() -> None:
-    with cluster_of(2, plugins=[Reports()]) as client:
-
-        async def state(pool: WorkersAsPool) -> dict[str, Any]:
-            return pool()
-
-        pool = WorkersAsPool(client.cluster.scheduler, interval=0)
-        shown = client.cluster.sync(state, pool)
-        (workers,) = shown["pools"]
-        assert (workers["max"], workers["concurrency"], workers["demand"]) == (None, 2, 0)
-        assert count(workers["runners"]) == Counts(booting=0, busy=0, idle=2, ending=0)
-        assert [s[1:] for s in workers["history"]] == [(0, 0, 2, 0)]
-        assert len(client.cluster.sync(state, pool)["pools"][0]["history"]) == 2
 
 
 # In a real browser

@@ -11,8 +11,9 @@ from bokeh.models.layouts import Column
 from dask_flame.boots import ACCEPTED, REGISTERED, shown
 from dask_flame.dashboard.bars import Bar, BarRows, Bars
 from dask_flame.dashboard.look import BAD, BOOTING, BUSY, IDLE
-from dask_flame.dashboard.ranking import counted, label
+from dask_flame.dashboard.ranking import counted
 from dask_flame.dashboard.span import Span
+from dask_flame.labels import label
 from dask_flame.lives import Life
 
 #: From the request to its acceptance, what the substrate tells of, the runner's own start: the same
