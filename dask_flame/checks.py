@@ -53,6 +53,7 @@ EXAMPLES = {
     "on_grow": "lambda pool, count: print(pool, count)",
     "on_shrink": "lambda pool, count: print(pool, count)",
     "gpus": "1",
+    "price": "2.5",
     "resources": '{"GPU": 1}',
     "pools": '{"cpu": Pool(max=8), "gpu": Pool(max=2, gpus=1)}',
     "pool": '"gpu"',

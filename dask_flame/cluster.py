@@ -21,6 +21,7 @@ from dask_flame import config, display
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.boots import Boots, is_step
 from dask_flame.checks import Duration, one_of, seconds, size, wrong
+from dask_flame.costs import Costs
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.here import END_GRACE, Here
@@ -186,6 +187,7 @@ class FlameCluster(Steering):
         self._expiring: asyncio.Task[None] | None = None
         self._seat: Here | Apart | None = None
         self._shown: Widget | None = None
+        self._came_to: Costs | None = None  # once it is over
         self.over = ""  # why it has ended, if it was not closed
         # Where the scheduler is apart, what stands here for it.
         self.scheduler: FlameScheduler
@@ -313,6 +315,7 @@ class FlameCluster(Steering):
         try:
             if self._seat is not None:
                 await self._seat.finish()
+                self._came_to = self.cost()
         finally:
             try:
                 await self._stack.aclose()

@@ -112,6 +112,7 @@ def snapshot(
                 "max": fleet.pool.max,
                 "concurrency": fleet.pool.concurrency,
                 "gpus": fleet.pool.gpus,
+                "price": fleet.pool.price,
                 "idle_timeout": fleet.pool.idle_timeout,
                 "suspended": fleet.suspended,
                 "demand": scheduler.demand(name),

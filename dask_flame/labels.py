@@ -1,4 +1,4 @@
-"""Short names of calls, for people to read (all)."""
+"""Calls and times in few words, for people to read (all)."""
 
 from __future__ import annotations
 
@@ -14,3 +14,12 @@ def label(key: Any) -> str:
     if isinstance(key, tuple):
         return ", ".join(label(part) for part in key)
     return _TOKEN.sub(lambda token: token[0][:6], str(key))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -13,6 +13,7 @@ from dask_flame import config
 from dask_flame.checks import (
     EXAMPLES,
     Duration,
+    number,
     one_of,
     seconds,
     size,
@@ -68,6 +69,9 @@ class Pool:
         by it. By default it is not limited.
     gpus : int, default 0
         GPUs of one runner. It has them as Dask's resource ``GPU`` as well.
+    price : float, optional
+        What one runner costs an hour, for ``cluster.cost()`` and the page ``/pools``; by default
+        ``flame.pool.price``, and not known.
     resources : mapping of str to float, optional
         Dask resources of one runner, for calls that ask for them by ``resources=``.
     env : mapping of str to str, optional
@@ -114,6 +118,7 @@ pod_template : optional
     cpus: int | None
     memory: int | None
     gpus: int
+    price: float | None
     resources: Mapping[str, float] = field(hash=False)
     env: Mapping[str, str] = field(hash=False)
     preload: tuple[str, ...]
@@ -139,6 +144,7 @@ pod_template : optional
         cpus: int | None = None,
         memory: str | int | None = None,
         gpus: int | None = None,
+        price: float | None = None,
         resources: Mapping[str, float] | None = None,
         env: Mapping[str, str] | None = None,
         preload: Sequence[str] = (),
@@ -181,6 +187,8 @@ pod_template : optional
         put("cpus", None if cpus is None else whole("cpus", cpus, 1))
         put("memory", None if memory is None else size("memory", memory))
         put("gpus", 0 if gpus is None else whole("gpus", gpus, 0))
+        price = config.get("pool.price") if price is None else price
+        put("price", None if price is None else number("price", price))
         put("resources", _resources(resources))
         for name in ("idle_check", "on_grow", "on_shrink"):
             if given[name] is not None and not callable(given[name]):

@@ -235,6 +235,10 @@ class Roster:
         """For how long runners had a call, summed over all there have been."""
         return self._worked + self._working * now
 
+    def busy_before(self, seconds: float) -> None:
+        """Runners had a call for so long, as whoever watches them says; none has one here."""
+        self._worked = seconds
+
     def longest_booting(self) -> Member | None:
         """The runner that has been booting for the longest time."""
         if self._needed:

@@ -13,6 +13,7 @@ from distributed import Security, Status
 from distributed.deploy.cluster import Cluster
 
 from dask_flame.checks import whole
+from dask_flame.costs import Costs, costs
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.fleet import Member, Phase
 from dask_flame.manifest import Manifest
@@ -39,6 +40,11 @@ class Steering(Cluster):
     backend: Backend
     boots: Boots
     _adaptive: FlameAdaptive
+    _came_to: Costs | None
+
+    @abstractmethod
+    def _pools(self) -> dict[str, Any]:
+        """The pools' state, in the form that ``Reports.pools`` describes."""
 
     @abstractmethod
     def _spec(self, pool: str) -> RunnerSpec:
@@ -74,6 +80,29 @@ class Steering(Cluster):
     @property
     def observed(self) -> set[str]:
         return {m.name for m in self.fleets.members.values() if m.phase in _OBSERVED}
+
+    def cost(self) -> Costs:
+        """What the runners of each pool have cost so far, those that are there now included.
+
+        Returns
+        -------
+        Costs
+            A mapping from names of pools to :class:`dask_flame.costs.Cost`, shown as a line for
+            each: the time of runners and of GPUs, how much of it with a call, and, where the
+            pool's ``price`` says what a runner costs an hour, the amount. Empty before the cluster
+            has started. Once it has closed, it is what it came to.
+
+        Examples
+        --------
+        >>> cluster.cost()                                               # doctest: +SKIP
+        gpu: 3 h 12 min of runners, 3 h 12 min of GPUs, busy for 91 % of it, $8.00
+        >>> cluster.cost()["gpu"].amount                                 # doctest: +SKIP
+        8.0
+        """
+        if self._came_to is not None:
+            return self._came_to
+        started = getattr(self, "scheduler", None) is not None
+        return costs(self._pools()["pools"]) if started else Costs()
 
     def manifest(self) -> Manifest:
         """What would be sent to the substrate if each pool were to boot one more runner.

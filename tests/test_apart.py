@@ -170,6 +170,9 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     assert [c.series["slept"].values[-1] for c in flame.reports.calls.values()] == [0.5] * 3
     assert {c.arguments for c in flame.reports.calls.values()} == {"seconds=0.5"}
     wait_for(lambda: not flame.runners, what="idle runners have gone")
+    used = wait_for(lambda: (c := flame.cost()["default"]).busy_seconds >= 1 and c)
+    assert used.busy_seconds < used.runner_seconds
+    assert flame.cost() == {"default": used}  # nothing is used now
     assert [e.kind for e in flame.events].count("retire") >= 1
     assert client.gather(futures[0])[1] == "xyzzy"  # it has gone home, which is there
     assert client.submit(whoami).result(timeout=60)[0] == "runner-4"

@@ -409,6 +409,7 @@ def test_the_exported_names() -> None:
         "Lease",
         "Pool",
         "PoolError",
+        "Prints",
         "Report",
         "Reports",
         "RunnerLost",

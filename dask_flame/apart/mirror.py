@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
+#: Slots that could be used, calls that wait, and seconds for which runners were busy.
+_NOTHING = (0, 0, 0)
 #: ... and what they print is not told any more.
 _MOST_PRINTS = 500
 
@@ -106,7 +108,7 @@ class Teller:
         self._link = link
         self._members: dict[str, tuple[Any, ...]] = {}
         self._boots: dict[str, Boot] = {}
-        self._numbers: dict[str, tuple[int, int]] = {}
+        self._numbers: dict[str, tuple[int, int, int]] = {}
 
     def tell(self) -> None:
         """Say what is not as it was when this was last called."""
@@ -129,7 +131,15 @@ class Teller:
         boots = [boot for boot in known if self._boots.get(boot.name) is not boot]
         self._boots = {boot.name: boot for boot in known}
         scheduler = cluster.scheduler
-        numbers = {p: (scheduler.demand(p), scheduler.waiting(p)) for p, _ in cluster.fleets}
+        numbers = {
+            pool: (
+                scheduler.demand(pool),
+                scheduler.waiting(pool),
+                # In whole seconds, so that this alone is told once a second.
+                round(fleet.roster.busy_seconds(now)),
+            )
+            for pool, fleet in cluster.fleets
+        }
         if news or gone or boots or numbers != self._numbers:
             self._numbers = numbers
             self._link.say("state", members=news, gone=gone, boots=boots, numbers=numbers)
@@ -146,15 +156,15 @@ class Seen:
 
     def __init__(self) -> None:
         self.address = ""
-        self._numbers: Mapping[str, tuple[int, int]] = {}
+        self._numbers: Mapping[str, tuple[int, int, int]] = {}
 
     def demand(self, pool: str) -> int:
         """Slots that could be used now, see :meth:`dask_flame.scheduler.FlameScheduler.demand`."""
-        return self._numbers.get(pool, (0, 0))[0]
+        return self._numbers.get(pool, _NOTHING)[0]
 
     def waiting(self, pool: str) -> int:
         """Calls that are ready to run and have no slot."""
-        return self._numbers.get(pool, (0, 0))[1]
+        return self._numbers.get(pool, _NOTHING)[1]
 
     def take(
         self,
@@ -163,7 +173,7 @@ class Seen:
         members: Collection[tuple[str, Member]],
         gone: Collection[str],
         boots: Collection[Boot],
-        numbers: Mapping[str, tuple[int, int]],
+        numbers: Mapping[str, tuple[int, int, int]],
     ) -> None:
         """Take in what a :class:`Teller` has told."""
         now = time.monotonic()
@@ -178,7 +188,10 @@ class Seen:
             known = fleet.members
             if pool in changed or not lost.isdisjoint(known):
                 rest = {n: m for n, m in known.items() if n not in lost}
+                for name in known.keys() - rest.keys():
+                    cluster.fleets.ledgers[pool].gone(known[name], "ended", now)
                 fleet.roster = _roster(rest | changed.get(pool, {}))
+            fleet.roster.busy_before(numbers.get(pool, _NOTHING)[2])
         for name in lost:
             cluster.fleets.forget(name)
         cluster.boots.take(boots)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dask_flame.costs import amount, money
 from dask_flame.dashboard.pools import Counts, count
 from dask_flame.dashboard.ranking import counted
 from dask_flame.dashboard.timeline import DRAINING
-from dask_flame.notebook.panel import duration
+from dask_flame.labels import duration
 
 #: A busy share below it, with so many seconds paid for, is worth a look.
 _LOW, _ENOUGH = 0.5, 60.0
@@ -119,8 +120,8 @@ def _paid(pool: Mapping[str, Any]) -> str:
             f'title="of the time that runners are paid for, from request to end, how much they '
             f'had a call">busy {100 * share:.0f} %</span>'
         )
-    if (cost := pool.get("cost")) is not None:
-        said += f" &#183; {escape(cost)} so far"
+    if (cost := amount(paid, pool.get("price"))) is not None:
+        said += f" &#183; {escape(money(cost))} so far"
     return f'<div style="color:var(--flame-quiet); margin-top:3px">{said}</div>'
 
 

@@ -9,6 +9,8 @@ from html import escape
 from typing import Any
 
 from dask_flame.boots import FIRST_CALL, REGISTERED, Boot, in_order, summary
+from dask_flame.costs import costs, money
+from dask_flame.labels import duration
 
 #: Runners that are drawn as a tile each; beyond it, kinds of runners share a bar.
 _TILES = 128
@@ -112,14 +114,21 @@ def _head(head: Head, state: Mapping[str, Any]) -> str:
         for word, address in (head.links or {}).items()
         if address and not head.over
     )
-    paid = sum(pool["runner_seconds"] for pool in state["pools"])
-    told = head.over or f"{duration(paid)} of runners so far"
+    told = head.over or _paid(state)
     return (
         f'<div class="head"><b>FlameCluster</b> {escape(head.name)}'
         f'<span class="quiet">{escape(head.backend)}</span>'
         f'<span class="quiet">{escape(told)}</span>'
         f'<span class="push">{links}</span></div>'
     )
+
+
+def _paid(state: Mapping[str, Any]) -> str:
+    used = costs(state["pools"])
+    words = f"{duration(used.runner_seconds)} of runners so far"
+    if used.runner_seconds and used.amount is not None:
+        words += f", {money(used.amount)}"
+    return words
 
 
 def _pool(pool: Mapping[str, Any], boots: Sequence[Boot], now: float, several: bool) -> str:
@@ -228,12 +237,3 @@ def _events(events: Sequence[Mapping[str, Any]]) -> str:
 
 def _first_line(text: str) -> str:
     return text.partition("\n")[0]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

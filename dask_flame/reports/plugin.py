@@ -50,6 +50,7 @@ class Reports(SchedulerPlugin):
                         "history": [(unix seconds, demand, booting, ready, busy, target), ...],
                         # these may be missing:
                         "gpus": int,            # of each runner
+                        "price": float or None,  # of each runner, for an hour
                         "idle_timeout": seconds,
                         "suspended": str,       # why there is to be no runner at all
                         "target": int,          # runners that demand calls for now
