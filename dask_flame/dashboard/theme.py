@@ -36,7 +36,7 @@ _CANVAS = """
 }
 """
 #: A Div that holds nothing but what a script puts into it.
-EMPTY = ":host > div:not([class]), :host > .bk-clearfix { display: none }"
+EMPTY = ":host > .bk-clearfix { display: none !important }"
 #: Lets what is in a Div be as wide as the Div, which bokeh shrinks to its content.
 FULL_WIDTH = ":host > div { display: block; width: 100% }"
 

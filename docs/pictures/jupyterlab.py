@@ -15,9 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
-from PIL import Image
 from playwright.sync_api import Frame, Page, sync_playwright
-from shoot import ARGUMENTS
+from shoot import ARGUMENTS, shrink
 
 from dask_flame.testing.lab import jupyterlab
 
@@ -77,9 +76,7 @@ def main(output: str) -> None:
         page.get_by_text("| Idle").wait_for()
         _take(page, output)
         chromium.close()
-    # A third of the bytes, and no colour that one would miss.
-    with Image.open(output) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)
+    shrink(output)
 
 
 def _take(page: Page, output: str) -> None:

@@ -4,7 +4,7 @@
 
 One cell trains 64 variants of a small network on scikit-learn's handwritten digits (the test set of
 UCI's Optical Recognition of Handwritten Digits, CC BY 4.0); some of them diverge. While they
-train, ``curves.png`` and ``charts.png`` (a chart for each runner, on dark ground) are taken.
+train, ``flame-page.png`` and, on dark ground, ``flame-charts.png`` (one for each runner) are taken.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def train(rate: float, width: int, beta: float) -> float:
         return float(-np.log((guess * y).sum(axis=1) + 1e-9).mean())
 
     best = float("inf")
-    for step in range(3000):
+    for step in range(4000):
         rows = random.integers(0, len(x), 32)
         hidden, guess = run(x[rows])
         error = (guess - y[rows]) / len(rows)
@@ -78,8 +78,8 @@ def main(folder: str) -> None:
         futures = client.map(train, *zip(*VARIANTS, strict=True))
         steps = "[...(window.daskFlame?.calls.byId.values() ?? [])].map((call) => call.step)"
         for name, query, step, click in (
-            ("curves.png", "", 500, ()),
-            ("charts.png", "?theme=dark", 900, ("button[value=grid]",)),
+            ("flame-page.png", "", 200, ("input[name=log]",)),
+            ("flame-charts.png", "?theme=dark", 900, ("button[value=grid]",)),
         ):
             wait = f"() => {steps}.filter((step) => step > {step}).length > 50"
             link = cluster.flame_link + query

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 CURVES = "() => window.daskFlame?.calls.byId.size > 0"
@@ -74,6 +75,14 @@ def shoot(
             page.screenshot(path=output)
         finally:
             chromium.close()
+    shrink(output)
+
+
+def shrink(picture: str) -> None:
+    """Save a picture anew with 256 colours: a third of the bytes, and no colour one would miss."""
+    with Image.open(picture) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)
 
 
 def main() -> None:
