@@ -528,3 +528,21 @@ def test_what_it_costs(client: Client, record_property: Callable[[str, Any], Non
     took = client.submit(measure, 0.1, 4, "adam", [1, 2, 3], pure=False).result()
     record_property("microseconds", round(took, 1))
     print(f"the arguments of a call, at its first report: {took:.1f} µs")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"db_pass": "hunter22"},
+        {"pw": "hunter22"},
+        {"jwt": "hunter22"},
+        {"dsn": "host=h user=u password=hunter22"},
+        {"conn": "Server=x;Pwd=hunter22;"},
+        {"headers": [("Authorization", "hunter22")]},
+        {"command": ["curl", "--password", "hunter22"]},
+    ],
+)
+def test_secrets_by_other_names_and_in_texts_are_hidden(arguments: dict[str, Any]) -> None:
+    text = told(lambda **kwargs: None, (), arguments)
+    assert "hunter22" not in text
+    assert next(iter(arguments)) in text

@@ -390,9 +390,10 @@ def test_time_smoothing_colours_and_search(client: Client, visit: Callable[[str]
         wait_for(lambda: len({line["colour"] for line in lines(page).values()}) == 2)
     choose(page, search="tw")
     wait_for(lambda: lines(page).keys() == {"two"})
-    page.shows("1 call · 1 done")
+    page.shows("1 of 2 calls · 1 done")
     choose(page, search="nothing like it")
     wait_for(lambda: not lines(page))
+    page.shows("0 of 2 calls")
     choose(page, search="")
     wait_for(lambda: drawn(page, said))
 
@@ -711,7 +712,7 @@ def test_one_value_far_off_does_not_hide_the_others(
 ) -> None:
     page = visit(url(client, "/flame"))
     client.gather([client.submit(spread, key, key=key) for key in ("near", "far")])
-    page.shows("outliers are out of sight", "show all")
+    page.shows("1 curve goes out of sight", "show all")
     top = "() => Bokeh.documents[0].get_model_by_name('flame-linear').y_range.end"
     assert page.read(top) < 10
     # It is drawn, all the same.
@@ -719,3 +720,46 @@ def test_one_value_far_off_does_not_hide_the_others(
     page.do(lambda p: p.click("button[name=follow]"))
     wait_for(lambda: page.read(top) > 1e9)
     assert "out of sight" not in page.text()
+
+
+def odd_names() -> None:
+    for step in range(30):
+        report({"constructor": 2.0, "": 1.0, "__proto__": 3.0}, step=step, loss=0.5)
+        time.sleep(0.01)
+
+
+def huge() -> None:
+    for step in range(20):
+        report(step=step, loss=1.7e308 * (-1) ** step)
+    report(step=20, loss=3.0)
+
+
+def test_odd_names_and_huge_values_do_not_stop_the_page(
+    client: Client, visit: Callable[[str], Page]
+) -> None:
+    page = visit(url(client, "/flame"))
+    client.submit(odd_names, key="odd").result()
+    client.submit(huge, key="huge").result()
+    wait_for(lambda: {c["state"] for c in curves(page).values()} == {"done"})
+    page.shows("2 calls · 2 done")
+    assert page.do(lambda p: p.locator("select[name=metric]").input_value()) == "loss"
+    ends = """() => {
+      const { start, end } = Bokeh.documents[0].get_model_by_name("flame-linear").y_range;
+      return [start, end];
+    }"""
+    assert page.read(ends) == pytest.approx([0.375, 3.125])
+    for name in ("", "constructor", "__proto__", "loss"):
+        choose(page, metric=name)
+        wait_for(lambda name=name: page.read("() => daskFlame.calls.metric") == name)
+
+
+def test_a_scheduler_that_is_gone_is_told_of(
+    browser: Browser, visit: Callable[[str], Page]
+) -> None:
+    with cluster_of(1, plugins=[Reports()]) as client:
+        page = visit(url(client, "/flame"))
+        said = {"a": client.submit(train, 0, key="a").result()}
+        wait_for(lambda: drawn(page, said))
+    page.shows("the scheduler is not reached any more")
+    assert drawn(page, said)
+    page.wrong.clear()  # the browser's own word of it

@@ -68,7 +68,7 @@ def test_the_first_word_is_all_there_is_and_then_what_is_new() -> None:
     assert viewer.curve("a") == [(0, 0), (1, 2), (2, 4)]
     (row,) = viewer.rows.values()
     assert (row["best"], row["at"], row["step"], row["last"]) == (0, 0, 2, 4)
-    assert row["others"] == {"rate": 2.0}
+    assert row["others"] == [["rate", 2.0]]
 
     store.add(batch("a", range(3, 5), loss=2.0))
     viewer.take(told := page.next(store.calls))

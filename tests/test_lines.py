@@ -118,3 +118,11 @@ def test_prints_are_shown_while_the_call_runs(
     gate.set()
     bar.result()
     wait_for(lambda: shown("[runner-1 bar] waiting\n"), 20, "and then as it was left")
+
+
+def test_a_line_without_an_end_comes_in_parts() -> None:
+    lines: Lines[str] = Lines()
+    given = lines.add("a", "x" * 40_000, now=0.0)
+    assert [len(line) for line in given] == [16_000, 16_000]
+    assert [len(line) for line in lines.over("a")] == [8_000]
+    assert [len(line) for line in lines.add("a", "y" * 20_000 + "\n", now=0.0)] == [16_000, 4_000]

@@ -619,7 +619,7 @@ def test_what_workers_measure(client: Client, visit: Callable[[str], Page]) -> N
 
     wait_for(lambda: measured("GPU 3 %", 3))
     wait_for(lambda: measured("GPU 97 %", 97))
-    assert read(page, "pools-machines")["colour"][-1] == list(LEVELS)[-1]
+    assert read(page, "pools-machines")["colour"][-1] == list(LEVELS)[-2]
     page.read("() => { Bokeh.documents[0].get_model_by_name('pools-metric').active = 3 }")
     wait_for(lambda: measured("GPU memory: 1.00 GiB of 4.00 GiB", 97))
 

@@ -375,3 +375,26 @@ def test_in_the_schedulers_own_process_nothing_is_shown_twice(seen: Seen) -> Non
         client.register_plugin(Prints())
         client.submit(print, "hello").result()
         assert seen() == ["hello"]
+
+
+def endless(n: int) -> None:
+    for _ in range(n):
+        print("y" * 20_000, end="")
+
+
+def test_what_never_ends_a_line_is_held_back_like_lines(
+    flame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dask.config.set({"flame.prints.burst": 5, "flame.prints.rate": 1e-3}):
+        _, client = flame(max=1)
+    client.submit(endless, 200, key="endless").result()
+    said = ""
+
+    def told() -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return "lines not shown" in said
+
+    wait_for(told)
+    assert len(said) < 400_000  # of 4,000,000
+    assert max(map(len, said.splitlines())) < 17_000

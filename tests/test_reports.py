@@ -867,3 +867,22 @@ def test_any_client_can_follow_the_topic() -> None:
         wait_for(lambda: sum(len(b.steps) for b in got) == 30)
         assert {(b.key, b.runner) for b in got} == {(future.key, runner)}
         client.unsubscribe_topic(TOPIC)
+
+
+def unnamed_reports() -> None:
+    report({"val/loss": 0.5}, step=1, loss=0.25)
+    report(5)
+    report({1: 2.0})
+
+
+@pytest.mark.filterwarnings(r"ignore:report\(\) got a value without a name")
+def test_values_without_names_are_taken_from_mappings_and_else_refused(client: Client) -> None:
+    client.submit(unnamed_reports, key="call").result()
+    call = wait_for(lambda: store_of(client).get("call"))
+    assert {name: list(s.values) for name, s in call.series.items()} == {
+        "val/loss": [0.5],
+        "loss": [0.25],
+    }
+    with pytest.warns(UserWarning, match="of type int; a line that works: report"):
+        report(5)  # here, where it reports nothing
+    report({"loss": 1.0})

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from dask_flame.prints.bucket import Limits
-from dask_flame.prints.show import Show
+from dask_flame.prints.show import Show, tame
 
 GENEROUS = Limits(burst=10**6, total_burst=10**6)
 
@@ -93,3 +95,18 @@ def test_a_progress_bar_is_shown_as_far_as_it_has_come_and_over_when_its_call_is
         show.end("r-1", 1, "f")
 
     assert shown(use) == ["[r-1 f]  20% \u2026\n", "[r-1 f] 100%\n"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\tb", "a\tb"),
+        ("\x1b[31mred", "\x1b[31mred\x1b[0m"),
+        ("\x1b[2J\x1b[1;1Hall \x1b]0;title\x07mine", "all mine"),
+        ("up\x1b[A and \x1b", "up and "),
+        ("beep\x07", "beep"),
+    ],
+)
+def test_a_line_does_nothing_to_the_terminal_but_colour_itself(line: str, shown: str) -> None:
+    assert tame(line) == shown

@@ -67,7 +67,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     lines = _source("xs ys key runner state colour dash alpha width", f"{name}-{kind}-lines")
     strong = _source("xs ys colour dash ground", f"{name}-{kind}-strong")
     ends = _source("x y colour fill marker size", f"{name}-{kind}-ends")
-    notes = _source("x y text ink ground", f"{name}-{kind}-notes")
+    notes = _source("x y text align ink ground", f"{name}-{kind}-notes")
     own = {"line_color": "colour", "line_dash": "dash", "line_join": "round"}
     fig.multi_line("xs", "ys", source=lines, line_width="width", line_alpha="alpha", **own)
     fig.multi_line("xs", "ys", source=strong, line_color="ground", line_width=7, line_alpha=0.85)
@@ -89,7 +89,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         text="text",
         source=notes,
         y_offset=-10,
-        text_align="center",
+        text_align="align",
         text_baseline="bottom",
         text_font_size="12px",
         text_font_style="bold",

@@ -7,7 +7,7 @@ more: a page that is slow, or hidden, is told less often, never more at a time t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -66,14 +66,16 @@ class Feed:
         self._metrics: list[str] = []
         self._begun = False
 
-    def next(self, calls: Mapping[Key, CallReports], wanted: str = "") -> dict[str, Any] | None:
+    def next(
+        self, calls: Mapping[Key, CallReports], wanted: str | None = None
+    ) -> dict[str, Any] | None:
         """What is to be told next; None if the page knows all of it.
 
         Parameters
         ----------
         calls : mapping of Key to CallReports
             What is known now.
-        wanted : str
+        wanted : str, optional
             The metric that the page's user has chosen; by default the first one.
 
         Returns
@@ -87,7 +89,9 @@ class Feed:
             began) of all of them, one after the other.
         """
         known = metrics(calls.values())
-        metric = wanted if wanted in known else (known[0] if known else "")
+        metric = known[0] if known else ""
+        if wanted is not None and wanted in known:
+            metric = wanted
         anew = not self._begun or metric != self._metric
         if anew:
             self._told.clear()
@@ -150,7 +154,8 @@ class Feed:
             "at": at,
             "step": series.steps[-1] if series else None,
             "last": series.values[-1] if series else None,
-            "others": {m: call.series[m].values[-1] for m in others if call.series.get(m)},
+            # Pairs, as there are names that an object in the browser takes for its own.
+            "others": [[m, call.series[m].values[-1]] for m in others if call.series.get(m)],
             "took": None if call.finished is None else max(0.0, call.finished - call.started),
         }
 
@@ -203,11 +208,28 @@ def _names(calls: Mapping[Key, CallReports]) -> dict[Key, str]:
     """A name for each call: its key, or its arguments where Dask has made up the key."""
     names = dict(labels(list(calls)))
     made_up = {key: calls[key].arguments for key in calls if label(key) != str(key)}
+    made_up = dict(zip(made_up, apart(list(made_up.values())), strict=True))
     seen = Counter(made_up.values())
     for key, arguments in made_up.items():
         if arguments:
             names[key] = arguments if seen[arguments] == 1 else f"{arguments} ({names[key]})"
     return names
+
+
+def apart(arguments: Sequence[str]) -> list[str]:
+    """Arguments of several calls without those that are the same in all.
+
+    Examples
+    --------
+    >>> apart(["rate=0.1, layers=4", "rate=0.2, layers=4"])
+    ['rate=0.1', 'rate=0.2']
+    """
+    parts = [text.split(", ") for text in arguments]
+    names = {tuple(part.partition("=")[0] for part in own) for own in parts}
+    if len(set(arguments)) < 2 or len(names) != 1:
+        return list(arguments)
+    differ = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    return [", ".join(p for p, own in zip(part, differ, strict=True) if own) for part in parts]
 
 
 def _attempts(calls: Mapping[Key, CallReports]) -> Iterator[tuple[CallReports, bool]]:

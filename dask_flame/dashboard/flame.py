@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from bokeh.core.properties import Any as AnyValue
-from bokeh.core.properties import Int, String
+from bokeh.core.properties import Int, Nullable, String
 from bokeh.document import Document
 from bokeh.model import DataModel
 from bokeh.models import Div, InlineStyleSheet
@@ -42,7 +42,7 @@ _SIDE_BY_SIDE = """
 """
 _SIDE = """
 :host { width: clamp(480px, 39vw, 720px) }
-@media (max-width: 900px) { :host { width: 100%; height: 45% } }
+@media (max-width: 900px) { :host { width: calc(100% - 10px); height: 45% } }
 """
 
 
@@ -56,15 +56,15 @@ class FlameFeed(DataModel):
     seen : int
         The number of the last payload that the browser has taken; until it is that of the last
         one, no further one is made.
-    wanted : str
-        The metric that the user has chosen.
+    wanted : str or None
+        The metric that the user has chosen, if any.
     lost : int
         How often payloads may have been lost, as the connection was.
     """
 
     payload = AnyValue(default={"number": 0})
     seen = Int(default=0)
-    wanted = String(default="")
+    wanted = Nullable(String, default=None)
     lost = Int(default=0)
 
 
@@ -141,7 +141,7 @@ class Board:
         self._told = FlameFeed(name="flame-feed")
         # A user who has chosen waits for it.
         self._told.on_change("wanted", lambda attr, old, new: self.update())
-        self._version: tuple[Reports | None, int, str] | None = None
+        self._version: tuple[Reports | None, int, str | None] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
@@ -170,7 +170,8 @@ class Board:
             "look": {
                 "colours": COLOURS,
                 "lighter": LIGHTER,
-                "dashes": DASHES,
+                # Dots are for attempts before the latest.
+                "dashes": [dash for dash in (*DASHES, "dashdot") if dash != "dotted"],
                 "options": dict(options or {}),
             },
         }
@@ -188,7 +189,9 @@ class Board:
         news = {"calls": self._calls(reports), "pools": self._counts(reports)}
         news = {name: what for name, what in news.items() if what is not None}
         if news:
-            told.payload = {**news, "number": told.payload["number"] + 1}
+            # The number is first, so that Bokeh, which compares it with the one before in the
+            # browser, finds at once that it is another one.
+            told.payload = {"number": told.payload["number"] + 1, **news}
 
     def _reports(self) -> Reports | None:
         plugins = self._scheduler.plugins.values()

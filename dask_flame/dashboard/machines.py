@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from bokeh.models import Div, RadioButtonGroup
 from bokeh.models.layouts import Column, Row
 from dask.utils import format_bytes
@@ -27,6 +28,9 @@ LEVELS = {
     "#0B3768": "#DDF1FC",
 }
 _COLOURS = list(LEVELS)
+#: While nobody has looked, nothing is known.
+_UNKNOWN = "#00000000"
+LEVELS[_UNKNOWN] = _UNKNOWN
 #: Seconds between two looks, with few workers and with many: heartbeats are as rare then.
 _OFTEN, _RARELY, _MANY = 1.0, 3.0, 64
 #: Changes that are kept of one runner's metric; when there are as many more, these are dropped.
@@ -64,7 +68,9 @@ def _memory(ws: Any, most: float) -> tuple[float, str] | None:
         return None
     if ws.memory_limit:
         return used / ws.memory_limit, f"{format_bytes(used)} of {format_bytes(ws.memory_limit)}"
-    return used / max(most, 1), f"{format_bytes(used)}, no limit"
+    # Of all that this machine has, which is the workers' own where they have no limit, as a rule.
+    there = max(most, psutil.virtual_memory().total)
+    return used / there, f"{format_bytes(used)}, no limit"
 
 
 def _gpu(ws: Any, most: float) -> tuple[float, str] | None:
@@ -95,9 +101,10 @@ class _Track:
     end: float | None = None
     dropped: int = 0
 
-    def add(self, at: float, part: float, words: str) -> None:
-        level = min(max(int(part * len(_COLOURS)), 0), len(_COLOURS) - 1)
-        colour = _COLOURS[level]
+    def add(self, at: float, part: float | None, words: str) -> None:
+        colour = _UNKNOWN
+        if part is not None:
+            colour = _COLOURS[min(max(int(part * len(_COLOURS)), 0), len(_COLOURS) - 1)]
         if self.bars and self.bars[-1].colour == colour:
             return
         self.bars.append(Bar(at, colour, 0.9, words, ""))
@@ -125,16 +132,21 @@ class Gauges:
         often = _OFTEN if len(scheduler.workers) <= _MANY else _RARELY
         if 0 <= now - self._looked < often:
             return
-        self._looked = now
+        before, self._looked = self._looked, now
+        # No page was open for a while.
+        missed = 0 < before < now - 5 * often
         known = set(names)
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in known}
         workers = {str(ws.name): ws for ws in scheduler.workers.values()}
         most = max((ws.metrics.get("memory", 0) for ws in workers.values()), default=0)
         for name in self._tracks.keys() - workers.keys():
             for track in self._tracks[name].values():
-                track.end = track.end or now
+                track.end = track.end or (before if missed else now)
         for name in known & workers.keys():
             ws = workers[name]
+            if missed:
+                for track in self._tracks.get(name, {}).values():
+                    track.add(before, None, "nobody has looked")
             for metric, how in METRICS.items():
                 found = how.part(ws, most)
                 if found is not None:

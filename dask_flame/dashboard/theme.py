@@ -13,12 +13,20 @@ def _variables(which: int) -> str:
     return " ".join(f"--flame-{name}: {values[which]};" for name, values in VARIABLES.items())
 
 
+#: What Bokeh says of what is under the mouse, and of its own use.
+_TIPS = """
+.bk-Tooltip { --tooltip-color: var(--flame-card); --tooltip-text: var(--flame-ink);
+ --tooltip-border: var(--flame-rule) }
+.bk-Panel { color: #18191D }
+"""
 #: ``data-flame-theme`` is set by browser/theme.js. The rest is Dask's own frame of the page.
 _THEME = f"""
 :root {{ {_variables(0)} color-scheme: light }}
 :root[data-flame-theme="dark"] {{ {_variables(1)} color-scheme: dark }}
-:root[data-flame-theme="dark"], :root[data-flame-theme="dark"] body {{
+:root[data-flame-theme], :root[data-flame-theme] body {{
  background: var(--flame-ground); color: var(--flame-ink) }}
+:root[data-flame-theme="dark"] #navbar-toggle-icon img {{ filter: invert(1) }}
+{_TIPS}
 :root[data-flame-theme="dark"] .navbar ul, :root[data-flame-theme="dark"] .dropdown-content {{
  background: var(--flame-bar) }}
 :root[data-flame-theme="dark"] .navbar li a {{ color: var(--flame-ink) }}
@@ -26,14 +34,15 @@ _THEME = f"""
 :root[data-flame-theme="dark"] .navbar li:hover .dropdown-content a {{ color: var(--flame-ink) }}
 """
 #: What Bokeh draws on a canvas takes its colours from the variables of this form.
-_CANVAS = """
-:host {
+_CANVAS = f"""
+{_TIPS}
+:host {{
  --bk-background-fill-color: transparent; --bk-border-fill-color: transparent;
  --bk-outline-line-color: transparent;
  --bk-axis-line-color: var(--flame-quiet); --bk-major-tick-line-color: var(--flame-quiet);
  --bk-major-label-text-color: var(--flame-ink); --bk-axis-label-text-color: var(--flame-ink);
  --bk-grid-line-color: var(--flame-rule);
-}
+}}
 """
 #: A Div that holds nothing but what a script puts into it.
 EMPTY = ":host > .bk-clearfix { display: none !important }"

@@ -59,14 +59,15 @@ class Lines(Generic[K]):
         *whole, rest = (before + text).split("\n")
         if whole:
             line = None
-        if len(rest := trimmed(rest)) > LONGEST:
-            whole.append(rest)
-            return [_seen(w) for w in whole]
+        rest = trimmed(rest)
+        while len(rest) > LONGEST:
+            whole.append(rest[:LONGEST])
+            rest, line = rest[LONGEST:], None
         if rest:
             line = line or _Line(rest, now + _FIRST)
             line.text = rest
             self._begun[name] = line
-        return [_seen(w) for w in whole]
+        return [part for w in whole for part in _cut(_seen(w))]
 
     def over(self, name: K) -> list[str]:
         """A runner prints no more: the line that it has left unfinished."""
@@ -89,6 +90,11 @@ class Lines(Generic[K]):
     def due(self) -> float | None:
         """When to ask for :meth:`late` next."""
         return min((line.due for line in self._begun.values()), default=None)
+
+
+def _cut(text: str) -> list[str]:
+    """A line, in parts where it is too long."""
+    return [text[i : i + LONGEST] for i in range(0, len(text), LONGEST)] or [""]
 
 
 def _seen(text: str) -> str:

@@ -118,7 +118,8 @@ class Source:
             self._way.send(self, stream, text, FREE)
             return
         limit = self._limit
-        lines = text.count("\n")
+        # One that does not end counts, too, by its length.
+        lines = text.count("\n") + len(text) // LONGEST
         before = limit.left_out
         given = limit.offer(lines, monotonic()) if lines else 0
         if given == lines and not before:
@@ -134,8 +135,9 @@ class Source:
             limit.left_out -= before
             self._say(before)
             self._last.clear()
+        ended = text.count("\n", 0, len(text)) == lines
         whole = text.split("\n")
-        shown = "\n".join(whole[:given]) + "\n"
+        shown = "\n".join(whole[:given]) + "\n" if ended else text[: given * LONGEST]
         if not self._way.send(self, stream, shown, BOTH):
             self._leave_out(shown, given)
         if rest := text[len(shown) :]:
@@ -271,6 +273,7 @@ class Stream(io.TextIOBase):
         self._beside = prints.way.beside
         self._has_buffer = False
 
+    shown_in_driver = True
     encoding = "utf-8"
     errors = "backslashreplace"
 

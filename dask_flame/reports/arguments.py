@@ -180,10 +180,11 @@ def _items(value: Any, resolve: Resolve, depth: int) -> str:
     opening, closing = _BRACKETS[kind][0], _BRACKETS[kind][1]
     if depth >= _DEPTH:
         return f"{kind.__name__}({len(value)})"
+    parts: Iterable[str]
     if kind is dict:
         parts = (_pair(k, v, resolve, depth + 1) for k, v in islice(value.items(), ITEMS))
     else:
-        parts = (_short(resolve(item), resolve, depth + 1) for item in islice(value, ITEMS))
+        parts = _members(value, resolve, depth + 1)
     texts = list(_until_full(parts, ONE))
     if len(value) > ITEMS and len(texts) == ITEMS:
         texts.append(ELSE)
@@ -191,6 +192,15 @@ def _items(value: Any, resolve: Resolve, depth: int) -> str:
         return f"{kind.__name__}()"
     after = "," if kind is tuple and len(value) == 1 else ""
     return opening + ", ".join(texts) + after + closing
+
+
+def _members(value: Any, resolve: Resolve, depth: int) -> Iterator[str]:
+    """Items of a container; one that follows a name, as in a command line or a pair, bears it."""
+    before: Any = None
+    for item in map(resolve, islice(value, ITEMS)):
+        option = type(before) is str and (before[:1] == "-" or len(value) == 2)
+        yield ELSE if option and secret(before, item) else _short(item, resolve, depth)
+        before = item
 
 
 def _pair(name: Any, value: Any, resolve: Resolve, depth: int) -> str:

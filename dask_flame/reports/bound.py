@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from dask_flame.reports.numbers import LAST_STEP, WORKS, Unfit, number, whole_step
@@ -62,7 +62,16 @@ class BoundReport:
     def env(self) -> dict[str, str]:
         return {VARIABLE: f"{self._port}:{self._secret}"} if self._port else {}
 
-    def __call__(self, *, step: Any = None, **values: SupportsFloat | None) -> None:
+    def __call__(
+        self,
+        *unnamed: Mapping[str, SupportsFloat | None],
+        step: Any = None,
+        **values: SupportsFloat | None,
+    ) -> None:
+        if unnamed:
+            values = named(unnamed, self._complain) | values
+            if not values:
+                return
         step, numbers = checked(step, values, self._complain)
         if not numbers:
             return
@@ -128,6 +137,20 @@ def _ask(file: Any, what: Any) -> None:
     file.flush()
     if file.readline() != b"\n":
         raise ConnectionError("it has closed the connection")
+
+
+def named(
+    unnamed: Iterable[Any], complain: Callable[..., object], *args: Any
+) -> dict[str, SupportsFloat | None]:
+    """What was given without names, if it is a mapping that has them; the rest is complained of."""
+    values: dict[str, SupportsFloat | None] = {}
+    for what in unnamed:
+        if isinstance(what, Mapping) and all(type(name) is str for name in what):
+            values.update(what)
+        else:
+            kind = type(what).__name__
+            complain(*args, "", f"report() got a value without a name, of type {kind}; {WORKS}")
+    return values
 
 
 def checked(

@@ -14,7 +14,8 @@ ELSE = "…"
 
 #: Names of secrets, without what is between their words; and of those only for longer texts.
 _SECRET = re.compile(
-    r"password|passwd|passphrase|^pwd|pwd$|secret|credential|authori[sz]ation|auth$|bearer|cookie"
+    r"password|passwd|passphrase|^pwd|pwd$|pass$|^pw$|^pin$|pincode|jwt|otp$|secret|credential"
+    r"|authori[sz]ation|auth$|bearer|cookie|^private$"
     r"|(api|access|private|signing|encryption)key|token(?!i[sz])"
 )
 _KEY, _LONG = re.compile(r"keys?$"), 8
@@ -22,6 +23,8 @@ _KEY, _LONG = re.compile(r"keys?$"), 8
 _LOOKS = re.compile(
     r"(?P<login>://)[^/@\s]*(?=@)"
     r"|(?P<query>[?&;][\w.-]*(?i:token|key|secret|sig|signature|password|credential)=)[^&;\s]+"
+    r"|(?P<said>(?<![\w.])(?i:password|passwd|pwd|passphrase|secret|token|api[_-]?key)\s*[=:]\s*)"
+    r"(?:\"[^\"]*|'[^']*|[^\s;&,'\"]+)"
     r"|(?P<kind>\b(?:(?i:bearer|basic) |hf_|sk-|gh[a-z]_|github_pat_|glpat-|xox[a-z]-|AKIA|eyJ))"
     r"[\w+/=.-]{12,}"
 )
@@ -56,7 +59,7 @@ def veiled(text: str) -> str:
     'postgres://…@host/db'
     >>> veiled("https://host/data?X-Signature=0123abcd&part=1")
     'https://host/data?X-Signature=…&part=1'
+    >>> veiled("host=h user=u password=hunter2")
+    'host=h user=u password=…'
     """
-    return _LOOKS.sub(
-        lambda found: (found["login"] or found["query"] or found["kind"]) + ELSE, text
-    )
+    return _LOOKS.sub(lambda found: next(filter(None, found.groups())) + ELSE, text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Mapping
 from typing import SupportsFloat
 
 from distributed import Status, Worker
 from distributed.worker import warn
 
-from dask_flame.reports.bound import BoundReport, checked, from_environment
+from dask_flame.reports.bound import BoundReport, checked, from_environment, named
 from dask_flame.reports.where import find, several, worker_here
 from dask_flame.reports.wire import NAME
 
@@ -27,6 +28,8 @@ class _Report:
         Where the numbers belong on the horizontal axis; 0 or more. By default the step after the
         last one of this call; a call begins with 0. Steps may go back, as after a checkpoint: what
         is reported keeps its order.
+    *unnamed : mapping of str to float
+        The same as `values`, for names that are no words of Python's: ``{"val/loss": 0.5}``.
     **values : float
         One or more named numbers: Python or numpy scalars, or tensors and arrays with one element.
         A tensor on an accelerator is fetched, which waits for the accelerator. NaN and infinities
@@ -62,16 +65,29 @@ class _Report:
     >>> futures = client.map(train, [0.01, 0.03, 0.1])  # doctest: +SKIP
     """
 
-    def __call__(self, *, step: int | None = None, **values: SupportsFloat | None) -> None:
+    def __call__(
+        self,
+        *unnamed: Mapping[str, SupportsFloat | None],
+        step: int | None = None,
+        **values: SupportsFloat | None,
+    ) -> None:
         place = find()
         if place is not None:
             sender, call = place
+            if unnamed:
+                values = named(unnamed, sender.complain, call) | values
+                if not values:
+                    return
             step, numbers = checked(step, values, sender.complain, call)
             if numbers:
                 sender.add(call, step, numbers)
         elif (bound := from_environment()) is not None:
-            bound(step=step, **values)
+            bound(*unnamed, step=step, **values)
         else:
+            if unnamed:
+                values = named(unnamed, _complain) | values
+                if not values:
+                    return
             checked(step, values, _complain)
             _say_why_not(worker_here())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import uuid
 import warnings
@@ -123,6 +124,10 @@ class ReportSender(WorkerPlugin):
         call.complaints.add(about)
         # Named, as it may be one of many.
         message = f"{message} (in {call.key!r} on {self._worker.name})"
+        if getattr(sys.stderr, "shown_in_driver", False):
+            # What is written there is shown in the driver.
+            sys.stderr.write(f"UserWarning: {message}\n")
+            return
         event = {"message": pickle.dumps(message), "category": pickle.dumps(UserWarning)}
         self._worker.log_event("warn", event)
         if here:

@@ -40,11 +40,13 @@ function put(source, columns) {
   source.change.emit();
 }
 
+const LARGEST = 1e290; // beyond it there would be no room for an axis
+
 const finite = (values) => {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
-    if (value < low && value > -Infinity) low = value;
-    if (value > high && value < Infinity) high = value;
+    if (value < low && value > -LARGEST) low = value;
+    if (value > high && value < LARGEST) high = value;
   }
   return low <= high ? [low, high] : null;
 };
@@ -86,7 +88,7 @@ class Curves {
     this.figures = figures;
     this.colours = colours;
     this.following = true;
-    this.cut = false; // whether values that are far off are out of sight
+    this.cut = 0; // curves of which a part, far from all others, is out of sight
     this.drawn = [];
     this.moving = false;
     for (const { figure } of Object.values(figures)) {
@@ -111,7 +113,7 @@ class Curves {
     const all = rows.filter((a) => a.steps.length);
     const before = calls.earlier(rows).filter((a) => a.steps.length);
     this.drawn = [...before, ...all.slice().reverse()];
-    if (!this.following) this.cut = false;
+    if (!this.following) this.cut = 0;
     else this.fit(figure, this.drawn, options, y);
     const place = new Map(rows.map((a, i) => [a.key, i]));
     const width = figure.inner_width || 800;
@@ -149,17 +151,18 @@ class Curves {
       dash: front.map((a) => (a.latest ? this.colours.dash(a, all.length) : "dotted")),
       ground: front.map(() => flameTheme.colour("ground")),
     });
-    this.mark(ends, options, y, place, rows.length);
+    this.mark(ends, columns, options, y, place, rows.length);
     this.note(notes, best, options, y);
   }
   /** The values of an attempt as they are drawn; what cannot be drawn is NaN. */
   values(attempt, options) {
     const values = attempt.smoothed(options.smoothing);
-    const fits = options.log ? (v) => v > 0 && v < Infinity : Number.isFinite;
+    const fits = options.log ? (v) => v > 0 && v < LARGEST : (v) => v < LARGEST && v > -LARGEST;
     return values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
   }
-  mark(ends, options, y, place, n) {
+  mark(ends, columns, options, y, place, n) {
     const marks = { x: [], y: [], colour: [], marker: [], fill: [], size: [] };
+    this.lone(marks, columns);
     for (const a of this.drawn) {
       const values = y(a);
       const i = lastDrawn(values);
@@ -169,7 +172,7 @@ class Curves {
       marks.x.push(a[options.x].all[i]);
       marks.y.push(values[i]);
       marks.colour.push(bad ? flameTheme.colour("bad") : colour);
-      marks.fill.push(a.state === "running" ? colour : flameTheme.colour("ground"));
+      marks.fill.push(colour);
       marks.marker.push(MARKS[a.state] ?? "circle");
       marks.size.push(bad ? 10 : n <= 32 ? 7 : 5);
     }
@@ -183,8 +186,31 @@ class Curves {
       x: there ? [best[options.x].all[i]] : [],
       y: there ? [value] : [],
       text: there ? [shown(best.best)] : [],
+      align: there ? [this.side(best[options.x].all[i], options)] : [],
       ink: there ? [flameTheme.colour("ink")] : [],
       ground: there ? [flameTheme.colour("ground")] : [],
+    });
+  }
+  /** On which side of a point there is room for its label. */
+  side(x, options) {
+    const { start, end } = this.parts(options.log).figure.x_range;
+    const at = (x - start) / (end - start);
+    return at < 0.06 ? "left" : at > 0.94 ? "right" : "center";
+  }
+  /** Points between gaps, of which there is no line. */
+  lone(ends, { xs, ys, colour }) {
+    xs.forEach((x, k) => {
+      const y = ys[k];
+      const last = lastDrawn(y); // which has a mark
+      for (let i = 0; i < last; i++) {
+        const alone = !Number.isFinite(y[i - 1]) && !Number.isFinite(y[i + 1]);
+        if (!alone || !Number.isFinite(y[i])) continue;
+        for (const [name, value] of Object.entries({
+          x: x[i], y: y[i], colour: colour[k], fill: colour[k], marker: "circle", size: 4,
+        })) {
+          ends[name].push(value);
+        }
+      }
     });
   }
   /** Show all of it, with a little room around. */
@@ -192,7 +218,7 @@ class Curves {
     const xs = attempts.map((a) => finite(a[options.x].all)).filter(Boolean).flat();
     // A logarithm brings what is far off near by itself.
     const { range, cut } = span(attempts.map(y), options.whole || options.log);
-    this.cut = cut;
+    this.cut = cut ? attempts.filter((a) => y(a).some((v) => v < range[0] || v > range[1])).length : 0;
     let [x, v] = [finite(xs) ?? [0, 1], range ?? (options.log ? [0.1, 1] : [0, 1])];
     const room = (low, high, share) => share * (high - low || Math.abs(high) || 1);
     x = [x[0] - room(...x, 0.012), x[1] + room(...x, 0.02)];
@@ -207,6 +233,8 @@ class Curves {
   /** The attempt that the mouse means, and which of its points; null if it is near none. */
   near({ x, y }, options) {
     const { figure } = this.parts(options.log);
+    const inside = (range, v) => v >= range.start && v <= range.end;
+    if (!inside(figure.x_range, x) || !inside(figure.y_range, y)) return null;
     const level = options.log ? Math.log10 : (v) => v;
     const across = figure.inner_width / (figure.x_range.end - figure.x_range.start);
     const range = figure.y_range;
@@ -228,6 +256,7 @@ class Curves {
         const dx = (xs[i] - x) * across;
         if (dx > NEAR && a.rising[options.x]) break;
         const dy = (level(ys[i]) - level(y)) * up;
+        if (!inside(figure.x_range, xs[i]) || !inside(figure.y_range, ys[i])) continue;
         if (dx * dx + dy * dy <= least) {
           least = dx * dx + dy * dy;
           found = { attempt: a, index: i, dx, dy: -dy };

@@ -20,7 +20,8 @@ function main(args, { index }) {
   const controls = new Controls(options, (changed) => {
     if (changed.follow) curves.following = true;
     delete changed.follow;
-    if (changed.metric) {
+    if (changed.metric !== undefined) {
+      curves.following = true;
       feed.wanted = changed.metric;
       return; // drawn when its points are there
     }
@@ -74,7 +75,7 @@ function main(args, { index }) {
     else if (view !== "empty") curves.draw(calls, rows, options, focus);
     if (side) table.draw(calls, rows, focus);
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
-    controls.draw(calls, rows, curves, span);
+    controls.draw(calls, rows, curves, span, options);
   };
   /** Draw once in the next frame, however many things have changed. */
   const plan = () => {
@@ -94,8 +95,10 @@ function main(args, { index }) {
   };
   feed.properties.payload.change.connect(take);
   feed.document.on_event("client_reconnected", () => {
+    controls.gone(false);
     feed.lost += 1; // what was sent meanwhile has not come
   });
+  feed.document.on_event("connection_lost", () => controls.gone(true));
 
   const point = ({ detail }) => {
     const here = { linear: linear.figure, log: log.figure, grid: grid.figure };

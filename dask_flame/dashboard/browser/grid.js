@@ -48,7 +48,8 @@ class Grid {
     const [x0, x1] = finite(drawn.map((a) => finite(a[options.x].all)).filter(Boolean).flat()) ?? [0, 1];
     const seen = span(drawn.map(y), options.whole || options.log);
     const values = seen.range ?? [0.1, 1];
-    curves.cut = seen.cut;
+    const out = (v) => v < values[0] || v > values[1];
+    curves.cut = seen.cut ? drawn.filter((a) => y(a).some(out)).length : 0;
     const [low, high] = values.map(level);
     this.span = { x0, x1, low, high, level, values };
     const columns = {
@@ -73,10 +74,10 @@ class Grid {
         lines.colour.push(colour);
         lines.alpha.push(a === focus || current ? 1 : 0.3);
         lines.width.push(a === focus || current ? 1.8 : 1);
-        if (current && line.end) {
+        const bad = a.state === "failed" || a.state === "lost";
+        if ((current || bad) && line.end) {
           ends.x.push(line.end[0]);
           ends.y.push(line.end[1]);
-          const bad = a.state === "failed" || a.state === "lost";
           ends.colour.push(bad ? flameTheme.colour("bad") : colour);
           ends.marker.push(MARKS[a.state] ?? "circle");
         }

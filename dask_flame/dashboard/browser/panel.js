@@ -37,7 +37,10 @@ const CONTROLS_STYLE = `
   font-variant-numeric: tabular-nums }
  .said { flex: 1 1 100%; display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 14px;
   min-height: 19px }
+ .said > * { min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
  .quiet { color: var(--flame-quiet) }
+ .bad { color: var(--flame-bad) }
+ [hidden] { display: none !important }
  .end { margin-left: auto }
  a { color: inherit }
  i { display: inline-block; width: 9px; height: 9px; margin: 0 3px 0 8px; border-radius: 2px }`;
@@ -94,10 +97,12 @@ class Controls {
     this.again = element("button", { type: "button", name: "follow", hidden: true }, "show all");
     this.again.onclick = () => changed({ follow: true, whole: true });
     this.cut = element("span", { className: "quiet", title: "values far from all others" });
+    this.below = element("span", { className: "quiet" });
     this.best = element("span", {});
     this.counts = element("span", { className: "quiet" });
     this.span = element("span", { className: "quiet" });
     this.pools = element("span", { className: "quiet end" });
+    this.lost = element("b", { className: "bad end" });
     this.choices = [
       this.metric,
       either("x", [["steps", "step", "by step"], ["seconds", "time", "by time since each began"]]),
@@ -114,14 +119,18 @@ class Controls {
       element("style", {}, CONTROLS_STYLE),
       ...this.choices,
       theme,
-      element("div", { className: "said" }, this.best, this.counts, this.span, this.cut, this.pools),
+      element("div", { className: "said" }, this.best, this.counts, this.span, this.cut, this.below, this.pools, this.lost),
     );
   }
-  draw(calls, rows, curves, span) {
+  draw(calls, rows, curves, span, options) {
     const known = calls.metrics;
     for (const choice of this.choices) choice.hidden = !known.length;
     this.again.hidden = !known.length || (curves.following && !curves.cut);
-    write(this.cut, curves.cut ? "outliers are out of sight" : "");
+    const reach = curves.cut === 1 ? "1 curve goes" : `${curves.cut} curves go`;
+    write(this.cut, curves.cut ? `${reach} out of sight` : "");
+    const all = [...calls.byId.values()].filter((a) => a.latest);
+    const hidden = options.log ? all.filter((a) => a.best <= 0 || a.last <= 0).length : 0;
+    write(this.below, hidden ? `of ${hidden}, values of 0 or less have no logarithm` : "");
     const there = [...this.metric.options].map((option) => option.value);
     if (there.join("\0") !== known.join("\0")) {
       this.metric.replaceChildren(...known.map((m) => element("option", { value: m }, m)));
@@ -138,10 +147,16 @@ class Controls {
     for (const a of rows) states[a.state] = (states[a.state] ?? 0) + 1;
     const order = ["running", "done", "failed", "lost", "cancelled"];
     const words = order.filter((s) => states[s]).map((s) => `${states[s].toLocaleString("en")} ${s}`);
-    const n = rows.length.toLocaleString("en");
-    const calls_ = `${n} call${rows.length === 1 ? "" : "s"}`;
-    write(this.counts, rows.length ? [calls_, ...words].join(" · ") : "");
+    const count = (n) => `${n.toLocaleString("en")} call${n === 1 ? "" : "s"}`;
+    const some = `${rows.length.toLocaleString("en")} of ${count(all.length)}`;
+    const found = options.search ? some : count(rows.length);
+    write(this.counts, all.length ? [found, ...words].join(" · ") : "");
     write(this.span, span ? `each chart: ${span}` : "");
+  }
+  /** Whether the scheduler is not reached. */
+  gone(gone) {
+    this.pools.hidden = gone;
+    write(this.lost, gone ? "the scheduler is not reached any more: all this is as it was" : "");
   }
   /** The pools in a line: [{name, busy, idle, booting, demand, waiting}]. */
   say(pools, link) {
@@ -290,10 +305,11 @@ class Tip {
     const smooth = a.smoothed(options.smoothing)[index];
     const value = a.values.all[index];
     const said = options.smoothing ? `${shown(value)}, smoothed ${shown(smooth)}` : shown(value);
-    const others = Object.entries(a.others).map(([name, last]) => `${name} ${shown(last)}`);
+    const others = a.others.map(([name, last]) => `${name} ${shown(last)}`);
     const attempt = a.attempt > 1 || !a.latest ? `attempt ${a.attempt}` : "";
     const lines = [
-      a.arguments,
+      a.name === a.arguments ? "" : a.arguments,
+      a.name === a.key ? "" : a.key,
       [a.runner, attempt, a.state].filter(Boolean).join(" · "),
       `step ${a.steps.all[index].toLocaleString("en")}, after ${duration(a.seconds.all[index])}`,
       isNumber(a.best) ? `best ${shown(a.best)} at step ${a.at.toLocaleString("en")}` : "",
