@@ -469,6 +469,8 @@ def test_failed_and_retried_calls_are_marked(client: Client, visit: Callable[[st
         again.result()
     wait_for(lambda: curves(page).get("again", {}).get("attempt") == 2)
     page.shows("2 failed", "again attempt 2")
+    page.point(PLACE, ["flame-linear", "bad", 0])
+    page.shows("failed: ValueError(7)")
     marks = "() => Bokeh.documents[0].get_model_by_name('flame-linear-ends').data"
     wait_for(lambda: len(page.read(marks)["marker"]) == 3)
     assert set(page.read(marks)["marker"]) == {"x"}

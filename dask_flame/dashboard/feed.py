@@ -144,6 +144,7 @@ class Feed:
             "key": str(call.key),
             "name": name,
             "arguments": call.arguments,
+            "why": call.why,
             "runner": call.runner,
             "colour": self._palette.number(call.runner),
             "pool": call.pool,

@@ -38,6 +38,8 @@ class Change:
         first one's by the runner's.
     batch : Batch or None
         The reports.
+    why : str
+        What the exception was, short, of a call that has failed.
     """
 
     what: What
@@ -46,6 +48,7 @@ class Change:
     state: State
     at: float
     batch: Batch | None = None
+    why: str = ""
 
     def pack(self) -> dict[str, Any]:
         """It, as what msgpack takes."""

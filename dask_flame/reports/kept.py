@@ -67,6 +67,7 @@ class Call:
     curves: dict[str, Curve] = field(default_factory=dict)
     pool: str = ""
     arguments: str = ""
+    why: str = ""
     earlier: deque[CallReports] = field(default_factory=lambda: deque(maxlen=_EARLIER))
     frozen: CallReports | None = None
 
@@ -85,7 +86,7 @@ class Call:
             self.curves = {}
         if self.run is not None:
             self.past.append(self.run)
-        self.run, self.arguments = None, ""
+        self.run, self.arguments, self.why = None, "", ""
         self.attempt += 1
         self.state, self.started, self.finished = "running", 0.0, None
 
@@ -103,6 +104,7 @@ class Call:
                 tuple(self.earlier),
                 self.pool,
                 self.arguments,
+                self.why,
             )
         return self.frozen
 
@@ -125,7 +127,7 @@ class Call:
         call.past.extend(dumped["past"])
         call.state, call.attempt = latest.state, latest.attempt
         call.started, call.finished = latest.started, latest.finished
-        call.pool, call.arguments = latest.pool, latest.arguments
+        call.pool, call.arguments, call.why = latest.pool, latest.arguments, latest.why
         call.earlier.extend(map(_loaded, dumped["earlier"]))
         for name, series in latest.series.items():
             curve = call.curves[name] = Curve()
@@ -152,7 +154,7 @@ def _dumped(call: CallReports) -> dict[str, Any]:
     }
     times = {"started": call.started, "finished": call.finished}
     known = {"key": call.key, "runner": call.runner, "state": call.state, "attempt": call.attempt}
-    where = {"pool": call.pool, "arguments": call.arguments}
+    where = {"pool": call.pool, "arguments": call.arguments, "why": call.why}
     return {**known, **times, **where, "series": series}
 
 

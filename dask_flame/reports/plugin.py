@@ -12,9 +12,13 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
 from dask_flame.reports.following import Followers
+from dask_flame.reports.hiding import veiled
 from dask_flame.reports.sender import ReportSender
 from dask_flame.reports.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
+
+#: Characters of an exception's text.
+_LONGEST = 300
 
 logger = logging.getLogger("dask_flame")
 
@@ -135,7 +139,7 @@ class Reports(SchedulerPlugin):
             self.store.end(key, "done", time())
         elif finish == "erred" or stimulus_id.startswith("task-erred"):
             # An error with retries left goes to "released", with the worker's stimulus.
-            self.store.end(key, "failed", time())
+            self.store.end(key, "failed", time(), _short(kwargs.get("exception_text")))
         else:
             self.store.end(key, "lost" if self._wanted(key) else "cancelled", time())
 
@@ -161,6 +165,12 @@ class Reports(SchedulerPlugin):
         assert self._scheduler is not None
         ts = self._scheduler.tasks.get(key)
         return ts is not None and bool(ts.who_wants or ts.waiters)
+
+
+def _short(text: Any) -> str:
+    """An exception's text, as the scheduler knows it: one line, and not too long."""
+    line = veiled(" ".join(str(text or "").split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _make(cls: type[Reports], options: dict[str, int]) -> Reports:

@@ -162,11 +162,11 @@ class ReportStore(Exports):
             call.started = at
             self._changed(call, "begin", at)
 
-    def end(self, key: Key, state: State, at: float) -> None:
-        """Note that a known call has ended, as `state` says."""
+    def end(self, key: Key, state: State, at: float, why: str = "") -> None:
+        """Note that a known call has ended, as `state` says, and what its exception was."""
         with self._lock:
             call = self._calls[key]
-            call.state, call.finished = state, at
+            call.state, call.finished, call.why = state, at, why
             self._changed(call, "end", at)
 
     def end_all(self, state: State, at: float) -> None:
@@ -206,7 +206,7 @@ class ReportStore(Exports):
             if change.what == "begin":
                 self.begin(change.key, change.at)
             elif change.what == "end":
-                self.end(change.key, change.state, change.at)
+                self.end(change.key, change.state, change.at, change.why)
 
     # Changes
 
@@ -266,4 +266,6 @@ class ReportStore(Exports):
         call.frozen = None
         self._version += 1
         if self._subscribers:
-            self._subscribers.tell(Change(what, call.key, call.attempt, call.state, at, batch))
+            why = call.why if what == "end" else ""
+            told = Change(what, call.key, call.attempt, call.state, at, batch, why)
+            self._subscribers.tell(told)

@@ -66,6 +66,8 @@ class CallReports:
         What it was called with, in short: ``"rate=0.1, layers=4"``, 200 characters or fewer. Of
         large and unknown things it has their type, of secrets, by their name, nothing. Empty where
         it has none, and for methods of actors.
+    why : str
+        What its exception was, short, where it has failed.
     """
 
     key: Key
@@ -78,6 +80,7 @@ class CallReports:
     earlier: tuple[CallReports, ...] = ()
     pool: str = ""
     arguments: str = ""
+    why: str = ""
 
 
 def merged(call: CallReports, after: float = float("-inf")) -> dict[tuple[float, int], _Row]:

@@ -266,7 +266,7 @@ class Table {
     row.sign.style.color = bad ? "var(--flame-bad)" : this.colours.of(a, place, n);
     write(row.name, a.name);
     write(row.again, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
-    row.call.title = [a.key, a.arguments, a.state].filter(Boolean).join("\n");
+    row.call.title = [a.key, a.arguments, a.state, a.why].filter(Boolean).join("\n");
     const ranked = isNumber(a.best);
     const count = (value) => (isNumber(value) ? value.toLocaleString("en") : "–");
     const last = bad ? a.state : shown(a.last);
@@ -310,7 +310,7 @@ class Tip {
     const lines = [
       a.name === a.arguments ? "" : a.arguments,
       a.name === a.key ? "" : a.key,
-      [a.runner, attempt, a.state].filter(Boolean).join(" · "),
+      [a.runner, attempt, a.state].filter(Boolean).join(" · ") + (a.why ? `: ${a.why}` : ""),
       `step ${a.steps.all[index].toLocaleString("en")}, after ${duration(a.seconds.all[index])}`,
       isNumber(a.best) ? `best ${shown(a.best)} at step ${a.at.toLocaleString("en")}` : "",
       others.length ? `last: ${others.join(", ")}` : "",
