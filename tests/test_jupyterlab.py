@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from browser_help import ARGUMENTS, CHROMIUM
 from conftest import wait_for
 
 from dask_flame.marks import MARK
@@ -26,17 +27,6 @@ pytest.importorskip("jupyterlab", reason="pip install jupyterlab")
 pytest.importorskip("dask_labextension", reason="pip install dask-labextension")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FACTORY = Path(__file__).parents[1] / "deploy" / "jupyterlab" / "labextension.yaml"
 
 _TOKEN = "DASK_FLAME_TEST_LAB"

@@ -59,6 +59,16 @@ def test_what_a_runner_leaves_unfinished_is_shown_at_its_end_and_others_are_not(
     assert shown(use) == ["[r-1 f] left\n", "[r-2] mine too\n", "[r-3] at the end\n"]
 
 
+def test_what_was_written_beneath_python_ends_before_the_next_call_says_something() -> None:
+    def use(show: Show) -> None:
+        show.add("r-1", "left", call=3, name="f")
+        show.add("r-2", "mine", call=1, name="h")
+        show.add("r-1", "next\n", call=4, name="g", stream=1)
+        show.add("r-2", " too\n", call=1, name="h")
+
+    assert shown(use) == ["[r-1 f] left\n", "[r-1 g] next\n", "[r-2 h] mine too\n"]
+
+
 def test_what_nobody_has_held_back_is_held_back_by_runner() -> None:
     def use(show: Show) -> None:
         show.add("r-1", "x\n" * 10, free=True)

@@ -93,6 +93,10 @@ class Show:
             Whether nobody has held it back yet.
         """
         place = runner, call, name, stream
+        for other in sorted(self._of.get(runner, ())):
+            # What was written beneath Python by the call that ran alone before.
+            if other[3] == 0 and other[1] not in (0, call):
+                self._over(other)
         now = asyncio.get_running_loop().time()
         for line in self._lines.add(place, text, now):
             self._show(place, line, free=free)
