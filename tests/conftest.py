@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -16,8 +17,10 @@ from hypothesis import HealthCheck, settings
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 
-#: Fixtures that tests of the dashboard's pages share.
-pytest_plugins = ("browser_help",)
+# Fixtures that tests of the dashboard's pages share; not where few of these files are, as in the
+# pod of tests/real_kubernetes.
+if Path(__file__).with_name("browser_help.py").exists():
+    pytest_plugins = ("browser_help",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
