@@ -159,6 +159,21 @@ def test_a_call_with_a_name_that_dask_made_up_is_named_by_its_arguments() -> Non
     assert all("rate=0.3" in name for name in names[3:])
 
 
+def test_a_name_that_others_make_shorter_is_told_anew() -> None:
+    series = {"loss": Series([0], [1.0], [0.0], 1)}
+    first, second = (
+        CallReports(f"{n}" * 32, "r", "running", 1, 0.0, None, series, arguments=f"rate={n}, on=1")
+        for n in (1, 2)
+    )
+    page, viewer = feed(), Viewer()
+    viewer.take(page.next({first.key: first}))
+    assert [row["name"] for row in viewer.rows.values()] == ["rate=1, on=1"]
+    viewer.take(told := page.next({first.key: first, second.key: second}))
+    assert [row["name"] for row in viewer.rows.values()] == ["rate=1", "rate=2"]
+    assert told is not None
+    assert len(told["runs"]) == 1
+
+
 calls = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 250), st.booleans()), max_size=30)
 
 

@@ -135,7 +135,7 @@ class Source:
             limit.left_out -= before
             self._say(before)
             self._last.clear()
-        ended = text.count("\n", 0, len(text)) == lines
+        ended = text.count("\n") == lines
         whole = text.split("\n")
         shown = "\n".join(whole[:given]) + "\n" if ended else text[: given * LONGEST]
         if not self._way.send(self, stream, shown, BOTH):
