@@ -7,6 +7,7 @@
     ├── BackendError                          a backend is unknown, or cannot be used here
     ├── BootError        (also RuntimeError)  runners could not start
     │   └── BootTimeout  (also CallTimeout)   ... within their pool's boot_timeout
+    ├── CallFailed       (also RuntimeError)  a call's end cannot be raised here as it was there
     ├── CallTimeout      (also TimeoutError)  a call was not done within its own timeout
     └── RunnerLost       (also KilledWorker)  a call went down with its runner
 """
@@ -38,6 +39,15 @@ class BootError(FlameError, RuntimeError):
 
     The message holds the substrate's own words: the end of what the runner printed, its exit
     code, and the setting to change.
+    """
+
+
+class CallFailed(FlameError, RuntimeError):
+    """A call has failed in a way that cannot be raised here as it was there.
+
+    It has ended with what is no :class:`Exception`, such as ``sys.exit()``: ``__cause__`` is that
+    then, with its code. Or its error cannot be pickled, or cannot be read in this process: the
+    message has its text.
     """
 
 

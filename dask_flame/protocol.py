@@ -27,6 +27,9 @@ LEAVING = "flame-leaving"
 #: A call that had left its slot, waiting for calls of its own, wants one again.
 RETURN = "flame-return"
 
+#: A result could not be sent to another runner, or not be read there.
+UNSENDABLE = "flame-unsendable"
+
 # Between a driver and its scheduler's pod: see apart/.
 
 #: The op with which a driver begins the conversation.

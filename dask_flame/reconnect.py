@@ -21,11 +21,12 @@ from typing import Any
 
 from distributed import Client, Status
 from distributed.comm import CommClosedError
-from distributed.protocol import dumps
+from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
 from dask_flame.clients import keeps
-from dask_flame.outbox import Message, Outbox
+from dask_flame.graphs import unfit
+from dask_flame.outbox import Message, Outbox, submits
 from dask_flame.protocol import INTERVAL, LEASE, MARK, STANDING, TELL
 
 logger = logging.getLogger("dask_flame")
@@ -352,6 +353,12 @@ class Link:
             type(self.client)._send_to_scheduler_safe(self.client, message)
             return
         if self.client.status == "closed":
+            return
+        if submits(message) and (error := unfit(message["annotations"].data)) is not None:
+            # It would break the connection, and take along what others have submitted.
+            pickled = pickle.dumps(error)
+            for key in message["keys"]:
+                self.client._handle_task_erred(key=key, exception=pickled)
             return
         self.outbox.add(message)
         if self._sender is None:

@@ -18,14 +18,18 @@ from typing import Any, Literal
 
 from distributed import Scheduler
 from distributed.metrics import time
-from distributed.protocol import pickle
+from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
+from dask_flame import serialization
 from dask_flame.errors import CallTimeout
+from dask_flame.failures import unharmed
+from dask_flame.graphs import name_data_of_map, plain
 from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
+from dask_flame.packed import PackedTask
 from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN
+from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN, UNSENDABLE
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
 
@@ -89,6 +93,7 @@ class FlameScheduler(Scheduler):
     """
 
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
+        serialization.prepare()
         self.on_change: Callable[[], None] | None = None
         self.changed: set[str] = set()
         self.began: set[str] = set()
@@ -115,6 +120,7 @@ class FlameScheduler(Scheduler):
         self.stream_handlers[FREED] = self.slots.freed
         self.stream_handlers[OVERRAN] = self.call_overran
         self.stream_handlers[LEAVING] = self.runner_leaves
+        self.stream_handlers[UNSENDABLE] = self.slots.cannot_be_sent
         self.stream_handlers[RETURN] = self.slots.wants_back
 
     # What the driver's half reads and does
@@ -301,6 +307,21 @@ class FlameScheduler(Scheduler):
         if ws is not None:
             self.slots.recount(ws)
 
+    def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
+        # Private. It runs in the midst of passes over all that waits, and what it returns is read
+        # by the connection of a runner: neither is to be harmed by what is in a call.
+        message: dict[str, Any] = super()._task_to_msg(ts)
+        message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec))
+        message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
+        return message
+
+    def _create_taskstate_from_graph(
+        self, *, dsk: dict[Any, Any], ordered: dict[Any, int], **kwargs: Any
+    ) -> Any:
+        # Private. The last moment at which a graph can be changed.
+        dsk, ordered = name_data_of_map(dsk, ordered, self.tasks)
+        return super()._create_taskstate_from_graph(dsk=dsk, ordered=ordered, **kwargs)
+
     def handle_long_running(self, key: Any, worker: str, **kwargs: Any) -> None:
         ts, ws = self.tasks.get(key), self.workers.get(worker)
         # A call that came back may leave again; distributed takes note of the first time only.
@@ -330,6 +351,9 @@ class FlameScheduler(Scheduler):
         finally:
             self._scattering -= 1
             self.note()
+
+    async def run_function(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
+        return await unharmed(super().run_function(comm, *args, **kwargs))
 
     async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
         # Stock waits until as many workers have come back: here they come when they are wanted.

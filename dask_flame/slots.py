@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame.errors import PoolError
 from dask_flame.lanes import Lanes, Needs, slots_of
+from dask_flame.pins import Pins
 from dask_flame.pool import Pool
 from dask_flame.protocol import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.rooms import Room
@@ -45,6 +46,7 @@ class Slots(SchedulerPlugin):
         self.pools = pools
         self.default = next(iter(pools))
         self.lanes = Lanes(pools)
+        self.pins = Pins(scheduler, self._may_run)
         self.running: defaultdict[str, float] = defaultdict(float)
         self._rooms = {name: Room() for name in pools}
         self._names: dict[str, str] = {}
@@ -112,6 +114,10 @@ class Slots(SchedulerPlugin):
         """The worker for a call that is ready to run; None where it has to wait."""
         if ts.key in self.scheduler.losses:
             return None
+        pinned = self.pins.holders(ts)
+        if pinned is not None:
+            free = [ws for ws in pinned if self._open(ws, None) and self._suits(ws, ts)]
+            return self._nearest(ts, free)
         pool = self.pool_of(ts)
         if ts.worker_restrictions or ts.host_restrictions:
             valid = self.scheduler.valid_workers(ts) or set()
@@ -199,7 +205,36 @@ class Slots(SchedulerPlugin):
     def _nearest(self, ts: TaskState, candidates: list[WorkerState]) -> WorkerState | None:
         return min(candidates, key=partial(self.scheduler.worker_objective, ts), default=None)
 
+    def _may_run(self, ws: WorkerState, ts: TaskState) -> bool:
+        """Whether this worker may run this call, now or later."""
+        scheduler = self.scheduler
+        pool = self.pool_of(ts)
+        own = self._pool_of.get(ws.address)
+        if own is None or pool not in (None, own) or ws.address in scheduler.resting:
+            return False
+        valid = scheduler.valid_workers(ts) if ts.worker_restrictions else None
+        return ws.name not in scheduler.spent and (valid is None or ws in valid)
+
     # What runners say
+
+    def cannot_be_sent(self, key: Any, why: str, **kwargs: Any) -> None:
+        """A result cannot leave its runner: the calls that use it go there."""
+        if not self.pins.note(key, why):
+            return
+        scheduler = self.scheduler
+        ts = scheduler.tasks[key]
+        holders = ts.who_has or set()
+        where = ", ".join(sorted(str(ws.name) for ws in holders))
+        said = f"{key} cannot be sent ({why}): calls that use it run on {where}, which has it"
+        scheduler.mishaps.append(("waiting", said))
+        for dts in list(ts.dependents):
+            if dts.state == "no-worker":
+                self.lanes.discard(dts)
+                self._wait(dts)
+            elif dts.state == "processing" and dts.processing_on not in holders:
+                # It waits there for what never comes.
+                scheduler._reschedule(dts.key, stimulus_id=f"flame-pinned-{time.time()}")
+        scheduler.reopen()
 
     def freed(self, key: Any, worker: str, **kwargs: Any) -> None:
         """The thread of a call that was taken back is free again."""
@@ -256,6 +291,8 @@ class Slots(SchedulerPlugin):
             self.recount(ws)
             self.scheduler.note(ws.name)
             self.scheduler.reopen()
+        if start == "memory" != finish:
+            self.pins.forget(key)
         if finish in ("forgotten", "erred"):
             self.scheduler.losses.forget(key)
         if finish == "erred" and (ts.annotations or {}).get("cast"):
@@ -300,7 +337,8 @@ class Slots(SchedulerPlugin):
     def _wait(self, ts: TaskState) -> None:
         pool = self.pool_of(ts)
         held = ts.key in self.scheduler.losses
-        needs = _needs(ts, pool, held=held)
+        pinned = self.pins.holders(ts)
+        needs = _needs(ts, pool, held=held, pinned=pinned)
         if self.lanes.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
             self.scheduler.say_if_unservable(needs)
         self._pace()
@@ -311,6 +349,8 @@ class Slots(SchedulerPlugin):
                 f"there is no pool {pool!r}; there are {', '.join(map(repr, self.pools))}"
             )
             self.scheduler.fail_soon([ts.key], error)
+        elif pinned == []:
+            self.scheduler.fail_soon([ts.key], self.pins.error(ts))
         self.scheduler.note()
 
     def _pace(self) -> None:
@@ -363,12 +403,15 @@ class Slots(SchedulerPlugin):
             self.scheduler.spent.add(ws.name)
 
 
-def _needs(ts: TaskState, pool: str | None, *, held: bool) -> Needs:
+def _needs(
+    ts: TaskState, pool: str | None, *, held: bool, pinned: Iterable[WorkerState] | None
+) -> Needs:
+    workers = ts.worker_restrictions or () if pinned is None else (ws.address for ws in pinned)
     return Needs(
         pool,
-        frozenset(ts.worker_restrictions or ()),
+        frozenset(workers),
         frozenset(ts.host_restrictions or ()),
         frozenset((ts.resource_restrictions or {}).items()),
-        bool(ts.loose_restrictions),
+        bool(ts.loose_restrictions) and pinned is None,
         held,
     )

@@ -23,6 +23,7 @@ from distributed.client import FutureCancelledError
 
 import dask_flame
 from dask_flame import FlameCluster, Lease
+from dask_flame.errors import CallFailed
 from dask_flame.protocol import LEASE
 from dask_flame.reconnect import Link
 from dask_flame.testing import Proxy
@@ -380,19 +381,32 @@ def test_a_result_that_was_lost_meanwhile_is_computed_again() -> None:
 
 
 class Unspeakable:
-    """Cannot be pickled, or cannot be unpickled."""
+    """Cannot be pickled, or cannot be unpickled: from the first time on, or from the second."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, good: int = 0) -> None:
         self.where = where
+        self.good = iter(range(good))
 
     def __reduce__(self) -> Any:
-        if self.where == "here":
+        fails = next(self.good, None) is None
+        if fails and self.where == "here":
             raise TypeError("cannot be pickled")
-        return _raise, ()
+        return _raise, (fails,)
 
 
-def _raise() -> None:
-    raise TypeError("cannot be unpickled")
+def _raise(fails: bool) -> None:
+    if fails:
+        raise TypeError("cannot be unpickled")
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_what_cannot_be_sent_fails_at_once(where: str, tmp_path: Path) -> None:
+    with local(grace="30s") as setting, Client(setting.proxy.address) as client:
+        with annotate(mark=Unspeakable(where)):
+            bad = client.submit(once, tmp_path, 1)
+        with pytest.raises(CallFailed, match=r"annotation 'mark' .*: TypeError: cannot be "):
+            bad.result(timeout=30)
+    assert ran(tmp_path) == []
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
@@ -401,7 +415,7 @@ def test_what_cannot_be_sent_is_given_up_and_the_rest_goes_on(where: str, tmp_pa
     with local(grace="30s") as setting, Client(setting.proxy.address) as client:
         good = client.submit(once, tmp_path)
         assert good.result(timeout=30) == 0
-        with annotate(mark=Unspeakable(where)):
+        with annotate(mark=Unspeakable(where, good=1)):
             bad = client.submit(once, tmp_path, 1)
         with pytest.raises(FutureCancelledError, match="its submission was lost"):
             bad.result(timeout=30)

@@ -19,7 +19,7 @@ from distributed.comm import connect
 from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
 
-from dask_flame import config
+from dask_flame import config, serialization
 from dask_flame._version import __version__
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.apart.link import Link
@@ -88,6 +88,7 @@ class Apart:
     """
 
     def __init__(self, cluster: FlameCluster) -> None:
+        serialization.prepare()
         self.scheduler = Seen()
         default = cluster.fleets.policies[cluster.fleets.default]
         self.adaptive = Following(default.min, default.max)

@@ -20,10 +20,11 @@ import tblib.pickling_support
 from distributed import get_worker
 
 from dask_flame.errors import FlameError
+from dask_flame.failures import Interrupted
 from dask_flame.notebook.names import FLAGS
 from dask_flame.notebook.outputs import Outputs, gathered
 from dask_flame.notebook.parcel import Parcel, pack, reason, unpack
-from dask_flame.runner.interrupt import Interrupted
+from dask_flame.runner import main_module
 
 #: The name under which the value of the last expression comes back; no cell can assign it.
 VALUE = "the last expression"
@@ -120,6 +121,8 @@ def run_cell(packed: bytes) -> bytes:
     outputs = Outputs(worker, order.topic, order.key)
     outputs.say("begin", str(worker.name))
     namespace = {"__name__": "__main__", "__doc__": None, "__builtins__": builtins}
+    if (main := main_module.installed()) is not None:
+        main.use(namespace)
     try:
         with gathered(outputs):
             outcome = _run(order, namespace)

@@ -10,6 +10,7 @@ from dask.typing import Key
 from dask.utils import apply
 from distributed import Worker
 
+from dask_flame.packed import PackedTask
 from dask_flame.reports.arguments import ITEMS, Named, told
 
 #: What makes a key unlike others of the same function.
@@ -35,6 +36,8 @@ def arguments_of(worker: Worker, key: Key) -> str:
 def _arguments(worker: Worker, key: Key) -> str:
     ts = worker.state.tasks.get(key)
     task, inner = (None if ts is None else ts.run_spec), {}
+    if isinstance(task, PackedTask):
+        task = task.opened
     if isinstance(task, Task) and task.has_subgraph():
         # Several tasks that were fused: what was asked for is the last one.
         inner, out = task.args[:2]

@@ -19,8 +19,11 @@ from distributed.worker_state_machine import (
 )
 
 from dask_flame.errors import CallTimeout
+from dask_flame.failures import sealed, sealed_traceback
+from dask_flame.packed import PackedTask
 from dask_flame.protocol import FREED, HELLO, OVERRAN, RETURN, RETURNED, WATCH
 from dask_flame.reports import where
+from dask_flame.runner import main_module
 from dask_flame.runner.interrupt import Execution, enter
 
 #: Seconds after which a call that was asked to stop, and goes on, is asked again.
@@ -62,19 +65,24 @@ class Calls:
         """Look after this call while the body runs it."""
         ts = self.worker.state.tasks[key]
         annotations = ts.annotations or {}
+        coroutine = bool(ts.run_spec.is_coro)
+        # In our threads it starts when there is one for it; of other executors we know nothing.
+        unknown = annotations.get("executor", "default") != "default" and not coroutine
         execution = Execution(
             self.worker,
             key,
             run_id=ts.run_id,
             timeout=_seconds(annotations.get("timeout")),
-            coroutine=bool(ts.run_spec.is_coro),
+            coroutine=coroutine,
             gpus=(ts.resource_restrictions or {}).get("GPU", 0),
+            packed=isinstance(ts.run_spec, PackedTask) and not unknown,
         )
+        if execution.packed:
+            ts.run_spec.on_open = execution.begin
         self._executing[key] = execution
         if execution.timeout is not None:
             execution.on_start = lambda: self._start_clock(execution)
-        # In our threads it starts when there is one for it; of other executors we know nothing.
-        elsewhere = execution.coroutine or annotations.get("executor", "default") != "default"
+        elsewhere = coroutine or unknown
         if elsewhere:
             execution.start()
         if key in self._watched:
@@ -93,6 +101,8 @@ class Calls:
             yield execution
         finally:
             execution.over = True
+            if (main := main_module.installed()) is not None:
+                main.forget(key)
             if prints is not None:
                 prints.end(key)
             if elsewhere:
@@ -139,8 +149,11 @@ class Calls:
                 stop=event.stop if timed else None,
                 stimulus_id=event.stimulus_id,
             )
-        if execution.interrupted and isinstance(event, ExecuteFailureEvent):
-            return RescheduleEvent(key=event.key, stimulus_id=event.stimulus_id)
+        if isinstance(event, ExecuteFailureEvent):
+            if execution.interrupted:
+                return RescheduleEvent(key=event.key, stimulus_id=event.stimulus_id)
+            event.exception = sealed(event.exception, event.exception_text)
+            event.traceback = sealed_traceback(event.traceback)
         return event
 
     # Clocks

@@ -23,8 +23,10 @@ from typing import Any
 
 from distributed import Reschedule, Worker
 from distributed.core import error_message
+from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
+from dask_flame.failures import Interrupted, fit_to_travel
 from dask_flame.gpus import Devices
 from dask_flame.runner.gpus import make_current
 
@@ -35,13 +37,6 @@ _ask = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
 _take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
-
-
-class Interrupted(BaseException):
-    """Raised inside a call that is to stop: its timeout ran out, or nobody wants it any more.
-
-    Not an :class:`Exception`, so that ``except Exception`` does not hold it up.
-    """
 
 
 class Execution:
@@ -80,6 +75,8 @@ class Execution:
         Things that it waits for, without a slot, where it is a coroutine.
     gpus : float
         How many it has asked for.
+    packed : bool
+        Whether it says itself when its own code begins.
     devices : Devices
         The GPUs that it has, from when its code begins.
     """
@@ -93,6 +90,7 @@ class Execution:
         timeout: float | None,
         coroutine: bool,
         gpus: float = 0,
+        packed: bool = False,
     ) -> None:
         work = asyncio.current_task()
         assert work is not None
@@ -102,6 +100,7 @@ class Execution:
         self.timeout = timeout
         self.coroutine = coroutine
         self.gpus = gpus
+        self.packed = packed
         self.devices = Devices()
         self.work = work
         self.on_start: Callable[[], object] | None = None
@@ -126,10 +125,15 @@ class Execution:
         return first
 
     def start(self) -> None:
-        """Its code begins to run, in this thread."""
-        self.since = time.monotonic()
+        """It begins to run, in this thread."""
         self.thread = threading.get_ident()
         self.devices = self.worker.gpus.take(self, self.gpus)
+        if not self.packed:
+            self.begin()
+
+    def begin(self) -> None:
+        """Its own code begins: what it needs has been read, which may have taken an import."""
+        self.since = time.monotonic()
         if self.on_start is not None:
             self.worker.loop.add_callback(self.on_start)
 
@@ -171,6 +175,11 @@ class Execution:
                     del self.worker.active_threads[thread]
             _let_go(error)
             return _not_run(thread)
+        except BaseException as error:
+            # distributed's account of what the call has made, or of how it has failed, has failed.
+            with self.worker.active_threads_lock:
+                self.worker.active_threads.pop(thread, None)
+            return {**_not_run(thread), **_failed(error)}
         _let_go(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
         return outcome
 
@@ -196,6 +205,12 @@ class Execution:
 
 def _not_run(thread: int) -> dict[str, Any]:
     return {"op": "task-erred", "thread": thread, "actual_exception": Reschedule()}
+
+
+def _failed(error: BaseException) -> dict[str, Any]:
+    raised = fit_to_travel(error)
+    now = wall_clock()
+    return {**error_message(raised), "actual_exception": raised, "start": now, "stop": now}
 
 
 def _stopped(thread: int | None) -> bool:

@@ -19,23 +19,31 @@ import dask.config
 from dask.utils import parse_timedelta
 from distributed import Worker
 from distributed.http import get_handlers
-from distributed.protocol import pickle
+from distributed.protocol import pickle, serialize
 from distributed.security import Security
 from distributed.utils import in_async_call
-from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
+from distributed.worker_state_machine import (
+    ExecuteFailureEvent,
+    SecedeEvent,
+    StateMachineEvent,
+)
 
+from dask_flame import serialization
 from dask_flame.background import in_thread
+from dask_flame.failures import fit_to_travel, sealed_error, unharmed
 from dask_flame.later import build_later
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
-from dask_flame.protocol import RUNNER
+from dask_flame.protocol import RUNNER, UNSENDABLE
+from dask_flame.runner import main_module
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.forks import use_usual_signals
 from dask_flame.runner.gpus import Gpus, visible
-from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
+from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
+from dask_flame.runner.transfers import StrictComm, without_unreadable
 from dask_flame.sender import Sender
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
@@ -75,6 +83,9 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     dask.config.update(dask.config.config, orders["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
     logging.getLogger("distributed.worker").addFilter(_of_use)
+    for told in ("distributed.protocol", "distributed.comm.utils"):
+        # What cannot be pickled or read is told by the error of the call that it belongs to.
+        logging.getLogger(told).setLevel(logging.CRITICAL + 1)
     for module in orders["preload"]:
         try:
             importlib.import_module(module)
@@ -82,6 +93,8 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
             _show(module, error)
             return 1
     know_modules()
+    serialization.prepare()
+    main_module.install()
     prints = install(orders)
     return asyncio.run(_serve(orders, end, listen, prints))
 
@@ -154,6 +167,8 @@ async def _serve(
 
 def _of_use(record: logging.LogRecord) -> bool:
     """Whether a log line says more than that a call ended in an error that is told elsewhere."""
+    if isinstance(record.msg, Exception) and record.funcName == "gather_dep":
+        return False  # calls go where their input is: see `transfers`
     if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
         return True
     error = record.getMessage().partition("Exception: ")[2]
@@ -214,10 +229,22 @@ class RunnerWorker(Worker):
         self.quiet.begin()
         try:
             with self.calls.execute(key) as execution:
-                event = await super().execute(key, stimulus_id=stimulus_id)
+                event = await self._outcome_of(execution, stimulus_id)
         finally:
             self.quiet.end()
         return self.calls.outcome(execution, event)
+
+    async def _outcome_of(self, execution: Execution, stimulus_id: str) -> Any:
+        try:
+            return await super().execute(execution.key, stimulus_id=stimulus_id)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Raised by what a coroutine has returned, when it is measured: it would end the loop.
+            return ExecuteFailureEvent.from_exception(
+                fit_to_travel(error),
+                key=execution.key,
+                run_id=execution.run_id,
+                stimulus_id=stimulus_id,
+            )
 
     def handle_stimulus(self, *stims: StateMachineEvent) -> None:
         super().handle_stimulus(*stims)
@@ -231,6 +258,43 @@ class RunnerWorker(Worker):
         # often as Dask's settings say: what is shown is that interval, and the delay beyond it.
         metrics["event_loop_interval"] -= self._between_looks
         return metrics
+
+    async def get_data(
+        self, comm: Any, keys: Any, who: str | None = None, serializers: Any = None
+    ) -> Any:
+        # Who is no worker, a client for one, is told by an error in the place of a result.
+        strict = comm if who is None else StrictComm(comm, self.cannot_be_sent)
+        return await super().get_data(strict, keys, who=who, serializers=serializers)
+
+    async def gather_dep(self, worker: str, to_gather: Any, *args: Any, **kwargs: Any) -> Any:
+        event = await super().gather_dep(worker, to_gather, *args, **kwargs)
+        return without_unreadable(self, event, to_gather, self.cannot_be_sent)
+
+    def cannot_be_sent(self, key: Any, why: str) -> None:
+        """Say that a result cannot go to the runner that asked for it."""
+        if self.calls.acquainted:
+            self.calls.say(UNSENDABLE, key=key, why=why)
+
+    async def run(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
+        return await unharmed(super().run(comm, *args, **kwargs))
+
+    async def run_coroutine(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
+        return await unharmed(super().run_coroutine(comm, *args, **kwargs))
+
+    async def actor_execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # The base class answers what it cannot send, or what is no Exception, with silence: whoever
+        # waits for a method of an actor would wait for ever.
+        try:
+            answer: dict[str, Any] = await super().actor_execute(*args, **kwargs)
+            if answer["status"] == "OK":
+                serialize(answer["result"].data, on_error="raise")
+                return answer
+            error = answer["exception"].data
+        except asyncio.CancelledError:
+            raise
+        except BaseException as raised:
+            error = raised
+        return {"status": "error", "exception": sealed_error(error)}
 
     async def flame_idle(self, function: bytes) -> tuple[bool, str]:
         """Run the pool's idle check, in a thread: whether this runner may end, or its error."""

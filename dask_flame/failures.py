@@ -1,0 +1,209 @@
+"""The errors by which calls fail: made fit to be sent, and read without harm (all places).
+
+An error is an object of the user's. It may hold something that cannot be pickled, refuse to be
+shown, end the process when it is raised where distributed does not expect it, or be of a class that
+the driver does not have. What is sent in its place is always an :class:`Exception` with a text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import cloudpickle
+import tblib.pickling_support
+from distributed.core import error_message
+from distributed.protocol import Serialize, pickle
+
+from dask_flame.errors import CallFailed
+
+#: Frames of a traceback that travel: so many of its beginning, and of its end. Pickling nests once
+#: for each frame, so that a traceback of a thousand frames reaches the recursion limit.
+_FRAMES = 40
+#: Longest text of an error, in characters.
+_TEXT = 10_000
+#: Causes and contexts of an error that travel with it.
+_CAUSES = 20
+
+#: Files of which the frames at the beginning of a traceback are not the user's.
+_OURS = (os.path.join("dask_flame", "packed.py"), os.path.join("dask", "_task_spec.py"))
+
+
+class Interrupted(BaseException):
+    """Raised inside a call that is to stop: its timeout ran out, or nobody wants it any more.
+
+    Not an :class:`Exception`, so that ``except Exception`` does not hold it up.
+    """
+
+
+def text_of(error: BaseException) -> str:
+    """Return the class and the message of an error, whatever its own methods do."""
+    name = type(error).__name__
+    try:
+        said = str(error)
+    except Interrupted:
+        raise
+    except BaseException as why:
+        return f"{name} (its message cannot be shown: {type(why).__name__})"
+    said = said if len(said) <= _TEXT else said[:_TEXT] + "…"
+    return f"{name}: {said}" if said else name
+
+
+def fit_to_travel(error: BaseException) -> Exception:
+    """Return the exception by which the driver learns of an error that a call has raised.
+
+    Parameters
+    ----------
+    error : BaseException
+        Its traceback is shortened, and a circle among its causes is cut.
+
+    Returns
+    -------
+    Exception
+        The error itself, if it is an Exception that can be shown, pickled and read back. Otherwise
+        a :class:`dask_flame.errors.CallFailed` with its text: its ``__cause__`` is the error where
+        that can travel.
+    """
+    for each in _chain(error):
+        each.__traceback__ = _shortened(each.__traceback__)
+    why = _why_not(error)
+    if not why and isinstance(error, Exception):
+        return error
+    said = text_of(error)
+    if not isinstance(error, Exception):
+        said = (
+            f"the call has ended with {_raised(error)}, which is no Exception: the call alone has "
+            "failed, and its runner goes on"
+        )
+    failed = CallFailed(f"{said} ({why})" if why else said)
+    failed.__cause__ = None if why else error
+    return failed.with_traceback(error.__traceback__)
+
+
+async def unharmed(work: Any) -> Any:
+    """Return what a handler of distributed's returns, which runs code of the user's on its loop.
+
+    Such a handler answers with an error where an Exception is raised in it. Anything else would end
+    the loop: here it is such an answer too.
+    """
+    try:
+        return await work if inspect.isawaitable(work) else work
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        return error_message(fit_to_travel(error))
+
+
+def sealed(exception: Serialize, text: str) -> Serialize:
+    """Wrap a pickled exception so that it can be read where its class cannot be.
+
+    Parameters
+    ----------
+    exception : distributed.protocol.Serialize
+        Of the bytes that distributed has made of it.
+    text : str
+        What is read where the exception cannot be.
+    """
+    return Serialize(pickle.dumps(_Sealed(_opened, exception.data, text)))
+
+
+def sealed_error(error: BaseException) -> Serialize:
+    """Return what any process reads as the error, or as a CallFailed with its text."""
+    error = fit_to_travel(error)
+    return Serialize(_Sealed(_opened, cloudpickle.dumps(error), text_of(error)))
+
+
+def sealed_traceback(tb: Serialize | None) -> Serialize | None:
+    """Wrap a pickled traceback so that it is left out where it cannot be read."""
+    return None if tb is None else Serialize(pickle.dumps(_Sealed(_opened_traceback, tb.data)))
+
+
+class _Sealed:
+    """Pickles as a call of this function: what is read back is what that returns."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self._reduced = function, args
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self._reduced
+
+
+def _opened(pickled: bytes, text: str) -> Exception:
+    try:
+        error = pickle.loads(pickled)
+    except BaseException as why:
+        return CallFailed(f"{text} (the error itself cannot be read here: {text_of(why)})")
+    return error if isinstance(error, Exception) else CallFailed(text)
+
+
+def _opened_traceback(pickled: bytes) -> TracebackType | None:
+    try:
+        tb = pickle.loads(pickled)
+    except BaseException:
+        return None
+    while tb is not None and tb.tb_frame.f_code.co_filename.endswith(_OURS):
+        tb = tb.tb_next  # between the worker and the user's own code
+    return tb if isinstance(tb, TracebackType) else None
+
+
+def _raised(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"SystemExit({error.code!r})"
+    return text_of(error)
+
+
+def _why_not(error: BaseException) -> str:
+    """Return why this error cannot be sent; empty where it can."""
+    try:
+        str(error), repr(error)
+    except Interrupted:
+        raise
+    except BaseException as why:
+        return f"the error itself is not sent, as it cannot be shown: {text_of(why)}"
+    try:
+        # As distributed does before it pickles an error: with its traceback and its causes.
+        tblib.pickling_support.install(*_chain(error))
+        again = cloudpickle.loads(cloudpickle.dumps(error))
+    except Interrupted:
+        raise
+    except BaseException as why:
+        return f"the error itself is not sent: {text_of(why)}"
+    return "" if isinstance(again, BaseException) else "it reads back as something else"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it came from; cut off what would never end."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        each = todo.pop()
+        seen.add(id(each))
+        for name in ("__cause__", "__context__"):
+            other = getattr(each, name)
+            if other is None:
+                continue
+            if id(other) in seen or len(seen) >= _CAUSES:
+                suppressed = each.__suppress_context__
+                setattr(each, name, None)
+                each.__suppress_context__ = suppressed
+            else:
+                todo.append(other)
+        yield each
+
+
+def _shortened(tb: TracebackType | None) -> TracebackType | None:
+    frames = []
+    while tb is not None:
+        frames.append(tb)
+        tb = tb.tb_next
+    if len(frames) > 2 * _FRAMES:
+        frames = frames[:_FRAMES] + frames[-_FRAMES:]
+        short: TracebackType | None = None
+        for frame in reversed(frames):
+            short = TracebackType(short, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+        return short
+    return frames[0] if frames else None

@@ -1,0 +1,153 @@
+"""Calls on their way to their runners: packed, opened by the thread that runs them (all places).
+
+distributed pickles a task into the message that brings it, and the worker's connection unpickles
+it: what cannot be read there ends the worker and the other calls of the same message, and an import
+that takes seconds holds up the event loop. Here the message brings bytes. They are opened where the
+call runs, so that an error in it is the error of that call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from dask.utils import funcname
+from distributed.protocol import pickle as dask_pickle
+
+from dask_flame.errors import CallFailed
+from dask_flame.failures import Interrupted, fit_to_travel, text_of
+
+_UNREADABLE = (
+    "This call could not be read on its runner, so it has not run: its function or its arguments "
+    "need something that is not there. Modules that are not installed on the runners have to be."
+)
+_UNSENDABLE = (
+    "This call could not be sent to a runner: its function or its arguments cannot be pickled: "
+)
+
+
+def _nothing() -> None:
+    pass
+
+
+class PackedTask:
+    """A task of a graph as a runner's worker holds it, in place of dask's own.
+
+    Parameters
+    ----------
+    pickled : bytes
+        The task, without what is in `buffers`.
+    buffers : iterable of bytes-like
+        What protocol 5 of pickle keeps apart: the contents of arrays.
+    is_coro : bool
+        Whether it is a coroutine function that is called.
+
+    Attributes
+    ----------
+    on_open : callable
+        Called in the thread of the call between reading it and running it.
+
+    Notes
+    -----
+    Of dask's nodes a worker uses no more than the two methods that are here, and `is_coro`. A call
+    that ends with anything but an :class:`Exception` would end the worker, or its connection: see
+    :func:`dask_flame.failures.fit_to_travel`.
+    """
+
+    __slots__ = ("_buffers", "_pickled", "_task", "is_coro", "on_open")
+
+    def __init__(self, pickled: bytes, buffers: Iterable[Any] = (), is_coro: bool = False) -> None:
+        self._pickled = pickled
+        self._buffers = list(buffers)
+        self._task: Any = None
+        self.on_open: Callable[[], object] = _nothing
+        self.is_coro = is_coro
+
+    @classmethod
+    def pack(cls, task: Any) -> PackedTask:
+        """Pack a task; one that cannot be pickled becomes one that says so when it runs."""
+        try:
+            buffers: list[pickle.PickleBuffer] = []
+            pickled = dask_pickle.dumps(task, buffer_callback=buffers.append)
+            return cls(pickled, buffers, bool(task.is_coro))
+        except Exception as error:
+            said = CallFailed(_UNSENDABLE + text_of(error))
+            return cls(pickle.dumps(_Refused(said)))
+
+    @property
+    def opened(self) -> Any:
+        """The task itself, once it has been opened; None before."""
+        return self._task
+
+    def open(self) -> Any:
+        """Read the task.
+
+        Raises
+        ------
+        Exception
+            Whatever is raised where it is read, with a note.
+        """
+        if self._task is None:
+            try:
+                self._task = pickle.loads(self._pickled, buffers=self._buffers)
+            except Exception as error:
+                with contextlib.suppress(Exception):
+                    error.add_note(_UNREADABLE)
+                raise
+            self._pickled, self._buffers = b"", []
+        return self._task
+
+    def __call__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> Any:
+        if self.is_coro:
+            return self._awaited(values)
+        try:
+            task = self.open()
+            self.on_open()
+            return task(values)
+        except Interrupted:
+            raise
+        except BaseException as error:
+            raised = fit_to_travel(error)
+        raise raised
+
+    async def _awaited(self, values: Mapping[Any, Any]) -> Any:
+        try:
+            task = self._task or await asyncio.to_thread(self.open)
+            self.on_open()
+            return await task(values)
+        except Interrupted:
+            raise
+        except BaseException as error:
+            me = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
+                raise  # it is being stopped, which is for whoever does that to tell
+            raised = fit_to_travel(error)
+        raise raised
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self._task) if self._task is not None else "<a call that is not opened yet>"
+        except Exception:
+            return f"<{funcname(getattr(self._task, 'func', self._task))}(…)>"
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if self._task is not None:
+            return PackedTask.pack(self._task).__reduce_ex__(protocol)
+        buffers = [pickle.PickleBuffer(buffer) for buffer in self._buffers]
+        return PackedTask, (self._pickled, buffers, self.is_coro)
+
+
+class _Refused:
+    """Raises an error where a call would have run."""
+
+    is_coro = False
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, values: Any = None) -> Any:
+        raise self.error

@@ -1,0 +1,87 @@
+"""Results on their way from runner to runner, and those that cannot go (runner)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from distributed import Worker
+from distributed.metrics import time
+from distributed.protocol import serialize
+from distributed.worker import WORKER_ANY_RUNNING
+from distributed.worker_state_machine import (
+    GatherDepFailureEvent,
+    GatherDepSuccessEvent,
+    StateMachineEvent,
+)
+
+from dask_flame.failures import text_of
+
+#: Told of a result that cannot be sent: its key, and why.
+Unsendable = Callable[[Any, str], None]
+
+
+class StrictComm:
+    """A connection over which another runner is given results, but for those that cannot be sent.
+
+    distributed's own writes an error in the place of such a result, which makes the other side
+    unable to read any of the results of the same message.
+
+    Parameters
+    ----------
+    comm : distributed.comm.Comm
+    unsendable : callable
+        Told of each result that is left out.
+    """
+
+    def __init__(self, comm: Any, unsendable: Unsendable) -> None:
+        self._comm = comm
+        self._unsendable = unsendable
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    async def write(self, message: Any, serializers: Any = None) -> Any:
+        try:
+            return await self._comm.write(message, serializers=serializers, on_error="raise")
+        except OSError:
+            raise
+        except Exception:
+            fit = {}
+            for key, value in message["data"].items():
+                try:
+                    serialize(value.data, serializers=serializers, on_error="raise")
+                    fit[key] = value
+                except Exception as error:
+                    self._unsendable(key, text_of(error.__cause__ or error))
+            return await self._comm.write({**message, "data": fit}, serializers=serializers)
+
+
+def without_unreadable(
+    worker: Worker, event: StateMachineEvent, keys: Collection[Any], unsendable: Unsendable
+) -> StateMachineEvent:
+    """Return what is to be made of results that another runner has sent, and that were read or not.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    event : StateMachineEvent
+        What distributed makes of it: of results that could not be read, an error of theirs that
+        nobody is told of.
+    keys : collection of Key
+        What was asked for.
+    unsendable : callable
+    """
+    if not isinstance(event, GatherDepFailureEvent) or worker.status not in WORKER_ANY_RUNNING:
+        return event
+    # The other side still waits for a word that these were received, and would take the next
+    # request for it.
+    worker.rpc.remove(event.worker, reason="what it sent could not be read")
+    for key in keys:
+        unsendable(key, f"it could not be read on {worker.name}: {event.exception_text}")
+    return GatherDepSuccessEvent(
+        worker=event.worker,
+        total_nbytes=event.total_nbytes,
+        data={},
+        stimulus_id=f"flame-unreadable-{time()}",
+    )
