@@ -8,6 +8,7 @@ the driver does not have. What is sent in its place is always an :class:`Excepti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 from collections.abc import Iterator
@@ -31,6 +32,17 @@ _CAUSES = 20
 
 #: Files of which the frames at the beginning of a traceback are not the user's.
 _OURS = (os.path.join("dask_flame", "packed.py"), os.path.join("dask", "_task_spec.py"))
+
+#: Errors of which message or code are made of their args when they are made, and not again when
+#: they are read.
+_BY_ARGS: tuple[Any, ...] = (
+    SystemExit,
+    StopIteration,
+    SyntaxError,
+    UnicodeDecodeError,
+    UnicodeEncodeError,
+    UnicodeTranslateError,
+)
 
 
 class Interrupted(BaseException):
@@ -137,7 +149,19 @@ def _opened(pickled: bytes, text: str) -> Exception:
         error = pickle.loads(pickled)
     except BaseException as why:
         return CallFailed(f"{text} (the error itself cannot be read here: {text_of(why)})")
-    return error if isinstance(error, Exception) else CallFailed(text)
+    if not isinstance(error, Exception):
+        return CallFailed(text)
+    for each in _chain(error):
+        _restore(each)
+    return error
+
+
+def _restore(error: BaseException) -> None:
+    """Give an error what tblib, by which distributed pickles it, leaves out: all but its args."""
+    for kind in _BY_ARGS:
+        if isinstance(error, kind) and type(error).__init__ is kind.__init__:
+            with contextlib.suppress(Exception):
+                kind.__init__(error, *error.args)
 
 
 def _opened_traceback(pickled: bytes) -> TracebackType | None:

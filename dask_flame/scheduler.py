@@ -9,6 +9,7 @@ scheduler, in order of priority, and go to the first slot that opens in their po
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +23,8 @@ from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
 from dask_flame import serialization
-from dask_flame.errors import CallTimeout
-from dask_flame.failures import unharmed
+from dask_flame.errors import CallFailed, CallTimeout
+from dask_flame.failures import text_of, unharmed
 from dask_flame.graphs import name_data_of_map, plain
 from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
@@ -32,6 +33,8 @@ from dask_flame.pool import Pool
 from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN, UNSENDABLE
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
+
+logger = logging.getLogger("dask_flame")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,16 @@ class FlameScheduler(Scheduler):
                 )
                 self.transitions(further, stimulus)
 
+    def _give_up_on(self, key: Any, error: Exception) -> None:
+        """Fail a call that could not be given to a runner, and let it hold up no other."""
+        logger.exception("%s could not be given to a runner", key)
+        try:
+            self._fail([key], CallFailed(f"{key} could not be given to a runner: {text_of(error)}"))
+        except Exception:
+            logger.exception("%s could not be failed", key)
+        if (ts := self.tasks.get(key)) is not None and ts.state == "no-worker":
+            self.slots.lanes.discard(ts)
+
     # What runners say
 
     def call_overran(
@@ -294,7 +307,12 @@ class FlameScheduler(Scheduler):
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         self.slots.give_back()
         while (key := self.slots.next()) is not None:
-            self.transitions({key: "processing"}, stimulus_id)
+            try:
+                self.transitions({key: "processing"}, stimulus_id)
+            except Exception as error:
+                # It is one call's matter. The runner that has just registered would be dropped,
+                # and so would those that boot in its place.
+                self._give_up_on(key, error)
 
     def check_idle_saturated(self, ws: WorkerState, occ: float = -1.0) -> None:
         # Called whenever a worker's calls or its status have changed.
