@@ -126,6 +126,7 @@ def sealed(exception: Serialize, text: str) -> Serialize:
 def sealed_error(error: BaseException) -> Serialize:
     """Return what any process reads as the error, or as a CallFailed with its text."""
     error = fit_to_travel(error)
+    tblib.pickling_support.install(error)
     return Serialize(_Sealed(_opened, cloudpickle.dumps(error), text_of(error)))
 
 

@@ -35,6 +35,10 @@ def _dumps(value: Any, context: Any = None) -> Any:
 def _loads(header: Any, frames: Any) -> Any:
     try:
         return pickle_loads(header, frames)
+    except OSError as error:
+        # A file that is not here, for one. Where data is read from a connection, it would be taken
+        # for that connection's end, and asked for again without end.
+        raise pickle.UnpicklingError(f"reading it has raised {text_of(error)}") from error
     except (Exception, Interrupted):
         raise
     except BaseException as error:
