@@ -38,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "or pods of the fake Kubernetes",
     )
     group.addoption("--campaign-seed", type=int, metavar="S", help="seed of the first (default: 0)")
+    group.addoption(
+        "--odd-calls",
+        type=int,
+        default=100,
+        metavar="N",
+        help="odd things that calls are given, return or raise (default: %(default)s)",
+    )
 
 
 # Whether an example is quick depends on what else this machine does.
