@@ -34,6 +34,11 @@ def _nothing() -> None:
     pass
 
 
+def _is_being_cancelled() -> bool:
+    me = asyncio.current_task()
+    return me is not None and me.cancelling() > 0
+
+
 class PackedTask:
     """A task of a graph as a runner's worker holds it, in place of dask's own.
 
@@ -122,8 +127,7 @@ class PackedTask:
         except Interrupted:
             raise
         except BaseException as error:
-            me = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 raise  # it is being stopped, which is for whoever does that to tell
             raised = fit_to_travel(error)
         raise raised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 import time
@@ -364,3 +365,30 @@ def test_what_cannot_be_packed_says_so_where_it_runs() -> None:
     packed = PackedTask.pack(Task())
     with pytest.raises(CallFailed, match="cannot be pickled: TypeError: not this one"):
         packed({})
+
+
+async def exits_beside() -> str:
+    async def exits_in_a_task() -> None:
+        sys.exit(6)
+
+    task = asyncio.ensure_future(exits_in_a_task())
+    asyncio.get_running_loop().call_soon(sys.exit, 7)
+    await asyncio.wait({task})
+    return "goes on"
+
+
+def interrupts_itself() -> str:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.1)
+    return "goes on"
+
+
+def test_what_a_call_leaves_on_the_event_loop_does_not_end_it(flame: Make) -> None:
+    cluster, client = flame(max=1, concurrency=2)
+    with dask_flame.on(rerun=False):
+        neighbour = client.submit(waits)
+        for call in (exits_beside, interrupts_itself):
+            assert client.submit(call).result(timeout=60) == "goes on"
+    assert neighbour.status == "pending"
+    assert list(cluster.runners) == ["runner-1"]
+    neighbour.cancel()

@@ -11,9 +11,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import dask.config
 from dask.utils import parse_timedelta
@@ -30,7 +30,7 @@ from distributed.worker_state_machine import (
 
 from dask_flame import serialization
 from dask_flame.background import in_thread
-from dask_flame.failures import fit_to_travel, sealed_error, unharmed
+from dask_flame.failures import fit_to_travel, sealed_error, text_of, unharmed
 from dask_flame.later import build_later
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
@@ -45,6 +45,8 @@ from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
 from dask_flame.runner.transfers import StrictComm, without_unreadable
 from dask_flame.sender import Sender
+
+T = TypeVar("T")
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
 _CLOSE_WITHIN = 5.0
@@ -96,7 +98,26 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     serialization.prepare()
     main_module.install()
     prints = install(orders)
-    return asyncio.run(_serve(orders, end, listen, prints))
+    return _run_to_its_end(_serve(orders, end, listen, prints))
+
+
+def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run this on an event loop that goes on, whatever a call raises in a task or callback of it.
+
+    asyncio lets SystemExit and KeyboardInterrupt through to whoever runs the loop.
+    """
+    # A call may send it to its own process. Children of the runner have the usual handler.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(work)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                said = f"{text_of(error)} was raised on the event loop: the runner goes on"
+                print(said, file=sys.stderr)
+        return task.result()
 
 
 def _show(module: str, error: BaseException) -> None:
@@ -237,8 +258,11 @@ class RunnerWorker(Worker):
     async def _outcome_of(self, execution: Execution, stimulus_id: str) -> Any:
         try:
             return await super().execute(execution.key, stimulus_id=stimulus_id)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Raised by what a coroutine has returned, when it is measured: it would end the loop.
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and execution.work.cancelling():
+                raise
+            # Raised by what a coroutine has returned, when it is measured. It would end the loop,
+            # or this task without a word to anybody.
             return ExecuteFailureEvent.from_exception(
                 fit_to_travel(error),
                 key=execution.key,
