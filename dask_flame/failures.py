@@ -17,7 +17,7 @@ from typing import Any
 
 import cloudpickle
 import tblib.pickling_support
-from distributed.core import error_message
+from distributed.core import ErrorMessage, error_message
 from distributed.protocol import Serialize, pickle
 
 from dask_flame.errors import CallFailed
@@ -96,6 +96,18 @@ def fit_to_travel(error: BaseException) -> Exception:
     return failed.with_traceback(error.__traceback__)
 
 
+def message_of(error: BaseException) -> ErrorMessage:
+    """Return distributed's message of an error, whatever that is made of."""
+    raised = fit_to_travel(error)
+    try:
+        return error_message(raised)
+    except Interrupted:
+        raise
+    except BaseException:
+        # It could be pickled a moment ago.
+        return error_message(CallFailed(text_of(error)))
+
+
 async def unharmed(work: Any) -> Any:
     """Return what a handler of distributed's returns, which runs code of the user's on its loop.
 
@@ -107,7 +119,7 @@ async def unharmed(work: Any) -> Any:
     except (Exception, asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
-        return error_message(fit_to_travel(error))
+        return message_of(error)
 
 
 def sealed(exception: Serialize, text: str) -> Serialize:
@@ -192,7 +204,7 @@ def _why_not(error: BaseException) -> str:
     try:
         # As distributed does before it pickles an error: with its traceback and its causes.
         tblib.pickling_support.install(*_chain(error))
-        again = cloudpickle.loads(cloudpickle.dumps(error))
+        again = pickle.loads(pickle.dumps(error))
     except Interrupted:
         raise
     except BaseException as why:

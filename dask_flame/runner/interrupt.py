@@ -26,7 +26,7 @@ from distributed.core import error_message
 from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
-from dask_flame.failures import Interrupted, fit_to_travel
+from dask_flame.failures import Interrupted, message_of
 from dask_flame.gpus import Devices
 from dask_flame.runner.gpus import make_current
 
@@ -208,9 +208,8 @@ def _not_run(thread: int) -> dict[str, Any]:
 
 
 def _failed(error: BaseException) -> dict[str, Any]:
-    raised = fit_to_travel(error)
     now = wall_clock()
-    return {**error_message(raised), "actual_exception": raised, "start": now, "stop": now}
+    return {**message_of(error), "actual_exception": error, "start": now, "stop": now}
 
 
 def _stopped(thread: int | None) -> bool:

@@ -30,7 +30,7 @@ from distributed.worker_state_machine import (
 
 from dask_flame import serialization
 from dask_flame.background import in_thread
-from dask_flame.failures import fit_to_travel, sealed_error, text_of, unharmed
+from dask_flame.failures import message_of, sealed_error, text_of, unharmed
 from dask_flame.later import build_later
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
@@ -264,7 +264,7 @@ class RunnerWorker(Worker):
             # Raised by what a coroutine has returned, when it is measured. It would end the loop,
             # or this task without a word to anybody.
             return ExecuteFailureEvent.from_exception(
-                fit_to_travel(error),
+                message_of(error),
                 key=execution.key,
                 run_id=execution.run_id,
                 stimulus_id=stimulus_id,
