@@ -96,7 +96,7 @@ class FlameScheduler(Scheduler):
     """
 
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
-        serialization.prepare()
+        serialization.prepare(interruptible=True)
         self.on_change: Callable[[], None] | None = None
         self.changed: set[str] = set()
         self.began: set[str] = set()

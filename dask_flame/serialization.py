@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
+import threading
+from collections.abc import Callable
 from typing import Any
 
-from distributed.protocol import register_serialization_family
-from distributed.protocol.serialize import pickle_dumps, pickle_loads
+from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.by_value import send_by_value
 from dask_flame.failures import Interrupted, text_of
 
 
-def prepare() -> None:
-    """Have this process send notebooks by value, and be ended by nothing that it reads.
+def prepare(*, interruptible: bool) -> None:
+    """Have this process send notebooks by value, and be ended by nothing that it pickles or reads.
 
-    What is pickled runs code of the user's where it is read, on the event loop: an import that
-    calls ``sys.exit()`` would end the driver's loop, or a runner. distributed's own family "pickle"
-    is registered anew, with errors in place of that.
+    Pickling runs code of the user's, on the event loop too: an import that calls ``sys.exit()``
+    would end the driver's loop, or a runner. distributed catches Exceptions there. Its functions
+    ``pickle.dumps`` and ``pickle.loads``, by which it does all of this, are replaced.
+
+    Parameters
+    ----------
+    interruptible : bool
+        Whether a KeyboardInterrupt in the main thread may be the user's, who has pressed Ctrl-C.
     """
     send_by_value()
-    register_serialization_family("pickle", _dumps, _loads)
+    for name, error in (("dumps", pickle.PicklingError), ("loads", pickle.UnpicklingError)):
+        function = getattr(dask_pickle, name)
+        if not hasattr(function, "dask_flame"):
+            setattr(dask_pickle, name, _only_exceptions(function, error, interruptible))
 
 
-def _dumps(value: Any, context: Any = None) -> Any:
-    try:
-        return pickle_dumps(value, context=context)
-    except (Exception, Interrupted):
-        raise
-    except BaseException as error:
-        raise pickle.PicklingError(f"pickling it has raised {text_of(error)}") from error
+def _only_exceptions(
+    function: Callable[..., Any], kind: type[Exception], interruptible: bool
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def pickles(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            # A file that is not here, for one. Where data is read from a connection, it would be
+            # taken for that connection's end, and asked for again without end.
+            raise kind(f"{function.__name__} has raised {text_of(error)}") from error
+        except (Exception, Interrupted):
+            raise
+        except BaseException as error:
+            if interruptible and _pressed(error):
+                raise
+            raise kind(f"{function.__name__} has raised {text_of(error)}") from error
+
+    pickles.dask_flame = True  # type: ignore[attr-defined]
+    return pickles
 
 
-def _loads(header: Any, frames: Any) -> Any:
-    try:
-        return pickle_loads(header, frames)
-    except OSError as error:
-        # A file that is not here, for one. Where data is read from a connection, it would be taken
-        # for that connection's end, and asked for again without end.
-        raise pickle.UnpicklingError(f"reading it has raised {text_of(error)}") from error
-    except (Exception, Interrupted):
-        raise
-    except BaseException as error:
-        raise pickle.UnpicklingError(f"reading it has raised {text_of(error)}") from error
+def _pressed(error: BaseException) -> bool:
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+    )

@@ -88,7 +88,7 @@ class Apart:
     """
 
     def __init__(self, cluster: FlameCluster) -> None:
-        serialization.prepare()
+        serialization.prepare(interruptible=True)
         self.scheduler = Seen()
         default = cluster.fleets.policies[cluster.fleets.default]
         self.adaptive = Following(default.min, default.max)

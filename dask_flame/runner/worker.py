@@ -95,7 +95,7 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
             _show(module, error)
             return 1
     know_modules()
-    serialization.prepare()
+    serialization.prepare(interruptible=False)
     main_module.install()
     prints = install(orders)
     return _run_to_its_end(_serve(orders, end, listen, prints))
@@ -115,6 +115,7 @@ def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
             try:
                 loop.run_until_complete(task)
             except (SystemExit, KeyboardInterrupt) as error:
+                traceback.print_tb(error.__traceback__)
                 said = f"{text_of(error)} was raised on the event loop: the runner goes on"
                 print(said, file=sys.stderr)
         return task.result()
