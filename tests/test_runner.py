@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import random
 import signal
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -547,3 +550,89 @@ async def test_the_idle_check_runs_on_the_runner(flame: Runners) -> None:
     may_end, problem = await rpc.flame_idle(function=pickle.dumps(lambda: 1 / 0))
     assert may_end
     assert problem == "ZeroDivisionError: division by zero"
+
+
+# What a call leaves behind
+
+
+class Thing(set[str]):
+    """Something of which it can be seen when it is gone, even in an error."""
+
+
+def note(thing: Any) -> Any:
+    """Remember a thing without keeping it."""
+    vars(get_worker()).setdefault("things", []).append(weakref.ref(thing))
+    return thing
+
+
+def make() -> Any:
+    return note(Thing())
+
+
+async def make_in_a_coroutine() -> Any:
+    return note(Thing())
+
+
+def take(given: Any) -> Any:
+    note(given)
+    return note(Thing(given))
+
+
+def fail(given: Any) -> None:
+    raise ValueError(note(given))
+
+
+def call_another() -> Any:
+    client = get_client()
+    return note(Thing(client.submit(take, client.submit(make)).result()))
+
+
+def swallow() -> Any:
+    kept = make()
+    spin()
+    return kept
+
+
+def what_is_there(dask_worker: Any) -> tuple[int, int]:
+    """How many things there have been on this runner, and how many are there still."""
+    things = vars(dask_worker).get("things", [])
+    return len(things), sum(thing() is not None for thing in things)
+
+
+@pytest.mark.asyncio
+async def test_a_call_leaves_nothing_behind(either: Runners) -> None:
+    """What a call had, was given and returned is gone when nobody wants it, without a collection.
+
+    The garbage is collected after so many objects, however large these are.
+    """
+    await either.boot("one")
+    client = either.client
+    await client.run(gc.disable)
+    been = 0
+    ways: dict[str, Callable[[], Any]] = {
+        "made": lambda: client.submit(make),
+        "made by a coroutine": lambda: client.submit(make_in_a_coroutine),
+        "made from another": lambda: client.submit(take, client.submit(make)),
+        "made from an argument": lambda: client.submit(take, Thing("x")),
+        "an error": lambda: client.submit(fail, client.submit(make)),
+        "by way of other calls": lambda: client.submit(call_another),
+        "interrupted": lambda: client.submit(swallow),
+    }
+    for name, way in ways.items():
+        with dask.annotate(timeout=0.5 if name == "interrupted" else 60):
+            future = way()
+        with contextlib.suppress(ValueError, CallTimeout):
+            await future
+        del future
+        seen: list[Any] = []
+
+        async def all_gone(seen: list[Any] = seen) -> bool:
+            seen[:] = (await client.run(what_is_there)).values()
+            return all(there == 0 for _, there in seen)
+
+        deadline = time.monotonic() + 10
+        while not await all_gone():
+            assert time.monotonic() < deadline, (name, seen)
+            await asyncio.sleep(0.02)
+        assert seen[0][0] > been, (name, seen)
+        been = seen[0][0]
