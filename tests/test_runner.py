@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
+import logging
 import os
 import random
 import signal
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import distributed
 import pytest
 import pytest_asyncio
 from distributed import Client, Scheduler, get_client, get_worker, worker_client
@@ -25,6 +28,7 @@ from dask_flame import CallTimeout
 from dask_flame.backends.local import LocalBackend
 from dask_flame.pool import Pool
 from dask_flame.protocol import FREED, LEAVING, OVERRAN
+from dask_flame.runner import worker as runner_worker
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.testing.conformance import Stage
 
@@ -550,6 +554,44 @@ async def test_the_idle_check_runs_on_the_runner(flame: Runners) -> None:
     may_end, problem = await rpc.flame_idle(function=pickle.dumps(lambda: 1 / 0))
     assert may_end
     assert problem == "ZeroDivisionError: division by zero"
+
+
+# Heartbeats
+
+
+@pytest.mark.asyncio
+async def test_a_heartbeat_that_comes_late_is_no_news(
+    either: Runners, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was under way when its worker was removed: the larger what else is sent, the likelier."""
+    await either.boot("one")
+    scheduler = either.scheduler
+    (address,) = scheduler.workers
+    assert await scheduler.remove_worker(address, stimulus_id="test") == "OK"
+
+    async def beat(address: str) -> int:
+        """Send a heartbeat; how many warnings it brought."""
+        caplog.clear()
+        answer = await scheduler.rpc(scheduler.address).heartbeat_worker(
+            address=address, metrics={}
+        )
+        assert answer == {"status": "missing"}
+        return sum("unregistered worker" in record.getMessage() for record in caplog.records)
+
+    flame = isinstance(scheduler, FlameScheduler)
+    assert await beat(address) == (0 if flame else 1)
+    # Of one that has never been here it says so.
+    assert await beat("tcp://127.0.0.1:9") == 1
+    await either.gone("one")
+
+
+def test_that_a_runner_was_removed_is_not_its_own_to_tell() -> None:
+    source = inspect.getsource(distributed.Worker.heartbeat)
+    assert runner_worker._MISSING in source
+    record = logging.LogRecord("distributed.worker", 30, "", 1, runner_worker._MISSING, (), None)
+    assert not runner_worker._of_use(record)
+    record.msg = "anything else"
+    assert runner_worker._of_use(record)
 
 
 # What a call leaves behind

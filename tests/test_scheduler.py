@@ -40,6 +40,7 @@ from dask_flame.runner.nested import WAITS
         (Scheduler, "restart_workers", ["workers", "wait_for_workers"]),
         (Scheduler, "gather_on_worker", ["worker_address", "who_has"]),
         (Scheduler, "remove_worker", ["address", "stimulus_id", "expected", "close"]),
+        (Scheduler, "heartbeat_worker", ["address", "metrics"]),
         (Scheduler, "broadcast", ["workers", "hosts"]),
         (Scheduler, "handle_long_running", ["key", "worker"]),
         (Scheduler, "handle_task_erred", ["key", "stimulus_id"]),

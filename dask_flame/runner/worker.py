@@ -48,6 +48,9 @@ _SEE_OFF = 10.0
 #: notebook's cell, which is shown in the cell.
 _TOLD = ("Interrupted()", "CellFailed(")
 
+#: What distributed says when a heartbeat has crossed the scheduler's word to close.
+_MISSING = "Scheduler was unaware of this worker; shutting down."
+
 #: Dask's setting of what workers serve by HTTP.
 _PAGES = "distributed.worker.http.routes"
 
@@ -153,7 +156,12 @@ async def _serve(
 
 
 def _of_use(record: logging.LogRecord) -> bool:
-    """Whether a log line says more than that a call ended in an error that is told elsewhere."""
+    """Whether a log line says more than what is told elsewhere.
+
+    That is how a call ended, or that the scheduler has removed this runner, as it knows itself.
+    """
+    if record.msg == _MISSING:
+        return False
     if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
         return True
     error = record.getMessage().partition("Exception: ")[2]
