@@ -2,7 +2,7 @@
 
     python benchmarks/bigdata.py [--sizes 1MB 10MB 100MB 600MB 2.3GB] [--rounds 3] [--repeats 3]
 
-Each contender is measured in a process of its own, in every round, the order alternating; both have
+In each round each contender is measured in a process of its own, the order alternating; both have
 so many workers with one thread each. In each row a call is timed from before it is submitted until
 its result is in the driver, after one that is not counted. Printed are the median and the best
 seconds of each contender, their CPU seconds (driver, workers and what else there is), the peak of
@@ -65,6 +65,8 @@ _LARGEST_ARGUMENT = parse_bytes("100 MB")
 #: Rows whose largest size is a matter of the memory of a usual machine.
 _LARGEST_OTHER = parse_bytes("600 MB")
 _PIECES = 100
+#: So much memory is not touched beforehand.
+_LITTLE = parse_bytes("20 MB")
 
 
 # What calls make, of so many bytes
@@ -162,23 +164,31 @@ def forget_peak() -> None:
         f.write("5")
 
 
-def measure(kind: str, row: str, nbytes: int, *, runners: int, repeats: int, touch: bool) -> Any:
-    """Seconds, CPU seconds and the driver's peak memory, for each time that it was done."""
-    idle = "500ms" if row == "after its runner" else "600s"
-    found = []
-    with client_of(kind, runners, idle_timeout=idle) as client:
-        for n in range(repeats + 1):
-            act = once(client, row, nbytes)
-            if touch:
-                np.ones(3 * nbytes // 8)
-            forget_peak()
-            spent, start = cpu(), time.perf_counter()
-            result = act()
-            seconds = time.perf_counter() - start
-            if n:
-                found.append((seconds, cpu() - spent, peak()))
-            del act, result
-            time.sleep(0.2)  # until it is gone everywhere
+def measure(kind: str, wanted: list[tuple[str, int]], args: argparse.Namespace) -> None:
+    """Print what each case took each time, as JSON: see :func:`timed`."""
+    for resting in (False, True):
+        mine = [case for case in wanted if (case[0] == "after its runner") == resting]
+        if not mine:
+            continue
+        idle = "500ms" if resting else "600s"
+        with client_of(kind, args.runners, idle_timeout=idle) as client:
+            for row, nbytes in mine:
+                found = [timed(client, row, nbytes, args.touch) for _ in range(args.repeats + 1)]
+                print(json.dumps([row, nbytes, found[1:]]), flush=True)
+
+
+def timed(client: Client, row: str, nbytes: int, touch: bool) -> tuple[float, float, int]:
+    """Do it once: seconds, CPU seconds, and the driver's peak memory."""
+    act = once(client, row, nbytes)
+    if touch and nbytes > _LITTLE:
+        np.ones(3 * nbytes // 8)
+    forget_peak()
+    spent, start = cpu(), time.perf_counter()
+    result = act()
+    seconds = time.perf_counter() - start
+    found = (seconds, cpu() - spent, peak())
+    del act, result
+    time.sleep(0.2)  # until it is gone everywhere
     return found
 
 
@@ -197,15 +207,14 @@ def cases(sizes: list[str], rows: list[str]) -> Iterator[tuple[str, int]]:
             yield row, size
 
 
-def in_its_own_process(kind: str, row: str, nbytes: int, args: argparse.Namespace) -> Any:
-    words = [kind, row, str(nbytes), str(args.runners), str(args.repeats), str(args.touch)]
+def in_its_own_process(kind: str, args: argparse.Namespace) -> list[Any]:
     done = subprocess.run(
-        [sys.executable, __file__, "--one", *words], stdout=subprocess.PIPE, check=True
+        [sys.executable, __file__, *sys.argv[1:], "--one", kind], stdout=subprocess.PIPE, check=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -215,22 +224,28 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="in each round")
     parser.add_argument("--runners", type=int, default=2)
     parser.add_argument("--touch", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    warnings.filterwarnings("ignore", "Sending large graph")
+    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parsed()
+    wanted = list(cases(args.sizes, args.rows))
     if args.one:
-        kind, row, nbytes, runners, repeats, touch = args.one
-        options = {"runners": int(runners), "repeats": int(repeats), "touch": touch == "True"}
-        print(json.dumps(measure(kind, row, int(nbytes), **options)))
+        warnings.filterwarnings("ignore", "Sending large graph")
+        measure(args.one, wanted, args)
         return
+    found: dict[tuple[str, int], dict[str, list[Any]]] = {
+        case: {kind: [] for kind in CONTENDERS} for case in wanted
+    }
+    for n in range(args.rounds):
+        for kind in CONTENDERS if n % 2 == 0 else CONTENDERS[::-1]:
+            for row, nbytes, times in in_its_own_process(kind, args):
+                found[row, nbytes][kind] += times
     print("| | flame s | dask s | best s | CPU s | driver's peak | ratio |")
     print("|---|---|---|---|---|---|---|")
-    for row, nbytes in cases(args.sizes, args.rows):
-        found: dict[str, list[Any]] = {kind: [] for kind in CONTENDERS}
-        for n in range(args.rounds):
-            for kind in CONTENDERS if n % 2 == 0 else CONTENDERS[::-1]:
-                found[kind] += in_its_own_process(kind, row, nbytes, args)
-        print(line(row, nbytes, found), flush=True)
+    for (row, nbytes), of in found.items():
+        print(line(row, nbytes, of))
 
 
 def line(row: str, nbytes: int, found: dict[str, list[Any]]) -> str:

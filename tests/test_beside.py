@@ -92,7 +92,7 @@ def test_large_data_is_moved_once(flame: Any, moved: Moved) -> None:
 
 
 def test_a_copy_on_each_runner(flame: Any) -> None:
-    cluster, client = flame(min=2, max=2)
+    cluster, client = flame(min=2, max=2, security=True)
     client.wait_for_workers(2)
     there = client.scatter([1, 2], broadcast=True)
     assert client.gather(there) == [1, 2]
