@@ -34,7 +34,8 @@ def _nothing() -> None:
     pass
 
 
-def _is_being_cancelled() -> bool:
+def is_being_cancelled() -> bool:
+    """Return whether somebody has asked the task that this runs in to stop."""
     me = asyncio.current_task()
     return me is not None and me.cancelling() > 0
 
@@ -106,12 +107,17 @@ class PackedTask:
             self._pickled, self._buffers = b"", []
         return self._task
 
+    def _begin(self) -> None:
+        begin: Callable[[], object] = self.on_open
+        self.on_open = _nothing  # it holds what looks after the call
+        begin()
+
     def __call__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> Any:
         if self.is_coro:
             return self._awaited(values)
         try:
             task = self.open()
-            self.on_open()
+            self._begin()
             return task(values)
         except Interrupted:
             raise
@@ -122,12 +128,12 @@ class PackedTask:
     async def _awaited(self, values: Mapping[Any, Any]) -> Any:
         try:
             task = self._task or await asyncio.to_thread(self.open)
-            self.on_open()
+            self._begin()
             return await task(values)
         except Interrupted:
             raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise  # it is being stopped, which is for whoever does that to tell
             raised = fit_to_travel(error)
         raise raised
@@ -152,6 +158,11 @@ class _Refused:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+    def _begin(self) -> None:
+        begin: Callable[[], object] = self.on_open
+        self.on_open = _nothing  # it holds what looks after the call
+        begin()
 
     def __call__(self, values: Any = None) -> Any:
         raise self.error

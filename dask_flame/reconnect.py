@@ -24,6 +24,7 @@ from distributed.comm import CommClosedError
 from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.beside import straight_gather, straight_scatter
 from dask_flame.clients import keeps
 from dask_flame.graphs import unfit
 from dask_flame.outbox import Message, Outbox, submits
@@ -190,7 +191,9 @@ class Link:
         client = self.client
         if not self.on:
             rpc = client.scheduler
-            rpc.gather, rpc.who_has = self._again(rpc.gather), self._again(rpc.who_has)
+            rpc.gather = self._again(straight_gather(client, rpc.gather))
+            rpc.who_has = self._again(rpc.who_has)
+            rpc.scatter = straight_scatter(client, rpc.scatter)
         self.epoch = standing["epoch"]
         self.grace, self.silence = standing["grace"], standing["silence"]
         self.outbox.renumber()
@@ -295,7 +298,7 @@ class Link:
         self.epoch = self._sender = None
         self.outbox = Outbox()
         if client.scheduler is not None:
-            for name in ("gather", "who_has"):
+            for name in ("gather", "who_has", "scatter"):
                 vars(client.scheduler).pop(name, None)
         if (beat := client._periodic_callbacks.pop(LEASE, None)) is not None:
             beat.stop()

@@ -107,6 +107,7 @@ class FlameScheduler(Scheduler):
         self.leaving: dict[str, str] = {}
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._scattering = 0
+        self._removed: deque[str] = deque(maxlen=1000)
         self.slots = Slots(self, pools or {"default": Pool()})
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
@@ -356,10 +357,19 @@ class FlameScheduler(Scheduler):
             # Its calls are looked for a place before anybody is told that it is gone.
             self.drain(address)
             self.losses.leaves(ws, expected=expected)
+            self._removed.append(address)
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
         return done
+
+    def heartbeat_worker(self, *, address: str, **kwargs: Any) -> dict[str, Any]:
+        if address not in self.workers and address in self._removed:
+            # It had been sent when the worker was removed, and waited until a large message was
+            # read, perhaps. Stock answers the same, and warns.
+            return {"status": "missing"}
+        answer: dict[str, Any] = super().heartbeat_worker(address=address, **kwargs)
+        return answer
 
     async def scatter(self, *args: Any, **kwargs: Any) -> Any:
         self._scattering += 1

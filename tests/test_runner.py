@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import inspect
+import logging
 import os
 import random
 import signal
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import dask
+import distributed
 import pytest
 import pytest_asyncio
 from distributed import Client, Scheduler, get_client, get_worker, worker_client
@@ -22,6 +28,7 @@ from dask_flame import CallTimeout
 from dask_flame.backends.local import LocalBackend
 from dask_flame.pool import Pool
 from dask_flame.protocol import FREED, LEAVING, OVERRAN
+from dask_flame.runner import worker as runner_worker
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.testing.conformance import Stage
 
@@ -547,3 +554,127 @@ async def test_the_idle_check_runs_on_the_runner(flame: Runners) -> None:
     may_end, problem = await rpc.flame_idle(function=pickle.dumps(lambda: 1 / 0))
     assert may_end
     assert problem == "ZeroDivisionError: division by zero"
+
+
+# Heartbeats
+
+
+@pytest.mark.asyncio
+async def test_a_heartbeat_that_comes_late_is_no_news(
+    either: Runners, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was under way when its worker was removed: the larger what else is sent, the likelier."""
+    await either.boot("one")
+    scheduler = either.scheduler
+    (address,) = scheduler.workers
+    assert await scheduler.remove_worker(address, stimulus_id="test") == "OK"
+
+    async def beat(address: str) -> int:
+        """Send a heartbeat; how many warnings it brought."""
+        caplog.clear()
+        answer = await scheduler.rpc(scheduler.address).heartbeat_worker(
+            address=address, metrics={}
+        )
+        assert answer == {"status": "missing"}
+        return sum("unregistered worker" in record.getMessage() for record in caplog.records)
+
+    flame = isinstance(scheduler, FlameScheduler)
+    assert await beat(address) == (0 if flame else 1)
+    # Of one that has never been here it says so.
+    assert await beat("tcp://127.0.0.1:9") == 1
+    await either.gone("one")
+
+
+def test_that_a_runner_was_removed_is_not_its_own_to_tell() -> None:
+    source = inspect.getsource(distributed.Worker.heartbeat)
+    assert runner_worker._MISSING in source
+    record = logging.LogRecord("distributed.worker", 30, "", 1, runner_worker._MISSING, (), None)
+    assert not runner_worker._of_use(record)
+    record.msg = "anything else"
+    assert runner_worker._of_use(record)
+
+
+# What a call leaves behind
+
+
+class Thing(set[str]):
+    """Something of which it can be seen when it is gone, even in an error."""
+
+
+def note(thing: Any) -> Any:
+    """Remember a thing without keeping it."""
+    vars(get_worker()).setdefault("things", []).append(weakref.ref(thing))
+    return thing
+
+
+def make() -> Any:
+    return note(Thing())
+
+
+async def make_in_a_coroutine() -> Any:
+    return note(Thing())
+
+
+def take(given: Any) -> Any:
+    note(given)
+    return note(Thing(given))
+
+
+def fail(given: Any) -> None:
+    raise ValueError(note(given))
+
+
+def call_another() -> Any:
+    client = get_client()
+    return note(Thing(client.submit(take, client.submit(make)).result()))
+
+
+def swallow() -> Any:
+    kept = make()
+    spin()
+    return kept
+
+
+def what_is_there(dask_worker: Any) -> tuple[int, int]:
+    """How many things there have been on this runner, and how many are there still."""
+    things = vars(dask_worker).get("things", [])
+    return len(things), sum(thing() is not None for thing in things)
+
+
+@pytest.mark.asyncio
+async def test_a_call_leaves_nothing_behind(either: Runners) -> None:
+    """What a call had, was given and returned is gone when nobody wants it, without a collection.
+
+    The garbage is collected after so many objects, however large these are.
+    """
+    await either.boot("one")
+    client = either.client
+    await client.run(gc.disable)
+    been = 0
+    ways: dict[str, Callable[[], Any]] = {
+        "made": lambda: client.submit(make),
+        "made by a coroutine": lambda: client.submit(make_in_a_coroutine),
+        "made from another": lambda: client.submit(take, client.submit(make)),
+        "made from an argument": lambda: client.submit(take, Thing("x")),
+        "an error": lambda: client.submit(fail, client.submit(make)),
+        "by way of other calls": lambda: client.submit(call_another),
+        "interrupted": lambda: client.submit(swallow),
+    }
+    for name, way in ways.items():
+        with dask.annotate(timeout=0.5 if name == "interrupted" else 60):
+            future = way()
+        with contextlib.suppress(ValueError, CallTimeout):
+            await future
+        del future
+        seen: list[Any] = []
+
+        async def all_gone(seen: list[Any] = seen) -> bool:
+            seen[:] = (await client.run(what_is_there)).values()
+            return all(there == 0 for _, there in seen)
+
+        deadline = time.monotonic() + 10
+        while not await all_gone():
+            assert time.monotonic() < deadline, (name, seen)
+            await asyncio.sleep(0.02)
+        assert seen[0][0] > been, (name, seen)
+        been = seen[0][0]

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, Future, Scheduler, Worker
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, ReduceReplicas
 from distributed.batched import BatchedSend
-from distributed.core import ConnectionPool, PooledRPCCall, Server
+from distributed.core import ConnectionPool, PooledRPCCall, Server, send_recv
 from distributed.deploy.cluster import Cluster
 from distributed.protocol import Serialized, serialize
 from distributed.protocol.serialize import merge_and_deserialize
@@ -40,6 +40,7 @@ from dask_flame.runner.nested import WAITS
         (Scheduler, "restart_workers", ["workers", "wait_for_workers"]),
         (Scheduler, "gather_on_worker", ["worker_address", "who_has"]),
         (Scheduler, "remove_worker", ["address", "stimulus_id", "expected", "close"]),
+        (Scheduler, "heartbeat_worker", ["address", "metrics"]),
         (Scheduler, "broadcast", ["workers", "hosts"]),
         (Scheduler, "handle_long_running", ["key", "worker"]),
         (Scheduler, "handle_task_erred", ["key", "stimulus_id"]),
@@ -66,6 +67,11 @@ from dask_flame.runner.nested import WAITS
         (BatchedSend, "send", ["msgs"]),
         (BatchedSend, "abort", []),
         (ConnectionPool, "remove", ["addr", "reason"]),
+        (ConnectionPool, "connect", ["addr"]),
+        (ConnectionPool, "reuse", ["addr", "comm"]),
+        (Scheduler, "get_who_has", ["keys"]),
+        (Scheduler, "scatter", ["data", "workers", "client", "broadcast", "timeout"]),
+        (Scheduler, "gather", ["keys"]),
         (Worker, "plugin_add", ["plugin"]),
         (Worker, "execute", ["key", "stimulus_id"]),
         (Worker, "_get_client", ["timeout"]),
@@ -85,6 +91,7 @@ def test_methods_that_are_overridden_or_called(owner: type, name: str, takes: li
 def test_results_are_passed_on_as_frames() -> None:
     assert "deserialize" in inspect.signature(Server).parameters
     assert list(inspect.signature(Serialized).parameters) == ["header", "frames"]
+    assert {"comm", "serializers", "deserializers"} <= set(inspect.signature(send_recv).parameters)
     assert {"who_has", "rpc", "who"} <= set(inspect.signature(gather_from_workers).parameters)
     header, frames = serialize(print, serializers=[])
     assert header == {"serializer": "error"}

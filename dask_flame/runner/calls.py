@@ -100,7 +100,7 @@ class Calls:
         try:
             yield execution
         finally:
-            execution.over = True
+            work = execution.end()
             if (main := main_module.installed()) is not None:
                 main.forget(key)
             if prints is not None:
@@ -111,7 +111,9 @@ class Calls:
             self._returning.pop(key, None)
             if execution.unwanted or (execution.ran is not None and self.acquainted):
                 # distributed has added its own callback, which tells the worker's state, before.
-                execution.work.add_done_callback(lambda work: self.say(FREED, key=key))
+                assert work is not None
+                work.add_done_callback(lambda work: self.say(FREED, key=key))
+            del work
 
     def waiting(self, execution: Execution) -> bool:
         """Whether a call waits for calls of its own, and has no slot meanwhile."""

@@ -49,8 +49,8 @@ class Execution:
         The scheduler's number of this run of the call.
     timeout : float or None
         Seconds that it may execute.
-    work : asyncio.Task
-        What runs it on the event loop.
+    work : asyncio.Task or None
+        What runs it on the event loop, until the call is over.
     coroutine : bool
         Whether its own code runs there too.
     since : float or None
@@ -102,7 +102,7 @@ class Execution:
         self.gpus = gpus
         self.packed = packed
         self.devices = Devices()
-        self.work = work
+        self.work: asyncio.Task[Any] | None = work
         self.on_start: Callable[[], object] | None = None
         self.since: float | None = None
         self.ran: float | None = None
@@ -188,13 +188,25 @@ class Execution:
         self.interrupted = True
         if self.coroutine:
             # It is suspended in its own code: distributed awaits nothing else once it has begun.
-            self.work.cancel()
+            if self.work is not None:
+                self.work.cancel()
             return
         with self.worker.active_threads_lock:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
             if known and self._inside and not _stopped(self.thread):
                 _ask(self.thread, Interrupted)
         self.wake()
+
+    def end(self) -> asyncio.Task[Any] | None:
+        """It is over: let go of what runs it, and return that.
+
+        The task's context holds this, and the task, once it is done, the call's result: a circle
+        that would keep the result until the garbage is collected, which a runner that has few and
+        large results does late, if ever.
+        """
+        self.over = True
+        work, self.work = self.work, None
+        return work
 
     def wake(self) -> None:
         """Put an end to what its thread waits for, if it waits in a way that can be ended."""
@@ -226,18 +238,23 @@ def _stopped(thread: int | None) -> bool:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Empty the frames that a call has left behind, if it was interrupted.
+    """Empty the frames that a call has left behind, and let them go, if it ended in an error.
 
     distributed's account of an error is in one of them, and holds it: without this, what the call
     had (futures of calls that it waited for, arrays) would stay until the garbage is collected.
+    What is told of the error has been pickled, and needs them no more.
     """
-    if not isinstance(error, Interrupted):
-        return
-    left: BaseException | None = error
-    while left is not None:
+    left, seen = [error], set()
+    while left:
+        found = left.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
         # It may have been asked more than once, and stopped while it handled an error of its own.
-        traceback.clear_frames(left.__traceback__)
-        left = left.__context__
+        traceback.clear_frames(found.__traceback__)
+        # A frame holds those beneath it, which are ours, and have the error among their variables.
+        found.__traceback__ = None
+        left += (found.__cause__, found.__context__)
 
 
 #: The call in whose context code runs. It is inherited by what the call starts.

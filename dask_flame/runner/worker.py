@@ -32,6 +32,7 @@ from dask_flame import serialization
 from dask_flame.background import in_thread
 from dask_flame.failures import message_of, sealed_error, text_of, unharmed
 from dask_flame.later import build_later
+from dask_flame.packed import is_being_cancelled
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
 from dask_flame.protocol import RUNNER, UNSENDABLE
@@ -57,6 +58,9 @@ _SEE_OFF = 10.0
 #: Errors of calls that are told elsewhere: that of one that stopped when it was asked to, and of a
 #: notebook's cell, which is shown in the cell.
 _TOLD = ("Interrupted()", "CellFailed(")
+
+#: What distributed says when a heartbeat has crossed the scheduler's word to close.
+_MISSING = "Scheduler was unaware of this worker; shutting down."
 
 #: Dask's setting of what workers serve by HTTP.
 _PAGES = "distributed.worker.http.routes"
@@ -188,9 +192,15 @@ async def _serve(
 
 
 def _of_use(record: logging.LogRecord) -> bool:
-    """Whether a log line says more than that a call ended in an error that is told elsewhere."""
+    """Whether a log line says more than what is told elsewhere.
+
+    That is how a call ended, that its input cannot come to it, or that the scheduler has removed
+    this runner, as it knows itself.
+    """
     if isinstance(record.msg, Exception) and record.funcName == "gather_dep":
         return False  # calls go where their input is: see `transfers`
+    if record.msg == _MISSING:
+        return False
     if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
         return True
     error = record.getMessage().partition("Exception: ")[2]
@@ -260,7 +270,7 @@ class RunnerWorker(Worker):
         try:
             return await super().execute(execution.key, stimulus_id=stimulus_id)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and execution.work.cancelling():
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
             # Raised by what a coroutine has returned, when it is measured. It would end the loop,
             # or this task without a word to anybody.
