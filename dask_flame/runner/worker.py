@@ -31,11 +31,13 @@ from dask_flame.prints.sender import later
 from dask_flame.protocol import RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
+from dask_flame.runner.farewell import Farewell
 from dask_flame.runner.forks import use_usual_signals
 from dask_flame.runner.gpus import Gpus, visible
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
+from dask_flame.runner.shared import track_own_only
 from dask_flame.sender import Sender
 
 #: Longest time that a worker may take to close, once it was told to, in seconds.
@@ -51,20 +53,19 @@ _TOLD = ("Interrupted()", "CellFailed(")
 #: Dask's setting of what workers serve by HTTP.
 _PAGES = "distributed.worker.http.routes"
 
-Ender = Callable[[int], Any]
 #: Takes what is to be done when the runner is told, through its leash, to end in peace.
 Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
+def run(orders: dict[str, Any], farewell: Farewell, listen: Listen) -> int:
     """Carry out a runner's orders until its worker has closed; the exit code.
 
     Parameters
     ----------
     orders : dict
         What :class:`dask_flame.backends.RunnerSpec` holds, as JSON gives it.
-    end : callable
-        Ends the process at once with an exit code.
+    farewell : Farewell
+        Ends the process.
     listen : callable
         Told what to do when the runner is to end in peace.
     """
@@ -82,8 +83,11 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
             _show(module, error)
             return 1
     know_modules()
+    track_own_only()
     prints = install(orders)
-    return asyncio.run(_serve(orders, end, listen, prints))
+    code, worker = asyncio.run(_serve(orders, farewell, listen, prints))
+    worker.last_resort.cancel()
+    return code
 
 
 def _show(module: str, error: BaseException) -> None:
@@ -117,11 +121,11 @@ def know_modules() -> None:
 
 
 async def _serve(
-    orders: dict[str, Any], end: Ender, listen: Listen, prints: FramedPrints | None
-) -> int:
+    orders: dict[str, Any], farewell: Farewell, listen: Listen, prints: FramedPrints | None
+) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
         orders["scheduler"],
-        end=end,
+        farewell=farewell,
         name=orders["name"],
         nthreads=orders["concurrency"],
         resources=orders["resources"] or None,
@@ -149,7 +153,7 @@ async def _serve(
     departure.started()
     listen(departure.told_to_end)
     await worker.finished()
-    return 0
+    return 0, worker
 
 
 def _of_use(record: logging.LogRecord) -> bool:
@@ -170,8 +174,8 @@ class RunnerWorker(Worker):
     ----------
     *args, **kwargs
         What :class:`distributed.Worker` takes.
-    end : callable
-        Ends the process at once with an exit code.
+    farewell : Farewell
+        Ends the process.
     rarely : float
         How many times the usual interval lies between two looks at the event loop.
     gpus : int
@@ -183,7 +187,7 @@ class RunnerWorker(Worker):
     def __init__(
         self,
         *args: Any,
-        end: Ender,
+        farewell: Farewell,
         name: str,
         nthreads: int = 1,
         rarely: float = 1.0,
@@ -194,7 +198,10 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = Sender(self.loop)
-        self._end_process = end
+        self._farewell = farewell
+        # A thread, not the loop's timer: it has to fire when the loop hangs.
+        self.last_resort = threading.Timer(_CLOSE_WITHIN, farewell, (0,))
+        self.last_resort.daemon = True
         self.prints = prints
         if prints is not None:
             prints.later = later(self)
@@ -262,10 +269,9 @@ class RunnerWorker(Worker):
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
         self.quiet.close()
-        # A thread, not the loop's timer: it has to fire when the loop hangs.
-        last_resort = threading.Timer(_CLOSE_WITHIN, self._end_process, (0,))
-        last_resort.daemon = True
-        last_resort.start()
+        if self.last_resort.ident is None:
+            self._farewell.broken_off = bool(self.state.executing or self.state.long_running)
+            self.last_resort.start()
         kwargs["executor_wait"] = False
         # Calls, transfers and heartbeats that are under way are broken off; that is what closing
         # means here, and not worth a traceback each.
