@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from distributed import Scheduler
+from distributed import Scheduler, Status
 from distributed.metrics import time
 from distributed.protocol import pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
 from dask_flame.errors import CallTimeout
+from dask_flame.labels import memory as shown
 from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
 from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN
+from dask_flame.protocol import FREED, LEAVING, OVERRAN, PAUSED, RETURN
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
 
@@ -45,12 +46,15 @@ class Load:
         Since when, on the clock of :func:`time.monotonic`, the longest of these has been so.
     overran : bool
         Whether one of these was taken back because its own timeout had run out.
+    paused : str
+        Why it begins no calls; empty where it does.
     """
 
     busy: int
     cancelled: int = 0
     held: float | None = None
     overran: bool = False
+    paused: str = ""
 
 
 class FlameScheduler(Scheduler):
@@ -84,6 +88,8 @@ class FlameScheduler(Scheduler):
         Names of workers of single-use pools on which a call has ended.
     leaving : dict of str to str
         Names of workers that are being taken away, and why.
+    paused : dict of str to str
+        Names of workers that Dask has begin no calls for now, and why.
     mishaps : deque of (str, str)
         What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
@@ -97,6 +103,7 @@ class FlameScheduler(Scheduler):
         self.resting: set[str] = set()
         self.spent: set[str] = set()
         self.leaving: dict[str, str] = {}
+        self.paused: dict[str, str] = {}
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._scattering = 0
         self.slots = Slots(self, pools or {"default": Pool()})
@@ -115,6 +122,7 @@ class FlameScheduler(Scheduler):
         self.stream_handlers[FREED] = self.slots.freed
         self.stream_handlers[OVERRAN] = self.call_overran
         self.stream_handlers[LEAVING] = self.runner_leaves
+        self.stream_handlers[PAUSED] = self.runner_pauses
         self.stream_handlers[RETURN] = self.slots.wants_back
 
     # What the driver's half reads and does
@@ -137,6 +145,10 @@ class FlameScheduler(Scheduler):
         """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
         return len(self.slots.lanes) if pool is None else self.slots.lanes.count(pool)
 
+    def held_by_actors(self, pool: str, policy: Pool) -> str:
+        """Which actors hold all slots of a pool for which calls wait; empty where they do not."""
+        return self.slots.held_by_actors(pool, policy)
+
     def load(self, name: str) -> Load:
         """What the worker of this name is doing; nothing, where it is unknown."""
         ws = self.workers.get(self.aliases.get(name, ""))
@@ -148,6 +160,7 @@ class FlameScheduler(Scheduler):
             len(back),
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),
+            self.paused.get(name, ""),
         )
 
     def calls_on(self, name: str, most: int = 1) -> list[str]:
@@ -267,6 +280,19 @@ class FlameScheduler(Scheduler):
             self.leaving[ws.name] = why
             self.note(ws.name)
 
+    def runner_pauses(self, worker: str, memory: int, begun: list[Any], **kwargs: Any) -> None:
+        """A runner begins no calls: those that it has been given meanwhile go elsewhere."""
+        ws = self.workers.get(worker)
+        if ws is None or ws.status is Status.running:
+            return
+        of = f" of {shown(ws.memory_limit)}" if ws.memory_limit else ""
+        self.paused[ws.name] = f"{ws.status.name} by Dask: {shown(memory)}{of} in use"
+        known = set(begun)
+        waiting = [ts.key for ts in ws.processing if ts.key not in known]
+        if waiting:
+            self.transitions(dict.fromkeys(waiting, "released"), f"flame-paused-{time()}")
+        self.note(ws.name)
+
     # What distributed asks, answered here instead
 
     def is_rootish(self, ts: TaskState) -> bool:
@@ -299,7 +325,10 @@ class FlameScheduler(Scheduler):
         super().handle_worker_status_change(status, worker, stimulus_id)
         ws = self.workers.get(worker) if isinstance(worker, str) else worker
         if ws is not None:
+            if ws.status is Status.running:
+                self.paused.pop(ws.name, None)
             self.slots.recount(ws)
+            self.note(ws.name)
 
     def handle_long_running(self, key: Any, worker: str, **kwargs: Any) -> None:
         ts, ws = self.tasks.get(key), self.workers.get(worker)

@@ -1,10 +1,10 @@
-"""Processes that remove the shared memory of others when these have ended (runner, guard, driver).
+"""Processes that remove the shared memory of others that have ended (runner, guard, driver).
 
-Python's ``multiprocessing`` and joblib's loky note what they make in shared memory with a process of
-theirs, a resource tracker, and torch has a manager for what it makes by name. Each removes what was
-left as soon as those that use it are dead, and ends. Nobody else knows these names. So where a
-runner's processes are killed, trackers are not: they end by themselves, at once, and only what
-pretends to be one is killed after a while.
+Python's ``multiprocessing`` and joblib's loky register what they make in shared memory with a
+process of their own, a resource tracker; torch has a manager for what it makes by name. Each of
+them removes what was left as soon as those that use it are dead, and then ends. Nobody else knows
+these names. So where a runner's processes are killed, its trackers are not: they end by themselves,
+at once. What only looks like a tracker is killed after a while.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def check(folder: Path) -> None:
     assert (folder / "atexit").read_text() == "MainThread"
     assert (folder / "finalize").read_text() == "done"
     assert (folder / "text").read_text() == "not yet written"
-    assert gzip.open(folder / "packed.gz", "rt").read() == "packed"
+    assert gzip.decompress((folder / "packed.gz").read_bytes()) == b"packed"
     (events,) = (folder / "tensorboard").iterdir()
     assert b"loss" in events.read_bytes()
     assert "remember" in (folder / "log").read_text()
@@ -78,6 +78,7 @@ def test_handlers_run_and_files_are_flushed(how: str, flame: Any, tmp_path: Path
         cluster, client = flame(max=1, idle_timeout=idle)
         client.submit(leave, tmp_path).result()
         if how == "retire":
+            wait_for(lambda: not cluster.scheduler.tasks)  # else it would stay for its result
             client.retire_workers(list(cluster.scheduler.workers))
         elif how == "SIGTERM":
             os.kill(next(iter(client.run(os.getpid).values())), signal.SIGTERM)
@@ -171,6 +172,8 @@ def test_where_python_keeps_what_ends_the_threads_of_executors() -> None:
     import concurrent.futures.thread
     import threading
 
-    names = [getattr(f, "__name__", getattr(getattr(f, "func", None), "__name__", ""))
-             for f in threading._threading_atexits]  # type: ignore[attr-defined]
+    names = [
+        getattr(f, "__name__", getattr(getattr(f, "func", None), "__name__", ""))
+        for f in threading._threading_atexits
+    ]  # type: ignore[attr-defined]
     assert concurrent.futures.thread._python_exit.__name__ in names

@@ -1,4 +1,4 @@
-"""What calls leave in shared memory goes with their runner, whoever is killed; nothing else does."""
+"""What calls leave in shared memory goes with their runner; what is somebody else's stays."""
 
 from __future__ import annotations
 
@@ -150,7 +150,10 @@ if __name__ == "__main__":
 def test_it_goes_with_the_driver(killed: str, tmp_path: Path) -> None:
     file = tmp_path / "names"
     code = DRIVER.format(path=[str(Path(__file__).parent)], file=str(file))
-    driver = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "T": str(tmp_path), "TMPDIR": str(tmp_path)})
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "T": str(tmp_path), "TMPDIR": str(tmp_path)},
+    )
     try:
         wait_for(file.exists)
         pid, *names = file.read_text().split("\n")

@@ -8,8 +8,8 @@ runner ends at once, and with it what its calls have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
-- the scheduler, or its leash, tells it to: it closes its worker, does what Python does when it exits
-  (:mod:`dask_flame.runner.farewell`), then goes, with exit code 0;
+- the scheduler, or its leash, tells it to: it closes its worker, does what Python does when it
+  exits (:mod:`dask_flame.runner.farewell`), then goes, with exit code 0;
 - the scheduler is gone: the same, busy or not;
 - a SIGTERM: the substrate takes it away; the scheduler is told, sees it out, and tells it to;
 - the leash breaks: at once, busy or not;

@@ -22,7 +22,7 @@ def track_own_only() -> None:
     state = threading.local()
 
     @wraps(made)
-    def __init__(
+    def init(
         self: Any, name: str | None = None, create: bool = False, *args: Any, **kwargs: Any
     ) -> None:
         if create or sys.version_info >= (3, 13):
@@ -50,6 +50,6 @@ def track_own_only() -> None:
             resource_tracker.register(name, kind)
             resource_tracker.unregister(name, kind)
 
-    shared_memory.SharedMemory.__init__ = __init__  # type: ignore[method-assign]
+    shared_memory.SharedMemory.__init__ = init  # type: ignore[method-assign]
     if sys.version_info < (3, 13):
         shared_memory.resource_tracker = Tracker  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from typing import Any
 
 import dask.config
 from dask.utils import parse_timedelta
-from distributed import Worker
+from distributed import Status, Worker
 from distributed.http import get_handlers
 from distributed.protocol import pickle
 from distributed.security import Security
@@ -28,7 +28,7 @@ from dask_flame.background import in_thread
 from dask_flame.later import build_later
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
-from dask_flame.protocol import RUNNER
+from dask_flame.protocol import PAUSED, RUNNER
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
 from dask_flame.runner.farewell import Farewell
@@ -231,6 +231,14 @@ class RunnerWorker(Worker):
         for stimulus in stims:
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
+
+    def _send_worker_status_change(self, stimulus_id: str) -> None:
+        # Private, and what tells the scheduler whenever this worker pauses.
+        super()._send_worker_status_change(stimulus_id)
+        if self.status in (Status.paused, Status.closing_gracefully) and self.calls.acquainted:
+            state = self.state
+            begun = [ts.key for ts in (*state.executing, *state.long_running)]
+            self.calls.say(PAUSED, memory=self.monitor.get_process_memory(), begun=begun)
 
     async def get_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = await super().get_metrics()

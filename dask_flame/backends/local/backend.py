@@ -26,6 +26,7 @@ from dask_flame.backends.local.told import runner, told
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.guard.outside import STOPPED, lock
+from dask_flame.labels import memory
 from dask_flame.marks import MARK, NO_MARK
 from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
@@ -305,7 +306,11 @@ class LocalBackend(Backend):
         elif event == "output":
             self._printed(message["name"], message["text"], *message.get("piece", ()))
         elif event == "ended":
+            used, limit = message["used"]
             why = self._causes.why(message["code"], told=message["told"])
+            if used:
+                why = f"ran out of memory ({memory(used)} of {memory(limit)}); "
+                why += "what governs it: memory"
             self._over(message["name"], why, message["output"])
 
     def _printed(
