@@ -61,6 +61,8 @@ class Farewell:
     def __call__(self, code: int) -> NoReturn:
         """End the process with this exit code; whoever comes second waits for the first."""
         self._begun.acquire()  # and never released
+        if self._within <= 0:
+            self._end(code)
         limit = _PART * self._within
         last_resort = threading.Timer(limit, self._give_up, (code, threading.get_ident()))
         last_resort.daemon = True
