@@ -173,6 +173,7 @@ class FlameAdaptive(Adaptive):
         scheduler.unwelcome.discard(what.name)
         scheduler.spent.discard(what.name)
         scheduler.leaving.pop(what.name, None)
+        scheduler.parted.discard(what.name)
         self._paused_at.pop(what.name, None)
         self._paused.discard(what.name)
         self.fleets.forget(what.name)
@@ -226,8 +227,13 @@ class FlameAdaptive(Adaptive):
                 # It left by itself, or distributed dropped it: see it out.
                 fleet.leaving(name, now)
                 self._left.add(name)
-                self._orders.end([name], grace=min(fleet.pool.shutdown_timeout, _GONE_WITHIN))
+                limit = fleet.pool.shutdown_timeout
+                # One that was retired ends as Python does; one that was dropped may hang.
+                grace = limit if name in scheduler.parted else min(limit, _GONE_WITHIN)
+                self._orders.end([name], grace=grace)
             return
+        if not scheduler.is_up(name):
+            return  # its plugins are being set up
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
             took = now - member.asked

@@ -90,6 +90,8 @@ class FlameScheduler(Scheduler):
         Names of workers that are being taken away, and why.
     paused : dict of str to str
         Names of workers that Dask has begin no calls for now, and why.
+    parted : set of str
+        Names of workers that have been retired, and close.
     mishaps : deque of (str, str)
         What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
@@ -104,6 +106,7 @@ class FlameScheduler(Scheduler):
         self.spent: set[str] = set()
         self.leaving: dict[str, str] = {}
         self.paused: dict[str, str] = {}
+        self.parted: set[str] = set()
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._scattering = 0
         self.slots = Slots(self, pools or {"default": Pool()})
@@ -162,6 +165,11 @@ class FlameScheduler(Scheduler):
             any(overran for _, overran in back),
             self.paused.get(name, ""),
         )
+
+    def is_up(self, name: str) -> bool:
+        """Whether the worker of this name has begun to take calls, be it that it is paused now."""
+        ws = self.workers.get(self.aliases.get(name, ""))
+        return ws is not None and ws.status is not Status.init
 
     def calls_on(self, name: str, most: int = 1) -> list[str]:
         """Keys of so many calls that the worker of this name has now."""
@@ -346,6 +354,8 @@ class FlameScheduler(Scheduler):
             # Its calls are looked for a place before anybody is told that it is gone.
             self.drain(address)
             self.losses.leaves(ws, expected=expected)
+            if expected:
+                self.parted.add(ws.name)
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
