@@ -120,6 +120,9 @@ class Here:
                     fleet.leaving(name, time.monotonic())
                 limit = max(END_GRACE, fleet.pool.shutdown_timeout)
                 tasks.append(asyncio.ensure_future(cluster.backend.end(names, grace=limit)))
+        # Nobody sees out any more who is taken away, which is how some substrates tell them.
+        for name in left & scheduler.aliases.keys():
+            scheduler.close_worker(scheduler.aliases[name])
         longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
         _, late = await asyncio.wait(tasks, timeout=END_GRACE)
         if late:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -12,6 +13,7 @@ import pytest
 from conftest import wait_for
 
 import dask_flame
+from dask_flame import roster
 from dask_flame.dashboard.heads import why
 from dask_flame.dashboard.pools import count
 from dask_flame.errors import RunnerLost
@@ -34,6 +36,13 @@ def leak_for(megabytes: int, seconds: float) -> str:
     return "done"
 
 
+def leak_until(megabytes: int, file: Path) -> str:
+    leak(megabytes)
+    while not file.exists():
+        time.sleep(0.05)
+    return "done"
+
+
 def one(number: int) -> int:
     return number
 
@@ -42,15 +51,15 @@ def kinds(cluster: Any) -> list[str]:
     return [event.kind for event in cluster.events]
 
 
-def test_a_paused_runner_is_replaced_and_said_and_ended(flame: Any) -> None:
+def test_a_paused_runner_is_replaced_and_said_and_ended(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(max=2, memory="500 MB")
-    done = client.submit(leak_for, 430, 4)
+    done = client.submit(leak_until, 400, tmp_path / "go on")
     wait_for(lambda: "paused" in kinds(cluster))
     # Its own call goes on, and others have a runner that takes them.
     assert client.gather(client.map(one, range(4))) == [0, 1, 2, 3]
     assert "1 paused" in repr(cluster)
+    (tmp_path / "go on").touch()
     assert done.result() == "done"
-    client.submit(int)  # keeps nothing
     wait_for(lambda: "runner-1" not in cluster.runners)
     (said,) = [e for e in cluster.events if e.kind == "paused"]
     assert "MB of 500 MB in use" in said.reason
@@ -61,10 +70,10 @@ def test_a_paused_runner_is_replaced_and_said_and_ended(flame: Any) -> None:
 
 
 def test_with_one_runner_at_most_calls_wait_for_the_paused_one_and_that_is_said(
-    flame: Any,
+    flame: Any, tmp_path: Path
 ) -> None:
     cluster, client = flame(max=1, memory="500 MB")
-    done = client.submit(leak_for, 430, 5)
+    done = client.submit(leak_until, 400, tmp_path / "go on")
     wait_for(lambda: "paused" in kinds(cluster))
     waiting = client.submit(one, 1)
     wait_for(lambda: cluster.scheduler.waiting())
@@ -72,13 +81,17 @@ def test_with_one_runner_at_most_calls_wait_for_the_paused_one_and_that_is_said(
     said, bad = why(pool, count(pool["runners"]), [])
     assert "runner-1 takes none (paused by Dask: " in said
     assert bad
+    (tmp_path / "go on").touch()
     assert waiting.result() == 1
     assert done.result() == "done"
 
 
-def test_a_runner_that_dask_pauses_for_a_moment_stays(flame: Any) -> None:
+def test_a_runner_that_dask_pauses_for_a_moment_stays(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roster, "PAUSED_FOR", 30.0)  # longer than a busy machine may take
     cluster, client = flame(max=1, memory="500 MB")
-    big = client.submit(fill, 430)
+    big = client.submit(fill, 400)
     wait_for(lambda: "paused" in kinds(cluster))
     # Dask writes it to disk, or somebody lets go of it.
     del big

@@ -109,6 +109,26 @@ def test_it_goes_with_a_killed_runner(flame: Any, foreign: str) -> None:
     assert left_of([foreign]) == [foreign]
 
 
+def share_tensor() -> str:
+    import torch
+
+    os.environ["TMPDIR"] = "/tmp"  # the tests' own is too long a name for torch's socket
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    tensor = torch.ones(1000).share_memory_()
+    _KEPT.append(tensor)
+    (name,) = _SHM.glob(f"torch_{os.getpid()}_*")
+    return name.name
+
+
+def test_what_torch_shares_by_name_goes_with_a_killed_runner(flame: Any) -> None:
+    pytest.importorskip("torch")
+    _, client = flame(max=1)
+    name = client.submit(share_tensor).result()
+    assert left_of([name]) == [name]
+    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+    wait_for(lambda: not left_of([name]), what="it is removed")
+
+
 def test_it_goes_with_a_runner_whose_guard_is_killed(flame: Any) -> None:
     cluster, client = flame(max=1)
     names = client.submit(leave).result()

@@ -124,7 +124,8 @@ def flush_files() -> None:
     gc.collect()
     standard = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
     # By its type alone: to ask a proxy for its class may do anything.
-    files = [f for f in gc.get_objects() if issubclass(type(f), _FILE) and f not in standard]
+    objects = (thing for thing in gc.get_objects() if issubclass(type(thing), _FILE))
+    files = [file for file in objects if not any(file is other for other in standard)]
     for kind, what in ((_TEXT, "flush"), (_FILE, "close"), (_BUFFERED, "flush")):
         for file in files:
             with contextlib.suppress(Exception):
