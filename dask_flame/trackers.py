@@ -17,8 +17,9 @@ from collections.abc import Iterable
 
 from dask_flame.marks import carries, everywhere, kill_group
 
-#: Seconds that trackers have to remove what the dead have left.
-WITHIN = 2.0
+#: Seconds that trackers have to remove what the dead have left: milliseconds are enough for them
+#: where the machine is not busy. Less than a driver waits for its guard.
+WITHIN = 5.0
 _PAUSE = 0.01
 #: What their command lines have.
 _TRACKERS = ("resource_tracker import main", "torch_shm_manager")

@@ -149,7 +149,7 @@ def test_what_pretends_to_be_a_tracker_is_killed_after_a_while(flame: Any) -> No
     pid = client.submit(pretend).result()
     client.close()
     cluster.close()
-    wait_for(lambda: not psutil.pid_exists(pid), 20)
+    wait_for(lambda: not psutil.pid_exists(pid), 30)
 
 
 DRIVER = """
