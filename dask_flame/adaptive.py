@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import textwrap
 import time
 from collections import deque
@@ -34,6 +35,8 @@ _UNCHANGED = 60.0
 _SHOWN_LINES = 25
 #: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
 _GONE_WITHIN = 5.0
+#: Least seconds between two events that say of the same runner that it is paused.
+_OFTEN = 10.0
 #: Seconds within which what changes is decided upon together, where no call waits for a boot.
 _CALM = 0.02
 
@@ -62,6 +65,9 @@ class FlameAdaptive(Adaptive):
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
         self._left: set[str] = set()  # gone from the scheduler without having been told to
+        self._paused_at: dict[str, float] = {}  # when it was last said
+        self._paused: set[str] = set()  # those of which it was
+        self._held: set[str] = set()  # pools of which actors hold all slots
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
@@ -144,6 +150,7 @@ class FlameAdaptive(Adaptive):
             wakes.append(decision.wake)
             if self.fleets.stopped:
                 self._refuse(pool)
+            self._say_if_held(pool, fleet)
         self._wake_at(min((w for w in wakes if w is not None), default=None), now)
 
     def ended(self, what: Ended) -> None:
@@ -166,6 +173,9 @@ class FlameAdaptive(Adaptive):
         scheduler.unwelcome.discard(what.name)
         scheduler.spent.discard(what.name)
         scheduler.leaving.pop(what.name, None)
+        scheduler.parted.discard(what.name)
+        self._paused_at.pop(what.name, None)
+        self._paused.discard(what.name)
         self.fleets.forget(what.name)
         kind = "ended"
         if phase is Phase.BOOTING:
@@ -176,7 +186,9 @@ class FlameAdaptive(Adaptive):
         self.boots.ended(what.name, what.why, now, failed=kind == "failed")
         late = (boot := self.boots.of(what.name)) is not None and boot.failed
         self.lives.ended(what.name, time.time(), "failed" if late else kind, what.why)
-        cause = f"{member.why} ({what.why})" if member.why else what.why
+        # What ends a runner that is paused is not that it is.
+        seen_out = member.why and not (member.paused and kind == "lost")
+        cause = f"{member.why} ({what.why})" if seen_out else what.why
         told = {"failed": why, "lost": cause + printed}.get(kind, cause)
         self.events.add(kind, told, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
@@ -211,12 +223,17 @@ class FlameAdaptive(Adaptive):
         scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
         member = fleet.members[name]
         if name not in scheduler.aliases:
-            if member.phase in (Phase.READY, Phase.DRAINING):
+            if member.phase in (Phase.READY, Phase.PAUSED, Phase.DRAINING):
                 # It left by itself, or distributed dropped it: see it out.
                 fleet.leaving(name, now)
                 self._left.add(name)
-                self._orders.end([name], grace=min(fleet.pool.shutdown_timeout, _GONE_WITHIN))
+                limit = fleet.pool.shutdown_timeout
+                # One that was retired ends as Python does; one that was dropped may hang.
+                grace = limit if name in scheduler.parted else min(limit, _GONE_WITHIN)
+                self._orders.end([name], grace=grace)
             return
+        if not scheduler.is_up(name):
+            return  # its plugins are being set up
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
             took = now - member.asked
@@ -238,7 +255,8 @@ class FlameAdaptive(Adaptive):
             # A call that has come and gone since the last look: it has been idle since then only.
             fleet.load(name, 1, now)
         fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
-        if member.phase is Phase.READY and name in scheduler.leaving:
+        self._see_pause(name, pool, load.paused, now)
+        if member.phase in (Phase.READY, Phase.PAUSED) and name in scheduler.leaving:
             why, limit = scheduler.leaving[name], fleet.pool.shutdown_timeout
             fleet.drain(name, now, why, within=limit)
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
@@ -247,6 +265,26 @@ class FlameAdaptive(Adaptive):
             self._orders.save(name)
         elif member.phase is Phase.READY and name in scheduler.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
+
+    def _see_pause(self, name: str, pool: str, why: str, now: float) -> None:
+        fleet = self.fleets.fleets[pool]
+        if not why:
+            if fleet.resumed(name, now) and name in self._paused:
+                self._paused.discard(name)
+                self.events.add("ready", "begins calls again", runners=[name], pool=pool)
+        elif fleet.paused(name, now, why) and now >= self._paused_at.get(name, -math.inf) + _OFTEN:
+            # Where memory is full by turns, not each time.
+            self._paused_at[name] = now
+            self._paused.add(name)
+            why = f"{why}; it gets no calls, and ends if that does not change (memory=)"
+            self.events.add("paused", why, runners=[name], pool=pool)
+
+    def _say_if_held(self, pool: str, fleet: Fleet) -> None:
+        """Say it once, where calls begin to wait for slots that actors hold."""
+        held = self.cluster.scheduler.held_by_actors(pool, fleet.pool)
+        if held and pool not in self._held:
+            self.events.add("waiting", f"calls wait: {held}", pool=pool)
+        (self._held.add if held else self._held.discard)(pool)
 
     def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
         if (boots := decision.boot) is not None:
@@ -311,7 +349,7 @@ class FlameAdaptive(Adaptive):
 
     def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
         if function is not None:
-            count = fleet.count(Phase.BOOTING, Phase.READY, Phase.DRAINING)
+            count = len(fleet.members) - fleet.count(Phase.ENDING)
             self._callbacks.do(partial(safely, function, pool, count))
 
     def _wake_at(self, when: float | None, now: float) -> None:

@@ -431,4 +431,5 @@ def _close_all() -> None:
         with contextlib.suppress(Exception):
             # Of an asynchronous one the loop stands still: what ends with this process ends it.
             if not cluster.called_from_running_loop:
-                cluster.close(timeout=10)
+                longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
+                cluster.close(timeout=10 + longest)

@@ -23,12 +23,13 @@ _SHOWN_BOOTS = 64
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
-    """How many runners are booting, ready, busy (of the ready ones), draining and ending."""
+    """How many runners are booting, ready, busy (of the ready ones), paused, draining, ending."""
     members = list(fleet.members.values())
     return {
         "booting": sum(m.phase is Phase.BOOTING for m in members),
         "ready": sum(m.phase is Phase.READY for m in members),
         "busy": sum(m.phase is Phase.READY and m.busy > 0 for m in members),
+        "paused": sum(m.phase is Phase.PAUSED for m in members),
         "draining": sum(m.phase is Phase.DRAINING for m in members),
         "ending": sum(m.phase is Phase.ENDING for m in members),
     }
@@ -41,7 +42,12 @@ def text(cluster: FlameCluster) -> str:
     several = len(cluster.fleets.fleets) > 1
     scheduler = getattr(cluster, "scheduler", None)
     pools = "; ".join(
-        _pool(name if several else "", fleet, scheduler.waiting(name) if scheduler else 0)
+        _pool(
+            name if several else "",
+            fleet,
+            scheduler.waiting(name) if scheduler else 0,
+            scheduler.held_by_actors(name, fleet.pool) if scheduler else "",
+        )
         for name, fleet in cluster.fleets
     )
     return (
@@ -50,7 +56,7 @@ def text(cluster: FlameCluster) -> str:
     )
 
 
-def _pool(name: str, fleet: Fleet, waiting: int) -> str:
+def _pool(name: str, fleet: Fleet, waiting: int, held: str) -> str:
     pool, number = fleet.pool, counts(fleet)
     busy = number.pop("busy")
     words = {word: f"{n} {word}" for word, n in number.items() if n}
@@ -58,6 +64,8 @@ def _pool(name: str, fleet: Fleet, waiting: int) -> str:
         words["ready"] += f" ({busy} busy)"
     there = ", ".join(words.values()) or "none"
     calls = f", {waiting} call{'s' * (waiting > 1)} waiting" if waiting else ""
+    if held:
+        calls += f" as {held}"
     return (
         f"{name or 'runners'}: {there} of {pool.min}..{pool.max}{calls}, "
         f"concurrency={pool.concurrency}, idle_timeout={pool.idle_timeout:g}s"
@@ -118,6 +126,7 @@ def snapshot(
                 "demand": scheduler.demand(name),
                 "target": fleet.target(scheduler.demand(name)),
                 "waiting": scheduler.waiting(name),
+                "held": scheduler.held_by_actors(name, fleet.pool),
                 "runner_seconds": pools.ledgers[name].paid(fleet.members.values(), monotonic),
                 "busy_seconds": fleet.roster.busy_seconds(monotonic),
                 "runners": [
@@ -125,6 +134,7 @@ def snapshot(
                         "name": m.name,
                         "state": m.phase.value,
                         "busy": m.busy,
+                        "why": m.why,
                         "since": now - (monotonic - m.since),
                     }
                     for m in fleet.members.values()

@@ -15,7 +15,7 @@ from dask_flame.errors import PRINTED
 logger = logging.getLogger("dask_flame")
 
 #: Kinds that users should see though they have asked for nothing.
-_BAD = frozenset({"failed", "held", "lost", "overran", "stopped", "waiting"})
+_BAD = frozenset({"failed", "held", "lost", "overran", "paused", "stopped", "waiting"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Event:
         Unix time, in seconds.
     kind : str
         ``boot``, ``held``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``,
-        ``kept``, ``overran``, ``waiting``, ``lease``, ``stopped`` or ``policy``.
+        ``kept``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped`` or ``policy``.
     reason : str
         Why, in a sentence, with its numbers.
     runners : tuple of str

@@ -17,7 +17,7 @@ from typing import Any
 
 from dask_flame.decisions import Boots, Decision, GiveUp, Retirement
 from dask_flame.pool import Pool
-from dask_flame.roster import Member, Phase, Roster
+from dask_flame.roster import PAUSED_FOR, Member, Phase, Roster
 
 __all__ = ["Boots", "Decision", "Fleet", "GiveUp", "Member", "Phase", "Retirement"]
 
@@ -48,7 +48,8 @@ class Fleet:
       runner is being taken away, or a call on it overran and cannot be stopped;
     - demand for n slots has been answered with ceil(n / concurrency) runners (plus ``spare``), in
       one decision, as far as ``max`` and failed boots allow;
-    - every runner is booting within its ``boot_timeout``, ready, draining, or ending.
+    - a paused runner is as if it were not there, but for ``max``, and goes if it stays so;
+    - every runner is booting within its ``boot_timeout``, ready, paused, draining, or ending.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Fleet:
         self._retry_at = -math.inf
         self._why_failed = self._who_failed = ""
         self._too_late = False
+        self._useless = False  # the last one that failed had registered, and never took a call
         self._stuck: dict[str, tuple[float, bool]] = {}
 
     @property
@@ -83,7 +85,8 @@ class Fleet:
         """A runner has joined and can take calls."""
         if self.roster.phase(name) is Phase.BOOTING:
             self.roster.ready(name, now)
-            self.failures = 0
+            if not self._useless:
+                self.failures = 0
 
     def load(
         self, name: str, busy: int, now: float, *, held: float | None = None, overran: bool = False
@@ -105,12 +108,34 @@ class Fleet:
             self._stuck.pop(name, None)
         elif name in self.members:
             self._stuck[name] = (held, overran)
+        if busy and self._useless:
+            self._useless, self.failures = False, 0
         self.roster.load(name, busy, now)
 
     def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
         """A runner takes no further calls: retire it once it has none, or after so many seconds."""
-        if self.roster.phase(name) is Phase.READY:
+        if self.roster.phase(name) in (Phase.READY, Phase.PAUSED):
             self.roster.drain(name, now, why, math.inf if within is None else now + within)
+
+    def paused(self, name: str, now: float, why: str) -> bool:
+        """A runner begins no calls for now: it is no supply, and goes once it has none for a while.
+
+        Returns
+        -------
+        bool
+            Whether that is new.
+        """
+        if self.roster.phase(name) is not Phase.READY:
+            return False
+        self.roster.pause(name, now, why)
+        return True
+
+    def resumed(self, name: str, now: float) -> bool:
+        """A runner that was paused begins calls again; whether that is new."""
+        if self.roster.phase(name) is not Phase.PAUSED:
+            return False
+        self.roster.resume(name, now)
+        return True
 
     def ended(self, name: str, now: float, why: str = "") -> Phase | None:
         """A runner is gone from the substrate; the phase it was in, None if it was not known."""
@@ -234,6 +259,11 @@ class Fleet:
     def _end_drained(self, now: float, retire: list[Retirement]) -> None:
         for member in self.roster.drained(now):
             why = member.why
+            if member.phase is Phase.PAUSED:
+                why += f"; it has had no call running for {PAUSED_FOR:g} s"
+                if not member.worked:
+                    self._useless = True
+                    self._failed(member, now, f"was never of use: {member.why}", late=False)
             if member.busy:
                 why += f"; its {member.busy} calls run again elsewhere"
             retire.append(self._end(member, now, why))
@@ -307,9 +337,11 @@ class Fleet:
         for name in names:
             self.roster.add(name, now)
         slots = "slot" if demand == 1 else "slots"
+        paused = self.count(Phase.PAUSED)
+        there = f"{alive} there" + (f" besides {paused} paused" if paused else "")
         reason = (
             f"demand of {demand} {slots} calls for {target} "
-            f"({alive} there, min={self.pool.min}, max={self.pool.max})"
+            f"({there}, min={self.pool.min}, max={self.pool.max})"
         )
         return Boots(names, reason), None
 

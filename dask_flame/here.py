@@ -14,6 +14,7 @@ from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Ended
 from dask_flame.checks import size
 from dask_flame.dashboard.later import install_later
+from dask_flame.fleet import Phase
 from dask_flame.home import Home
 from dask_flame.lease import Lease
 from dask_flame.reports import Reports
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds that runners may take to go by themselves when their cluster closes.
+#: Seconds that runners may take to close their workers when their cluster closes. What they do
+#: after it, as Python does when it exits, is bounded by their pool's ``shutdown_timeout``.
 END_GRACE = 2.0
 
 
@@ -100,7 +102,7 @@ class Here:
         """There is nothing to wait for: what the scheduler knows is known here."""
 
     async def finish(self) -> None:
-        """Decide nothing any more, and let runners go by themselves for a moment."""
+        """Decide nothing any more, and let runners go by themselves."""
         if self._adaptive is not None:
             await self._adaptive.finish()
             if self._cluster.fleets.members:
@@ -108,19 +110,32 @@ class Here:
         metrics.withdraw(self._cluster)
 
     async def _part(self) -> None:
-        # So that what they run may tidy up.
-        cluster = self._cluster
-        names = list(cluster.fleets.members)
+        """Tell the runners to end, and give them what they need to do it as Python does."""
+        cluster, scheduler = self._cluster, self._cluster.scheduler
+        left = {n for n, m in cluster.fleets.members.items() if m.phase is not Phase.BOOTING}
+        tasks = []
         for _, fleet in cluster.fleets:
-            for name in list(fleet.members):
-                fleet.leaving(name, time.monotonic())
-        try:
-            await asyncio.wait_for(cluster.backend.end(names, grace=END_GRACE), END_GRACE + 1)
-        except TimeoutError:
-            pass
-        except Exception:
-            # What is asked for here is a courtesy: that the backend closes is what ends them.
-            logger.debug("runners could not be told to end", exc_info=True)
+            if names := list(fleet.members):
+                for name in names:
+                    fleet.leaving(name, time.monotonic())
+                limit = max(END_GRACE, fleet.pool.shutdown_timeout)
+                tasks.append(asyncio.ensure_future(cluster.backend.end(names, grace=limit)))
+        # Nobody sees out any more who is taken away, which is how some substrates tell them.
+        for name in left & scheduler.aliases.keys():
+            scheduler.close_worker(scheduler.aliases[name])
+        longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
+        _, late = await asyncio.wait(tasks, timeout=END_GRACE)
+        if late:
+            # What has closed its worker is alive, and runs what was registered with atexit.
+            hang = [n for n in cluster.fleets.members if n not in left or n in scheduler.aliases]
+            tasks.append(asyncio.ensure_future(cluster.backend.end(hang, grace=0)))
+            _, late = await asyncio.wait(tasks, timeout=max(1.0, longest + 1 - END_GRACE))
+        for task in late:
+            task.cancel()
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(error, Exception):
+                # What is asked for here is a courtesy: that the backend closes is what ends them.
+                logger.debug("runners could not be told to end", exc_info=error)
 
     # What the backend says
 

@@ -16,6 +16,15 @@ def label(key: Any) -> str:
     return _TOKEN.sub(lambda token: token[0][:6], str(key))
 
 
+def memory(size: float) -> str:
+    """Bytes as a person says them: ``1.2 GB``, ``480 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.1f} GB" if unit == "GB" else f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 100:

@@ -241,7 +241,8 @@ def state_of(member: Member) -> str:
     """What a runner does, in the words of its life."""
     if member.phase is Phase.READY:
         return BUSY if member.busy else IDLE
-    return str(member.phase.value)
+    # Paused, as draining, it has no more calls for now; its note says which.
+    return DRAINING if member.phase is Phase.PAUSED else str(member.phase.value)
 
 
 def _append(changes: list[Change], *more: Change) -> None:

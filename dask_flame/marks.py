@@ -75,27 +75,21 @@ def mark_of(process: psutil.Process) -> str:
     return str(process.environ().get(MARK, "")).rstrip(_DOT)
 
 
-def kill_marked(mark: str, pids: Iterable[int]) -> int:
-    """Kill those of these processes, except this one, that carry this mark; how many they were.
+def carries(pid: int, mark: str) -> bool:
+    """Whether this process carries this mark.
 
     Parameters
     ----------
+    pid : int
     mark : str
         A runner's, or one that ends with ``/``: that of all runners of a cluster.
-    pids : iterable of int
     """
     import psutil
 
-    killed = 0
-    for pid in pids:
-        with contextlib.suppress(psutil.Error, OSError):
-            process = psutil.Process(pid)
-            carried = mark_of(process)
-            same = carried == mark or (mark.endswith("/") and carried.startswith(mark))
-            if same and pid != os.getpid():
-                process.kill()
-                killed += 1
-    return killed
+    with contextlib.suppress(psutil.Error, OSError):
+        carried = mark_of(psutil.Process(pid))
+        return carried == mark or (mark.endswith("/") and carried.startswith(mark))
+    return False
 
 
 def room() -> int | None:

@@ -66,13 +66,11 @@ class PackedTask:
 
     __slots__ = ("_buffers", "_pickled", "_task", "is_coro", "on_open")
 
-    on_open: Callable[[], object]
-
     def __init__(self, pickled: bytes, buffers: Iterable[Any] = (), is_coro: bool = False) -> None:
         self._pickled = pickled
         self._buffers = list(buffers)
         self._task: Any = None
-        self.on_open = _nothing
+        self.on_open: Callable[[], object] = _nothing
         self.is_coro = is_coro
 
     @classmethod
@@ -110,8 +108,8 @@ class PackedTask:
         return self._task
 
     def _begin(self) -> None:
-        begin, self.on_open = self.on_open, _nothing  # which holds what looks after the call
-        begin()
+        self.on_open()
+        self.on_open = _nothing  # it holds what looks after the call
 
     def __call__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> Any:
         if self.is_coro:
@@ -159,10 +157,6 @@ class _Refused:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-
-    def _begin(self) -> None:
-        begin, self.on_open = self.on_open, _nothing  # which holds what looks after the call
-        begin()
 
     def __call__(self, values: Any = None) -> Any:
         raise self.error

@@ -46,7 +46,10 @@ class Pool:
     boot_timeout : duration, default "2m"
         Longest time from the boot request to the runner's registration.
     shutdown_timeout : duration, default "30s"
-        Longest time from being told to end to being ended by force.
+        Longest time from being told to end to being ended by force. What is registered with
+        :mod:`atexit` and ``weakref.finalize`` runs in it, and open files are flushed. Threads
+        that are not daemons, and processes, that calls have left running are waited for up to
+        five seconds of it, at most half.
     spare : int, default 0
         Free runners kept ahead of demand while there is any demand.
     single_use : bool, default False
@@ -65,8 +68,12 @@ class Pool:
         Threads that numerical libraries may use in one runner (OMP_NUM_THREADS and its like).
         By default what dask sets for its own workers: one.
     memory : size, optional
-        Memory of one runner, such as ``"4 GiB"``: Dask spills, pauses and ends a runner's worker
-        by it. By default it is not limited.
+        Memory of one runner, such as ``"4 GiB"``. Dask spills and pauses a runner's worker by it; a
+        paused runner gets no calls, is replaced, and ends once it has had no call for two seconds.
+        A runner whose processes use more is ended, and its calls run again elsewhere, up to Dask's
+        ``allowed-failures``: local ones on Linux within about 0.2 s, unless Dask's
+        ``distributed.worker.memory.terminate`` is False (its fraction is not used); in Kubernetes
+        by the kernel. By default it is not limited.
     gpus : int, default 0
         GPUs of one runner. It has them as Dask's resource ``GPU`` as well.
     price : float, optional

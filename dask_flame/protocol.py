@@ -24,6 +24,9 @@ FREED = "flame-freed"
 OVERRAN = "flame-overran"
 #: The runner is being taken away: no more calls, and its results are to be brought to safety.
 LEAVING = "flame-leaving"
+#: Dask has the runner begin no calls for now: with the memory that its process has in use, and the
+#: calls that had begun.
+PAUSED = "flame-paused"
 #: A call that had left its slot, waiting for calls of its own, wants one again.
 RETURN = "flame-return"
 

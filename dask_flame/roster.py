@@ -16,6 +16,9 @@ from enum import Enum
 
 _AGAIN_FIRST = 2.5
 _AGAIN_MOST = 300.0
+#: Seconds that a paused runner with no call has to come back: as long as Dask may take to write
+#: results to disk, or to see that some were released.
+PAUSED_FOR = 2.0
 
 
 class Phase(Enum):
@@ -23,6 +26,7 @@ class Phase(Enum):
 
     BOOTING = "booting"
     READY = "ready"
+    PAUSED = "paused"
     DRAINING = "draining"
     ENDING = "ending"
 
@@ -49,7 +53,11 @@ class Member:
     may_end : bool
         Its ``idle_check`` has said so, since its last call.
     why : str
-        Why it is draining.
+        Why it is draining, or paused.
+    worked : bool
+        Whether it has had a call.
+    paused : bool
+        Whether it begins no calls for now, also where it is to go for that.
     """
 
     name: str
@@ -61,6 +69,8 @@ class Member:
     idle_since: float = math.inf
     may_end: bool = False
     why: str = ""
+    worked: bool = False
+    paused: bool = False
     stamp: int = 0  # what the heaps know of it is stale once this has changed
 
 
@@ -100,7 +110,8 @@ class Roster:
         self._refused: dict[str, Member] = {}  # idle, could not be retired
         self._again: _Heap = []  # the same, by the time of the next try
         self._drained: OrderedDict[str, Member] = OrderedDict()  # draining, with no call left
-        self._dues: _Heap = []  # draining, by when they are no longer waited for
+        # Draining, or paused with no call, by when they are no longer waited for.
+        self._dues: _Heap = []
         self._stamp = 0
 
     def phase(self, name: str) -> Phase | None:
@@ -132,6 +143,7 @@ class Roster:
         if not busy or not was:
             self._works(1 if busy else -1, now)
             self.news.add(name)
+        member.worked = member.worked or busy > 0
         if member.phase is Phase.READY and busy and not was:
             self._withdraw(member)
             member.idle_since, member.refusals, member.may_end = math.inf, 0, False
@@ -142,11 +154,25 @@ class Roster:
             self._drained.pop(name, None)
         elif member.phase is Phase.DRAINING:
             self._drained[name] = member
+        elif member.phase is Phase.PAUSED:
+            self._await(member, now)
+
+    def pause(self, name: str, now: float, why: str) -> None:
+        """A runner begins no calls for now."""
+        member = self._enter(name, Phase.PAUSED, now)
+        member.why, member.paused = why, True
+        self._await(member, now)
+
+    def resume(self, name: str, now: float) -> None:
+        """A runner begins calls again."""
+        member = self.members[name]
+        member.why, member.paused = "", False
+        self.ready(name, now)
 
     def drain(self, name: str, now: float, why: str, due: float) -> None:
         """A runner takes no further calls."""
         member = self._enter(name, Phase.DRAINING, now)
-        member.why = why
+        member.why, member.paused = why, False
         if member.busy:
             self._push(self._dues, due, member)
         else:
@@ -164,7 +190,7 @@ class Roster:
         member.refusals += 1
         again = min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST)
         if member.why:
-            self._enter(name, Phase.DRAINING, now)
+            self._enter(name, Phase.PAUSED if member.paused else Phase.DRAINING, now)
             self._push(self._dues, now + again, member)
             return
         self._enter(name, Phase.READY, now)
@@ -280,7 +306,7 @@ class Roster:
         return [*self._approved.values(), *self._idle.values(), *self._refused.values()]
 
     def drained(self, now: float) -> Iterator[Member]:
-        """Draining runners that have no call left, or are no longer waited for."""
+        """Runners that take no calls and have none left, or are no longer waited for."""
         while self._drained:
             yield next(iter(self._drained.values()))
         while (top := self._top(self._dues)) is not None and now >= top[0]:
@@ -292,6 +318,12 @@ class Roster:
         return None if top is None else top[0]
 
     # How it is kept
+
+    def _await(self, member: Member, now: float) -> None:
+        """Wait for a paused runner as long as it has a call, and then for a while."""
+        member.stamp = 0
+        if not member.busy:
+            self._push(self._dues, now + PAUSED_FOR, member)
 
     def _enter(self, name: str, phase: Phase, now: float) -> Member:
         member = self.members[name]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from distributed import Scheduler
+from distributed import Scheduler, Status
 from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
@@ -26,11 +26,12 @@ from dask_flame import serialization
 from dask_flame.errors import CallFailed, CallTimeout
 from dask_flame.failures import text_of, unharmed
 from dask_flame.graphs import name_data_of_map, plain
+from dask_flame.labels import memory as shown
 from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
 from dask_flame.packed import PackedTask
 from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN, UNSENDABLE
+from dask_flame.protocol import FREED, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
 
@@ -52,12 +53,15 @@ class Load:
         Since when, on the clock of :func:`time.monotonic`, the longest of these has been so.
     overran : bool
         Whether one of these was taken back because its own timeout had run out.
+    paused : str
+        Why it begins no calls; empty where it does.
     """
 
     busy: int
     cancelled: int = 0
     held: float | None = None
     overran: bool = False
+    paused: str = ""
 
 
 class FlameScheduler(Scheduler):
@@ -91,6 +95,10 @@ class FlameScheduler(Scheduler):
         Names of workers of single-use pools on which a call has ended.
     leaving : dict of str to str
         Names of workers that are being taken away, and why.
+    paused : dict of str to str
+        Names of workers that Dask has begin no calls for now, and why.
+    parted : set of str
+        Names of workers that have been retired, and close.
     mishaps : deque of (str, str)
         What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
@@ -105,6 +113,8 @@ class FlameScheduler(Scheduler):
         self.resting: set[str] = set()
         self.spent: set[str] = set()
         self.leaving: dict[str, str] = {}
+        self.paused: dict[str, str] = {}
+        self.parted: set[str] = set()
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._scattering = 0
         self._removed: deque[str] = deque(maxlen=1000)
@@ -125,6 +135,7 @@ class FlameScheduler(Scheduler):
         self.stream_handlers[OVERRAN] = self.call_overran
         self.stream_handlers[LEAVING] = self.runner_leaves
         self.stream_handlers[UNSENDABLE] = self.slots.cannot_be_sent
+        self.stream_handlers[PAUSED] = self.runner_pauses
         self.stream_handlers[RETURN] = self.slots.wants_back
 
     # What the driver's half reads and does
@@ -147,6 +158,10 @@ class FlameScheduler(Scheduler):
         """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
         return len(self.slots.lanes) if pool is None else self.slots.lanes.count(pool)
 
+    def held_by_actors(self, pool: str, policy: Pool) -> str:
+        """Which actors hold all slots of a pool for which calls wait; empty where they do not."""
+        return self.slots.held_by_actors(pool, policy)
+
     def load(self, name: str) -> Load:
         """What the worker of this name is doing; nothing, where it is unknown."""
         ws = self.workers.get(self.aliases.get(name, ""))
@@ -158,7 +173,13 @@ class FlameScheduler(Scheduler):
             len(back),
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),
+            self.paused.get(name, ""),
         )
+
+    def is_up(self, name: str) -> bool:
+        """Whether the worker of this name has begun to take calls, be it that it is paused now."""
+        ws = self.workers.get(self.aliases.get(name, ""))
+        return ws is not None and ws.status is not Status.init
 
     def calls_on(self, name: str, most: int = 1) -> list[str]:
         """Keys of so many calls that the worker of this name has now."""
@@ -287,6 +308,19 @@ class FlameScheduler(Scheduler):
             self.leaving[ws.name] = why
             self.note(ws.name)
 
+    def runner_pauses(self, worker: str, memory: int, begun: list[Any], **kwargs: Any) -> None:
+        """A runner begins no calls: those that it has been given meanwhile go elsewhere."""
+        ws = self.workers.get(worker)
+        if ws is None or ws.status is Status.running:
+            return
+        of = f" of {shown(ws.memory_limit)}" if ws.memory_limit else ""
+        self.paused[ws.name] = f"{ws.status.name} by Dask: {shown(memory)}{of} in use"
+        known = set(begun)
+        waiting = [ts.key for ts in ws.processing if ts.key not in known]
+        if waiting:
+            self.transitions(dict.fromkeys(waiting, "released"), f"flame-paused-{time()}")
+        self.note(ws.name)
+
     # What distributed asks, answered here instead
 
     def is_rootish(self, ts: TaskState) -> bool:
@@ -324,7 +358,10 @@ class FlameScheduler(Scheduler):
         super().handle_worker_status_change(status, worker, stimulus_id)
         ws = self.workers.get(worker) if isinstance(worker, str) else worker
         if ws is not None:
+            if ws.status is Status.running:
+                self.paused.pop(ws.name, None)
             self.slots.recount(ws)
+            self.note(ws.name)
 
     def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
         # Private. It runs in the midst of passes over all that waits, and what it returns is read
@@ -358,6 +395,8 @@ class FlameScheduler(Scheduler):
             self.drain(address)
             self.losses.leaves(ws, expected=expected)
             self._removed.append(address)
+            if expected:
+                self.parted.add(ws.name)
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )

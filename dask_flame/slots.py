@@ -13,6 +13,7 @@ from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame.errors import PoolError
+from dask_flame.labels import label
 from dask_flame.lanes import Lanes, Needs, slots_of
 from dask_flame.pins import Pins
 from dask_flame.pool import Pool
@@ -29,6 +30,8 @@ _LETS_GO = 1.0
 _SOON, _TOGETHER = 0.002, 0.01
 #: Calls that wait for each that runs, beyond which there is.
 _MANY = 4
+#: Actors that are named at most.
+_NAMED = 8
 
 
 class Slots(SchedulerPlugin):
@@ -108,6 +111,22 @@ class Slots(SchedulerPlugin):
         own = {a for a, name in self._pool_of.items() if name == pool} - scheduler.resting
         return own - scheduler.draining or own
 
+    def held_by_actors(self, pool: str, policy: Pool) -> str:
+        """Which actors hold all slots that there may be, where calls wait for one; else empty."""
+        if not self._actors or not self.lanes.count(pool):
+            return ""
+        held = [
+            f"{label(key)} on {ws.name}"
+            for key, ws in self._actors.items()
+            if self._pool_of.get(ws.address) == pool
+        ]
+        slots = policy.max * policy.concurrency
+        if not held or len(held) < slots:
+            return ""
+        names = ", ".join(held[:_NAMED]) + ("…" if len(held) > _NAMED else "")
+        verb = "an actor holds the only slot" if slots == 1 else f"actors hold all {slots} slots"
+        return f"{verb} ({names}); let go of one, or raise max={policy.max}"
+
     # Who gets a slot
 
     def choose(self, ts: TaskState) -> WorkerState | None:
@@ -161,13 +180,13 @@ class Slots(SchedulerPlugin):
         if self.scheduler.workers.get(address) is not ws or address not in self._pool_of:
             return
         pool = self._pool_of[address]
-        closed = address in self.scheduler.draining or address in self.scheduler.resting
+        closed = ws.status is not Status.running
+        closed = closed or address in self.scheduler.draining or address in self.scheduler.resting
         busy = self._busy(ws)
         counted = 0.0 if closed else busy + self._beyond_its_share(ws, pool)
         if counted != self._counted[address]:
             self.running[pool] += counted - self._counted[address]
             self._counted[address] = counted
-        closed = closed or ws.status is not Status.running
         self._rooms[pool].put(ws, 0 if closed else self._free(ws, busy))
 
     def _busy(self, ws: WorkerState) -> int:
@@ -323,7 +342,9 @@ class Slots(SchedulerPlugin):
             known.pop(worker, None)
         self.scheduler.draining.discard(worker)
         self.scheduler.resting.discard(worker)
-        self.scheduler.note(self._names.pop(worker))
+        name = self._names.pop(worker)
+        self.scheduler.paused.pop(name, None)
+        self.scheduler.note(name)
 
     def restart(self, scheduler: Scheduler) -> None:
         self.lanes.clear()

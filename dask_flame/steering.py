@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dask_flame.events import EventLog
     from dask_flame.pools import Pools
 
-_OBSERVED = (Phase.READY, Phase.DRAINING)
+_OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
 #: What is not said in an event when it is changed.
 _SECRET = ("env", "secrets", "pod_template")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import importlib
 import json
@@ -565,6 +566,25 @@ def test_without_an_image(outside: Start) -> None:
     with pytest.raises(PoolError, match="a pod needs an image"):
         FlameCluster(backend="kubernetes", max=1, dashboard_address=None)
     assert fake.left() == []
+
+
+def end_late(folder: Path) -> None:
+    def work() -> None:
+        time.sleep(2.5)  # longer than workers may take to close
+        (folder / "ended").touch()
+
+    atexit.register(work)
+
+
+def test_runners_end_as_python_does_when_the_cluster_closes(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    outside()
+    _, client = cluster(max=1)
+    client.submit(end_late, tmp_path).result(timeout=60)
+    client.close()
+    client.cluster.close()
+    assert (tmp_path / "ended").exists()
 
 
 def test_a_lifetime_that_is_over(outside: Start, cluster: Any) -> None:

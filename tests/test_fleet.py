@@ -339,6 +339,53 @@ def test_the_policy_can_be_changed_while_it_runs() -> None:
     assert fleet.pool.min == 1
 
 
+def test_a_paused_runner_is_no_supply_and_goes_if_it_stays_so() -> None:
+    fleet = Fleet(Pool(max=2, idle_timeout=60))
+    (name,) = ready(fleet, fleet.decide(0, 1), 1)
+    fleet.load(name, 1, 1)
+    assert fleet.paused(name, 2, "paused: 480 MB of 500 MB in use")
+    assert not fleet.paused(name, 2, "again")
+    # Its own call is not demand any more, as the scheduler counts.
+    decision = fleet.decide(2, 1)
+    assert decision.boot is not None
+    assert "0 there besides 1 paused" in decision.boot.reason
+    assert retired(fleet.decide(100, 1)) == [], "it has a call"
+    fleet.load(name, 0, 100)
+    assert fleet.decide(100, 1).wake is not None
+    (item,) = fleet.decide(102, 1).retire
+    assert (item.name, item.force) == (name, False)
+    assert "480 MB of 500 MB" in item.reason
+
+
+def test_a_paused_runner_comes_back_in_time() -> None:
+    fleet = Fleet(Pool(max=1, idle_timeout=60))
+    (name,) = ready(fleet, fleet.decide(0, 1), 1)
+    fleet.paused(name, 1, "paused")
+    assert fleet.resumed(name, 2.9)
+    assert not fleet.resumed(name, 2.9)
+    assert retired(fleet.decide(60, 0)) == []
+    assert retired(fleet.decide(63, 0)) == [name]
+
+
+def test_runners_that_are_paused_before_any_call_are_not_replaced_for_ever() -> None:
+    fleet = Fleet(Pool(max=1, boot_attempts=3), chance=lambda: 0.0)
+    now = 0.0
+    for _ in range(3):
+        decision = fleet.decide(now, 1)
+        while decision.boot is None:
+            assert decision.wake is not None
+            decision = fleet.decide(now := decision.wake, 1)
+        (name,) = ready(fleet, decision, now)
+        fleet.paused(name, now, "paused: 90 MB of 80 MB in use")
+        now += 2
+        decision = fleet.decide(now, 1)
+        assert retired(decision) == [name]
+        fleet.ended(name, now)
+    give_up = decision.give_up
+    assert give_up is not None
+    assert "90 MB of 80 MB" in give_up.reason
+
+
 class World(RuleBasedStateMachine):
     """Runners that boot, hang, crash, end and are taken away; calls that come, go and do not stop;
 
@@ -383,6 +430,7 @@ class World(RuleBasedStateMachine):
         self.exists: dict[str, str] = {}
         self.busy: dict[str, int] = {}
         self.draining: set[str] = set()
+        self.paused: set[str] = set()
         self.doomed: set[str] = set()  # may be retired although busy
         self.held: dict[str, tuple[float, bool]] = {}
         self.asked: set[str] = set()
@@ -390,7 +438,9 @@ class World(RuleBasedStateMachine):
 
     @property
     def demand(self) -> int:
-        return self.waiting + sum(n for name, n in self.busy.items() if name not in self.draining)
+        return self.waiting + sum(
+            n for name, n in self.busy.items() if name not in self.draining | self.paused
+        )
 
     @rule(calls=st.integers(1, 20))
     def submit(self, calls: int) -> None:
@@ -452,10 +502,32 @@ class World(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(names))
             if name not in self.draining:
                 self.draining.add(name)
+                self.paused.discard(name)
                 self.fleet.drain(name, self.now, "taken away", within=within)
                 if within is not None:
                     self.doomed.add(name)
             self.decide()
+
+    @rule(data=st.data())
+    def pause(self, data: Any) -> None:
+        """Dask finds too little memory on a runner, where a call may be running."""
+        names = sorted(n for n, s in self.exists.items() if s == "ready")
+        if names:
+            name = data.draw(st.sampled_from(names))
+            if name not in self.draining | self.paused:
+                self.paused.add(name)
+                assert self.fleet.paused(name, self.now, "full")
+                self.asked.discard(name)
+                self.fleet.checked(name, self.now, may_end=False)  # comes late, and is ignored
+            self.decide()
+
+    @rule(data=st.data())
+    def resume(self, data: Any) -> None:
+        if self.paused:
+            name = data.draw(st.sampled_from(sorted(self.paused)))
+            self.paused.discard(name)
+            assert self.fleet.resumed(name, self.now)
+            self._place()
 
     @rule(data=st.data(), may_end=st.booleans())
     def answer(self, data: Any, may_end: bool) -> None:
@@ -472,7 +544,7 @@ class World(RuleBasedStateMachine):
     def _die(self, name: str) -> None:
         del self.exists[name]
         self.waiting += self.busy.pop(name, 0)
-        for known in (self.draining, self.doomed, self.asked):
+        for known in (self.draining, self.doomed, self.asked, self.paused):
             known.discard(name)
         self.held.pop(name, None)
         self.fleet.ended(name, self.now, "died")
@@ -488,6 +560,8 @@ class World(RuleBasedStateMachine):
     def _refuse(self, name: str) -> None:
         self.exists[name] = "ready"
         self.fleet.kept(name, self.now)
+        if self.fleet.members[name].phase is Phase.PAUSED:
+            self.paused.add(name)
         if self.fleet.is_draining(name):
             self.draining.add(name)
             self.doomed.add(name)
@@ -541,7 +615,7 @@ class World(RuleBasedStateMachine):
 
     def _place(self) -> None:
         for name, state in self.exists.items():
-            if state == "ready" and name not in self.draining:
+            if state == "ready" and name not in self.draining | self.paused:
                 free = self.concurrency - self.busy[name] - (name in self.held)
                 taken = max(0, min(self.waiting, free))
                 self.waiting -= taken
@@ -561,7 +635,7 @@ class World(RuleBasedStateMachine):
                 self.waiting += self.busy[item.name]
                 self.busy[item.name] = 0
             self.exists[item.name] = "ending"
-            for known in (self.draining, self.asked):
+            for known in (self.draining, self.asked, self.paused):
                 known.discard(item.name)
         for name in decision.check:
             assert self.exists[name] == "ready"
@@ -582,7 +656,7 @@ class World(RuleBasedStateMachine):
     def _check_that_demand_is_answered(self, demand: int) -> None:
         fleet = self.fleet
         alive = fleet.count(Phase.BOOTING, Phase.READY)
-        room = fleet.pool.max - fleet.count(Phase.ENDING, Phase.DRAINING)
+        room = fleet.pool.max - fleet.count(Phase.ENDING, Phase.DRAINING, Phase.PAUSED)
         wanted = math.ceil(demand / self.concurrency)
         assert alive >= min(wanted, room), "demand was not answered in one wave"
         rests = fleet.pool.min_idle_timeout is not None and not demand
@@ -594,6 +668,7 @@ class World(RuleBasedStateMachine):
             return
         phases = {n: m.phase.value for n, m in self.fleet.members.items()}
         told = {n: "draining" if n in self.draining else s for n, s in self.exists.items()}
+        told |= dict.fromkeys(self.paused, "paused")
         # A call that did not stop makes its runner drain without being told to.
         assert phases == told
         if self.decision.boot:
@@ -648,6 +723,8 @@ def places(fleet: Fleet, member: Member) -> list[str]:
     ]
     found = [member.name for order in orders if member.name in order]
     waits = any(m is member and stamp == m.stamp for _, stamp, m in roster._dues)
+    if member.phase is Phase.PAUSED and waits == (not member.busy):
+        found.append(member.name)
     if member.phase is Phase.DRAINING and not found and (waits or member.busy):
         found.append(member.name)
     return found

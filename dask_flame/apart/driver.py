@@ -47,7 +47,7 @@ _FIRST, _LONGEST = 0.05, 1.0
 _ATTEMPT = 10.0
 #: Seconds that the other side may take to come, once its process has started: a Secret that is
 #: made a moment too late may be in its folder only a minute and a half later; after how many it is
-#: said that it has not; and those that it may take to take leave.
+#: said that it has not; and those that it may take to take leave, beyond those of its runners.
 _HELLO_WITHIN = 180.0
 _SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
@@ -212,7 +212,8 @@ class Apart:
         if self._link.connected:
             self._link.say("close")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PART_WITHIN):
+                runners = max(fleet.pool.shutdown_timeout for _, fleet in self._cluster.fleets)
+                async with asyncio.timeout(_PART_WITHIN + runners):
                     while self._link.connected:  # noqa: ASYNC110 - it ends by itself
                         await asyncio.sleep(0.02)
         await self._link.close()

@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,7 +44,7 @@ _ORDERS_WITHIN = 120.0
 _DRIVER_WITHIN = 120.0
 #: Seconds between two looks at what has changed.
 _LOOK = 0.2
-#: Seconds that the end may take.
+#: Seconds that the end may take, beyond what runners may take for theirs.
 _CLOSE_WITHIN = 10.0
 
 
@@ -125,9 +125,16 @@ class Head:
                 self.link.say("over", why=self.cluster.over)
                 await self.link.flush(1.0)
         finally:
+            if self._told_to_close and self.link.connected and self.cluster._seat is not None:
+                # Those that do not go by themselves the driver ends, as long as it is there.
+                await self._within_limit(self.cluster._seat.finish())
             await self.link.close()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.cluster.close(), _CLOSE_WITHIN)
+            await self._within_limit(self.cluster.close())
+
+    async def _within_limit(self, work: Awaitable[Any]) -> None:
+        longest = max(fleet.pool.shutdown_timeout for _, fleet in self.cluster.fleets)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(work, _CLOSE_WITHIN + longest)
 
     def _part_from_clients(self) -> None:
         # For them it is as if the connection dropped: the driver tells them why this has ended,

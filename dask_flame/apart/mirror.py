@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dask_flame.apart.link import Link
 from dask_flame.boots import Boot
 from dask_flame.events import Event, EventLog
+from dask_flame.pool import Pool
 from dask_flame.prints.bucket import left_out
 from dask_flame.reports import Change, ReportStore
 from dask_flame.roster import Member, Roster
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 #: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
-#: Slots that could be used, calls that wait, and seconds for which runners were busy.
-_NOTHING = (0, 0, 0)
+#: Slots that could be used, calls that wait, seconds for which runners were busy, and the actors
+#: for which calls wait.
+_Numbers = tuple[int, int, int, str]
+_NOTHING: _Numbers = (0, 0, 0, "")
 #: ... and what they print is not told any more.
 _MOST_PRINTS = 500
 
@@ -108,7 +111,7 @@ class Teller:
         self._link = link
         self._members: dict[str, tuple[Any, ...]] = {}
         self._boots: dict[str, Boot] = {}
-        self._numbers: dict[str, tuple[int, int, int]] = {}
+        self._numbers: dict[str, _Numbers] = {}
 
     def tell(self) -> None:
         """Say what is not as it was when this was last called."""
@@ -137,6 +140,7 @@ class Teller:
                 scheduler.waiting(pool),
                 # In whole seconds, so that this alone is told once a second.
                 round(fleet.roster.busy_seconds(now)),
+                scheduler.held_by_actors(pool, fleet.pool),
             )
             for pool, fleet in cluster.fleets
         }
@@ -156,7 +160,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.address = ""
-        self._numbers: Mapping[str, tuple[int, int, int]] = {}
+        self._numbers: Mapping[str, _Numbers] = {}
 
     def demand(self, pool: str) -> int:
         """Slots that could be used now, see :meth:`dask_flame.scheduler.FlameScheduler.demand`."""
@@ -166,6 +170,10 @@ class Seen:
         """Calls that are ready to run and have no slot."""
         return self._numbers.get(pool, _NOTHING)[1]
 
+    def held_by_actors(self, pool: str, policy: Pool) -> str:
+        """Which actors hold all slots for which calls wait."""
+        return self._numbers.get(pool, _NOTHING)[3]
+
     def take(
         self,
         cluster: FlameCluster,
@@ -173,7 +181,7 @@ class Seen:
         members: Collection[tuple[str, Member]],
         gone: Collection[str],
         boots: Collection[Boot],
-        numbers: Mapping[str, tuple[int, int, int]],
+        numbers: Mapping[str, _Numbers],
     ) -> None:
         """Take in what a :class:`Teller` has told."""
         now = time.monotonic()

@@ -16,9 +16,11 @@ from dask_flame.dashboard.theme import FULL_WIDTH
 #: Events by what the buttons say; those that are not named here are under "all" only.
 GROUPS: dict[str, frozenset[str]] = {
     "all": frozenset(),
-    "decisions": frozenset({"boot", "retire", "policy", "lease", "kept", "leaving"}),
+    "decisions": frozenset({"boot", "retire", "policy", "lease", "kept", "leaving", "paused"}),
     "runners": frozenset({"ready", "ended", "failed", "lost"}),
-    "trouble": frozenset({"failed", "held", "lost", "overran", "stopped", "waiting", "kept"}),
+    "trouble": frozenset(
+        {"failed", "held", "lost", "overran", "stopped", "waiting", "kept", "paused"}
+    ),
 }
 _BAD = GROUPS["trouble"] - {"kept"}
 _SHOWN = 100

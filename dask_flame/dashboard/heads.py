@@ -165,6 +165,13 @@ def why(pool: Mapping[str, Any], n: Counts, boots: Sequence[Mapping[str, Any]]) 
         return f"{wait}: {counted(n.booting, 'runner')} booting", False
     if pool["max"] == 0:
         return f"{wait}: max=0; cluster.resize({pool['name']!r}, max=…) raises it", True
+    if pool.get("held"):
+        return f"{wait}: {pool['held']}", True
+    paused = [r for r in pool["runners"] if r["state"] == "paused"]
+    if paused and n.asked + n.draining + n.ending >= pool["max"]:
+        first = paused[0]
+        of = f" of {len(paused)} paused ones" if len(paused) > 1 else ""
+        return f"{wait}: {first['name']}{of} takes none ({first.get('why', '')})", True
     if n.asked + n.draining + n.ending >= pool["max"]:
         return f"{wait}: as many runners as may be (max={pool['max']:,}) are there", False
     return f"{wait} for a free slot", False

@@ -42,7 +42,7 @@ def count(runners: Sequence[Mapping[str, Any]]) -> Counts:
         busy=sum(state == "ready" and busy for state, busy in states),
         idle=sum(state == "ready" and not busy for state, busy in states),
         ending=sum(state == "ending" for state, _ in states),
-        draining=sum(state == "draining" for state, _ in states),
+        draining=sum(state in ("draining", "paused") for state, _ in states),
     )
 
 

@@ -10,7 +10,16 @@ import time
 from typing import TYPE_CHECKING
 
 from dask_flame.guard.runners import Runner
-from dask_flame.marks import below, everywhere, kill, kill_group, kill_marked, within_reach
+from dask_flame.marks import below, kill, within_reach
+from dask_flame.trackers import (
+    WITHIN,
+    end_all_marked,
+    end_group,
+    end_marked,
+    is_tracker,
+    kill_but_trackers,
+    wait_for_trackers,
+)
 
 if TYPE_CHECKING:
     from dask_flame.guard.guard import Guard
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
 _PR_SET_CHILD_SUBREAPER = 36
 #: The part of its ``boot_timeout`` after which a runner that is ended was late.
 _SLOW = 0.9
+#: Seconds between two looks at what is being ended.
+_PAUSE = 0.005
 
 
 class Endings:
@@ -30,10 +41,12 @@ class Endings:
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
+        self._trackers: dict[int, float] = {}  # of runners that have ended: when to kill them
 
     def due(self) -> list[float]:
-        """When runners are to be killed, by the monotonic clock."""
-        return [r.kill_at for r in self.guard.runners.values() if r.kill_at is not None]
+        """When something is to be killed, by the monotonic clock."""
+        runners = [r.kill_at for r in self.guard.runners.values() if r.kill_at is not None]
+        return [*runners, *self._trackers.values()]
 
     def end(self, name: str, grace: float) -> None:
         """End a runner: tell it to, and kill it when the grace, in seconds, is over."""
@@ -57,9 +70,9 @@ class Endings:
             return
         # The tree first: once its root is dead, nobody can tell what was below it.
         tree = below(runner.process.pid)
-        kill_group(runner.process.pid)
+        end_group(runner.process.pid)
         # By itself too: it may have been forked so lately that it leads no group yet.
-        kill([runner.process.pid, *tree])
+        kill_but_trackers([runner.process.pid, *tree])
 
     def look(self) -> None:
         """Kill who is due, and take leave of who has ended."""
@@ -70,6 +83,10 @@ class Endings:
                 self.kill(runner)
             if runner.process is not None and runner.process.poll() is not None:
                 self._ended(runner, runner.process.pid, runner.process.returncode)
+        for pid in [pid for pid, due in self._trackers.items() if now >= due]:
+            del self._trackers[pid]
+            if is_tracker(pid):
+                kill([pid])
         self._reap_orphans()
 
     def everything(self) -> None:
@@ -79,20 +96,27 @@ class Endings:
         for template in self.guard.templates.values():
             template.close()
         if self.guard.adopts:
-            # Whatever a runner has started is below this process, or will be when it is orphaned.
-            with contextlib.suppress(ChildProcessError):
-                while True:
-                    kill(below(os.getpid()))
-                    os.waitpid(-1, 0)
-                    while os.waitpid(-1, os.WNOHANG)[0]:
-                        pass
+            self._everything_below()
+            return
         for runner in self.guard.runners.values():
-            if runner.process is not None and not self.guard.adopts:
+            if runner.process is not None:
                 self.kill(runner)
                 while runner.process.poll() is None:
                     os.waitpid(runner.process.pid, 0)
-        if not self.guard.adopts:
-            kill_marked(f"{self.guard.owner}/", everywhere())
+        wait_for_trackers(end_all_marked(f"{self.guard.owner}/"))
+
+    def _everything_below(self) -> None:
+        """End what is below this process: all that runners have started is, once it is orphaned."""
+        due = time.monotonic() + WITHIN
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                if time.monotonic() < due:
+                    kill_but_trackers(below(os.getpid()))
+                else:
+                    kill(below(os.getpid()))
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+                time.sleep(_PAUSE)
 
     def _reap_orphans(self) -> None:
         """Take leave of dead processes that became ours because their parents are dead."""
@@ -107,6 +131,7 @@ class Endings:
                 if dead.si_pid in self._processes():
                     return  # has just died: the next turn takes it
                 os.waitpid(dead.si_pid, 0)
+                self._trackers.pop(dead.si_pid, None)
 
     def _processes(self) -> set[int]:
         guard = self.guard
@@ -119,11 +144,13 @@ class Endings:
         return templates.union(*(below(pid) for pid in templates))
 
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
-        kill_group(pid)
-        kill_marked(f"{self.guard.owner}/{runner.name}", within_reach())
+        trackers = end_group(pid)
+        trackers |= end_marked(f"{self.guard.owner}/{runner.name}", within_reach())
         if len(self.guard.runners) == 1:
             # Orphans that hid their mark may be any runner's; now there is none left to be.
-            kill(set(below(os.getpid())) - self._of_templates())
+            trackers |= kill_but_trackers(set(below(os.getpid())) - self._of_templates())[1]
+        for tracker in trackers:
+            self._trackers.setdefault(tracker, time.monotonic() + WITHIN)
         self.guard.ended(runner, code, told=runner.killed and code == -signal.SIGKILL)
 
     def _kill_unborn(self, runner: Runner) -> None:

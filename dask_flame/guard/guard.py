@@ -34,6 +34,7 @@ from typing import Any
 
 import dask_flame.runner.__main__ as runner_program
 from dask_flame.guard.endings import Endings, adopt_orphans
+from dask_flame.guard.memory import MemoryWatch
 from dask_flame.guard.outside import STOPPED, Outside
 from dask_flame.guard.runners import MOST_KEPT, Kind, Process, Runner
 from dask_flame.guard.templates import Prints, Seed, Template
@@ -77,6 +78,7 @@ class Guard:
         self.kinds: dict[str, Kind] = {}
         self.templates: dict[str, Template] = {}
         self.endings = Endings(self)
+        self.memory = MemoryWatch()
         self.adopts = False
         self.seed: Seed | None = None
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -141,6 +143,9 @@ class Guard:
             else:
                 self._read(key.data)
         self.endings.look()
+        for runner, used in self.memory.look(self.runners.values()):
+            runner.used = used
+            self.endings.kill(runner)
         if self._kept_only and time.monotonic() > self._tell_kept_at:
             self._tell_kept_at = time.monotonic() + _LOOK_FOR_PARENT
             for name in list(self._kept_only):
@@ -153,7 +158,10 @@ class Guard:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        return max(0.0, min([_LOOK_FOR_PARENT, *(due - now for due in self.endings.due())]))
+        due = [now + _LOOK_FOR_PARENT, *self.endings.due()]
+        if self.memory.watches:
+            due.append(self.memory.due)
+        return max(0.0, min(due) - now)
 
     # The driver
 
@@ -301,6 +309,7 @@ class Guard:
         runner = self._admit(name, self.kinds[kind], environment, orders, marks)
         if runner is not None:
             runner.boot_timeout = common["boot_timeout"]
+            runner.memory = common["limit"] or 0
             self._fork(runner, kind)
 
     def _admit(
@@ -375,12 +384,13 @@ class Guard:
         """Start a runner that was stranded."""
         self._dismiss(runner)
         if runner.killed:
-            self.say(ev="ended", name=runner.name, code=-signal.SIGKILL, told=True, output="")
+            code = -signal.SIGKILL
+            self.say(ev="ended", name=runner.name, code=code, told=True, used=[0, 0], output="")
             return
         marks = {"word": runner.word, "whose": runner.whose}
         again = self._admit(runner.name, runner.kind, runner.env, runner.orders, marks)
         if again is not None:
-            again.kill_at = runner.kill_at
+            again.kill_at, again.memory = runner.kill_at, runner.memory
             self._start(again)
             if runner.kill_at is not None:
                 self.tell(again, b"end")
@@ -392,7 +402,10 @@ class Guard:
         self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
         self._tell_kept(runner.name)
         self._dismiss(runner)
-        self.say(ev="ended", name=runner.name, code=code, told=told, output=runner.tail())
+        used = [runner.used, runner.memory]
+        self.say(
+            ev="ended", name=runner.name, code=code, told=told, used=used, output=runner.tail()
+        )
 
     def _dismiss(self, runner: Runner) -> None:
         """Let go of all that belongs to a runner."""
@@ -400,6 +413,7 @@ class Guard:
         self._kept_only.pop(runner.name, None)
         runner.let_go()
         runner.forget()
+        self.memory.forget(runner)
         for descriptor in (runner.stdout, runner.leash):
             self.unregister(descriptor)
             os.close(descriptor)

@@ -121,6 +121,8 @@ class Runner:
         self.words = b""  # on their way through the leash
         self.kill_at: float | None = None
         self.killed = False
+        self.memory = 0  # bytes that it may have in use; 0: any number
+        self.used = 0  # more than that, for which it was killed
         self.stranded = False  # it may or may not have been started, and nobody can tell
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0

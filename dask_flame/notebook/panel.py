@@ -20,6 +20,7 @@ _EVENTS = 3
 _KINDS = {
     "busy": "busy",
     "ready": "ready",
+    "paused": "paused",
     "draining": "finishing",
     "booting": "booting",
     "asked": "asked for",
@@ -50,7 +51,7 @@ _STYLE = """<style>
 .flame-panel .key i { width: 10px; height: 10px; margin-right: 5px; vertical-align: -1px }
 .flame-panel i.busy { background: #E69F00; border-color: #B87F00 }
 .flame-panel i.ready { background: #56B4E9; border-color: #2F8EC4 }
-.flame-panel i.draining { border-color: #B87F00;
+.flame-panel i.paused, .flame-panel i.draining { border-color: #B87F00;
   background: repeating-linear-gradient(45deg, #E69F00 0 2px, transparent 2px 5px) }
 .flame-panel i.booting { background: rgba(128,128,128,.45); border: 1px solid #808080;
   animation: flame-pulse 1.2s ease-in-out infinite alternate }
@@ -198,7 +199,8 @@ def _waiting(pool: Mapping[str, Any]) -> str:
     if not waiting:
         return ""
     calls = "call waits" if waiting == 1 else "calls wait"
-    return f"<div>{waiting:,} {calls} for a runner</div>"
+    held = f" as {escape(pool['held'])}" if pool.get("held") else ""
+    return f"<div>{waiting:,} {calls} for a runner{held}</div>"
 
 
 def _steps(boots: Sequence[Boot], under_way: Mapping[str, Boot], now: float) -> str:

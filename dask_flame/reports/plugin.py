@@ -47,12 +47,15 @@ class Reports(SchedulerPlugin):
                         "demand": int,   # slots
                         "waiting": int,  # calls
                         "runners": [{"name": str,
-                                     "state": "booting" | "ready" | "draining" | "ending",
+                                     "state": "booting" | "ready" | "paused" | "draining"
+                                     | "ending",
                                      "busy": int,  # calls running on it
-                                     "since": unix seconds}],
+                                     "since": unix seconds,
+                                     "why": str}],  # it is paused, or draining; may be missing
                         # each sample holds until the next; target: runners that demand calls for
                         "history": [(unix seconds, demand, booting, ready, busy, target), ...],
                         # these may be missing:
+                        "held": str,            # the actors that hold all slots
                         "gpus": int,            # of each runner
                         "price": float or None,  # of each runner, for an hour
                         "idle_timeout": seconds,

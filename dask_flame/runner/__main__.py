@@ -8,7 +8,8 @@ runner ends at once, and with it what its calls have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
-- the scheduler, or its leash, tells it to: it closes its worker, then goes, with exit code 0;
+- the scheduler, or its leash, tells it to: it closes its worker, does what Python does when it
+  exits (:mod:`dask_flame.runner.farewell`), then goes, with exit code 0;
 - the scheduler is gone: the same, busy or not;
 - a SIGTERM: the substrate takes it away; the scheduler is told, sees it out, and tells it to;
 - the leash breaks: at once, busy or not;
@@ -51,7 +52,8 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
     scratch = os.path.dirname(orders["directory"])
 
-    from dask_flame.marks import MARK, below, kill
+    from dask_flame.marks import MARK, below
+    from dask_flame.trackers import kill_but_trackers
 
     mark = os.environ.get(MARK, "none")
 
@@ -61,7 +63,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
-            kill(below(os.getpid()))
+            kill_but_trackers(below(os.getpid()))
             if alone or os.getppid() not in parents:
                 _sweep(mark, scratch)
         finally:
@@ -82,13 +84,17 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         end(1, alone=True)
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
-    code = 1
+    code, farewell = 1, None
     try:
+        from dask_flame.runner.farewell import Farewell
         from dask_flame.runner.worker import run
 
-        code = run(orders, end, in_peace.append)
+        farewell = Farewell(end, orders["shutdown_timeout"])
+        code = run(orders, farewell, in_peace.append)
     except BaseException:
         traceback.print_exc()
+    if farewell is not None:
+        farewell(code)
     end(code)
 
 
@@ -98,7 +104,7 @@ def _sweep(mark: str, scratch: str) -> None:
     By a child, which begins when this process has ended: calls are still running here, and might
     start another process after the last look.
     """
-    from dask_flame.marks import everywhere, kill_group, kill_marked
+    from dask_flame.trackers import end_all_marked, end_group, wait_for_trackers
 
     me = os.getpid()
     leads = os.getpgrp() == me
@@ -107,12 +113,12 @@ def _sweep(mark: str, scratch: str) -> None:
             return
     try:
         os.setsid()
+        # Trackers of shared memory wait for the end of all that has these pipes.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         with contextlib.suppress(OSError):
             os.kill(me, signal.SIGKILL)
-        if leads:
-            kill_group(me)
-        while kill_marked(mark, everywhere()):
-            pass  # what had just been started may have started more
+        trackers = end_group(me) if leads else set()
+        wait_for_trackers(trackers | end_all_marked(mark))
         shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os._exit(0)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     """Carry out the orders in a file until the worker has closed."""
-    code = 1
+    code, farewell = 1, None
     try:
         orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
         scratch = os.environ.get("TMPDIR", "/tmp")
@@ -30,11 +30,15 @@ def main(argv: list[str]) -> NoReturn:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # A user that the image does not know, whose home is "/": caches have to be somewhere.
             os.environ["HOME"] = scratch
+        from dask_flame.runner.farewell import Farewell
         from dask_flame.runner.worker import run
 
-        code = run(orders, _end, lambda _: None)
+        farewell = Farewell(_end, orders["shutdown_timeout"])
+        code = run(orders, farewell, lambda _: None)
     except BaseException:
         traceback.print_exc()
+    if farewell is not None:
+        farewell(code)
     _end(code)
 
 

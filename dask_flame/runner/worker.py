@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import dask.config
 from dask.utils import parse_timedelta
-from distributed import Worker
+from distributed import Status, Worker
 from distributed.http import get_handlers
 from distributed.protocol import pickle, serialize
 from distributed.security import Security
@@ -35,15 +35,17 @@ from dask_flame.later import build_later
 from dask_flame.packed import is_being_cancelled
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
-from dask_flame.protocol import RUNNER, UNSENDABLE
+from dask_flame.protocol import PAUSED, RUNNER, UNSENDABLE
 from dask_flame.runner import main_module
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.departure import Departure
+from dask_flame.runner.farewell import Farewell
 from dask_flame.runner.forks import use_usual_signals
 from dask_flame.runner.gpus import Gpus, visible
 from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
+from dask_flame.runner.shared import track_own_only
 from dask_flame.runner.transfers import StrictComm, without_unreadable
 from dask_flame.sender import Sender
 
@@ -65,20 +67,19 @@ _MISSING = "Scheduler was unaware of this worker; shutting down."
 #: Dask's setting of what workers serve by HTTP.
 _PAGES = "distributed.worker.http.routes"
 
-Ender = Callable[[int], Any]
 #: Takes what is to be done when the runner is told, through its leash, to end in peace.
 Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
+def run(orders: dict[str, Any], farewell: Farewell, listen: Listen) -> int:
     """Carry out a runner's orders until its worker has closed; the exit code.
 
     Parameters
     ----------
     orders : dict
         What :class:`dask_flame.backends.RunnerSpec` holds, as JSON gives it.
-    end : callable
-        Ends the process at once with an exit code.
+    farewell : Farewell
+        Ends the process.
     listen : callable
         Told what to do when the runner is to end in peace.
     """
@@ -101,8 +102,11 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
     know_modules()
     serialization.prepare(interruptible=False)
     main_module.install()
+    track_own_only()
     prints = install(orders)
-    return _run_to_its_end(_serve(orders, end, listen, prints))
+    code, worker = _run_to_its_end(_serve(orders, farewell, listen, prints))
+    worker.last_resort.cancel()
+    return code
 
 
 def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -156,11 +160,11 @@ def know_modules() -> None:
 
 
 async def _serve(
-    orders: dict[str, Any], end: Ender, listen: Listen, prints: FramedPrints | None
-) -> int:
+    orders: dict[str, Any], farewell: Farewell, listen: Listen, prints: FramedPrints | None
+) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
         orders["scheduler"],
-        end=end,
+        farewell=farewell,
         name=orders["name"],
         nthreads=orders["concurrency"],
         resources=orders["resources"] or None,
@@ -188,7 +192,7 @@ async def _serve(
     departure.started()
     listen(departure.told_to_end)
     await worker.finished()
-    return 0
+    return 0, worker
 
 
 def _of_use(record: logging.LogRecord) -> bool:
@@ -217,8 +221,8 @@ class RunnerWorker(Worker):
     ----------
     *args, **kwargs
         What :class:`distributed.Worker` takes.
-    end : callable
-        Ends the process at once with an exit code.
+    farewell : Farewell
+        Ends the process.
     rarely : float
         How many times the usual interval lies between two looks at the event loop.
     gpus : int
@@ -230,7 +234,7 @@ class RunnerWorker(Worker):
     def __init__(
         self,
         *args: Any,
-        end: Ender,
+        farewell: Farewell,
         name: str,
         nthreads: int = 1,
         rarely: float = 1.0,
@@ -241,7 +245,10 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = Sender(self.loop)
-        self._end_process = end
+        self._farewell = farewell
+        # A thread, not the loop's timer: it has to fire when the loop hangs.
+        self.last_resort = threading.Timer(_CLOSE_WITHIN, farewell, (0,))
+        self.last_resort.daemon = True
         self.prints = prints
         if prints is not None:
             prints.later = later(self)
@@ -286,6 +293,14 @@ class RunnerWorker(Worker):
         for stimulus in stims:
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
+
+    def _send_worker_status_change(self, stimulus_id: str) -> None:
+        # Private, and what tells the scheduler whenever this worker pauses.
+        super()._send_worker_status_change(stimulus_id)
+        if self.status in (Status.paused, Status.closing_gracefully) and self.calls.acquainted:
+            state = self.state
+            begun = [ts.key for ts in (*state.executing, *state.long_running)]
+            self.calls.say(PAUSED, memory=self.monitor.get_process_memory(), begun=begun)
 
     async def get_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = await super().get_metrics()
@@ -361,10 +376,9 @@ class RunnerWorker(Worker):
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
         self.quiet.close()
-        # A thread, not the loop's timer: it has to fire when the loop hangs.
-        last_resort = threading.Timer(_CLOSE_WITHIN, self._end_process, (0,))
-        last_resort.daemon = True
-        last_resort.start()
+        if self.last_resort.ident is None:
+            self._farewell.broken_off = bool(self.state.executing or self.state.long_running)
+            self.last_resort.start()
         kwargs["executor_wait"] = False
         # Calls, transfers and heartbeats that are under way are broken off; that is what closing
         # means here, and not worth a traceback each.

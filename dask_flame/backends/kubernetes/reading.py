@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_flame.backends.kubernetes.asking import CONTAINER
+from dask_flame.labels import memory
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"
@@ -121,7 +122,7 @@ def _code(terminated: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
     if code is None:
         return "ended for a reason that Kubernetes does not tell"
     if reason == "OOMKilled":
-        return f"out of memory (OOMKilled, limit {_limit(pod)}); what governs it: memory"
+        return f"ran out of memory (OOMKilled, limit {_limit(pod)}); what governs it: memory"
     if code > 128:
         try:
             name = signal.Signals(code - 128).name
@@ -139,7 +140,8 @@ def _limit(pod: Mapping[str, Any]) -> str:
     for container in pod.get("spec", {}).get("containers", []):
         if container.get("name") in (CONTAINER, SCHEDULER):
             limits = (container.get("resources") or {}).get("limits") or {}
-            return str(limits.get("memory", "none of its own"))
+            limit = str(limits.get("memory", "none of its own"))
+            return memory(int(limit)) if limit.isdigit() else limit
     return "unknown"
 
 

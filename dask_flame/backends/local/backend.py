@@ -26,10 +26,12 @@ from dask_flame.backends.local.told import runner, told
 from dask_flame.background import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.guard.outside import STOPPED, lock
-from dask_flame.marks import MARK, NO_MARK, everywhere, kill_marked
+from dask_flame.labels import memory
+from dask_flame.marks import MARK, NO_MARK
 from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
 from dask_flame.prints.show import DriversShow
+from dask_flame.trackers import end_all_marked, wait_for_trackers
 
 if TYPE_CHECKING:
     from dask_flame.backends.overseer import Overseer
@@ -75,6 +77,7 @@ class LocalBackend(Backend):
         self._scratch: list[str] = []
         self._locks: list[int] = []
         self._restarting = asyncio.Lock()
+        self._tidying: asyncio.Future[None] | None = None
         self._kinds = Kinds()
         self._devices = Devices()
         self._causes = Ends()
@@ -220,6 +223,9 @@ class LocalBackend(Backend):
         if self._listening is not None:
             await self._listening
             self._listening = None
+        if self._tidying is not None:
+            await self._tidying
+            self._tidying = None
         while self._scratch:
             # By now the guard has done it, unless it was killed.
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
@@ -258,7 +264,8 @@ class LocalBackend(Backend):
             self._hello.exception()
         if not self._closed:
             # The guard is dead: what it would have seen to is done here.
-            kill_marked(f"{self._mark}/", everywhere())
+            trackers = end_all_marked(f"{self._mark}/")
+            self._tidying = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
         lost = self._why_stopped or "the guard of the local runners is gone"
         why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
@@ -299,7 +306,11 @@ class LocalBackend(Backend):
         elif event == "output":
             self._printed(message["name"], message["text"], *message.get("piece", ()))
         elif event == "ended":
+            used, limit = message["used"]
             why = self._causes.why(message["code"], told=message["told"])
+            if used:
+                why = f"ran out of memory ({memory(used)} of {memory(limit)}); "
+                why += "what governs it: memory"
             self._over(message["name"], why, message["output"])
 
     def _printed(

@@ -20,6 +20,8 @@ from dask_flame.backends.local.census import Census, Guard, Marked, described, l
 from dask_flame.backends.overseer import Overseer, SeenCluster, SeenRunner, Stray
 from dask_flame.errors import BackendError
 from dask_flame.guard.outside import LOCK, NO_MORE, OUTPUT, PRINTED, STOP
+from dask_flame.trackers import WITHIN as TRACKERS_WITHIN
+from dask_flame.trackers import is_tracker
 
 #: Seconds that a guard may take to answer.
 _ANSWER_WITHIN = 5.0
@@ -122,13 +124,15 @@ class LocalOverseer(Overseer):
     async def _kill(self, clusters: Collection[str], within: float) -> None:
         """Kill what belongs to clusters that have no driver until there is nothing left."""
         guards = look().guards
+        spare_until = time.monotonic() + TRACKERS_WITHIN
         folders = {f for id in clusters if id in guards and (f := guards[id].scratch) is not None}
 
         def over() -> bool:
             there = _processes(clusters)
             # Again and again: what has just been started may have started more.
             for process in there:
-                send(process, signal.SIGKILL)
+                if time.monotonic() > spare_until or not is_tracker(process.pid):
+                    send(process, signal.SIGKILL)
             return not there
 
         await _until(over, within)

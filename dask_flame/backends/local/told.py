@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import dask.config
+
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.hiding import HIDDEN, hide, plain
 from dask_flame.backends.local.crowd import measure_less
 from dask_flame.backends.local.kinds import import_path, kind
 from dask_flame.prints.bucket import Limits
+
+#: Where it is False, Dask is not to end workers for their memory; nor are runners ended then.
+_TERMINATE = "distributed.worker.memory.terminate"
 
 
 def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any]:
@@ -26,6 +31,7 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
         "rarely": times,
         "path": import_path(),
         "host": "127.0.0.1",
+        "limit": None if dask.config.get(_TERMINATE, True) is False else spec.memory,
         "prints": limits and asdict(limits),
     }
 
