@@ -27,6 +27,9 @@ LEAVING = "flame-leaving"
 #: A call that had left its slot, waiting for calls of its own, wants one again.
 RETURN = "flame-return"
 
+#: The rpc by which a driver has runners booted that it waits for, see asks.py.
+HAVE = "flame_have_runners"
+
 # Between a driver and its scheduler's pod: see apart/.
 
 #: The op with which a driver begins the conversation.

@@ -17,17 +17,25 @@ from itertools import islice
 from typing import Any, Literal
 
 from distributed import Scheduler
+from distributed.core import error_message
 from distributed.metrics import time
 from distributed.protocol import pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
-from dask_flame.errors import CallTimeout
+from dask_flame.asks import Asks
+from dask_flame.errors import CallTimeout, FlameError, PoolError
 from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
+from dask_flame.nannies import on_runner
 from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, LEAVING, OVERRAN, RETURN
+from dask_flame.protocol import FREED, HAVE, LEAVING, OVERRAN, RETURN
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
+
+#: Seconds after which a client that waits for runners is answered; it asks again.
+_ANSWER_WITHIN = 1.0
+#: What distributed says to workers of their plugins.
+_OF_PLUGINS = frozenset({"plugin-add", "plugin-remove"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,7 @@ class FlameScheduler(Scheduler):
         self.spent: set[str] = set()
         self.leaving: dict[str, str] = {}
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
-        self._scattering = 0
+        self.asks = Asks(self)
         self.slots = Slots(self, pools or {"default": Pool()})
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
@@ -108,10 +116,14 @@ class FlameScheduler(Scheduler):
         self.WORKER_SATURATION = 1.0
         # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
         self.no_workers_timeout = None
+        # A cluster without calls is one without runners, and ends with its driver.
+        self.idle_timeout = None
         # How often a call runs again is for `losses` to say, which knows what ended its runner.
         limit = int(self.allowed_failures)  # type: ignore[has-type]
         self.losses = Losses(self, limit)
         self.allowed_failures = sys.maxsize
+        self.handlers["ncores_running"] = self.runners_to_scatter_to
+        self.handlers[HAVE] = self.have_runners
         self.stream_handlers[FREED] = self.slots.freed
         self.stream_handlers[OVERRAN] = self.call_overran
         self.stream_handlers[LEAVING] = self.runner_leaves
@@ -128,10 +140,11 @@ class FlameScheduler(Scheduler):
             By default the first one. Calls that no new runner of it could take, since they name a
             worker or ask for other resources, are not counted.
         """
-        default = self.slots.default
-        # To scatter needs a runner to scatter to.
-        scattering = self._scattering and not self.running and pool in (None, default)
-        return bool(scattering) + self.slots.demand(pool or default)
+        pool = pool or self.slots.default
+        demand = self.slots.demand(pool)
+        if wanted := self.asks.wanted(pool):
+            return max(demand, wanted * self.slots.pools[pool].concurrency)
+        return demand
 
     def waiting(self, pool: str | None = None) -> int:
         """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
@@ -178,8 +191,10 @@ class FlameScheduler(Scheduler):
         int
             Their number.
         """
-        keys = self.slots.lanes.waiting_for(pool or self.slots.default)
+        pool = pool or self.slots.default
+        keys = self.slots.lanes.waiting_for(pool)
         self._fail(keys, error)
+        self.asks.fail(pool, error)
         return len(keys)
 
     def fail_soon(self, keys: Iterable[Any], error: Exception) -> None:
@@ -189,6 +204,7 @@ class FlameScheduler(Scheduler):
     def note(self, *names: str) -> None:
         """Tell the reader that demand, or the load of these workers, may have changed."""
         self.changed.update(names)
+        self.asks.look()
         if self.on_change is not None:
             self.on_change()
 
@@ -322,18 +338,100 @@ class FlameScheduler(Scheduler):
         )
         return done
 
-    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
-        self._scattering += 1
-        self.note()
+    async def scatter(
+        self,
+        data: dict[Any, Any],
+        workers: Any,
+        client: str,
+        broadcast: bool | int = False,
+        timeout: float = 2,
+    ) -> Any:
+        # To scatter needs a runner to scatter to, or as many as there are to be copies. Stock waits
+        # for the first one, for as long as it was told.
+        key, pool = ("scatter", object()), self.slots.default
+        copies = 1 if broadcast is True or not broadcast else int(broadcast)
+        number, others = self._bounded(copies)
         try:
-            return await super().scatter(*args, **kwargs)
+            if workers is None and self.asks.there() < copies:
+                await self.asks.wait(key, number - others, pool, within=timeout)
+            return await super().scatter(
+                data, workers, client, broadcast=broadcast, timeout=timeout
+            )
         finally:
-            self._scattering -= 1
-            self.note()
+            self.asks.release(key)
+
+    def _bounded(self, number: int) -> tuple[int, int]:
+        """So many runners of all pools, or as many as there may be; those not of the default."""
+        pool = self.slots.default
+        others = self.asks.there() - self.asks.there(pool)
+        most, _ = self.asks.bound(pool)
+        return int(min(number, most + others)), others
+
+    async def runners_to_scatter_to(self, workers: Any = None) -> dict[str, int]:
+        """Answer a client that scatters by itself (``direct=True``): there is to be a runner.
+
+        It asks again and again, so a runner that boots is not waited for to its end.
+        """
+        if workers is None and not self.asks.there():
+            key = ("scatter", object())
+            await self.asks.wait(key, 1, self.slots.default, within=_ANSWER_WITHIN)
+        there = self.get_ncores_running(workers=workers)
+        return {address: n for address, n in there.items() if address not in self.draining}
+
+    async def have_runners(
+        self, number: int, pool: str | None = None, key: str = ""
+    ) -> dict[str, Any]:
+        """Answer a driver that waits for so many runners: how many there are.
+
+        They are booted, and kept as long as it asks again and again. Without a pool, runners of all
+        pools count, and those that are missing are of the default one.
+        """
+        default = pool or self.slots.default
+        others = 0 if pool else self.asks.there() - self.asks.there(default)
+        try:
+            here = await self.asks.wait(key, number - others, default, within=_ANSWER_WITHIN)
+        except FlameError as error:
+            # An error that is raised here would be logged as the scheduler's own.
+            return {"error": pickle.dumps(error)}
+        there = self.asks.there(pool)
+        if here:
+            self.asks.release(key)
+        return {"there": number if here else min(there, number - 1)}
+
+    async def replicate(
+        self, keys: Any, n: int | None = None, workers: Any = None, **kwargs: Any
+    ) -> Any:
+        # Stock makes as many copies as there are workers: here they come when they are wanted.
+        if workers is not None:
+            return await super().replicate(keys, n=n, workers=workers, **kwargs)
+        wanted, others = self._bounded(self.asks.there() or 1 if n is None else n)
+        key = ("replicate", object())
+        try:
+            await self.asks.wait(key, wanted - others, self.slots.default)
+            addresses = [ws.address for ws in self.running if ws.address not in self.draining]
+            return await super().replicate(keys, n=n, workers=addresses, **kwargs)
+        finally:
+            self.asks.release(key)
 
     async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
         # Stock waits until as many workers have come back: here they come when they are wanted.
         return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
+
+    async def register_nanny_plugin(
+        self, comm: None, plugin: bytes, name: str, idempotent: bool
+    ) -> Any:
+        # Also what the plugins of schedulers call that have something done by nannies.
+        try:
+            plugin = on_runner(plugin)
+        except PoolError as error:
+            # As the answer of a runner: what is raised here would be logged as well.
+            return {"": error_message(error)}
+        return await self.register_worker_plugin(
+            comm, plugin=plugin, name=name, idempotent=idempotent
+        )
+
+    async def unregister_nanny_plugin(self, comm: None, name: str) -> Any:
+        return await self.unregister_worker_plugin(comm, name=name)
 
     async def rebalance(self, *, workers: Any = None, **kwargs: Any) -> Any:
         # Stock would take home for the fullest of all workers, or for the emptiest.
@@ -341,7 +439,21 @@ class FlameScheduler(Scheduler):
         workers = [a for a in among if a not in self.resting]
         return await super().rebalance(workers=workers, **kwargs)
 
-    async def broadcast(self, *, workers: list[str] | None = None, **kwargs: Any) -> Any:
+    async def broadcast(
+        self, *, msg: dict[str, Any], workers: list[str] | None = None, **kwargs: Any
+    ) -> Any:
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
-        return await super().broadcast(workers=workers, **kwargs)
+        if msg.get("op") not in _OF_PLUGINS:
+            return await super().broadcast(msg=msg, workers=workers, **kwargs)
+        answers = await super().broadcast(msg=msg, workers=workers, on_error="return", **kwargs)
+        for address, answer in list(answers.items()):
+            # A runner that has gone meanwhile needs none; others have it when they register.
+            if isinstance(answer, OSError) and not self._takes_calls(address):
+                del answers[address]
+            elif isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _takes_calls(self, address: str) -> bool:
+        return address in self.workers and address not in self.draining
