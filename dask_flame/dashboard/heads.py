@@ -165,6 +165,9 @@ def why(pool: Mapping[str, Any], n: Counts, boots: Sequence[Mapping[str, Any]]) 
         return f"{wait}: {counted(n.booting, 'runner')} booting", False
     if pool["max"] == 0:
         return f"{wait}: max=0; cluster.resize({pool['name']!r}, max=…) raises it", True
+    if (fixed := pool.get("fixed")) is not None and n.asked >= fixed:
+        kept = "no runner" if not fixed else counted(fixed, "runner")
+        return f"{wait}: adapt(...).stop() keeps {kept}; cluster.adapt() follows demand again", True
     if n.asked + n.draining + n.ending >= pool["max"]:
         return f"{wait}: as many runners as may be (max={pool['max']:,}) are there", False
     return f"{wait} for a free slot", False
