@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,9 @@ class Asks:
 
     def __init__(self, scheduler: FlameScheduler) -> None:
         self._scheduler = scheduler
-        self._asks: dict[object, Ask] = {}
+        self._asks: dict[object, list[Ask]] = {}
         self._changed: set[asyncio.Event] = set()
-        self._errors: dict[str, list[asyncio.Future[None]]] = {}
+        self._failing: dict[asyncio.Future[None], list[Ask]] = {}
         self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
         self.met: list[tuple[str, int]] = []
 
@@ -62,12 +62,15 @@ class Asks:
         if not self._asks:
             return 0
         now = time.monotonic()
-        numbers = (a.number for a in self._asks.values() if a.pool == pool and a.until > now)
-        return max(numbers, default=0)
+        asks = (ask for asks in self._asks.values() for ask in asks)
+        return max((a.number for a in asks if a.pool == pool and a.until > now), default=0)
 
     def waiting(self, pool: str) -> bool:
         """Whether somebody waits for more runners of a pool than there are."""
-        return bool(self._errors.get(pool))
+        return any(self._lack(asks, pool) for asks in self._failing.values())
+
+    def _lack(self, asks: list[Ask], pool: str) -> bool:
+        return any(ask.pool == pool and self.there(pool) < ask.number for ask in asks)
 
     def there(self, pool: str | None = None) -> int:
         """Count the runners of a pool, or of all, that take calls."""
@@ -80,8 +83,31 @@ class Asks:
             for ws in scheduler.workers.values()
         )
 
-    async def wait(self, key: object, number: int, pool: str, *, within: float = math.inf) -> bool:
-        """Want so many runners of a pool, and wait until they are there.
+    def spread(self, number: int) -> dict[str, int]:
+        """Say how many runners of which pools are wanted, where any pools' will do.
+
+        Those that are there count. What is missing is of the first pool, as far as it may have so
+        many, then of the others.
+
+        Raises
+        ------
+        PoolError
+            If all together may not have so many.
+        """
+        plan: dict[str, int] = {}
+        there = {pool: self.there(pool) for pool in self._scheduler.slots.pools}
+        missing = number - sum(there.values())
+        for pool, now in there.items():
+            more = max(0, min(missing, int(min(self.bound(pool)[0], number)) - now))
+            plan[pool] = now + more
+            missing -= more
+        if missing > 0:
+            why = self.bound(self._scheduler.slots.default)[1]
+            raise PoolError(f"{number} runners are asked for, and {why}")
+        return plan
+
+    async def wait(self, key: object, plan: Mapping[str, int], *, within: float = math.inf) -> bool:
+        """Want so many runners of these pools, and wait until they are there.
 
         They are wanted until :meth:`release`, or for a moment after this has returned for want of
         time.
@@ -90,8 +116,8 @@ class Asks:
         ----------
         key : hashable
             Who asks: the same one may ask again.
-        number : int
-        pool : str
+        plan : mapping of str to int
+            Numbers by pool.
         within : float
             Seconds to wait at most.
 
@@ -105,19 +131,18 @@ class Asks:
         BootError
             If boots fail until those that wait are given up.
         PoolError
-            If the pool may not have so many.
+            If a pool may not have so many.
         """
         deadline = time.monotonic() + within
-        ask = self._asks[key] = Ask(pool, number)
+        asks = [Ask(pool, number) for pool, number in plan.items()]
+        self._asks[key] = asks
         changed, failed = asyncio.Event(), asyncio.get_running_loop().create_future()
         self._changed.add(changed)
-        self._errors.setdefault(pool, []).append(failed)
+        self._failing[failed] = asks
         self._scheduler.note()
         try:
-            while self.there(pool) < number:
-                most, why = self.bound(pool)
-                if number > most:
-                    raise PoolError(f"{number} runners are asked for, and {why}")
+            while missing := [ask for ask in asks if self.there(ask.pool) < ask.number]:
+                self._check(missing)
                 if failed.done():
                     failed.result()
                 if time.monotonic() >= deadline:
@@ -131,32 +156,38 @@ class Asks:
             raise
         finally:
             self._changed.discard(changed)
-            self._errors[pool].remove(failed)
+            del self._failing[failed]
             failed.cancel()
-            ask.until = time.monotonic() + LINGER
-            asyncio.get_running_loop().call_later(LINGER + 0.01, self._expire, key, ask)
+            for ask in asks:
+                ask.until = time.monotonic() + LINGER
+            asyncio.get_running_loop().call_later(LINGER + 0.01, self._expire, key, asks)
+
+    def _check(self, asks: list[Ask]) -> None:
+        for ask in asks:
+            most, why = self.bound(ask.pool)
+            if ask.number > most:
+                raise PoolError(f"{ask.number} runners are asked for, and {why}")
 
     def release(self, key: object) -> None:
         """Want these runners no longer; their idle time begins now."""
-        ask = self._asks.pop(key, None)
-        if ask is not None:
-            self.met.append((ask.pool, ask.number))
+        asks = self._asks.pop(key, None)
+        if asks is not None:
+            self.met += [(ask.pool, ask.number) for ask in asks]
             self._scheduler.note()
 
-    def fail(self, pool: str, error: Exception) -> int:
-        """Fail those that wait for runners of a pool; return their number."""
-        waiting = [f for f in self._errors.get(pool, ()) if not f.done()]
-        for future in waiting:
-            future.set_exception(error)
-            future.exception()  # seen, whoever looks
+    def fail(self, pool: str, error: Exception) -> None:
+        """Fail those that wait for more runners of a pool than there are."""
+        for future, asks in self._failing.items():
+            if self._lack(asks, pool) and not future.done():
+                future.set_exception(error)
+                future.exception()  # seen, whoever looks
         self.look()
-        return len(waiting)
 
     def look(self) -> None:
         """Have those that wait look again."""
         for event in self._changed:
             event.set()
 
-    def _expire(self, key: object, ask: Ask) -> None:
-        if self._asks.get(key) is ask and ask.until <= time.monotonic():
+    def _expire(self, key: object, asks: list[Ask]) -> None:
+        if self._asks.get(key) is asks and all(a.until <= time.monotonic() for a in asks):
             self.release(key)

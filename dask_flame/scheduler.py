@@ -348,24 +348,22 @@ class FlameScheduler(Scheduler):
     ) -> Any:
         # To scatter needs a runner to scatter to, or as many as there are to be copies. Stock waits
         # for the first one, for as long as it was told.
-        key, pool = ("scatter", object()), self.slots.default
+        key = ("scatter", object())
         copies = 1 if broadcast is True or not broadcast else int(broadcast)
-        number, others = self._bounded(copies)
         try:
             if workers is None and self.asks.there() < copies:
-                await self.asks.wait(key, number - others, pool, within=timeout)
+                await self.asks.wait(key, self._as_many(copies), within=timeout)
             return await super().scatter(
                 data, workers, client, broadcast=broadcast, timeout=timeout
             )
         finally:
             self.asks.release(key)
 
-    def _bounded(self, number: int) -> tuple[int, int]:
-        """So many runners of all pools, or as many as there may be; those not of the default."""
+    def _as_many(self, number: int) -> dict[str, int]:
+        """So many runners, counting those of all pools, or as many as there may be."""
         pool = self.slots.default
         others = self.asks.there() - self.asks.there(pool)
-        most, _ = self.asks.bound(pool)
-        return int(min(number, most + others)), others
+        return {pool: int(min(number - others, self.asks.bound(pool)[0]))}
 
     async def runners_to_scatter_to(self, workers: Any = None) -> dict[str, int]:
         """Answer a client that scatters by itself (``direct=True``): there is to be a runner.
@@ -374,7 +372,7 @@ class FlameScheduler(Scheduler):
         """
         if workers is None and not self.asks.there():
             key = ("scatter", object())
-            await self.asks.wait(key, 1, self.slots.default, within=_ANSWER_WITHIN)
+            await self.asks.wait(key, {self.slots.default: 1}, within=_ANSWER_WITHIN)
         there = self.get_ncores_running(workers=workers)
         return {address: n for address, n in there.items() if address not in self.draining}
 
@@ -383,20 +381,18 @@ class FlameScheduler(Scheduler):
     ) -> dict[str, Any]:
         """Answer a driver that waits for so many runners: how many there are.
 
-        They are booted, and kept as long as it asks again and again. Without a pool, runners of all
-        pools count, and those that are missing are of the default one.
+        They are booted, and kept as long as it asks again and again.
         """
-        default = pool or self.slots.default
-        others = 0 if pool else self.asks.there() - self.asks.there(default)
         try:
-            here = await self.asks.wait(key, number - others, default, within=_ANSWER_WITHIN)
+            plan = {pool: number} if pool else self.asks.spread(number)
+            here = await self.asks.wait(key, plan, within=_ANSWER_WITHIN)
         except FlameError as error:
             # An error that is raised here would be logged as the scheduler's own.
             return {"error": pickle.dumps(error)}
         there = self.asks.there(pool)
-        if here:
+        if here := here or there >= number:
             self.asks.release(key)
-        return {"there": number if here else min(there, number - 1)}
+        return {"there": number if here else there}
 
     async def replicate(
         self, keys: Any, n: int | None = None, workers: Any = None, **kwargs: Any
@@ -404,10 +400,10 @@ class FlameScheduler(Scheduler):
         # Stock makes as many copies as there are workers: here they come when they are wanted.
         if workers is not None:
             return await super().replicate(keys, n=n, workers=workers, **kwargs)
-        wanted, others = self._bounded(self.asks.there() or 1 if n is None else n)
+        plan = self._as_many(self.asks.there() or 1 if n is None else n)
         key = ("replicate", object())
         try:
-            await self.asks.wait(key, wanted - others, self.slots.default)
+            await self.asks.wait(key, plan)
             addresses = [ws.address for ws in self.running if ws.address not in self.draining]
             return await super().replicate(keys, n=n, workers=addresses, **kwargs)
         finally:

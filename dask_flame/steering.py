@@ -278,7 +278,8 @@ class Steering(Cluster):
         timeout : duration, optional
             Seconds, or ``"2m"``.
         pool : str, optional
-            Whose runners. By default those of all pools count, and the first one's boot.
+            Whose runners. By default those of all pools count, and what is missing boots in the
+            first one, as far as its ``max`` allows, then in the others.
 
         Raises
         ------

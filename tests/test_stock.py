@@ -266,6 +266,16 @@ def test_runners_of_all_pools_count_unless_one_is_named(flame: Any) -> None:
     cluster.wait_for_workers(2, timeout=30, pool="gpu")
     client.wait_for_workers(3, timeout=30)
     assert set(cluster.runners) == {"gpu-1", "gpu-2", "cpu-1"}
+    with pytest.raises(PoolError, match="5 runners are asked for, and max=2"):
+        client.wait_for_workers(5)
+    client.wait_for_workers(4, timeout=30)
+    assert set(cluster.runners) == {"gpu-1", "gpu-2", "cpu-1", "cpu-2"}
+
+
+def test_what_the_first_pool_may_not_have_is_of_the_others(flame: Any) -> None:
+    cluster, client = flame(pools={"cpu": Pool(max=1), "none": Pool(max=0), "gpu": Pool(max=2)})
+    client.wait_for_workers(2, timeout=60)
+    assert set(cluster.runners) == {"cpu-1", "gpu-1"}
 
 
 # Plugins and settings
