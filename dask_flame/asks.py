@@ -103,7 +103,7 @@ class Asks:
             missing -= more
         if missing > 0:
             why = self.bound(self._scheduler.slots.default)[1]
-            raise PoolError(f"{number} runners are asked for, and {why}")
+            raise _too_many(number, why)
         return plan
 
     async def wait(self, key: object, plan: Mapping[str, int], *, within: float = math.inf) -> bool:
@@ -166,7 +166,7 @@ class Asks:
         for ask in asks:
             most, why = self.bound(ask.pool)
             if ask.number > most:
-                raise PoolError(f"{ask.number} runners are asked for, and {why}")
+                raise _too_many(ask.number, why)
 
     def release(self, key: object) -> None:
         """Want these runners no longer; their idle time begins now."""
@@ -191,3 +191,8 @@ class Asks:
     def _expire(self, key: object, asks: list[Ask]) -> None:
         if self._asks.get(key) is asks and all(a.until <= time.monotonic() for a in asks):
             self.release(key)
+
+
+def _too_many(number: int, why: str) -> PoolError:
+    runners = "1 runner is" if number == 1 else f"{number} runners are"
+    return PoolError(f"{runners} asked for, and {why}")
