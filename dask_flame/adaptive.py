@@ -73,7 +73,9 @@ class FlameAdaptive(Adaptive):
         kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
         cluster.scheduler.on_change = self._changed
-        cluster.scheduler.asks.bound = lambda pool: self.fleets.fleets[pool].bound
+        asks, fleets = cluster.scheduler.asks, self.fleets.fleets
+        asks.bound = lambda pool: fleets[pool].bound
+        asks.coming = lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY)
 
     # What distributed's Adaptive is made of
 

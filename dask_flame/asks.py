@@ -44,6 +44,8 @@ class Asks:
     ----------
     bound : callable
         Says of a pool how many runners it may have now, and what bounds it.
+    coming : callable
+        Says of a pool how many runners it has, those that boot included.
     met : list of (str, int)
         Pools and numbers of asks that are over, until the reader takes them: the idle time of so
         many runners begins anew.
@@ -55,6 +57,7 @@ class Asks:
         self._changed: set[asyncio.Event] = set()
         self._failing: dict[asyncio.Future[None], list[Ask]] = {}
         self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
+        self.coming: Callable[[str], int] = self.there
         self.met: list[tuple[str, int]] = []
 
     def wanted(self, pool: str) -> int:
@@ -86,27 +89,34 @@ class Asks:
     def spread(self, number: int) -> dict[str, int]:
         """Say how many runners of which pools are wanted, where any pools' will do.
 
-        Those that are there count. What is missing is of the first pool, as far as it may have so
-        many, then of the others.
+        Those that are there count, and those that boot. What is missing is of the first pool, as
+        far as it may have so many, then of the others.
 
         Raises
         ------
         PoolError
             If all together may not have so many.
         """
-        plan: dict[str, int] = {}
-        there = {pool: self.there(pool) for pool in self._scheduler.slots.pools}
-        missing = number - sum(there.values())
-        for pool, now in there.items():
-            more = max(0, min(missing, int(min(self.bound(pool)[0], number)) - now))
-            plan[pool] = now + more
-            missing -= more
-        if missing > 0:
-            why = self.bound(self._scheduler.slots.default)[1]
-            raise _too_many(number, why)
+        pools, missing = list(self._scheduler.slots.pools), number
+        plan = dict.fromkeys(pools, 0)
+        for amount in (self.coming, lambda pool: number):
+            for pool in pools:
+                most = int(min(amount(pool), self.bound(pool)[0], number)) - plan[pool]
+                more = max(0, min(missing, most))
+                plan[pool] += more
+                missing -= more
+        if missing:
+            raise _too_many(number, self.bound(pools[0])[1])
         return plan
 
-    async def wait(self, key: object, plan: Mapping[str, int], *, within: float = math.inf) -> bool:
+    async def wait(
+        self,
+        key: object,
+        plan: Mapping[str, int],
+        *,
+        total: float = math.inf,
+        within: float = math.inf,
+    ) -> bool:
         """Want so many runners of these pools, and wait until they are there.
 
         They are wanted until :meth:`release`, or for a moment after this has returned for want of
@@ -118,6 +128,8 @@ class Asks:
             Who asks: the same one may ask again.
         plan : mapping of str to int
             Numbers by pool.
+        total : int
+            As many of any pools are enough.
         within : float
             Seconds to wait at most.
 
@@ -142,6 +154,8 @@ class Asks:
         self._scheduler.note()
         try:
             while missing := [ask for ask in asks if self.there(ask.pool) < ask.number]:
+                if self.there() >= total:
+                    break
                 self._check(missing)
                 if failed.done():
                     failed.result()

@@ -9,6 +9,7 @@ scheduler, in order of priority, and go to the first slot that opens in their po
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -385,7 +386,8 @@ class FlameScheduler(Scheduler):
         """
         try:
             plan = {pool: number} if pool else self.asks.spread(number)
-            here = await self.asks.wait(key, plan, within=_ANSWER_WITHIN)
+            total = math.inf if pool else number
+            here = await self.asks.wait(key, plan, total=total, within=_ANSWER_WITHIN)
         except FlameError as error:
             # An error that is raised here would be logged as the scheduler's own.
             return {"error": pickle.dumps(error)}
