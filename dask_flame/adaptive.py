@@ -69,6 +69,7 @@ class FlameAdaptive(Adaptive):
         self._paused: set[str] = set()  # those of which it was
         self._held: set[str] = set()  # pools of which actors hold all slots
         self._woken = False
+        self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._callbacks = Background("flame-callbacks")
@@ -78,6 +79,9 @@ class FlameAdaptive(Adaptive):
         kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
         cluster.scheduler.on_change = self._changed
+        asks, fleets = cluster.scheduler.asks, self.fleets.fleets
+        asks.bound = lambda pool: fleets[pool].bound
+        asks.coming = lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY)
 
     # What distributed's Adaptive is made of
 
@@ -89,28 +93,29 @@ class FlameAdaptive(Adaptive):
         self._sample()
 
     def stop(self, reason: str = "unknown") -> None:
-        """Decide nothing any more. What is under way goes on; see :meth:`finish`."""
-        super().stop(reason)
+        """Follow demand no longer: keep the runners that the default pool has now.
+
+        ``cluster.adapt()``, ``cluster.scale(n)`` and ``cluster.resize(…)`` let it go on. May be
+        called from any thread, and more than once. Runners that are lost are replaced.
+        """
+        self.cluster.fix()
+
+    async def finish(self) -> None:
+        """Decide nothing any more, and break off what is under way: the cluster closes."""
+        self._over = True
+        super().stop("cluster-closed")
         for timer in (self._timer, self._later):
             if timer is not None:
                 timer.cancel()
         self._timer = self._later = None
-
-    async def finish(self) -> None:
-        """Stop, and break off what is under way."""
-        self.stop("cluster-closed")
         await self._orders.cancel()
         await in_thread(self._callbacks.close)
 
     # Deciding
 
-    @property
-    def stopped(self) -> bool:
-        return bool(self.state == "stopped")
-
     def wake(self) -> None:
         """Decide soon: once for all that changes in this turn of the event loop."""
-        if not self._woken and not self.stopped:
+        if not self._woken and not self._over:
             self._woken = True
             asyncio.get_running_loop().call_soon(self.decide)
 
@@ -120,7 +125,7 @@ class FlameAdaptive(Adaptive):
         Otherwise there is a moment's time. It keeps decisions, of which there would be two for each
         call, out of the way of calls that follow upon each other.
         """
-        if self._woken or self.stopped:
+        if self._woken or self._over:
             return
         waiting = self.cluster.scheduler.waiting
         # This is called several times for each call: a plain loop, as any() takes longer.
@@ -138,7 +143,7 @@ class FlameAdaptive(Adaptive):
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self.stopped:
+        if self._over:
             return
         now = time.monotonic()
         self._observe(now)
@@ -180,7 +185,7 @@ class FlameAdaptive(Adaptive):
         kind = "ended"
         if phase is Phase.BOOTING:
             kind = "failed"
-        elif not self.stopped and (phase is not Phase.ENDING or what.name in self._left):
+        elif not self._over and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
         self.boots.ended(what.name, what.why, now, failed=kind == "failed")
@@ -194,7 +199,7 @@ class FlameAdaptive(Adaptive):
         self.fleets.ledgers[pool].gone(member, kind, now)
         # Also where it was seen out, and its calls were not done when its time was over.
         scheduler.losses.settle(what.name, cause + printed)
-        if not self.stopped:
+        if not self._over:
             self.wake()
 
     def reached(self, name: str, step: str) -> None:
@@ -216,6 +221,9 @@ class FlameAdaptive(Adaptive):
             pool = self.fleets.of(name)
             if pool is not None:
                 self._see(name, pool, now, began=name in began)
+        met, scheduler.asks.met = scheduler.asks.met, []
+        for pool, number in met:
+            self.fleets.fleets[pool].awaited(number, now)
         while scheduler.mishaps:
             self.events.add(*scheduler.mishaps.popleft())
 
@@ -314,8 +322,21 @@ class FlameAdaptive(Adaptive):
             self._orders.check(decision.check, fleet.pool.idle_check)
         if decision.give_up is not None:
             self._give_up(pool, decision.give_up)
+        elif self.cluster.scheduler.asks.waiting(pool) and (
+            (give_up := fleet.give_up(time.monotonic())) is not None
+        ):
+            # Calls have the runners that there are; who waits for more has nothing of them.
+            self.cluster.scheduler.asks.fail(pool, self._boot_error(pool, give_up)[0])
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
+        error, why = self._boot_error(pool, give_up)
+        failed = self.cluster.scheduler.fail_waiting(error, pool)
+        calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
+        # There may be none, where runners were waited for by their number.
+        self.events.add("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
+
+    def _boot_error(self, pool: str, give_up: GiveUp) -> tuple[BootError, str]:
+        """The error of what waits for boots that keep failing, and why they do."""
         why = give_up.reason
         if give_up.late and (how_far := self.boots.how_far([give_up.runner])):
             # Of one that ended by itself this was said when it did.
@@ -334,9 +355,7 @@ class FlameAdaptive(Adaptive):
             "pool. See cluster.events and cluster.get_logs() for more; calls submitted from now "
             "on try again."
         )
-        failed = self.cluster.scheduler.fail_waiting(error, pool)
-        calls = "call that waited" if failed == 1 else "calls that waited"
-        self.events.add("failed", f"{failed} {calls}: {why}", pool=pool)
+        return error, why
 
     def _refuse(self, pool: str) -> None:
         error = BootError(

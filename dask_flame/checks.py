@@ -33,6 +33,8 @@ EXAMPLES = {
     "max_lifetime": '"8h"',
     "name": '"my-cluster"',
     "n": "4",
+    "n_workers": "4",
+    "cores": "4",
     "backend": '"local"',
     "scheduler": '"pod"',
     "scheduler.timeout": '"5m"',

@@ -6,36 +6,43 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from distributed import Client, Security, Status
+from distributed import Security, Status
 from distributed.core import rpc
-from distributed.utils import Log, Logs, format_dashboard_link, silence_logging_cmgr
+from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
 from dask_flame import config, display
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.boots import Boots, is_step
+from dask_flame.by_name import by_name
 from dask_flame.checks import Duration, one_of, seconds, size, wrong
 from dask_flame.costs import Costs
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
+from dask_flame.forked import clients_of, leave_alone, refuse
 from dask_flame.here import END_GRACE, Here
 from dask_flame.home import Home
+from dask_flame.links import dashboard_link, page_link
 from dask_flame.marks import PRELOAD
 from dask_flame.pool import Pool
 from dask_flame.pools import Pools, make_pools
 from dask_flame.prints.plugin import Prints, Taker
 from dask_flame.prints.settings import limits, shown
 from dask_flame.prints.show import DriversShow
+from dask_flame.quiet_logs import QuietLogs
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.specs import check_taken, make_security, runner_spec
 from dask_flame.steering import Steering
+from dask_flame.surroundings import hash_seed
+from dask_flame.unheeded import warn_of_unheeded
 
 if TYPE_CHECKING:
     from dask_flame.apart.driver import Apart
@@ -119,14 +126,18 @@ class FlameCluster(Steering):
     """
 
     _open: ClassVar[weakref.WeakSet[FlameCluster]] = weakref.WeakSet()
+    _quiet: ClassVar[QuietLogs] = QuietLogs()
+    #: In a process that was forked from the driver, the driver's number.
+    forked_from: int | None = None
 
+    @by_name("FlameCluster", "min", "max", "concurrency", "idle_timeout")
     def __init__(
         self,
+        *,
         min: int | None = None,
         max: int | None = None,
         concurrency: int | None = None,
         idle_timeout: Duration | None = None,
-        *,
         pools: Mapping[str, Pool] | None = None,
         backend: str | type[Backend] | None = None,
         scheduler: str | None = None,
@@ -144,11 +155,6 @@ class FlameCluster(Steering):
         self.status = Status.closed  # so that an error below leaves nothing to warn of
         config.check()
         print_limits = limits()
-        if isinstance(min, Pool):
-            raise PoolError(
-                "a FlameCluster takes a pool's options, or several pools by name; "
-                'write FlameCluster(max=8), or FlameCluster(pools={"cpu": Pool(max=8)})'
-            )
         bounds = {"min": min, "max": max, "concurrency": concurrency, "idle_timeout": idle_timeout}
         policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
         if not any(pool.max for pool in policies.values()):
@@ -170,9 +176,12 @@ class FlameCluster(Steering):
         where = self._where(factory, scheduler)
         check_taken(factory, (option for p in policies.values() for option in p.pod.given))
         self.security = make_security(security, remote=getattr(factory, "remote", False))
+        warn_of_unheeded(stacklevel=4)
         self.fleets = Pools(policies)
         self.events = EventLog()
         self.boots = Boots()
+        self._hash_seed = hash_seed()
+        self._warned: set[str] = set()  # of links
         self.dashboard_address = dashboard_address
         self._silence_logs = silence_logs
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
@@ -239,14 +248,17 @@ class FlameCluster(Steering):
         if not self.dashboard_address:
             return ""  # the scheduler still serves its health and metrics
         if self._seat is not None and (port := self._seat.dashboard_port):
-            return str(format_dashboard_link("127.0.0.1", port))
-        return str(super().dashboard_link)
+            return dashboard_link("127.0.0.1", port, self._warned)
+        served = self.scheduler_info.get("services", {}).get("dashboard")
+        if served is None:
+            return ""
+        host = self.scheduler_address.partition("://")[2].rpartition(":")[0]
+        return dashboard_link(host, served, self._warned)
 
     @property
     def flame_link(self) -> str:
         """Address of the page ``/flame``; empty without a dashboard."""
-        link = self.dashboard_link
-        return link and link.removesuffix("/status") + "/flame"
+        return page_link(self.dashboard_link, "flame")
 
     def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
         """What runners of these names are told."""
@@ -256,7 +268,14 @@ class FlameCluster(Steering):
 
     def _spec(self, pool: str) -> RunnerSpec:
         policy, where = self.fleets.policies[pool], self.scheduler.address
-        return runner_spec("", policy, of=pool, scheduler=where, security=self.security)
+        return runner_spec(
+            "",
+            policy,
+            of=pool,
+            scheduler=where,
+            security=self.security,
+            hash_seed=self._hash_seed,
+        )
 
     # Life
 
@@ -281,8 +300,7 @@ class FlameCluster(Steering):
         # What is pushed first ends last.
         await self._stack.__aenter__()
         if self._silence_logs:
-            for root in ("distributed", "bokeh"):
-                self._stack.enter_context(silence_logging_cmgr(self._silence_logs, root=root))
+            self._stack.enter_context(FlameCluster._quiet.held(self._silence_logs))
         self._stack.push_async_callback(self.backend.close)
         if self._show is not None:
             self._stack.push_async_callback(self._show.finish)
@@ -325,8 +343,24 @@ class FlameCluster(Steering):
                 if self._shown is not None:
                     self._shown.update()
 
+    @property
+    def loop(self) -> Any:
+        if self.forked_from is not None:
+            refuse(self)  # a Client that is made with it begins with this
+        return super().loop
+
+    def sync(self, *args: Any, **kwargs: Any) -> Any:
+        if self.forked_from is not None:
+            refuse(self)
+        return super().sync(*args, **kwargs)
+
     def close(self, timeout: float | None = None) -> Any:
-        """End every runner, the scheduler, all that was made for them, and the Clients of it."""
+        """End every runner, the scheduler, all that was made for them, and the Clients of it.
+
+        In a process that was forked from the driver, nothing: it is the driver's.
+        """
+        if self.forked_from is not None:
+            return None
         if not self.asynchronous:
             self._close_clients()
         try:
@@ -337,12 +371,16 @@ class FlameCluster(Steering):
 
     def _close_clients(self) -> None:
         # A Client whose cluster has gone closes by itself, and then leaves its event loop's thread
-        # behind, which it cannot end from inside. Private names, as there is no other way to it.
-        for client in list(Client._instances):
-            if client.cluster is self and not client.asynchronous:
+        # behind, which it cannot end from inside.
+        for client in clients_of(self):
+            if not client.asynchronous:
                 with contextlib.suppress(Exception):
                     client.close(END_GRACE)
                 client._loop_runner.stop()
+
+    def __del__(self) -> None:
+        if self.forked_from is None:
+            super().__del__()
 
     def print_plugins(self) -> list[Prints]:
         """What its scheduler needs to be told of what runners print, if it is to be told."""
@@ -423,6 +461,19 @@ class FlameCluster(Steering):
 
     def _widget(self) -> Any:
         return display.widget(self)
+
+
+def _forked() -> None:
+    clusters = list(FlameCluster._open)
+    if not clusters:
+        return
+    FlameCluster._open = weakref.WeakSet()
+    with contextlib.suppress(Exception):  # nobody could catch it
+        leave_alone(clusters)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register

@@ -37,6 +37,8 @@ def counts(fleet: Fleet) -> dict[str, int]:
 
 def text(cluster: FlameCluster) -> str:
     """One line: what a terminal shows."""
+    if cluster.forked_from is not None:
+        return f"FlameCluster({cluster.name}, of process {cluster.forked_from})"
     if cluster.status is Status.closed:
         return f"FlameCluster({cluster.name}, closed)"
     several = len(cluster.fleets.fleets) > 1
@@ -69,6 +71,7 @@ def _pool(name: str, fleet: Fleet, waiting: int, held: str) -> str:
     return (
         f"{name or 'runners'}: {there} of {pool.min}..{pool.max}{calls}, "
         f"concurrency={pool.concurrency}, idle_timeout={pool.idle_timeout:g}s"
+        f"{'' if fleet.fixed is None else f', kept at {fleet.fixed} by adapt(...).stop()'}"
     )
 
 
@@ -123,6 +126,7 @@ def snapshot(
                 "price": fleet.pool.price,
                 "idle_timeout": fleet.pool.idle_timeout,
                 "suspended": fleet.suspended,
+                "fixed": fleet.fixed,
                 "demand": scheduler.demand(name),
                 "target": fleet.target(scheduler.demand(name)),
                 "waiting": scheduler.waiting(name),

@@ -4,7 +4,9 @@
 
     FlameError
     ├── PoolError        (also ValueError)    an option is wrong, or there is no such pool
+    │   └── PositionalError (also TypeError)  ... it was given by position, not by name
     ├── BackendError                          a backend is unknown, or cannot be used here
+    ├── ForkedError      (also RuntimeError)  a fork of the driver uses the driver's cluster
     ├── BootError        (also RuntimeError)  runners could not start
     │   └── BootTimeout  (also CallTimeout)   ... within their pool's boot_timeout
     ├── CallFailed       (also RuntimeError)  a call's end cannot be raised here as it was there
@@ -30,8 +32,16 @@ class PoolError(FlameError, ValueError):
     """An option of a Pool or a FlameCluster is wrong, or there is no such pool."""
 
 
+class PositionalError(PoolError, TypeError):
+    """An option was given by position; the message has the line that names it."""
+
+
 class BackendError(FlameError):
     """A backend is unknown, not installed, or cannot be used here."""
+
+
+class ForkedError(FlameError, RuntimeError):
+    """A process that was forked from the driver uses the driver's cluster, or a Client of it."""
 
 
 class BootError(FlameError, RuntimeError):

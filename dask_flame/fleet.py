@@ -62,6 +62,7 @@ class Fleet:
         self.pool = pool
         self.roster = Roster()
         self.suspended = ""  # why it is to have no runner at all
+        self.fixed: int | None = None  # runners to have, whatever the demand
         self.failures = 0
         self._prefix = prefix
         self._chance = chance
@@ -172,7 +173,19 @@ class Fleet:
             If the changed policy would be wrong; nothing has changed then.
         """
         self.pool = self.pool.replace(**changes)
+        self.fixed = None
         self._resting = False
+
+    def fix(self) -> int:
+        """Keep the number of runners that there are now until :meth:`resize`; return it."""
+        if self.fixed is None:
+            self.fixed = self.count(Phase.BOOTING, Phase.READY)
+        return self.fixed
+
+    def awaited(self, number: int, now: float) -> None:
+        """Somebody waited for so many runners without giving them calls: they are idle from now."""
+        busy = sum(m.phase is Phase.READY and m.busy > 0 for m in self.members.values())
+        self.roster.idle_anew(number - busy, now)
 
     # What there is
 
@@ -201,13 +214,31 @@ class Fleet:
         """How many runners this many slots of demand call for, within the bounds."""
         if self.suspended:
             return 0
+        if self.fixed is not None:
+            return min(self.fixed, self.pool.max)
         wanted = math.ceil(demand / self.pool.concurrency)
         wanted += self.pool.spare if demand else 0
         return min(max(wanted, self._floor), self.pool.max)
 
     @property
     def _floor(self) -> int:
+        if self.fixed is not None:
+            return self.fixed
         return 0 if self._resting else self.pool.min
+
+    @property
+    def bound(self) -> tuple[int, str]:
+        """How many runners there may be now, and what bounds them, with the line to type."""
+        pool = self.pool
+        if self.suspended:
+            return 0, f"there are to be none: {self.suspended}"
+        if self.fixed is not None:
+            most = min(self.fixed, pool.max)
+            return most, (
+                f"adapt(...).stop() keeps {most}; write cluster.adapt() to follow demand again, or "
+                "cluster.scale(n)"
+            )
+        return pool.max, f"max={pool.max}; write cluster.resize(max=…)"
 
     @property
     def _alive(self) -> int:
@@ -229,7 +260,7 @@ class Fleet:
             self._end_all(now, retire)
         else:
             self._end_surplus(now, target, retire, check)
-            self._rest(now, target, retire, check)
+            self._rest(now, target, demand, retire, check)
             target = self.target(demand)  # lower, where the `min` runners have gone to rest
         there = self._alive
         numbers = {"demand": demand, "target": target, "there": there}
@@ -299,9 +330,13 @@ class Fleet:
             else:
                 retire.append(self._end(member, now, why))
 
-    def _rest(self, now: float, target: int, retire: list[Retirement], check: list[str]) -> None:
+    def _rest(
+        self, now: float, target: int, demand: int, retire: list[Retirement], check: list[str]
+    ) -> None:
         limit = self.pool.min_idle_timeout
-        if limit is None or target > self.pool.min or self._resting:
+        if limit is None or demand or target > self.pool.min or self._resting:
+            return
+        if self.fixed is not None:
             return
         idle = self.roster.all_idle_since()
         if idle is None or now < idle + limit:
@@ -354,12 +389,17 @@ class Fleet:
         )
 
     def _hopeless(self, now: float, demand: int) -> GiveUp | None:
-        if not self._given_up(demand):
+        return self.give_up(now) if self._given_up(demand) else None
+
+    def give_up(self, now: float) -> GiveUp | None:
+        """Say why nobody should wait for a boot, if they keep failing; the next try is at once."""
+        pool = self.pool
+        if self.failures < pool.boot_attempts or pool.on_boot_failure != "fail":
             return None
         # What is submitted later deserves one more try, at once.
-        self.failures = self.pool.boot_attempts - 1
+        self.failures = pool.boot_attempts - 1
         self._retry_at = now
-        times = "1 boot" if self.pool.boot_attempts == 1 else f"{self.pool.boot_attempts} boots"
+        times = "1 boot" if pool.boot_attempts == 1 else f"{pool.boot_attempts} boots"
         why = f"{times} failed in a row (boot_attempts): {self._why_failed}"
         return GiveUp(why, self._too_late, self._who_failed)
 
@@ -380,6 +420,7 @@ class Fleet:
                 times.append(roster.next_idle(pool.idle_timeout))
             elif (
                 pool.min_idle_timeout is not None
+                and self.fixed is None
                 and target <= pool.min
                 and (idle := roster.all_idle_since()) is not None
             ):

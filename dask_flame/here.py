@@ -30,6 +30,15 @@ logger = logging.getLogger("dask_flame")
 END_GRACE = 2.0
 
 
+def fixed_text(number: int) -> str:
+    """What an event says of a pool that follows demand no longer."""
+    runners = "1 runner is" if number == 1 else f"{number} runners are"
+    return (
+        f"adapt(...).stop(): {runners} kept, whatever the demand; further calls wait for a free "
+        "slot until cluster.adapt(), cluster.scale(n) or cluster.resize(…)"
+    )
+
+
 class Here:
     """The seat of a scheduler that runners can reach in this process.
 
@@ -173,6 +182,14 @@ class Here:
             adaptive.minimum, adaptive.maximum = policy.min, policy.max
         cluster.events.add("policy", text, pool=pool)
         adaptive.wake()
+
+    def fixed(self, pool: str) -> None:
+        """A pool is to follow demand no longer."""
+        cluster = self._cluster
+        number = cluster.fleets.fleets[pool].fix()
+        cluster.events.add("policy", fixed_text(number), pool=pool)
+        if self._adaptive is not None:
+            self._adaptive.wake()
 
     # What the lease says
 

@@ -82,6 +82,11 @@ class Home:
         never_drop_from_home(scheduler)
 
     @property
+    def worker(self) -> HomeWorker | None:
+        """The worker that holds what there is; None where there is nothing."""
+        return self._worker
+
+    @property
     def held(self) -> int:
         """Number of results at home."""
         return len(self._worker.shelf) if self._worker is not None else 0

@@ -10,6 +10,7 @@ from typing import Any
 from dask.system import CPU_COUNT
 
 from dask_flame import config
+from dask_flame.by_name import by_name
 from dask_flame.checks import (
     EXAMPLES,
     Duration,
@@ -131,6 +132,7 @@ pod_template : optional
     preload: tuple[str, ...]
     pod: PodOptions = field(hash=False)
 
+    @by_name("Pool", "min", "max", "concurrency", "idle_timeout")
     def __init__(
         self,
         *,
@@ -251,6 +253,20 @@ _OTHER_NAMES = {  # what those that are used to another tool write
     "on_grow_start": "on_grow",
     "n_gpus": "gpus",
     "num_gpus": "gpus",
+    "cores": "concurrency",
+    "threads": "concurrency",
+    "worker_dashboard_address": "dashboard_address",
+    "diagnostics_port": "dashboard_address",
+}
+_LEAVE_OUT = {  # ... and that has no other name here
+    **dict.fromkeys(
+        ("processes", "nanny", "worker_class"), "runners are processes that hold one worker each"
+    ),
+    **dict.fromkeys(
+        ("ip", "host", "interface", "protocol", "port", "scheduler_port", "scheduler_kwargs"),
+        "the backend says where the scheduler listens",
+    ),
+    **dict.fromkeys(("local_directory",), 'it is dask.config.set({"temporary-directory": "…"})'),
 }
 
 
@@ -275,7 +291,9 @@ def refuse_unknown(options: Iterable[str], *, others: Iterable[str] = ()) -> Non
         guess = _OTHER_NAMES.get(name) or next(
             iter(difflib.get_close_matches(name, [*known, *others], n=1)), None
         )
-        if guess is None:
+        if name in _LEAVE_OUT:
+            hint = f"leave it out: {_LEAVE_OUT[name]}"
+        elif guess is None:
             hint = "there are " + ", ".join(sorted({*known, *others}))
         else:
             hint = f"did you mean {guess}={EXAMPLES.get(guess, '…')}?"

@@ -118,6 +118,23 @@ class Pools:
         self.stopped = why
         self.suspend(why)
 
+    def known(self, pool: str | None) -> str:
+        """Return the name of a pool, by default the first one's.
+
+        Raises
+        ------
+        PoolError
+            If there is no such pool.
+        """
+        name = self.default if pool is None else pool
+        if name not in self.fleets:
+            # A number in its place was meant for a bound.
+            hint = f"; write cluster.resize(max={name})" if str(name).isdigit() else ""
+            raise PoolError(
+                f"there is no pool {name!r}; there are {', '.join(map(repr, self.fleets))}{hint}"
+            )
+        return name
+
     def resize(self, pool: str | None, changes: Mapping[str, Any]) -> Pool:
         """Change a pool's policy.
 
@@ -126,11 +143,7 @@ class Pools:
         PoolError
             If there is no such pool, an option is wrong, or cannot be changed; nothing has changed.
         """
-        name = self.default if pool is None else pool
-        if name not in self.fleets:
-            raise PoolError(
-                f"there is no pool {name!r}; there are {', '.join(map(repr, self.fleets))}"
-            )
+        name = self.known(pool)
         refuse_unknown(changes)
         for fixed in _FIXED:
             if fixed in changes:

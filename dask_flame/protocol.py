@@ -32,6 +32,8 @@ RETURN = "flame-return"
 
 #: A result could not be sent to another runner, or not be read there.
 UNSENDABLE = "flame-unsendable"
+#: The rpc by which a driver has runners booted that it waits for, see asks.py.
+HAVE = "flame_have_runners"
 
 # Between a driver and its scheduler's pod: see apart/.
 

@@ -184,6 +184,11 @@ class Roster:
         self._asked.discard(name)
         self._stale.discard(name)
 
+    def idle_anew(self, number: int, now: float) -> None:
+        """Begin the idle time of so many ready runners anew: of those that were busy last."""
+        for member in list(self._idle.values())[max(0, len(self._idle) - number) :]:
+            member.idle_since = now
+
     def keep(self, name: str, now: float, patience: float) -> None:
         """A runner could not go: it is tried again after this patience, then ever more rarely."""
         member = self.members[name]

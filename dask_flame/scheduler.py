@@ -10,6 +10,7 @@ scheduler, in order of priority, and go to the first slot that opens in their po
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -18,24 +19,32 @@ from itertools import islice
 from typing import Any, Literal
 
 from distributed import Scheduler, Status
+from distributed.core import error_message
 from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
 from dask_flame import serialization
-from dask_flame.errors import CallFailed, CallTimeout
+from dask_flame.asks import Asks
+from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
 from dask_flame.failures import text_of, unharmed
 from dask_flame.graphs import name_data_of_map, plain
 from dask_flame.labels import memory as shown
 from dask_flame.lanes import Needs
 from dask_flame.losses import Losses
+from dask_flame.nannies import on_runner
 from dask_flame.packed import PackedTask
 from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
+from dask_flame.protocol import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
 
 logger = logging.getLogger("dask_flame")
+
+#: Seconds after which a client that waits for runners is answered; it asks again.
+_ANSWER_WITHIN = 1.0
+#: What distributed says to workers of their plugins.
+_OF_PLUGINS = frozenset({"plugin-add", "plugin-remove"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +125,8 @@ class FlameScheduler(Scheduler):
         self.paused: dict[str, str] = {}
         self.parted: set[str] = set()
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
-        self._scattering = 0
         self._removed: deque[str] = deque(maxlen=1000)
+        self.asks = Asks(self)
         self.slots = Slots(self, pools or {"default": Pool()})
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
@@ -127,10 +136,14 @@ class FlameScheduler(Scheduler):
         self.WORKER_SATURATION = 1.0
         # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
         self.no_workers_timeout = None
+        # A cluster without calls is one without runners, and ends with its driver.
+        self.idle_timeout = None
         # How often a call runs again is for `losses` to say, which knows what ended its runner.
         limit = int(self.allowed_failures)  # type: ignore[has-type]
         self.losses = Losses(self, limit)
         self.allowed_failures = sys.maxsize
+        self.handlers["ncores_running"] = self.runners_to_scatter_to
+        self.handlers[HAVE] = self.have_runners
         self.stream_handlers[FREED] = self.slots.freed
         self.stream_handlers[OVERRAN] = self.call_overran
         self.stream_handlers[LEAVING] = self.runner_leaves
@@ -149,10 +162,11 @@ class FlameScheduler(Scheduler):
             By default the first one. Calls that no new runner of it could take, since they name a
             worker or ask for other resources, are not counted.
         """
-        default = self.slots.default
-        # To scatter needs a runner to scatter to.
-        scattering = self._scattering and not self.running and pool in (None, default)
-        return bool(scattering) + self.slots.demand(pool or default)
+        pool = pool or self.slots.default
+        demand = self.slots.demand(pool)
+        if wanted := self.asks.wanted(pool):
+            return max(demand, wanted * self.slots.pools[pool].concurrency)
+        return demand
 
     def waiting(self, pool: str | None = None) -> int:
         """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
@@ -209,8 +223,10 @@ class FlameScheduler(Scheduler):
         int
             Their number.
         """
-        keys = self.slots.lanes.waiting_for(pool or self.slots.default)
+        pool = pool or self.slots.default
+        keys = self.slots.lanes.waiting_for(pool)
         self._fail(keys, error)
+        self.asks.fail(pool, error)
         return len(keys)
 
     def fail_soon(self, keys: Iterable[Any], error: Exception) -> None:
@@ -220,6 +236,7 @@ class FlameScheduler(Scheduler):
     def note(self, *names: str) -> None:
         """Tell the reader that demand, or the load of these workers, may have changed."""
         self.changed.update(names)
+        self.asks.look()
         if self.on_change is not None:
             self.on_change()
 
@@ -410,14 +427,77 @@ class FlameScheduler(Scheduler):
         answer: dict[str, Any] = super().heartbeat_worker(address=address, **kwargs)
         return answer
 
-    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
-        self._scattering += 1
-        self.note()
+    async def scatter(
+        self,
+        data: dict[Any, Any],
+        workers: Any,
+        client: str,
+        broadcast: bool | int = False,
+        timeout: float = 2,
+    ) -> Any:
+        # To scatter needs a runner to scatter to, or as many as there are to be copies. Stock waits
+        # for the first one, for as long as it was told.
+        key = ("scatter", object())
+        copies = 1 if broadcast is True or not broadcast else int(broadcast)
         try:
-            return await super().scatter(*args, **kwargs)
+            if workers is None and self.asks.there() < copies:
+                await self.asks.wait(key, self._as_many(copies), within=timeout)
+            return await super().scatter(
+                data, workers, client, broadcast=broadcast, timeout=timeout
+            )
         finally:
-            self._scattering -= 1
-            self.note()
+            self.asks.release(key)
+
+    def _as_many(self, number: int) -> dict[str, int]:
+        """So many runners, counting those of all pools, or as many as there may be."""
+        pool = self.slots.default
+        others = self.asks.there() - self.asks.there(pool)
+        return {pool: int(min(number - others, self.asks.bound(pool)[0]))}
+
+    async def runners_to_scatter_to(self, workers: Any = None) -> dict[str, int]:
+        """Answer a client that scatters by itself (``direct=True``): there is to be a runner.
+
+        It asks again and again, so a runner that boots is not waited for to its end.
+        """
+        if workers is None and not self.asks.there():
+            key = ("scatter", object())
+            await self.asks.wait(key, {self.slots.default: 1}, within=_ANSWER_WITHIN)
+        there = self.get_ncores_running(workers=workers)
+        return {address: n for address, n in there.items() if address not in self.draining}
+
+    async def have_runners(
+        self, number: int, pool: str | None = None, key: str = ""
+    ) -> dict[str, Any]:
+        """Answer a driver that waits for so many runners: how many there are.
+
+        They are booted, and kept as long as it asks again and again.
+        """
+        try:
+            plan = {pool: number} if pool else self.asks.spread(number)
+            total = math.inf if pool else number
+            here = await self.asks.wait(key, plan, total=total, within=_ANSWER_WITHIN)
+        except FlameError as error:
+            # An error that is raised here would be logged as the scheduler's own.
+            return {"error": pickle.dumps(error)}
+        there = self.asks.there(pool)
+        if here := here or there >= number:
+            self.asks.release(key)
+        return {"there": number if here else there}
+
+    async def replicate(
+        self, keys: Any, n: int | None = None, workers: Any = None, **kwargs: Any
+    ) -> Any:
+        # Stock makes as many copies as there are workers: here they come when they are wanted.
+        if workers is not None:
+            return await super().replicate(keys, n=n, workers=workers, **kwargs)
+        plan = self._as_many(self.asks.there() or 1 if n is None else n)
+        key = ("replicate", object())
+        try:
+            await self.asks.wait(key, plan)
+            addresses = [ws.address for ws in self.running if ws.address not in self.draining]
+            return await super().replicate(keys, n=n, workers=addresses, **kwargs)
+        finally:
+            self.asks.release(key)
 
     async def run_function(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
         return await unharmed(super().run_function(comm, *args, **kwargs))
@@ -426,13 +506,43 @@ class FlameScheduler(Scheduler):
         # Stock waits until as many workers have come back: here they come when they are wanted.
         return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
 
+    async def register_nanny_plugin(
+        self, comm: None, plugin: bytes, name: str, idempotent: bool
+    ) -> Any:
+        # Also what the plugins of schedulers call that have something done by nannies.
+        try:
+            plugin = on_runner(plugin)
+        except PoolError as error:
+            # As the answer of a runner: what is raised here would be logged as well.
+            return {"": error_message(error)}
+        return await self.register_worker_plugin(
+            comm, plugin=plugin, name=name, idempotent=idempotent
+        )
+
+    async def unregister_nanny_plugin(self, comm: None, name: str) -> Any:
+        return await self.unregister_worker_plugin(comm, name=name)
+
     async def rebalance(self, *, workers: Any = None, **kwargs: Any) -> Any:
         # Stock would take home for the fullest of all workers, or for the emptiest.
         among = self.workers if workers is None else workers
         workers = [a for a in among if a not in self.resting]
         return await super().rebalance(workers=workers, **kwargs)
 
-    async def broadcast(self, *, workers: list[str] | None = None, **kwargs: Any) -> Any:
+    async def broadcast(
+        self, *, msg: dict[str, Any], workers: list[str] | None = None, **kwargs: Any
+    ) -> Any:
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
-        return await super().broadcast(workers=workers, **kwargs)
+        if msg.get("op") not in _OF_PLUGINS:
+            return await super().broadcast(msg=msg, workers=workers, **kwargs)
+        answers = await super().broadcast(msg=msg, workers=workers, on_error="return", **kwargs)
+        for address, answer in list(answers.items()):
+            # A runner that has gone meanwhile needs none; others have it when they register.
+            if isinstance(answer, OSError) and not self._takes_calls(address):
+                del answers[address]
+            elif isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _takes_calls(self, address: str) -> bool:
+        return address in self.workers and address not in self.draining

@@ -104,6 +104,10 @@ class Slots(SchedulerPlugin):
                     return name
         return self.default
 
+    def pool_at(self, address: str) -> str | None:
+        """The pool of the worker at an address; None where it is in none."""
+        return self._pool_of.get(address)
+
     def fit(self, ts: TaskState) -> set[str]:
         """Addresses of the workers that a call may run on, whether they are free or not."""
         pool = self.pool_of(ts) or self.default

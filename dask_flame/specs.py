@@ -15,10 +15,11 @@ from dask_flame.certificates import temporary_security
 from dask_flame.errors import PoolError
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.pool import Pool
+from dask_flame.surroundings import interpreter_flags, working_directory
 
 
 def runner_spec(
-    name: str, pool: Pool, *, of: str, scheduler: str, security: Security
+    name: str, pool: Pool, *, of: str, scheduler: str, security: Security, hash_seed: str = ""
 ) -> RunnerSpec:
     """The orders of one runner of a pool.
 
@@ -32,6 +33,8 @@ def runner_spec(
         Address to register at.
     security : distributed.Security
         The cluster's; a runner gets the worker's part of it.
+    hash_seed : str
+        The cluster's.
     """
     return RunnerSpec(
         name=name,
@@ -48,6 +51,9 @@ def runner_spec(
         preload=pool.preload,
         config=settings(),
         security=_worker_security(security),
+        flags=interpreter_flags(),
+        hash_seed=hash_seed,
+        cwd=working_directory(),
         pod=pool.pod.given,
     )
 

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
+import uuid
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from distributed import Security, Status
 from distributed.deploy.cluster import Cluster
+from distributed.exceptions import WorkerStartTimeoutError
+from distributed.protocol import pickle
+from distributed.utils import NoOpAwaitable
 
-from dask_flame.checks import whole
+from dask_flame.by_name import by_name, refusal
+from dask_flame.checks import Duration, seconds, whole
 from dask_flame.costs import Costs, costs
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.fleet import Member, Phase
 from dask_flame.manifest import Manifest
 from dask_flame.pool import Pool
+from dask_flame.protocol import HAVE
 from dask_flame.specs import check_taken, runner_spec
+from dask_flame.stock import ELSEWHERE, WorkerView, adapt_bounds, runners_for, worker_views
 
 if TYPE_CHECKING:
     from dask_flame.adaptive import FlameAdaptive
+    from dask_flame.apart.driver import Apart
     from dask_flame.backends import Backend, RunnerSpec
     from dask_flame.boots import Boots
     from dask_flame.events import EventLog
+    from dask_flame.here import Here
     from dask_flame.pools import Pools
 
 _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
@@ -41,6 +53,8 @@ class Steering(Cluster):
     boots: Boots
     _adaptive: FlameAdaptive
     _came_to: Costs | None
+    _hash_seed: str
+    _seat: Here | Apart | None
 
     @abstractmethod
     def _pools(self) -> dict[str, Any]:
@@ -53,7 +67,14 @@ class Steering(Cluster):
     def _expected(self) -> list[RunnerSpec]:
         """What runners of each pool are told, but for their names and where the scheduler is."""
         return [
-            runner_spec("", policy, of=pool, scheduler="", security=Security())
+            runner_spec(
+                "",
+                policy,
+                of=pool,
+                scheduler="",
+                security=Security(),
+                hash_seed=self._hash_seed,
+            )
             for pool, policy in self.fleets.policies.items()
         ]
 
@@ -136,49 +157,162 @@ class Steering(Cluster):
             for item in self.backend.manifest(replace(self._spec(pool), name=fleet.next_name))
         )
 
+    @property
+    def workers(self) -> Mapping[str, WorkerView]:
+        """The runners, as distributed's own clusters have their workers; see also ``runners``."""
+        known = self.scheduler_info.get("workers", {})
+        return MappingProxyType(worker_views(self.fleets.members, known))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ELSEWHERE:
+            raise AttributeError(f"a FlameCluster has no {name}; write {ELSEWHERE[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     # What can be changed
 
-    def scale(self, n: int) -> None:
+    def scale(self, n: int | None = None, memory: Any = None, cores: Any = None) -> Any:
         """Have exactly n runners, whatever the demand: sets the default pool's min and max to n.
 
         Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
         pool follow demand again, for example ``cluster.adapt(minimum=0, maximum=8)``.
-        """
-        whole("n", n, 0)
-        self._resize(None, {"min": n, "max": n}, f"scale({n})")
 
-    def adapt(
-        self, *, minimum: int | None = None, maximum: int | None = None, **others: Any
-    ) -> FlameAdaptive:
-        """Follow demand within these bounds; those not given stay as they are.
-
-        It is the default pool's bounds that change; see :meth:`resize` for another pool's.
-
-        Returns
-        -------
-        FlameAdaptive
-            Where the scheduler is apart from the driver, what has the bounds alone.
+        Parameters
+        ----------
+        n : int, optional
+        memory : size, optional
+            As many runners as have this much memory together, by the pool's ``memory``.
+        cores : int, optional
+            As many as have so many cores, of which a runner has its pool's ``concurrency``, or
+            ``cpus`` if that is more. Of several of the three, the largest number counts.
 
         Raises
         ------
         PoolError
         """
-        if others:
-            raise PoolError(
-                f"adapt() does not take {', '.join(others)}; "
-                "write cluster.adapt(minimum=0, maximum=8)"
-            )
         policy = self.fleets.policies[self.fleets.default]
-        low = policy.min if minimum is None else whole("minimum", minimum, 0)
-        high = policy.max if maximum is None else whole("maximum", maximum, 0)
-        if low > high:
-            raise PoolError(
-                f"minimum={low} is more than maximum={high}; "
-                f"write cluster.adapt(minimum={high}, maximum={low})"
-            )
-        self._resize(None, _given(min=minimum, max=maximum), "adapt")
+        numbers = [] if n is None else [whole("n", n, 0)]
+        for given in ({"memory": memory}, {"cores": cores}):
+            if None not in given.values():
+                numbers.append(runners_for(policy, **given))
+        if not numbers:
+            raise PoolError("scale() is told how many runners there are to be; write scale(4)")
+        n = max(numbers)
+        self._resize(None, {"min": n, "max": n}, f"scale({n})")
+        # As in distributed, where it may be awaited.
+        return NoOpAwaitable() if self.asynchronous else None
+
+    def adapt(
+        self,
+        *positional: Any,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        **others: Any,
+    ) -> FlameAdaptive:
+        """Follow demand within these bounds; those not given stay as they are.
+
+        It is the default pool's bounds that change; see :meth:`resize` for another pool's.
+
+        Parameters
+        ----------
+        minimum, maximum : int, optional
+            An infinite ``maximum`` leaves the pool's ``max`` as it is, with a warning.
+        **others
+            ``minimum_cores``, ``maximum_cores``, ``minimum_memory`` and ``maximum_memory`` are
+            counted as in :meth:`scale`. What else distributed's own takes (``Adaptive``,
+            ``interval``, ``wait_count``, ``target_duration``, ``worker_key``) governs nothing, and
+            is warned of.
+
+        Returns
+        -------
+        FlameAdaptive
+            Its ``stop()`` keeps the number of runners that there are then, whatever the demand,
+            until the next ``adapt``, ``scale`` or ``resize``. Where the scheduler is apart from the
+            driver, it has the bounds and ``stop()`` alone.
+
+        Raises
+        ------
+        PoolError
+        """
+        if len(positional) == 1 and isinstance(positional[0], type):
+            others["Adaptive"] = positional[0]
+        elif positional:
+            raise refusal("cluster.adapt", positional, ("minimum", "maximum"))
+        policy = self.fleets.policies[self.fleets.default]
+        given = {"minimum": minimum, "maximum": maximum, **others}
+        self._resize(None, adapt_bounds(policy, given), "adapt")
         return self._adaptive
 
+    def fix(self) -> None:
+        """Keep the runners that the default pool has now, whatever the demand.
+
+        It is what ``cluster.adapt(...).stop()`` does. The next ``adapt``, ``scale`` or ``resize``
+        of the pool lets it go on.
+        """
+        if self.status is not Status.running:
+            return
+
+        async def change() -> None:
+            assert self._seat is not None
+            self._seat.fixed(self.fleets.default)
+
+        self._do(change)
+        if not self.fleets.fleets[self.fleets.default].fixed:
+            warnings.warn(
+                "adapt(...).stop() keeps the runners that there are now, and there is none: calls "
+                "wait until cluster.adapt(), cluster.scale(n) or cluster.resize(…)",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def wait_for_workers(
+        self, n_workers: int, timeout: Duration | None = None, *, pool: str | None = None
+    ) -> Any:
+        """Have so many runners, and wait until they are there.
+
+        Those that are missing boot. They are kept while this waits; then they are idle, and end
+        after ``idle_timeout`` if there is no call for them.
+
+        Parameters
+        ----------
+        n_workers : int
+        timeout : duration, optional
+            Seconds, or ``"2m"``.
+        pool : str, optional
+            Whose runners. By default those of all pools count, and what is missing boots in the
+            first one, as far as its ``max`` allows, then in the others.
+
+        Raises
+        ------
+        PoolError
+            The pool may not have so many: see ``max``.
+        BootError
+            Runners could not start.
+        TimeoutError
+            They were not there in time.
+        """
+        whole("n_workers", n_workers, 1)
+        self.fleets.known(pool)
+        limit = None if timeout is None else seconds("timeout", timeout)
+        return self.sync(self._wait_for_workers, n_workers, timeout=limit, pool=pool)
+
+    async def _wait_for_workers(
+        self, n_workers: int = 0, timeout: float | None = None, pool: str | None = None
+    ) -> None:
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        key = f"{self.name}-{uuid.uuid4().hex}"
+        while True:
+            # Again and again, so that it ends with this process, and outlives a lost connection.
+            ask = getattr(self.scheduler_comm, HAVE)
+            answer = await ask(number=n_workers, pool=pool, key=key)
+            if "error" in answer:
+                raise pickle.loads(answer["error"])
+            there = answer["there"]
+            if there >= n_workers:
+                return
+            if time.monotonic() > deadline:
+                raise WorkerStartTimeoutError(there, n_workers, timeout or 0)
+
+    @by_name("cluster.resize", "min", "max", first=2)
     def resize(self, pool: str | None = None, **changes: Any) -> Pool:
         """Change a pool's policy while it runs.
 
@@ -219,8 +353,12 @@ class Steering(Cluster):
             waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
             self._resized(pool or self.fleets.default, changes, f"{why}: {what}{waits}")
 
+        self._do(change)
+
+    def _do(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a change that never waits on the cluster's event loop."""
         if self.called_from_running_loop:
-            # It never waits: run to its end here and now, as what calls this is not a coroutine.
+            # Run to its end here and now, as what calls this is not a coroutine.
             with contextlib.suppress(StopIteration):
                 change().send(None)
         else:
@@ -229,7 +367,3 @@ class Steering(Cluster):
     def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """Have a policy that has changed followed."""
         raise NotImplementedError
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

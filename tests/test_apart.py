@@ -26,7 +26,7 @@ import dask
 import pytest
 import yaml
 from conftest import wait_for
-from dask.distributed import Client, get_worker
+from dask.distributed import Client, Status, get_worker
 from kubernetes_help import TEAM, Caller
 from test_kubernetes import DRIVER
 
@@ -203,6 +203,13 @@ def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: 
     assert "later" not in changed.reason
     assert flame.adapt(minimum=1).minimum == 1
     wait_for(lambda: [e for e in flame.events if e.reason.startswith("adapt")])
+    client.wait_for_workers(2, timeout=60)
+    assert len([w for w in flame.workers.values() if w.status is Status.running]) == 2
+    with pytest.raises(PoolError, match="3 runners are asked for, and max=2"):
+        client.wait_for_workers(3, timeout=60)
+    flame.adapt(minimum=0).stop()
+    wait_for(lambda: [e for e in flame.events if "2 runners are kept" in e.reason])
+    assert "kept at 2 by adapt(...).stop()" in repr(flame)
     client.close()
 
 

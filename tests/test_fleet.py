@@ -98,6 +98,52 @@ def test_min_runners_may_rest_and_come_back_with_demand() -> None:
     assert len(decision.boot.names) == 2
 
 
+def test_a_fixed_number_of_runners_is_kept_whatever_the_demand() -> None:
+    fleet = Fleet(Pool(min=1, max=8, idle_timeout=10, min_idle_timeout=20))
+    names = ready(fleet, fleet.decide(0, 3), 0)
+    assert fleet.fix() == fleet.fix() == 3
+    assert fleet.bound[0] == 3
+    assert "cluster.adapt()" in fleet.bound[1]
+    for demand in (0, 8, 0):
+        decision = fleet.decide(1000, demand)
+        assert (decision.boot, decision.retire, decision.wake) == (None, (), None)
+    fleet.ended(names[0], 1000)
+    assert len(ready(fleet, fleet.decide(1001, 0), 1001)) == 1  # one that is lost is replaced
+    fleet.resize()
+    assert fleet.bound == (8, "max=8; write cluster.resize(max=…)")
+    assert len(retired(fleet.decide(1100, 0))) == 3  # all but one, and that one comes to rest
+
+
+def test_a_fixed_number_is_no_more_than_a_lower_max_later() -> None:
+    fleet = Fleet(Pool(max=4, idle_timeout=10))
+    assert fleet.fix() == 0
+    assert fleet.target(4) == 0
+    assert fleet.decide(0, 4).boot is None
+    fleet.resize(max=2)
+    assert fleet.fixed is None
+    assert len(ready(fleet, fleet.decide(1, 4), 1)) == 2
+
+
+def test_runners_that_somebody_waited_for_are_idle_from_then_on() -> None:
+    fleet = Fleet(Pool(max=8, idle_timeout=10))
+    names = ready(fleet, fleet.decide(0, 4), 0)
+    fleet.load(names[0], 1, 1)
+    fleet.load(names[3], 1, 1)
+    fleet.load(names[3], 0, 2)
+    fleet.awaited(2, 9)  # one is busy, so it is one that is idle: the one that was busy last
+    assert set(retired(fleet.decide(10, 1))) == {names[1], names[2]}
+    assert retired(fleet.decide(18.9, 1)) == []
+    assert retired(fleet.decide(19, 1)) == [names[3]]
+    fleet.awaited(5, 20)  # none is idle
+
+
+def test_min_runners_do_not_rest_while_somebody_waits_for_more() -> None:
+    fleet = Fleet(Pool(min=1, max=2, min_idle_timeout=10, boot_timeout=1000))
+    ready(fleet, fleet.decide(0, 0), 0)
+    assert fleet.decide(5, 2).boot is not None
+    assert fleet.decide(100, 2).retire == ()
+
+
 def test_spare_runners_are_kept_ahead_of_demand_while_there_is_any() -> None:
     fleet = Fleet(Pool(max=8, spare=2, idle_timeout=10))
     names = ready(fleet, fleet.decide(0, 1), 0)
@@ -569,6 +615,11 @@ class World(RuleBasedStateMachine):
     @rule(low=st.integers(0, 4), more=st.integers(0, 4), idle=st.sampled_from([0, 5, 10, 40]))
     def resize(self, low: int, more: int, idle: float) -> None:
         self.fleet.resize(min=low, max=max(1, low + more), idle_timeout=idle)
+        self.decide()
+
+    @rule(number=st.integers(0, 6))
+    def awaited(self, number: int) -> None:
+        self.fleet.awaited(number, self.now)
         self.decide()
 
     @rule(seconds=st.floats(0.01, 100))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.errors import BackendError, FlameError, PoolError
+from dask_flame.errors import BackendError, FlameError, PoolError, PositionalError
 from dask_flame.pools import make_pools
 
 
@@ -62,7 +63,9 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
         ({"n_workers": 4}, "unknown option n_workers; did you mean max=8?"),
         ({"threads_per_worker": 4}, "did you mean concurrency=1?"),
         ({"backnd": "local"}, 'did you mean backend="local"?'),
-        ({"min": Pool(max=3)}, "write FlameCluster(max=8)"),
+        ({"processes": True}, "unknown option processes; leave it out: runners are processes"),
+        ({"host": "0.0.0.0"}, "unknown option host; leave it out: the backend says where"),
+        ({"local_directory": "/x"}, "leave it out: it is dask.config.set({"),
         ({"name": 5}, "name=5 is not made of letters"),
         ({"name": "a/b"}, "name='a/b' is not made of letters"),
         ({"disconnect_grace": "x"}, "disconnect_grace='x' is not a duration"),
@@ -78,6 +81,28 @@ def test_a_wrong_option_names_the_field_the_value_and_a_line_that_works(
     assert "s3cret" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, FlameError)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: FlameCluster(8), "FlameCluster(max=8)"),
+        (lambda: FlameCluster(0, 8), "FlameCluster(min=0, max=8)"),
+        (
+            lambda: FlameCluster(0, 8, 2, "60s"),
+            "FlameCluster(min=0, max=8, concurrency=2, idle_timeout='60s')",
+        ),
+        (lambda: FlameCluster(Pool(max=3)), "FlameCluster(max=8)"),
+        (lambda: Pool(8), "Pool(max=8)"),
+        (lambda: Pool(1, 8), "Pool(min=1, max=8)"),
+    ],
+)
+def test_bounds_are_given_by_name(make: Callable[[], object], line: str) -> None:
+    with pytest.raises(PositionalError, match="by name") as caught:
+        make()
+    assert f"write {line}" in str(caught.value)
+    assert isinstance(caught.value, PoolError)
+    assert isinstance(caught.value, TypeError)
 
 
 @pytest.mark.parametrize(

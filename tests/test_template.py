@@ -524,6 +524,7 @@ def test_the_first_template_is_a_fork_of_the_guard_unless_its_pool_names_variabl
 @pytest.mark.parametrize("said", ["nothing", "half a line", "another kind", "no fork", "this kind"])
 def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> None:
     kind = {"op": "kind", "key": "k", "env": dict(os.environ), "own": [], "preload": [], "path": []}
+    kind |= {"flags": [], "cwd": None}
     line = json.dumps({**kind, "fork": said != "no fork"}).encode()
     words = {
         "nothing": b"",
@@ -533,7 +534,7 @@ def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> N
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            arguments = [str(theirs.fileno()), "test-guard", str(os.getpid()), "k"]
+            arguments = [str(theirs.fileno()), "test-guard", str(os.getpid()), "", "k"]
             guard = subprocess.Popen(
                 [sys.executable, "-P", guard_program.__file__, *arguments],
                 pass_fds=(theirs.fileno(),),

@@ -58,15 +58,17 @@ _FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIO
 class Following:
     """In place of an Adaptive, which is where the scheduler is: the bounds that it follows."""
 
-    def __init__(self, minimum: int, maximum: int) -> None:
-        self.minimum = minimum
-        self.maximum = maximum
+    def __init__(self, cluster: FlameCluster) -> None:
+        self._cluster = cluster
+        default = cluster.fleets.policies[cluster.fleets.default]
+        self.minimum, self.maximum = default.min, default.max
         #: What was when is on the dashboard's page, which is where the scheduler is.
         self.history: dict[str, list[Any]] = defaultdict(list)
         self.lives = Lives()
 
     def stop(self, reason: str = "unknown") -> None:
-        """There is nothing here to stop."""
+        """Follow demand no longer, see :meth:`dask_flame.adaptive.FlameAdaptive.stop`."""
+        self._cluster.fix()
 
 
 class Apart:
@@ -90,8 +92,7 @@ class Apart:
     def __init__(self, cluster: FlameCluster) -> None:
         serialization.prepare(interruptible=True)
         self.scheduler = Seen()
-        default = cluster.fleets.policies[cluster.fleets.default]
-        self.adaptive = Following(default.min, default.max)
+        self.adaptive = Following(cluster)
         self.address = ""
         self.dashboard_port = 0
         self._cluster = cluster
@@ -252,6 +253,11 @@ class Apart:
             # An idle_check of a module, for one, that is not in the image.
             why = f"{text} is not heeded where the scheduler is: {type(error).__name__}: {error}"
             self._cluster.events.add("failed", why, pool=pool)
+
+    def fixed(self, pool: str) -> None:
+        """A pool is to follow demand no longer."""
+        self._cluster.fleets.fleets[pool].fix()
+        self._link.say("fix", pool=pool)
 
     # What the backend says
 

@@ -66,6 +66,7 @@ class Head:
             "step": self._step,
             "trouble": self._trouble,
             "resize": self._resize,
+            "fix": self._fix,
             "stopped": self._stopped,
             "told": self._told,
             "close": self._close,
@@ -176,6 +177,10 @@ class Head:
     def _resize(self, pool: str, changes: dict[str, Any], text: str) -> None:
         self.cluster.fleets.resize(pool, changes)
         self.cluster._resized(pool, changes, text)
+
+    def _fix(self, pool: str) -> None:
+        assert self.cluster._seat is not None
+        self.cluster._seat.fixed(pool)
 
     def _stopped(self, why: str) -> None:
         self.cluster._stopped(why)

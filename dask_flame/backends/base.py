@@ -53,6 +53,13 @@ class RunnerSpec:
         Dask configuration.
     security : mapping of str to str
         What :class:`distributed.Security` takes for a worker. Holds a private key.
+    flags : sequence of str
+        Arguments of its Python interpreter, as those of the driver's.
+    hash_seed : str
+        Its ``PYTHONHASHSEED``, where its environment does not say another; empty: a random one.
+    cwd : str or None
+        The driver's working directory now, for runners on the same machine; None: it is gone;
+        empty: whatever they start in.
     pod : mapping
         Options of :class:`dask_flame.pods.PodOptions` that the pool gives. May hold secrets.
     """
@@ -71,6 +78,9 @@ class RunnerSpec:
     preload: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    flags: Sequence[str] = ()
+    hash_seed: str = ""
+    cwd: str | None = ""
     pod: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property

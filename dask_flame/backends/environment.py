@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask.config
 
 from dask_flame.backends.base import RunnerSpec
+from dask_flame.surroundings import HASH_SEED
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -14,13 +15,21 @@ _THREADS = (
     "NUMEXPR_NUM_THREADS",
 )
 #: Variables whose values are no secret, where neither a pool nor a template sets them.
-KNOWN = frozenset({*_THREADS, "MALLOC_TRIM_THRESHOLD_"})
+KNOWN = frozenset({*_THREADS, "MALLOC_TRIM_THRESHOLD_", HASH_SEED})
 
 
 def usual_environment(spec: RunnerSpec) -> dict[str, str]:
-    """Variables for a runner: Dask's own, and how many threads its libraries may use."""
-    usual = dask.config.get("distributed.nanny.pre-spawn-environ", default=None) or {}
-    return {**{k: str(v) for k, v in usual.items()}, **threads(spec)}
+    """Variables for a runner: Dask's own, and how many threads its libraries may use.
+
+    As for distributed's own workers: what is set to null is left out, and ``environ`` wins over
+    ``pre-spawn-environ``, which for a runner are the same moment.
+    """
+    usual: dict[str, str] = {}
+    for setting in ("pre-spawn-environ", "environ"):
+        given = dask.config.get(f"distributed.nanny.{setting}", default=None) or {}
+        usual |= {name: str(value) for name, value in given.items() if value is not None}
+    seed = {HASH_SEED: spec.hash_seed} if spec.hash_seed else {}
+    return {**seed, **usual, **threads(spec)}
 
 
 def threads(spec: RunnerSpec) -> dict[str, str]:

@@ -172,6 +172,9 @@ def why(pool: Mapping[str, Any], n: Counts, boots: Sequence[Mapping[str, Any]]) 
         first = paused[0]
         of = f" of {len(paused)} paused ones" if len(paused) > 1 else ""
         return f"{wait}: {first['name']}{of} takes none ({first.get('why', '')})", True
+    if (fixed := pool.get("fixed")) is not None and n.asked >= fixed:
+        kept = "no runner" if not fixed else counted(fixed, "runner")
+        return f"{wait}: adapt(...).stop() keeps {kept}; cluster.adapt() follows demand again", True
     if n.asked + n.draining + n.ending >= pool["max"]:
         return f"{wait}: as many runners as may be (max={pool['max']:,}) are there", False
     return f"{wait} for a free slot", False

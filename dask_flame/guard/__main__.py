@@ -1,4 +1,4 @@
-"""Where a guard begins: ``guard/__main__.py FD OWNER PARENT [KEY]`` (guard).
+"""Where a guard begins: ``guard/__main__.py FD OWNER PARENT PLACE [KEY]`` (guard).
 
 A template takes half a second to import Dask, and a first call waits for it. So it is forked before
 the guard itself imports what it needs, if the driver says that this process has been started with
@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import warnings
 
 TYPE_CHECKING = False  # without what typing imports, and it with it
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _PATIENCE = 0.5
 
 def main() -> None:
     """Fork the first template, if there is one; then guard."""
-    descriptor, owner, parent, *first = sys.argv[1:]
+    descriptor, owner, parent, place, *first = sys.argv[1:]
     connection = socket.socket(fileno=int(descriptor))
     heard = b""
     seed = None
@@ -38,7 +39,9 @@ def main() -> None:
     from dask_flame.guard.runners import Forked
 
     del sys.path[0]
-    guard = Guard(connection, owner, int(parent), heard)
+    # The driver's warning filters are for runners: nobody reads what this process warns of.
+    warnings.simplefilter("ignore")
+    guard = Guard(connection, owner, int(parent), heard, place=place)
     if seed is not None:
         connection, pid, output = seed
         guard.seed = (connection, Forked(pid), output)

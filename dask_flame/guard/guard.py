@@ -59,6 +59,8 @@ class Guard:
         The driver's process.
     heard : bytes
         What the driver has said already.
+    place : str
+        Where to make the scratch folder; empty: in the usual place for temporary files.
 
     Attributes
     ----------
@@ -69,7 +71,13 @@ class Guard:
     """
 
     def __init__(
-        self, connection: socket.socket, owner: str, parent: int, heard: bytes = b""
+        self,
+        connection: socket.socket,
+        owner: str,
+        parent: int,
+        heard: bytes = b"",
+        *,
+        place: str = "",
     ) -> None:
         self.connection = connection
         self.owner = owner
@@ -85,7 +93,7 @@ class Guard:
         # Each runner takes two descriptors here, four while it waits.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit[1], self._limit[1]))
-        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-")
+        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-", dir=place or None)
         self.outside = Outside(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, what was printed and is not shown
@@ -227,7 +235,9 @@ class Guard:
         if self.stopped:
             return
         fork = kind["fork"] and self.adopts
-        self.kinds[key] = Kind(kind["env"], kind["preload"], kind["path"], fork)
+        self.kinds[key] = Kind(
+            kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
+        )
         template = self._template(key)
         if template is not None:
             template.leaving = False
@@ -346,7 +356,7 @@ class Guard:
         try:
             process = subprocess.Popen(
                 # By path: what the runner may import is in its orders.
-                [sys.executable, "-P", runner_program.__file__, str(leash)],
+                [sys.executable, "-P", *runner.kind.flags, runner_program.__file__, str(leash)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

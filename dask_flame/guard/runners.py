@@ -30,12 +30,18 @@ class Kind:
         Modules to import, and where from.
     fork : bool
         Whether to use a template; where not, each runner is an interpreter of its own.
+    flags : list of str
+        The interpreter's arguments.
+    cwd : str or None
+        Where to import the modules.
     """
 
     env: Mapping[str, str]
     preload: list[str]
     path: list[str]
     fork: bool
+    flags: list[str]
+    cwd: str | None
 
 
 class Process(Protocol):

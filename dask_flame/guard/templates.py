@@ -109,7 +109,7 @@ class Template:
         self.connection.setblocking(False)
         self.prints = Prints(guard, output)
         if seed is None:
-            self._say({"preload": kind.preload, "path": kind.path})
+            self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
 
     def _start(self) -> Seed:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -119,10 +119,11 @@ class Template:
             ours.close()
             theirs.close()
             raise
+        words = [program.__file__, str(theirs.fileno()), str(os.getpid())]
         try:
             process = subprocess.Popen(
                 # By path: what a runner may import is in the message that follows.
-                [sys.executable, "-P", program.__file__, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", *self.kind.flags, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=write,
                 stderr=write,

@@ -60,6 +60,7 @@ class Reports(SchedulerPlugin):
                         "price": float or None,  # of each runner, for an hour
                         "idle_timeout": seconds,
                         "suspended": str,       # why there is to be no runner at all
+                        "fixed": int or None,   # runners that adapt(...).stop() keeps
                         "target": int,          # runners that demand calls for now
                         "runner_seconds": seconds,  # from request to end, summed
                         "busy_seconds": seconds}],  # of them, those with a call

@@ -50,6 +50,8 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         os._exit(1)
     orders: dict[str, Any] = json.loads(line)
     sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
+    if orders["cwd"] != "":
+        _go_to(orders["cwd"], orders["directory"])
     scratch = os.path.dirname(orders["directory"])
 
     from dask_flame.marks import MARK, below
@@ -96,6 +98,15 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     if farewell is not None:
         farewell(code)
     end(code)
+
+
+def _go_to(*folders: str | None) -> None:
+    """Work in the first of these folders that is there."""
+    for folder in folders:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
+                return
 
 
 def _sweep(mark: str, scratch: str) -> None:

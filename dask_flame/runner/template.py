@@ -132,6 +132,9 @@ class Template:
 
     def _prepare(self, orders: dict[str, Any]) -> None:
         sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
+        if orders["cwd"]:
+            with contextlib.suppress(OSError):
+                os.chdir(orders["cwd"])
         for module in (_RUNNER, *orders["preload"]):
             if module != _RUNNER:
                 self._say(ev="importing", module=module)
@@ -212,7 +215,8 @@ class Template:
                 os.setsid()
                 os.dup2(output, 1)
                 os.dup2(output, 2)
-                for descriptor in (*descriptors, self.connection.fileno()):
+                # Detached, lest it is closed a second time, when its number is another file's.
+                for descriptor in (*descriptors, self.connection.detach()):
                     if descriptor != leash:
                         os.close(descriptor)
                 return request, leash, middle

@@ -372,7 +372,8 @@ def _ours(
     }
     built["spec"]["restartPolicy"] = "Never"
     built["spec"]["terminationGracePeriodSeconds"] = math.ceil(spec.shutdown_timeout) + SEE_OFF
-    container["args"] = ["python", "-m", "dask_flame.runner.pod", f"{ORDERS}/{ORDERS_FILE}"]
+    program = ["-m", "dask_flame.runner.pod", f"{ORDERS}/{ORDERS_FILE}"]
+    container["args"] = ["python", *spec.flags, *program]
     ours: dict[str, list[dict[str, Any]]] = {
         "volumes": [
             {

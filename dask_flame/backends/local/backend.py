@@ -12,10 +12,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import dask.config
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.local.crowd import crowd
@@ -31,6 +34,7 @@ from dask_flame.marks import MARK, NO_MARK
 from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
 from dask_flame.prints.show import DriversShow
+from dask_flame.surroundings import interpreter_flags
 from dask_flame.trackers import end_all_marked, wait_for_trackers
 
 if TYPE_CHECKING:
@@ -73,6 +77,7 @@ class LocalBackend(Backend):
         self._gone: dict[str, asyncio.Event] = {}
         self._text: dict[str, str] = {}
         self._closed = False
+        self._said_no_folder = False
         self._why_stopped = ""
         self._scratch: list[str] = []
         self._locks: list[int] = []
@@ -92,10 +97,11 @@ class LocalBackend(Backend):
         guard = find_spec("dask_flame.guard.__main__")
         assert guard is not None
         assert guard.origin is not None
+        place = _place()
         ours, theirs = socket.socketpair()
         first = self._kinds.first()
         try:
-            words = [str(theirs.fileno()), self._mark, str(os.getpid())]
+            words = [str(theirs.fileno()), self._mark, str(os.getpid()), place]
             environment = dict(os.environ)
             if first is not None:
                 # It forks the first template from itself, at once.
@@ -103,7 +109,7 @@ class LocalBackend(Backend):
                 environment = {**environment, **first["env"], MARK: NO_MARK}
             # Not asyncio's own: its child watcher would outlive the loop.
             self._guard = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", guard.origin, *words],
+                [sys.executable, "-P", *interpreter_flags(), guard.origin, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
@@ -140,6 +146,8 @@ class LocalBackend(Backend):
                 await self.start()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
+        if specs and specs[0].cwd is None:
+            self._no_folder()
         times = crowd(len(self._runners) + len(specs))
         for alike in _alike(specs):
             kind, orders = self._kind(alike[0]), told(alike[0], times, self._limits)
@@ -189,6 +197,16 @@ class LocalBackend(Backend):
             await self._end_guard()
         if self._show is not None:
             await self._show.finish()
+
+    def _no_folder(self) -> None:
+        """Say, once, that the driver is in a folder that is gone."""
+        if not self._said_no_folder:
+            self._said_no_folder = True
+            why = (
+                "the driver's working directory was deleted, so runners start in a folder of their "
+                'own for temporary files; write os.chdir("…") to have them start elsewhere'
+            )
+            self.trouble("", why)
 
     def _look_at_import(self, kind: str) -> None:
         """Say in a while what the runners of this kind wait for, if they still do."""
@@ -343,6 +361,28 @@ class LocalBackend(Backend):
         self._devices.take_back(name)
         self._gone.pop(name).set()
         self.ended(Ended(name=name, why=why, output=output))
+
+
+def _place() -> str:
+    """Return where the scratch folder is made, by Dask's own setting; empty: the usual place.
+
+    Raises
+    ------
+    BackendError
+    """
+    place = dask.config.get("temporary-directory", default=None)
+    if not place:
+        return ""
+    place = os.path.abspath(os.path.expanduser(str(place)))
+    try:
+        os.makedirs(place, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise BackendError(
+            f"temporary-directory in Dask's configuration is {place!r}, where nothing can be "
+            f'written: {error.strerror}; write dask.config.set({{"temporary-directory": "/tmp"}})'
+        ) from None
+    return place
 
 
 async def _gone(guard: subprocess.Popen[bytes]) -> None:

@@ -198,8 +198,11 @@ def _place(pid: int) -> str:
 
 def _guard(process: psutil.Process) -> Guard | None:
     words = process.cmdline()
-    if len(words) < 6 or words[1] != "-P" or not words[2].endswith(_GUARD):
+    # Between "-P" and the program are the flags that the driver's interpreter has.
+    program = next((n for n, word in enumerate(words) if word.endswith(_GUARD)), 0)
+    if program < 2 or words[1] != "-P" or len(words) < program + 4:
         return None
-    if not (words[3].isdigit() and words[5].isdigit()):
+    descriptor, mark, driver = words[program + 1 : program + 4]
+    if not (descriptor.isdigit() and driver.isdigit()):
         return None
-    return Guard(process, words[4], int(words[5]), process.create_time())
+    return Guard(process, mark, int(driver), process.create_time())

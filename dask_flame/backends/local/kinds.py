@@ -15,6 +15,7 @@ from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
 from dask_flame.errors import BackendError
 from dask_flame.gpus import VISIBLE
+from dask_flame.surroundings import HASH_SEED
 
 
 class Kinds:
@@ -65,6 +66,8 @@ def kind(spec: RunnerSpec) -> dict[str, Any]:
         "preload": list(spec.preload),
         # Without modules of the user's own it does not matter, and may change.
         "path": import_path() if spec.preload else [],
+        "cwd": spec.cwd if spec.preload else None,
+        "flags": list(spec.flags),
         "fork": config.get("local.fork") and sys.platform == "linux",
     }
 
@@ -74,6 +77,11 @@ def _environment(spec: RunnerSpec) -> dict[str, str]:
     # with the driver's GPUs, where it has been given its own.
     kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
     inherited = {k: v for k, v in os.environ.items() if k not in kept}
+    if sys.flags.ignore_environment:
+        # Not by -E, which would ignore the hash seed of runners as well.
+        inherited = {k: v for k, v in inherited.items() if not k.startswith("PYTHON")}
+    if inherited.get(HASH_SEED) == "random":
+        del inherited[HASH_SEED]  # as if it were not set: all runners are to have the same
     own = {**spec.env, **_secrets(spec)}
     return {**usual_environment(spec), **inherited, **threads(spec), **own}
 

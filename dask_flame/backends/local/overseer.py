@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import dask.config
 import psutil
 
 from dask_flame.backends.local.census import Census, Guard, Marked, described, look, send
@@ -236,8 +237,10 @@ def _cluster_of(folder: Path) -> str:
 
 
 def _folders() -> Iterator[Path]:
-    """Scratch folders of nobody, among this user's in the usual place for temporary files."""
-    for folder in sorted(Path(tempfile.gettempdir()).glob("dask-flame-*")):
+    """Scratch folders of nobody, among this user's where clusters make them."""
+    places = {tempfile.gettempdir(), dask.config.get("temporary-directory", default=None) or "."}
+    places.discard(".")
+    for folder in sorted(f for place in places for f in Path(place).glob("dask-flame-*")):
         with contextlib.suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue

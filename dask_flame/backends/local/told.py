@@ -30,6 +30,7 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
         "config": measure_less(spec.config, times),
         "rarely": times,
         "path": import_path(),
+        "cwd": spec.cwd,
         "host": "127.0.0.1",
         "limit": None if dask.config.get(_TERMINATE, True) is False else spec.memory,
         "prints": limits and asdict(limits),

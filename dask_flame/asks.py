@@ -1,0 +1,212 @@
+"""Runners that somebody waits for by their number, without a call (scheduler)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distributed import Status
+
+from dask_flame.errors import PoolError
+
+if TYPE_CHECKING:
+    from dask_flame.scheduler import FlameScheduler
+
+#: Seconds for which runners are wanted after their number was last asked for: a client asks again
+#: and again while it waits, and may be gone.
+LINGER = 3.0
+#: Look at least this often (seconds): a worker's status may change without a note.
+_LOOK_EVERY = 0.1
+
+
+@dataclass
+class Ask:
+    """Somebody wants so many runners of a pool until a time (of :func:`time.monotonic`)."""
+
+    pool: str
+    number: int
+    until: float = math.inf
+
+
+class Asks:
+    """The runners that are wanted by their number: they are booted, and kept while it is asked.
+
+    Parameters
+    ----------
+    scheduler : FlameScheduler
+
+    Attributes
+    ----------
+    bound : callable
+        Says of a pool how many runners it may have now, and what bounds it.
+    coming : callable
+        Says of a pool how many runners it has, those that boot included.
+    met : list of (str, int)
+        Pools and numbers of asks that are over, until the reader takes them: the idle time of so
+        many runners begins anew.
+    """
+
+    def __init__(self, scheduler: FlameScheduler) -> None:
+        self._scheduler = scheduler
+        self._asks: dict[object, list[Ask]] = {}
+        self._changed: set[asyncio.Event] = set()
+        self._failing: dict[asyncio.Future[None], list[Ask]] = {}
+        self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
+        self.coming: Callable[[str], int] = self.there
+        self.met: list[tuple[str, int]] = []
+
+    def wanted(self, pool: str) -> int:
+        """Return how many runners of a pool are wanted by their number."""
+        if not self._asks:
+            return 0
+        now = time.monotonic()
+        asks = (ask for asks in self._asks.values() for ask in asks)
+        return max((a.number for a in asks if a.pool == pool and a.until > now), default=0)
+
+    def waiting(self, pool: str) -> bool:
+        """Whether somebody waits for more runners of a pool than there are."""
+        return any(self._lack(asks, pool) for asks in self._failing.values())
+
+    def _lack(self, asks: list[Ask], pool: str) -> bool:
+        return any(ask.pool == pool and self.there(pool) < ask.number for ask in asks)
+
+    def there(self, pool: str | None = None) -> int:
+        """Count the runners of a pool, or of all, that take calls."""
+        scheduler = self._scheduler
+        return sum(
+            ws.status is Status.running
+            and ws.address not in scheduler.draining
+            and ws.address not in scheduler.resting
+            and pool in (None, scheduler.slots.pool_at(ws.address))
+            for ws in scheduler.workers.values()
+        )
+
+    def spread(self, number: int) -> dict[str, int]:
+        """Say how many runners of which pools are wanted, where any pools' will do.
+
+        Those that are there count, and those that boot. What is missing is of the first pool, as
+        far as it may have so many, then of the others.
+
+        Raises
+        ------
+        PoolError
+            If all together may not have so many.
+        """
+        pools, missing = list(self._scheduler.slots.pools), number
+        plan = dict.fromkeys(pools, 0)
+        for amount in (self.coming, lambda pool: number):
+            for pool in pools:
+                most = int(min(amount(pool), self.bound(pool)[0], number)) - plan[pool]
+                more = max(0, min(missing, most))
+                plan[pool] += more
+                missing -= more
+        if missing:
+            raise _too_many(number, self.bound(pools[0])[1])
+        return plan
+
+    async def wait(
+        self,
+        key: object,
+        plan: Mapping[str, int],
+        *,
+        total: float = math.inf,
+        within: float = math.inf,
+    ) -> bool:
+        """Want so many runners of these pools, and wait until they are there.
+
+        They are wanted until :meth:`release`, or for a moment after this has returned for want of
+        time.
+
+        Parameters
+        ----------
+        key : hashable
+            Who asks: the same one may ask again.
+        plan : mapping of str to int
+            Numbers by pool.
+        total : int
+            As many of any pools are enough.
+        within : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        bool
+            Whether they are there.
+
+        Raises
+        ------
+        BootError
+            If boots fail until those that wait are given up.
+        PoolError
+            If a pool may not have so many.
+        """
+        deadline = time.monotonic() + within
+        asks = [Ask(pool, number) for pool, number in plan.items()]
+        self._asks[key] = asks
+        changed, failed = asyncio.Event(), asyncio.get_running_loop().create_future()
+        self._changed.add(changed)
+        self._failing[failed] = asks
+        self._scheduler.note()
+        try:
+            while missing := [ask for ask in asks if self.there(ask.pool) < ask.number]:
+                if self.there() >= total:
+                    break
+                self._check(missing)
+                if failed.done():
+                    failed.result()
+                if time.monotonic() >= deadline:
+                    return False
+                changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), _LOOK_EVERY)
+            return True
+        except BaseException:
+            self.release(key)
+            raise
+        finally:
+            self._changed.discard(changed)
+            del self._failing[failed]
+            failed.cancel()
+            for ask in asks:
+                ask.until = time.monotonic() + LINGER
+            asyncio.get_running_loop().call_later(LINGER + 0.01, self._expire, key, asks)
+
+    def _check(self, asks: list[Ask]) -> None:
+        for ask in asks:
+            most, why = self.bound(ask.pool)
+            if ask.number > most:
+                raise _too_many(ask.number, why)
+
+    def release(self, key: object) -> None:
+        """Want these runners no longer; their idle time begins now."""
+        asks = self._asks.pop(key, None)
+        if asks is not None:
+            self.met += [(ask.pool, ask.number) for ask in asks]
+            self._scheduler.note()
+
+    def fail(self, pool: str, error: Exception) -> None:
+        """Fail those that wait for more runners of a pool than there are."""
+        for future, asks in self._failing.items():
+            if self._lack(asks, pool) and not future.done():
+                future.set_exception(error)
+                future.exception()  # seen, whoever looks
+        self.look()
+
+    def look(self) -> None:
+        """Have those that wait look again."""
+        for event in self._changed:
+            event.set()
+
+    def _expire(self, key: object, asks: list[Ask]) -> None:
+        if self._asks.get(key) is asks and all(a.until <= time.monotonic() for a in asks):
+            self.release(key)
+
+
+def _too_many(number: int, why: str) -> PoolError:
+    runners = "1 runner is" if number == 1 else f"{number} runners are"
+    return PoolError(f"{runners} asked for, and {why}")

@@ -1,0 +1,41 @@
+"""Links to the dashboard, by the template in Dask's configuration (driver)."""
+
+from __future__ import annotations
+
+import warnings
+
+import dask.config
+from distributed.utils import format_dashboard_link
+
+
+def dashboard_link(host: str, port: int, warned: set[str]) -> str:
+    """Return the dashboard's address; a plain one where the template cannot be filled in.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+    warned : set of str
+        Templates that were warned of already. The one that is warned of is added.
+    """
+    try:
+        return str(format_dashboard_link(host, port))
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
+        template = str(dask.config.get("distributed.dashboard.link", default=""))
+        if template not in warned:
+            warned.add(template)
+            what = f"{error.args[0]} is not set" if isinstance(error, KeyError) else str(error)
+            warnings.warn(
+                f"distributed.dashboard.link is {template!r}, and cannot be filled in ({what}): "
+                "the dashboard is shown by its own address; set the variable, or write "
+                'dask.config.set({"distributed.dashboard.link": "{scheme}://{host}:{port}/status"})',
+                UserWarning,
+                stacklevel=3,
+            )
+    certificate = dask.config.get("distributed.scheduler.dashboard.tls.cert", default=None)
+    return f"{'https' if certificate else 'http'}://{host}:{port}/status"
+
+
+def page_link(dashboard: str, page: str) -> str:
+    """Return the address of a page of the dashboard; empty without one."""
+    return dashboard and f"{dashboard.removesuffix('/status').rstrip('/')}/{page}"

@@ -1,0 +1,180 @@
+"""What scripts written for distributed's own clusters say, and what it means here (driver)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Status
+
+from dask_flame.checks import number, size, whole
+from dask_flame.errors import PoolError
+from dask_flame.pool import Pool
+from dask_flame.roster import Phase
+
+_STATUS = {
+    Phase.BOOTING: Status.created,
+    Phase.READY: Status.running,
+    Phase.DRAINING: Status.closing_gracefully,
+    Phase.ENDING: Status.closing,
+}
+#: Keywords of distributed's Adaptive, and of what it asks the scheduler, that govern nothing here.
+_MEANINGLESS = (
+    "Adaptive",
+    "interval",
+    "wait_count",
+    "target_duration",
+    "worker_key",
+    "memory_ratio",
+    "key",
+    "attribute",
+)
+_BY_AMOUNT = ("minimum_cores", "maximum_cores", "minimum_memory", "maximum_memory")
+#: Attributes of distributed's clusters that are not there, and what to write.
+ELSEWHERE = {
+    "worker_spec": "cluster.workers for the runners there are, cluster.pools for what they are",
+    "new_spec": "cluster.pools for what runners are, cluster.resize(…) to change it",
+    "new_worker_spec": "cluster.resize(max=…) for more runners",
+    "scheduler_spec": "cluster.scheduler_address",
+    "scale_up": "cluster.scale(n)",
+    "scale_down": "cluster.scale(n), or client.retire_workers(…) to name them",
+    "start_worker": "cluster.scale(n)",
+    "stop_worker": "client.retire_workers(…)",
+    "logs": "cluster.get_logs()",
+    "from_name": "Client(address) for a cluster that runs elsewhere",
+    "job_script": "print(cluster.manifest())",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A runner as one of the workers of distributed's own clusters.
+
+    Attributes
+    ----------
+    name : str
+    status : distributed.Status
+        ``created`` while it boots, then ``running``; ``closing_gracefully`` or ``closing`` when it
+        is on its way out.
+    address : str or None
+        Of its worker; None until it has registered.
+    """
+
+    name: str
+    status: Status
+    address: str | None = None
+
+    @property
+    def worker_address(self) -> str | None:
+        """The same address, by the name that a Nanny has for it."""
+        return self.address
+
+
+def worker_views(
+    members: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, WorkerView]:
+    """Return the runners as workers, by name.
+
+    Parameters
+    ----------
+    members : mapping of str to Member
+    known : mapping
+        What the scheduler has said of its workers, by address.
+    """
+    addresses = {worker["name"]: address for address, worker in known.items()}
+    return {
+        name: WorkerView(name, _STATUS[member.phase], addresses.get(name))
+        for name, member in members.items()
+    }
+
+
+def runners_for(pool: Pool, *, cores: Any = None, memory: Any = None, least: bool = True) -> int:
+    """Count the runners of a pool that have so many cores, or so much memory.
+
+    Parameters
+    ----------
+    pool : Pool
+        A runner has its ``memory``, and as many cores as it runs calls at a time, or ``cpus`` if
+        that is more.
+    cores : int, optional
+    memory : size, optional
+    least : bool
+        Whether it is the least number that has them, or the largest that has no more.
+
+    Raises
+    ------
+    PoolError
+    """
+    rounded = math.ceil if least else math.floor
+    if cores is not None:
+        each = max(pool.concurrency, pool.cpus or 1)
+        return rounded(number("cores", cores) / each)
+    if pool.memory is None:
+        raise PoolError(
+            "memory= counts runners by their memory, and the pool does not limit it; write "
+            'Pool(memory="4 GiB"), or count runners: cluster.scale(4)'
+        )
+    return rounded(size("memory", memory) / pool.memory)
+
+
+def adapt_bounds(pool: Pool, given: Mapping[str, Any]) -> dict[str, int]:
+    """Return what the keywords of ``Cluster.adapt`` mean for a pool: ``min`` and ``max``.
+
+    There is one warning for those that mean nothing here.
+
+    Raises
+    ------
+    PoolError
+        A bound is wrong, or there is no such keyword.
+    """
+    others = [n for n in given if n not in ("minimum", "maximum", *_BY_AMOUNT, *_MEANINGLESS)]
+    if others:
+        raise PoolError(
+            f"adapt() does not take {', '.join(others)}; write cluster.adapt(minimum=0, maximum=8)"
+        )
+    minimum, maximum = given.get("minimum"), given.get("maximum")
+    said = _said_of_keywords(given)
+    if isinstance(maximum, float) and math.isinf(maximum) and maximum > 0:
+        said.append(
+            f"maximum=inf leaves the bound as it is, max={pool.max}; for more runners write "
+            f"cluster.adapt(maximum={max(64, 2 * pool.max)})"
+        )
+        maximum = None
+    bounds: dict[str, int] = {}
+    if minimum is not None:
+        bounds["min"] = whole("minimum", minimum, 0)
+    if maximum is not None:
+        bounds["max"] = whole("maximum", maximum, 0)
+    for kind in ("cores", "memory"):
+        if (low := given.get(f"minimum_{kind}")) is not None and low != 0:
+            bounds["min"] = max(bounds.get("min", 0), runners_for(pool, **{kind: low}))
+        if (high := given.get(f"maximum_{kind}")) is not None:
+            most = runners_for(pool, **{kind: high}, least=False)
+            bounds["max"] = min(bounds.get("max", most), most)
+    _check_order(pool, bounds)
+    if said:
+        warnings.warn("; ".join(said), UserWarning, stacklevel=3)
+    return bounds
+
+
+def _said_of_keywords(given: Mapping[str, Any]) -> list[str]:
+    names = [name for name in _MEANINGLESS if given.get(name) is not None]
+    if not names:
+        return []
+    words, them = ", ".join(f"{name}=" for name in names), "it" if len(names) == 1 else "them"
+    why = (
+        "governs nothing here, where each change of demand is decided upon, and idle_timeout= says"
+    )
+    return [f"adapt({words}) {why} when a runner ends; leave {them} out"]
+
+
+def _check_order(pool: Pool, bounds: Mapping[str, int]) -> None:
+    low, high = bounds.get("min", pool.min), bounds.get("max", pool.max)
+    if low > high:
+        raise PoolError(
+            f"minimum={low} is more than maximum={high}; "
+            f"write cluster.adapt(minimum={high}, maximum={low})"
+        )

@@ -1,0 +1,84 @@
+"""What of the driver's process its runners start with: folder, flags, hash seed (driver)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+#: Options ``-X`` that change what code does, or what is known when it fails; not those that print.
+_X_OPTIONS = (
+    "cpu_count",
+    "dev",
+    "faulthandler",
+    "frozen_modules",
+    "gil",
+    "int_max_str_digits",
+    "no_debug_ranges",
+    "pycache_prefix",
+    "tracemalloc",
+    "utf8",
+    "warn_default_encoding",
+)
+HASH_SEED = "PYTHONHASHSEED"
+_MOST = 2**32 - 1
+
+
+def working_directory() -> str | None:
+    """Return where the driver is now; None where that folder was deleted."""
+    try:
+        folder = os.getcwd()
+    except OSError:
+        return None
+    return folder if os.path.isdir(folder) else None
+
+
+def interpreter_flags() -> list[str]:
+    """Return the interpreter's arguments that make another one behave as this one.
+
+    Those that concern where modules are found are not among them: runners are told the driver's
+    own ``sys.path``.
+    """
+    flags = sys.flags
+    words = ["-" + "O" * flags.optimize] if flags.optimize else []
+    words += ["-" + "b" * flags.bytes_warning] if flags.bytes_warning else []
+    words += ["-B"] if flags.dont_write_bytecode and not os.environ.get(_NO_BYTECODE) else []
+    words += ["-s"] if flags.no_user_site and not os.environ.get(_NO_USER_SITE) else []
+    for name in _X_OPTIONS:
+        value = sys._xoptions.get(name, False)  # documented, in spite of its underscore
+        if value is not False:
+            words += ["-X", name if value is True else f"{name}={value}"]
+    for option in _warning_options():
+        words += ["-W", option]
+    return words
+
+
+def hash_seed() -> str:
+    """Return a seed for ``hash()`` that all runners of a cluster share.
+
+    It is the driver's own, if that was set. One that was not set cannot be read.
+    """
+    own = os.environ.get(HASH_SEED, "")
+    if own.isdecimal() and int(own) <= _MOST and not sys.flags.ignore_environment:
+        return own
+    return str(1 + secrets.randbelow(_MOST))
+
+
+_NO_BYTECODE, _NO_USER_SITE = "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"
+
+
+def _warning_options() -> list[str]:
+    """The options ``-W``, without those that a runner has from its environment in any case."""
+    options = list(sys.warnoptions)
+    inherited = [w for w in os.environ.get("PYTHONWARNINGS", "").split(",") if w]
+    # They come first, and a development build, or -X dev, puts its own before all others.
+    if "dev" in sys._xoptions and options[:1] == ["default"]:
+        options = options[1:]
+    if options[: len(inherited)] == inherited:
+        options = options[len(inherited) :]
+    if sys.flags.bytes_warning and options[-1:] == [_OF_BYTES[min(sys.flags.bytes_warning, 2)]]:
+        options = options[:-1]
+    return options
+
+
+_OF_BYTES = {1: "default::BytesWarning", 2: "error::BytesWarning"}
