@@ -10,8 +10,7 @@ import dask.array as da
 import pytest
 from distributed import Client, get_client
 
-import dask_flame
-from dask_flame import FlameCluster, Pool
+from dask_flame import FlameCluster
 from dask_flame.specs import settings
 
 Flame = Callable[..., tuple[FlameCluster, Client]]

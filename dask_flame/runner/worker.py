@@ -22,7 +22,7 @@ from distributed.http import get_handlers
 from distributed.protocol import pickle
 from distributed.security import Security
 from distributed.utils import in_async_call
-from distributed.worker_state_machine import SecedeEvent, StateMachineEvent
+from distributed.worker_state_machine import ExecuteDoneEvent, SecedeEvent, StateMachineEvent
 
 from dask_flame.background import in_thread
 from dask_flame.later import build_later
@@ -224,6 +224,8 @@ class RunnerWorker(Worker):
         for stimulus in stims:
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
+            elif isinstance(stimulus, ExecuteDoneEvent):
+                self.calls.told(stimulus.key)
 
     async def get_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = await super().get_metrics()
