@@ -84,6 +84,8 @@ class FlameScheduler(Scheduler):
         Names of workers of single-use pools on which a call has ended.
     leaving : dict of str to str
         Names of workers that are being taken away, and why.
+    policies : callable
+        Returns the pools as they are now, by name: how many runners each may have.
     mishaps : deque of (str, str)
         What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
@@ -100,6 +102,7 @@ class FlameScheduler(Scheduler):
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._scattering = 0
         self.slots = Slots(self, pools or {"default": Pool()})
+        self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
         plugins = (self.slots, *kwargs.pop("plugins", ()))

@@ -25,6 +25,7 @@ from distributed.utils import in_async_call
 from distributed.worker_state_machine import ExecuteDoneEvent, SecedeEvent, StateMachineEvent
 
 from dask_flame.background import in_thread
+from dask_flame.integrations import joblib
 from dask_flame.later import build_later
 from dask_flame.prints.framed import FramedPrints, install
 from dask_flame.prints.sender import later
@@ -82,6 +83,7 @@ def run(orders: dict[str, Any], end: Ender, listen: Listen) -> int:
             _show(module, error)
             return 1
     know_modules()
+    joblib.register()
     prints = install(orders)
     return asyncio.run(_serve(orders, end, listen, prints))
 
