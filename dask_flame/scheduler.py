@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+import dask.config
+from dask.utils import parse_timedelta
 from distributed import Scheduler
 from distributed.metrics import time
 from distributed.protocol import pickle
@@ -325,11 +327,14 @@ class FlameScheduler(Scheduler):
         )
         return done
 
-    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
+    async def scatter(self, *args: Any, timeout: float = 2, **kwargs: Any) -> Any:
+        if timeout == parse_timedelta(dask.config.get("distributed.comm.timeouts.connect")):
+            # Nobody has asked for it: a runner may take longer to boot than a connection.
+            timeout = max(timeout, self.slots.pools[self.slots.default].boot_timeout)
         self._scattering += 1
         self.note()
         try:
-            return await super().scatter(*args, **kwargs)
+            return await super().scatter(*args, timeout=timeout, **kwargs)
         finally:
             self._scattering -= 1
             self.note()

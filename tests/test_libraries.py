@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -197,6 +198,22 @@ def test_joblib_after_all_runners_have_gone(flame: Flame, tmp_path: Path) -> Non
             assert sum(part.sum() for part in done) == 4 * rows.sum()
             assert "" not in met(folder)
             wait_for(lambda: not cluster.fleets.members)
+
+
+def test_joblib_scatters_though_a_runner_takes_longer_to_boot_than_a_connection(
+    flame: Flame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "takes_a_while.py").write_text("import time; time.sleep(5)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    rows = np.ones((2000, 2))
+    with dask.config.set({"distributed.comm.timeouts.connect": "3s", "flame.local.fork": False}):
+        _, client = flame(max=1, preload=["takes_a_while"])
+        with pytest.raises(TimeoutError):
+            client.scatter(rows, timeout=0.3)
+        with joblib.parallel_config("dask"):
+            done = joblib.Parallel(n_jobs=-1)(joblib.delayed(np.sum)(rows) for _ in range(2))
+    assert done == [4000.0] * 2
 
 
 def test_joblib_sends_calls_to_a_pool_with_one_slot(flame: Flame) -> None:
