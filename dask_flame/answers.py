@@ -91,6 +91,8 @@ class Answers:
 
     def _all(self) -> list[Answers]:
         """The Clients of this process that are connected to the same scheduler."""
+        if self._client.status != "running":
+            return []
         address = self._client.scheduler.address
         links = [
             client.extensions[LEASE]
