@@ -6,6 +6,7 @@ importing the driver's half.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,12 @@ __all__ = [
     "track",
     "watch",
 ]
+
+
+# The defaults are in Dask's configuration from the import on. Where nobody uses Dask there is none:
+# the processes that guard runners do without.
+if "dask.config" in sys.modules:
+    import_module("dask_flame.config")
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ from dask_flame.events import EventLog
 from dask_flame.forked import clients_of, leave_alone, refuse
 from dask_flame.here import END_GRACE, Here
 from dask_flame.home import Home
+from dask_flame.integrations import joblib
 from dask_flame.links import dashboard_link, page_link
 from dask_flame.marks import PRELOAD
 from dask_flame.pool import Pool
@@ -209,6 +210,7 @@ class FlameCluster(Steering):
             self.on_prints = self._show.said
         self._reports = Reports()
         self._reports.pools = self._pools
+        joblib.register()
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:
             try:

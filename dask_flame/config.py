@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,29 @@ import yaml
 
 from dask_flame.errors import PoolError
 
-_DEFAULTS = Path(__file__).with_name("flame.yaml")
+_FILE = Path(__file__).with_name("flame.yaml")
+#: The defaults, as nested as ``dask.config.config``; never changed.
+DEFAULTS: dict[str, Any] = yaml.safe_load(_FILE.read_text())
 
 
 def _load() -> None:
-    dask.config.ensure_file(source=str(_DEFAULTS))
-    with _DEFAULTS.open() as f:
-        dask.config.update_defaults(yaml.safe_load(f))
+    dask.config.ensure_file(source=str(_FILE))
+    dask.config.update_defaults(DEFAULTS)
 
 
 _load()
 
 
 def get(key: str) -> Any:
-    """Read one setting: ``get("pool.max")`` for ``flame.pool.max``."""
-    return dask.config.get(f"flame.{key}")
+    """Read one setting: ``get("pool.max")`` for ``flame.pool.max``.
+
+    A setting that is missing has its default: the end of a ``with dask.config.set(...)`` block that
+    began before this module was imported takes away all that it finds under the name that it set.
+    """
+    if "flame" not in dask.config.config:
+        with dask.config.config_lock:
+            dask.config.update(dask.config.config, DEFAULTS, priority="old")
+    return dask.config.get(f"flame.{key}", dask.config.get(f"flame.{key}", config=DEFAULTS))
 
 
 def check() -> None:
@@ -35,8 +44,8 @@ def check() -> None:
     ------
     PoolError
     """
-    known = yaml.safe_load(_DEFAULTS.read_text())["flame"]
-    given = dask.config.get("flame")
+    known = copy.deepcopy(DEFAULTS["flame"])
+    given = dask.config.get("flame", None) or {}
     sections = [
         (f"{name}.", known[name])
         for name in ("scheduler", "pool", "home", "prints", "local", "kubernetes")

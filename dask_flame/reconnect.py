@@ -6,7 +6,8 @@ the futures stay as they are while the Client tries to come back; what it says t
 numbered and remembered until it is known to be read, so that afterwards exactly what was lost is
 sent again; and it asks how its futures stand.
 
-This is the one place that replaces private methods of :class:`distributed.Client`.
+With :mod:`dask_flame.answers` the one place that replaces private methods of
+:class:`distributed.Client`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from distributed.comm import CommClosedError
 from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.answers import Answers
 from dask_flame.beside import straight_gather, straight_scatter
 from dask_flame.clients import keeps
 from dask_flame.graphs import unfit
 from dask_flame.outbox import Message, Outbox, submits
-from dask_flame.protocol import INTERVAL, LEASE, MARK, STANDING, TELL
+from dask_flame.protocol import INTERVAL, LEASE, STANDING, TELL
 
 logger = logging.getLogger("dask_flame")
 
@@ -120,7 +122,7 @@ class Link:
         self.client = client
         self.epoch: str | None = None
         self.grace = self.silence = 0.0
-        self._sender: Any = None  # what the scheduler is spoken to through; None while it is not
+        self._sender: Any = None
         self._joining = asyncio.Lock()
         self._up = asyncio.Event()
         self.outbox = Outbox()
@@ -129,6 +131,7 @@ class Link:
         self._over = ""  # why the cluster is no more, where it has said so
         # On this instance: all that a Client says but its heartbeat goes through this.
         client._send_to_scheduler_safe = self.post
+        self.answers = Answers(self)
 
     @staticmethod
     def of(client: Client) -> Link:
@@ -141,6 +144,11 @@ class Link:
     @property
     def on(self) -> bool:
         return self.epoch is not None
+
+    @property
+    def sender(self) -> Any:
+        """What the scheduler is spoken to through; None while it is not."""
+        return self._sender
 
     # Coming and coming back
 
@@ -208,7 +216,9 @@ class Link:
 
     def _open(self, sender: Any) -> None:
         """Speak through this connection, beginning with what the log holds."""
-        sender.send({"op": MARK, "n": self.outbox.start}, *self.outbox.hand_over())
+        self.answers.dropped()
+        self.answers.mark(sender, self.outbox.start)
+        sender.send(*self.outbox.hand_over())
         sender.interval = INTERVAL
         self._sender = sender
         self._heard = self._beaten = monotonic()
@@ -296,6 +306,7 @@ class Link:
             return
         client = self.client
         self.epoch = self._sender = None
+        self.answers.dropped()
         self.outbox = Outbox()
         if client.scheduler is not None:
             for name in ("gather", "who_has", "scatter"):
@@ -309,6 +320,7 @@ class Link:
         client = self.client
         self._sender = None
         self._up.clear()
+        self.answers.dropped()
         if client.scheduler_comm is not None:
             client.scheduler_comm.abort()
         # Requests under way on other connections may wait for ever: those too are lost.
@@ -379,6 +391,7 @@ class Link:
         self._heard = monotonic()
         if "taken" in message:
             self.outbox.forget(message["taken"])
+            self.answers.answered()
         elif "over" in message:
             self.over(message["over"])
         elif message["in-force"]:
@@ -394,7 +407,7 @@ class Link:
         if pause > _BEAT + 1:
             self._heard = now  # this process was stopped: nothing could be heard
         with contextlib.suppress(CommClosedError):
-            sender.send({"op": MARK, "n": self.outbox.handed})
+            self.answers.mark(sender, self.outbox.handed)
         if not self.silence or now - self._heard <= self.silence:
             return
         # A scheduler that is long at work on what was sent reads nothing further: ask apart.

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+import dask.config
+from dask.utils import parse_timedelta
 from distributed import Scheduler, Status
 from distributed.core import error_message
 from distributed.metrics import time
@@ -108,6 +110,8 @@ class FlameScheduler(Scheduler):
         Names of workers that Dask has begin no calls for now, and why.
     parted : set of str
         Names of workers that have been retired, and close.
+    policies : callable
+        Returns the pools as they are now, by name: how many runners each may have.
     mishaps : deque of (str, str)
         What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
@@ -128,6 +132,7 @@ class FlameScheduler(Scheduler):
         self._removed: deque[str] = deque(maxlen=1000)
         self.asks = Asks(self)
         self.slots = Slots(self, pools or {"default": Pool()})
+        self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
         plugins = (self.slots, *kwargs.pop("plugins", ()))
@@ -437,6 +442,9 @@ class FlameScheduler(Scheduler):
     ) -> Any:
         # To scatter needs a runner to scatter to, or as many as there are to be copies. Stock waits
         # for the first one, for as long as it was told.
+        if timeout == parse_timedelta(dask.config.get("distributed.comm.timeouts.connect")):
+            # Nobody has asked for it: a runner may take longer to boot than a connection.
+            timeout = max(timeout, self.slots.pools[self.slots.default].boot_timeout)
         key = ("scatter", object())
         copies = 1 if broadcast is True or not broadcast else int(broadcast)
         try:

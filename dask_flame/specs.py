@@ -58,10 +58,26 @@ def runner_spec(
     )
 
 
+#: Settings of ``distributed.client`` that say what Clients of the driver load.
+_PRELOADS = frozenset({"preload", "preload-argv", "preload_argv"})
+
+
 def settings() -> dict[str, Any]:
-    """Dask's configuration, as far as JSON carries it."""
+    """Return Dask's configuration for other processes, as far as JSON carries it.
+
+    What a Client has set for this process alone is left out: a runner has no Client until one of
+    its calls needs it. A scheduler that the user has chosen, such as ``"threads"``, is kept.
+    """
     with dask.config.config_lock:  # another thread may be changing it
         plain: dict[str, Any] = _plain(dask.config.config)
+    if str(plain.get("scheduler")).lower() in ("dask.distributed", "distributed"):
+        del plain["scheduler"]
+    if isinstance(distributed := plain.get("distributed"), dict):
+        client = distributed.get("client")
+        if isinstance(client, dict):
+            # Modules of the driver: the Client of a call is not the one that they are meant for.
+            for name in _PRELOADS & client.keys():
+                del client[name]
     return plain
 
 

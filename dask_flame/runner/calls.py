@@ -53,6 +53,7 @@ class Calls:
         self.acquainted = False
         self._executing: dict[Any, Execution] = {}
         self._watched: dict[Any, bool] = {}  # taken back, not begun: whether to be interrupted
+        self._untold: set[Any] = set()  # ended, which the worker's state is about to be told
         self._returning: dict[Any, asyncio.Future[None]] = {}
         worker.stream_handlers.update(
             {HELLO: self.hello, WATCH: self.watch, RETURNED: self.returned}
@@ -80,6 +81,7 @@ class Calls:
         if execution.packed:
             ts.run_spec.on_open = execution.begin
         self._executing[key] = execution
+        self._untold.discard(key)
         if execution.timeout is not None:
             execution.on_start = lambda: self._start_clock(execution)
         elsewhere = coroutine or unknown
@@ -108,6 +110,7 @@ class Calls:
             if elsewhere:
                 execution.ended = True
             del self._executing[key]
+            self._untold.add(key)
             self._returning.pop(key, None)
             if execution.unwanted or (execution.ran is not None and self.acquainted):
                 # distributed has added its own callback, which tells the worker's state, before.
@@ -196,6 +199,8 @@ class Calls:
         ts = state.tasks.get(key)
         if execution is not None:
             self._taken_back(execution, interrupt=interrupt)
+        elif key in self._untold:
+            self.say(FREED, key=key)
         elif ts is not None and (ts in state.executing or ts in state.long_running):
             # Its execution begins in the next turn of the loop; nothing can stop that.
             self._watched[key] = interrupt
@@ -218,6 +223,10 @@ class Calls:
 
     def say(self, word: str, **what: Any) -> None:
         self.worker.batched_send({"op": word, **what})
+
+    def told(self, key: Any) -> None:
+        """The worker's state has been told that this call has ended."""
+        self._untold.discard(key)
 
     def seceded(self, key: Any) -> None:
         """The thread of a call has left the pool, not for the first time perhaps."""

@@ -23,6 +23,7 @@ from distributed.protocol import pickle, serialize
 from distributed.security import Security
 from distributed.utils import in_async_call
 from distributed.worker_state_machine import (
+    ExecuteDoneEvent,
     ExecuteFailureEvent,
     SecedeEvent,
     StateMachineEvent,
@@ -31,6 +32,7 @@ from distributed.worker_state_machine import (
 from dask_flame import serialization
 from dask_flame.background import in_thread
 from dask_flame.failures import message_of, sealed_error, text_of, unharmed
+from dask_flame.integrations import joblib
 from dask_flame.later import build_later
 from dask_flame.packed import is_being_cancelled
 from dask_flame.prints.framed import FramedPrints, install
@@ -103,6 +105,7 @@ def run(orders: dict[str, Any], farewell: Farewell, listen: Listen) -> int:
     serialization.prepare(interruptible=False)
     main_module.install()
     track_own_only()
+    joblib.register()
     prints = install(orders)
     code, worker = _run_to_its_end(_serve(orders, farewell, listen, prints))
     worker.last_resort.cancel()
@@ -293,6 +296,8 @@ class RunnerWorker(Worker):
         for stimulus in stims:
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
+            elif isinstance(stimulus, ExecuteDoneEvent):
+                self.calls.told(stimulus.key)
 
     def _send_worker_status_change(self, stimulus_id: str) -> None:
         # Private, and what tells the scheduler whenever this worker pauses.

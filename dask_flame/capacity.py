@@ -1,0 +1,73 @@
+"""How many calls a pool may run at a time, once its runners are there (driver, runner, scheduler).
+
+Libraries that share work out ask how many workers there are, which is no answer where there are as
+many as are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from distributed import Client, Scheduler
+
+if TYPE_CHECKING:
+    from dask_flame.pool import Pool
+
+
+def capacity(
+    client: Client, *, pool: str | None = None, resources: Mapping[str, float] | None = None
+) -> int | None:
+    """Return how many calls may run at a time in the pool that takes them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A synchronous one.
+    pool : str, optional
+        By default the first that offers the resources.
+    resources : mapping of str to float, optional
+        What each call asks for, as in ``client.submit(..., resources={"GPU": 1})``.
+
+    Returns
+    -------
+    int or None
+        None if the scheduler is none of dask-flame's, or has no such pool.
+    """
+    try:
+        counted: int | None = client.run_on_scheduler(_ask, pool, dict(resources or {}))
+    except ImportError:
+        return None  # one that does not have this module
+    return counted
+
+
+def _ask(
+    pool: str | None, resources: dict[str, float], dask_scheduler: Scheduler | None = None
+) -> int | None:
+    policies = getattr(dask_scheduler, "policies", None)
+    return None if policies is None else slots(policies(), pool, resources)
+
+
+def slots(
+    policies: Mapping[str, Pool], pool: str | None, resources: Mapping[str, float]
+) -> int | None:
+    """Return how many calls with these wants may run at a time.
+
+    Examples
+    --------
+    >>> from dask_flame import Pool
+    >>> pools = {"cpu": Pool(max=4, concurrency=2), "gpu": Pool(max=2, concurrency=4, gpus=2)}
+    >>> slots(pools, None, {}), slots(pools, "gpu", {}), slots(pools, None, {"GPU": 1})
+    (8, 8, 4)
+    """
+    fitting = [
+        policy
+        for name, policy in policies.items()
+        if pool in (None, name)
+        and all(policy.offers.get(what, 0) >= amount for what, amount in resources.items())
+    ]
+    if not fitting:
+        return None
+    policy = fitting[0]
+    shares = [int(policy.offers[what] // amount) for what, amount in resources.items() if amount]
+    return policy.max * min([policy.concurrency, *shares])

@@ -1,0 +1,58 @@
+"""joblib on pools that may have no runner yet (driver, and inside calls on a runner).
+
+joblib's backend for Dask takes the workers that it sees for all there will be: from zero it waits
+for the first runner, counts one slot, and then runs everything where it is called. The backend here
+counts what the pool may have. It takes the other's place under its name, so that
+``joblib.parallel_config("dask")`` works as it is, in scikit-learn too.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+def register() -> None:
+    """Have ``"dask"`` name this backend for joblib, now or as soon as joblib is imported."""
+    if "joblib" in sys.modules:
+        _register()
+    elif not any(isinstance(finder, _Imports) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Imports())
+
+
+def _register() -> None:
+    import_module("joblib.parallel").register_parallel_backend("dask", backend)
+
+
+class _Imports(MetaPathFinder):
+    """Waits for the import of joblib, which few need: it is not imported for its own sake."""
+
+    def find_spec(
+        self, fullname: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "joblib":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                _register()
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def backend(**options: Any) -> Any:
+    """Make the backend, with the options of joblib's own: ``client``, ``scatter`` and others."""
+    # Not before it is wanted: it is made of joblib's own, in a module that imports distributed.
+    from dask_flame.integrations.joblib_backend import FlameBackend
+
+    return FlameBackend(**options)
