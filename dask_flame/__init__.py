@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dask_flame.errors import BackendError as BackendError
     from dask_flame.errors import BootError as BootError
     from dask_flame.errors import BootTimeout as BootTimeout
+    from dask_flame.errors import CallFailed as CallFailed
     from dask_flame.errors import CallTimeout as CallTimeout
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
@@ -43,6 +44,7 @@ _HOME = {
     "BootError": "dask_flame.errors",
     "BootTimeout": "dask_flame.errors",
     "PoolError": "dask_flame.errors",
+    "CallFailed": "dask_flame.errors",
     "CallTimeout": "dask_flame.errors",
     "FlameCluster": "dask_flame.cluster",
     "FlameError": "dask_flame.errors",
@@ -69,6 +71,7 @@ __all__ = [
     "BackendError",
     "BootError",
     "BootTimeout",
+    "CallFailed",
     "CallTimeout",
     "FlameCluster",
     "FlameError",

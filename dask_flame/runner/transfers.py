@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
 from distributed import Worker
 from distributed.metrics import time
-from distributed.protocol import serialize
+from distributed.protocol import Serialize, Serialized, serialize
 from distributed.worker import WORKER_ANY_RUNNING
 from distributed.worker_state_machine import (
     GatherDepFailureEvent,
@@ -21,20 +22,21 @@ from dask_flame.failures import text_of
 Unsendable = Callable[[Any, str], None]
 
 
-class StrictComm:
-    """A connection over which another runner is given results, but for those that cannot be sent.
+class SafeComm:
+    """A connection over which results are given to whoever asks, be they what they may.
 
-    distributed's own writes an error in the place of such a result, which makes the other side
-    unable to read any of the results of the same message.
+    distributed writes an error in the place of a result that cannot be sent. Another runner could
+    then read none of the results of the same message: it is given the others. And where the result
+    cannot even be shown for that error, distributed breaks the connection, and is asked again.
 
     Parameters
     ----------
     comm : distributed.comm.Comm
-    unsendable : callable
-        Told of each result that is left out.
+    unsendable : callable, optional
+        Told of each result that is left out. None: an error is written in its place.
     """
 
-    def __init__(self, comm: Any, unsendable: Unsendable) -> None:
+    def __init__(self, comm: Any, unsendable: Unsendable | None) -> None:
         self._comm = comm
         self._unsendable = unsendable
 
@@ -42,19 +44,31 @@ class StrictComm:
         return getattr(self._comm, name)
 
     async def write(self, message: Any, serializers: Any = None) -> Any:
+        on_error = "message" if self._unsendable is None else "raise"
         try:
-            return await self._comm.write(message, serializers=serializers, on_error="raise")
-        except OSError:
+            return await self._comm.write(message, serializers=serializers, on_error=on_error)
+        except (OSError, asyncio.CancelledError):
             raise
-        except Exception:
+        except BaseException:
             fit = {}
             for key, value in message["data"].items():
-                try:
-                    serialize(value.data, serializers=serializers, on_error="raise")
+                why = _why_not(value, serializers)
+                if not why:
                     fit[key] = value
-                except Exception as error:
-                    self._unsendable(key, text_of(error.__cause__ or error))
+                elif self._unsendable is not None:
+                    self._unsendable(key, why)
+                else:
+                    fit[key] = Serialized({"serializer": "error"}, [why.encode()])
             return await self._comm.write({**message, "data": fit}, serializers=serializers)
+
+
+def _why_not(value: Serialize, serializers: Any) -> str:
+    """Return why a result cannot be sent; empty where it can."""
+    try:
+        serialize(value.data, serializers=serializers, on_error="raise")
+        return ""
+    except BaseException as error:
+        return text_of(error.__cause__ or error)
 
 
 def without_unreadable(

@@ -48,7 +48,7 @@ from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecut
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
 from dask_flame.runner.shared import track_own_only
-from dask_flame.runner.transfers import StrictComm, without_unreadable
+from dask_flame.runner.transfers import SafeComm, without_unreadable
 from dask_flame.sender import Sender
 
 T = TypeVar("T")
@@ -318,8 +318,8 @@ class RunnerWorker(Worker):
         self, comm: Any, keys: Any, who: str | None = None, serializers: Any = None
     ) -> Any:
         # Who is no worker, a client for one, is told by an error in the place of a result.
-        strict = comm if who is None else StrictComm(comm, self.cannot_be_sent)
-        return await super().get_data(strict, keys, who=who, serializers=serializers)
+        safe = SafeComm(comm, None if who is None else self.cannot_be_sent)
+        return await super().get_data(safe, keys, who=who, serializers=serializers)
 
     async def gather_dep(self, worker: str, to_gather: Any, *args: Any, **kwargs: Any) -> Any:
         event = await super().gather_dep(worker, to_gather, *args, **kwargs)
