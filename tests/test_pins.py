@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -140,6 +141,34 @@ def test_a_lost_one_is_made_again(flame: Make) -> None:
     blocked.cancel()
     os.kill(pid, 9)
     assert waits.result(timeout=60)[1] == 42
+
+
+class ExitsWhenSent:
+    """And when it is shown, for the error that says so."""
+
+    def __reduce__(self) -> Any:
+        sys.exit(1)
+
+    def __str__(self) -> str:
+        sys.exit(2)
+
+    __repr__ = __str__
+
+
+class DeepWhenSent:
+    def __reduce__(self) -> Any:
+        return self.__reduce__()
+
+
+@pytest.mark.parametrize("make", [ExitsWhenSent, DeepWhenSent])
+def test_the_driver_is_told_of_one_that_cannot_be_shown_either(flame: Make, make: Any) -> None:
+    cluster, client = flame(max=2)
+    made = client.submit(make, key="made")
+    with pytest.raises(TypeError, match=r"SystemExit: 1|recursion"):
+        made.result(timeout=60)
+    (holder,) = (ws.name for ws in cluster.scheduler.tasks["made"].who_has)
+    used = client.map(lambda made, n: _name(), [made] * 4, range(4))
+    assert client.gather(used) == [holder] * 4
 
 
 def test_the_driver_is_told_of_one_that_it_cannot_have(flame: Make) -> None:
