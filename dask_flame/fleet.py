@@ -203,6 +203,12 @@ class Fleet:
         """What the next runner that is booted will be called."""
         return self._name(1)
 
+    @property
+    def next_names(self) -> list[str]:
+        """What the runners will be called that may still be booted, beside those there are."""
+        there = self.count(Phase.BOOTING, Phase.READY, Phase.DRAINING)
+        return [self._name(1 + n) for n in range(self.pool.max - there)]
+
     def _name(self, number: int) -> str:
         return f"{self._prefix}-{self._count + number}"
 

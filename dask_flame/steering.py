@@ -159,9 +159,14 @@ class Steering(Cluster):
 
     @property
     def workers(self) -> Mapping[str, WorkerView]:
-        """The runners, as distributed's own clusters have their workers; see also ``runners``."""
+        """The runners there may be, as distributed's own clusters have their workers.
+
+        Libraries take their number for how much the cluster can do at a time. So those are among
+        them that the default pool may still boot; see ``runners`` for those that there are.
+        """
         known = self.scheduler_info.get("workers", {})
-        return MappingProxyType(worker_views(self.fleets.members, known))
+        to_come = self.fleets.fleets[self.fleets.default].next_names
+        return MappingProxyType(worker_views(self.fleets.members, known, to_come))
 
     def __getattr__(self, name: str) -> Any:
         if name in ELSEWHERE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class WorkerView:
     ----------
     name : str
     status : distributed.Status
-        ``created`` while it boots, then ``running``; ``closing_gracefully`` or ``closing`` when it
+        ``undefined`` before it is asked for, ``created`` while it boots, then ``running``; ``closing_gracefully`` or ``closing`` when it
         is on its way out.
     address : str or None
         Of its worker; None until it has registered.
@@ -74,7 +74,7 @@ class WorkerView:
 
 
 def worker_views(
-    members: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
+    members: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], to_come: Iterable[str] = ()
 ) -> dict[str, WorkerView]:
     """Return the runners as workers, by name.
 
@@ -83,12 +83,14 @@ def worker_views(
     members : mapping of str to Member
     known : mapping
         What the scheduler has said of its workers, by address.
+    to_come : iterable of str
+        Names of runners that may be booted.
     """
     addresses = {worker["name"]: address for address, worker in known.items()}
     return {
         name: WorkerView(name, _STATUS[member.phase], addresses.get(name))
         for name, member in members.items()
-    }
+    } | {name: WorkerView(name, Status.undefined) for name in to_come if name not in members}
 
 
 def runners_for(pool: Pool, *, cores: Any = None, memory: Any = None, least: bool = True) -> int:
