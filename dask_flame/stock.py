@@ -57,8 +57,8 @@ class WorkerView:
     ----------
     name : str
     status : distributed.Status
-        ``undefined`` before it is asked for, ``created`` while it boots, then ``running``; ``closing_gracefully`` or ``closing`` when it
-        is on its way out.
+        ``undefined`` before it is asked for, ``created`` while it boots, then ``running``;
+        ``closing_gracefully`` or ``closing`` when it is on its way out.
     address : str or None
         Of its worker; None until it has registered.
     """
