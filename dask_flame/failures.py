@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -82,7 +83,7 @@ def fit_to_travel(error: BaseException) -> Exception:
     """
     for each in _chain(error):
         each.__traceback__ = _shortened(each.__traceback__)
-    why = _why_not(error)
+    why = _why_not(error) and _why_not(_relieved(error))
     if not why and isinstance(error, Exception):
         return error
     said = text_of(error)
@@ -106,6 +107,51 @@ def message_of(error: BaseException) -> ErrorMessage:
     except BaseException:
         # It could be pickled a moment ago.
         return error_message(CallFailed(text_of(error)))
+
+
+def shielded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function, which runs code of the user's for distributed, raise Exceptions alone."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = function(*args, **kwargs)
+        except (Exception, Interrupted, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raised = fit_to_travel(error)
+        else:
+            return _shielded(result) if inspect.iscoroutine(result) else result
+        raise raised
+
+    return call
+
+
+async def _shielded(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await work
+    except (Exception, Interrupted, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raised = fit_to_travel(error)
+    raise raised
+
+
+def as_in_a_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call this in a thread of an executor, of which the future can hold what it raises.
+
+    A future takes a CancelledError for its own end, and refuses a StopIteration.
+    """
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raised: Exception = RuntimeError(f"it has raised {text_of(error)}")
+        raised.__cause__ = error
+    except (Exception, Interrupted):
+        raise
+    except BaseException as error:
+        raised = fit_to_travel(error)
+    raise raised
 
 
 async def unharmed(work: Any) -> Any:
@@ -191,6 +237,28 @@ def _raised(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"SystemExit({error.code!r})"
     return text_of(error)
+
+
+def _relieved(error: BaseException) -> BaseException:
+    """Take from an error what cannot be sent with it: attributes, and what it came from."""
+    lost = []
+    for name, value in list(getattr(error, "__dict__", {}).items()):
+        try:
+            pickle.loads(pickle.dumps(value))
+        except Interrupted:
+            raise
+        except BaseException:
+            with contextlib.suppress(Exception):
+                del error.__dict__[name]
+                lost.append(f"its {name}")
+    for each, what in ((error.__cause__, "its cause"), (error.__context__, "what it came from")):
+        if each is not None and _why_not(each):
+            lost.append(f"{what} ({text_of(each)})")
+            error.__cause__ = error.__context__ = None
+    if lost:
+        with contextlib.suppress(Exception):
+            error.add_note(f"Left out, as it cannot be pickled: {', '.join(lost)}.")
+    return error
 
 
 def _why_not(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cloudpickle
@@ -56,6 +56,28 @@ def name_data_of_map(
 
 
 _PLAIN = (str, bytes, bool, int, float, type(None))
+
+
+def cannot_name(keys: Iterable[Key]) -> CallFailed | None:
+    """Return the error of calls with a key that no message can carry; None where there is none."""
+    for key in keys:
+        if not _encodes(key):
+            return CallFailed(
+                f"the key {key!r} is no text that can be sent: it has half of a surrogate pair, as "
+                "names of files have that are not UTF-8; write "
+                "key=name.encode(errors='replace').decode()"
+            )
+    return None
+
+
+def _encodes(key: Key) -> bool:
+    if isinstance(key, tuple):
+        return all(map(_encodes, key))
+    try:
+        str(key).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unfit(annotations: Mapping[str, Any]) -> CallFailed | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -126,7 +127,7 @@ class PackedTask:
 
     async def _awaited(self, values: Mapping[Any, Any]) -> Any:
         try:
-            task = self._task or await asyncio.to_thread(self.open)
+            task = self._task or await self._opened_in_a_thread()
             self._begin()
             return await task(values)
         except Interrupted:
@@ -136,6 +137,12 @@ class PackedTask:
                 raise  # it is being stopped, which is for whoever does that to tell
             raised = fit_to_travel(error)
         raise raised
+
+    def _opened_in_a_thread(self) -> Awaitable[Any]:
+        # In the context of the call, but for the thread, which may be a new one: it is not the
+        # call's, and will open others.
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        return contextvars.Context().run(loop.run_in_executor, None, context.run, self.open)
 
     def __repr__(self) -> str:
         try:

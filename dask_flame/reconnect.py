@@ -28,7 +28,8 @@ from tornado.ioloop import PeriodicCallback
 from dask_flame.answers import Answers
 from dask_flame.beside import straight_gather, straight_scatter
 from dask_flame.clients import keeps
-from dask_flame.graphs import unfit
+from dask_flame.failures import shielded
+from dask_flame.graphs import cannot_name, unfit
 from dask_flame.outbox import Message, Outbox, submits
 from dask_flame.protocol import INTERVAL, LEASE, STANDING, TELL
 
@@ -88,6 +89,10 @@ def resume_clients() -> None:
     _reconnect.dask_flame = True  # type: ignore[attr-defined]
     Client._ensure_connected = _ensure_connected
     Client._reconnect = _reconnect
+    # What is scattered is pickled for its key, and handlers of events are called, on the loop that
+    # a FlameCluster and its Client share: what exits would end it.
+    Client._scatter = shielded(Client._scatter)
+    Client._handle_event = shielded(Client._handle_event)
     for client in list(Client._instances):
         if client.status == "running" and keeps(client.id):
             client.loop.add_callback(Link.of(client).join)
@@ -369,12 +374,16 @@ class Link:
             return
         if self.client.status == "closed":
             return
-        if submits(message) and (error := unfit(message["annotations"].data)) is not None:
-            # It would break the connection, and take along what others have submitted.
-            pickled = pickle.dumps(error)
-            for key in message["keys"]:
-                self.client._handle_task_erred(key=key, exception=pickled)
-            return
+        if submits(message):
+            error = cannot_name(message["keys"]) or unfit(message["annotations"].data)
+            if error is not None:
+                # It would break the connection, and take along what others have submitted.
+                pickled = pickle.dumps(error)
+                for key in message["keys"]:
+                    self.client._handle_task_erred(key=key, exception=pickled)
+                return
+        elif cannot_name(message.get("keys", ())):
+            message = {**message, "keys": [k for k in message["keys"] if not cannot_name([k])]}
         self.outbox.add(message)
         if self._sender is None:
             return

@@ -29,7 +29,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 from dask_flame import serialization
 from dask_flame.asks import Asks
 from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
-from dask_flame.failures import text_of, unharmed
+from dask_flame.failures import message_of, shielded, text_of, unharmed
 from dask_flame.graphs import name_data_of_map, plain
 from dask_flame.labels import memory as shown
 from dask_flame.lanes import Needs
@@ -149,6 +149,8 @@ class FlameScheduler(Scheduler):
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
+        for op in ("register_scheduler_plugin", "unregister_scheduler_plugin"):
+            self.handlers[op] = shielded(self.handlers[op])
         self.stream_handlers[FREED] = self.slots.freed
         self.stream_handlers[OVERRAN] = self.call_overran
         self.stream_handlers[LEAVING] = self.runner_leaves
@@ -392,6 +394,17 @@ class FlameScheduler(Scheduler):
         message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec))
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
         return message
+
+    async def update_graph(self, client: str, *, keys: set[Any], **kwargs: Any) -> None:
+        try:
+            await super().update_graph(client=client, keys=keys, **kwargs)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # An annotation may be a function, which is called here.
+            told = message_of(error)
+            for key in keys:
+                op = {"op": "task-erred", "key": key}
+                op |= {"exception": told["exception"], "traceback": told["traceback"]}
+                self.report(op, client=client)
 
     def _create_taskstate_from_graph(
         self, *, dsk: dict[Any, Any], ordered: dict[Any, int], **kwargs: Any

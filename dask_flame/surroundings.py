@@ -33,6 +33,19 @@ def working_directory() -> str | None:
     return folder if os.path.isdir(folder) else None
 
 
+def main_program() -> dict[str, str]:
+    """Return what the driver's ``__main__`` was read from: a file, or a module by its name.
+
+    multiprocessing reads it again in children that it spawns. A notebook's was not read from any.
+    """
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":
+        return {"name": spec.name.removesuffix(".__main__")}
+    file = getattr(main, "__file__", None)
+    return {"file": os.path.abspath(file)} if file and os.path.isfile(file) else {}
+
+
 def interpreter_flags() -> list[str]:
     """Return the interpreter's arguments that make another one behave as this one.
 

@@ -91,6 +91,11 @@ def pool():
         return p.map(double, range(3))
 
 
+def spawned():
+    with multiprocessing.get_context("spawn").Pool(1) as p:
+        return p.map(double, range(3))
+
+
 def executor():
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as p:
@@ -141,7 +146,7 @@ if __name__ == "__main__":
         assert run(copied)
         assert run(saved)
         assert run(imported)
-        assert run(pool) == run(executor) == [0, 2, 4]
+        assert run(pool) == run(executor) == run(spawned) == [0, 2, 4]
         assert run(lambda p: pickle.loads(pickle.dumps(p)), client.submit(Point, 7)) == Point(7)
         why = client.submit(lambda m: m, MISSING).exception(timeout=100)
         assert isinstance(why, AttributeError)

@@ -7,13 +7,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
 import pytest
 from conftest import wait_for
-from distributed import Client, get_worker
+from distributed import Client, SchedulerPlugin, WorkerPlugin, get_worker
 
 import dask_flame
 from dask_flame import FlameCluster
@@ -25,6 +25,13 @@ Make = Callable[..., tuple[FlameCluster, Client]]
 
 class Own(BaseException):
     pass
+
+
+@pytest.fixture
+def no_checks() -> Iterator[None]:
+    """Actors may wait for a runner: distributed lets them, but its own checks deny it."""
+    with dask.config.set({"distributed.scheduler.validate": False}):
+        yield
 
 
 def waits() -> None:
@@ -153,7 +160,7 @@ ERRORS: list[tuple[Callable[[], None], type[Exception], str]] = [
     (own_cause, ValueError, "its own cause"),
     (no_utf8, UnicodeDecodeError, "can't decode byte 0xff"),
     (no_syntax, SyntaxError, "invalid syntax"),
-    (cannot_be_pickled, CallFailed, r"Locked: with a lock .*cannot pickle '_thread.lock'"),
+    (cannot_be_pickled, CallFailed, r"Locked: with a lock .*not sent"),
     (cannot_be_shown, CallFailed, "Hidden .*cannot be shown"),
     (pickles_by_exit, CallFailed, "Exits: its pickle exits .*SystemExit: 5"),
     (read_on_its_runner_only, CallFailed, "only there.*No module named 'only_on_runners'"),
@@ -275,10 +282,8 @@ class Quits:
         return "fine"
 
 
-def test_an_object_that_exits_stays(flame: Make) -> None:
-    # distributed has actors wait for workers in another state than its own checks allow.
-    with dask.config.set({"distributed.scheduler.validate": False}):
-        cluster, _ = flame(max=1)
+def test_an_object_that_exits_stays(flame: Make, no_checks: None) -> None:
+    cluster, _ = flame(max=1)
     with pytest.raises(CallFailed, match=r"SystemExit\(1\)"):
         dask_flame.place(Quits, now=True)
     placed = dask_flame.place(Quits)
@@ -392,3 +397,147 @@ def test_what_a_call_leaves_on_the_event_loop_does_not_end_it(flame: Make) -> No
     assert neighbour.status == "pending"
     assert list(cluster.runners) == ["runner-1"]
     neighbour.cancel()
+
+
+class Odd:
+    def __init__(self) -> None:
+        self.never = iter(())
+
+    def stops(self) -> Any:
+        return next(self.never)
+
+    def is_cancelled(self) -> None:
+        raise asyncio.CancelledError
+
+    async def is_cancelled_later(self) -> None:
+        raise asyncio.CancelledError
+
+    def closes(self) -> None:
+        raise GeneratorExit
+
+    @property
+    def exits(self) -> Any:
+        sys.exit(4)
+
+    def fine(self) -> str:
+        return "fine"
+
+
+def test_methods_of_an_object_answer_whatever_they_raise(flame: Make, no_checks: None) -> None:
+    cluster, _ = flame(max=1)
+    placed = dask_flame.place(Odd)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        placed.stops().result(timeout=60)
+    for method in ("is_cancelled", "is_cancelled_later", "closes"):
+        with pytest.raises(CallFailed, match=r"CancelledError|GeneratorExit"):
+            getattr(placed, method)().result(timeout=60)
+    with pytest.raises(CallFailed, match=r"SystemExit\(4\)"):
+        _ = placed.exits
+    assert placed.fine().result(timeout=60) == "fine"
+    assert list(cluster.runners) == ["runner-1"]
+
+
+class Exits(WorkerPlugin):
+    def __init__(self, hook: str) -> None:
+        self.name = f"exits-{hook}"
+        setattr(self, hook, self._exit)
+
+    def _exit(self, *args: Any, **kwargs: Any) -> None:
+        if len(args) == 0 or "boom" in str(args[0]):
+            sys.exit(3)
+
+
+def test_hooks_of_plugins_that_exit_end_no_runner(flame: Make) -> None:
+    cluster, client = flame(max=1, concurrency=2)
+    with dask_flame.on(rerun=False):
+        neighbour = client.submit(waits)
+    runner = client.submit(pid).result()
+    with pytest.raises(CallFailed, match=r"SystemExit\(3\)"):
+        client.register_plugin(Exits("setup"))
+    client.register_plugin(Exits("transition"))
+    assert client.submit(takes, key="boom").result(timeout=60) == "ran"
+    client.register_plugin(Exits("teardown"))
+    with pytest.raises(CallFailed, match=r"SystemExit\(3\)"):
+        client.unregister_worker_plugin("exits-teardown")
+    assert client.submit(pid, pure=False).result() == runner
+    assert neighbour.status == "pending"
+    assert list(cluster.runners) == ["runner-1"]
+    neighbour.cancel()
+
+
+class StartsByExit(SchedulerPlugin):
+    name = "starts-by-exit"
+
+    def start(self, scheduler: Any) -> None:
+        sys.exit(3)
+
+
+def test_what_runs_on_the_drivers_loop_does_not_end_it(flame: Make) -> None:
+    _, client = flame(max=1)
+    with pytest.raises(Exception, match="SystemExit"):
+        client.scatter(ExitsWhenRead(), timeout=60)
+    with pytest.raises(CallFailed, match=r"SystemExit\(3\)"):
+        client.register_plugin(StartsByExit())
+    heard = threading.Event()
+
+    def hears(event: Any) -> None:
+        heard.set()
+        sys.exit(3)
+
+    client.subscribe_topic("exits", hears)
+    wait_for(lambda: client.log_event("exits", 1) or heard.wait(0.1))
+    client.unsubscribe_topic("exits")
+    with dask.annotate(priority=lambda key: sys.exit(3)):
+        exits_in_the_scheduler = dask.delayed(takes)()
+    with pytest.raises(CallFailed, match=r"SystemExit\(3\)"):
+        exits_in_the_scheduler.compute(optimize_graph=False)
+    assert client.submit(takes, pure=False).result(timeout=60) == "ran"
+
+
+async def stops_the_loop() -> str:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+    return "goes on"
+
+
+def test_a_call_that_stops_its_loop(flame: Make) -> None:
+    cluster, client = flame(max=1)
+    assert client.submit(stops_the_loop).result(timeout=60) == "goes on"
+    assert list(cluster.runners) == ["runner-1"]
+
+
+def test_a_key_that_no_message_can_carry_fails_its_call_alone(flame: Make) -> None:
+    _, client = flame(max=1)
+    other = client.submit(time.sleep, 0.5)
+    for key in ("file-\udcff.txt", ("file-\udcff.txt", 1)):
+        bad = client.submit(abs, -1, key=key)
+        with pytest.raises(CallFailed, match="half of a surrogate pair"):
+            bad.result(timeout=60)
+        del bad
+    assert other.result(timeout=60) is None
+    assert client.submit(abs, -3).result(timeout=60) == 3
+
+
+def with_a_lock() -> None:
+    error = ValueError("with a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    error.kept = 3  # type: ignore[attr-defined]
+    raise error
+
+
+def from_a_lock() -> None:
+    try:
+        cannot_be_pickled()
+    except Exception as cause:
+        raise ValueError("from a lock") from cause
+
+
+def test_an_error_keeps_its_class_where_what_it_holds_cannot_be_sent(flame: Make) -> None:
+    _, client = flame(max=1)
+    with pytest.raises(ValueError, match="with a lock") as caught:
+        client.submit(with_a_lock).result(timeout=60)
+    assert caught.value.kept == 3  # type: ignore[attr-defined]
+    assert "its lock" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="from a lock") as caught:
+        client.submit(from_a_lock).result(timeout=60)
+    assert "its cause (Locked: with a lock)" in caught.value.__notes__[0]

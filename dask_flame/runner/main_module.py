@@ -15,7 +15,8 @@ import importlib
 import sys
 import types
 import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import cloudpickle.cloudpickle
@@ -77,9 +78,17 @@ class Main(types.ModuleType):
         self._names.pop(key, None)
 
 
-def install() -> Main:
+def install(program: Mapping[str, str]) -> Main:
     """Put a new ``__main__`` in place, and have cloudpickle fill it; once in a process.
 
+    Parameters
+    ----------
+    program : mapping of str to str
+        The ``file`` of the driver's, or the ``name`` of its module, where it has either: what
+        multiprocessing reads in children that a call spawns.
+
+    Notes
+    -----
     Two functions of cloudpickle's are replaced, which are private: they are what a pickle names to
     finish a function or a class that was sent by value.
     """
@@ -87,6 +96,10 @@ def install() -> Main:
     if isinstance(current, Main):
         return current
     main = Main()
+    if "name" in program:
+        main.__spec__ = ModuleSpec(program["name"], None)
+    elif "file" in program:
+        main.__file__ = program["file"]
     for name in ("_function_setstate", "_class_setstate"):
         finish = getattr(cloudpickle.cloudpickle, name)
         setattr(cloudpickle.cloudpickle, name, _then(finish, main.came))

@@ -31,7 +31,14 @@ from distributed.worker_state_machine import (
 
 from dask_flame import serialization
 from dask_flame.background import in_thread
-from dask_flame.failures import message_of, sealed_error, text_of, unharmed
+from dask_flame.failures import (
+    as_in_a_thread,
+    message_of,
+    sealed_error,
+    shielded,
+    text_of,
+    unharmed,
+)
 from dask_flame.integrations import joblib
 from dask_flame.later import build_later
 from dask_flame.packed import is_being_cancelled
@@ -103,7 +110,7 @@ def run(orders: dict[str, Any], farewell: Farewell, listen: Listen) -> int:
             return 1
     know_modules()
     serialization.prepare(interruptible=False)
-    main_module.install()
+    main_module.install(orders.get("main", {}))
     track_own_only()
     joblib.register()
     prints = install(orders)
@@ -125,7 +132,10 @@ def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
         while not task.done():
             try:
                 loop.run_until_complete(task)
-            except (SystemExit, KeyboardInterrupt) as error:
+            except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+                if task.done():
+                    break
+                # A RuntimeError is the loop's own, which a call has stopped.
                 traceback.print_tb(error.__traceback__)
                 said = f"{text_of(error)} was raised on the event loop: the runner goes on"
                 print(said, file=sys.stderr)
@@ -248,6 +258,8 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = Sender(self.loop)
+        actors = self.executors["actor"]
+        actors.submit = partial(actors.submit, as_in_a_thread)
         self._farewell = farewell
         # A thread, not the loop's timer: it has to fire when the loop hangs.
         self.last_resort = threading.Timer(_CLOSE_WITHIN, farewell, (0,))
@@ -336,6 +348,21 @@ class RunnerWorker(Worker):
     async def run_coroutine(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
         return await unharmed(super().run_coroutine(comm, *args, **kwargs))
 
+    async def plugin_add(self, plugin: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(plugin, bytes):
+            plugin = pickle.loads(plugin)
+        for hook in ("setup", "transition", "teardown"):
+            if hasattr(plugin, hook):
+                setattr(plugin, hook, shielded(getattr(plugin, hook)))
+        return await super().plugin_add(plugin, *args, **kwargs)
+
+    def actor_attribute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = super().actor_attribute(*args, **kwargs)
+            return answer
+        except BaseException as error:
+            return {"status": "error", "exception": sealed_error(error)}
+
     async def actor_execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         # The base class answers what it cannot send, or what is no Exception, with silence: whoever
         # waits for a method of an actor would wait for ever.
@@ -345,9 +372,9 @@ class RunnerWorker(Worker):
                 serialize(answer["result"].data, on_error="raise")
                 return answer
             error = answer["exception"].data
-        except asyncio.CancelledError:
-            raise
         except BaseException as raised:
+            if isinstance(raised, asyncio.CancelledError) and is_being_cancelled():
+                raise
             error = raised
         return {"status": "error", "exception": sealed_error(error)}
 

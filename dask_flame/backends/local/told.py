@@ -14,6 +14,7 @@ from dask_flame.backends.hiding import HIDDEN, hide, plain
 from dask_flame.backends.local.crowd import measure_less
 from dask_flame.backends.local.kinds import import_path, kind
 from dask_flame.prints.bucket import Limits
+from dask_flame.surroundings import main_program
 
 #: Where it is False, Dask is not to end workers for their memory; nor are runners ended then.
 _TERMINATE = "distributed.worker.memory.terminate"
@@ -31,6 +32,7 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
         "rarely": times,
         "path": import_path(),
         "cwd": spec.cwd,
+        "main": main_program(),
         "host": "127.0.0.1",
         "limit": None if dask.config.get(_TERMINATE, True) is False else spec.memory,
         "prints": limits and asdict(limits),
