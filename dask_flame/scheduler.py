@@ -383,7 +383,10 @@ class FlameScheduler(Scheduler):
         workers = [a for a in among if a not in self.resting]
         return await super().rebalance(workers=workers, **kwargs)
 
-    async def broadcast(self, *, workers: list[str] | None = None, **kwargs: Any) -> Any:
+    async def broadcast(
+        self, *, workers: list[str] | None = None, serializers: Any = None, **kwargs: Any
+    ) -> Any:
+        # distributed gives a client's serializers to those handlers alone that name them.
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
-        return await super().broadcast(workers=workers, **kwargs)
+        return await super().broadcast(workers=workers, serializers=serializers, **kwargs)
