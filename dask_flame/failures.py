@@ -76,13 +76,18 @@ def fit_to_travel(error: BaseException) -> Exception:
     Returns
     -------
     Exception
-        The error itself, if it is an Exception that can be shown, pickled and read back. Otherwise
+        The error itself, if it is an Exception that can be shown, pickled and read back, without
+        what it came from if that cannot. Otherwise
         a :class:`dask_flame.errors.CallFailed` with its text: its ``__cause__`` is the error where
         that can travel.
     """
     for each in _chain(error):
         each.__traceback__ = _shortened(each.__traceback__)
     why = _why_not(error)
+    if why and (error.__cause__ or error.__context__):
+        # It may be that what it came from cannot be sent.
+        error.__cause__ = error.__context__ = None
+        why = _why_not(error)
     if not why and isinstance(error, Exception):
         return error
     said = text_of(error)
