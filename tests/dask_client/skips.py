@@ -1,0 +1,42 @@
+"""Which of distributed's tests are not run on a FlameCluster at all, by what their code names."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_OTHER_CLUSTER = "starts a cluster of another kind"
+
+#: What a test names that is of its own cluster, and why that test is skipped.
+NAMES = {
+    "Worker": "starts a Worker of its own",
+    "Nanny": "starts a Nanny of its own",
+    "BlockedGatherDep": "starts a Worker of its own",
+    "BlockedGetData": "starts a Worker of its own",
+    "BlockedInstantiateNanny": "starts a Nanny of its own",
+    "Scheduler": "starts a Scheduler of its own",
+    "LocalCluster": _OTHER_CLUSTER,
+    "SubprocessCluster": _OTHER_CLUSTER,
+    "popen": "starts a cluster by commands",
+    "tls_only_security": "wants certificates that are not installed",
+}
+
+#: What only the asynchronous tests must not name, whose workers share memory upstream.
+SHARED_MEMORY = dict.fromkeys(("varying", "map_varying"), "counts attempts in shared memory")
+
+
+def skipped(function: Callable[..., Any]) -> str:
+    """Return why this test is skipped; empty if it is run."""
+    function = getattr(function, "__wrapped__", function)
+    named = {name for code in _codes(function.__code__) for name in code.co_names}
+    reasons = NAMES | (SHARED_MEMORY if inspect.iscoroutinefunction(function) else {})
+    return next((why for name, why in reasons.items() if name in named), "")
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
