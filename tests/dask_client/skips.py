@@ -26,8 +26,10 @@ NAMES = {
 #: What only the asynchronous tests must not name, whose workers share memory upstream.
 SHARED_MEMORY = dict.fromkeys(("varying", "map_varying"), "counts attempts in shared memory")
 
-#: Tests that pass or fail by chance, and why.
+#: Tests that pass or fail by how fast a machine is and what its network is like, and why.
 BY_CHANCE = {
+    "test_bad_address": "connects to an address in the internet",
+    "test_get_foo_lost_keys": "counts workers after a loss, when the pool boots another",
     "test_many_submits_spread_evenly": "wants quick calls to spread, which any free slot may take",
 }
 
