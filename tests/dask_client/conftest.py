@@ -164,7 +164,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     stats = terminalreporter.stats
     counts: Counter[str] = Counter()
-    for outcome in ("passed", "failed", "error", "skipped", "xfailed"):
+    for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
         for report in stats.get(outcome, []):
             if f"/{MODULE}.py::" in report.nodeid:
                 counts[": ".join(filter(None, [outcome, _reason(report)]))] += 1
