@@ -77,7 +77,8 @@ def fit_to_travel(error: BaseException) -> Exception:
     Returns
     -------
     Exception
-        The error itself, if it is an Exception that can be shown, pickled and read back. Otherwise
+        The error itself, if it is an Exception that can be shown, pickled and read back, without
+        what it came from if that cannot. Otherwise
         a :class:`dask_flame.errors.CallFailed` with its text: its ``__cause__`` is the error where
         that can travel.
     """

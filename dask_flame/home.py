@@ -223,7 +223,7 @@ class Home:
                     brought += at_home
                     stuck = not at_home and set(batch) & set(self._at_risk(address, leaving))
                     if reason is None and stuck:
-                        reason = _not_copied(len(batch), "their runner did not send them")
+                        reason = _not_copied(len(batch), await self._why_not_sent(batch))
                     if reason is not None:
                         self._staying.add(address)
                         await self._take_back(brought)
@@ -304,6 +304,15 @@ class Home:
             )
             with contextlib.suppress(TimeoutError):
                 await worker.caught_up(self.scheduler)
+
+    async def _why_not_sent(self, tasks: Collection[TaskState]) -> str:
+        """Return why a runner has not sent these, which it says at about the same time."""
+        pins = self.scheduler.slots.pins
+        for _ in range(50):
+            if why := next(filter(None, (pins.why(ts.key) for ts in tasks)), ""):
+                return why
+            await asyncio.sleep(0.02)
+        return "their runner did not send them"
 
     def _stands(self, ts: TaskState) -> bool:
         return self.scheduler.tasks.get(ts.key) is ts and ts.state == "memory"

@@ -109,7 +109,10 @@ class Keeper:
         s = self.scheduler
         s.handlers["register-client"] = self._stock_register
         del s.remove_client
-        del s.handlers[STANDING], s.stream_handlers[MARK], s.stream_handlers[TELL]
+        del s.handlers[STANDING]
+        # Until they have heard of it, clients say these as before: what a scheduler has no handler
+        # for ends a client's stream.
+        s.stream_handlers[MARK] = s.stream_handlers[TELL] = _ignore
         for sender in s.client_comms.values():
             vars(sender.comm).pop("read", None)
         records, self.records = self.records, {}
@@ -319,3 +322,7 @@ class Keeper:
         # As an event, which a client that does not know the topic ignores.
         event = {"op": "event", "topic": LEASE, "event": (time(), message)}
         self.scheduler.client_send(client, event)
+
+
+def _ignore(**_: Any) -> None:
+    """Take a message that has no meaning any more."""

@@ -142,7 +142,11 @@ class PackedTask:
         # In the context of the call, but for the thread, which may be a new one: it is not the
         # call's, and will open others.
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        return contextvars.Context().run(loop.run_in_executor, None, context.run, self.open)
+
+        def begin() -> Awaitable[Any]:
+            return loop.run_in_executor(None, lambda: context.run(self.open))
+
+        return contextvars.Context().run(begin)
 
     def __repr__(self) -> str:
         try:

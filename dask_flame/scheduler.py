@@ -550,8 +550,15 @@ class FlameScheduler(Scheduler):
         return await super().rebalance(workers=workers, **kwargs)
 
     async def broadcast(
-        self, *, msg: dict[str, Any], workers: list[str] | None = None, **kwargs: Any
+        self,
+        *,
+        msg: dict[str, Any],
+        workers: list[str] | None = None,
+        serializers: Any = None,
+        **kwargs: Any,
     ) -> Any:
+        # distributed gives a client's serializers to those handlers alone that name them.
+        kwargs["serializers"] = serializers
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
         if msg.get("op") not in _OF_PLUGINS:

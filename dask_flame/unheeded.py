@@ -16,7 +16,6 @@ _NO_NANNY = "no nanny watches a runner"
 UNHEEDED = {
     "distributed.nanny.preload": f"{_NO_NANNY}; write Pool(preload=[…])",
     "distributed.nanny.preload-argv": f"{_NO_NANNY}; write Pool(preload=[…])",
-    "distributed.worker.memory.terminate": f"{_NO_NANNY}; the substrate's limit ends a runner",
     "distributed.worker.multiprocessing-method": "runners are forked, or interpreters of their own",
     "distributed.worker.daemon": "runners end with their driver in any case",
     "distributed.worker.resources": "write Pool(resources={…})",

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import operator
 import os
 import signal
 import subprocess
@@ -381,6 +382,20 @@ async def nested_coroutine(depth: int) -> int:
         return 1
     both = asyncio.gather(*(dask_flame.call(nested_coroutine, depth - 1) for _ in range(2)))
     return sum(await both)
+
+
+def computes(how: str) -> Any:
+    divided = dask.delayed(operator.truediv)(1, 0)
+    client = get_client()
+    return divided.compute() if how == "compute" else client.submit(operator.truediv, 1, 0).result()
+
+
+@pytest.mark.parametrize("how", ["compute", "submit"])
+def test_the_error_of_a_nested_call_is_that_of_its_caller(how: str, flame: Flame) -> None:
+    _, client = flame(max=1)
+    error = client.submit(computes, how).exception(timeout=60)
+    assert type(error) is ZeroDivisionError
+    assert error.__context__ is None
 
 
 @pytest.mark.parametrize("what", [nested, nested_coroutine])

@@ -106,6 +106,17 @@ def test_an_exception_that_can_travel_is_sent_as_it_is() -> None:
         assert fit_to_travel(error) is error
 
 
+def test_what_an_error_came_from_is_left_out_where_it_cannot_be_sent() -> None:
+    for came in ("__cause__", "__context__"):
+        error = ValueError(3)
+        setattr(error, came, KeyError(threading.Lock()))
+        assert fit_to_travel(error) is error
+        assert error.__cause__ is error.__context__ is None
+    error = ValueError(threading.Lock())
+    error.__cause__ = KeyError()
+    assert isinstance(fit_to_travel(error), CallFailed)
+
+
 def test_what_is_to_stop_a_call_is_passed_on() -> None:
     class Stops(Exception):
         def __str__(self) -> str:

@@ -24,7 +24,7 @@ from distributed.client import FutureCancelledError
 import dask_flame
 from dask_flame import FlameCluster, Lease
 from dask_flame.errors import CallFailed
-from dask_flame.protocol import LEASE
+from dask_flame.protocol import LEASE, MARK
 from dask_flame.reconnect import Link
 from dask_flame.testing import Proxy
 
@@ -778,7 +778,10 @@ def test_a_lease_that_comes_later_and_goes(tmp_path: Path) -> None:
         assert "remove_client" not in vars(scheduler)
         assert scheduler.handlers["register-client"] == scheduler.add_client
         assert not {k for k in scheduler.handlers if k.startswith("flame")}
-        assert not {k for k in scheduler.stream_handlers if k.startswith("flame")}
+        # What a client says that has not been told yet does not end its connection.
+        stream = client.scheduler_comm
+        client.loop.add_callback(stream.send, {"op": MARK, "n": 0})
         assert client.submit(once, tmp_path, 7).result(timeout=30) == 7
+        assert client.scheduler_comm is stream
         assert LEASE not in client._periodic_callbacks
     assert ran(tmp_path) == [1] * 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import distributed
 import pytest
@@ -24,8 +25,11 @@ from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.utils_comm import gather_from_workers
 from distributed.worker_state_machine import LongRunningMsg
 
+from dask_flame.resting import HomeWorker
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import WAITS
+from dask_flame.runner.worker import RunnerWorker
+from dask_flame.scheduler import FlameScheduler
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,7 @@ from dask_flame.runner.nested import WAITS
         (Scheduler, "gather_on_worker", ["worker_address", "who_has"]),
         (Scheduler, "remove_worker", ["address", "stimulus_id", "expected", "close"]),
         (Scheduler, "heartbeat_worker", ["address", "metrics"]),
-        (Scheduler, "broadcast", ["workers", "hosts"]),
+        (Scheduler, "broadcast", ["workers", "hosts", "serializers"]),
         (Scheduler, "handle_long_running", ["key", "worker"]),
         (Scheduler, "handle_task_erred", ["key", "stimulus_id"]),
         (Scheduler, "handle_worker_status_change", ["status", "worker", "stimulus_id"]),
@@ -178,3 +182,31 @@ def test_what_closing_a_cluster_relies_on() -> None:
         assert client in Client._instances
         runner = client._loop_runner
     runner.stop()  # once more is once
+
+
+@pytest.mark.parametrize(
+    ("ours", "stock"),
+    [(FlameScheduler, Scheduler), (RunnerWorker, Worker), (HomeWorker, Worker)],
+)
+def test_handlers_name_what_distributed_looks_for_in_their_signature(
+    ours: type, stock: type
+) -> None:
+    # It gives its connection, and a client's serializers, to those handlers alone that name them.
+    changed = [n for n, f in inspect.getmembers(ours, inspect.isfunction) if hasattr(stock, n)]
+    changed = [n for n in changed if getattr(ours, n) is not getattr(stock, n)]
+    assert changed
+    for name in changed:
+        mine, theirs = (inspect.signature(getattr(c, name)).parameters for c in (ours, stock))
+        for parameter in ("serializers", "comm"):
+            assert (parameter in mine) == (parameter in theirs), (name, parameter)
+
+
+def test_a_client_with_serializers_of_its_own_has_answers_in_them(flame: Any) -> None:
+    cluster, _ = flame(min=2, max=2)
+    with Client(cluster, serializers=["dask", "msgpack"], set_as_default=False) as client:
+        client.wait_for_workers(2)
+        assert list(client.run(lambda: 1).values()) == [1, 1]
+        assert client.run_on_scheduler(lambda: 1) == 1
+        assert client.submit(sum, [1, 2]).result() == 3
+        with pytest.raises(TypeError, match="only able to deserialize data with"):
+            client.run(lambda: sum)

@@ -504,7 +504,7 @@ def test_a_fork_takes_the_time_of_a_fork(flame: Any) -> None:
 
 
 def main_file() -> str:
-    return str(sys.modules["__main__"].__file__)
+    return str(vars(sys.modules["__main__"])["_program"].__file__)
 
 
 @linux

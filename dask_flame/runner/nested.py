@@ -80,9 +80,14 @@ def _waits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
     """Have no slot while the body waits."""
+    # Nothing else happens while the KeyError is handled: it would be the context of an error that
+    # the awaited call raises, and it cannot be pickled.
+    seceded = True
     try:
         secede()
     except KeyError:
+        seceded = False
+    if not seceded:
         # The call has seceded of its own accord: it has no slot to come back to.
         yield
         return

@@ -19,7 +19,15 @@ import psutil
 from dask_flame.marks import MARK
 
 #: Threads that live as long as the process does: pools that distributed and tornado share.
-_SHARED = ("Dask-Offload", "asyncio_", "TCP-Executor", "ThreadPoolExecutor", "Profile", "Shuffle")
+_SHARED = (
+    "Dask-Offload",
+    "Dask-Callback",
+    "asyncio_",
+    "TCP-Executor",
+    "ThreadPoolExecutor",
+    "Profile",
+    "Shuffle",
+)
 
 
 @dataclass(frozen=True)
