@@ -273,12 +273,13 @@ def _why_not(error: BaseException) -> str:
     try:
         # As distributed does before it pickles an error: with its traceback and its causes.
         tblib.pickling_support.install(*_chain(error))
-        again = pickle.loads(pickle.dumps(error))
+        # Not kept: its traceback holds this frame, and those beneath it, with what the call had.
+        fits = isinstance(pickle.loads(pickle.dumps(error)), BaseException)
     except Interrupted:
         raise
     except BaseException as why:
         return f"the error itself is not sent: {text_of(why)}"
-    return "" if isinstance(again, BaseException) else "it reads back as something else"
+    return "" if fits else "it reads back as something else"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
