@@ -13,6 +13,8 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -89,10 +91,7 @@ def fit_to_travel(error: BaseException) -> Exception:
         return error
     said = text_of(error)
     if not isinstance(error, Exception):
-        said = (
-            f"the call has ended with {_raised(error)}, which is no Exception: the call alone has "
-            "failed, and its runner goes on"
-        )
+        said = f"the call {_raised(error)}: it has failed, and its runner goes on"
     failed = CallFailed(f"{said} ({why})" if why else said)
     failed.__cause__ = None if why else error
     return failed.with_traceback(error.__traceback__)
@@ -138,7 +137,14 @@ async def _shielded(work: Coroutine[Any, Any, Any]) -> Any:
     raise raised
 
 
-def as_in_a_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def answer_always(executor: Executor) -> None:
+    """Have the futures of this executor end, whatever is raised in its threads."""
+    submit: Any = executor.submit
+    if getattr(submit, "args", ()) != (_as_in_a_thread,):
+        setattr(executor, "submit", partial(submit, _as_in_a_thread))  # noqa: B010
+
+
+def _as_in_a_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call this in a thread of an executor, of which the future can hold what it raises.
 
     A future takes a CancelledError for its own end, and refuses a StopIteration.
@@ -236,8 +242,15 @@ def _opened_traceback(pickled: bytes) -> TracebackType | None:
 
 def _raised(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        return f"SystemExit({error.code!r})"
-    return text_of(error)
+        try:
+            code = repr(error.code)
+        except Exception:
+            code = "…"
+        return (
+            f"has exited with SystemExit({code}) before it returned a value (write return in place "
+            "of sys.exit(); of a click command, command(args, standalone_mode=False))"
+        )
+    return f"has ended with {text_of(error)}, which is not an Exception"
 
 
 def _relieved(error: BaseException) -> BaseException:

@@ -23,8 +23,9 @@ from dask_flame.errors import CallFailed
 from dask_flame.failures import Interrupted, fit_to_travel, text_of
 
 _UNREADABLE = (
-    "This call could not be read on its runner, so it has not run: its function or its arguments "
-    "need something that is not there. Modules that are not installed on the runners have to be."
+    "The call has not run: its runner could not read its function or its arguments. Runners have "
+    "the modules that are installed there, and the driver's sys.path at the time of their boot: "
+    "install what is missing, or, if sys.path has changed, write client.restart()."
 )
 _UNSENDABLE = (
     "This call could not be sent to a runner: its function or its arguments cannot be pickled: "
@@ -150,7 +151,7 @@ class PackedTask:
 
     def __repr__(self) -> str:
         try:
-            return repr(self._task) if self._task is not None else "<a call that is not opened yet>"
+            return repr(self._task) if self._task is not None else "<a call that could not be read>"
         except Exception:
             return f"<{funcname(getattr(self._task, 'func', self._task))}(…)>"
 

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import distributed.utils
 from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.by_value import send_by_value
-from dask_flame.failures import Interrupted, text_of
+from dask_flame.failures import Interrupted, answer_always, text_of
 
 
 def prepare(*, interruptible: bool) -> None:
@@ -27,6 +28,8 @@ def prepare(*, interruptible: bool) -> None:
         Whether a KeyboardInterrupt in the main thread may be the user's, who has pressed Ctrl-C.
     """
     send_by_value()
+    # Large messages are pickled and read in its thread. Private, and the only one there is.
+    answer_always(distributed.utils._offload_executor)
     for name, error in (("dumps", pickle.PicklingError), ("loads", pickle.UnpicklingError)):
         function = getattr(dask_pickle, name)
         if not hasattr(function, "dask_flame"):

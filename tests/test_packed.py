@@ -244,7 +244,7 @@ def test_a_call_that_a_runner_cannot_read_fails_with_the_import_error(flame: Mak
                  lambda: client.map(takes, [Unreadable()], pure=False)[0]):  # fmt: skip
         with pytest.raises(ModuleNotFoundError, match="only_in_the_driver") as caught:
             call().result(timeout=60)
-        assert "could not be read on its runner" in caught.value.__notes__[0]
+        assert "its runner could not read" in caught.value.__notes__[0]
     assert client.submit(takes, pure=False).result(timeout=60) == "ran"
     assert neighbour.status == "pending"
     assert list(cluster.runners) == ["runner-1"]

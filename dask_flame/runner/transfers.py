@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from distributed import Worker
@@ -17,6 +17,7 @@ from distributed.worker_state_machine import (
 )
 
 from dask_flame.failures import text_of
+from dask_flame.packed import is_being_cancelled
 
 #: Told of a result that cannot be sent: its key, and why.
 Unsendable = Callable[[Any, str], None]
@@ -44,22 +45,40 @@ class SafeComm:
         return getattr(self._comm, name)
 
     async def write(self, message: Any, serializers: Any = None) -> Any:
-        on_error = "message" if self._unsendable is None else "raise"
+        data = message["data"]
         try:
-            return await self._comm.write(message, serializers=serializers, on_error=on_error)
-        except (OSError, asyncio.CancelledError):
-            raise
-        except BaseException:
-            fit = {}
-            for key, value in message["data"].items():
-                why = _why_not(value, serializers)
-                if not why:
-                    fit[key] = value
-                elif self._unsendable is not None:
-                    self._unsendable(key, why)
-                else:
-                    fit[key] = Serialized({"serializer": "error"}, [why.encode()])
-            return await self._comm.write({**message, "data": fit}, serializers=serializers)
+            return await self._write(message, data, serializers)
+        except BaseException as error:
+            self._pass_on(error)
+        reasons = {key: _why_not(value, serializers) for key, value in data.items()}
+        try:
+            return await self._write(message, self._without(data, reasons), serializers)
+        except BaseException as error:
+            self._pass_on(error)
+            # It could be sent a moment ago. Without an answer, whoever asks would ask again.
+            reasons = dict.fromkeys(data, text_of(error))
+        return await self._write(message, self._without(data, reasons), serializers)
+
+    async def _write(self, message: Any, data: Any, serializers: Any) -> Any:
+        on_error = "message" if self._unsendable is None else "raise"
+        message = {**message, "data": data}
+        return await self._comm.write(message, serializers=serializers, on_error=on_error)
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Raise an error again, unless it is one of the results: nothing has been written then."""
+        cancelled = isinstance(error, asyncio.CancelledError) and is_being_cancelled()
+        if cancelled or self._comm.closed():
+            raise error
+
+    def _without(self, data: Any, reasons: Mapping[Any, str]) -> dict[Any, Any]:
+        """Return the results without those that cannot be sent, or with errors in their place."""
+        fit = {key: value for key, value in data.items() if not reasons[key]}
+        for key, why in reasons.items():
+            if why and self._unsendable is not None:
+                self._unsendable(key, why)
+            elif why:
+                fit[key] = Serialized({"serializer": "error"}, [why.encode()])
+        return fit
 
 
 def _why_not(value: Serialize, serializers: Any) -> str:

@@ -32,7 +32,7 @@ from distributed.worker_state_machine import (
 from dask_flame import serialization
 from dask_flame.background import in_thread
 from dask_flame.failures import (
-    as_in_a_thread,
+    answer_always,
     message_of,
     sealed_error,
     shielded,
@@ -258,8 +258,7 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = Sender(self.loop)
-        actors = self.executors["actor"]
-        actors.submit = partial(actors.submit, as_in_a_thread)
+        answer_always(self.executors["actor"])
         self._farewell = farewell
         # A thread, not the loop's timer: it has to fire when the loop hangs.
         self.last_resort = threading.Timer(_CLOSE_WITHIN, farewell, (0,))
