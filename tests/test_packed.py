@@ -160,7 +160,7 @@ ERRORS: list[tuple[Callable[[], None], type[Exception], str]] = [
     (own_cause, ValueError, "its own cause"),
     (no_utf8, UnicodeDecodeError, "can't decode byte 0xff"),
     (no_syntax, SyntaxError, "invalid syntax"),
-    (cannot_be_pickled, Exception, "^with a lock$"),
+    (cannot_be_pickled, Exception, "^with a lock"),
     (cannot_be_shown, CallFailed, "Hidden .*cannot be shown"),
     (pickles_by_exit, CallFailed, "Exits: its pickle exits .*SystemExit: 5"),
     (read_on_its_runner_only, CallFailed, "only there.*No module named 'only_on_runners'"),
