@@ -403,6 +403,7 @@ def test_the_exported_names() -> None:
         "BackendError",
         "BootError",
         "BootTimeout",
+        "CallFailed",
         "CallTimeout",
         "FlameCluster",
         "FlameError",
