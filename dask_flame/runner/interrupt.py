@@ -26,7 +26,7 @@ from distributed.core import error_message
 from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
-from dask_flame.failures import Interrupted, message_of
+from dask_flame.failures import Interrupted, fit_to_travel, message_of
 from dask_flame.gpus import Devices
 from dask_flame.runner.gpus import make_current
 
@@ -136,6 +136,12 @@ class Execution:
         self.since = time.monotonic()
         if self.on_start is not None:
             self.worker.loop.add_callback(self.on_start)
+        if self.packed and not self.coroutine:
+            # Not before: an import that is interrupted may leave the lock of its module behind, for
+            # which all later ones wait.
+            self._inside = True
+            if self.interrupted:
+                raise Interrupted
 
     def run(self, call: Callable[[], Any]) -> Any:
         """Run it in this thread; when this is left, nothing is or will be raised in the thread.
@@ -158,7 +164,7 @@ class Execution:
         make_current(self.devices)
         try:
             try:
-                self._inside = True
+                self._inside = not self.packed
                 if self.interrupted:
                     return _not_run(thread)
                 outcome = call()
@@ -231,7 +237,7 @@ def _stopped(thread: int | None) -> bool:
     """
     frame = sys._current_frames().get(thread or -1)
     while frame is not None:
-        if frame.f_code is error_message.__code__:
+        if frame.f_code in (error_message.__code__, fit_to_travel.__code__):
             return True
         frame = frame.f_back
     return False
