@@ -93,8 +93,6 @@ def outlast() -> None:
     threading.Event().wait()
 
 
-# Of things that raise when they are let go, in this process too.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_odd_calls_harm_nobody_else(flame: Make, pytestconfig: pytest.Config) -> None:
     cluster, client = flame(max=2, concurrency=2, min=2)
     client.wait_for_workers(2)
