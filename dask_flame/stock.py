@@ -35,7 +35,7 @@ _MEANINGLESS = (
 _BY_AMOUNT = ("minimum_cores", "maximum_cores", "minimum_memory", "maximum_memory")
 #: Attributes of distributed's clusters that are not there, and what to write.
 ELSEWHERE = {
-    "worker_spec": "cluster.workers for the runners there are, cluster.pools for what they are",
+    "worker_spec": "cluster.runners for the runners there are, cluster.pools for what they are",
     "new_spec": "cluster.pools for what runners are, cluster.resize(…) to change it",
     "new_worker_spec": "cluster.resize(max=…) for more runners",
     "scheduler_spec": "cluster.scheduler_address",

@@ -129,7 +129,7 @@ def test_workers_are_there_as_in_a_speccluster(flame: Any) -> None:
     assert cluster.resize(max=1).max == len(cluster.workers)
     for name in ELSEWHERE:
         assert not hasattr(cluster, name)
-    with pytest.raises(AttributeError, match=r"has no worker_spec; write cluster\.workers for"):
+    with pytest.raises(AttributeError, match=r"has no worker_spec; write cluster\.runners for"):
         cluster.worker_spec  # noqa: B018
     with pytest.raises(AttributeError, match="object has no attribute 'nonsense'"):
         cluster.nonsense  # noqa: B018
