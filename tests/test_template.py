@@ -61,6 +61,21 @@ def template(cluster: Any) -> psutil.Process:
     return wait_for(lambda: templates(cluster))[0]
 
 
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of templates that have imported all they need, one entry for each template."""
+    kinds: list[str] = []
+    hear = LocalBackend._hear
+
+    def noting(self: LocalBackend, message: dict[str, Any]) -> None:
+        if message["ev"] == "importing" and not message["module"]:
+            kinds.append(message["key"])
+        hear(self, message)
+
+    monkeypatch.setattr(LocalBackend, "_hear", noting)
+    return kinds
+
+
 def look(dask_worker: Any) -> dict[str, Any]:
     """What a runner finds in itself."""
     here = "/proc/self/fd"
@@ -390,14 +405,16 @@ def test_the_environment_is_the_drivers_of_now(flame: Any, monkeypatch: pytest.M
 
 @linux
 def test_the_environment_changes_while_runners_are_being_forked(
-    flame: Any, monkeypatch: pytest.MonkeyPatch
+    flame: Any, monkeypatch: pytest.MonkeyPatch, imported: list[str]
 ) -> None:
     cluster, client = flame(max=3)
     before = template(cluster)
-    wait_for(lambda: before.num_fds() and before.status() == psutil.STATUS_SLEEPING)
+    # While it imports, runners start without it, and it would have nothing to be kept for.
+    wait_for(lambda: imported)
     before.suspend()
     futures = client.map(int, [1, 2], pure=False)
-    wait_for(lambda: len(cluster.runners) == 2)
+    # Listed is not asked for: they get the environment of the moment in which they are.
+    wait_for(lambda: len(cluster.backend._kind_of) == 2, what="the guard is asked for both")
     monkeypatch.setenv("FLAME_TEST_TODAY", "changed")
     assert client.submit(os.getenv, "FLAME_TEST_TODAY", pure=False).result(timeout=30) == "changed"
     assert any(name == "runner-3" for name in cluster.observed)
@@ -419,7 +436,7 @@ def test_pools_that_need_the_same_share_a_template(flame: Any) -> None:
 
 
 @linux
-def test_a_template_that_is_killed_is_replaced(flame: Any) -> None:
+def test_a_template_that_is_killed_is_replaced(flame: Any, imported: list[str]) -> None:
     cluster, client = flame(max=2, single_use=True)
     # While it imports: then runners start without it.
     template(cluster).kill()
@@ -429,10 +446,10 @@ def test_a_template_that_is_killed_is_replaced(flame: Any) -> None:
         assert client.submit(int, 2, pure=False).result(timeout=30) == 2
         here = template(cluster)
         if asked_before:
-            wait_for(lambda here=here: here.status() == psutil.STATUS_SLEEPING)
+            wait_for(lambda: len(imported) == 3, what="the two before it, and this one")
             here.suspend()
             futures = client.map(int, [3, 4], pure=False)
-            wait_for(lambda: len(cluster.runners) >= 2)
+            wait_for(lambda: cluster.backend._kind_of, what="the guard is asked for a runner")
             here.kill()
             assert client.gather(futures) == [3, 4]
         else:
