@@ -1,4 +1,4 @@
-"""What a test has left behind: processes, threads, sockets and folders."""
+"""What a test has left behind: processes, threads, sockets, folders and shared memory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process
 
 @contextlib.contextmanager
 def nothing_left(within: float = 5.0) -> Iterator[None]:
-    """Fail if the body leaves a process, thread, listening socket or scratch folder behind.
+    """Fail if the body leaves something behind.
+
+    Which is: a process, a thread, a listening socket, a scratch folder, or a named semaphore or
+    piece of shared memory that no living process has open.
 
     Parameters
     ----------
@@ -78,11 +81,15 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
     """
     token = uuid.uuid4().hex
     before = _state(token)
+    outer = os.environ.get(_WATCHED)
     os.environ[_WATCHED] = token
     try:
         yield
     finally:
-        del os.environ[_WATCHED]
+        if outer is None:
+            del os.environ[_WATCHED]
+        else:
+            os.environ[_WATCHED] = outer
     deadline = time.monotonic() + within
     while leaks := _compare(before, _state(token)):
         if time.monotonic() > deadline:
@@ -119,7 +126,29 @@ def _state(token: str) -> _State:
         "thread": threads,
         "socket": listening,
         "folder": scratch,
+        "shared memory": dict.fromkeys(_abandoned_shared_memory(), "no process has it open"),
     }
+
+
+def _abandoned_shared_memory() -> set[str]:
+    """Return the files of multiprocessing (and loky) in /dev/shm that no process has mapped.
+
+    Tests run beside each other, and a name does not say whose it is: what is in use is taken for
+    another test's.
+    """
+    there = {}
+    for pattern in ("sem.mp-*", "sem.loky-*", "psm_*"):
+        for path in Path("/dev/shm").glob(pattern):
+            with contextlib.suppress(OSError):
+                there[path.stat().st_ino] = str(path)
+    if there:
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            with contextlib.suppress(OSError):
+                # By inode: a semaphore is made under another name, which its map keeps.
+                for line in maps.read_text().splitlines():
+                    if "/dev/shm/" in line:
+                        there.pop(int(line.split()[4]), None)
+    return {path for path in there.values() if os.path.exists(path)}
 
 
 def _compare(before: _State, now: _State) -> Leaks:
