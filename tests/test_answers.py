@@ -124,7 +124,7 @@ def test_nobody_waits_for_a_connection_that_is_gone(flame: Flame) -> None:
 def test_clients_of_other_schedulers_are_as_ever(flame: Flame) -> None:
     flame(max=1)  # from here on all Clients of this process may have a lease
     with (
-        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         assert submitted(client) == 2

@@ -264,7 +264,7 @@ def test_joblib_on_other_clusters_is_as_ever(flame: Flame) -> None:
     flame(max=5)
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=3, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=3, processes=False, dashboard_address=":0"
         ) as cluster,
         Client(cluster) as client,
         joblib.parallel_config("dask", client=client),
