@@ -420,10 +420,11 @@ class FlameCluster(Steering):
         assert self._seat is not None
         self._seat.resized(pool, changes, text)
 
-    def expire(self, why: str) -> None:
-        """Close the cluster, for a reason that nobody has asked for it."""
+    def expire(self, why: str, *, logged: bool = False) -> None:
+        """Close the cluster, for a reason that nobody has asked for it; perhaps it is logged."""
         self.over = why
-        logger.warning("cluster %s ends: %s", self.name, why)
+        if not logged:
+            logger.warning("cluster %s ends: %s", self.name, why)
         self._expiring = asyncio.ensure_future(self._close())
 
     # Display

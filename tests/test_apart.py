@@ -25,6 +25,7 @@ from typing import Any
 import dask
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import wait_for
 from dask.distributed import Client, Status, get_worker
 from kubernetes_help import TEAM, Caller
@@ -34,8 +35,10 @@ from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.apart import driver
 from dask_flame.backends.kubernetes.api import PODS
 from dask_flame.backends.kubernetes.rights import rules
-from dask_flame.errors import BackendError, PoolError
+from dask_flame.cli import flame as command_line
+from dask_flame.errors import BackendError, BootError, PoolError
 from dask_flame.testing.kubernetes import FakeKubernetes
+from dask_flame.testing.kubernetes.access import EVERYTHING
 
 IMAGE = "ghcr.io/me/runner:1.0"
 ROLE = Path(__file__).parents[1] / "deploy/kubernetes/role-remote.yaml"
@@ -429,7 +432,6 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("moment", "end"),
     [
-        ("lodged", signal.SIGKILL),
         ("submitted", signal.SIGKILL),
         ("busy", signal.SIGKILL),
         ("busy", signal.SIGTERM),
@@ -446,22 +448,98 @@ def test_nothing_outlives_the_driver(
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
         try:
             assert driver.stdout is not None
-            wanted = "begun" if moment == "lodged" else moment
             for line in driver.stdout:
-                if line.strip() == wanted:
+                if line.strip() == moment:
                     break
-            if moment == "lodged":
-                # Its process has its orders, and nobody has spoken to it yet.
-                wait_for(lambda: fake.objects("secrets"))
         finally:
             driver.send_signal(end)
             driver.wait(timeout=30)
-    if moment == "lodged":
-        # Two minutes is what it waits for a driver that never came.
-        (job,) = fake.objects("jobs")
-        assert wait_for(lambda: pods(fake, "scheduler"))
-        fake.delete(job)
     wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+
+
+SMALL = {"cpu": "100m", "memory": "1Gi"}
+QUOTA = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "few", "namespace": "team"},
+    "spec": {"hard": {"pods": "0"}},
+}
+
+
+def waits(fake: FakeKubernetes, reason: str) -> bool:
+    """Whether the scheduler's pod waits for this reason."""
+    return any(reason in json.dumps(pod["status"]) for pod in pods(fake, "scheduler"))
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({}, lambda fake: waits(fake, '"running"')),
+        ({"bad_images": {IMAGE: "none"}, "back_off": 60}, lambda fake: waits(fake, "ErrImagePull")),
+        ({"nodes": [SMALL]}, lambda fake: waits(fake, "Insufficient cpu")),
+        ({}, lambda fake: not pods(fake, "scheduler") and fake.objects("secrets")),
+    ],
+    ids=["running", "image", "room", "quota"],
+)
+def test_nothing_outlives_a_driver_that_had_just_begun(
+    options: dict[str, Any], there: Callable[[FakeKubernetes], Any],
+    outside: Start, tmp_path: Path, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    fake = outside(**options)
+    # Its scheduler, if it runs, never hears from it.
+    fake.fail("get pods/portforward", times=10_000)
+    if "quota" in request.node.name:
+        fake.create(QUOTA)
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            wait_for(lambda: there(fake), within=60)
+            # It has been there for a while.
+            wait_for(lambda: fake.requests.count("patch", "jobs") > 1)
+        finally:
+            driver.kill()
+    begun = time.monotonic()
+    # The grace, 1 s, and 15 s.
+    wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+    print("gone after", time.monotonic() - begun)
+    assert time.monotonic() - begun < 16
+
+
+def test_a_driver_that_lives_may_take_its_time(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    fake = outside(nodes=[SMALL])
+    fake.grant("admin", EVERYTHING)
+    config = fake.kubeconfig(tmp_path / "admin", user="admin")
+    seen: list[Any] = []
+
+    def make_room() -> None:
+        # Beyond the deadline that the Job was made with.
+        wait_for(lambda: fake.requests.count("patch", "jobs") > 4, within=60)
+        seen.extend(states(config))
+        fake.add_node({"cpu": 8, "memory": "16Gi"})
+
+    making = threading.Thread(target=make_room)
+    making.start()
+    try:
+        _, client = cluster(disconnect_grace=0.5, max=1)
+    finally:
+        making.join()
+    assert seen == ["starting"]
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    (job,) = wait_for(
+        lambda: [j for j in fake.objects("jobs") if "activeDeadlineSeconds" not in j["spec"]]
+    )
+    assert job["metadata"]["generation"] > 4
+    assert states(config) == ["live"]
+
+
+def states(kubeconfig: str) -> list[str]:
+    """What `dask flame ps` says of each cluster."""
+    command = ["ps", "--backend", "kubernetes", "--output", "json"]
+    done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": kubeconfig})
+    return [cluster["state"] for cluster in json.loads(done.stdout)]
 
 
 @pytest.mark.parametrize("late", [0.0, 2.0])

@@ -380,6 +380,12 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
+    def met(self) -> None:
+        """The process that :meth:`lodge` has started has answered: it looks after itself now.
+
+        Until then its backend sees to it that it goes when this driver's process does.
+        """
+
     async def reach(self, port: int, *, at: int = 0) -> int:
         """Lead a port of this machine's loopback address to one of the scheduler's process.
 

@@ -150,11 +150,13 @@ class Api:
     async def get(self, kind: Kind, name: str) -> dict[str, Any]:
         return await self._retried(lambda: self._once("GET", kind, name))
 
-    async def patch(self, kind: Kind, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    async def patch(
+        self, kind: Kind, name: str, changes: Mapping[str, Any], *, patience: float | None = None
+    ) -> dict[str, Any]:
         """Lay these changes over an object."""
         headers = {"Content-Type": "application/merge-patch+json"}
         return await self._retried(
-            lambda: self._once("PATCH", kind, name, body=changes, headers=headers)
+            lambda: self._once("PATCH", kind, name, body=changes, headers=headers), patience
         )
 
     async def list(
@@ -345,10 +347,10 @@ class Api:
         if self._closed:
             raise KubernetesError(0, CLOSED, "the cluster is closed")
 
-    async def _retried(self, once: Any) -> dict[str, Any]:
+    async def _retried(self, once: Any, patience: float | None = None) -> dict[str, Any]:
         """Do something, and again as long as the server asks for patience."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self.patience
+        until = loop.time() + (self.patience if patience is None else patience)
         pause = _FIRST
         renewed = False
         while True:

@@ -168,8 +168,12 @@ class KubernetesBackend(Backend):
     async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._api is not None
         assert self._estate is not None
-        self._lodging = Lodging(self._api, self._estate, over)
+        self._lodging = Lodging(self._api, self._estate, over, self._stop)
         return await self._lodging.start(spec)
+
+    def met(self) -> None:
+        assert self._estate is not None
+        self._estate.deadline.lift()
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         assert self._lodging is not None
@@ -327,9 +331,14 @@ class KubernetesBackend(Backend):
         self._over(name, why, self._output.of(name))
 
     def _look_for_stop(self, pod: Pod) -> None:
-        if STOP in (pod["metadata"].get("annotations") or {}) and not self._why_stopped:
-            self._why_stopped = STOPPED
-            self.stopped(STOPPED)
+        if STOP in (pod["metadata"].get("annotations") or {}):
+            self._stop(STOPPED)
+
+    def _stop(self, why: str) -> None:
+        """Somebody else has ended the cluster: no runner is booted any more."""
+        if not self._why_stopped:
+            self._why_stopped = why
+            self.stopped(why)
 
     async def _bury(self, name: str, runner: _Runner) -> None:
         """See to a pod that has ended, or never will start: keep its output, and delete it."""

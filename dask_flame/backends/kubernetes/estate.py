@@ -20,6 +20,7 @@ from dask_flame.backends.kubernetes.api import (
     Kind,
     KubernetesError,
 )
+from dask_flame.backends.kubernetes.deadline import Deadline
 from dask_flame.backends.kubernetes.presence import Presence
 from dask_flame.backends.kubernetes.reading import kept_from_its_work
 from dask_flame.backends.kubernetes.site import Site, object_name
@@ -49,7 +50,8 @@ class Estate:
     trouble : callable, optional
         Told why the keeper does not run; each reason once.
     grace : float
-        Seconds that the keeper outlives a driver's process that is gone.
+        Seconds that the keeper outlives a driver's process that is gone, and a scheduler one that
+        it has not met.
 
     Attributes
     ----------
@@ -57,6 +59,8 @@ class Estate:
         As it is now: what is made is owned by the keeper, once there is one.
     lodged : str
         The name of the Job that the scheduler is in; empty where there is none.
+    deadline : Deadline
+        That Job's.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Estate:
         self.lodged = ""
         self._made: dict[str, asyncio.Task[None]] = {}
         self._presence = Presence()
+        self.deadline = Deadline(api, grace)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -113,12 +118,14 @@ class Estate:
 
     async def _lodge(self, spec: SchedulerSpec, options: PodOptions) -> None:
         secret = manifests.secret(self.site, spec.orders, {})
-        job = manifests.scheduler(self.site, spec, options, secret["metadata"]["name"])
+        name = secret["metadata"]["name"]
+        job = manifests.scheduler(self.site, spec, options, name, deadline=self.deadline.first)
         self.lodged = job["metadata"]["name"]
         owner = _owner(await self.api.create(JOBS, job))
         self.site = replace(self.site, owner=owner)
         secret = manifests.secret(self.site, spec.orders, {})
         self._sent = [job, secret]
+        await self.deadline.keep(self.lodged)
         await self._make_once(SECRETS, secret)
         if spec.service:
             service = manifests.service(self.site, spec.service, spec.port)
@@ -173,6 +180,7 @@ class Estate:
         if self._timer is not None:
             self._timer.cancel()
         self._trouble = None
+        await self.deadline.close()
         if self.lodged:
             await self.api.delete(JOBS, self.lodged, grace=_LEAVE)
         for number in range(self.site.keeper):

@@ -23,7 +23,7 @@ _LINES = 50
 _ASK_AGAIN = 1.0
 #: Seconds within which Kubernetes makes a Job's pod.
 _SEEN_WITHIN = 10.0
-_GONE = "its pod was deleted by somebody else"
+_DELETED = "the scheduler's pod was deleted by somebody else"
 
 
 class Lodging:
@@ -36,12 +36,21 @@ class Lodging:
         Makes the Job, which owns all else then.
     over : callable
         Told why the pod has ended, unless :meth:`close` was called before.
+    stopped : callable
+        Told before, where it ends because somebody else has deleted it.
     """
 
-    def __init__(self, api: Api, estate: Estate, over: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        estate: Estate,
+        over: Callable[[str], None],
+        stopped: Callable[[str], None],
+    ) -> None:
         self._api = api
         self._estate = estate
         self._over = over
+        self._stopped = stopped
         self._pod = self._node = ""
         self._held = ""
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -132,12 +141,21 @@ class Lodging:
         self._held = held or self._held
         if why := reading.ended(pod) or reading.hopeless(pod):
             self._end(why)
+        elif "deletionTimestamp" in pod["metadata"] and not reading.taken(pod):
+            self._delete_seen()
         elif reading.step(pod) == "started" and not self._started.done():
             self._started.set_result(None)
 
     def gone(self, pod: Mapping[str, Any]) -> None:
         """The pod is there no more."""
-        self._end(reading.ended(pod, gone=True) or _GONE)
+        if not (why := reading.ended(pod, gone=True)):
+            self._delete_seen()
+        self._end(why or _DELETED)
+
+    def _delete_seen(self) -> None:
+        """Somebody else has deleted the pod: how its process ends then says nothing."""
+        if not self._closed and self._burying is None and self._started.done():
+            self._stopped(_DELETED)
 
     def _end(self, why: str) -> None:
         if not self._closed and self._burying is None:
@@ -145,6 +163,7 @@ class Lodging:
 
     async def _bury(self, why: str) -> None:
         """Say why it has ended, with what it printed last."""
+        why = self._estate.deadline.passed or why
         with contextlib.suppress(KubernetesError):
             printed = await self._api.log(self._pod, reading.SCHEDULER, lines=_LINES)
             if tail := printed.strip():
