@@ -542,6 +542,70 @@ def states(kubeconfig: str) -> list[str]:
     return [cluster["state"] for cluster in json.loads(done.stdout)]
 
 
+@pytest.mark.parametrize("how", ["stop", "delete", "delete the job", "force"])
+def test_somebody_ends_it(
+    how: str, outside: Start, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    flame, client = cluster(name="mine")
+    done = client.submit(whoami, pure=False)
+    assert done.result(timeout=60)
+    futures = client.map(whoami, [600, 601], pure=False)
+    wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 2)
+    if how == "stop":
+        stop(fake, tmp_path, "mine")
+    elif how == "delete the job":
+        fake.delete(fake.objects("jobs")[0])
+    else:
+        fake.delete(pods(fake, "scheduler")[0], grace=0 if how == "force" else None)
+    words = "stopped with `dask flame stop`" if how == "stop" else "was deleted by somebody else"
+    for future in (*futures, done):
+        with pytest.raises(BootError, match=words) as error:
+            future.result(timeout=30)
+        assert "\n" not in str(error.value)
+    wait_for(lambda: client.status == "closed")
+    with pytest.raises(BootError, match=f"{words}.*make a new FlameCluster"):
+        client.submit(whoami, pure=False)
+    assert any(e.kind == "stopped" and words in e.reason for e in flame.events)
+    lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert len(lines) <= (2 if how == "stop" else 1), lines
+    assert not [line for line in lines if "\n" in line]
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+
+
+def stop(fake: FakeKubernetes, folder: Path, name: str) -> str:
+    """Type `dask flame stop`; what it shows."""
+    fake.grant("admin", EVERYTHING)
+    config = fake.kubeconfig(folder / "admin", user="admin")
+    command = ["stop", "--backend", "kubernetes", name]
+    done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": config})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_busy_pods_of_a_driver_that_is_gone_are_stopped_at_once(
+    outside: Start, tmp_path: Path
+) -> None:
+    fake = outside()
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT.replace('disconnect_grace="1s"', 'disconnect_grace="10m", name="far"'))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout is not None
+            assert "busy\n" in iter(driver.stdout.readline, "")
+        finally:
+            driver.kill()
+    assert len(pods(fake)) == 3
+    begun = time.monotonic()
+    assert "may live on" in stop(fake, tmp_path, "far")
+    assert fake.left() == []
+    # A busy runner takes the 40 s that its pod has, if it is given them first.
+    print("stopped after", time.monotonic() - begun)
+    assert time.monotonic() - begun < 30
+    deleted = [r.resource for r in fake.requests if r.verb == "delete" and r.user == "admin"]
+    assert deleted.index("jobs") >= 3
+
+
 @pytest.mark.parametrize("late", [0.0, 2.0])
 def test_a_scheduler_that_is_taken_away(
     late: float, outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch

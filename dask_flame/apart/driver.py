@@ -288,8 +288,8 @@ class Apart:
             )
         elif self._stop:
             self._over(
-                f"{self._stop}, and its scheduler has gone with it; to go on, write "
-                "cluster.close() and make a new FlameCluster",
+                f"{self._stop}, and nothing of it is left; to go on, write cluster.close() and make "
+                "a new FlameCluster",
                 "stopped",
                 BootError,
             )
