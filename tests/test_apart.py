@@ -657,6 +657,48 @@ def test_a_scheduler_whose_pod_is_refused(
 ) -> None:
     fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
     monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
+    words = 'admission webhook "policy.fake.test" denied the request: no pods here'
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"did not start within.*{words}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == f"the scheduler's pod is not there yet: {words}"
+    wait_for(fake.at_rest)
+
+
+def test_a_quota_that_keeps_the_schedulers_pod_away(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    quota = fake.create(QUOTA)
+    words = "exceeded quota: few, requested: pods=1, used: pods=0, limited: pods=0"
+    begun = time.monotonic()
+    with pytest.raises(BackendError, match=f"the scheduler's pod was refused: pods.*{words}.*cpus"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    # Not after the 30 s that it has for its start.
+    assert time.monotonic() - begun < 28
+    (said,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert words in said.getMessage()
+    assert said.created < time.time() - 5
+    # One that is ended meanwhile keeps nobody away.
+    making = threading.Timer(4, fake.delete, [quota])
+    making.start()
+    try:
+        _, client = cluster(max=1)
+    finally:
+        making.join()
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
+def test_nobody_can_tell_why_there_is_no_pod(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A webhook that cannot be tried answers no trial; what is left is where to look."""
+    fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
+    fake.fail(lambda request: "dryRun" in request.query, status=400, times=10_000)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
     where = "kubectl --namespace team describe job"
     with (
         dask.config.set({"flame.scheduler.timeout": "2s"}),

@@ -125,18 +125,21 @@ class Api:
         await asyncio.gather(*self._under_way, return_exceptions=True)
         await self._sessions.close()
 
-    async def create(self, kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an object.
+    async def create(
+        self, kind: Kind, item: Mapping[str, Any], *, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Make an object; or, as a `dry_run`, only see whether it would be taken.
 
         When it is asked for again, one that is there already is the one that was made unnoticed.
         """
         tried = False
+        params = {"dryRun": "All"} if dry_run else None
 
         async def once() -> dict[str, Any]:
             nonlocal tried
             again, tried = tried, True
             try:
-                return await self._once("POST", kind, body=item)
+                return await self._once("POST", kind, body=item, params=params)
             except KubernetesError as error:
                 if again and error.reason == "AlreadyExists":
                     if kind in (SECRETS, POLICIES):

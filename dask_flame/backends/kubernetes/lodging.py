@@ -21,8 +21,10 @@ logger = logging.getLogger("dask_flame")
 _LINES = 50
 #: Seconds between two looks at whether a Service has an address: clouds take a minute or two.
 _ASK_AGAIN = 1.0
-#: Seconds within which Kubernetes makes a Job's pod.
-_SEEN_WITHIN = 10.0
+#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often. What has
+#: been refused for so long is so for good: a cluster that ends may have made room until then.
+_SEEN_WITHIN = 2.0
+_REFUSED_FOR = 10.0
 _DELETED = "the scheduler's pod was deleted by somebody else"
 
 
@@ -52,7 +54,7 @@ class Lodging:
         self._over = over
         self._stopped = stopped
         self._pod = self._node = ""
-        self._held = ""
+        self._held = self._podless = ""
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forwards: list[Forward] = []
         self._burying: asyncio.Task[None] | None = None
@@ -70,16 +72,17 @@ class Lodging:
         ------
         BackendError
         """
-        timer = asyncio.get_running_loop().call_later(_SEEN_WITHIN, self._unseen)
+        looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(spec.timeout):
                 await self._estate.lodge(spec, PodOptions(**spec.options))
                 await self._started
                 return await self._address(spec) if spec.service else ""
         except KubernetesError as error:
-            raise BackendError(f"the scheduler's pod was refused: {error}") from error
+            was = "was refused" if error.code else "could not be asked for"
+            raise BackendError(f"the scheduler's pod {was}: {error}") from error
         except TimeoutError:
-            why = self._held if self._pod else self._estate.podless(self._estate.lodged)
+            why = self._held if self._pod else self._podless
             if self._started.done() and not self._started.cancelled():
                 why = f"its Service of type {spec.service} has no address yet"
             held = f": {why}" if why else ""
@@ -88,7 +91,8 @@ class Lodging:
                 f"{spec.timeout:g} s{held}"
             ) from None
         finally:
-            timer.cancel()
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
     async def _address(self, spec: SchedulerSpec) -> str:
         """Where its Service is, once the cluster, or the cloud, has said so."""
@@ -122,11 +126,27 @@ class Lodging:
         for forward in self._forwards:
             await forward.close()
 
-    def _unseen(self) -> None:
-        """The pod should be there by now, or at least its Job."""
-        if not self._pod:
-            why = f": {self._estate.podless(job)}" if (job := self._estate.lodged) else ""
-            logger.warning("the scheduler's pod is not there yet%s", why)
+    async def _look(self) -> None:
+        """Say why there is no pod when there should be one; give up where it is refused."""
+        refused = 0.0
+        while not self._pod:
+            await asyncio.sleep(_SEEN_WITHIN)
+            try:
+                found = None if self._pod else await self._estate.podless()
+            except KubernetesError as error:
+                logger.debug("why there is no pod could not be asked: %s", error)
+                continue
+            refused = refused + _SEEN_WITHIN if found is not None and found.refused else 0.0
+            if found is None:
+                continue
+            if found.advised != self._podless:
+                self._podless = found.advised
+                logger.warning("the scheduler's pod is not there yet: %s", found.advised)
+            if refused > _REFUSED_FOR and not self._pod and not self._started.done():
+                self._started.set_exception(
+                    BackendError(f"the scheduler's pod was refused: {found.advised}")
+                )
+                return
 
     # What the watch tells
 
