@@ -353,9 +353,27 @@ def test_what_is_not_in_the_image_is_said(
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
 
 
-def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
+def test_an_api_server_that_is_away_for_long(outside: Start, cluster: Any) -> None:
+    """It is the tunnel: by default the fleet outlives it for longer than elsewhere."""
+    fake = outside()
+    flame, client = cluster()
+    assert flame.disconnect_grace == 120
+    future = client.submit(whoami, 5.0, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    time.sleep(12)  # longer than the grace that there is elsewhere
+    fake.up()
+    assert future.result(timeout=60)[0] == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    assert not [e for e in flame.events if e.kind in ("lost", "failed")]
+
+
+def test_a_network_that_stays_away(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     fake = outside()
     flame, client = cluster(disconnect_grace="1s")
+    assert flame.disconnect_grace == 1
     future = client.submit(whoami, 600, pure=False)
     wait_for(lambda: any(m.busy for m in flame.runners.values()))
     fake.down()
@@ -367,8 +385,14 @@ def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
     assert re.search(
         r"out of reach for \d+ s, which is more than disconnect_grace=1 s", lost.reason
     )
-    with pytest.raises(CancelledError, match="disconnect_grace=1 s"):
+    # One sentence: in the error, and in one line of the log.
+    with pytest.raises(CancelledError, match="disconnect_grace=1 s") as error:
         future.result()
+    assert str(error.value).count("\n") == 1  # after what distributed says of its key
+    lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert [line for line in lines if "out of reach" in line] == [f"lost: {lost.reason}"]
+    assert not [line for line in lines if "\n" in line]
+    assert len(lines) == 1, lines
 
 
 def test_closing_while_the_network_is_away(
@@ -397,7 +421,8 @@ def test_a_driver_in_a_pod_may_have_it_so_too(
     fake.create(DRIVER)
     wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
     monkeypatch.setenv("POD_NAME", "jupyter-me")
-    _, client = cluster(image=None, scheduler="pod")
+    flame, client = cluster(image=None, scheduler="pod")
+    assert flame.disconnect_grace == 120
     (head,) = pods(fake, "scheduler")
     (job,) = fake.objects("jobs")
     assert head["spec"]["containers"][0]["image"] == "hub/image:1"

@@ -182,7 +182,9 @@ class Backend(ABC):
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
     #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.
+    #: Where nobody has said it (`grace_given`), :meth:`start` may set another one, which then holds.
     grace: float = 10.0
+    grace_given: bool = True
     #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
     on_step: Callable[[str, str], None] | None = None
 

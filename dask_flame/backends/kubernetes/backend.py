@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
+#: Seconds of `disconnect_grace`, where nobody says another, for a driver that reaches its scheduler
+#: through the API server: that is away for longer than usual when it is upgraded or starts anew.
+_GRACE = 120.0
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
 _OVERDUE = 30.0
@@ -122,6 +125,8 @@ class KubernetesBackend(Backend):
                     'write scheduler="pod"'
                 )
             self._apart = self.seat == "pod" or place is None
+            if self._apart and not self.grace_given and config.get("scheduler.service") is None:
+                self.grace = _GRACE
             fenced = config.get("kubernetes.network-policy")
             await check(
                 self._api,
