@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -195,6 +195,9 @@ class FlameCluster(Steering):
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
+        #: What its scheduler answers beside Dask's own requests; to be set before it starts, since
+        #: somebody may ask as soon as it listens.
+        self.handlers: dict[str, Callable[..., Any]] = {}
         self._seat: Here | Apart | None = None
         self._shown: Widget | None = None
         self._came_to: Costs | None = None  # once it is over

@@ -353,10 +353,13 @@ def test_what_is_not_in_the_image_is_said(
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
 
 
-def test_an_api_server_that_is_away_for_long(outside: Start, cluster: Any) -> None:
+def test_an_api_server_that_is_away_for_long(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is the tunnel: by default the fleet outlives it for longer than elsewhere."""
     fake = outside()
     flame, client = cluster()
+    flame._sync_interval = 0.05  # so that distributed complains within these seconds
     assert flame.disconnect_grace == 120
     future = client.submit(whoami, 5.0, pure=False)
     wait_for(lambda: any(m.busy for m in flame.runners.values()))
@@ -366,6 +369,7 @@ def test_an_api_server_that_is_away_for_long(outside: Start, cluster: Any) -> No
     assert future.result(timeout=60)[0] == "runner-1"
     assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
     assert not [e for e in flame.events if e.kind in ("lost", "failed")]
+    assert not [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
 
 
 def test_a_network_that_stays_away(

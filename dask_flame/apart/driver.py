@@ -32,6 +32,7 @@ from dask_flame.events import Event
 from dask_flame.lives import Lives
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.protocol import DRIVER
+from dask_flame.quiet_logs import without
 from dask_flame.reconnect import resume_clients, tell_clients
 from dask_flame.reports import Change
 from dask_flame.scheduler import FlameScheduler
@@ -155,6 +156,8 @@ class Apart:
         BackendError
         """
         resume_clients()
+        # While the connection is gone, this would tell of it by a long traceback.
+        stack.enter_context(without("distributed.deploy.cluster", "Failed to sync cluster info"))
         cluster, backend = self._cluster, self._cluster.backend
         stack.push_async_callback(self.close)
         cluster.scheduler = cast(FlameScheduler, self.scheduler)
