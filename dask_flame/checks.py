@@ -131,6 +131,16 @@ def seconds(name: str, value: Any, *, zero: bool = True) -> float:
     return duration
 
 
+#: Seconds of `disconnect_grace` where nobody has said another.
+GRACE = 10.0
+
+
+def grace(name: str, value: Any, configured: Any) -> float:
+    """How long a cluster outlives its drivers: as given, as configured, or as usual."""
+    said = configured if value is None else value
+    return GRACE if said is None else seconds(name, said)
+
+
 def size(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool):

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +22,7 @@ from dask_flame import config, display
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
 from dask_flame.boots import Boots, is_step
 from dask_flame.by_name import by_name
-from dask_flame.checks import Duration, one_of, seconds, size, wrong
+from dask_flame.checks import Duration, grace, one_of, seconds, size, wrong
 from dask_flame.costs import Costs
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
@@ -91,7 +91,8 @@ class FlameCluster(Steering):
         through a forwarded port. By default it is here if runners can reach this process.
     disconnect_grace : duration, default "10s"
         Once the last Client has closed, runners are kept for this long; a new Client boots them
-        again. A scheduler in a pod ends, and all with it, once this process has been gone for it.
+        again. A scheduler in a pod ends, and all with it, once this process has been gone for it;
+        "2m" by default where that is reached through Kubernetes' API server, which may be away.
     max_lifetime : duration, optional
         The cluster closes after this long, whatever runs and whoever is connected.
     home_limit : size, default "16 GiB"
@@ -160,10 +161,8 @@ class FlameCluster(Steering):
         policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
         if not any(pool.max for pool in policies.values()):
             raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
-        self.disconnect_grace = seconds(
-            "disconnect_grace",
-            config.get("disconnect-grace") if disconnect_grace is None else disconnect_grace,
-        )
+        configured = config.get("disconnect-grace")
+        self.disconnect_grace = grace("disconnect_grace", disconnect_grace, configured)
         lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
         self.max_lifetime = (
             None if lifetime is None else seconds("max_lifetime", lifetime, zero=False)
@@ -188,6 +187,7 @@ class FlameCluster(Steering):
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.backend = factory(self.name, self._ended)
         self.backend.seat, self.backend.grace = where, self.disconnect_grace
+        self.backend.grace_given = disconnect_grace is not None or configured is not None
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
         self.backend.on_stop = self._stopped
@@ -195,6 +195,9 @@ class FlameCluster(Steering):
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
+        #: What its scheduler answers beside Dask's own requests; to be set before it starts, since
+        #: somebody may ask as soon as it listens.
+        self.handlers: dict[str, Callable[..., Any]] = {}
         self._seat: Here | Apart | None = None
         self._shown: Widget | None = None
         self._came_to: Costs | None = None  # once it is over
@@ -308,6 +311,7 @@ class FlameCluster(Steering):
             self._stack.push_async_callback(self._show.finish)
         self.backend.expect(self._expected())
         await self.backend.start()
+        self.disconnect_grace = self.backend.grace
         self._seat = self._take_seat()
         await self._seat.start(self._stack)
         self.scheduler_comm = rpc(
@@ -420,10 +424,11 @@ class FlameCluster(Steering):
         assert self._seat is not None
         self._seat.resized(pool, changes, text)
 
-    def expire(self, why: str) -> None:
-        """Close the cluster, for a reason that nobody has asked for it."""
+    def expire(self, why: str, *, logged: bool = False) -> None:
+        """Close the cluster, for a reason that nobody has asked for it; perhaps it is logged."""
         self.over = why
-        logger.warning("cluster %s ends: %s", self.name, why)
+        if not logged:
+            logger.warning("cluster %s ends: %s", self.name, why)
         self._expiring = asyncio.ensure_future(self._close())
 
     # Display

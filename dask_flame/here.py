@@ -87,6 +87,7 @@ class Here:
             dashboard_address=wanted or "127.0.0.1:0",
             plugins=[self._lease, self._reports, *cluster.print_plugins()],
         )
+        cluster.scheduler.handlers.update(cluster.handlers)
         cluster.scheduler.policies = lambda: cluster.fleets.policies
         stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:

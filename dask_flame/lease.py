@@ -19,7 +19,7 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
-from dask_flame import config
+from dask_flame import checks, config
 from dask_flame.checks import Duration, seconds
 from dask_flame.clients import Alarm, is_driver
 from dask_flame.keeping import Keeper
@@ -94,7 +94,7 @@ class Lease(SchedulerPlugin):
         on_lapse: Callable[[str], None] | None = None,
         on_return: Callable[[], None] | None = None,
     ) -> None:
-        self.grace = seconds("grace", config.get("disconnect-grace") if grace is None else grace)
+        self.grace = checks.grace("grace", grace, config.get("disconnect-grace"))
         self.silence = seconds("silence", config.get("silence") if silence is None else silence)
         lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
         self.max_lifetime = (

@@ -47,3 +47,18 @@ class QuietLogs:
             elif handler in self._before:
                 handler.setLevel(self._before.pop(handler))
         self._set = min(self._levels.values(), default=None)
+
+
+@contextlib.contextmanager
+def without(logger: str, begins: str) -> Iterator[None]:
+    """Drop what a logger says that begins so, for as long as this is held."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(begins)
+
+    log = logging.getLogger(logger)
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)

@@ -98,12 +98,21 @@ def resume_clients() -> None:
             client.loop.add_callback(Link.of(client).join)
 
 
-def tell_clients(cluster: Any, why: str) -> None:
-    """Tell the Clients of this process why their cluster is no more, where its scheduler cannot."""
+def tell_clients(cluster: Any, why: str, error: type[Exception] | None = None) -> None:
+    """Tell the Clients of this process why their cluster is no more, where its scheduler cannot.
+
+    Parameters
+    ----------
+    cluster : FlameCluster
+    why : str
+    error : type of Exception, optional
+        What their calls fail with, those that are submitted from now on included; by default they
+        are cancelled.
+    """
     for client in list(Client._instances):
         link = client.extensions.get(LEASE)
         if client.cluster is cluster and link is not None:
-            client.loop.add_callback(link.over, why)
+            client.loop.add_callback(link.over, why, error)
 
 
 async def dask_setup(client: Client) -> None:
@@ -134,6 +143,7 @@ class Link:
         self._resumed = -1  # the number of the first message that was sent again the last time
         self._heard = self._beaten = 0.0
         self._over = ""  # why the cluster is no more, where it has said so
+        self._error: type[Exception] | None = None  # what calls fail with then
         # On this instance: all that a Client says but its heartbeat goes through this.
         client._send_to_scheduler_safe = self.post
         self.answers = Answers(self)
@@ -297,13 +307,25 @@ class Link:
     def _cancel(self, futures: dict[Any, Any], why: str) -> None:
         reason = "cluster-ended" if self._over else "scheduler-connection-lost"
         for key, state in futures.items():
-            state.cancel(reason=reason, msg=why)
+            if self._error is not None:
+                # One for each: what is raised collects a traceback.
+                state.set_error(self._error(why), None)
+            else:
+                state.cancel(reason=reason, msg=why)
             self.client.futures.pop(key, None)
 
-    def over(self, why: str) -> None:
+    def over(self, why: str, error: type[Exception] | None = None) -> None:
         """The cluster is no more, and so are its futures."""
-        self._over = why
+        self._over, self._error = why, error
         self._cancel(dict(self.client.futures), why)
+        if error is not None:
+            # The Client closes soon: a call that is submitted then is told the same.
+            self.client._send_to_scheduler = self._refuse
+
+    def _refuse(self, message: dict[str, Any]) -> None:
+        if self._error is not None and self.client.status == "closed" and submits(message):
+            raise self._error(self._over)
+        type(self.client)._send_to_scheduler(self.client, message)
 
     def off(self) -> None:
         """Be as stock: the scheduler holds no lease any more."""
@@ -360,7 +382,10 @@ class Link:
                 await asyncio.sleep(0.1)
         else:
             logger.error("not connected again within %g s: closing the client", patience)
-        lost = f"The connection to the scheduler was lost and did not come back in {patience:g} s."
+        lost = (
+            f"The connection to the scheduler was lost and did not come back in {patience:g} s; what "
+            "governs it: disconnect_grace, and the Client's timeout."
+        )
         self._cancel(dict(client.futures), self._over or lost)
         await client._close()
         self.off()

@@ -25,6 +25,7 @@ from typing import Any
 import dask
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import wait_for
 from dask.distributed import Client, Status, get_worker
 from kubernetes_help import TEAM, Caller
@@ -34,8 +35,10 @@ from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.apart import driver
 from dask_flame.backends.kubernetes.api import PODS
 from dask_flame.backends.kubernetes.rights import rules
-from dask_flame.errors import BackendError, PoolError
+from dask_flame.cli import flame as command_line
+from dask_flame.errors import BackendError, BootError, PoolError
 from dask_flame.testing.kubernetes import FakeKubernetes
+from dask_flame.testing.kubernetes.access import EVERYTHING
 
 IMAGE = "ghcr.io/me/runner:1.0"
 ROLE = Path(__file__).parents[1] / "deploy/kubernetes/role-remote.yaml"
@@ -350,9 +353,31 @@ def test_what_is_not_in_the_image_is_said(
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
 
 
-def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
+def test_an_api_server_that_is_away_for_long(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the tunnel: by default the fleet outlives it for longer than elsewhere."""
+    fake = outside()
+    flame, client = cluster()
+    flame._sync_interval = 0.05  # so that distributed complains within these seconds
+    assert flame.disconnect_grace == 120
+    future = client.submit(whoami, 5.0, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    time.sleep(12)  # longer than the grace that there is elsewhere
+    fake.up()
+    assert future.result(timeout=60)[0] == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    assert not [e for e in flame.events if e.kind in ("lost", "failed")]
+    assert not [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_network_that_stays_away(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     fake = outside()
     flame, client = cluster(disconnect_grace="1s")
+    assert flame.disconnect_grace == 1
     future = client.submit(whoami, 600, pure=False)
     wait_for(lambda: any(m.busy for m in flame.runners.values()))
     fake.down()
@@ -364,8 +389,14 @@ def test_a_network_that_stays_away(outside: Start, cluster: Any) -> None:
     assert re.search(
         r"out of reach for \d+ s, which is more than disconnect_grace=1 s", lost.reason
     )
-    with pytest.raises(CancelledError, match="disconnect_grace=1 s"):
+    # One sentence: in the error, and in one line of the log.
+    with pytest.raises(CancelledError, match="disconnect_grace=1 s") as error:
         future.result()
+    assert str(error.value).count("\n") == 1  # after what distributed says of its key
+    lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert [line for line in lines if "out of reach" in line] == [f"lost: {lost.reason}"]
+    assert not [line for line in lines if "\n" in line]
+    assert len(lines) == 1, lines
 
 
 def test_closing_while_the_network_is_away(
@@ -394,7 +425,8 @@ def test_a_driver_in_a_pod_may_have_it_so_too(
     fake.create(DRIVER)
     wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
     monkeypatch.setenv("POD_NAME", "jupyter-me")
-    _, client = cluster(image=None, scheduler="pod")
+    flame, client = cluster(image=None, scheduler="pod")
+    assert flame.disconnect_grace == 120
     (head,) = pods(fake, "scheduler")
     (job,) = fake.objects("jobs")
     assert head["spec"]["containers"][0]["image"] == "hub/image:1"
@@ -429,7 +461,6 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("moment", "end"),
     [
-        ("lodged", signal.SIGKILL),
         ("submitted", signal.SIGKILL),
         ("busy", signal.SIGKILL),
         ("busy", signal.SIGTERM),
@@ -446,22 +477,162 @@ def test_nothing_outlives_the_driver(
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
         try:
             assert driver.stdout is not None
-            wanted = "begun" if moment == "lodged" else moment
             for line in driver.stdout:
-                if line.strip() == wanted:
+                if line.strip() == moment:
                     break
-            if moment == "lodged":
-                # Its process has its orders, and nobody has spoken to it yet.
-                wait_for(lambda: fake.objects("secrets"))
         finally:
             driver.send_signal(end)
             driver.wait(timeout=30)
-    if moment == "lodged":
-        # Two minutes is what it waits for a driver that never came.
-        (job,) = fake.objects("jobs")
-        assert wait_for(lambda: pods(fake, "scheduler"))
-        fake.delete(job)
     wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+
+
+SMALL = {"cpu": "100m", "memory": "1Gi"}
+QUOTA = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "few", "namespace": "team"},
+    "spec": {"hard": {"pods": "0"}},
+}
+
+
+def waits(fake: FakeKubernetes, reason: str) -> bool:
+    """Whether the scheduler's pod waits for this reason."""
+    return any(reason in json.dumps(pod["status"]) for pod in pods(fake, "scheduler"))
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({}, lambda fake: waits(fake, '"running"')),
+        ({"bad_images": {IMAGE: "none"}, "back_off": 60}, lambda fake: waits(fake, "ErrImagePull")),
+        ({"nodes": [SMALL]}, lambda fake: waits(fake, "Insufficient cpu")),
+        ({}, lambda fake: not pods(fake, "scheduler") and fake.objects("secrets")),
+    ],
+    ids=["running", "image", "room", "quota"],
+)
+def test_nothing_outlives_a_driver_that_had_just_begun(
+    options: dict[str, Any], there: Callable[[FakeKubernetes], Any],
+    outside: Start, tmp_path: Path, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    fake = outside(**options)
+    # Its scheduler, if it runs, never hears from it.
+    fake.fail("get pods/portforward", times=10_000)
+    if "quota" in request.node.name:
+        fake.create(QUOTA)
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            wait_for(lambda: there(fake), within=60)
+            # It has been there for a while.
+            wait_for(lambda: fake.requests.count("patch", "jobs") > 1)
+        finally:
+            driver.kill()
+    begun = time.monotonic()
+    # The grace, 1 s, and 15 s.
+    wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+    print("gone after", time.monotonic() - begun)
+    assert time.monotonic() - begun < 16
+
+
+def test_a_driver_that_lives_may_take_its_time(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    fake = outside(nodes=[SMALL])
+    fake.grant("admin", EVERYTHING)
+    config = fake.kubeconfig(tmp_path / "admin", user="admin")
+    seen: list[Any] = []
+
+    def make_room() -> None:
+        # Beyond the deadline that the Job was made with.
+        wait_for(lambda: fake.requests.count("patch", "jobs") > 4, within=60)
+        seen.extend(states(config))
+        fake.add_node({"cpu": 8, "memory": "16Gi"})
+
+    making = threading.Thread(target=make_room)
+    making.start()
+    try:
+        _, client = cluster(disconnect_grace=0.5, max=1)
+    finally:
+        making.join()
+    assert seen == ["starting"]
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    (job,) = wait_for(
+        lambda: [j for j in fake.objects("jobs") if "activeDeadlineSeconds" not in j["spec"]]
+    )
+    assert job["metadata"]["generation"] > 4
+    assert states(config) == ["live"]
+
+
+def states(kubeconfig: str) -> list[str]:
+    """What `dask flame ps` says of each cluster."""
+    command = ["ps", "--backend", "kubernetes", "--output", "json"]
+    done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": kubeconfig})
+    return [cluster["state"] for cluster in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize("how", ["stop", "delete", "delete the job", "force"])
+def test_somebody_ends_it(
+    how: str, outside: Start, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    flame, client = cluster(name="mine")
+    done = client.submit(whoami, pure=False)
+    assert done.result(timeout=60)
+    futures = client.map(whoami, [600, 601], pure=False)
+    wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 2)
+    if how == "stop":
+        stop(fake, tmp_path, "mine")
+    elif how == "delete the job":
+        fake.delete(fake.objects("jobs")[0])
+    else:
+        fake.delete(pods(fake, "scheduler")[0], grace=0 if how == "force" else None)
+    words = "stopped with `dask flame stop`" if how == "stop" else "was deleted by somebody else"
+    for future in (*futures, done):
+        with pytest.raises(BootError, match=words) as error:
+            future.result(timeout=30)
+        assert "\n" not in str(error.value)
+    wait_for(lambda: client.status == "closed")
+    with pytest.raises(BootError, match=f"{words}.*make a new FlameCluster"):
+        client.submit(whoami, pure=False)
+    assert any(e.kind == "stopped" and words in e.reason for e in flame.events)
+    lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert len(lines) <= (2 if how == "stop" else 1), lines
+    assert not [line for line in lines if "\n" in line]
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+
+
+def stop(fake: FakeKubernetes, folder: Path, name: str) -> str:
+    """Type `dask flame stop`; what it shows."""
+    fake.grant("admin", EVERYTHING)
+    config = fake.kubeconfig(folder / "admin", user="admin")
+    command = ["stop", "--backend", "kubernetes", name]
+    done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": config})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_busy_pods_of_a_driver_that_is_gone_are_stopped_at_once(
+    outside: Start, tmp_path: Path
+) -> None:
+    fake = outside()
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT.replace('disconnect_grace="1s"', 'disconnect_grace="10m", name="far"'))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout is not None
+            assert "busy\n" in iter(driver.stdout.readline, "")
+        finally:
+            driver.kill()
+    assert len(pods(fake)) == 3
+    begun = time.monotonic()
+    assert "may live on" in stop(fake, tmp_path, "far")
+    assert fake.left() == []
+    # A busy runner takes the 40 s that its pod has, if it is given them first.
+    print("stopped after", time.monotonic() - begun)
+    assert time.monotonic() - begun < 30
+    deleted = [r.resource for r in fake.requests if r.verb == "delete" and r.user == "admin"]
+    assert deleted.index("jobs") >= 3
 
 
 @pytest.mark.parametrize("late", [0.0, 2.0])
@@ -514,6 +685,48 @@ def test_a_scheduler_whose_pod_is_refused(
     outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
+    words = 'admission webhook "policy.fake.test" denied the request: no pods here'
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"did not start within.*{words}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == f"the scheduler's pod is not there yet: {words}"
+    wait_for(fake.at_rest)
+
+
+def test_a_quota_that_keeps_the_schedulers_pod_away(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    quota = fake.create(QUOTA)
+    words = "exceeded quota: few, requested: pods=1, used: pods=0, limited: pods=0"
+    begun = time.monotonic()
+    with pytest.raises(BackendError, match=f"the scheduler's pod was refused: pods.*{words}.*cpus"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    # Not after the 30 s that it has for its start.
+    assert time.monotonic() - begun < 28
+    (said,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert words in said.getMessage()
+    assert said.created < time.time() - 5
+    # One that is ended meanwhile keeps nobody away.
+    making = threading.Timer(4, fake.delete, [quota])
+    making.start()
+    try:
+        _, client = cluster(max=1)
+    finally:
+        making.join()
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
+def test_nobody_can_tell_why_there_is_no_pod(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A webhook that cannot be tried answers no trial; what is left is where to look."""
+    fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
+    fake.fail(lambda request: "dryRun" in request.query, status=400, times=10_000)
     monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
     where = "kubectl --namespace team describe job"
     with (

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kubernetes_help import SLEEP, job, pod, reaches, secret, seen
 from test_kubernetes import Start, pods, whoami
 
 from dask_flame import BootError
-from dask_flame.backends.kubernetes.orphans import UNKNOWN, finished, why_orphan
+from dask_flame.backends.kubernetes.orphans import UNKNOWN, finished, forsaken, why_orphan
 from dask_flame.backends.kubernetes.overseer import NEEDED
 from dask_flame.backends.kubernetes.rights import rules
 from dask_flame.cli import flame
@@ -163,6 +164,9 @@ def planted(fake: FakeKubernetes) -> dict[str, str]:
     make(secret("alone", A="b"))
     make(secret("of-one-that-is-over", A="b"), owner=over)
     make(pod("alone", code=SLEEP, **quiet))
+    # The controller does not see to it: it is as if it had too much to do.
+    make(job("unmet", activeDeadlineSeconds=1, suspend=True))
+    make(job("begins", activeDeadlineSeconds=3600, suspend=True))
     make({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alone"}, **_SERVICE})
     make({**_POLICY, "metadata": {"name": "alone"}})
     # Nobody's business: owned, of other things, or not known to be of a cluster.
@@ -174,6 +178,7 @@ def planted(fake: FakeKubernetes) -> dict[str, str]:
         "secret alone": "nothing owns it",
         "secret of-one-that-is-over": "its owner, Pod over, has finished",
         "pod alone": "nothing owns it",
+        "job unmet": "its driver was gone before the two had met",
         "service alone": "nothing owns it",
         "networkpolicy alone": "nothing owns it",
     }
@@ -211,9 +216,9 @@ def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, adm
     assert names(fake) == before - set(go)
     assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
     # A Job of ours owns itself; it ends with all that it owns when it is told to.
-    assert {"job live", "secret owned"} <= names(fake)
+    assert {"job live", "job begins", "secret owned"} <= names(fake)
     assert "lost-1a2b3c: stopped; its driver, outside" in said(config, "stop", "lost")
-    assert not {"job live", "secret owned"} & names(fake)
+    assert not {"job live", "job begins", "secret owned"} & names(fake)
     assert {"job other", "secret helm", "secret others", "secret by-hand"} <= names(fake)
     fake.delete(seen(fake, "other", "job"))
 
@@ -285,6 +290,26 @@ def test_what_has_an_owner_that_may_be_there_is_no_orphan(
     why = why_orphan({"metadata": meta}, owns=owns, owner=owners.get)
     alive = any(owners[ref["uid"]] in (UNKNOWN, RUNS) for ref in references)
     assert bool(why) == (not ending and not alive and bool(references or not owns))
+
+
+def begun(ago: float, deadline: int | None, **status: Any) -> dict[str, Any]:
+    """A Job of ours that began so many seconds before 1000."""
+    born = datetime.fromtimestamp(1000 - ago, tz=UTC).isoformat()
+    spec = {} if deadline is None else {"activeDeadlineSeconds": deadline}
+    return {"metadata": {"creationTimestamp": born}, "spec": spec, "status": status}
+
+
+def test_a_job_whose_driver_is_not_heard_of_is_one() -> None:
+    def why(job: dict[str, Any]) -> str:
+        return why_orphan(job, owns=True, owner={}.get, now=1000)
+
+    assert why(begun(99, None)) == ""
+    assert why(begun(9, 12)) == ""
+    assert why(begun(11, 12)) == "its driver was gone before the two had met"
+    # What counts is when it has started.
+    later = datetime.fromtimestamp(995, tz=UTC).isoformat()
+    assert why(begun(99, 12, startTime=later)) == ""
+    assert not forsaken(begun(99, None), 1000)
 
 
 def test_a_job_of_ours_that_is_over_is_one() -> None:

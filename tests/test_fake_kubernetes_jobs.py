@@ -94,6 +94,49 @@ def test_a_job_that_is_late_or_gets_no_pod(cluster: FakeKubernetes, api: Caller)
     wait_for(lambda: not cluster.objects("pods"))
 
 
+def test_a_deadline_may_be_moved_and_lifted(cluster: FakeKubernetes, api: Caller) -> None:
+    patch = {"headers": {"Content-Type": "application/merge-patch+json"}}
+
+    def move(seconds: int | None) -> None:
+        json = {"spec": {"activeDeadlineSeconds": seconds}}
+        api.ok("PATCH", f"{JOBS}/work", json=json, **patch)
+
+    api.make(job(code=SLEEP, activeDeadlineSeconds=3600, ttlSecondsAfterFinished=0))
+    pods_run(cluster)
+    move(None)
+    assert "activeDeadlineSeconds" not in seen(cluster, "work", "job")["spec"]
+    status = api.no(
+        422, "PATCH", f"{JOBS}/work", json={"spec": {"activeDeadlineSeconds": -1}}, **patch
+    )
+    assert "must be greater than or equal to 0" in status["message"]
+    for field, value in (("completions", 2), ("podFailurePolicy", {"rules": []})):
+        status = api.no(422, "PATCH", f"{JOBS}/work", json={"spec": {field: value}}, **patch)
+        assert f"spec.{field}: Invalid value" in status["message"]
+    move(1)
+    wait_for(lambda: "DeadlineExceeded" in events(cluster, "work"))
+    gone(cluster, "work", "job")
+    assert not cluster.objects("pods")
+
+
+def test_a_job_has_failed_when_its_pods_have_ended(cluster: FakeKubernetes, api: Caller) -> None:
+    stays = f"import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); {SLEEP}"
+    made = job(code=stays, activeDeadlineSeconds=3600)
+    made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 2
+    api.make(made)
+    pods_run(cluster)
+    (pod,) = cluster.objects("pods")
+    wait_for(lambda: api.get(f"{TEAM}/pods/{pod['metadata']['name']}/log").text == "up\n")
+    patch = {"Content-Type": "application/merge-patch+json"}
+    spec = {"spec": {"activeDeadlineSeconds": 0}}
+    api.ok("PATCH", f"{JOBS}/work", json=spec, headers=patch)
+    target = wait_for(lambda: condition(seen(cluster, "work", "job"), "FailureTarget"))
+    assert target["reason"] == "DeadlineExceeded"
+    assert not condition(seen(cluster, "work", "job"), "Failed")
+    assert cluster.objects("pods")
+    finishes(cluster, "Failed")
+    assert not cluster.objects("pods")
+
+
 def test_what_the_administrator_made_is_no_remainder(cluster: FakeKubernetes) -> None:
     made = cluster.create(pod(code=SLEEP, metadata={"namespace": "team"}))
     pods_run(cluster)

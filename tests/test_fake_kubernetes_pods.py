@@ -271,6 +271,25 @@ def test_a_pod_that_does_not_listen_is_killed(cluster: FakeKubernetes, api: Call
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+def test_a_shorter_grace_comes_too_late(cluster: FakeKubernetes, api: Caller) -> None:
+    """The API server takes it, and the kubelet waits as long as it has said first."""
+    code = f"import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); {SLEEP}"
+    for name in ("one", "two"):
+        api.make(pod(name, code))
+        wait_for(lambda name=name: api.get(f"{TEAM}/pods/{name}/log").text == "up\n")
+    began = time.monotonic()
+    for name in ("one", "two"):
+        api.ok("DELETE", f"{TEAM}/pods/{name}", params={"gracePeriodSeconds": 4})
+        left = api.ok("DELETE", f"{TEAM}/pods/{name}", params={"gracePeriodSeconds": 1})
+        assert left["metadata"]["deletionGracePeriodSeconds"] == 1
+    # By force it is gone at once, first or later.
+    api.ok("DELETE", f"{TEAM}/pods/two", params={"gracePeriodSeconds": 0})
+    wait_for(lambda: len(cluster.pids) == 1)
+    assert seen(cluster)
+    gone(cluster)
+    assert time.monotonic() - began > 3.5
+
+
 def test_disruptions(cluster: FakeKubernetes, api: Caller) -> None:
     for name in ("oom", "evict", "preempt"):
         api.make(pod(name, SLEEP))

@@ -298,6 +298,50 @@ def test_a_server_that_is_busy_or_away(kubernetes: Start, cluster: Any) -> None:
     fake.up()
 
 
+def test_a_server_that_is_back_and_not_ready(kubernetes: Start, cluster: Any) -> None:
+    """What it refuses in its first seconds is asked for again; what it decides is not."""
+    fake = kubernetes()
+    flame, client = cluster(max=2, boot_attempts=1)
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    fake.down()
+    futures = client.map(whoami, [1.0] * 2, pure=False)
+    wait_for(lambda: len(flame.runners) == 2)
+    fake.up(unready=3.0)
+    assert {name for name, _ in client.gather(futures)} <= {"runner-1", "runner-2"}
+    wait_for(lambda: len(pods(fake)) == 2)
+    assert any(r.status == 403 for r in fake.requests)
+    assert not [e for e in flame.events if e.kind == "failed"]
+
+
+def test_rights_that_a_server_does_not_know_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(fake: FakeKubernetes) -> None:
+        made = await api.Api.connect()
+        try:
+            await made.list(api.PODS, "")
+            await asyncio.to_thread(fake.down)
+            asked = asyncio.create_task(made.list(api.PODS, ""))
+            await asyncio.to_thread(wait_for, lambda: made._just_back)
+            await asyncio.to_thread(fake.up, unready=2.0)
+            await asked
+            # It is up: this only has it forget for a moment.
+            await asyncio.to_thread(fake.up, unready=2.0)
+            assert await made.allowed("create", api.PODS)
+            # Of one that has been there for a while, it is the last word.
+            monkeypatch.setattr(api, "_READY_WITHIN", 0.0)
+            await asyncio.to_thread(fake.grant, "driver", [])
+            assert not await made.allowed("create", api.PODS)
+            with pytest.raises(api.KubernetesError, match="cannot list"):
+                await made.list(api.PODS, "")
+        finally:
+            await made.close()
+
+    with FakeKubernetes().in_thread() as fake:
+        monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
+        asyncio.run(ask(fake))
+
+
 def test_watches_that_are_cut_or_too_old(kubernetes: Start, cluster: Any) -> None:
     fake = kubernetes()
     flame, client = cluster(max=1, idle_timeout="0.5s")
@@ -365,8 +409,30 @@ def test_a_keeper_of_which_no_pod_is_made(
     fake.admit(refuse)
     flame, client = cluster(max=1)
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-    (job,) = fake.objects("jobs")
-    assert f"describe job {job['metadata']['name']}" in of_the_keeper(flame)
+    assert "denied the request: not here" in of_the_keeper(flame)
+
+
+def test_nothing_is_said_of_a_keeper_that_nobody_can_ask_for(
+    kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estate, "_SEEN_WITHIN", 0.5)
+    monkeypatch.setattr(estate, "_ASK_AGAIN", 0.1)
+    fake = kubernetes()
+    flame, client = cluster(max=1)
+
+    wait_for(lambda: fake.watches)
+    # The watch, and lists in its place, tell nothing.
+    fake.fail("watch pods", times=10_000)
+    fake.fail("list pods", times=10_000)
+    fake.drop_watches()
+    future = client.submit(whoami)
+    wait_for(lambda: fake.requests.count("list", "pods") > 3)
+    assert not [e for e in flame.events if "the keeper" in e.reason]
+    fake.calm()
+    assert wait_for(lambda: [p for p in fake.objects("pods") if "keeper" in p["metadata"]["name"]])
+    wait_for(flame.backend._estate._looking.done)
+    assert not [e for e in flame.events if "the keeper" in e.reason]
+    assert future.result(timeout=60)[0] == "runner-1"
 
 
 def use(seconds: float) -> tuple[tuple[int, ...], dict[str, str]]:

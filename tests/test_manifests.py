@@ -221,7 +221,9 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
 def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
     service = manifests.service(SITE, kind, 8786)
     hole = manifests.open_port(SITE, 8786)
-    job = manifests.scheduler(SITE, SchedulerSpec(orders={}), PodOptions(), "the-orders")
+    job = manifests.scheduler(
+        SITE, SchedulerSpec(orders={}), PodOptions(), "the-orders", deadline=15
+    )
     for version in VERSIONS:
         kubernetes_validate.validate(service, version, strict=True)
         kubernetes_validate.validate(hole, version, strict=True)
@@ -259,9 +261,9 @@ def test_the_schedulers_pod_is_safe_and_has_no_gpu(
     asked = SchedulerSpec(orders={}, cpus=0.5, memory=2**30, template=template)
     if site.image is None and "image" not in options:
         with pytest.raises(PoolError, match="needs an image"):
-            manifests.scheduler(site, asked, PodOptions(**options), "the-orders")
+            manifests.scheduler(site, asked, PodOptions(**options), "the-orders", deadline=15)
         return
-    made = manifests.scheduler(site, asked, PodOptions(**options), "the-orders")
+    made = manifests.scheduler(site, asked, PodOptions(**options), "the-orders", deadline=15)
     for version in VERSIONS:
         kubernetes_validate.validate(made, version, strict=True)
     pod = made["spec"]["template"]
@@ -371,7 +373,9 @@ def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
     own = pod(site, {"pod_template": {"spec": {"hostname": "own"}}})["spec"]
     assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
     keeper = manifests.keeper(site, PodOptions(), "10.0.0.1", 8786, 10.0)
-    scheduler = manifests.scheduler(site, SchedulerSpec(orders={}), PodOptions(), "the-orders")
+    scheduler = manifests.scheduler(
+        site, SchedulerSpec(orders={}), PodOptions(), "the-orders", deadline=15
+    )
     assert "hostname" not in json.dumps([keeper, scheduler])
 
 

@@ -27,11 +27,12 @@ from dask_flame.apart.mirror import Seen
 from dask_flame.backends import Ended, SchedulerSpec
 from dask_flame.background import Background, in_thread, safely
 from dask_flame.checks import seconds, size
-from dask_flame.errors import BackendError
+from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.events import Event
 from dask_flame.lives import Lives
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.protocol import DRIVER
+from dask_flame.quiet_logs import without
 from dask_flame.reconnect import resume_clients, tell_clients
 from dask_flame.reports import Change
 from dask_flame.scheduler import FlameScheduler
@@ -102,6 +103,7 @@ class Apart:
         self._following: asyncio.Task[None] | None = None
         self._resizing: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._stop = ""  # why somebody has ended the cluster, if somebody has
         backend = cluster.backend
         handlers: dict[str, Any] = {
             "hello": self._hello,
@@ -154,6 +156,8 @@ class Apart:
         BackendError
         """
         resume_clients()
+        # While the connection is gone, this would tell of it by a long traceback.
+        stack.enter_context(without("distributed.deploy.cluster", "Failed to sync cluster info"))
         cluster, backend = self._cluster, self._cluster.backend
         stack.push_async_callback(self.close)
         cluster.scheduler = cast(FlameScheduler, self.scheduler)
@@ -271,20 +275,36 @@ class Apart:
         self._link.say("trouble", name=name, why=why)
 
     def stopped(self, why: str) -> None:
+        self._stop = why
         self._link.say("stopped", why=why)
 
     def _ended(self, why: str) -> None:
         """The scheduler's process has ended, and was not told to."""
-        if (away := self._link.unheard) > self._cluster.disconnect_grace:
-            grace = f"disconnect_grace={self._cluster.disconnect_grace:g} s"
-            why = f"it had been out of reach for {away:.0f} s, which is more than {grace} ({why})"
-        self._over(f"the scheduler's pod has ended: {why}", "lost")
+        grace = self._cluster.disconnect_grace
+        if self._link.spoken and (away := self._link.unheard) > grace:
+            # What it has printed, and how it ended, says no more than this.
+            self._over(
+                f"the scheduler's pod had been out of reach for {away:.0f} s, which is more than "
+                f"disconnect_grace={grace:g} s, so it has ended; write a longer one, such as "
+                f'disconnect_grace="10m"',
+                "lost",
+            )
+        elif self._stop:
+            self._over(
+                f"{self._stop}, and nothing of it is left; to go on, write cluster.close() and make "
+                "a new FlameCluster",
+                "stopped",
+                BootError,
+            )
+        else:
+            self._over(f"the scheduler's pod has ended: {why}", "lost")
 
     # What the other side says
 
     def _hello(self, address: str, version: str) -> None:
         self.scheduler.address = address
         if not self._there.done():
+            self._cluster.backend.met()
             self._there.set_result(version)
 
     def _state(self, **told: Any) -> None:
@@ -316,16 +336,18 @@ class Apart:
     def _expired(self, why: str) -> None:
         self._over(why, "lease")
 
-    def _over(self, why: str, kind: str) -> None:
+    def _over(self, why: str, kind: str, error: type[Exception] | None = None) -> None:
         if self._closing:
             return
         self._closing = True
         if not self._there.done():
             self._there.set_exception(BackendError(why))
             return
+        # The lines that it printed last are in the event; it is logged, and calls fail, without.
         self._cluster.events.add(kind, why)
-        tell_clients(self._cluster, f"The cluster has ended: {why}")
-        self._cluster.expire(why)
+        said, _, _ = why.partition(PRINTED)
+        tell_clients(self._cluster, f"The cluster has ended: {said}", error)
+        self._cluster.expire(said, logged=True)
 
     # The connection
 

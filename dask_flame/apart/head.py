@@ -99,6 +99,9 @@ class Head:
         if self.cluster.on_prints is not None:
             self.cluster.on_prints = PrintTeller(self.link)
         self._reports = ReportTeller(self.cluster.reports, self.link)
+        self._ready = asyncio.Event()
+        # The driver may come as soon as the port listens.
+        self.cluster.handlers[DRIVER] = self._serve
 
     async def run(self) -> None:
         """Be there until it is over."""
@@ -106,7 +109,7 @@ class Head:
             self._loop.add_signal_handler(sig, self._over.set)
         try:
             await self.cluster
-            self.cluster.scheduler.handlers[DRIVER] = self._serve
+            self._ready.set()
             teller = Teller(self.cluster, self.link)
             while not self._over.is_set() and not self._forsaken():
                 if self.link.connected:
@@ -157,7 +160,8 @@ class Head:
         return now > self._lost + patience
 
     async def _serve(self, comm: Comm, version: str) -> Status:
-        """The driver has connected."""
+        """The driver has connected; it waits until there is what it will speak of."""
+        await self._ready.wait()
         if not self.link.spoken:
             self.link.say("hello", address=self.cluster.scheduler.address, version=__version__)
         await self.link.serve(comm)

@@ -182,7 +182,9 @@ class Backend(ABC):
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
     #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.
+    #: Where nobody has said it (`grace_given`), :meth:`start` may set another one, which then holds.
     grace: float = 10.0
+    grace_given: bool = True
     #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
     on_step: Callable[[str, str], None] | None = None
 
@@ -379,6 +381,12 @@ class Backend(ABC):
             If it cannot start, in the substrate's words and with the setting to change.
         """
         raise NotImplementedError
+
+    def met(self) -> None:
+        """The process that :meth:`lodge` has started has answered: it looks after itself now.
+
+        Until then its backend sees to it that it goes when this driver's process does.
+        """
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         """Lead a port of this machine's loopback address to one of the scheduler's process.

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import ssl
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ _PATIENCE = 60.0
 _PONG = 60.0
 #: Seconds before the first and before the later ones of what is tried again.
 _FIRST, _LONGEST = 0.1, 5.0
+#: Seconds after it was out of reach within which a server's refusal need not be its last word.
+_READY_WITHIN = 15.0
 #: Requests under way at a time.
 _AT_ONCE = 32
 #: Lists of objects without what is in them. https://kubernetes.io/docs/reference/using-api/api-concepts
@@ -84,6 +88,7 @@ class Api:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._sessions = Sessions(api)
         self._closed = False
+        self._away = -math.inf  # when the server was last out of reach
         self._under_way: set[asyncio.Task[httpx.Response]] = set()
 
     @classmethod
@@ -125,18 +130,21 @@ class Api:
         await asyncio.gather(*self._under_way, return_exceptions=True)
         await self._sessions.close()
 
-    async def create(self, kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an object.
+    async def create(
+        self, kind: Kind, item: Mapping[str, Any], *, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Make an object; or, as a `dry_run`, only see whether it would be taken.
 
         When it is asked for again, one that is there already is the one that was made unnoticed.
         """
         tried = False
+        params = {"dryRun": "All"} if dry_run else None
 
         async def once() -> dict[str, Any]:
             nonlocal tried
             again, tried = tried, True
             try:
-                return await self._once("POST", kind, body=item)
+                return await self._once("POST", kind, body=item, params=params)
             except KubernetesError as error:
                 if again and error.reason == "AlreadyExists":
                     if kind in (SECRETS, POLICIES):
@@ -150,11 +158,13 @@ class Api:
     async def get(self, kind: Kind, name: str) -> dict[str, Any]:
         return await self._retried(lambda: self._once("GET", kind, name))
 
-    async def patch(self, kind: Kind, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    async def patch(
+        self, kind: Kind, name: str, changes: Mapping[str, Any], *, patience: float | None = None
+    ) -> dict[str, Any]:
         """Lay these changes over an object."""
         headers = {"Content-Type": "application/merge-patch+json"}
         return await self._retried(
-            lambda: self._once("PATCH", kind, name, body=changes, headers=headers)
+            lambda: self._once("PATCH", kind, name, body=changes, headers=headers), patience
         )
 
     async def list(
@@ -243,10 +253,13 @@ class Api:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         }
-        answer = await self._retried(
-            lambda: self._once("POST", REVIEWS, body=review, namespaced=False)
-        )
-        return bool(answer["status"].get("allowed"))
+        while True:
+            answer = await self._retried(
+                lambda: self._once("POST", REVIEWS, body=review, namespaced=False)
+            )
+            if (allowed := bool(answer["status"].get("allowed"))) or not self._just_back:
+                return allowed
+            await asyncio.sleep(_LONGEST / 5)
 
     async def watch(
         self, kind: Kind, selector: str, version: str
@@ -303,6 +316,7 @@ class Api:
                     raise said(response)
                 yield response
         except (httpx.HTTPError, httpx.StreamError, kr8s.APITimeoutError, OSError) as error:
+            self._away = time.monotonic()
             raise KubernetesError(0, "Unreachable", worded(error)) from error
 
     @contextlib.asynccontextmanager
@@ -341,14 +355,19 @@ class Api:
             # What goes wrong while it is open, httpx_ws wraps.
             raise KubernetesError(0, "Unreachable", worded(group.exceptions[0])) from group
 
+    @property
+    def _just_back(self) -> bool:
+        """Whether the server was out of reach a moment ago."""
+        return time.monotonic() < self._away + _READY_WITHIN
+
     def _check_open(self) -> None:
         if self._closed:
             raise KubernetesError(0, CLOSED, "the cluster is closed")
 
-    async def _retried(self, once: Any) -> dict[str, Any]:
+    async def _retried(self, once: Any, patience: float | None = None) -> dict[str, Any]:
         """Do something, and again as long as the server asks for patience."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self.patience
+        until = loop.time() + (self.patience if patience is None else patience)
         pause = _FIRST
         renewed = False
         while True:
@@ -361,7 +380,10 @@ class Api:
                     renewed = True
                     await self.renew()
                     continue
-                if self._closed or (error.code and not error.passes):
+                if not error.code or error.code >= 500:
+                    self._away = time.monotonic()
+                not_ready = self._just_back and not error.decided
+                if self._closed or (error.code and not error.passes and not not_ready):
                     raise
                 pause = min(2 * pause, _LONGEST)
                 wait = max(error.wait, pause * random.uniform(0.5, 1.0))

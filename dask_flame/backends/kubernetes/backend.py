@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
+#: Seconds of `disconnect_grace`, where nobody says another, for a driver that reaches its scheduler
+#: through the API server: that is away for longer than usual when it is upgraded or starts anew.
+_GRACE = 120.0
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
 _OVERDUE = 30.0
@@ -122,6 +125,8 @@ class KubernetesBackend(Backend):
                     'write scheduler="pod"'
                 )
             self._apart = self.seat == "pod" or place is None
+            if self._apart and not self.grace_given and config.get("scheduler.service") is None:
+                self.grace = _GRACE
             fenced = config.get("kubernetes.network-policy")
             await check(
                 self._api,
@@ -168,8 +173,12 @@ class KubernetesBackend(Backend):
     async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._api is not None
         assert self._estate is not None
-        self._lodging = Lodging(self._api, self._estate, over)
+        self._lodging = Lodging(self._api, self._estate, over, self._stop)
         return await self._lodging.start(spec)
+
+    def met(self) -> None:
+        assert self._estate is not None
+        self._estate.deadline.lift()
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         assert self._lodging is not None
@@ -327,9 +336,14 @@ class KubernetesBackend(Backend):
         self._over(name, why, self._output.of(name))
 
     def _look_for_stop(self, pod: Pod) -> None:
-        if STOP in (pod["metadata"].get("annotations") or {}) and not self._why_stopped:
-            self._why_stopped = STOPPED
-            self.stopped(STOPPED)
+        if STOP in (pod["metadata"].get("annotations") or {}):
+            self._stop(STOPPED)
+
+    def _stop(self, why: str) -> None:
+        """Somebody else has ended the cluster: no runner is booted any more."""
+        if not self._why_stopped:
+            self._why_stopped = why
+            self.stopped(why)
 
     async def _bury(self, name: str, runner: _Runner) -> None:
         """See to a pod that has ended, or never will start: keep its output, and delete it."""

@@ -10,6 +10,10 @@ import httpx
 
 #: What the server says when it is not to blame, nor what was asked: try again.
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+#: ... and parts of what it says then, whatever the status.
+_PASSING = ("status unknown for quota", "not yet ready to handle request")
+#: Parts of refusals that have nothing to do with who asks.
+_DECIDED = ("exceeded quota", "failed quota", "violates PodSecurity", "denied the request")
 
 
 class KubernetesError(Exception):
@@ -45,8 +49,17 @@ class KubernetesError(Exception):
             self.code in _AGAIN
             # As with a quota that many requests count against at a time.
             or self.reason == "Conflict"
-            or "status unknown for quota" in self.message
+            or any(sign in self.message for sign in _PASSING)
         )
+
+    @property
+    def decided(self) -> bool:
+        """Whether this is the answer of a server that is ready.
+
+        One that has just come back may refuse for some seconds what it allows otherwise: until it
+        has read who may do what, it takes everybody for nobody.
+        """
+        return self.code not in (401, 403) or any(sign in self.message for sign in _DECIDED)
 
 
 def said(response: httpx.Response) -> KubernetesError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,16 @@ from dask_flame.backends.kubernetes.api import (
     Kind,
     KubernetesError,
 )
+from dask_flame.backends.kubernetes.deadline import Deadline
+from dask_flame.backends.kubernetes.podless import Podless, podless
 from dask_flame.backends.kubernetes.presence import Presence
 from dask_flame.backends.kubernetes.reading import kept_from_its_work
 from dask_flame.backends.kubernetes.site import Site, object_name
 from dask_flame.pods import PodOptions
 
-#: Seconds within which Kubernetes makes a Job's pod.
+#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often.
 _SEEN_WITHIN = 10.0
+_ASK_AGAIN = 2.0
 #: Seconds that the scheduler's process may take to end.
 _LEAVE = 5
 #: Stands for a uid that the API server has not given yet.
@@ -49,7 +53,8 @@ class Estate:
     trouble : callable, optional
         Told why the keeper does not run; each reason once.
     grace : float
-        Seconds that the keeper outlives a driver's process that is gone.
+        Seconds that the keeper outlives a driver's process that is gone, and a scheduler one that
+        it has not met.
 
     Attributes
     ----------
@@ -57,6 +62,8 @@ class Estate:
         As it is now: what is made is owned by the keeper, once there is one.
     lodged : str
         The name of the Job that the scheduler is in; empty where there is none.
+    deadline : Deadline
+        That Job's.
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class Estate:
         self.grace = grace
         self._told: set[str] = set()
         self._seen = False  # whether the keeper has a pod
-        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None  # for the keeper's pod
         self._driver = site.owner
         self._keeper: asyncio.Task[None] | None = None
         self._sent: list[dict[str, Any]] = []  # what owns the rest, as it was asked for
@@ -84,6 +91,7 @@ class Estate:
         self.lodged = ""
         self._made: dict[str, asyncio.Task[None]] = {}
         self._presence = Presence()
+        self.deadline = Deadline(api, grace)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -113,12 +121,14 @@ class Estate:
 
     async def _lodge(self, spec: SchedulerSpec, options: PodOptions) -> None:
         secret = manifests.secret(self.site, spec.orders, {})
-        job = manifests.scheduler(self.site, spec, options, secret["metadata"]["name"])
+        name = secret["metadata"]["name"]
+        job = manifests.scheduler(self.site, spec, options, name, deadline=self.deadline.first)
         self.lodged = job["metadata"]["name"]
         owner = _owner(await self.api.create(JOBS, job))
         self.site = replace(self.site, owner=owner)
         secret = manifests.secret(self.site, spec.orders, {})
         self._sent = [job, secret]
+        await self.deadline.keep(self.lodged)
         await self._make_once(SECRETS, secret)
         if spec.service:
             service = manifests.service(self.site, spec.service, spec.port)
@@ -148,17 +158,28 @@ class Estate:
         self._seen = True
         self._tell(kept_from_its_work(pod))
 
-    def _unseen(self, job: str) -> None:
-        """The keeper should have a pod by now."""
-        if not self._seen:
-            self._tell(self.podless(job))
+    async def _look(self, job: Mapping[str, Any]) -> None:
+        """Tell of a keeper that has no pod when it should."""
+        await asyncio.sleep(_SEEN_WITHIN)
+        while not self._seen:
+            # What cannot be asked now says nothing of the keeper.
+            with contextlib.suppress(KubernetesError):
+                if (found := await podless(self.api, job)) is not None:
+                    self._tell(found.why)
+                return
+            await asyncio.sleep(_ASK_AGAIN)
 
-    def podless(self, job: str) -> str:
-        """What to say of a Job that has no pod."""
-        return (
-            "no pod was made for it, which a quota or a webhook may refuse: "
-            f"kubectl --namespace {self.site.namespace} describe job {job}"
-        )
+    async def podless(self) -> Podless | None:
+        """Why the scheduler's Job has no pod; None where it has one, or is not made yet.
+
+        Raises
+        ------
+        KubernetesError
+            Nobody can tell now.
+        """
+        if not (self.lodged and self._sent):
+            return None
+        return await podless(self.api, self._sent[0])
 
     def _tell(self, why: str) -> None:
         if why and why not in self._told and self._trouble is not None:
@@ -170,9 +191,11 @@ class Estate:
 
     async def delete(self) -> None:
         """Delete all keepers; Kubernetes deletes what they own."""
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         self._trouble = None
+        await self.deadline.close()
         if self.lodged:
             await self.api.delete(JOBS, self.lodged, grace=_LEAVE)
         for number in range(self.site.keeper):
@@ -193,10 +216,9 @@ class Estate:
         job = await self.api.create(JOBS, keeper)
         self.site, self._sent = replace(self.site, owner=_owner(job)), [keeper]
         self._kept = True
-        if self._timer is not None:
-            self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_SEEN_WITHIN, self._unseen, job["metadata"]["name"])
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.create_task(self._look({**keeper, "metadata": job["metadata"]}))
 
     def planned(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, list[dict[str, Any]]]:
         """The site as it is for the next runner, and what was, or would be, made for it first.

@@ -21,9 +21,11 @@ logger = logging.getLogger("dask_flame")
 _LINES = 50
 #: Seconds between two looks at whether a Service has an address: clouds take a minute or two.
 _ASK_AGAIN = 1.0
-#: Seconds within which Kubernetes makes a Job's pod.
-_SEEN_WITHIN = 10.0
-_GONE = "its pod was deleted by somebody else"
+#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often. What has
+#: been refused for so long is so for good: a cluster that ends may have made room until then.
+_SEEN_WITHIN = 2.0
+_REFUSED_FOR = 10.0
+_DELETED = "the scheduler's pod was deleted by somebody else"
 
 
 class Lodging:
@@ -36,14 +38,23 @@ class Lodging:
         Makes the Job, which owns all else then.
     over : callable
         Told why the pod has ended, unless :meth:`close` was called before.
+    stopped : callable
+        Told before, where it ends because somebody else has deleted it.
     """
 
-    def __init__(self, api: Api, estate: Estate, over: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        estate: Estate,
+        over: Callable[[str], None],
+        stopped: Callable[[str], None],
+    ) -> None:
         self._api = api
         self._estate = estate
         self._over = over
+        self._stopped = stopped
         self._pod = self._node = ""
-        self._held = ""
+        self._held = self._podless = ""
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forwards: list[Forward] = []
         self._burying: asyncio.Task[None] | None = None
@@ -61,16 +72,17 @@ class Lodging:
         ------
         BackendError
         """
-        timer = asyncio.get_running_loop().call_later(_SEEN_WITHIN, self._unseen)
+        looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(spec.timeout):
                 await self._estate.lodge(spec, PodOptions(**spec.options))
                 await self._started
                 return await self._address(spec) if spec.service else ""
         except KubernetesError as error:
-            raise BackendError(f"the scheduler's pod was refused: {error}") from error
+            was = "was refused" if error.code else "could not be asked for"
+            raise BackendError(f"the scheduler's pod {was}: {error}") from error
         except TimeoutError:
-            why = self._held if self._pod else self._estate.podless(self._estate.lodged)
+            why = self._held if self._pod else self._podless
             if self._started.done() and not self._started.cancelled():
                 why = f"its Service of type {spec.service} has no address yet"
             held = f": {why}" if why else ""
@@ -79,7 +91,8 @@ class Lodging:
                 f"{spec.timeout:g} s{held}"
             ) from None
         finally:
-            timer.cancel()
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
     async def _address(self, spec: SchedulerSpec) -> str:
         """Where its Service is, once the cluster, or the cloud, has said so."""
@@ -113,11 +126,27 @@ class Lodging:
         for forward in self._forwards:
             await forward.close()
 
-    def _unseen(self) -> None:
-        """The pod should be there by now, or at least its Job."""
-        if not self._pod:
-            why = f": {self._estate.podless(job)}" if (job := self._estate.lodged) else ""
-            logger.warning("the scheduler's pod is not there yet%s", why)
+    async def _look(self) -> None:
+        """Say why there is no pod when there should be one; give up where it is refused."""
+        refused = 0.0
+        while not self._pod:
+            await asyncio.sleep(_SEEN_WITHIN)
+            try:
+                found = None if self._pod else await self._estate.podless()
+            except KubernetesError as error:
+                logger.debug("why there is no pod could not be asked: %s", error)
+                continue
+            refused = refused + _SEEN_WITHIN if found is not None and found.refused else 0.0
+            if found is None:
+                continue
+            if found.advised != self._podless:
+                self._podless = found.advised
+                logger.warning("the scheduler's pod is not there yet: %s", found.advised)
+            if refused > _REFUSED_FOR and not self._pod and not self._started.done():
+                self._started.set_exception(
+                    BackendError(f"the scheduler's pod was refused: {found.advised}")
+                )
+                return
 
     # What the watch tells
 
@@ -132,12 +161,21 @@ class Lodging:
         self._held = held or self._held
         if why := reading.ended(pod) or reading.hopeless(pod):
             self._end(why)
+        elif "deletionTimestamp" in pod["metadata"] and not reading.taken(pod):
+            self._delete_seen()
         elif reading.step(pod) == "started" and not self._started.done():
             self._started.set_result(None)
 
     def gone(self, pod: Mapping[str, Any]) -> None:
         """The pod is there no more."""
-        self._end(reading.ended(pod, gone=True) or _GONE)
+        if not (why := reading.ended(pod, gone=True)):
+            self._delete_seen()
+        self._end(why or _DELETED)
+
+    def _delete_seen(self) -> None:
+        """Somebody else has deleted the pod: how its process ends then says nothing."""
+        if not self._closed and self._burying is None and self._started.done():
+            self._stopped(_DELETED)
 
     def _end(self, why: str) -> None:
         if not self._closed and self._burying is None:
@@ -145,6 +183,7 @@ class Lodging:
 
     async def _bury(self, why: str) -> None:
         """Say why it has ended, with what it printed last."""
+        why = self._estate.deadline.passed or why
         with contextlib.suppress(KubernetesError):
             printed = await self._api.log(self._pod, reading.SCHEDULER, lines=_LINES)
             if tail := printed.strip():

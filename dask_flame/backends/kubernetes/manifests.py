@@ -92,7 +92,9 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
     return _job(site, name, "keeper", made, backoffLimit=20, podFailurePolicy=rules)
 
 
-def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str) -> dict[str, Any]:
+def scheduler(
+    site: Site, spec: SchedulerSpec, options: PodOptions, orders: str, *, deadline: int
+) -> dict[str, Any]:
     """The Job of a scheduler apart from its driver, see :mod:`dask_flame.apart`; it owns all else.
 
     Its pod has no GPU, and none of what the pool asks of its own nodes.
@@ -105,6 +107,8 @@ def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str)
         Of the first pool: for the image where `site` has none, and for what it is pulled with.
     orders : str
         Name of the Secret with its orders, which is made after the Job.
+    deadline : int
+        Seconds that the Job may last, unless the driver moves or lifts that.
     """
     given = {
         "image": site.image or options.image,
@@ -137,6 +141,7 @@ def scheduler(site: Site, spec: SchedulerSpec, options: PodOptions, orders: str)
         "scheduler",
         made,
         annotations=built["metadata"]["annotations"],
+        activeDeadlineSeconds=deadline,
         backoffLimit=0,
     )
 

@@ -19,7 +19,7 @@ from dask_flame.backends.kubernetes.api import (
     KubernetesError,
 )
 from dask_flame.backends.kubernetes.asking import CONTAINER
-from dask_flame.backends.kubernetes.orphans import UNKNOWN, Object, finished, why_orphan
+from dask_flame.backends.kubernetes.orphans import UNKNOWN, Object, deadline, finished, why_orphan
 from dask_flame.backends.kubernetes.seen import CLUSTER, COMPONENT, label, seen
 from dask_flame.backends.kubernetes.site import MANAGED, STOP
 from dask_flame.backends.overseer import Overseer, SeenCluster, Stray
@@ -49,6 +49,8 @@ _PAUSE = 0.5
 #: Seconds that a pod which is ended may take, and that a stray may to be gone by itself.
 _GRACE, _BY_ITSELF = 1.0, 5.0
 _END_WITHIN = 60.0
+#: Seconds that a node may take beyond a pod's grace.
+_MOMENT = 10.0
 
 Found = dict[Kind, list[dict[str, Any]]]
 
@@ -110,18 +112,15 @@ class KubernetesOverseer(Overseer):
     async def stop(self, cluster: SeenCluster, *, within: float) -> str:
         found = await self._find(_of(cluster.id), *_KINDS)
         told = await self._tell(found[PODS])
-        deadline, done = time.monotonic() + within, set[str]()
+        begun, done = time.monotonic(), set[str]()
         while left := [(kind, obj) for kind in _KINDS for obj in found[kind]]:
-            if time.monotonic() > deadline:
+            # Those that a node was told to end before take as long as they were given then.
+            given = [_given(pod) for pod in found[PODS] if pod["metadata"]["uid"] not in done]
+            within = max(within, *given, 0.0)
+            if time.monotonic() > begun + within:
                 names = ", ".join(_called(kind, obj) for kind, obj in left)
                 raise BackendError(f"not all of {cluster.id} is gone after {within:g} s: {names}")
-            for kind, obj in left:
-                uid = obj["metadata"]["uid"]
-                # What a Job owns goes with it; pods would take the time that their calls may.
-                owned = kind not in (JOBS, PODS) and obj["metadata"].get("ownerReferences")
-                if uid not in done and not owned:
-                    done.add(uid)
-                    await self._delete(kind, obj)
+            await self._delete_in_order(left, done)
             await asyncio.sleep(_PAUSE)
             found = await self._find(_of(cluster.id), *_KINDS)
         if cluster.state == "orphaned":
@@ -143,10 +142,11 @@ class KubernetesOverseer(Overseer):
         wanted = {stray.key for stray in strays}
         # It may have taken a while to decide.
         now = [stray async for stray in self._strays() if stray.key in wanted]
-        for stray in now:
-            kind, name, uid = stray.key
+        objects = []
+        for kind, name, _, uid in (stray.key for stray in now):
             assert isinstance(kind, Kind)
-            await self._delete(kind, {"metadata": {"name": name, "uid": uid}})
+            objects.append((kind, {"metadata": {"name": name, "uid": uid}}))
+        await self._delete_in_order(objects, set())
         deadline = time.monotonic() + _END_WITHIN
         while time.monotonic() < deadline:
             there = await self._find(_OURS, *_KINDS)
@@ -183,13 +183,15 @@ class KubernetesOverseer(Overseer):
                 for reference in obj["metadata"].get("ownerReferences") or ():
                     if reference["uid"] not in owners:
                         owners[reference["uid"]] = await self._owner(reference, found)
-                if why := why_orphan(obj, owns=kind is JOBS, owner=owners.get):
+                owns, now = kind is JOBS, time.time()
+                if why := why_orphan(obj, owns=owns, owner=owners.get, now=now):
                     meta = obj["metadata"]
                     yield Stray(
                         what=_called(kind, obj),
                         cluster=label(obj, CLUSTER),
                         why=why,
-                        key=(kind, meta["name"], meta["uid"]),
+                        # A driver that moves its deadline lives, whatever clocks say.
+                        key=(kind, meta["name"], deadline(obj) if owns else None, meta["uid"]),
                     )
 
     async def _owner(self, reference: Object, found: Found) -> Object | None:
@@ -232,6 +234,24 @@ class KubernetesOverseer(Overseer):
             return True
         return False
 
+    async def _delete_in_order(self, left: Sequence[tuple[Kind, Object]], done: set[str]) -> None:
+        """Delete what is not in `done` yet and does not go with a Job, pods before their owners.
+
+        What the garbage collector deletes first has the grace of its own, which a shorter one does
+        not shorten any more: a node waits for as long as it was told first.
+        """
+        for kinds in ((PODS,), (JOBS,), _BARE):
+            now = [
+                (kind, obj)
+                for kind, obj in left
+                if kind in kinds
+                and obj["metadata"]["uid"] not in done
+                and not (kind in _BARE and obj["metadata"].get("ownerReferences"))
+                and not (kind is PODS and "deletionTimestamp" in obj["metadata"])
+            ]
+            done.update(obj["metadata"]["uid"] for _, obj in now)
+            await asyncio.gather(*(self._delete(kind, obj) for kind, obj in now))
+
     async def _delete(self, kind: Kind, obj: Object) -> None:
         """Delete this very object, and what it owns, if that is allowed."""
         meta = obj["metadata"]
@@ -255,6 +275,14 @@ def _unusable(error: KubernetesError) -> BackendError:
 
 def _of(cluster: str) -> str:
     return f"{_OURS},{CLUSTER}={cluster}"
+
+
+def _given(pod: Object) -> float:
+    """Seconds within which a pod is to be gone that somebody else has deleted; else 0."""
+    if "deletionTimestamp" not in pod["metadata"]:
+        return 0.0
+    first = pod["spec"].get("terminationGracePeriodSeconds") or 0
+    return float(max(first, pod["metadata"].get("deletionGracePeriodSeconds") or 0)) + _MOMENT
 
 
 def _called(kind: Kind, obj: Object) -> str:

@@ -35,6 +35,8 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 #: What a driver outside of the cluster does besides. A port is forwarded by GET, which is both.
 NEEDED_APART: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (PODS, "portforward", ("create", "get")),
+    # To move, and lift, the deadline of the scheduler's.
+    (JOBS, "", ("patch",)),
 )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from dask_flame.backends.kubernetes.orphans import Object, finished
+from dask_flame.backends.kubernetes.orphans import Object, deadline, finished, forsaken
 from dask_flame.backends.kubernetes.site import STOP
 from dask_flame.backends.overseer import SeenCluster, SeenRunner
 
@@ -37,9 +38,12 @@ def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> SeenCluster
 
 def _state(jobs: Sequence[Object], pods: Sequence[Object]) -> str:
     ending = [obj for obj in (*jobs, *pods) if "deletionTimestamp" in obj["metadata"]]
-    if any(obj not in ending and not finished(obj) for obj in jobs):
+    if living := [obj for obj in jobs if obj not in ending and not finished(obj)]:
+        if all(forsaken(job, time.time()) for job in living):
+            return "orphaned"
         told = any(STOP in (pod["metadata"].get("annotations") or {}) for pod in pods)
-        return "stopped" if told else "live"
+        unmet = all(deadline(job) is not None for job in living)
+        return "stopped" if told else "starting" if unmet else "live"
     if ending or jobs:
         return "ending"
     # Where Jobs may not be seen, pods tell that they have one.

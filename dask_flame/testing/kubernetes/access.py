@@ -78,9 +78,15 @@ class Access:
     ----------
     users : mapping
         By name, rules as in a Role, with ``namespaces`` beside those that do not hold everywhere.
+
+    Attributes
+    ----------
+    ready : bool
+        Whether the Roles there are have been read: until then nobody may do anything.
     """
 
     def __init__(self, users: Mapping[str, Rules]) -> None:
+        self.ready = True
         self._rules: dict[str, tuple[Rule, ...]] = {}
         for name, rules in users.items():
             self.grant(name, rules)
@@ -120,7 +126,7 @@ class Access:
     ) -> bool:
         if user != ANONYMOUS and any(k.group == group and k.plural == resource for k in REVIEWS):
             return True
-        return any(
+        return self.ready and any(
             rule.covers(verb, group, resource, subresource, namespace, name)
             for rule in self._rules.get(user, ())
         )

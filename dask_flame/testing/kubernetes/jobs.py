@@ -15,6 +15,8 @@ from dask_flame.testing.kubernetes.store import Change, Object, now
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 _ENDED = ("Succeeded", "Failed")
+#: The condition that a Job ends with: type, reason and message.
+Verdict = tuple[str, str, str]
 
 
 class Jobs:
@@ -22,8 +24,9 @@ class Jobs:
 
     It knows ``backoffLimit``, ``activeDeadlineSeconds``, ``suspend`` and
     ``ttlSecondsAfterFinished``; not more than one completion at a time, indexes, policies for
-    failures or success. A pod that is deleted before it has ended counts as failed. Between two
-    tries lies a fixed time, which does not double.
+    failures or success. A pod that is deleted before it has ended counts as failed. A Job that fails
+    deletes its pods, and has failed when they have ended. Its deadline may be changed while it runs.
+    Between two tries lies a fixed time, which does not double.
 
     Parameters
     ----------
@@ -40,6 +43,7 @@ class Jobs:
         self._wake = asyncio.Event()
         self._started: dict[str, float] = {}
         self._finished: dict[str, float] = {}
+        self._failing: dict[str, Verdict] = {}  # until their pods have ended
         self._not_before: dict[str, float] = {}
         self._store.listeners.append(self._look)
 
@@ -87,7 +91,7 @@ class Jobs:
         ready = sum(conditions.holds(p, "Ready") for p in active)
         deleted = "deletionTimestamp" in job["metadata"]
         due: float | None = None
-        verdict = None if deleted else self._verdict(job, status)
+        verdict = None if deleted else self._failing.get(uid) or self._verdict(job, status)
         if not deleted and verdict is None and not job["spec"]["suspend"]:
             status.setdefault("startTime", now())
             self._started.setdefault(uid, time.monotonic())
@@ -104,11 +108,18 @@ class Jobs:
         status |= {"active": len(active), "ready": ready, "uncountedTerminatedPods": {}}
         if not status["active"]:
             del status["active"]
-        written = self._store.modify(JOBS, job, lambda obj: _write(obj, status, verdict))
-        if verdict is not None and written is not None:
-            self._finish(written, verdict, active)
-            return self._late(written)
-        return due
+        ended = verdict is not None and all(p["status"]["phase"] in _ENDED for p in pods)
+        written = self._store.modify(JOBS, job, lambda obj: _write(obj, status, verdict, ended))
+        if verdict is None or written is None:
+            return due
+        if uid not in self._failing:
+            self._failing[uid] = verdict
+            for pod in active:
+                self._api.delete(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        if not ended:
+            return None  # the end of a pod is told
+        self._finish(written, verdict)
+        return self._late(written)
 
     def _count(self, pod: Object, status: Object, uid: str) -> None:
         phase = pod["status"]["phase"]
@@ -120,8 +131,8 @@ class Jobs:
             self._not_before[uid] = time.monotonic() + self._back_off
         self._store.modify(PODS, pod, _untrack)
 
-    def _verdict(self, job: Object, status: Object) -> tuple[str, str, str] | None:
-        """The condition that a Job ends with, once it does: type, reason and message."""
+    def _verdict(self, job: Object, status: Object) -> Verdict | None:
+        """What a Job ends with, once it does."""
         spec, uid = job["spec"], job["metadata"]["uid"]
         if status.get("succeeded", 0) >= 1:
             return "Complete", "CompletionsReached", "Reached expected number of succeeded pods"
@@ -164,15 +175,13 @@ class Jobs:
         self._events.say(job, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
         return made
 
-    def _finish(self, job: Object, verdict: tuple[str, str, str], active: list[Object]) -> None:
+    def _finish(self, job: Object, verdict: Verdict) -> None:
         self._finished[job["metadata"]["uid"]] = time.monotonic()
         type, reason, message = verdict
         if type == "Complete":
             self._events.say(job, "Completed", "Job completed")
         else:
             self._events.say(job, reason, message, warning=True)
-        for pod in active:
-            self._api.delete(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _late(self, job: Object) -> float | None:
         """Delete a finished Job when its time is over; when that is."""
@@ -196,14 +205,15 @@ def _untrack(pod: Object) -> None:
     pod["metadata"]["finalizers"] = [f for f in pod["metadata"]["finalizers"] if f != TRACKING]
 
 
-def _write(job: Object, status: Object, verdict: tuple[str, str, str] | None) -> None:
+def _write(job: Object, status: Object, verdict: Verdict | None, ended: bool) -> None:
     job["status"] = {**status, "conditions": job["status"].get("conditions", [])}
     if verdict is not None:
         type, reason, message = verdict
         early = "SuccessCriteriaMet" if type == "Complete" else "FailureTarget"
         conditions.put(job, early, True, reason, message)
-        conditions.put(job, type, True, reason, message)
-        if type == "Complete":
+        if ended:
+            conditions.put(job, type, True, reason, message)
+        if ended and type == "Complete":
             job["status"]["completionTime"] = now()
     if not job["status"]["conditions"]:
         del job["status"]["conditions"]

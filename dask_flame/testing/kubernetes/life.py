@@ -93,22 +93,30 @@ class Life:
             return None
 
     def stop(self, grace: float) -> None:
-        """SIGTERM, and after the grace SIGKILL; called again, it only makes that sooner."""
+        """SIGTERM, and after the grace SIGKILL.
+
+        The first grace counts: once a kubelet has asked for a container's end, it waits for as long
+        as it has said then. A shorter grace that the API server takes later, as it does, comes to
+        nothing, see https://github.com/kubernetes/kubernetes/issues/83916 and 113606, which its
+        source names. Only a pod that is in the API no more is killed at once.
+        """
         pod = self._store.get(PODS, self.namespace, self.name)
-        if pod is None or pod["metadata"]["uid"] != self._pod["metadata"]["uid"]:
+        gone = pod is None or pod["metadata"]["uid"] != self._pod["metadata"]["uid"]
+        if gone:
             self.gone.set()
             grace = 0.0
         elif self.done:
-            if "deletionTimestamp" in pod["metadata"]:
+            if pod is not None and "deletionTimestamp" in pod["metadata"]:
                 self._remove()
             return
-        at = time.monotonic() + grace
         if not self._stopping:
             self._stopping = True
             for name, process in self._processes.items():
                 self._say("Killing", f"Stopping container {name}")
                 process.end(signal.SIGTERM)
-        self._kill_at = at if self._kill_at is None else min(at, self._kill_at)
+        elif not gone:
+            return
+        self._kill_at = time.monotonic() + grace
         self._changed.set()
 
     def fail(self, reason: str, message: str, *, grace: float = 0.0) -> None:

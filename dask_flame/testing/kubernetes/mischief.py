@@ -93,9 +93,23 @@ class Mischief:
         """Refuse connections, and cut those there are. Pods run on."""
         self._run(self._server.down())
 
-    def up(self) -> None:
-        """Listen again, at the same address."""
-        self._run(self._server.up())
+    def up(self, *, unready: float = 0.0) -> None:
+        """Listen again, at the same address.
+
+        Parameters
+        ----------
+        unready : float
+            Seconds for which everything is refused with 403 at first, as by an API server that has
+            started anew and has not read yet who may do what.
+        """
+
+        async def up() -> None:
+            if unready:
+                self._access.ready = False
+                self._loop.call_later(unready, setattr, self._access, "ready", True)
+            await self._server.up()
+
+        self._run(up())
 
     def slow(self, seconds: float) -> None:
         """From now on answer every request this much later; 0: at once again."""

@@ -77,6 +77,27 @@ _NO_KEY = (
 )
 
 
+#: Of a Job: what is a number of zero or more, and what cannot be changed, as `ValidateJobSpecUpdate`
+#: says; its deadline, its suspension and its time to live can.
+_NATURAL = (
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "completions",
+    "parallelism",
+    "ttlSecondsAfterFinished",
+)
+_FIXED_OF_JOBS = (
+    "backoffLimitPerIndex",
+    "completionMode",
+    "completions",
+    "managedBy",
+    "podFailurePolicy",
+    "selector",
+    "successPolicy",
+    "template",
+)
+
+
 def check(kind: Kind, obj: Object) -> None:
     """Refuse, with 422, an object that is not valid; with 400 one that cannot be read."""
     name = obj["metadata"].get("name", "")
@@ -255,7 +276,7 @@ def _job(spec: Object, name: str) -> Iterator[Wrong]:
         yield not_supported_value(
             "spec.template.spec.restartPolicy", policy, ["OnFailure", "Never"]
         )
-    for field in ("backoffLimit", "ttlSecondsAfterFinished", "parallelism", "completions"):
+    for field in _NATURAL:
         if (value := spec.get(field)) is not None and value < 0:
             yield invalid_value(f"spec.{field}", value, "must be greater than or equal to 0")
 
@@ -346,8 +367,9 @@ def check_update(kind: Kind, old: Object, new: Object) -> None:
     wrongs: list[Wrong] = []
     if kind == PODS and _fixed(old) != _fixed(new):
         wrongs.append(forbidden_value("spec", _POD_UPDATES))
-    if kind == JOBS and old["spec"].get("template") != new["spec"].get("template"):
-        wrongs.append(invalid_value("spec.template", {}, "field is immutable"))
+    for field in _FIXED_OF_JOBS if kind == JOBS else ():
+        if old["spec"].get(field) != new["spec"].get(field):
+            wrongs.append(invalid_value(f"spec.{field}", {}, "field is immutable"))
     if kind in (SECRETS, CONFIG_MAPS) and old.get("immutable"):
         for field in ("data", "binaryData", "immutable"):
             if old.get(field) != new.get(field):

@@ -1,0 +1,108 @@
+"""How long a scheduler's Job may last whose driver has not met it yet (driver).
+
+A driver may die in its constructor, while the pod waits for room, pulls its image, or starts: then
+nobody has spoken to the process that ends everything once its driver is gone, if there is one at
+all. So the Job begins with a deadline, an ``activeDeadlineSeconds`` that Kubernetes itself keeps
+whatever has become of the pod. The driver moves it on for as long as it lives, and takes it away
+when it has heard from the scheduler. Of a Job's spec that field is one of the few that may change:
+``ValidateJobSpecUpdate`` in k8s.io/kubernetes/pkg/apis/batch/validation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+
+from dask_flame.backends.kubernetes.api import JOBS, Api, KubernetesError
+from dask_flame.backends.kubernetes.orphans import MARGIN
+
+logger = logging.getLogger("dask_flame")
+
+#: Seconds between two moves, and that one may take.
+_PAUSE = 2.0
+_WITHIN = 4.0
+
+
+class Deadline:
+    """Moves a Job's deadline on until the driver has met what is in it.
+
+    Parameters
+    ----------
+    api : Api
+    grace : float
+        Seconds for which nothing may be heard of the driver: its ``disconnect_grace``.
+
+    Attributes
+    ----------
+    first : int
+        Seconds from the Job's start to the deadline that it is made with.
+    """
+
+    def __init__(self, api: Api, grace: float) -> None:
+        self.first = math.ceil(grace) + MARGIN
+        self._api = api
+        self._grace = grace
+        self._job = ""
+        self._made = self._moved = 0.0
+        self._met = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def passed(self) -> str:
+        """What to say where the deadline has passed, as far as can be told here; else empty."""
+        if not self._job or time.monotonic() < self._moved + self.first:
+            return ""
+        return (
+            f"the API server had not heard from this driver for disconnect_grace={self._grace:g} s, "
+            "and took it for gone"
+        )
+
+    async def keep(self, job: str) -> None:
+        """Move the deadline of this Job, which was just made, now and from now on.
+
+        Raises
+        ------
+        KubernetesError
+            It cannot be moved: the Job would end though its driver lives.
+        """
+        self._job = job
+        self._made = self._moved = time.monotonic()
+        await self._move(patience=None)
+        self._task = asyncio.create_task(self._keep())
+
+    def lift(self) -> None:
+        """Take the deadline away: the scheduler looks after its driver itself now."""
+        self._met.set()
+
+    async def close(self) -> None:
+        """Leave the deadline as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        lifted = False
+        while not lifted:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._met.wait(), _PAUSE)
+            lifted = self._met.is_set()
+            try:
+                async with asyncio.timeout(_WITHIN):
+                    await self._move(patience=0)
+            except (KubernetesError, TimeoutError) as error:
+                logger.debug("the deadline of %s could not be moved: %r", self._job, error)
+                if isinstance(error, KubernetesError) and error.code == 404:
+                    return
+                lifted = False
+                await asyncio.sleep(_PAUSE / 2)
+
+    async def _move(self, *, patience: float | None) -> None:
+        now = time.monotonic()
+        seconds = None if self._met.is_set() else math.ceil(now - self._made) + self.first
+        changes = {"spec": {"activeDeadlineSeconds": seconds}}
+        await self._api.patch(JOBS, self._job, changes, patience=patience)
+        # Once it is lifted it does not pass any more.
+        self._moved = math.inf if seconds is None else now
