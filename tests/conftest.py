@@ -29,13 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--campaign",
         type=int,
         metavar="N",
-        help="fault cases to play (default: 24, and 5 of --campaign-backend kubernetes)",
+        help="fault cases to play (default: 24, and 5 of each other --campaign-backend)",
     )
     group.addoption(
         "--campaign-backend",
-        choices=("local", "kubernetes"),
+        choices=("local", "kubernetes", "outside"),
         help="what their runners are: processes (with --campaign or --campaign-seed the default), "
-        "or pods of the fake Kubernetes",
+        "or pods of the fake Kubernetes, with a driver in it or outside",
     )
     group.addoption("--campaign-seed", type=int, metavar="S", help="seed of the first (default: 0)")
     group.addoption(

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 #: Cases that are played where nothing is said.
-USUAL = {"local": 24, "kubernetes": 5}
+USUAL = {"local": 24, "kubernetes": 5, "outside": 5}
+#: By the end of the name of their tests.
+_BACKENDS = {"pods": "kubernetes", "outside": "outside"}
 _TALLY = pytest.StashKey[Counter[str]]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" not in metafunc.fixturenames:
         return
-    mine = "kubernetes" if metafunc.module.__name__.endswith("pods") else "local"
+    mine = _BACKENDS.get(metafunc.module.__name__.rpartition("_")[2], "local")
     number, first, backend = (
         metafunc.config.getoption(name)
         for name in ("campaign", "campaign_seed", "campaign_backend")
