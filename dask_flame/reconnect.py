@@ -383,8 +383,8 @@ class Link:
         else:
             logger.error("not connected again within %g s: closing the client", patience)
         lost = (
-            f"The connection to the scheduler was lost and did not come back in {patience:g} s; what "
-            "governs it: disconnect_grace, and the Client's timeout."
+            f"The connection to the scheduler was lost and did not come back in {patience:g} s; "
+            "what governs it: disconnect_grace, and the Client's timeout."
         )
         self._cancel(dict(client.futures), self._over or lost)
         await client._close()

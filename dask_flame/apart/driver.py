@@ -291,8 +291,8 @@ class Apart:
             )
         elif self._stop:
             self._over(
-                f"{self._stop}, and nothing of it is left; to go on, write cluster.close() and make "
-                "a new FlameCluster",
+                f"{self._stop}, and nothing of it is left; to go on, write cluster.close() and "
+                "make a new FlameCluster",
                 "stopped",
                 BootError,
             )
@@ -344,7 +344,9 @@ class Apart:
             self._there.set_exception(BackendError(why))
             return
         # The lines that it printed last are in the event; it is logged, and calls fail, without.
-        self._cluster.events.add(kind, why)
+        events = self._cluster.events
+        if kind != "stopped" or not events.counts[kind]:  # the scheduler has said it itself
+            events.add(kind, why)
         said, _, _ = why.partition(PRINTED)
         tell_clients(self._cluster, f"The cluster has ended: {said}", error)
         self._cluster.expire(said, logged=True)

@@ -182,7 +182,7 @@ class Backend(ABC):
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
     #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.
-    #: Where nobody has said it (`grace_given`), :meth:`start` may set another one, which then holds.
+    #: Where nobody has said it (`grace_given`), :meth:`start` may set another, which then holds.
     grace: float = 10.0
     grace_given: bool = True
     #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
@@ -385,8 +385,10 @@ class Backend(ABC):
     def met(self) -> None:
         """The process that :meth:`lodge` has started has answered: it looks after itself now.
 
-        Until then its backend sees to it that it goes when this driver's process does.
+        Until then its backend sees to it that it goes when this driver's process does. By default
+        nothing is to be done.
         """
+        return
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         """Lead a port of this machine's loopback address to one of the scheduler's process.

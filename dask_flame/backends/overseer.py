@@ -49,8 +49,9 @@ class SeenCluster:
     name : str
         What its driver calls it; several may have the same.
     state : str
-        ``"live"``; ``"starting"``: its driver has not met its scheduler yet; ``"stopped"``: its driver lives, and was told to have no runners; ``"ending"``:
-        it goes by itself; ``"orphaned"``: see :meth:`Overseer.strays`.
+        ``"live"``; ``"starting"``: its driver has not met its scheduler yet; ``"stopped"``: its
+        driver lives, and was told to have no runners; ``"ending"``: it goes by itself;
+        ``"orphaned"``: see :meth:`Overseer.strays`.
     driver : str
         Where it is, as far as that is known.
     started : float or None

@@ -168,7 +168,10 @@ def world(
         yield request.config.stash[_WORLD]
         return
     kubernetes = pytest.importorskip("dask_flame.testing.kubernetes")
-    with kubernetes.FakeKubernetes(users={"admin": _ALL}).in_thread() as fake:
+    # A pull is tried once only, so that the reason stays the first one.
+    bad = {NO_IMAGE: "no such host"}
+    made = kubernetes.FakeKubernetes(users={"admin": _ALL}, bad_images=bad, back_off=60)
+    with made.in_thread() as fake:
         path = fake.kubeconfig(tmp_path / "kubeconfig", user="admin", namespace="default")
         monkeypatch.setenv("KUBECONFIG", path)
         with World("image:1") as world:

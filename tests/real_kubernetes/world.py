@@ -326,8 +326,9 @@ def _label(obj: Object, name: str) -> str:
     return str((obj["metadata"].get("labels") or {}).get(name, ""))
 
 
-def driver_rules() -> list[Object]:
-    text = (_ROOT / "deploy" / "kubernetes" / "role.yaml").read_text()
+def driver_rules(file: str = "role.yaml") -> list[Object]:
+    """The rules of a Role of ``deploy/``: by default of drivers in pods."""
+    text = (_ROOT / "deploy" / "kubernetes" / file).read_text()
     rules: list[Object] = next(o for o in yaml.safe_load_all(text) if o["kind"] == "Role")["rules"]
     return rules
 

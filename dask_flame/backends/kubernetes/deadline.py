@@ -46,18 +46,19 @@ class Deadline:
         self._api = api
         self._grace = grace
         self._job = ""
-        self._made = self._moved = 0.0
+        self._made = self._moved = _now()
+        self._lifted = False
         self._met = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def passed(self) -> str:
         """What to say where the deadline has passed, as far as can be told here; else empty."""
-        if not self._job or time.monotonic() < self._moved + self.first:
+        if not self._job or self._lifted or _since(self._moved) < self.first:
             return ""
         return (
-            f"the API server had not heard from this driver for disconnect_grace={self._grace:g} s, "
-            "and took it for gone"
+            "the API server had not heard from this driver for "
+            f"disconnect_grace={self._grace:g} s, and took it for gone"
         )
 
     async def keep(self, job: str) -> None:
@@ -69,7 +70,7 @@ class Deadline:
             It cannot be moved: the Job would end though its driver lives.
         """
         self._job = job
-        self._made = self._moved = time.monotonic()
+        self._made = self._moved = _now()
         await self._move(patience=None)
         self._task = asyncio.create_task(self._keep())
 
@@ -84,11 +85,9 @@ class Deadline:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep(self) -> None:
-        lifted = False
-        while not lifted:
+        while not self._lifted:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._met.wait(), _PAUSE)
-            lifted = self._met.is_set()
             try:
                 async with asyncio.timeout(_WITHIN):
                     await self._move(patience=0)
@@ -96,13 +95,20 @@ class Deadline:
                 logger.debug("the deadline of %s could not be moved: %r", self._job, error)
                 if isinstance(error, KubernetesError) and error.code == 404:
                     return
-                lifted = False
                 await asyncio.sleep(_PAUSE / 2)
 
     async def _move(self, *, patience: float | None) -> None:
-        now = time.monotonic()
-        seconds = None if self._met.is_set() else math.ceil(now - self._made) + self.first
+        now, met = _now(), self._met.is_set()
+        seconds = None if met else math.ceil(_since(self._made)) + self.first
         changes = {"spec": {"activeDeadlineSeconds": seconds}}
         await self._api.patch(JOBS, self._job, changes, patience=patience)
-        # Once it is lifted it does not pass any more.
-        self._moved = math.inf if seconds is None else now
+        self._moved, self._lifted = now, met
+
+
+def _now() -> tuple[float, float]:
+    return time.monotonic(), time.time()
+
+
+def _since(then: tuple[float, float]) -> float:
+    """Seconds since then, those included for which this machine has slept."""
+    return max(now - before for now, before in zip(_now(), then, strict=True))

@@ -21,10 +21,11 @@ logger = logging.getLogger("dask_flame")
 _LINES = 50
 #: Seconds between two looks at whether a Service has an address: clouds take a minute or two.
 _ASK_AGAIN = 1.0
-#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often. What has
-#: been refused for so long is so for good: a cluster that ends may have made room until then.
+#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often. What it
+#: refuses for so long it refuses for good: a cluster that ends may have made room until then. And
+#: only then a pod is missed that it does not refuse.
 _SEEN_WITHIN = 2.0
-_REFUSED_FOR = 10.0
+_PATIENCE = 10.0
 _DELETED = "the scheduler's pod was deleted by somebody else"
 
 
@@ -82,7 +83,7 @@ class Lodging:
             was = "was refused" if error.code else "could not be asked for"
             raise BackendError(f"the scheduler's pod {was}: {error}") from error
         except TimeoutError:
-            why = self._held if self._pod else self._podless
+            why = self._held if self._pod else self._podless or "its Job has no pod yet"
             if self._started.done() and not self._started.cancelled():
                 why = f"its Service of type {spec.service} has no address yet"
             held = f": {why}" if why else ""
@@ -128,9 +129,11 @@ class Lodging:
 
     async def _look(self) -> None:
         """Say why there is no pod when there should be one; give up where it is refused."""
-        refused = 0.0
+        waited = refused = 0.0
+        said = ""
         while not self._pod:
             await asyncio.sleep(_SEEN_WITHIN)
+            waited += _SEEN_WITHIN
             try:
                 found = None if self._pod else await self._estate.podless()
             except KubernetesError as error:
@@ -139,10 +142,11 @@ class Lodging:
             refused = refused + _SEEN_WITHIN if found is not None and found.refused else 0.0
             if found is None:
                 continue
-            if found.advised != self._podless:
-                self._podless = found.advised
-                logger.warning("the scheduler's pod is not there yet: %s", found.advised)
-            if refused > _REFUSED_FOR and not self._pod and not self._started.done():
+            self._podless = found.advised
+            if said != found.advised and (found.refused or waited > _PATIENCE):
+                said = found.advised
+                logger.warning("the scheduler's pod is not there yet: %s", said)
+            if refused > _PATIENCE and not self._pod and not self._started.done():
                 self._started.set_exception(
                     BackendError(f"the scheduler's pod was refused: {found.advised}")
                 )

@@ -39,8 +39,8 @@ class Podless:
 async def podless(api: Api, job: Mapping[str, Any]) -> Podless | None:
     """Why this Job, which is there, has no pod; None where it has one.
 
-    Kubernetes tells only in an Event, which a driver has no right to read. But it may make pods: one
-    such as the Job's is asked for as a trial (``dryRun``), for which quotas, pod security and
+    Kubernetes tells only in an Event, which a driver has no right to read. But it may make pods:
+    one such as the Job's is asked for as a trial (``dryRun``), for which quotas, pod security and
     webhooks answer as they do for the Job's own.
 
     Raises

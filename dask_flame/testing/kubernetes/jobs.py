@@ -24,9 +24,9 @@ class Jobs:
 
     It knows ``backoffLimit``, ``activeDeadlineSeconds``, ``suspend`` and
     ``ttlSecondsAfterFinished``; not more than one completion at a time, indexes, policies for
-    failures or success. A pod that is deleted before it has ended counts as failed. A Job that fails
-    deletes its pods, and has failed when they have ended. Its deadline may be changed while it runs.
-    Between two tries lies a fixed time, which does not double.
+    failures or success. A pod that is deleted before it has ended counts as failed. A Job that
+    fails deletes its pods, and has failed when they have ended. Its deadline may be changed while
+    it runs. Between two tries lies a fixed time, which does not double.
 
     Parameters
     ----------

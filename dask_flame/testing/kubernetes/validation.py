@@ -77,8 +77,8 @@ _NO_KEY = (
 )
 
 
-#: Of a Job: what is a number of zero or more, and what cannot be changed, as `ValidateJobSpecUpdate`
-#: says; its deadline, its suspension and its time to live can.
+#: Of a Job: what is a number of zero or more, and what cannot be changed, as
+#: `ValidateJobSpecUpdate` says; its deadline, its suspension and its time to live can.
 _NATURAL = (
     "activeDeadlineSeconds",
     "backoffLimit",
