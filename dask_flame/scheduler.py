@@ -338,7 +338,8 @@ class FlameScheduler(Scheduler):
         if ws is None or ws.status is Status.running:
             return
         of = f" of {shown(ws.memory_limit)}" if ws.memory_limit else ""
-        self.paused[ws.name] = f"{ws.status.name} by Dask: {shown(memory)}{of} in use"
+        used = shown(memory, beside=ws.memory_limit or None)
+        self.paused[ws.name] = f"{ws.status.name} by Dask: {used}{of} in use"
         known = set(begun)
         waiting = [ts.key for ts in ws.processing if ts.key not in known]
         if waiting:

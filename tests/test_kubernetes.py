@@ -398,7 +398,7 @@ def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:
             future.result(timeout=60)
         return str(error.value)
 
-    assert "ran out of memory (OOMKilled, limit 1.1 GB)" in lose(lambda n: fake.oom(f"team/{n}"), 1)
+    assert "ran out of memory (OOMKilled, limit 1 GiB)" in lose(lambda n: fake.oom(f"team/{n}"), 1)
     assert "preempted" in lose(lambda n: fake.preempt(f"team/{n}"), 2)
     assert "Evicted: The node was low on" in lose(lambda n: fake.evict(f"team/{n}"), 3)
 

@@ -26,7 +26,7 @@ from dask_flame.apart.link import Link
 from dask_flame.apart.mirror import Seen
 from dask_flame.backends import Ended, SchedulerSpec
 from dask_flame.background import Background, in_thread, safely
-from dask_flame.checks import seconds, size
+from dask_flame.checks import cpus, seconds, size
 from dask_flame.errors import BackendError
 from dask_flame.events import Event
 from dask_flame.lives import Lives
@@ -162,7 +162,7 @@ class Apart:
             orders=self._orders,
             options=cluster.fleets.policies[cluster.fleets.default].pod.given,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
-            cpus=float(config.get("scheduler.cpus")),
+            cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
             template=config.get("scheduler.pod-template"),
             service=config.get("scheduler.service") or "",

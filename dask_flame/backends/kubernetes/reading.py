@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_flame.backends.kubernetes.asking import CONTAINER
-from dask_flame.labels import memory
+from dask_flame.backends.kubernetes.quantities import memory_text
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"
@@ -140,8 +140,7 @@ def _limit(pod: Mapping[str, Any]) -> str:
     for container in pod.get("spec", {}).get("containers", []):
         if container.get("name") in (CONTAINER, SCHEDULER):
             limits = (container.get("resources") or {}).get("limits") or {}
-            limit = str(limits.get("memory", "none of its own"))
-            return memory(int(limit)) if limit.isdigit() else limit
+            return memory_text(str(limits["memory"])) if "memory" in limits else "none of its own"
     return "unknown"
 
 
