@@ -73,6 +73,7 @@ class KubernetesBackend(Backend):
     takes: ClassVar[frozenset[str]] = POD_OPTIONS
     remote: ClassVar[bool] = True
     seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
+    places: ClassVar[frozenset[str]] = frozenset({"namespace", "context"})
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         super().__init__(owner, ended)
@@ -111,7 +112,11 @@ class KubernetesBackend(Backend):
 
     async def start(self) -> None:
         try:
-            self._api = await Api.connect()
+            self._api = await Api.connect(
+                namespace=self.where.get("namespace"), context=self.where.get("context")
+            )
+            if "namespace" in self.where and not await self._api.has_namespace():
+                raise BackendError(_no_namespace(self._api.namespace))
             self._output = Output(self._api)
             place = await own_pod(self._api)
             if place is None and self.seat == "driver":
@@ -119,7 +124,7 @@ class KubernetesBackend(Backend):
                     'scheduler="driver" needs a driver in a pod of the cluster, as a JupyterHub '
                     "server is, that may get its own pod; this one is in none that can be found. "
                     "Where the pod's host name is not its name, set POD_NAME in it; elsewhere "
-                    'write scheduler="pod"'
+                    'or where namespace= is another one than its own, write scheduler="pod"'
                 )
             self._apart = self.seat == "pod" or place is None
             fenced = config.get("kubernetes.network-policy")
@@ -429,6 +434,13 @@ class KubernetesBackend(Backend):
         for name in list(self._runners):
             self._over(name, "the cluster was closed")
         await self._api.close()
+
+
+def _no_namespace(namespace: str) -> str:
+    return (
+        f"there is no namespace {namespace!r} in this cluster; make it (kubectl create namespace "
+        f"{namespace}), or name another one: namespace="
+    )
 
 
 def _component(pod: Pod) -> str:
