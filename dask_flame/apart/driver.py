@@ -19,7 +19,7 @@ from distributed.comm import connect
 from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
 
-from dask_flame import config, serialization
+from dask_flame import config, pythons, serialization
 from dask_flame._version import __version__
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.apart.link import Link
@@ -127,6 +127,7 @@ class Apart:
             "security": _inline(cluster.security),
             "config": settings(),
             "listening": {"port": self._port},
+            "python": pythons.here(),
             "cluster": self._options(),
         }
 
