@@ -148,11 +148,18 @@ class Ended:
         In the substrate's own words: ``"exit code 1"``, ``"killed by SIGKILL"``, …
     output : str
         The end of what it printed.
+    no_room : bool
+        Whether it was refused, before it was anything, as there is no room for it beside others:
+        it is no failure where there are some, and is tried again when one has gone.
+    final : bool
+        Whether another boot would fail for the same reason: what waits for it fails at once.
     """
 
     name: str
     why: str
     output: str = ""
+    no_room: bool = False
+    final: bool = False
 
 
 class Backend(ABC):

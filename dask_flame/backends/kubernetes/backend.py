@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
+#: What Kubernetes says of a pod for which a quota has no room.
+_OVER_QUOTA = "exceeded quota"
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
 _OVERDUE = 30.0
@@ -52,6 +54,7 @@ class _Runner:
     told: bool = False
     why: str = ""
     held: str = ""
+    final: bool = False
     following: asyncio.Task[None] | None = None
     steps: set[str] = field(default_factory=set)
 
@@ -254,7 +257,9 @@ class KubernetesBackend(Backend):
                 return
             self._watcher.take(await self._api.create(PODS, pod))
         except (KubernetesError, BackendError, PoolError) as error:
-            self._over(spec.name, f"was refused: {_refusal(error)}")
+            no_room = isinstance(error, KubernetesError) and error.code == 403
+            no_room = no_room and _OVER_QUOTA in str(error)
+            self._over(spec.name, f"was refused: {_refusal(error)}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
                 self._start(self._delete(runner.pod, 0))
         except Exception as error:
@@ -297,7 +302,7 @@ class KubernetesBackend(Backend):
                 runner.following = self._start(heard)
         if why := reading.ended(pod) or reading.hopeless(pod):
             if not runner.why:
-                runner.why = why
+                runner.why, runner.final = why, reading.final(pod)
                 self._start(self._bury(name, runner))
         elif (held := reading.held_up(pod)) != runner.held:
             runner.held = held
@@ -341,11 +346,12 @@ class KubernetesBackend(Backend):
         await self._fetch(name)
         await self._delete(runner.pod, 0, of=name)
 
-    def _over(self, name: str, why: str, output: str = "") -> None:
+    def _over(self, name: str, why: str, output: str = "", *, no_room: bool = False) -> None:
         runner = self._runners.pop(name, None)
         if runner is not None:
             runner.gone.set()
-            self.ended(Ended(name=name, why=why, output=output))
+            over = Ended(name=name, why=why, output=output, no_room=no_room, final=runner.final)
+            self.ended(over)
 
     # Ending
 
@@ -480,7 +486,7 @@ def _refusal(error: Exception) -> str:
     text = str(error)
     if isinstance(error, KubernetesError) and error.code == 403:
         for sign, what in (
-            ("exceeded quota", "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
+            (_OVER_QUOTA, "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
             ("violates PodSecurity", "pod_template, volumes and the namespace's pod security"),
             ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
         ):

@@ -28,6 +28,16 @@ _HOPELESS = {
 }
 #: What is in the message where such a reason passes: a node that has too much to do at the moment.
 _PASSING = ("failed to sync", "deadline exceeded")
+#: What registries and container runtimes say of an image that there is not, or not for us.
+_NO_IMAGE = (
+    "not found",
+    "manifest unknown",
+    "no such host",
+    "denied",
+    "unauthorized",
+    "authorization failed",
+    "403 Forbidden",
+)
 #: Reasons that the kubelet gives for a pod that it has not let run, or has ended.
 _TAKEN = {
     "Evicted": "memory and volumes",
@@ -74,6 +84,14 @@ def hopeless(pod: Mapping[str, Any]) -> str:
         return ""
     said = f"{reason}: {message}" if message else reason
     return f"{_cut(said)}; what governs it: {_HOPELESS[reason]}"
+
+
+def final(pod: Mapping[str, Any]) -> bool:
+    """Whether another pod like one that is hopeless would be so for the same reason."""
+    reason, message = _waiting(pod.get("status") or {})
+    if reason in ("InvalidImageName", "ErrImageNeverPull"):
+        return True
+    return _HOPELESS.get(reason) == "image" and any(sign in message for sign in _NO_IMAGE)
 
 
 def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
