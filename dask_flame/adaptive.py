@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.lives import ENDING, Lives
 from dask_flame.orders import Orders
 from dask_flame.pool import OnChange
+from dask_flame.told import Told
 
 if TYPE_CHECKING:
     from dask_flame.cluster import FlameCluster
@@ -37,6 +39,8 @@ _SHOWN_LINES = 25
 _GONE_WITHIN = 5.0
 #: Least seconds between two events that say of the same runner that it is paused.
 _OFTEN = 10.0
+#: What becomes of boots for which a substrate has no room now.
+_WAITS = "; the others wait until a runner has gone, and are tried again now and then"
 #: Seconds within which what changes is decided upon together, where no call waits for a boot.
 _CALM = 0.02
 
@@ -61,6 +65,7 @@ class FlameAdaptive(Adaptive):
         self.events = cluster.events
         self.boots = cluster.boots
         self.lives = Lives()
+        self.told = Told()
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
@@ -149,6 +154,7 @@ class FlameAdaptive(Adaptive):
         self._observe(now)
         wakes = []
         for pool, fleet in self.fleets:
+            fleet.taken_back(self.cluster.scheduler.withdrawn(pool))
             decision = fleet.decide(now, self.cluster.scheduler.demand(pool))
             self._carry_out(pool, fleet, decision)
             self.lives.heed(fleet.roster, time.time(), self.cluster.scheduler.calls_on)
@@ -166,15 +172,22 @@ class FlameAdaptive(Adaptive):
             return
         fleet = self.fleets.fleets[pool]
         member = fleet.members[what.name]
-        why = what.why
-        if member.phase is Phase.BOOTING and (how_far := self.boots.how_far([what.name])):
-            why += f" ({how_far})"
+        scheduler = self.cluster.scheduler
+        if unfit := scheduler.unfit.pop(what.name, ""):
+            what = replace(what, why=unfit, output="", final=True)
+        how_far = self._how_far(what) if member.phase is Phase.BOOTING else ""
         printed = ""
         if tail := what.output.strip():
             printed = PRINTED + textwrap.indent(_last_lines(tail), "    ")
-        why += printed
-        phase = fleet.ended(what.name, now, why)
-        scheduler = self.cluster.scheduler
+        crowded = fleet.crowded
+        phase = fleet.ended(
+            what.name,
+            now,
+            what.why + how_far + printed,
+            no_room=what.no_room,
+            final=what.final,
+        )
+        self._make_room(fleet, what)
         scheduler.unwelcome.discard(what.name)
         scheduler.spent.discard(what.name)
         scheduler.leaving.pop(what.name, None)
@@ -194,13 +207,36 @@ class FlameAdaptive(Adaptive):
         # What ends a runner that is paused is not that it is.
         seen_out = member.why and not (member.paused and kind == "lost")
         cause = f"{member.why} ({what.why})" if seen_out else what.why
-        told = {"failed": why, "lost": cause + printed}.get(kind, cause)
-        self.events.add(kind, told, runners=[what.name], pool=pool)
+        if kind != "failed":
+            told = cause + printed if kind == "lost" else cause
+            self.events.add(kind, told, runners=[what.name], pool=pool)
+        elif what.no_room and fleet.crowded:
+            if not crowded:
+                told = f"{what.why}{how_far}{_WAITS}"
+                self.events.add(kind, told, runners=[what.name], pool=pool)
+        elif news := self.told.shorten(pool, what.name, what.why + printed):
+            said, mark, lines = news.partition(PRINTED)
+            self.events.add(kind, said + how_far + mark + lines, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
         # Also where it was seen out, and its calls were not done when its time was over.
         scheduler.losses.settle(what.name, cause + printed)
         if not self._over:
             self.wake()
+
+    def _how_far(self, what: Ended) -> str:
+        """How far a boot has come that has failed, as a part of a sentence."""
+        boot = self.boots.of(what.name)
+        if boot is not None and boot.trouble and boot.trouble in what.why:
+            self.boots.held_up(what.name, "")  # it is said already
+        how_far = self.boots.how_far([what.name])
+        return f" ({how_far})" if how_far else ""
+
+    def _make_room(self, fleet: Fleet, what: Ended) -> None:
+        """Let other pools know that a runner has gone: they may share what it has taken."""
+        if not what.no_room:
+            for _, other in self.fleets:
+                if other is not fleet:
+                    other.freed(time.monotonic())
 
     def reached(self, name: str, step: str) -> None:
         """A runner's boot has come to a step."""
@@ -230,6 +266,9 @@ class FlameAdaptive(Adaptive):
     def _see(self, name: str, pool: str, now: float, *, began: bool) -> None:
         scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
         member = fleet.members[name]
+        if name in scheduler.unfit and member.phase is Phase.BOOTING:
+            self._orders.end([name])  # should it not end by itself
+            return
         if name not in scheduler.aliases:
             if member.phase in (Phase.READY, Phase.PAUSED, Phase.DRAINING):
                 # It left by itself, or distributed dropped it: see it out.
@@ -244,6 +283,7 @@ class FlameAdaptive(Adaptive):
             return  # its plugins are being set up
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
+            self.told.forget(pool)
             took = now - member.asked
             ledger = self.fleets.ledgers[pool]
             ledger.registered += 1
@@ -330,6 +370,8 @@ class FlameAdaptive(Adaptive):
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         error, why = self._boot_error(pool, give_up)
+        why = self.told.shorten(pool, give_up.runner, why)
+        self.told.forget(pool)  # what is submitted from now on is another story
         failed = self.cluster.scheduler.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
         # There may be none, where runners were waited for by their number.

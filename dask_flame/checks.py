@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -32,11 +33,14 @@ EXAMPLES = {
     "silence": '"60s"',
     "max_lifetime": '"8h"',
     "name": '"my-cluster"',
+    "namespace": '"my-team"',
+    "context": '"my-cluster"',
     "n": "4",
     "n_workers": "4",
     "cores": "4",
     "backend": '"local"',
     "scheduler": '"pod"',
+    "scheduler.cpus": "0.5",
     "scheduler.timeout": '"5m"',
     "scheduler.memory": '"2 GiB"',
     "scheduler.service": '"LoadBalancer"',
@@ -101,6 +105,28 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise wrong(name, value, "a number above zero")
     return float(value)
+
+
+#: A number of CPUs as Kubernetes writes it: a plain number, or thousandths of one.
+_CPUS = re.compile(r"(\d+\.?\d*|\.\d+)(m?)")
+
+
+def cpus(name: str, value: Any) -> int | float:
+    """Return a number of CPUs, which may be a fraction; whole thousandths, as in Kubernetes.
+
+    Examples
+    --------
+    >>> cpus("cpus", "500m"), cpus("cpus", 0.2), cpus("cpus", "2")
+    (0.5, 0.2, 2)
+    """
+    number = value
+    if isinstance(value, str) and (match := _CPUS.fullmatch(value.strip())):
+        number = float(match[1]) / (1000 if match[2] else 1)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1e6:
+        raise wrong(name, value, 'a number of CPUs such as 2, 0.5 or "500m"')
+    # Rounded up, as Kubernetes does; what is left of a product like 0.2 * 3 does not count.
+    thousandths = math.ceil(round(number * 1000, 6))
+    return thousandths // 1000 if thousandths % 1000 == 0 else thousandths / 1000
 
 
 def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:

@@ -40,7 +40,7 @@ from dask_flame.prints.show import DriversShow
 from dask_flame.quiet_logs import QuietLogs
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
-from dask_flame.specs import check_taken, make_security, runner_spec
+from dask_flame.specs import check_taken, make_security, places_for, runner_spec
 from dask_flame.steering import Steering
 from dask_flame.surroundings import hash_seed
 from dask_flame.unheeded import warn_of_unheeded
@@ -55,6 +55,8 @@ _OWN_OPTIONS = (
     "pools",
     "backend",
     "scheduler",
+    "namespace",
+    "context",
     "disconnect_grace",
     "max_lifetime",
     "home_limit",
@@ -89,6 +91,10 @@ class FlameCluster(Steering):
     scheduler : {"auto", "driver", "pod"}, default "auto" (``flame.scheduler.where``)
         Where the scheduler is: in this process, or in a pod of its own beside the runners, reached
         through a forwarded port. By default it is here if runners can reach this process.
+    namespace, context : str, optional
+        For ``backend="kubernetes"``: the namespace that runners are in, and the kubeconfig's
+        context by which the cluster is reached (``flame.kubernetes.namespace`` and ``.context``).
+        By default the driver's own namespace, or that of the current context.
     disconnect_grace : duration, default "10s"
         Once the last Client has closed, runners are kept for this long; a new Client boots them
         again. A scheduler in a pod ends, and all with it, once this process has been gone for it;
@@ -143,6 +149,8 @@ class FlameCluster(Steering):
         pools: Mapping[str, Pool] | None = None,
         backend: str | type[Backend] | None = None,
         scheduler: str | None = None,
+        namespace: str | None = None,
+        context: str | None = None,
         disconnect_grace: Duration | None = None,
         max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
@@ -174,6 +182,7 @@ class FlameCluster(Steering):
             raise wrong("name", name, "made of letters, digits and -")
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
+        places = places_for(factory, namespace=namespace, context=context)
         check_taken(factory, (option for p in policies.values() for option in p.pod.given))
         self.security = make_security(security, remote=getattr(factory, "remote", False))
         warn_of_unheeded(stacklevel=4)
@@ -188,6 +197,7 @@ class FlameCluster(Steering):
         self.backend = factory(self.name, self._ended)
         self.backend.seat, self.backend.grace = where, self.disconnect_grace
         self.backend.grace_given = disconnect_grace is not None or configured is not None
+        self.backend.where = places
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
         self.backend.on_stop = self._stopped

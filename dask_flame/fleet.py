@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dask_flame.crowd import Crowd
 from dask_flame.decisions import Boots, Decision, GiveUp, Retirement
 from dask_flame.pool import Pool
 from dask_flame.roster import PAUSED_FOR, Member, Phase, Roster
@@ -26,6 +27,8 @@ _BACKOFF_MOST = 30.0
 #: A wait before another try is shortened by up to this part of it, so that many clusters whose
 #: boots failed together do not all try again together.
 _JITTER = 0.25
+#: Seconds for which a boot is kept whose calls were taken back: others may follow at once.
+CALLED_OFF = 0.2
 
 
 class Fleet:
@@ -71,9 +74,11 @@ class Fleet:
         self._failed_at = -math.inf
         self._retry_at = -math.inf
         self._why_failed = self._who_failed = ""
-        self._too_late = False
+        self._too_late = self._final = False
         self._useless = False  # the last one that failed had registered, and never took a call
         self._stuck: dict[str, tuple[float, bool]] = {}
+        self._crowd = Crowd()
+        self._taken_back = 0.0  # slots of demand that were, since the last decision
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -86,6 +91,7 @@ class Fleet:
         """A runner has joined and can take calls."""
         if self.roster.phase(name) is Phase.BOOTING:
             self.roster.ready(name, now)
+            self._crowd.came_up(self.members[name].asked, now)
             if not self._useless:
                 self.failures = 0
 
@@ -138,17 +144,47 @@ class Fleet:
         self.roster.resume(name, now)
         return True
 
-    def ended(self, name: str, now: float, why: str = "") -> Phase | None:
-        """A runner is gone from the substrate; the phase it was in, None if it was not known."""
+    def ended(
+        self,
+        name: str,
+        now: float,
+        why: str = "",
+        *,
+        no_room: bool = False,
+        final: bool = False,
+    ) -> Phase | None:
+        """A runner is gone from the substrate; the phase it was in, None if it was not known.
+
+        Parameters
+        ----------
+        name, now, why
+        no_room, final : bool
+            See :class:`dask_flame.backends.Ended`.
+        """
         member = self.members.get(name)
         if member is None:
             return None
         self._stuck.pop(name, None)
         phase = member.phase
         self.roster.gone(name, now)
+        if no_room and self.members:
+            self._crowd.refused(now)
+            return phase
+        if no_room:
+            self._crowd.clear()
+        else:
+            self.freed(now)
         if phase is Phase.BOOTING:
-            self._failed(member, now, why, late=False)
+            self._failed(member, now, why, late=False, final=final)
         return phase
+
+    def freed(self, now: float) -> None:
+        """A runner, of this pool or another, has gone: there may be room for one."""
+        self._crowd.freed(now)
+
+    def taken_back(self, slots: float) -> None:
+        """Calls that were demand for so many slots were taken back, and not done elsewhere."""
+        self._taken_back += slots
 
     def leaving(self, name: str, now: float) -> None:
         """A runner has left by itself, and will be gone."""
@@ -175,6 +211,7 @@ class Fleet:
         self.pool = self.pool.replace(**changes)
         self.fixed = None
         self._resting = False
+        self._taken_back = math.inf  # what the policy asked for
 
     def fix(self) -> int:
         """Keep the number of runners that there are now until :meth:`resize`; return it."""
@@ -186,6 +223,7 @@ class Fleet:
         """Somebody waited for so many runners without giving them calls: they are idle from now."""
         busy = sum(m.phase is Phase.READY and m.busy > 0 for m in self.members.values())
         self.roster.idle_anew(number - busy, now)
+        self.taken_back(number * self.pool.concurrency)
 
     # What there is
 
@@ -197,6 +235,11 @@ class Fleet:
     def full(self) -> bool:
         """Whether there are as many runners, of whatever phase, as there may be."""
         return len(self.members) >= self.pool.max
+
+    @property
+    def crowded(self) -> bool:
+        """Whether its substrate has no room for more runners, as far as is known."""
+        return self._crowd.there
 
     @property
     def next_name(self) -> str:
@@ -268,6 +311,7 @@ class Fleet:
             self._end_surplus(now, target, retire, check)
             self._rest(now, target, demand, retire, check)
             target = self.target(demand)  # lower, where the `min` runners have gone to rest
+        self._taken_back = 0.0
         there = self._alive
         numbers = {"demand": demand, "target": target, "there": there}
         numbers |= {"min": self.pool.min, "max": self.pool.max}
@@ -316,7 +360,8 @@ class Fleet:
     ) -> None:
         roster, limit = self.roster, self.pool.idle_timeout
         # The boots asked for last are the ones that can be done without.
-        roster.need(max(0, target - self.count(Phase.READY)), now)
+        called_off = self._taken_back / self.pool.concurrency
+        roster.need(max(0, target - self.count(Phase.READY)), now, called_off=called_off)
         least = max(target, self._floor)
         while (over := self._alive > self.pool.max) or self._alive - len(roster.checking) > least:
             why = (
@@ -325,6 +370,10 @@ class Fleet:
                 else f"no call for idle_timeout={limit:g} s"
             )
             # Not booted yet, then longest idle.
+            if member := roster.called_off(math.inf if over else now - CALLED_OFF):
+                why = why if over else "nobody wants the calls any more that it boots for"
+                retire.append(self._end(member, now, why))
+                continue
             member = roster.longest_unneeded()
             if member is None or not (over or now >= member.idle_since + limit):
                 member = roster.longest_idle(now, limit, any_time=over)
@@ -364,6 +413,8 @@ class Fleet:
         alive = self._alive
         number = min(target - alive, self.pool.max - len(self.members))
         if number <= 0:
+            if target <= alive:
+                self._crowd.satisfied(now)
             return None, None
         if self.failures:
             if self.count(Phase.BOOTING):
@@ -373,6 +424,9 @@ class Fleet:
             if now < self._retry_at:
                 return None, self._retry_at
             number = 1  # one tries; the rest follow once it is up
+        number, again = self._crowd.may_boot(number, now)
+        if not number:
+            return None, again
         names = tuple(map(self._name, range(1, number + 1)))
         self._count += number
         for name in names:
@@ -406,7 +460,10 @@ class Fleet:
         self.failures = pool.boot_attempts - 1
         self._retry_at = now
         times = "1 boot" if pool.boot_attempts == 1 else f"{pool.boot_attempts} boots"
-        why = f"{times} failed in a row (boot_attempts): {self._why_failed}"
+        how = f"{times} failed in a row (boot_attempts)"
+        if self._final:
+            how = "1 boot failed, as any other would"
+        why = f"{how}: {self._why_failed}"
         return GiveUp(why, self._too_late, self._who_failed)
 
     def _next(self, now: float, target: int, retry: float | None) -> float | None:
@@ -421,6 +478,8 @@ class Fleet:
         ]
         if not self.suspended:
             if self._alive - len(roster.checking) > max(target, self._floor):
+                if (called_off := roster.called_off(math.inf)) is not None:
+                    times.append(called_off.idle_since + CALLED_OFF)
                 if (unneeded := roster.longest_unneeded()) is not None:
                     times.append(unneeded.idle_since + pool.idle_timeout)
                 times.append(roster.next_idle(pool.idle_timeout))
@@ -441,12 +500,16 @@ class Fleet:
         self.roster.end(member.name, now)
         return Retirement(member.name, why, force, failed)
 
-    def _failed(self, member: Member, now: float, why: str, *, late: bool) -> None:
+    def _failed(
+        self, member: Member, now: float, why: str, *, late: bool, final: bool = False
+    ) -> None:
         self._who_failed, self._why_failed = member.name, f"{member.name} {why}"
-        self._too_late = late
+        self._too_late, self._final = late, final
         # A whole wave that fails for one reason counts once.
         if member.asked > self._failed_at:
             self.failures += 1
             self._failed_at = now
             wait = min(_BACKOFF_FIRST * 2 ** min(self.failures, 10), _BACKOFF_MOST)
             self._retry_at = now + wait * (1 - _JITTER * self._chance())
+        if final:
+            self.failures = max(self.failures, self.pool.boot_attempts)

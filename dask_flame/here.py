@@ -165,7 +165,9 @@ class Here:
         cluster = self._cluster
         if cluster.boots.held_up(name, why):
             pool = cluster.fleets.of(name) or ""
-            cluster.events.add("held", why, runners=[name], pool=pool)
+            news = self._adaptive.told.shorten(pool, name, why) if self._adaptive else why
+            if news:
+                cluster.events.add("held", news, runners=[name], pool=pool)
 
     def stopped(self, why: str) -> None:
         """The cluster has been stopped from outside."""

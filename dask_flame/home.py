@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import dask.config
-from dask.utils import format_bytes
 from distributed import Status, Worker
 from distributed.metrics import time
 from distributed.scheduler import TaskState, heartbeat_interval
@@ -24,6 +23,7 @@ from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
 from dask_flame import resting
+from dask_flame.labels import memory
 from dask_flame.resting import UNDER_WAY, HomeWorker, Traffic, end, never_drop_from_home
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.shelf import Parcel
@@ -198,9 +198,9 @@ class Home:
         limit = self.limit or 0
         verb = "does" if len(tasks) == 1 else "do"
         return _Full(
-            f"its {_results(len(tasks))} ({format_bytes(_nbytes(tasks))}) {verb} not fit at home: "
-            f"{format_bytes(limit - int(self._room()))} of home_limit={format_bytes(limit)} are "
-            "taken; raise home_limit or release futures"
+            f"its {_results(len(tasks))} ({memory(_nbytes(tasks), beside=limit)}) {verb} not fit "
+            f"at home: {memory(limit - int(self._room()), beside=limit)} of "
+            f"home_limit={memory(limit)} are taken; raise home_limit or release futures"
         )
 
     # Moving

@@ -16,13 +16,53 @@ def label(key: Any) -> str:
     return _TOKEN.sub(lambda token: token[0][:6], str(key))
 
 
-def memory(size: float) -> str:
-    """Bytes as a person says them: ``1.2 GB``, ``480 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.1f} GB" if unit == "GB" else f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+_DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BINARY = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def memory(size: float, *, beside: float | None = None) -> str:
+    """Return a number of bytes as a person writes it.
+
+    A size that somebody has written is shown in the units in which it is a short number.
+
+    Parameters
+    ----------
+    size : float
+    beside : float, optional
+        Another size, next to which this one is read: in the same kind of units.
+
+    Examples
+    --------
+    >>> memory(314_572_800), memory(1.5e9), memory(123_456_789)
+    ('300 MiB', '1.5 GB', '123 MB')
+    >>> memory(123_456_789, beside=314_572_800)
+    '118 MiB'
+    """
+    exact = exact_memory(size if beside is None else beside)
+    units = _BINARY if exact is not None and exact.endswith("iB") else _DECIMAL
+    if exact is not None and beside is None:
+        return exact
+    unit = next((unit for unit, scale in units.items() if size / scale < 999.5), list(units)[-1])
+    digits = 1 if units[unit] >= 10**9 else 0
+    return f"{size / units[unit]:.{digits}f} {unit}"
+
+
+def exact_memory(size: float) -> str | None:
+    """Return the shortest way to write this size exactly, with up to two decimals, if there is one.
+
+    Examples
+    --------
+    >>> exact_memory(2**29), exact_memory(123_456_789)
+    ('512 MiB', None)
+    """
+    ways = []
+    for unit, scale in (_DECIMAL | _BINARY).items():
+        for digits in range(3):
+            number = f"{size / scale:.{digits}f}"
+            if 1 <= float(number) < 1024 and int(float(number) * scale) == int(size):
+                ways.append(f"{number} {unit}")
+                break
+    return min(ways, key=len, default=None)
 
 
 def duration(seconds: float) -> str:

@@ -104,14 +104,15 @@ class Lanes:
         self.demand[needs.pool] += lane.weight
         return first
 
-    def discard(self, ts: TaskState) -> None:
-        """A call waits no more."""
+    def discard(self, ts: TaskState) -> float:
+        """A call waits no more; the slots that it was demand for."""
         lane = self._lane_of.pop(ts.key, None)
         if lane is not None:
             lane.calls.discard(ts)
             self.demand[lane.needs.pool] -= lane.weight
             if not lane.calls:
                 del self._lanes[lane.needs]
+        return lane.weight if lane is not None else 0.0
 
     def heads(self, choosy: Collection[Any] = ()) -> list[TaskState]:
         """The first call of each lane, in order of priority; those held are left out.

@@ -10,6 +10,7 @@ from typing import Any
 
 from dask_flame.checks import size, wrong, yes_or_no
 from dask_flame.errors import PoolError
+from dask_flame.labels import exact_memory
 
 PodTemplate = Mapping[str, Any] | str | Path | Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -97,10 +98,13 @@ class PodOptions:
     @property
     def shown(self) -> dict[str, str]:
         """The same as they may be shown to anybody."""
-        return {
+        shown = {
             name: names_of(value) if name in _MAY_HOLD_SECRETS else repr(value)
             for name, value in self.given.items()
         }
+        if self.shm_size is not None and (size := exact_memory(self.shm_size)):
+            shown["shm_size"] = repr(size)
+        return shown
 
     def __repr__(self) -> str:
         return f"PodOptions({', '.join(f'{name}={v}' for name, v in self.shown.items())})"

@@ -9,7 +9,7 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
-from dask_flame import config
+from dask_flame import checks, config
 from dask_flame.by_name import by_name
 from dask_flame.checks import (
     EXAMPLES,
@@ -23,6 +23,7 @@ from dask_flame.checks import (
     yes_or_no,
 )
 from dask_flame.errors import PoolError
+from dask_flame.labels import exact_memory
 from dask_flame.pods import POD_OPTIONS, PodOptions, names_of
 
 OnChange = Callable[[str, int], object]
@@ -65,9 +66,11 @@ class Pool:
     on_grow, on_shrink : callable, optional
         Called in the driver, in a thread of its own, with the pool's name and the number of its
         runners (booting ones counted, ending ones not) when runners are asked for, or told to end.
-    cpus : int, optional
-        Threads that numerical libraries may use in one runner (OMP_NUM_THREADS and its like).
-        By default what dask sets for its own workers: one.
+    cpus : float or str, optional
+        CPUs of one runner: what a pod requests and is limited to, which may be a fraction, such as
+        0.5 or ``"500m"``; and, in whole numbers, at least one, the threads that numerical libraries
+        may use (OMP_NUM_THREADS and its like). By default what dask sets for its own workers: one
+        thread, and no limit.
     memory : size, optional
         Memory of one runner, such as ``"4 GiB"``. Dask spills and pauses a runner's worker by it; a
         paused runner gets no calls, is replaced, and ends once it has had no call for two seconds.
@@ -123,7 +126,7 @@ pod_template : optional
     on_boot_failure: str
     on_grow: OnChange | None
     on_shrink: OnChange | None
-    cpus: int | None
+    cpus: float | None
     memory: int | None
     gpus: int
     price: float | None
@@ -150,7 +153,7 @@ pod_template : optional
         on_boot_failure: str | None = None,
         on_grow: OnChange | None = None,
         on_shrink: OnChange | None = None,
-        cpus: int | None = None,
+        cpus: float | str | None = None,
         memory: str | int | None = None,
         gpus: int | None = None,
         price: float | None = None,
@@ -193,7 +196,7 @@ pod_template : optional
                 where = f" (it is flame.{setting} in Dask's configuration)" if configured else ""
                 raise PoolError(f"{error}{where}") from None
             put(name, value)
-        put("cpus", None if cpus is None else whole("cpus", cpus, 1))
+        put("cpus", None if cpus is None else checks.cpus("cpus", cpus))
         put("memory", None if memory is None else size("memory", memory))
         put("gpus", 0 if gpus is None else whole("gpus", gpus, 0))
         price = config.get("pool.price") if price is None else price
@@ -213,7 +216,8 @@ pod_template : optional
 
     def __repr__(self) -> str:
         own = {f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name != "pod"}
-        shown = own | {"env": names_of(self.env)} | self.pod.shown
+        memory = exact_memory(self.memory or 0) or self.memory
+        shown = own | {"memory": repr(memory), "env": names_of(self.env)} | self.pod.shown
         return f"Pool({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     @property

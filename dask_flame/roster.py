@@ -105,6 +105,7 @@ class Roster:
         self._unneeded: OrderedDict[str, Member] = (
             OrderedDict()
         )  # booting, last asked first: longest unneeded first
+        self._called_off: OrderedDict[str, Member] = OrderedDict()  # of these, by who asked for it
         self._idle: OrderedDict[str, Member] = OrderedDict()  # ready, longest idle first
         self._approved: OrderedDict[str, Member] = OrderedDict()  # idle, and may end
         self._refused: dict[str, Member] = {}  # idle, could not be retired
@@ -217,16 +218,24 @@ class Roster:
             self._works(-1, now)
         self.counts[member.phase] -= 1
 
-    def need(self, booting: int, now: float) -> None:
-        """So many of the booting runners are needed: those that were asked for first."""
+    def need(self, booting: int, now: float, *, called_off: float = 0.0) -> None:
+        """So many of the booting runners are needed: those that were asked for first.
+
+        Of those that are not any more, so many were called off; for the others there is no call
+        left, but there may be one soon.
+        """
         while len(self._needed) > booting:
             name, member = self._needed.popitem()
             member.idle_since = now
-            self._unneeded[name] = member
-        while self._unneeded and len(self._needed) < booting:
-            name, member = self._unneeded.popitem()
+            (self._called_off if called_off > 0 else self._unneeded)[name] = member
+            called_off -= 1
+        while len(self._needed) < booting and (spare := self._spare()):
+            name, member = min(spare, key=lambda order: _last(order).asked).popitem()
             member.idle_since = math.inf
             self._needed[name] = member
+
+    def _spare(self) -> list[OrderedDict[str, Member]]:
+        return [order for order in (self._unneeded, self._called_off) if order]
 
     def check(self, name: str) -> bool:
         """An idle runner is to say whether it may end; whether it is to be asked.
@@ -274,11 +283,16 @@ class Roster:
         """The runner that has been booting for the longest time."""
         if self._needed:
             return next(iter(self._needed.values()))
-        return next(reversed(self._unneeded.values()), None)
+        return min(map(_last, self._spare()), key=lambda member: member.asked, default=None)
 
     def longest_unneeded(self) -> Member | None:
         """The booting runner that has been superfluous for the longest time."""
         return next(iter(self._unneeded.values()), None)
+
+    def called_off(self, before: float) -> Member | None:
+        """A booting runner that was called off before a time, or then."""
+        member = next(iter(self._called_off.values()), None)
+        return member if member is not None and member.idle_since <= before else None
 
     def longest_idle(self, now: float, limit: float, *, any_time: bool) -> Member | None:
         """The idle runner whose turn to go has come; with ``any_time``, also before its time."""
@@ -350,6 +364,7 @@ class Roster:
         for order in (
             self._needed,
             self._unneeded,
+            self._called_off,
             self._idle,
             self._approved,
             self._refused,
@@ -369,3 +384,7 @@ class Roster:
         while heap and heap[0][2].stamp != heap[0][1]:
             heapq.heappop(heap)
         return (heap[0][0], heap[0][2]) if heap else None
+
+
+def _last(order: OrderedDict[str, Member]) -> Member:
+    return next(reversed(order.values()))

@@ -26,7 +26,7 @@ from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
-from dask_flame import serialization
+from dask_flame import pythons, serialization
 from dask_flame.asks import Asks
 from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
 from dask_flame.failures import message_of, shielded, text_of, unharmed
@@ -108,6 +108,8 @@ class FlameScheduler(Scheduler):
         Names of workers that are being taken away, and why.
     paused : dict of str to str
         Names of workers that Dask has begin no calls for now, and why.
+    unfit : dict of str to str
+        Names of workers that were not let in, and why.
     parted : set of str
         Names of workers that have been retired, and close.
     policies : callable
@@ -127,6 +129,7 @@ class FlameScheduler(Scheduler):
         self.spent: set[str] = set()
         self.leaving: dict[str, str] = {}
         self.paused: dict[str, str] = {}
+        self.unfit: dict[str, str] = {}
         self.parted: set[str] = set()
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._removed: deque[str] = deque(maxlen=1000)
@@ -178,6 +181,10 @@ class FlameScheduler(Scheduler):
     def waiting(self, pool: str | None = None) -> int:
         """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
         return len(self.slots.lanes) if pool is None else self.slots.lanes.count(pool)
+
+    def withdrawn(self, pool: str) -> float:
+        """Slots that calls were demand for which nobody wants any more, since this was asked."""
+        return self.slots.withdrawn(pool)
 
     def held_by_actors(self, pool: str, policy: Pool) -> str:
         """Which actors hold all slots of a pool for which calls wait; empty where they do not."""
@@ -338,7 +345,8 @@ class FlameScheduler(Scheduler):
         if ws is None or ws.status is Status.running:
             return
         of = f" of {shown(ws.memory_limit)}" if ws.memory_limit else ""
-        self.paused[ws.name] = f"{ws.status.name} by Dask: {shown(memory)}{of} in use"
+        used = shown(memory, beside=ws.memory_limit or None)
+        self.paused[ws.name] = f"{ws.status.name} by Dask: {used}{of} in use"
         known = set(begun)
         waiting = [ts.key for ts in ws.processing if ts.key not in known]
         if waiting:
@@ -420,6 +428,18 @@ class FlameScheduler(Scheduler):
             super().handle_long_running(key=key, worker=worker, **kwargs)
         self.slots.left_again(key, worker)
         self.reopen()
+
+    async def add_worker(
+        self, comm: Any, *, name: str, versions: dict[str, Any], **kwargs: Any
+    ) -> None:
+        if why := pythons.mismatch(pythons.of_worker(versions), pythons.here()):
+            # Before anything that is pickled reaches it, the plugins of workers for one.
+            self.unfit[name] = why
+            self.note(name)
+            answer = {"status": "error", "message": f"{name} {why}", "time": time()}
+            await comm.write(answer)
+            return
+        await super().add_worker(comm, name=name, versions=versions, **kwargs)
 
     async def remove_worker(
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True

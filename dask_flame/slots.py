@@ -62,6 +62,7 @@ class Slots(SchedulerPlugin):
         self._returning: dict[str, deque[Any]] = {}
         self._returned: dict[str, set[Any]] = {}
         self._interval = _SOON
+        self._taken_back: defaultdict[str | None, float] = defaultdict(float)
 
     # What there is
 
@@ -85,6 +86,10 @@ class Slots(SchedulerPlugin):
             if self._pool_of[address] == pool and address not in self.scheduler.draining
             for held, _ in calls.values()
         )
+
+    def withdrawn(self, pool: str) -> float:
+        """Slots that calls were demand for which nobody wants any more, since this was asked."""
+        return self._taken_back.pop(pool, 0.0)
 
     def taken_back(self, ws: WorkerState) -> Mapping[Any, tuple[float, bool]]:
         """Calls that were taken back and hold their thread: since when, and if they overran."""
@@ -297,7 +302,9 @@ class Slots(SchedulerPlugin):
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         ts = self.scheduler.tasks[key]
         if start == "no-worker" != finish:
-            self.lanes.discard(ts)
+            slots = self.lanes.discard(ts)
+            if finish == "erred" or _unwanted(ts):
+                self._taken_back[self.pool_of(ts)] += slots
             self._pace()
             self.scheduler.note()
         if start == "processing" != finish:
@@ -396,6 +403,8 @@ class Slots(SchedulerPlugin):
         if ws is not None and not over:
             # An actor that was taken back while it was made: distributed would keep it for ever.
             ws.actors.discard(ts)
+        if ws is not None and not over and _unwanted(ts):
+            self._taken_back[self._pool_of.get(ws.address)] += 1
         overran = key in self._overran
         self._overran.discard(key)
         if ws is None or self.scheduler.workers.get(ws.address) is not ws:
@@ -426,6 +435,11 @@ class Slots(SchedulerPlugin):
         if self.pools[self._pool_of[ws.address]].single_use:
             self.scheduler.drain(ws.address)
             self.scheduler.spent.add(ws.name)
+
+
+def _unwanted(ts: TaskState) -> bool:
+    """Whether nobody wants this call, nor one that depends on it, any more."""
+    return not ts.who_wants and not ts.waiters
 
 
 def _needs(

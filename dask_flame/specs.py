@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import dask.config
 from distributed import Security
 
+from dask_flame import config
 from dask_flame.backends import RunnerSpec
 from dask_flame.certificates import temporary_security
+from dask_flame.checks import wrong
 from dask_flame.errors import PoolError
 from dask_flame.pods import POD_OPTIONS
 from dask_flame.pool import Pool
@@ -152,3 +155,44 @@ def check_taken(backend: object, options: Iterable[str]) -> None:
                 f"{option} is an option of pods, and backend={name!r} makes none; leave it out, "
                 'or write backend="kubernetes"'
             )
+
+
+#: What a namespace of Kubernetes is called.
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def places_for(backend: object, **given: str | None) -> dict[str, str]:
+    """Return what a backend is told of where runners are to be: options, or the configuration.
+
+    Parameters
+    ----------
+    backend : Backend or callable
+    **given : str or None
+        ``namespace`` and ``context``; None was not given.
+
+    Raises
+    ------
+    PoolError
+        One is wrong, or the backend has no such places.
+    """
+    takes: frozenset[str] = getattr(backend, "places", frozenset())
+    name = getattr(backend, "name", getattr(backend, "__name__", "?"))
+    places: dict[str, str] = {}
+    for option, value in given.items():
+        if option not in takes:
+            if value is not None:
+                raise PoolError(
+                    f"{option} says where pods are, and backend={name!r} makes none; leave it out, "
+                    'or write backend="kubernetes"'
+                )
+            continue
+        where = "" if value is not None else f" (it is flame.{name}.{option} in the configuration)"
+        value = config.get(f"{name}.{option}") if value is None else value
+        if value is None:
+            continue
+        fits = isinstance(value, str) and value != "" and value == value.strip()
+        if not fits or (option == "namespace" and not _NAMESPACE.fullmatch(value)):
+            what = "lower-case letters, digits and -" if option == "namespace" else "a name"
+            raise PoolError(f"{wrong(option, value, f'the name of a {option}: {what}')}{where}")
+        places[option] = value
+    return places

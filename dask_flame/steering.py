@@ -24,6 +24,7 @@ from dask_flame.checks import Duration, seconds, whole
 from dask_flame.costs import Costs, costs
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.fleet import Member, Phase
+from dask_flame.labels import memory
 from dask_flame.manifest import Manifest
 from dask_flame.pool import Pool
 from dask_flame.protocol import HAVE
@@ -354,6 +355,7 @@ class Steering(Cluster):
             said: dict[str, Any] = {"min": policy.min, "max": policy.max}
             shown = {**vars(policy), **policy.pod.given}
             said |= {n: shown.get(n) for n in changes if n not in _SECRET}
+            said |= {n: memory(said[n]) for n in ("memory", "shm_size") if said.get(n)}
             what = ", ".join(f"{name}={value}" for name, value in said.items())
             waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
             self._resized(pool or self.fleets.default, changes, f"{why}: {what}{waits}")

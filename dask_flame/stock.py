@@ -112,7 +112,7 @@ def runners_for(pool: Pool, *, cores: Any = None, memory: Any = None, least: boo
     """
     rounded = math.ceil if least else math.floor
     if cores is not None:
-        each = max(pool.concurrency, pool.cpus or 1)
+        each = max(pool.concurrency, int(pool.cpus or 1))
         return rounded(number("cores", cores) / each)
     if pool.memory is None:
         raise PoolError(

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import platform
 import random
 import re
 import signal
@@ -29,6 +30,7 @@ from click.testing import CliRunner
 from conftest import wait_for
 from dask.distributed import Client, Status, get_worker
 from kubernetes_help import TEAM, Caller
+from other_python import other_python
 from test_kubernetes import DRIVER
 
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
@@ -758,6 +760,34 @@ def test_another_version_there(outside: Start, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("dask_flame.apart.driver.__version__", "0.0.0")
     with pytest.raises(BackendError, match=r"this driver 0\.0\.0; name an image"):
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+
+
+def test_another_python_in_the_schedulers_image(outside: Start, tmp_path: Path) -> None:
+    program, version = other_python(tmp_path)
+    fake = outside(pythons={IMAGE: program})
+    mine = platform.python_version()
+    said = (
+        rf"(?s)the scheduler's pod has Python {version}, and the driver has Python {mine}: .*image="
+    )
+    with pytest.raises(BackendError, match=said) as error:
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    assert "Traceback" not in str(error.value)
+    wait_for(fake.at_rest)
+
+
+def test_another_python_in_the_image_of_a_pool(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    program, version = other_python(tmp_path)
+    outside(pythons={"other:1": program})
+    pools = {"good": Pool(max=1, image=IMAGE), "other": Pool(max=2, image="other:1")}
+    flame, client = cluster(max=None, image=None, pools=pools)
+    with on("other"):
+        futures = client.map(lambda n: n + 1, range(2))
+    with pytest.raises(BootError, match=f"has Python {version}, and the driver has Python"):
+        client.gather(futures)
+    assert client.submit(lambda: 3).result(timeout=60) == 3
+    wait_for(lambda: sum(version in e.reason for e in flame.events) == 1)
 
 
 def test_a_scheduler_that_is_not_reached(

@@ -16,7 +16,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from dask_flame.fleet import Decision, Fleet, Member, Phase
+from dask_flame.crowd import PAUSE
+from dask_flame.fleet import CALLED_OFF, Decision, Fleet, Member, Phase
 from dask_flame.pool import Pool
 
 
@@ -159,6 +160,104 @@ def test_a_boot_that_nobody_needs_any_more_ends_after_the_idle_timeout() -> None
     fleet.decide(0, 3)
     assert fleet.decide(5, 1).retire == ()
     assert retired(fleet.decide(15, 1)) == ["runner-3", "runner-2"]
+
+
+def test_a_boot_whose_calls_were_taken_back_ends_at_once() -> None:
+    fleet = Fleet(Pool(min=1, max=8, concurrency=2, idle_timeout=1000, boot_timeout=1000))
+    boots = fleet.decide(0, 16).boot
+    assert boots is not None
+    names = boots.names
+    fleet.registered(names[0], 1)
+    fleet.load(names[0], 2, 1)
+    # Others follow a moment later: a cell that is run again.
+    fleet.taken_back(14)
+    decision = fleet.decide(2, 2)
+    assert decision.retire == ()
+    assert decision.wake == 2 + CALLED_OFF
+    assert fleet.decide(2.1, 16).boot is None
+    assert fleet.decide(5, 16).retire == ()
+    # For four of them there is no call left; the other four calls were taken back.
+    fleet.taken_back(4)
+    assert fleet.decide(10, 4).retire == ()
+    assert retired(fleet.decide(10 + CALLED_OFF, 4)) == [names[7], names[6]]
+    assert fleet.decide(500, 4).retire == ()
+    # What is kept at all times is kept.
+    fleet.load(names[0], 0, 500)
+    fleet.taken_back(4)
+    fleet.decide(500, 0)
+    fleet.decide(501, 0)
+    assert fleet.count(Phase.BOOTING, Phase.READY) >= 1
+
+
+def test_a_bound_that_is_lowered_calls_boots_off() -> None:
+    fleet = Fleet(Pool(min=6, max=8, idle_timeout=1000))
+    assert fleet.decide(0, 0).boot is not None
+    fleet.resize(min=2)
+    fleet.decide(1, 0)
+    assert len(fleet.decide(2, 0).retire) == 4
+
+
+def test_where_there_is_no_room_it_is_tried_again_when_something_has_gone() -> None:
+    fleet = Fleet(Pool(max=8, idle_timeout=1000))
+    boots = fleet.decide(0, 8).boot
+    assert boots is not None
+    for name in boots.names[3:]:
+        fleet.ended(name, 0.1, "exceeded quota", no_room=True)
+    assert fleet.crowded
+    assert fleet.failures == 0
+    for name in boots.names[:3]:
+        fleet.registered(name, 1)
+        fleet.load(name, 1, 1)
+    decision = fleet.decide(2, 8)
+    assert decision.boot is None
+    assert decision.wake == 0.1 + PAUSE
+    # One has gone: one is tried, though there is demand for five.
+    fleet.ended(boots.names[0], 5)
+    again = fleet.decide(5, 8).boot
+    assert again is not None
+    assert len(again.names) == 1
+    fleet.ended(again.names[0], 5.1, "exceeded quota", no_room=True)
+    decision = fleet.decide(5.1, 8)
+    assert decision.boot is None
+    assert decision.wake is not None
+    assert 0.5 < decision.wake - 5.1 < 5  # it may be counted for a moment longer
+    # The quota is raised: the more come up, the more are tried.
+    now, asked = decision.wake, []
+    for _ in range(4):
+        decision = fleet.decide(now, 8)
+        if decision.boot is not None:
+            asked.append(len(decision.boot.names))
+            for name in decision.boot.names:
+                fleet.registered(name, now + 1)
+                fleet.load(name, 1, now + 1)
+        now = (decision.wake or now) + 1
+    assert asked == [1, 2, 3]
+    assert fleet.count(Phase.READY) == 8
+    fleet.decide(now + PAUSE, 8)
+    assert not fleet.crowded
+
+
+def test_where_there_is_no_room_for_one_it_fails() -> None:
+    fleet = Fleet(Pool(max=2, boot_attempts=1))
+    boots = fleet.decide(0, 2).boot
+    assert boots is not None
+    for name in boots.names:
+        fleet.ended(name, 1, "exceeded quota", no_room=True)
+    give_up = fleet.decide(1, 2).give_up
+    assert give_up is not None
+    assert "exceeded quota" in give_up.reason
+
+
+def test_what_would_fail_again_is_not_tried_again() -> None:
+    fleet = Fleet(Pool(max=2, boot_attempts=5))
+    boots = fleet.decide(0, 2).boot
+    assert boots is not None
+    for name in boots.names:
+        fleet.ended(name, 1, "no such image", final=True)
+    give_up = fleet.decide(1, 2).give_up
+    assert give_up is not None
+    assert give_up.reason == "1 boot failed, as any other would: runner-2 no such image"
+    assert fleet.decide(2, 1).boot is not None  # what is submitted later
 
 
 def test_a_boot_that_takes_too_long_is_ended_and_tried_again_one_at_a_time() -> None:
@@ -494,10 +593,26 @@ class World(RuleBasedStateMachine):
         self._place()
 
     @precondition(lambda self: self.waiting)
-    @rule()
-    def cancel(self) -> None:
-        self.waiting = 0
+    @rule(part=st.floats(0, 1))
+    def cancel(self, part: float) -> None:
+        calls = math.ceil(self.waiting * part)
+        self.waiting -= calls
+        self.fleet.taken_back(calls)
         self.decide()
+
+    @rule(data=st.data(), final=st.booleans())
+    def refuse(self, data: Any, final: bool) -> None:
+        """A quota has no room for a boot, or it fails in a way that any other would, too."""
+        names = sorted(n for n, s in self.exists.items() if s == "booting")
+        if names:
+            name = data.draw(st.sampled_from(names))
+            del self.exists[name]
+            alone = len(self.fleet.members) == 1
+            failures = self.fleet.failures
+            self.fleet.ended(name, self.now, "refused", no_room=not final, final=final)
+            assert final or alone or (self.fleet.crowded and self.fleet.failures == failures)
+            assert not final or self.fleet.failures >= self.fleet.pool.boot_attempts
+            self.decide()
 
     @rule(data=st.data())
     def register(self, data: Any) -> None:
@@ -631,10 +746,10 @@ class World(RuleBasedStateMachine):
     def settle(self) -> None:
         """Let all boots succeed and all calls end: the fleet comes to rest at its least."""
         for _ in range(800):
-            for name, state in sorted(self.exists.items()):
-                if state == "booting":
+            for name in sorted(self.exists):
+                if self.exists[name] == "booting":
                     self._register(name)
-                elif state == "ending":
+                elif self.exists[name] == "ending":
                     self._die(name)
             for name in sorted(self.asked):
                 self.asked.discard(name)
@@ -700,7 +815,7 @@ class World(RuleBasedStateMachine):
         if decision.give_up:
             assert self.fleet.pool.on_boot_failure == "fail"
             self.waiting = 0
-        if not self.fleet.failures and not decision.give_up:
+        if not self.fleet.failures and not decision.give_up and not self.fleet.crowded:
             self._check_that_demand_is_answered(demand)
         assert decision.wake is None or decision.wake > self.now
 
@@ -753,6 +868,7 @@ class World(RuleBasedStateMachine):
         ]
         if surplus > fleet.target(self.demand) and surplus > fleet.pool.min:
             assert not late
+            assert fleet.roster.called_off(self.now - CALLED_OFF) is None
 
 
 def at_rest(member: Member) -> bool:
@@ -766,6 +882,7 @@ def places(fleet: Fleet, member: Member) -> list[str]:
     orders: list[dict[str, Member]] = [
         roster._needed,
         roster._unneeded,
+        roster._called_off,
         roster._idle,
         roster._approved,
         roster._refused,

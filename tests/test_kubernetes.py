@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -24,9 +25,10 @@ import pytest
 import yaml
 from conftest import wait_for
 from dask.distributed import Client, get_worker
+from other_python import other_python
 
 import dask_flame
-from dask_flame import FlameCluster, RunnerLost
+from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends.kubernetes import KubernetesBackend, api, estate
 from dask_flame.backends.kubernetes.rights import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
@@ -221,22 +223,140 @@ def test_room_that_comes_later(kubernetes: Start, cluster: Any) -> None:
     assert "held up" not in repr(flame.boots)
 
 
-def test_a_quota(kubernetes: Start, cluster: Any) -> None:
+def test_a_quota(kubernetes: Start, cluster: Any, caplog: pytest.LogCaptureFixture) -> None:
     fake = kubernetes()
-    fake.create(
-        {
-            "apiVersion": "v1",
-            "kind": "ResourceQuota",
-            "metadata": {"name": "small", "namespace": "team"},
-            "spec": {"hard": {"pods": "3"}},
-        }
-    )
-    flame, client = cluster(max=4, boot_attempts=2)
-    # The driver's pod and the keeper's are two of the three.
-    futures = client.map(whoami, [0.3] * 3, pure=False)
-    assert {name for name, _ in client.gather(futures)} != set()
-    refused = [e for e in flame.events if e.kind == "failed"]
-    assert any("exceeded quota: small" in e.reason for e in refused)
+    fake.create(quota(pods="5"))
+    flame, client = cluster(max=8, boot_attempts=2, idle_timeout="1s", single_use=True)
+    # The driver's pod and the keeper's are two of the five.
+    futures = client.map(whoami, [0.3] * 8, pure=False)
+    assert len({name for name, _ in client.gather(futures)}) == 8
+    # Said once. What is refused is asked for again when a runner has gone.
+    (refused,) = [e for e in flame.events if e.kind == "failed"]
+    assert "exceeded quota: small" in refused.reason
+    assert "the others wait until a runner has gone" in refused.reason
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+    assert fake.requests.count("create", "pods") < 5 + 3 * 8
+
+
+def test_where_a_quota_has_no_room_and_nothing_goes_there_is_a_pause(
+    kubernetes: Start, cluster: Any
+) -> None:
+    fake = kubernetes()
+    fake.create(quota(pods="5"))
+    flame, client = cluster(max=8)
+    futures = client.map(whoami, [1.0] * 16, pure=False)
+    assert len({name for name, _ in client.gather(futures)}) == 3
+    assert fake.requests.count("create", "pods") == 8
+    assert len([e for e in flame.events if e.kind == "failed"]) == 1
+    # What another cluster, or pool, has let go of is found as well.
+    names = {event.runners[0] for event in flame.events if event.kind == "ready"}
+    assert len(names) == 3
+
+
+def test_a_pool_takes_the_room_that_another_one_leaves(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    fake.create(quota(pods="4"))
+    pools = {"first": Pool(max=1, idle_timeout="0.5s"), "second": Pool(max=2)}
+    flame, client = cluster(max=None, pools=pools)
+    held = client.submit(whoami, 1.5, pure=False)
+    wait_for(lambda: _busy(client))
+    with dask.annotate(pool="second"):
+        futures = client.map(whoami, [3.0] * 2, pure=False)
+    names = {name for name, _ in client.gather(futures)}
+    assert held.result(timeout=60)[0] == "first-1"
+    assert len(names) == 2  # one of which has come when the first pool's had gone
+    assert len([e for e in flame.events if e.kind == "failed"]) == 1
+
+
+def test_a_quota_without_room_for_one_is_an_error(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    fake.create(quota(**{"limits.memory": "200Mi"}))
+    _, client = cluster(memory="300 MiB", cpus="200m", boot_attempts=2, max=4)
+    futures = client.map(whoami, [0.3] * 4, pure=False)
+    with pytest.raises(BootError, match=r"requested: limits.memory=300Mi, used.*limited: .*200Mi"):
+        client.gather(futures)
+
+
+def quota(**hard: str) -> dict[str, Any]:
+    metadata = {"name": "small", "namespace": "team"}
+    spec = {"hard": hard}
+    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": spec}
+
+
+def test_a_bad_image_is_said_once_and_fails_at_once(
+    kubernetes: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    why = "failed to resolve reference registry.test/no:1: not found"
+    fake = kubernetes(bad_images={"registry.test/no:1": why}, back_off=0.5)
+    pools = {"good": Pool(max=2), "bad": Pool(max=4, image="registry.test/no:1")}
+    flame, client = cluster(max=None, pools=pools)
+    with dask.annotate(pool="bad"):
+        futures = client.map(whoami, [0.0] * 4, pure=False)
+    with pytest.raises(BootError, match=f"1 boot failed, as any other would.*{why}") as error:
+        client.gather(futures)
+    assert str(error.value).count(why) == 1
+    assert client.submit(whoami).result(timeout=60)[0] == "good-1"
+    assert repr(flame.events).count(why) == 1
+    assert sum(why in r.getMessage() for r in caplog.records) == 1
+    made = fake.requests.count("create", "pods")
+    assert made <= 6
+    # What is submitted later is tried again, and told anew.
+    with dask.annotate(pool="bad"), pytest.raises(BootError, match=why):
+        client.submit(whoami).result(timeout=60)
+    assert repr(flame.events).count(why) == 2
+
+
+def test_an_image_that_may_come_is_tried_again_and_said_once(
+    kubernetes: Start, cluster: Any
+) -> None:
+    why = "failed to do request: read: connection reset by peer"
+    fake = kubernetes(bad_images={"registry.test/slow:1": why}, back_off=0.1)
+    flame, client = cluster(image="registry.test/slow:1", max=2, on_boot_failure="wait")
+    futures = client.map(whoami, [0.1] * 2, pure=False)
+    wait_for(lambda: fake.requests.count("create", "pods") >= 5)
+    assert repr(flame.events).count(why) == 1
+    fake.bad_images.clear()
+    assert client.gather(futures)
+
+
+def test_boots_whose_calls_were_taken_back_end_at_once(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes(nodes=[{"cpu": 2, "memory": "16Gi"}])
+    flame, client = cluster(max=16, min=1, cpus=1, idle_timeout="10m")
+    futures = client.map(whoami, [0.0] * 16, pure=False)
+    futures += client.map(whoami, [600.0] * 16, pure=False)
+    wait_for(lambda: len(pods(fake)) == 16)
+    client.cancel(futures)
+    wait_for(lambda: len(pods(fake)) <= 2, within=10)
+    reasons = [e.reason for e in flame.events if e.kind == "retire"]
+    assert any("nobody wants the calls any more" in reason for reason in reasons)
+    assert len(flame.runners) >= 1
+    assert client.submit(whoami).result(timeout=60)
+
+
+def test_another_python_in_an_image(
+    kubernetes: Start, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program, version = other_python(tmp_path)
+    fake = kubernetes(pythons={"registry.test/other:1": program})
+    pools = {"good": Pool(max=2), "other": Pool(max=3, image="registry.test/other:1")}
+    flame, client = cluster(max=None, pools=pools)
+    with dask.annotate(pool="other"):
+        futures = client.map(lambda n: n + 1, range(3))
+    mine = platform.python_version()
+    said = f"has Python {version}, and the driver has Python {mine}: .* write image="
+    with pytest.raises(BootError, match=said):
+        client.gather(futures)
+    assert client.submit(lambda: 3).result(timeout=60) == 3
+    (told,) = [e.reason for e in flame.events if version in e.text]
+    assert re.match(said, told)
+    assert fake.requests.count("create", "pods") <= 5  # tried once
+    # What waits for runners by their number is told as well.
+    with pytest.raises(BootError, match=said):
+        flame.wait_for_workers(1, pool="other", timeout=60)
+    wait_for(lambda: {pod["spec"]["containers"][0]["image"] for pod in pods(fake)} == {DRIVEN})
+
+
+DRIVEN = "hub/image:1"
 
 
 def test_missing_rights_are_named_as_a_role_has_them(kubernetes: Start) -> None:
@@ -464,7 +584,7 @@ def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:
             future.result(timeout=60)
         return str(error.value)
 
-    assert "ran out of memory (OOMKilled, limit 1.1 GB)" in lose(lambda n: fake.oom(f"team/{n}"), 1)
+    assert "ran out of memory (OOMKilled, limit 1 GiB)" in lose(lambda n: fake.oom(f"team/{n}"), 1)
     assert "preempted" in lose(lambda n: fake.preempt(f"team/{n}"), 2)
     assert "Evicted: The node was low on" in lose(lambda n: fake.evict(f"team/{n}"), 3)
 

@@ -107,7 +107,7 @@ def test_a_plain_runner() -> None:
 
 def test_what_is_asked_for_is_requested_and_is_the_limit() -> None:
     made = pod(cpus=4, memory=8_000_000_000, gpus=2)
-    amounts = {"cpu": "4", "memory": "8000000000", "nvidia.com/gpu": "2"}
+    amounts = {"cpu": "4", "memory": "8G", "nvidia.com/gpu": "2"}
     assert worker(made)["resources"] == {"limits": amounts, "requests": amounts}
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in made["spec"][
         "tolerations"
@@ -121,7 +121,7 @@ def test_kinds_of_gpus() -> None:
     made = pod(gpus=1, options={"gpu_kind": "NVIDIA-A100-SXM4-40GB", "shm_size": "2 GiB"})
     assert made["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
     (shm,) = [v for v in made["spec"]["volumes"] if v["name"] == "dask-flame-shm"]
-    assert shm["emptyDir"]["sizeLimit"] == str(2 << 30)
+    assert shm["emptyDir"]["sizeLimit"] == "2Gi"
     known = Site(
         cluster="c1",
         namespace="team",
@@ -270,7 +270,7 @@ def test_the_schedulers_pod_is_safe_and_has_no_gpu(
     assert restricted(pod) == []
     (container,) = pod["spec"]["containers"]
     assert container["name"] == "scheduler"
-    assert container["resources"]["limits"] == {"cpu": "0.5", "memory": str(2**30)}
+    assert container["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
     assert made["spec"]["backoffLimit"] == made["spec"]["ttlSecondsAfterFinished"] == 0
     assert pod["spec"].get("nodeSelector") == (template and {"a": "b"})
     assert pod["spec"].get("hostname") == (template and "boss")

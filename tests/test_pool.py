@@ -6,15 +6,23 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import dask.config
 import pytest
+from dask.utils import parse_bytes
+from distributed import Security
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
+from dask_flame.backends.environment import threads
+from dask_flame.backends.kubernetes.quantities import cpu_quantity, memory_quantity
 from dask_flame.errors import BackendError, FlameError, PoolError, PositionalError
+from dask_flame.labels import exact_memory, memory
 from dask_flame.pools import make_pools
+from dask_flame.specs import runner_spec
+from dask_flame.testing.kubernetes.quantities import parse
 
 
 def test_defaults_come_from_the_configuration() -> None:
@@ -26,6 +34,56 @@ def test_defaults_come_from_the_configuration() -> None:
 def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
     pool = Pool(idle_timeout="2 minutes", boot_timeout=timedelta(seconds=5), memory="4 GiB")
     assert (pool.idle_timeout, pool.boot_timeout, pool.memory) == (120, 5, 4 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("written", "cpus"),
+    [(2, 2), (2.0, 2), ("2", 2), (0.2, 0.2), ("500m", 0.5), (" 1.5 ", 1.5), (".25", 0.25)],
+)
+def test_cpus_are_written_as_in_kubernetes(written: Any, cpus: float) -> None:
+    assert Pool(cpus=written).cpus == cpus
+    assert type(Pool(cpus=written).cpus) is type(cpus)
+
+
+@given(st.integers(1, 10**8))
+def test_cpus_are_whole_thousandths_and_stay_as_they_are(thousandths: int) -> None:
+    pool = Pool(cpus=f"{thousandths}m")
+    assert pool.cpus == thousandths / 1000
+    assert pool.replace(max=3).cpus == pool.cpus
+    assert parse(cpu_quantity(pool.cpus)) * 1000 == thousandths
+
+
+def test_an_amount_that_is_no_whole_thousandth_is_rounded_up() -> None:
+    assert Pool(cpus=1 / 3).cpus == 0.334
+    assert Pool(cpus=0.2 * 3).cpus == 0.6
+    assert Pool(cpus=1e-9).cpus == 0.001
+
+
+@pytest.mark.parametrize(("cpus", "number"), [("200m", "1"), (1.9, "1"), (2.5, "2"), (4, "4")])
+def test_libraries_have_whole_threads_and_one_at_least(cpus: Any, number: str) -> None:
+    spec = runner_spec("r", Pool(cpus=cpus), of="p", scheduler="", security=Security())
+    assert set(threads(spec).values()) == {number}
+
+
+@given(st.integers(1, 2**50))
+def test_memory_is_the_same_amount_in_kubernetes(size: int) -> None:
+    assert parse(memory_quantity(size)) == size
+
+
+@given(st.integers(1, 999), st.sampled_from(["kB", "MB", "GB", "KiB", "MiB", "GiB"]))
+def test_a_size_is_shown_as_it_was_written(number: int, unit: str) -> None:
+    said = exact_memory(parse_bytes(f"{number} {unit}"))
+    assert said is not None
+    assert parse_bytes(said) == parse_bytes(f"{number} {unit}")
+    assert len(said) <= len(f"{number} {unit}")
+
+
+def test_sizes_in_a_pools_repr_are_as_they_were_written() -> None:
+    assert "memory='300 MiB'" in repr(Pool(memory="300 MiB"))
+    assert "memory='1.5 GB'" in repr(Pool(memory="1.5 GB"))
+    assert "shm_size='2 GiB'" in repr(Pool(shm_size="2 GiB"))
+    assert "memory=123456789" in repr(Pool(memory=123_456_789))
+    assert memory(123_456_789, beside=300 * 2**20) == "118 MiB"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +111,17 @@ def test_durations_and_sizes_are_read_as_dask_reads_them() -> None:
         ({"home_limit": "x"}, "home_limit='x' is not a size such as \"16 GiB\"; write home_limit="),
         ({"preload": "numpy"}, 'write preload=["numpy"]'),
         ({"cpus": 0}, "cpus=0"),
+        (
+            {"cpus": "0m"},
+            "cpus='0m' is not a number of CPUs such as 2, 0.5 or \"500m\"; write cpus=2",
+        ),
+        ({"cpus": "2Gi"}, "cpus='2Gi' is not a number of CPUs"),
+        ({"cpus": -0.5}, "cpus=-0.5 is not a number of CPUs"),
+        ({"cpus": float("inf")}, "cpus=inf is not a number of CPUs"),
+        ({"cpus": float("nan")}, "cpus=nan is not a number of CPUs"),
+        ({"cpus": True}, "cpus=True is not a number of CPUs"),
+        ({"namespace": "team"}, "namespace says where pods are, and backend='local' makes none"),
+        ({"context": "c"}, "context says where pods are, and backend='local' makes none; leave it"),
         ({"idle_timout": 3}, 'unknown option idle_timout; did you mean idle_timeout="60s"?'),
         ({"gizmo": 3}, "unknown option gizmo; there are annotations, asynchronous, backend, boot"),
         ({"env": {"A=B": "s3cret"}}, "a variable that no process can be given, 'A=B'"),

@@ -453,4 +453,5 @@ def test_waiting_calls_wait_on_while_boots_fail(flame: Any, tmp_path: Path) -> N
             on_boot_failure="wait",
         )
         assert client.submit(whoami).result(timeout=60) == "runner-4"
-    assert len(events(cluster, "failed")) == 3
+    assert len(events(cluster, "boot")) == 4
+    assert len(events(cluster, "failed")) == 1  # the reason is told once

@@ -102,7 +102,7 @@ def test_an_init_container_that_does_not_start() -> None:
         ({"exitCode": 137, "reason": "Error"}, "killed by SIGKILL"),
         (
             {"exitCode": 137, "reason": "OOMKilled"},
-            "ran out of memory (OOMKilled, limit 2Gi); what governs it: memory",
+            "ran out of memory (OOMKilled, limit 2 GiB); what governs it: memory",
         ),
         ({"exitCode": 128, "reason": "StartError", "message": "no such file"}, "exit code 128"),
     ],

@@ -214,7 +214,7 @@ def test_actors_that_hold_all_slots_are_named_where_calls_wait(flame: Any) -> No
 
 @pytest.mark.parametrize(
     ("size", "said"),
-    [(999, "999 B"), (480e6, "480 MB"), (500e6, "500 MB"), (1.2e9, "1.2 GB"), (2e12, "2.0 TB")],
+    [(999, "999 B"), (480e6, "480 MB"), (500e6, "500 MB"), (1.2e9, "1.2 GB"), (2e12, "2 TB")],
 )
 def test_sizes_as_a_person_says_them(size: float, said: str) -> None:
     assert memory(size) == said

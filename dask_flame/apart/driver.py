@@ -19,14 +19,14 @@ from distributed.comm import connect
 from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
 
-from dask_flame import config, serialization
+from dask_flame import config, pythons, serialization
 from dask_flame._version import __version__
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.apart.link import Link
 from dask_flame.apart.mirror import Seen
 from dask_flame.backends import Ended, SchedulerSpec
 from dask_flame.background import Background, in_thread, safely
-from dask_flame.checks import seconds, size
+from dask_flame.checks import cpus, seconds, size
 from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.events import Event
 from dask_flame.lives import Lives
@@ -129,6 +129,7 @@ class Apart:
             "security": _inline(cluster.security),
             "config": settings(),
             "listening": {"port": self._port},
+            "python": pythons.here(),
             "cluster": self._options(),
         }
 
@@ -166,7 +167,7 @@ class Apart:
             orders=self._orders,
             options=cluster.fleets.policies[cluster.fleets.default].pod.given,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
-            cpus=float(config.get("scheduler.cpus")),
+            cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
             template=config.get("scheduler.pod-template"),
             service=config.get("scheduler.service") or "",

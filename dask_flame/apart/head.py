@@ -28,6 +28,7 @@ import dask.config
 from distributed import Security, Status
 from distributed.comm import Comm
 
+from dask_flame import pythons
 from dask_flame._version import __version__
 from dask_flame.apart.link import Link
 from dask_flame.apart.mirror import PrintTeller, ReportTeller, Teller, TellingLog
@@ -234,6 +235,9 @@ def main(argv: list[str]) -> NoReturn:
     code = 1
     try:
         orders = _read(Path(argv[0]))
+        if why := pythons.mismatch(pythons.here(), orders.get("python", "")):
+            # Before anything is read that was pickled.
+            raise SystemExit(f"the image of the scheduler's pod {why}")
         dask.config.update(dask.config.config, orders["config"], priority="new")
         scratch = orders["scratch"] = os.environ.get("TMPDIR", "/tmp")
         if not os.access(os.path.expanduser("~"), os.W_OK):

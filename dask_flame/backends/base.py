@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.errors import BackendError
@@ -37,8 +38,8 @@ class RunnerSpec:
         The pool that it belongs to.
     shutdown_timeout : float
         Seconds that it may take to see its calls out when it is being taken away.
-    cpus : int or None
-        Threads for numerical libraries.
+    cpus : float or None
+        CPUs that it is given, or else threads for numerical libraries: one at least.
     gpus : int
         GPUs that it needs.
     resources : mapping of str to float
@@ -70,7 +71,7 @@ class RunnerSpec:
     boot_timeout: float
     pool: str = "default"
     shutdown_timeout: float = 30.0
-    cpus: int | None = None
+    cpus: float | None = None
     gpus: int = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: int | None = None
@@ -147,11 +148,18 @@ class Ended:
         In the substrate's own words: ``"exit code 1"``, ``"killed by SIGKILL"``, …
     output : str
         The end of what it printed.
+    no_room : bool
+        Whether it was refused, before it was anything, as there is no room for it beside others:
+        it is no failure where there are some, and is tried again when one has gone.
+    final : bool
+        Whether another boot would fail for the same reason: what waits for it fails at once.
     """
 
     name: str
     why: str
     output: str = ""
+    no_room: bool = False
+    final: bool = False
 
 
 class Backend(ABC):
@@ -181,6 +189,11 @@ class Backend(ABC):
     shows: ClassVar[bool] = False
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
+    #: Options of a cluster by which it is told where its runners are to be, of those that
+    #: :meth:`overseer` takes: ``namespace`` and ``context``.
+    places: ClassVar[frozenset[str]] = frozenset()
+    #: Those that were given; set by whoever has made the backend.
+    where: Mapping[str, str] = MappingProxyType({})
     #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.
     #: Where nobody has said it (`grace_given`), :meth:`start` may set another, which then holds.
     grace: float = 10.0

@@ -33,5 +33,8 @@ def usual_environment(spec: RunnerSpec) -> dict[str, str]:
 
 
 def threads(spec: RunnerSpec) -> dict[str, str]:
-    """Variables that say how many threads numerical libraries may use, where the pool does."""
-    return {} if spec.cpus is None else dict.fromkeys(_THREADS, str(spec.cpus))
+    """Variables that say how many threads numerical libraries may use, where the pool does.
+
+    One at least; of a fraction beyond it there is none, as the substrate would slow all down.
+    """
+    return {} if spec.cpus is None else dict.fromkeys(_THREADS, str(max(1, int(spec.cpus))))

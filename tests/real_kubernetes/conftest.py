@@ -22,6 +22,8 @@ from real_kubernetes.world import GPU, World
 _AWAY = pytest.StashKey[Away]()
 _WORLD = pytest.StashKey[World]()
 
+#: An image of the fake's.
+_OTHER = "other-python:1"
 REAL = pytest.param("real", marks=pytest.mark.kubernetes)
 
 
@@ -89,7 +91,10 @@ def ground(
             wait_for(ground.at_rest, 120, "no pod is left")
         return
     kubernetes = pytest.importorskip("dask_flame.testing.kubernetes")
+    from other_python import other_python  # which is not among what comes to a pod
+
     with kubernetes.FakeKubernetes(
+        pythons={_OTHER: other_python(tmp_path)[0]},
         namespaces={"team": {"pod-security.kubernetes.io/enforce": "restricted"}},
         nodes=[{"cpu": 64, "memory": "256Gi", GPU: 2}],
         bad_images={NO_IMAGE: "no such host"},
@@ -134,7 +139,7 @@ def _on(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
     monkeypatch.setenv("POD_NAME", "me")
     with Asking() as ask:
-        yield Ground(ask, "t", 3, 2, fake)
+        yield Ground(ask, "t", 3, 2, fake, other_image=_OTHER)
     wait_for(fake.at_rest, 60, f"nothing is left: {fake.left()}")
 
 

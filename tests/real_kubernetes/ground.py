@@ -36,6 +36,8 @@ class Ground:
         The cluster, if it is a fake in this process.
     contained : bool
         Whether pods have a machine, and limits, of their own; those of a fake have not.
+    other_image : str
+        One with another minor version of Python; empty where none is known.
     """
 
     ask: Asking
@@ -44,6 +46,7 @@ class Ground:
     gpus: int
     fake: FakeKubernetes | None = None
     contained: bool = False
+    other_image: str = ""
 
     @classmethod
     def inside(cls, ask: Asking) -> Ground:
@@ -54,6 +57,7 @@ class Ground:
             int(os.environ[setting.ROOM]),
             int(os.environ[setting.GPUS]),
             contained=setting.SERVICE_ACCOUNT.is_dir(),
+            other_image=os.environ.get(setting.OTHER_IMAGE, ""),
         )
 
     def pods(self, component: str = "worker") -> list[Object]:

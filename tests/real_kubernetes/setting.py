@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: The image of drivers and runners: Python, dask-flame, pytest, pytest-asyncio, pytest-timeout.
+#: The image of drivers and runners, with what these tests import: see docs/kubernetes.md.
 IMAGE = "DASK_FLAME_TEST_IMAGE"
+#: Another one, with another minor version of Python, if there is one.
+OTHER_IMAGE = "DASK_FLAME_TEST_OTHER_IMAGE"
 #: A namespace that is there already; else one is made, and deleted at the end.
 NAMESPACE = "DASK_FLAME_TEST_NAMESPACE"
 #: The service account of drivers there, where no Role may be made.

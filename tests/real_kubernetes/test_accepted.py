@@ -30,6 +30,7 @@ _HARD = {
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "fraction": {"cpus": "250m", "memory": "300 MiB"},
     "resources": {"cpus": 2, "memory": "1.5 GiB", "shm_size": "64 MiB"},
     "gpu": {"cpus": 4, "memory": "16 GiB", "gpus": 2, "gpu_kind": "NVIDIA-A100-SXM4-40GB"},
     "mig": {"gpus": 1, "gpu_resource": "nvidia.com/mig-1g.10gb"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -9,8 +10,9 @@ import dask
 import pytest
 from conftest import wait_for
 
-from dask_flame import RunnerLost
-from dask_flame.errors import BootError, BootTimeout
+from dask_flame import Pool, RunnerLost
+from dask_flame.errors import BackendError, BootError, BootTimeout
+from real_kubernetes import setting
 from real_kubernetes.ground import NO_IMAGE, Ground
 
 _UP = 180
@@ -28,18 +30,41 @@ def test_no_room(ground: Ground, cluster: Any) -> None:
     wait_for(lambda: not ground.pods(), 30, "its pod is gone")
 
 
-def test_a_pod_that_waits_goes_when_it_is_not_wanted_any_more(ground: Ground, cluster: Any) -> None:
-    _, client = cluster(node_selector=_NOWHERE, idle_timeout="1s")
-    future = client.submit(abs, -1)
-    wait_for(ground.pods, 30)
-    future.cancel()
-    wait_for(lambda: not ground.pods(), 30, "its pod is gone")
+def test_pods_that_wait_go_when_their_calls_are_cancelled(ground: Ground, cluster: Any) -> None:
+    _, client = cluster(node_selector=_NOWHERE, idle_timeout="10m", max=ground.room)
+    futures = client.map(abs, range(-ground.room, 0))
+    wait_for(lambda: len(ground.pods()) == ground.room, 30)
+    client.cancel(futures)
+    wait_for(lambda: not ground.pods(), 15, "its pods are gone")
 
 
 def test_an_image_that_cannot_be_pulled(ground: Ground, cluster: Any) -> None:
-    _, client = cluster(image=NO_IMAGE, boot_attempts=1)
+    flame, client = cluster(image=NO_IMAGE)
     with pytest.raises(BootError, match=r"(?s)Image.*no/such:1.*governs it: image"):
-        client.submit(abs, -1).result(timeout=120)
+        client.gather(client.map(abs, range(-2, 0)))
+    # Each reason once, whatever the number of runners and attempts.
+    kinds = [e.kind for e in flame.events if e.kind in ("held", "failed")]
+    assert kinds.count("held") <= 2
+    assert kinds.count("failed") <= 3
+    assert len([e for e in flame.events if "governs it: image" in e.reason]) == 1
+
+
+def test_an_image_with_another_python(ground: Ground, cluster: Any) -> None:
+    if not ground.other_image:
+        pytest.skip(f"{setting.OTHER_IMAGE} names no image with another minor version of Python")
+    pools = {"good": Pool(max=1), "other": Pool(max=1, image=ground.other_image)}
+    _, client = cluster(max=None, pools=pools)
+    with dask.annotate(pool="other"):
+        future = client.submit(lambda: 1)
+    with pytest.raises(BootError, match=r"has Python 3\.\d+\.\d+, and the driver has Python 3\."):
+        future.result(timeout=_UP)
+    assert client.submit(lambda: 2).result(timeout=_UP) == 2
+
+
+def test_a_namespace_that_there_is_not(ground: Ground, cluster: Any) -> None:
+    # Who may not look is told of the rights that are missing there.
+    with pytest.raises(BackendError, match=r"dask-flame-nowhere"):
+        cluster(namespace="dask-flame-nowhere")
 
 
 def test_a_runner_that_cannot_start_says_what_it_printed(ground: Ground, cluster: Any) -> None:
@@ -56,6 +81,15 @@ def test_a_quota(ground: Ground, cluster: Any) -> None:
     assert any("exceeded quota" in e.reason for e in refused), refused
     # Those that there is room for do the rest.
     assert client.gather(futures) == list(calls)
+    assert len([e for e in flame.events if e.kind == "failed"]) == 1
+
+
+def test_a_fraction_of_a_cpu(ground: Ground, cluster: Any) -> None:
+    _, client = cluster(max=1, cpus=0.25, memory="300 MiB")
+    assert client.submit(os.getenv, "OMP_NUM_THREADS").result(timeout=_UP) == "1"
+    (pod,) = ground.pods()
+    asked = pod["spec"]["containers"][0]["resources"]
+    assert asked["limits"] == asked["requests"] == {"cpu": "250m", "memory": "300Mi"}
 
 
 def test_out_of_memory(ground: Ground, cluster: Any) -> None:

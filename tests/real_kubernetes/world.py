@@ -199,6 +199,7 @@ class World:
             setting.TOKEN: self.token,
             setting.ROOM: str(self.room),
             setting.GPUS: str(self.gpus),
+            setting.OTHER_IMAGE: os.environ.get(setting.OTHER_IMAGE, ""),
             "BENCHMARK_NAMESPACE": self.ask.namespace,
             "BENCHMARK_IMAGE": self.image,
         }

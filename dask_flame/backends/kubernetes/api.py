@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import random
 import ssl
 import time
@@ -19,6 +20,7 @@ import httpx
 import httpx_ws
 import kr8s
 import kr8s.asyncio
+import yaml
 
 from dask_flame.backends.kubernetes.errors import KubernetesError as KubernetesError
 from dask_flame.backends.kubernetes.errors import said, stated, worded
@@ -79,9 +81,16 @@ class Api:
     namespace : str
     patience : float
         Seconds for which what may pass is tried again.
+
+    Attributes
+    ----------
+    elsewhere : bool
+        Whether that is another namespace, or another cluster's, than it would be without being
+        told.
     """
 
     def __init__(self, api: Any, namespace: str, *, patience: float = _PATIENCE) -> None:
+        self.elsewhere = False
         self.namespace = namespace
         self.patience = patience
         self._api = api
@@ -114,10 +123,12 @@ class Api:
                 given = {"context": context} if context else {}
                 api = kr8s.asyncio.Api(bypass_factory=True, **given)
                 await api.auth
-                namespace = _namespace(api.auth, namespace, context)
-                made = cls(api, namespace, patience=patience)
+                made = cls(api, _namespace(api.auth, namespace, context), patience=patience)
+                made.elsewhere = _is_elsewhere(api.auth, namespace, context)
                 await made._sessions.open()
         except (LookupError, ValueError, OSError, kr8s.ConnectionClosedError) as error:
+            if context and context not in (known := contexts()):
+                raise KubernetesError(0, "NoContext", _no_context(context, known)) from error
             raise KubernetesError(0, "NoCluster", worded(error)) from error
         return made
 
@@ -260,6 +271,24 @@ class Api:
             if (allowed := bool(answer["status"].get("allowed"))) or not self._just_back:
                 return allowed
             await asyncio.sleep(_LONGEST / 5)
+
+    async def has_namespace(self) -> bool:
+        """Whether the namespace is there, as far as a user who may create pods in it can see."""
+        container = {"name": "none", "image": "none"}
+        pod = {
+            "apiVersion": PODS.version,
+            "kind": "Pod",
+            "metadata": {"name": "dask-flame-none"},
+            "spec": {"containers": [container]},
+        }
+        try:
+            # Nothing is made. The namespace is looked for before the pod is looked at.
+            await self._retried(
+                lambda: self._once("POST", PODS, body=pod, params={"dryRun": "All"})
+            )
+        except KubernetesError as error:
+            return error.code != 404
+        return True
 
     async def watch(
         self, kind: Kind, selector: str, version: str
@@ -481,7 +510,7 @@ class Api:
 
 def _namespace(auth: Any, given: str | None, context: str | None) -> str:
     if context and auth.active_context != context:
-        raise ValueError(f"there is no kubeconfig with the context {context}")
+        raise LookupError(context)
     if given:
         return given
     if context:
@@ -491,3 +520,25 @@ def _namespace(auth: Any, given: str | None, context: str | None) -> str:
         # kr8s takes "default" for it: https://github.com/kr8s-org/kr8s/issues/532
         return (ACCOUNT / "namespace").read_text().strip()
     return str(auth.namespace)
+
+
+def _is_elsewhere(auth: Any, given: str | None, context: str | None) -> bool:
+    """Whether it makes a difference that a namespace or a context is given."""
+    if context and context != auth.kubeconfig.current_context:
+        return True
+    return bool(given) and given != _namespace(auth, None, context)
+
+
+def contexts() -> list[str]:
+    """Return the names of the kubeconfig's contexts, as far as it can be read."""
+    names: list[str] = []
+    for path in os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep):
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError, TypeError, LookupError):
+            text = Path(path).expanduser().read_text()
+            names += [item["name"] for item in yaml.safe_load(text)["contexts"]]
+    return names
+
+
+def _no_context(context: str, known: list[str]) -> str:
+    there = f"there are {', '.join(map(repr, known))}" if known else "there is none"
+    return f"the kubeconfig has no context {context!r}: {there}"

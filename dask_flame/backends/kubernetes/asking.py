@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.kubernetes.quantities import cpu_quantity, memory_quantity
 from dask_flame.backends.kubernetes.site import Site
 from dask_flame.pods import PodOptions
 
@@ -37,9 +38,9 @@ def asked_for(spec: RunnerSpec, options: PodOptions, site: Site, orders: str) ->
         container["image"] = options.image
     amounts: dict[str, str] = {}
     if spec.cpus is not None:
-        amounts["cpu"] = str(spec.cpus)
+        amounts["cpu"] = cpu_quantity(spec.cpus)
     if spec.memory is not None:
-        amounts["memory"] = str(spec.memory)
+        amounts["memory"] = memory_quantity(spec.memory)
     if spec.gpus:
         _ask_for_gpus(asked, amounts, spec.gpus, options, site)
     if amounts:
@@ -47,7 +48,7 @@ def asked_for(spec: RunnerSpec, options: PodOptions, site: Site, orders: str) ->
     if options.shm_size is not None or spec.gpus:
         memory: dict[str, Any] = {"medium": "Memory"}
         if options.shm_size is not None:
-            memory["sizeLimit"] = str(options.shm_size)
+            memory["sizeLimit"] = memory_quantity(options.shm_size)
         asked["volumes"].append({"name": "dask-flame-shm", "emptyDir": memory})
         container["volumeMounts"].append({"name": "dask-flame-shm", "mountPath": "/dev/shm"})
     for number, (path, source) in enumerate((options.volumes or {}).items()):

@@ -36,6 +36,8 @@ logger = logging.getLogger("dask_flame")
 #: Seconds of `disconnect_grace`, where nobody says another, for a driver that reaches its scheduler
 #: through the API server: that is away for longer than usual when it is upgraded or starts anew.
 _GRACE = 120.0
+#: What Kubernetes says of a pod for which a quota has no room.
+_OVER_QUOTA = "exceeded quota"
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
 _OVERDUE = 30.0
@@ -55,6 +57,7 @@ class _Runner:
     told: bool = False
     why: str = ""
     held: str = ""
+    final: bool = False
     following: asyncio.Task[None] | None = None
     steps: set[str] = field(default_factory=set)
 
@@ -76,6 +79,7 @@ class KubernetesBackend(Backend):
     takes: ClassVar[frozenset[str]] = POD_OPTIONS
     remote: ClassVar[bool] = True
     seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
+    places: ClassVar[frozenset[str]] = frozenset({"namespace", "context"})
 
     def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
         super().__init__(owner, ended)
@@ -114,7 +118,11 @@ class KubernetesBackend(Backend):
 
     async def start(self) -> None:
         try:
-            self._api = await Api.connect()
+            self._api = await Api.connect(
+                namespace=self.where.get("namespace"), context=self.where.get("context")
+            )
+            if "namespace" in self.where and not await self._api.has_namespace():
+                raise BackendError(_no_namespace(self._api.namespace))
             self._output = Output(self._api)
             place = await own_pod(self._api)
             if place is None and self.seat == "driver":
@@ -122,7 +130,7 @@ class KubernetesBackend(Backend):
                     'scheduler="driver" needs a driver in a pod of the cluster, as a JupyterHub '
                     "server is, that may get its own pod; this one is in none that can be found. "
                     "Where the pod's host name is not its name, set POD_NAME in it; elsewhere "
-                    'write scheduler="pod"'
+                    'or where namespace= is another one than its own, write scheduler="pod"'
                 )
             self._apart = self.seat == "pod" or place is None
             if self._apart and not self.grace_given and config.get("scheduler.service") is None:
@@ -258,7 +266,9 @@ class KubernetesBackend(Backend):
                 return
             self._watcher.take(await self._api.create(PODS, pod))
         except (KubernetesError, BackendError, PoolError) as error:
-            self._over(spec.name, f"was refused: {_refusal(error)}")
+            no_room = isinstance(error, KubernetesError) and error.code == 403
+            no_room = no_room and _OVER_QUOTA in str(error)
+            self._over(spec.name, f"was refused: {_refusal(error)}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
                 self._start(self._delete(runner.pod, 0))
         except Exception as error:
@@ -301,7 +311,7 @@ class KubernetesBackend(Backend):
                 runner.following = self._start(heard)
         if why := reading.ended(pod) or reading.hopeless(pod):
             if not runner.why:
-                runner.why = why
+                runner.why, runner.final = why, reading.final(pod)
                 self._start(self._bury(name, runner))
         elif (held := reading.held_up(pod)) != runner.held:
             runner.held = held
@@ -350,11 +360,12 @@ class KubernetesBackend(Backend):
         await self._fetch(name)
         await self._delete(runner.pod, 0, of=name)
 
-    def _over(self, name: str, why: str, output: str = "") -> None:
+    def _over(self, name: str, why: str, output: str = "", *, no_room: bool = False) -> None:
         runner = self._runners.pop(name, None)
         if runner is not None:
             runner.gone.set()
-            self.ended(Ended(name=name, why=why, output=output))
+            over = Ended(name=name, why=why, output=output, no_room=no_room, final=runner.final)
+            self.ended(over)
 
     # Ending
 
@@ -445,6 +456,13 @@ class KubernetesBackend(Backend):
         await self._api.close()
 
 
+def _no_namespace(namespace: str) -> str:
+    return (
+        f"there is no namespace {namespace!r} in this cluster; make it (kubectl create namespace "
+        f"{namespace}), or name another one: namespace="
+    )
+
+
 def _component(pod: Pod) -> str:
     return str((pod["metadata"].get("labels") or {}).get("dask.org/component", ""))
 
@@ -482,7 +500,7 @@ def _refusal(error: Exception) -> str:
     text = str(error)
     if isinstance(error, KubernetesError) and error.code == 403:
         for sign, what in (
-            ("exceeded quota", "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
+            (_OVER_QUOTA, "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
             ("violates PodSecurity", "pod_template, volumes and the namespace's pod security"),
             ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
         ):

@@ -25,6 +25,7 @@ from dask_flame.backends.kubernetes.asking import (
     plain,
 )
 from dask_flame.backends.kubernetes.merging import merge
+from dask_flame.backends.kubernetes.quantities import cpu_quantity, memory_quantity
 from dask_flame.backends.kubernetes.reading import SCHEDULER
 from dask_flame.backends.kubernetes.site import Site, labels, metadata, object_name
 from dask_flame.errors import PoolError
@@ -128,7 +129,7 @@ def scheduler(
     container["name"] = SCHEDULER
     container["args"] = ["python", "-m", "dask_flame.apart.head", f"{ORDERS}/{ORDERS_FILE}"]
     container["env"] = [item for item in container["env"] if item["name"] != "DASK_WORKER_NAME"]
-    amounts = {"cpu": f"{spec.cpus:g}", "memory": str(spec.memory)}
+    amounts = {"cpu": cpu_quantity(spec.cpus), "memory": memory_quantity(spec.memory)}
     container["resources"] = {"requests": amounts, "limits": dict(amounts)}
     for volume in made["volumes"]:
         if "secret" in volume:

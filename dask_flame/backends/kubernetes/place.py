@@ -55,8 +55,13 @@ class OwnPod:
 async def own_pod(api: Api) -> OwnPod | None:
     """The driver's pod; None where it is in none, or may not look.
 
+    None as well where runners are to be in another namespace than the driver: what is there cannot
+    be owned by a pod that is not.
+
     A pod knows its name as its host's; ``POD_NAME`` says it where that was changed.
     """
+    if api.elsewhere:
+        return None  # another pod may have its name there
     name = os.environ.get("POD_NAME") or (
         socket.gethostname() if "KUBERNETES_SERVICE_HOST" in os.environ else ""
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_flame.backends.kubernetes.asking import CONTAINER
-from dask_flame.labels import memory
+from dask_flame.backends.kubernetes.quantities import memory_text
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"
@@ -28,6 +28,16 @@ _HOPELESS = {
 }
 #: What is in the message where such a reason passes: a node that has too much to do at the moment.
 _PASSING = ("failed to sync", "deadline exceeded")
+#: What registries and container runtimes say of an image that there is not, or not for us.
+_NO_IMAGE = (
+    "not found",
+    "manifest unknown",
+    "no such host",
+    "denied",
+    "unauthorized",
+    "authorization failed",
+    "403 Forbidden",
+)
 #: Reasons that the kubelet gives for a pod that it has not let run, or has ended.
 _TAKEN = {
     "Evicted": "memory and volumes",
@@ -74,6 +84,14 @@ def hopeless(pod: Mapping[str, Any]) -> str:
         return ""
     said = f"{reason}: {message}" if message else reason
     return f"{_cut(said)}; what governs it: {_HOPELESS[reason]}"
+
+
+def final(pod: Mapping[str, Any]) -> bool:
+    """Whether another pod like one that is hopeless would be so for the same reason."""
+    reason, message = _waiting(pod.get("status") or {})
+    if reason in ("InvalidImageName", "ErrImageNeverPull"):
+        return True
+    return _HOPELESS.get(reason) == "image" and any(sign in message for sign in _NO_IMAGE)
 
 
 def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
@@ -140,8 +158,7 @@ def _limit(pod: Mapping[str, Any]) -> str:
     for container in pod.get("spec", {}).get("containers", []):
         if container.get("name") in (CONTAINER, SCHEDULER):
             limits = (container.get("resources") or {}).get("limits") or {}
-            limit = str(limits.get("memory", "none of its own"))
-            return memory(int(limit)) if limit.isdigit() else limit
+            return memory_text(str(limits["memory"])) if "memory" in limits else "none of its own"
     return "unknown"
 
 

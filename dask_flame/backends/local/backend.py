@@ -327,7 +327,7 @@ class LocalBackend(Backend):
             used, limit = message["used"]
             why = self._causes.why(message["code"], told=message["told"])
             if used:
-                why = f"ran out of memory ({memory(used)} of {memory(limit)}); "
+                why = f"ran out of memory ({memory(used, beside=limit)} of {memory(limit)}); "
                 why += "what governs it: memory"
             self._over(message["name"], why, message["output"])
 

@@ -73,6 +73,9 @@ class FakeKubernetes(Mischief):
         Seconds between the bookmarks of a watch.
     env : mapping of str to str
         Variables of all pods, as if their images had them.
+    pythons : mapping of str to str
+        By image, the program that ``python`` is in it: another interpreter, perhaps. By default the
+        one that runs this.
     admission : callable, optional
         Called with ``"CREATE"`` or ``"UPDATE"`` and each object; a text that it returns is why a
         webhook refuses it.
@@ -115,6 +118,7 @@ class FakeKubernetes(Mischief):
         bookmarks: float = 60.0,
         env: Mapping[str, str] | None = None,
         admission: Admission | None = None,
+        pythons: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(namespaces, Mapping):
             namespaces = {name: {} for name in namespaces}
@@ -135,6 +139,7 @@ class FakeKubernetes(Mischief):
             refresh,
             dict(bad_images or {}),
             dict(env or {}),
+            pythons=dict(pythons or {}),
         )
         self._reaper = Reaper(uuid.uuid4().hex)
         self._controllers: list[asyncio.Task[None]] = []

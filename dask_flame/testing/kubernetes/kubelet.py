@@ -39,6 +39,8 @@ class Settings:
         Variables of all pods.
     account : callable
         Of a pod, the kubeconfig of its service account, if it has one.
+    pythons : mapping of str to str
+        By image, the program that ``python`` is in it, where it is not the one that runs this.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Settings:
     bad_images: dict[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     account: Callable[[Object], str | None] = lambda pod: None
+    pythons: Mapping[str, str] = field(default_factory=dict)
 
 
 class Kubelet:

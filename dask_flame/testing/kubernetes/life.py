@@ -73,7 +73,9 @@ class Life:
         self._events = events
         uid = pod["metadata"]["uid"]
         env = {**settings.env, MARK: reaper.mark(uid)}
-        self._around = Surroundings(store, pod, folder, address, env, settings.account)
+        self._around = Surroundings(
+            store, pod, folder, address, env, settings.account, settings.pythons
+        )
         self._processes: dict[str, Process] = {}
         self._killed: dict[str, str] = {}
         self._changed = asyncio.Event()

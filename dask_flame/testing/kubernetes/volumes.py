@@ -64,7 +64,9 @@ class Surroundings:
         address: str,
         base: Mapping[str, str],
         account: Callable[[Object], str | None] = lambda pod: None,
+        pythons: Mapping[str, str] | None = None,
     ) -> None:
+        self._pythons = pythons or {}
         self._store = store
         self._pod = pod
         self._folder = folder
@@ -266,7 +268,7 @@ class Surroundings:
         if not words:
             raise FileNotFoundError("no command specified")
         if _PYTHON.fullmatch(words[0]):
-            words[0] = sys.executable
+            words[0] = self._pythons.get(container.get("image", ""), sys.executable)
         return words
 
 
