@@ -58,7 +58,7 @@ if __name__ == "__main__":
     assert future.result() == 5
     kept = client.scatter([1])
     other = Client(cluster.scheduler_address, set_as_default=False)
-    scratch = cluster.backend.scratch
+    scratch = cluster.backend.folder
     before = sorted(os.listdir(os.path.join(scratch, "dask-scratch-space")))
     begun = time.monotonic()
     if sys.argv[1] == "multiprocessing":
