@@ -15,6 +15,7 @@ from dask_flame.backends import Ended
 from dask_flame.checks import size
 from dask_flame.dashboard.later import install_later
 from dask_flame.fleet import Phase
+from dask_flame.forked import keep_at_exit
 from dask_flame.home import Home
 from dask_flame.lease import Lease
 from dask_flame.reports import Reports
@@ -81,12 +82,14 @@ class Here:
             pools=cluster.fleets.policies,
             **cluster.backend.listening,
             security=cluster.security,
-            local_directory=cluster.backend.scratch,
+            local_directory=cluster.backend.folder,
             dashboard=False,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=wanted or "127.0.0.1:0",
             plugins=[self._lease, self._reports, *cluster.print_plugins()],
         )
+        if cluster.backend.folder is not None:
+            keep_at_exit(cluster.scheduler)
         cluster.scheduler.policies = lambda: cluster.fleets.policies
         stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:
@@ -95,7 +98,7 @@ class Here:
         cluster.home = Home(
             cluster.scheduler,
             security=cluster.security,
-            directory=lambda: cluster.backend.scratch,
+            directory=lambda: cluster.backend.folder,
             limit=cluster.home_limit,
             memory=size("home.memory", config.get("home.memory")),
         )

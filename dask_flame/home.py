@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import dask.config
@@ -24,6 +25,7 @@ from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
 from dask_flame import resting
+from dask_flame.forked import keep_at_exit
 from dask_flame.resting import UNDER_WAY, HomeWorker, Traffic, end, never_drop_from_home
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.shelf import Parcel
@@ -352,14 +354,18 @@ class Home:
                 worker, self._worker = self._worker, None
                 await end(worker, "flame-home-lost")
             if self._worker is None:
+                folder = self.directory()
                 with dask.config.set({"distributed.worker.preload": []}):
                     worker = HomeWorker(
                         self.scheduler.address,
                         memory=self._memory,
-                        local_directory=self.directory(),
+                        local_directory=folder,
                         security=self.security,
                         host=self.scheduler.ip,
                     )
+                worker.on_lost = partial(self._lost, worker)
+                if folder is not None:
+                    keep_at_exit(worker)
                 await worker
                 # Paused, so that nobody counts it as a place to run calls on.
                 worker.status = Status.paused
@@ -367,6 +373,10 @@ class Home:
                 if self._watching is None or self._watching.done():
                     self._watching = asyncio.create_task(self._watch())
             return self._worker
+
+    def _lost(self, worker: HomeWorker, why: dict[Any, str]) -> None:
+        """Results cannot be read any more: their calls run again, or fail."""
+        self.scheduler.losses.broken(worker.address, why)
 
     def _is_there(self, worker: Worker) -> bool:
         return worker.address in self.scheduler.workers and worker.status in (

@@ -266,7 +266,7 @@ def test_scattered_data_boots_a_runner_and_comes_home(flame: Any) -> None:
 
 def stored(cluster: Any) -> list[Path]:
     """Files in which results at home are."""
-    return [p for p in Path(cluster.backend.scratch).glob("*/*/results/*") if p.is_file()]
+    return [p for p in Path(cluster.backend.folder).glob("*/*/results/*") if p.is_file()]
 
 
 def array(mb: float) -> Any:
