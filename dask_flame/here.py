@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask_flame import config, metrics
+from dask_flame.accepting import accept_patiently
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Ended
 from dask_flame.checks import size
 from dask_flame.dashboard.later import install_later
 from dask_flame.fleet import Phase
-from dask_flame.forked import keep_at_exit
 from dask_flame.home import Home
 from dask_flame.lease import Lease
+from dask_flame.open_files import check_room
 from dask_flame.reports import Reports
 from dask_flame.scheduler import FlameScheduler
 
@@ -71,6 +72,7 @@ class Here:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start the scheduler and the home; their ends are put on a stack."""
         cluster = self._cluster
+        check_room(sum(policy.max for policy in cluster.fleets.policies.values()))
         self._lease = Lease(
             cluster.disconnect_grace,
             max_lifetime=cluster.max_lifetime,
@@ -88,13 +90,12 @@ class Here:
             dashboard_address=wanted or "127.0.0.1:0",
             plugins=[self._lease, self._reports, *cluster.print_plugins()],
         )
-        if cluster.backend.folder is not None:
-            keep_at_exit(cluster.scheduler)
         cluster.scheduler.policies = lambda: cluster.fleets.policies
         stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:
             install_later(cluster.scheduler)
         await cluster.scheduler
+        accept_patiently(cluster.scheduler)
         cluster.home = Home(
             cluster.scheduler,
             security=cluster.security,

@@ -25,7 +25,7 @@ from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
 from dask_flame import resting
-from dask_flame.forked import keep_at_exit
+from dask_flame.accepting import accept_patiently
 from dask_flame.resting import UNDER_WAY, HomeWorker, Traffic, end, never_drop_from_home
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.shelf import Parcel
@@ -354,19 +354,17 @@ class Home:
                 worker, self._worker = self._worker, None
                 await end(worker, "flame-home-lost")
             if self._worker is None:
-                folder = self.directory()
                 with dask.config.set({"distributed.worker.preload": []}):
                     worker = HomeWorker(
                         self.scheduler.address,
                         memory=self._memory,
-                        local_directory=folder,
+                        local_directory=self.directory(),
                         security=self.security,
                         host=self.scheduler.ip,
                     )
                 worker.on_lost = partial(self._lost, worker)
-                if folder is not None:
-                    keep_at_exit(worker)
                 await worker
+                accept_patiently(worker)
                 # Paused, so that nobody counts it as a place to run calls on.
                 worker.status = Status.paused
                 self._worker = worker

@@ -13,8 +13,9 @@ import resource
 
 from dask_flame.errors import PoolError
 
-#: Descriptors that the driver has open for each runner, at most; its guard has fewer.
-EACH = 4
+#: Descriptors that the driver has open for each runner, at most: two that the runner has opened,
+#: the scheduler's, the Client's, and two while results go home. Its guard has fewer.
+EACH = 6
 #: What Python, a notebook, Dask and its pages have open besides.
 BESIDES = 100
 #: Where the hard limit is "unlimited", and the kernel takes no such number (macOS).
@@ -62,7 +63,7 @@ def why_no_room(runners: int) -> str:
     if needed <= limit:
         return ""
     return (
-        f"max={runners}: the driver would need {needed} open files and connections ({EACH} for "
-        f"each runner), and this process may have {limit}; write max={most}, or, in the shell that "
-        f"starts it, ulimit -n {needed}"
+        f"max={runners} runners need {needed} open files and connections in the driver, {EACH} for "
+        f"each of them, and the system allows this process {limit}; write max={most}, or start it "
+        f"where `ulimit -n {needed}` has been allowed and typed"
     )
