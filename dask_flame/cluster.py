@@ -485,7 +485,7 @@ if hasattr(os, "register_at_fork"):
 def _close_all() -> None:
     for cluster in list(FlameCluster._open):
         if cluster._made_by != os.getpid():
-            continue  # what has forked this process did not say so to Python
+            continue  # it is the parent's
         with contextlib.suppress(Exception):
             # Of an asynchronous one the loop stands still: what ends with this process ends it.
             if not cluster.called_from_running_loop:

@@ -86,15 +86,6 @@ def _keep_folders() -> None:
             finalizer.detach()
 
 
-def keep_at_exit(server: Any) -> None:
-    """Have the folder of a server not removed when a process exits that has a copy of it.
-
-    It lies in one that this process removes. Some forks run none of what Python has registered for
-    them, those of libraries in C. By private names of distributed.
-    """
-    server._workdir._finalizer.atexit = False
-
-
 def _let_go_of_connections(cluster: FlameCluster) -> None:
     """Have the parent's connections and ports end with the parent, though this process goes on.
 

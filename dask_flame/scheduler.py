@@ -450,7 +450,7 @@ class FlameScheduler(Scheduler):
         if ts is None and key not in self.tasks and (why := self.losses.cancelled(key)):
             self.report(why, client=client)
         else:
-            super().report_on_key(key, ts=ts, client=client)  # type: ignore[call-overload]
+            super().report_on_key(key, ts=ts, client=client)
 
     async def scatter(
         self,

@@ -145,7 +145,9 @@ class Shelf(MutableMapping[Any, Parcel]):
                     if error.errno in _FOR_NOW:
                         raise
                     if self._files.get(key) is file:  # else it was let go of meanwhile
-                        self.broken[key] = f"the file in which it rested, {file.path}, {_why(error)}"
+                        self.broken[key] = (
+                            f"the file in which it rested, {file.path}, {_why(error)}"
+                        )
             if parcel is not None:
                 found[key] = parcel
         return found

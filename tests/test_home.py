@@ -724,9 +724,7 @@ def spoil(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "cut short", "lengthened", "written over"])
-def test_a_result_whose_file_was_spoilt_is_made_again(
-    flame: Any, tmp_path: Path, how: str
-) -> None:
+def test_a_result_whose_file_was_spoilt_is_made_again(flame: Any, tmp_path: Path, how: str) -> None:
     with dask.config.set({"flame.home.memory": "1 kB"}):
         cluster, client = flame(max=2, idle_timeout="100ms")
         runs = tmp_path / "runs"

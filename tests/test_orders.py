@@ -1,4 +1,4 @@
-"""Several processes of a cluster killed at one instant, in every order: who is left ends the rest."""
+"""Several processes of a cluster killed at one instant: who is left ends the rest."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from click.testing import CliRunner
 from conftest import wait_for
 
-from dask_flame.cli import flame
-from dask_flame.guard.outside import LOCK
 from dask_flame.marks import mark_of
 from dask_flame.testing import marked_processes
 
@@ -95,9 +91,9 @@ class Killed:
 
     def _runners(self) -> Iterator[psutil.Process]:
         for process in marked_processes(f"{self.cluster}/"):
-            if _line(process)[:1] == ["dask-flame"] and process.parent() is not None:
-                if "guard" in " ".join(_line(process.parent())):
-                    yield process
+            parent = " ".join(_line(process.parent()))
+            if _line(process)[:1] == ["dask-flame"] and "dask_flame/guard" in parent:
+                yield process
 
     def kill(self, who: tuple[str, ...]) -> None:
         """Kill these in this order, with nothing in between."""

@@ -418,5 +418,5 @@ class Backend(ABC):
         """
         return self.scratch
 
-    def forked(self) -> None:
+    def forked(self) -> None:  # noqa: B027
         """In a child that was forked from the driver: let go of what would hold up the driver."""

@@ -3,8 +3,8 @@
 A process of its own, in a session of its own, with one thread. It starts runners when the driver
 says so and tells the driver what they print and how they end. When its connection to the driver
 closes, or its parent is another process than before, the driver is gone, however it went, and the
-guard kills every runner with all that came from it, removes the scratch folder, and goes. When the guard
-itself is gone, those that are left of its runners do so: see :mod:`dask_flame.runner.last`.
+guard kills every runner with all that came from it, removes the scratch folder, and goes. When the
+guard itself is gone, those that are left of its runners do so: see :mod:`dask_flame.runner.last`.
 
 How a runner's processes are found is said in :mod:`dask_flame.marks`. On Linux the guard is their
 subreaper, so that orphans become its children.

@@ -32,10 +32,10 @@ from dask_flame.errors import BackendError
 from dask_flame.guard.outside import STOPPED, lock
 from dask_flame.labels import memory
 from dask_flame.marks import MARK, NO_MARK
+from dask_flame.open_files import usual_limit
 from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
 from dask_flame.prints.show import DriversShow
-from dask_flame.open_files import usual_limit
 from dask_flame.surroundings import interpreter_flags
 from dask_flame.trackers import end_all_marked, wait_for_trackers
 
