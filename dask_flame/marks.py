@@ -119,10 +119,11 @@ def hide() -> bool:
         return False
     # A runner that was forked has filled up the room for its mark with dots.
     mark = os.environ.get(MARK, "")
-    for shown in (mark.ljust(len(NO_MARK), _DOT), mark):
-        if (place := _where(shown)) is not None:
-            ctypes.memset(place, ord(_DOT), len(shown))
-            return True
+    with contextlib.suppress(OSError):
+        for shown in (mark.ljust(len(NO_MARK), _DOT), mark):
+            if (place := _where(shown)) is not None:
+                ctypes.memset(place, ord(_DOT), len(shown))
+                return True
     return False
 
 

@@ -32,9 +32,9 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
     mark : str
         This process's.
     scratch : str
-        The guard's folder.
+        The guard's folder; empty where it is not known.
     drivers : str
-        The driver's, which is removed if the driver is dead; empty: there is none.
+        The driver's, which is removed if the driver is dead; empty where it is not known.
     """
     me = os.getpid()
     leads = os.getpgrp() == me
@@ -52,7 +52,8 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
         whose = of_guard(mark) if hide() else mark
         trackers = end_group(me) if leads else set()
         wait_for_trackers(trackers | end_all_marked(whose))
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
         if drivers:
             remove_once_nobodys(drivers, _WITH_IT)
     finally:
