@@ -137,6 +137,8 @@ class FlameCluster(Steering):
     _quiet: ClassVar[QuietLogs] = QuietLogs()
     #: In a process that was forked from the driver, the driver's number.
     forked_from: int | None = None
+    #: The process that has made it.
+    _made_by: int | None = None
 
     @by_name("FlameCluster", "min", "max", "concurrency", "idle_timeout")
     def __init__(
@@ -163,6 +165,7 @@ class FlameCluster(Steering):
         **options: Any,
     ) -> None:
         self.status = Status.closed  # so that an error below leaves nothing to warn of
+        self._made_by = os.getpid()
         config.check()
         print_limits = limits()
         bounds = {"min": min, "max": max, "concurrency": concurrency, "idle_timeout": idle_timeout}
@@ -395,7 +398,7 @@ class FlameCluster(Steering):
                 client._loop_runner.stop()
 
     def __del__(self) -> None:
-        if self.forked_from is None:
+        if self._made_by == os.getpid():
             super().__del__()
 
     def print_plugins(self) -> list[Prints]:
@@ -496,6 +499,8 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _close_all() -> None:
     for cluster in list(FlameCluster._open):
+        if cluster._made_by != os.getpid():
+            continue  # it is the parent's
         with contextlib.suppress(Exception):
             # Of an asynchronous one the loop stands still: what ends with this process ends it.
             if not cluster.called_from_running_loop:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import distributed.utils
 from distributed import Client
+from distributed.diskutils import WorkDir
 
 from dask_flame.errors import ForkedError
 
@@ -33,13 +35,16 @@ def leave_alone(clusters: Iterable[FlameCluster]) -> None:
     # Its thread stays in the parent, too, and what a cluster made here gives it would wait for
     # ever. Private, as is all that distributed has of it.
     distributed.utils._offload_executor = ThreadPoolExecutor(1, "Dask-Offload")
+    _keep_folders()
     for cluster in clusters:
         cluster.forked_from = os.getppid()
+        with contextlib.suppress(Exception):  # of a backend
+            cluster.backend.forked()
+        with contextlib.suppress(Exception):
+            _let_go_of_connections(cluster)
         for client in list(Client._instances):
             if client.cluster is cluster or _address(client) == cluster.scheduler_address:
                 _cut_off(client, cluster)
-        for server in (getattr(cluster, "scheduler", None), *_workers(cluster)):
-            _keep_folder(server)
 
 
 def refuse(cluster: FlameCluster) -> NoReturn:
@@ -70,12 +75,31 @@ def _address(client: Client) -> str | None:
     return None if client.scheduler is None else str(client.scheduler.address)
 
 
-def _workers(cluster: FlameCluster) -> list[Any]:
-    home = getattr(cluster, "home", None)
-    return [] if home is None else [home.worker]
+def _keep_folders() -> None:
+    """Have no folder of the parent's servers removed when this process exits.
+
+    By a private name of :mod:`weakref`: who is about to open home, say, is not known to a cluster.
+    """
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        what = finalizer.peek()
+        if what is not None and isinstance(what[0], WorkDir):
+            finalizer.detach()
 
 
-def _keep_folder(server: Any) -> None:
-    """Have a server's folder not removed when this process exits; by private names of Dask."""
-    with contextlib.suppress(AttributeError):
-        server._workdir._finalizer.detach()
+def _let_go_of_connections(cluster: FlameCluster) -> None:
+    """Have the parent's connections and ports end with the parent, though this process goes on.
+
+    Their numbers stay taken, as objects that have them are still there. Those that are known are
+    what the cluster's event loop listens to, if that is Dask's own, of which the thread is not in
+    this process: by private names of distributed and asyncio.
+    """
+    runner = cluster._loop_runner
+    if runner._all_loops.get(runner._loop, (0, None))[1] is None:
+        return  # it is the user's
+    loop: Any = runner._loop.asyncio_loop
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    try:
+        for descriptor in list(loop._selector.get_map()):
+            os.dup2(nowhere, descriptor, inheritable=False)
+    finally:
+        os.close(nowhere)

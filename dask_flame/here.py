@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask_flame import config, metrics
+from dask_flame.accepting import accept_patiently
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Ended
 from dask_flame.checks import size
@@ -17,6 +18,7 @@ from dask_flame.dashboard.later import install_later
 from dask_flame.fleet import Phase
 from dask_flame.home import Home
 from dask_flame.lease import Lease
+from dask_flame.open_files import check_room
 from dask_flame.reports import Reports
 from dask_flame.scheduler import FlameScheduler
 
@@ -70,6 +72,7 @@ class Here:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start the scheduler and the home; their ends are put on a stack."""
         cluster = self._cluster
+        check_room(sum(policy.max for policy in cluster.fleets.policies.values()))
         self._lease = Lease(
             cluster.disconnect_grace,
             max_lifetime=cluster.max_lifetime,
@@ -81,7 +84,7 @@ class Here:
             pools=cluster.fleets.policies,
             **cluster.backend.listening,
             security=cluster.security,
-            local_directory=cluster.backend.scratch,
+            local_directory=cluster.backend.folder,
             dashboard=False,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=wanted or "127.0.0.1:0",
@@ -93,10 +96,11 @@ class Here:
         if wanted is not None:
             install_later(cluster.scheduler)
         await cluster.scheduler
+        accept_patiently(cluster.scheduler)
         cluster.home = Home(
             cluster.scheduler,
             security=cluster.security,
-            directory=lambda: cluster.backend.scratch,
+            directory=lambda: cluster.backend.folder,
             limit=cluster.home_limit,
             memory=size("home.memory", config.get("home.memory")),
         )

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import dask.config
@@ -23,6 +24,7 @@ from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
 from dask_flame import resting
+from dask_flame.accepting import accept_patiently
 from dask_flame.labels import memory
 from dask_flame.resting import UNDER_WAY, HomeWorker, Traffic, end, never_drop_from_home
 from dask_flame.scheduler import FlameScheduler
@@ -360,13 +362,19 @@ class Home:
                         security=self.security,
                         host=self.scheduler.ip,
                     )
+                worker.on_lost = partial(self._lost, worker)
                 await worker
+                accept_patiently(worker)
                 # Paused, so that nobody counts it as a place to run calls on.
                 worker.status = Status.paused
                 self._worker = worker
                 if self._watching is None or self._watching.done():
                     self._watching = asyncio.create_task(self._watch())
             return self._worker
+
+    def _lost(self, worker: HomeWorker, why: dict[Any, str]) -> None:
+        """Results cannot be read any more: their calls run again, or fail."""
+        self.scheduler.losses.broken(worker.address, why)
 
     def _is_there(self, worker: Worker) -> bool:
         return worker.address in self.scheduler.workers and worker.status in (

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-#: The environment variable: ``<cluster>-<random>/<runner>``, filled up with dots perhaps.
+#: The environment variable: ``<cluster>-<random>/<guard>/<runner>``, filled up with dots perhaps.
+#: The guards of a cluster are numbered: what a dead one has left is none of the next one's.
 MARK = "DASK_FLAME_RUNNER"
 #: Under this name is shown what modules print while they are imported once for many runners.
 PRELOAD = "preload"
@@ -92,11 +93,45 @@ def carries(pid: int, mark: str) -> bool:
     return False
 
 
+def of_guard(mark: str) -> str:
+    """Return what the marks of all runners begin with that have the same guard as this one's."""
+    guard, slash, _ = mark.rpartition("/")
+    return guard + slash if slash else mark
+
+
+def names_in(mark: str) -> tuple[str, str]:
+    """Return the cluster and the runner that a mark names; empty where it names none."""
+    cluster, _, rest = mark.partition("/")
+    return (cluster, rest.rpartition("/")[2]) if rest else ("", "")
+
+
 def room() -> int | None:
     """The address at which this process shows its mark, if that is a row of dots (Linux)."""
+    return _where(NO_MARK)
+
+
+def hide() -> bool:
+    """Let this process carry no mark any more in the eyes of others; whether that was possible.
+
+    Only on Linux, and not where the environment that others see was written over.
+    """
+    if sys.platform != "linux":
+        return False
+    # A runner that was forked has filled up the room for its mark with dots.
+    mark = os.environ.get(MARK, "")
+    with contextlib.suppress(OSError):
+        for shown in (mark.ljust(len(NO_MARK), _DOT), mark):
+            if (place := _where(shown)) is not None:
+                ctypes.memset(place, ord(_DOT), len(shown))
+                return True
+    return False
+
+
+def _where(mark: str) -> int | None:
+    """The address at which this process shows this mark, if it does."""
     start, end = _places()[2:]
     shown = b"\0" + ctypes.string_at(start, end - start) if start else b""
-    at = shown.find(f"\0{MARK}={NO_MARK}\0".encode())
+    at = shown.find(f"\0{MARK}={mark}\0".encode())
     return None if at < 0 else start + at + len(MARK) + 1
 
 

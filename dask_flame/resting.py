@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from distributed import Status, Worker
 from distributed.active_memory_manager import ReduceReplicas
+from distributed.metrics import time
+from distributed.worker_state_machine import RemoveReplicasEvent
 
 from dask_flame.protocol import RESTING
 from dask_flame.scheduler import FlameScheduler
@@ -53,6 +55,8 @@ class HomeWorker(Worker):
         self._numbers = itertools.count()
         self._marks: dict[int, asyncio.Event] = {}
         self._serving = Traffic(UNDER_WAY)
+        #: Told which results cannot be read any more, and why, after they have been let go of.
+        self.on_lost: Callable[[dict[Any, str]], None] = lambda why: None
         self.stream_handlers[_CAUGHT_UP] = self._mark
 
     async def plugin_add(self, *args: Any, **kwargs: Any) -> dict[str, str]:
@@ -82,6 +86,7 @@ class HomeWorker(Worker):
         # Not the base class's: it would read files here and now, and split frames once more.
         async with self._serving.share(self.shelf.weigh(keys), patience=_PATIENCE):
             parcels = await self.shelf.load(keys)
+            self._part_from_broken(keys)
             try:
                 await comm.write({"status": "OK", "data": parcels}, serializers=serializers)
                 await comm.read(deserializers=serializers)
@@ -89,6 +94,13 @@ class HomeWorker(Worker):
                 comm.abort()
                 raise
         return Status.dont_reply
+
+    def _part_from_broken(self, keys: Collection[Any]) -> None:
+        """Let go of what cannot be read: it is computed again, where that can be, or fails."""
+        if broken := {key: self.shelf.broken[key] for key in keys if key in self.shelf.broken}:
+            stimulus = f"flame-broken-{time()}"
+            self.handle_stimulus(RemoveReplicasEvent(keys=list(broken), stimulus_id=stimulus))
+            self.on_lost(broken)
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         # First, as the base class removes the folder, file by file, without giving way.

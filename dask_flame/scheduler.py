@@ -465,6 +465,13 @@ class FlameScheduler(Scheduler):
         answer: dict[str, Any] = super().heartbeat_worker(address=address, **kwargs)
         return answer
 
+    def report_on_key(self, key: Any = None, *, ts: Any = None, client: str | None = None) -> None:
+        # A client asks so for what it has not got. Stock says no more than that it is cancelled.
+        if ts is None and key not in self.tasks and (why := self.losses.cancelled(key)):
+            self.report(why, client=client)
+        else:
+            super().report_on_key(key, ts=ts, client=client)
+
     async def scatter(
         self,
         data: dict[Any, Any],

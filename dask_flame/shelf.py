@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import math
+import os
 import shutil
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +23,9 @@ from distributed.protocol.serialize import Serialized, merge_and_deserialize
 from distributed.spill import SpilledSize
 
 _T = TypeVar("_T")
+
+#: Errors of which a file is not the reason: there is no memory, or too much is open.
+_FOR_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Parcel(Serialized):
@@ -70,6 +76,9 @@ class Shelf(MutableMapping[Any, Parcel]):
     ----------
     memory, disk : int
         Bytes in memory and in files.
+    broken : dict of object to str
+        Why parcels that are still here cannot be read any more, by key: their file was removed,
+        cut short, or written over by somebody else.
 
     Notes
     -----
@@ -85,6 +94,7 @@ class Shelf(MutableMapping[Any, Parcel]):
         self._most: float = math.inf if memory is None else memory
         self._kept: OrderedDict[Any, Parcel] = OrderedDict()
         self._files: dict[Any, _File] = {}
+        self.broken: dict[Any, str] = {}
         self._numbers = itertools.count()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flame-home")
         self._settling: asyncio.Task[None] | None = None
@@ -115,19 +125,29 @@ class Shelf(MutableMapping[Any, Parcel]):
         await asyncio.shield(self._settling)
 
     async def load(self, keys: Collection[Any]) -> dict[Any, Parcel]:
-        """The parcels with these keys, from memory or read from their files; not those gone since.
+        """The parcels with these keys, from memory or read from their files.
+
+        Not those that are gone since, or that turn out to be broken.
 
         Raises
         ------
         OSError
+            A file cannot be opened now, as too many others are open.
         """
         found = {}
         for key in keys:
             if (parcel := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
             elif (file := self._files.get(key)) is not None and not self._closed:
-                with suppress(FileNotFoundError):
+                try:
                     parcel = await self._in_thread(file.read)
+                except OSError as error:
+                    if error.errno in _FOR_NOW:
+                        raise
+                    if self._files.get(key) is file:  # else it was let go of meanwhile
+                        self.broken[key] = (
+                            f"the file in which it rested, {file.path}, {_why(error)}"
+                        )
             if parcel is not None:
                 found[key] = parcel
         return found
@@ -175,6 +195,7 @@ class Shelf(MutableMapping[Any, Parcel]):
 
     def pop_silently(self, key: Any) -> bool:
         """Let go of a key without reading its file; whether it was there."""
+        self.broken.pop(key, None)
         if (parcel := self._kept.pop(key, None)) is not None:
             self.memory -= parcel.nbytes
         elif (file := self._files.pop(key, None)) is not None:
@@ -208,7 +229,7 @@ class Shelf(MutableMapping[Any, Parcel]):
             path.unlink(missing_ok=True)
             raise
         lengths = tuple(memoryview(frame).nbytes for frame in parcel.frames)
-        return _File(path, parcel.header, lengths, parcel.nbytes)
+        return _File(path, parcel.header, lengths, parcel.nbytes, _checksum(parcel.frames))
 
     def _remove(self, file: _File) -> None:
         if not self._closed:
@@ -230,16 +251,40 @@ class _File:
     header: dict[str, Any]
     lengths: tuple[int, ...]
     nbytes: int
+    checksum: int
 
     def read(self) -> Parcel:
+        """Read it again.
+
+        Raises
+        ------
+        OSError
+            The file is gone, or is not what was written.
+        """
         buffer = bytearray(self.nbytes)
         with self.path.open("rb") as f:
-            if f.readinto(buffer) != self.nbytes:
-                raise OSError(f"{self.path} is shorter than what was written to it")
+            if os.fstat(f.fileno()).st_size != self.nbytes or f.readinto(buffer) != self.nbytes:
+                raise OSError("has another length than what was written to it")
+        if _checksum([buffer]) != self.checksum:
+            raise OSError("holds something else than what was written to it")
         view = memoryview(buffer)
         ends = itertools.accumulate(self.lengths)
         frames = [view[end - n : end] for n, end in zip(self.lengths, ends, strict=True)]
         return Parcel(self.header, frames)
+
+
+def _checksum(frames: Iterable[Any]) -> int:
+    """Return what tells these bytes from others, by chance, once in 4 thousand million times."""
+    checksum = 0
+    for frame in frames:
+        checksum = zlib.crc32(frame, checksum)
+    return checksum
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "was removed"
+    return str(error) if error.errno is None else f"cannot be read ({error.strerror})"
 
 
 def _let_go(frames: Sequence[Any]) -> list[Any]:

@@ -26,6 +26,7 @@ from dask_flame.errors import BackendError, PoolError
 from dask_flame.fleet import Member, Phase
 from dask_flame.labels import memory
 from dask_flame.manifest import Manifest
+from dask_flame.open_files import check_room
 from dask_flame.pool import Pool
 from dask_flame.protocol import HAVE
 from dask_flame.specs import check_taken, runner_spec
@@ -350,6 +351,7 @@ class Steering(Cluster):
     def _resize(self, pool: str | None, changes: Mapping[str, Any], why: str) -> None:
         async def change() -> None:
             check_taken(self.backend, changes)
+            self._check_room(pool, changes)
             policy = self.fleets.resize(pool, changes)
             self.backend.expect(self._expected())
             said: dict[str, Any] = {"min": policy.min, "max": policy.max}
@@ -361,6 +363,14 @@ class Steering(Cluster):
             self._resized(pool or self.fleets.default, changes, f"{why}: {what}{waits}")
 
         self._do(change)
+
+    def _check_room(self, pool: str | None, changes: Mapping[str, Any]) -> None:
+        """See that a higher ``max`` is not more than this process can be connected to."""
+        policies, name = self.fleets.policies, pool or self.fleets.default
+        most = changes.get("max")
+        here = not self.backend.apart and name in policies
+        if here and isinstance(most, int) and most > policies[name].max:
+            check_room(most + sum(p.max for other, p in policies.items() if other != name))
 
     def _do(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a change that never waits on the cluster's event loop."""

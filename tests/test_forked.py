@@ -58,7 +58,7 @@ if __name__ == "__main__":
     assert future.result() == 5
     kept = client.scatter([1])
     other = Client(cluster.scheduler_address, set_as_default=False)
-    scratch = cluster.backend.scratch
+    scratch = cluster.backend.folder
     before = sorted(os.listdir(os.path.join(scratch, "dask-scratch-space")))
     begun = time.monotonic()
     if sys.argv[1] == "multiprocessing":
@@ -105,3 +105,48 @@ def _number(line: str) -> str:
 
 def test_there_is_a_fork_to_speak_of() -> None:
     assert hasattr(os, "register_at_fork")
+
+
+HELD = """
+import os, signal, socket, sys, time, dask, numpy as np
+from dask.distributed import Client
+from dask_flame import FlameCluster
+
+if __name__ == "__main__":
+    dask.config.set({"flame.home.memory": "1 kB"})
+    cluster = FlameCluster(max=1, idle_timeout="0.1s", dashboard_address="127.0.0.1:0")
+    client = Client(cluster)
+    future = client.submit(np.ones, 50_000)
+    while cluster.home.disk == 0 or cluster.runners:
+        time.sleep(0.01)
+    folder, guard = cluster.backend.folder, cluster.backend._guard
+    ports = [cluster.scheduler.port, cluster.scheduler.http_server.port, cluster.home.worker.port]
+    # Held by DataLoaders and pools for as long as they like.
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+        os._exit(0)
+    other = os.fork()
+    if other == 0:
+        sys.exit(0)
+    try:
+        assert os.waitpid(other, 0)[1] == 0
+        assert future.result(timeout=30).sum() == 50_000
+        client.close()
+        cluster.close()
+        print(guard.returncode, flush=True)
+        assert not os.path.exists(folder)
+        for port in ports:
+            with socket.socket() as mine:
+                assert mine.connect_ex(("127.0.0.1", port)) != 0, port
+    finally:
+        os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_a_child_that_lives_on_does_not_hold_up_the_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == 0  # a guard that does not hear of it is killed, after ten seconds

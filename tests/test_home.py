@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -21,9 +22,10 @@ import pandas as pd
 import pytest
 from conftest import wait_for
 from distributed import WorkerPlugin, get_worker
+from distributed.client import FutureCancelledError
 
 from dask_flame import FlameCluster, resting
-from dask_flame.errors import PoolError
+from dask_flame.errors import PoolError, RunnerLost
 
 
 def double(x: Any) -> Any:
@@ -266,7 +268,7 @@ def test_scattered_data_boots_a_runner_and_comes_home(flame: Any) -> None:
 
 def stored(cluster: Any) -> list[Path]:
     """Files in which results at home are."""
-    return [p for p in Path(cluster.backend.scratch).glob("*/*/results/*") if p.is_file()]
+    return [p for p in Path(cluster.backend.folder).glob("*/*/results/*") if p.is_file()]
 
 
 def array(mb: float) -> Any:
@@ -698,3 +700,92 @@ def test_files_go_with_a_driver_that_closes_nothing(tmp_path: Path, end: str) ->
     assert b"Traceback" not in done.stdout
     wait_for(lambda: not list((tmp_path / "temporary").glob("dask-flame-*")))
     assert not list((tmp_path / "temporary").rglob("results"))
+
+
+def at_rest(cluster: Any, number: int) -> list[Path]:
+    """Files of so many results, when their runners have gone."""
+    wait_for(lambda: gone(cluster) and cluster.home.held == number, what="they are at home")
+    wait_for(lambda: cluster.home.memory == 0, what="they are on disk")
+    return stored(cluster)
+
+
+def spoil(file: Path, how: str) -> None:
+    if how == "removed":
+        file.unlink()
+    elif how == "cut short":
+        os.truncate(file, 10)
+    elif how == "lengthened":
+        with file.open("ab") as f:
+            f.write(b"x")
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["removed", "cut short", "lengthened", "written over"])
+def test_a_result_whose_file_was_spoilt_is_made_again(flame: Any, tmp_path: Path, how: str) -> None:
+    with dask.config.set({"flame.home.memory": "1 kB"}):
+        cluster, client = flame(max=2, idle_timeout="100ms")
+        runs = tmp_path / "runs"
+
+        def counted(i: int) -> Any:
+            with runs.open("a") as f:
+                f.write(f"{i}\n")
+            return np.full(50_000, i)
+
+        futures = client.map(counted, range(4))
+        with dask.annotate(rerun=False):
+            once = client.submit(counted, 4)
+        scattered = client.scatter(np.full(50_000, 5), hash=False)
+        for file in at_rest(cluster, 6):
+            spoil(file, how)
+        # By another call, by the Client, and again by both at a time.
+        assert client.submit(np.sum, futures[0]).result(timeout=30) == 0
+        assert futures[1].result(timeout=30).sum() == 50_000
+        assert [int(a[0]) for a in client.gather(futures)] == [0, 1, 2, 3]
+        said = {"removed": "was removed", "written over": "holds something else"}
+        with pytest.raises(RunnerLost, match=said.get(how, "has another length")) as lost:
+            once.result(timeout=30)
+        assert str(lost.value).endswith("it is not run again (rerun=False)")
+        with pytest.raises(FutureCancelledError, match="scatter it again"):
+            scattered.result(timeout=30)
+        assert sorted(map(int, runs.read_text().split())) == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+        assert any("the result of" in e.reason for e in cluster.events if e.kind == "lost")
+
+
+def test_results_outlive_guards(flame: Any, tmp_path: Path) -> None:
+    with dask.config.set({"flame.home.memory": "1 kB"}):
+        cluster, client = flame(max=2, idle_timeout="100ms")
+        runs = tmp_path / "runs"
+
+        def counted(i: int) -> Any:
+            with runs.open("a") as f:
+                f.write(f"{i}\n")
+            return np.full(50_000, i)
+
+        futures = client.map(counted, range(4))
+        files = at_rest(cluster, 4)
+        for _ in range(2):
+            guard = cluster.backend._guard
+            guard.kill()
+            # It is followed by another, though nothing boots: one has to see to the folder.
+            wait_for(lambda g=guard: cluster.backend._guard not in (None, g), what="another guard")
+            assert client.submit(int, 7, pure=False).result(timeout=30) == 7
+            assert [int(a[0]) for a in client.gather(futures)] == [0, 1, 2, 3]
+        assert all(file.exists() for file in files)
+        assert sorted(map(int, runs.read_text().split())) == [0, 1, 2, 3]
+        folder = Path(cluster.backend.folder)
+    client.close()
+    cluster.close()
+    assert not folder.exists()
+
+
+def test_a_cleaner_of_temporary_files_that_heeds_locks_leaves_results_alone(flame: Any) -> None:
+    cluster, _ = flame(max=1)
+    descriptor = os.open(cluster.backend.folder, os.O_RDONLY)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as systemd-tmpfiles does
+    finally:
+        os.close(descriptor)

@@ -65,7 +65,7 @@ def test_results_that_the_driver_has_outlive_it(flame: Any) -> None:
         cluster, client = flame(max=1, backend=Guarded, idle_timeout="0.1s")
     result = client.submit(large)
     wait_for(lambda: result.done() and not cluster.runners, what="it is at home")
-    assert [p for p in Path(cluster.backend.scratch).glob("*/*/results/*") if p.is_file()]
+    assert [p for p in Path(cluster.backend.folder).glob("*/*/results/*") if p.is_file()]
     cluster.backend.signal(STOP)
     folder = Path(cluster.backend.scratch)
     wait_for((folder / NO_MORE).exists)

@@ -432,3 +432,14 @@ class Backend(ABC):
     def scratch(self) -> str | None:
         """A folder on the driver's machine that goes when the backend goes, if there is one."""
         return None
+
+    @property
+    def folder(self) -> str | None:
+        """The driver's own, for what must last as long as the driver does; None: Dask's default.
+
+        Where the backend has none of this kind, it is :attr:`scratch`.
+        """
+        return self.scratch
+
+    def forked(self) -> None:  # noqa: B027
+        """In a child that was forked from the driver: let go of what would hold up the driver."""

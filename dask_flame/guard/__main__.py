@@ -1,4 +1,7 @@
-"""Where a guard begins: ``guard/__main__.py FD OWNER PARENT PLACE [KEY]`` (guard).
+"""Where a guard begins: ``guard/__main__.py FD OWNER PARENT PLACE FOLDER FILES [KEY]`` (guard).
+
+PLACE is where it makes its scratch folder, FOLDER one of the driver's, which goes when the driver
+is gone, FILES the number of open files that runners may have.
 
 A template takes half a second to import Dask, and a first call waits for it. So it is forked before
 the guard itself imports what it needs, if the driver says that this process has been started with
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
 import warnings
@@ -24,7 +28,7 @@ _PATIENCE = 0.5
 
 def main() -> None:
     """Fork the first template, if there is one; then guard."""
-    descriptor, owner, parent, place, *first = sys.argv[1:]
+    descriptor, owner, parent, place, folder, files, *first = sys.argv[1:]
     connection = socket.socket(fileno=int(descriptor))
     heard = b""
     seed = None
@@ -32,7 +36,7 @@ def main() -> None:
         heard = _line(connection)
         kind = json.loads(heard) if heard.endswith(b"\n") else {}
         if kind.get("key") == first[0]:
-            seed = _fork(connection, kind)
+            seed = _fork(connection, kind, int(files))
     # Here, as the template needs none of it.
     sys.path.insert(0, _ROOT)
     from dask_flame.guard.guard import Guard
@@ -41,7 +45,9 @@ def main() -> None:
     del sys.path[0]
     # The driver's warning filters are for runners: nobody reads what this process warns of.
     warnings.simplefilter("ignore")
-    guard = Guard(connection, owner, int(parent), heard, place=place)
+    guard = Guard(
+        connection, owner, int(parent), heard, place=place, folder=folder, files=int(files)
+    )
     if seed is not None:
         connection, pid, output = seed
         guard.seed = (connection, Forked(pid), output)
@@ -63,7 +69,9 @@ def _line(connection: socket.socket) -> bytes:
     return heard
 
 
-def _fork(connection: socket.socket, kind: dict[str, Any]) -> tuple[socket.socket, int, int]:
+def _fork(
+    connection: socket.socket, kind: dict[str, Any], files: int
+) -> tuple[socket.socket, int, int]:
     """Fork a template for runners of this kind: the connection to it, its process, its output."""
     guard = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -76,6 +84,8 @@ def _fork(connection: socket.socket, kind: dict[str, Any]) -> tuple[socket.socke
         ours.close()
         connection.close()
         os.setsid()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
         for standard in (1, 2):
             os.dup2(write, standard)
         os.close(read)

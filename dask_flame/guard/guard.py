@@ -3,7 +3,8 @@
 A process of its own, in a session of its own, with one thread. It starts runners when the driver
 says so and tells the driver what they print and how they end. When its connection to the driver
 closes, or its parent is another process than before, the driver is gone, however it went, and the
-guard kills every runner with all that came from it, removes the scratch folder, and goes.
+guard kills every runner with all that came from it, removes the scratch folder, and goes. When the
+guard itself is gone, those that are left of its runners do so: see :mod:`dask_flame.runner.last`.
 
 How a runner's processes are found is said in :mod:`dask_flame.marks`. On Linux the guard is their
 subreaper, so that orphans become its children.
@@ -35,13 +36,15 @@ from typing import Any
 import dask_flame.runner.__main__ as runner_program
 from dask_flame.guard.endings import Endings, adopt_orphans
 from dask_flame.guard.memory import MemoryWatch
-from dask_flame.guard.outside import STOPPED, Outside
+from dask_flame.guard.outside import STOPPED, Outside, remove_once_nobodys
 from dask_flame.guard.runners import MOST_KEPT, Kind, Process, Runner
 from dask_flame.guard.templates import Prints, Seed, Template
 from dask_flame.marks import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5
+#: Seconds after its end in which the kernel takes away a process's locks.
+_LET_GO_WITHIN = 2.0
 #: Bytes for a driver that does not read; beyond them what runners print is only kept, not sent.
 _MOST_UNREAD = 4_000_000
 
@@ -61,6 +64,11 @@ class Guard:
         What the driver has said already.
     place : str
         Where to make the scratch folder; empty: in the usual place for temporary files.
+    folder : str
+        One of the driver's own, which is removed when the driver is gone; empty: there is none.
+    files : int
+        Open files that runners, and what they start, may have: as many as the driver might before
+        it raised its own limit. 0: as many as this process.
 
     Attributes
     ----------
@@ -78,10 +86,13 @@ class Guard:
         heard: bytes = b"",
         *,
         place: str = "",
+        folder: str = "",
+        files: int = 0,
     ) -> None:
         self.connection = connection
         self.owner = owner
         self.parent = parent
+        self.folder = folder
         self.runners: dict[str, Runner] = {}
         self.kinds: dict[str, Kind] = {}
         self.templates: dict[str, Template] = {}
@@ -89,11 +100,13 @@ class Guard:
         self.memory = MemoryWatch()
         self.adopts = False
         self.seed: Seed | None = None
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = (files or soft, hard)
         # Each runner takes two descriptors here, four while it waits.
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit[1], self._limit[1]))
-        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{owner}-", dir=place or None)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        cluster = owner.partition("/")[0]
+        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
         self.outside = Outside(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, what was printed and is not shown
@@ -129,6 +142,8 @@ class Guard:
             self._drop_seed()
             self.endings.everything()
             shutil.rmtree(self.scratch, ignore_errors=True)
+            if self.folder and os.getppid() != self.parent:
+                remove_once_nobodys(self.folder, _LET_GO_WITHIN)
 
     def _turn(self, wake: int) -> bool:
         writing = selectors.EVENT_WRITE if self._out else 0
@@ -307,7 +322,7 @@ class Guard:
         word, whose = secrets.token_hex(6), os.path.join(self.scratch, f".whose-{name}")
         limits = common.get("prints")
         prints = limits and {"word": word, "whose": whose, "limits": limits}
-        own = {"name": name, "directory": folder, "prints": prints}
+        own = {"name": name, "directory": folder, "prints": prints, "drivers": self.folder}
         orders = json.dumps({**common, **own}).encode()
         if self.stopped:
             self.say(ev="refused", name=name, why=STOPPED)

@@ -21,12 +21,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import signal
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Collection
 from io import FileIO
 from typing import Any, NoReturn
@@ -47,6 +44,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     leash = FileIO(descriptor)
     line, rest = _line(leash, b"")
     if line is None:
+        _nobody_else()
         os._exit(1)
     orders: dict[str, Any] = json.loads(line)
     sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
@@ -55,6 +53,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     scratch = os.path.dirname(orders["directory"])
 
     from dask_flame.marks import MARK, below
+    from dask_flame.runner.last import sweep
     from dask_flame.trackers import kill_but_trackers
 
     mark = os.environ.get(MARK, "none")
@@ -67,7 +66,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
                     stream.flush()
             kill_but_trackers(below(os.getpid()))
             if alone or os.getppid() not in parents:
-                _sweep(mark, scratch)
+                sweep(mark, scratch, orders.get("drivers", ""))
         finally:
             os._exit(code)
 
@@ -100,6 +99,16 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     end(code)
 
 
+def _nobody_else() -> None:
+    """See to what other runners have left: the guard is dead, before it has said anything."""
+    with contextlib.suppress(ImportError):  # where they are is in what was not said
+        from dask_flame.marks import MARK
+        from dask_flame.runner.last import sweep
+
+        if MARK in os.environ:
+            sweep(os.environ[MARK], "", "")
+
+
 def _go_to(*folders: str | None) -> None:
     """Work in the first of these folders that is there."""
     for folder in folders:
@@ -107,32 +116,6 @@ def _go_to(*folders: str | None) -> None:
             with contextlib.suppress(OSError):
                 os.chdir(folder)
                 return
-
-
-def _sweep(mark: str, scratch: str) -> None:
-    """See to what is left, as who would do so is dead: orphans, the scratch folder, the group.
-
-    By a child, which begins when this process has ended: calls are still running here, and might
-    start another process after the last look.
-    """
-    from dask_flame.trackers import end_all_marked, end_group, wait_for_trackers
-
-    me = os.getpid()
-    leads = os.getpgrp() == me
-    with warnings.catch_warnings(action="ignore"):  # of threads
-        if os.fork():
-            return
-    try:
-        os.setsid()
-        # Trackers of shared memory wait for the end of all that has these pipes.
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        with contextlib.suppress(OSError):
-            os.kill(me, signal.SIGKILL)
-        trackers = end_group(me) if leads else set()
-        wait_for_trackers(trackers | end_all_marked(mark))
-        shutil.rmtree(scratch, ignore_errors=True)
-    finally:
-        os._exit(0)
 
 
 def _line(leash: FileIO, rest: bytes) -> tuple[bytes | None, bytes]:

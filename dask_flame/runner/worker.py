@@ -30,6 +30,7 @@ from distributed.worker_state_machine import (
 )
 
 from dask_flame import serialization
+from dask_flame.accepting import accept_patiently
 from dask_flame.background import in_thread
 from dask_flame.failures import (
     answer_always,
@@ -200,6 +201,7 @@ async def _serve(
     # They are not needed to register, and take their time to import.
     with dask.config.set({_PAGES: []}):
         await worker
+    accept_patiently(worker)
     build_later(worker, partial(_add_pages, worker, pages))
     worker.quiet.started()
     departure.started()

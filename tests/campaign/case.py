@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 #: The moments of a cluster's life at which something can be done to it.
 PHASES = ("booting", "registering", "running", "idle", "leaving")
@@ -40,6 +40,7 @@ class CallPlan:
     cancel_after: float | None = None
     timeout: float | None = None
     nested: bool = False  # it calls on a runner itself
+    child: bool = False  # it leaves a process behind, in a session of its own
 
     @property
     def overruns(self) -> bool:
@@ -59,6 +60,7 @@ class CallPlan:
         words += ["raises"] if self.raises else []
         words += [f"timeout={self.timeout:g} s"] if self.timeout else []
         words += ["calls another"] if self.nested else []
+        words += ["leaves a process"] if self.child else []
         words += [f"cancelled after {self.cancel_after:.2f} s"] if self.cancel_after else []
         return " ".join(words)
 
@@ -125,12 +127,13 @@ class Case:
     on_boot_failure: str = "fail"
     unsteady: Unsteady = field(default_factory=Unsteady)
     worker_ttl: float | None = None
+    home_memory: int | None = None  # bytes of results in memory; the others rest on disk
     allowed_failures: int = 20
     proxy: str = ""  # what goes through one: the "client", or the "runners"
     grace: float = 60.0
     kill_at: str = ""  # the phase in which the driver is killed
     kill_after: float = 0.0  # ... and how long after its beginning
-    # ... "guard": the guard as well; "frozen": while its runners are frozen; "paused": it is only
+    # ... "guard": the guard as well; "several": that and all runners but one; "frozen": while its runners are frozen; "paused": it is only
     # stopped for a while
     kill_with: str = ""
 
@@ -156,6 +159,7 @@ class Case:
             )
         lines += [f"  backend: {self.unsteady}"] * (self.unsteady != Unsteady())
         lines += [f"  worker-ttl: {self.worker_ttl} s"] * bool(self.worker_ttl)
+        lines += [f"  home.memory: {self.home_memory} bytes"] * bool(self.home_memory)
         lines += [f"  allowed-failures: {self.allowed_failures}"] * (self.allowed_failures != 20)
         lines += [f"  through a proxy: {self.proxy}"] * bool(self.proxy)
         if self.kill_at:
@@ -167,6 +171,7 @@ class Case:
 _KILLS = {
     "": "the driver is killed",
     "guard": "the driver and the guard are killed",
+    "several": "the driver, the guard and all runners but one are killed at one instant",
     "frozen": "all runners are frozen and the driver is killed",
     "paused": "the driver is stopped for a while",
     "api-down": "the API server goes down for a while and the driver is killed",
@@ -187,18 +192,22 @@ def make_case(seed: int) -> Case:
     turn, place = divmod(seed, len(THEMES))
     theme = THEMES[place]
     pools = pools_of(rng, theme)
+    rounds = rounds_of(rng, pools)
     case = {
         "seed": seed,
         "theme": theme,
         "pools": pools,
-        "rounds": rounds_of(rng, pools),
+        "rounds": rounds,
         "faults": (),
     }
     if theme == "driver":
         which = turn * THEMES.count("driver") + THEMES[:place].count("driver")
         case["kill_at"] = DRIVER_PHASES[which % len(DRIVER_PHASES)]
         case["kill_after"] = rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0, 0.02)
-        case["kill_with"] = rng.choice(["", "", "", "guard", "frozen", "paused"])
+        ways = ["", "", "", "guard", "frozen", "paused", "several", "several"]
+        case["kill_with"] = rng.choice(ways)
+        if case["kill_with"] == "several":
+            case["rounds"] = tuple(map(_with_children, rounds))
     else:
         case |= _MISHAPS[theme](rng)
     return Case(**case)  # type: ignore[arg-type]
@@ -252,6 +261,10 @@ def rounds_of(rng: random.Random, pools: tuple[PoolPlan, ...]) -> tuple[Round, .
         then = rng.choices(["on", "done", "rest"], [3, 2, 3])[0]
         rounds.append(Round(tuple(calls), then, rng.choice([0.0, rng.uniform(0, 0.6)])))
     return tuple(rounds)
+
+
+def _with_children(part: Round) -> Round:
+    return replace(part, calls=tuple(replace(call, child=True) for call in part.calls))
 
 
 def moment(rng: random.Random) -> float:
@@ -312,8 +325,12 @@ def _backend(rng: random.Random) -> dict[str, object]:
 
 
 def _guard(rng: random.Random) -> dict[str, object]:
+    on_disk = rng.random() < 0.5
     faults = [Fault("guard", rng.choice(PHASES), moment(rng)) for _ in range(rng.randint(1, 2))]
-    return {"faults": tuple(faults)}
+    if on_disk:
+        # Where it is killed while no runner is there, nothing is lost.
+        faults[0] = Fault("guard", "resting", moment(rng))
+    return {"faults": tuple(faults), "home_memory": 1 if on_disk else None}
 
 
 def _templates(rng: random.Random) -> dict[str, object]:

@@ -145,6 +145,8 @@ class Faults(threading.Thread):
             self.tell(phase)
         if not members:
             self.tell("resting")
+            if self.cluster.home.disk:
+                phases.add("resting")
         self._count(now)
         return phases
 

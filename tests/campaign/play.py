@@ -72,6 +72,8 @@ def settings(case: Case) -> dict[str, Any]:
         # Each boot takes its turn to fail by what it preloads: in a process of its own.
         "flame.local.fork": not (case.boots or case.all_boots),
     }
+    if case.home_memory is not None:
+        given["flame.home.memory"] = case.home_memory
     if case.worker_ttl is not None:
         given["distributed.scheduler.worker-ttl"] = f"{case.worker_ttl} s"
     return given

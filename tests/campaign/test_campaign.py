@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def _in_a_process(case: Case, folder: Path, temporary: Path) -> tuple[list[str],
             )
         try:
             wait_for(lambda: not _remains(token), _GONE_WITHIN, "no process is left")
-            if case.kill_with != "guard":
+            if case.kill_with not in ("guard", "several"):
                 # Where both are killed it takes a runner to remove the folder, if there is one.
                 wait_for(lambda: not list(temporary.iterdir()), _GONE_WITHIN, "no folder is left")
         except AssertionError as error:
@@ -114,6 +115,13 @@ def _kill(case: Case, driver: Any, token: str) -> str:
     guards = [p for p in others if "dask_flame/guard" in _line(p)]
     if case.kill_with == "guard":
         kill(p.pid for p in guards)
+    elif case.kill_with == "several":
+        shown = [(p, _line(p)) for p in others]
+        runners = [p for p, s in shown if s.startswith("dask-flame ") and "template" not in s]
+        victims = [driver, *guards, *runners[1:]]
+        random.Random(case.seed).shuffle(victims)
+        kill(p.pid for p in victims)
+        return f"killed {[p.pid for p in victims]}, with {[_line(p) for p in others]}"
     elif case.kill_with == "frozen":
         for process in others:
             if process not in guards:

@@ -24,6 +24,7 @@ from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.local.crowd import crowd
 from dask_flame.backends.local.devices import Devices
 from dask_flame.backends.local.ends import Ends
+from dask_flame.backends.local.folder import DriverFolder
 from dask_flame.backends.local.kinds import Kinds
 from dask_flame.backends.local.told import runner, told
 from dask_flame.background import in_thread
@@ -31,6 +32,7 @@ from dask_flame.errors import BackendError
 from dask_flame.guard.outside import STOPPED, lock
 from dask_flame.labels import memory
 from dask_flame.marks import MARK, NO_MARK
+from dask_flame.open_files import usual_limit
 from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
 from dask_flame.prints.show import DriversShow
@@ -44,6 +46,8 @@ logger = logging.getLogger("dask_flame")
 
 _START_WITHIN = 30.0
 _END_WITHIN = 10.0
+#: Seconds after the end of a guard in which a boot starts the next one, if there is one to boot.
+_AGAIN_AFTER, _AGAIN_AT_MOST = 0.5, 30.0
 #: Seconds after which the import of a module is what holds a boot up.
 _LONG = 1.0
 _KEPT_LOGS = 200
@@ -67,6 +71,7 @@ class LocalBackend(Backend):
         self._show = DriversShow(self._limits) if self._limits is not None else None
         # Clusters may bear the same name; what they started must not be taken for one another's.
         self._mark = f"{owner}-{secrets.token_hex(4)}"
+        self._guards = 0  # that there have been
         self._guard: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -81,8 +86,10 @@ class LocalBackend(Backend):
         self._why_stopped = ""
         self._scratch: list[str] = []
         self._locks: list[int] = []
+        self._folder: DriverFolder | None = None
         self._restarting = asyncio.Lock()
         self._tidying: asyncio.Future[None] | None = None
+        self._again: asyncio.Task[None] | None = None
         self._kinds = Kinds()
         self._devices = Devices()
         self._causes = Ends()
@@ -91,6 +98,16 @@ class LocalBackend(Backend):
     def scratch(self) -> str | None:
         return self._scratch[-1] if self._scratch else None
 
+    @property
+    def folder(self) -> str | None:
+        return None if self._folder is None else self._folder.path
+
+    def forked(self) -> None:
+        if self._folder is not None:
+            self._folder.let_go()
+        while self._locks:
+            os.close(self._locks.pop())
+
     async def start(self) -> None:
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
@@ -98,10 +115,15 @@ class LocalBackend(Backend):
         assert guard is not None
         assert guard.origin is not None
         place = _place()
+        if self._folder is None:
+            self._folder = _make_folder(self._mark, place)
+        self._guards += 1
         ours, theirs = socket.socketpair()
         first = self._kinds.first()
         try:
-            words = [str(theirs.fileno()), self._mark, str(os.getpid()), place]
+            mark, files = f"{self._mark}/{self._guards}", str(usual_limit())
+            words = [str(theirs.fileno()), mark, str(os.getpid())]
+            words += [place, self._folder.path, files]
             environment = dict(os.environ)
             if first is not None:
                 # It forks the first template from itself, at once.
@@ -139,11 +161,7 @@ class LocalBackend(Backend):
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         if self._why_stopped:
             raise BackendError(self._why_stopped)
-        async with self._restarting:
-            if not self._closed and (self._listening is None or self._listening.done()):
-                # The guard was killed, and its runners with it; the one after it too, perhaps.
-                await self._end_guard()
-                await self.start()
+        await self._have_guard()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
         if specs and specs[0].cwd is None:
@@ -194,7 +212,13 @@ class LocalBackend(Backend):
     async def close(self) -> None:
         self._closed = True
         async with self._restarting:
+            if self._folder is not None:
+                # While the guard is there, which would do it if this process were killed now.
+                await in_thread(self._folder.remove)
             await self._end_guard()
+        if self._again is not None:
+            self._again.cancel()
+            await asyncio.wait({self._again})
         if self._show is not None:
             await self._show.finish()
 
@@ -228,12 +252,26 @@ class LocalBackend(Backend):
             self._say(message)
         return key
 
+    async def _have_guard(self) -> None:
+        """Start a guard if there is none: it was killed, and its runners with it."""
+        async with self._restarting:
+            if not self._closed and (self._listening is None or self._listening.done()):
+                await self._end_guard()
+                await self.start()
+
+    async def _have_guard_again(self) -> None:
+        """Start one though nothing is to be booted: it sees to the driver's folder, too."""
+        # Later each time: what kills them may go on to do so.
+        await asyncio.sleep(min(_AGAIN_AFTER * self._guards, _AGAIN_AT_MOST))
+        try:
+            await self._have_guard()
+        except BackendError as error:
+            self.trouble("", str(error))
+
     async def _end_guard(self) -> None:
         """Let go of the guard, which then ends all runners and itself; wait until it has."""
         if self._writer is not None:
-            self._writer.close()
-            with contextlib.suppress(OSError):
-                await self._writer.wait_closed()
+            await self._hang_up(self._writer)
             self._writer = None
         if self._guard is not None:
             await _gone(self._guard)
@@ -249,6 +287,15 @@ class LocalBackend(Backend):
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
         while self._locks:
             os.close(self._locks.pop())
+
+    async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError):
+            # Closing alone says nothing while a child that was forked has the socket, too.
+            writer.write_eof()
+            writer.close()
+            # What does not read is killed.
+            await asyncio.wait_for(writer.wait_closed(), _END_WITHIN)
+        writer.transport.abort()
 
     def _say(self, message: dict[str, Any]) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -284,6 +331,8 @@ class LocalBackend(Backend):
             # The guard is dead: what it would have seen to is done here.
             trackers = end_all_marked(f"{self._mark}/")
             self._tidying = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
+            if not self._why_stopped and (self._again is None or self._again.done()):
+                self._again = asyncio.ensure_future(self._have_guard_again())
         lost = self._why_stopped or "the guard of the local runners is gone"
         why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
@@ -383,6 +432,17 @@ def _place() -> str:
             f'written: {error.strerror}; write dask.config.set({{"temporary-directory": "/tmp"}})'
         ) from None
     return place
+
+
+def _make_folder(cluster: str, place: str) -> DriverFolder:
+    try:
+        return DriverFolder(cluster, place)
+    except OSError as error:
+        where = place or tempfile.gettempdir()
+        raise BackendError(
+            f"no folder can be made in {where}: {error.strerror}; make room there, or write "
+            'dask.config.set({"temporary-directory": "/another/folder"})'
+        ) from error
 
 
 async def _gone(guard: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from dask_flame.guard.outside import LOCK
-from dask_flame.marks import MARK, mark_of
+from dask_flame.marks import MARK, mark_of, names_in
 
 _GUARD = os.path.join("dask_flame", "guard", "__main__.py")
 
@@ -132,7 +132,7 @@ def look() -> Census:
                 continue
             if MARK not in process.environ():
                 continue
-            cluster, _, runner = mark_of(process).rpartition("/")
+            cluster, runner = names_in(mark_of(process))
             marked = Marked(process, cluster, runner, process.create_time())
             (census.marked if cluster else census.templates).append(marked)
     return census
@@ -205,4 +205,4 @@ def _guard(process: psutil.Process) -> Guard | None:
     descriptor, mark, driver = words[program + 1 : program + 4]
     if not (descriptor.isdigit() and driver.isdigit()):
         return None
-    return Guard(process, mark, int(driver), process.create_time())
+    return Guard(process, mark.partition("/")[0], int(driver), process.create_time())

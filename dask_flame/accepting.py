@@ -1,0 +1,103 @@
+"""A server that has no descriptor left for a connection waits for one (scheduler, runner).
+
+tornado tries again at once, for as long as somebody wants to connect, and logs a traceback each
+time: several thousand a second, and nothing else is done meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from distributed.core import Server
+from tornado.ioloop import IOLoop
+
+logger = logging.getLogger("dask_flame")
+
+#: What `accept` fails with where too much is open, here or on this machine, or memory is short.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Seconds until it is tried again. Who wants to connect waits.
+_PAUSE = 1.0
+#: Connections that are accepted in a row before anything else is done.
+_IN_A_ROW = 128
+
+
+def accept_patiently(server: Server) -> None:
+    """Have a server of Dask's, and its pages, wait where they cannot accept a connection.
+
+    By private names of tornado's TCPServer, in which there is no other way.
+    """
+    for tcp in _listening(server):
+        for descriptor, sock in tcp._sockets.items():
+            tcp._handlers.pop(descriptor)()
+            tcp._handlers[descriptor] = Patience(sock, tcp._handle_connection).stop
+
+
+def _listening(server: Server) -> Iterator[Any]:
+    for listener in server.listeners:
+        if (tcp := getattr(listener, "tcp_server", None)) is not None:
+            yield tcp
+    if (pages := getattr(server, "http_server", None)) is not None:
+        yield pages
+
+
+class Patience:
+    """Accepts connections, on the current event loop.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        It listens, and does not block.
+    take : callable
+        Given each connection, and where it comes from.
+    """
+
+    def __init__(self, sock: socket.socket, take: Callable[[socket.socket, Any], None]) -> None:
+        self._sock = sock
+        self._take = take
+        self._loop = IOLoop.current()
+        self._stopped = False
+        self._said = False
+        self._listen()
+
+    def stop(self) -> None:
+        """Accept no more."""
+        if not self._stopped:
+            self._stopped = True
+            self._loop.remove_handler(self._sock)
+
+    def _listen(self) -> None:
+        if not self._stopped:
+            self._loop.add_handler(self._sock, self._accept, IOLoop.READ)
+
+    def _accept(self, *args: Any) -> None:
+        for _ in range(_IN_A_ROW):
+            if self._stopped:
+                return
+            try:
+                connection, address = self._sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._wait(error)
+                return
+            self._take(connection, address)
+
+    def _wait(self, error: OSError) -> None:
+        self._loop.remove_handler(self._sock)
+        self._loop.call_later(_PAUSE, self._listen)
+        if not self._said:
+            self._said = True
+            logger.error(
+                "no connection can be accepted on port %s (%s): whoever wants one waits until "
+                "there is room; start with a higher `ulimit -n`, or with fewer runners (max=)",
+                self._sock.getsockname()[1],
+                error.strerror,
+            )
