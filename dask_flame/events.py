@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import overload
 
 from dask_flame.errors import PRINTED
+from dask_flame.terminals import tame
 
 logger = logging.getLogger("dask_flame")
 
@@ -55,10 +56,10 @@ class Event:
 
     @property
     def text(self) -> str:
-        """The reason, led by the runners it is about."""
+        """The reason, led by the runners it is about; safe for a terminal."""
         names = self.runners
         who = f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 3 else ", ".join(names)
-        return f"{who}: {self.reason}" if who else self.reason
+        return tame(f"{who}: {self.reason}" if who else self.reason)
 
 
 class EventLog(Sequence[Event]):
