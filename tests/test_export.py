@@ -23,7 +23,10 @@ FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
 def add(store: ReportStore, key: Any, run: str = "a", /, **values: list[float | None]) -> None:
     n = len(next(iter(values.values())))
     times = [FIRST + i / 4 for i in range(n)]
-    store.add(Batch(key, run, f"runner-{key}", False, range(n), times, values, f"pool-{key}"))
+    rows = {k: [i for i, v in enumerate(c) if v is not None] for k, c in values.items()}
+    there = {k: [v for v in c if v is not None] for k, c in values.items()}
+    who, pool = f"runner-{key}", f"pool-{key}"
+    store.add(Batch(key, run, who, False, range(n), times, there, pool, rows=rows))
 
 
 @pytest.fixture
