@@ -63,7 +63,7 @@ class Event:
 
 
 class EventLog(Sequence[Event]):
-    """The last events of a cluster, oldest first; bounded.
+    """The last 5,000 events of a cluster, oldest first.
 
     Appending from the cluster's event loop while another thread reads is safe: a read works on
     a copy.
@@ -74,7 +74,7 @@ class EventLog(Sequence[Event]):
         How many of each kind there have been, those that are forgotten included.
     """
 
-    def __init__(self, maxlen: int = 10_000) -> None:
+    def __init__(self, maxlen: int = 5_000) -> None:
         self._events: deque[Event] = deque(maxlen=maxlen)
         self.counts: Counter[str] = Counter()
 

@@ -10,6 +10,7 @@ All of it is in private names of distributed, which has no public way.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from distributed.spans import Span, SpansSchedulerExtension
 
 #: Spans (see :func:`distributed.span`), kinds of keys, and changes of the number of threads.
 MOST_SPANS, MOST_PREFIXES, MOST_CHANGES = 1_000, 5_000, 10_000
+#: Lines of the scheduler's log, where ``distributed.admin.log-length`` says nothing else than Dask.
+MOST_LINES, _STOCK_LINES = 1_000, 10_000
 #: Seconds after which the events of a worker or client that is gone are forgotten.
 _AFTER = 60.0
 
@@ -84,6 +87,9 @@ class SoonDone(AsyncTaskGroup):
 def bound(scheduler: Scheduler) -> None:
     """Have a scheduler, which has not started, forget soon what has gone."""
     scheduler._ongoing_background_tasks = SoonDone()
+    lines = scheduler._deque_handler
+    if lines.deque.maxlen == _STOCK_LINES:
+        lines.deque = deque(lines.deque, maxlen=MOST_LINES)
 
 
 def forget_worker(scheduler: Scheduler, address: str) -> None:
@@ -138,7 +144,6 @@ def forget_prefixes(scheduler: Scheduler) -> None:
         if extra <= 0:
             return
         del prefixes[name]
-        scheduler.unknown_durations.pop(name, None)
         extra -= 1
 
 

@@ -157,9 +157,8 @@ class PackedTask:
             # Imported here, as it knows of this class, and calls seldom fail.
             from dask_flame.reports.called import called_with
 
-            return (
-                f"<{funcname(getattr(self._task, 'func', self._task))}({called_with(self._task)})>"
-            )
+            name = funcname(getattr(self._task, "func", self._task))
+            return f"<{name}({called_with(self._task)})>"
         except Exception:
             return "<a call>"
 
