@@ -23,6 +23,7 @@ from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.lives import ENDING, Lives
 from dask_flame.orders import Orders
 from dask_flame.pool import OnChange
+from dask_flame.terminals import tame
 from dask_flame.told import Told
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ logger = logging.getLogger("dask_flame")
 _HISTORY = 3600
 #: Seconds after which there is one though nothing has.
 _UNCHANGED = 60.0
-_SHOWN_LINES = 25
+#: Of what a runner printed last, in the event of its end: lines, and characters of each.
+_SHOWN_LINES, _LONGEST_LINE = 25, 500
 #: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
 _GONE_WITHIN = 5.0
 #: Least seconds between two events that say of the same runner that it is paused.
@@ -436,5 +438,5 @@ class FlameAdaptive(Adaptive):
 
 
 def _last_lines(text: str) -> str:
-    lines: Iterable[str] = text.splitlines()
-    return "\n".join(list(lines)[-_SHOWN_LINES:])
+    lines: Iterable[str] = tame(text).splitlines()
+    return "\n".join(line[:_LONGEST_LINE] for line in list(lines)[-_SHOWN_LINES:])

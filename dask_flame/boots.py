@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import overload
 
+from dask_flame.terminals import tame
+
 ACCEPTED, REGISTERED, FIRST_CALL = "accepted", "registered", "first call"
 #: Not for backends to say: the cluster's own steps, and the names of an event's other numbers.
 TAKEN = frozenset({"asked", ACCEPTED, REGISTERED, FIRST_CALL, "seconds", "runners", "pool"})
@@ -85,7 +87,7 @@ class Boot:
             told.append("never registered" if self.steps else "never accepted")
             if self.trouble:
                 told.append(f"held up by {self.trouble}")
-        return ", ".join(told)
+        return tame(", ".join(told))
 
     def __repr__(self) -> str:
         told = [f"{step} {shown(seconds)}" for step, seconds in self.steps]
@@ -94,7 +96,7 @@ class Boot:
         if self.ended:
             how = "failed" if self.failed else "given up"
             told.append(f"{how} after {shown(self.lasted)} s: {self.ended}")
-        return f"{self.name}: {', '.join(told) or 'asked for'}"
+        return tame(f"{self.name}: {', '.join(told) or 'asked for'}")
 
 
 class Boots(Sequence[Boot]):

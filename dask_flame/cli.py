@@ -90,9 +90,12 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
         chosen = tuple(one for one in found.runners if runner in (None, one.name))
         return dict(await overseer.logs(replace(found, runners=chosen), lines=tail))
 
+    from dask_flame.terminals import plain, tame
+
     for name, text in _do(read, where).items():
         for line in text.splitlines():
-            click.echo(line if runner is not None else f"[{name}] {line}")
+            line = tame(line)
+            click.echo(line if runner is not None else f"[{plain(name)}] {line}")
 
 
 @flame.command()
@@ -106,11 +109,13 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
     for them any more. Results that a driver has can still be read there.
     """
 
+    from dask_flame.terminals import tame
+
     async def end(overseer: Overseer) -> None:
         there = await overseer.clusters()
         for found in [_named(name, there) for name in clusters]:
             said = await overseer.stop(found, within=timeout)
-            click.echo(f"{found.id}: {said}")
+            click.echo(tame(f"{found.id}: {said}"))
 
     _do(end, where)
 
@@ -173,6 +178,7 @@ def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) 
     from dask_flame import config
     from dask_flame.backends import find_backend
     from dask_flame.errors import FlameError
+    from dask_flame.terminals import tame
 
     given = {name: value for name, value in where.items() if value is not None}
     backend = given.pop("backend", None) or config.get("backend")
@@ -186,9 +192,11 @@ def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) 
                 return await what(overseer)
             finally:
                 for note in overseer.notes:
-                    click.echo(f"note: {note}", err=True)
+                    click.echo(tame(f"note: {note}"), err=True)
 
     try:
         return asyncio.run(do())
     except FlameError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(tame(str(error))) from error
+    except click.ClickException as error:
+        raise click.ClickException(tame(error.message)) from None

@@ -28,6 +28,7 @@ from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
 from dask_flame.forked import clients_of, leave_alone, refuse
 from dask_flame.here import END_GRACE, Here
+from dask_flame.histories import forget_connections
 from dask_flame.home import Home
 from dask_flame.integrations import joblib
 from dask_flame.links import dashboard_link, page_link
@@ -462,6 +463,9 @@ class FlameCluster(Steering):
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         super()._update_worker_status(op, msg)
+        if op == "remove":
+            for client in clients_of(self):
+                client.loop.add_callback(forget_connections, client.rpc)
         workers = self.scheduler_info["workers"].values()
         # The base class keeps the totals of the moment when it started.
         self.scheduler_info["n_workers"] = len(workers)

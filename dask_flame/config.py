@@ -48,7 +48,7 @@ def check() -> None:
     given = dask.config.get("flame", None) or {}
     sections = [
         (f"{name}.", known[name])
-        for name in ("scheduler", "pool", "home", "prints", "local", "kubernetes")
+        for name in ("scheduler", "pool", "home", "prints", "reports", "local", "kubernetes")
     ]
     for section, names in (("", known), *sections):
         values = given if not section else given.get(section[:-1]) or {}
@@ -65,7 +65,7 @@ def check() -> None:
             )
             raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
     known["local"]["echo"] = True  # where it is given
-    for section in ("prints", "local", "kubernetes"):
+    for section in ("prints", "reports", "local", "kubernetes"):
         for name, value in (given.get(section) or {}).items():
             setting = name.replace("_", "-")
             if (section, setting, value) == ("local", "echo", None):

@@ -20,6 +20,8 @@ from typing import Any
 
 from distributed.scheduler import KilledWorker
 
+from dask_flame.terminals import plain, tame
+
 #: What stands between why a runner has ended and the last lines that it printed.
 PRINTED = "; it printed last:\n"
 
@@ -124,4 +126,5 @@ class RunnerLost(FlameError, KilledWorker):
         else:
             what = "it is not run again (rerun=False)"
         why, printed, lines = self.why.partition(PRINTED)
-        return f"{self.key} was lost with {self.runner}: {why}; {what}{printed}{lines}"
+        said = f"{plain(str(self.key))} was lost with {self.runner}: {why}; {what}{printed}{lines}"
+        return tame(said)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import overload
 
 from dask_flame.errors import PRINTED
+from dask_flame.terminals import tame
 
 logger = logging.getLogger("dask_flame")
 
@@ -55,14 +56,14 @@ class Event:
 
     @property
     def text(self) -> str:
-        """The reason, led by the runners it is about."""
+        """The reason, led by the runners it is about; safe for a terminal."""
         names = self.runners
         who = f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 3 else ", ".join(names)
-        return f"{who}: {self.reason}" if who else self.reason
+        return tame(f"{who}: {self.reason}" if who else self.reason)
 
 
 class EventLog(Sequence[Event]):
-    """The last events of a cluster, oldest first; bounded.
+    """The last 5,000 events of a cluster, oldest first.
 
     Appending from the cluster's event loop while another thread reads is safe: a read works on
     a copy.
@@ -73,7 +74,7 @@ class EventLog(Sequence[Event]):
         How many of each kind there have been, those that are forgotten included.
     """
 
-    def __init__(self, maxlen: int = 10_000) -> None:
+    def __init__(self, maxlen: int = 5_000) -> None:
         self._events: deque[Event] = deque(maxlen=maxlen)
         self.counts: Counter[str] = Counter()
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from dask_flame.terminals import plain
+
 # What distributed puts into keys to make them differ: too long to read, and more than is needed.
 _TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
 def label(key: Any) -> str:
-    """A key, short enough for a table."""
+    """A key, short enough for a table, and safe for a terminal."""
     if isinstance(key, tuple):
         return ", ".join(label(part) for part in key)
-    return _TOKEN.sub(lambda token: token[0][:6], str(key))
+    return _TOKEN.sub(lambda token: token[0][:6], plain(str(key)))
 
 
 _DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -150,10 +150,17 @@ class PackedTask:
         return contextvars.Context().run(begin)
 
     def __repr__(self) -> str:
+        # Dask logs it where a call fails: its own would show arguments, and secrets among them.
+        if self._task is None:
+            return "<a call that could not be read>"
         try:
-            return repr(self._task) if self._task is not None else "<a call that could not be read>"
+            # Imported here, as it knows of this class, and calls seldom fail.
+            from dask_flame.reports.called import called_with
+
+            name = funcname(getattr(self._task, "func", self._task))
+            return f"<{name}({called_with(self._task)})>"
         except Exception:
-            return f"<{funcname(getattr(self._task, 'func', self._task))}(…)>"
+            return "<a call>"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if self._task is not None:

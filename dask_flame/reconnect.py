@@ -32,6 +32,7 @@ from dask_flame.failures import shielded
 from dask_flame.graphs import cannot_name, unfit
 from dask_flame.outbox import Message, Outbox, submits
 from dask_flame.protocol import INTERVAL, LEASE, STANDING, TELL
+from dask_flame.sender import keep_no_log
 
 logger = logging.getLogger("dask_flame")
 
@@ -180,6 +181,7 @@ class Link:
             sender = client.scheduler_comm
             if sender is None or sender is self._sender or client.status != "running":
                 return
+            keep_no_log(sender)
             client._event_handlers[LEASE] = self._told
             try:
                 standing = await self._ask(timeout)

@@ -26,7 +26,7 @@ from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
-from dask_flame import pythons, serialization
+from dask_flame import histories, pythons, serialization
 from dask_flame.asks import Asks
 from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
 from dask_flame.failures import message_of, shielded, text_of, unharmed
@@ -38,6 +38,7 @@ from dask_flame.nannies import on_runner
 from dask_flame.packed import PackedTask
 from dask_flame.pool import Pool
 from dask_flame.protocol import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
+from dask_flame.sender import keep_no_log
 from dask_flame.shuffles import Shuffles
 from dask_flame.slots import Slots
 
@@ -138,8 +139,10 @@ class FlameScheduler(Scheduler):
         self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
+        extensions["spans"] = histories.Spans
         plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
+        histories.bound(self)
         # One task a thread, and nothing waits on a worker.
         self.WORKER_SATURATION = 1.0
         # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
@@ -403,6 +406,12 @@ class FlameScheduler(Scheduler):
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
         return message
 
+    async def handle_stream(self, comm: Any, extra: dict[str, Any] | None = None) -> None:
+        # What is said to this client goes through what has just been made.
+        if (said := self.client_comms.get((extra or {}).get("client", ""))) is not None:
+            keep_no_log(said)
+        await super().handle_stream(comm, extra)
+
     async def update_graph(self, client: str, *, keys: set[Any], **kwargs: Any) -> None:
         try:
             await super().update_graph(client=client, keys=keys, **kwargs)
@@ -418,6 +427,7 @@ class FlameScheduler(Scheduler):
         self, *, dsk: dict[Any, Any], ordered: dict[Any, int], **kwargs: Any
     ) -> Any:
         # Private. The last moment at which a graph can be changed.
+        histories.forget_prefixes(self)
         dsk, ordered = name_data_of_map(dsk, ordered, self.tasks)
         return super()._create_taskstate_from_graph(dsk=dsk, ordered=ordered, **kwargs)
 
@@ -455,6 +465,7 @@ class FlameScheduler(Scheduler):
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
+        histories.forget_worker(self, address)
         return done
 
     def heartbeat_worker(self, *, address: str, **kwargs: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Any
 
 from distributed.batched import BatchedSend
@@ -10,6 +11,15 @@ from distributed.comm import CommClosedError
 from tornado.ioloop import IOLoop
 
 logger = logging.getLogger("dask_flame")
+
+
+def keep_no_log(sender: BatchedSend) -> None:
+    """Have nothing kept of what was sent.
+
+    Dask keeps the last 1,000 messages of each connection, of up to a megabyte each, for its
+    developers to look at.
+    """
+    sender.recent_message_log = deque(maxlen=0)
 
 
 class Sender(BatchedSend):
@@ -30,15 +40,21 @@ class Sender(BatchedSend):
 
     def __init__(self, loop: IOLoop | None = None) -> None:
         super().__init__(interval=0, loop=loop)
+        keep_no_log(self)
+
+    def finish(self) -> None:
+        """End when all is sent that was said; the connection is for others to close."""
+        self.please_stop = True
+        self.waker.set()
 
     async def _background_send(self) -> None:
         # Replaces the base class's, which its `start` begins. `next_deadline` stays None: that is
         # what has its `send` wake this.
         try:
-            while not self.please_stop:
-                await self.waker.wait()
-                self.waker.clear()
+            while self.buffer or not self.please_stop:
                 if not self.buffer:
+                    await self.waker.wait()
+                    self.waker.clear()
                     continue
                 messages, self.buffer = self.buffer, []
                 self.batch_count += 1
@@ -46,7 +62,6 @@ class Sender(BatchedSend):
                     messages, serializers=self.serializers, on_error="raise"
                 )
                 self.byte_count += sent
-                self.recent_message_log.append(messages if sent < 1e6 else "large-message")
                 del messages
         except CommClosedError:
             logger.debug("%r was closed", self.comm, exc_info=True)

@@ -53,6 +53,7 @@ class Slots(SchedulerPlugin):
         self.running: defaultdict[str, float] = defaultdict(float)
         self._rooms = {name: Room() for name in pools}
         self._names: dict[str, str] = {}
+        self._senders: dict[str, Sender] = {}
         self._pool_of: dict[str, str] = {}
         self._counted: dict[str, float] = {}
         self._on: dict[Any, WorkerState] = {}
@@ -332,7 +333,7 @@ class Slots(SchedulerPlugin):
         ws = scheduler.workers[worker]
         pool = ws.extra.get(RUNNER)
         # Distributed has just made its own, and starts what is here when it has told its plugins.
-        scheduler.stream_comms[worker] = Sender(scheduler.loop)
+        scheduler.stream_comms[worker] = self._senders[worker] = Sender(scheduler.loop)
         self._names[worker] = ws.name
         self._pool_of[worker] = pool if pool in self.pools else self.default
         self._counted[worker] = 0
@@ -353,6 +354,8 @@ class Slots(SchedulerPlugin):
             known.pop(worker, None)
         self.scheduler.draining.discard(worker)
         self.scheduler.resting.discard(worker)
+        # Nobody else does: with its coroutine it would be kept for ever.
+        self._senders.pop(worker).finish()
         name = self._names.pop(worker)
         self.scheduler.paused.pop(name, None)
         self.scheduler.note(name)

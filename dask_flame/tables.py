@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from dask_flame.backends.overseer import SeenCluster, Stray
+from dask_flame.terminals import plain
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns, each as wide as it has to be.
+    """Columns, each as wide as it has to be; what is in them does nothing to a terminal.
 
     Examples
     --------
@@ -21,7 +22,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     one    2h5m
     three  7s
     """
-    lines = [header, *rows]
+    lines = [header, *([plain(word) for word in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()

@@ -7,7 +7,9 @@ import contextlib
 import enum
 import functools
 import multiprocessing
+import random
 import statistics
+import string
 import threading
 import time
 from collections import OrderedDict, namedtuple
@@ -546,3 +548,199 @@ def test_secrets_by_other_names_and_in_texts_are_hidden(arguments: dict[str, Any
     text = told(lambda **kwargs: None, (), arguments)
     assert "hunter22" not in text
     assert next(iter(arguments)) in text
+
+
+HIDDEN_IN = [
+    '{"password": "hunter2"}',
+    "{'a': [{'api_key': 'hunter2'}]}",
+    r"{\"password\": \"hunter2 it is\"}",
+    'password="a\\"hunter2"',
+    "DB_PASS=hunter2 ./run",
+    "PGPASSWORD=hunter2 psql",
+    "mysql --password hunter2 -u me",
+    "mysql --password=hunter2",
+    "x --api-key hunter2",
+    "postgres://me:p@hunter2/w@host/db",
+    "postgres://me:p/hunter2@host/db",
+    "redis://:hunter2@host:6379/0",
+    "me:hunter2@host",
+    "https://host/#access_token=hunter2&x=1",
+    "https://host/?sig=hunter2",
+    "Authorization: Bearer hunter2",
+    "Authorization: Basic aHVudGVyMg==hunter2",
+    "Bearer hunter2",
+    "-----BEGIN PRIVATE KEY-----\nhunter2",
+    "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----",
+    "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwhunter2hunter2",
+    "sk_live_hunter2hunter2",
+    "rk_live_hunter2hunter2",
+    "AIzahunter2hunter2",
+    "ya29.hunter2hunter2",
+    "GOCSPX-hunter2hunter2",
+    "npm_hunter2hunter2hunter2",
+    "pypi-AgEIcHlwaS5vcmchunter2hunter2",
+    "SG.hunter2hunter2.hunter2",
+    "xapp-1-A0hunter2-123-hunter2",
+    "AccountName=x;AccountKey=hunter2==;",
+    "Server=x;Pwd=hunter2;",
+    "aws_secret_access_key = hunter2",
+    "export HF_TOKEN=hunter2",
+    "spring.datasource.password: hunter2",
+]
+
+
+@pytest.mark.parametrize("text", HIDDEN_IN)
+def test_secrets_of_all_kinds_are_hidden_in_texts(text: str) -> None:
+    assert "hunter2" not in veiled(text)
+    # And where other text is around it.
+    assert "hunter2" not in veiled(f"first, {text}")
+    assert "hunter2" not in told(any_call, (text,), {"a": [text], "b": {"c": text}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["creds", "db_creds", "pswd", "passcode", "dsn", "connection_string", "connStr", "session_id",
+     "sessionid", "sas", "SAS_TOKEN", "cvv", "ssn", "userSSN", "PGPASSWORD", "DB_PASS"],
+)  # fmt: skip
+def test_more_names_of_secrets(name: str) -> None:
+    for value in ("hunter2", 12345):
+        assert told(any_call, (), {name: value}) == f"{name}={ELSE}"
+
+
+@pytest.mark.parametrize(
+    "name", ["class_name", "pin_memory", "passes", "pattern", "session", "sassy", "desk", "seed"]
+)
+def test_more_names_of_no_secrets(name: str) -> None:
+    assert told(any_call, (), {name: True}) == f"{name}=True"
+    assert told(any_call, (), {name: "abc"}) == f"{name}='abc'"
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["ASIA" + "Y34FZKBOKMUTVV7A", "AKIA" + "Y34FZKBOKMUTVV7A", "glpat-" + "aB3dE6gH9jK2mN5pQ8sT",
+     "ghp_" + "aB3" * 12, "xoxb-123456789012-123456789012-" + "aB3" * 8, "dop_v1_" + "a1" * 32,
+     "hvs." + "aB3" * 32, "shpat_" + "a1" * 16, "AGE-SECRET-KEY-1" + "QPZRY9X8GF2TVDW" * 4],
+)  # fmt: skip
+def test_kinds_of_tokens_that_are_known_are_hidden(token: str) -> None:
+    for text in (token, f"use {token}, please", f"'{token}'", f"x?{token}&y"):
+        shown = veiled(text, random=False)
+        assert token[12:] not in shown
+        assert ELSE in shown
+
+
+ALPHABETS = {
+    "base62": string.ascii_letters + string.digits,
+    "base64": string.ascii_letters + string.digits + "+/",
+    "url": string.ascii_letters + string.digits + "-_",
+    "hex": string.hexdigits[:16],
+    "small": string.ascii_lowercase + string.digits,
+}
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_what_looks_random_is_hidden(alphabet: str) -> None:
+    chance = random.Random(alphabet)
+    made = ["".join(chance.choices(ALPHABETS[alphabet], k=40)) for _ in range(1_000)]
+    found = sum(told(any_call, (text,), {}) == f"'{ELSE}'" for text in made)
+    assert found >= 930
+    shown = [told(any_call, (text,), {}, hide_random=False) for text in made]
+    assert sum(made[i][:30] in shown[i] for i in range(1_000)) >= 950
+
+
+def test_words_and_paths_of_programs_do_not_look_random() -> None:
+    folder = Path(dask.__file__).parent
+    words = {word for file in folder.rglob("*.py") for word in file.read_text().split()}
+    words |= {str(file) for file in folder.rglob("*")}
+    wrong = [word for word in words if veiled(word) != veiled(word, random=False)]
+    assert len(words) > 10_000
+    assert len(wrong) <= len(words) / 2_000, wrong
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "runs/2026-11-29_13-44-02/model_final_v2.safetensors",
+        "/data/0a1b2c3d4e5f60718293a4b5c6d7e8f9.bin",
+        "models/snapshots/0a1b2c3d4e5f60718293a4b5c6d7e8f901234567",
+        "s3://bucket/0a1b2c3d4e5f60718293a4b5c6d7e8f901234567/part-00000-of-00010.parquet",
+        "123e4567-e89b-12d3-a456-426614174000",
+        "train-0123456789abcdef0123456789abcdef",
+        "resnet50_fp16_bs32_lr1e3_wd5e4_ep90",
+        "https://medium.com/@user/a",
+        "https://host/a/b@2x.png",
+        "git@github.com:org/repo",
+        "--epochs 3 --lr 0.1",
+        "lr: 0.1, layers: 4",
+        "basic training",
+    ],
+)
+def test_ordinary_texts_are_shown(text: str) -> None:
+    assert veiled(text) == text
+
+
+def test_a_hash_that_is_called_one_is_shown() -> None:
+    digest = "a304af7e52b1c9d8e7f6a5b4c3d2e1f0a9b8c7d6"
+    assert told(any_call, (), {"revision": digest}).startswith("revision='a304af7e52b1")
+    assert told(any_call, (), {"setting": digest}) == f"setting='{ELSE}'"
+
+
+def test_no_text_takes_long() -> None:
+    for text in (
+        "a-",
+        "a=b ",
+        "--a ",
+        "://",
+        "\\\\",
+        "MI",
+        "x:",
+        ":@",
+        '"a":',
+        "-----BEGIN",
+        "aB1",
+        "a@",
+    ):
+        start = time.thread_time()
+        veiled((text * 4_000)[:4_000])
+        assert time.thread_time() - start < 0.5, text
+
+
+def test_arguments_cost_little() -> None:
+    def call(rate: float, layers: int, name: str, path: str) -> None: ...
+
+    took = []
+    for _ in range(200):
+        start = time.thread_time_ns()
+        told(call, (0.1, 4, "adam", "s3://bucket/train-00001-of-00064.parquet"), {})
+        took.append(time.thread_time_ns() - start)
+    assert min(took) < 100_000  # nanoseconds
+
+
+def fails(user: str, key: str, url: str) -> None:
+    raise ValueError(f"cannot open {url}")
+
+
+def test_what_dask_logs_of_a_call_that_fails_has_no_secrets(flame: Any) -> None:
+    cluster, client = flame(max=1)
+    future = client.submit(fails, "me", "hunter2hunter2", "ftp://me:hunter2@host/x", key="k")
+    with pytest.raises(ValueError, match="hunter2"):
+        future.result()
+    logs = wait_for(lambda: "".join(cluster.get_logs().values()), what="logs")
+    wait_for(lambda: "Compute Failed" in "".join(cluster.get_logs().values()))
+    logs = "".join(cluster.get_logs().values())
+    assert "fails(user='me'" in logs
+    assert "hunter2" not in logs
+
+
+def call_with_token(config: str) -> None:
+    dask_flame.report(loss=1.0)
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_whether_random_texts_are_hidden_is_a_setting(flame: Any, hide: bool) -> None:
+    with dask.config.set({"flame.reports.hide-random": hide}):
+        cluster, client = flame(max=1)
+    text = "q7GkT2xWm9ZbR4vLs8Nd"
+    future = client.submit(call_with_token, text)
+    future.result()
+    arguments = cluster.reports.calls[future.key].arguments
+    assert arguments == (f"config='{ELSE}'" if hide else f"config='{text}'")

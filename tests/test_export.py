@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from dask_flame.reports import ReportStore
-from dask_flame.reports.export import COLUMNS
+from dask_flame.reports.export import COLUMNS, _table
 from dask_flame.reports.wire import Batch
 
 FIRST = 1_700_000_000.0
@@ -23,7 +23,10 @@ FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
 def add(store: ReportStore, key: Any, run: str = "a", /, **values: list[float | None]) -> None:
     n = len(next(iter(values.values())))
     times = [FIRST + i / 4 for i in range(n)]
-    store.add(Batch(key, run, f"runner-{key}", False, range(n), times, values, f"pool-{key}"))
+    rows = {k: [i for i, v in enumerate(c) if v is not None] for k, c in values.items()}
+    there = {k: [v for v in c if v is not None] for k, c in values.items()}
+    who, pool = f"runner-{key}", f"pool-{key}"
+    store.add(Batch(key, run, who, False, range(n), times, there, pool, rows=rows))
 
 
 @pytest.fixture
@@ -154,3 +157,37 @@ def test_runs_have_names_of_their_own(tmp_path: Path) -> None:
     assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == sorted(
         run.name for run in runs
     )
+
+
+@pytest.mark.parametrize(
+    "nasty", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\uff1d1+1"]
+)
+def test_no_cell_of_a_csv_file_is_a_formula(nasty: str, tmp_path: Path) -> None:
+    store = ReportStore()
+    times = [FIRST, FIRST + 1]
+    values = {nasty: [-1.5, math.inf], "loss": [-2.0, 1e-9]}
+    store.add(Batch(nasty, "a", nasty, False, [0, 1], times, values, nasty))
+    store.add(Batch((nasty, 1), "a", "r", False, [0], [FIRST], {"loss": [-math.inf]}))
+    store.to_csv(tmp_path / "reports.csv")
+    with (tmp_path / "reports.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == [*FIXED, f"'{nasty}", "loss"]
+    assert [rows[0][FIXED.index(n)] for n in ("call", "runner", "pool")] == [f"'{nasty}"] * 3
+    # Numbers are numbers, below zero too.
+    assert [float(row[-1]) for row in rows] == [-2.0, 1e-9, -math.inf]
+    assert [float(row[-2]) for row in rows[:2]] == [-1.5, math.inf]
+    for cell in [cell for row in (header, *rows) for cell in row]:
+        assert cell[:1] not in "=+@\t\r\uff1d" or not cell
+        assert cell[:1] != "-" or math.isfinite(float(cell)) or float(cell) < 0
+
+
+def test_a_csv_file_of_many_names_is_written_a_line_at_a_time(tmp_path: Path) -> None:
+    store = ReportStore(total=300_000)
+    for call in range(30):
+        names = {f"c{call}-{i}": [1.0] for i in range(100)}
+        store.add(Batch(f"call-{call}", "a", "r", False, [0], [FIRST], names))
+    names, rows = _table(store.calls.values())
+    assert len(names) == len(FIXED) + 3_000
+    assert next(rows)[len(FIXED)] == 1.0
+    store.to_csv(tmp_path / "reports.csv")
+    assert (tmp_path / "reports.csv").read_text().count("\n") == 31

@@ -47,7 +47,11 @@ def same(a: Any, b: Any) -> bool:
 
 def batch(key: Any = "call", run: str = "a", runner: str = "r0", **values: list[Any]) -> Batch:
     n = max((len(v) for v in values.values()), default=0)
-    return Batch(key, run, runner, False, range(n), [float(i) for i in range(n)], values)
+    rows = {k: [i for i, v in enumerate(c) if v is not None] for k, c in values.items()}
+    rows = {k: r for k, r in rows.items() if len(r) < n}
+    values = {k: [v for v in c if v is not None] for k, c in values.items()}
+    times = [float(i) for i in range(n)]
+    return Batch(key, run, runner, False, range(n), times, values, rows=rows)
 
 
 # What may be reported

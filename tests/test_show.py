@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dask_flame.prints.bucket import Limits
-from dask_flame.prints.show import Show, tame
+from dask_flame.prints.show import Show
+from dask_flame.terminals import tame
 
 GENEROUS = Limits(burst=10**6, total_burst=10**6)
 

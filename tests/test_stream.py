@@ -115,8 +115,9 @@ def test_what_is_thinned_keeps_its_shape() -> None:
     read.store.subscribe(read.pending.add)
     for i in range(0, 1000, 10):
         steps = range(i, i + 10)
-        columns = {"loss": values[i : i + 10], "rare": [float(i)] + [None] * 9}
-        read.store.add(Batch("a", "1", "r0", False, steps, [float(s) for s in steps], columns))
+        columns, rows = {"loss": values[i : i + 10], "rare": [float(i)]}, {"rare": [0]}
+        times = [float(s) for s in steps]
+        read.store.add(Batch("a", "1", "r0", False, steps, times, columns, rows=rows))
     assert len(read.pending) < 20
     while read.pending:
         read.take()

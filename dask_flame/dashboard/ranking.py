@@ -10,6 +10,7 @@ import numpy as np
 
 from dask_flame.labels import label
 from dask_flame.reports import CallReports, Series
+from dask_flame.terminals import plain
 
 #: Shown where there is no number.
 NOTHING = "\N{EN DASH}"
@@ -49,7 +50,7 @@ def labels(keys: Sequence[Any]) -> Mapping[Any, str]:
     taken: set[str] = set()
     for key in keys:
         name = label(key)
-        short[key] = name if name not in taken else str(key)
+        short[key] = name if name not in taken else plain(str(key))
         taken.add(short[key])
     return short
 

@@ -13,6 +13,7 @@ from dask.typing import Key
 from dask_flame.dashboard.look import COLOURS, DASHES
 from dask_flame.dashboard.ranking import best, counted, higher_is_better, labels, metrics, shown
 from dask_flame.reports import CallReports
+from dask_flame.terminals import plain
 
 #: Curves that are drawn strongly; more would hide each other.
 FEW = 8
@@ -184,7 +185,7 @@ def text(board: Board, rows: int = 10) -> str:
             f"{place:>3}  {c.name:<{width}}  {shown(c.best):>10} at step {c.at:<8,} {c.call.state}"
             for place, c in enumerate(ranked[:rows], 1)
         ]
-        lines[0] += f"; best {board.metric} first"
+        lines[0] += f"; best {plain(board.metric)} first"
     if len(ranked) > rows:
         lines.append(f"     and {len(ranked) - rows:,} more")
     return "\n".join(lines)

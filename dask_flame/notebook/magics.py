@@ -25,6 +25,7 @@ from dask_flame.errors import FlameError
 from dask_flame.notebook import names
 from dask_flame.notebook.parcel import Parcel, pack, unpack
 from dask_flame.notebook.runner import ERROR, VALUE, CellFailed, Order, Outcome, run_cell
+from dask_flame.terminals import tame
 
 E = TypeVar("E", bound=BaseException)
 
@@ -274,7 +275,8 @@ class FlameMagic:
         if lost.pop(VALUE, None):
             self._shell.display_pub.publish(outcome.shown)
         for name, why in lost.items():
-            print(f"{name} stayed on the runner, as it cannot travel: {why}", file=sys.stderr)
+            said = tame(f"{name} stayed on the runner, as it cannot travel: {why}")
+            print(said, file=sys.stderr)
         return value
 
 

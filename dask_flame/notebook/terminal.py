@@ -11,6 +11,7 @@ from dask_flame.dashboard.ranking import NOTHING, shown
 from dask_flame.notebook.axes import tick
 from dask_flame.notebook.board import FEW, Board, span
 from dask_flame.notebook.dots import GREY, bright, dots
+from dask_flame.terminals import plain
 
 _HEIGHT = 14
 _ROWS = 10
@@ -27,7 +28,7 @@ class Drawn:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         board = self._board
-        yield Text.assemble((board.metric or "curves", "bold"), "  ", (board.title, "dim"))
+        yield Text.assemble((plain(board.metric) or "curves", "bold"), "  ", (board.title, "dim"))
         limits = span(board)
         if limits is None:
             waiting = any(board.states.get(state) for state in ("running", "waiting"))
@@ -63,7 +64,7 @@ def _table(board: Board, *, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("", min_width=1)
     table.add_column("call", overflow="ellipsis", no_wrap=True)
-    for head in (f"best {board.metric}", "at step", "last"):
+    for head in (f"best {plain(board.metric)}", "at step", "last"):
         table.add_column(escape(head), justify="right", no_wrap=True)
     if wide:
         table.add_column("state")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,30 +11,10 @@ from typing import Any
 from dask_flame.background import Background, in_thread
 from dask_flame.prints.bucket import Limit, Limits, left_out
 from dask_flame.prints.lines import Lines
+from dask_flame.terminals import plain, tame
 
 #: A runner, the number and the name of a call's execution, and the stream.
 _Place = tuple[str, int, str, int]
-
-
-#: What terminals take for orders; of these, colours and other ways to write.
-_ORDER = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|[ -/]*[0-~]|$)|[\x07\x08\x0c]"
-)
-_STYLE = re.compile(r"\x1b\[[0-9;:]*m")
-
-
-def tame(line: str) -> str:
-    """A line that colours itself only, and does nothing else to the terminal.
-
-    Examples
-    --------
-    >>> tame("\x1b[2J\x1b]0;title\x07\x1b[31mred")
-    '\x1b[31mred\x1b[0m'
-    """
-    if "\x1b" not in line and line.isprintable():
-        return line
-    kept = _ORDER.sub(lambda found: found[0] if _STYLE.fullmatch(found[0]) else "", line)
-    return f"{kept}\x1b[0m" if "\x1b[" in kept else kept
 
 
 class Show:
@@ -157,8 +136,8 @@ class Show:
             if not self._given(limit, runner):
                 return
         if self._given(self._all, ""):
-            line = tame(line)
-            self._write(f"[{runner} {name}] {line}\n" if name else f"[{runner}] {line}\n")
+            who = plain(f"{runner} {name}" if name else runner)
+            self._write(f"[{who}] {tame(line)}\n")
 
     def _given(self, limit: Limit, runner: str) -> bool:
         """Whether one more line may be shown; if not, that will be said."""
@@ -187,7 +166,7 @@ class Show:
         if (timer := self._saying.pop(limit, None)) is not None:
             timer.cancel()
         if count := limit.say():
-            self._write(f"[{runner or 'all runners'}] {left_out(count, self._rest)}")
+            self._write(f"[{plain(runner) or 'all runners'}] {left_out(count, self._rest)}")
 
 
 class Writer:

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
 
-from dask_flame.reports.hiding import ELSE, secret, veiled
+from dask_flame.reports.hiding import ELSE, names_hash, secret, veiled
 
 #: The most characters of one argument, with its name, and of all.
 ONE, ALL = 40, 200
@@ -47,11 +47,21 @@ class Named:
     name: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Look:
+    """How things are looked at: what stands for them, and whether what looks random is hidden."""
+
+    resolve: Resolve
+    random: bool = True
+
+
 def told(
     function: Any,
     args: Iterable[Any],
     kwargs: Mapping[Any, Any],
     resolve: Resolve | None = None,
+    *,
+    hide_random: bool = True,
 ) -> str:
     """What a function was called with: ``"rate=0.1, layers=4"``.
 
@@ -63,6 +73,8 @@ def told(
     kwargs : mapping
     resolve : callable, optional
         Takes an argument, or an item of one, and returns what to show in its place.
+    hide_random : bool
+        Whether what looks random is taken for a secret.
 
     Returns
     -------
@@ -76,7 +88,7 @@ def told(
     'rate=0.1, layers=[4, 4], password=…'
     """
     try:
-        shown = _each(function, args, kwargs, resolve or _same)
+        shown = _each(function, args, kwargs, _Look(resolve or _same, hide_random))
         return _cut(", ".join(_until_full(shown)), ALL)
     except Exception:
         # Objects may be anything, and change while they are looked at.
@@ -84,7 +96,7 @@ def told(
 
 
 def _each(
-    function: Any, args: Iterable[Any], kwargs: Mapping[Any, Any], resolve: Resolve
+    function: Any, args: Iterable[Any], kwargs: Mapping[Any, Any], look: _Look
 ) -> Iterator[str]:
     for _ in range(ITEMS):
         if type(function) is not functools.partial:
@@ -96,17 +108,19 @@ def _each(
         name = names[i] if i < len(names) else ""
         # One that begins so is not for those who call.
         shown = "" if name.startswith("_") else name
-        yield _one(shown, value, resolve, meant=name or rest)
+        yield _one(shown, value, look, meant=name or rest)
     for name, value in kwargs.items():
         name = str.__str__(name)
-        yield _one(name, value, resolve, meant=name)
+        yield _one(name, value, look, meant=name)
 
 
-def _one(name: str, value: Any, resolve: Resolve, *, meant: str, depth: int = 0) -> str:
+def _one(name: str, value: Any, look: _Look, *, meant: str, depth: int = 0) -> str:
     shown = f"{_name(name)}=" if name else ""
+    if look.random and type(value) is str and names_hash(meant):
+        look = dataclasses.replace(look, random=False)
     try:
-        value = resolve(value)
-        text = ELSE if secret(meant, value) else _short(value, resolve, depth)
+        value = look.resolve(value)
+        text = ELSE if secret(meant, value) else _short(value, look, depth)
     except Exception:
         # It has changed meanwhile, say.
         text = ELSE
@@ -131,7 +145,7 @@ def _names(function: Any) -> tuple[list[str], str]:
     return [p.name for p in parameters if p.kind in by_position], next(rest, "")
 
 
-def _short(value: Any, resolve: Resolve, depth: int) -> str:
+def _short(value: Any, look: _Look, depth: int) -> str:
     """A value, in about `ONE` characters, by its exact type: what derives from one is another."""
     kind = type(value)
     if value is None or value is Ellipsis or kind in (bool, float, complex):
@@ -139,27 +153,27 @@ def _short(value: Any, resolve: Resolve, depth: int) -> str:
     if kind is int:
         return repr(value) if value.bit_length() <= 128 else f"int({value.bit_length()} bits)"
     if kind is str:
-        return _text(value)
+        return _text(value, look)
     if kind is Named:
         return _cut(value.name, ONE)
     if kind in _BRACKETS:
-        return _items(value, resolve, depth)
+        return _items(value, look, depth)
     if kind in (bytes, bytearray):
         return f"{kind.__name__}({len(value)})"
     if kind is range:
         return _cut(repr(value), ONE)
     if kind in _PATHS:
-        return _text(str(value))
+        return _text(str(value), look)
     if kind in _FUNCTIONS or type in kind.__mro__:
         return _cut(value.__name__, ONE)
     name = _cut(kind.__name__, ONE)
     if _static(kind, "__dataclass_fields__", dict):
         # Those that its own repr() would show.
         fields = [f.name for f in _static(kind, "__dataclass_fields__", dict).values() if f.repr]
-        return _named(name, fields, _held(value), resolve, depth)
+        return _named(name, fields, _held(value), look, depth)
     if tuple in kind.__mro__ and (fields := _static(kind, "_fields", tuple)):
         values = dict(zip(fields, tuple.__iter__(value), strict=False))
-        return _named(name, fields, values, resolve, depth)
+        return _named(name, fields, values, look, depth)
     if Enum in kind.__mro__:
         return f"{name}.{vars(value)['_name_']}"
     if kind.__module__.partition(".")[0] in _SHAPED:
@@ -168,23 +182,25 @@ def _short(value: Any, resolve: Resolve, depth: int) -> str:
     return name if base is None else f"{name}({base.__len__(value)})"
 
 
-def _text(value: str) -> str:
-    start = veiled(value[: 100 * ONE])
-    if len(start) < ONE and len(value) <= 100 * ONE:
+def _text(value: str, look: _Look) -> str:
+    # A password in an address may be long: it ends where the address of the host begins.
+    most = 100 * ONE if "://" in value[: 10 * ONE] else 10 * ONE
+    start = veiled(value[:most], random=look.random)
+    if len(start) < ONE and len(value) <= most:
         return repr(start)
     return repr(start[: ONE - 3])[:-1] + ELSE
 
 
-def _items(value: Any, resolve: Resolve, depth: int) -> str:
+def _items(value: Any, look: _Look, depth: int) -> str:
     kind = type(value)
     opening, closing = _BRACKETS[kind][0], _BRACKETS[kind][1]
     if depth >= _DEPTH:
         return f"{kind.__name__}({len(value)})"
     parts: Iterable[str]
     if kind is dict:
-        parts = (_pair(k, v, resolve, depth + 1) for k, v in islice(value.items(), ITEMS))
+        parts = (_pair(k, v, look, depth + 1) for k, v in islice(value.items(), ITEMS))
     else:
-        parts = _members(value, resolve, depth + 1)
+        parts = _members(value, look, depth + 1)
     texts = list(_until_full(parts, ONE))
     if len(value) > ITEMS and len(texts) == ITEMS:
         texts.append(ELSE)
@@ -194,29 +210,29 @@ def _items(value: Any, resolve: Resolve, depth: int) -> str:
     return opening + ", ".join(texts) + after + closing
 
 
-def _members(value: Any, resolve: Resolve, depth: int) -> Iterator[str]:
+def _members(value: Any, look: _Look, depth: int) -> Iterator[str]:
     """Items of a container; one that follows a name, as in a command line or a pair, bears it."""
     before: Any = None
-    for item in map(resolve, islice(value, ITEMS)):
+    for item in map(look.resolve, islice(value, ITEMS)):
         option = type(before) is str and (before[:1] == "-" or len(value) == 2)
-        yield ELSE if option and secret(before, item) else _short(item, resolve, depth)
+        yield ELSE if option and secret(before, item) else _short(item, look, depth)
         before = item
 
 
-def _pair(name: Any, value: Any, resolve: Resolve, depth: int) -> str:
-    name, value = resolve(name), resolve(value)
-    shown = _short(name, resolve, depth)
+def _pair(name: Any, value: Any, look: _Look, depth: int) -> str:
+    name, value = look.resolve(name), look.resolve(value)
+    shown = _short(name, look, depth)
     hidden = secret(name, value) or secret(shown, value)
-    return f"{shown}: {ELSE if hidden else _short(value, resolve, depth)}"
+    return f"{shown}: {ELSE if hidden else _short(value, look, depth)}"
 
 
 def _named(
-    name: str, fields: Iterable[str], values: Mapping[str, Any], resolve: Resolve, depth: int
+    name: str, fields: Iterable[str], values: Mapping[str, Any], look: _Look, depth: int
 ) -> str:
     if depth >= _DEPTH:
         return name
     parts = (
-        _one(field, values[field], resolve, meant=field, depth=depth + 1)
+        _one(field, values[field], look, meant=field, depth=depth + 1)
         for field in fields
         if field in values
     )
@@ -249,7 +265,7 @@ def _shaped(name: str, value: Any) -> str:
     if not isinstance(shape, tuple) or any(type(n) is not int for n in shape):
         return name
     if not shape and type(value).__module__ == "numpy":
-        return _short(plain, _same, 0) if type(plain := value.item()) in _PLAIN else name
+        return _short(plain, _PLAINLY, 0) if type(plain := value.item()) in _PLAIN else name
     inside = ["\N{MULTIPLICATION SIGN}".join(map(str, shape))] if shape else []
     if (kind := getattr(value, "dtype", None)) is not None:
         inside.append(_cut(str(kind).removeprefix("torch."), _SHORT))
@@ -266,11 +282,14 @@ def _until_full(texts: Iterable[str], room: int = ALL) -> Iterator[str]:
 
 
 def _name(name: str) -> str:
-    return _cut(name, ONE // 2) if name.isidentifier() else _text(name)
+    return _cut(name, ONE // 2) if name.isidentifier() else _text(name, _PLAINLY)
 
 
 def _same(value: Any) -> Any:
     return value
+
+
+_PLAINLY = _Look(_same)
 
 
 def _cut(text: str, most: int) -> str:

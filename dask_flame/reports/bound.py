@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from dask_flame.reports.numbers import LAST_STEP, WORKS, Unfit, number, whole_step
+from dask_flame.reports.numbers import COMPLAINTS, LAST_STEP, WORKS, Unfit, number, whole_step
 
 if TYPE_CHECKING:
     from dask_flame.reports.sender import ReportSender
@@ -94,7 +94,7 @@ class BoundReport:
         if self._local is not None and self._local[0].here:
             sender, call = self._local
             sender.complain(call, about, message)
-        elif about not in self._complaints:
+        elif about not in self._complaints and len(self._complaints) < COMPLAINTS:
             self._complaints.add(about)
             with contextlib.suppress(UserWarning):
                 warnings.warn(message, stacklevel=4)

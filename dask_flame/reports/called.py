@@ -17,8 +17,15 @@ from dask_flame.reports.arguments import ITEMS, Named, told
 _UNIQUE = re.compile(r"-[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$")
 
 
-def arguments_of(worker: Worker, key: Key) -> str:
+def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
     """What the task of this key, which runs here, was called with; in any thread.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    key : Key
+    hide_random : bool
+        See :func:`dask_flame.reports.arguments.told`.
 
     Returns
     -------
@@ -27,17 +34,29 @@ def arguments_of(worker: Worker, key: Key) -> str:
         methods of actors, or it is one of our own.
     """
     try:
-        return _arguments(worker, key)
+        return _arguments(worker, key, hide_random)
     except Exception:
         # It may be let go meanwhile, or be made by another Dask than those we know.
         return ""
 
 
-def _arguments(worker: Worker, key: Key) -> str:
+def _arguments(worker: Worker, key: Key, hide_random: bool) -> str:
     ts = worker.state.tasks.get(key)
-    task, inner = (None if ts is None else ts.run_spec), {}
+    task = None if ts is None else ts.run_spec
     if isinstance(task, PackedTask):
         task = task.opened
+    return called_with(task, worker, hide_random=hide_random)
+
+
+def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = True) -> str:
+    """What a task that was opened is called with; of other tasks their results, if there are any.
+
+    Raises
+    ------
+    Exception
+        Where the task is none that this Dask makes.
+    """
+    inner: dict[Any, Any] = {}
     if isinstance(task, Task) and task.has_subgraph():
         # Several tasks that were fused: what was asked for is the last one.
         inner, out = task.args[:2]
@@ -61,7 +80,7 @@ def _arguments(worker: Worker, key: Key) -> str:
             return _value(worker, value.target, inner)
         return _plain(value)
 
-    return told(function, args, kwargs, resolve)
+    return told(function, args, kwargs, resolve, hide_random=hide_random)
 
 
 def _plain(value: Any) -> Any:
@@ -81,13 +100,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _value(worker: Worker, key: Key, inner: dict[Any, Any]) -> Any:
+def _value(worker: Worker | None, key: Key, inner: dict[Any, Any]) -> Any:
     """What another task has made, where it is in memory; else what it is called."""
     node = inner.get(key)
     if isinstance(node, DataNode):
         return node.value
     # Past what counts as a use of it, and might read it from disk.
-    data: Any = getattr(worker.data, "fast", worker.data)
+    data: Any = None if worker is None else getattr(worker.data, "fast", worker.data)
     data = getattr(data, "d", data)
     missing = object()
     found = data.get(key, missing) if type(data) is dict else missing

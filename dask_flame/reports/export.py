@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The columns before those of the values.
 COLUMNS = ("call", "attempt", "runner", "pool", "state", "step", "time")
+#: What spreadsheets take a cell for a formula by.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: Of the files that are ours in a folder of TensorBoard's.
 _OURS = ".dask-flame"
 
@@ -113,7 +115,7 @@ class Exports:
                 "to_pandas() needs pandas: pip install 'dask-flame[data]'; to_csv() does not"
             ) from None
         names, rows = _table(self.select(**which).values())
-        frame = pd.DataFrame(rows, columns=names)
+        frame = pd.DataFrame(list(rows), columns=names)
         frame["time"] = pd.to_datetime(frame["time"].astype(float), unit="s", utc=True)
         return frame.astype({"attempt": "int64", "step": "int64"}).astype(
             dict.fromkeys(names[len(COLUMNS) :], "float64")
@@ -132,16 +134,17 @@ class Exports:
         Notes
         -----
         The columns are those of :meth:`to_pandas`. Times are in ISO 8601, UTC; a value that a
-        report did not have is empty, and one that was not a number is ``nan``.
+        report did not have is empty, and one that was not a number is ``nan``. What a spreadsheet
+        would take for a formula, as a key or a name that begins with ``=``, gets a ``'`` before it.
         """
         names, rows = _table(self.select(**which).values())
         at = COLUMNS.index("time")
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(names)
+            writer.writerow(map(_inert, names))
             for row in rows:
                 row[at] = datetime.fromtimestamp(row[at], UTC).isoformat(timespec="microseconds")
-                writer.writerow(row)
+                writer.writerow(map(_inert, row))
 
     def to_tensorboard(self, folder: str | os.PathLike[str], **which: Any) -> list[Path]:
         """Write what was reported as logs for TensorBoard, with a run for each call.
@@ -210,15 +213,26 @@ def _attempts(calls: Iterable[CallReports]) -> Iterator[CallReports]:
         yield call
 
 
-def _table(calls: Iterable[CallReports]) -> tuple[list[str], list[list[Any]]]:
+def _table(calls: Iterable[CallReports]) -> tuple[list[str], Iterator[list[Any]]]:
     attempts = list(_attempts(calls))
     metrics = list(dict.fromkeys(name for call in attempts for name in call.series))
-    rows: list[list[Any]] = []
-    for call in attempts:
-        of_call = [call.key, call.attempt, call.runner, call.pool, call.state]
-        for (at, step), values in merged(call).items():
-            rows.append([*of_call, step, at, *map(values.get, metrics)])
-    return [*COLUMNS, *_names(metrics)], rows
+
+    # One at a time: where each call reports names of its own, all together are their square.
+    def rows() -> Iterator[list[Any]]:
+        for call in attempts:
+            of_call = [call.key, call.attempt, call.runner, call.pool, call.state]
+            for (at, step), values in merged(call).items():
+                yield [*of_call, step, at, *map(values.get, metrics)]
+
+    return [*COLUMNS, *_names(metrics)], rows()
+
+
+def _inert(cell: Any) -> Any:
+    """A cell that a spreadsheet takes for no formula, as OWASP says; numbers are as they are."""
+    if isinstance(cell, (int, float)) or cell is None:
+        return cell
+    text = str(cell)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _names(metrics: Iterable[str]) -> Iterator[str]:

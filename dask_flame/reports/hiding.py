@@ -6,27 +6,71 @@ is one argument's value on a page.
 
 from __future__ import annotations
 
+import enum
+import functools
 import re
 from typing import Any
 
+from dask_flame.reports import tokens
+
+#: Characters of a name that are looked at.
+_LONGEST = 100
 #: In place of what is secret, or left out.
 ELSE = "…"
 
-#: Names of secrets, without what is between their words; and of those only for longer texts.
+#: Names of secrets, without what is between their words.
 _SECRET = re.compile(
-    r"password|passwd|passphrase|^pwd|pwd$|pass$|^pw$|^pin$|pincode|jwt|otp$|secret|credential"
-    r"|authori[sz]ation|auth$|bearer|cookie|^private$"
-    r"|(api|access|private|signing|encryption)key|token(?!i[sz])"
+    r"password|passwd|passwrd|passphrase|passcode|^pwd|pwd$|pswd|psw$|pass$|^pw$|^pin$|pincode|jwt|otp$"
+    r"|secret|credential|creds?$|^creds|authori[sz]ation|auth$|bearer|cookie|^private$|mnemonic"
+    r"|sessionid|sessid|csrf|xsrf|(connection|conn)(string|str|uri|url)|jdbcurl|cardnumber"
+    r"|(api|access|private|signing|encryption|license|account|storage)key|token(?!i[sz])"
 )
+#: Those that are parts of other words: only where they are a word of the name, or the name's end.
+_WORDS = frozenset(
+    {"cred", "creds", "cvc", "cvv", "dsn", "pat", "psk", "pwd", "sas", "ssn", "totp"}
+)
+_SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+#: Names of secrets, for longer texts only.
 _KEY, _LONG = re.compile(r"keys?$"), 8
-#: A user and a password in an address, what lets somebody in behind it, and known kinds of tokens.
-_LOOKS = re.compile(
-    r"(?P<login>://)[^/@\s]*(?=@)"
-    r"|(?P<query>[?&;][\w.-]*(?i:token|key|secret|sig|signature|password|credential)=)[^&;\s]+"
-    r"|(?P<said>(?<![\w.])(?i:password|passwd|pwd|passphrase|secret|token|api[_-]?key)\s*[=:]\s*)"
-    r"(?:\"[^\"]*|'[^']*|[^\s;&,'\"]+)"
-    r"|(?P<kind>\b(?:(?i:bearer|basic) |hf_|sk-|gh[a-z]_|github_pat_|glpat-|xox[a-z]-|AKIA|eyJ))"
-    r"[\w+/=.-]{12,}"
+#: Names of what looks random and is none.
+_HASH = re.compile(
+    r"sha\d*$|hash$|digest|checksum|md5|etag|revision|^rev$|commit|fingerprint|^uuid|uuid$|^id$|_id$"
+)
+
+#: A user and a password in an address. Of what has both the password may have an @ or a / in it.
+_LOGIN = re.compile(
+    r"(?<=://)(?:[^\s/@:]*:\S*|[^/@\s]+)(?=@)|(?<![\w./-])(?<=\b)(?P<user>[\w.%+-]+:)[^\s:/@]{3,}(?=@\w)"
+)
+#: Most texts: a word, or a few, which is no secret by its looks.
+_WORDY = re.compile(r"[a-z]{0,19}|.{0,4}|(?:[A-Z]?[a-z]{1,12}[ ,.]{1,2}){1,100}")
+#: What lets somebody in behind an address, whatever else it is called.
+_QUERY = re.compile(
+    r"(?P<shown>[?&;#][\w.-]*(?i:token|key|secret|sig|signature|password|credential|code)=)[^&;#\s]+"
+)
+#: A name and its value, as in JSON, in an environment, in a command line.
+_PAIR = re.compile(
+    r"(?P<shown>(?<![\w.])(?P<name>[A-Za-z_][\w.-]{1,60})(?:\\*[\"'])?\s{0,3}(?:=>|:=|[=:])\s{0,3}"
+    r"|(?<![\w-])--?(?P<option>[A-Za-z][\w-]{1,60})[ \t]+(?!-))"
+    r"(?P<value>(?P<quote>\\*[\"'])(?:(?!(?P=quote))(?:\\.|.))*"
+    r"|(?:(?i:bearer|basic|digest|token|negotiate|apikey)[ \t]+)?[^\s&\"'][^\s&;\"']*)",
+    re.DOTALL,
+)
+_HEADER = re.compile(
+    r"(?P<shown>\b(?i:bearer)[ \t]+)[^\s,;\"']{4,}"
+    r"|(?P<basic>\b(?i:basic)[ \t]+)(?=[\w+/]*[A-Z0-9=])[\w+/]{6,}={0,2}"
+)
+#: A key in PEM, also where its end is missing, or its first line; then it begins as ASN.1 does.
+_PEM = re.compile(
+    r"-----BEGIN.*?(?:-----END[^-]*-----|$)|\bMI[IGEHC][A-Za-z0-9+/](?:[A-Za-z0-9+/=]|\s|\\n){36,}",
+    re.DOTALL,
+)
+#: Known beginnings of tokens, for those that are shorter than they should be, or not in the rules.
+_PREFIX = re.compile(
+    r"(?P<shown>(?<![A-Za-z0-9])(?:hf_|(?:[srp]k|whsec)_(?:live_|test_)?(?=\w*\d)|gh[a-z]_|github_pat_"
+    r"|glpat-|xox[a-z]-|xapp-|eyJ|AIza|ya29\.|GOCSPX-|SG\.))[\w+/=.-]{8,}"
+    r"|(?P<other>(?<![A-Za-z0-9])(?:sk-|npm_|pypi-|dapi|dop_v1_|shp[a-z]{2}_))"
+    r"(?=[\w+/=.-]*[A-Z0-9])[\w+/=.-]{12,}"
+    r"|(?P<aws>\b(?:AKIA|ASIA|ABIA|ACCA))[A-Z0-9]{8,}"
 )
 
 
@@ -42,16 +86,53 @@ def secret(name: Any, value: Any) -> bool:
         name = name.decode("latin1")
     if type(name) is not str:
         return False
-    plain = re.sub(r"[^a-z]", "", name[:1_000].lower())
+    kind = _kind(name[:_LONGEST])
+    if kind is _Kind.KEY:
+        return type(value) in (str, bytes) and len(value) >= _LONG
+    if kind is _Kind.TOKEN:
+        # How many tokens there may be is no secret.
+        return type(value) not in (bool, int, float, type(None))
+    return kind is _Kind.SECRET or (kind is _Kind.WORD and type(value) is not bool)
+
+
+class _Kind(enum.Enum):
+    """What a name says of a value."""
+
+    NOTHING, SECRET, TOKEN, WORD, KEY = range(5)
+
+
+# Calls of one function have the same names.
+@functools.lru_cache(maxsize=1_000)
+def _kind(name: str) -> _Kind:
+    plain = re.sub(r"[^a-z]", "", name.lower())
     found = _SECRET.search(plain)
     if found is not None:
-        # How many tokens there may be is no secret.
-        return found[0] != "token" or type(value) not in (bool, int, float, type(None))
-    return bool(_KEY.search(plain)) and type(value) in (str, bytes) and len(value) >= _LONG
+        return _Kind.TOKEN if found[0] == "token" else _Kind.SECRET
+    if plain in _WORDS or any(word.lower() in _WORDS for word in _SPLIT.findall(name)):
+        return _Kind.WORD
+    return _Kind.KEY if _KEY.search(plain) else _Kind.NOTHING
 
 
-def veiled(text: str) -> str:
+@functools.lru_cache(maxsize=1_000)
+def names_hash(name: str) -> bool:
+    """Whether what is called so may look random and is no secret.
+
+    Examples
+    --------
+    >>> names_hash("revision"), names_hash("run_id"), names_hash("password_hash")
+    (True, True, False)
+    """
+    return bool(_HASH.search(name.lower())) and not secret(name, "")
+
+
+def veiled(text: str, *, random: bool = True) -> str:
     """A text without what looks like a secret, wherever it is.
+
+    Parameters
+    ----------
+    text : str
+    random : bool
+        Whether what looks random is taken for a secret.
 
     Examples
     --------
@@ -62,4 +143,48 @@ def veiled(text: str) -> str:
     >>> veiled("host=h user=u password=hunter2")
     'host=h user=u password=…'
     """
-    return _LOOKS.sub(lambda found: next(filter(None, found.groups())) + ELSE, text)
+    if _WORDY.fullmatch(text):
+        return text
+    if "-----" in text or "MI" in text:
+        text = _PEM.sub(ELSE, text)
+    if "@" in text:
+        text = _LOGIN.sub(lambda found: (found["user"] or "") + ELSE, text)
+    if "=" in text or ":" in text or "-" in text:
+        text = _QUERY.sub(_after, text) if "=" in text else text
+        text = _PAIR.sub(_after_secret, text)
+    text = _PREFIX.sub(_after, _HEADER.sub(_after, text))
+    text = _without(text, [*tokens.known(text)])
+    return _without(text, [*tokens.random(text, _is_secret)]) if random else text
+
+
+def _after(found: re.Match[str]) -> str:
+    return f"{next(filter(None, found.groups()))}{ELSE}"
+
+
+def _after_secret(found: re.Match[str]) -> str:
+    name = found["name"] or found["option"]
+    if not secret(name, found["value"]):
+        return _again(found)
+    # A quotation mark that opens it, closes it: what follows is not in it.
+    return found["shown"] + (found["quote"] or "") + ELSE
+
+
+def _again(found: re.Match[str]) -> str:
+    """What is no secret by its name may have others in its value, as JSON in JSON does."""
+    value = found["value"]
+    return found["shown"] + (_PAIR.sub(_after_secret, value) if len(value) > 5 else value)
+
+
+def _is_secret(name: str) -> bool:
+    return secret(name, "0" * _LONG)
+
+
+def _without(text: str, places: list[tuple[int, int]]) -> str:
+    if not places:
+        return text
+    parts, at = [], 0
+    for start, end in sorted(places):
+        if start >= at:
+            parts += [text[at:start], ELSE]
+        at = max(at, end)
+    return "".join((*parts, text[at:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,12 +31,12 @@ class Curve:
         self.times = array("d")
         self.frozen: Series | None = None
 
-    def extend(self, batch: Batch, values: Sequence[float | None]) -> None:
-        here = [i for i, value in enumerate(values) if value is not None]
-        self.made += len(here)
-        self.steps.extend([batch.steps[i] for i in here])
-        self.times.extend([batch.times[i] for i in here])
-        self.values.extend([value for value in values if value is not None])
+    def extend(self, batch: Batch, name: str) -> None:
+        values, rows = batch.values[name], batch.rows.get(name)
+        self.made += len(values)
+        self.steps.extend(batch.steps if rows is None else [batch.steps[i] for i in rows])
+        self.times.extend(batch.times if rows is None else [batch.times[i] for i in rows])
+        self.values.extend(values)
         self.frozen = None
 
     def thin(self, limit: int) -> None:
@@ -75,6 +75,11 @@ class Call:
     def points(self) -> int:
         """How many there are of all curves and attempts."""
         return sum(len(c.steps) for c in self.curves.values()) + sum(map(_points, self.earlier))
+
+    @property
+    def series(self) -> int:
+        """How many curves there are of all attempts."""
+        return len(self.curves) + sum(len(call.series) for call in self.earlier)
 
     def restart(self) -> None:
         """Begin another attempt."""

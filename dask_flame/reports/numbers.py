@@ -7,8 +7,15 @@ import operator
 import reprlib
 from typing import Any
 
+from dask_flame.terminals import plain
+
 #: The last step that a page can show exactly: JavaScript's numbers are doubles.
 LAST_STEP = 2**53 - 1
+
+#: Different things that one call is told to be wrong.
+COMPLAINTS = 20
+#: Characters of a name.
+LONGEST_NAME = 200
 
 WORKS = "a line that works: report(step=1, loss=0.25)"
 
@@ -25,6 +32,7 @@ def number(name: str, value: Any) -> float:
     Unfit
         It is not one real number.
     """
+    name = plain(name)
     shown = f"report({name}={_shown(value)})"
     if not isinstance(value, (str, bytes, bytearray)):
         item = getattr(value, "item", None)
@@ -71,6 +79,18 @@ def whole_step(value: Any) -> int:
             f"used; {WORKS}"
         )
     return int(step)
+
+
+def unfit_name(name: str) -> str:
+    """Why no value can be reported under this name; empty where it can be."""
+    if len(name) > LONGEST_NAME:
+        return (
+            f"report() got a name of {len(name):,} characters, and {LONGEST_NAME} is the most: "
+            f"{plain(name)} is left out; {WORKS}"
+        )
+    if not name.isascii() and name.encode("utf-8", "ignore").decode() != name:
+        return f"report() got a name that is no text: {name!r} is left out; {WORKS}"
+    return ""
 
 
 def _shown(value: Any) -> str:

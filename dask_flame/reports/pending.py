@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +17,8 @@ from dask_flame.reports.wire import Batch
 ENDED = frozenset({"done", "cancelled"})
 #: Fewer reports than this would be another curve.
 _LEAST_SHARE = 100
+#: Values that a report has as a rule, or fewer.
+_FEW = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Pending:
             return
         if change.batch is not None:
             self._queue.append(change)
-            self._count += len(change.batch.steps)
+            self._count += _weight(change.batch)
             if self._count > self._limit:
                 self._forget()
         elif change.what == "renewed":
@@ -105,7 +107,7 @@ class Pending:
         """What was noted first: reports, or the key of a call to be looked for in the store."""
         item = self._queue.popleft()
         if isinstance(item, Change):
-            self._count -= len(item.batch.steps) if item.batch is not None else 0
+            self._count -= _weight(item.batch) if item.batch is not None else 0
         else:
             self._from_store.discard(item)
         return item
@@ -116,6 +118,11 @@ class Pending:
         self._from_store.clear()
         self._count = 0
         self.add_all(keys)
+
+
+def _weight(batch: Batch) -> int:
+    """How many reports it counts for: one with very many values counts for several."""
+    return max(len(batch.steps), batch.size // _FEW)
 
 
 class Reader:
@@ -159,29 +166,19 @@ class _Read:
         self._begin(attempt)
         self.until = batch.times[-1]
         for name, values in batch.values.items():
-            there = len(values) - values.count(None)
-            self.points[name] = self.points.get(name, 0) + there
-        names = list(batch.values)
-        rows = zip(batch.steps, batch.times, *batch.values.values(), strict=True)
+            self.points[name] = self.points.get(name, 0) + len(values)
         return [
-            Report(
-                batch.key,
-                batch.runner,
-                step,
-                {n: v for n, v in zip(names, values, strict=True) if v is not None},
-                at,
-                attempt,
-            )
-            for step, at, *values in rows
+            Report(batch.key, batch.runner, step, values, at, attempt)
+            for step, at, values in zip(batch.steps, batch.times, batch.each(), strict=True)
         ]
 
     def history(self, call: CallReports, limit: int) -> Iterator[Report]:
         self._begin(call.attempt)
         rows = merged(call, self.until)
         missing = 0
+        new = Counter(name for values in rows.values() for name in values)
         for name, series in call.series.items():
-            new = sum(name in values for values in rows.values())
-            missing = max(missing, series.made - self.points.get(name, 0) - new)
+            missing = max(missing, series.made - self.points.get(name, 0) - new[name])
             self.points[name] = series.made
         order = list(rows)
         if not order:
@@ -201,10 +198,12 @@ def _choose(rows: list[dict[str, float]], limit: int) -> list[int]:
     """Which rows to keep, as rising positions: the ends, and the extremes of each value."""
     if len(rows) <= limit:
         return list(range(len(rows)))
-    names = {name for row in rows for name in row}
+    places: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        for name in row:
+            places.setdefault(name, []).append(i)
     chosen = {0, len(rows) - 1}
-    for name in names:
-        where = [i for i, row in enumerate(rows) if name in row]
-        kept = thin([rows[i][name] for i in where], max(LEAST, limit // len(names)))
+    for name, where in places.items():
+        kept = thin([rows[i][name] for i in where], max(LEAST, limit // len(places)))
         chosen.update(where[i] for i in kept)
     return sorted(chosen)

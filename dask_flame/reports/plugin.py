@@ -11,6 +11,7 @@ from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
+from dask_flame import config
 from dask_flame.reports.following import Followers
 from dask_flame.reports.hiding import veiled
 from dask_flame.reports.sender import ReportSender
@@ -33,6 +34,12 @@ class Reports(SchedulerPlugin):
     ----------
     calls, points, total : int
         The limits of its :class:`ReportStore`.
+    names : int, optional
+        How many different names one call may report values of; further ones are left out, which is
+        said once. By default ``flame.reports.names`` of Dask's configuration.
+    hide_random : bool, optional
+        Whether what looks random in a call's arguments is taken for a secret, and not shown. By
+        default ``flame.reports.hide-random``.
 
     Attributes
     ----------
@@ -85,8 +92,24 @@ class Reports(SchedulerPlugin):
     # A second one would start empty, and so hide what was reported.
     idempotent = True
 
-    def __init__(self, *, calls: int = 1_000, points: int = 4_000, total: int = 5_000_000) -> None:
-        self._options = {"calls": calls, "points": points, "total": total}
+    def __init__(
+        self,
+        *,
+        calls: int = 1_000,
+        points: int = 4_000,
+        total: int = 5_000_000,
+        names: int | None = None,
+        hide_random: bool | None = None,
+    ) -> None:
+        self._names = config.get("reports.names") if names is None else names
+        if not isinstance(self._names, int) or self._names < 1:
+            raise ValueError(
+                f"flame.reports.names is {self._names!r}, which is no whole number of 1 or more; "
+                'write dask.config.set({"flame.reports.names": 1000})'
+            )
+        self._hide = config.get("reports.hide-random") if hide_random is None else hide_random
+        limits = {"calls": calls, "points": points, "total": total}
+        self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.store = ReportStore(calls=calls, points=points, total=total)
         self.pools: Callable[[], Mapping[str, Any]] | None = None
         self._scheduler: Scheduler | None = None
@@ -100,7 +123,10 @@ class Reports(SchedulerPlugin):
         self._scheduler = scheduler
         self._followers = Followers(scheduler, self.store)
         await scheduler.register_worker_plugin(
-            comm=None, plugin=dumps(ReportSender()), name=NAME, idempotent=True
+            comm=None,
+            plugin=dumps(ReportSender(names=self._names, hide_random=self._hide)),
+            name=NAME,
+            idempotent=True,
         )
         # Imported here, as bokeh may be missing where no dashboard is wanted.
         from dask_flame.dashboard import install
@@ -120,6 +146,9 @@ class Reports(SchedulerPlugin):
     def log_event(self, topic: str, msg: Any) -> None:
         if topic != TOPIC or self._scheduler is None:
             return
+        # Dask would keep the last 1,000 messages, of up to a thousand reports each: what is kept is
+        # in the store. There is no public way; a test says when this one is gone.
+        self._scheduler._broker.truncate(TOPIC)
         for batch in decode(msg):
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")
@@ -177,5 +206,5 @@ def _short(text: Any) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
-def _make(cls: type[Reports], options: dict[str, int]) -> Reports:
+def _make(cls: type[Reports], options: dict[str, Any]) -> Reports:
     return cls(**options)

@@ -17,8 +17,10 @@ from distributed.protocol import pickle
 from dask_flame.protocol import RUNNER
 from dask_flame.reports.called import arguments_of
 from dask_flame.reports.channel import Channel
+from dask_flame.reports.numbers import COMPLAINTS, unfit_name
 from dask_flame.reports.where import count_forks, follow_threads, forks
 from dask_flame.reports.wire import NAME, TOPIC, Call, Record, encode
+from dask_flame.terminals import tame
 
 
 class ReportSender(WorkerPlugin):
@@ -30,6 +32,10 @@ class ReportSender(WorkerPlugin):
         Least seconds between two batches, unless a call ends or `size` is reached.
     size : int
         Reports that are sent at once without waiting for `interval`.
+    names : int
+        Different names that one call may report values of.
+    hide_random : bool
+        Whether what looks random in arguments is not shown.
 
     Attributes
     ----------
@@ -45,9 +51,18 @@ class ReportSender(WorkerPlugin):
     # A little patience, so that a burst of first reports makes one batch.
     _burst = 0.02
 
-    def __init__(self, *, interval: float = 0.15, size: int = 1000) -> None:
+    def __init__(
+        self,
+        *,
+        interval: float = 0.15,
+        size: int = 1000,
+        names: int = 1000,
+        hide_random: bool = True,
+    ) -> None:
         self.interval = interval
         self.size = size
+        self.names = names
+        self.hide_random = hide_random
 
     def setup(self, worker: Worker) -> None:
         count_forks()
@@ -59,6 +74,7 @@ class ReportSender(WorkerPlugin):
         self._opened = 0
         self.calls: dict[Key, Call] = {}
         self._buffer: list[Record] = []
+        self._values = 0  # in the buffer
         self._awake = False
         self._full = False
         self._timer: object | None = None
@@ -94,7 +110,7 @@ class ReportSender(WorkerPlugin):
                 actor = key not in self._worker.state.tasks
                 shown = f"{key}@{self._worker.name}" if actor else key
                 call = Call(shown, f"{self._id}-{self._opened}", actor)
-                call.arguments = arguments_of(self._worker, key)
+                call.arguments = arguments_of(self._worker, key, hide_random=self.hide_random)
                 self.calls[key] = call
         return call
 
@@ -102,28 +118,55 @@ class ReportSender(WorkerPlugin):
         self, call: Call, step: int | None, values: dict[str, float], *, aside: bool = False
     ) -> None:
         """Note a report; `aside` is one that the steps of others do not go on from."""
+        if not values.keys() <= call.names:
+            values = self._fitting(call, values)
+            if not values:
+                return
         with self._lock:
             if step is None:
                 step = call.next
             if not aside:
                 call.next = step + 1
             self._buffer.append((call, step, time(), values))
+            self._values += len(values)
         # `flush` lowers these flags before it takes from the buffer: a report that finds one up is
         # in what will be taken.
         if not self._awake:
             self._awake = True
             self._worker.loop.add_callback(self._wait)
-        elif len(self._buffer) >= self.size and not self._full:
+        elif (
+            len(self._buffer) >= self.size or self._values >= _VALUES * self.size
+        ) and not self._full:
             self._full = True
             self._worker.loop.add_callback(self.flush)
 
+    def _fitting(self, call: Call, values: dict[str, float]) -> dict[str, float]:
+        """Of some values, among which are new ones, those for which there is room."""
+        fitting, unfit = {}, ""
+        with self._lock:
+            for name, value in values.items():
+                if name not in call.names:
+                    if why := unfit_name(name):
+                        unfit = why
+                        continue
+                    if len(call.names) >= self.names:
+                        unfit = unfit or _TOO_MANY.format(self.names)
+                        continue
+                    call.names.add(name)
+                fitting[name] = value
+        if unfit:
+            self.complain(call, unfit, unfit)
+        return fitting
+
     def complain(self, call: Call, about: str, message: str, *, here: bool = True) -> None:
         """Warn of what a call does, in the driver and here; once for each thing in each call."""
-        if about in call.complaints:
+        if about in call.complaints or len(call.complaints) >= COMPLAINTS:
             return
         call.complaints.add(about)
+        if len(call.complaints) == COMPLAINTS:
+            message += "; what else is wrong in this call is not said"
         # Named, as it may be one of many.
-        message = f"{message} (in {call.key!r} on {self._worker.name})"
+        message = tame(f"{message} (in {call.key!r} on {self._worker.name})")
         if getattr(sys.stderr, "shown_in_driver", False):
             # What is written there is shown in the driver.
             sys.stderr.write(f"UserWarning: {message}\n")
@@ -138,6 +181,7 @@ class ReportSender(WorkerPlugin):
     def flush(self) -> None:
         """Send what is buffered; on the event loop only."""
         self._awake = self._full = False
+        self._values = 0
         if self._timer is not None:
             self._worker.loop.remove_timeout(self._timer)
             self._timer = None
@@ -154,6 +198,14 @@ class ReportSender(WorkerPlugin):
             delay = max(self._burst, self._sent + self.interval - monotonic())
             self._timer = self._worker.loop.call_later(delay, self.flush)
 
+
+#: Values of a report, as a rule, or fewer: with more, fewer reports are sent at once.
+_VALUES = 20
+_TOO_MANY = (
+    "report() got more than {0:,} different names, which is the most of one call; further ones are "
+    "left out. Put what varies into step= or into the call's arguments, or, for more, write "
+    'dask.config.set({{"flame.reports.names": …}}) before the cluster is made'
+)
 
 #: States of a task whose code may still be running.
 _RUNNING = frozenset({"executing", "long-running", "cancelled", "resumed"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +17,8 @@ from dask_flame.reports.export import Exports
 from dask_flame.reports.kept import Call, Curve
 from dask_flame.reports.values import CallReports
 from dask_flame.reports.wire import Batch
+
+logger = logging.getLogger("dask_flame")
 
 #: Fewer points than this would draw another curve than the one that was reported.
 _LEAST_POINTS = 100
@@ -33,7 +37,9 @@ class ReportStore(Exports):
         the last, and the extremes of every short stretch.
     total : int
         About the most points of all series together (24 bytes each). Beyond it finished calls go,
-        oldest first, and series are kept shorter than `points`.
+        oldest first, and series are kept shorter than `points`. There are no more series than
+        would have 100 points each: beyond it, too, finished calls go, and where none has finished,
+        what calls report under new names is left out, which is said once.
 
     Attributes
     ----------
@@ -60,6 +66,7 @@ class ReportStore(Exports):
         self._version = 0
         self._total = 0
         self._curves = 0
+        self._full = False
 
     @property
     def version(self) -> int:
@@ -193,7 +200,7 @@ class ReportStore(Exports):
             loaded = [Call.load(dumped) for dumped in calls]
             self._calls = {call.key: call for call in loaded}
             self._total = sum(call.points for call in loaded)
-            self._curves = sum(len(call.curves) for call in loaded)
+            self._curves = sum(call.series for call in loaded)
             self._version += 1
             for call in loaded:
                 self._changed(call, "renewed", time())
@@ -212,38 +219,67 @@ class ReportStore(Exports):
 
     def _restart(self, call: Call) -> None:
         self._total -= call.points
-        self._curves -= len(call.curves)
+        self._curves -= call.series
         call.restart()
         self._total += call.points
+        self._curves += call.series
 
     def _extend(self, call: Call, batch: Batch) -> None:
         _, points, total = self.limits
-        for name, values in batch.values.items():
+        most = total // _LEAST_POINTS
+        new = sum(name not in call.curves for name in batch.values)
+        if self._curves + new > most:
+            self._shrink(call, curves=max(0, most - new))
+        for name in batch.values:
             curve = call.curves.get(name)
             if curve is None:
+                if self._curves >= most:
+                    self._say_full(call, most)
+                    continue
                 curve = call.curves[name] = Curve()
                 self._curves += 1
             before = len(curve.steps)
-            curve.extend(batch, values)
+            curve.extend(batch, name)
             # A fan of hundreds of series a call gets its share of `total`, not `points` each.
             limit = min(points, max(_LEAST_POINTS, total // self._curves))
             if len(curve.steps) > limit:
                 curve.thin(limit // 2)
             self._total += len(curve.steps) - before
         if self._total > total:
-            self._shrink(total, call)
+            self._shrink(call, points=total)
 
-    def _shrink(self, total: int, spared: Call) -> None:
+    def _shrink(self, spared: Call, *, points: float = math.inf, curves: float = math.inf) -> None:
+        """Forget what is the least missed, until there are no more of these."""
+
+        def fits() -> bool:
+            return self._total <= points and self._curves <= curves
+
         # What nobody looks at goes first.
         for other in [c for c in self._calls.values() if c.earlier]:
-            if self._total > total:
-                self._total -= other.points
-                other.earlier.clear()
-                other.frozen = None
-                self._total += other.points
+            if fits():
+                return
+            self._total -= other.points
+            self._curves -= other.series
+            other.earlier.clear()
+            other.frozen = None
+            self._total += other.points
+            self._curves += other.series
         for other in [c for c in self._calls.values() if c.state != "running"]:
-            if self._total > total and other is not spared:
+            if fits():
+                return
+            if other is not spared:
                 self._drop(other)
+
+    def _say_full(self, call: Call, most: int) -> None:
+        if not self._full:
+            self._full = True
+            logger.warning(
+                "calls have reported %d series, which is the most that is kept (total= of Reports, "
+                "100 points for each); further names are left out from now on, first in %r. Report "
+                "fewer names, the same ones in each call",
+                most,
+                call.key,
+            )
 
     def _make_room(self) -> None:
         if len(self._calls) >= self.limits[0]:
@@ -254,7 +290,7 @@ class ReportStore(Exports):
     def _drop(self, call: Call) -> None:
         del self._calls[call.key]
         self._total -= call.points
-        self._curves -= len(call.curves)
+        self._curves -= call.series
 
     def _changed(
         self,

@@ -6,15 +6,17 @@ subscribes to :data:`TOPIC`::
     {"runner": "flame-3", "pool": "cpu", "calls": [{
         "key": "train-1f", "run": "9c01-4", "actor": False, "arguments": "rate=0.1",
         "steps": [0, 1], "times": [1700000000.1, 1700000000.4],
-        "values": {"loss": [0.9, 0.7], "accuracy": [None, 0.5]}}]}
+        "values": {"loss": [0.9, 0.7], "accuracy": [0.5]}, "rows": {"accuracy": [1]}}]}
 
-``steps``, ``times`` and every list in ``values`` have one entry for each report; ``None`` is a
-value that this report did not have. ``times`` are Unix times in seconds, by the runner's clock.
+``steps`` and ``times`` have one entry for each report, and so has every list in ``values`` whose
+name is not in ``rows``. Of a name that some reports did not have, ``rows`` says which ones had it:
+their positions, one for each value. So a message is as large as what was reported, however many
+names there are. ``times`` are Unix times in seconds, by the runner's clock.
 ``run`` names one execution of the call: a call that runs again has the same key and another run.
 ``arguments``, what it was called with, is in the first message of a run only, if it has any.
 
-Dask keeps a topic's last messages in the scheduler (1,000, by its configuration's
-``distributed.admin.low-level-log-length``) and tells every plugin of each: hence few, of columns.
+Dask tells every plugin in the scheduler of each message: hence few, of columns. It would keep the
+last 1,000 of them as well, in memory that nobody has counted: :class:`Reports` has it keep none.
 """
 
 from __future__ import annotations
@@ -50,12 +52,14 @@ class Batch:
         Whether it is a method of an actor, which Dask's tasks know nothing of.
     steps, times : sequence of int, sequence of float
         One entry a report.
-    values : mapping of str to sequence of float or None
-        One entry a report, ``None`` where the report did not have that value.
+    values : mapping of str to sequence of float
+        One entry a report, or one for each of `rows`.
     pool : str
         Name of the runner's pool; empty where there are no pools.
     arguments : str
         What it was called with, if these are its first reports.
+    rows : mapping of str to sequence of int
+        Of each name that some of these reports did not have: the positions of those that had it.
     """
 
     key: Key
@@ -64,9 +68,23 @@ class Batch:
     actor: bool
     steps: Sequence[int]
     times: Sequence[float]
-    values: Mapping[str, Sequence[float | None]]
+    values: Mapping[str, Sequence[float]]
     pool: str = ""
     arguments: str = ""
+    rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return sum(map(len, self.values.values()))
+
+    def each(self) -> list[dict[str, float]]:
+        """The values of each report."""
+        each: list[dict[str, float]] = [{} for _ in self.steps]
+        for name, values in self.values.items():
+            for row, value in zip(self.rows.get(name, range(len(each))), values, strict=True):
+                each[row][name] = value
+        return each
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +101,8 @@ class Call:
         Whether it has ended.
     complaints : set of str
         What was complained of already.
+    names : set of str
+        What it has reported values of.
     arguments : str
         What it was called with; empty when that was sent.
     """
@@ -94,6 +114,7 @@ class Call:
     tracked: int = 0
     over: bool = False
     complaints: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
     arguments: str = ""
 
 
@@ -114,22 +135,25 @@ def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, 
                 "steps": [],
                 "times": [],
                 "values": {},
+                "rows": {},
             }
             if call.arguments:
                 group["arguments"], call.arguments = call.arguments, ""
-        before = len(group["steps"])
+        row = len(group["steps"])
         group["steps"].append(step)
         group["times"].append(at)
-        columns: dict[str, list[float | None]] = group["values"]
+        columns: dict[str, list[float]] = group["values"]
+        rows: dict[str, list[int]] = group["rows"]
         for name, value in values.items():
             column = columns.get(name)
             if column is None:
-                column = columns[name] = [None] * before
-            column.append(value)
-        if len(columns) > len(values):
-            for column in columns.values():
-                if len(column) == before:
-                    column.append(None)
+                columns[name], rows[name] = [value], [row]
+            else:
+                column.append(value)
+                rows[name].append(row)
+    for group in groups.values():
+        number = len(group["steps"])
+        group["rows"] = {n: rows for n, rows in group["rows"].items() if len(rows) < number}
     return {"runner": runner, "pool": pool, "calls": list(groups.values())}
 
 

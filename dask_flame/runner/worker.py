@@ -57,6 +57,7 @@ from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.quiet import Quiet
 from dask_flame.runner.shared import track_own_only
 from dask_flame.runner.transfers import SafeComm, without_unreadable
+from dask_flame.runner.veils import veil_logs
 from dask_flame.sender import Sender
 
 T = TypeVar("T")
@@ -260,6 +261,7 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = Sender(self.loop)
+        veil_logs()
         answer_always(self.executors["actor"])
         self._farewell = farewell
         # A thread, not the loop's timer: it has to fire when the loop hangs.
