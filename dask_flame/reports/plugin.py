@@ -86,8 +86,8 @@ class Reports(SchedulerPlugin):
     idempotent = True
 
     def __init__(self, *, calls: int = 1_000, points: int = 4_000, total: int = 5_000_000) -> None:
-        self._options = {"calls": calls, "points": points, "total": total}
         self.store = ReportStore(calls=calls, points=points, total=total)
+        self._options = dict(zip(("calls", "points", "total"), self.store.limits, strict=True))
         self.pools: Callable[[], Mapping[str, Any]] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: Followers | None = None
