@@ -19,11 +19,11 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
-from dask_flame import config
-from dask_flame.checks import Duration, seconds
+from dask_flame.checks import Duration, function, seconds
 from dask_flame.clients import Alarm, is_driver
 from dask_flame.keeping import Keeper
 from dask_flame.reconnect import resume_clients
+from dask_flame.settings import configured
 
 __all__ = ["Lease", "dask_setup", "is_driver"]
 
@@ -68,7 +68,7 @@ class Lease(SchedulerPlugin):
     Raises
     ------
     PoolError
-        A duration is none.
+        An option is wrong.
 
     Notes
     -----
@@ -94,15 +94,16 @@ class Lease(SchedulerPlugin):
         on_lapse: Callable[[str], None] | None = None,
         on_return: Callable[[], None] | None = None,
     ) -> None:
-        self.grace = seconds("grace", config.get("disconnect-grace") if grace is None else grace)
-        self.silence = seconds("silence", config.get("silence") if silence is None else silence)
-        lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
+        self.grace = configured("disconnect-grace") if grace is None else seconds("grace", grace)
+        self.silence = configured("silence") if silence is None else seconds("silence", silence)
         self.max_lifetime = (
-            None if lifetime is None else seconds("max_lifetime", lifetime, zero=False)
+            configured("max-lifetime")
+            if max_lifetime is None
+            else seconds("max_lifetime", max_lifetime, zero=False)
         )
         self.first = None if first is None else seconds("first", first)
-        self.on_lapse = on_lapse
-        self.on_return = on_return
+        self.on_lapse = None if on_lapse is None else function("on_lapse", on_lapse)
+        self.on_return = None if on_return is None else function("on_return", on_return)
         self.lapsed = self.expired = False
         self._clients: set[str] = set()
         self._timer: Alarm | None = None
