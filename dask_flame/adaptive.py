@@ -74,7 +74,7 @@ class FlameAdaptive(Adaptive):
         self._left: set[str] = set()  # gone from the scheduler without having been told to
         self._paused_at: dict[str, float] = {}  # when it was last said
         self._paused: set[str] = set()  # those of which it was
-        self._held: set[str] = set()  # pools of which actors hold all slots
+        self._held: dict[str, str] = {}  # by pool: what its calls wait for
         self._woken = False
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -330,11 +330,21 @@ class FlameAdaptive(Adaptive):
             self.events.add("paused", why, runners=[name], pool=pool)
 
     def _say_if_held(self, pool: str, fleet: Fleet) -> None:
-        """Say it once, where calls begin to wait for slots that actors hold."""
-        held = self.cluster.scheduler.held_by_actors(pool, fleet.pool)
-        if held and pool not in self._held:
+        """Say it once, where calls begin to wait for what does not come by itself."""
+        scheduler = self.cluster.scheduler
+        kind, held = "actors", scheduler.held_by_actors(pool, fleet.pool)
+        if not fleet.bound[0] and not fleet.suspended and scheduler.waiting(pool):
+            kind, held = "none", self._why_none(pool, fleet)
+        kind = kind if held else ""
+        if kind and kind != self._held.get(pool):
             self.events.add("waiting", f"calls wait: {held}", pool=pool)
-        (self._held.add if held else self._held.discard)(pool)
+        self._held[pool] = kind
+
+    def _why_none(self, pool: str, fleet: Fleet) -> str:
+        if fleet.fixed is not None:
+            return fleet.bound[1]
+        name = "" if pool == self.fleets.default else f"{pool!r}, "
+        return f"max=0; write cluster.resize({name}max=8)"
 
     def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
         if (boots := decision.boot) is not None:

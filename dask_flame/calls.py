@@ -16,7 +16,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, fire_and_forget, get_client
 
-from dask_flame.checks import Duration, seconds, wrong, yes_or_no
+from dask_flame.checks import Duration, seconds, shown, word, yes_or_no
 from dask_flame.errors import FlameError, PoolError
 from dask_flame.placed import Placed
 
@@ -150,7 +150,7 @@ def call(
     """
     if fn is None:
         if args:
-            raise TypeError("the first argument of call() is a function; write call(fn, 1, 2)")
+            raise TypeError("fn=None cannot be called; write call(fn, 1, 2)")
         return functools.partial(call, pool=pool, timeout=timeout, rerun=rerun, **kwargs)
     client, future = submitted(fn, args, kwargs, annotations_of(pool, timeout, rerun))
     return _wait(client, future)
@@ -237,13 +237,9 @@ def annotations_of(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
     """What is noted of a task that these govern; those that are None are not."""
     annotations: dict[str, Any] = {}
     if pool is not None:
-        if not isinstance(pool, str):
-            raise wrong("pool", pool, "the name of a pool")
-        annotations["pool"] = pool
+        annotations["pool"] = word("pool", pool, "the name of a pool")
     if timeout is not None:
-        annotations["timeout"] = seconds("timeout", timeout)
-        if not annotations["timeout"]:
-            raise wrong("timeout", timeout, "a duration above zero")
+        annotations["timeout"] = seconds("timeout", timeout, zero=False)
     if rerun is not None:
         annotations["rerun"] = yes_or_no("rerun", rerun)
     return annotations
@@ -258,7 +254,7 @@ def submitted(
 ) -> tuple[Client, Future]:
     """Have this run, as a call of its own; `options` are those of ``client.submit``."""
     if not callable(fn):
-        raise TypeError(f"{fn!r} cannot be called; write call(fn, 1, 2)")
+        raise TypeError(f"fn={shown(fn)} cannot be called; write call(fn, 1, 2)")
     try:
         client = get_client()
     except ValueError:

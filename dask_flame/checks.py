@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from numbers import Real
 from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
 
 from dask_flame.errors import PoolError
+from dask_flame.ranges import LARGEST, LONGEST, least_size, most, option, shortest
 
 Duration = str | float | timedelta
 
@@ -37,20 +39,39 @@ EXAMPLES = {
     "context": '"my-cluster"',
     "n": "4",
     "n_workers": "4",
-    "cores": "4",
+    **dict.fromkeys(("cores", "minimum_cores", "maximum_cores"), "4"),
+    **dict.fromkeys(("minimum_memory", "maximum_memory"), '"4 GiB"'),
     "backend": '"local"',
-    "scheduler": '"pod"',
+    "scheduler": '"auto"',
     "scheduler.cpus": "0.5",
     "scheduler.timeout": '"5m"',
     "scheduler.memory": '"2 GiB"',
     "scheduler.service": '"LoadBalancer"',
     "dashboard_address": '"127.0.0.1:8787"',
-    "asynchronous": "True",
+    "asynchronous": "False",
     "security": "True",
-    "silence_logs": "None",
+    "silence_logs": "logging.WARNING",
+    "loop": "None",
+    "calls": "1_000",
+    "names": "1_000",
+    "hide_random": "True",
+    "points": "4_000",
+    "total": "5_000_000",
+    "limit": "20_000",
+    "burst": "200",
+    "rate": "20",
+    "total_burst": "1_000",
+    "total_rate": "200",
+    "limits": "None",
+    "to": "print",
+    "on_lapse": "print",
+    "on_return": "print",
+    "items": "range(100)",
+    "metric": '"loss"',
+    "best": '"min"',
+    "log": "True",
     "memory": '"4 GiB"',
     "home_limit": '"16 GiB"',
-    "home.memory": '"1 GiB"',
     "env": '{"TOKENIZERS_PARALLELISM": "false"}',
     "preload": '["numpy"]',
     "single_use": "True",
@@ -76,34 +97,86 @@ EXAMPLES = {
     "runtime_class": '"nvidia"',
     "service_account": '"runner"',
     "image_pull_secrets": '["registry"]',
+    "secrets": '{"HF_TOKEN": "hf_…"}',
     "volumes": '{"/data": "my-claim"}',
     "labels": '{"team": "vision"}',
     "annotations": '{"owner": "me@example.org"}',
-    "prints.burst": "200",
-    "prints.rate": "20",
-    "prints.total_burst": "1_000",
-    "prints.total_rate": "200",
-    "pod_template": '"runner-pod.yaml"',
+    "pod_template": '{"spec": {"hostNetwork": False}}',
+    "flame.currency": '"$"',
+    "flame.scheduler.where": '"auto"',
+    "flame.scheduler.cpus": "1",
+    "flame.scheduler.memory": '"2 GiB"',
+    "flame.scheduler.service": '"LoadBalancer"',
+    "flame.scheduler.port": "8786",
+    "flame.scheduler.dashboard-port": "8787",
+    "flame.home.limit": '"16 GiB"',
+    "flame.home.memory": '"1 GiB"',
+    "flame.prints.show": "True",
+    "flame.local.echo": "False",
+    "flame.local.fork": "False",
+    "flame.kubernetes.network-policy": "False",
+    "flame.kubernetes.gpu-kinds": '{"l4": {"node-selector": {"gpu": "l4"}}}',
+    "flame.kubernetes.gpu-label": '"nvidia.com/gpu.product"',
 }
 
 
+#: Characters of a value that an error shows.
+_SHOWN = 60
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: in few characters, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of 5,000 digits has no repr, and an object may have a faulty one
+        bits = f" of {value.bit_length():,} bits" if isinstance(value, int) else ""
+        text = f"<{type(value).__name__}{bits}>"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def line(name: str) -> str:
+    """What to write to give an option, or a setting, a value that works."""
+    example = EXAMPLES.get(name) or EXAMPLES[option(name)]
+    if name.startswith("flame."):
+        return f'dask.config.set({{"{name}": {example}}})'
+    return f"{name}={example}"
+
+
 def wrong(name: str, value: object, wanted: str) -> PoolError:
-    return PoolError(f"{name}={value!r} is not {wanted}; write {name}={EXAMPLES[name]}")
+    """Make the error for a value of an option, or of a setting, whose name begins ``flame.``."""
+    where = " in Dask's configuration" if name.startswith("flame.") else ""
+    return PoolError(f"{name}={shown(value)}{where} is not {wanted}; write {line(name)}")
+
+
+def plain(value: Any) -> Any:
+    """What numpy made of a number, a word or a duration, as Python's own; all else as it is."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if type(value).__module__ != "numpy" or getattr(value, "ndim", None) != 0:
+        return value
+    if kind == "m":  # to whole microseconds, which is what Python's own have
+        return value.astype("timedelta64[us]").item()
+    return value.item() if kind in "biufU" else value
 
 
 def whole(name: str, value: Any, least: int, *, beside: str = "") -> int:
     """A whole number of `least` or more; `beside` says what else would have been right."""
+    given, value = value, plain(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise wrong(name, value, f"a whole number of {beside or f'{least} or more'}")
+        raise wrong(name, given, f"a whole number of {beside or f'{least} or more'}")
+    if value > most(name):
+        raise wrong(name, given, f"a whole number of {most(name):,} or less")
     return value
 
 
 def number(name: str, value: Any) -> float:
     """A number above zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise wrong(name, value, "a number above zero")
+    given, value = value, plain(value)
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise wrong(name, given, "a number above zero")
+    if value > most(name) or not float(value):
+        raise wrong(name, given, f"a number above zero, of {most(name):,} or less")
     return float(value)
 
 
@@ -130,30 +203,51 @@ def cpus(name: str, value: Any) -> int | float:
 
 
 def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
-    if value not in words:
-        raise wrong(name, value, "one of " + ", ".join(map(repr, words)))
+    given, value = value, plain(value)
+    if not isinstance(value, str) or value not in words:
+        raise wrong(name, given, "one of " + ", ".join(map(repr, words)))
     return str(value)
 
 
 def yes_or_no(name: str, value: Any) -> bool:
+    given, value = value, plain(value)
     if not isinstance(value, bool):
-        raise wrong(name, value, "True or False")
+        raise wrong(name, given, "True or False")
+    return value
+
+
+def word(name: str, value: Any, wanted: str = "a name") -> str:
+    """Text that is not empty, without space around it."""
+    if not isinstance(value, str) or not value.strip() or value != value.strip():
+        raise wrong(name, value, wanted)
+    return str(value)
+
+
+def function(name: str, value: Any) -> Any:
+    """What can be called."""
+    if not callable(value):
+        raise wrong(name, value, "a function")
     return value
 
 
 def seconds(name: str, value: Any, *, zero: bool = True) -> float:
     """A duration in seconds; without `zero`, not one of 0."""
+    given, value = value, plain(value)
     if isinstance(value, timedelta):
         value = value.total_seconds()
     try:
-        if isinstance(value, bool):
+        if not (_is_number(value) or _has_digits(value)):
             raise TypeError
         # parse_timedelta takes no number below zero for one.
-        duration = float(value if isinstance(value, int | float) else parse_timedelta(value))
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-        raise wrong(name, value, 'a duration such as 60, "60s" or "2m"') from None
+        duration = float(parse_timedelta(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
+        raise wrong(name, given, 'a duration such as 60, "60s" or "2m"') from None
     if not math.isfinite(duration) or duration < 0 or not (duration or zero):
-        raise wrong(name, value, f"a duration {'of zero or more' if zero else 'above zero'}")
+        raise wrong(name, given, f"a duration {'of zero or more' if zero else 'above zero'}")
+    if duration > LONGEST:
+        raise wrong(name, given, "a duration of 100 years or less")
+    if duration < (least := shortest(name)):
+        raise wrong(name, given, f"a duration of {least:g} s or more")
     return duration
 
 
@@ -161,19 +255,35 @@ def seconds(name: str, value: Any, *, zero: bool = True) -> float:
 GRACE = 10.0
 
 
-def grace(name: str, value: Any, configured: Any) -> float:
-    """How long a cluster outlives its drivers: as given, as configured, or as usual."""
-    said = configured if value is None else value
-    return GRACE if said is None else seconds(name, said)
-
-
 def size(name: str, value: Any) -> int:
+    """A number of bytes."""
+    given, value = value, plain(value)
     try:
-        if isinstance(value, bool):
+        if not (_is_number(value) or _has_digits(value)):
             raise TypeError
-        amount = int(parse_bytes(value))
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        raise wrong(name, value, f"a size such as {EXAMPLES[name]}") from None
+        amount = int(parse_bytes(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError):
+        example = EXAMPLES.get(name) or EXAMPLES[option(name)]
+        raise wrong(name, given, f"a size such as {example}") from None
     if amount < 1:
-        raise wrong(name, value, "a size of one byte or more")
+        raise wrong(name, given, "a size of one byte or more")
+    if not least_size(name) <= amount <= LARGEST:
+        least, largest = _bytes(least_size(name)), _bytes(LARGEST)
+        raise wrong(name, given, f"a size of {least} to {largest}")
     return amount
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _has_digits(value: object) -> bool:
+    """Whether it is text with a number in it; of a unit alone Dask takes one."""
+    return isinstance(value, str) and any(map(str.isdigit, value))
+
+
+def _bytes(amount: int) -> str:
+    """A size as :func:`dask.utils.parse_bytes` reads it."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = min((amount.bit_length() - 1) // 10, len(units) - 1)
+    return f"{amount >> 10 * power} {units[power]}"

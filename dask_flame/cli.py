@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,13 @@ _OPTIONS = (
 _OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
+
+
+def _a_number(context: click.Context, option: click.Parameter, value: float) -> float:
+    # No range keeps it out, as it compares with nothing.
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a number of seconds; write --timeout 30")
+    return value
 
 
 def _where(command: Command) -> Command:
@@ -74,7 +82,13 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
 @_where
 @click.argument("cluster")
 @click.argument("runner", required=False)
-@click.option("--tail", default=1000, show_default=True, help="The last lines of each runner.")
+@click.option(
+    "--tail",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="The last lines of each runner.",
+)
 def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> None:
     """Show what the runners of CLUSTER, or one RUNNER, have printed.
 
@@ -101,7 +115,14 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
 @flame.command()
 @_where
 @click.argument("clusters", nargs=-1, required=True, metavar="CLUSTER...")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds that it may take.")
+@click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0, 86_400),
+    callback=_a_number,
+    help="Seconds that it may take.",
+)
 def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
     """End all runners of each CLUSTER, and all that was made for them.
 
@@ -181,7 +202,7 @@ def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) 
     from dask_flame.terminals import tame
 
     given = {name: value for name, value in where.items() if value is not None}
-    backend = given.pop("backend", None) or config.get("backend")
+    backend = given.pop("backend", config.get("backend"))
 
     async def do() -> T:
         factory = find_backend(backend)

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import logging
 import os
-import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +18,14 @@ from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
 from dask_flame import config, display
-from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend
+from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend, made
 from dask_flame.boots import Boots, is_step
 from dask_flame.by_name import by_name
-from dask_flame.checks import Duration, grace, one_of, seconds, size, wrong
+from dask_flame.checks import GRACE, Duration, one_of, seconds, size, wrong
+from dask_flame.closed import answer_for_closed, closed
+from dask_flame.cluster_options import asynchronous as checked_asynchronous
+from dask_flame.cluster_options import cluster_name, event_loop, log_level
+from dask_flame.cluster_options import dashboard_address as checked_address
 from dask_flame.costs import Costs
 from dask_flame.errors import PoolError
 from dask_flame.events import EventLog
@@ -41,6 +44,7 @@ from dask_flame.prints.show import DriversShow
 from dask_flame.quiet_logs import QuietLogs
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.scheduler import FlameScheduler
+from dask_flame.settings import SEATS, check_settings, configured, grace
 from dask_flame.specs import check_taken, make_security, places_for, runner_spec
 from dask_flame.steering import Steering
 from dask_flame.surroundings import hash_seed
@@ -68,7 +72,6 @@ _OWN_OPTIONS = (
     "silence_logs",
     "loop",
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 
 
 class FlameCluster(Steering):
@@ -115,8 +118,9 @@ class FlameCluster(Steering):
     dashboard_address : str or None, default "127.0.0.1:8787"
         Where the dashboard listens; another port is taken if that one is in use. None: no
         dashboard.
-    silence_logs : int or None, default logging.WARNING
-        The scheduler's log lines below this level are not shown; None: all are.
+    silence_logs : int, str or None, default logging.WARNING
+        The scheduler's log lines below this level, or the level of this name, are not shown; None:
+        all are.
     loop : tornado.ioloop.IOLoop, optional
 
     Raises
@@ -161,52 +165,58 @@ class FlameCluster(Steering):
         asynchronous: bool = False,
         security: Security | bool | None = None,
         dashboard_address: str | None = "127.0.0.1:8787",
-        silence_logs: int | None = logging.WARNING,
+        silence_logs: int | str | None = logging.WARNING,
         loop: IOLoop | None = None,
         **options: Any,
     ) -> None:
         self.status = Status.closed  # so that an error below leaves nothing to warn of
         self._made_by = os.getpid()
         config.check()
+        check_settings()
         print_limits = limits()
         bounds = {"min": min, "max": max, "concurrency": concurrency, "idle_timeout": idle_timeout}
         policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
         if not any(pool.max for pool in policies.values()):
             raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
-        configured = config.get("disconnect-grace")
-        self.disconnect_grace = grace("disconnect_grace", disconnect_grace, configured)
-        lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
+        said = grace("disconnect_grace", disconnect_grace)
+        self.disconnect_grace = GRACE if said is None else said
         self.max_lifetime = (
-            None if lifetime is None else seconds("max_lifetime", lifetime, zero=False)
+            configured("max-lifetime")
+            if max_lifetime is None
+            else seconds("max_lifetime", max_lifetime, zero=False)
         )
-        self.home_limit = size(
-            "home_limit", config.get("home.limit") if home_limit is None else home_limit
+        self.home_limit = (
+            configured("home.limit") if home_limit is None else size("home_limit", home_limit)
         )
-        if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
-            raise wrong("name", name, "made of letters, digits and -")
+        name = cluster_name(name)
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
         places = places_for(factory, namespace=namespace, context=context)
         check_taken(factory, (option for p in policies.values() for option in p.pod.given))
         self.security = make_security(security, remote=getattr(factory, "remote", False))
+        self.dashboard_address = checked_address(dashboard_address)
+        self._silence_logs = log_level(silence_logs)
+        loop = event_loop(loop)
+        asynchronous = checked_asynchronous(asynchronous, loop)
         warn_of_unheeded(stacklevel=4)
         self.fleets = Pools(policies)
         self.events = EventLog()
         self.boots = Boots()
         self._hash_seed = hash_seed()
         self._warned: set[str] = set()  # of links
-        self.dashboard_address = dashboard_address
-        self._silence_logs = silence_logs
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
-        self.backend = factory(self.name, self._ended)
+        self.status = Status.closed
+        self.backend = made(factory, self.name, self._ended)
+        self.status = Status.created
         self.backend.seat, self.backend.grace = where, self.disconnect_grace
-        self.backend.grace_given = disconnect_grace is not None or configured is not None
+        self.backend.grace_given = said is not None
         self.backend.where = places
         self.backend.on_step = self._step
         self.backend.on_trouble = self._held_up
         self.backend.on_stop = self._stopped
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
+        self._start_task: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
         #: What its scheduler answers beside Dask's own requests; to be set before it starts, since
@@ -228,6 +238,7 @@ class FlameCluster(Steering):
         self._reports = Reports()
         self._reports.pools = self._pools
         joblib.register()
+        answer_for_closed()
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:
             try:
@@ -239,13 +250,11 @@ class FlameCluster(Steering):
 
     @staticmethod
     def _where(factory: Any, scheduler: str | None) -> str:
-        where = one_of(
-            "scheduler",
-            config.get("scheduler.where") if scheduler is None else scheduler,
-            ("auto", "driver", "pod"),
+        where: str = (
+            configured("scheduler.where")
+            if scheduler is None
+            else one_of("scheduler", scheduler, SEATS)
         )
-        if (service := config.get("scheduler.service")) is not None:
-            one_of("scheduler.service", service, ("LoadBalancer", "NodePort", "ClusterIP"))
         seats = getattr(factory, "seats", Backend.seats)
         if where != "auto" and where not in seats:
             raise PoolError(
@@ -309,11 +318,16 @@ class FlameCluster(Steering):
         return started().__await__()
 
     async def _start(self) -> None:
+        self._start_task = asyncio.current_task()
         try:
             await self._start_parts()
         except BaseException:
             await self._close()
+            if self.over:
+                raise closed(self, f"{self.over}, before it had started") from None
             raise
+        finally:
+            self._start_task = None
 
     async def _start_parts(self) -> None:
         # What is pushed first ends last.
@@ -372,6 +386,8 @@ class FlameCluster(Steering):
     def sync(self, *args: Any, **kwargs: Any) -> Any:
         if self.forked_from is not None:
             refuse(self)
+        if self.status is Status.closed:
+            raise closed(self, self.over)
         return super().sync(*args, **kwargs)
 
     def close(self, timeout: float | None = None) -> Any:
@@ -443,6 +459,9 @@ class FlameCluster(Steering):
         self.over = why
         if not logged:
             logger.warning("cluster %s ends: %s", self.name, why)
+        if self._start_task is not None:
+            self._start_task.cancel()  # which closes what has started
+            return
         self._expiring = asyncio.ensure_future(self._close())
 
     # Display

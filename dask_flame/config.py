@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,19 @@ def check() -> None:
     """
     known = copy.deepcopy(DEFAULTS["flame"])
     given = dask.config.get("flame", None) or {}
-    sections = [
-        (f"{name}.", known[name])
-        for name in ("scheduler", "pool", "home", "prints", "reports", "local", "kubernetes")
-    ]
+    sections = [(f"{name}.", names) for name, names in known.items() if isinstance(names, dict)]
+    for section, names in (("", known), *sections):
+        values = given if not section else given.get(section[:-1])
+        if values is not None and not isinstance(values, dict):
+            setting, (first, default) = f"flame.{section}".rstrip("."), next(iter(names.items()))
+            raise PoolError(
+                f"{setting}={reprlib.repr(values)} in Dask's configuration is not a section of "
+                f'settings; write dask.config.set({{"{setting}.{first}": {default!r}}})'
+            )
     for section, names in (("", known), *sections):
         values = given if not section else given.get(section[:-1]) or {}
         for name, value in values.items():
-            setting = name.replace("_", "-")
+            setting = str(name).replace("_", "-")
             if setting in names or (not section and isinstance(value, dict)):
                 continue
             close = difflib.get_close_matches(setting, [*names, *known["pool"]], n=1)
@@ -64,15 +70,3 @@ def check() -> None:
                 else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
             )
             raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
-    known["local"]["echo"] = True  # where it is given
-    for section in ("prints", "reports", "local", "kubernetes"):
-        for name, value in (given.get(section) or {}).items():
-            setting = name.replace("_", "-")
-            if (section, setting, value) == ("local", "echo", None):
-                continue
-            if isinstance(known[section][setting], bool) and not isinstance(value, bool):
-                raise PoolError(
-                    f"flame.{section}.{name} in Dask's configuration is {value!r}, which is not "
-                    f"true or false; write "
-                    f'dask.config.set({{"flame.{section}.{name}": False}})'
-                )

@@ -6,6 +6,7 @@
     ├── PoolError        (also ValueError)    an option is wrong, or there is no such pool
     │   └── PositionalError (also TypeError)  ... it was given by position, not by name
     ├── BackendError                          a backend is unknown, or cannot be used here
+    ├── ClosedError      (also RuntimeError)  a cluster that has closed is asked for something
     ├── ForkedError      (also RuntimeError)  a fork of the driver uses the driver's cluster
     ├── BootError        (also RuntimeError)  runners could not start
     │   └── BootTimeout  (also CallTimeout)   ... within their pool's boot_timeout
@@ -40,6 +41,10 @@ class PositionalError(PoolError, TypeError):
 
 class BackendError(FlameError):
     """A backend is unknown, not installed, or cannot be used here."""
+
+
+class ClosedError(FlameError, RuntimeError):
+    """A cluster that has closed, or a Client of it, is asked for something."""
 
 
 class ForkedError(FlameError, RuntimeError):

@@ -9,11 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask_flame import config, metrics
+from dask_flame import metrics
 from dask_flame.accepting import accept_patiently
 from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Ended
-from dask_flame.checks import size
 from dask_flame.dashboard.later import install_later
 from dask_flame.fleet import Phase
 from dask_flame.home import Home
@@ -21,6 +20,7 @@ from dask_flame.lease import Lease
 from dask_flame.open_files import check_room
 from dask_flame.reports import Reports
 from dask_flame.scheduler import FlameScheduler
+from dask_flame.settings import configured
 
 if TYPE_CHECKING:
     from dask_flame.cluster import FlameCluster
@@ -102,7 +102,7 @@ class Here:
             security=cluster.security,
             directory=lambda: cluster.backend.folder,
             limit=cluster.home_limit,
-            memory=size("home.memory", config.get("home.memory")),
+            memory=configured("home.memory"),
         )
         stack.push_async_callback(cluster.home.close)
 

@@ -19,11 +19,12 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
-from dask_flame import checks, config
-from dask_flame.checks import Duration, seconds
+from dask_flame.checks import GRACE, Duration, function, seconds
 from dask_flame.clients import Alarm, is_driver
 from dask_flame.keeping import Keeper
 from dask_flame.reconnect import resume_clients
+from dask_flame.settings import configured
+from dask_flame.settings import grace as configured_grace
 
 __all__ = ["Lease", "dask_setup", "is_driver"]
 
@@ -68,7 +69,7 @@ class Lease(SchedulerPlugin):
     Raises
     ------
     PoolError
-        A duration is none.
+        An option is wrong.
 
     Notes
     -----
@@ -94,15 +95,17 @@ class Lease(SchedulerPlugin):
         on_lapse: Callable[[str], None] | None = None,
         on_return: Callable[[], None] | None = None,
     ) -> None:
-        self.grace = checks.grace("grace", grace, config.get("disconnect-grace"))
-        self.silence = seconds("silence", config.get("silence") if silence is None else silence)
-        lifetime = config.get("max-lifetime") if max_lifetime is None else max_lifetime
+        said = configured_grace("grace", grace)
+        self.grace = GRACE if said is None else said
+        self.silence = configured("silence") if silence is None else seconds("silence", silence)
         self.max_lifetime = (
-            None if lifetime is None else seconds("max_lifetime", lifetime, zero=False)
+            configured("max-lifetime")
+            if max_lifetime is None
+            else seconds("max_lifetime", max_lifetime, zero=False)
         )
         self.first = None if first is None else seconds("first", first)
-        self.on_lapse = on_lapse
-        self.on_return = on_return
+        self.on_lapse = None if on_lapse is None else function("on_lapse", on_lapse)
+        self.on_return = None if on_return is None else function("on_return", on_return)
         self.lapsed = self.expired = False
         self._clients: set[str] = set()
         self._timer: Alarm | None = None

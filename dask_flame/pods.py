@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dask_flame.checks import size, wrong, yes_or_no
+from dask_flame.checks import EXAMPLES, size, word, wrong, yes_or_no
 from dask_flame.errors import PoolError
 from dask_flame.labels import exact_memory
 
@@ -127,16 +127,13 @@ def names_of(values: object) -> str:
     return repr(str(values)) if isinstance(values, str | Path) else "…"
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or value != value.strip():
-        raise wrong(name, value, "a name")
-    return value
-
-
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise wrong(name, value, "a list of names")
-    return tuple(_text(name, item) for item in value)
+    try:
+        return tuple(word(name, item) for item in value)
+    except PoolError:
+        raise wrong(name, value, "a list of names") from None
 
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
@@ -175,18 +172,29 @@ def _tolerations(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
     return tuple(dict(t) for t in value)
 
 
+class _Names:
+    """What an error shows of a mapping: its names."""
+
+    def __init__(self, values: Mapping[Any, Any]) -> None:
+        self._values = values
+
+    def __repr__(self) -> str:
+        return names_of(self._values)
+
+
 def _volumes(name: str, value: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(value, Mapping):
         raise wrong(name, value, "a mapping of mount paths to volumes")
     volumes: dict[str, Mapping[str, Any]] = {}
+    names = _Names(value)  # sources may hold secrets
     for path, source in value.items():
         if not isinstance(path, str) or not path.startswith("/") or ":" in path:
-            raise wrong(name, value, f"made of absolute mount paths ({path!r})")
-        if isinstance(source, str):
+            raise wrong(name, names, f"made of absolute mount paths ({path!r})")
+        if isinstance(source, str) and source.strip():
             source = {"persistentVolumeClaim": {"claimName": source}}
         beside = {"readOnly", "subPath"}
         if not isinstance(source, Mapping) or len(set(source) - beside) != 1:
-            raise wrong(name, value, f"made of claims' names or volume sources ({path!r})")
+            raise wrong(name, names, f"made of claims' names or volume sources ({path!r})")
         volumes[path.rstrip("/") or "/"] = dict(source)
     return volumes
 
@@ -207,13 +215,13 @@ def _secrets(name: str, value: Any) -> dict[str, str | Mapping[str, str]]:
         # The values are secrets: the error must not show them.
         raise PoolError(
             "secrets is not a mapping of environment variables to values, or to "
-            '{"name": …, "key": …} of a Secret; write secrets={"HF_TOKEN": token}'
+            f'{{"name": …, "key": …}} of a Secret; write secrets={EXAMPLES["secrets"]}'
         )
     return dict(value)
 
 
 def _template(name: str, value: Any) -> PodTemplate:
-    if isinstance(value, str | Path) and not Path(value).is_file():
+    if isinstance(value, str | Path) and not _is_file(value):
         raise wrong(name, str(value), "a file that is there")
     if not (isinstance(value, Mapping | str | Path) or callable(value)):
         raise wrong(name, value, "a mapping, the path of a YAML file or a function")
@@ -221,17 +229,24 @@ def _template(name: str, value: Any) -> PodTemplate:
     return template
 
 
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # its name is too long, or a folder on the way is closed to us
+        return False
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "image": _text,
-    "gpu_kind": _text,
-    "gpu_resource": _text,
+    "image": word,
+    "gpu_kind": word,
+    "gpu_resource": word,
     "shm_size": size,
     "node_selector": _pairs,
     "tolerations": _tolerations,
     "spot": yes_or_no,
-    "priority_class": _text,
-    "runtime_class": _text,
-    "service_account": _text,
+    "priority_class": word,
+    "runtime_class": word,
+    "service_account": word,
     "image_pull_secrets": _texts,
     "volumes": _volumes,
     "secrets": _secrets,

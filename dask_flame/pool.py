@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from dask.system import CPU_COUNT
@@ -14,9 +15,12 @@ from dask_flame.by_name import by_name
 from dask_flame.checks import (
     EXAMPLES,
     Duration,
+    function,
     number,
     one_of,
+    plain,
     seconds,
+    shown,
     size,
     whole,
     wrong,
@@ -165,7 +169,10 @@ pod_template : optional
         given = locals()
         together = unknown.pop("pod", None)
         if not isinstance(together, PodOptions | None):
-            refuse_unknown(["pod"])
+            raise PoolError(
+                f"pod is a {type(together).__name__}; "
+                f"write pod=PodOptions(image={EXAMPLES['image']})"
+            )
         refuse_unknown(unknown)
         object.__setattr__(
             self, "pod", PodOptions(**(together.given if together else {}) | unknown)
@@ -175,37 +182,14 @@ pod_template : optional
             object.__setattr__(self, name, value)
 
         for name in (*_WHOLE, *_DURATIONS, *_WORDS, "single_use"):
-            value = given[name]
-            setting = f"pool.{name.replace('_', '-')}"
-            configured = value is None
-            if configured:
-                value = config.get(setting)
-            try:
-                if name in _DURATIONS:
-                    zero = name != "boot_timeout"
-                    value = None if value is None else seconds(name, value, zero=zero)
-                elif name in _WORDS:
-                    value = one_of(name, value, _WORDS[name])
-                elif name == "single_use":
-                    value = yes_or_no(name, value)
-                elif name == "max" and value is None:
-                    value = _at_least(CPU_COUNT, self.min)
-                else:
-                    value = whole(name, value, _WHOLE[name], beside=_BESIDE.get(name, ""))
-            except PoolError as error:
-                where = f" (it is flame.{setting} in Dask's configuration)" if configured else ""
-                raise PoolError(f"{error}{where}") from None
-            put(name, value)
+            put(name, self._checked(name, given[name]))
         put("cpus", None if cpus is None else checks.cpus("cpus", cpus))
         put("memory", None if memory is None else size("memory", memory))
         put("gpus", 0 if gpus is None else whole("gpus", gpus, 0))
-        price = config.get("pool.price") if price is None else price
-        put("price", None if price is None else number("price", price))
+        put("price", number("price", price) if price is not None else _configured_price())
         put("resources", _resources(resources))
         for name in ("idle_check", "on_grow", "on_shrink"):
-            if given[name] is not None and not callable(given[name]):
-                raise wrong(name, given[name], "a function")
-            put(name, given[name])
+            put(name, None if given[name] is None else function(name, given[name]))
         put("env", _environment(env))
         put("preload", _modules(preload))
         if self.min > self.max:
@@ -213,6 +197,25 @@ pod_template : optional
                 f"min={self.min} is more than max={self.max}; write "
                 f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
             )
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """An option that has a setting, which counts where it is not given."""
+        setting = f"pool.{name.replace('_', '-')}"
+        if value is None:
+            name, option, value = f"flame.{setting}", name, config.get(setting)
+        else:
+            option = name
+        if option in _DURATIONS:
+            zero = option != "boot_timeout"
+            may_be_none = option == "min_idle_timeout"
+            return None if value is None and may_be_none else seconds(name, value, zero=zero)
+        if option in _WORDS:
+            return one_of(name, value, _WORDS[option])
+        if option == "single_use":
+            return yes_or_no(name, value)
+        if option == "max" and value is None:
+            return _at_least(CPU_COUNT, self.min)
+        return whole(name, value, _WHOLE[option], beside=_BESIDE.get(option, ""))
 
     def __repr__(self) -> str:
         own = {f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name != "pod"}
@@ -244,7 +247,10 @@ _WORDS = {"on_boot_failure": ("fail", "wait")}
 
 
 _OTHER_NAMES = {  # what those that are used to another tool write
-    "n_workers": "max",
+    **dict.fromkeys(
+        ("n_workers", "max_workers", "num_workers", "n_runners", "max_runners", "n_jobs"), "max"
+    ),
+    **dict.fromkeys(("min_workers", "min_runners"), "min"),
     "workers": "max",
     "maximum": "max",
     "minimum": "min",
@@ -274,13 +280,14 @@ _LEAVE_OUT = {  # ... and that has no other name here
 }
 
 
-def refuse_unknown(options: Iterable[str], *, others: Iterable[str] = ()) -> None:
+def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) -> None:
     """Refuse options that no pool takes, with the right one where it can be guessed.
 
     Parameters
     ----------
-    options : iterable of str
-        Names; their values may be secrets, and are not shown.
+    options : mapping
+        The values of unknown ones may be secrets: only what :func:`_own_value` lets through is
+        shown.
     others : iterable of str
         Further names that would have been right.
 
@@ -289,7 +296,7 @@ def refuse_unknown(options: Iterable[str], *, others: Iterable[str] = ()) -> Non
     PoolError
     """
     known = {f.name for f in fields(Pool)} - {"pod"} | POD_OPTIONS
-    for name in options:
+    for name, value in options.items():
         if name in known:
             continue
         guess = _OTHER_NAMES.get(name) or next(
@@ -300,8 +307,30 @@ def refuse_unknown(options: Iterable[str], *, others: Iterable[str] = ()) -> Non
         elif guess is None:
             hint = "there are " + ", ".join(sorted({*known, *others}))
         else:
-            hint = f"did you mean {guess}={EXAMPLES.get(guess, '…')}?"
+            hint = f"did you mean {guess}={_own_value(guess, value)}?"
         raise PoolError(f"unknown option {name}; {hint}")
+
+
+#: Options whose values are numbers, durations and sizes, and hold no secrets.
+_AMOUNTS: Mapping[str, Callable[[str, Any], object]] = {
+    **{name: partial(whole, least=least) for name, least in _WHOLE.items()},
+    "max": partial(whole, least=1),
+    "cpus": partial(whole, least=1),
+    "gpus": partial(whole, least=0),
+    **dict.fromkeys((*_DURATIONS, "disconnect_grace", "max_lifetime"), seconds),
+    **dict.fromkeys(("memory", "home_limit"), size),
+    "price": number,
+}
+
+
+def _own_value(name: str, value: Any) -> str:
+    """What the user has given under another name, if this option would take it; else an example."""
+    try:
+        _AMOUNTS[name](name, value)
+    except (KeyError, PoolError):
+        return EXAMPLES.get(name, "…")
+    # Written as text, as both quotes of the examples do.
+    return f'"{value}"' if isinstance(value, str) else shown(plain(value))
 
 
 def _at_least(value: int, minimum: int) -> int:
@@ -325,16 +354,30 @@ def _environment(env: Any) -> Mapping[str, str]:
     return dict(env)
 
 
+def _configured_price() -> float | None:
+    price = config.get("pool.price")
+    return None if price is None else number("flame.pool.price", price)
+
+
 def _resources(resources: Any) -> Mapping[str, float]:
     if resources is None:
         return {}
-    amounts = resources.values() if isinstance(resources, Mapping) else [None]
-    if not all(isinstance(a, int | float) and not isinstance(a, bool) and a > 0 for a in amounts):
+    names = resources if isinstance(resources, Mapping) else [None]
+    if not all(isinstance(name, str) and name.strip() for name in names):
         raise wrong("resources", resources, "a mapping of names to amounts above zero")
-    return {str(name): float(amount) for name, amount in resources.items()}
+    try:
+        return {str(name): number("resources", amount) for name, amount in resources.items()}
+    except PoolError:
+        raise wrong("resources", resources, "a mapping of names to amounts above zero") from None
 
 
 def _modules(preload: Any) -> tuple[str, ...]:
-    if isinstance(preload, str) or not all(isinstance(m, str) for m in preload or ()):
+    if preload is None:
+        return ()
+    if (
+        isinstance(preload, str)
+        or not isinstance(preload, Sequence)
+        or not all(isinstance(m, str) and all(map(str.isidentifier, m.split("."))) for m in preload)
+    ):
         raise wrong("preload", preload, "a list of module names")
-    return tuple(preload or ())
+    return tuple(map(str, preload))

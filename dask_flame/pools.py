@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dask_flame.checks import whole, wrong
+from dask_flame.checks import EXAMPLES, line, shown, whole, wrong
 from dask_flame.errors import PoolError
 from dask_flame.fleet import Fleet, Member
 from dask_flame.ledger import Ledger
@@ -45,17 +45,19 @@ def make_pools(
         name = next(iter(given))
         raise PoolError(
             f"{name} belongs to a pool, and pools= is given; "
-            f'write pools={{"cpu": Pool({name}=…), …}}'
+            f'write pools={{"cpu": Pool({line(name)})}}'
         )
     if not isinstance(pools, Mapping) or not pools:
         raise wrong("pools", pools, "a mapping of names to pools")
     for name, pool in pools.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise PoolError(f"a pool's name is made of letters, digits and -, not {name!r}")
+            raise PoolError(
+                f"pools has the name {shown(name)}; a pool's name is made of letters, digits and "
+                f"-; write pools={EXAMPLES['pools']}"
+            )
         if not isinstance(pool, Pool):
             raise PoolError(
-                f"pools[{name!r}] is a {type(pool).__name__}; "
-                f'write pools={{"{name}": Pool(max=8), …}}'
+                f'pools[{name!r}] is a {type(pool).__name__}; write pools={{"{name}": Pool(max=8)}}'
             )
     return dict(pools)
 
@@ -127,11 +129,12 @@ class Pools:
             If there is no such pool.
         """
         name = self.default if pool is None else pool
-        if name not in self.fleets:
+        if not isinstance(name, str) or name not in self.fleets:
             # A number in its place was meant for a bound.
-            hint = f"; write cluster.resize(max={name})" if str(name).isdigit() else ""
+            hint = f"; write cluster.resize(max={name})" if shown(name).isdigit() else ""
             raise PoolError(
-                f"there is no pool {name!r}; there are {', '.join(map(repr, self.fleets))}{hint}"
+                f"there is no pool {shown(name)}; there are {', '.join(map(repr, self.fleets))}"
+                f"{hint or f'; write pool={self.default!r}'}"
             )
         return name
 
@@ -149,7 +152,7 @@ class Pools:
             if fixed in changes:
                 raise PoolError(
                     f"{fixed} cannot be changed while the cluster runs; "
-                    f"declare another pool: pools={{…: Pool({fixed}=…)}}"
+                    f'declare another pool: pools={{"other": Pool({line(fixed)})}}'
                 )
         self.fleets[name].resize(**changes)
         return self.fleets[name].pool

@@ -109,8 +109,8 @@ def make_security(security: Security | bool | None, *, remote: bool = False) -> 
     if isinstance(security, Security):
         return security
     raise PoolError(
-        f"security is a {type(security).__name__}; write security=True, or pass a "
-        "distributed.Security"
+        f"security is a {type(security).__name__}, not a distributed.Security, True or False; "
+        "write security=True"
     )
 
 

@@ -21,6 +21,7 @@ from distributed.utils import NoOpAwaitable
 
 from dask_flame.by_name import by_name, refusal
 from dask_flame.checks import Duration, seconds, whole
+from dask_flame.closed import closed
 from dask_flame.costs import Costs, costs
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.fleet import Member, Phase
@@ -50,6 +51,7 @@ class Steering(Cluster):
     """The side of a :class:`dask_flame.FlameCluster` that is about its pools."""
 
     fleets: Pools
+    over: str
     events: EventLog
     backend: Backend
     boots: Boots
@@ -152,7 +154,7 @@ class Steering(Cluster):
         >>> Path("flame.yaml").write_text(str(cluster.manifest()))       # doctest: +SKIP
         """
         if self.status in (Status.created, Status.undefined):
-            raise BackendError("the cluster has not started; write `await cluster` before")
+            self._check_running()
         return Manifest(
             item
             for pool, fleet in self.fleets
@@ -195,12 +197,14 @@ class Steering(Cluster):
         Raises
         ------
         PoolError
+        ClosedError
         """
         policy = self.fleets.policies[self.fleets.default]
         numbers = [] if n is None else [whole("n", n, 0)]
-        for given in ({"memory": memory}, {"cores": cores}):
-            if None not in given.values():
-                numbers.append(runners_for(policy, **given))
+        if memory is not None:
+            numbers.append(runners_for(policy, memory=memory))
+        if cores is not None:
+            numbers.append(runners_for(policy, cores=cores))
         if not numbers:
             raise PoolError("scale() is told how many runners there are to be; write scale(4)")
         n = max(numbers)
@@ -239,6 +243,7 @@ class Steering(Cluster):
         Raises
         ------
         PoolError
+        ClosedError
         """
         if len(positional) == 1 and isinstance(positional[0], type):
             others["Adaptive"] = positional[0]
@@ -297,7 +302,7 @@ class Steering(Cluster):
         TimeoutError
             They were not there in time.
         """
-        whole("n_workers", n_workers, 1)
+        n_workers = whole("n_workers", n_workers, 1)
         self.fleets.known(pool)
         limit = None if timeout is None else seconds("timeout", timeout)
         return self.sync(self._wait_for_workers, n_workers, timeout=limit, pool=pool)
@@ -344,6 +349,8 @@ class Steering(Cluster):
         ------
         PoolError
             Nothing has changed then.
+        ClosedError
+            The cluster has closed.
         """
         self._resize(pool, changes, "resize")
         return self.fleets.policies[pool or self.fleets.default]
@@ -372,8 +379,15 @@ class Steering(Cluster):
         if here and isinstance(most, int) and most > policies[name].max:
             check_room(most + sum(p.max for other, p in policies.items() if other != name))
 
+    def _check_running(self) -> None:
+        if self.status in (Status.created, Status.undefined):
+            raise BackendError("the cluster has not started; write `await cluster` before")
+        if self.status is not Status.running:
+            raise closed(self, self.over)
+
     def _do(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a change that never waits on the cluster's event loop."""
+        self._check_running()
         if self.called_from_running_loop:
             # Run to its end here and now, as what calls this is not a coroutine.
             with contextlib.suppress(StopIteration):

@@ -10,9 +10,10 @@ from typing import Any
 
 from distributed import Status
 
-from dask_flame.checks import number, size, whole
+from dask_flame.checks import number, size, whole, wrong
 from dask_flame.errors import PoolError
 from dask_flame.pool import Pool
+from dask_flame.ranges import RUNNERS
 from dask_flame.roster import Phase
 
 _STATUS = {
@@ -93,7 +94,9 @@ def worker_views(
     } | {name: WorkerView(name, Status.undefined) for name in to_come if name not in members}
 
 
-def runners_for(pool: Pool, *, cores: Any = None, memory: Any = None, least: bool = True) -> int:
+def runners_for(
+    pool: Pool, *, cores: Any = None, memory: Any = None, least: bool = True, bound: str = ""
+) -> int:
     """Count the runners of a pool that have so many cores, or so much memory.
 
     Parameters
@@ -105,6 +108,8 @@ def runners_for(pool: Pool, *, cores: Any = None, memory: Any = None, least: boo
     memory : size, optional
     least : bool
         Whether it is the least number that has them, or the largest that has no more.
+    bound : str
+        What the option's name begins with, as ``"minimum_"``.
 
     Raises
     ------
@@ -112,14 +117,19 @@ def runners_for(pool: Pool, *, cores: Any = None, memory: Any = None, least: boo
     """
     rounded = math.ceil if least else math.floor
     if cores is not None:
-        each = max(pool.concurrency, int(pool.cpus or 1))
-        return rounded(number("cores", cores) / each)
-    if pool.memory is None:
+        name, given = f"{bound}cores", cores
+        runners = rounded(number(name, cores) / max(pool.concurrency, int(pool.cpus or 1)))
+    elif pool.memory is None:
         raise PoolError(
             "memory= counts runners by their memory, and the pool does not limit it; write "
             'Pool(memory="4 GiB"), or count runners: cluster.scale(4)'
         )
-    return rounded(size("memory", memory) / pool.memory)
+    else:
+        name, given = f"{bound}memory", memory
+        runners = rounded(size(name, memory) / pool.memory)
+    if runners > RUNNERS:
+        raise wrong(name, given, f"that of {RUNNERS:,} runners or fewer, but of {runners:,}")
+    return runners
 
 
 def adapt_bounds(pool: Pool, given: Mapping[str, Any]) -> dict[str, int]:
@@ -142,7 +152,7 @@ def adapt_bounds(pool: Pool, given: Mapping[str, Any]) -> dict[str, int]:
     if isinstance(maximum, float) and math.isinf(maximum) and maximum > 0:
         said.append(
             f"maximum=inf leaves the bound as it is, max={pool.max}; for more runners write "
-            f"cluster.adapt(maximum={max(64, 2 * pool.max)})"
+            f"cluster.adapt(maximum={min(max(64, 2 * pool.max), RUNNERS)})"
         )
         maximum = None
     bounds: dict[str, int] = {}
@@ -151,10 +161,12 @@ def adapt_bounds(pool: Pool, given: Mapping[str, Any]) -> dict[str, int]:
     if maximum is not None:
         bounds["max"] = whole("maximum", maximum, 0)
     for kind in ("cores", "memory"):
-        if (low := given.get(f"minimum_{kind}")) is not None and low != 0:
-            bounds["min"] = max(bounds.get("min", 0), runners_for(pool, **{kind: low}))
-        if (high := given.get(f"maximum_{kind}")) is not None:
-            most = runners_for(pool, **{kind: high}, least=False)
+        low, high = given.get(f"minimum_{kind}"), given.get(f"maximum_{kind}")
+        if low is not None and not (isinstance(low, int | float) and low == 0):
+            fewest = runners_for(pool, **{kind: low}, bound="minimum_")
+            bounds["min"] = max(bounds.get("min", 0), fewest)
+        if high is not None:
+            most = runners_for(pool, **{kind: high}, least=False, bound="maximum_")
             bounds["max"] = min(bounds.get("max", most), most)
     _check_order(pool, bounds)
     if said:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from dask_flame.checks import Duration, seconds
+from dask_flame.checks import Duration, seconds, whole, wrong
 from dask_flame.reports.runner import count
 
 T = TypeVar("T")
@@ -29,6 +29,11 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
     Tracked
         To be used in ``for``, more than once if `items` can be. It has the length of `items`.
 
+    Raises
+    ------
+    PoolError
+        An argument is wrong.
+
     Notes
     -----
     Reported are ``progress``, from 0 to 1, of this loop (not where the total is not known), and
@@ -45,6 +50,11 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
     ...         loss = train(batch)
     ...         dask_flame.report(loss=loss)
     """
+    # Not by iter(items), which starts the processes of a data loader.
+    if not any(hasattr(type(items), name) for name in ("__iter__", "__getitem__")):
+        raise wrong("items", items, "iterable")
+    if total is not None:
+        total = whole("total", total, 0)
     return Tracked(items, total, seconds("every", every))
 
 

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,6 +29,7 @@ from dask_flame.backends.local.census import look, send
 from dask_flame.backends.local.overseer import LocalOverseer
 from dask_flame.backends.overseer import SeenCluster, SeenRunner
 from dask_flame.cli import flame
+from dask_flame.guard.outside import LOCK
 from dask_flame.testing import marked_processes
 
 DRIVER = """
@@ -266,6 +270,11 @@ def test_a_number_that_is_another_process_by_now(bystanders: Any) -> None:
         (["ps", "--namespace", "team"], "--namespace is an option of Kubernetes"),
         (["ps", "--backend", "cloud"], "backend='cloud' is not known; installed"),
         (["sweep", "-o", "json"], "does not ask: add --yes, or --dry-run"),
+        (["stop", "nobody", "--timeout", "nan"], "write --timeout 30"),
+        (["stop", "nobody", "--timeout", "-1"], "-1.0 is not in the range 0<=x<=86400"),
+        (["stop", "nobody", "--timeout", "inf"], "inf is not in the range 0<=x<=86400"),
+        (["logs", "nobody", "--tail", "0"], "0 is not in the range 1<=x<=1000000"),
+        (["ps", "--backend", ""], "backend='' is not the name of a backend"),
     ],
 )
 def test_errors_say_what_to_type(words: list[str], why: str) -> None:
@@ -338,3 +347,108 @@ def test_gpus_are_a_column_where_there_are_any() -> None:
         "a-1      gpu-1   gpu   Running  1m   2     n1",
         "a-1      cpu-1   cpu   Pending  ?    0     -",
     ]
+
+
+def _folder_of(driver: Driver) -> Path:
+    scratch = look().guards[listed(driver.name)["id"]].scratch
+    assert scratch is not None
+    return scratch
+
+
+def _planted(kind: str, scratch: Path) -> Path:
+    """What a user may have beside a living cluster's folder: a copy of it, a link to it, …."""
+    place = scratch.parent / f"{scratch.name}{kind}"
+    if kind == "copied":
+        shutil.copytree(scratch, place, ignore=lambda folder, names: set(names) - {LOCK})
+    elif kind == "linked":
+        place.symlink_to(scratch)
+    elif kind == "linkedlock":
+        place.mkdir()
+        (place / LOCK).symlink_to(scratch / LOCK)
+    elif kind == "samelock":
+        place.mkdir()
+        os.link(scratch / LOCK, place / LOCK)
+    else:
+        place.mkdir()
+        (place / LOCK).touch()
+    return place
+
+
+def test_folders_that_look_like_a_living_clusters_are_not_it(drive: Drive) -> None:
+    driver = drive(600, 601)
+    scratch, (first, second) = _folder_of(driver), driver.marked()
+    kinds = ("copied", "linked", "linkedlock", "samelock", "empty")
+    planted = {kind: _planted(kind, scratch) for kind in kinds}
+    try:
+        shown = typed("sweep", driver.name, "--yes")
+        assert {k for k, place in planted.items() if f"folder {place}" in shown} == {
+            "copied",
+            "empty",
+        }
+        assert f"process {driver.guard.pid}" not in shown
+        assert str(first.pid) not in shown
+        # What is nobody's is gone, and nothing else.
+        assert {k for k, place in planted.items() if place.exists()} == {
+            "linked",
+            "linkedlock",
+            "samelock",
+        }
+        assert (scratch / LOCK).exists()
+        assert first.is_running()
+        assert second.is_running()
+        assert listed(driver.name)["state"] == "live"
+    finally:
+        for place in planted.values():
+            if place.is_symlink():
+                place.unlink()
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.parametrize("parent", ["dead", "living"])
+def test_a_process_that_looks_like_a_living_clusters_guard(drive: Drive, parent: str) -> None:
+    driver = drive(600)
+    (runner,), guard = driver.marked(), driver.guard
+    mark, number = listed(driver.name)["id"], os.getpid() if parent == "living" else 1 << 22
+    there = set(map(str, scratch_files(_folder_of(driver))))
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "dask_flame", "guard", "__main__.py")
+        program.parent.mkdir(parents=True)
+        program.write_text("import sys; print(flush=True); sys.stdin.read()")
+        words = [sys.executable, "-P", str(program), "5", mark, str(number)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forged:
+            try:
+                assert forged.stdout is not None
+                forged.stdout.readline()
+                assert forged.pid in look().alike
+                said("sweep", driver.name, "--yes")
+                assert listed(driver.name)["state"] == "live"
+                assert driver.guard == guard
+                assert runner.is_running()
+                assert set(map(str, scratch_files(_folder_of(driver)))) == there
+            finally:
+                forged.kill()
+
+
+def scratch_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_dir()]
+
+
+def test_a_driver_that_lives_without_its_guard_is_left_alone(drive: Drive) -> None:
+    driver = drive()  # without runners, which would clear up after their guard
+    scratch, mark = _folder_of(driver), listed(driver.name)["id"]
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        # Of a driver without a guard that would be its runner still.
+        env={**os.environ, "DASK_FLAME_RUNNER": f"{mark}/runner-9"},
+    ) as runner:
+        try:
+            driver.process.send_signal(signal.SIGSTOP)
+            driver.guard.kill()
+            wait_for(lambda: mark not in look().guards)
+            wait_for(lambda: runner.pid in {m.process.pid for m in look().of(mark)})
+            assert said("sweep", driver.name, "--yes") == "nothing to sweep\n"
+            assert runner.poll() is None
+            assert scratch.exists()
+        finally:
+            driver.process.send_signal(signal.SIGCONT)
+            runner.kill()

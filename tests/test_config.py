@@ -109,3 +109,29 @@ with FlameCluster(dashboard_address=None, max=4) as cluster:
 def test_a_setting_that_there_is_not() -> None:
     with pytest.raises(KeyError):
         config.get("pool.nonsense")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("DASK_FLAME__POOL__MAX", "many", "flame.pool.max"),
+        ("DASK_FLAME__POOL__IDLE_TIMEOUT", "''", "flame.pool.idle-timeout"),
+        ("DASK_FLAME__HOME__LIMIT", "1", "flame.home.limit"),
+    ],
+)
+def test_a_wrong_variable_or_file_is_refused_with_the_setting_to_change(
+    variable: str, value: str, line: str, tmp_path: Path
+) -> None:
+    code = """
+import dask_flame
+try:
+    dask_flame.FlameCluster(dashboard_address=None)
+except dask_flame.PoolError as error:
+    print(error)
+"""
+    section, name = line.split(".")[1:]
+    (said,) = told(code, tmp_path, **{variable: value})
+    (tmp_path / "flame.yaml").write_text(f"flame:\n  {section}:\n    {name}: {value}\n")
+    assert told(code, tmp_path) == [said]
+    assert said.startswith(f"{line}=")
+    assert f'write dask.config.set({{"{line}": ' in said

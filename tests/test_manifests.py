@@ -430,7 +430,7 @@ options = st.fixed_dictionaries(
         "image": names,
         "gpu_kind": names,
         "gpu_resource": st.sampled_from(["nvidia.com/gpu", "amd.com/gpu"]),
-        "shm_size": st.integers(1, 1 << 40),
+        "shm_size": st.integers(1 << 16, 1 << 40),
         "node_selector": labels,
         "tolerations": st.lists(
             st.fixed_dictionaries({"key": names, "operator": st.just("Exists")}), max_size=2

@@ -329,7 +329,7 @@ def test_what_is_refused() -> None:
             stream(futures)
         with pytest.raises(FlameError, match=r"client.register_plugin\(dask_flame.Reports"):
             stream(futures[:1])
-        with pytest.raises(TypeError, match="not float; a line that works"):
+        with pytest.raises(TypeError, match=r"not float \(futures=2\.0\); a line that works"):
             stream([2.0])  # type: ignore[list-item]
         with pytest.raises(ValueError, match="limit=0"):
             stream(futures[:1], limit=0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import threading
 import time
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
-from dask_flame import FlameCluster, FlameError, report
+from dask_flame import FlameCluster, FlameError, PoolError, report
 from dask_flame.notebook import watching
 from dask_flame.notebook.axes import log_ticks, tick, ticks
 from dask_flame.notebook.board import Board, board, text
@@ -229,8 +231,6 @@ def _states(drawn: Board) -> Mapping[str, int]:
 
 
 def test_curves_grow_while_one_watches(flame: Flame, screen: Screen, tmp_path: Path) -> None:
-    import threading
-
     _, client = flame(max=2)
     go = tmp_path / "go"
     futures = client.map(train, [1, 3], go=go, key=["one", "three"])
@@ -318,12 +318,69 @@ def test_on_any_dask_cluster(screen: Screen, tmp_path: Path) -> None:
     ("futures", "options", "said"),
     [
         ([1], {}, "watch\\(\\) takes futures, not int"),
-        ([], {"best": "low"}, 'best=\'low\' is not "min" or "max"'),
+        ([], {"best": "low"}, "best='low' is not one of 'min', 'max'"),
     ],
 )
 def test_what_is_refused(futures: Any, options: Any, said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         dask_flame.watch(futures, **options)
+
+
+def test_a_metric_that_nobody_reports(
+    flame: Flame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, client = flame(max=1)
+    (tmp_path / "go").touch()
+    future = client.submit(train, 1, tmp_path / "go", key="one")
+    assert future.result(timeout=30) == 1
+    # It has ended, so that it will not come.
+    with pytest.raises(PoolError) as caught:
+        dask_flame.watch(future, metric="los")
+    said = "metric='los' was not reported by these calls; there is loss"
+    assert str(caught.value) == f'{said}; write metric="loss"'
+    # It may come as long as a call runs: nothing is refused, and what is likely a slip is said.
+    (tmp_path / "go").unlink()
+    future = client.submit(train, 2, tmp_path / "go", key="two")
+    wait_for(lambda: "two" in dask_flame.reports_of(client))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        watching = threading.Thread(
+            target=dask_flame.watch, args=(future,), kwargs={"metric": "los"}
+        )
+        watching.start()
+        wait_for(lambda: len(told))
+        (tmp_path / "go").touch()
+        watching.join()
+    (warning,) = told
+    said = "metric='los' was not reported by these calls yet; it is drawn once it is; there is loss"
+    assert said in str(warning.message)
+    assert "los was not reported; there is loss" in capsys.readouterr().out
+
+
+def test_a_metric_that_comes_later_is_waited_for(
+    flame: Flame, screen: Screen, tmp_path: Path
+) -> None:
+    _, client = flame(max=1)
+
+    def both(go: Path) -> None:
+        report(loss=1.0)
+        while not go.exists():
+            time.sleep(0.01)
+        report(score=2.0)
+
+    future = client.submit(both, tmp_path / "go", key="both")
+
+    def see() -> None:
+        wait_for(lambda: screen.boards and screen.boards[-1].unreported)
+        (tmp_path / "go").touch()
+
+    seeing = threading.Thread(target=see)
+    seeing.start()
+    dask_flame.watch(future, metric="score")  # warnings are errors
+    seeing.join()
+    (before,) = {b.nothing for b in screen.boards if b.unreported}
+    assert before == ("score was not reported yet", "there is loss")
+    assert screen.boards[-1].headline == "best score 2 at step 1 by both"
 
 
 def test_no_futures_are_no_calls(screen: Screen) -> None:

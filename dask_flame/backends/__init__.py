@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
+from dask_flame.checks import wrong
 from dask_flame.errors import BackendError
 
-__all__ = ["Backend", "Ended", "RunnerSpec", "SchedulerSpec", "find_backend"]
+__all__ = ["Backend", "Ended", "RunnerSpec", "SchedulerSpec", "find_backend", "made"]
 
+_WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
 _EXTRAS = {"kubernetes": "dask-flame[kubernetes]", "fly": "dask-flame[fly]"}
 BackendFactory = Callable[[str, Callable[[Ended], None]], Backend]
 
@@ -27,9 +30,14 @@ def find_backend(name: str | BackendFactory) -> BackendFactory:
     ------
     BackendError
         If there is no such backend, or it cannot be imported.
+    PoolError
+        If it is neither a name nor what makes a backend.
     """
     if callable(name):
+        _check_factory(name)
         return name
+    if not isinstance(name, str) or not name.strip():
+        raise wrong("backend", name, _WANTED)
     found = {point.name: point for point in entry_points(group="dask_flame.backends")}
     if name not in found:
         known = ", ".join(repr(n) for n in sorted(found)) or "none"
@@ -45,3 +53,30 @@ def find_backend(name: str | BackendFactory) -> BackendFactory:
             f"backend={name!r} cannot be imported ({error}); type: pip install '{extra}'"
         ) from error
     return factory
+
+
+def made(factory: BackendFactory, owner: str, ended: Callable[[Ended], None]) -> Backend:
+    """Make the backend.
+
+    Raises
+    ------
+    PoolError
+        If what is made is none.
+    """
+    backend = factory(owner, ended)
+    if not isinstance(backend, Backend):
+        raise wrong("backend", factory, _WANTED)
+    return backend
+
+
+def _check_factory(factory: BackendFactory) -> None:
+    if isinstance(factory, type) and (
+        not issubclass(factory, Backend) or inspect.isabstract(factory)
+    ):
+        raise wrong("backend", factory, _WANTED)
+    try:
+        inspect.signature(factory).bind("name", print)
+    except TypeError:
+        raise wrong("backend", factory, _WANTED) from None
+    except ValueError:
+        pass  # one of C's, that does not tell

@@ -109,6 +109,28 @@ class Board:
             return ""
         return f"best {self.metric} {shown(leader.best)} at step {leader.at:,} by {leader.name}"
 
+    @property
+    def alive(self) -> bool:
+        """Whether more may be reported."""
+        return any(self.states.get(state) for state in ("running", "waiting"))
+
+    @property
+    def unreported(self) -> bool:
+        """Whether calls report, and none of them by the name that is drawn."""
+        return bool(self.others) and not any(self.metric in c.call.series for c in self.curves)
+
+    @property
+    def nothing(self) -> tuple[str, str]:
+        """Why there is nothing to draw, where that is so, and what there is."""
+        there = f"there is {', '.join(self.others)}" if self.others else ""
+        if self.unreported:
+            return f"{self.metric} was not reported{' yet' if self.alive else ''}", there
+        if self.curves and self.metric:
+            hint = "a logarithmic axis shows what is above zero" if self.log else there
+            return f"no value of {self.metric} that can be drawn", hint
+        said = "nothing reported yet" if self.alive else "nothing was reported"
+        return said, "calls report by dask_flame.report(step=1, loss=0.25)"
+
 
 def board(
     keys: Sequence[Key],
@@ -186,6 +208,8 @@ def text(board: Board, rows: int = 10) -> str:
             for place, c in enumerate(ranked[:rows], 1)
         ]
         lines[0] += f"; best {plain(board.metric)} first"
+    elif board.calls:
+        lines.append("; ".join(filter(None, board.nothing)))
     if len(ranked) > rows:
         lines.append(f"     and {len(ranked) - rows:,} more")
     return "\n".join(lines)

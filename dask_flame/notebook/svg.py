@@ -28,7 +28,6 @@ _POINTS, _STRONG = 6_000, 400
 _NAME, _BOLD_NAME = 20, 17
 
 _DASH = {"solid": "", "dashed": "6 4", "dotted": "1.5 3.5", "dotdash": "7 3 1.5 3"}
-_ALIVE = ("running", "waiting")
 
 _STYLE = """
 :root { color-scheme: light dark }
@@ -101,15 +100,7 @@ def _text(x: float, y: float, words: str, kind: str) -> str:
 
 def _empty(board: Board) -> str:
     middle = (_TOP + _BOTTOM) / 2
-    if board.curves and board.metric:
-        said = f"no value of {board.metric} that can be drawn"
-        hint = f"there is {', '.join(board.others)}" if board.others else ""
-        if board.log:
-            hint = "a logarithmic axis shows what is above zero"
-    elif any(board.states.get(state) for state in _ALIVE):
-        said, hint = "nothing reported yet", "calls report by dask_flame.report(step=1, loss=0.25)"
-    else:
-        said, hint = "nothing was reported", "calls report by dask_flame.report(step=1, loss=0.25)"
+    said, hint = board.nothing
     return _text(_WIDTH / 2, middle - 8, said, "ink m title") + _text(
         _WIDTH / 2, middle + 14, hint, "quiet m"
     )

@@ -31,8 +31,7 @@ class Drawn:
         yield Text.assemble((plain(board.metric) or "curves", "bold"), "  ", (board.title, "dim"))
         limits = span(board)
         if limits is None:
-            waiting = any(board.states.get(state) for state in ("running", "waiting"))
-            yield Text("nothing reported yet" if waiting else "nothing was reported", "dim")
+            yield Text("; ".join(filter(None, board.nothing)), "dim")
         else:
             room = max(10, min(options.max_height - _ROWS - 6, _HEIGHT))
             yield from _chart(board, limits, options.max_width, room)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,9 +15,11 @@ from dask.typing import Key
 from distributed import Client, Future
 from distributed.utils import is_kernel
 
-from dask_flame.errors import FlameError
+from dask_flame.checks import one_of, word, yes_or_no
+from dask_flame.errors import PoolError
 from dask_flame.notebook.board import Board, board, text
 from dask_flame.reports.copies import Source, source_of
+from dask_flame.reports.futures import futures_of
 
 #: Seconds between two pictures, at the least, and between two looks at whether all have ended.
 _PICTURE, _LOOK = 0.5, 0.05
@@ -61,6 +65,14 @@ def watch(
         The futures are not of one client, or its cluster has no :class:`dask_flame.Reports`.
     TypeError
         They are not futures.
+    PoolError
+        An option is wrong; or all calls have ended, and reported by other names than `metric`.
+
+    Warns
+    -----
+    UserWarning
+        No call has reported by the name `metric`, and a name much like it was reported, or all have
+        ended.
 
     Notes
     -----
@@ -72,29 +84,22 @@ def watch(
     >>> futures = client.map(train, rates)                     # doctest: +SKIP
     >>> dask_flame.watch(futures, metric="accuracy")           # doctest: +SKIP
     """
-    given = [futures] if isinstance(futures, Future) else list(futures)
-    for future in given:
-        if not isinstance(future, Future):
-            raise TypeError(
-                f"watch() takes futures, not {type(future).__name__}; a line that works: "
-                "dask_flame.watch(client.map(train, rates))"
-            )
-    if best not in (None, "min", "max"):
-        raise ValueError(f'best={best!r} is not "min" or "max"; leave it out, or write best="min"')
-    clients = {id(future.client): future.client for future in given}
-    if len(clients) > 1:
-        raise FlameError(
-            f"these futures are of {len(clients)} clients; watch each client's futures apart"
-        )
-    view = _View(given, {"metric": metric, "best_is": best, "log": log})
-    if not clients:
+    given, client = futures_of(futures, "watch", "dask_flame.watch(client.map(train, rates))")
+    if metric is not None:
+        word("metric", metric, "a name that the calls report")
+    if best is not None:
+        one_of("best", best, ("min", "max"))
+    view = _View(given, {"metric": metric, "best_is": best, "log": yes_or_no("log", log)})
+    if client is None:
         return view.last(None)
-    (client,) = clients.values()
     return _awaited(view, client) if client.asynchronous else _waited(view, client)
 
 
 def _waited(view: _View, client: Client) -> None:
     source = client.sync(source_of, client)
+    if view.ended:
+        client.sync(source.caught_up)
+        view.check_metric(source)
     with view.screen:
         try:
             for pause in view.pictures(source):
@@ -108,6 +113,9 @@ def _waited(view: _View, client: Client) -> None:
 
 async def _awaited(view: _View, client: Client) -> None:
     source = await source_of(client)
+    if view.ended:
+        await source.caught_up()
+        view.check_metric(source)
     with view.screen:
         try:
             for pause in view.pictures(source):
@@ -124,13 +132,25 @@ class _View:
     def __init__(self, futures: list[Future], options: dict[str, Any]) -> None:
         self._futures = {future.key: future for future in futures}
         self._options = options
+        self._warned = False
         self.screen = _screen()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all calls have."""
+        return all(future.done() for future in self._futures.values())
+
+    def check_metric(self, source: Source) -> None:
+        """Refuse a name that nothing was reported by, of calls that have ended."""
+        drawn = self._board(source)
+        if drawn.unreported:
+            raise PoolError(_unreported(drawn))
 
     def pictures(self, source: Source) -> Iterator[float]:
         """Draw whenever something is new; yields how long to wait before the next look."""
         drawn: tuple[int, int] | None = None
         due = 0.0
-        while not all(future.done() for future in self._futures.values()):
+        while not self.ended:
             now = time.monotonic()
             state = (source.store.version, sum(f.done() for f in self._futures.values()))
             if state != drawn and now >= due:
@@ -145,6 +165,14 @@ class _View:
         self._draw(source, last=True)
 
     def _draw(self, source: Source | None, *, last: bool = False) -> None:
+        drawn = self._board(source)
+        self.screen.show(drawn, last=last)
+        # It may come later. Where it is likely a slip, nobody should wait for it.
+        if drawn.unreported and not self._warned and (last or _meant(drawn)):
+            self._warned = True
+            warnings.warn(_unreported(drawn), UserWarning, stacklevel=2)
+
+    def _board(self, source: Source | None) -> Board:
         found = {key: source.store.get(key) for key in self._futures} if source else {}
         calls = {key: call for key, call in found.items() if call is not None}
         ended: dict[Key, str] = {
@@ -152,7 +180,21 @@ class _View:
             for key, future in self._futures.items()
             if future.status in _ENDED
         }
-        self.screen.show(board(list(self._futures), calls, ended, **self._options), last=last)
+        return board(list(self._futures), calls, ended, **self._options)
+
+
+def _unreported(board: Board) -> str:
+    yet = " yet; it is drawn once it is" if board.alive else ""
+    instead = (_meant(board) or board.others)[0]
+    return (
+        f"metric={board.metric!r} was not reported by these calls{yet}; there is "
+        f'{", ".join(board.others)}; write metric="{instead}"'
+    )
+
+
+def _meant(board: Board) -> list[str]:
+    """What was reported and looks like the name that was asked for."""
+    return difflib.get_close_matches(board.metric, board.others, n=1, cutoff=0.75)
 
 
 def _screen() -> _Cell | _Terminal | _Paper:

@@ -8,6 +8,7 @@ from typing import Any
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
+from dask_flame.checks import function, number, whole, wrong
 from dask_flame.prints.bucket import Limits
 from dask_flame.prints.sender import PrintSender
 from dask_flame.prints.show import Show
@@ -36,6 +37,11 @@ class Prints(SchedulerPlugin):
     to : callable, optional
         Takes what comes, in place of the clients.
 
+    Raises
+    ------
+    PoolError
+        An option is wrong.
+
     Examples
     --------
     >>> client.register_plugin(dask_flame.Prints())  # doctest: +SKIP
@@ -50,8 +56,8 @@ class Prints(SchedulerPlugin):
             from dask_flame.prints.settings import limits as configured
 
             limits = configured()
-        self._limits = limits
-        self._to = to
+        self._limits = _checked(limits)
+        self._to = None if to is None else function("to", to)
         self._show: Show | None = None
         self._lines: list[str] = []
         self._scheduler: Scheduler | None = None
@@ -90,3 +96,14 @@ class Prints(SchedulerPlugin):
         if self._scheduler is not None:
             event = {"args": ("".join(lines),), "sep": "", "end": "", "flush": True}
             self._scheduler.log_event(_PRINT, event)
+
+
+def _checked(limits: Limits) -> Limits:
+    if not isinstance(limits, Limits):
+        raise wrong("limits", limits, "a dask_flame.prints.bucket.Limits")
+    return Limits(
+        burst=whole("burst", limits.burst, 1),
+        rate=number("rate", limits.rate),
+        total_burst=whole("total_burst", limits.total_burst, 1),
+        total_rate=number("total_rate", limits.total_rate),
+    )

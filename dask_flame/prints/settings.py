@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dask_flame import config
-from dask_flame.checks import number, whole
 from dask_flame.prints.bucket import Limits
+from dask_flame.settings import configured
 
 
 def shown() -> bool:
@@ -23,8 +23,8 @@ def limits() -> Limits:
         If a setting is wrong.
     """
     return Limits(
-        burst=whole("prints.burst", config.get("prints.burst"), 1),
-        rate=number("prints.rate", config.get("prints.rate")),
-        total_burst=whole("prints.total_burst", config.get("prints.total-burst"), 1),
-        total_rate=number("prints.total_rate", config.get("prints.total-rate")),
+        burst=configured("prints.burst"),
+        rate=configured("prints.rate"),
+        total_burst=configured("prints.total-burst"),
+        total_rate=configured("prints.total-rate"),
     )

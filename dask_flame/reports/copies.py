@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import Client, get_client
 
+from dask_flame.checks import shown
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
 from dask_flame.reports.store import ReportStore
@@ -49,6 +50,8 @@ def reports_of(client: Client | None = None) -> Any:
     ------
     FlameError
         There is no client, or its cluster has no :class:`Reports` plugin.
+    TypeError
+        It is no client.
 
     Examples
     --------
@@ -63,6 +66,11 @@ def reports_of(client: Client | None = None) -> Any:
                 "there is no Dask client; write dask_flame.reports_of(client) with the one that "
                 "the calls were submitted by"
             ) from None
+    if not isinstance(client, Client):
+        raise TypeError(
+            f"client={shown(client)} is not a distributed.Client; write "
+            "dask_flame.reports_of(client) with the one that the calls were submitted by"
+        )
     return client.sync(_store_of, client)
 
 

@@ -11,12 +11,13 @@ from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
-from dask_flame import config
+from dask_flame.checks import whole, yes_or_no
 from dask_flame.reports.following import Followers
 from dask_flame.reports.hiding import veiled
 from dask_flame.reports.sender import ReportSender
 from dask_flame.reports.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
+from dask_flame.settings import configured
 
 #: Characters of an exception's text.
 _LONGEST = 300
@@ -101,16 +102,15 @@ class Reports(SchedulerPlugin):
         names: int | None = None,
         hide_random: bool | None = None,
     ) -> None:
-        self._names = config.get("reports.names") if names is None else names
-        if not isinstance(self._names, int) or self._names < 1:
-            raise ValueError(
-                f"flame.reports.names is {self._names!r}, which is no whole number of 1 or more; "
-                'write dask.config.set({"flame.reports.names": 1000})'
-            )
-        self._hide = config.get("reports.hide-random") if hide_random is None else hide_random
-        limits = {"calls": calls, "points": points, "total": total}
-        self._options = {**limits, "names": self._names, "hide_random": self._hide}
+        self._names = configured("reports.names") if names is None else whole("names", names, 1)
+        self._hide = (
+            configured("reports.hide-random")
+            if hide_random is None
+            else yes_or_no("hide_random", hide_random)
+        )
         self.store = ReportStore(calls=calls, points=points, total=total)
+        limits = dict(zip(("calls", "points", "total"), self.store.limits, strict=True))
+        self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.pools: Callable[[], Mapping[str, Any]] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: Followers | None = None

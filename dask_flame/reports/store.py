@@ -12,6 +12,7 @@ from typing import Any
 
 from dask.typing import Key
 
+from dask_flame.checks import whole
 from dask_flame.reports.changes import Change, State, Subscribers, What
 from dask_flame.reports.export import Exports
 from dask_flame.reports.kept import Call, Curve
@@ -53,12 +54,11 @@ class ReportStore(Exports):
     """
 
     def __init__(self, *, calls: int = 1_000, points: int = 4_000, total: int = 5_000_000) -> None:
-        if calls < 1 or points < _LEAST_POINTS or total < _LEAST_POINTS:
-            raise ValueError(
-                f"ReportStore(calls={calls}, points={points}, total={total}): calls must be 1 or "
-                f"more, points and total {_LEAST_POINTS} or more"
-            )
-        self.limits = (calls, points, total)
+        self.limits = (
+            whole("calls", calls, 1),
+            whole("points", points, _LEAST_POINTS),
+            whole("total", total, _LEAST_POINTS),
+        )
         # Subscribers are told under it, and may read.
         self._lock = threading.RLock()
         self._subscribers = Subscribers()

@@ -13,9 +13,11 @@ from dask.typing import Key
 from distributed import Client, Future
 from distributed.utils import in_async_call
 
+from dask_flame.checks import whole
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
 from dask_flame.reports.copies import Source, source_of
+from dask_flame.reports.futures import futures_of
 from dask_flame.reports.pending import ENDED, Pending, Reader, Report
 from dask_flame.reports.store import ReportStore
 
@@ -51,6 +53,8 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
         The futures are not of one client, or its cluster has no :class:`Reports` plugin.
     TypeError
         They are not futures.
+    PoolError
+        The limit is wrong.
 
     Notes
     -----
@@ -66,22 +70,9 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
     >>> for r in dask_flame.stream(futures):                               # doctest: +SKIP
     ...     print(r.task, r.runner, r.step, r.values["loss"])
     """
-    given = [futures] if isinstance(futures, Future) else list(futures)
-    for future in given:
-        if not isinstance(future, Future):
-            raise TypeError(
-                f"stream() takes futures, not {type(future).__name__}; a line that works: "
-                "for r in dask_flame.stream(client.map(train, rates)): ..."
-            )
-    clients = {id(future.client): future.client for future in given}
-    if len(clients) > 1:
-        raise FlameError(
-            f"these futures are of {len(clients)} clients, and a stream follows one; write a "
-            "stream for each client's futures"
-        )
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"limit={limit!r} is not a whole number of 1 or more; write limit=20_000")
-    return Stream(given, next(iter(clients.values()), None), limit)
+    use = "for r in dask_flame.stream(client.map(train, rates)): ..."
+    given, client = futures_of(futures, "stream", use)
+    return Stream(given, client, whole("limit", limit, 1))
 
 
 class Stream:

@@ -21,6 +21,8 @@ import psutil
 from dask_flame.guard.outside import LOCK
 from dask_flame.marks import MARK, mark_of, names_in
 
+#: What the names of scratch folders begin with.
+PREFIX = "dask-flame-"
 _GUARD = os.path.join("dask_flame", "guard", "__main__.py")
 
 
@@ -53,11 +55,12 @@ class Guard:
 
     @property
     def scratch(self) -> Path | None:
-        """Its folder: where the file is that it keeps locked."""
+        """Its folder: where the file is that it keeps locked, by a name that is its cluster's."""
         with contextlib.suppress(psutil.Error):
             for file in self.process.open_files():
-                if os.path.basename(file.path) == LOCK:
-                    return Path(file.path).parent
+                folder = Path(file.path).parent
+                if os.path.basename(file.path) == LOCK and cluster_of(folder) == self.cluster:
+                    return folder
         return None
 
     @property
@@ -95,12 +98,15 @@ class Census:
     ----------
     guards : dict of str to Guard
         By their clusters.
+    alike : set of int
+        Numbers of all processes that look like guards, those included.
     marked : list of Marked
     templates : list of Marked
         What carries the mark of no runner: templates, and what their imports have started.
     """
 
     guards: dict[str, Guard] = field(default_factory=dict)
+    alike: set[int] = field(default_factory=set)
     marked: list[Marked] = field(default_factory=list)
     templates: list[Marked] = field(default_factory=list)
 
@@ -110,11 +116,10 @@ class Census:
 
     def abandoned(self) -> list[Marked]:
         """Templates, and what these have started, that are not below a guard."""
-        guards = {guard.process.pid for guard in self.guards.values()}
         left = []
         for marked in self.templates:
             with contextlib.suppress(psutil.Error):
-                if not guards.intersection(p.pid for p in marked.process.parents()):
+                if not self.alike.intersection(p.pid for p in marked.process.parents()):
                     left.append(marked)
         return left
 
@@ -125,9 +130,9 @@ def look() -> Census:
     for process in _mine():
         with contextlib.suppress(psutil.Error, OSError):
             if (guard := _guard(process)) is not None:
+                census.alike.add(process.pid)
                 there = census.guards.get(guard.cluster)
-                # A template looks like its guard, for the moment in which it is forked from it.
-                if there is None or there.process.ppid() == process.pid:
+                if there is None or _before(guard, there):
                     census.guards[guard.cluster] = guard
                 continue
             if MARK not in process.environ():
@@ -136,6 +141,24 @@ def look() -> Census:
             marked = Marked(process, cluster, runner, process.create_time())
             (census.marked if cluster else census.templates).append(marked)
     return census
+
+
+def _before(guard: Guard, other: Guard) -> bool:
+    """Whether this one of two that look like a cluster's guard is it."""
+    # A template looks like its guard, for the moment in which it is forked from it.
+    if guard.process.pid == other.process.ppid():
+        return True
+    # Anybody may be called like one: what lives, and has a folder of this cluster, comes first.
+    return (guard.has_driver, guard.scratch is not None) > (
+        other.has_driver,
+        other.scratch is not None,
+    )
+
+
+def cluster_of(folder: Path) -> str:
+    """The cluster that a scratch folder was made for, by its name; empty where it is none."""
+    name = folder.name.removeprefix(PREFIX)
+    return name.rpartition("-")[0] if name != folder.name else ""
 
 
 def send(process: psutil.Process, number: int) -> bool:

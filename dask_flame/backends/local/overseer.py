@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,7 +18,16 @@ from pathlib import Path
 import dask.config
 import psutil
 
-from dask_flame.backends.local.census import Census, Guard, Marked, described, look, send
+from dask_flame.backends.local.census import (
+    PREFIX,
+    Census,
+    Guard,
+    Marked,
+    cluster_of,
+    described,
+    look,
+    send,
+)
 from dask_flame.backends.overseer import Overseer, SeenCluster, SeenRunner, Stray
 from dask_flame.errors import BackendError
 from dask_flame.guard.outside import LOCK, NO_MORE, OUTPUT, PRINTED, STOP
@@ -58,7 +68,7 @@ class LocalOverseer(Overseer):
     async def stop(self, cluster: SeenCluster, *, within: float) -> str:
         guard = look().guards.get(cluster.id)
         if guard is None or not guard.has_driver:
-            await self._kill([cluster.id], within)
+            await self._kill({cluster.id}, within, spare_living=False)
             _check_ended(cluster.id)
             return "ended; its driver was gone"
         driver = described(guard.driver)
@@ -112,24 +122,32 @@ class LocalOverseer(Overseer):
         wanted = {stray.key for stray in strays}
         # It may have taken a while to decide.
         now = [stray for stray in _strays(look()) if stray.key in wanted]
-        clusters = {stray.cluster for stray in now if stray.cluster}
         for marked in look().abandoned():
             if _key(marked) in wanted:
                 send(marked.process, signal.SIGKILL)
-        await self._kill(clusters, _END_WITHIN)
+        # What a folder is called says nothing of who lives: it may be a copy.
+        await self._kill({s.cluster for s in now if s.cluster and s.key[0] == "process"})
         for stray in now:
             if stray.key[0] == "folder":
-                _remove(Path(str(stray.key[1])))
+                _remove(Path(str(stray.key[1])), stray.key)
         return [stray for stray in _strays(look()) if stray.key in wanted]
 
-    async def _kill(self, clusters: Collection[str], within: float) -> None:
+    async def _kill(
+        self, clusters: set[str], within: float = _END_WITHIN, *, spare_living: bool = True
+    ) -> None:
         """Kill what belongs to clusters that have no driver until there is nothing left."""
         guards = look().guards
         spare_until = time.monotonic() + TRACKERS_WITHIN
-        folders = {f for id in clusters if id in guards and (f := guards[id].scratch) is not None}
+        folders = {
+            scratch
+            for id in clusters
+            if id in guards and not guards[id].has_driver and (scratch := guards[id].scratch)
+        }
 
         def over() -> bool:
-            there = _processes(clusters)
+            census = look()
+            spared = _living(census) if spare_living else set()
+            there = _processes(clusters - spared, census)
             # Again and again: what has just been started may have started more.
             for process in there:
                 if time.monotonic() > spare_until or not is_tracker(process.pid):
@@ -137,14 +155,14 @@ class LocalOverseer(Overseer):
             return not there
 
         await _until(over, within)
-        folders |= {folder for folder in _folders() if _cluster_of(folder) in clusters}
+        folders |= {f for f in _folders() if cluster_of(f) in clusters}
         for folder in folders:
             _remove(folder)
 
 
-def _processes(clusters: Collection[str]) -> list[psutil.Process]:
+def _processes(clusters: Collection[str], census: Census | None = None) -> list[psutil.Process]:
     """Guards first: they would start others."""
-    census = look()
+    census = look() if census is None else census
     guards = [census.guards[id].process for id in clusters if id in census.guards]
     return guards + [m.process for m in census.marked if m.cluster in clusters]
 
@@ -204,7 +222,7 @@ def _runners(id: str, census: Census) -> Iterator[SeenRunner]:
 
 def _strays(census: Census) -> Iterator[Stray]:
     """What has no living driver, whether or not it is about to end."""
-    living = {id for id, guard in census.guards.items() if guard.has_driver}
+    living = _living(census)
     for id, guard in census.guards.items():
         if id not in living:
             why = f"its driver, process {guard.driver}, is gone"
@@ -217,9 +235,9 @@ def _strays(census: Census) -> Iterator[Stray]:
     for folder in _folders():
         yield Stray(
             what=f"folder {folder}",
-            cluster=_cluster_of(folder),
+            cluster=cluster_of(folder),
             why="neither a guard nor a driver has it locked",
-            key=("folder", str(folder), folder.stat().st_ino),
+            key=_folder_key(folder),
         )
 
 
@@ -232,20 +250,55 @@ def _key(what: Guard | Marked) -> tuple[object, ...]:
     return ("process", what.process.pid, what.started)
 
 
-def _cluster_of(folder: Path) -> str:
-    return folder.name.removeprefix("dask-flame-").rpartition("-")[0]
+def _folder_key(folder: Path) -> tuple[object, ...]:
+    return ("folder", str(folder), _identity(folder))
+
+
+def _living(census: Census) -> set[str]:
+    """Clusters whose driver lives: their guard is its child, or it has their folder locked."""
+    guards = census.guards.values()
+    living = {g.cluster for g in guards if g.has_driver}
+    dying = {_identity(scratch) for g in guards if not g.has_driver and (scratch := g.scratch)}
+    # Where its guard was killed, a driver still has results there, and may begin another guard.
+    held = [f for f in _all_folders() if _in_use(f) and _identity(f) not in dying]
+    return living | set(map(cluster_of, held))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What no other folder has, by whatever path it was found; None where it is gone."""
+    with contextlib.suppress(OSError):
+        there = folder.stat()
+        return there.st_dev, there.st_ino
+    return None
+
+
+def _all_folders() -> Iterator[Path]:
+    """Scratch folders, by their names, of this user, where clusters make them."""
+    places = {tempfile.gettempdir(), dask.config.get("temporary-directory", default=None) or "."}
+    places.discard(".")
+    for folder in sorted(f for place in places for f in Path(place).glob(f"{PREFIX}*")):
+        with contextlib.suppress(OSError):
+            # A link leads to what is somebody else's, or to where it is seen anyway.
+            if stat.S_ISDIR(folder.lstat().st_mode) and folder.lstat().st_uid == os.getuid():
+                yield folder
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process has the folder locked."""
+    try:
+        with _locked(folder):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _folders() -> Iterator[Path]:
-    """Scratch folders of nobody, among this user's where clusters make them."""
-    places = {tempfile.gettempdir(), dask.config.get("temporary-directory", default=None) or "."}
-    places.discard(".")
-    for folder in sorted(f for place in places for f in Path(place).glob("dask-flame-*")):
-        with contextlib.suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
-            with _locked(folder):
-                yield folder
+    """Scratch folders of nobody."""
+    for folder in _all_folders():
+        with contextlib.suppress(OSError), _locked(folder):
+            yield folder
 
 
 @contextlib.contextmanager
@@ -259,9 +312,11 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, key: tuple[object, ...] | None = None) -> None:
+    """Remove a folder of nobody; with a key, unless another one has its name by now."""
     with contextlib.suppress(OSError), _locked(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        if key in (None, _folder_key(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _until(condition: Callable[[], object], within: float) -> bool:

@@ -1,0 +1,86 @@
+"""Checks of what a cluster alone is told, beside its pools: before anything is started (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from typing import Any
+
+from tornado.ioloop import IOLoop
+
+from dask_flame.checks import plain, whole, wrong, yes_or_no
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+
+
+def cluster_name(value: Any) -> str | None:
+    """The name of a cluster; None: a random one."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise wrong("name", value, "made of letters, digits and -")
+    return str(value)
+
+
+def dashboard_address(value: Any) -> str | None:
+    """A host of this machine and a port, or one of the two; None: no dashboard."""
+    if value is None:
+        return None
+    wanted = 'a host of this machine and a port, such as "127.0.0.1:8787" or ":0"'
+    if not isinstance(value, str):
+        raise wrong("dashboard_address", value, wanted)
+    host, _, port = value.rpartition(":")
+    if not _PORT.fullmatch(port) or int(port) > 65_535 or not _is_of_this_machine(host):
+        raise wrong("dashboard_address", value, wanted)
+    return str(value)
+
+
+def _is_of_this_machine(host: str) -> bool:
+    if host in ("", "127.0.0.1", "0.0.0.0", "localhost"):
+        return True
+    try:
+        found = socket.getaddrinfo(host, 0, socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, UnicodeError, ValueError):
+        return False
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.bind(address)
+            except OSError:
+                continue
+            return True
+    return False
+
+
+def log_level(value: Any) -> int | None:
+    """A level of Python's logging, or its name; None, and False as in distributed: not any."""
+    value = plain(value)
+    if value is None or value is False:
+        return None
+    names = logging.getLevelNamesMapping()
+    if isinstance(value, str) and value.upper() in names:
+        return names[value.upper()]
+    return whole("silence_logs", value, 0, beside='0 to 100, such as logging.ERROR, or "ERROR"')
+
+
+def event_loop(value: Any) -> IOLoop | None:
+    """An event loop of tornado's that runs; None: one of the cluster's own."""
+    if value is None:
+        return None
+    loop = getattr(value, "asyncio_loop", None) if isinstance(value, IOLoop) else None
+    if loop is None or not loop.is_running():
+        raise wrong("loop", value, "a tornado.ioloop.IOLoop that runs")
+    return value
+
+
+def asynchronous(value: Any, loop: IOLoop | None) -> bool:
+    """Whether the cluster is used on the event loop that runs here."""
+    if yes_or_no("asynchronous", value) and loop is None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise wrong("asynchronous", value, "possible where no event loop runs") from None
+    return yes_or_no("asynchronous", value)

@@ -1,0 +1,104 @@
+"""What the configuration says, checked: ``flame.*`` in files, the environment or the code (driver).
+
+What is said of pools is checked where a :class:`dask_flame.Pool` takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dask_flame import config
+from dask_flame.checks import cpus, number, one_of, seconds, size, whole, word, wrong, yes_or_no
+
+#: Where a scheduler can be.
+SEATS = ("auto", "driver", "pod")
+Check = Callable[[str, Any], Any]
+
+
+def _optional(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _template(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping | str | Path) or not value:
+        raise wrong(name, value, "a mapping, or the path of a YAML file")
+    return value
+
+
+def _kinds(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
+        raise wrong(name, value, "a mapping of kinds to what nodes with them are like")
+    return value
+
+
+#: By setting, without ``flame.``: what its value must be. Those of pools are not among them.
+SETTINGS: dict[str, Check] = {
+    "backend": lambda name, value: value if callable(value) else word(name, value),
+    "disconnect-grace": _optional(seconds),
+    "silence": seconds,
+    "max-lifetime": _optional(partial(seconds, zero=False)),
+    "currency": word,
+    "scheduler.where": partial(one_of, words=SEATS),
+    "scheduler.cpus": cpus,
+    "scheduler.memory": size,
+    "scheduler.service": _optional(
+        partial(one_of, words=("LoadBalancer", "NodePort", "ClusterIP"))
+    ),
+    "scheduler.port": partial(whole, least=1),
+    "scheduler.dashboard-port": partial(whole, least=1),
+    "scheduler.pod-template": _optional(_template),
+    "scheduler.timeout": partial(seconds, zero=False),
+    "home.limit": size,
+    "home.memory": size,
+    "prints.show": yes_or_no,
+    "prints.burst": partial(whole, least=1),
+    "prints.rate": number,
+    "prints.total-burst": partial(whole, least=1),
+    "prints.total-rate": number,
+    "reports.names": partial(whole, least=1),
+    "reports.hide-random": yes_or_no,
+    "local.echo": _optional(yes_or_no),
+    "local.fork": yes_or_no,
+    "kubernetes.namespace": _optional(word),
+    "kubernetes.context": _optional(word),
+    "kubernetes.image": _optional(word),
+    "kubernetes.gpu-kinds": _optional(_kinds),
+    "kubernetes.gpu-label": word,
+    "kubernetes.pod-template": _optional(_template),
+    "kubernetes.network-policy": yes_or_no,
+}
+
+
+def configured(setting: str) -> Any:
+    """Read and check one setting: ``configured("home.limit")`` for ``flame.home.limit``.
+
+    Raises
+    ------
+    PoolError
+    """
+    return SETTINGS[setting](f"flame.{setting}", config.get(setting))
+
+
+def grace(name: str, given: Any) -> float | None:
+    """Return how long a cluster outlives its drivers, as given or configured; None: neither.
+
+    Raises
+    ------
+    PoolError
+    """
+    said: float | None = configured("disconnect-grace") if given is None else seconds(name, given)
+    return said
+
+
+def check_settings() -> None:
+    """Check all settings but those of pools.
+
+    Raises
+    ------
+    PoolError
+    """
+    for setting in SETTINGS:
+        configured(setting)
