@@ -192,11 +192,13 @@ def cpus(name: str, value: Any) -> int | float:
     >>> cpus("cpus", "500m"), cpus("cpus", 0.2), cpus("cpus", "2")
     (0.5, 0.2, 2)
     """
-    number = value
+    number = plain(value)
     if isinstance(value, str) and (match := _CPUS.fullmatch(value.strip())):
         number = float(match[1]) / (1000 if match[2] else 1)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1e6:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:
         raise wrong(name, value, 'a number of CPUs such as 2, 0.5 or "500m"')
+    if number > most(name):
+        raise wrong(name, value, f"a number of {most(name):,} CPUs or less")
     # Rounded up, as Kubernetes does; what is left of a product like 0.2 * 3 does not count.
     thousandths = math.ceil(round(number * 1000, 6))
     return thousandths // 1000 if thousandths % 1000 == 0 else thousandths / 1000

@@ -374,9 +374,10 @@ class Steering(Cluster):
     def _check_room(self, pool: str | None, changes: Mapping[str, Any]) -> None:
         """See that a higher ``max`` is not more than this process can be connected to."""
         policies, name = self.fleets.policies, pool or self.fleets.default
-        most = changes.get("max")
-        here = not self.backend.apart and name in policies
-        if here and isinstance(most, int) and most > policies[name].max:
+        if self.backend.apart or name not in policies:
+            return
+        most = policies[name].replace(**changes).max  # what is wrong in it is said first
+        if most > policies[name].max:
             check_room(most + sum(p.max for other, p in policies.items() if other != name))
 
     def _check_running(self) -> None:
