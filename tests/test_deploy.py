@@ -162,7 +162,9 @@ def test_the_roles_are_what_the_backend_asks_for() -> None:
     policies = {("networking.k8s.io", "networkpolicies", "create")}
     assert driver == needed(rights.NEEDED) | policies
     forward = {("", "pods/portforward", verb) for verb in ("create", "get")}
-    assert granted(named("Role", "dask-flame-remote")["rules"]) == driver | forward
+    apart = forward | {("batch", "jobs", "patch")}
+    assert apart == needed(rights.NEEDED_APART)
+    assert granted(named("Role", "dask-flame-remote")["rules"]) == driver | apart
 
 
 def test_bindings_name_what_there_is() -> None:
