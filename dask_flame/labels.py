@@ -45,8 +45,13 @@ def memory(size: float, *, beside: float | None = None) -> str:
     if exact is not None and beside is None:
         return exact
     unit = next((unit for unit, scale in units.items() if size / scale < 999.5), list(units)[-1])
+    number = size / units[unit]
+    if beside is not None:
+        # Close enough that sums are seen to be more than what there is.
+        number = round(number, 1 if number < 100 else None)
+        return f"{number:g} {unit}"
     digits = 1 if units[unit] >= 10**9 else 0
-    return f"{size / units[unit]:.{digits}f} {unit}"
+    return f"{number:.{digits}f} {unit}"
 
 
 def exact_memory(size: float) -> str | None:

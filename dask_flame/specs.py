@@ -11,7 +11,6 @@ from typing import Any
 import dask.config
 from distributed import Security
 
-from dask_flame import config
 from dask_flame.backends import RunnerSpec
 from dask_flame.certificates import temporary_security
 from dask_flame.checks import wrong
@@ -187,7 +186,8 @@ def places_for(backend: object, **given: str | None) -> dict[str, str]:
                 )
             continue
         where = "" if value is not None else f" (it is flame.{name}.{option} in the configuration)"
-        value = config.get(f"{name}.{option}") if value is None else value
+        # A backend of another package may have such settings, or none.
+        value = dask.config.get(f"flame.{name}.{option}", None) if value is None else value
         if value is None:
             continue
         fits = isinstance(value, str) and value != "" and value == value.strip()

@@ -307,7 +307,7 @@ def test_a_runner_whose_results_do_not_fit_stays_until_there_is_room(flame: Any)
     large = client.submit(array, 3)
     wait_for(lambda: kept(cluster))
     assert kept(cluster)[0] == (
-        "its 1 result (2.86 MiB) does not fit at home: 2.38 MiB of home_limit=4.77 MiB are taken; "
+        "its 1 result (3 MB) does not fit at home: 2.5 MB of home_limit=5 MB are taken; "
         "raise home_limit or release futures"
     )
     assert len(cluster.runners) == 1
@@ -336,7 +336,7 @@ def test_of_several_those_go_whose_results_fit(flame: Any) -> None:
     client.gather(futures)
     stay = cluster.sync(cluster.home.retire, [a, b, c, d, "tcp://127.0.0.1:1"])
     assert stay == {
-        a: "its 2 results (4.01 MiB) do not fit at home: 4.29 MiB of home_limit=4.77 MiB are "
+        a: "its 2 results (4.2 MB) do not fit at home: 4.5 MB of home_limit=5 MB are "
         "taken; raise home_limit or release futures"
     }
     assert set(cluster.scheduler.workers) == {a} | cluster.scheduler.resting

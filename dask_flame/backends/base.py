@@ -190,7 +190,8 @@ class Backend(ABC):
     #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
     seat: str = "auto"
     #: Options of a cluster by which it is told where its runners are to be, of those that
-    #: :meth:`overseer` takes: ``namespace`` and ``context``.
+    #: :meth:`overseer` takes: ``namespace`` and ``context``. ``flame.<name>.<option>`` in Dask's
+    #: configuration says them as well.
     places: ClassVar[frozenset[str]] = frozenset()
     #: Those that were given; set by whoever has made the backend.
     where: Mapping[str, str] = MappingProxyType({})
