@@ -133,8 +133,8 @@ class Case:
     grace: float = 60.0
     kill_at: str = ""  # the phase in which the driver is killed
     kill_after: float = 0.0  # ... and how long after its beginning
-    # ... "guard": the guard as well; "several": that and all runners but one; "frozen": while its runners are frozen; "paused": it is only
-    # stopped for a while
+    # ... "guard": the guard as well; "several": that and all runners but one; "frozen": while its
+    # runners are frozen; "paused": it is only stopped for a while
     kill_with: str = ""
 
     @property
