@@ -8,7 +8,6 @@ that they could have, or use select(), which takes no number above 1024.
 
 from __future__ import annotations
 
-import functools
 import resource
 
 from dask_flame.errors import PoolError
@@ -22,15 +21,19 @@ BESIDES = 100
 _MANY = 10_240
 
 
-@functools.cache
+#: What this process's limit was, by what it was raised to here: a process has but one.
+_raised: dict[int, int] = {}
+
+
 def usual_limit() -> int:
-    """Return how many descriptors this process might have open when it was first asked."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    """Return how many descriptors this process may have open, but for what was raised here."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _raised.get(soft, soft)
 
 
 def raise_limit() -> int:
     """Let this process have as many descriptors open as it may; that number."""
-    usual_limit()
+    usual = usual_limit()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, _MANY):
         if soft != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or soft < wanted):
@@ -38,6 +41,7 @@ def raise_limit() -> int:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             except (OSError, ValueError):
                 continue
+            _raised[wanted] = usual
             break
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 

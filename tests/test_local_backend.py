@@ -215,7 +215,7 @@ def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> N
         "from dask_flame.guard import __main__ as guard\n"
         "ours, theirs = socket.socketpair()\n"
         "p = subprocess.Popen([sys.executable, '-P', guard.__file__, str(theirs.fileno()), 'x',"
-        " str(os.getpid())], pass_fds=(theirs.fileno(),))\n"
+        " str(os.getpid()), '', '', '0'], pass_fds=(theirs.fileno(),))\n"
         "print(p.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )

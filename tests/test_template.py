@@ -551,7 +551,7 @@ def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> N
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            arguments = [str(theirs.fileno()), "test-guard", str(os.getpid()), "", "k"]
+            arguments = [str(theirs.fileno()), "test-guard", str(os.getpid()), "", "", "0", "k"]
             guard = subprocess.Popen(
                 [sys.executable, "-P", guard_program.__file__, *arguments],
                 pass_fds=(theirs.fileno(),),

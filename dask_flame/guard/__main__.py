@@ -1,7 +1,7 @@
 """Where a guard begins: ``guard/__main__.py FD OWNER PARENT PLACE FOLDER FILES [KEY]`` (guard).
 
 PLACE is where it makes its scratch folder, FOLDER one of the driver's, which goes when the driver
-is gone, FILES the number of open files that runners may have.
+is gone, FILES the number of open files that runners may have, 0 for as many as this process.
 
 A template takes half a second to import Dask, and a first call waits for it. So it is forked before
 the guard itself imports what it needs, if the driver says that this process has been started with
@@ -84,8 +84,8 @@ def _fork(
         ours.close()
         connection.close()
         os.setsid()
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files or soft, hard))
         for standard in (1, 2):
             os.dup2(write, standard)
         os.close(read)
