@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Status, Worker
 from distributed.active_memory_manager import ReduceReplicas
 
+from dask_flame.histories import forget_lines
 from dask_flame.protocol import RESTING
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.shelf import Shelf
@@ -148,3 +149,4 @@ async def end(worker: Worker, reason: str) -> None:
     if worker.status is Status.paused:
         await worker.heartbeat()
     await worker.close(reason=reason, executor_wait=False)
+    forget_lines(worker)

@@ -181,8 +181,10 @@ def test_the_wire_keeps_every_report_in_order(made: list[Any]) -> None:
             assert list(b.steps) == [step for step, _, _ in mine]
             assert list(b.times) == [at for _, at, _ in mine]
             for name in {name for _, _, values in mine for name in values}:
-                want = [values.get(name) for _, _, values in mine]
+                want = [values[name] for _, _, values in mine if name in values]
                 assert same(b.values[name], want)
+                rows = [row for row, (_, _, values) in enumerate(mine) if name in values]
+                assert list(b.rows.get(name, range(len(mine)))) == rows
 
 
 # Thinning
