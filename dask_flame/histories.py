@@ -10,11 +10,12 @@ All of it is in private names of distributed, which has no public way.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from distributed import Scheduler
+from distributed import Scheduler, Worker
 from distributed._async_taskgroup import AsyncTaskGroup
 from distributed.core import ConnectionPool
 from distributed.scheduler import TaskGroup
@@ -101,6 +102,16 @@ def forget_worker(scheduler: Scheduler, address: str) -> None:
             del topics[name]
     forget_connections(scheduler.rpc)
     forget_changes(scheduler)
+
+
+def forget_lines(worker: Worker) -> None:
+    """Forget the log of a worker that has closed, while its process goes on (anywhere).
+
+    Its handler goes with the worker, and is held by the logger until then; a line that it has kept
+    may hold the worker, by an error's frames.
+    """
+    logging.getLogger("distributed.worker").removeHandler(worker._deque_handler)
+    worker._deque_handler.deque.clear()
 
 
 def forget_connections(pool: ConnectionPool) -> None:

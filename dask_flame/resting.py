@@ -14,6 +14,7 @@ from distributed.active_memory_manager import ReduceReplicas
 from distributed.metrics import time
 from distributed.worker_state_machine import RemoveReplicasEvent
 
+from dask_flame.histories import forget_lines
 from dask_flame.protocol import RESTING
 from dask_flame.scheduler import FlameScheduler
 from dask_flame.shelf import Shelf
@@ -160,3 +161,4 @@ async def end(worker: Worker, reason: str) -> None:
     if worker.status is Status.paused:
         await worker.heartbeat()
     await worker.close(reason=reason, executor_wait=False)
+    forget_lines(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import subprocess
 import sys
 from collections import Counter
@@ -74,6 +75,21 @@ def test_what_is_said_to_a_client_and_by_it_is_not_kept(flame: Any) -> None:
     (said,) = cluster.scheduler.client_comms.values()
     assert said.recent_message_log.maxlen == 0
     wait_for(lambda: client.scheduler_comm.recent_message_log.maxlen == 0)
+
+
+def test_a_home_that_has_closed_is_forgotten_with_its_log(flame: Any) -> None:
+    logger = logging.getLogger("distributed.worker")
+    before = list(logger.handlers)
+    cluster, client = flame(max=1, idle_timeout="0.1s")
+    for turn in range(2):
+        future = client.submit(large, 1000 + turn)
+        assert len(future.result()) == 1000 + turn
+        _gone(cluster)
+        assert cluster.home.held == 1
+        assert len(logger.handlers) == len(before) + 1
+        del future
+        # The handler holds what was logged, and that, by an error's frames, the home.
+        wait_for(lambda: logger.handlers == before)
 
 
 def test_spans_and_kinds_of_keys_have_a_most(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,11 +105,11 @@ class _Kind(enum.Enum):
 @functools.lru_cache(maxsize=1_000)
 def _kind(name: str) -> _Kind:
     plain = re.sub(r"[^a-z]", "", name.lower())
+    if plain in _WORDS or any(word.lower() in _WORDS for word in _SPLIT.findall(name)):
+        return _Kind.WORD
     found = _SECRET.search(plain)
     if found is not None:
         return _Kind.TOKEN if found[0] == "token" else _Kind.SECRET
-    if plain in _WORDS or any(word.lower() in _WORDS for word in _SPLIT.findall(name)):
-        return _Kind.WORD
     return _Kind.KEY if _KEY.search(plain) else _Kind.NOTHING
 
 
