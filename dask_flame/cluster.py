@@ -390,13 +390,14 @@ class FlameCluster(Steering):
             raise closed(self, self.over)
         return super().sync(*args, **kwargs)
 
-    def close(self, timeout: float | None = None) -> Any:
+    def close(self, timeout: Duration | None = None) -> Any:
         """End every runner, the scheduler, all that was made for them, and the Clients of it.
 
         In a process that was forked from the driver, nothing: it is the driver's.
         """
         if self.forked_from is not None:
             return None
+        timeout = None if timeout is None else seconds("timeout", timeout)
         if not self.asynchronous:
             self._close_clients()
         try:

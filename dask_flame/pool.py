@@ -42,7 +42,8 @@ class Pool:
     min : int, default 0
         Runners kept at all times.
     max : int, default: the machine's cores
-        The most runners at a time, booting ones counted. With 0, calls wait until it is raised.
+        The most runners at a time, booting ones counted; 10,000 or fewer. With 0, calls wait until
+        it is raised.
     concurrency : int, default 1
         Calls at a time on one runner: its slots.
     idle_timeout : duration, default "60s"
@@ -76,8 +77,8 @@ class Pool:
         may use (OMP_NUM_THREADS and its like). By default what dask sets for its own workers: one
         thread, and no limit.
     memory : size, optional
-        Memory of one runner, such as ``"4 GiB"``. Dask spills and pauses a runner's worker by it; a
-        paused runner gets no calls, is replaced, and ends once it has had no call for two seconds.
+        Memory of one runner, such as ``"4 GiB"``; 64 MiB or more. Dask spills and pauses a
+        runner's worker by it; a paused runner gets no calls, is replaced, and ends once it has had no call for two seconds.
         A runner whose processes use more is ended, and its calls run again elsewhere, up to Dask's
         ``allowed-failures``: local ones on Linux within about 0.2 s, unless Dask's
         ``distributed.worker.memory.terminate`` is False (its fraction is not used); in Kubernetes

@@ -452,3 +452,5 @@ def test_a_driver_that_lives_without_its_guard_is_left_alone(drive: Drive) -> No
         finally:
             driver.process.send_signal(signal.SIGCONT)
             runner.kill()
+            driver.process.communicate("\n")
+    assert not scratch.exists()  # its driver has removed it

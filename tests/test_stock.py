@@ -173,7 +173,7 @@ def test_calls_that_wait_for_a_stopped_adaptive_say_so_and_go_on(flame: Any) -> 
     future = client.submit(name_of_runner)
     wait_for(lambda: cluster.scheduler.waiting())
     assert "1 call waiting" in repr(cluster)
-    (event,) = [e for e in cluster.events if e.kind == "policy"]
+    (event,) = [e for e in cluster.events if e.reason.startswith("adapt(...).stop()")]
     assert "cluster.adapt(), cluster.scale(n) or cluster.resize(…)" in event.reason
     (pool,) = cluster._pools()["pools"]
     assert pool["fixed"] == 0

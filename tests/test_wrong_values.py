@@ -678,6 +678,8 @@ def test_a_cluster_that_runs_refuses_wrong_values_and_goes_on(flame: Any) -> Non
             ) as caught:
                 do(value) if do == cluster.resize else do()
             assert shown(value) in str(caught.value)
+    for value in DURATIONS:
+        refused(Row("timeout", (), use=by_keyword(cluster.close)), value)
     assert cluster.pools["default"] == before
     assert [e.kind for e in cluster.events] == []
     assert client.submit(int, "3").result(timeout=30) == 3
