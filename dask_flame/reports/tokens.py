@@ -1,6 +1,6 @@
 """Known kinds of tokens, and what looks random; pure (runner).
 
-The kinds are those of gitleaks, which is kept up to date (its licence is MIT, see ``tokens.json``
+The kinds are those of gitleaks, which is kept up to date (its license is MIT, see ``tokens.json``
 for its text and the date). detect-secrets knows 20 of these 110, has had no release since 2024, and
 would bring ``requests`` along.
 """
