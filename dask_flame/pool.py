@@ -79,11 +79,10 @@ class Pool:
     memory : size, optional
         Memory of one runner, such as ``"4 GiB"``; 64 MiB or more. Dask spills and pauses a
         runner's worker by it; a paused runner gets no calls, is replaced, and ends once it has had
-        no call for two seconds.
-        A runner whose processes use more is ended, and its calls run again elsewhere, up to Dask's
-        ``allowed-failures``: local ones on Linux within about 0.2 s, unless Dask's
-        ``distributed.worker.memory.terminate`` is False (its fraction is not used); in Kubernetes
-        by the kernel. By default it is not limited.
+        no call for two seconds. A runner whose processes use more is ended, and its calls run again
+        elsewhere, up to Dask's ``allowed-failures``: local ones on Linux within about 0.2 s, unless
+        Dask's ``distributed.worker.memory.terminate`` is False (its fraction is not used); in
+        Kubernetes by the kernel. By default it is not limited.
     gpus : int, default 0
         GPUs of one runner. It has them as Dask's resource ``GPU`` as well.
     price : float, optional
