@@ -113,7 +113,7 @@ from dask.distributed import Client
 from dask_flame import FlameCluster
 
 if __name__ == "__main__":
-    dask.config.set({"flame.home.memory": "1 kB"})
+    dask.config.set({"flame.home.memory": "64 KiB"})
     cluster = FlameCluster(max=1, idle_timeout="0.1s", dashboard_address="127.0.0.1:0")
     client = Client(cluster)
     future = client.submit(np.ones, 50_000)

@@ -725,7 +725,7 @@ def spoil(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["removed", "cut short", "lengthened", "written over"])
 def test_a_result_whose_file_was_spoilt_is_made_again(flame: Any, tmp_path: Path, how: str) -> None:
-    with dask.config.set({"flame.home.memory": "1 kB"}):
+    with dask.config.set({"flame.home.memory": "64 KiB"}):
         cluster, client = flame(max=2, idle_timeout="100ms")
         runs = tmp_path / "runs"
 
@@ -755,7 +755,7 @@ def test_a_result_whose_file_was_spoilt_is_made_again(flame: Any, tmp_path: Path
 
 
 def test_results_outlive_guards(flame: Any, tmp_path: Path) -> None:
-    with dask.config.set({"flame.home.memory": "1 kB"}):
+    with dask.config.set({"flame.home.memory": "64 KiB"}):
         cluster, client = flame(max=2, idle_timeout="100ms")
         runs = tmp_path / "runs"
 

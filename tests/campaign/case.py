@@ -330,7 +330,7 @@ def _guard(rng: random.Random) -> dict[str, object]:
     if on_disk:
         # Where it is killed while no runner is there, nothing is lost.
         faults[0] = Fault("guard", "resting", moment(rng))
-    return {"faults": tuple(faults), "home_memory": 1 if on_disk else None}
+    return {"faults": tuple(faults), "home_memory": 2**16 if on_disk else None}
 
 
 def _templates(rng: random.Random) -> dict[str, object]:

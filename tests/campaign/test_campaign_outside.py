@@ -44,7 +44,8 @@ _FAKES: dict[str, dict[str, Any]] = {
 def fake(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     """A cluster, and a kubeconfig of it in the environment."""
     case = make_outside_case(seed)
-    image = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    tests = Path(__file__).parents[1]
+    image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
     options = _FAKES.get(case.pod, {})
     with FakeKubernetes(namespaces={"team": {}}, env=image, **options).in_thread() as fake:
         fake.grant("driver", next(yaml.safe_load_all(_ROLE.read_text()))["rules"])

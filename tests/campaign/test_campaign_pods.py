@@ -38,7 +38,8 @@ _TEAM = {"team": {"pod-security.kubernetes.io/enforce": "restricted"}}
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     """A cluster with a pod that this process, and those it starts, take for their own."""
-    image = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    tests = Path(__file__).parents[1]
+    image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
     with FakeKubernetes(namespaces=_TEAM, env=image).in_thread() as fake:
         container = {
             "name": "driver",
