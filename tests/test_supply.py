@@ -174,11 +174,13 @@ def test_the_limit_is_off_where_dask_is_not_to_end_workers(flame: Any) -> None:
 
 
 def test_runners_that_are_too_small_from_the_start_are_tried_ever_more_rarely(flame: Any) -> None:
-    _, client = flame(max=1)
-    # Without what this module imports.
+    # With what makes them larger than the least memory that may be said; without what this module
+    # imports.
+    preload = ["pandas"]
+    _, client = flame(max=1, preload=preload)
     own = client.submit(eval, "__import__('psutil').Process().memory_info().rss").result()
     # It is paused before it has a call. Where calls wait, the first one is given to it at once.
-    cluster, _ = flame(min=1, max=1, memory=int(1.05 * own))
+    cluster, _ = flame(min=1, max=1, memory=int(1.05 * own), preload=preload)
     wait_for(lambda: kinds(cluster).count("retire") == 2)
     assert cluster.fleets.fleets["default"].failures == 2
     for event in cluster.events:
