@@ -185,7 +185,7 @@ def test_runners_that_are_too_small_from_the_start_are_tried_ever_more_rarely(fl
     assert cluster.fleets.fleets["default"].failures == 2
     for event in cluster.events:
         if event.kind in ("paused", "retire"):
-            assert re.search(r"paused by Dask: \d+ MB of \d+ MB in use", event.reason)
+            assert re.search(r"paused by Dask: [\d.]+ Mi?B of [\d.]+ Mi?B in use", event.reason)
 
 
 class Counter:
