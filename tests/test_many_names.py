@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
+from dask_flame.errors import PoolError
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.reports.numbers import COMPLAINTS, LONGEST_NAME
 from dask_flame.reports.wire import Batch, Call, decode, encode
@@ -132,9 +133,9 @@ def test_a_call_has_a_most_of_names_and_is_told_once(
 @pytest.mark.parametrize("wrong", [0, "many", -1, 1.5])
 def test_a_most_that_is_none_is_refused(wrong: Any) -> None:
     setting = dask.config.set({"flame.reports.names": wrong})
-    with setting, pytest.raises(ValueError, match=r"flame\.reports\.names"):
+    with setting, pytest.raises(PoolError, match=r"flame\.reports\.names=.*write"):
         Reports()
-    with pytest.raises(ValueError, match=r"flame\.reports\.names"):
+    with pytest.raises(PoolError, match=r"names=.*write names=1_000"):
         Reports(names=wrong)
 
 

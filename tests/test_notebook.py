@@ -39,7 +39,7 @@ def longest(texts):
 %%flame
 import os
 words = longest(texts).split()
-print("on", os.environ["DASK_FLAME_RUNNER"].partition("/")[2].strip("."))
+print("on", os.environ["DASK_FLAME_RUNNER"].rpartition("/")[2].strip("."))
 len(words)
 """,
     "fails": """

@@ -103,11 +103,8 @@ def imported(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_all_that_tests_import_is_in_the_image(tests: Path) -> None:
-    own = {path.stem for path in tests.rglob("*.py")} | {
-        "real_kubernetes",
-        "dask_flame",
-        *_HERE_ALONE,
-    }
+    folders = {path.name for path in tests.rglob("*") if path.is_dir()}
+    own = {path.stem for path in tests.rglob("*.py")} | folders | {"dask_flame", *_HERE_ALONE}
     there, of = installed(), importlib.metadata.packages_distributions()
     assert "hypothesis" in there
     missing = {
