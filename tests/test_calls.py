@@ -212,7 +212,7 @@ def test_a_call_over_a_block(two: Any) -> None:
         return pool()
 
     assert (here, there) == ("cpu", "gpu")
-    with pytest.raises(TypeError, match="first argument"):
+    with pytest.raises(TypeError, match="fn=None cannot be called"):
         dask_flame.call(None, 1)
 
 
