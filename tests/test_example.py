@@ -88,7 +88,7 @@ def test_it_runs_in_pods(tmp_path: Path, token: str, monkeypatch: pytest.MonkeyP
         wait_for(fake.at_rest, 30, "nothing is left")
     runners = [o["spec"]["containers"][0] for o in made if "runner" in o["metadata"]["name"]]
     assert [c["image"] for c in runners] == ["train:1"]
-    assert runners[0]["resources"]["limits"] == {"cpu": "1", "memory": str(2 << 30)}
+    assert runners[0]["resources"]["limits"] == {"cpu": "1", "memory": "2Gi"}
 
 
 def test_ctrl_c_leaves_nothing_and_says_what_was_learnt(tmp_path: Path, token: str) -> None:
