@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from dask_flame.marks import kill
 from dask_flame.testing import marked_processes
+from dask_flame.trackers import kill_but_trackers, wait_for_trackers
 
 _HERE = Path(__file__).parent
 _TOKEN = "DASK_FLAME_VERSUS"
@@ -147,7 +147,8 @@ class Run:
         left = self.look()
         self.kill_driver()
         for _ in range(100):
-            kill(process.pid for process in left)
+            # Trackers remove the semaphores and shared memory of those that were killed.
+            wait_for_trackers(kill_but_trackers([process.pid for process in left])[1])
             left = self.look()
             if not left:
                 break

@@ -195,7 +195,7 @@ def cpus(name: str, value: Any) -> int | float:
     number = plain(value)
     if isinstance(value, str) and (match := _CPUS.fullmatch(value.strip())):
         number = float(match[1]) / (1000 if match[2] else 1)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
         raise wrong(name, value, 'a number of CPUs such as 2, 0.5 or "500m"')
     if number > most(name):
         raise wrong(name, value, f"a number of {most(name):,} CPUs or less")
