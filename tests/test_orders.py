@@ -43,7 +43,7 @@ def work(i):
     time.sleep(600)
 
 if __name__ == "__main__":
-    dask.config.set({"flame.home.memory": "1 kB"})
+    dask.config.set({"flame.home.memory": "64 KiB"})
     cluster = FlameCluster(max=2, idle_timeout="0.1s", dashboard_address=None)
     client = Client(cluster)
     results = client.map(bytes, [100_000] * 3, pure=False)
