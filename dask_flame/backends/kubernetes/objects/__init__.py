@@ -1,0 +1,1 @@
+"""Kubernetes objects: written, laid over each other, read and shown; pure (driver)."""

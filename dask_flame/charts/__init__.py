@@ -1,0 +1,1 @@
+"""What the pages and the notebook draw alike: colors, ranking, curves, axes."""

@@ -1,0 +1,1 @@
+"""``dask flame``: clusters seen and ended from a terminal (command line)."""

@@ -1,0 +1,1 @@
+"""The page ``/flame``: the calls' curves, and their ranking (scheduler)."""

@@ -1,0 +1,1 @@
+"""What happened to the pools and their runners, kept in bounded memory."""

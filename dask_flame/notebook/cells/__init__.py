@@ -1,0 +1,1 @@
+"""A whole notebook cell on a runner (driver, runner)."""

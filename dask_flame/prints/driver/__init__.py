@@ -1,0 +1,1 @@
+"""Prints where they are shown (driver)."""

@@ -1,0 +1,1 @@
+"""Prints on their way to the driver (scheduler)."""

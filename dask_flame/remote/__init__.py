@@ -1,0 +1,1 @@
+"""The process of a scheduler that is apart from its driver (scheduler's pod)."""

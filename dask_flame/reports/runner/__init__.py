@@ -1,0 +1,1 @@
+"""Reports where they are made (runner)."""

@@ -1,0 +1,1 @@
+"""Reports where they are gathered and kept (scheduler)."""

@@ -1,0 +1,1 @@
+"""The policy: time, demand and runners in, decisions out; no I/O, no clock, no Dask."""

@@ -1,0 +1,1 @@
+"""Where wanted results rest when their runner ends (scheduler)."""

@@ -1,0 +1,1 @@
+"""How calls, results and errors are pickled, and read without harm."""
