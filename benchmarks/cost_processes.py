@@ -27,7 +27,7 @@ _QUIET = 1.0
 _MOST = 60.0
 #: What tells processes that serve runners from runners: dask-flame's own, multiprocessing's own.
 _HELPERS = (
-    "dask_flame/guard",
+    "dask_flame/backends/local/supervisor",
     "dask-flame template",
     "multiprocessing.resource_tracker",
     "multiprocessing.forkserver",

@@ -27,10 +27,10 @@ from distributed import Status
 from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame import Pool
-from dask_flame.fleet import Fleet
-from dask_flame.lives import Lives
-from dask_flame.protocol import RUNNER
-from dask_flame.scheduler import FlameScheduler
+from dask_flame.core.messages import RUNNER
+from dask_flame.history.timeline import Lives
+from dask_flame.scaling.fleet import Fleet
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 _TIMES = 2000
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
+from dask_flame.core.resource_trackers import kill_but_trackers, wait_for_trackers
 from dask_flame.testing import marked_processes
-from dask_flame.trackers import kill_but_trackers, wait_for_trackers
 
 _HERE = Path(__file__).parent
 _TOKEN = "DASK_FLAME_VERSUS"

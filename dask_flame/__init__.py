@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from dask_flame._version import __version__
 
 if TYPE_CHECKING:
-    from dask_flame.calls import call as call
-    from dask_flame.calls import cast as cast
-    from dask_flame.calls import on as on
-    from dask_flame.calls import place as place
-    from dask_flame.cluster import FlameCluster as FlameCluster
+    from dask_flame.core.pool import Pool as Pool
+    from dask_flame.driver.calls import call as call
+    from dask_flame.driver.calls import cast as cast
+    from dask_flame.driver.calls import on as on
+    from dask_flame.driver.calls import place as place
+    from dask_flame.driver.cluster import FlameCluster as FlameCluster
     from dask_flame.errors import BackendError as BackendError
     from dask_flame.errors import BootError as BootError
     from dask_flame.errors import BootTimeout as BootTimeout
@@ -26,18 +27,17 @@ if TYPE_CHECKING:
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
     from dask_flame.errors import RunnerLost as RunnerLost
-    from dask_flame.gpus import devices as devices
-    from dask_flame.lease import Lease as Lease
-    from dask_flame.notebook.watching import watch as watch
-    from dask_flame.pool import Pool as Pool
-    from dask_flame.prints.plugin import Prints as Prints
-    from dask_flame.reconnect import resume_clients as resume_clients
+    from dask_flame.lease.plugin import Lease as Lease
+    from dask_flame.lease.resume import resume_clients as resume_clients
+    from dask_flame.notebook.watch import watch as watch
+    from dask_flame.prints.scheduler.plugin import Prints as Prints
     from dask_flame.reports import Report as Report
     from dask_flame.reports import Reports as Reports
     from dask_flame.reports import report as report
     from dask_flame.reports import reports_of as reports_of
     from dask_flame.reports import stream as stream
-    from dask_flame.tracking import track as track
+    from dask_flame.reports.runner.track import track as track
+    from dask_flame.runner.devices import devices as devices
 
 _HOME = {
     "BackendError": "dask_flame.errors",
@@ -46,25 +46,25 @@ _HOME = {
     "PoolError": "dask_flame.errors",
     "CallFailed": "dask_flame.errors",
     "CallTimeout": "dask_flame.errors",
-    "FlameCluster": "dask_flame.cluster",
+    "FlameCluster": "dask_flame.driver.cluster",
     "FlameError": "dask_flame.errors",
-    "Lease": "dask_flame.lease",
-    "Pool": "dask_flame.pool",
-    "Prints": "dask_flame.prints.plugin",
+    "Lease": "dask_flame.lease.plugin",
+    "Pool": "dask_flame.core.pool",
+    "Prints": "dask_flame.prints.scheduler.plugin",
     "Report": "dask_flame.reports",
     "Reports": "dask_flame.reports",
     "RunnerLost": "dask_flame.errors",
-    "call": "dask_flame.calls",
-    "cast": "dask_flame.calls",
-    "devices": "dask_flame.gpus",
-    "on": "dask_flame.calls",
-    "place": "dask_flame.calls",
+    "call": "dask_flame.driver.calls",
+    "cast": "dask_flame.driver.calls",
+    "devices": "dask_flame.runner.devices",
+    "on": "dask_flame.driver.calls",
+    "place": "dask_flame.driver.calls",
     "report": "dask_flame.reports",
     "reports_of": "dask_flame.reports",
-    "resume_clients": "dask_flame.reconnect",
+    "resume_clients": "dask_flame.lease.resume",
     "stream": "dask_flame.reports",
-    "track": "dask_flame.tracking",
-    "watch": "dask_flame.notebook.watching",
+    "track": "dask_flame.reports.runner.track",
+    "watch": "dask_flame.notebook.watch",
 }
 
 __all__ = [
@@ -100,7 +100,7 @@ __all__ = [
 # The defaults are in Dask's configuration from the import on. Where nobody uses Dask there is none:
 # the processes that guard runners do without.
 if "dask.config" in sys.modules:
-    import_module("dask_flame.config")
+    import_module("dask_flame.core.config")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 from distributed.scheduler import KilledWorker
 
-from dask_flame.terminals import plain, tame
+from dask_flame.core.terminal_text import plain, tame
 
 #: What stands between why a runner has ended and the last lines that it printed.
 PRINTED = "; it printed last:\n"

@@ -1,4 +1,4 @@
-"""Make ``dask_flame/reports/tokens.json`` of gitleaks' rules: what known kinds of tokens look like.
+"""Make ``dask_flame/core/tokens.json`` of gitleaks' rules: what known kinds of tokens look like.
 
     git clone https://github.com/gitleaks/gitleaks
     python scripts/gitleaks_rules.py gitleaks
@@ -19,7 +19,7 @@ import tomllib
 import warnings
 from pathlib import Path
 
-OUT = Path(__file__).parent.parent / "dask_flame" / "reports" / "tokens.json"
+OUT = Path(__file__).parent.parent / "dask_flame" / "core" / "tokens.json"
 #: How rules begin that need a name beside the token, and others that are of no use here.
 NAMED = ("(?i)[\\w.-]{0,50}?", "[\\w.-]{0,50}?")
 UNFIT = re.compile(r"curl-|generic-api-key|kubernetes-secret|nuget|private-key|sidekiq|freemius")

@@ -33,9 +33,9 @@ def other_python(folder: Path) -> tuple[str, str]:
 
 def main(argv: list[str]) -> None:
     """Run a module as that Python."""
-    import dask_flame.apart.head
-    import dask_flame.keeper
-    import dask_flame.runner.pod
+    import dask_flame.backends.kubernetes.watchdog
+    import dask_flame.remote.server
+    import dask_flame.runner.from_file
     import dask_flame.runner.worker  # noqa: F401
 
     fields = "major minor micro releaselevel serial"

@@ -13,7 +13,7 @@ from conftest import wait_for
 from distributed import Client, LocalCluster
 
 from dask_flame import FlameCluster
-from dask_flame.protocol import LEASE
+from dask_flame.core.messages import LEASE
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

@@ -34,10 +34,10 @@ from other_python import other_python
 from test_kubernetes import DRIVER
 
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
-from dask_flame.apart import driver
-from dask_flame.backends.kubernetes.api import JOBS, PODS
-from dask_flame.backends.kubernetes.rights import rules
-from dask_flame.cli import flame as command_line
+from dask_flame.backends.kubernetes.api.client import JOBS, PODS
+from dask_flame.backends.kubernetes.api.permissions import rules
+from dask_flame.cli.commands import flame as command_line
+from dask_flame.driver.hosts import remote as driver
 from dask_flame.errors import BackendError, BootError, PoolError
 from dask_flame.testing.kubernetes import FakeKubernetes
 from dask_flame.testing.kubernetes.access import EVERYTHING
@@ -687,7 +687,7 @@ def test_a_scheduler_whose_pod_is_refused(
     outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
-    monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.scheduler_pod._SEEN_WITHIN", 0.5)
     words = 'admission webhook "policy.fake.test" denied the request: no pods here'
     with (
         dask.config.set({"flame.scheduler.timeout": "2s"}),
@@ -729,8 +729,8 @@ def test_nobody_can_tell_why_there_is_no_pod(
     """A webhook that cannot be tried answers no trial; what is left is where to look."""
     fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
     fake.fail(lambda request: "dryRun" in request.query, status=400, times=10_000)
-    monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._SEEN_WITHIN", 0.5)
-    monkeypatch.setattr("dask_flame.backends.kubernetes.lodging._PATIENCE", 0.5)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.scheduler_pod._SEEN_WITHIN", 0.5)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.scheduler_pod._PATIENCE", 0.5)
     where = "kubectl --namespace team describe job"
     with (
         dask.config.set({"flame.scheduler.timeout": "2s"}),
@@ -757,7 +757,7 @@ def test_what_the_scheduler_printed_is_in_the_error(outside: Start) -> None:
 
 def test_another_version_there(outside: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     outside()
-    monkeypatch.setattr("dask_flame.apart.driver.__version__", "0.0.0")
+    monkeypatch.setattr("dask_flame.driver.hosts.remote.__version__", "0.0.0")
     with pytest.raises(BackendError, match=r"this driver 0\.0\.0; name an image"):
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
 
@@ -795,8 +795,8 @@ def test_a_scheduler_that_is_not_reached(
 ) -> None:
     fake = outside()
     fake.fail("get pods/portforward", status=403, times=10_000)
-    monkeypatch.setattr("dask_flame.apart.driver._HELLO_WITHIN", 2.0)
-    monkeypatch.setattr("dask_flame.apart.driver._SAID_AFTER", 1.0)
+    monkeypatch.setattr("dask_flame.driver.hosts.remote._HELLO_WITHIN", 2.0)
+    monkeypatch.setattr("dask_flame.driver.hosts.remote._SAID_AFTER", 1.0)
     with pytest.raises(BackendError, match=r"not reached within 2 s: the server is not well"):
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
     assert "is not reached yet: the server is not well" in caplog.text

@@ -33,11 +33,11 @@ from hypothesis import strategies as st
 
 import dask_flame
 from dask_flame import FlameCluster, Reports, report, reports_of
+from dask_flame.core.argument_text import ALL, ONE, told
+from dask_flame.core.redaction import ELSE, secret, veiled
 from dask_flame.reports import Change, ReportStore
-from dask_flame.reports.arguments import ALL, ONE, told
-from dask_flame.reports.called import arguments_of
-from dask_flame.reports.hiding import ELSE, secret, veiled
 from dask_flame.reports.wire import Batch, Call, decode, encode
+from dask_flame.serialization.task_arguments import arguments_of
 
 X = "\N{MULTIPLICATION SIGN}"
 

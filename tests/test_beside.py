@@ -14,7 +14,7 @@ from dask.distributed import Client, wait
 from distributed.worker import get_worker
 
 from dask_flame import FlameCluster
-from dask_flame.beside import scheduler_beside
+from dask_flame.lease.direct_transfer import scheduler_beside
 
 #: Bytes of a large result, and what there may be beside it.
 LARGE, SMALL = 8_000_000, 500_000

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.backends.local import LocalBackend
-from dask_flame.boots import ACCEPTED, FIRST_CALL, REGISTERED, Boots, in_order, is_step
 from dask_flame.errors import BootError, BootTimeout
-from dask_flame.ledger import Ledger
+from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, Boots, in_order, is_step
+from dask_flame.history.usage import Ledger
 
 STEPS = [ACCEPTED, "up", "image pulled", REGISTERED, FIRST_CALL]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.prints.bucket import Limit, left_out
+from dask_flame.prints.rate_limit import Limit, left_out
 
 BURSTS = st.integers(1, 50)
 RATES = st.floats(0.1, 100)

@@ -8,8 +8,8 @@ import pytest
 from cryptography import x509
 from distributed.comm import connect, listen
 
-from dask_flame.certificates import temporary_security
-from dask_flame.specs import make_security
+from dask_flame.driver.certificates import temporary_security
+from dask_flame.driver.launch import make_security
 
 
 @pytest.mark.parametrize(("security", "remote"), [(True, False), (None, True)])

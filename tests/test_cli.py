@@ -24,12 +24,12 @@ from conftest import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame import tables
-from dask_flame.backends.local.census import look, send
-from dask_flame.backends.local.overseer import LocalOverseer
-from dask_flame.backends.overseer import SeenCluster, SeenRunner
-from dask_flame.cli import flame
-from dask_flame.guard.outside import LOCK
+from dask_flame.backends.inspector import SeenCluster, SeenRunner
+from dask_flame.backends.local.inspector import LocalOverseer
+from dask_flame.backends.local.process_scan import look, send
+from dask_flame.backends.local.supervisor.control_signals import LOCK
+from dask_flame.cli import tables
+from dask_flame.cli.commands import flame
 from dask_flame.testing import marked_processes
 
 DRIVER = """
@@ -141,9 +141,10 @@ def drive() -> Iterator[Drive]:
 def bystanders() -> Iterator[list[psutil.Process]]:
     """Processes of this user that look a little like a cluster's, and are none."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    supervisor = "dask_flame/backends/local/supervisor/__main__.py"
     commands: list[tuple[list[str], dict[str, str]]] = [
         (sleep, {}),
-        ([*sleep, "-P", "/x/dask_flame/guard/__main__.py", "5", "cli-1", "6"], {}),
+        ([*sleep, "-P", f"/x/{supervisor}", "5", "cli-1", "6"], {}),
         ([*sleep, "dask-flame", "runner-1"], {"DASK_FLAME_OTHER": "cli-1/runner-1"}),
     ]
     made = [subprocess.Popen(c, env={**os.environ, **e}) for c, e in commands]
@@ -302,7 +303,7 @@ def flame_of_two(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_command_costs_those_nothing_who_do_not_type_it() -> None:
     code = (
-        "import sys, dask_flame.cli; "
+        "import sys, dask_flame.cli.commands; "
         "print([m for m in ('dask', 'distributed', 'psutil', 'kr8s', 'yaml') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -411,7 +412,7 @@ def test_a_process_that_looks_like_a_living_clusters_guard(drive: Drive, parent:
     mark, number = listed(driver.name)["id"], os.getpid() if parent == "living" else 1 << 22
     there = set(map(str, scratch_files(_folder_of(driver))))
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "dask_flame", "guard", "__main__.py")
+        program = Path(folder, "dask_flame/backends/local/supervisor/__main__.py")
         program.parent.mkdir(parents=True)
         program.write_text("import sys; print(flush=True); sys.stdin.read()")
         words = [sys.executable, "-P", str(program), "5", mark, str(number)]

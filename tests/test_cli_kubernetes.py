@@ -22,10 +22,10 @@ from kubernetes_help import SLEEP, job, pod, reaches, secret, seen
 from test_kubernetes import Start, pods, whoami
 
 from dask_flame import BootError
-from dask_flame.backends.kubernetes.orphans import UNKNOWN, finished, forsaken, why_orphan
-from dask_flame.backends.kubernetes.overseer import NEEDED
-from dask_flame.backends.kubernetes.rights import rules
-from dask_flame.cli import flame
+from dask_flame.backends.kubernetes.api.permissions import rules
+from dask_flame.backends.kubernetes.inspector import NEEDED
+from dask_flame.backends.kubernetes.objects.orphans import UNKNOWN, finished, forsaken, why_orphan
+from dask_flame.cli.commands import flame
 from dask_flame.testing.kubernetes import FakeKubernetes
 from dask_flame.testing.kubernetes.access import EVERYTHING
 

@@ -15,9 +15,9 @@ from distributed import Client, Event, get_worker
 
 import dask_flame
 from dask_flame import FlameCluster
-from dask_flame.adaptive import FlameAdaptive
+from dask_flame.core.immediate_send import Sender
+from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.errors import BackendError, BootError
-from dask_flame.sender import Sender
 
 
 def name_of_runner(*args: Any, seconds: float = 0) -> str:

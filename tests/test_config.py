@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dask.system import CPU_COUNT
 
-from dask_flame import config
+from dask_flame.core import config
 
 #: Prints what Dask says of three settings, then what a pool takes for them.
 _SHOW = """

@@ -14,8 +14,9 @@ from test_link import Pair
 
 import dask_flame
 from dask_flame import FlameError, Lease, Reports, reports_of
-from dask_flame.apart import mirror
-from dask_flame.reports import ReportStore, following
+from dask_flame.driver.hosts import replication
+from dask_flame.reports import ReportStore
+from dask_flame.reports.scheduler import followers as following
 from dask_flame.reports.wire import NAME, Batch
 from dask_flame.testing import Proxy
 
@@ -160,14 +161,14 @@ def batch(first: int) -> Batch:
 async def test_a_driver_that_was_away_for_long_is_told_all_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mirror, "_MOST_WAITING", 20)
+    monkeypatch.setattr(replication, "_MOST_WAITING", 20)
     here, there = ReportStore(), ReportStore()
     handlers = {
         "reports": lambda change: here.take(change),
         "all-reports": lambda calls: here.load(calls),
     }
     async with Pair(handlers, {}) as pair:
-        teller = mirror.ReportTeller(there, pair.there)
+        teller = replication.ReportTeller(there, pair.there)
         for i in range(100):
             there.add(batch(i))
             teller.tell()

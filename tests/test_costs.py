@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool, PoolError
-from dask_flame.costs import amount, costs, money
+from dask_flame.history.costs import amount, costs, money
 
 
 def pool(name: str = "gpu", **changes: Any) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from distributed import Client, get_worker
 from distributed.dashboard.scheduler import template_variables
 
 from dask_flame import Reports, dashboard, report
-from dask_flame.dashboard import flame, install
-from dask_flame.dashboard.look import BAD, Palette
+from dask_flame.charts.colors import BAD, Palette
+from dask_flame.charts.ranking import best, higher_is_better, labels, metrics
+from dask_flame.core.text import label
+from dask_flame.dashboard import install
+from dask_flame.dashboard.flame import page as flame_page
 from dask_flame.dashboard.mount import mount
-from dask_flame.dashboard.ranking import best, higher_is_better, labels, metrics
-from dask_flame.labels import label
 from dask_flame.reports import CallReports, Series
 
 # Words and numbers
@@ -585,7 +586,7 @@ def test_names_are_not_markup(client: Client, visit: Callable[[str], Page]) -> N
 
 def scripted(page: Page, expression: str) -> Any:
     """What an expression is where the browser's part of the page is in scope."""
-    folder = Path(dashboard.__file__).with_name("browser")
+    folder = Path(dashboard.__file__).with_name("static")
     code = (folder / "calls.js").read_text()
     return page.read(f"() => {{ {code}\nreturn {expression} }}")
 
@@ -648,9 +649,9 @@ def report_on(end: Flag) -> int:
     return n
 
 
-def boards_there() -> list[flame.Board]:
+def boards_there() -> list[flame_page.Board]:
     """What the pages that were opened in this process hold, until Bokeh forgets their sessions."""
-    return [o for o in gc.get_objects() if type(o) is flame.Board]
+    return [o for o in gc.get_objects() if type(o) is flame_page.Board]
 
 
 def heap(page: Page) -> float:

@@ -20,8 +20,8 @@ import yaml
 from distributed import Client
 
 import dask_flame
-from dask_flame.backends.kubernetes import rights
-from dask_flame.pods import PodOptions
+from dask_flame.backends.kubernetes.api import permissions
+from dask_flame.core.pod_options import PodOptions
 from dask_flame.testing.kubernetes.security import violations
 
 ROOT = Path(__file__).parents[1]
@@ -154,16 +154,16 @@ def needed(*groups: tuple[tuple[Any, str, tuple[str, ...]], ...]) -> set[tuple[s
     asked = [
         (kind, part, verb) for group in groups for kind, part, verbs in group for verb in verbs
     ]
-    return granted(yaml.safe_load(rights.rules(asked))["rules"])
+    return granted(yaml.safe_load(permissions.rules(asked))["rules"])
 
 
 def test_the_roles_are_what_the_backend_asks_for() -> None:
     driver = granted(named("Role", "dask-flame-driver")["rules"])
     policies = {("networking.k8s.io", "networkpolicies", "create")}
-    assert driver == needed(rights.NEEDED) | policies
+    assert driver == needed(permissions.NEEDED) | policies
     forward = {("", "pods/portforward", verb) for verb in ("create", "get")}
     apart = forward | {("batch", "jobs", "patch")}
-    assert apart == needed(rights.NEEDED_APART)
+    assert apart == needed(permissions.NEEDED_APART)
     assert granted(named("Role", "dask-flame-remote")["rules"]) == driver | apart
 
 

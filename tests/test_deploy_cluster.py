@@ -13,11 +13,11 @@ import yaml
 from conftest import wait_for
 from kubernetes_help import Caller
 
-from dask_flame import config
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.backends.kubernetes import manifests
-from dask_flame.backends.kubernetes.site import Site
-from dask_flame.pods import PodOptions
+from dask_flame.backends.kubernetes.objects import manifests
+from dask_flame.backends.kubernetes.objects.context import Site
+from dask_flame.core import config
+from dask_flame.core.pod_options import PodOptions
 from dask_flame.testing.kubernetes import FakeKubernetes
 from dask_flame.testing.kubernetes.security import violations
 

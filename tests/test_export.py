@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from dask_flame.reports import ReportStore
-from dask_flame.reports.export import COLUMNS, _table
+from dask_flame.reports.driver.export import COLUMNS, _table
 from dask_flame.reports.wire import Batch
 
 FIRST = 1_700_000_000.0

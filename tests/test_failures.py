@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.errors import CallFailed
-from dask_flame.failures import (
+from dask_flame.serialization.failures import (
     Interrupted,
     fit_to_travel,
     sealed,
@@ -129,7 +129,7 @@ def test_what_is_to_stop_a_call_is_passed_on() -> None:
 def test_what_cannot_be_read_is_read_as_its_text() -> None:
     broken = sealed(sealed_error(ValueError()), "ValueError('why')")
     broken.data = pickle.dumps(pickle.loads(broken.data)) and broken.data.replace(
-        b"dask_flame.failures", b"dask_flame.failurez"
+        b"dask_flame.serialization.failures", b"dask_flame.serialization.failurez"
     )
     with pytest.raises(ModuleNotFoundError):
         pickle.loads(broken.data)

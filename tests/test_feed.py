@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.dashboard.feed import Feed
-from dask_flame.dashboard.look import Palette
+from dask_flame.charts.colors import Palette
+from dask_flame.dashboard.flame.feed import Feed
 from dask_flame.reports import CallReports, ReportStore, Series
 from dask_flame.reports.wire import Batch
 

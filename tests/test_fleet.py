@@ -16,9 +16,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from dask_flame.crowd import PAUSE
-from dask_flame.fleet import CALLED_OFF, Decision, Fleet, Member, Phase
-from dask_flame.pool import Pool
+from dask_flame.core.pool import Pool
+from dask_flame.scaling.fleet import CALLED_OFF, Decision, Fleet, Member, Phase
+from dask_flame.scaling.no_room import PAUSE
 
 
 def ready(fleet: Fleet, decision: Decision, now: float) -> list[str]:

@@ -14,9 +14,9 @@ import kubernetes_help as kube
 import pytest
 from conftest import wait_for
 
-from dask_flame.backends.kubernetes import api as requests
-from dask_flame.backends.kubernetes.api import PODS, Api
-from dask_flame.backends.kubernetes.forwarding import Forward
+from dask_flame.backends.kubernetes.api import client as requests
+from dask_flame.backends.kubernetes.api.client import PODS, Api
+from dask_flame.backends.kubernetes.api.port_forward import Forward
 from dask_flame.testing.kubernetes import FakeKubernetes
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]

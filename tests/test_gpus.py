@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import dask_flame
 from dask_flame import FlameCluster
-from dask_flame.gpus import VISIBLE, Devices
+from dask_flame.runner.devices import VISIBLE, Devices
 from dask_flame.runner.gpus import Gpus, make_current, visible
 
 Start = Callable[..., tuple[FlameCluster, Client]]

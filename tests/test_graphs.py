@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster
-from dask_flame.graphs import name_data_of_map, plain, unfit
+from dask_flame.serialization.graphs import name_data_of_map, plain, unfit
 
 Make = Callable[..., tuple[FlameCluster, Client]]
 

@@ -14,10 +14,10 @@ from distributed.protocol import pickle
 
 from dask_flame import Pool
 from dask_flame._version import __version__
-from dask_flame.apart.driver import _inline
-from dask_flame.apart.head import Head
-from dask_flame.apart.link import Link
-from dask_flame.protocol import DRIVER
+from dask_flame.core.channel import Link
+from dask_flame.core.messages import DRIVER
+from dask_flame.driver.hosts.remote import _inline
+from dask_flame.remote.server import Head
 
 HEARD = ("state", "event", "reports", "prints", "resized", "over", "boot", "end", "list", "logs")
 

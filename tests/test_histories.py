@@ -16,11 +16,11 @@ from conftest import wait_for
 from distributed import Client, span
 
 import dask_flame
-from dask_flame import histories
-from dask_flame.boots import Boots
-from dask_flame.events import EventLog
-from dask_flame.packed import PackedTask
-from dask_flame.sender import Sender
+from dask_flame.core.immediate_send import Sender
+from dask_flame.history.boots import Boots
+from dask_flame.history.events import EventLog
+from dask_flame.scheduler import dask_histories
+from dask_flame.serialization.packed import PackedTask
 
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
@@ -43,7 +43,7 @@ def _gone(cluster: Any) -> None:
 def test_runners_that_are_gone_leave_nothing_in_the_driver(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(histories, "_AFTER", 0.1)
+    monkeypatch.setattr(dask_histories, "_AFTER", 0.1)
     cluster, client = flame(max=4, idle_timeout="0.1s", single_use=True)
     scheduler = cluster.scheduler
     before, packed = _living(Sender), _living(PackedTask)
@@ -66,7 +66,7 @@ def test_runners_that_are_gone_leave_nothing_in_the_driver(
 
 
 async def _forget(scheduler: Any) -> None:
-    histories.forget_worker(scheduler, "tcp://127.0.0.1:1")
+    dask_histories.forget_worker(scheduler, "tcp://127.0.0.1:1")
 
 
 def test_what_is_said_to_a_client_and_by_it_is_not_kept(flame: Any) -> None:
@@ -93,9 +93,9 @@ def test_a_home_that_has_closed_is_forgotten_with_its_log(flame: Any) -> None:
 
 
 def test_spans_and_kinds_of_keys_have_a_most(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(histories, "MOST_SPANS", 8)
-    monkeypatch.setattr(histories, "MOST_PREFIXES", 10)
-    monkeypatch.setattr(histories, "MOST_CHANGES", 4)
+    monkeypatch.setattr(dask_histories, "MOST_SPANS", 8)
+    monkeypatch.setattr(dask_histories, "MOST_PREFIXES", 10)
+    monkeypatch.setattr(dask_histories, "MOST_CHANGES", 4)
     cluster, client = flame(max=1, concurrency=2)
     scheduler = cluster.scheduler
     kept = client.submit(abs, -5, key="kept_by_somebody")
@@ -143,9 +143,9 @@ def test_the_soak_runs_and_finds_nothing_wrong() -> None:
 
 def test_names_of_dasks_that_are_relied_on_are_there(client: Client) -> None:
     scheduler = client.cluster.scheduler
-    assert isinstance(scheduler._ongoing_background_tasks, histories.SoonDone)
-    assert type(scheduler.extensions["spans"]) is histories.Spans
-    assert scheduler._deque_handler.deque.maxlen == histories.MOST_LINES
+    assert isinstance(scheduler._ongoing_background_tasks, dask_histories.SoonDone)
+    assert type(scheduler.extensions["spans"]) is dask_histories.Spans
+    assert scheduler._deque_handler.deque.maxlen == dask_histories.MOST_LINES
     for pool in (client.rpc, scheduler.rpc):
         assert pool.semaphore._value == pool.limit - pool.open - pool._n_connecting
 

@@ -24,8 +24,9 @@ from conftest import wait_for
 from distributed import WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
-from dask_flame import FlameCluster, resting
+from dask_flame import FlameCluster
 from dask_flame.errors import PoolError, RunnerLost
+from dask_flame.scheduler.home import worker as resting
 
 
 def double(x: Any) -> Any:

@@ -9,18 +9,18 @@ import time
 
 import pytest
 
-from dask_flame import keeper
+from dask_flame.backends.kubernetes import watchdog
 
 
 def kept(port: int, grace: float) -> tuple[threading.Thread, float]:
-    thread = threading.Thread(target=keeper.keep, args=("127.0.0.1", port, grace))
+    thread = threading.Thread(target=watchdog.keep, args=("127.0.0.1", port, grace))
     thread.start()
     return thread, time.monotonic()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "_PAUSE", 0.05)
+    monkeypatch.setattr(watchdog, "_PAUSE", 0.05)
 
 
 def test_it_stays_as_long_as_somebody_listens_though_connections_end() -> None:
@@ -54,7 +54,7 @@ def test_one_that_is_out_of_reach_has_longer(monkeypatch: pytest.MonkeyPatch) ->
         raise TimeoutError
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
-    monkeypatch.setattr(keeper, "_PATIENCE", 0.6)
+    monkeypatch.setattr(watchdog, "_PATIENCE", 0.6)
     thread, begun = kept(1, 0.0)
     thread.join(timeout=20)
     assert not thread.is_alive()

@@ -29,8 +29,9 @@ from other_python import other_python
 
 import dask_flame
 from dask_flame import FlameCluster, Pool, RunnerLost
-from dask_flame.backends.kubernetes import KubernetesBackend, api, estate
-from dask_flame.backends.kubernetes.rights import NEEDED, rules
+from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
+from dask_flame.backends.kubernetes.api import client as api
+from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from dask_flame.testing.kubernetes import FakeKubernetes
 
@@ -241,7 +242,7 @@ def test_a_quota(kubernetes: Start, cluster: Any, caplog: pytest.LogCaptureFixtu
 def test_where_a_quota_has_no_room_and_nothing_goes_there_is_a_pause(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dask_flame.crowd.PAUSE", 1e6)  # longer than this may take
+    monkeypatch.setattr("dask_flame.scaling.no_room.PAUSE", 1e6)  # longer than this may take
     fake = kubernetes()
     fake.create(quota(pods="5"))
     flame, client = cluster(max=8)
@@ -254,7 +255,7 @@ def test_where_a_quota_has_no_room_and_nothing_goes_there_is_a_pause(
 def test_a_pool_takes_the_room_that_another_one_leaves(
     kubernetes: Start, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dask_flame.crowd.PAUSE", 1e6)  # not by chance
+    monkeypatch.setattr("dask_flame.scaling.no_room.PAUSE", 1e6)  # not by chance
     fake = kubernetes()
     fake.create(quota(pods="4"))
     pools = {"first": Pool(max=1, idle_timeout="0.5s"), "second": Pool(max=2)}
@@ -531,7 +532,7 @@ def test_a_keeper_that_crashes(kubernetes: Start, cluster: Any) -> None:
 def test_a_keeper_of_which_no_pod_is_made(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estate, "_SEEN_WITHIN", 0.5)
+    monkeypatch.setattr(owner_job, "_SEEN_WITHIN", 0.5)
     fake = kubernetes()
 
     def refuse(verb: str, obj: dict[str, Any]) -> str | None:
@@ -547,8 +548,8 @@ def test_a_keeper_of_which_no_pod_is_made(
 def test_nothing_is_said_of_a_keeper_that_nobody_can_ask_for(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estate, "_SEEN_WITHIN", 0.5)
-    monkeypatch.setattr(estate, "_ASK_AGAIN", 0.1)
+    monkeypatch.setattr(owner_job, "_SEEN_WITHIN", 0.5)
+    monkeypatch.setattr(owner_job, "_ASK_AGAIN", 0.1)
     fake = kubernetes()
     flame, client = cluster(max=1)
 

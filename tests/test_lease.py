@@ -14,7 +14,7 @@ from conftest import wait_for
 from distributed import Client, Event, LocalCluster, Scheduler, Variable
 
 from dask_flame import FlameCluster, Lease
-from dask_flame.lease import dask_setup, is_driver
+from dask_flame.lease.plugin import dask_setup, is_driver
 
 
 def test_closing_the_last_client_ends_the_runners_and_a_new_one_boots_them_again() -> None:

@@ -23,7 +23,7 @@ from sklearn.model_selection import GridSearchCV
 
 import dask_flame
 from dask_flame import FlameCluster, Pool
-from dask_flame.specs import settings
+from dask_flame.driver.launch import settings
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

@@ -145,7 +145,11 @@ def test_ways_for_a_driver_to_end_by_itself(end: str, drive: Drive) -> None:
 def test_the_driver_and_the_guard_killed_at_once(drive: Drive) -> None:
     driver = drive()
     driver.says("busy")
-    guard = next(p for p in driver.remains() if "dask_flame/guard" in " ".join(p.cmdline()))
+    guard = next(
+        p
+        for p in driver.remains()
+        if "dask_flame/backends/local/supervisor" in " ".join(p.cmdline())
+    )
     guard.kill()
     driver.process.kill()
     driver.assert_gone()

@@ -11,7 +11,7 @@ from distributed.comm import Comm, connect, listen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.apart.link import Link
+from dask_flame.core.channel import Link
 
 
 class Pair:

@@ -8,7 +8,7 @@ from typing import Any
 import dask.config
 import pytest
 
-from dask_flame.links import dashboard_link, page_link
+from dask_flame.driver.dashboard_links import dashboard_link, page_link
 
 
 @pytest.mark.parametrize("template", ["/user/{FLAME_NOT_SET}/{port}", "{0}/{port}", "{port", 5])

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.fleet import Fleet
-from dask_flame.lives import BUSY, IDLE, Change, Lives, thin
+from dask_flame.history.timeline import BUSY, IDLE, Change, Lives, thin
+from dask_flame.scaling.fleet import Fleet
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

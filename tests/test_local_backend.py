@@ -212,7 +212,7 @@ def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> N
     # The guard's parent is a shell that is dead by the time the guard looks.
     script = (
         "import os, socket, subprocess, sys\n"
-        "from dask_flame.guard import __main__ as guard\n"
+        "from dask_flame.backends.local.supervisor import __main__ as guard\n"
         "ours, theirs = socket.socketpair()\n"
         "p = subprocess.Popen([sys.executable, '-P', guard.__file__, str(theirs.fileno()), 'x',"
         " str(os.getpid()), '', '', '0'], pass_fds=(theirs.fileno(),))\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dask_flame.backends.local.devices import Devices
-from dask_flame.backends.local.ends import Ends
-from dask_flame.gpus import VISIBLE
+from dask_flame.backends.local.exit_reasons import Ends
+from dask_flame.backends.local.gpu_allocation import Devices
+from dask_flame.runner.devices import VISIBLE
 
 
 def test_exit_codes_and_signals_in_words(tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ from test_manifests import SITE
 from dask_flame import FlameCluster, Pool
 from dask_flame.backends import Backend
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.backends.hiding import HIDDEN
-from dask_flame.backends.kubernetes import manifests
-from dask_flame.backends.kubernetes.shown import shown
+from dask_flame.backends.kubernetes.objects import manifests
+from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.local import LocalBackend
-from dask_flame.backends.local.told import runner
+from dask_flame.backends.local.launch import runner
+from dask_flame.backends.redact import HIDDEN
+from dask_flame.core.pod_options import PodOptions
+from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
-from dask_flame.manifest import Manifest
-from dask_flame.pods import PodOptions
 
 kubernetes = test_kubernetes.kubernetes
 cluster = test_kubernetes.cluster

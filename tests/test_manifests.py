@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
-from dask_flame.backends.kubernetes import manifests
-from dask_flame.backends.kubernetes.merging import merge
-from dask_flame.backends.kubernetes.site import Site, object_name
+from dask_flame.backends.kubernetes.objects import manifests
+from dask_flame.backends.kubernetes.objects.context import Site, object_name
+from dask_flame.backends.kubernetes.objects.merge import merge
+from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PoolError
-from dask_flame.pods import PodOptions
 
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": "u-1"}
 SITE = Site(cluster="c1", namespace="team", image="img:1", owner=OWNER)
@@ -205,7 +205,8 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     assert restricted(template) == []
     container = worker(template)
     assert container["image"] == "img:1"
-    assert container["args"] == ["python", "-m", "dask_flame.keeper", "10.0.0.1", "8786", "10"]
+    program = "dask_flame.backends.kubernetes.watchdog"
+    assert container["args"] == ["python", "-m", program, "10.0.0.1", "8786", "10"]
     assert set(container["resources"]["limits"]) == {"cpu", "memory"}
     assert template["spec"]["imagePullSecrets"] == [{"name": "reg"}]
     assert template["spec"]["tolerations"] == nodes["tolerations"]

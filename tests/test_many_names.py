@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import dask_flame
 from dask_flame.errors import PoolError
 from dask_flame.reports import Reports, ReportStore
-from dask_flame.reports.numbers import COMPLAINTS, LONGEST_NAME
+from dask_flame.reports.runner.validate import COMPLAINTS, LONGEST_NAME
 from dask_flame.reports.wire import Batch, Call, decode, encode
 
 names = st.sampled_from("abcdef")

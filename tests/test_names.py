@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.notebook.names import changed, submodules, used
+from dask_flame.notebook.cells.names import changed, submodules, used
 
 
 def needs(source: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dask_flame.open_files import BESIDES, EACH, why_no_room
+from dask_flame.core.open_files import BESIDES, EACH, why_no_room
 
 
 def run(script: str, soft: int, hard: int, within: float = 120) -> str:

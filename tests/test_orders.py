@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import wait_for
 
-from dask_flame.marks import mark_of
+from dask_flame.core.processes import mark_of
 from dask_flame.testing import marked_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="marks are hidden on Linux alone")
@@ -81,7 +81,11 @@ class Killed:
         self.cluster = self.process.stdout.readline().strip()
         wait_for(lambda: len(list(self.said.iterdir())) == 2, what="both calls run")
         self.runners = sorted(self._runners(), key=lambda r: len(r.children(recursive=True)))
-        (guard,) = (p for p in self.remains() if "dask_flame/guard" in " ".join(_line(p)))
+        (guard,) = (
+            p
+            for p in self.remains()
+            if "dask_flame/backends/local/supervisor" in " ".join(_line(p))
+        )
         self.pids = {
             "driver": self.process.pid,
             "guard": guard.pid,
@@ -92,7 +96,10 @@ class Killed:
     def _runners(self) -> Iterator[psutil.Process]:
         for process in marked_processes(f"{self.cluster}/"):
             parent = " ".join(_line(process.parent()))
-            if _line(process)[:1] == ["dask-flame"] and "dask_flame/guard" in parent:
+            if (
+                _line(process)[:1] == ["dask-flame"]
+                and "dask_flame/backends/local/supervisor" in parent
+            ):
                 yield process
 
     def kill(self, who: tuple[str, ...]) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.clients import Record
-from dask_flame.outbox import Outbox
-from dask_flame.protocol import MARK
+from dask_flame.core.messages import MARK
+from dask_flame.lease.clients import Record
+from dask_flame.lease.outbox import Outbox
 
 
 class Wire:

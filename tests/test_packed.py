@@ -19,7 +19,7 @@ from distributed import Client, SchedulerPlugin, WorkerPlugin, get_worker
 import dask_flame
 from dask_flame import FlameCluster
 from dask_flame.errors import CallFailed
-from dask_flame.packed import PackedTask
+from dask_flame.serialization.packed import PackedTask
 
 Make = Callable[..., tuple[FlameCluster, Client]]
 

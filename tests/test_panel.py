@@ -13,8 +13,8 @@ from conftest import wait_for
 from distributed import Client
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.boots import Boot
-from dask_flame.notebook.panel import Head, duration, panel
+from dask_flame.charts.panel import Head, duration, panel
+from dask_flame.history.boots import Boot
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 NOW = 1_700_000_000.0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from dask_flame.notebook.parcel import Parcel, pack, unpack
+from dask_flame.notebook.cells.transfer import Parcel, pack, unpack
 
 
 def notebook(source: str) -> dict[str, Any]:

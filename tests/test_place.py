@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dask_flame.backends.kubernetes.place import _read
+from dask_flame.backends.kubernetes.own_pod import _read
 
 HUB = {
     "app": "jupyterhub",

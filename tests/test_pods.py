@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PoolError
-from dask_flame.pods import PodOptions
 
 
 def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:

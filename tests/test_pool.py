@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.backends.environment import threads
-from dask_flame.backends.kubernetes.quantities import cpu_quantity, memory_quantity
+from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
+from dask_flame.core.text import exact_memory, memory
+from dask_flame.driver.fleets import make_pools
+from dask_flame.driver.launch import runner_spec
 from dask_flame.errors import BackendError, FlameError, PoolError, PositionalError
-from dask_flame.labels import exact_memory, memory
-from dask_flame.pools import make_pools
-from dask_flame.specs import runner_spec
 from dask_flame.testing.kubernetes.quantities import parse
 
 

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_flame import Pool, Reports, on
-from dask_flame.dashboard.bars import BarRows
-from dask_flame.dashboard.demand import Demand
-from dask_flame.dashboard.heads import why
-from dask_flame.dashboard.look import BAD
-from dask_flame.dashboard.machines import INSTALL, LEVELS, Gauges
-from dask_flame.dashboard.pools import Counts, WorkersAsPool, count, total
-from dask_flame.dashboard.pools_page import PoolsBoard
-from dask_flame.dashboard.span import FAR, Span
-from dask_flame.dashboard.timeline import DARK, row_of
-from dask_flame.lives import Lives
+from dask_flame.charts.colors import BAD
+from dask_flame.dashboard.bar_rows import BarRows
+from dask_flame.dashboard.pools.cards import why
+from dask_flame.dashboard.pools.demand import Demand
+from dask_flame.dashboard.pools.machines import INSTALL, LEVELS, Gauges
+from dask_flame.dashboard.pools.page import PoolsBoard
+from dask_flame.dashboard.pools.rows import Counts, WorkersAsPool, count, total
+from dask_flame.dashboard.pools.timeline import DARK, row_of
+from dask_flame.dashboard.time_range import FAR, Span
+from dask_flame.history.timeline import Lives
 
 EVIL = "<img src=x onerror=alert(1)>"
 

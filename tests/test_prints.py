@@ -25,7 +25,7 @@ from distributed import Client, Event, LocalCluster
 
 from dask_flame import FlameCluster, Prints, RunnerLost
 from dask_flame.errors import PoolError
-from dask_flame.prints.bucket import Limits
+from dask_flame.prints.rate_limit import Limits
 
 Seen = Callable[[], list[str]]
 

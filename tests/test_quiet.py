@@ -11,7 +11,7 @@ import pytest
 from conftest import wait_for
 from dask.system import CPU_COUNT
 
-from dask_flame.backends.local.crowd import crowd, measure_less
+from dask_flame.backends.local.sampling_intervals import crowd, measure_less
 
 LOOKS = ("profile", "tick", "ticks")
 

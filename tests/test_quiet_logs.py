@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dask_flame.quiet_logs import QuietLogs
+from dask_flame.driver.log_filter import QuietLogs
 
 DRIVER = """
 import sys, time

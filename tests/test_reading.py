@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dask_flame.backends.kubernetes.reading import (
+from dask_flame.backends.kubernetes.objects.pod_status import (
     ended,
     held_up,
     hopeless,

@@ -23,9 +23,9 @@ from distributed.client import FutureCancelledError
 
 import dask_flame
 from dask_flame import FlameCluster, Lease
+from dask_flame.core.messages import LEASE, MARK
 from dask_flame.errors import CallFailed
-from dask_flame.protocol import LEASE, MARK
-from dask_flame.reconnect import Link
+from dask_flame.lease.resume import Link
 from dask_flame.testing import Proxy
 
 dask_flame.resume_clients()
@@ -559,7 +559,7 @@ def commanded(folder: Path, **settings: str) -> Iterator[tuple[str, list[subproc
     dask = [sys.executable, "-m", "dask"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     options = ["--scheduler-file", str(file), "--no-dashboard"]
-    lease = ["--preload", "dask_flame.lease"]
+    lease = ["--preload", "dask_flame.lease.plugin"]
     parts = [
         subprocess.Popen(
             [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", *lease, *options],
@@ -600,7 +600,7 @@ with Client(sys.argv[1]) as client:
 
 
 def _drivers(dask_scheduler: Any) -> list[str]:
-    from dask_flame.lease import is_driver
+    from dask_flame.lease.plugin import is_driver
 
     return [client for client in dask_scheduler.client_comms if is_driver(client)]
 
@@ -696,7 +696,7 @@ with Client(sys.argv[1]) as client:
 
 @pytest.mark.slow
 def test_a_driver_that_is_told_by_its_configuration(tmp_path: Path) -> None:
-    env = {**os.environ, "DASK_DISTRIBUTED__CLIENT__PRELOAD": "dask_flame.reconnect"}
+    env = {**os.environ, "DASK_DISTRIBUTED__CLIENT__PRELOAD": "dask_flame.lease.resume"}
     with commanded(tmp_path, disconnect_grace="1s") as (address, parts):
         said = subprocess.run(
             [sys.executable, "-c", _PRELOADED, address], env=env, capture_output=True, timeout=60

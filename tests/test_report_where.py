@@ -25,8 +25,8 @@ from distributed import Client, LocalCluster
 from test_copies import there
 
 from dask_flame import FlameCluster, Reports, report
-from dask_flame.reports.bound import BoundReport
-from dask_flame.reports.runner import _warn_forked, _warn_no_call
+from dask_flame.reports.runner.bound import BoundReport
+from dask_flame.reports.runner.report import _warn_forked, _warn_no_call
 
 HERE = str(Path(__file__).parent)
 

@@ -31,9 +31,9 @@ from hypothesis import strategies as st
 
 import dask_flame
 from dask_flame.reports import CallReports, Reports, ReportStore, Series, report
-from dask_flame.reports.runner import _warn_unregistered
-from dask_flame.reports.sender import ReportSender
-from dask_flame.reports.thinning import LEAST, thin
+from dask_flame.reports.downsample import LEAST, thin
+from dask_flame.reports.runner.report import _warn_unregistered
+from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.wire import NAME, TOPIC, Batch, Call, decode, encode
 
 numbers = st.floats() | st.integers(-3, 3).map(float)

@@ -26,10 +26,10 @@ from distributed.protocol import pickle
 
 from dask_flame import CallTimeout
 from dask_flame.backends.local import LocalBackend
-from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, LEAVING, OVERRAN
+from dask_flame.core.messages import FREED, LEAVING, OVERRAN
+from dask_flame.core.pool import Pool
 from dask_flame.runner import worker as runner_worker
-from dask_flame.scheduler import FlameScheduler
+from dask_flame.scheduler.scheduler import FlameScheduler
 from dask_flame.testing.conformance import Stage
 
 

@@ -25,11 +25,11 @@ from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.utils_comm import gather_from_workers
 from distributed.worker_state_machine import LongRunningMsg
 
-from dask_flame.resting import HomeWorker
 from dask_flame.runner.interrupt import InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import WAITS
 from dask_flame.runner.worker import RunnerWorker
-from dask_flame.scheduler import FlameScheduler
+from dask_flame.scheduler.home.worker import HomeWorker
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from distributed.comm import Comm, CommClosedError, connect, listen
 
-from dask_flame.sender import Sender
+from dask_flame.core.immediate_send import Sender
 
 pytestmark = pytest.mark.asyncio
 

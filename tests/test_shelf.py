@@ -13,7 +13,7 @@ from distributed.protocol import deserialize, serialize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.shelf import Parcel, Shelf
+from dask_flame.scheduler.home.store import Parcel, Shelf
 
 SIZES = st.integers(0, 120)
 KEYS = st.integers(0, 5)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dask_flame.prints.bucket import Limits
-from dask_flame.prints.show import Show
-from dask_flame.terminals import tame
+from dask_flame.core.terminal_text import tame
+from dask_flame.prints.driver.show import Show
+from dask_flame.prints.rate_limit import Limits
 
 GENEROUS = Limits(burst=10**6, total_burst=10**6)
 

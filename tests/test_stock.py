@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
+from dask_flame.driver.ignored_settings import UNHEEDED
+from dask_flame.driver.other_clusters import ELSEWHERE, adapt_bounds, runners_for
 from dask_flame.errors import BackendError, BootError, PoolError, PositionalError
-from dask_flame.roster import Phase
-from dask_flame.stock import ELSEWHERE, adapt_bounds, runners_for
-from dask_flame.unheeded import UNHEEDED
+from dask_flame.scaling.runner_index import Phase
 
 
 def name_of_runner(*args: Any) -> str:

@@ -14,7 +14,13 @@ from dask.distributed import Client
 
 from dask_flame import BootError, FlameCluster
 from dask_flame.backends.local import LocalBackend
-from dask_flame.guard.outside import LOCK, NO_MORE, OUTPUT, PRINTED, STOP
+from dask_flame.backends.local.supervisor.control_signals import (
+    LOCK,
+    NO_MORE,
+    OUTPUT,
+    PRINTED,
+    STOP,
+)
 from dask_flame.testing import marked_processes
 
 

@@ -23,7 +23,7 @@ from test_copies import stock, there
 import dask_flame
 from dask_flame import FlameCluster, FlameError, Report, Reports, stream
 from dask_flame.reports import Change, ReportStore
-from dask_flame.reports.pending import Pending, Reader
+from dask_flame.reports.driver.pending import Pending, Reader
 from dask_flame.reports.wire import Batch
 
 # Reading from a store, at any speed

@@ -13,11 +13,11 @@ import pytest
 from conftest import wait_for
 
 import dask_flame
-from dask_flame import roster
-from dask_flame.dashboard.heads import why
-from dask_flame.dashboard.pools import count
+from dask_flame.core.text import memory
+from dask_flame.dashboard.pools.cards import why
+from dask_flame.dashboard.pools.rows import count
 from dask_flame.errors import RunnerLost
-from dask_flame.labels import memory
+from dask_flame.scaling import runner_index
 
 _KEPT: list[Any] = []
 
@@ -89,7 +89,7 @@ def test_with_one_runner_at_most_calls_wait_for_the_paused_one_and_that_is_said(
 def test_a_runner_that_dask_pauses_for_a_moment_stays(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roster, "PAUSED_FOR", 30.0)  # longer than a busy machine may take
+    monkeypatch.setattr(runner_index, "PAUSED_FOR", 30.0)  # longer than a busy machine may take
     cluster, client = flame(max=1, memory="500 MB")
     big = client.submit(fill, 400)
     wait_for(lambda: "paused" in kinds(cluster))

@@ -15,7 +15,7 @@ from conftest import wait_for
 from distributed import get_worker
 
 from dask_flame import Pool
-from dask_flame.surroundings import hash_seed, interpreter_flags, working_directory
+from dask_flame.core.process_settings import hash_seed, interpreter_flags, working_directory
 
 DRIVER = """
 import json, os, sys

@@ -13,7 +13,7 @@ from conftest import wait_for
 from distributed import get_worker
 
 from dask_flame import FlameCluster
-from dask_flame.roster import Phase
+from dask_flame.scaling.runner_index import Phase
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ import psutil
 import pytest
 from conftest import wait_for
 
-import dask_flame.guard.__main__ as guard_program
-import dask_flame.runner.template as template_program
+import dask_flame.backends.local.fork_server as template_program
+import dask_flame.backends.local.supervisor.__main__ as guard_program
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local import LocalBackend
+from dask_flame.core.processes import MARK, NO_MARK, mark_of
 from dask_flame.errors import BootError, BootTimeout
-from dask_flame.marks import MARK, NO_MARK, mark_of
 from dask_flame.testing.conformance import BackendConformance
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="templates are for Linux")
@@ -166,7 +166,7 @@ LOOP = "import asyncio\nheld = asyncio.new_event_loop()"
 FILE = "held = open(__file__)"
 TITLE = (
     "import ctypes\n"
-    "from dask_flame.marks import room\n"
+    "from dask_flame.core.processes import room\n"
     "if (found := room()) is not None:\n"
     "    ctypes.memset(found, 0, 8)\n"
 )
@@ -222,7 +222,7 @@ def test_children_are_known_whether_the_kernel_tells_them_or_not(proc: str) -> N
         code = (
             "import os, subprocess\n"
             "from pathlib import Path\n"
-            "from dask_flame.runner.template import has_children\n"
+            "from dask_flame.backends.local.fork_server import has_children\n"
             f"proc = Path({proc!r})\n"
             "before = has_children(proc)\n"
             f"{start}\n"
@@ -494,7 +494,7 @@ def test_a_preload_that_hangs_is_given_up_with_the_boot_that_waits_for_it(
 
 @linux
 def test_a_wave_larger_than_a_template_takes_at_once(flame: Any) -> None:
-    from dask_flame.runner.template import MOST_AT_ONCE
+    from dask_flame.backends.local.fork_server import MOST_AT_ONCE
 
     many = MOST_AT_ONCE + 6
     cluster, client = flame(min=many, max=many)
@@ -626,7 +626,7 @@ def test_the_guard_may_open_many_files_and_what_it_starts_as_many_as_usual(flame
 def test_a_mark_is_written_over_dots() -> None:
     script = (
         "import os, psutil\n"
-        "from dask_flame.marks import MARK, rename, rewrite\n"
+        "from dask_flame.core.processes import MARK, rename, rewrite\n"
         "rewrite('cluster-1/runner-2')\n"
         "rename('runner-2')\n"
         "me = psutil.Process()\n"

@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dask_flame import cli
-from dask_flame.adaptive import _last_lines
-from dask_flame.backends.overseer import SeenCluster, SeenRunner, Stray
-from dask_flame.boots import Boots
-from dask_flame.dashboard.ranking import labels
+from dask_flame.backends.inspector import SeenCluster, SeenRunner, Stray
+from dask_flame.charts.curves import board, text
+from dask_flame.charts.ranking import labels
+from dask_flame.cli import commands
+from dask_flame.cli.tables import of_clusters, of_runners, of_strays
+from dask_flame.core.terminal_text import plain, tame
+from dask_flame.core.text import label
+from dask_flame.driver.control_loop import _last_lines
 from dask_flame.errors import PRINTED, RunnerLost
-from dask_flame.events import EventLog
-from dask_flame.labels import label
-from dask_flame.notebook.board import board, text
+from dask_flame.history.boots import Boots
+from dask_flame.history.events import EventLog
 from dask_flame.notebook.terminal import Drawn
 from dask_flame.reports import ReportStore
-from dask_flame.reports.numbers import Unfit, number, unfit_name
+from dask_flame.reports.runner.validate import Unfit, number, unfit_name
 from dask_flame.reports.wire import Batch
-from dask_flame.tables import of_clusters, of_runners, of_strays
-from dask_flame.terminals import plain, tame
 
 #: Clears the screen, writes to the clipboard, sets the title; the same by C1; reverses text.
 NASTY = "\x1b[2J\x1b]52;c;aGk=\x07\x1b]0;mine\x1b\\\x9b2J\x9d0;mine\x9c\x85\u202e\u2066\u200f\x08\r"
@@ -174,8 +174,8 @@ def test_what_runners_have_printed_gets_through_only_with_its_colours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = {f"r{NASTY}": f"\x1b[31mred\x1b[0m {NASTY}\nplain"}
-    monkeypatch.setattr(cli, "_do", lambda what, where: answers)
-    result = CliRunner().invoke(cli.flame, ["logs", "any"], color=True)
+    monkeypatch.setattr(commands, "_do", lambda what, where: answers)
+    result = CliRunner().invoke(commands.flame, ["logs", "any"], color=True)
     assert result.exit_code == 0, result.output
     assert "\x1b[31mred" in result.output
     assert ORDER.search(result.output) is None, repr(result.output)

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.pythons import mismatch, of_worker
-from dask_flame.told import Told
+from dask_flame.core.python_versions import mismatch, of_worker
+from dask_flame.scaling.boot_messages import Told
 
 _texts = st.text("abc :", min_size=1, max_size=80)
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 import dask_flame
 from dask_flame import FlameCluster, FlameError, PoolError, report
-from dask_flame.notebook import watching
-from dask_flame.notebook.axes import log_ticks, tick, ticks
-from dask_flame.notebook.board import Board, board, text
-from dask_flame.notebook.dots import dots
+from dask_flame.charts.curves import Board, board, text
+from dask_flame.charts.ticks import log_ticks, tick, ticks
+from dask_flame.notebook import watch as watching
+from dask_flame.notebook.braille import dots
 from dask_flame.notebook.svg import svg
 from dask_flame.reports import CallReports, Series
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dask_flame.prints.frames import NOBODY
-from dask_flame.prints.whose import Whose, unread
+from dask_flame.prints.sole_call import Whose, unread
 
 
 def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:

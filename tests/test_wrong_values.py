@@ -31,14 +31,14 @@ from tornado.ioloop import IOLoop
 import dask_flame
 from dask_flame import FlameCluster, FlameError, Lease, Pool, PoolError, Prints, Reports
 from dask_flame.backends import Backend
-from dask_flame.checks import shown
-from dask_flame.config import DEFAULTS
+from dask_flame.core.config import DEFAULTS
+from dask_flame.core.option_checks import shown
+from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
+from dask_flame.core.ranges import RUNNERS
+from dask_flame.core.settings import SETTINGS
 from dask_flame.errors import ClosedError
-from dask_flame.fleet import Fleet
-from dask_flame.pods import POD_OPTIONS, PodOptions
-from dask_flame.prints.bucket import Limits
-from dask_flame.ranges import RUNNERS
-from dask_flame.settings import SETTINGS
+from dask_flame.prints.rate_limit import Limits
+from dask_flame.scaling.fleet import Fleet
 
 nan, inf = math.nan, math.inf
 

@@ -2,7 +2,7 @@
 
 The driver keeps what the user holds, and the backend, with its rights. Beside the runners are the
 scheduler, and all that decides: a whole :class:`dask_flame.FlameCluster` whose backend
-(:mod:`~dask_flame.apart.relay`) asks the driver's. Between the two is one
-:class:`~dask_flame.apart.link.Link`. The scheduler's process ends when the driver has been gone for
-``disconnect_grace``, and everything with it.
+(:mod:`~dask_flame.remote.proxy_backend`) asks the driver's. Between the two is one
+:class:`~dask_flame.core.channel.Link`. The scheduler's process ends when the driver has been gone
+for ``disconnect_grace``, and everything with it.
 """

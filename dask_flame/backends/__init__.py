@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
-from dask_flame.checks import wrong
+from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError
 
 __all__ = ["Backend", "Ended", "RunnerSpec", "SchedulerSpec", "find_backend", "made"]

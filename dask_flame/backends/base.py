@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dask_flame.errors import BackendError
 
 if TYPE_CHECKING:
-    from dask_flame.backends.overseer import Overseer
+    from dask_flame.backends.inspector import Overseer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,8 @@ class RunnerSpec:
         The driver's working directory now, for runners on the same machine; None: it is gone;
         empty: whatever they start in.
     pod : mapping
-        Options of :class:`dask_flame.pods.PodOptions` that the pool gives. May hold secrets.
+        Options of :class:`dask_flame.core.pod_options.PodOptions` that the pool gives. May hold
+        secrets.
     """
 
     name: str
@@ -114,7 +115,7 @@ class SchedulerSpec:
     orders : mapping
         As JSON takes it. Holds private keys.
     options : mapping
-        Options of :class:`dask_flame.pods.PodOptions` of the first pool.
+        Options of :class:`dask_flame.core.pod_options.PodOptions` of the first pool.
     timeout : float
         Seconds that its start may take.
     cpus, memory : float, int
@@ -179,7 +180,8 @@ class Backend(ABC):
 
     #: What a user calls it.
     name: ClassVar[str]
-    #: Those options of :class:`dask_flame.pods.PodOptions` that it knows what to do with.
+    #: Those options of :class:`dask_flame.core.pod_options.PodOptions` that it knows what to do
+    #: with.
     takes: ClassVar[frozenset[str]] = frozenset()
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
@@ -351,7 +353,7 @@ class Backend(ABC):
             The objects: the runner's own, and all that is there for its sake, in the order in which
             they are sent. Made of what YAML's safe dumper takes, and without secrets: of ``env``,
             ``config``, ``security`` and ``pod["secrets"]`` no value is shown; see
-            :mod:`dask_flame.backends.hiding`.
+            :mod:`dask_flame.backends.redact`.
 
         Raises
         ------

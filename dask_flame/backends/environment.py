@@ -5,7 +5,7 @@ from __future__ import annotations
 import dask.config
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.surroundings import HASH_SEED
+from dask_flame.core.process_settings import HASH_SEED
 
 _THREADS = (
     "OMP_NUM_THREADS",

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from dask.typing import Key
 
-from dask_flame.dashboard.look import COLOURS, DASHES
-from dask_flame.dashboard.ranking import best, counted, higher_is_better, labels, metrics, shown
+from dask_flame.charts.colors import COLOURS, DASHES
+from dask_flame.charts.ranking import best, counted, higher_is_better, labels, metrics, shown
+from dask_flame.core.terminal_text import plain
 from dask_flame.reports import CallReports
-from dask_flame.terminals import plain
 
 #: Curves that are drawn strongly; more would hide each other.
 FEW = 8
@@ -38,7 +38,7 @@ class Curve:
         The step of the best value.
     colour : str
     dash : str
-        One of :data:`dask_flame.dashboard.look.DASHES`.
+        One of :data:`dask_flame.charts.colors.DASHES`.
     """
 
     name: str

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from dask_flame.boots import FIRST_CALL, REGISTERED, Boot, in_order, summary
-from dask_flame.costs import costs, money
-from dask_flame.labels import duration
+from dask_flame.core.text import duration
+from dask_flame.history.boots import FIRST_CALL, REGISTERED, Boot, in_order, summary
+from dask_flame.history.costs import costs, money
 
 #: Runners that are drawn as a tile each; beyond it, kinds of runners share a bar.
 _TILES = 128
@@ -95,7 +95,7 @@ def panel(head: Head, state: Mapping[str, Any], boots: Sequence[Boot]) -> str:
     ----------
     head : Head
     state : mapping
-        What :func:`dask_flame.display.snapshot` returns.
+        What :func:`dask_flame.driver.display.snapshot` returns.
     boots : sequence of Boot
     """
     several = len(state["pools"]) > 1

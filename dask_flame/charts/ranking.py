@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dask_flame.labels import label
+from dask_flame.core.terminal_text import plain
+from dask_flame.core.text import label
 from dask_flame.reports import CallReports, Series
-from dask_flame.terminals import plain
 
 #: Shown where there is no number.
 NOTHING = "\N{EN DASH}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from dask_flame.backends.overseer import Overseer, SeenCluster, Stray
+    from dask_flame.backends.inspector import Overseer, SeenCluster, Stray
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -71,7 +71,7 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
     if output == "json":
         click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
         return
-    from dask_flame.tables import of_clusters, of_runners
+    from dask_flame.cli.tables import of_clusters, of_runners
 
     click.echo(of_clusters(clusters) if clusters else "no clusters")
     if runners and any(cluster.runners for cluster in clusters):
@@ -104,7 +104,7 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
         chosen = tuple(one for one in found.runners if runner in (None, one.name))
         return dict(await overseer.logs(replace(found, runners=chosen), lines=tail))
 
-    from dask_flame.terminals import plain, tame
+    from dask_flame.core.terminal_text import plain, tame
 
     for name, text in _do(read, where).items():
         for line in text.splitlines():
@@ -130,7 +130,7 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
     for them any more. Results that a driver has can still be read there.
     """
 
-    from dask_flame.terminals import tame
+    from dask_flame.core.terminal_text import tame
 
     async def end(overseer: Overseer) -> None:
         there = await overseer.clusters()
@@ -164,7 +164,7 @@ def sweep(
             shown = [{"what": s.what, "cluster": s.cluster, "why": s.why} for s in strays]
             click.echo(json.dumps(shown, indent=2))
         else:
-            from dask_flame.tables import of_strays
+            from dask_flame.cli.tables import of_strays
 
             click.echo(of_strays(strays) if strays else "nothing to sweep")
         if dry_run or not strays:
@@ -196,10 +196,10 @@ def _named(name: str, clusters: Sequence[SeenCluster]) -> SeenCluster:
 
 def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) -> T:
     """Do this with the overseer that the options name; then say what it could not see."""
-    from dask_flame import config
     from dask_flame.backends import find_backend
+    from dask_flame.core import config
+    from dask_flame.core.terminal_text import tame
     from dask_flame.errors import FlameError
-    from dask_flame.terminals import tame
 
     given = {name: value for name, value in where.items() if value is not None}
     backend = given.pop("backend", config.get("backend"))

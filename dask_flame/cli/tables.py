@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from dask_flame.backends.overseer import SeenCluster, Stray
-from dask_flame.terminals import plain
+from dask_flame.backends.inspector import SeenCluster, Stray
+from dask_flame.core.terminal_text import plain
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
 
-from dask_flame.reports.hiding import ELSE, names_hash, secret, veiled
+from dask_flame.core.redaction import ELSE, names_hash, secret, veiled
 
 #: The most characters of one argument, with its name, and of all.
 ONE, ALL = 40, 200

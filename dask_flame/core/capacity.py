@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from distributed import Client, Scheduler
 
 if TYPE_CHECKING:
-    from dask_flame.pool import Pool
+    from dask_flame.core.pool import Pool
 
 
 def capacity(

@@ -13,7 +13,7 @@ import yaml
 
 from dask_flame.errors import PoolError
 
-_FILE = Path(__file__).with_name("flame.yaml")
+_FILE = Path(__file__).parents[1] / "flame.yaml"
 #: The defaults, as nested as ``dask.config.config``; never changed.
 DEFAULTS: dict[str, Any] = yaml.safe_load(_FILE.read_text())
 

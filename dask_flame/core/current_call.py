@@ -21,7 +21,7 @@ from distributed import Worker, get_worker
 from dask_flame.reports.wire import NAME, Call
 
 if TYPE_CHECKING:
-    from dask_flame.reports.sender import ReportSender
+    from dask_flame.reports.runner.sender import ReportSender
 
     Place = tuple[ReportSender, Call]
 

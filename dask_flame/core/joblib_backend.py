@@ -1,4 +1,4 @@
-"""The backend of joblib that :mod:`dask_flame.integrations.joblib` registers (driver, runner)."""
+"""The backend of joblib that :mod:`dask_flame.core.joblib_hook` registers (driver, runner)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from distributed import get_worker
 # Private, and where joblib keeps its backend for Dask.
 from joblib._dask import DaskDistributedBackend
 
-from dask_flame.capacity import capacity
-from dask_flame.integrations.joblib import backend
+from dask_flame.core.capacity import capacity
+from dask_flame.core.joblib_hook import backend
 
 #: Least jobs at a time in the driver: a single one joblib would run where it is called.
 _SENT = 2

@@ -53,6 +53,6 @@ class _Imports(MetaPathFinder):
 def backend(**options: Any) -> Any:
     """Make the backend, with the options of joblib's own: ``client``, ``scatter`` and others."""
     # Not before it is wanted: it is made of joblib's own, in a module that imports distributed.
-    from dask_flame.integrations.joblib_backend import FlameBackend
+    from dask_flame.core.joblib_backend import FlameBackend
 
     return FlameBackend(**options)

@@ -10,8 +10,8 @@ from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
 
+from dask_flame.core.ranges import LARGEST, LONGEST, least_size, most, option, shortest
 from dask_flame.errors import PoolError
-from dask_flame.ranges import LARGEST, LONGEST, least_size, most, option, shortest
 
 Duration = str | float | timedelta
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dask_flame.checks import EXAMPLES, size, word, wrong, yes_or_no
+from dask_flame.core.option_checks import EXAMPLES, size, word, wrong, yes_or_no
+from dask_flame.core.text import exact_memory
 from dask_flame.errors import PoolError
-from dask_flame.labels import exact_memory
 
 PodTemplate = Mapping[str, Any] | str | Path | Callable[[dict[str, Any]], Mapping[str, Any]]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
-from dask_flame import checks, config
-from dask_flame.by_name import by_name
-from dask_flame.checks import (
+from dask_flame.core import config, option_checks
+from dask_flame.core.keyword_only import by_name
+from dask_flame.core.option_checks import (
     EXAMPLES,
     Duration,
     function,
@@ -26,9 +26,9 @@ from dask_flame.checks import (
     wrong,
     yes_or_no,
 )
+from dask_flame.core.pod_options import POD_OPTIONS, PodOptions, names_of
+from dask_flame.core.text import exact_memory
 from dask_flame.errors import PoolError
-from dask_flame.labels import exact_memory
-from dask_flame.pods import POD_OPTIONS, PodOptions, names_of
 
 OnChange = Callable[[str, int], object]
 
@@ -99,7 +99,7 @@ class Pool:
     image, gpu_kind, gpu_resource, shm_size, node_selector, tolerations, spot, priority_class, \
 runtime_class, service_account, image_pull_secrets, volumes, secrets, labels, annotations, \
 pod_template : optional
-        For ``backend="kubernetes"``: see :class:`dask_flame.pods.PodOptions`.
+        For ``backend="kubernetes"``: see :class:`dask_flame.core.pod_options.PodOptions`.
     pod : PodOptions, optional
         Such options together.
 
@@ -184,7 +184,7 @@ pod_template : optional
 
         for name in (*_WHOLE, *_DURATIONS, *_WORDS, "single_use"):
             put(name, self._checked(name, given[name]))
-        put("cpus", None if cpus is None else checks.cpus("cpus", cpus))
+        put("cpus", None if cpus is None else option_checks.cpus("cpus", cpus))
         put("memory", None if memory is None else size("memory", memory))
         put("gpus", 0 if gpus is None else whole("gpus", gpus, 0))
         put("price", number("price", price) if price is not None else _configured_price())

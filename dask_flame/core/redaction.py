@@ -11,7 +11,7 @@ import functools
 import re
 from typing import Any
 
-from dask_flame.reports import tokens
+from dask_flame.core import tokens
 
 #: Characters of a name that are looked at.
 _LONGEST = 100

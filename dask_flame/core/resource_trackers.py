@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from dask_flame.marks import carries, everywhere, kill_group
+from dask_flame.core.processes import carries, everywhere, kill_group
 
 #: Seconds that trackers have to remove what the dead have left: milliseconds are enough for them
 #: where the machine is not busy. Less than a driver waits for its guard.
@@ -70,7 +70,7 @@ def end_marked(mark: str, pids: Iterable[int]) -> set[int]:
     Parameters
     ----------
     mark : str
-        As for :func:`dask_flame.marks.carries`.
+        As for :func:`dask_flame.core.processes.carries`.
     pids : iterable of int
     """
     return _kill_marked(mark, pids)[1]

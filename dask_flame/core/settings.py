@@ -10,8 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dask_flame import config
-from dask_flame.checks import cpus, number, one_of, seconds, size, whole, word, wrong, yes_or_no
+from dask_flame.core import config
+from dask_flame.core.option_checks import (
+    cpus,
+    number,
+    one_of,
+    seconds,
+    size,
+    whole,
+    word,
+    wrong,
+    yes_or_no,
+)
 
 #: Where a scheduler can be.
 SEATS = ("auto", "driver", "pod")

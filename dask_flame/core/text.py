@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dask_flame.terminals import plain
+from dask_flame.core.terminal_text import plain
 
 # What distributed puts into keys to make them differ: too long to read, and more than is needed.
 _TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")

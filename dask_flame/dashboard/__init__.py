@@ -26,11 +26,12 @@ def install(scheduler: Any) -> bool:
     # Where nothing has imported bokeh there is no dashboard, and its import is not paid for.
     if "bokeh" not in sys.modules:
         return False
-    from dask_flame.dashboard import flame, pools_page
+    from dask_flame.dashboard.flame import page as flame_page
     from dask_flame.dashboard.mount import mount
-    from dask_flame.dashboard.pools import WorkersAsPool
+    from dask_flame.dashboard.pools import page as pools_page
+    from dask_flame.dashboard.pools.rows import WorkersAsPool
 
     workers = WorkersAsPool(scheduler)
     # The navigation bar has the page that is mounted last first.
-    pages = pools_page.pages(scheduler, workers) | flame.pages(scheduler, workers)
+    pages = pools_page.pages(scheduler, workers) | flame_page.pages(scheduler, workers)
     return mount(scheduler, pages)

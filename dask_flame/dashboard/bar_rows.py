@@ -15,7 +15,7 @@ from bokeh.models import (
     Range1d,
 )
 
-from dask_flame.dashboard.span import FAR, Span
+from dask_flame.dashboard.time_range import FAR, Span
 
 #: Pixels: the least of a row, and most of all rows together where they cannot be thinner.
 _LEAST_ROW, _MOST_THIN = 1.1, 640

@@ -10,9 +10,9 @@ from typing import Any
 
 from distributed.core import Status
 
-from dask_flame.background import in_thread
+from dask_flame.core.deferred_pages import build_later
+from dask_flame.core.threads import in_thread
 from dask_flame.dashboard import install
-from dask_flame.later import build_later
 
 
 def install_later(scheduler: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bokeh.models import GlobalInlineStyleSheet, InlineStyleSheet
 
-from dask_flame.dashboard.look import QUIET, RULE, VARIABLES
+from dask_flame.charts.colors import QUIET, RULE, VARIABLES
 
 
 def _variables(which: int) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 import dask
 from distributed import Client, Future, fire_and_forget, get_client
 
-from dask_flame.checks import Duration, seconds, shown, word, yes_or_no
+from dask_flame.core.option_checks import Duration, seconds, shown, word, yes_or_no
+from dask_flame.driver.actors import Placed
 from dask_flame.errors import FlameError, PoolError
-from dask_flame.placed import Placed
 
 
 def on(
@@ -313,7 +313,7 @@ def check_pool(client: Client, annotations: dict[str, Any]) -> None:
     if not annotations.keys() & {"pool", "timeout", "rerun"} or client.cluster is None:
         return
     # Imported here: a runner has no use for it, and its clients have no cluster.
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
     if not isinstance(client.cluster, FlameCluster):
         raise PoolError(

@@ -13,7 +13,7 @@ from distributed import Client
 from dask_flame.errors import ClosedError
 
 if TYPE_CHECKING:
-    from dask_flame.steering import Steering
+    from dask_flame.driver.pools_api import Steering
 
 
 def closed(cluster: Steering, why: str = "") -> ClosedError:
@@ -35,7 +35,7 @@ def answer_for_closed() -> None:
     @functools.wraps(sync)
     def checked(self: Client, *args: Any, **kwargs: Any) -> Any:
         # Imported here, as it imports this.
-        from dask_flame.cluster import FlameCluster
+        from dask_flame.driver.cluster import FlameCluster
 
         if isinstance(self.cluster, FlameCluster) and self.loop.asyncio_loop.is_closed():
             raise closed(self.cluster, self.cluster.over)

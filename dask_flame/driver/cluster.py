@@ -17,42 +17,42 @@ from distributed.core import rpc
 from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
-from dask_flame import config, display
 from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend, made
-from dask_flame.boots import Boots, is_step
-from dask_flame.by_name import by_name
-from dask_flame.checks import GRACE, Duration, one_of, seconds, size, wrong
-from dask_flame.closed import answer_for_closed, closed
-from dask_flame.cluster_options import asynchronous as checked_asynchronous
-from dask_flame.cluster_options import cluster_name, event_loop, log_level
-from dask_flame.cluster_options import dashboard_address as checked_address
-from dask_flame.costs import Costs
+from dask_flame.core import config, joblib_hook
+from dask_flame.core.keyword_only import by_name
+from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
+from dask_flame.core.pool import Pool
+from dask_flame.core.process_settings import hash_seed
+from dask_flame.core.processes import PRELOAD
+from dask_flame.core.settings import SEATS, check_settings, configured, grace
+from dask_flame.driver import display
+from dask_flame.driver.closed import answer_for_closed, closed
+from dask_flame.driver.cluster_options import asynchronous as checked_asynchronous
+from dask_flame.driver.cluster_options import cluster_name, event_loop, log_level
+from dask_flame.driver.cluster_options import dashboard_address as checked_address
+from dask_flame.driver.dashboard_links import dashboard_link, page_link
+from dask_flame.driver.fleets import Pools, make_pools
+from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
+from dask_flame.driver.hosts.in_process import END_GRACE, Here
+from dask_flame.driver.ignored_settings import warn_of_unheeded
+from dask_flame.driver.launch import check_taken, make_security, places_for, runner_spec
+from dask_flame.driver.log_filter import QuietLogs
+from dask_flame.driver.pools_api import Steering
 from dask_flame.errors import PoolError
-from dask_flame.events import EventLog
-from dask_flame.forked import clients_of, leave_alone, refuse
-from dask_flame.here import END_GRACE, Here
-from dask_flame.histories import forget_connections
-from dask_flame.home import Home
-from dask_flame.integrations import joblib
-from dask_flame.links import dashboard_link, page_link
-from dask_flame.marks import PRELOAD
-from dask_flame.pool import Pool
-from dask_flame.pools import Pools, make_pools
-from dask_flame.prints.plugin import Prints, Taker
+from dask_flame.history.boots import Boots, is_step
+from dask_flame.history.costs import Costs
+from dask_flame.history.events import EventLog
+from dask_flame.prints.driver.show import DriversShow
+from dask_flame.prints.scheduler.plugin import Prints, Taker
 from dask_flame.prints.settings import limits, shown
-from dask_flame.prints.show import DriversShow
-from dask_flame.quiet_logs import QuietLogs
 from dask_flame.reports import Reports, ReportStore
-from dask_flame.scheduler import FlameScheduler
-from dask_flame.settings import SEATS, check_settings, configured, grace
-from dask_flame.specs import check_taken, make_security, places_for, runner_spec
-from dask_flame.steering import Steering
-from dask_flame.surroundings import hash_seed
-from dask_flame.unheeded import warn_of_unheeded
+from dask_flame.scheduler.dask_histories import forget_connections
+from dask_flame.scheduler.home.home import Home
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 if TYPE_CHECKING:
-    from dask_flame.apart.driver import Apart
-    from dask_flame.notebook.widget import Widget
+    from dask_flame.driver.hosts.remote import Apart
+    from dask_flame.driver.widget import Widget
 
 logger = logging.getLogger("dask_flame")
 
@@ -237,7 +237,7 @@ class FlameCluster(Steering):
             self.on_prints = self._show.said
         self._reports = Reports()
         self._reports.pools = self._pools
-        joblib.register()
+        joblib_hook.register()
         answer_for_closed()
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:
@@ -352,7 +352,7 @@ class FlameCluster(Steering):
         if not self.backend.apart:
             return Here(self, self._reports)
         # Not everybody needs it.
-        from dask_flame.apart.driver import Apart
+        from dask_flame.driver.hosts.remote import Apart
 
         return Apart(self)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tornado.ioloop import IOLoop
 
-from dask_flame.checks import plain, whole, wrong, yes_or_no
+from dask_flame.core.option_checks import plain, whole, wrong, yes_or_no
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)

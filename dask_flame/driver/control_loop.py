@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 from distributed.deploy.adaptive import Adaptive
 
 from dask_flame.backends import Ended
-from dask_flame.background import Background, in_thread, safely
-from dask_flame.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
+from dask_flame.core.pool import OnChange
+from dask_flame.core.terminal_text import tame
+from dask_flame.core.threads import Background, in_thread, safely
+from dask_flame.driver.executor import Orders
 from dask_flame.errors import PRINTED, BootError, BootTimeout
-from dask_flame.fleet import Decision, Fleet, GiveUp, Phase
-from dask_flame.lives import ENDING, Lives
-from dask_flame.orders import Orders
-from dask_flame.pool import OnChange
-from dask_flame.terminals import tame
-from dask_flame.told import Told
+from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
+from dask_flame.history.timeline import ENDING, Lives
+from dask_flame.scaling.boot_messages import Told
+from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 logger = logging.getLogger("dask_flame")
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Status
 
-from dask_flame.fleet import Fleet, Phase
-from dask_flame.lives import Lives
+from dask_flame.history.timeline import Lives
+from dask_flame.scaling.fleet import Fleet, Phase
 
 if TYPE_CHECKING:
-    from dask_flame.adaptive import FlameAdaptive
-    from dask_flame.boots import Boots
-    from dask_flame.cluster import FlameCluster
-    from dask_flame.events import EventLog
-    from dask_flame.pools import Pools
-    from dask_flame.scheduler import FlameScheduler
+    from dask_flame.driver.cluster import FlameCluster
+    from dask_flame.driver.control_loop import FlameAdaptive
+    from dask_flame.driver.fleets import Pools
+    from dask_flame.history.boots import Boots
+    from dask_flame.history.events import EventLog
+    from dask_flame.scheduler.scheduler import FlameScheduler
 
 _SHOWN_EVENTS = 200
 _SHOWN_BOOTS = 64
@@ -78,7 +78,7 @@ def _pool(name: str, fleet: Fleet, waiting: int, held: str) -> str:
 def html(cluster: FlameCluster) -> str:
     """The pools, runner by runner: what a notebook shows."""
     # Imported here, as a script has no use for it.
-    from dask_flame.notebook.panel import Head, panel
+    from dask_flame.charts.panel import Head, panel
 
     over = ""
     if cluster.status in (Status.closing, Status.closed):
@@ -96,7 +96,7 @@ def widget(cluster: FlameCluster) -> Any:
     """The pools, live in a notebook; None without ipywidgets."""
     if cluster._shown is None:
         # Imported here, as a script has no use for it.
-        from dask_flame.notebook.widget import Widget
+        from dask_flame.driver.widget import Widget
 
         try:
             cluster._shown = Widget(cluster)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from distributed.protocol import pickle
 
 from dask_flame.backends import Ended
-from dask_flame.fleet import Retirement
+from dask_flame.scaling.fleet import Retirement
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 logger = logging.getLogger("dask_flame")
 

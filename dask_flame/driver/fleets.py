@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dask_flame.checks import EXAMPLES, line, shown, whole, wrong
+from dask_flame.core.option_checks import EXAMPLES, line, shown, whole, wrong
+from dask_flame.core.pool import Pool, refuse_unknown
 from dask_flame.errors import PoolError
-from dask_flame.fleet import Fleet, Member
-from dask_flame.ledger import Ledger
-from dask_flame.pool import Pool, refuse_unknown
+from dask_flame.history.usage import Ledger
+from dask_flame.scaling.fleet import Fleet, Member
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,39}[A-Za-z0-9])?")
 #: What placement and running runners were told once and for all.

@@ -20,7 +20,7 @@ from distributed.diskutils import WorkDir
 from dask_flame.errors import ForkedError
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 
 def clients_of(cluster: FlameCluster) -> Iterator[Client]:

@@ -12,12 +12,12 @@ import dask.config
 from distributed import Security
 
 from dask_flame.backends import RunnerSpec
-from dask_flame.certificates import temporary_security
-from dask_flame.checks import wrong
+from dask_flame.core.option_checks import wrong
+from dask_flame.core.pod_options import POD_OPTIONS
+from dask_flame.core.pool import Pool
+from dask_flame.core.process_settings import interpreter_flags, working_directory
+from dask_flame.driver.certificates import temporary_security
 from dask_flame.errors import PoolError
-from dask_flame.pods import POD_OPTIONS
-from dask_flame.pool import Pool
-from dask_flame.surroundings import interpreter_flags, working_directory
 
 
 def runner_spec(

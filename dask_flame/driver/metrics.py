@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from dask_flame.fleet import Phase
+from dask_flame.scaling.fleet import Phase
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 _clusters: weakref.WeakSet[FlameCluster] = weakref.WeakSet()
 _registered = False

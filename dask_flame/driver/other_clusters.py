@@ -10,11 +10,11 @@ from typing import Any
 
 from distributed import Status
 
-from dask_flame.checks import number, size, whole, wrong
+from dask_flame.core.option_checks import number, size, whole, wrong
+from dask_flame.core.pool import Pool
+from dask_flame.core.ranges import RUNNERS
 from dask_flame.errors import PoolError
-from dask_flame.pool import Pool
-from dask_flame.ranges import RUNNERS
-from dask_flame.roster import Phase
+from dask_flame.scaling.runner_index import Phase
 
 _STATUS = {
     Phase.BOOTING: Status.created,

@@ -19,28 +19,34 @@ from distributed.exceptions import WorkerStartTimeoutError
 from distributed.protocol import pickle
 from distributed.utils import NoOpAwaitable
 
-from dask_flame.by_name import by_name, refusal
-from dask_flame.checks import Duration, seconds, whole
-from dask_flame.closed import closed
-from dask_flame.costs import Costs, costs
+from dask_flame.core.keyword_only import by_name, refusal
+from dask_flame.core.messages import HAVE
+from dask_flame.core.open_files import check_room
+from dask_flame.core.option_checks import Duration, seconds, whole
+from dask_flame.core.pool import Pool
+from dask_flame.core.text import memory
+from dask_flame.driver.closed import closed
+from dask_flame.driver.launch import check_taken, runner_spec
+from dask_flame.driver.manifest import Manifest
+from dask_flame.driver.other_clusters import (
+    ELSEWHERE,
+    WorkerView,
+    adapt_bounds,
+    runners_for,
+    worker_views,
+)
 from dask_flame.errors import BackendError, PoolError
-from dask_flame.fleet import Member, Phase
-from dask_flame.labels import memory
-from dask_flame.manifest import Manifest
-from dask_flame.open_files import check_room
-from dask_flame.pool import Pool
-from dask_flame.protocol import HAVE
-from dask_flame.specs import check_taken, runner_spec
-from dask_flame.stock import ELSEWHERE, WorkerView, adapt_bounds, runners_for, worker_views
+from dask_flame.history.costs import Costs, costs
+from dask_flame.scaling.fleet import Member, Phase
 
 if TYPE_CHECKING:
-    from dask_flame.adaptive import FlameAdaptive
-    from dask_flame.apart.driver import Apart
     from dask_flame.backends import Backend, RunnerSpec
-    from dask_flame.boots import Boots
-    from dask_flame.events import EventLog
-    from dask_flame.here import Here
-    from dask_flame.pools import Pools
+    from dask_flame.driver.control_loop import FlameAdaptive
+    from dask_flame.driver.fleets import Pools
+    from dask_flame.driver.hosts.in_process import Here
+    from dask_flame.driver.hosts.remote import Apart
+    from dask_flame.history.boots import Boots
+    from dask_flame.history.events import EventLog
 
 _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
 #: What is not said in an event when it is changed.
@@ -112,8 +118,8 @@ class Steering(Cluster):
         Returns
         -------
         Costs
-            A mapping from names of pools to :class:`dask_flame.costs.Cost`, shown as a line for
-            each: the time of runners and of GPUs, how much of it with a call, and, where the
+            A mapping from names of pools to :class:`dask_flame.history.costs.Cost`, shown as a line
+            for each: the time of runners and of GPUs, how much of it with a call, and, where the
             pool's ``price`` says what a runner costs an hour, the amount. Empty before the cluster
             has started. Once it has closed, it is what it came to.
 

@@ -13,7 +13,7 @@ from tornado.ioloop import PeriodicCallback
 from dask_flame.errors import FlameError
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 
 class Widget:

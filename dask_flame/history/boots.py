@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import overload
 
-from dask_flame.terminals import tame
+from dask_flame.core.terminal_text import tame
 
 ACCEPTED, REGISTERED, FIRST_CALL = "accepted", "registered", "first call"
 #: Not for backends to say: the cluster's own steps, and the names of an event's other numbers.

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask_flame import config
-from dask_flame.labels import duration
+from dask_flame.core import config
+from dask_flame.core.text import duration
 
 
 @dataclass(frozen=True, slots=True)

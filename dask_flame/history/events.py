@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import overload
 
+from dask_flame.core.terminal_text import tame
 from dask_flame.errors import PRINTED
-from dask_flame.terminals import tame
 
 logger = logging.getLogger("dask_flame")
 
@@ -40,7 +40,7 @@ class Event:
         What it was decided from: for ``boot`` and ``retire`` the ``demand`` in slots, the
         ``target`` and the runners ``there``, and the bounds ``min`` and ``max``; for ``ready`` the
         ``seconds`` that the boot took, and for each step of it (``accepted``, ``up``, …,
-        ``registered``) after how many it had come there; see :mod:`dask_flame.boots`.
+        ``registered``) after how many it had come there; see :mod:`dask_flame.history.boots`.
     """
 
     at: float

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from dask_flame.boots import FIRST_CALL
-from dask_flame.roster import Member, Phase, Roster
+from dask_flame.history.boots import FIRST_CALL
+from dask_flame.scaling.runner_index import Member, Phase, Roster
 
 IDLE, BUSY = "idle", "busy"
 BOOTING, DRAINING, ENDING = Phase.BOOTING.value, Phase.DRAINING.value, Phase.ENDING.value
@@ -55,7 +55,7 @@ class Life:
         In the order in which runners were asked for.
     steps : tuple of (str, float)
         What its boot has come to until it registered, and after how many seconds; see
-        :class:`dask_flame.boots.Boot`.
+        :class:`dask_flame.history.boots.Boot`.
     changes : list of Change
         In the order in which they happened; no two that follow each other are of the same state.
     over : float or None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dask_flame.fleet import Member
+from dask_flame.scaling.fleet import Member
 
 #: A backend has a handful of steps. Each is a time series in Prometheus: that is not to be flooded.
 _MOST_PHASES = 20
@@ -27,8 +27,8 @@ class Ledger:
         Runners gone: ``failed`` (never came up), ``lost`` (went by themselves), ``ended`` (were
         told to).
     phases : dict of str to (float, int)
-        Of the boots' phases (see :mod:`dask_flame.boots`), by name: the seconds, summed, and how
-        many boots have been through it. Bounded; names beyond are counted as ``other``.
+        Of the boots' phases (see :mod:`dask_flame.history.boots`), by name: the seconds, summed,
+        and how many boots have been through it. Bounded; names beyond are counted as ``other``.
     runner_seconds : float
         From the request for a runner to its end, summed over those that are gone; see
         :meth:`paid` for all.

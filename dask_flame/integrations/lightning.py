@@ -12,7 +12,7 @@ except ImportError:
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.utilities import rank_zero_only
 
-from dask_flame.reports.runner import report
+from dask_flame.reports.runner.report import report
 
 
 class ReportLogger(Logger):

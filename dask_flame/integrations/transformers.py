@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dask_flame.checks import Duration, seconds
-from dask_flame.reports.runner import aside, report
+from dask_flame.core.option_checks import Duration, seconds
+from dask_flame.reports.runner.report import aside, report
 
 
 class ReportCallback(TrainerCallback):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 
-from dask_flame.protocol import LEASE, MARK
+from dask_flame.core.messages import LEASE, MARK
 
 if TYPE_CHECKING:
-    from dask_flame.reconnect import Link
+    from dask_flame.lease.resume import Link
 
 #: Longest waits for the stream, in seconds: after a restart, and after a cancellation, which
 #: must not hold up who has just interrupted a call.

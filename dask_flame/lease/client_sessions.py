@@ -3,7 +3,7 @@
 Stock Dask releases what a client wanted in the moment its connection ends, and knows a client that
 comes back, with the same id, as a new one. Here its state stays as it is for the grace. Of each
 driver's stream it is known how many messages were read, so that a driver that comes back sends
-again exactly what was lost: see :mod:`dask_flame.reconnect`.
+again exactly what was lost: see :mod:`dask_flame.lease.resume`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from distributed.metrics import time
 from distributed.scheduler import heartbeat_interval
 from tornado.ioloop import PeriodicCallback
 
-from dask_flame.clients import LATE, Alarm, Record, first_alone, keeps
-from dask_flame.protocol import LEASE, MARK, STANDING, TELL
+from dask_flame.core.messages import LEASE, MARK, STANDING, TELL
+from dask_flame.lease.clients import LATE, Alarm, Record, first_alone, keeps
 
 logger = logging.getLogger("dask_flame")
 

@@ -11,7 +11,7 @@ from typing import Any
 from distributed.comm import Comm
 from distributed.scheduler import ClientState
 
-from dask_flame.protocol import MARK, UNNUMBERED
+from dask_flame.core.messages import MARK, UNNUMBERED
 
 #: Seconds later than this and the process itself was stopped, or had no time, meanwhile.
 LATE = 1.0

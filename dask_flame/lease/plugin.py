@@ -7,7 +7,7 @@ within the grace, the lease lapses and everything ends. A plain Dask plugin, usa
 
 or, with what ``flame.*`` says in Dask's configuration, from the command line::
 
-    dask scheduler --preload dask_flame.lease
+    dask scheduler --preload dask_flame.lease.plugin
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
-from dask_flame.checks import GRACE, Duration, function, seconds
-from dask_flame.clients import Alarm, is_driver
-from dask_flame.keeping import Keeper
-from dask_flame.reconnect import resume_clients
-from dask_flame.settings import configured
-from dask_flame.settings import grace as configured_grace
+from dask_flame.core.option_checks import GRACE, Duration, function, seconds
+from dask_flame.core.settings import configured
+from dask_flame.core.settings import grace as configured_grace
+from dask_flame.lease.client_sessions import Keeper
+from dask_flame.lease.clients import Alarm, is_driver
+from dask_flame.lease.resume import resume_clients
 
 __all__ = ["Lease", "dask_setup", "is_driver"]
 

@@ -1,12 +1,12 @@
 """A Client goes on where it was when its connection drops and comes back (driver).
 
-The other half is the lease on the scheduler: see :mod:`dask_flame.keeping`. Stock distributed
-cancels every future of a Client that loses its scheduler. Here, where the scheduler holds a lease,
-the futures stay as they are while the Client tries to come back; what it says to the scheduler is
-numbered and remembered until it is known to be read, so that afterwards exactly what was lost is
-sent again; and it asks how its futures stand.
+The other half is the lease on the scheduler: see :mod:`dask_flame.lease.client_sessions`. Stock
+distributed cancels every future of a Client that loses its scheduler. Here, where the scheduler
+holds a lease, the futures stay as they are while the Client tries to come back; what it says to the
+scheduler is numbered and remembered until it is known to be read, so that afterwards exactly what
+was lost is sent again; and it asks how its futures stand.
 
-With :mod:`dask_flame.answers` the one place that replaces private methods of
+With :mod:`dask_flame.lease.answers` the one place that replaces private methods of
 :class:`distributed.Client`.
 """
 
@@ -25,14 +25,14 @@ from distributed.comm import CommClosedError
 from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
-from dask_flame.answers import Answers
-from dask_flame.beside import straight_gather, straight_scatter
-from dask_flame.clients import keeps
-from dask_flame.failures import shielded
-from dask_flame.graphs import cannot_name, unfit
-from dask_flame.outbox import Message, Outbox, submits
-from dask_flame.protocol import INTERVAL, LEASE, STANDING, TELL
-from dask_flame.sender import keep_no_log
+from dask_flame.core.immediate_send import keep_no_log
+from dask_flame.core.messages import INTERVAL, LEASE, STANDING, TELL
+from dask_flame.lease.answers import Answers
+from dask_flame.lease.clients import keeps
+from dask_flame.lease.direct_transfer import straight_gather, straight_scatter
+from dask_flame.lease.outbox import Message, Outbox, submits
+from dask_flame.serialization.failures import shielded
+from dask_flame.serialization.graphs import cannot_name, unfit
 
 logger = logging.getLogger("dask_flame")
 
@@ -51,7 +51,7 @@ def resume_clients() -> None:
 
     Making a :class:`dask_flame.Lease` or a :class:`dask_flame.FlameCluster` does this as well. A
     driver that only attaches to a leased scheduler elsewhere calls it once, before or after it
-    makes its Client, or has ``distributed.client.preload: dask_flame.reconnect`` in its
+    makes its Client, or has ``distributed.client.preload: dask_flame.lease.resume`` in its
     configuration. Clients of a scheduler that holds no lease behave as ever.
 
     Notes

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dask_flame.dashboard.look import LIGHTER
-from dask_flame.notebook.board import FEW, Board, Curve, scaled, span
-from dask_flame.reports.thinning import LEAST, thin
+from dask_flame.charts.colors import LIGHTER
+from dask_flame.charts.curves import FEW, Board, Curve, scaled, span
+from dask_flame.reports.downsample import LEAST, thin
 
 _BLANK = 0x2800
 #: The bit of each of a character's dots, by its row and column.

@@ -20,12 +20,12 @@ from distributed import Client, Future, get_client, wait
 from IPython.core.displayhook import DisplayHook
 from IPython.core.error import UsageError
 
-from dask_flame import calls
+from dask_flame.core.terminal_text import tame
+from dask_flame.driver import calls
 from dask_flame.errors import FlameError
-from dask_flame.notebook import names
-from dask_flame.notebook.parcel import Parcel, pack, unpack
-from dask_flame.notebook.runner import ERROR, VALUE, CellFailed, Order, Outcome, run_cell
-from dask_flame.terminals import tame
+from dask_flame.notebook.cells import names
+from dask_flame.notebook.cells.run import ERROR, VALUE, CellFailed, Order, Outcome, run_cell
+from dask_flame.notebook.cells.transfer import Parcel, pack, unpack
 
 E = TypeVar("E", bound=BaseException)
 

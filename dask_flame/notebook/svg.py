@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dask_flame.dashboard.look import LIGHTER
-from dask_flame.dashboard.ranking import shown
-from dask_flame.notebook.axes import log_ticks, tick, ticks
-from dask_flame.notebook.board import FEW, Board, Curve, scaled, span
-from dask_flame.reports.thinning import LEAST, thin
+from dask_flame.charts.colors import LIGHTER
+from dask_flame.charts.curves import FEW, Board, Curve, scaled, span
+from dask_flame.charts.ranking import shown
+from dask_flame.charts.ticks import log_ticks, tick, ticks
+from dask_flame.reports.downsample import LEAST, thin
 
 _WIDTH, _HEIGHT = 900, 380
 #: The chart's edges; the table is to the right of it.

@@ -7,11 +7,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dask_flame.dashboard.ranking import NOTHING, shown
-from dask_flame.notebook.axes import tick
-from dask_flame.notebook.board import FEW, Board, span
-from dask_flame.notebook.dots import GREY, bright, dots
-from dask_flame.terminals import plain
+from dask_flame.charts.curves import FEW, Board, span
+from dask_flame.charts.ranking import NOTHING, shown
+from dask_flame.charts.ticks import tick
+from dask_flame.core.terminal_text import plain
+from dask_flame.notebook.braille import GREY, bright, dots
 
 _HEIGHT = 14
 _ROWS = 10

@@ -15,11 +15,11 @@ from dask.typing import Key
 from distributed import Client, Future
 from distributed.utils import is_kernel
 
-from dask_flame.checks import one_of, word, yes_or_no
+from dask_flame.charts.curves import Board, board, text
+from dask_flame.core.option_checks import one_of, word, yes_or_no
 from dask_flame.errors import PoolError
-from dask_flame.notebook.board import Board, board, text
-from dask_flame.reports.copies import Source, source_of
-from dask_flame.reports.futures import futures_of
+from dask_flame.reports.driver.futures import futures_of
+from dask_flame.reports.driver.replica import Source, source_of
 
 #: Seconds between two pictures, at the least, and between two looks at whether all have ended.
 _PICTURE, _LOOK = 0.5, 0.05

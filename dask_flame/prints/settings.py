@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dask_flame import config
-from dask_flame.prints.bucket import Limits
-from dask_flame.settings import configured
+from dask_flame.core import config
+from dask_flame.core.settings import configured
+from dask_flame.prints.rate_limit import Limits
 
 
 def shown() -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from dask_flame.apart.link import Link
 from dask_flame.backends import Backend, Ended, RunnerSpec
-from dask_flame.pods import POD_OPTIONS
+from dask_flame.core.channel import Link
+from dask_flame.core.pod_options import POD_OPTIONS
 
 
 class RelayBackend(Backend):

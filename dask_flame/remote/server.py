@@ -1,4 +1,4 @@
-"""The scheduler's process: ``python -m dask_flame.apart.head FILE`` (scheduler's pod).
+"""The scheduler's process: ``python -m dask_flame.remote.server FILE`` (scheduler's pod).
 
 FILE has its orders, as JSON: it is mounted from a Secret, which may be made a moment after the pod.
 The process ends, with exit code 0, when the driver tells it to, or has been gone for the grace;
@@ -28,15 +28,15 @@ import dask.config
 from distributed import Security, Status
 from distributed.comm import Comm
 
-from dask_flame import pythons
 from dask_flame._version import __version__
-from dask_flame.apart.link import Link
-from dask_flame.apart.mirror import PrintTeller, ReportTeller, Teller, TellingLog
-from dask_flame.apart.relay import RelayBackend
 from dask_flame.backends import Ended
-from dask_flame.cluster import FlameCluster
-from dask_flame.lease import Lease
-from dask_flame.protocol import DRIVER
+from dask_flame.core import python_versions
+from dask_flame.core.channel import Link
+from dask_flame.core.messages import DRIVER
+from dask_flame.driver.cluster import FlameCluster
+from dask_flame.driver.hosts.replication import PrintTeller, ReportTeller, Teller, TellingLog
+from dask_flame.lease.plugin import Lease
+from dask_flame.remote.proxy_backend import RelayBackend
 
 logger = logging.getLogger("dask_flame")
 
@@ -235,7 +235,7 @@ def main(argv: list[str]) -> NoReturn:
     code = 1
     try:
         orders = _read(Path(argv[0]))
-        if why := pythons.mismatch(pythons.here(), orders.get("python", "")):
+        if why := python_versions.mismatch(python_versions.here(), orders.get("python", "")):
             # Before anything is read that was pickled.
             raise SystemExit(f"the image of the scheduler's pod {why}")
         dask.config.update(dask.config.config, orders["config"], priority="new")

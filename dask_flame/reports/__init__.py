@@ -9,17 +9,17 @@ Dask cluster::
 
 from __future__ import annotations
 
-from dask_flame.reports.bound import BoundReport as BoundReport
 from dask_flame.reports.changes import Change as Change
-from dask_flame.reports.copies import reports_of as reports_of
-from dask_flame.reports.pending import Report as Report
-from dask_flame.reports.plugin import Reports as Reports
-from dask_flame.reports.runner import report as report
-from dask_flame.reports.store import ReportStore as ReportStore
-from dask_flame.reports.streaming import Stream as Stream
-from dask_flame.reports.streaming import stream as stream
-from dask_flame.reports.values import CallReports as CallReports
-from dask_flame.reports.values import Series as Series
+from dask_flame.reports.driver.pending import Report as Report
+from dask_flame.reports.driver.replica import reports_of as reports_of
+from dask_flame.reports.driver.stream import Stream as Stream
+from dask_flame.reports.driver.stream import stream as stream
+from dask_flame.reports.runner.bound import BoundReport as BoundReport
+from dask_flame.reports.runner.report import report as report
+from dask_flame.reports.scheduler.plugin import Reports as Reports
+from dask_flame.reports.scheduler.store import ReportStore as ReportStore
+from dask_flame.reports.series import CallReports as CallReports
+from dask_flame.reports.series import Series as Series
 
 __all__ = [
     "BoundReport",

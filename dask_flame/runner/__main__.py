@@ -1,15 +1,15 @@
 """A runner's life from its first moment to its last (runner).
 
 Started as ``python -m dask_flame.runner FD``, or forked from a process that has imported what it
-needs (:mod:`dask_flame.runner.template`). Its orders come as one line of JSON on the inherited file
-descriptor FD, so that no secret is in an argument or in the environment. The same descriptor is its
-leash: a line "end" tells it to end in peace; when the other end closes, for whatever reason, the
-runner ends at once, and with it what its calls have started.
+needs (:mod:`dask_flame.backends.local.fork_server`). Its orders come as one line of JSON on the
+inherited file descriptor FD, so that no secret is in an argument or in the environment. The same
+descriptor is its leash: a line "end" tells it to end in peace; when the other end closes, for
+whatever reason, the runner ends at once, and with it what its calls have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
 - the scheduler, or its leash, tells it to: it closes its worker, does what Python does when it
-  exits (:mod:`dask_flame.runner.farewell`), then goes, with exit code 0;
+  exits (:mod:`dask_flame.runner.process_exit`), then goes, with exit code 0;
 - the scheduler is gone: the same, busy or not;
 - a SIGTERM: the substrate takes it away; the scheduler is told, sees it out, and tells it to;
 - the leash breaks: at once, busy or not;
@@ -52,9 +52,9 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         _go_to(orders["cwd"], orders["directory"])
     scratch = os.path.dirname(orders["directory"])
 
-    from dask_flame.marks import MARK, below
-    from dask_flame.runner.last import sweep
-    from dask_flame.trackers import kill_but_trackers
+    from dask_flame.core.processes import MARK, below
+    from dask_flame.core.resource_trackers import kill_but_trackers
+    from dask_flame.runner.last_survivor import sweep
 
     mark = os.environ.get(MARK, "none")
 
@@ -87,7 +87,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
     code, farewell = 1, None
     try:
-        from dask_flame.runner.farewell import Farewell
+        from dask_flame.runner.process_exit import Farewell
         from dask_flame.runner.worker import run
 
         farewell = Farewell(end, orders["shutdown_timeout"])
@@ -102,8 +102,8 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
 def _nobody_else() -> None:
     """See to what other runners have left: the guard is dead, before it has said anything."""
     with contextlib.suppress(ImportError):  # where they are is in what was not said
-        from dask_flame.marks import MARK
-        from dask_flame.runner.last import sweep
+        from dask_flame.core.processes import MARK
+        from dask_flame.runner.last_survivor import sweep
 
         if MARK in os.environ:
             sweep(os.environ[MARK], "", "")

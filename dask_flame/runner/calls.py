@@ -18,13 +18,13 @@ from distributed.worker_state_machine import (
     RescheduleEvent,
 )
 
+from dask_flame.core import current_call
+from dask_flame.core.messages import FREED, HELLO, OVERRAN, RETURN, RETURNED, WATCH
 from dask_flame.errors import CallTimeout
-from dask_flame.failures import sealed, sealed_traceback
-from dask_flame.packed import PackedTask
-from dask_flame.protocol import FREED, HELLO, OVERRAN, RETURN, RETURNED, WATCH
-from dask_flame.reports import where
 from dask_flame.runner import main_module
 from dask_flame.runner.interrupt import Execution, enter
+from dask_flame.serialization.failures import sealed, sealed_traceback
+from dask_flame.serialization.packed import PackedTask
 
 #: Seconds after which a call that was asked to stop, and goes on, is asked again.
 _ASK_AGAIN = 1.0
@@ -44,8 +44,8 @@ class Calls:
     Attributes
     ----------
     acquainted : bool
-        Whether the scheduler knows the words of :mod:`dask_flame.protocol`. A stock one does not,
-        and drops a worker that uses them.
+        Whether the scheduler knows the words of :mod:`dask_flame.core.messages`. A stock one does
+        not, and drops a worker that uses them.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -95,7 +95,7 @@ class Calls:
             loop.call_soon(lambda: self._taken_back(execution, interrupt=interrupt))
             execution.unwanted = True
         enter(execution)
-        where.enter(key)
+        current_call.enter(key)
         prints = self.worker.prints
         if prints is not None:
             prints.begin(key)

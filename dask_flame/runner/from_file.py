@@ -1,4 +1,4 @@
-"""A runner's life in a pod: ``python -m dask_flame.runner.pod FILE`` (runner).
+"""A runner's life in a pod: ``python -m dask_flame.runner.from_file FILE`` (runner).
 
 FILE has its orders, as JSON: it is mounted from a Secret, so that nothing of them is in an argument
 or in the environment. It ends when the scheduler tells it to or is gone, and at a SIGTERM in peace.
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> NoReturn:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # A user that the image does not know, whose home is "/": caches have to be somewhere.
             os.environ["HOME"] = scratch
-        from dask_flame.runner.farewell import Farewell
+        from dask_flame.runner.process_exit import Farewell
         from dask_flame.runner.worker import run
 
         farewell = Farewell(_end, orders["shutdown_timeout"])

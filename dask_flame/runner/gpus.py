@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask_flame.gpus import VISIBLE, Devices
+from dask_flame.runner.devices import VISIBLE, Devices
 
 
 def visible(number: int) -> list[str]:

@@ -26,9 +26,9 @@ from distributed.core import error_message
 from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
-from dask_flame.failures import Interrupted, fit_to_travel, message_of
-from dask_flame.gpus import Devices
+from dask_flame.runner.devices import Devices
 from dask_flame.runner.gpus import make_current
+from dask_flame.serialization.failures import Interrupted, fit_to_travel, message_of
 
 # Both keep the interpreter's lock, so that nothing comes between a test and what it guards.
 _ask = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(

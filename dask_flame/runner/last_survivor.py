@@ -13,9 +13,9 @@ import shutil
 import signal
 import warnings
 
-from dask_flame.guard.outside import remove_once_nobodys
-from dask_flame.marks import hide, of_guard
-from dask_flame.trackers import end_all_marked, end_group, wait_for_trackers
+from dask_flame.backends.local.supervisor.control_signals import remove_once_nobodys
+from dask_flame.core.processes import hide, of_guard
+from dask_flame.core.resource_trackers import end_all_marked, end_group, wait_for_trackers
 
 #: Seconds after the guard's end in which a driver is killed with it, as far as we can tell.
 _WITH_IT = 3.0

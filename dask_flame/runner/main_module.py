@@ -22,7 +22,7 @@ from typing import Any
 import cloudpickle.cloudpickle
 from dask.typing import Key
 
-from dask_flame.reports import where
+from dask_flame.core import current_call
 
 _MAIN = "__main__"
 
@@ -41,7 +41,7 @@ class Main(types.ModuleType):
         self._latest: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
     def __getattr__(self, name: str) -> Any:
-        key = where.key_here()
+        key = current_call.key_here()
         names = self._names.get(key) if key is not None else None
         if names is not None and name in names:
             return names[name]
@@ -63,13 +63,13 @@ class Main(types.ModuleType):
         if getattr(thing, "__module__", None) != _MAIN or "." in name:
             return
         self._latest[name] = thing
-        key = where.key_here()
+        key = current_call.key_here()
         if key is not None:
             self._names.setdefault(key, {})[name] = thing
 
     def use(self, names: MutableMapping[str, Any]) -> None:
         """Have this call's ``__main__`` be these names, such as those of a cell."""
-        key = where.key_here()
+        key = current_call.key_here()
         if key is not None:
             self._names[key] = names
 

@@ -19,8 +19,8 @@ from distributed import Future, rejoin, secede
 from distributed.client import futures_of
 from distributed.worker_state_machine import SecedeEvent
 
-from dask_flame.failures import Interrupted
 from dask_flame.runner.interrupt import Execution, current
+from dask_flame.serialization.failures import Interrupted
 
 if TYPE_CHECKING:
     from dask_flame.runner.worker import RunnerWorker

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from dask_flame.reports.hiding import veiled
+from dask_flame.core.redaction import veiled
 
 
 class Veil(logging.Filter):

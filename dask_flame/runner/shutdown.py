@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Status
 
-from dask_flame.protocol import LEAVING
+from dask_flame.core.messages import LEAVING
 
 if TYPE_CHECKING:
     from dask_flame.runner.worker import RunnerWorker

@@ -16,8 +16,8 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from dask_flame.failures import text_of
-from dask_flame.packed import is_being_cancelled
+from dask_flame.serialization.failures import text_of
+from dask_flame.serialization.packed import is_being_cancelled
 
 #: Told of a result that cannot be sent: its key, and why.
 Unsendable = Callable[[Any, str], None]

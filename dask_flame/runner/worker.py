@@ -29,10 +29,28 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from dask_flame import serialization
-from dask_flame.accepting import accept_patiently
-from dask_flame.background import in_thread
-from dask_flame.failures import (
+from dask_flame.core import joblib_hook
+from dask_flame.core.accept_backoff import accept_patiently
+from dask_flame.core.deferred_pages import build_later
+from dask_flame.core.immediate_send import Sender
+from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
+from dask_flame.core.threads import in_thread
+from dask_flame.prints.runner.framing import FramedPrints, install
+from dask_flame.prints.runner.sender import later
+from dask_flame.runner import main_module
+from dask_flame.runner.calls import Calls
+from dask_flame.runner.gpus import Gpus, visible
+from dask_flame.runner.idle_profiling import Quiet
+from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
+from dask_flame.runner.nested import Client, come_back
+from dask_flame.runner.process_exit import Farewell
+from dask_flame.runner.redacted_logs import veil_logs
+from dask_flame.runner.shared_memory import track_own_only
+from dask_flame.runner.shutdown import Departure
+from dask_flame.runner.signals import use_usual_signals
+from dask_flame.runner.transfers import SafeComm, without_unreadable
+from dask_flame.serialization import pickling
+from dask_flame.serialization.failures import (
     answer_always,
     message_of,
     sealed_error,
@@ -40,25 +58,7 @@ from dask_flame.failures import (
     text_of,
     unharmed,
 )
-from dask_flame.integrations import joblib
-from dask_flame.later import build_later
-from dask_flame.packed import is_being_cancelled
-from dask_flame.prints.framed import FramedPrints, install
-from dask_flame.prints.sender import later
-from dask_flame.protocol import PAUSED, RUNNER, UNSENDABLE
-from dask_flame.runner import main_module
-from dask_flame.runner.calls import Calls
-from dask_flame.runner.departure import Departure
-from dask_flame.runner.farewell import Farewell
-from dask_flame.runner.forks import use_usual_signals
-from dask_flame.runner.gpus import Gpus, visible
-from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
-from dask_flame.runner.nested import Client, come_back
-from dask_flame.runner.quiet import Quiet
-from dask_flame.runner.shared import track_own_only
-from dask_flame.runner.transfers import SafeComm, without_unreadable
-from dask_flame.runner.veils import veil_logs
-from dask_flame.sender import Sender
+from dask_flame.serialization.packed import is_being_cancelled
 
 T = TypeVar("T")
 
@@ -111,10 +111,10 @@ def run(orders: dict[str, Any], farewell: Farewell, listen: Listen) -> int:
             _show(module, error)
             return 1
     know_modules()
-    serialization.prepare(interruptible=False)
+    pickling.prepare(interruptible=False)
     main_module.install(orders.get("main", {}))
     track_own_only()
-    joblib.register()
+    joblib_hook.register()
     prints = install(orders)
     code, worker = _run_to_its_end(_serve(orders, farewell, listen, prints))
     worker.last_resort.cancel()

@@ -5,7 +5,8 @@ what happened and at what time, asks it to :meth:`~Fleet.decide`, carries the de
 again when something changed or when the time it named has come.
 
 Times are seconds on any clock that does not run backwards, always the same one. What a decision
-costs grows with what has changed, not with the number of runners: see :mod:`dask_flame.roster`.
+costs grows with what has changed, not with the number of runners: see
+:mod:`dask_flame.scaling.runner_index`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dask_flame.crowd import Crowd
-from dask_flame.decisions import Boots, Decision, GiveUp, Retirement
-from dask_flame.pool import Pool
-from dask_flame.roster import PAUSED_FOR, Member, Phase, Roster
+from dask_flame.core.pool import Pool
+from dask_flame.scaling.decisions import Boots, Decision, GiveUp, Retirement
+from dask_flame.scaling.no_room import Crowd
+from dask_flame.scaling.runner_index import PAUSED_FOR, Member, Phase, Roster
 
 __all__ = ["Boots", "Decision", "Fleet", "GiveUp", "Member", "Phase", "Retirement"]
 

@@ -15,7 +15,7 @@ from distributed import Status
 from dask_flame.errors import PoolError
 
 if TYPE_CHECKING:
-    from dask_flame.scheduler import FlameScheduler
+    from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Seconds for which runners are wanted after their number was last asked for: a client asks again
 #: and again while it waits, and may be gone.

@@ -17,7 +17,7 @@ from distributed.scheduler import TaskState, WorkerState
 from dask_flame.errors import RunnerLost
 
 if TYPE_CHECKING:
-    from dask_flame.scheduler import FlameScheduler
+    from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Seconds after which a call fails without the reason, if nobody has told it.
 _TELL_WITHIN = 10.0

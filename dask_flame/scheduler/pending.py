@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from distributed.collections import HeapSet
 from distributed.scheduler import TaskState
 
-from dask_flame.pool import Pool
+from dask_flame.core.pool import Pool
 
 _PRIORITY = operator.attrgetter("priority")
 

@@ -10,7 +10,7 @@ from distributed.scheduler import TaskState, WorkerState
 from dask_flame.errors import CallFailed
 
 if TYPE_CHECKING:
-    from dask_flame.scheduler import FlameScheduler
+    from dask_flame.scheduler.scheduler import FlameScheduler
 
 
 class Pins:

@@ -1,10 +1,11 @@
 """Placement and demand (scheduler): which runner takes which call, and how many slots are wanted.
 
-With its neighbours (:mod:`~dask_flame.slots`, :mod:`~dask_flame.losses`) the one place that touches
-the inside of distributed's scheduler. Stock Dask gives a worker more tasks than it has threads,
-unless the tasks belong to a group that looks "root-ish", and moves them later by stealing. Here no
-runner is given more calls than it has slots, whatever the calls depend on; the others wait in the
-scheduler, in order of priority, and go to the first slot that opens in their pool.
+With its neighbours (:mod:`~dask_flame.scheduler.slots`, :mod:`~dask_flame.scheduler.lost_calls`)
+the one place that touches the inside of distributed's scheduler. Stock Dask gives a worker more
+tasks than it has threads, unless the tasks belong to a group that looks "root-ish", and moves them
+later by stealing. Here no runner is given more calls than it has slots, whatever the calls depend
+on; the others wait in the scheduler, in order of priority, and go to the first slot that opens in
+their pool.
 """
 
 from __future__ import annotations
@@ -26,21 +27,23 @@ from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
-from dask_flame import histories, pythons, serialization
-from dask_flame.asks import Asks
+from dask_flame.core import python_versions
+from dask_flame.core.immediate_send import keep_no_log
+from dask_flame.core.messages import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
+from dask_flame.core.pool import Pool
+from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
-from dask_flame.failures import message_of, shielded, text_of, unharmed
-from dask_flame.graphs import name_data_of_map, plain
-from dask_flame.labels import memory as shown
-from dask_flame.lanes import Needs
-from dask_flame.losses import Losses
-from dask_flame.nannies import on_runner
-from dask_flame.packed import PackedTask
-from dask_flame.pool import Pool
-from dask_flame.protocol import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
-from dask_flame.sender import keep_no_log
-from dask_flame.shuffles import Shuffles
-from dask_flame.slots import Slots
+from dask_flame.lease.nanny_plugins import on_runner
+from dask_flame.scheduler import dask_histories
+from dask_flame.scheduler.awaited_workers import Asks
+from dask_flame.scheduler.lost_calls import Losses
+from dask_flame.scheduler.pending import Needs
+from dask_flame.scheduler.shuffles import Shuffles
+from dask_flame.scheduler.slots import Slots
+from dask_flame.serialization import pickling
+from dask_flame.serialization.failures import message_of, shielded, text_of, unharmed
+from dask_flame.serialization.graphs import name_data_of_map, plain
+from dask_flame.serialization.packed import PackedTask
 
 logger = logging.getLogger("dask_flame")
 
@@ -120,7 +123,7 @@ class FlameScheduler(Scheduler):
     """
 
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
-        serialization.prepare(interruptible=True)
+        pickling.prepare(interruptible=True)
         self.on_change: Callable[[], None] | None = None
         self.changed: set[str] = set()
         self.began: set[str] = set()
@@ -139,10 +142,10 @@ class FlameScheduler(Scheduler):
         self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = Shuffles
-        extensions["spans"] = histories.Spans
+        extensions["spans"] = dask_histories.Spans
         plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
-        histories.bound(self)
+        dask_histories.bound(self)
         # One task a thread, and nothing waits on a worker.
         self.WORKER_SATURATION = 1.0
         # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
@@ -427,7 +430,7 @@ class FlameScheduler(Scheduler):
         self, *, dsk: dict[Any, Any], ordered: dict[Any, int], **kwargs: Any
     ) -> Any:
         # Private. The last moment at which a graph can be changed.
-        histories.forget_prefixes(self)
+        dask_histories.forget_prefixes(self)
         dsk, ordered = name_data_of_map(dsk, ordered, self.tasks)
         return super()._create_taskstate_from_graph(dsk=dsk, ordered=ordered, **kwargs)
 
@@ -442,7 +445,9 @@ class FlameScheduler(Scheduler):
     async def add_worker(
         self, comm: Any, *, name: str, versions: dict[str, Any], **kwargs: Any
     ) -> None:
-        if why := pythons.mismatch(pythons.of_worker(versions), pythons.here()):
+        if why := python_versions.mismatch(
+            python_versions.of_worker(versions), python_versions.here()
+        ):
             # Before anything that is pickled reaches it, the plugins of workers for one.
             self.unfit[name] = why
             self.note(name)
@@ -465,7 +470,7 @@ class FlameScheduler(Scheduler):
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
-        histories.forget_worker(self, address)
+        dask_histories.forget_worker(self, address)
         return done
 
     def heartbeat_worker(self, *, address: str, **kwargs: Any) -> dict[str, Any]:

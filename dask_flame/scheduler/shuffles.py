@@ -8,7 +8,7 @@ from distributed.shuffle._core import ShuffleSpec, barrier_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 if TYPE_CHECKING:
-    from dask_flame.scheduler import FlameScheduler
+    from dask_flame.scheduler.scheduler import FlameScheduler
 
 
 class Shuffles(ShuffleSchedulerPlugin):

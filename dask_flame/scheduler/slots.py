@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
 
+from dask_flame.core.immediate_send import Sender
+from dask_flame.core.messages import HELLO, RESTING, RETURNED, RUNNER, WATCH
+from dask_flame.core.pool import Pool
+from dask_flame.core.text import label
 from dask_flame.errors import PoolError
-from dask_flame.labels import label
-from dask_flame.lanes import Lanes, Needs, slots_of
-from dask_flame.pins import Pins
-from dask_flame.pool import Pool
-from dask_flame.protocol import HELLO, RESTING, RETURNED, RUNNER, WATCH
-from dask_flame.rooms import Room
-from dask_flame.sender import Sender
+from dask_flame.scheduler.free_workers import Room
+from dask_flame.scheduler.pending import Lanes, Needs, slots_of
+from dask_flame.scheduler.pinned_results import Pins
 
 if TYPE_CHECKING:
-    from dask_flame.scheduler import FlameScheduler
+    from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Seconds that an interrupted call may take to end before others are not to wait for its slot.
 _LETS_GO = 1.0

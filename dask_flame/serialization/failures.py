@@ -34,7 +34,10 @@ _TEXT = 10_000
 _CAUSES = 20
 
 #: Files of which the frames at the beginning of a traceback are not the user's.
-_OURS = (os.path.join("dask_flame", "packed.py"), os.path.join("dask", "_task_spec.py"))
+_OURS = (
+    os.path.join("dask_flame", "serialization", "packed.py"),
+    os.path.join("dask", "_task_spec.py"),
+)
 
 #: Errors of which message or code are made of their args when they are made, and not again when
 #: they are read.

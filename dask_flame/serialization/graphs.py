@@ -12,7 +12,7 @@ from dask.typing import Key
 from distributed.scheduler import TaskState
 
 from dask_flame.errors import CallFailed
-from dask_flame.failures import text_of
+from dask_flame.serialization.failures import text_of
 
 
 def name_data_of_map(

@@ -20,7 +20,7 @@ from dask.utils import funcname
 from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.errors import CallFailed
-from dask_flame.failures import Interrupted, fit_to_travel, text_of
+from dask_flame.serialization.failures import Interrupted, fit_to_travel, text_of
 
 _UNREADABLE = (
     "The call has not run: its runner could not read its function or its arguments. Runners have "
@@ -63,7 +63,7 @@ class PackedTask:
     -----
     Of dask's nodes a worker uses no more than the two methods that are here, and `is_coro`. A call
     that ends with anything but an :class:`Exception` would end the worker, or its connection: see
-    :func:`dask_flame.failures.fit_to_travel`.
+    :func:`dask_flame.serialization.failures.fit_to_travel`.
     """
 
     __slots__ = ("_buffers", "_pickled", "_task", "is_coro", "on_open")
@@ -155,7 +155,7 @@ class PackedTask:
             return "<a call that could not be read>"
         try:
             # Imported here, as it knows of this class, and calls seldom fail.
-            from dask_flame.reports.called import called_with
+            from dask_flame.serialization.task_arguments import called_with
 
             name = funcname(getattr(self._task, "func", self._task))
             return f"<{name}({called_with(self._task)})>"

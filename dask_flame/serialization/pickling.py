@@ -11,8 +11,8 @@ from typing import Any
 import distributed.utils
 from distributed.protocol import pickle as dask_pickle
 
-from dask_flame.by_value import send_by_value
-from dask_flame.failures import Interrupted, answer_always, text_of
+from dask_flame.serialization.by_value import send_by_value
+from dask_flame.serialization.failures import Interrupted, answer_always, text_of
 
 
 def prepare(*, interruptible: bool) -> None:

@@ -10,8 +10,8 @@ from dask.typing import Key
 from dask.utils import apply
 from distributed import Worker
 
-from dask_flame.packed import PackedTask
-from dask_flame.reports.arguments import ITEMS, Named, told
+from dask_flame.core.argument_text import ITEMS, Named, told
+from dask_flame.serialization.packed import PackedTask
 
 #: What makes a key unlike others of the same function.
 _UNIQUE = re.compile(r"-[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$")
@@ -25,12 +25,12 @@ def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
     worker : distributed.Worker
     key : Key
     hide_random : bool
-        See :func:`dask_flame.reports.arguments.told`.
+        See :func:`dask_flame.core.argument_text.told`.
 
     Returns
     -------
     str
-        See :func:`dask_flame.reports.arguments.told`. Empty too where there is no such task, as of
+        See :func:`dask_flame.core.argument_text.told`. Empty too where there is no such task, as of
         methods of actors, or it is one of our own.
     """
     try:

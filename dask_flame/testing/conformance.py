@@ -26,7 +26,7 @@ import pytest_asyncio
 from distributed import Client, Scheduler
 
 from dask_flame.backends import Backend, Ended, RunnerSpec
-from dask_flame.boots import is_step
+from dask_flame.history.boots import is_step
 
 _WITHIN = 60.0
 

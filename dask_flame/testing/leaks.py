@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from dask_flame.marks import MARK
+from dask_flame.core.processes import MARK
 
 #: Threads that live as long as the process does: pools that distributed and tornado share.
 _SHARED = (

@@ -17,8 +17,8 @@ import psutil
 from campaign.case import LINK_FAULTS, LINK_PAUSES, Case, Fault
 from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster
-from dask_flame.fleet import Member, Phase
-from dask_flame.marks import mark_of
+from dask_flame.core.processes import mark_of
+from dask_flame.scaling.fleet import Member, Phase
 from dask_flame.testing import Proxy
 
 _LOOK_EVERY = 0.004

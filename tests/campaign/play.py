@@ -24,8 +24,8 @@ from campaign.faults import Faults, Seen
 from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import FlameError
-from dask_flame.events import Event
-from dask_flame.fleet import Phase
+from dask_flame.history.events import Event
+from dask_flame.scaling.fleet import Phase
 from dask_flame.testing import Proxy
 
 #: Seconds for anything that a case waits for: far more than it takes on a machine that is at work.

@@ -13,7 +13,7 @@ from campaign.case import Case, Fault
 from campaign.faults import Faults, phase_of
 from campaign.play import Local, Played
 from dask_flame.backends.kubernetes import KubernetesBackend
-from dask_flame.fleet import Phase
+from dask_flame.scaling.fleet import Phase
 from dask_flame.testing.kubernetes import FakeKubernetes
 
 _SLOW = 0.4

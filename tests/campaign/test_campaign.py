@@ -24,7 +24,7 @@ from conftest import wait_for
 from campaign.case import Case, make_case
 from campaign.judge import judge
 from campaign.play import WITHIN, play
-from dask_flame.marks import kill
+from dask_flame.core.processes import kill
 from dask_flame.testing import marked_processes
 
 _DRIVER = str(Path(__file__).with_name("driver.py"))
@@ -112,7 +112,7 @@ def _until_phase(driver: Any, phase: str) -> tuple[list[str], bool]:
 
 def _kill(case: Case, driver: Any, token: str) -> str:
     others = [p for p in _remains(token) if p.pid != driver.pid]
-    guards = [p for p in others if "dask_flame/guard" in _line(p)]
+    guards = [p for p in others if "dask_flame/backends/local/supervisor" in _line(p)]
     if case.kill_with == "guard":
         kill(p.pid for p in guards)
     elif case.kill_with == "several":

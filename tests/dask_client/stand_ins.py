@@ -23,7 +23,7 @@ from distributed.utils_test import clean, config_for_cluster_tests
 from tornado.ioloop import IOLoop
 
 from dask_flame import FlameCluster
-from dask_flame.scheduler import FlameScheduler
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Times as long as upstream allows, because runners are processes, and machines are shared.
 PATIENCE = 2

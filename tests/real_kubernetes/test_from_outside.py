@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from conftest import wait_for
 
-from dask_flame.backends.kubernetes.rights import NEEDED
-from dask_flame.cli import flame
+from dask_flame.backends.kubernetes.api.permissions import NEEDED
+from dask_flame.cli.commands import flame
 from real_kubernetes.ground import NO_IMAGE
 from real_kubernetes.test_ends import SCRIPT
 from real_kubernetes.world import World, driver_rules

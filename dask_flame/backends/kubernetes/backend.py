@@ -11,25 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame import config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.backends.environment import usual_environment
-from dask_flame.backends.kubernetes import manifests, reading
-from dask_flame.backends.kubernetes.api import PODS, POLICIES, Api, KubernetesError
-from dask_flame.backends.kubernetes.asking import variables
-from dask_flame.backends.kubernetes.estate import Estate
-from dask_flame.backends.kubernetes.lodging import Lodging
-from dask_flame.backends.kubernetes.output import Output
-from dask_flame.backends.kubernetes.place import OwnPod, own_pod
-from dask_flame.backends.kubernetes.rights import check
-from dask_flame.backends.kubernetes.shown import shown
-from dask_flame.backends.kubernetes.site import STOP, STOPPED, Site, object_name
-from dask_flame.backends.kubernetes.watching import Pod, Watcher
+from dask_flame.backends.kubernetes.api.client import PODS, POLICIES, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.permissions import check
+from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
+from dask_flame.backends.kubernetes.objects import manifests, pod_status
+from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, Site, object_name
+from dask_flame.backends.kubernetes.objects.redact import shown
+from dask_flame.backends.kubernetes.objects.resources import variables
+from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
+from dask_flame.backends.kubernetes.owner_job import Estate
+from dask_flame.backends.kubernetes.pod_logs import Output
+from dask_flame.backends.kubernetes.scheduler_pod import Lodging
+from dask_flame.core import config
+from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
 from dask_flame.errors import BackendError, PoolError
-from dask_flame.pods import POD_OPTIONS, PodOptions
 
 if TYPE_CHECKING:
-    from dask_flame.backends.overseer import Overseer
+    from dask_flame.backends.inspector import Overseer
 
 logger = logging.getLogger("dask_flame")
 
@@ -66,13 +66,13 @@ class KubernetesBackend(Backend):
     """Runners as pods.
 
     Each runner is a bare Pod. With a driver in a pod of the same cluster, all are owned by a Job,
-    see :mod:`dask_flame.keeper`, which is owned by the driver's pod; nothing is made before the
-    first boot. With one elsewhere, they are owned by the Job that the scheduler is in, see
-    :mod:`dask_flame.apart`.
+    see :mod:`dask_flame.backends.kubernetes.watchdog`, which is owned by the driver's pod; nothing
+    is made before the first boot. With one elsewhere, they are owned by the Job that the scheduler
+    is in, see :mod:`dask_flame.apart`.
 
     Notes
     -----
-    :data:`dask_flame.backends.kubernetes.rights.NEEDED` are the rights that it needs.
+    :data:`dask_flame.backends.kubernetes.api.permissions.NEEDED` are the rights that it needs.
     """
 
     name: ClassVar[str] = "kubernetes"
@@ -233,7 +233,7 @@ class KubernetesBackend(Backend):
 
     @classmethod
     def overseer(cls, **where: str) -> Overseer:
-        from dask_flame.backends.kubernetes.overseer import KubernetesOverseer
+        from dask_flame.backends.kubernetes.inspector import KubernetesOverseer
 
         return KubernetesOverseer(**where)
 
@@ -297,23 +297,23 @@ class KubernetesBackend(Backend):
                 self._start(self._delete(pod["metadata"]["name"], 0))
             return
         for step in ("scheduled", "started"):
-            reached = reading.step(pod)
+            reached = pod_status.step(pod)
             if reached and step not in runner.steps and (step == "scheduled" or reached == step):
                 runner.steps.add(step)
                 self.progress(name, step)
         if "deletionTimestamp" in pod["metadata"] and not runner.told and not runner.why:
             # It may have been deleted with the keeper, its owner.
             self._estate.doubt()
-            runner.why = reading.ended(pod, gone=True) if reading.taken(pod) else _DELETED
+            runner.why = pod_status.ended(pod, gone=True) if pod_status.taken(pod) else _DELETED
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
                 heard = self._output.follow(name, runner.pod, within)
                 runner.following = self._start(heard)
-        if why := reading.ended(pod) or reading.hopeless(pod):
+        if why := pod_status.ended(pod) or pod_status.hopeless(pod):
             if not runner.why:
-                runner.why, runner.final = why, reading.final(pod)
+                runner.why, runner.final = why, pod_status.final(pod)
                 self._start(self._bury(name, runner))
-        elif (held := reading.held_up(pod)) != runner.held:
+        elif (held := pod_status.held_up(pod)) != runner.held:
             runner.held = held
             self.trouble(name, held)
 
@@ -327,7 +327,7 @@ class KubernetesBackend(Backend):
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
             return
-        why = runner.why or reading.ended(pod, gone=True)
+        why = runner.why or pod_status.ended(pod, gone=True)
         if not why and not runner.told:
             self._estate.doubt()
             why = _DELETED

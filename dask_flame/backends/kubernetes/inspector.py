@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dask_flame.backends.kubernetes.api import (
+from dask_flame.backends.inspector import Overseer, SeenCluster, Stray
+from dask_flame.backends.kubernetes.api.client import (
     JOBS,
     PODS,
     SECRETS,
@@ -18,11 +19,16 @@ from dask_flame.backends.kubernetes.api import (
     Kind,
     KubernetesError,
 )
-from dask_flame.backends.kubernetes.asking import CONTAINER
-from dask_flame.backends.kubernetes.orphans import UNKNOWN, Object, deadline, finished, why_orphan
-from dask_flame.backends.kubernetes.seen import CLUSTER, COMPONENT, label, seen
-from dask_flame.backends.kubernetes.site import MANAGED, STOP
-from dask_flame.backends.overseer import Overseer, SeenCluster, Stray
+from dask_flame.backends.kubernetes.objects.context import MANAGED, STOP
+from dask_flame.backends.kubernetes.objects.listing import CLUSTER, COMPONENT, label, seen
+from dask_flame.backends.kubernetes.objects.orphans import (
+    UNKNOWN,
+    Object,
+    deadline,
+    finished,
+    why_orphan,
+)
+from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 from dask_flame.errors import BackendError
 
 POLICIES = Kind("networking.k8s.io/v1", "networkpolicies")

@@ -16,8 +16,8 @@ import logging
 import math
 import time
 
-from dask_flame.backends.kubernetes.api import JOBS, Api, KubernetesError
-from dask_flame.backends.kubernetes.orphans import MARGIN
+from dask_flame.backends.kubernetes.api.client import JOBS, Api, KubernetesError
+from dask_flame.backends.kubernetes.objects.orphans import MARGIN
 
 logger = logging.getLogger("dask_flame")
 

@@ -10,9 +10,9 @@ import socket
 class Presence:
     """Listens for as long as the driver's process, and its cluster, are there.
 
-    Nothing is said on it, see :mod:`dask_flame.keeper`. It is a port of its own, and not the
-    scheduler's: there a connection has to begin with TLS, and one that does not is an error when
-    the scheduler closes.
+    Nothing is said on it, see :mod:`dask_flame.backends.kubernetes.watchdog`. It is a port of its
+    own, and not the scheduler's: there a connection has to begin with TLS, and one that does not is
+    an error when the scheduler closes.
     """
 
     def __init__(self) -> None:

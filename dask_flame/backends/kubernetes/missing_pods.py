@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 
 #: What is in a refusal, and what governs it then: of the scheduler's pod.
 _GOVERNS = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask_flame.backends.kubernetes.api import PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Any
 from distributed.comm import get_address_host_port
 
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
-from dask_flame.backends.kubernetes import manifests
-from dask_flame.backends.kubernetes.api import (
+from dask_flame.backends.kubernetes.api.client import (
     JOBS,
     POLICIES,
     SECRETS,
@@ -21,12 +20,13 @@ from dask_flame.backends.kubernetes.api import (
     Kind,
     KubernetesError,
 )
-from dask_flame.backends.kubernetes.deadline import Deadline
-from dask_flame.backends.kubernetes.podless import Podless, podless
-from dask_flame.backends.kubernetes.presence import Presence
-from dask_flame.backends.kubernetes.reading import kept_from_its_work
-from dask_flame.backends.kubernetes.site import Site, object_name
-from dask_flame.pods import PodOptions
+from dask_flame.backends.kubernetes.job_deadline import Deadline
+from dask_flame.backends.kubernetes.liveness import Presence
+from dask_flame.backends.kubernetes.missing_pods import Podless, podless
+from dask_flame.backends.kubernetes.objects import manifests
+from dask_flame.backends.kubernetes.objects.context import Site, object_name
+from dask_flame.backends.kubernetes.objects.pod_status import kept_from_its_work
+from dask_flame.core.pod_options import PodOptions
 
 #: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often.
 _SEEN_WITHIN = 10.0
@@ -38,7 +38,9 @@ YET_TO_BE_GIVEN = "(given by the API server)"
 
 
 class Estate:
-    """Makes the Job that owns all else, see :mod:`dask_flame.keeper`, a NetworkPolicy and Secrets.
+    """Makes the Job that owns all else, a NetworkPolicy and Secrets.
+
+    The Job runs :mod:`dask_flame.backends.kubernetes.watchdog`.
 
     Nothing is made before it is needed. A keeper that has gone is made anew, as Kubernetes would
     delete at once what it were to own.

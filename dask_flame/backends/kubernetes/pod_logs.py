@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections import deque
 
-from dask_flame.backends.kubernetes.api import Api, KubernetesError
-from dask_flame.backends.kubernetes.asking import CONTAINER
+from dask_flame.backends.kubernetes.api.client import Api, KubernetesError
+from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 
 _KEPT = 200
 _LINES = 200

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dask_flame.backends.base import SchedulerSpec
-from dask_flame.backends.kubernetes import reading
-from dask_flame.backends.kubernetes.api import SERVICES, Api, KubernetesError
-from dask_flame.backends.kubernetes.estate import Estate
-from dask_flame.backends.kubernetes.forwarding import Forward
+from dask_flame.backends.kubernetes.api.client import SERVICES, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.port_forward import Forward
+from dask_flame.backends.kubernetes.objects import pod_status
+from dask_flame.backends.kubernetes.owner_job import Estate
+from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PRINTED, BackendError
-from dask_flame.pods import PodOptions
 
 logger = logging.getLogger("dask_flame")
 
@@ -158,21 +158,21 @@ class Lodging:
         """The pod has changed."""
         self._pod = pod["metadata"]["name"]
         self._node = (pod.get("status") or {}).get("hostIP") or ""
-        held = reading.held_up(pod)
+        held = pod_status.held_up(pod)
         if held and held != self._held:
             # There is no cluster yet whose events could be looked at.
             logger.warning("the scheduler's pod is held up by %s", held)
         self._held = held or self._held
-        if why := reading.ended(pod) or reading.hopeless(pod):
+        if why := pod_status.ended(pod) or pod_status.hopeless(pod):
             self._end(why)
-        elif "deletionTimestamp" in pod["metadata"] and not reading.taken(pod):
+        elif "deletionTimestamp" in pod["metadata"] and not pod_status.taken(pod):
             self._delete_seen()
-        elif reading.step(pod) == "started" and not self._started.done():
+        elif pod_status.step(pod) == "started" and not self._started.done():
             self._started.set_result(None)
 
     def gone(self, pod: Mapping[str, Any]) -> None:
         """The pod is there no more."""
-        if not (why := reading.ended(pod, gone=True)):
+        if not (why := pod_status.ended(pod, gone=True)):
             self._delete_seen()
         self._end(why or _DELETED)
 
@@ -189,7 +189,7 @@ class Lodging:
         """Say why it has ended, with what it printed last."""
         why = self._estate.deadline.passed or why
         with contextlib.suppress(KubernetesError):
-            printed = await self._api.log(self._pod, reading.SCHEDULER, lines=_LINES)
+            printed = await self._api.log(self._pod, pod_status.SCHEDULER, lines=_LINES)
             if tail := printed.strip():
                 why += PRINTED + tail
         if not self._started.done():

@@ -1,4 +1,6 @@
-"""Watches over a driver in a cluster: ``python -m dask_flame.keeper HOST PORT GRACE`` (a pod).
+"""Watch over a driver in a cluster, until it is gone (a pod).
+
+Run as ``python -m dask_flame.backends.kubernetes.watchdog HOST PORT GRACE``.
 
 Kubernetes deletes what a Job owns when the Job has ended and is deleted. So all that a driver makes
 is owned by a Job whose one pod does nothing but hold a connection to the driver, and ends when that

@@ -21,26 +21,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dask.config
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
-from dask_flame.backends.local.crowd import crowd
-from dask_flame.backends.local.devices import Devices
-from dask_flame.backends.local.ends import Ends
-from dask_flame.backends.local.folder import DriverFolder
-from dask_flame.backends.local.kinds import Kinds
-from dask_flame.backends.local.told import runner, told
-from dask_flame.background import in_thread
+from dask_flame.backends.local.exit_reasons import Ends
+from dask_flame.backends.local.gpu_allocation import Devices
+from dask_flame.backends.local.launch import runner, told
+from dask_flame.backends.local.result_folder import DriverFolder
+from dask_flame.backends.local.sampling_intervals import crowd
+from dask_flame.backends.local.supervisor.control_signals import STOPPED, lock
+from dask_flame.backends.local.templates import Kinds
+from dask_flame.core.open_files import usual_limit
+from dask_flame.core.process_settings import interpreter_flags
+from dask_flame.core.processes import MARK, NO_MARK
+from dask_flame.core.resource_trackers import end_all_marked, wait_for_trackers
+from dask_flame.core.text import memory
+from dask_flame.core.threads import in_thread
 from dask_flame.errors import BackendError
-from dask_flame.guard.outside import STOPPED, lock
-from dask_flame.labels import memory
-from dask_flame.marks import MARK, NO_MARK
-from dask_flame.open_files import usual_limit
+from dask_flame.prints.driver.show import DriversShow
 from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
-from dask_flame.prints.show import DriversShow
-from dask_flame.surroundings import interpreter_flags
-from dask_flame.trackers import end_all_marked, wait_for_trackers
 
 if TYPE_CHECKING:
-    from dask_flame.backends.overseer import Overseer
+    from dask_flame.backends.inspector import Overseer
 
 logger = logging.getLogger("dask_flame")
 
@@ -58,7 +58,7 @@ class LocalBackend(Backend):
     """Runners as processes of this machine, each in a session of its own.
 
     They are started by a guard, a small process that outlives the driver just long enough to end
-    them; see :mod:`dask_flame.guard`.
+    them; see :mod:`dask_flame.backends.local.supervisor`.
     """
 
     name: ClassVar[str] = "local"
@@ -111,7 +111,7 @@ class LocalBackend(Backend):
     async def start(self) -> None:
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
-        guard = find_spec("dask_flame.guard.__main__")
+        guard = find_spec("dask_flame.backends.local.supervisor.__main__")
         assert guard is not None
         assert guard.origin is not None
         place = _place()
@@ -196,7 +196,7 @@ class LocalBackend(Backend):
 
     @classmethod
     def overseer(cls, **where: str) -> Overseer:
-        from dask_flame.backends.local.overseer import LocalOverseer
+        from dask_flame.backends.local.inspector import LocalOverseer
 
         if where:
             raise BackendError(

@@ -42,9 +42,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 if __name__ == "__main__":  # started by path, from wherever the package is
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from dask_flame.marks import MARK, rename, rewrite, room
+from dask_flame.core.processes import MARK, rename, rewrite, room
 
 if __name__ == "__main__":
     del sys.path[0]
@@ -292,7 +292,7 @@ def _warm() -> None:
 
     from dask_flame.runner.worker import know_modules
 
-    importlib.import_module("dask_flame.reports.runner")  # a worker's plugin, and first call
+    importlib.import_module("dask_flame.reports.runner.report")  # a worker's plugin, and first call
     get_versions()
     psutil.disk_io_counters()
     for time in ("1s", 1, 1.0):

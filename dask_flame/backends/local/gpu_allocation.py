@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from dask_flame.gpus import VISIBLE
+from dask_flame.runner.devices import VISIBLE
 
 logger = logging.getLogger("dask_flame")
 

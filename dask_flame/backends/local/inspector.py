@@ -18,7 +18,8 @@ from pathlib import Path
 import dask.config
 import psutil
 
-from dask_flame.backends.local.census import (
+from dask_flame.backends.inspector import Overseer, SeenCluster, SeenRunner, Stray
+from dask_flame.backends.local.process_scan import (
     PREFIX,
     Census,
     Guard,
@@ -28,11 +29,16 @@ from dask_flame.backends.local.census import (
     look,
     send,
 )
-from dask_flame.backends.overseer import Overseer, SeenCluster, SeenRunner, Stray
+from dask_flame.backends.local.supervisor.control_signals import (
+    LOCK,
+    NO_MORE,
+    OUTPUT,
+    PRINTED,
+    STOP,
+)
+from dask_flame.core.resource_trackers import WITHIN as TRACKERS_WITHIN
+from dask_flame.core.resource_trackers import is_tracker
 from dask_flame.errors import BackendError
-from dask_flame.guard.outside import LOCK, NO_MORE, OUTPUT, PRINTED, STOP
-from dask_flame.trackers import WITHIN as TRACKERS_WITHIN
-from dask_flame.trackers import is_tracker
 
 #: Seconds that a guard may take to answer.
 _ANSWER_WITHIN = 5.0

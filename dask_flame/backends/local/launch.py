@@ -10,11 +10,11 @@ import dask.config
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
-from dask_flame.backends.hiding import HIDDEN, hide, plain
-from dask_flame.backends.local.crowd import measure_less
-from dask_flame.backends.local.kinds import import_path, kind
-from dask_flame.prints.bucket import Limits
-from dask_flame.surroundings import main_program
+from dask_flame.backends.local.sampling_intervals import measure_less
+from dask_flame.backends.local.templates import import_path, kind
+from dask_flame.backends.redact import HIDDEN, hide, plain
+from dask_flame.core.process_settings import main_program
+from dask_flame.prints.rate_limit import Limits
 
 #: Where it is False, Dask is not to end workers for their memory; nor are runners ended then.
 _TERMINATE = "distributed.worker.memory.terminate"

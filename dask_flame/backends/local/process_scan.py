@@ -18,12 +18,12 @@ from pathlib import Path
 
 import psutil
 
-from dask_flame.guard.outside import LOCK
-from dask_flame.marks import MARK, mark_of, names_in
+from dask_flame.backends.local.supervisor.control_signals import LOCK
+from dask_flame.core.processes import MARK, mark_of, names_in
 
 #: What the names of scratch folders begin with.
 PREFIX = "dask-flame-"
-_GUARD = os.path.join("dask_flame", "guard", "__main__.py")
+_GUARD = os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
 
 
 @dataclass(frozen=True)

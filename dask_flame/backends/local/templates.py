@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dask_flame import config
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
+from dask_flame.core import config
+from dask_flame.core.process_settings import HASH_SEED
 from dask_flame.errors import BackendError
-from dask_flame.gpus import VISIBLE
-from dask_flame.surroundings import HASH_SEED
+from dask_flame.runner.devices import VISIBLE
 
 
 class Kinds:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from dask.typing import Key
 
-from dask_flame.dashboard.look import Palette
-from dask_flame.dashboard.ranking import best, higher_is_better, labels, metrics
-from dask_flame.labels import label
+from dask_flame.charts.colors import Palette
+from dask_flame.charts.ranking import best, higher_is_better, labels, metrics
+from dask_flame.core.text import label
 from dask_flame.reports import CallReports, Series
-from dask_flame.reports.thinning import thin
+from dask_flame.reports.downsample import thin
 
 #: Points of all curves together that a page is to hold, about: 24 bytes each.
 POINTS = 300_000

@@ -16,13 +16,13 @@ from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
+from dask_flame.charts.colors import COLOURS, DASHES, LIGHTER, Palette
 from dask_flame.dashboard import theme
-from dask_flame.dashboard.browser import run_when_ready
-from dask_flame.dashboard.curves import curves, grid
-from dask_flame.dashboard.feed import Feed
-from dask_flame.dashboard.look import COLOURS, DASHES, LIGHTER, Palette
+from dask_flame.dashboard.flame.feed import Feed
+from dask_flame.dashboard.flame.figures import curves, grid
 from dask_flame.dashboard.mount import Page
-from dask_flame.dashboard.pools import WorkersAsPool, count
+from dask_flame.dashboard.pools.rows import WorkersAsPool, count
+from dask_flame.dashboard.static import run_when_ready
 from dask_flame.reports import Reports
 
 #: Milliseconds between two looks at the store.

@@ -19,7 +19,9 @@ from bokeh.models import (
 from bokeh.models.layouts import Column
 from bokeh.plotting import figure
 
-from dask_flame.boots import (
+from dask_flame.charts.colors import BAD, BOOTING, IDLE, QUIET
+from dask_flame.dashboard.theme import FULL_WIDTH, plain
+from dask_flame.history.boots import (
     ACCEPTED,
     FIRST_CALL,
     REGISTERED,
@@ -29,8 +31,6 @@ from dask_flame.boots import (
     shown,
     summary,
 )
-from dask_flame.dashboard.look import BAD, BOOTING, IDLE, QUIET
-from dask_flame.dashboard.theme import FULL_WIDTH, plain
 
 #: From the request to its acceptance, then what the substrate tells of, then the runner's own
 #: start; a registered runner is idle until its first call.

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from dask_flame.costs import amount, money
-from dask_flame.dashboard.pools import Counts, count
-from dask_flame.dashboard.ranking import counted
-from dask_flame.dashboard.timeline import DRAINING
-from dask_flame.labels import duration
+from dask_flame.charts.ranking import counted
+from dask_flame.core.text import duration
+from dask_flame.dashboard.pools.rows import Counts, count
+from dask_flame.dashboard.pools.timeline import DRAINING
+from dask_flame.history.costs import amount, money
 
 #: A busy share below it, with so many seconds paid for, is worth a look.
 _LOW, _ENOUGH = 0.5, 60.0

@@ -17,9 +17,9 @@ from bokeh.models import (
 from bokeh.models import Span as Line
 from bokeh.models.layouts import Column
 
-from dask_flame.dashboard.look import BAD, BOOTING, BUSY, DEMAND, IDLE, QUIET
-from dask_flame.dashboard.pools import Sample, total
-from dask_flame.dashboard.span import Span
+from dask_flame.charts.colors import BAD, BOOTING, BUSY, DEMAND, IDLE, QUIET
+from dask_flame.dashboard.pools.rows import Sample, total
+from dask_flame.dashboard.time_range import Span
 
 _LINES = ("zero", "busy", "ready", "booting", "demand", "target")
 _COLUMNS = ("x", *_LINES, "slots")

@@ -10,8 +10,8 @@ from typing import Any
 from bokeh.models import Div, RadioButtonGroup
 from bokeh.models.layouts import Column
 
-from dask_flame.dashboard.span import buttons
 from dask_flame.dashboard.theme import FULL_WIDTH
+from dask_flame.dashboard.time_range import buttons
 
 #: Events by what the buttons say; those that are not named here are under "all" only.
 GROUPS: dict[str, frozenset[str]] = {

@@ -11,10 +11,10 @@ from bokeh.models import Div, RadioButtonGroup
 from bokeh.models.layouts import Column, Row
 from dask.utils import format_bytes
 
-from dask_flame.dashboard.bars import Bar, BarRows, Bars
-from dask_flame.dashboard.span import Span, buttons
+from dask_flame.dashboard.bar_rows import Bar, BarRows, Bars
 from dask_flame.dashboard.theme import FULL_WIDTH
-from dask_flame.lives import Life
+from dask_flame.dashboard.time_range import Span, buttons
+from dask_flame.history.timeline import Life
 
 #: From nothing to all, on light and on dark ground: one hue, so that more is darker, or lighter.
 LEVELS = {

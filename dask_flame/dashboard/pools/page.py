@@ -12,18 +12,18 @@ from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-from dask_flame.dashboard.boots import BootBars
-from dask_flame.dashboard.browser import run_when_ready
-from dask_flame.dashboard.demand import Demand
-from dask_flame.dashboard.happenings import Happenings
-from dask_flame.dashboard.heads import heads, nothing_yet
-from dask_flame.dashboard.machines import Gauges, Machines
 from dask_flame.dashboard.mount import Page
-from dask_flame.dashboard.pools import WorkersAsPool, state_of
-from dask_flame.dashboard.span import Span, buttons
+from dask_flame.dashboard.pools.boots import BootBars
+from dask_flame.dashboard.pools.cards import heads, nothing_yet
+from dask_flame.dashboard.pools.demand import Demand
+from dask_flame.dashboard.pools.event_list import Happenings
+from dask_flame.dashboard.pools.machines import Gauges, Machines
+from dask_flame.dashboard.pools.rows import WorkersAsPool, state_of
+from dask_flame.dashboard.pools.timeline import DARK, Timeline, legend
+from dask_flame.dashboard.static import run_when_ready
 from dask_flame.dashboard.theme import FULL_WIDTH, sheet
-from dask_flame.dashboard.timeline import DARK, Timeline, legend
-from dask_flame.lives import Life
+from dask_flame.dashboard.time_range import Span, buttons
+from dask_flame.history.timeline import Life
 
 #: Milliseconds between two looks at the pools.
 INTERVAL = 1000

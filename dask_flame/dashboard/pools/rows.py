@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from dask_flame.lives import BUSY, IDLE, Lives
+from dask_flame.history.timeline import BUSY, IDLE, Lives
 from dask_flame.reports import Reports
 
 #: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for)

@@ -8,13 +8,13 @@ from typing import Any
 from bokeh.models import ColumnDataSource, Div, HoverTool
 from bokeh.models.layouts import Column
 
-from dask_flame.boots import ACCEPTED, REGISTERED, shown
-from dask_flame.dashboard.bars import Bar, BarRows, Bars
-from dask_flame.dashboard.look import BAD, BOOTING, BUSY, IDLE
-from dask_flame.dashboard.ranking import counted
-from dask_flame.dashboard.span import Span
-from dask_flame.labels import label
-from dask_flame.lives import Life
+from dask_flame.charts.colors import BAD, BOOTING, BUSY, IDLE
+from dask_flame.charts.ranking import counted
+from dask_flame.core.text import label
+from dask_flame.dashboard.bar_rows import Bar, BarRows, Bars
+from dask_flame.dashboard.time_range import Span
+from dask_flame.history.boots import ACCEPTED, REGISTERED, shown
+from dask_flame.history.timeline import Life
 
 #: From the request to its acceptance, what the substrate tells of, the runner's own start: the same
 #: as those of the boots' bars.

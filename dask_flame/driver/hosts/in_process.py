@@ -9,21 +9,21 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask_flame import metrics
-from dask_flame.accepting import accept_patiently
-from dask_flame.adaptive import FlameAdaptive
 from dask_flame.backends import Ended
-from dask_flame.dashboard.later import install_later
-from dask_flame.fleet import Phase
-from dask_flame.home import Home
-from dask_flame.lease import Lease
-from dask_flame.open_files import check_room
+from dask_flame.core.accept_backoff import accept_patiently
+from dask_flame.core.open_files import check_room
+from dask_flame.core.settings import configured
+from dask_flame.dashboard.deferred import install_later
+from dask_flame.driver import metrics
+from dask_flame.driver.control_loop import FlameAdaptive
+from dask_flame.lease.plugin import Lease
 from dask_flame.reports import Reports
-from dask_flame.scheduler import FlameScheduler
-from dask_flame.settings import configured
+from dask_flame.scaling.fleet import Phase
+from dask_flame.scheduler.home.home import Home
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 logger = logging.getLogger("dask_flame")
 
@@ -52,7 +52,7 @@ class Here:
 
     See Also
     --------
-    dask_flame.apart.driver.Apart : the other seat, with the same methods.
+    dask_flame.driver.hosts.remote.Apart : the other seat, with the same methods.
     """
 
     def __init__(self, cluster: FlameCluster, reports: Reports) -> None:

@@ -19,27 +19,28 @@ from distributed.comm import connect
 from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
 
-from dask_flame import config, pythons, serialization
 from dask_flame._version import __version__
-from dask_flame.adaptive import FlameAdaptive
-from dask_flame.apart.link import Link
-from dask_flame.apart.mirror import Seen
 from dask_flame.backends import Ended, SchedulerSpec
-from dask_flame.background import Background, in_thread, safely
-from dask_flame.checks import cpus, seconds, size
+from dask_flame.core import config, python_versions
+from dask_flame.core.channel import Link
+from dask_flame.core.messages import DRIVER
+from dask_flame.core.option_checks import cpus, seconds, size
+from dask_flame.core.pod_options import POD_OPTIONS
+from dask_flame.core.threads import Background, in_thread, safely
+from dask_flame.driver.control_loop import FlameAdaptive
+from dask_flame.driver.hosts.replication import Seen
+from dask_flame.driver.launch import settings
+from dask_flame.driver.log_filter import without
 from dask_flame.errors import PRINTED, BackendError, BootError
-from dask_flame.events import Event
-from dask_flame.lives import Lives
-from dask_flame.pods import POD_OPTIONS
-from dask_flame.protocol import DRIVER
-from dask_flame.quiet_logs import without
-from dask_flame.reconnect import resume_clients, tell_clients
+from dask_flame.history.events import Event
+from dask_flame.history.timeline import Lives
+from dask_flame.lease.resume import resume_clients, tell_clients
 from dask_flame.reports import Change
-from dask_flame.scheduler import FlameScheduler
-from dask_flame.specs import settings
+from dask_flame.scheduler.scheduler import FlameScheduler
+from dask_flame.serialization import pickling
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 logger = logging.getLogger("dask_flame")
 
@@ -68,7 +69,7 @@ class Following:
         self.lives = Lives()
 
     def stop(self, reason: str = "unknown") -> None:
-        """Follow demand no longer, see :meth:`dask_flame.adaptive.FlameAdaptive.stop`."""
+        """Follow demand no longer, as :meth:`FlameAdaptive.stop` does."""
         self._cluster.fix()
 
 
@@ -91,7 +92,7 @@ class Apart:
     """
 
     def __init__(self, cluster: FlameCluster) -> None:
-        serialization.prepare(interruptible=True)
+        pickling.prepare(interruptible=True)
         self.scheduler = Seen()
         self.adaptive = Following(cluster)
         self.address = ""
@@ -129,7 +130,7 @@ class Apart:
             "security": _inline(cluster.security),
             "config": settings(),
             "listening": {"port": self._port},
-            "python": pythons.here(),
+            "python": python_versions.here(),
             "cluster": self._options(),
         }
 

@@ -8,16 +8,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dask_flame.apart.link import Link
-from dask_flame.boots import Boot
-from dask_flame.events import Event, EventLog
-from dask_flame.pool import Pool
-from dask_flame.prints.bucket import left_out
+from dask_flame.core.channel import Link
+from dask_flame.core.pool import Pool
+from dask_flame.history.boots import Boot
+from dask_flame.history.events import Event, EventLog
+from dask_flame.prints.rate_limit import left_out
 from dask_flame.reports import Change, ReportStore
-from dask_flame.roster import Member, Roster
+from dask_flame.scaling.runner_index import Member, Roster
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 #: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
@@ -163,7 +163,7 @@ class Seen:
         self._numbers: Mapping[str, _Numbers] = {}
 
     def demand(self, pool: str) -> int:
-        """Slots that could be used now, see :meth:`dask_flame.scheduler.FlameScheduler.demand`."""
+        """Return the slots that could be used now, as :meth:`FlameScheduler.demand` does."""
         return self._numbers.get(pool, _NOTHING)[0]
 
     def waiting(self, pool: str) -> int:

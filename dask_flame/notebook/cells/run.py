@@ -20,11 +20,11 @@ import tblib.pickling_support
 from distributed import get_worker
 
 from dask_flame.errors import FlameError
-from dask_flame.failures import Interrupted
-from dask_flame.notebook.names import FLAGS
-from dask_flame.notebook.outputs import Outputs, gathered
-from dask_flame.notebook.parcel import Parcel, pack, reason, unpack
+from dask_flame.notebook.cells.names import FLAGS
+from dask_flame.notebook.cells.outputs import Outputs, gathered
+from dask_flame.notebook.cells.transfer import Parcel, pack, reason, unpack
 from dask_flame.runner import main_module
+from dask_flame.serialization.failures import Interrupted
 
 #: The name under which the value of the last expression comes back; no cell can assign it.
 VALUE = "the last expression"
@@ -210,7 +210,7 @@ def _assigned(order: Order, before: dict[str, Any], after: dict[str, Any]) -> li
 def _ipython(namespace: dict[str, Any]) -> Iterator[Any]:
     """What a notebook offers to its cells, as far as it is installed here."""
     try:
-        from dask_flame.notebook.shell import begin_figures, cell_shell, end_figures
+        from dask_flame.notebook.cells.shell import begin_figures, cell_shell, end_figures
 
         shell = cell_shell(namespace)
     except ImportError:

@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from dask_flame.notebook.outputs import current
+from dask_flame.notebook.cells.outputs import current
 
 _INLINE = "module://matplotlib_inline.backend_inline"
 _made = threading.Lock()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from dask_flame.background import Background, in_thread
-from dask_flame.prints.bucket import Limit, Limits, left_out
+from dask_flame.core.terminal_text import plain, tame
+from dask_flame.core.threads import Background, in_thread
 from dask_flame.prints.lines import Lines
-from dask_flame.terminals import plain, tame
+from dask_flame.prints.rate_limit import Limit, Limits, left_out
 
 #: A runner, the number and the name of a call's execution, and the stream.
 _Place = tuple[str, int, str, int]

@@ -9,10 +9,10 @@ from typing import Any
 
 from dask.typing import Key
 
-from dask_flame.prints.bucket import Limits
 from dask_flame.prints.frames import END, NOBODY, SHOW, Owner, beginning, change, frames
-from dask_flame.prints.streams import Prints, Source
-from dask_flame.prints.whose import Whose, unread
+from dask_flame.prints.rate_limit import Limits
+from dask_flame.prints.runner.streams import Prints, Source
+from dask_flame.prints.sole_call import Whose, unread
 
 #: The standard output, which is the pipe to the guard.
 _PIPE = 1

@@ -9,12 +9,12 @@ from typing import Any
 from dask.typing import Key
 from distributed import Scheduler, Worker, WorkerPlugin
 
-from dask_flame.prints.bucket import Limits
+from dask_flame.core.current_call import count_forks, forks
 from dask_flame.prints.frames import KEEP, SHOW
 from dask_flame.prints.lines import trimmed
-from dask_flame.prints.streams import Prints, Source, Stream
+from dask_flame.prints.rate_limit import Limits
+from dask_flame.prints.runner.streams import Prints, Source, Stream
 from dask_flame.prints.wire import NAME, SAID
-from dask_flame.reports.where import count_forks, forks
 
 #: Characters that may wait to be sent; beyond it they are left out, and that is said.
 _MOST = 256 * 1024

@@ -23,12 +23,12 @@ from typing import Any, Protocol
 
 from dask.typing import Key
 
-from dask_flame.labels import label
-from dask_flame.prints.bucket import Limit, Limits, left_out
+from dask_flame.core import current_call
+from dask_flame.core.current_call import within
+from dask_flame.core.text import label
 from dask_flame.prints.frames import BOTH, FREE, KEEP, SHOW, short
 from dask_flame.prints.lines import LONGEST
-from dask_flame.reports import where
-from dask_flame.reports.where import within
+from dask_flame.prints.rate_limit import Limit, Limits, left_out
 
 #: Pieces, and characters, of a line that are kept until it ends.
 _MOST_PIECES, _MOST_TEXT = 200, 8192
@@ -210,7 +210,7 @@ class Prints:
 
     def install(self) -> None:
         """Take the place of the standard streams, in the handlers of logging too."""
-        where.follow_threads()
+        current_call.follow_threads()
         for number, name in ((1, "stdout"), (2, "stderr")):
             behind = getattr(sys, name)
             if behind is not None:
@@ -232,7 +232,7 @@ class Prints:
         """The call that this code belongs to."""
         key = within()
         if key is None:
-            key = where.key_here()
+            key = current_call.key_here()
             if key is None:
                 return None
         source = self.sources.get(key)

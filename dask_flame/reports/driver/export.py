@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dask.typing import Key
 
 from dask_flame.reports.changes import State
-from dask_flame.reports.values import CallReports, merged
+from dask_flame.reports.series import CallReports, merged
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_flame.checks import shown
+from dask_flame.core.option_checks import shown
 from dask_flame.errors import FlameError
 
 

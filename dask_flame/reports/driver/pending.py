@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from dask.typing import Key
 
 from dask_flame.reports.changes import Change
-from dask_flame.reports.thinning import LEAST, thin
-from dask_flame.reports.values import CallReports, merged
+from dask_flame.reports.downsample import LEAST, thin
+from dask_flame.reports.series import CallReports, merged
 from dask_flame.reports.wire import Batch
 
 #: States after which a call runs again only if somebody submits it again.

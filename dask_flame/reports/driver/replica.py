@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import Client, get_client
 
-from dask_flame.checks import shown
+from dask_flame.core.option_checks import shown
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
-from dask_flame.reports.store import ReportStore
+from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW, NAME
 
 if TYPE_CHECKING:
-    from dask_flame.cluster import FlameCluster
+    from dask_flame.driver.cluster import FlameCluster
 
 #: Seconds until a copy that could not be renewed is asked for again.
 _AGAIN = 1.0
@@ -82,7 +82,7 @@ async def source_of(client: Client) -> Source:
     """Where what this client's cluster reports is found; on the client's event loop."""
     if client.cluster is not None:
         # Imported here: a runner has no use for it, and its clients have no cluster.
-        from dask_flame.cluster import FlameCluster
+        from dask_flame.driver.cluster import FlameCluster
 
         if isinstance(client.cluster, FlameCluster):
             return _Own(client.cluster)

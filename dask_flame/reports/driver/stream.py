@@ -13,13 +13,13 @@ from dask.typing import Key
 from distributed import Client, Future
 from distributed.utils import in_async_call
 
-from dask_flame.checks import whole
+from dask_flame.core.option_checks import whole
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
-from dask_flame.reports.copies import Source, source_of
-from dask_flame.reports.futures import futures_of
-from dask_flame.reports.pending import ENDED, Pending, Reader, Report
-from dask_flame.reports.store import ReportStore
+from dask_flame.reports.driver.futures import futures_of
+from dask_flame.reports.driver.pending import ENDED, Pending, Reader, Report
+from dask_flame.reports.driver.replica import Source, source_of
+from dask_flame.reports.scheduler.store import ReportStore
 
 #: Seconds between two looks at whether the client is still there.
 _LOOK = 1.0

@@ -12,10 +12,17 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from dask_flame.reports.numbers import COMPLAINTS, LAST_STEP, WORKS, Unfit, number, whole_step
+from dask_flame.reports.runner.validate import (
+    COMPLAINTS,
+    LAST_STEP,
+    WORKS,
+    Unfit,
+    number,
+    whole_step,
+)
 
 if TYPE_CHECKING:
-    from dask_flame.reports.sender import ReportSender
+    from dask_flame.reports.runner.sender import ReportSender
     from dask_flame.reports.wire import Call
 
 #: Tells a process that a call has started where to bring its reports.

@@ -10,8 +10,8 @@ from typing import SupportsFloat
 from distributed import Status, Worker
 from distributed.worker import warn
 
-from dask_flame.reports.bound import BoundReport, checked, from_environment, named
-from dask_flame.reports.where import find, several, worker_here
+from dask_flame.core.current_call import find, several, worker_here
+from dask_flame.reports.runner.bound import BoundReport, checked, from_environment, named
 from dask_flame.reports.wire import NAME
 
 

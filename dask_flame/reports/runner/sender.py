@@ -14,13 +14,13 @@ from dask.typing import Key
 from distributed import Worker, WorkerPlugin
 from distributed.protocol import pickle
 
-from dask_flame.protocol import RUNNER
-from dask_flame.reports.called import arguments_of
-from dask_flame.reports.channel import Channel
-from dask_flame.reports.numbers import COMPLAINTS, unfit_name
-from dask_flame.reports.where import count_forks, follow_threads, forks
+from dask_flame.core.current_call import count_forks, follow_threads, forks
+from dask_flame.core.messages import RUNNER
+from dask_flame.core.terminal_text import tame
+from dask_flame.reports.runner.subprocess_server import Channel
+from dask_flame.reports.runner.validate import COMPLAINTS, unfit_name
 from dask_flame.reports.wire import NAME, TOPIC, Call, Record, encode
-from dask_flame.terminals import tame
+from dask_flame.serialization.task_arguments import arguments_of
 
 
 class ReportSender(WorkerPlugin):
@@ -42,8 +42,8 @@ class ReportSender(WorkerPlugin):
     calls : dict
         By their keys, the executions that run now and have reported.
     forks : int
-        Where :func:`dask_flame.reports.where.forks` is another number, this is a copy in a forked
-        process, which sends nothing.
+        Where :func:`dask_flame.core.current_call.forks` is another number, this is a copy in a
+        forked process, which sends nothing.
     """
 
     name = NAME

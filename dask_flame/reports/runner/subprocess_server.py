@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dask_flame.reports.wire import Call
 
 if TYPE_CHECKING:
-    from dask_flame.reports.sender import ReportSender
+    from dask_flame.reports.runner.sender import ReportSender
 
 #: Calls that can be known at a time; beyond it, the oldest are no longer.
 _MOST_CALLS = 1_000

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from dask_flame.checks import Duration, seconds, whole, wrong
-from dask_flame.reports.runner import count
+from dask_flame.core.option_checks import Duration, seconds, whole, wrong
+from dask_flame.reports.runner.report import count
 
 T = TypeVar("T")
 

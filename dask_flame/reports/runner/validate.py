@@ -7,7 +7,7 @@ import operator
 import reprlib
 from typing import Any
 
-from dask_flame.terminals import plain
+from dask_flame.core.terminal_text import plain
 
 #: The last step that a page can show exactly: JavaScript's numbers are doubles.
 LAST_STEP = 2**53 - 1

@@ -11,8 +11,8 @@ from typing import Any
 from dask.typing import Key
 
 from dask_flame.reports.changes import State
-from dask_flame.reports.thinning import thin
-from dask_flame.reports.values import CallReports, Series
+from dask_flame.reports.downsample import thin
+from dask_flame.reports.series import CallReports, Series
 from dask_flame.reports.wire import Batch
 
 #: Attempts of a call that are kept besides the latest.

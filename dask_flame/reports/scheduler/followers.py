@@ -9,7 +9,7 @@ from distributed import Scheduler
 from distributed.comm import CommClosedError
 
 from dask_flame.reports.changes import Change
-from dask_flame.reports.store import ReportStore
+from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW
 
 #: Messages that may wait for a client that does not read; beyond it, it has to begin anew.

@@ -11,13 +11,13 @@ from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
-from dask_flame.checks import whole, yes_or_no
-from dask_flame.reports.following import Followers
-from dask_flame.reports.hiding import veiled
-from dask_flame.reports.sender import ReportSender
-from dask_flame.reports.store import ReportStore
+from dask_flame.core.option_checks import whole, yes_or_no
+from dask_flame.core.redaction import veiled
+from dask_flame.core.settings import configured
+from dask_flame.reports.runner.sender import ReportSender
+from dask_flame.reports.scheduler.followers import Followers
+from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
-from dask_flame.settings import configured
 
 #: Characters of an exception's text.
 _LONGEST = 300
@@ -74,11 +74,11 @@ class Reports(SchedulerPlugin):
                         "busy_seconds": seconds}],  # of them, those with a call
              "events": [{"at": unix seconds, "kind": str, "text": str,
                          "pool": str or None}, ...],  # newest last; None: nobody decides
-             "lives": dask_flame.lives.Lives,  # what each runner did when; may be missing
+             "lives": Lives,  # of history.timeline: what each runner did when; may be missing
              "boots": [{"name": str, "pool": str,
                         "at": unix seconds,  # when it was asked for
                         "steps": [(str, seconds since then), ...],
-                        "ended": str, "failed": bool,  # see dask_flame.boots.Boot
+                        "ended": str, "failed": bool,  # see dask_flame.history.boots.Boot
                         "lasted": seconds,
                         "trouble": str}, ...]}  # newest last; may be missing
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from dask.typing import Key
 
-from dask_flame.checks import whole
+from dask_flame.core.option_checks import whole
 from dask_flame.reports.changes import Change, State, Subscribers, What
-from dask_flame.reports.export import Exports
-from dask_flame.reports.kept import Call, Curve
-from dask_flame.reports.values import CallReports
+from dask_flame.reports.driver.export import Exports
+from dask_flame.reports.scheduler.call_record import Call, Curve
+from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import Batch
 
 logger = logging.getLogger("dask_flame")

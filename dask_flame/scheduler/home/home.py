@@ -23,12 +23,18 @@ from distributed.scheduler import TaskState, heartbeat_interval
 from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
-from dask_flame import resting
-from dask_flame.accepting import accept_patiently
-from dask_flame.labels import memory
-from dask_flame.resting import UNDER_WAY, HomeWorker, Traffic, end, never_drop_from_home
-from dask_flame.scheduler import FlameScheduler
-from dask_flame.shelf import Parcel
+from dask_flame.core.accept_backoff import accept_patiently
+from dask_flame.core.text import memory
+from dask_flame.scheduler.home import worker as resting
+from dask_flame.scheduler.home.store import Parcel
+from dask_flame.scheduler.home.worker import (
+    UNDER_WAY,
+    HomeWorker,
+    Traffic,
+    end,
+    never_drop_from_home,
+)
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 logger = logging.getLogger("dask_flame")
 

@@ -14,10 +14,10 @@ from distributed.active_memory_manager import ReduceReplicas
 from distributed.metrics import time
 from distributed.worker_state_machine import RemoveReplicasEvent
 
-from dask_flame.histories import forget_lines
-from dask_flame.protocol import RESTING
-from dask_flame.scheduler import FlameScheduler
-from dask_flame.shelf import Shelf
+from dask_flame.core.messages import RESTING
+from dask_flame.scheduler.dask_histories import forget_lines
+from dask_flame.scheduler.home.store import Shelf
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Bytes that may be on their way to home at a time, or from it; one larger result may be, alone.
 UNDER_WAY = 64 * 2**20

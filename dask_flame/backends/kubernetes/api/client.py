@@ -22,10 +22,10 @@ import kr8s
 import kr8s.asyncio
 import yaml
 
-from dask_flame.backends.kubernetes.errors import KubernetesError as KubernetesError
-from dask_flame.backends.kubernetes.errors import said, stated, worded
-from dask_flame.backends.kubernetes.sessions import Sessions
-from dask_flame.backends.kubernetes.streams import PROTOCOL, Stream
+from dask_flame.backends.kubernetes.api.errors import KubernetesError as KubernetesError
+from dask_flame.backends.kubernetes.api.errors import said, stated, worded
+from dask_flame.backends.kubernetes.api.sessions import Sessions
+from dask_flame.backends.kubernetes.api.streams import PROTOCOL, Stream
 
 logger = logging.getLogger("dask_flame")
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 import yaml
 
-from dask_flame.backends.kubernetes.api import (
+from dask_flame.backends.kubernetes.api.client import (
     JOBS,
     PODS,
     POLICIES,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from dask_flame.backends.kubernetes.api import Api, KubernetesError
+from dask_flame.backends.kubernetes.api.client import Api, KubernetesError
 
 logger = logging.getLogger("dask_flame")
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dask_flame.backends.kubernetes.api import CLOSED, PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.client import CLOSED, PODS, Api, KubernetesError
 
 logger = logging.getLogger("dask_flame")
 

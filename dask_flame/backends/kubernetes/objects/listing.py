@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from dask_flame.backends.kubernetes.orphans import Object, deadline, finished, forsaken
-from dask_flame.backends.kubernetes.site import STOP
-from dask_flame.backends.overseer import SeenCluster, SeenRunner
+from dask_flame.backends.inspector import SeenCluster, SeenRunner
+from dask_flame.backends.kubernetes.objects.context import STOP
+from dask_flame.backends.kubernetes.objects.orphans import Object, deadline, finished, forsaken
 
 CLUSTER, COMPONENT = "dask.org/cluster-name", "dask.org/component"
 

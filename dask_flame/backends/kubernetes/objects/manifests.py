@@ -16,7 +16,11 @@ import yaml
 from dask_kubernetes.operator import make_worker_spec
 
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
-from dask_flame.backends.kubernetes.asking import (
+from dask_flame.backends.kubernetes.objects.context import Site, labels, metadata, object_name
+from dask_flame.backends.kubernetes.objects.merge import merge
+from dask_flame.backends.kubernetes.objects.pod_status import SCHEDULER
+from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
+from dask_flame.backends.kubernetes.objects.resources import (
     CONTAINER,
     ORDERS,
     ORDERS_FILE,
@@ -24,12 +28,8 @@ from dask_flame.backends.kubernetes.asking import (
     fits,
     plain,
 )
-from dask_flame.backends.kubernetes.merging import merge
-from dask_flame.backends.kubernetes.quantities import cpu_quantity, memory_quantity
-from dask_flame.backends.kubernetes.reading import SCHEDULER
-from dask_flame.backends.kubernetes.site import Site, labels, metadata, object_name
+from dask_flame.core.pod_options import OURS, PodOptions
 from dask_flame.errors import PoolError
-from dask_flame.pods import OURS, PodOptions
 
 #: Where a runner may write; it goes with the pod.
 SCRATCH = "/var/run/dask-flame"
@@ -61,7 +61,9 @@ def secret(site: Site, orders: Mapping[str, Any], variables: Mapping[str, Any]) 
 
 
 def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) -> dict[str, Any]:
-    """The Job that owns all that a driver in the cluster makes, see :mod:`dask_flame.keeper`.
+    """Return the Job that owns all that a driver in the cluster makes.
+
+    It runs :mod:`dask_flame.backends.kubernetes.watchdog`.
 
     Its pod is as safe as a runner's, and small. It has the driver's image and may be on the
     driver's nodes, whatever the pools say.
@@ -79,7 +81,8 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
     spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
     made = pod(spec, PodOptions(**given), replace(site, template=None), {}, "none")["spec"]
     (container,) = made["containers"]
-    container["args"] = ["python", "-m", "dask_flame.keeper", host, str(port), f"{grace:g}"]
+    module = "dask_flame.backends.kubernetes.watchdog"
+    container["args"] = ["python", "-m", module, host, str(port), f"{grace:g}"]
     container["resources"] = {
         "requests": {"cpu": "10m", "memory": "32Mi"},
         "limits": {"cpu": "500m", "memory": "128Mi"},
@@ -127,7 +130,7 @@ def scheduler(
     made = built["spec"]
     container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     container["name"] = SCHEDULER
-    container["args"] = ["python", "-m", "dask_flame.apart.head", f"{ORDERS}/{ORDERS_FILE}"]
+    container["args"] = ["python", "-m", "dask_flame.remote.server", f"{ORDERS}/{ORDERS_FILE}"]
     container["env"] = [item for item in container["env"] if item["name"] != "DASK_WORKER_NAME"]
     amounts = {"cpu": cpu_quantity(spec.cpus), "memory": memory_quantity(spec.memory)}
     container["resources"] = {"requests": amounts, "limits": dict(amounts)}
@@ -378,7 +381,7 @@ def _ours(
     }
     built["spec"]["restartPolicy"] = "Never"
     built["spec"]["terminationGracePeriodSeconds"] = math.ceil(spec.shutdown_timeout) + SEE_OFF
-    program = ["-m", "dask_flame.runner.pod", f"{ORDERS}/{ORDERS_FILE}"]
+    program = ["-m", "dask_flame.runner.from_file", f"{ORDERS}/{ORDERS_FILE}"]
     container["args"] = ["python", *spec.flags, *program]
     ours: dict[str, list[dict[str, Any]]] = {
         "volumes": [

@@ -11,8 +11,8 @@ Object = Mapping[str, Any]
 #: Stands for an owner of which nobody could say whether it is there.
 UNKNOWN: Object = {"kind": "Unknown"}
 #: Seconds between the grace of a driver that has not met its scheduler and the deadline of their
-#: Job, see :mod:`dask_flame.backends.kubernetes.deadline`; and of these, those that are left when
-#: the driver is taken for gone: one that lives is heard of every two seconds.
+#: Job, see :mod:`dask_flame.backends.kubernetes.job_deadline`; and of these, those that are left
+#: when the driver is taken for gone: one that lives is heard of every two seconds.
 MARGIN = 5
 _LEFT = 2
 

@@ -10,8 +10,8 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from dask_flame.backends.kubernetes.asking import CONTAINER
-from dask_flame.backends.kubernetes.quantities import memory_text
+from dask_flame.backends.kubernetes.objects.quantities import memory_text
+from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dask.utils import parse_bytes
 
-from dask_flame.labels import memory
+from dask_flame.core.text import memory
 
 _BINARY = {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", 1)}
 _UNITS = _BINARY | {unit: 1000**power for power, unit in enumerate("kMGT", 1)}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.backends.kubernetes.quantities import cpu_quantity, memory_quantity
-from dask_flame.backends.kubernetes.site import Site
-from dask_flame.pods import PodOptions
+from dask_flame.backends.kubernetes.objects.context import Site
+from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
+from dask_flame.core.pod_options import PodOptions
 
 #: The container of a pod that is the runner, as dask-kubernetes calls it.
 CONTAINER = "worker"

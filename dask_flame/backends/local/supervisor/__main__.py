@@ -21,7 +21,9 @@ TYPE_CHECKING = False  # without what typing imports, and it with it
 if TYPE_CHECKING:
     from typing import Any
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_ROOT = os.path.abspath(__file__).removesuffix(
+    os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
+)
 #: Seconds for the driver to say the first kind. What it says later is as good, if not as early.
 _PATIENCE = 0.5
 
@@ -39,8 +41,8 @@ def main() -> None:
             seed = _fork(connection, kind, int(files))
     # Here, as the template needs none of it.
     sys.path.insert(0, _ROOT)
-    from dask_flame.guard.guard import Guard
-    from dask_flame.guard.runners import Forked
+    from dask_flame.backends.local.supervisor.runners import Forked
+    from dask_flame.backends.local.supervisor.supervisor import Guard
 
     del sys.path[0]
     # The driver's warning filters are for runners: nobody reads what this process warns of.
@@ -93,11 +95,11 @@ def _fork(
         os.environ.clear()
         os.environ.update(kind["env"])
         sys.path.insert(0, _ROOT)
-        from dask_flame.runner import template
+        from dask_flame.backends.local import fork_server
 
         del sys.path[0]
-        sys.argv = [template.__file__, str(theirs.detach()), str(guard)]
-        template.main(sys.argv[1:], kind)
+        sys.argv = [fork_server.__file__, str(theirs.detach()), str(guard)]
+        fork_server.main(sys.argv[1:], kind)
     finally:
         os._exit(1)
 

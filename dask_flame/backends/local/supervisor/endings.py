@@ -9,9 +9,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from dask_flame.guard.runners import Runner
-from dask_flame.marks import below, kill, within_reach
-from dask_flame.trackers import (
+from dask_flame.backends.local.supervisor.runners import Runner
+from dask_flame.core.processes import below, kill, within_reach
+from dask_flame.core.resource_trackers import (
     WITHIN,
     end_all_marked,
     end_group,
@@ -22,7 +22,7 @@ from dask_flame.trackers import (
 )
 
 if TYPE_CHECKING:
-    from dask_flame.guard.guard import Guard
+    from dask_flame.backends.local.supervisor.supervisor import Guard
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: The part of its ``boot_timeout`` after which a runner that is ended was late.

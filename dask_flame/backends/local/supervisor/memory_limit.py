@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from dask_flame.guard.runners import Runner
+from dask_flame.backends.local.supervisor.runners import Runner
 
 #: Seconds between two looks.
 EVERY = 0.2

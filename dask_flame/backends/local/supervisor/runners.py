@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker
-from dask_flame.prints.whose import Whose
+from dask_flame.prints.sole_call import Whose
 
 #: Bytes of what it has printed last.
 MOST_KEPT = 16_000

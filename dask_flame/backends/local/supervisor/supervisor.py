@@ -4,13 +4,15 @@ A process of its own, in a session of its own, with one thread. It starts runner
 says so and tells the driver what they print and how they end. When its connection to the driver
 closes, or its parent is another process than before, the driver is gone, however it went, and the
 guard kills every runner with all that came from it, removes the scratch folder, and goes. When the
-guard itself is gone, those that are left of its runners do so: see :mod:`dask_flame.runner.last`.
+guard itself is gone, those that are left of its runners do so: see
+:mod:`dask_flame.runner.last_survivor`.
 
-How a runner's processes are found is said in :mod:`dask_flame.marks`. On Linux the guard is their
-subreaper, so that orphans become its children.
+How a runner's processes are found is said in :mod:`dask_flame.core.processes`. On Linux the guard
+is their subreaper, so that orphans become its children.
 
-On Linux runners are forked from templates, see :mod:`dask_flame.guard.templates`; where
-that cannot be, each is an interpreter of its own.
+On Linux runners are forked from templates, see
+:mod:`dask_flame.backends.local.supervisor.templates`; where that cannot be, each is an interpreter
+of its own.
 
 Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To it:
 ``hello``, ``importing``, ``unfit``, ``booted``, ``refused``, ``output``, ``ended``.
@@ -34,12 +36,16 @@ import time
 from typing import Any
 
 import dask_flame.runner.__main__ as runner_program
-from dask_flame.guard.endings import Endings, adopt_orphans
-from dask_flame.guard.memory import MemoryWatch
-from dask_flame.guard.outside import STOPPED, Outside, remove_once_nobodys
-from dask_flame.guard.runners import MOST_KEPT, Kind, Process, Runner
-from dask_flame.guard.templates import Prints, Seed, Template
-from dask_flame.marks import MARK, NO_MARK
+from dask_flame.backends.local.supervisor.control_signals import (
+    STOPPED,
+    Outside,
+    remove_once_nobodys,
+)
+from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
+from dask_flame.backends.local.supervisor.memory_limit import MemoryWatch
+from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Kind, Process, Runner
+from dask_flame.backends.local.supervisor.templates import Prints, Seed, Template
+from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5

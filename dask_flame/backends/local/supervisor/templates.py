@@ -1,6 +1,6 @@
 """The guard's side of the templates that runners are forked from (guard).
 
-What a template is, and what is said to it, is in :mod:`dask_flame.runner.template`.
+What a template is, and what is said to it, is in :mod:`dask_flame.backends.local.fork_server`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import dask_flame.runner.template as program
-from dask_flame.guard.runners import Forked, Kind, Process, Runner
-from dask_flame.marks import MARK, NO_MARK, PRELOAD, below, kill, kill_group
-from dask_flame.runner.template import LONGEST, MOST_AT_ONCE
+import dask_flame.backends.local.fork_server as program
+from dask_flame.backends.local.fork_server import LONGEST, MOST_AT_ONCE
+from dask_flame.backends.local.supervisor.runners import Forked, Kind, Process, Runner
+from dask_flame.core.processes import MARK, NO_MARK, PRELOAD, below, kill, kill_group
 
 if TYPE_CHECKING:
-    from dask_flame.guard.guard import Guard
+    from dask_flame.backends.local.supervisor.supervisor import Guard
 
 
 #: A template that has been forked already and knows its kind: the connection, the output.
