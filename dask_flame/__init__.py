@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dask_flame._lazy import attach
 from dask_flame._version import __version__
 
 if TYPE_CHECKING:
@@ -103,14 +104,7 @@ if "dask.config" in sys.modules:
     import_module("dask_flame.core.config")
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        module = _HOME[name]
-    except KeyError:
-        raise AttributeError(f"module 'dask_flame' has no attribute {name!r}") from None
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+__getattr__, _ = attach(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

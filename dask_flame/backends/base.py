@@ -108,7 +108,7 @@ class RunnerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSpec:
-    """What a scheduler apart from its driver is told, see :mod:`dask_flame.apart`.
+    """What a scheduler apart from its driver is told, see :mod:`dask_flame.remote`.
 
     Attributes
     ----------

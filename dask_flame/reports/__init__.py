@@ -9,17 +9,22 @@ Dask cluster::
 
 from __future__ import annotations
 
-from dask_flame.reports.changes import Change as Change
-from dask_flame.reports.driver.pending import Report as Report
-from dask_flame.reports.driver.replica import reports_of as reports_of
-from dask_flame.reports.driver.stream import Stream as Stream
-from dask_flame.reports.driver.stream import stream as stream
-from dask_flame.reports.runner.bound import BoundReport as BoundReport
-from dask_flame.reports.runner.report import report as report
-from dask_flame.reports.scheduler.plugin import Reports as Reports
-from dask_flame.reports.scheduler.store import ReportStore as ReportStore
-from dask_flame.reports.series import CallReports as CallReports
-from dask_flame.reports.series import Series as Series
+from typing import TYPE_CHECKING
+
+from dask_flame._lazy import attach
+
+if TYPE_CHECKING:
+    from dask_flame.reports.changes import Change as Change
+    from dask_flame.reports.driver.pending import Report as Report
+    from dask_flame.reports.driver.replica import reports_of as reports_of
+    from dask_flame.reports.driver.stream import Stream as Stream
+    from dask_flame.reports.driver.stream import stream as stream
+    from dask_flame.reports.runner.bound import BoundReport as BoundReport
+    from dask_flame.reports.runner.report import report as report
+    from dask_flame.reports.scheduler.plugin import Reports as Reports
+    from dask_flame.reports.scheduler.store import ReportStore as ReportStore
+    from dask_flame.reports.series import CallReports as CallReports
+    from dask_flame.reports.series import Series as Series
 
 __all__ = [
     "BoundReport",
@@ -34,3 +39,20 @@ __all__ = [
     "reports_of",
     "stream",
 ]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "BoundReport": "dask_flame.reports.runner.bound",
+        "CallReports": "dask_flame.reports.series",
+        "Change": "dask_flame.reports.changes",
+        "Report": "dask_flame.reports.driver.pending",
+        "ReportStore": "dask_flame.reports.scheduler.store",
+        "Reports": "dask_flame.reports.scheduler.plugin",
+        "Series": "dask_flame.reports.series",
+        "Stream": "dask_flame.reports.driver.stream",
+        "report": "dask_flame.reports.runner.report",
+        "reports_of": "dask_flame.reports.driver.replica",
+        "stream": "dask_flame.reports.driver.stream",
+    },
+)

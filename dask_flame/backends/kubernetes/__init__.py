@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from dask_flame.backends.kubernetes.backend import KubernetesBackend as KubernetesBackend
+from typing import TYPE_CHECKING
+
+from dask_flame._lazy import attach
+
+if TYPE_CHECKING:
+    from dask_flame.backends.kubernetes.backend import KubernetesBackend as KubernetesBackend
 
 __all__ = ["KubernetesBackend"]
+
+__getattr__, __dir__ = attach(
+    __name__, {"KubernetesBackend": "dask_flame.backends.kubernetes.backend"}
+)

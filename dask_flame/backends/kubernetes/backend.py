@@ -68,7 +68,7 @@ class KubernetesBackend(Backend):
     Each runner is a bare Pod. With a driver in a pod of the same cluster, all are owned by a Job,
     see :mod:`dask_flame.backends.kubernetes.watchdog`, which is owned by the driver's pod; nothing
     is made before the first boot. With one elsewhere, they are owned by the Job that the scheduler
-    is in, see :mod:`dask_flame.apart`.
+    is in, see :mod:`dask_flame.remote`.
 
     Notes
     -----

@@ -1,5 +1,14 @@
 """Runners that are processes of this machine: the default (driver)."""
 
-from dask_flame.backends.local.backend import LocalBackend
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dask_flame._lazy import attach
+
+if TYPE_CHECKING:
+    from dask_flame.backends.local.backend import LocalBackend as LocalBackend
 
 __all__ = ["LocalBackend"]
+
+__getattr__, __dir__ = attach(__name__, {"LocalBackend": "dask_flame.backends.local.backend"})

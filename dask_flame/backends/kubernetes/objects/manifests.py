@@ -99,7 +99,7 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
 def scheduler(
     site: Site, spec: SchedulerSpec, options: PodOptions, orders: str, *, deadline: int
 ) -> dict[str, Any]:
-    """The Job of a scheduler apart from its driver, see :mod:`dask_flame.apart`; it owns all else.
+    """The Job of a scheduler apart from its driver, see :mod:`dask_flame.remote`; it owns all else.
 
     Its pod has no GPU, and none of what the pool asks of its own nodes.
 

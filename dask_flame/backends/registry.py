@@ -1,0 +1,80 @@
+"""The backends that are installed, by their names (driver)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from dask_flame.backends.base import Backend, Ended
+from dask_flame.core.option_checks import wrong
+from dask_flame.errors import BackendError
+
+_WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
+_EXTRAS = {"kubernetes": "dask-flame[kubernetes]", "fly": "dask-flame[fly]"}
+BackendFactory = Callable[[str, Callable[[Ended], None]], Backend]
+
+
+def find_backend(name: str | BackendFactory) -> BackendFactory:
+    """The backend of this name, from the entry points ``dask_flame.backends``.
+
+    Parameters
+    ----------
+    name : str or callable
+        A backend's name, or a :class:`Backend` subclass (or a function with the same arguments),
+        which is returned as it is.
+
+    Raises
+    ------
+    BackendError
+        If there is no such backend, or it cannot be imported.
+    PoolError
+        If it is neither a name nor what makes a backend.
+    """
+    if callable(name):
+        _check_factory(name)
+        return name
+    if not isinstance(name, str) or not name.strip():
+        raise wrong("backend", name, _WANTED)
+    found = {point.name: point for point in entry_points(group="dask_flame.backends")}
+    if name not in found:
+        known = ", ".join(repr(n) for n in sorted(found)) or "none"
+        raise BackendError(
+            f"backend={name!r} is not known; installed: {known}; "
+            'write backend="local" for processes on this machine'
+        )
+    try:
+        factory: BackendFactory = found[name].load()
+    except ImportError as error:
+        extra = _EXTRAS.get(name, "dask-flame")
+        raise BackendError(
+            f"backend={name!r} cannot be imported ({error}); type: pip install '{extra}'"
+        ) from error
+    return factory
+
+
+def made(factory: BackendFactory, owner: str, ended: Callable[[Ended], None]) -> Backend:
+    """Make the backend.
+
+    Raises
+    ------
+    PoolError
+        If what is made is none.
+    """
+    backend = factory(owner, ended)
+    if not isinstance(backend, Backend):
+        raise wrong("backend", factory, _WANTED)
+    return backend
+
+
+def _check_factory(factory: BackendFactory) -> None:
+    if isinstance(factory, type) and (
+        not issubclass(factory, Backend) or inspect.isabstract(factory)
+    ):
+        raise wrong("backend", factory, _WANTED)
+    try:
+        inspect.signature(factory).bind("name", print)
+    except TypeError:
+        raise wrong("backend", factory, _WANTED) from None
+    except ValueError:
+        pass  # one of C's, that does not tell
