@@ -13,7 +13,7 @@ from dask.typing import Key
 from dask_flame.charts.colors import COLOURS, DASHES
 from dask_flame.charts.ranking import best, counted, higher_is_better, labels, metrics, shown
 from dask_flame.core.terminal_text import plain
-from dask_flame.reports import CallReports
+from dask_flame.reports.series import CallReports
 
 #: Curves that are drawn strongly; more would hide each other.
 FEW = 8

@@ -10,7 +10,7 @@ import numpy as np
 
 from dask_flame.core.terminal_text import plain
 from dask_flame.core.text import label
-from dask_flame.reports import CallReports, Series
+from dask_flame.reports.series import CallReports, Series
 
 #: Shown where there is no number.
 NOTHING = "\N{EN DASH}"

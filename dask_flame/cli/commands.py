@@ -196,7 +196,7 @@ def _named(name: str, clusters: Sequence[SeenCluster]) -> SeenCluster:
 
 def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) -> T:
     """Do this with the overseer that the options name; then say what it could not see."""
-    from dask_flame.backends import find_backend
+    from dask_flame.backends.registry import find_backend
     from dask_flame.core import config
     from dask_flame.core.terminal_text import tame
     from dask_flame.errors import FlameError

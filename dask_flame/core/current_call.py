@@ -12,18 +12,34 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from dask.typing import Key
 from distributed import Worker, get_worker
 
-from dask_flame.reports.wire import NAME, Call
+from dask_flame.core.messages import REPORTS
 
-if TYPE_CHECKING:
-    from dask_flame.reports.runner.sender import ReportSender
 
-    Place = tuple[ReportSender, Call]
+class Execution(Protocol):
+    """One execution of a call, as its runner sees it."""
+
+    over: bool
+
+
+class Recorder(Protocol):
+    """What gathers the reports of a runner's calls."""
+
+    forks: int
+
+    @property
+    def calls(self) -> Mapping[Key, Execution]: ...
+
+    def open(self, key: Key) -> Execution: ...
+
+
+#: What sends the reports of a call, and the call. Their own modules know more of both.
+Place = tuple[Any, Any]
 
 #: Of a thread: the call that has started it; and its key, where nobody sends reports.
 _STARTED_BY, _KEY_OF_STARTER = "_dask_flame_call", "_dask_flame_key"
@@ -137,8 +153,8 @@ def worker_here() -> Worker | None:
         return None
 
 
-def sender_of(worker: Worker) -> ReportSender | None:
-    sender: ReportSender | None = worker.plugins.get(NAME)
+def sender_of(worker: Worker) -> Recorder | None:
+    sender: Recorder | None = worker.plugins.get(REPORTS)
     # In a process that was forked from a runner there is a copy, which sends nothing.
     return sender if sender is not None and sender.forks == _forks else None
 
@@ -148,7 +164,7 @@ def _own() -> Place | None:
     worker = worker_here()
     if worker is None:
         return None
-    sender: ReportSender | None = worker.plugins.get(NAME)
+    sender: Recorder | None = worker.plugins.get(REPORTS)
     if sender is None or sender.forks != _forks:
         return None
     key = _key_of(worker)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: The plugins that gather reports, the scheduler's and the runners'; their messages' topic, too.
+REPORTS = "flame-reports"
+
 #: What a runner says of itself when it registers: the name of its pool.
 RUNNER = "flame-runner"
 #: What the home says of itself when it registers: it holds data and takes no calls.

@@ -17,7 +17,8 @@ from distributed.core import rpc
 from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
-from dask_flame.backends import Backend, Ended, RunnerSpec, find_backend, made
+from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.registry import find_backend, made
 from dask_flame.core import config, joblib_hook
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
@@ -38,6 +39,7 @@ from dask_flame.driver.ignored_settings import warn_of_unheeded
 from dask_flame.driver.launch import check_taken, make_security, places_for, runner_spec
 from dask_flame.driver.log_filter import QuietLogs
 from dask_flame.driver.pools_api import Steering
+from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
 from dask_flame.history.boots import Boots, is_step
 from dask_flame.history.costs import Costs
@@ -45,7 +47,8 @@ from dask_flame.history.events import EventLog
 from dask_flame.prints.driver.show import DriversShow
 from dask_flame.prints.scheduler.plugin import Prints, Taker
 from dask_flame.prints.settings import limits, shown
-from dask_flame.reports import Reports, ReportStore
+from dask_flame.reports.scheduler.plugin import Reports
+from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.scheduler.dask_histories import forget_connections
 from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -269,6 +272,11 @@ class FlameCluster(Steering):
     def reports(self) -> ReportStore:
         """What calls have reported."""
         return self._reports.store
+
+    @property
+    def _report_source(self) -> ClusterReports:
+        """Where clients of this process find what is reported: see reports/driver/replica.py."""
+        return ClusterReports(self)
 
     @property
     def dashboard_link(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.deploy.adaptive import Adaptive
 
-from dask_flame.backends import Ended
+from dask_flame.backends.base import Ended
 from dask_flame.core.pool import OnChange
 from dask_flame.core.terminal_text import tame
 from dask_flame.core.threads import Background, in_thread, safely

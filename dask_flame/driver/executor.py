@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.protocol import pickle
 
-from dask_flame.backends import Ended
+from dask_flame.backends.base import Ended
 from dask_flame.scaling.fleet import Retirement
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import dask.config
 from distributed import Security
 
-from dask_flame.backends import RunnerSpec
+from dask_flame.backends.base import RunnerSpec
 from dask_flame.core.option_checks import wrong
 from dask_flame.core.pod_options import POD_OPTIONS
 from dask_flame.core.pool import Pool

@@ -40,7 +40,7 @@ from dask_flame.history.costs import Costs, costs
 from dask_flame.scaling.fleet import Member, Phase
 
 if TYPE_CHECKING:
-    from dask_flame.backends import Backend, RunnerSpec
+    from dask_flame.backends.base import Backend, RunnerSpec
     from dask_flame.driver.control_loop import FlameAdaptive
     from dask_flame.driver.fleets import Pools
     from dask_flame.driver.hosts.in_process import Here

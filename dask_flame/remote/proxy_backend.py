@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from dask_flame.backends import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.core.channel import Link
 from dask_flame.core.pod_options import POD_OPTIONS
 

@@ -29,7 +29,7 @@ from distributed import Security, Status
 from distributed.comm import Comm
 
 from dask_flame._version import __version__
-from dask_flame.backends import Ended
+from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
 from dask_flame.core.channel import Link
 from dask_flame.core.messages import DRIVER

@@ -27,10 +27,12 @@ from typing import Any
 
 from dask.typing import Key
 
+from dask_flame.core.messages import REPORTS
+
 #: The one topic of Dask's events that reports travel on.
 TOPIC = "flame-reports"
 #: The name of the plugins, the scheduler's and the runners'.
-NAME = "flame-reports"
+NAME = REPORTS
 #: What a client asks a scheduler to have a copy of its store, and the topic that changes come on.
 FOLLOW = "flame-follow-reports"
 

@@ -25,7 +25,7 @@ import pytest
 import pytest_asyncio
 from distributed import Client, Scheduler
 
-from dask_flame.backends import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.history.boots import is_step
 
 _WITHIN = 60.0

@@ -18,8 +18,8 @@ from dask.typing import Key
 from dask_flame.charts.colors import Palette
 from dask_flame.charts.ranking import best, higher_is_better, labels, metrics
 from dask_flame.core.text import label
-from dask_flame.reports import CallReports, Series
 from dask_flame.reports.downsample import thin
+from dask_flame.reports.series import CallReports, Series
 
 #: Points of all curves together that a page is to hold, about: 24 bytes each.
 POINTS = 300_000

@@ -23,7 +23,7 @@ from dask_flame.dashboard.flame.figures import curves, grid
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.rows import WorkersAsPool, count
 from dask_flame.dashboard.static import run_when_ready
-from dask_flame.reports import Reports
+from dask_flame.reports.scheduler.plugin import Reports
 
 #: Milliseconds between two looks at the store.
 INTERVAL = 250

@@ -9,7 +9,7 @@ from time import time
 from typing import Any
 
 from dask_flame.history.timeline import BUSY, IDLE, Lives
-from dask_flame.reports import Reports
+from dask_flame.reports.scheduler.plugin import Reports
 
 #: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for)
 Sample = tuple[float, int, int, int, int, int]

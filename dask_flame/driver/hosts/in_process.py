@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask_flame.backends import Ended
+from dask_flame.backends.base import Ended
 from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.open_files import check_room
 from dask_flame.core.settings import configured
@@ -17,7 +17,7 @@ from dask_flame.dashboard.deferred import install_later
 from dask_flame.driver import metrics
 from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.lease.plugin import Lease
-from dask_flame.reports import Reports
+from dask_flame.reports.scheduler.plugin import Reports
 from dask_flame.scaling.fleet import Phase
 from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler

@@ -20,7 +20,7 @@ from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
 
 from dask_flame._version import __version__
-from dask_flame.backends import Ended, SchedulerSpec
+from dask_flame.backends.base import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
 from dask_flame.core.channel import Link
 from dask_flame.core.messages import DRIVER
@@ -35,7 +35,7 @@ from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.history.events import Event
 from dask_flame.history.timeline import Lives
 from dask_flame.lease.resume import resume_clients, tell_clients
-from dask_flame.reports import Change
+from dask_flame.reports.changes import Change
 from dask_flame.scheduler.scheduler import FlameScheduler
 from dask_flame.serialization import pickling
 

@@ -13,7 +13,8 @@ from dask_flame.core.pool import Pool
 from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event, EventLog
 from dask_flame.prints.rate_limit import left_out
-from dask_flame.reports import Change, ReportStore
+from dask_flame.reports.changes import Change
+from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.scaling.runner_index import Member, Roster
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from distributed import Client, get_client
 
@@ -13,9 +12,6 @@ from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW, NAME
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
 
 #: Seconds until a copy that could not be renewed is asked for again.
 _AGAIN = 1.0
@@ -80,32 +76,15 @@ async def _store_of(client: Client) -> ReportStore:
 
 async def source_of(client: Client) -> Source:
     """Where what this client's cluster reports is found; on the client's event loop."""
-    if client.cluster is not None:
-        # Imported here: a runner has no use for it, and its clients have no cluster.
-        from dask_flame.driver.cluster import FlameCluster
-
-        if isinstance(client.cluster, FlameCluster):
-            return _Own(client.cluster)
+    # Of a FlameCluster in this process.
+    own: Source | None = getattr(client.cluster, "_report_source", None)
+    if own is not None:
+        return own
     copy = client.extensions.get(NAME)
     if copy is None:
         copy = client.extensions[NAME] = _Copy(client)
     await copy.follow()
     return copy  # type: ignore[no-any-return]
-
-
-class _Own:
-    """The store of a FlameCluster of this process."""
-
-    def __init__(self, cluster: FlameCluster) -> None:
-        self._cluster = cluster
-        self.store: ReportStore = cluster.reports
-
-    async def caught_up(self) -> None:
-        seat, loop = self._cluster._seat, self._cluster.loop.asyncio_loop
-        if seat is not None:
-            # A client's event loop may be another one than its cluster's.
-            with contextlib.suppress(RuntimeError, OSError):
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(seat.told(), loop))
 
 
 class _Copy:
