@@ -15,6 +15,7 @@ from dask_flame._version import __version__
 
 if TYPE_CHECKING:
     from dask_flame.core.pool import Pool as Pool
+    from dask_flame.core.runner_lost import RunnerLost as RunnerLost
     from dask_flame.driver.calls import call as call
     from dask_flame.driver.calls import cast as cast
     from dask_flame.driver.calls import on as on
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dask_flame.errors import CallTimeout as CallTimeout
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
-    from dask_flame.errors import RunnerLost as RunnerLost
     from dask_flame.lease.plugin import Lease as Lease
     from dask_flame.lease.resume import resume_clients as resume_clients
     from dask_flame.notebook.watch import watch as watch
@@ -54,7 +54,7 @@ _HOME = {
     "Prints": "dask_flame.prints.scheduler.plugin",
     "Report": "dask_flame.reports",
     "Reports": "dask_flame.reports",
-    "RunnerLost": "dask_flame.errors",
+    "RunnerLost": "dask_flame.core.runner_lost",
     "call": "dask_flame.driver.calls",
     "cast": "dask_flame.driver.calls",
     "devices": "dask_flame.runner.devices",

@@ -17,11 +17,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from distributed.scheduler import KilledWorker
+from dask_flame._lazy import attach
 
-from dask_flame.core.terminal_text import plain, tame
+if TYPE_CHECKING:
+    from dask_flame.core.runner_lost import RunnerLost as RunnerLost
+
 
 #: What stands between why a runner has ended and the last lines that it printed.
 PRINTED = "; it printed last:\n"
@@ -76,60 +78,6 @@ class BootTimeout(BootError, CallTimeout):
     """No runner came up within its pool's ``boot_timeout``, so the calls that waited fail."""
 
 
-class RunnerLost(FlameError, KilledWorker):
-    """A call went down with its runner and is not run again.
-
-    Attributes
-    ----------
-    key : str
-        The call's.
-    runner : str
-        Name of the runner that it was on.
-    why : str
-        What ended the runner, in the substrate's own words, and the last lines that it printed.
-    tried : int
-        How many runners it went down with; 0 where it must not be run twice (``rerun=False``).
-    """
-
-    def __init__(self, key: Any, runner: str, why: str, tried: int = 0) -> None:
-        Exception.__init__(self, key, runner, why, tried)
-
-    @property
-    def key(self) -> Any:
-        return self.args[0]
-
-    @property
-    def task(self) -> Any:
-        return self.args[0]
-
-    @property
-    def runner(self) -> str:
-        return str(self.args[1])
-
-    @property
-    def last_worker(self) -> Any:
-        return self.args[1]
-
-    @property
-    def why(self) -> str:
-        return str(self.args[2])
-
-    @property
-    def tried(self) -> int:
-        return int(self.args[3])
-
-    @property
-    def allowed_failures(self) -> int:
-        return max(0, self.tried - 1)
-
-    def __str__(self) -> str:
-        if self.tried:
-            what = (
-                f"it went down with {self.tried} runners, which is the limit "
-                f"(distributed.scheduler.allowed-failures={self.allowed_failures})"
-            )
-        else:
-            what = "it is not run again (rerun=False)"
-        why, printed, lines = self.why.partition(PRINTED)
-        said = f"{plain(str(self.key))} was lost with {self.runner}: {why}; {what}{printed}{lines}"
-        return tame(said)
+# It is one of distributed's errors as well, which the processes and the pure parts that need the
+# others do without.
+__getattr__, __dir__ = attach(__name__, {"RunnerLost": "dask_flame.core.runner_lost"})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.scheduler import TaskState, WorkerState
 
-from dask_flame.errors import RunnerLost
+from dask_flame.core.runner_lost import RunnerLost
 
 if TYPE_CHECKING:
     from dask_flame.scheduler.scheduler import FlameScheduler

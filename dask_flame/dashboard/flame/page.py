@@ -23,7 +23,7 @@ from dask_flame.dashboard.flame.figures import curves, grid
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.rows import WorkersAsPool, count
 from dask_flame.dashboard.static import run_when_ready
-from dask_flame.reports.scheduler.plugin import Reports
+from dask_flame.reports.scheduler.lookup import Gatherer, plugin_of
 
 #: Milliseconds between two looks at the store.
 INTERVAL = 250
@@ -141,7 +141,7 @@ class Board:
         self._told = FlameFeed(name="flame-feed")
         # A user who has chosen waits for it.
         self._told.on_change("wanted", lambda attr, old, new: self.update())
-        self._version: tuple[Reports | None, int, str | None] | None = None
+        self._version: tuple[Gatherer | None, int, str | None] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
@@ -185,7 +185,7 @@ class Board:
             self._version = self._pools = None
         elif told.seen < told.payload["number"]:
             return
-        reports = self._reports()
+        reports = plugin_of(self._scheduler)
         news = {"calls": self._calls(reports), "pools": self._counts(reports)}
         news = {name: what for name, what in news.items() if what is not None}
         if news:
@@ -193,18 +193,14 @@ class Board:
             # browser, finds at once that it is another one.
             told.payload = {"number": told.payload["number"] + 1, **news}
 
-    def _reports(self) -> Reports | None:
-        plugins = self._scheduler.plugins.values()
-        return next((p for p in plugins if isinstance(p, Reports)), None)
-
-    def _calls(self, reports: Reports | None) -> dict[str, Any] | None:
+    def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
         version = reports, reports.store.version if reports else 0, self._told.wanted
         if version == self._version:
             return None
         self._version = version
         return self._feed.next(reports.store.calls if reports else {}, self._told.wanted)
 
-    def _counts(self, reports: Reports | None) -> list[dict[str, Any]] | None:
+    def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """The pools in numbers, if they have changed."""
         now = monotonic()
         if self._workers is None or now - self._pools_at < POOLS_INTERVAL:

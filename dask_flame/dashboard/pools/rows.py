@@ -9,7 +9,7 @@ from time import time
 from typing import Any
 
 from dask_flame.history.timeline import BUSY, IDLE, Lives
-from dask_flame.reports.scheduler.plugin import Reports
+from dask_flame.reports.scheduler.lookup import plugin_of
 
 #: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for)
 Sample = tuple[float, int, int, int, int, int]
@@ -139,7 +139,6 @@ class WorkersAsPool:
 
 def state_of(scheduler: Any, workers: WorkersAsPool) -> Mapping[str, Any]:
     """What ``Reports.pools`` gives, or else the workers as a pool."""
-    plugins = scheduler.plugins.values()
-    reports = next((plugin for plugin in plugins if isinstance(plugin, Reports)), None)
+    reports = plugin_of(scheduler)
     pools = reports.pools if reports is not None else None
     return workers() if pools is None else pools()
