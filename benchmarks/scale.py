@@ -28,7 +28,7 @@ from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame import Pool
 from dask_flame.core.messages import RUNNER
-from dask_flame.history.timeline import Lives
+from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.scaling.fleet import Fleet
 from dask_flame.scheduler.scheduler import FlameScheduler
 
@@ -77,7 +77,7 @@ def decisions(runners: int) -> dict[str, list[float]]:
         fleet.registered(name, 1)
         fleet.load(name, 1, 1)
     steady, ended, noted = [], [], []
-    lives = Lives()
+    lives = RunnerTimeline()
     lives.asked(names, "default", 0, "")
     lives.heed(fleet.roster, 1, lambda name: ["call"])
     for i in range(_TIMES):

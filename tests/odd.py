@@ -20,7 +20,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dask_flame.runner.main_module import Main
+from dask_flame.runner.main_module import MainModule
 
 Recipe = tuple[Any, ...]
 
@@ -88,7 +88,7 @@ def _method(kind: str) -> Any:
 def _letting_go(kind: str) -> Any:
     def raises(*args: Any) -> None:
         # In the tests' own process it would be another test's warning, whenever that lets it go.
-        if isinstance(sys.modules["__main__"], Main):
+        if isinstance(sys.modules["__main__"], MainModule):
             raise _RAISED[kind]("a method of it")
 
     return raises

@@ -641,13 +641,13 @@ def test_busy_pods_of_a_driver_that_is_gone_are_stopped_at_once(
 def test_a_scheduler_that_is_taken_away(
     late: float, outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = driver.Apart._ended
+    ended = driver.RemoteScheduler._ended
 
-    def hears(self: driver.Apart, why: str) -> None:
+    def hears(self: driver.RemoteScheduler, why: str) -> None:
         # Of its pod's end, which may be after all that the scheduler itself has said.
         asyncio.get_running_loop().call_later(late, ended, self, why)
 
-    monkeypatch.setattr(driver.Apart, "_ended", hears)
+    monkeypatch.setattr(driver.RemoteScheduler, "_ended", hears)
     fake = outside()
     flame, client = cluster()
     future = client.submit(whoami, 600, pure=False)

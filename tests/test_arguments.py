@@ -36,7 +36,7 @@ from dask_flame import FlameCluster, Reports, report, reports_of
 from dask_flame.core.argument_text import ALL, ONE, told
 from dask_flame.core.redaction import ELSE, secret, veiled
 from dask_flame.reports import Change, ReportStore
-from dask_flame.reports.wire import Batch, Call, decode, encode
+from dask_flame.reports.wire import Batch, RunningCall, decode, encode
 from dask_flame.serialization.task_arguments import arguments_of
 
 X = "\N{MULTIPLICATION SIGN}"
@@ -315,7 +315,7 @@ def test_it_takes_no_time_for_what_is_huge() -> None:
 
 
 def test_it_travels_once_for_each_execution_and_is_kept() -> None:
-    call = Call("call", "a", False, arguments="rate=0.1")
+    call = RunningCall("call", "a", False, arguments="rate=0.1")
     messages = [encode("r0", [(call, step, 1.0, {"loss": 1.0})]) for step in range(2)]
     assert ["arguments" in message["calls"][0] for message in messages] == [True, False]
     store, copy, later = ReportStore(), ReportStore(), ReportStore()

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BootError, BootTimeout
-from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, Boots, in_order, is_step
-from dask_flame.history.usage import Ledger
+from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, BootLog, in_order, is_step
+from dask_flame.history.usage import PoolUsage
 
 STEPS = [ACCEPTED, "up", "image pulled", REGISTERED, FIRST_CALL]
 
 
-def booted(*steps: tuple[str, float], name: str = "r-1", boots: Boots | None = None) -> Boots:
-    boots = Boots() if boots is None else boots
+def booted(*steps: tuple[str, float], name: str = "r-1", boots: BootLog | None = None) -> BootLog:
+    boots = BootLog() if boots is None else boots
     boots.asked([name], "cpu", 100.0, at=1e9)
     for step, after in steps:
         boots.reached(name, step, 100.0 + after)
@@ -52,7 +52,7 @@ def test_a_boot_that_fails_tells_how_far_it_came() -> None:
 
 
 def test_an_empty_record_says_so() -> None:
-    boots = Boots()
+    boots = BootLog()
     assert repr(boots) == "no boots yet"
     assert (boots.summary(), boots.medians(), boots.how_far([]), list(boots)) == ("", {}, "", [])
     assert repr(booted()[0]) == "r-1: asked for"
@@ -61,7 +61,7 @@ def test_an_empty_record_says_so() -> None:
 
 
 def test_medians_are_those_of_a_pool_and_in_order() -> None:
-    boots = Boots()
+    boots = BootLog()
     for n, pool in enumerate(["cpu", "cpu", "cpu", "gpu"], 1):
         boots.asked([f"r-{n}"], pool, 0, at=0)
         boots.reached(f"r-{n}", ACCEPTED, 1)
@@ -74,7 +74,7 @@ def test_medians_are_those_of_a_pool_and_in_order() -> None:
 
 
 def test_what_is_under_way_is_never_forgotten() -> None:
-    boots = Boots(kept=3)
+    boots = BootLog(kept=3)
     boots.asked([f"r-{n}" for n in range(10)], "cpu", 0, at=0)
     assert len(boots) == 10
     for n in range(9):
@@ -87,7 +87,7 @@ def test_what_is_under_way_is_never_forgotten() -> None:
 
 
 def test_a_backend_that_says_ever_new_steps_fills_no_memory() -> None:
-    boots, ledger = booted(), Ledger()
+    boots, ledger = booted(), PoolUsage()
     for n in range(1000):
         boots.reached("r-1", f"pulled {n} bytes", 101)
         ledger.phase(f"pulled {n} bytes", 0.5)
@@ -111,7 +111,7 @@ told = st.lists(
 
 @given(told)
 def test_steps_may_be_told_in_any_order_or_not_at_all(told: list[tuple[str, str, float]]) -> None:
-    boots, summed, now = Boots(), 0.0, 50.0
+    boots, summed, now = BootLog(), 0.0, 50.0
     boots.asked(["a", "b"], "cpu", now, at=0)
     over: set[str] = set()
     for name, step, later in told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.prints.rate_limit import Limit, left_out
+from dask_flame.prints.rate_limit import RateLimit, left_out
 
 BURSTS = st.integers(1, 50)
 RATES = st.floats(0.1, 100)
@@ -16,7 +16,7 @@ OFFERS = st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100)), max_size=60)
 def test_no_more_than_the_burst_and_the_rate_and_each_line_is_counted(
     burst: int, rate: float, offers: list[tuple[float, int]]
 ) -> None:
-    limit = Limit(burst, rate)
+    limit = RateLimit(burst, rate)
     now, given_out, said, offered = 100.0, [], 0, 0
     for n, (wait, lines) in enumerate(offers):
         now += wait
@@ -37,7 +37,7 @@ def test_no_more_than_the_burst_and_the_rate_and_each_line_is_counted(
 
 @given(BURSTS, RATES, st.floats(0, 1e6))
 def test_who_keeps_to_the_rate_is_never_held_back(burst: int, rate: float, begin: float) -> None:
-    limit = Limit(burst, rate)
+    limit = RateLimit(burst, rate)
     assert limit.offer(burst, begin) == burst
     now = begin
     for _ in range(100):
@@ -47,7 +47,7 @@ def test_who_keeps_to_the_rate_is_never_held_back(burst: int, rate: float, begin
 
 
 def test_a_flood_is_shown_in_handfuls() -> None:
-    limit = Limit(burst=200, rate=20)
+    limit = RateLimit(burst=200, rate=20)
     shown = [limit.offer(10, ms / 1000) for ms in range(10_000)]
     assert sum(shown[:100]) == 200
     again = [i for i in range(1, len(shown)) if shown[i] and not shown[i - 1]]
@@ -56,7 +56,7 @@ def test_a_flood_is_shown_in_handfuls() -> None:
 
 
 def test_after_a_pause_it_is_full_again_and_not_fuller() -> None:
-    limit = Limit(burst=5, rate=1)
+    limit = RateLimit(burst=5, rate=1)
     assert limit.offer(9, 0) == 5
     assert limit.pause == 1
     assert not limit.full_enough(0.9)
@@ -65,7 +65,7 @@ def test_after_a_pause_it_is_full_again_and_not_fuller() -> None:
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
-    limit = Limit(burst=2, rate=1)
+    limit = RateLimit(burst=2, rate=1)
     assert limit.offer(2, 10) == 2
     assert limit.offer(1, 5) == 0
     assert limit.offer(1, 10.5) == 0

@@ -24,8 +24,8 @@ from conftest import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.backends.inspector import SeenCluster, SeenRunner
-from dask_flame.backends.local.inspector import LocalOverseer
+from dask_flame.backends.inspector import ClusterListing, RunnerListing
+from dask_flame.backends.local.inspector import LocalInspector
 from dask_flame.backends.local.process_scan import look, send
 from dask_flame.backends.local.supervisor.control_signals import LOCK
 from dask_flame.cli import tables
@@ -240,7 +240,7 @@ def test_what_goes_by_itself_is_no_stray(drive: Drive) -> None:
 
 def test_a_number_that_is_another_process_by_now(bystanders: Any) -> None:
     async def sweep() -> None:
-        overseer = LocalOverseer()
+        overseer = LocalInspector()
         # What was seen under this number has ended: all that is left of it is when it began.
         for stray in await overseer.strays():
             other = replace(stray, key=(*stray.key[:2], 0.0))
@@ -294,10 +294,10 @@ def test_names_that_several_clusters_have(flame_of_two: list[str]) -> None:
 def flame_of_two(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ids = ["twin-1", "twin-2"]
 
-    async def clusters(self: LocalOverseer) -> list[SeenCluster]:
-        return [SeenCluster(id=id, name="twin", state="live") for id in ids]
+    async def clusters(self: LocalInspector) -> list[ClusterListing]:
+        return [ClusterListing(id=id, name="twin", state="live") for id in ids]
 
-    monkeypatch.setattr(LocalOverseer, "clusters", clusters)
+    monkeypatch.setattr(LocalInspector, "clusters", clusters)
     return ids
 
 
@@ -336,9 +336,9 @@ def test_an_age_is_as_long_as_it_says(seconds: float) -> None:
 
 
 def test_gpus_are_a_column_where_there_are_any() -> None:
-    gpu = SeenRunner(name="gpu-1", pool="gpu", state="Running", started=40.0, where="n1", gpus=2)
-    cpu = SeenRunner(name="cpu-1", pool="cpu", state="Pending")
-    seen = SeenCluster(id="a-1", name="a", state="live", started=0.0, runners=(gpu, cpu))
+    gpu = RunnerListing(name="gpu-1", pool="gpu", state="Running", started=40.0, where="n1", gpus=2)
+    cpu = RunnerListing(name="cpu-1", pool="cpu", state="Pending")
+    seen = ClusterListing(id="a-1", name="a", state="live", started=0.0, runners=(gpu, cpu))
     assert tables.of_clusters([seen], now=100).splitlines() == [
         "CLUSTER  STATE  AGE    RUNNERS               GPUS  DRIVER",
         "a-1      live   1m40s  1 Running, 1 Pending  2     ?",

@@ -15,7 +15,7 @@ from distributed import Client, Event, get_worker
 
 import dask_flame
 from dask_flame import FlameCluster
-from dask_flame.core.immediate_send import Sender
+from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.errors import BackendError, BootError
 
@@ -87,8 +87,10 @@ def test_a_call_does_not_wait_for_what_was_said_before_it(flame: Any) -> None:
     assert client.scheduler_comm.interval <= 0.001
     # To a runner and from it nothing waits at all.
     (address,) = (a for a in cluster.scheduler.workers if a not in cluster.scheduler.resting)
-    assert isinstance(cluster.scheduler.stream_comms[address], Sender)
-    senders = client.run(lambda dask_worker: isinstance(dask_worker.batched_stream, Sender))
+    assert isinstance(cluster.scheduler.stream_comms[address], ImmediateSender)
+    senders = client.run(
+        lambda dask_worker: isinstance(dask_worker.batched_stream, ImmediateSender)
+    )
     assert list(senders.values()) == [True]
 
 

@@ -168,7 +168,7 @@ async def test_a_driver_that_was_away_for_long_is_told_all_at_once(
         "all-reports": lambda calls: here.load(calls),
     }
     async with Pair(handlers, {}) as pair:
-        teller = replication.ReportTeller(there, pair.there)
+        teller = replication.ReportPublisher(there, pair.there)
         for i in range(100):
             there.add(batch(i))
             teller.tell()

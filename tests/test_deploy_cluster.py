@@ -15,7 +15,7 @@ from kubernetes_help import Caller
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
-from dask_flame.backends.kubernetes.objects.context import Site
+from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.core import config
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.testing.kubernetes import FakeKubernetes
@@ -145,7 +145,7 @@ def test_every_cloud_is_tried() -> None:
 
 def runner(name: str, kind: str | None, template: Path, gpus: int = 1) -> dict[str, Any]:
     """A runner's pod, by the configuration as it is."""
-    site = Site(
+    site = ObjectContext(
         cluster="c1",
         namespace="team",
         image="img:1",
@@ -259,7 +259,7 @@ def refused(fake: FakeKubernetes, name: str) -> bool:
 def test_policies_are_about_our_pods_and_no_others() -> None:
     ours = runner("runner-1", None, KUBERNETES / "gpu/eks/pod.yaml")["metadata"]["labels"]
     keeper = manifests.keeper(
-        Site(cluster="c1", namespace="team", image="i"), PodOptions(), "10.0.0.1", 1, 1
+        ObjectContext(cluster="c1", namespace="team", image="i"), PodOptions(), "10.0.0.1", 1, 1
     )
     theirs = [
         {"app": "web", "pod-template-hash": "5d9f"},

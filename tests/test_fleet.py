@@ -17,8 +17,9 @@ from hypothesis.stateful import (
 )
 
 from dask_flame.core.pool import Pool
-from dask_flame.scaling.fleet import CALLED_OFF, Decision, Fleet, Member, Phase
+from dask_flame.scaling.fleet import CALLED_OFF, Decision, Fleet, Phase
 from dask_flame.scaling.no_room import PAUSE
+from dask_flame.scaling.runner_index import RunnerState
 
 
 def ready(fleet: Fleet, decision: Decision, now: float) -> list[str]:
@@ -871,15 +872,15 @@ class World(RuleBasedStateMachine):
             assert fleet.roster.called_off(self.now - CALLED_OFF) is None
 
 
-def at_rest(member: Member) -> bool:
+def at_rest(member: RunnerState) -> bool:
     """Whether nothing is to become of a runner until something happens to it."""
     return member.phase is Phase.ENDING or (member.phase is Phase.READY and member.busy > 0)
 
 
-def places(fleet: Fleet, member: Member) -> list[str]:
+def places(fleet: Fleet, member: RunnerState) -> list[str]:
     """The orders that a runner is in, by its name once for each."""
     roster = fleet.roster
-    orders: list[dict[str, Member]] = [
+    orders: list[dict[str, RunnerState]] = [
         roster._needed,
         roster._unneeded,
         roster._called_off,

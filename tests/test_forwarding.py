@@ -16,7 +16,7 @@ from conftest import wait_for
 
 from dask_flame.backends.kubernetes.api import client as requests
 from dask_flame.backends.kubernetes.api.client import PODS, Api
-from dask_flame.backends.kubernetes.api.port_forward import Forward
+from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from dask_flame.testing.kubernetes import FakeKubernetes
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
@@ -40,13 +40,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @asynccontextmanager
-async def forward(handler: Handler, pod: str = "one") -> AsyncGenerator[tuple[Forward, int]]:
+async def forward(handler: Handler, pod: str = "one") -> AsyncGenerator[tuple[PortForward, int]]:
     """A port that leads to what handles connections here; nothing of it may go wrong unheard."""
     unheard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, said: unheard.append(said))
     server = await asyncio.start_server(handler, "127.0.0.1", 0)
     api = await Api.connect()
-    made = Forward(api, pod, server.sockets[0].getsockname()[1])
+    made = PortForward(api, pod, server.sockets[0].getsockname()[1])
     try:
         yield made, await made.start()
     finally:
@@ -153,7 +153,7 @@ async def test_a_server_that_accepts_and_says_nothing(
 async def test_what_connects_as_it_closes_or_afterwards_is_closed() -> None:
     """Neither is left open, though nobody has begun to pass anything on."""
     api: Any = None
-    made = Forward(api, "one", 1)
+    made = PortForward(api, "one", 1)
     for _ in range(2):
         ours, theirs = socket.socketpair()
         reader, writer = await asyncio.open_connection(sock=theirs)

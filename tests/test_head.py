@@ -14,10 +14,10 @@ from distributed.protocol import pickle
 
 from dask_flame import Pool
 from dask_flame._version import __version__
-from dask_flame.core.channel import Link
+from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.driver.hosts.remote import _inline
-from dask_flame.remote.server import Head
+from dask_flame.remote.server import SchedulerServer
 
 HEARD = ("state", "event", "reports", "prints", "resized", "over", "boot", "end", "list", "logs")
 
@@ -60,7 +60,7 @@ async def test_a_driver_that_comes_as_soon_as_the_port_listens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     security = Security.temporary()
-    head, holds = Head(orders(security, tmp_path)), Holds()
+    head, holds = SchedulerServer(orders(security, tmp_path)), Holds()
     plugins = head.cluster.print_plugins
     monkeypatch.setattr(head.cluster, "print_plugins", lambda: [*plugins(), holds])
     running = asyncio.create_task(head.run())
@@ -68,7 +68,7 @@ async def test_a_driver_that_comes_as_soon_as_the_port_listens(
     await comm.write({"op": DRIVER, "reply": False, "version": __version__})
     met = asyncio.Event()
     heard: dict[str, Any] = dict.fromkeys(HEARD, lambda **values: None)
-    link = Link({**heard, "hello": lambda **values: met.set()}, silence=60)
+    link = Channel({**heard, "hello": lambda **values: met.set()}, silence=60)
     serving = asyncio.create_task(link.serve(comm))
     await asyncio.sleep(0.1)  # all that it has said is there, and nobody reads it yet
     holds.may_go_on.set()

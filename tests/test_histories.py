@@ -16,8 +16,8 @@ from conftest import wait_for
 from distributed import Client, span
 
 import dask_flame
-from dask_flame.core.immediate_send import Sender
-from dask_flame.history.boots import Boots
+from dask_flame.core.immediate_send import ImmediateSender
+from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
 from dask_flame.scheduler import dask_histories
 from dask_flame.serialization.packed import PackedTask
@@ -46,14 +46,14 @@ def test_runners_that_are_gone_leave_nothing_in_the_driver(
     monkeypatch.setattr(dask_histories, "_AFTER", 0.1)
     cluster, client = flame(max=4, idle_timeout="0.1s", single_use=True)
     scheduler = cluster.scheduler
-    before, packed = _living(Sender), _living(PackedTask)
+    before, packed = _living(ImmediateSender), _living(PackedTask)
     for turn in range(3):
         results = client.gather(client.map(large, range(1000 * turn, 1000 * turn + 4)))
         assert list(map(len, results)) == list(range(1000 * turn, 1000 * turn + 4))
         _gone(cluster)
     assert sum(ledger.boots for ledger in cluster.fleets.ledgers.values()) >= 12
     # Their connections with all that was sent on them, their topics, and what waits for an hour.
-    wait_for(lambda: _living(Sender) <= before + 1)
+    wait_for(lambda: _living(ImmediateSender) <= before + 1)
     wait_for(lambda: _living(PackedTask) <= packed)
     wait_for(lambda: len(scheduler._ongoing_background_tasks) < 8)
     asyncio.run_coroutine_threadsafe(_forget(scheduler), cluster.loop.asyncio_loop).result(10)
@@ -121,7 +121,7 @@ def test_spans_and_kinds_of_keys_have_a_most(flame: Any, monkeypatch: pytest.Mon
 
 
 def test_what_is_noted_of_a_cluster_has_a_most() -> None:
-    boots, log = Boots(), EventLog()
+    boots, log = BootLog(), EventLog()
     for n in range(7_000):
         boots.asked([f"r-{n}"], "p", float(n), at=float(n))
         boots.ended(f"r-{n}", "why", n + 0.5, failed=bool(n % 2))

@@ -12,7 +12,7 @@ from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.prints.lines import UNFINISHED, Lines
+from dask_flame.prints.lines import UNFINISHED, LineFilter
 
 TEXT = st.text(alphabet="ab\r\n", max_size=12)
 
@@ -21,7 +21,7 @@ TEXT = st.text(alphabet="ab\r\n", max_size=12)
 def test_however_it_comes_each_line_is_told_once_and_in_order(
     pieces: list[tuple[str, str]],
 ) -> None:
-    lines = Lines()
+    lines = LineFilter()
     told: dict[str, list[str]] = {"one": [], "two": []}
     for now, (name, piece) in enumerate(pieces):
         told[name] += lines.add(name, piece, now)
@@ -43,7 +43,7 @@ def seen(line: str) -> str:
 
 
 def test_a_line_that_goes_on_is_shown_within_a_second_and_then_ever_more_rarely() -> None:
-    lines = Lines()
+    lines = LineFilter()
     shown = []
     for tenth in range(1200):
         now = tenth / 10
@@ -57,7 +57,7 @@ def test_a_line_that_goes_on_is_shown_within_a_second_and_then_ever_more_rarely(
 
 
 def test_many_progress_bars_are_no_flood() -> None:
-    lines = Lines()
+    lines = LineFilter()
     shown = 0
     for second in range(600):
         for runner in range(64):
@@ -68,7 +68,7 @@ def test_many_progress_bars_are_no_flood() -> None:
 
 
 def test_what_does_not_change_is_not_repeated() -> None:
-    lines = Lines()
+    lines = LineFilter()
     lines.add("runner-1", "Continue? ", 0)
     assert lines.late(1) == [("runner-1", "Continue? " + UNFINISHED)]
     assert [lines.late(now) for now in range(2, 100)] == [[]] * 98
@@ -76,7 +76,7 @@ def test_what_does_not_change_is_not_repeated() -> None:
 
 
 def test_a_line_without_end_fills_no_memory() -> None:
-    lines = Lines()
+    lines = LineFilter()
     told = [line for _ in range(100) for line in lines.add("runner-1", "x" * 1000, 0)]
     told += lines.over("runner-1")
     assert "".join(told) == "x" * 100_000
@@ -121,7 +121,7 @@ def test_prints_are_shown_while_the_call_runs(
 
 
 def test_a_line_without_an_end_comes_in_parts() -> None:
-    lines: Lines[str] = Lines()
+    lines: LineFilter[str] = LineFilter()
     given = lines.add("a", "x" * 40_000, now=0.0)
     assert [len(line) for line in given] == [16_000, 16_000]
     assert [len(line) for line in lines.over("a")] == [8_000]

@@ -11,7 +11,7 @@ from distributed.comm import Comm, connect, listen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.core.channel import Link
+from dask_flame.core.channel import Channel
 
 
 class Pair:
@@ -20,8 +20,8 @@ class Pair:
     def __init__(
         self, here: dict[str, Any], there: dict[str, Any], *, silence: float = 5.0
     ) -> None:
-        self.here = Link(here, silence=silence)
-        self.there = Link(there, silence=silence)
+        self.here = Channel(here, silence=silence)
+        self.there = Channel(there, silence=silence)
         self.comms: list[Comm] = []
         self._serving: list[asyncio.Task[None]] = []
 

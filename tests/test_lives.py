@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.history.timeline import BUSY, IDLE, Change, Lives, thin
+from dask_flame.history.timeline import BUSY, IDLE, RunnerTimeline, StateChange, thin
 from dask_flame.scaling.fleet import Fleet
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
@@ -25,7 +25,7 @@ def states(life: Any) -> list[str]:
 
 
 def test_a_life_from_its_boot_to_its_end() -> None:
-    lives = Lives()
+    lives = RunnerTimeline()
     lives.asked(["r-1", "r-2"], "cpu", 100.0, "demand of 2")
     lives.seen("r-1", "idle", 101.0)
     lives.seen("r-1", "busy", 101.5, "train-1")
@@ -37,10 +37,10 @@ def test_a_life_from_its_boot_to_its_end() -> None:
     lives.seen("r-1", "idle", 105.0)
     one, two = lives
     assert one.changes == [
-        Change(100.0, "booting", "demand of 2"),
-        Change(101.0, "idle"),
-        Change(101.5, "busy", "train-1"),
-        Change(103.0, "ending", "no call for"),
+        StateChange(100.0, "booting", "demand of 2"),
+        StateChange(101.0, "idle"),
+        StateChange(101.5, "busy", "train-1"),
+        StateChange(103.0, "ending", "no call for"),
     ]
     assert (one.over, one.how, one.why) == (103.5, "ended", "exit code 0")
     assert (one.pool, one.number, two.number, two.how) == ("cpu", 1, 2, "failed")
@@ -48,7 +48,7 @@ def test_a_life_from_its_boot_to_its_end() -> None:
 
 
 def test_what_lasted_no_time_is_not_there() -> None:
-    lives = Lives()
+    lives = RunnerTimeline()
     lives.asked(["a"], "cpu", 5.0, "")
     lives.seen("a", "idle", 5.0)
     lives.seen("a", "busy", 5.0)
@@ -63,7 +63,7 @@ def test_what_lasted_no_time_is_not_there() -> None:
 
 
 def test_those_that_are_over_are_forgotten_first() -> None:
-    lives = Lives(kept=3)
+    lives = RunnerTimeline(kept=3)
     lives.asked(["a", "b", "c"], "cpu", 0, "")
     lives.ended("b", 1, "ended", "")
     lives.asked(["d"], "cpu", 2, "")
@@ -87,7 +87,7 @@ happenings = st.lists(
 
 @given(happenings)
 def test_it_is_what_was_told_at_every_moment(happenings: list[tuple[str, str, str, int]]) -> None:
-    lives, now = Lives(), 0
+    lives, now = RunnerTimeline(), 0
     told: dict[str, dict[int, str]] = {}
     for what, name, state, later in happenings:
         now += max(later, 0)
@@ -124,17 +124,17 @@ turns = st.lists(
 
 @given(turns, st.floats(0.01, 20))
 def test_thinning_keeps_what_matters(turns: list[tuple[str, float]], grain: float) -> None:
-    changes, at = [Change(0.0, "booting")], 1.0
+    changes, at = [StateChange(0.0, "booting")], 1.0
     for state, lasts in turns:
         if changes[-1].state != state:
-            changes.append(Change(at, state))
+            changes.append(StateChange(at, state))
         at += lasts
     thinned = thin(changes, grain)
     assert (thinned[0], thinned[-1].state) == (changes[0], changes[-1].state)
     assert {c.at for c in thinned} <= {c.at for c in changes}
     assert all(a.state != b.state and a.at < b.at for a, b in itertools.pairwise(thinned))
 
-    def of(changes: list[Change], state: str) -> float:
+    def of(changes: list[StateChange], state: str) -> float:
         ends = [*(c.at for c in changes[1:]), at]
         return sum(end - c.at for c, end in zip(changes, ends, strict=True) if c.state == state)
 
@@ -148,7 +148,7 @@ def test_thinning_keeps_what_matters(turns: list[tuple[str, float]], grain: floa
 
 
 def test_however_often_they_change_they_fill_no_memory() -> None:
-    lives, now, chance = Lives(changes=2_000), 0.0, random.Random(0)
+    lives, now, chance = RunnerTimeline(changes=2_000), 0.0, random.Random(0)
     names = [f"r-{n}" for n in range(64)]
     lives.asked(names, "cpu", now, "")
     busy = dict.fromkeys(names, 0.0)
@@ -166,14 +166,14 @@ def test_however_often_they_change_they_fill_no_memory() -> None:
         now += 0.2
         assert sum(len(life.changes) for life in lives) <= 2_000
     for life in lives:
-        spans = itertools.pairwise([*life.changes, Change(now, "over")])
+        spans = itertools.pairwise([*life.changes, StateChange(now, "over")])
         shown = sum(b.at - a.at for a, b in spans if a.state == BUSY)
         assert shown == pytest.approx(busy[life.name], rel=0.35)
         assert life.changes[-1].state == IDLE
 
 
 def test_ten_thousand_that_cannot_be_fewer_are_not_thinned_again_and_again() -> None:
-    lives = Lives(kept=1_000, changes=100)
+    lives = RunnerTimeline(kept=1_000, changes=100)
     lives.asked([f"r-{n}" for n in range(1_000)], "cpu", 0, "")
     lives.seen("r-1", "idle", 1)
     before = lives._limit

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dask_flame.backends.local.exit_reasons import Ends
-from dask_flame.backends.local.gpu_allocation import Devices
+from dask_flame.backends.local.exit_reasons import ExitReasons
+from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.runner.devices import VISIBLE
 
 
 def test_exit_codes_and_signals_in_words(tmp_path: Path) -> None:
     counters = tmp_path / "vmstat"
     counters.write_text("nr_free_pages 1\noom_kill 3\n")
-    ends = Ends(counters)
+    ends = ExitReasons(counters)
     assert ends.why(3, told=False) == "exit code 3"
     assert ends.why(-signal.SIGSEGV, told=False) == "killed by SIGSEGV"
     assert ends.why(-signal.SIGKILL, told=True) == "ended by force"
@@ -27,13 +27,13 @@ def test_exit_codes_and_signals_in_words(tmp_path: Path) -> None:
 
 
 def test_where_the_kernel_does_not_count_it_is_only_suspected(tmp_path: Path) -> None:
-    ends = Ends(tmp_path / "nothing")
+    ends = ExitReasons(tmp_path / "nothing")
     assert ends.why(-9, told=False) == "killed by SIGKILL, perhaps for want of memory"
 
 
 def test_gpus_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "0,2,GPU-5")
-    devices = Devices()
+    devices = GpuAllocation()
     assert devices.give("a", 1) == {VISIBLE: "0"}
     assert devices.give("b", 2) == {VISIBLE: "2,GPU-5"}
     devices.take_back("a")
@@ -46,7 +46,7 @@ def test_more_gpus_than_there_are_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(VISIBLE, "")
-    devices = Devices()
+    devices = GpuAllocation()
     for _ in range(3):
         devices.warn_of(1)
     assert caplog.messages == ["gpus=1: this machine shows 0 GPUs; runners run without"]

@@ -10,7 +10,7 @@ import cloudpickle.cloudpickle
 import pytest
 from distributed.protocol import pickle as dask_pickle
 
-from dask_flame.runner.main_module import Main
+from dask_flame.runner.main_module import MainModule
 
 
 def test_a_scripts_own_functions_and_classes() -> None:
@@ -22,7 +22,7 @@ def test_a_scripts_own_functions_and_classes() -> None:
 
 def test_a_name_that_nobody_has_sent() -> None:
     with pytest.raises(AttributeError, match="sent by its name alone"):
-        _ = Main().nothing
+        _ = MainModule().nothing
 
 
 def test_what_cloudpickle_names_is_where_it_is_replaced() -> None:

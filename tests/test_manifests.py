@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.objects import manifests
-from dask_flame.backends.kubernetes.objects.context import Site, object_name
+from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PoolError
 
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": "u-1"}
-SITE = Site(cluster="c1", namespace="team", image="img:1", owner=OWNER)
+SITE = ObjectContext(cluster="c1", namespace="team", image="img:1", owner=OWNER)
 VERSIONS = ("1.30", "1.36")
 
 
@@ -30,7 +30,9 @@ def spec(**more: Any) -> RunnerSpec:
     return RunnerSpec(**{**base, "boot_timeout": 60, **more})
 
 
-def pod(site: Site = SITE, options: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def pod(
+    site: ObjectContext = SITE, options: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     made = manifests.pod(
         spec(**more), PodOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "orders"
     )
@@ -122,7 +124,7 @@ def test_kinds_of_gpus() -> None:
     assert made["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
     (shm,) = [v for v in made["spec"]["volumes"] if v["name"] == "dask-flame-shm"]
     assert shm["emptyDir"]["sizeLimit"] == "2Gi"
-    known = Site(
+    known = ObjectContext(
         cluster="c1",
         namespace="team",
         image="img",
@@ -257,7 +259,7 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
     st.sampled_from([SITE, replace(SITE, image=None), replace(SITE, owner=None)]),
 )
 def test_the_schedulers_pod_is_safe_and_has_no_gpu(
-    options: dict[str, Any], template: Any, site: Site
+    options: dict[str, Any], template: Any, site: ObjectContext
 ) -> None:
     asked = SchedulerSpec(orders={}, cpus=0.5, memory=2**30, template=template)
     if site.image is None and "image" not in options:
@@ -412,15 +414,15 @@ def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_o
     ],
 )
 def test_templates_that_are_no_pod(template: Any, says: str) -> None:
-    site = Site(cluster="c", namespace="n")
+    site = ObjectContext(cluster="c", namespace="n")
     with pytest.raises(PoolError, match=says):
         pod(site, {"pod_template": template})
 
 
 def test_without_an_image() -> None:
     with pytest.raises(PoolError, match='write image="ghcr'):
-        pod(Site(cluster="c", namespace="n"))
-    assert worker(pod(Site(cluster="c", namespace="n"), {"image": "i"}))["image"] == "i"
+        pod(ObjectContext(cluster="c", namespace="n"))
+    assert worker(pod(ObjectContext(cluster="c", namespace="n"), {"image": "i"}))["image"] == "i"
 
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)

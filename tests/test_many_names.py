@@ -17,7 +17,7 @@ import dask_flame
 from dask_flame.errors import PoolError
 from dask_flame.reports import Reports, ReportStore
 from dask_flame.reports.runner.validate import COMPLAINTS, LONGEST_NAME
-from dask_flame.reports.wire import Batch, Call, decode, encode
+from dask_flame.reports.wire import Batch, RunningCall, decode, encode
 
 names = st.sampled_from("abcdef")
 reports = st.lists(st.dictionaries(names, st.floats(allow_nan=False), min_size=1), max_size=20)
@@ -25,7 +25,7 @@ reports = st.lists(st.dictionaries(names, st.floats(allow_nan=False), min_size=1
 
 @given(reports)
 def test_what_is_sent_is_what_was_reported(made: list[dict[str, float]]) -> None:
-    call = Call("call", "run", False)
+    call = RunningCall("call", "run", False)
     sent = encode("r0", [(call, step, float(step), each) for step, each in enumerate(made)])
     batches = list(decode(msgpack.unpackb(msgpack.packb(sent))))
     assert [each for batch in batches for each in batch.each()] == made
@@ -41,7 +41,7 @@ def test_what_is_sent_is_what_was_reported(made: list[dict[str, float]]) -> None
 
 
 def test_a_batch_of_many_names_is_as_large_as_what_was_reported() -> None:
-    call = Call("call", "run", False)
+    call = RunningCall("call", "run", False)
     records = [(call, i, float(i), {f"name-{i}": 0.5}) for i in range(1_000)]
     one = len(msgpack.packb(encode("r0", [(call, i, float(i), {"n": 0.5}) for i in range(1_000)])))
     assert len(msgpack.packb(encode("r0", records))) < 3 * one  # it was 50 times as large

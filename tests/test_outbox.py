@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.core.messages import MARK
-from dask_flame.lease.clients import Record
+from dask_flame.lease.clients import ClientRecord
 from dask_flame.lease.outbox import Outbox
 
 
@@ -14,7 +14,7 @@ class Wire:
     """A connection that loses its end at any moment, and who reads from it."""
 
     def __init__(self) -> None:
-        self.record = Record(state=None)
+        self.record = ClientRecord(state=None)
         self.read: list[int] = []
         self.way: list[dict[str, Any]] = []
 

@@ -27,8 +27,8 @@ from dask_flame.dashboard.pools.machines import INSTALL, LEVELS, Gauges
 from dask_flame.dashboard.pools.page import PoolsBoard
 from dask_flame.dashboard.pools.rows import Counts, WorkersAsPool, count, total
 from dask_flame.dashboard.pools.timeline import DARK, row_of
-from dask_flame.dashboard.time_range import FAR, Span
-from dask_flame.history.timeline import Lives
+from dask_flame.dashboard.time_range import FAR, TimeRange
+from dask_flame.history.timeline import RunnerTimeline
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -158,7 +158,7 @@ class Play:
     """Plays happenings to a record, as a cluster does."""
 
     def __init__(self) -> None:
-        self.lives = Lives(kept=8, changes=12)
+        self.lives = RunnerTimeline(kept=8, changes=12)
         self.now = 1e9
         self._steps: dict[str, list[tuple[str, float]]] = {}
         self._asked: dict[str, float] = {}
@@ -213,12 +213,12 @@ def test_what_was_sent_bit_by_bit_is_what_there_is(
     stretches: list[tuple[tuple[str, str, float], ...]],
 ) -> None:
     play, colours = Play(), {colour: colour for colour in DARK}
-    bit_by_bit = BarRows(Span(int), name="a", colours=colours)
+    bit_by_bit = BarRows(TimeRange(int), name="a", colours=colours)
     for happenings in stretches:
         for happening in happenings:
             play(*happening)
         bit_by_bit.draw([row_of(life) for life in play.lives], play.now)
-    whole = BarRows(Span(int), name="b", colours=colours)
+    whole = BarRows(TimeRange(int), name="b", colours=colours)
     rows = [row_of(life) for life in play.lives]
     whole.draw(rows, play.now)
     bit_by_bit.draw(rows, play.now)
@@ -229,7 +229,7 @@ def test_what_was_sent_bit_by_bit_is_what_there_is(
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 5), max_size=4), max_size=5))
 def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) -> None:
     def plot(histories: list[Any]) -> Demand:
-        demand = Demand(Span(int))
+        demand = Demand(TimeRange(int))
         for history in histories:
             demand.draw([pool_of(history=history, concurrency=2)], [], 2e9)
         return demand
@@ -248,7 +248,7 @@ def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) ->
 
 
 def test_while_nothing_happens_next_to_nothing_is_sent() -> None:
-    lives, now = Lives(), time.time()
+    lives, now = RunnerTimeline(), time.time()
     lives.asked([f"r-{n}" for n in range(64)], "default", now - 60, "")
     for n in range(64):
         lives.seen(f"r-{n}", "busy", now - 50, "call")
@@ -436,7 +436,12 @@ EVENTS = """() => Bokeh.documents[0].get_model_by_name("pools-events").text"""
 @pytest.fixture
 def shown(client: Client) -> Iterator[dict[str, Any]]:
     """A state that the page shows; to be changed by the test."""
-    state: dict[str, Any] = {"pools": [pool_of()], "events": [], "boots": [], "lives": Lives()}
+    state: dict[str, Any] = {
+        "pools": [pool_of()],
+        "events": [],
+        "boots": [],
+        "lives": RunnerTimeline(),
+    }
     plugin = client.cluster.scheduler.plugins["flame-reports"]
     plugin.pools = lambda: {"now": time.time(), **state}
     yield state

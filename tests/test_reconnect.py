@@ -25,7 +25,7 @@ import dask_flame
 from dask_flame import FlameCluster, Lease
 from dask_flame.core.messages import LEASE, MARK
 from dask_flame.errors import CallFailed
-from dask_flame.lease.resume import Link
+from dask_flame.lease.resume import ResumableLink
 from dask_flame.testing import Proxy
 
 dask_flame.resume_clients()
@@ -85,7 +85,7 @@ class Setting:
 
     def back(self, client: Client) -> None:
         self.proxy.restore()
-        wait_for(lambda: self.connected(client) and Link.of(client)._sender, what="back")
+        wait_for(lambda: self.connected(client) and ResumableLink.of(client)._sender, what="back")
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def test_what_was_on_the_way_is_sent_again_and_nothing_twice(
     with Client(setting.proxy.address) as client:
         base = client.submit(once, tmp_path, 0)
         assert base.result(timeout=30) == 0
-        link = Link.of(client)
+        link = ResumableLink.of(client)
         before = link.outbox.handed
         setting.proxy.hold()
         lost = [client.submit(once, tmp_path, n) for n in range(1, 6)]
@@ -342,13 +342,13 @@ def test_half_closed(setting: Setting, gate: Path, toward: str) -> None:
     with Client(setting.proxy.address) as client:
         future = client.submit(once, gate.parent)
         wait_for(lambda: ran(gate.parent))
-        sender = Link.of(client)._sender
+        sender = ResumableLink.of(client)._sender
         setting.proxy.half_close(toward=toward)
         if toward == "target":
             # The driver hears nothing of it; in life it would, after its own silence.
             wait_for(lambda: setting.kept(client))
             client.loop.add_callback(sender.abort)
-        wait_for(lambda: Link.of(client)._sender not in (None, sender))
+        wait_for(lambda: ResumableLink.of(client)._sender not in (None, sender))
         gate.unlink()
         assert future.result(timeout=30) == 0
         assert setting.connected(client)
@@ -472,7 +472,7 @@ def test_one_that_cannot_come_back_says_so_and_closes(setting: Setting, gate: Pa
     client = Client(setting.proxy.address, timeout="3s")
     try:
         future = client.submit(once, gate.parent)
-        Link.of(client).grace = 1.0
+        ResumableLink.of(client).grace = 1.0
         setting.cut(client)
         with pytest.raises(FutureCancelledError, match="did not come back in 3 s"):
             future.result(timeout=60)
@@ -521,13 +521,13 @@ def test_a_black_hole(gate: Path, lose: bool) -> None:
     with local(grace="60s", silence="1.5s") as setting, Client(setting.proxy.address) as client:
         future = client.submit(once, gate.parent)
         wait_for(lambda: ran(gate.parent))
-        assert Link.of(client).silence == 1.5
+        assert ResumableLink.of(client).silence == 1.5
         setting.proxy.hold()
         lost = client.submit(once, gate.parent, 1)
         if lose:
             setting.proxy.lose()
         wait_for(lambda: setting.kept(client), what="the scheduler finds out")
-        wait_for(lambda: Link.of(client)._sender is None, what="the driver finds out")
+        wait_for(lambda: ResumableLink.of(client)._sender is None, what="the driver finds out")
         gate.unlink()
         setting.back(client)
         assert client.gather([future, lost]) == [0, 1]
@@ -536,7 +536,7 @@ def test_a_black_hole(gate: Path, lose: bool) -> None:
 
 def test_a_scheduler_that_is_long_at_work_is_not_taken_for_silent(tmp_path: Path) -> None:
     with local(grace="60s", silence="1s") as setting, Client(setting.proxy.address) as client:
-        sender = Link.of(client)._sender
+        sender = ResumableLink.of(client)._sender
         stock = setting.scheduler.stream_handlers["update-graph"]
 
         async def slow(**message: Any) -> None:
@@ -546,7 +546,7 @@ def test_a_scheduler_that_is_long_at_work_is_not_taken_for_silent(tmp_path: Path
 
         setting.scheduler.stream_handlers["update-graph"] = slow
         assert client.submit(once, tmp_path).result(timeout=60) == 0
-        assert Link.of(client)._sender is sender
+        assert ResumableLink.of(client)._sender is sender
     assert ran(tmp_path) == [1]
 
 
@@ -654,13 +654,13 @@ def test_a_scheduler_of_the_command_line(tmp_path: Path, gate: Path) -> None:
         with Proxy(address) as proxy, Client(proxy.address) as client:
             future = client.submit(once, tmp_path)
             wait_for(lambda: ran(tmp_path))
-            sender = Link.of(client)._sender
+            sender = ResumableLink.of(client)._sender
             proxy.cut()
-            wait_for(lambda: Link.of(client)._sender is None)
+            wait_for(lambda: ResumableLink.of(client)._sender is None)
             gate.unlink()
             proxy.restore()
             assert future.result(timeout=30) == 0
-            assert Link.of(client)._sender not in (None, sender)
+            assert ResumableLink.of(client)._sender not in (None, sender)
         for part in parts:
             part.wait(timeout=30)
     assert ran(tmp_path) == [1]
@@ -671,7 +671,7 @@ def test_a_scheduler_that_is_stopped_and_goes_on(tmp_path: Path, gate: Path) -> 
     """Nobody is judged by the time in which the scheduler itself did not run."""
     with commanded(tmp_path, silence="1s", disconnect_grace="2s") as (address, parts):
         with Client(address, timeout="30s") as client:
-            link = Link.of(client)
+            link = ResumableLink.of(client)
             futures = [client.submit(once, tmp_path, n) for n in range(2)]
             wait_for(lambda: len(ran(tmp_path)) == 2)
             parts[0].send_signal(signal.SIGSTOP)
@@ -733,7 +733,7 @@ def test_without_a_lease_it_is_as_ever() -> None:
         Proxy(cluster.scheduler_address) as proxy,
         Client(proxy.address) as client,
     ):
-        assert not Link.of(client).on
+        assert not ResumableLink.of(client).on
         future = client.submit(time.sleep, 600)
         proxy.cut()
         with pytest.raises(FutureCancelledError, match="re-run your work"):
@@ -759,7 +759,7 @@ def test_a_lease_that_comes_later_and_goes(tmp_path: Path) -> None:
         before = [client.submit(once, tmp_path, n) for n in range(3)]
         wait_for(lambda: len(ran(tmp_path)) == 3)
         client.register_plugin(Lease("30s"))
-        link = Link.of(client)
+        link = ResumableLink.of(client)
         wait_for(lambda: link.on, what="it is told")
         after = [client.submit(once, tmp_path, n) for n in range(3, 6)]
         setting.cut(client)

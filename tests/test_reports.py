@@ -34,7 +34,7 @@ from dask_flame.reports import CallReports, Reports, ReportStore, Series, report
 from dask_flame.reports.downsample import LEAST, thin
 from dask_flame.reports.runner.report import _warn_unregistered
 from dask_flame.reports.runner.sender import ReportSender
-from dask_flame.reports.wire import NAME, TOPIC, Batch, Call, decode, encode
+from dask_flame.reports.wire import NAME, TOPIC, Batch, RunningCall, decode, encode
 
 numbers = st.floats() | st.integers(-3, 3).map(float)
 
@@ -167,7 +167,7 @@ records = st.lists(
 
 @given(records)
 def test_the_wire_keeps_every_report_in_order(made: list[Any]) -> None:
-    calls = [Call(key, f"run-{i}", False) for i, key in enumerate(["a", ("b", 1), "c"])]
+    calls = [RunningCall(key, f"run-{i}", False) for i, key in enumerate(["a", ("b", 1), "c"])]
     message = encode("r0", [(calls[i], *rest) for i, *rest in made])
     for sent in (message, msgpack.unpackb(msgpack.packb(message), use_list=False)):
         got = {b.key: b for b in decode(sent)}

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from distributed.comm import Comm, CommClosedError, connect, listen
 
-from dask_flame.core.immediate_send import Sender
+from dask_flame.core.immediate_send import ImmediateSender
 
 pytestmark = pytest.mark.asyncio
 
@@ -22,7 +22,7 @@ class Line:
     def __init__(self, comm: Comm, arrived: asyncio.Queue[Any]) -> None:
         self.comm = comm
         self.arrived = arrived
-        self.sender = Sender()
+        self.sender = ImmediateSender()
 
     async def heard(self) -> Any:
         return await asyncio.wait_for(self.arrived.get(), 10)

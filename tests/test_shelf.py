@@ -13,7 +13,7 @@ from distributed.protocol import deserialize, serialize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.scheduler.home.store import Parcel, Shelf
+from dask_flame.scheduler.home.store import Parcel, ResultStore
 
 SIZES = st.integers(0, 120)
 KEYS = st.integers(0, 5)
@@ -42,7 +42,7 @@ def test_accounting(
     folder = tmp_path_factory.mktemp("shelf") / "results"
 
     async def run() -> None:
-        shelf = Shelf(folder, memory=memory)
+        shelf = ResultStore(folder, memory=memory)
         model: dict[int, Parcel] = {}
         begun: list[asyncio.Task[None]] = []
         for i, (what, key, lengths) in enumerate(steps):
@@ -89,7 +89,7 @@ def _files(folder: Path) -> list[Path]:
 
 @pytest.mark.asyncio
 async def test_the_least_recently_used_go_to_files(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "results", memory=30)
+    shelf = ResultStore(tmp_path / "results", memory=30)
     for key in "abc":
         shelf[key] = parcel(1, [10])
     await shelf.load(["a"])
@@ -105,7 +105,7 @@ async def test_the_least_recently_used_go_to_files(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 async def test_what_cannot_be_written_stays_in_memory_and_leaves_no_part(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("not a folder")
-    shelf = Shelf(tmp_path / "results", memory=10)
+    shelf = ResultStore(tmp_path / "results", memory=10)
     shelf["a"], shelf["b"] = parcel(1, [10]), parcel(2, [10])
     for _ in range(2):
         with pytest.raises(OSError, match="results"):
@@ -123,7 +123,7 @@ async def test_what_cannot_be_written_stays_in_memory_and_leaves_no_part(tmp_pat
 
 @pytest.mark.asyncio
 async def test_closing_while_a_file_is_written_or_read(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "results", memory=0)
+    shelf = ResultStore(tmp_path / "results", memory=0)
     shelf["a"] = Parcel({}, [bytes(50_000_000)])
     settling = asyncio.create_task(shelf.settle())
     await asyncio.sleep(0)
@@ -145,7 +145,7 @@ def _threads() -> list[threading.Thread]:
 
 @pytest.mark.asyncio
 async def test_settling_goes_on_when_who_asked_for_it_is_gone(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "results", memory=0)
+    shelf = ResultStore(tmp_path / "results", memory=0)
     shelf["a"] = Parcel({}, [bytes(1_000_000)])
     task = asyncio.create_task(shelf.settle())
     await asyncio.sleep(0)

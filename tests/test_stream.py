@@ -23,7 +23,7 @@ from test_copies import stock, there
 import dask_flame
 from dask_flame import FlameCluster, FlameError, Report, Reports, stream
 from dask_flame.reports import Change, ReportStore
-from dask_flame.reports.driver.pending import Pending, Reader
+from dask_flame.reports.driver.pending import PendingReports, Reader
 from dask_flame.reports.wire import Batch
 
 # Reading from a store, at any speed
@@ -40,7 +40,7 @@ class Read:
 
     def __init__(self, limit: int) -> None:
         self.store = ReportStore(points=200)
-        self.pending = Pending(limit)
+        self.pending = PendingReports(limit)
         self.reader = Reader()
         self.got: dict[tuple[Any, int], list[Report]] = defaultdict(list)
         self.store.subscribe(self.pending.add)

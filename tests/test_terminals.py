@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dask_flame.backends.inspector import SeenCluster, SeenRunner, Stray
+from dask_flame.backends.inspector import ClusterListing, Orphan, RunnerListing
 from dask_flame.charts.curves import board, text
 from dask_flame.charts.ranking import labels
 from dask_flame.cli import commands
@@ -22,11 +22,11 @@ from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.text import label
 from dask_flame.driver.control_loop import _last_lines
 from dask_flame.errors import PRINTED, RunnerLost
-from dask_flame.history.boots import Boots
+from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
 from dask_flame.notebook.terminal import Drawn
 from dask_flame.reports import ReportStore
-from dask_flame.reports.runner.validate import Unfit, number, unfit_name
+from dask_flame.reports.runner.validate import InvalidValue, number, unfit_name
 from dask_flame.reports.wire import Batch
 
 #: Clears the screen, writes to the clipboard, sets the title; the same by C1; reverses text.
@@ -97,7 +97,7 @@ def _of_event() -> str:
 
 
 def _of_boot() -> str:
-    boots = Boots()
+    boots = BootLog()
     boots.asked(["r-1", "r-2"], "p", 0.0, at=0.0)
     boots.held_up("r-1", NASTY)
     boots.ended("r-2", NASTY, 1.0, failed=True)
@@ -133,15 +133,17 @@ def _of_watch_in_a_terminal() -> str:
 def _of_unfit_value() -> str:
     try:
         number(f"a{NASTY}", "no number")
-    except Unfit as error:
+    except InvalidValue as error:
         return str(error)
     raise AssertionError
 
 
 def _of_tables() -> str:
-    runner = SeenRunner(name=NASTY, pool=NASTY, state="busy", started=0.0, where=NASTY)
-    cluster = SeenCluster(id=f"a{NASTY}", name="a", state="live", driver=NASTY, runners=(runner,))
-    strays = [Stray(what=NASTY, cluster=NASTY, why=NASTY)]
+    runner = RunnerListing(name=NASTY, pool=NASTY, state="busy", started=0.0, where=NASTY)
+    cluster = ClusterListing(
+        id=f"a{NASTY}", name="a", state="live", driver=NASTY, runners=(runner,)
+    )
+    strays = [Orphan(what=NASTY, cluster=NASTY, why=NASTY)]
     return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_strays(strays)))
 
 

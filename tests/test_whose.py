@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from dask_flame.prints.frames import NOBODY
-from dask_flame.prints.sole_call import Whose, unread
+from dask_flame.prints.sole_call import SoleCall, unread
 
 
 def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:
     path = str(tmp_path / "whose")
     with pytest.raises(FileNotFoundError):
-        Whose(path, write=False)
-    mine = Whose(path, write=True)
-    theirs = Whose(path, write=False)
+        SoleCall(path, write=False)
+    mine = SoleCall(path, write=True)
+    theirs = SoleCall(path, write=False)
     assert theirs.read() == NOBODY
     for call, name in ((3, "rate=0.1"), (12345, "\U0001f600" * 96), (4, "")):
         mine.tell(call, name)
@@ -26,7 +26,7 @@ def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:
     mine.close()
     theirs.close()
     with pytest.raises(TypeError):
-        Whose(path, write=False)._memory[0] = 1  # a reader cannot write
+        SoleCall(path, write=False)._memory[0] = 1  # a reader cannot write
 
 
 def test_whether_somebody_has_yet_to_read() -> None:

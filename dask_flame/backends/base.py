@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dask_flame.errors import BackendError
 
 if TYPE_CHECKING:
-    from dask_flame.backends.inspector import Overseer
+    from dask_flame.backends.inspector import Inspector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +315,7 @@ class Backend(ABC):
             self.on_stop(why)
 
     @classmethod
-    def overseer(cls, **where: str) -> Overseer:
+    def overseer(cls, **where: str) -> Inspector:
         """Who sees and ends this user's clusters from outside, for ``dask flame``.
 
         It is not asked of a backend; one that has it can be named there by ``--backend``.

@@ -14,7 +14,7 @@ from typing import Self
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenRunner:
+class RunnerListing:
     """A runner, as the substrate shows it.
 
     Attributes
@@ -39,7 +39,7 @@ class SeenRunner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenCluster:
+class ClusterListing:
     """A cluster, as the substrate shows it.
 
     Attributes
@@ -51,12 +51,12 @@ class SeenCluster:
     state : str
         ``"live"``; ``"starting"``: its driver has not met its scheduler yet; ``"stopped"``: its
         driver lives, and was told to have no runners; ``"ending"``: it goes by itself;
-        ``"orphaned"``: see :meth:`Overseer.strays`.
+        ``"orphaned"``: see :meth:`Inspector.strays`.
     driver : str
         Where it is, as far as that is known.
     started : float or None
         Unix time, in seconds.
-    runners : tuple of SeenRunner
+    runners : tuple of RunnerListing
     """
 
     id: str
@@ -64,11 +64,11 @@ class SeenCluster:
     state: str
     driver: str = ""
     started: float | None = None
-    runners: tuple[SeenRunner, ...] = ()
+    runners: tuple[RunnerListing, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stray:
+class Orphan:
     """Something of a cluster's that nobody is there for any more.
 
     Attributes
@@ -89,7 +89,7 @@ class Stray:
     key: tuple[object, ...] = field(default=(), repr=False)
 
 
-class Overseer(ABC):
+class Inspector(ABC):
     """Sees clusters from outside, and ends them. To be used with ``async with``.
 
     Only what is the user's own, and was made by this backend for a cluster, is ever shown or ended.
@@ -115,15 +115,15 @@ class Overseer(ABC):
         return None
 
     @abstractmethod
-    async def clusters(self) -> list[SeenCluster]:
+    async def clusters(self) -> list[ClusterListing]:
         """All clusters there are, oldest first."""
 
     @abstractmethod
-    async def logs(self, cluster: SeenCluster, *, lines: int) -> Mapping[str, str]:
+    async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
         """What a cluster's runners have printed last, so many lines each, by their names."""
 
     @abstractmethod
-    async def stop(self, cluster: SeenCluster, *, within: float) -> str:
+    async def stop(self, cluster: ClusterListing, *, within: float) -> str:
         """End all runners of a cluster, and all that was made for it, and tell its driver.
 
         Returns
@@ -138,9 +138,9 @@ class Overseer(ABC):
         """
 
     @abstractmethod
-    async def strays(self) -> list[Stray]:
+    async def strays(self) -> list[Orphan]:
         """What bears our marks and has nobody; what is just about to end by itself is left out."""
 
     @abstractmethod
-    async def end(self, strays: Sequence[Stray]) -> list[Stray]:
+    async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         """End these, as far as they are strays still; returns those that are left all the same."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from dask_flame.backends.inspector import Overseer, SeenCluster, Stray
+    from dask_flame.backends.inspector import ClusterListing, Inspector, Orphan
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -64,7 +64,7 @@ def flame() -> None:
 def ps(output: str, runners: bool, **where: str | None) -> None:
     """List clusters: their drivers, states and runners."""
 
-    async def seen(overseer: Overseer) -> list[SeenCluster]:
+    async def seen(overseer: Inspector) -> list[ClusterListing]:
         return await overseer.clusters()
 
     clusters = _do(seen, where)
@@ -95,7 +95,7 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
     Of several runners, each line bears its runner's name.
     """
 
-    async def read(overseer: Overseer) -> dict[str, str]:
+    async def read(overseer: Inspector) -> dict[str, str]:
         found = _named(cluster, await overseer.clusters())
         names = [one.name for one in found.runners]
         if runner is not None and runner not in names:
@@ -132,7 +132,7 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
 
     from dask_flame.core.terminal_text import tame
 
-    async def end(overseer: Overseer) -> None:
+    async def end(overseer: Inspector) -> None:
         there = await overseer.clusters()
         for found in [_named(name, there) for name in clusters]:
             said = await overseer.stop(found, within=timeout)
@@ -158,7 +158,7 @@ def sweep(
     if output == "json" and not (dry_run or yes):
         raise click.UsageError("--output json does not ask: add --yes, or --dry-run")
 
-    async def clean(overseer: Overseer) -> None:
+    async def clean(overseer: Inspector) -> None:
         strays = [s for s in await overseer.strays() if not clusters or _is_of(s, clusters)]
         if output == "json":
             shown = [{"what": s.what, "cluster": s.cluster, "why": s.why} for s in strays]
@@ -179,11 +179,11 @@ def sweep(
     _do(clean, where)
 
 
-def _is_of(stray: Stray, clusters: Sequence[str]) -> bool:
+def _is_of(stray: Orphan, clusters: Sequence[str]) -> bool:
     return not {stray.cluster, stray.cluster.rpartition("-")[0]}.isdisjoint(clusters)
 
 
-def _named(name: str, clusters: Sequence[SeenCluster]) -> SeenCluster:
+def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
     found = [c for c in clusters if c.id == name] or [c for c in clusters if c.name == name]
     if len(found) == 1:
         return found[0]
@@ -194,7 +194,7 @@ def _named(name: str, clusters: Sequence[SeenCluster]) -> SeenCluster:
     raise click.ClickException(f"there is no cluster {name}; there are: {there}")
 
 
-def _do(what: Callable[[Overseer], Awaitable[T]], where: dict[str, str | None]) -> T:
+def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
     """Do this with the overseer that the options name; then say what it could not see."""
     from dask_flame.backends.registry import find_backend
     from dask_flame.core import config

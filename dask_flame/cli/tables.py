@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from dask_flame.backends.inspector import SeenCluster, Stray
+from dask_flame.backends.inspector import ClusterListing, Orphan
 from dask_flame.core.terminal_text import plain
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
@@ -50,7 +50,7 @@ def age(seconds: float | None) -> str:
     return "".join(shown) or "0s"
 
 
-def of_clusters(clusters: Sequence[SeenCluster], now: float | None = None) -> str:
+def of_clusters(clusters: Sequence[ClusterListing], now: float | None = None) -> str:
     """A line for each cluster."""
     now = time.time() if now is None else now
     gpus = any(runner.gpus for cluster in clusters for runner in cluster.runners)
@@ -65,7 +65,7 @@ def of_clusters(clusters: Sequence[SeenCluster], now: float | None = None) -> st
     return table(header, rows)
 
 
-def of_runners(clusters: Sequence[SeenCluster], now: float | None = None) -> str:
+def of_runners(clusters: Sequence[ClusterListing], now: float | None = None) -> str:
     """A line for each runner."""
     now = time.time() if now is None else now
     gpus = any(runner.gpus for cluster in clusters for runner in cluster.runners)
@@ -80,7 +80,7 @@ def of_runners(clusters: Sequence[SeenCluster], now: float | None = None) -> str
     return table(["CLUSTER", "RUNNER", "POOL", "STATE", "AGE", *more, "WHERE"], rows)
 
 
-def of_strays(strays: Sequence[Stray]) -> str:
+def of_strays(strays: Sequence[Orphan]) -> str:
     """A line for each thing that nobody is there for."""
     rows = [[stray.what, stray.cluster or "?", stray.why] for stray in strays]
     return table(["WHAT", "CLUSTER", "WHY"], rows)

@@ -41,7 +41,7 @@ _SIZED: tuple[Any, ...] = (*_BRACKETS, str, bytes, bytearray, deque)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Named:
+class NamedArgument:
     """What is not at hand, and is shown by its name: another task, as a rule."""
 
     name: str
@@ -154,7 +154,7 @@ def _short(value: Any, look: _Look, depth: int) -> str:
         return repr(value) if value.bit_length() <= 128 else f"int({value.bit_length()} bits)"
     if kind is str:
         return _text(value, look)
-    if kind is Named:
+    if kind is NamedArgument:
         return _cut(value.name, ONE)
     if kind in _BRACKETS:
         return _items(value, look, depth)

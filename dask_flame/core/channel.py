@@ -30,7 +30,7 @@ _REPLY = "reply"
 _AT_ONCE = 1000
 
 
-class Link:
+class Channel:
     """One side of the conversation.
 
     Parameters

@@ -22,7 +22,7 @@ def keep_no_log(sender: BatchedSend) -> None:
     sender.recent_message_log = deque(maxlen=0)
 
 
-class Sender(BatchedSend):
+class ImmediateSender(BatchedSend):
     """Sends what is said in one turn of the event loop, together, in the next one.
 
     The base class keeps an interval between messages. A runner is given its next call when it has

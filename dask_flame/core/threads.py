@@ -33,7 +33,7 @@ def safely(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> 
         logger.exception("a callback has failed")
 
 
-class Background:
+class BackgroundThread:
     """Does jobs one after the other in a daemon thread that exists from the first job on.
 
     Jobs that come faster than they are done are dropped once too many wait.

@@ -15,7 +15,7 @@ from bokeh.models import (
     Range1d,
 )
 
-from dask_flame.dashboard.time_range import FAR, Span
+from dask_flame.dashboard.time_range import FAR, TimeRange
 
 #: Pixels: the least of a row, and most of all rows together where they cannot be thinner.
 _LEAST_ROW, _MOST_THIN = 1.1, 640
@@ -46,7 +46,7 @@ class Bar(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class BarState:
     """A row: each bar ends where the next begins.
 
     Attributes
@@ -85,7 +85,7 @@ class BarRows:
 
     Parameters
     ----------
-    span : Span
+    span : TimeRange
     name : str
         Of the source; the figure's is followed by ``-bars``.
     colours : dict of str to str
@@ -103,7 +103,7 @@ class BarRows:
     """
 
     def __init__(
-        self, span: Span, *, name: str, colours: dict[str, str], row: int = 15, most: int = 460
+        self, span: TimeRange, *, name: str, colours: dict[str, str], row: int = 15, most: int = 460
     ) -> None:
         self._row = row
         self._most = most
@@ -140,7 +140,7 @@ class BarRows:
             )
         )
 
-    def draw(self, rows: Sequence[Bars], now: float) -> None:
+    def draw(self, rows: Sequence[BarState], now: float) -> None:
         """Show these rows; what has not changed since the last time is not sent again."""
         far = now * 1e3 + FAR
         same = list(self._drawn) == [row.key for row in rows] and all(
@@ -154,7 +154,7 @@ class BarRows:
         else:
             self._draw_news(rows)
 
-    def _draw_all(self, rows: Sequence[Bars]) -> None:
+    def _draw_all(self, rows: Sequence[BarState]) -> None:
         columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         self._drawn = {}
         for y, row in enumerate(rows):
@@ -176,7 +176,7 @@ class BarRows:
         self.source.data = columns
         self._limit = len(columns["y"]) + _SPARE
 
-    def _draw_news(self, rows: Sequence[Bars]) -> None:
+    def _draw_news(self, rows: Sequence[BarState]) -> None:
         columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         patches: dict[str, list[tuple[int, Any]]] = {}
         there = len(self.source.data["y"])
@@ -200,7 +200,7 @@ class BarRows:
             self.source.stream(columns)
 
     def _append(
-        self, columns: dict[str, list[Any]], row: Bars, y: int, first: int, there: int
+        self, columns: dict[str, list[Any]], row: BarState, y: int, first: int, there: int
     ) -> None:
         for i in range(first, len(row.bars)):
             columns["y"].append(y)
@@ -211,13 +211,13 @@ class BarRows:
         at = there + len(columns["y"]) - 1
         self._drawn[row.key] = _Drawn(y, row.stamp, number, at, last)
 
-    def _bar(self, row: Bars, i: int) -> tuple[Bar, float]:
+    def _bar(self, row: BarState, i: int) -> tuple[Bar, float]:
         if i + 1 < len(row.bars):
             return row.bars[i], row.bars[i + 1].left * 1e3
         return row.bars[i], self._far if row.end is None else row.end * 1e3
 
     @staticmethod
-    def _values(bar: Bar, right: float, row: Bars) -> dict[str, Any]:
+    def _values(bar: Bar, right: float, row: BarState) -> dict[str, Any]:
         return {
             "left": bar.left * 1e3,
             "right": right,

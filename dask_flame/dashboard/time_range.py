@@ -56,7 +56,7 @@ def buttons() -> InlineStyleSheet:
     return InlineStyleSheet(css=BUTTONS)
 
 
-class Span:
+class TimeRange:
     """A range of time that follows now until somebody zooms in, and the buttons for it.
 
     Parameters

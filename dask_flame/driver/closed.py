@@ -13,10 +13,10 @@ from distributed import Client
 from dask_flame.errors import ClosedError
 
 if TYPE_CHECKING:
-    from dask_flame.driver.pools_api import Steering
+    from dask_flame.driver.pools_api import PoolsApi
 
 
-def closed(cluster: Steering, why: str = "") -> ClosedError:
+def closed(cluster: PoolsApi, why: str = "") -> ClosedError:
     """Make the error for what comes after a cluster's end, for whatever reason it has ended."""
     ended = f"has ended: {why}" if why else "is closed"
     return ClosedError(

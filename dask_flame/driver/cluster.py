@@ -32,16 +32,16 @@ from dask_flame.driver.cluster_options import asynchronous as checked_asynchrono
 from dask_flame.driver.cluster_options import cluster_name, event_loop, log_level
 from dask_flame.driver.cluster_options import dashboard_address as checked_address
 from dask_flame.driver.dashboard_links import dashboard_link, page_link
-from dask_flame.driver.fleets import Pools, make_pools
+from dask_flame.driver.fleets import PoolFleets, make_pools
 from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
-from dask_flame.driver.hosts.in_process import END_GRACE, Here
+from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
 from dask_flame.driver.ignored_settings import warn_of_unheeded
 from dask_flame.driver.launch import check_taken, make_security, places_for, runner_spec
 from dask_flame.driver.log_filter import QuietLogs
-from dask_flame.driver.pools_api import Steering
+from dask_flame.driver.pools_api import PoolsApi
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
-from dask_flame.history.boots import Boots, is_step
+from dask_flame.history.boots import BootLog, is_step
 from dask_flame.history.costs import Costs
 from dask_flame.history.events import EventLog
 from dask_flame.prints.driver.show import DriversShow
@@ -54,7 +54,7 @@ from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler
 
 if TYPE_CHECKING:
-    from dask_flame.driver.hosts.remote import Apart
+    from dask_flame.driver.hosts.remote import RemoteScheduler
     from dask_flame.driver.widget import Widget
 
 logger = logging.getLogger("dask_flame")
@@ -77,7 +77,7 @@ _OWN_OPTIONS = (
 )
 
 
-class FlameCluster(Steering):
+class FlameCluster(PoolsApi):
     """A Dask cluster whose runners appear when there is something to run, and go when there is not.
 
     The scheduler runs in this process. Runners boot in one wave, as many as the calls that are
@@ -202,9 +202,9 @@ class FlameCluster(Steering):
         loop = event_loop(loop)
         asynchronous = checked_asynchronous(asynchronous, loop)
         warn_of_unheeded(stacklevel=4)
-        self.fleets = Pools(policies)
+        self.fleets = PoolFleets(policies)
         self.events = EventLog()
-        self.boots = Boots()
+        self.boots = BootLog()
         self._hash_seed = hash_seed()
         self._warned: set[str] = set()  # of links
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
@@ -225,7 +225,7 @@ class FlameCluster(Steering):
         #: What its scheduler answers beside Dask's own requests; to be set before it starts, since
         #: somebody may ask as soon as it listens.
         self.handlers: dict[str, Callable[..., Any]] = {}
-        self._seat: Here | Apart | None = None
+        self._seat: InProcessScheduler | RemoteScheduler | None = None
         self._shown: Widget | None = None
         self._came_to: Costs | None = None  # once it is over
         self.over = ""  # why it has ended, if it was not closed
@@ -356,13 +356,13 @@ class FlameCluster(Steering):
         await super()._start()
         self._seat.follow(self._stack)
 
-    def _take_seat(self) -> Here | Apart:
+    def _take_seat(self) -> InProcessScheduler | RemoteScheduler:
         if not self.backend.apart:
-            return Here(self, self._reports)
+            return InProcessScheduler(self, self._reports)
         # Not everybody needs it.
-        from dask_flame.driver.hosts.remote import Apart
+        from dask_flame.driver.hosts.remote import RemoteScheduler
 
-        return Apart(self)
+        return RemoteScheduler(self)
 
     async def _close(self) -> None:
         if self._closing is None:

@@ -18,11 +18,11 @@ from distributed.deploy.adaptive import Adaptive
 from dask_flame.backends.base import Ended
 from dask_flame.core.pool import OnChange
 from dask_flame.core.terminal_text import tame
-from dask_flame.core.threads import Background, in_thread, safely
-from dask_flame.driver.executor import Orders
+from dask_flame.core.threads import BackgroundThread, in_thread, safely
+from dask_flame.driver.executor import DecisionExecutor
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
-from dask_flame.history.timeline import ENDING, Lives
+from dask_flame.history.timeline import ENDING, RunnerTimeline
 from dask_flame.scaling.boot_messages import Told
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 
@@ -66,7 +66,7 @@ class FlameAdaptive(Adaptive):
         self.fleets = cluster.fleets
         self.events = cluster.events
         self.boots = cluster.boots
-        self.lives = Lives()
+        self.lives = RunnerTimeline()
         self.told = Told()
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
@@ -79,8 +79,10 @@ class FlameAdaptive(Adaptive):
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._callbacks = Background("flame-callbacks")
-        self._orders = Orders(cluster, ended=self.ended, accepted=self._accepted, done=self.wake)
+        self._callbacks = BackgroundThread("flame-callbacks")
+        self._orders = DecisionExecutor(
+            cluster, ended=self.ended, accepted=self._accepted, done=self.wake
+        )
         default = self.fleets.policies[self.fleets.default]
         kwargs.setdefault("minimum", default.min)
         kwargs.setdefault("maximum", default.max)

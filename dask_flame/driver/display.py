@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Status
 
-from dask_flame.history.timeline import Lives
+from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.scaling.fleet import Fleet, Phase
 
 if TYPE_CHECKING:
     from dask_flame.driver.cluster import FlameCluster
     from dask_flame.driver.control_loop import FlameAdaptive
-    from dask_flame.driver.fleets import Pools
-    from dask_flame.history.boots import Boots
+    from dask_flame.driver.fleets import PoolFleets
+    from dask_flame.history.boots import BootLog
     from dask_flame.history.events import EventLog
     from dask_flame.scheduler.scheduler import FlameScheduler
 
@@ -106,11 +106,11 @@ def widget(cluster: FlameCluster) -> Any:
 
 
 def snapshot(
-    pools: Pools,
+    pools: PoolFleets,
     adaptive: FlameAdaptive | None,
     scheduler: FlameScheduler,
     events: EventLog,
-    boots: Boots,
+    boots: BootLog,
 ) -> dict[str, Any]:
     """The pools' state for the dashboard's pages and the notebook: times are Unix seconds."""
     now, monotonic = time.time(), time.monotonic()
@@ -151,7 +151,7 @@ def snapshot(
             {"at": e.at, "kind": e.kind, "text": e.text, "pool": e.pool}
             for e in list(events)[-_SHOWN_EVENTS:]
         ],
-        "lives": adaptive.lives if adaptive is not None else Lives(),
+        "lives": adaptive.lives if adaptive is not None else RunnerTimeline(),
         "boots": [
             {
                 "name": b.name,

@@ -23,7 +23,7 @@ _AGAIN_FIRST = 0.5
 _AGAIN_MOST = 30.0
 
 
-class Orders:
+class DecisionExecutor:
     """What is under way at the backend and at the runners, each as a task that is owned here.
 
     Parameters

@@ -9,8 +9,9 @@ from typing import Any
 from dask_flame.core.option_checks import EXAMPLES, line, shown, whole, wrong
 from dask_flame.core.pool import Pool, refuse_unknown
 from dask_flame.errors import PoolError
-from dask_flame.history.usage import Ledger
-from dask_flame.scaling.fleet import Fleet, Member
+from dask_flame.history.usage import PoolUsage
+from dask_flame.scaling.fleet import Fleet
+from dask_flame.scaling.runner_index import RunnerState
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,39}[A-Za-z0-9])?")
 #: What placement and running runners were told once and for all.
@@ -62,7 +63,7 @@ def make_pools(
     return dict(pools)
 
 
-class Pools:
+class PoolFleets:
     """The fleets of a cluster, by the names of their pools.
 
     Parameters
@@ -78,7 +79,7 @@ class Pools:
         self.fleets = {
             name: Fleet(pool, prefix="runner" if plain else name) for name, pool in pools.items()
         }
-        self.ledgers = {name: Ledger() for name in pools}
+        self.ledgers = {name: PoolUsage() for name in pools}
         self.stopped = ""  # why there is to be no runner any more
         self._pool_of: dict[str, str] = {}
 
@@ -88,7 +89,7 @@ class Pools:
         return {name: fleet.pool for name, fleet in self.fleets.items()}
 
     @property
-    def members(self) -> dict[str, Member]:
+    def members(self) -> dict[str, RunnerState]:
         """All runners, by name; a copy."""
         return {
             name: m for fleet in self.fleets.values() for name, m in list(fleet.members.items())

@@ -37,15 +37,16 @@ from dask_flame.driver.other_clusters import (
 )
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.history.costs import Costs, costs
-from dask_flame.scaling.fleet import Member, Phase
+from dask_flame.scaling.fleet import Phase
+from dask_flame.scaling.runner_index import RunnerState
 
 if TYPE_CHECKING:
     from dask_flame.backends.base import Backend, RunnerSpec
     from dask_flame.driver.control_loop import FlameAdaptive
-    from dask_flame.driver.fleets import Pools
-    from dask_flame.driver.hosts.in_process import Here
-    from dask_flame.driver.hosts.remote import Apart
-    from dask_flame.history.boots import Boots
+    from dask_flame.driver.fleets import PoolFleets
+    from dask_flame.driver.hosts.in_process import InProcessScheduler
+    from dask_flame.driver.hosts.remote import RemoteScheduler
+    from dask_flame.history.boots import BootLog
     from dask_flame.history.events import EventLog
 
 _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
@@ -53,18 +54,18 @@ _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
 _SECRET = ("env", "secrets", "pod_template")
 
 
-class Steering(Cluster):
+class PoolsApi(Cluster):
     """The side of a :class:`dask_flame.FlameCluster` that is about its pools."""
 
-    fleets: Pools
+    fleets: PoolFleets
     over: str
     events: EventLog
     backend: Backend
-    boots: Boots
+    boots: BootLog
     _adaptive: FlameAdaptive
     _came_to: Costs | None
     _hash_seed: str
-    _seat: Here | Apart | None
+    _seat: InProcessScheduler | RemoteScheduler | None
 
     @abstractmethod
     def _pools(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class Steering(Cluster):
         return MappingProxyType(self.fleets.policies)
 
     @property
-    def runners(self) -> Mapping[str, Member]:
+    def runners(self) -> Mapping[str, RunnerState]:
         """The runners there are, by name; booting and ending ones too. A copy."""
         return MappingProxyType(self.fleets.members)
 

@@ -99,7 +99,7 @@ class Boot:
         return tame(f"{self.name}: {', '.join(told) or 'asked for'}")
 
 
-class Boots(Sequence[Boot]):
+class BootLog(Sequence[Boot]):
     """The last boots of a cluster in the order in which they were asked for; bounded.
 
     Those that are under way are all there, with about a thousand of those that are over. Noting

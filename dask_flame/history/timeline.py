@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dask_flame.history.boots import FIRST_CALL
-from dask_flame.scaling.runner_index import Member, Phase, Roster
+from dask_flame.scaling.runner_index import Phase, RunnerIndex, RunnerState
 
 IDLE, BUSY = "idle", "busy"
 BOOTING, DRAINING, ENDING = Phase.BOOTING.value, Phase.DRAINING.value, Phase.ENDING.value
@@ -25,7 +25,7 @@ _FINEST = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class StateChange:
     """A runner came into a state.
 
     Attributes
@@ -45,7 +45,7 @@ class Change:
 
 
 @dataclass(slots=True, eq=False)
-class Life:
+class RunnerLife:
     """One runner's life.
 
     Attributes
@@ -56,7 +56,7 @@ class Life:
     steps : tuple of (str, float)
         What its boot has come to until it registered, and after how many seconds; see
         :class:`dask_flame.history.boots.Boot`.
-    changes : list of Change
+    changes : list of StateChange
         In the order in which they happened; no two that follow each other are of the same state.
     over : float or None
         When it was gone: Unix time, in seconds.
@@ -72,7 +72,7 @@ class Life:
     name: str
     pool: str
     number: int
-    changes: list[Change]
+    changes: list[StateChange]
     steps: tuple[tuple[str, float], ...] = ()
     over: float | None = None
     how: str = ""
@@ -85,7 +85,7 @@ class Life:
         return self.changes[-1].state
 
 
-class Lives:
+class RunnerTimeline:
     """The last lives of a cluster's runners; bounded.
 
     There are about a thousand, and those that are over go first. Where runners are busy and idle by
@@ -102,8 +102,8 @@ class Lives:
     def __init__(self, kept: int = _KEPT, changes: int = _MOST_CHANGES) -> None:
         self._kept = kept
         self._most = self._limit = changes
-        self._alive: OrderedDict[str, Life] = OrderedDict()
-        self._over: OrderedDict[str, Life] = OrderedDict()
+        self._alive: OrderedDict[str, RunnerLife] = OrderedDict()
+        self._over: OrderedDict[str, RunnerLife] = OrderedDict()
         self._number = 0
         self._changes = 0
 
@@ -114,7 +114,9 @@ class Lives:
         first = self._number
         self._number += len(names)
         for number, name in list(enumerate(names, first + 1))[-self._kept :]:
-            self._alive[name] = Life(name, pool, number, [Change(at, BOOTING, _short(why))])
+            self._alive[name] = RunnerLife(
+                name, pool, number, [StateChange(at, BOOTING, _short(why))]
+            )
             self._changes += 1
         self._forget()
 
@@ -129,12 +131,14 @@ class Lives:
                 life.rewritten += 1
             life.steps = steps
 
-    def heed(self, roster: Roster, at: float, calls_on: Callable[[str], Sequence[str]]) -> None:
+    def heed(
+        self, roster: RunnerIndex, at: float, calls_on: Callable[[str], Sequence[str]]
+    ) -> None:
         """Take note of what is new in a roster.
 
         Parameters
         ----------
-        roster : Roster
+        roster : RunnerIndex
             Its ``news`` is cleared.
         at : float
         calls_on : callable
@@ -163,7 +167,7 @@ class Lives:
             if life.state == state:
                 return
         at = max(at, life.changes[-1].at)
-        life.changes.append(Change(at, state, _short(note)))
+        life.changes.append(StateChange(at, state, _short(note)))
         self._changes += 1
         if self._changes > self._limit:
             self._thin()
@@ -180,7 +184,7 @@ class Lives:
 
     # What there is
 
-    def __iter__(self) -> Iterator[Life]:
+    def __iter__(self) -> Iterator[RunnerLife]:
         """In the order in which they were asked for."""
         lives = (*self._over.values(), *self._alive.values())
         return iter(sorted(lives, key=lambda life: life.number))
@@ -207,14 +211,14 @@ class Lives:
         self._limit = max(self._most, 2 * self._changes)
 
 
-def thin(changes: list[Change], grain: float) -> list[Change]:
+def thin(changes: list[StateChange], grain: float) -> list[StateChange]:
     """Put together turns of busy and idle that are shorter than a grain, about as long as it.
 
     What is put together is in the state in which the runner was for most of it. The first and the
     last change stay, as does what is neither busy nor idle.
     """
-    thinned: list[Change] = []
-    turns: list[tuple[Change, float]] = []  # that are being put together, with their seconds
+    thinned: list[StateChange] = []
+    turns: list[tuple[StateChange, float]] = []  # that are being put together, with their seconds
     for change, after in pairwise(changes):
         lasts = after.at - change.at
         if change.state in (IDLE, BUSY) and lasts < grain:
@@ -229,15 +233,15 @@ def thin(changes: list[Change], grain: float) -> list[Change]:
     return thinned
 
 
-def _together(turns: Sequence[tuple[Change, float]]) -> Iterator[Change]:
+def _together(turns: Sequence[tuple[StateChange, float]]) -> Iterator[StateChange]:
     if turns:
         busy = sum(seconds for change, seconds in turns if change.state == BUSY)
         state = BUSY if 2 * busy >= sum(seconds for _, seconds in turns) else IDLE
         notes = (change.note for change, _ in turns if change.state == state)
-        yield Change(turns[0][0].at, state, next(notes, ""))
+        yield StateChange(turns[0][0].at, state, next(notes, ""))
 
 
-def state_of(member: Member) -> str:
+def state_of(member: RunnerState) -> str:
     """What a runner does, in the words of its life."""
     if member.phase is Phase.READY:
         return BUSY if member.busy else IDLE
@@ -245,7 +249,7 @@ def state_of(member: Member) -> str:
     return DRAINING if member.phase is Phase.PAUSED else str(member.phase.value)
 
 
-def _append(changes: list[Change], *more: Change) -> None:
+def _append(changes: list[StateChange], *more: StateChange) -> None:
     for change in more:
         if not changes or changes[-1].state != change.state:
             changes.append(change)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dask_flame.scaling.fleet import Member
+from dask_flame.scaling.runner_index import RunnerState
 
 #: A backend has a handful of steps. Each is a time series in Prometheus: that is not to be flooded.
 _MOST_PHASES = 20
 
 
 @dataclass(slots=True)
-class Ledger:
+class PoolUsage:
     """Running totals of one pool, from the cluster's start.
 
     Attributes
@@ -48,11 +48,11 @@ class Ledger:
         summed, number = self.phases.get(name, (0.0, 0))
         self.phases[name] = (summed + seconds, number + 1)
 
-    def gone(self, member: Member, kind: str, now: float) -> None:
+    def gone(self, member: RunnerState, kind: str, now: float) -> None:
         """A runner is gone."""
         self.ended[kind] += 1
         self.runner_seconds += now - member.asked
 
-    def paid(self, members: Iterable[Member], now: float) -> float:
+    def paid(self, members: Iterable[RunnerState], now: float) -> float:
         """Runner-seconds of those that are gone and of these, which are there."""
         return self.runner_seconds + sum(now - m.asked for m in members)

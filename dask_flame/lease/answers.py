@@ -18,14 +18,14 @@ from distributed import Client
 from dask_flame.core.messages import LEASE, MARK
 
 if TYPE_CHECKING:
-    from dask_flame.lease.resume import Link
+    from dask_flame.lease.resume import ResumableLink
 
 #: Longest waits for the stream, in seconds: after a restart, and after a cancellation, which
 #: must not hold up who has just interrupted a call.
 _RESTARTED, _CANCELLED = 30.0, 2.0
 
 
-class Answers:
+class ClientAnswers:
     """What a Client waits for before its requests return. Used on the Client's loop.
 
     Each mark on the Client's stream is answered on the scheduler's, behind all that the scheduler
@@ -33,12 +33,12 @@ class Answers:
 
     Parameters
     ----------
-    link : Link
+    link : ResumableLink
         Its Client's ``restart`` and ``cancel`` are replaced, by attributes of this one instance;
         they behave as stock while the link is off.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: ResumableLink) -> None:
         self._link = link
         self._client = client = link.client
         self._marks: deque[asyncio.Event] = deque()
@@ -89,7 +89,7 @@ class Answers:
         if self._link.on:
             await self.hear(_CANCELLED)
 
-    def _all(self) -> list[Answers]:
+    def _all(self) -> list[ClientAnswers]:
         """The Clients of this process that are connected to the same scheduler."""
         if self._client.status != "running":
             return []
@@ -103,7 +103,7 @@ class Answers:
         ]
         return [link.answers for link in links if link.on]
 
-    async def _have_heard(self, other: Answers) -> None:
+    async def _have_heard(self, other: ClientAnswers) -> None:
         here, there = asyncio.get_running_loop(), other._client.loop.asyncio_loop
         if there is here:
             await other.hear(_RESTARTED)

@@ -21,7 +21,7 @@ from distributed.scheduler import heartbeat_interval
 from tornado.ioloop import PeriodicCallback
 
 from dask_flame.core.messages import LEASE, MARK, STANDING, TELL
-from dask_flame.lease.clients import LATE, Alarm, Record, first_alone, keeps
+from dask_flame.lease.clients import LATE, Alarm, ClientRecord, first_alone, keeps
 
 logger = logging.getLogger("dask_flame")
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("dask_flame")
 _PARTING = 1.0
 
 
-class Keeper:
+class ClientSessions:
     """Keeps what clients want through drops of their connections, and drops those that are silent.
 
     Parameters
@@ -57,7 +57,7 @@ class Keeper:
         self.scheduler = scheduler
         self.grace = grace
         self.silence = silence
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, ClientRecord] = {}
         self._on_drop = on_drop
         self._in_force = in_force
         self._latest: dict[str, Comm] = {}
@@ -66,7 +66,7 @@ class Keeper:
         self._looked = 0.0
         self._look_out = PeriodicCallback(self._look, interval * 1000)
 
-    def start(self, records: dict[str, Record] | None = None) -> None:
+    def start(self, records: dict[str, ClientRecord] | None = None) -> None:
         """Begin, with the clients there are; ``records`` are those of a lease replaced by this."""
         s = self.scheduler
         # Plugins hear of a client's end only after its keys are gone, and a second connection with
@@ -87,14 +87,14 @@ class Keeper:
                 self._keep(client, record)
         for client, sender in s.client_comms.items():
             if keeps(client):
-                record = self.records.setdefault(client, Record(s.clients[client]))
+                record = self.records.setdefault(client, ClientRecord(s.clients[client]))
                 record.listening = self._looked
                 self._listen(sender.comm, client)
         s.log_event(LEASE, {"in-force": True})
         self._notify({"in-force": True})
         self._look_out.start()
 
-    def stop(self, *, release: bool = True) -> dict[str, Record]:
+    def stop(self, *, release: bool = True) -> dict[str, ClientRecord]:
         """Leave the scheduler as it was; by default what was kept for absent clients is released.
 
         Returns
@@ -150,7 +150,7 @@ class Keeper:
         state = self.scheduler.clients[client]
         record = self.records.get(client)
         if record is None:
-            self.records[client] = Record(state)
+            self.records[client] = ClientRecord(state)
             return
         if record.release is not None:
             record.release.cancel()
@@ -203,7 +203,7 @@ class Keeper:
             self._keep(client, record)
             self._on_drop(client)
 
-    def _keep(self, client: str, record: Record) -> None:
+    def _keep(self, client: str, record: ClientRecord) -> None:
         record.listening = None
         record.release = Alarm(self.grace, lambda: self._release(client))
 

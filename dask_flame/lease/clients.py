@@ -45,7 +45,7 @@ class Alarm:
 
 
 @dataclass
-class Record:
+class ClientRecord:
     """What is known of one client, connected or not.
 
     Attributes

@@ -19,7 +19,7 @@ from distributed.protocol import pickle
 from dask_flame.errors import PoolError
 
 
-class OnRunner(WorkerPlugin):
+class NannyPluginOnRunner(WorkerPlugin):
     """Does on a runner what a plugin of nannies does.
 
     Parameters
@@ -64,5 +64,5 @@ def on_runner(plugin: bytes) -> bytes:
             "run; derive it from distributed.WorkerPlugin, whose setup(worker) runs on each "
             "runner, or write Pool(env={…}) or Pool(preload=[…])"
         )
-    pickled: bytes = pickle.dumps(OnRunner(made))
+    pickled: bytes = pickle.dumps(NannyPluginOnRunner(made))
     return pickled

@@ -22,7 +22,7 @@ from distributed import Scheduler, SchedulerPlugin
 from dask_flame.core.option_checks import GRACE, Duration, function, seconds
 from dask_flame.core.settings import configured
 from dask_flame.core.settings import grace as configured_grace
-from dask_flame.lease.client_sessions import Keeper
+from dask_flame.lease.client_sessions import ClientSessions
 from dask_flame.lease.clients import Alarm, is_driver
 from dask_flame.lease.resume import resume_clients
 
@@ -111,7 +111,7 @@ class Lease(SchedulerPlugin):
         self._timer: Alarm | None = None
         self._end: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._keeper: Keeper | None = None
+        self._keeper: ClientSessions | None = None
         self._seen = self._stopped = False
         resume_clients()
 
@@ -128,7 +128,7 @@ class Lease(SchedulerPlugin):
         others = [p for p in scheduler.plugins.values() if isinstance(p, Lease) and p is not self]
         # One that is registered anew replaces the old, of which distributed tells nobody.
         records = others[0].stop(replaced=True) if others else None
-        self._keeper = Keeper(
+        self._keeper = ClientSessions(
             scheduler,
             grace=self.grace,
             silence=self.silence,

@@ -27,7 +27,7 @@ from tornado.ioloop import PeriodicCallback
 
 from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import INTERVAL, LEASE, STANDING, TELL
-from dask_flame.lease.answers import Answers
+from dask_flame.lease.answers import ClientAnswers
 from dask_flame.lease.clients import keeps
 from dask_flame.lease.direct_transfer import straight_gather, straight_scatter
 from dask_flame.lease.outbox import Message, Outbox, submits
@@ -74,7 +74,7 @@ def resume_clients() -> None:
 
     @functools.wraps(connect)
     async def _ensure_connected(self: Client, timeout: float | None = None) -> None:
-        link = Link.of(self) if keeps(self.id) else None
+        link = ResumableLink.of(self) if keeps(self.id) else None
         await connect(self, timeout=timeout)
         if link is not None:
             await link.join(timeout)
@@ -96,7 +96,7 @@ def resume_clients() -> None:
     Client._handle_event = shielded(Client._handle_event)
     for client in list(Client._instances):
         if client.status == "running" and keeps(client.id):
-            client.loop.add_callback(Link.of(client).join)
+            client.loop.add_callback(ResumableLink.of(client).join)
 
 
 def tell_clients(cluster: Any, why: str, error: type[Exception] | None = None) -> None:
@@ -121,10 +121,10 @@ async def dask_setup(client: Client) -> None:
     resume_clients()
     if keeps(client.id):
         # This one is connected already, and not yet among those there are.
-        await Link.of(client).join()
+        await ResumableLink.of(client).join()
 
 
-class Link:
+class ResumableLink:
     """One Client's connection to a leased scheduler, over its drops. Used on the Client's loop.
 
     Attributes
@@ -147,14 +147,14 @@ class Link:
         self._error: type[Exception] | None = None  # what calls fail with then
         # On this instance: all that a Client says but its heartbeat goes through this.
         client._send_to_scheduler_safe = self.post
-        self.answers = Answers(self)
+        self.answers = ClientAnswers(self)
 
     @staticmethod
-    def of(client: Client) -> Link:
+    def of(client: Client) -> ResumableLink:
         """This Client's link; made if there is none."""
         if LEASE not in client.extensions:
-            client.extensions[LEASE] = Link(client)
-        link: Link = client.extensions[LEASE]
+            client.extensions[LEASE] = ResumableLink(client)
+        link: ResumableLink = client.extensions[LEASE]
         return link
 
     @property

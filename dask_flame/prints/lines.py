@@ -31,7 +31,7 @@ class _Line:
     shown: str = ""
 
 
-class Lines(Generic[K]):
+class LineFilter(Generic[K]):
     """The lines that runners have begun and not ended.
 
     Examples

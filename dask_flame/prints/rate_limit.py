@@ -38,7 +38,7 @@ class Limits:
     total_rate: float = 200
 
 
-class Limit:
+class RateLimit:
     """A bucket of tokens, one for each line, that is filled at a rate.
 
     When it is empty it gives none before there is a second's worth again.

@@ -15,7 +15,7 @@ import termios
 from dask_flame.prints.frames import LONGEST_NAME, NOBODY, Owner
 
 
-class Whose:
+class SoleCall:
     """A few bytes that a runner writes and its guard reads: which call runs alone.
 
     Parameters

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
-from dask_flame.core.channel import Link
+from dask_flame.core.channel import Channel
 from dask_flame.core.pod_options import POD_OPTIONS
 
 
-class RelayBackend(Backend):
+class ProxyBackend(Backend):
     """Passes on what is asked of it, and what is said of runners.
 
     What runners are told is for the driver to say: it has their environment and their secrets,
@@ -18,7 +18,7 @@ class RelayBackend(Backend):
 
     Parameters
     ----------
-    link : Link
+    link : Channel
     listening : mapping
         See :attr:`dask_flame.backends.Backend.listening`.
     scratch : str
@@ -32,7 +32,7 @@ class RelayBackend(Backend):
         owner: str,
         ended: Callable[[Ended], None],
         *,
-        link: Link,
+        link: Channel,
         listening: Mapping[str, Any],
         scratch: str,
     ) -> None:

@@ -31,12 +31,17 @@ from distributed.comm import Comm
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
-from dask_flame.core.channel import Link
+from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.driver.cluster import FlameCluster
-from dask_flame.driver.hosts.replication import PrintTeller, ReportTeller, Teller, TellingLog
+from dask_flame.driver.hosts.replication import (
+    ForwardingEventLog,
+    PrintPublisher,
+    ReportPublisher,
+    StatePublisher,
+)
 from dask_flame.lease.plugin import Lease
-from dask_flame.remote.proxy_backend import RelayBackend
+from dask_flame.remote.proxy_backend import ProxyBackend
 
 logger = logging.getLogger("dask_flame")
 
@@ -49,7 +54,7 @@ _LOOK = 0.2
 _CLOSE_WITHIN = 10.0
 
 
-class Head:
+class SchedulerServer:
     """A cluster whose driver is elsewhere.
 
     Parameters
@@ -72,7 +77,7 @@ class Head:
             "told": self._told,
             "close": self._close,
         }
-        self.link = Link(handlers, silence=float(orders["silence"]))
+        self.link = Channel(handlers, silence=float(orders["silence"]))
         self._over = asyncio.Event()
         self._told_to_close = False
         self._born = time.monotonic()
@@ -86,7 +91,7 @@ class Head:
         self._loop = asyncio.get_running_loop()
         link, listening, scratch = self.link, orders["listening"], orders["scratch"]
 
-        class Relay(RelayBackend):
+        class Relay(ProxyBackend):
             def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
                 super().__init__(owner, ended, link=link, listening=listening, scratch=scratch)
 
@@ -96,10 +101,10 @@ class Head:
             asynchronous=True,
             **options,
         )
-        self.cluster.events = TellingLog(self.link)
+        self.cluster.events = ForwardingEventLog(self.link)
         if self.cluster.on_prints is not None:
-            self.cluster.on_prints = PrintTeller(self.link)
-        self._reports = ReportTeller(self.cluster.reports, self.link)
+            self.cluster.on_prints = PrintPublisher(self.link)
+        self._reports = ReportPublisher(self.cluster.reports, self.link)
         self._ready = asyncio.Event()
         # The driver may come as soon as the port listens.
         self.cluster.handlers[DRIVER] = self._serve
@@ -111,7 +116,7 @@ class Head:
         try:
             await self.cluster
             self._ready.set()
-            teller = Teller(self.cluster, self.link)
+            teller = StatePublisher(self.cluster, self.link)
             while not self._over.is_set() and not self._forsaken():
                 if self.link.connected:
                     # Else what it will have to know then is told then.
@@ -227,7 +232,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 async def _run(orders: dict[str, Any]) -> None:
-    await Head(orders).run()
+    await SchedulerServer(orders).run()
 
 
 def main(argv: list[str]) -> NoReturn:

@@ -90,7 +90,7 @@ class Batch:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class RunningCall:
     """One execution of a call, as its runner sees it.
 
     Attributes
@@ -121,12 +121,12 @@ class Call:
 
 
 #: A report that was not sent yet: its call, step, time and values.
-Record = tuple[Call, int, float, dict[str, float]]
+Record = tuple[RunningCall, int, float, dict[str, float]]
 
 
 def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, Any]:
     """The message for these reports, which keep their order within each call."""
-    groups: dict[Call, dict[str, Any]] = {}
+    groups: dict[RunningCall, dict[str, Any]] = {}
     for call, step, at, values in records:
         group = groups.get(call)
         if group is None:

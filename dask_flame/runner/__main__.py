@@ -87,10 +87,10 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
     code, farewell = 1, None
     try:
-        from dask_flame.runner.process_exit import Farewell
+        from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        farewell = Farewell(end, orders["shutdown_timeout"])
+        farewell = ProcessExit(end, orders["shutdown_timeout"])
         code = run(orders, farewell, in_peace.append)
     except BaseException:
         traceback.print_exc()

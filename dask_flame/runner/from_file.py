@@ -30,10 +30,10 @@ def main(argv: list[str]) -> NoReturn:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # A user that the image does not know, whose home is "/": caches have to be somewhere.
             os.environ["HOME"] = scratch
-        from dask_flame.runner.process_exit import Farewell
+        from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        farewell = Farewell(_end, orders["shutdown_timeout"])
+        farewell = ProcessExit(_end, orders["shutdown_timeout"])
         code = run(orders, farewell, lambda _: None)
     except BaseException:
         traceback.print_exc()

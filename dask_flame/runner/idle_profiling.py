@@ -19,7 +19,7 @@ _OF_CALLS = ("profile", "profile-cycle", "tick", "ticks")
 _LINGER = 1.0
 
 
-class Quiet:
+class IdleProfiling:
     """Stops a worker's measurements while it has no call, and no actor.
 
     Parameters

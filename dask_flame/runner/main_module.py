@@ -27,7 +27,7 @@ from dask_flame.core import current_call
 _MAIN = "__main__"
 
 
-class Main(types.ModuleType):
+class MainModule(types.ModuleType):
     """A ``__main__`` that looks different to each call.
 
     A notebook may have sent one version of a function to one call, and another to the next, while
@@ -78,7 +78,7 @@ class Main(types.ModuleType):
         self._names.pop(key, None)
 
 
-def install(program: Mapping[str, str]) -> Main:
+def install(program: Mapping[str, str]) -> MainModule:
     """Put a new ``__main__`` in place, and have cloudpickle fill it; once in a process.
 
     Parameters
@@ -93,9 +93,9 @@ def install(program: Mapping[str, str]) -> Main:
     finish a function or a class that was sent by value.
     """
     current = sys.modules.get(_MAIN)
-    if isinstance(current, Main):
+    if isinstance(current, MainModule):
         return current
-    main = Main()
+    main = MainModule()
     if "name" in program:
         main.__spec__ = ModuleSpec(program["name"], None)
     elif "file" in program:
@@ -109,10 +109,10 @@ def install(program: Mapping[str, str]) -> Main:
     return main
 
 
-def installed() -> Main | None:
+def installed() -> MainModule | None:
     """Return the ``__main__`` that :func:`install` has put in place; None where it has not."""
     main = sys.modules.get(_MAIN)
-    return main if isinstance(main, Main) else None
+    return main if isinstance(main, MainModule) else None
 
 
 def _then(finish: Callable[..., Any], came: Callable[[Any], None]) -> Callable[..., Any]:

@@ -31,7 +31,7 @@ _TEXT: Any = io.TextIOWrapper
 _BUFFERED: Any = (io.BufferedWriter, io.BufferedRandom)
 
 
-class Farewell:
+class ProcessExit:
     """Ends the process after all that Python does when it exits.
 
     In Python's order: threads that are not daemons end, then what is registered with

@@ -21,7 +21,7 @@ _GREETING = 1.0
 _GOING = frozenset({Status.closing, Status.closing_gracefully, Status.closed, Status.failed})
 
 
-class Departure:
+class Shutdown:
     """What a worker does when it is told to end, and when it gets a SIGTERM.
 
     A SIGTERM means that the substrate takes the machine back, some seconds from now. The scheduler

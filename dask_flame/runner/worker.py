@@ -32,7 +32,7 @@ from distributed.worker_state_machine import (
 from dask_flame.core import joblib_hook
 from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
-from dask_flame.core.immediate_send import Sender
+from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
 from dask_flame.core.threads import in_thread
 from dask_flame.prints.runner.framing import FramedPrints, install
@@ -40,13 +40,13 @@ from dask_flame.prints.runner.sender import later
 from dask_flame.runner import main_module
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.gpus import Gpus, visible
-from dask_flame.runner.idle_profiling import Quiet
+from dask_flame.runner.idle_profiling import IdleProfiling
 from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
-from dask_flame.runner.process_exit import Farewell
+from dask_flame.runner.process_exit import ProcessExit
 from dask_flame.runner.redacted_logs import veil_logs
 from dask_flame.runner.shared_memory import track_own_only
-from dask_flame.runner.shutdown import Departure
+from dask_flame.runner.shutdown import Shutdown
 from dask_flame.runner.signals import use_usual_signals
 from dask_flame.runner.transfers import SafeComm, without_unreadable
 from dask_flame.serialization import pickling
@@ -82,14 +82,14 @@ _PAGES = "distributed.worker.http.routes"
 Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], farewell: Farewell, listen: Listen) -> int:
+def run(orders: dict[str, Any], farewell: ProcessExit, listen: Listen) -> int:
     """Carry out a runner's orders until its worker has closed; the exit code.
 
     Parameters
     ----------
     orders : dict
         What :class:`dask_flame.backends.RunnerSpec` holds, as JSON gives it.
-    farewell : Farewell
+    farewell : ProcessExit
         Ends the process.
     listen : callable
         Told what to do when the runner is to end in peace.
@@ -175,7 +175,7 @@ def know_modules() -> None:
 
 
 async def _serve(
-    orders: dict[str, Any], farewell: Farewell, listen: Listen, prints: FramedPrints | None
+    orders: dict[str, Any], farewell: ProcessExit, listen: Listen, prints: FramedPrints | None
 ) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
         orders["scheduler"],
@@ -193,7 +193,7 @@ async def _serve(
         gpus=orders["gpus"],
         prints=prints,
     )
-    departure = Departure(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
+    departure = Shutdown(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
     # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
     # then kill a runner that is on its way out.
     signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
@@ -237,7 +237,7 @@ class RunnerWorker(Worker):
     ----------
     *args, **kwargs
         What :class:`distributed.Worker` takes.
-    farewell : Farewell
+    farewell : ProcessExit
         Ends the process.
     rarely : float
         How many times the usual interval lies between two looks at the event loop.
@@ -250,7 +250,7 @@ class RunnerWorker(Worker):
     def __init__(
         self,
         *args: Any,
-        farewell: Farewell,
+        farewell: ProcessExit,
         name: str,
         nthreads: int = 1,
         rarely: float = 1.0,
@@ -260,7 +260,7 @@ class RunnerWorker(Worker):
     ) -> None:
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
-        self.batched_stream = Sender(self.loop)
+        self.batched_stream = ImmediateSender(self.loop)
         veil_logs()
         answer_always(self.executors["actor"])
         self._farewell = farewell
@@ -277,7 +277,7 @@ class RunnerWorker(Worker):
             gone=self.calls.gone,
             waiting=self.calls.waiting,
         )
-        self.quiet = Quiet(self)
+        self.quiet = IdleProfiling(self)
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Boots:
+class BootRequest:
     """Runners to boot, all at once, and why."""
 
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Decision:
 
     Attributes
     ----------
-    boot : Boots or None
+    boot : BootRequest or None
     retire : tuple of Retirement
     check : tuple of str
         Runners to ask their pool's ``idle_check``; the answer goes to :meth:`Fleet.checked`.
@@ -54,7 +54,7 @@ class Decision:
         What was decided from: demand, target, and the pool's runners and bounds.
     """
 
-    boot: Boots | None = None
+    boot: BootRequest | None = None
     retire: tuple[Retirement, ...] = ()
     check: tuple[str, ...] = ()
     give_up: GiveUp | None = None

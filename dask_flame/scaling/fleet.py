@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dask_flame.core.pool import Pool
-from dask_flame.scaling.decisions import Boots, Decision, GiveUp, Retirement
+from dask_flame.scaling.decisions import BootRequest, Decision, GiveUp, Retirement
 from dask_flame.scaling.no_room import Crowd
-from dask_flame.scaling.runner_index import PAUSED_FOR, Member, Phase, Roster
+from dask_flame.scaling.runner_index import PAUSED_FOR, Phase, RunnerIndex, RunnerState
 
-__all__ = ["Boots", "Decision", "Fleet", "GiveUp", "Member", "Phase", "Retirement"]
+__all__ = ["BootRequest", "Decision", "Fleet", "GiveUp", "Phase", "Retirement", "RunnerState"]
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
@@ -64,7 +64,7 @@ class Fleet:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.pool = pool
-        self.roster = Roster()
+        self.roster = RunnerIndex()
         self.suspended = ""  # why it is to have no runner at all
         self.fixed: int | None = None  # runners to have, whatever the demand
         self.failures = 0
@@ -82,7 +82,7 @@ class Fleet:
         self._taken_back = 0.0  # slots of demand that were, since the last decision
 
     @property
-    def members(self) -> Mapping[str, Member]:
+    def members(self) -> Mapping[str, RunnerState]:
         """The runners there are, by name."""
         return self.roster.members
 
@@ -405,12 +405,14 @@ class Fleet:
         for member in members:
             retire.append(self._end(member, now, f"no call for min_idle_timeout={limit:g} s"))
 
-    def _must_ask(self, member: Member) -> bool:
+    def _must_ask(self, member: RunnerState) -> bool:
         return (
             self.pool.idle_check is not None and member.phase is Phase.READY and not member.may_end
         )
 
-    def _missing(self, now: float, target: int, demand: int) -> tuple[Boots | None, float | None]:
+    def _missing(
+        self, now: float, target: int, demand: int
+    ) -> tuple[BootRequest | None, float | None]:
         alive = self._alive
         number = min(target - alive, self.pool.max - len(self.members))
         if number <= 0:
@@ -439,7 +441,7 @@ class Fleet:
             f"demand of {demand} {slots} calls for {target} "
             f"({there}, min={self.pool.min}, max={self.pool.max})"
         )
-        return Boots(names, reason), None
+        return BootRequest(names, reason), None
 
     def _given_up(self, demand: int) -> bool:
         return bool(
@@ -494,7 +496,13 @@ class Fleet:
         return min((t for t in times if t is not None and now < t < math.inf), default=None)
 
     def _end(
-        self, member: Member, now: float, why: str, *, force: bool = False, failed: bool = False
+        self,
+        member: RunnerState,
+        now: float,
+        why: str,
+        *,
+        force: bool = False,
+        failed: bool = False,
     ) -> Retirement:
         force = force or member.phase is Phase.BOOTING
         self._stuck.pop(member.name, None)
@@ -502,7 +510,7 @@ class Fleet:
         return Retirement(member.name, why, force, failed)
 
     def _failed(
-        self, member: Member, now: float, why: str, *, late: bool, final: bool = False
+        self, member: RunnerState, now: float, why: str, *, late: bool, final: bool = False
     ) -> None:
         self._who_failed, self._why_failed = member.name, f"{member.name} {why}"
         self._too_late, self._final = late, final

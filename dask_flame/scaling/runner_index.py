@@ -32,7 +32,7 @@ class Phase(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class RunnerState:
     """One runner as the fleet knows it.
 
     Attributes
@@ -74,17 +74,17 @@ class Member:
     stamp: int = 0  # what the heaps know of it is stale once this has changed
 
 
-_Heap = list[tuple[float, int, Member]]
+_Heap = list[tuple[float, int, RunnerState]]
 
 
-class Roster:
+class RunnerIndex:
     """The runners of one pool, each in the order in which its turn will come.
 
     Attributes
     ----------
-    members : dict of str to Member
+    members : dict of str to RunnerState
     counts : Counter of Phase
-    checking : dict of str to Member
+    checking : dict of str to RunnerState
         Those that are being asked whether they may end.
     news : set of str
         Names of those whose phase has changed, or which got busy or idle, since the reader last
@@ -93,24 +93,26 @@ class Roster:
 
     def __init__(self) -> None:
         # Ordered dicts: in a plain one, the first of what is left is behind all that was taken out.
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, RunnerState] = {}
         self.counts: Counter[Phase] = Counter()
-        self.checking: dict[str, Member] = {}
+        self.checking: dict[str, RunnerState] = {}
         self.news: set[str] = set()
         self._working = 0
         self._worked = 0.0  # when busy runners were no longer so, less when they got busy, summed
         self._asked: set[str] = set()  # those whose answer is to come
         self._stale: set[str] = set()  # and has been overtaken by a call
-        self._needed: OrderedDict[str, Member] = OrderedDict()  # booting, first asked first
-        self._unneeded: OrderedDict[str, Member] = (
+        self._needed: OrderedDict[str, RunnerState] = OrderedDict()  # booting, first asked first
+        self._unneeded: OrderedDict[str, RunnerState] = (
             OrderedDict()
         )  # booting, last asked first: longest unneeded first
-        self._called_off: OrderedDict[str, Member] = OrderedDict()  # of these, by who asked for it
-        self._idle: OrderedDict[str, Member] = OrderedDict()  # ready, longest idle first
-        self._approved: OrderedDict[str, Member] = OrderedDict()  # idle, and may end
-        self._refused: dict[str, Member] = {}  # idle, could not be retired
+        self._called_off: OrderedDict[str, RunnerState] = (
+            OrderedDict()
+        )  # of these, by who asked for it
+        self._idle: OrderedDict[str, RunnerState] = OrderedDict()  # ready, longest idle first
+        self._approved: OrderedDict[str, RunnerState] = OrderedDict()  # idle, and may end
+        self._refused: dict[str, RunnerState] = {}  # idle, could not be retired
         self._again: _Heap = []  # the same, by the time of the next try
-        self._drained: OrderedDict[str, Member] = OrderedDict()  # draining, with no call left
+        self._drained: OrderedDict[str, RunnerState] = OrderedDict()  # draining, with no call left
         # Draining, or paused with no call, by when they are no longer waited for.
         self._dues: _Heap = []
         self._stamp = 0
@@ -124,7 +126,7 @@ class Roster:
 
     def add(self, name: str, now: float) -> None:
         """A runner's boot was decided."""
-        self.members[name] = self._needed[name] = Member(name, Phase.BOOTING, now, now)
+        self.members[name] = self._needed[name] = RunnerState(name, Phase.BOOTING, now, now)
         self.counts[Phase.BOOTING] += 1
         self.news.add(name)
 
@@ -234,7 +236,7 @@ class Roster:
             member.idle_since = math.inf
             self._needed[name] = member
 
-    def _spare(self) -> list[OrderedDict[str, Member]]:
+    def _spare(self) -> list[OrderedDict[str, RunnerState]]:
         return [order for order in (self._unneeded, self._called_off) if order]
 
     def check(self, name: str) -> bool:
@@ -279,22 +281,22 @@ class Roster:
         """Runners had a call for so long, as whoever watches them says; none has one here."""
         self._worked = seconds
 
-    def longest_booting(self) -> Member | None:
+    def longest_booting(self) -> RunnerState | None:
         """The runner that has been booting for the longest time."""
         if self._needed:
             return next(iter(self._needed.values()))
         return min(map(_last, self._spare()), key=lambda member: member.asked, default=None)
 
-    def longest_unneeded(self) -> Member | None:
+    def longest_unneeded(self) -> RunnerState | None:
         """The booting runner that has been superfluous for the longest time."""
         return next(iter(self._unneeded.values()), None)
 
-    def called_off(self, before: float) -> Member | None:
+    def called_off(self, before: float) -> RunnerState | None:
         """A booting runner that was called off before a time, or then."""
         member = next(iter(self._called_off.values()), None)
         return member if member is not None and member.idle_since <= before else None
 
-    def longest_idle(self, now: float, limit: float, *, any_time: bool) -> Member | None:
+    def longest_idle(self, now: float, limit: float, *, any_time: bool) -> RunnerState | None:
         """The idle runner whose turn to go has come; with ``any_time``, also before its time."""
         if self._approved:
             return next(iter(self._approved.values()))
@@ -320,11 +322,11 @@ class Roster:
         others = [*self._approved.values(), *self._refused.values()]
         return max(m.idle_since for m in (others if last is None else [*others, last]))
 
-    def idle_members(self) -> list[Member]:
+    def idle_members(self) -> list[RunnerState]:
         """All idle runners, except those that are being asked."""
         return [*self._approved.values(), *self._idle.values(), *self._refused.values()]
 
-    def drained(self, now: float) -> Iterator[Member]:
+    def drained(self, now: float) -> Iterator[RunnerState]:
         """Runners that take no calls and have none left, or are no longer waited for."""
         while self._drained:
             yield next(iter(self._drained.values()))
@@ -338,13 +340,13 @@ class Roster:
 
     # How it is kept
 
-    def _await(self, member: Member, now: float) -> None:
+    def _await(self, member: RunnerState, now: float) -> None:
         """Wait for a paused runner as long as it has a call, and then for a while."""
         member.stamp = 0
         if not member.busy:
             self._push(self._dues, now + PAUSED_FOR, member)
 
-    def _enter(self, name: str, phase: Phase, now: float) -> Member:
+    def _enter(self, name: str, phase: Phase, now: float) -> RunnerState:
         member = self.members[name]
         self._withdraw(member)
         self.counts[member.phase] -= 1
@@ -357,7 +359,7 @@ class Roster:
         self._working += more
         self._worked -= more * now
 
-    def _withdraw(self, member: Member) -> None:
+    def _withdraw(self, member: RunnerState) -> None:
         """Take a runner out of the order it is in."""
         if member.name in self._asked:
             self._stale.add(member.name)
@@ -374,17 +376,17 @@ class Roster:
             order.pop(member.name, None)
         member.stamp = 0
 
-    def _push(self, heap: _Heap, when: float, member: Member) -> None:
+    def _push(self, heap: _Heap, when: float, member: RunnerState) -> None:
         self._stamp += 1
         member.stamp = self._stamp
         heapq.heappush(heap, (when, self._stamp, member))
 
     @staticmethod
-    def _top(heap: _Heap) -> tuple[float, Member] | None:
+    def _top(heap: _Heap) -> tuple[float, RunnerState] | None:
         while heap and heap[0][2].stamp != heap[0][1]:
             heapq.heappop(heap)
         return (heap[0][0], heap[0][2]) if heap else None
 
 
-def _last(order: OrderedDict[str, Member]) -> Member:
+def _last(order: OrderedDict[str, RunnerState]) -> RunnerState:
     return next(reversed(order.values()))

@@ -25,7 +25,7 @@ _LOOK_EVERY = 0.1
 
 
 @dataclass
-class Ask:
+class WorkerWait:
     """Somebody wants so many runners of a pool until a time (of :func:`time.monotonic`)."""
 
     pool: str
@@ -33,7 +33,7 @@ class Ask:
     until: float = math.inf
 
 
-class Asks:
+class AwaitedWorkers:
     """The runners that are wanted by their number: they are booted, and kept while it is asked.
 
     Parameters
@@ -53,9 +53,9 @@ class Asks:
 
     def __init__(self, scheduler: FlameScheduler) -> None:
         self._scheduler = scheduler
-        self._asks: dict[object, list[Ask]] = {}
+        self._asks: dict[object, list[WorkerWait]] = {}
         self._changed: set[asyncio.Event] = set()
-        self._failing: dict[asyncio.Future[None], list[Ask]] = {}
+        self._failing: dict[asyncio.Future[None], list[WorkerWait]] = {}
         self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
         self.coming: Callable[[str], int] = self.there
         self.met: list[tuple[str, int]] = []
@@ -72,7 +72,7 @@ class Asks:
         """Whether somebody waits for more runners of a pool than there are."""
         return any(self._lack(asks, pool) for asks in self._failing.values())
 
-    def _lack(self, asks: list[Ask], pool: str) -> bool:
+    def _lack(self, asks: list[WorkerWait], pool: str) -> bool:
         return any(ask.pool == pool and self.there(pool) < ask.number for ask in asks)
 
     def there(self, pool: str | None = None) -> int:
@@ -146,7 +146,7 @@ class Asks:
             If a pool may not have so many.
         """
         deadline = time.monotonic() + within
-        asks = [Ask(pool, number) for pool, number in plan.items()]
+        asks = [WorkerWait(pool, number) for pool, number in plan.items()]
         self._asks[key] = asks
         changed, failed = asyncio.Event(), asyncio.get_running_loop().create_future()
         self._changed.add(changed)
@@ -176,7 +176,7 @@ class Asks:
                 ask.until = time.monotonic() + LINGER
             asyncio.get_running_loop().call_later(LINGER + 0.01, self._expire, key, asks)
 
-    def _check(self, asks: list[Ask]) -> None:
+    def _check(self, asks: list[WorkerWait]) -> None:
         for ask in asks:
             most, why = self.bound(ask.pool)
             if ask.number > most:
@@ -202,7 +202,7 @@ class Asks:
         for event in self._changed:
             event.set()
 
-    def _expire(self, key: object, asks: list[Ask]) -> None:
+    def _expire(self, key: object, asks: list[WorkerWait]) -> None:
         if self._asks.get(key) is asks and all(a.until <= time.monotonic() for a in asks):
             self.release(key)
 

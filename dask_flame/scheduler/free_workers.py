@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distributed.scheduler import WorkerState
 
 
-class Room:
+class FreeWorkers:
     """Workers of one pool that have a free slot: the fullest first, of those the last to join.
 
     Calls fill the fullest runner first, and of several idle ones the one that was used last, so

@@ -25,7 +25,7 @@ _TELL_WITHIN = 10.0
 _KEPT = 1000
 
 
-class Losses:
+class LostCalls:
     """The calls that are held back, and why.
 
     Parameters

@@ -63,7 +63,7 @@ def slots_of(
 
 
 @dataclass(slots=True)
-class Lane:
+class PendingLane:
     """Calls with the same needs, in order of priority."""
 
     needs: Needs
@@ -71,7 +71,7 @@ class Lane:
     calls: HeapSet[TaskState] = field(default_factory=lambda: HeapSet(key=_PRIORITY))
 
 
-class Lanes:
+class PendingCalls:
     """All calls that wait.
 
     When slots open, only the heads of the lanes have to be looked at; how many calls wait for a
@@ -90,15 +90,15 @@ class Lanes:
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self.pools = pools
         self.demand: defaultdict[str | None, float] = defaultdict(float)
-        self._lanes: dict[Needs, Lane] = {}
-        self._lane_of: dict[Any, Lane] = {}
+        self._lanes: dict[Needs, PendingLane] = {}
+        self._lane_of: dict[Any, PendingLane] = {}
 
     def add(self, ts: TaskState, needs: Needs) -> bool:
         """A call waits; whether it is the first in its lane."""
         lane = self._lanes.get(needs)
         first = lane is None
         if lane is None:
-            lane = self._lanes[needs] = Lane(needs, self._weight(needs))
+            lane = self._lanes[needs] = PendingLane(needs, self._weight(needs))
         lane.calls.add(ts)
         self._lane_of[ts.key] = lane
         self.demand[needs.pool] += lane.weight

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dask_flame.scheduler.scheduler import FlameScheduler
 
 
-class Pins:
+class PinnedResults:
     """Results that could not be sent, such as an open socket or a lock: calls go where they are.
 
     Stock Dask gives a call to any worker, which asks for its input for ever.

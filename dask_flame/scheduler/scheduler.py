@@ -35,8 +35,8 @@ from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
 from dask_flame.lease.nanny_plugins import on_runner
 from dask_flame.scheduler import dask_histories
-from dask_flame.scheduler.awaited_workers import Asks
-from dask_flame.scheduler.lost_calls import Losses
+from dask_flame.scheduler.awaited_workers import AwaitedWorkers
+from dask_flame.scheduler.lost_calls import LostCalls
 from dask_flame.scheduler.pending import Needs
 from dask_flame.scheduler.shuffles import Shuffles
 from dask_flame.scheduler.slots import Slots
@@ -137,7 +137,7 @@ class FlameScheduler(Scheduler):
         self.parted: set[str] = set()
         self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._removed: deque[str] = deque(maxlen=1000)
-        self.asks = Asks(self)
+        self.asks = AwaitedWorkers(self)
         self.slots = Slots(self, pools or {"default": Pool()})
         self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
@@ -154,7 +154,7 @@ class FlameScheduler(Scheduler):
         self.idle_timeout = None
         # How often a call runs again is for `losses` to say, which knows what ended its runner.
         limit = int(self.allowed_failures)  # type: ignore[has-type]
-        self.losses = Losses(self, limit)
+        self.losses = LostCalls(self, limit)
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
 
-from dask_flame.core.immediate_send import Sender
+from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import label
 from dask_flame.errors import PoolError
-from dask_flame.scheduler.free_workers import Room
-from dask_flame.scheduler.pending import Lanes, Needs, slots_of
-from dask_flame.scheduler.pinned_results import Pins
+from dask_flame.scheduler.free_workers import FreeWorkers
+from dask_flame.scheduler.pending import Needs, PendingCalls, slots_of
+from dask_flame.scheduler.pinned_results import PinnedResults
 
 if TYPE_CHECKING:
     from dask_flame.scheduler.scheduler import FlameScheduler
@@ -48,12 +48,12 @@ class Slots(SchedulerPlugin):
         self.scheduler = scheduler
         self.pools = pools
         self.default = next(iter(pools))
-        self.lanes = Lanes(pools)
-        self.pins = Pins(scheduler, self._may_run)
+        self.lanes = PendingCalls(pools)
+        self.pins = PinnedResults(scheduler, self._may_run)
         self.running: defaultdict[str, float] = defaultdict(float)
-        self._rooms = {name: Room() for name in pools}
+        self._rooms = {name: FreeWorkers() for name in pools}
         self._names: dict[str, str] = {}
-        self._senders: dict[str, Sender] = {}
+        self._senders: dict[str, ImmediateSender] = {}
         self._pool_of: dict[str, str] = {}
         self._counted: dict[str, float] = {}
         self._on: dict[Any, WorkerState] = {}
@@ -333,7 +333,7 @@ class Slots(SchedulerPlugin):
         ws = scheduler.workers[worker]
         pool = ws.extra.get(RUNNER)
         # Distributed has just made its own, and starts what is here when it has told its plugins.
-        scheduler.stream_comms[worker] = self._senders[worker] = Sender(scheduler.loop)
+        scheduler.stream_comms[worker] = self._senders[worker] = ImmediateSender(scheduler.loop)
         self._names[worker] = ws.name
         self._pool_of[worker] = pool if pool in self.pools else self.default
         self._counted[worker] = 0

@@ -10,7 +10,7 @@ from dask.typing import Key
 from dask.utils import apply
 from distributed import Worker
 
-from dask_flame.core.argument_text import ITEMS, Named, told
+from dask_flame.core.argument_text import ITEMS, NamedArgument, told
 from dask_flame.serialization.packed import PackedTask
 
 #: What makes a key unlike others of the same function.
@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
         pairs = iter(value.args[: 2 * ITEMS + 2])
         return dict(zip(pairs, pairs, strict=True))
     if isinstance(value, Task):
-        return Named(f"{getattr(value.func, '__name__', type(value.func).__name__)}(…)")
+        return NamedArgument(f"{getattr(value.func, '__name__', type(value.func).__name__)}(…)")
     return value
 
 
@@ -110,4 +110,4 @@ def _value(worker: Worker | None, key: Key, inner: dict[Any, Any]) -> Any:
     data = getattr(data, "d", data)
     missing = object()
     found = data.get(key, missing) if type(data) is dict else missing
-    return Named(_UNIQUE.sub("", str(key))) if found is missing else found
+    return NamedArgument(_UNIQUE.sub("", str(key))) if found is missing else found

@@ -18,7 +18,8 @@ from campaign.case import LINK_FAULTS, LINK_PAUSES, Case, Fault
 from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster
 from dask_flame.core.processes import mark_of
-from dask_flame.scaling.fleet import Member, Phase
+from dask_flame.scaling.fleet import Phase
+from dask_flame.scaling.runner_index import RunnerState
 from dask_flame.testing import Proxy
 
 _LOOK_EVERY = 0.004
@@ -219,7 +220,7 @@ class Faults(threading.Thread):
                 _signal(pid, signal.SIGSTOP)
             self._say(f"{fault.what} {name}, which was {phase_of(member)}")
 
-    def _lethal(self, fault: Fault, name: str, member: Member) -> bool:
+    def _lethal(self, fault: Fault, name: str, member: RunnerState) -> bool:
         """Whether what is done to this runner may cost it what it has."""
         if fault.what == "term":
             # Told to go, it sees its calls out and its results are fetched; told twice, it goes.
@@ -296,7 +297,7 @@ def templates(guard: int | None) -> list[int]:
     return found
 
 
-def phase_of(member: Member) -> str:
+def phase_of(member: RunnerState) -> str:
     """What a runner is at, in one of the words of a case."""
     if member.phase is Phase.BOOTING:
         return "booting"

@@ -17,19 +17,19 @@ from dask_flame.backends.kubernetes.api.client import PODS, POLICIES, Api, Kuber
 from dask_flame.backends.kubernetes.api.permissions import check
 from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
 from dask_flame.backends.kubernetes.objects import manifests, pod_status
-from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, Site, object_name
+from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.objects.resources import variables
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
-from dask_flame.backends.kubernetes.owner_job import Estate
-from dask_flame.backends.kubernetes.pod_logs import Output
-from dask_flame.backends.kubernetes.scheduler_pod import Lodging
+from dask_flame.backends.kubernetes.owner_job import OwnerJob
+from dask_flame.backends.kubernetes.pod_logs import PodLogs
+from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
 from dask_flame.core import config
 from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
 from dask_flame.errors import BackendError, PoolError
 
 if TYPE_CHECKING:
-    from dask_flame.backends.inspector import Overseer
+    from dask_flame.backends.inspector import Inspector
 
 logger = logging.getLogger("dask_flame")
 
@@ -89,10 +89,10 @@ class KubernetesBackend(Backend):
         self._watcher: Watcher | None = None
         self._host = ""
         self._runners: dict[str, _Runner] = {}
-        self._output: Output | None = None
-        self._estate: Estate | None = None
+        self._output: PodLogs | None = None
+        self._estate: OwnerJob | None = None
         self._apart = False
-        self._lodging: Lodging | None = None
+        self._lodging: SchedulerPod | None = None
         self._strays: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._why_stopped = ""
@@ -123,7 +123,7 @@ class KubernetesBackend(Backend):
             )
             if "namespace" in self.where and not await self._api.has_namespace():
                 raise BackendError(_no_namespace(self._api.namespace))
-            self._output = Output(self._api)
+            self._output = PodLogs(self._api)
             place = await own_pod(self._api)
             if place is None and self.seat == "driver":
                 raise BackendError(
@@ -144,15 +144,15 @@ class KubernetesBackend(Backend):
             )
             place = place or OwnPod.none()
             self._host = place.address
-            site = Site(
+            site = ObjectContext(
                 cluster=self._id,
                 namespace=self._api.namespace,
                 image=config.get("kubernetes.image") or place.image or None,
                 owner=place.owner if place.name else None,
                 nodes=place.nodes,
                 pull_secrets=place.pull_secrets,
-                user=place.user or Site.user,
-                group=place.group or Site.group,
+                user=place.user or ObjectContext.user,
+                group=place.group or ObjectContext.group,
                 gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
                 gpu_label=config.get("kubernetes.gpu-label"),
                 # Checked as one that is given in the notebook is.
@@ -162,7 +162,7 @@ class KubernetesBackend(Backend):
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
             trouble = partial(self.trouble, "")
-            self._estate = Estate(
+            self._estate = OwnerJob(
                 self._api, site, policy if fenced else None, trouble, grace=self.grace
             )
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
@@ -181,7 +181,7 @@ class KubernetesBackend(Backend):
     async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._api is not None
         assert self._estate is not None
-        self._lodging = Lodging(self._api, self._estate, over, self._stop)
+        self._lodging = SchedulerPod(self._api, self._estate, over, self._stop)
         return await self._lodging.start(spec)
 
     def met(self) -> None:
@@ -232,10 +232,10 @@ class KubernetesBackend(Backend):
         await asyncio.shield(self._closing)
 
     @classmethod
-    def overseer(cls, **where: str) -> Overseer:
-        from dask_flame.backends.kubernetes.inspector import KubernetesOverseer
+    def overseer(cls, **where: str) -> Inspector:
+        from dask_flame.backends.kubernetes.inspector import KubernetesInspector
 
-        return KubernetesOverseer(**where)
+        return KubernetesInspector(**where)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         if self._estate is None:
@@ -473,7 +473,7 @@ def _name(pod: Pod) -> str:
 
 
 def _objects(
-    spec: RunnerSpec, options: PodOptions, site: Site
+    spec: RunnerSpec, options: PodOptions, site: ObjectContext
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The Secret that a runner needs, and its pod."""
     secret = manifests.secret(site, _orders(spec), variables(spec, options))

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dask_flame.backends.inspector import Overseer, SeenCluster, Stray
+from dask_flame.backends.inspector import ClusterListing, Inspector, Orphan
 from dask_flame.backends.kubernetes.api.client import (
     JOBS,
     PODS,
     SECRETS,
     SERVICES,
     Api,
-    Kind,
     KubernetesError,
+    ResourceKind,
 )
 from dask_flame.backends.kubernetes.objects.context import MANAGED, STOP
 from dask_flame.backends.kubernetes.objects.listing import CLUSTER, COMPONENT, label, seen
@@ -31,7 +31,7 @@ from dask_flame.backends.kubernetes.objects.orphans import (
 from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 from dask_flame.errors import BackendError
 
-POLICIES = Kind("networking.k8s.io/v1", "networkpolicies")
+POLICIES = ResourceKind("networking.k8s.io/v1", "networkpolicies")
 #: What a cluster may have, owners first; of the last ones only the metadata is looked at.
 _KINDS = (JOBS, PODS, SECRETS, SERVICES, POLICIES)
 _BARE = (SECRETS, SERVICES, POLICIES)
@@ -40,7 +40,7 @@ _OWNERS = {("batch/v1", "Job"): JOBS, ("v1", "Pod"): PODS}
 _OURS = ",".join(f"{key}={value}" for key, value in MANAGED.items())
 
 #: What a command line does beyond what a driver does: kinds and verbs.
-NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+NEEDED: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (PODS, "", ("delete", "get", "list", "patch")),
     (PODS, "log", ("get",)),
     (JOBS, "", ("delete", "get", "list")),
@@ -58,10 +58,10 @@ _END_WITHIN = 60.0
 #: Seconds that a node may take beyond a pod's grace.
 _MOMENT = 10.0
 
-Found = dict[Kind, list[dict[str, Any]]]
+Found = dict[ResourceKind, list[dict[str, Any]]]
 
 
-class KubernetesOverseer(Overseer):
+class KubernetesInspector(Inspector):
     """The clusters of one namespace, whoever's they are there.
 
     Parameters
@@ -76,7 +76,7 @@ class KubernetesOverseer(Overseer):
         self._api: Api
         self._refused: set[str] = set()
 
-    async def __aenter__(self) -> KubernetesOverseer:
+    async def __aenter__(self) -> KubernetesInspector:
         try:
             self._api = await Api.connect(
                 namespace=self._namespace, context=self._context, patience=_PATIENCE
@@ -95,13 +95,13 @@ class KubernetesOverseer(Overseer):
         if isinstance(error, KubernetesError):
             raise _unusable(error) from error
 
-    async def clusters(self) -> list[SeenCluster]:
+    async def clusters(self) -> list[ClusterListing]:
         found = await self._find(_OURS, PODS, JOBS)
         ids = {label(obj, CLUSTER) for items in found.values() for obj in items} - {""}
         there = [seen(id, found[JOBS], found[PODS]) for id in ids]
         return sorted(there, key=lambda c: (c.started or 0, c.id))
 
-    async def logs(self, cluster: SeenCluster, *, lines: int) -> Mapping[str, str]:
+    async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
         pods = (await self._find(_of(cluster.id), PODS))[PODS]
         names = {label(pod, "dask-flame/runner"): pod["metadata"]["name"] for pod in pods}
 
@@ -115,7 +115,7 @@ class KubernetesOverseer(Overseer):
         runners = [runner.name for runner in cluster.runners]
         return dict(zip(runners, await asyncio.gather(*map(read, runners)), strict=True))
 
-    async def stop(self, cluster: SeenCluster, *, within: float) -> str:
+    async def stop(self, cluster: ClusterListing, *, within: float) -> str:
         found = await self._find(_of(cluster.id), *_KINDS)
         told = await self._tell(found[PODS])
         begun, done = time.monotonic(), set[str]()
@@ -134,7 +134,7 @@ class KubernetesOverseer(Overseer):
         was = "and was told" if told else "and could not be told: it may begin again"
         return f"stopped; its driver, {cluster.driver}, may live on, {was}"
 
-    async def strays(self) -> list[Stray]:
+    async def strays(self) -> list[Orphan]:
         deadline = time.monotonic() + _BY_ITSELF
         found = {stray.key: stray async for stray in self._strays()}
         while found and time.monotonic() < deadline:
@@ -144,13 +144,13 @@ class KubernetesOverseer(Overseer):
             found = {key: stray for key, stray in found.items() if key in there}
         return list(found.values())
 
-    async def end(self, strays: Sequence[Stray]) -> list[Stray]:
+    async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         wanted = {stray.key for stray in strays}
         # It may have taken a while to decide.
         now = [stray async for stray in self._strays() if stray.key in wanted]
         objects = []
         for kind, name, _, uid in (stray.key for stray in now):
-            assert isinstance(kind, Kind)
+            assert isinstance(kind, ResourceKind)
             objects.append((kind, {"metadata": {"name": name, "uid": uid}}))
         await self._delete_in_order(objects, set())
         deadline = time.monotonic() + _END_WITHIN
@@ -165,10 +165,10 @@ class KubernetesOverseer(Overseer):
 
     # What there is
 
-    async def _find(self, selector: str, *kinds: Kind) -> Found:
+    async def _find(self, selector: str, *kinds: ResourceKind) -> Found:
         """The objects of these kinds, as far as they may be seen."""
 
-        async def find(kind: Kind) -> list[dict[str, Any]]:
+        async def find(kind: ResourceKind) -> list[dict[str, Any]]:
             try:
                 return (await self._api.list(kind, selector, bare=kind in _BARE))[0]
             except KubernetesError as error:
@@ -179,7 +179,7 @@ class KubernetesOverseer(Overseer):
 
         return dict(zip(kinds, await asyncio.gather(*map(find, kinds)), strict=True))
 
-    async def _strays(self) -> AsyncIterator[Stray]:
+    async def _strays(self) -> AsyncIterator[Orphan]:
         found = await self._find(_OURS, *_KINDS)
         owners: dict[str, Object | None] = {}
         for kind in _KINDS:
@@ -192,7 +192,7 @@ class KubernetesOverseer(Overseer):
                 owns, now = kind is JOBS, time.time()
                 if why := why_orphan(obj, owns=owns, owner=owners.get, now=now):
                     meta = obj["metadata"]
-                    yield Stray(
+                    yield Orphan(
                         what=_called(kind, obj),
                         cluster=label(obj, CLUSTER),
                         why=why,
@@ -240,7 +240,9 @@ class KubernetesOverseer(Overseer):
             return True
         return False
 
-    async def _delete_in_order(self, left: Sequence[tuple[Kind, Object]], done: set[str]) -> None:
+    async def _delete_in_order(
+        self, left: Sequence[tuple[ResourceKind, Object]], done: set[str]
+    ) -> None:
         """Delete what is not in `done` yet and does not go with a Job, pods before their owners.
 
         What the garbage collector deletes first has the grace of its own, which a shorter one does
@@ -258,7 +260,7 @@ class KubernetesOverseer(Overseer):
             done.update(obj["metadata"]["uid"] for _, obj in now)
             await asyncio.gather(*(self._delete(kind, obj) for kind, obj in now))
 
-    async def _delete(self, kind: Kind, obj: Object) -> None:
+    async def _delete(self, kind: ResourceKind, obj: Object) -> None:
         """Delete this very object, and what it owns, if that is allowed."""
         meta = obj["metadata"]
         try:
@@ -291,6 +293,6 @@ def _given(pod: Object) -> float:
     return float(max(first, pod["metadata"].get("deletionGracePeriodSeconds") or 0)) + _MOMENT
 
 
-def _called(kind: Kind, obj: Object) -> str:
+def _called(kind: ResourceKind, obj: Object) -> str:
     singular = re.sub("ies$", "y", kind.plural).removesuffix("s")
     return f"{singular} {obj['metadata']['name']}"

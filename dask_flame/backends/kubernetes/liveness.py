@@ -7,7 +7,7 @@ import contextlib
 import socket
 
 
-class Presence:
+class LivenessPort:
     """Listens for as long as the driver's process, and its cluster, are there.
 
     Nothing is said on it, see :mod:`dask_flame.backends.kubernetes.watchdog`. It is a port of its

@@ -17,14 +17,14 @@ from dask_flame.backends.kubernetes.api.client import (
     SECRETS,
     SERVICES,
     Api,
-    Kind,
     KubernetesError,
+    ResourceKind,
 )
 from dask_flame.backends.kubernetes.job_deadline import Deadline
-from dask_flame.backends.kubernetes.liveness import Presence
+from dask_flame.backends.kubernetes.liveness import LivenessPort
 from dask_flame.backends.kubernetes.missing_pods import Podless, podless
 from dask_flame.backends.kubernetes.objects import manifests
-from dask_flame.backends.kubernetes.objects.context import Site, object_name
+from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import kept_from_its_work
 from dask_flame.core.pod_options import PodOptions
 
@@ -37,7 +37,7 @@ _LEAVE = 5
 YET_TO_BE_GIVEN = "(given by the API server)"
 
 
-class Estate:
+class OwnerJob:
     """Makes the Job that owns all else, a NetworkPolicy and Secrets.
 
     The Job runs :mod:`dask_flame.backends.kubernetes.watchdog`.
@@ -48,7 +48,7 @@ class Estate:
     Parameters
     ----------
     api : Api
-    site : Site
+    site : ObjectContext
         Its owner, the driver's pod, becomes the keeper's.
     policy : callable, optional
         Makes the NetworkPolicy of a site; without it there is none.
@@ -60,7 +60,7 @@ class Estate:
 
     Attributes
     ----------
-    site : Site
+    site : ObjectContext
         As it is now: what is made is owned by the keeper, once there is one.
     lodged : str
         The name of the Job that the scheduler is in; empty where there is none.
@@ -71,8 +71,8 @@ class Estate:
     def __init__(
         self,
         api: Api,
-        site: Site,
-        policy: Callable[[Site], dict[str, Any]] | None = None,
+        site: ObjectContext,
+        policy: Callable[[ObjectContext], dict[str, Any]] | None = None,
         trouble: Callable[[str], None] | None = None,
         *,
         grace: float = 10.0,
@@ -92,7 +92,7 @@ class Estate:
         self._doubt = False  # whether it may have gone
         self.lodged = ""
         self._made: dict[str, asyncio.Task[None]] = {}
-        self._presence = Presence()
+        self._presence = LivenessPort()
         self.deadline = Deadline(api, grace)
 
     @property
@@ -104,7 +104,7 @@ class Estate:
         """The keeper may have gone: something that it owns has."""
         self._doubt = True
 
-    async def owned(self, spec: RunnerSpec, options: PodOptions) -> Site:
+    async def owned(self, spec: RunnerSpec, options: PodOptions) -> ObjectContext:
         """The site, with a keeper that is there. It finds the driver where its scheduler is."""
         if self.lodged:
             return self.site
@@ -141,14 +141,14 @@ class Estate:
                 self._sent.append(policy)
                 await self._make_once(POLICIES, policy)
 
-    async def furnish(self, site: Site, secret: Mapping[str, Any]) -> None:
+    async def furnish(self, site: ObjectContext, secret: Mapping[str, Any]) -> None:
         """Make what a runner of this site needs to be there before it: each once, all at a time."""
         items = [(SECRETS, secret)]
         if self._policy is not None:
             items.append((POLICIES, self._policy(site)))
         await asyncio.gather(*(self._make_once(kind, item) for kind, item in items))
 
-    async def _make_once(self, kind: Kind, item: Mapping[str, Any]) -> None:
+    async def _make_once(self, kind: ResourceKind, item: Mapping[str, Any]) -> None:
         name = f"{kind.plural}/{item['metadata']['name']}"
         making = self._made.get(name)
         if making is None or (making.done() and making.exception()):
@@ -222,7 +222,9 @@ class Estate:
             self._looking.cancel()
         self._looking = asyncio.create_task(self._look({**keeper, "metadata": job["metadata"]}))
 
-    def planned(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, list[dict[str, Any]]]:
+    def planned(
+        self, spec: RunnerSpec, options: PodOptions
+    ) -> tuple[ObjectContext, list[dict[str, Any]]]:
         """The site as it is for the next runner, and what was, or would be, made for it first.
 
         The uid that a keeper will have is not known before it is there.
@@ -234,7 +236,7 @@ class Estate:
             site, sent = replace(site, owner=_owner(known)), [keeper]
         return site, [*sent, *([self._policy(site)] if self._policy is not None else [])]
 
-    def _next(self, spec: RunnerSpec, options: PodOptions) -> tuple[Site, dict[str, Any]]:
+    def _next(self, spec: RunnerSpec, options: PodOptions) -> tuple[ObjectContext, dict[str, Any]]:
         """The site that the next keeper is made in, and that keeper."""
         site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
         host, _ = get_address_host_port(spec.scheduler)

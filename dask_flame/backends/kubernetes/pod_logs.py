@@ -15,7 +15,7 @@ _LINES = 200
 _FOLLOWED = 16
 
 
-class Output:
+class PodLogs:
     """The last lines of runners, which go with their pods.
 
     Parameters

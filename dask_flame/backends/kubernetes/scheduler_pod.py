@@ -10,9 +10,9 @@ from typing import Any
 
 from dask_flame.backends.base import SchedulerSpec
 from dask_flame.backends.kubernetes.api.client import SERVICES, Api, KubernetesError
-from dask_flame.backends.kubernetes.api.port_forward import Forward
+from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from dask_flame.backends.kubernetes.objects import pod_status
-from dask_flame.backends.kubernetes.owner_job import Estate
+from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PRINTED, BackendError
 
@@ -29,13 +29,13 @@ _PATIENCE = 10.0
 _DELETED = "the scheduler's pod was deleted by somebody else"
 
 
-class Lodging:
+class SchedulerPod:
     """A scheduler's pod.
 
     Parameters
     ----------
     api : Api
-    estate : Estate
+    estate : OwnerJob
         Makes the Job, which owns all else then.
     over : callable
         Told why the pod has ended, unless :meth:`close` was called before.
@@ -46,7 +46,7 @@ class Lodging:
     def __init__(
         self,
         api: Api,
-        estate: Estate,
+        estate: OwnerJob,
         over: Callable[[str], None],
         stopped: Callable[[str], None],
     ) -> None:
@@ -57,7 +57,7 @@ class Lodging:
         self._pod = self._node = ""
         self._held = self._podless = ""
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._forwards: list[Forward] = []
+        self._forwards: list[PortForward] = []
         self._burying: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -107,7 +107,7 @@ class Lodging:
 
     async def reach(self, port: int, at: int) -> int:
         """See :meth:`dask_flame.backends.Backend.reach`."""
-        forward = Forward(self._api, self._pod, port)
+        forward = PortForward(self._api, self._pod, port)
         self._forwards.append(forward)
         return await forward.start(at)
 

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dask.config
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
-from dask_flame.backends.local.exit_reasons import Ends
-from dask_flame.backends.local.gpu_allocation import Devices
+from dask_flame.backends.local.exit_reasons import ExitReasons
+from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.backends.local.launch import runner, told
 from dask_flame.backends.local.result_folder import DriverFolder
 from dask_flame.backends.local.sampling_intervals import crowd
 from dask_flame.backends.local.supervisor.control_signals import STOPPED, lock
-from dask_flame.backends.local.templates import Kinds
+from dask_flame.backends.local.templates import RunnerKinds
 from dask_flame.core.open_files import usual_limit
 from dask_flame.core.process_settings import interpreter_flags
 from dask_flame.core.processes import MARK, NO_MARK
@@ -40,7 +40,7 @@ from dask_flame.prints.frames import END, FREE, KEEP, SHOW
 from dask_flame.prints.settings import limits, shown
 
 if TYPE_CHECKING:
-    from dask_flame.backends.inspector import Overseer
+    from dask_flame.backends.inspector import Inspector
 
 logger = logging.getLogger("dask_flame")
 
@@ -90,9 +90,9 @@ class LocalBackend(Backend):
         self._restarting = asyncio.Lock()
         self._tidying: asyncio.Future[None] | None = None
         self._again: asyncio.Task[None] | None = None
-        self._kinds = Kinds()
-        self._devices = Devices()
-        self._causes = Ends()
+        self._kinds = RunnerKinds()
+        self._devices = GpuAllocation()
+        self._causes = ExitReasons()
 
     @property
     def scratch(self) -> str | None:
@@ -195,15 +195,15 @@ class LocalBackend(Backend):
         return {name: self._text[name] for name in names if name in self._text}
 
     @classmethod
-    def overseer(cls, **where: str) -> Overseer:
-        from dask_flame.backends.local.inspector import LocalOverseer
+    def overseer(cls, **where: str) -> Inspector:
+        from dask_flame.backends.local.inspector import LocalInspector
 
         if where:
             raise BackendError(
                 f"--{next(iter(where))} is an option of Kubernetes; leave it out, or add "
                 "--backend kubernetes"
             )
-        return LocalOverseer()
+        return LocalInspector()
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         times = crowd(len(self._runners) + 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 _VMSTAT = Path("/proc/vmstat")
 
 
-class Ends:
+class ExitReasons:
     """Puts exit codes into words; knows whether the kernel has killed for want of memory.
 
     Linux counts such kills for the whole machine. A runner that dies by SIGKILL when the count has

@@ -71,7 +71,7 @@ _NOT_TO_SHARE = {
 }
 
 
-class Template:
+class ForkServer:
     """Imports, looks, and forks.
 
     Parameters
@@ -339,7 +339,7 @@ def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
     rename("template")
     from dask_flame.runner.__main__ import live
 
-    request, leash, middle = Template(socket.socket(fileno=descriptor), guard).serve(orders)
+    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), guard).serve(orders)
     _become(request)
     # Until its parent ends, this is not the guard's own.
     live(leash, {guard, middle})

@@ -13,7 +13,7 @@ from dask_flame.runner.devices import VISIBLE
 logger = logging.getLogger("dask_flame")
 
 
-class Devices:
+class GpuAllocation:
     """Gives each runner the GPUs that the fewest others have.
 
     The machine's GPUs are those that the driver itself may use: what its ``CUDA_VISIBLE_DEVICES``

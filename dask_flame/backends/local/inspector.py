@@ -18,12 +18,12 @@ from pathlib import Path
 import dask.config
 import psutil
 
-from dask_flame.backends.inspector import Overseer, SeenCluster, SeenRunner, Stray
+from dask_flame.backends.inspector import ClusterListing, Inspector, Orphan, RunnerListing
 from dask_flame.backends.local.process_scan import (
     PREFIX,
-    Census,
-    Guard,
     Marked,
+    ProcessScan,
+    SupervisorProcess,
     cluster_of,
     described,
     look,
@@ -48,15 +48,15 @@ _END_WITHIN = 10.0
 _PAUSE = 0.1
 
 
-class LocalOverseer(Overseer):
+class LocalInspector(Inspector):
     """The clusters of this user on this machine, outside of containers that this one is not in."""
 
-    async def clusters(self) -> list[SeenCluster]:
+    async def clusters(self) -> list[ClusterListing]:
         census = look()
         ids = {*census.guards, *(m.cluster for m in census.marked)}
         return sorted((_seen(id, census) for id in ids), key=lambda c: (c.started or 0, c.id))
 
-    async def logs(self, cluster: SeenCluster, *, lines: int) -> Mapping[str, str]:
+    async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
         guard = look().guards.get(cluster.id)
         scratch = guard.scratch if guard is not None else None
         if guard is None or scratch is None:
@@ -71,7 +71,7 @@ class LocalOverseer(Overseer):
             name: "\n".join(said.get(name, "").splitlines()[-lines:]) for name in _names(cluster)
         }
 
-    async def stop(self, cluster: SeenCluster, *, within: float) -> str:
+    async def stop(self, cluster: ClusterListing, *, within: float) -> str:
         guard = look().guards.get(cluster.id)
         if guard is None or not guard.has_driver:
             await self._kill({cluster.id}, within, spare_living=False)
@@ -110,7 +110,7 @@ class LocalOverseer(Overseer):
 
         return await _until(over, within)
 
-    async def strays(self) -> list[Stray]:
+    async def strays(self) -> list[Orphan]:
         found = {stray.key: stray for stray in _strays(look())}
 
         def gone() -> bool:
@@ -124,7 +124,7 @@ class LocalOverseer(Overseer):
         await _until(gone, _BY_ITSELF)
         return list(found.values())
 
-    async def end(self, strays: Sequence[Stray]) -> list[Stray]:
+    async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         wanted = {stray.key for stray in strays}
         # It may have taken a while to decide.
         now = [stray for stray in _strays(look()) if stray.key in wanted]
@@ -166,7 +166,9 @@ class LocalOverseer(Overseer):
             _remove(folder)
 
 
-def _processes(clusters: Collection[str], census: Census | None = None) -> list[psutil.Process]:
+def _processes(
+    clusters: Collection[str], census: ProcessScan | None = None
+) -> list[psutil.Process]:
     """Guards first: they would start others."""
     census = look() if census is None else census
     guards = [census.guards[id].process for id in clusters if id in census.guards]
@@ -179,11 +181,11 @@ def _check_ended(cluster: str) -> None:
         raise BackendError(f"{cluster} has processes that do not end: {shown}")
 
 
-def _names(cluster: SeenCluster) -> list[str]:
+def _names(cluster: ClusterListing) -> list[str]:
     return [runner.name for runner in cluster.runners]
 
 
-def _seen(id: str, census: Census) -> SeenCluster:
+def _seen(id: str, census: ProcessScan) -> ClusterListing:
     guard = census.guards.get(id)
     state, driver = "orphaned", "none"
     if guard is not None:
@@ -194,7 +196,7 @@ def _seen(id: str, census: Census) -> SeenCluster:
     runners = tuple(_runners(id, census))
     starts = [r.started for r in runners if r.started is not None]
     starts += [] if guard is None else [guard.started]
-    return SeenCluster(
+    return ClusterListing(
         id=id,
         name=id.rpartition("-")[0],
         state=state,
@@ -204,7 +206,7 @@ def _seen(id: str, census: Census) -> SeenCluster:
     )
 
 
-def _runners(id: str, census: Census) -> Iterator[SeenRunner]:
+def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
     first: dict[str, Marked] = {}
     for marked in census.of(id):
         there = first.get(marked.runner)
@@ -217,7 +219,7 @@ def _runners(id: str, census: Census) -> Iterator[SeenRunner]:
         with contextlib.suppress(psutil.Error):
             frozen = marked.process.status() == psutil.STATUS_STOPPED
             state = "frozen" if frozen else "running"
-        yield SeenRunner(
+        yield RunnerListing(
             name=name,
             pool="default" if prefix == "runner" else prefix,
             state=state,
@@ -226,7 +228,7 @@ def _runners(id: str, census: Census) -> Iterator[SeenRunner]:
         )
 
 
-def _strays(census: Census) -> Iterator[Stray]:
+def _strays(census: ProcessScan) -> Iterator[Orphan]:
     """What has no living driver, whether or not it is about to end."""
     living = _living(census)
     for id, guard in census.guards.items():
@@ -239,7 +241,7 @@ def _strays(census: Census) -> Iterator[Stray]:
     for marked in census.abandoned():
         yield _process(marked, "template", "", "its guard is gone")
     for folder in _folders():
-        yield Stray(
+        yield Orphan(
             what=f"folder {folder}",
             cluster=cluster_of(folder),
             why="neither a guard nor a driver has it locked",
@@ -247,12 +249,12 @@ def _strays(census: Census) -> Iterator[Stray]:
         )
 
 
-def _process(what: Guard | Marked, role: str, cluster: str, why: str) -> Stray:
+def _process(what: SupervisorProcess | Marked, role: str, cluster: str, why: str) -> Orphan:
     shown = f"{role}, {described(what.process.pid)}"
-    return Stray(what=shown, cluster=cluster, why=why, key=_key(what))
+    return Orphan(what=shown, cluster=cluster, why=why, key=_key(what))
 
 
-def _key(what: Guard | Marked) -> tuple[object, ...]:
+def _key(what: SupervisorProcess | Marked) -> tuple[object, ...]:
     return ("process", what.process.pid, what.started)
 
 
@@ -260,7 +262,7 @@ def _folder_key(folder: Path) -> tuple[object, ...]:
     return ("folder", str(folder), _identity(folder))
 
 
-def _living(census: Census) -> set[str]:
+def _living(census: ProcessScan) -> set[str]:
     """Clusters whose driver lives: their guard is its child, or it has their folder locked."""
     guards = census.guards.values()
     living = {g.cluster for g in guards if g.has_driver}

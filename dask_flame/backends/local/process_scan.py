@@ -27,7 +27,7 @@ _GUARD = os.path.join("dask_flame", "backends", "local", "supervisor", "__main__
 
 
 @dataclass(frozen=True)
-class Guard:
+class SupervisorProcess:
     """A guard that lives.
 
     Attributes
@@ -91,12 +91,12 @@ class Marked:
 
 
 @dataclass
-class Census:
+class ProcessScan:
     """What there is.
 
     Attributes
     ----------
-    guards : dict of str to Guard
+    guards : dict of str to SupervisorProcess
         By their clusters.
     alike : set of int
         Numbers of all processes that look like guards, those included.
@@ -105,7 +105,7 @@ class Census:
         What carries the mark of no runner: templates, and what their imports have started.
     """
 
-    guards: dict[str, Guard] = field(default_factory=dict)
+    guards: dict[str, SupervisorProcess] = field(default_factory=dict)
     alike: set[int] = field(default_factory=set)
     marked: list[Marked] = field(default_factory=list)
     templates: list[Marked] = field(default_factory=list)
@@ -124,9 +124,9 @@ class Census:
         return left
 
 
-def look() -> Census:
+def look() -> ProcessScan:
     """Look at all processes of this user."""
-    census = Census()
+    census = ProcessScan()
     for process in _mine():
         with contextlib.suppress(psutil.Error, OSError):
             if (guard := _guard(process)) is not None:
@@ -143,7 +143,7 @@ def look() -> Census:
     return census
 
 
-def _before(guard: Guard, other: Guard) -> bool:
+def _before(guard: SupervisorProcess, other: SupervisorProcess) -> bool:
     """Whether this one of two that look like a cluster's guard is it."""
     # A template looks like its guard, for the moment in which it is forked from it.
     if guard.process.pid == other.process.ppid():
@@ -219,7 +219,7 @@ def _place(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/pid") if sys.platform == "linux" else ""
 
 
-def _guard(process: psutil.Process) -> Guard | None:
+def _guard(process: psutil.Process) -> SupervisorProcess | None:
     words = process.cmdline()
     # Between "-P" and the program are the flags that the driver's interpreter has.
     program = next((n for n, word in enumerate(words) if word.endswith(_GUARD)), 0)
@@ -228,4 +228,4 @@ def _guard(process: psutil.Process) -> Guard | None:
     descriptor, mark, driver = words[program + 1 : program + 4]
     if not (descriptor.isdigit() and driver.isdigit()):
         return None
-    return Guard(process, mark.partition("/")[0], int(driver), process.create_time())
+    return SupervisorProcess(process, mark.partition("/")[0], int(driver), process.create_time())

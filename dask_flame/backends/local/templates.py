@@ -18,7 +18,7 @@ from dask_flame.errors import BackendError
 from dask_flame.runner.devices import VISIBLE
 
 
-class Kinds:
+class RunnerKinds:
     """The kinds of runners that are asked for, one for each pool.
 
     A kind is an environment, the modules to import first, and where they are found. All are what

@@ -19,7 +19,7 @@ from bokeh.models.layouts import Column
 
 from dask_flame.charts.colors import BAD, BOOTING, BUSY, DEMAND, IDLE, QUIET
 from dask_flame.dashboard.pools.rows import Sample, total
-from dask_flame.dashboard.time_range import Span
+from dask_flame.dashboard.time_range import TimeRange
 
 _LINES = ("zero", "busy", "ready", "booting", "demand", "target")
 _COLUMNS = ("x", *_LINES, "slots")
@@ -49,7 +49,7 @@ class Demand:
 
     Parameters
     ----------
-    span : Span
+    span : TimeRange
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Demand:
         And labels, another.
     """
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: TimeRange) -> None:
         self._span = span
         self._pools: Any = None
         self._last: Sample | None = None

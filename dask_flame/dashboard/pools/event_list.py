@@ -28,7 +28,7 @@ _SHOWN = 100
 _LONGEST = 400
 
 
-class Happenings:
+class EventList:
     """The last events, and buttons for which of them.
 
     Attributes

@@ -11,10 +11,10 @@ from bokeh.models import Div, RadioButtonGroup
 from bokeh.models.layouts import Column, Row
 from dask.utils import format_bytes
 
-from dask_flame.dashboard.bar_rows import Bar, BarRows, Bars
+from dask_flame.dashboard.bar_rows import Bar, BarRows, BarState
 from dask_flame.dashboard.theme import FULL_WIDTH
-from dask_flame.dashboard.time_range import Span, buttons
-from dask_flame.history.timeline import Life
+from dask_flame.dashboard.time_range import TimeRange, buttons
+from dask_flame.history.timeline import RunnerLife
 
 #: From nothing to all, on light and on dark ground: one hue, so that more is darker, or lighter.
 LEVELS = {
@@ -157,7 +157,9 @@ class Gauges:
         there = {metric for tracks in self._tracks.values() for metric in tracks}
         return [metric for metric in METRICS if metric in there]
 
-    def rows(self, metric: str, lives: Iterable[Life], start: float, end: float) -> list[Bars]:
+    def rows(
+        self, metric: str, lives: Iterable[RunnerLife], start: float, end: float
+    ) -> list[BarState]:
         """A metric of these runners in a stretch of time, in their order."""
         rows = []
         for life in lives:
@@ -165,7 +167,7 @@ class Gauges:
             if track is None or track.bars[0].left > end or (track.end or end) < start:
                 continue
             key = (metric, life.number)
-            rows.append(Bars(key, life.name, list(track.bars), track.end, track.dropped))
+            rows.append(BarState(key, life.name, list(track.bars), track.end, track.dropped))
         return rows
 
     def measures(self, metric: str, names: Iterable[str]) -> bool:
@@ -178,7 +180,7 @@ class Machines:
 
     Parameters
     ----------
-    span : Span
+    span : TimeRange
     gauges : Gauges
     changed : callable
         Called when another metric was chosen.
@@ -189,7 +191,7 @@ class Machines:
     rows : BarRows
     """
 
-    def __init__(self, span: Span, gauges: Gauges, changed: Callable[[], None]) -> None:
+    def __init__(self, span: TimeRange, gauges: Gauges, changed: Callable[[], None]) -> None:
         self._span = span
         self._gauges = gauges
         self._metrics: list[str] = []
@@ -213,7 +215,9 @@ class Machines:
             spacing=0,
         )
 
-    def draw(self, pools: Sequence[Mapping[str, Any]], lives: Sequence[Life], now: float) -> None:
+    def draw(
+        self, pools: Sequence[Mapping[str, Any]], lives: Sequence[RunnerLife], now: float
+    ) -> None:
         """Show what is known of these runners."""
         metrics = self._gauges.metrics()
         self.root.visible = bool(metrics)

@@ -16,14 +16,14 @@ from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.boots import BootBars
 from dask_flame.dashboard.pools.cards import heads, nothing_yet
 from dask_flame.dashboard.pools.demand import Demand
-from dask_flame.dashboard.pools.event_list import Happenings
+from dask_flame.dashboard.pools.event_list import EventList
 from dask_flame.dashboard.pools.machines import Gauges, Machines
 from dask_flame.dashboard.pools.rows import WorkersAsPool, state_of
 from dask_flame.dashboard.pools.timeline import DARK, Timeline, legend
 from dask_flame.dashboard.static import run_when_ready
 from dask_flame.dashboard.theme import FULL_WIDTH, sheet
-from dask_flame.dashboard.time_range import Span, buttons
-from dask_flame.history.timeline import Life
+from dask_flame.dashboard.time_range import TimeRange, buttons
+from dask_flame.history.timeline import RunnerLife
 
 #: Milliseconds between two looks at the pools.
 INTERVAL = 1000
@@ -102,12 +102,12 @@ class PoolsBoard:
             options=[_ALL], value=_ALL, width=150, name="pools-pool", stylesheets=[buttons()]
         )
         self._pool.on_change("value", lambda attr, old, new: self.update())
-        self._span = Span(self.update)
+        self._span = TimeRange(self.update)
         self._timeline = Timeline(self._span)
         self._demand = Demand(self._span)
         self._machines = Machines(self._span, gauges, self.update)
         self._boots = BootBars(sizing_mode="stretch_width", styles=_half("420px"))
-        self._events = Happenings(sizing_mode="stretch_width", styles=_half("520px"))
+        self._events = EventList(sizing_mode="stretch_width", styles=_half("520px"))
         self.root = self._layout()
         self.root.on_change("tags", self._told)
 
@@ -187,7 +187,9 @@ class PoolsBoard:
         return calls
 
     @staticmethod
-    def _first(lives: Sequence[Life], pools: Sequence[Mapping[str, Any]], now: float) -> float:
+    def _first(
+        lives: Sequence[RunnerLife], pools: Sequence[Mapping[str, Any]], now: float
+    ) -> float:
         times = [life.changes[0].at for life in lives]
         times += [pool["history"][0][0] for pool in pools if pool["history"]]
         return min(times, default=now)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from dask_flame.history.timeline import BUSY, IDLE, Lives
+from dask_flame.history.timeline import BUSY, IDLE, RunnerTimeline
 from dask_flame.reports.scheduler.lookup import plugin_of
 
 #: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for)
@@ -84,7 +84,7 @@ class WorkersAsPool:
         self._scheduler = scheduler
         self._interval = interval
         self._history: deque[Sample] = deque(maxlen=samples)
-        self._lives = Lives()
+        self._lives = RunnerTimeline()
         self._since: dict[str, float] = {}
         self._looked = 0.0
 

@@ -11,10 +11,10 @@ from bokeh.models.layouts import Column
 from dask_flame.charts.colors import BAD, BOOTING, BUSY, IDLE
 from dask_flame.charts.ranking import counted
 from dask_flame.core.text import label
-from dask_flame.dashboard.bar_rows import Bar, BarRows, Bars
-from dask_flame.dashboard.time_range import Span
+from dask_flame.dashboard.bar_rows import Bar, BarRows, BarState
+from dask_flame.dashboard.time_range import TimeRange
 from dask_flame.history.boots import ACCEPTED, REGISTERED, shown
-from dask_flame.history.timeline import Life
+from dask_flame.history.timeline import RunnerLife
 
 #: From the request to its acceptance, what the substrate tells of, the runner's own start: the same
 #: as those of the boots' bars.
@@ -48,7 +48,7 @@ class Timeline:
 
     Parameters
     ----------
-    span : Span
+    span : TimeRange
 
     Attributes
     ----------
@@ -58,10 +58,10 @@ class Timeline:
         Those that failed or were lost.
     """
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: TimeRange) -> None:
         self._span = span
         self._ends: Any = None
-        self._rows: dict[int, tuple[Any, Bars]] = {}
+        self._rows: dict[int, tuple[Any, BarState]] = {}
         colours = dict.fromkeys((*_COLOURS.values(), *STEPS.values(), *SUBSTRATE))
         self.rows = BarRows(span, name="pools-lives", colours={c: DARK.get(c, c) for c in colours})
         self.ends = ColumnDataSource(
@@ -85,13 +85,17 @@ class Timeline:
         )
 
     def draw(
-        self, lives: Iterable[Life], now: float, calls: Mapping[str, Sequence[str]], empty: str
+        self,
+        lives: Iterable[RunnerLife],
+        now: float,
+        calls: Mapping[str, Sequence[str]],
+        empty: str,
     ) -> int:
         """Show those of these lives that were in the stretch of time; how many there are.
 
         Parameters
         ----------
-        lives : iterable of Life
+        lives : iterable of RunnerLife
             In the order in which they are to be shown, the first on top.
         now : float
             Unix time, in seconds.
@@ -126,7 +130,7 @@ class Timeline:
             self._empty.text = empty
         return len(rows)
 
-    def _row(self, life: Life, calls: Sequence[str] | None) -> tuple[Any, Bars]:
+    def _row(self, life: RunnerLife, calls: Sequence[str] | None) -> tuple[Any, BarState]:
         """A life's row, made anew only where something has changed, with what it was made of."""
         made_of = (len(life.changes), life.rewritten, life.steps, life.over, calls)
         known = self._rows.get(life.number)
@@ -135,12 +139,12 @@ class Timeline:
         return made_of, row_of(life, calls)
 
 
-def row_of(life: Life, calls: Sequence[str] | None = None) -> Bars:
+def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
     """A life as a row of bars.
 
     Parameters
     ----------
-    life : Life
+    life : RunnerLife
     calls : sequence of str, optional
         Keys of what runs on it now.
     """
@@ -149,10 +153,10 @@ def row_of(life: Life, calls: Sequence[str] | None = None) -> Bars:
     if calls and life.over is None and life.state == "busy":
         now = bars[-1]
         bars[-1] = now._replace(note=_calls(calls))
-    return Bars(life.number, life.name, bars, life.over, life.rewritten)
+    return BarState(life.number, life.name, bars, life.over, life.rewritten)
 
 
-def _boot(life: Life) -> Iterable[Bar]:
+def _boot(life: RunnerLife) -> Iterable[Bar]:
     """The boot in its phases, each in the colour of the step that it led to."""
     begun = life.changes[0]
     last, story = begun.at, []

@@ -41,7 +41,7 @@ def fixed_text(number: int) -> str:
     )
 
 
-class Here:
+class InProcessScheduler:
     """The seat of a scheduler that runners can reach in this process.
 
     Parameters
@@ -52,7 +52,7 @@ class Here:
 
     See Also
     --------
-    dask_flame.driver.hosts.remote.Apart : the other seat, with the same methods.
+    dask_flame.driver.hosts.remote.RemoteScheduler : the other seat, with the same methods.
     """
 
     def __init__(self, cluster: FlameCluster, reports: Reports) -> None:

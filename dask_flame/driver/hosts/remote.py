@@ -22,18 +22,18 @@ from distributed.protocol import pickle
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
-from dask_flame.core.channel import Link
+from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
 from dask_flame.core.pod_options import POD_OPTIONS
-from dask_flame.core.threads import Background, in_thread, safely
+from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.control_loop import FlameAdaptive
-from dask_flame.driver.hosts.replication import Seen
+from dask_flame.driver.hosts.replication import SchedulerProxy
 from dask_flame.driver.launch import settings
 from dask_flame.driver.log_filter import without
 from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.history.events import Event
-from dask_flame.history.timeline import Lives
+from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.lease.resume import resume_clients, tell_clients
 from dask_flame.reports.changes import Change
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -57,7 +57,7 @@ _PART_WITHIN = 5.0
 _FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIONS
 
 
-class Following:
+class RemoteBounds:
     """In place of an Adaptive, which is where the scheduler is: the bounds that it follows."""
 
     def __init__(self, cluster: FlameCluster) -> None:
@@ -66,14 +66,14 @@ class Following:
         self.minimum, self.maximum = default.min, default.max
         #: What was when is on the dashboard's page, which is where the scheduler is.
         self.history: dict[str, list[Any]] = defaultdict(list)
-        self.lives = Lives()
+        self.lives = RunnerTimeline()
 
     def stop(self, reason: str = "unknown") -> None:
         """Follow demand no longer, as :meth:`FlameAdaptive.stop` does."""
         self._cluster.fix()
 
 
-class Apart:
+class RemoteScheduler:
     """The driver's side of a scheduler apart from it.
 
     Parameters
@@ -83,8 +83,8 @@ class Apart:
 
     Attributes
     ----------
-    scheduler : Seen
-    adaptive : Following
+    scheduler : SchedulerProxy
+    adaptive : RemoteBounds
     address : str
         Where this machine's Clients reach the scheduler.
     dashboard_port : int
@@ -93,13 +93,13 @@ class Apart:
 
     def __init__(self, cluster: FlameCluster) -> None:
         pickling.prepare(interruptible=True)
-        self.scheduler = Seen()
-        self.adaptive = Following(cluster)
+        self.scheduler = SchedulerProxy()
+        self.adaptive = RemoteBounds(cluster)
         self.address = ""
         self.dashboard_port = 0
         self._cluster = cluster
         self._there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._callbacks = Background("flame-callbacks")
+        self._callbacks = BackgroundThread("flame-callbacks")
         self._connecting: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._resizing: set[asyncio.Task[None]] = set()
@@ -122,7 +122,7 @@ class Apart:
         }
         grace = cluster.disconnect_grace
         silence = parse_timedelta(config.get("silence"), "s") or 60.0
-        self._link = Link(handlers, silence=silence)
+        self._link = Channel(handlers, silence=silence)
         self._port = int(config.get("scheduler.port"))
         self._orders: dict[str, Any] = {
             "grace": grace,

@@ -8,14 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dask_flame.core.channel import Link
+from dask_flame.core.channel import Channel
 from dask_flame.core.pool import Pool
 from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event, EventLog
 from dask_flame.prints.rate_limit import left_out
 from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
-from dask_flame.scaling.runner_index import Member, Roster
+from dask_flame.scaling.runner_index import RunnerIndex, RunnerState
 
 if TYPE_CHECKING:
     from dask_flame.driver.cluster import FlameCluster
@@ -30,10 +30,10 @@ _NOTHING: _Numbers = (0, 0, 0, "")
 _MOST_PRINTS = 500
 
 
-class TellingLog(EventLog):
+class ForwardingEventLog(EventLog):
     """An event log (scheduler's pod) that tells the driver of each event."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Channel) -> None:
         super().__init__()
         self._link = link
 
@@ -43,7 +43,7 @@ class TellingLog(EventLog):
         return event
 
 
-class ReportTeller:
+class ReportPublisher:
     """Has the driver keep a copy of the store of reports (scheduler's pod).
 
     Where the driver is away for so long that too much would wait for it, it is told nothing more,
@@ -52,10 +52,10 @@ class ReportTeller:
     Parameters
     ----------
     store : ReportStore
-    link : Link
+    link : Channel
     """
 
-    def __init__(self, store: ReportStore, link: Link) -> None:
+    def __init__(self, store: ReportStore, link: Channel) -> None:
         self._store = store
         self._link = link
         self._behind = False
@@ -73,17 +73,17 @@ class ReportTeller:
             self._link.say("all-reports", calls=self._store.dump())
 
 
-class PrintTeller:
+class PrintPublisher:
     """Passes on to the driver what calls print (scheduler's pod).
 
     While the driver is away, what is more than it could be shown is not kept for it.
 
     Parameters
     ----------
-    link : Link
+    link : Channel
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Channel) -> None:
         self._link = link
         self._left_out = 0
 
@@ -98,16 +98,16 @@ class PrintTeller:
         self._link.say("prints", runner=runner, pieces=pieces)
 
 
-class Teller:
+class StatePublisher:
     """Tells the driver what has changed (scheduler's pod).
 
     Parameters
     ----------
     cluster : FlameCluster
-    link : Link
+    link : Channel
     """
 
-    def __init__(self, cluster: FlameCluster, link: Link) -> None:
+    def __init__(self, cluster: FlameCluster, link: Channel) -> None:
         self._cluster = cluster
         self._link = link
         self._members: dict[str, tuple[Any, ...]] = {}
@@ -117,7 +117,7 @@ class Teller:
     def tell(self) -> None:
         """Say what is not as it was when this was last called."""
         cluster, now = self._cluster, time.monotonic()
-        news: list[tuple[str, Member]] = []
+        news: list[tuple[str, RunnerState]] = []
         there: set[str] = set()
         for pool, fleet in cluster.fleets:
             for name, member in fleet.members.items():
@@ -150,7 +150,7 @@ class Teller:
             self._link.say("state", members=news, gone=gone, boots=boots, numbers=numbers)
 
 
-class Seen:
+class SchedulerProxy:
     """A scheduler apart from its driver, as the driver knows it; in place of its own.
 
     Attributes
@@ -179,15 +179,15 @@ class Seen:
         self,
         cluster: FlameCluster,
         *,
-        members: Collection[tuple[str, Member]],
+        members: Collection[tuple[str, RunnerState]],
         gone: Collection[str],
         boots: Collection[Boot],
         numbers: Mapping[str, _Numbers],
     ) -> None:
-        """Take in what a :class:`Teller` has told."""
+        """Take in what a :class:`StatePublisher` has told."""
         now = time.monotonic()
         self._numbers = numbers
-        changed: dict[str, dict[str, Member]] = {}
+        changed: dict[str, dict[str, RunnerState]] = {}
         for pool, told in members:
             member = replace(told, asked=now - told.asked, since=now - told.since)
             changed.setdefault(pool, {})[member.name] = member
@@ -206,8 +206,8 @@ class Seen:
         cluster.boots.take(boots)
 
 
-def _roster(members: Mapping[str, Member]) -> Roster:
-    roster = Roster()
+def _roster(members: Mapping[str, RunnerState]) -> RunnerIndex:
+    roster = RunnerIndex()
     roster.members = OrderedDict(members)
     roster.counts = Counter(member.phase for member in members.values())
     return roster

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from dask_flame.core.terminal_text import plain, tame
-from dask_flame.core.threads import Background, in_thread
-from dask_flame.prints.lines import Lines
-from dask_flame.prints.rate_limit import Limit, Limits, left_out
+from dask_flame.core.threads import BackgroundThread, in_thread
+from dask_flame.prints.lines import LineFilter
+from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
 #: A runner, the number and the name of a call's execution, and the stream.
 _Place = tuple[str, int, str, int]
@@ -36,12 +36,12 @@ class Show:
         self._write = write
         self._limits = limits
         self._rest = rest
-        self._lines: Lines[_Place] = Lines()
+        self._lines: LineFilter[_Place] = LineFilter()
         self._of: dict[str, set[_Place]] = {}
-        self._all = Limit(limits.total_burst, limits.total_rate)
-        self._free: dict[str, Limit] = {}
+        self._all = RateLimit(limits.total_burst, limits.total_rate)
+        self._free: dict[str, RateLimit] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._saying: dict[Limit, asyncio.TimerHandle] = {}
+        self._saying: dict[RateLimit, asyncio.TimerHandle] = {}
 
     def said(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
         """Show what a runner has said that its calls have printed."""
@@ -132,14 +132,14 @@ class Show:
         if free:
             limit = self._free.get(runner)
             if limit is None:
-                limit = self._free[runner] = Limit(self._limits.burst, self._limits.rate)
+                limit = self._free[runner] = RateLimit(self._limits.burst, self._limits.rate)
             if not self._given(limit, runner):
                 return
         if self._given(self._all, ""):
             who = plain(f"{runner} {name}" if name else runner)
             self._write(f"[{who}] {tame(line)}\n")
 
-    def _given(self, limit: Limit, runner: str) -> bool:
+    def _given(self, limit: RateLimit, runner: str) -> bool:
         """Whether one more line may be shown; if not, that will be said."""
         before = limit.left_out
         if limit.offer(1, asyncio.get_running_loop().time()):
@@ -150,11 +150,11 @@ class Show:
             self._wait(limit, runner)
         return False
 
-    def _wait(self, limit: Limit, runner: str) -> None:
+    def _wait(self, limit: RateLimit, runner: str) -> None:
         loop = asyncio.get_running_loop()
         self._saying[limit] = loop.call_later(limit.pause, self._look_at, limit, runner)
 
-    def _look_at(self, limit: Limit, runner: str) -> None:
+    def _look_at(self, limit: RateLimit, runner: str) -> None:
         del self._saying[limit]
         if limit.left_out:
             if limit.full_enough(asyncio.get_running_loop().time()):
@@ -162,7 +162,7 @@ class Show:
             else:
                 self._wait(limit, runner)
 
-    def _say(self, limit: Limit, runner: str) -> None:
+    def _say(self, limit: RateLimit, runner: str) -> None:
         if (timer := self._saying.pop(limit, None)) is not None:
             timer.cancel()
         if count := limit.say():
@@ -177,7 +177,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._background = Background("flame-prints")
+        self._background = BackgroundThread("flame-prints")
 
     def __call__(self, line: str) -> None:
         """Write this, some time."""

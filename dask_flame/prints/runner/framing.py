@@ -11,8 +11,8 @@ from dask.typing import Key
 
 from dask_flame.prints.frames import END, NOBODY, SHOW, Owner, beginning, change, frames
 from dask_flame.prints.rate_limit import Limits
-from dask_flame.prints.runner.streams import Prints, Source
-from dask_flame.prints.sole_call import Whose, unread
+from dask_flame.prints.runner.streams import PrintStreams, Source
+from dask_flame.prints.sole_call import SoleCall, unread
 
 #: The standard output, which is the pipe to the guard.
 _PIPE = 1
@@ -66,7 +66,7 @@ class Framed:
             _write(_PIPE, frame)
 
 
-class FramedPrints(Prints):
+class FramedPrints(PrintStreams):
     """What the calls of a local runner print.
 
     Parameters
@@ -84,9 +84,9 @@ class FramedPrints(Prints):
         super().__init__(Framed(word), limits)
         self._running: dict[Key, Source] = {}
         self._alone = NOBODY
-        self._whose: Whose | None = None
+        self._whose: SoleCall | None = None
         with contextlib.suppress(OSError, ValueError):
-            self._whose = Whose(whose, write=True)
+            self._whose = SoleCall(whose, write=True)
 
     def begin(self, key: Key) -> None:
         """An execution of this call begins; on the event loop."""

@@ -13,7 +13,7 @@ from dask_flame.core.current_call import count_forks, forks
 from dask_flame.prints.frames import KEEP, SHOW
 from dask_flame.prints.lines import trimmed
 from dask_flame.prints.rate_limit import Limits
-from dask_flame.prints.runner.streams import Prints, Source, Stream
+from dask_flame.prints.runner.streams import CallStream, PrintStreams, Source
 from dask_flame.prints.wire import NAME, SAID
 
 #: Characters that may wait to be sent; beyond it they are left out, and that is said.
@@ -109,7 +109,7 @@ def _together(items: list[tuple[int, str, int, str]]) -> list[list[Any]]:
 
 
 class PrintSender(WorkerPlugin):
-    """Sends what the calls of one worker print; :class:`Prints` registers it.
+    """Sends what the calls of one worker print; :class:`PrintStreams` registers it.
 
     On a runner whose output somebody reads who knows what of it is whose, it does nothing; nor in
     the scheduler's own process, where what is printed is seen without it.
@@ -123,14 +123,14 @@ class PrintSender(WorkerPlugin):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._prints: Prints | None = None
+        self._prints: PrintStreams | None = None
         self._way: Sent | None = None
 
     def setup(self, worker: Worker) -> None:
-        if isinstance(sys.stdout, Stream) or Scheduler._instances:
+        if isinstance(sys.stdout, CallStream) or Scheduler._instances:
             return
         self._way = Sent(worker)
-        self._prints = Prints(self._way, self.limits)
+        self._prints = PrintStreams(self._way, self.limits)
         self._prints.later = later(worker)
         self._prints.install()
 

@@ -28,7 +28,7 @@ from dask_flame.core.current_call import within
 from dask_flame.core.text import label
 from dask_flame.prints.frames import BOTH, FREE, KEEP, SHOW, short
 from dask_flame.prints.lines import LONGEST
-from dask_flame.prints.rate_limit import Limit, Limits, left_out
+from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
 #: Pieces, and characters, of a line that are kept until it ends.
 _MOST_PIECES, _MOST_TEXT = 200, 8192
@@ -74,14 +74,14 @@ class Source:
         For the way it goes: what is the same each time, by kind and stream.
     """
 
-    def __init__(self, prints: Prints, number: int, name: str) -> None:
+    def __init__(self, prints: PrintStreams, number: int, name: str) -> None:
         self.number = number
         self.name = name
         self.made: dict[tuple[str, int], bytes] = {}
         self.parts: tuple[dict[int, list[str]], ...] = ({}, {}, {})
         self._prints = prints
         self._way = prints.way
-        self._limit = Limit(prints.limits.burst, prints.limits.rate)
+        self._limit = RateLimit(prints.limits.burst, prints.limits.rate)
         self._last: deque[str] = deque(maxlen=_LAST)
         self._looking = False
         self._unfinished = False
@@ -181,7 +181,7 @@ class Source:
             self._limit.left_out += count
 
 
-class Prints:
+class PrintStreams:
     """What the calls of this process print.
 
     Parameters
@@ -206,7 +206,7 @@ class Prints:
         self.later: Callable[[float, Callable[[], None]], object] = lambda seconds, function: None
         self.sources: dict[Key | None, Source] = {}
         self._numbers = itertools.count(1)
-        self._streams: list[tuple[str, Stream]] = []
+        self._streams: list[tuple[str, CallStream]] = []
 
     def install(self) -> None:
         """Take the place of the standard streams, in the handlers of logging too."""
@@ -214,7 +214,7 @@ class Prints:
         for number, name in ((1, "stdout"), (2, "stderr")):
             behind = getattr(sys, name)
             if behind is not None:
-                stream = Stream(number, behind, self)
+                stream = CallStream(number, behind, self)
                 self._streams.append((name, stream))
                 setattr(sys, name, stream)
                 _rebind(behind, stream)
@@ -261,10 +261,10 @@ class Prints:
             source.forget()
 
 
-class Stream(io.TextIOBase):
+class CallStream(io.TextIOBase):
     """In place of a standard stream: to the call that writes, or on to where it went before."""
 
-    def __init__(self, number: int, behind: Any, prints: Prints) -> None:
+    def __init__(self, number: int, behind: Any, prints: PrintStreams) -> None:
         super().__init__()
         self.behind = behind
         self._number = number
@@ -330,7 +330,7 @@ class Stream(io.TextIOBase):
         return getattr(self.behind, name)
 
 
-def _forked(prints: Prints | None) -> None:
+def _forked(prints: PrintStreams | None) -> None:
     if prints is not None:
         prints.forget()
 

@@ -54,7 +54,7 @@ class Report:
         return self.task
 
 
-class Pending:
+class PendingReports:
     """What some calls of a store have reported and a reader has not read yet.
 
     What comes is noted as it is, up to a limit. Beyond it, what was noted is forgotten, and the

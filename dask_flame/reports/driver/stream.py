@@ -17,7 +17,7 @@ from dask_flame.core.option_checks import whole
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
 from dask_flame.reports.driver.futures import futures_of
-from dask_flame.reports.driver.pending import ENDED, Pending, Reader, Report
+from dask_flame.reports.driver.pending import ENDED, PendingReports, Reader, Report
 from dask_flame.reports.driver.replica import Source, source_of
 from dask_flame.reports.scheduler.store import ReportStore
 
@@ -171,7 +171,7 @@ class _Inbox:
     def __init__(self, keys: set[Key], limit: int) -> None:
         self.keys = keys
         self.news = threading.Condition()
-        self.pending = Pending(limit)
+        self.pending = PendingReports(limit)
         self._reader = Reader()
         self._reading = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()

@@ -16,14 +16,14 @@ from dask_flame.reports.runner.validate import (
     COMPLAINTS,
     LAST_STEP,
     WORKS,
-    Unfit,
+    InvalidValue,
     number,
     whole_step,
 )
 
 if TYPE_CHECKING:
     from dask_flame.reports.runner.sender import ReportSender
-    from dask_flame.reports.wire import Call
+    from dask_flame.reports.wire import RunningCall
 
 #: Tells a process that a call has started where to bring its reports.
 VARIABLE = "DASK_FLAME_REPORT"
@@ -50,7 +50,7 @@ class BoundReport:
     def __init__(self, port: int = 0, secret: str = "") -> None:
         self._port = port
         self._secret = secret
-        self._local: tuple[ReportSender, Call] | None = None
+        self._local: tuple[ReportSender, RunningCall] | None = None
         self._lock = threading.Lock()
         self._pid = 0
         self._file: Any = None
@@ -59,7 +59,7 @@ class BoundReport:
         self._tracked = 0
 
     @classmethod
-    def local(cls, sender: ReportSender, call: Call) -> BoundReport:
+    def local(cls, sender: ReportSender, call: RunningCall) -> BoundReport:
         """Of a call of this process."""
         bound = cls(*sender.channel.bind(call))
         bound._local = sender, call
@@ -180,12 +180,12 @@ def checked(
         elif value is not None:
             try:
                 numbers[name] = number(name, value)
-            except Unfit as error:
+            except InvalidValue as error:
                 complain(*args, name, str(error))
     if step is not None and (type(step) is not int or not 0 <= step <= LAST_STEP):
         try:
             step = whole_step(step)
-        except Unfit as error:
+        except InvalidValue as error:
             complain(*args, "step", str(error))
             step = None
     if not values:

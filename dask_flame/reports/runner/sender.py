@@ -17,9 +17,9 @@ from distributed.protocol import pickle
 from dask_flame.core.current_call import count_forks, follow_threads, forks
 from dask_flame.core.messages import RUNNER
 from dask_flame.core.terminal_text import tame
-from dask_flame.reports.runner.subprocess_server import Channel
+from dask_flame.reports.runner.subprocess_server import SubprocessServer
 from dask_flame.reports.runner.validate import COMPLAINTS, unfit_name
-from dask_flame.reports.wire import NAME, TOPIC, Call, Record, encode
+from dask_flame.reports.wire import NAME, TOPIC, Record, RunningCall, encode
 from dask_flame.serialization.task_arguments import arguments_of
 
 
@@ -72,7 +72,7 @@ class ReportSender(WorkerPlugin):
         self._pool: str = "" if pool is None else pool(worker)
         self._id = uuid.uuid4().hex[:12]
         self._opened = 0
-        self.calls: dict[Key, Call] = {}
+        self.calls: dict[Key, RunningCall] = {}
         self._buffer: list[Record] = []
         self._values = 0  # in the buffer
         self._awake = False
@@ -81,7 +81,7 @@ class ReportSender(WorkerPlugin):
         self._sent = float("-inf")
         # Threads of one call may report at once.
         self._lock = threading.Lock()
-        self.channel = Channel(self, worker.loop)
+        self.channel = SubprocessServer(self, worker.loop)
         follow_threads()
 
     def teardown(self, worker: Worker) -> None:
@@ -100,7 +100,7 @@ class ReportSender(WorkerPlugin):
         """Whether this is the runner's process."""
         return self.forks == forks()
 
-    def open(self, key: Key) -> Call:
+    def open(self, key: Key) -> RunningCall:
         """The execution of this call that runs now."""
         with self._lock:
             call = self.calls.get(key)
@@ -109,13 +109,13 @@ class ReportSender(WorkerPlugin):
                 # The methods of an actor run under a name that its other instances share.
                 actor = key not in self._worker.state.tasks
                 shown = f"{key}@{self._worker.name}" if actor else key
-                call = Call(shown, f"{self._id}-{self._opened}", actor)
+                call = RunningCall(shown, f"{self._id}-{self._opened}", actor)
                 call.arguments = arguments_of(self._worker, key, hide_random=self.hide_random)
                 self.calls[key] = call
         return call
 
     def add(
-        self, call: Call, step: int | None, values: dict[str, float], *, aside: bool = False
+        self, call: RunningCall, step: int | None, values: dict[str, float], *, aside: bool = False
     ) -> None:
         """Note a report; `aside` is one that the steps of others do not go on from."""
         if not values.keys() <= call.names:
@@ -140,7 +140,7 @@ class ReportSender(WorkerPlugin):
             self._full = True
             self._worker.loop.add_callback(self.flush)
 
-    def _fitting(self, call: Call, values: dict[str, float]) -> dict[str, float]:
+    def _fitting(self, call: RunningCall, values: dict[str, float]) -> dict[str, float]:
         """Of some values, among which are new ones, those for which there is room."""
         fitting, unfit = {}, ""
         with self._lock:
@@ -158,7 +158,7 @@ class ReportSender(WorkerPlugin):
             self.complain(call, unfit, unfit)
         return fitting
 
-    def complain(self, call: Call, about: str, message: str, *, here: bool = True) -> None:
+    def complain(self, call: RunningCall, about: str, message: str, *, here: bool = True) -> None:
         """Warn of what a call does, in the driver and here; once for each thing in each call."""
         if about in call.complaints or len(call.complaints) >= COMPLAINTS:
             return

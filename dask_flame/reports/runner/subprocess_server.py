@@ -14,7 +14,7 @@ import secrets
 import socket
 from typing import TYPE_CHECKING, Any
 
-from dask_flame.reports.wire import Call
+from dask_flame.reports.wire import RunningCall
 
 if TYPE_CHECKING:
     from dask_flame.reports.runner.sender import ReportSender
@@ -25,7 +25,7 @@ _MOST_CALLS = 1_000
 _MOST = 1 << 20
 
 
-class Channel:
+class SubprocessServer:
     """The runner's end. It opens a port when the first call is bound.
 
     Parameters
@@ -38,13 +38,13 @@ class Channel:
     def __init__(self, sender: ReportSender, loop: Any) -> None:
         self._sender = sender
         self._loop = loop
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, RunningCall] = {}
         self._port = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._closed = False
 
-    def bind(self, call: Call) -> tuple[int, str]:
+    def bind(self, call: RunningCall) -> tuple[int, str]:
         """The port, and the secret by which this call is known there; in any thread."""
         if not self._port:
             # Here, so that nobody has to wait for the loop; it takes up what comes meanwhile.
@@ -87,7 +87,7 @@ class Channel:
 
     def _take(
         self,
-        call: Call,
+        call: RunningCall,
         step: int | None = None,
         values: dict[str, float] | None = None,
         aside: bool = False,

@@ -20,7 +20,7 @@ LONGEST_NAME = 200
 WORKS = "a line that works: report(step=1, loss=0.25)"
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """What was to be reported cannot be; the message is one line that says what to write."""
 
 
@@ -39,16 +39,18 @@ def number(name: str, value: Any) -> float:
         try:
             return float(item() if callable(item) else value)
         except OverflowError:
-            raise Unfit(f"{shown}: {name} is too large for a float; {WORKS}") from None
+            raise InvalidValue(f"{shown}: {name} is too large for a float; {WORKS}") from None
         # A tensor's library has errors of its own.
         except Exception:
             pass
     if getattr(value, "ndim", 0):
-        raise Unfit(
+        raise InvalidValue(
             f"{shown}: {name} must be one real number, not {type(value).__name__} of shape "
             f"{tuple(value.shape)}; reduce it first, as in report(step=1, {name}=x.mean())"
         )
-    raise Unfit(f"{shown}: {name} must be one real number, not {type(value).__name__}; {WORKS}")
+    raise InvalidValue(
+        f"{shown}: {name} must be one real number, not {type(value).__name__}; {WORKS}"
+    )
 
 
 def whole_step(value: Any) -> int:
@@ -69,12 +71,12 @@ def whole_step(value: Any) -> int:
             step = int(step)
         step = operator.index(step)
     except Exception:
-        raise Unfit(
+        raise InvalidValue(
             f"report(step={_shown(value)}): step must be a whole number, not "
             f"{type(value).__name__}; the next step is used; {WORKS}"
         ) from None
     if not 0 <= step <= LAST_STEP:
-        raise Unfit(
+        raise InvalidValue(
             f"report(step={_shown(value)}): step must be from 0 to 2**53 - 1; the next step is "
             f"used; {WORKS}"
         )

@@ -19,7 +19,7 @@ from dask_flame.reports.wire import Batch
 _EARLIER = 3
 
 
-class Curve:
+class CurveRecord:
     """One series, as it grows."""
 
     __slots__ = ("frozen", "made", "steps", "times", "values")
@@ -52,7 +52,7 @@ class Curve:
 
 
 @dataclass(slots=True)
-class Call:
+class CallRecord:
     """One call; ``run`` is the execution whose reports these are, ``past`` earlier ones."""
 
     key: Key
@@ -64,7 +64,7 @@ class Call:
     attempt: int = 1
     started: float = 0.0
     finished: float | None = None
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: dict[str, CurveRecord] = field(default_factory=dict)
     pool: str = ""
     arguments: str = ""
     why: str = ""
@@ -125,7 +125,7 @@ class Call:
         }
 
     @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Call:
+    def load(cls, dumped: Mapping[str, Any]) -> CallRecord:
         """What was dumped, elsewhere perhaps."""
         latest = _loaded(dumped["latest"])
         call = cls(latest.key, dumped["runner"], dumped["actor"], dumped["run"])
@@ -135,7 +135,7 @@ class Call:
         call.pool, call.arguments, call.why = latest.pool, latest.arguments, latest.why
         call.earlier.extend(map(_loaded, dumped["earlier"]))
         for name, series in latest.series.items():
-            curve = call.curves[name] = Curve()
+            curve = call.curves[name] = CurveRecord()
             curve.made = series.made
             curve.steps.extend(series.steps)
             curve.values.extend(series.values)

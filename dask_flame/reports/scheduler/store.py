@@ -15,7 +15,7 @@ from dask.typing import Key
 from dask_flame.core.option_checks import whole
 from dask_flame.reports.changes import Change, State, Subscribers, What
 from dask_flame.reports.driver.export import Exports
-from dask_flame.reports.scheduler.call_record import Call, Curve
+from dask_flame.reports.scheduler.call_record import CallRecord, CurveRecord
 from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import Batch
 
@@ -62,7 +62,7 @@ class ReportStore(Exports):
         # Subscribers are told under it, and may read.
         self._lock = threading.RLock()
         self._subscribers = Subscribers()
-        self._calls: dict[Key, Call] = {}
+        self._calls: dict[Key, CallRecord] = {}
         self._version = 0
         self._total = 0
         self._curves = 0
@@ -147,7 +147,9 @@ class ReportStore(Exports):
             call = self._calls.get(batch.key)
             if call is None:
                 self._make_room()
-                call = self._calls[batch.key] = Call(batch.key, batch.runner, actor=batch.actor)
+                call = self._calls[batch.key] = CallRecord(
+                    batch.key, batch.runner, actor=batch.actor
+                )
             if call.run != batch.run:
                 if batch.run in call.past:
                     return
@@ -197,7 +199,7 @@ class ReportStore(Exports):
     def load(self, calls: Iterable[Mapping[str, Any]]) -> None:
         """Know what another store knew, and nothing else; subscribers hear of each call."""
         with self._lock:
-            loaded = [Call.load(dumped) for dumped in calls]
+            loaded = [CallRecord.load(dumped) for dumped in calls]
             self._calls = {call.key: call for call in loaded}
             self._total = sum(call.points for call in loaded)
             self._curves = sum(call.series for call in loaded)
@@ -217,14 +219,14 @@ class ReportStore(Exports):
 
     # Changes
 
-    def _restart(self, call: Call) -> None:
+    def _restart(self, call: CallRecord) -> None:
         self._total -= call.points
         self._curves -= call.series
         call.restart()
         self._total += call.points
         self._curves += call.series
 
-    def _extend(self, call: Call, batch: Batch) -> None:
+    def _extend(self, call: CallRecord, batch: Batch) -> None:
         _, points, total = self.limits
         most = total // _LEAST_POINTS
         new = sum(name not in call.curves for name in batch.values)
@@ -236,7 +238,7 @@ class ReportStore(Exports):
                 if self._curves >= most:
                     self._say_full(call, most)
                     continue
-                curve = call.curves[name] = Curve()
+                curve = call.curves[name] = CurveRecord()
                 self._curves += 1
             before = len(curve.steps)
             curve.extend(batch, name)
@@ -248,7 +250,9 @@ class ReportStore(Exports):
         if self._total > total:
             self._shrink(call, points=total)
 
-    def _shrink(self, spared: Call, *, points: float = math.inf, curves: float = math.inf) -> None:
+    def _shrink(
+        self, spared: CallRecord, *, points: float = math.inf, curves: float = math.inf
+    ) -> None:
         """Forget what is the least missed, until there are no more of these."""
 
         def fits() -> bool:
@@ -270,7 +274,7 @@ class ReportStore(Exports):
             if other is not spared:
                 self._drop(other)
 
-    def _say_full(self, call: Call, most: int) -> None:
+    def _say_full(self, call: CallRecord, most: int) -> None:
         if not self._full:
             self._full = True
             logger.warning(
@@ -287,14 +291,14 @@ class ReportStore(Exports):
             finished = (c for c in self._calls.values() if c.state != "running")
             self._drop(next(finished, oldest))
 
-    def _drop(self, call: Call) -> None:
+    def _drop(self, call: CallRecord) -> None:
         del self._calls[call.key]
         self._total -= call.points
         self._curves -= call.series
 
     def _changed(
         self,
-        call: Call,
+        call: CallRecord,
         what: What,
         at: float,
         batch: Batch | None = None,

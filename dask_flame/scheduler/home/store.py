@@ -58,7 +58,7 @@ class Parcel(Serialized):
         return "a part of it could not be serialized" if _broken(self.header) else None
 
 
-class Shelf(MutableMapping[Any, Parcel]):
+class ResultStore(MutableMapping[Any, Parcel]):
     """Parcels by key, the least recently used ones in files.
 
     To set an item never waits: it stays in memory until :meth:`settle` has made room. Files are

@@ -16,7 +16,7 @@ from distributed.worker_state_machine import RemoveReplicasEvent
 
 from dask_flame.core.messages import RESTING
 from dask_flame.scheduler.dask_histories import forget_lines
-from dask_flame.scheduler.home.store import Shelf
+from dask_flame.scheduler.home.store import ResultStore
 from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Bytes that may be on their way to home at a time, or from it; one larger result may be, alone.
@@ -35,11 +35,11 @@ class HomeWorker(Worker):
     It takes in what Home gives it, and gives it out to whoever asks.
     """
 
-    shelf: Shelf
+    shelf: ResultStore
 
     def __init__(self, *args: Any, memory: int | None, **kwargs: Any) -> None:
-        def data(worker_local_directory: str) -> Shelf:
-            self.shelf = Shelf(Path(worker_local_directory) / "results", memory=memory)
+        def data(worker_local_directory: str) -> ResultStore:
+            self.shelf = ResultStore(Path(worker_local_directory) / "results", memory=memory)
             return self.shelf
 
         super().__init__(

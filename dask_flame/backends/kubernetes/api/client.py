@@ -25,7 +25,7 @@ import yaml
 from dask_flame.backends.kubernetes.api.errors import KubernetesError as KubernetesError
 from dask_flame.backends.kubernetes.api.errors import said, stated, worded
 from dask_flame.backends.kubernetes.api.sessions import Sessions
-from dask_flame.backends.kubernetes.api.streams import PROTOCOL, Stream
+from dask_flame.backends.kubernetes.api.streams import PROTOCOL, PortStream
 
 logger = logging.getLogger("dask_flame")
 
@@ -54,19 +54,19 @@ CLOSED = "Closed"
 
 
 @dataclass(frozen=True)
-class Kind:
+class ResourceKind:
     """A kind of object: where the API has it."""
 
     version: str
     plural: str
 
 
-PODS = Kind("v1", "pods")
-SECRETS = Kind("v1", "secrets")
-JOBS = Kind("batch/v1", "jobs")
-SERVICES = Kind("v1", "services")
-POLICIES = Kind("networking.k8s.io/v1", "networkpolicies")
-REVIEWS = Kind("authorization.k8s.io/v1", "selfsubjectaccessreviews")
+PODS = ResourceKind("v1", "pods")
+SECRETS = ResourceKind("v1", "secrets")
+JOBS = ResourceKind("batch/v1", "jobs")
+SERVICES = ResourceKind("v1", "services")
+POLICIES = ResourceKind("networking.k8s.io/v1", "networkpolicies")
+REVIEWS = ResourceKind("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 
 
 class Api:
@@ -142,7 +142,7 @@ class Api:
         await self._sessions.close()
 
     async def create(
-        self, kind: Kind, item: Mapping[str, Any], *, dry_run: bool = False
+        self, kind: ResourceKind, item: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Make an object; or, as a `dry_run`, only see whether it would be taken.
 
@@ -166,11 +166,16 @@ class Api:
 
         return await self._retried(once)
 
-    async def get(self, kind: Kind, name: str) -> dict[str, Any]:
+    async def get(self, kind: ResourceKind, name: str) -> dict[str, Any]:
         return await self._retried(lambda: self._once("GET", kind, name))
 
     async def patch(
-        self, kind: Kind, name: str, changes: Mapping[str, Any], *, patience: float | None = None
+        self,
+        kind: ResourceKind,
+        name: str,
+        changes: Mapping[str, Any],
+        *,
+        patience: float | None = None,
     ) -> dict[str, Any]:
         """Lay these changes over an object."""
         headers = {"Content-Type": "application/merge-patch+json"}
@@ -179,7 +184,7 @@ class Api:
         )
 
     async def list(
-        self, kind: Kind, selector: str, *, bare: bool = False
+        self, kind: ResourceKind, selector: str, *, bare: bool = False
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects with these labels, and the version that this is the state of.
 
@@ -199,7 +204,7 @@ class Api:
             more = {"continue": more_key}
 
     async def delete(
-        self, kind: Kind, name: str, *, grace: float | None = None, uid: str | None = None
+        self, kind: ResourceKind, name: str, *, grace: float | None = None, uid: str | None = None
     ) -> bool:
         """Delete an object, and all that it owns; whether it was there.
 
@@ -249,7 +254,7 @@ class Api:
             async for line in response.aiter_lines():
                 yield line
 
-    async def allowed(self, verb: str, kind: Kind, subresource: str = "") -> bool:
+    async def allowed(self, verb: str, kind: ResourceKind, subresource: str = "") -> bool:
         """Whether this user may do that in the namespace."""
         group = kind.version.rpartition("/")[0]
         attributes = {
@@ -291,7 +296,7 @@ class Api:
         return True
 
     async def watch(
-        self, kind: Kind, selector: str, version: str
+        self, kind: ResourceKind, selector: str, version: str
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """What happens from a version on: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``.
 
@@ -349,7 +354,7 @@ class Api:
             raise KubernetesError(0, "Unreachable", worded(error)) from error
 
     @contextlib.asynccontextmanager
-    async def forward(self, pod: str, port: int) -> AsyncGenerator[Stream]:
+    async def forward(self, pod: str, port: int) -> AsyncGenerator[PortStream]:
         """One connection to a port of a pod.
 
         Raises
@@ -373,7 +378,7 @@ class Api:
                     keepalive_ping_timeout_seconds=_PONG,
                 ) as socket,
             ):
-                yield Stream(socket)
+                yield PortStream(socket)
         except httpx_ws.WebSocketUpgradeError as error:
             if error.response.status_code == 401 and self._sessions.age > _LONGEST:
                 await self.renew()  # for the one that is tried next
@@ -424,7 +429,7 @@ class Api:
     async def _once(
         self,
         method: str,
-        kind: Kind,
+        kind: ResourceKind,
         name: str = "",
         *,
         body: Mapping[str, Any] | None = None,

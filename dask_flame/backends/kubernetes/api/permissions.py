@@ -15,15 +15,15 @@ from dask_flame.backends.kubernetes.api.client import (
     SECRETS,
     SERVICES,
     Api,
-    Kind,
     KubernetesError,
+    ResourceKind,
 )
 from dask_flame.errors import BackendError
 
-Right = tuple[Kind, str, str]
+Right = tuple[ResourceKind, str, str]
 
 #: All that a driver in the cluster does: objects, the part of them, verbs.
-NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+NEEDED: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (PODS, "", ("create", "delete", "get", "list", "watch")),
     (PODS, "log", ("get",)),
     (SECRETS, "", ("create",)),
@@ -33,7 +33,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 
 
 #: What a driver outside of the cluster does besides. A port is forwarded by GET, which is both.
-NEEDED_APART: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+NEEDED_APART: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (PODS, "portforward", ("create", "get")),
     # To move, and lift, the deadline of the scheduler's.
     (JOBS, "", ("patch",)),
@@ -41,11 +41,13 @@ NEEDED_APART: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 
 
 #: And where its scheduler has a Service.
-NEEDED_SERVICE: tuple[tuple[Kind, str, tuple[str, ...]], ...] = ((SERVICES, "", ("create", "get")),)
+NEEDED_SERVICE: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
+    (SERVICES, "", ("create", "get")),
+)
 
 
 async def check(
-    api: Api, *, apart: bool, service: bool = False, but: Collection[Kind] = ()
+    api: Api, *, apart: bool, service: bool = False, but: Collection[ResourceKind] = ()
 ) -> None:
     """Ask the server for each right.
 
@@ -56,7 +58,7 @@ async def check(
         Whether the driver is outside of the cluster.
     service : bool
         Whether its scheduler is to have a Service.
-    but : collection of Kind
+    but : collection of ResourceKind
         What will not be made, so that no right is needed for it.
 
     Raises

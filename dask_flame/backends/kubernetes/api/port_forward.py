@@ -13,7 +13,7 @@ logger = logging.getLogger("dask_flame")
 _CHUNK = 1 << 18
 
 
-class Forward:
+class PortForward:
     """Listens here, and has each connection lead to a port of a pod.
 
     A connection that breaks is ended on both sides; what connects anew gets a new one, so that the

@@ -13,7 +13,7 @@ PROTOCOL = "v4.channel.k8s.io"
 _DATA, _ERROR = b"\0", b"\1"
 
 
-class Stream:
+class PortStream:
     """Bytes to a pod's port, and from it.
 
     One port has two channels, 0 for data and 1 for errors. The first message on each is the port's

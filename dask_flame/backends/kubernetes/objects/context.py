@@ -21,7 +21,7 @@ _USER = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class ObjectContext:
     """Where a cluster's pods go, and what they have in common.
 
     Attributes
@@ -78,7 +78,7 @@ def object_name(*parts: str) -> str:
     return f"{lower[:52].rstrip('-')}-{hashlib.sha256(plain.encode()).hexdigest()[:10]}"
 
 
-def labels(site: Site, component: str, **more: str) -> dict[str, str]:
+def labels(site: ObjectContext, component: str, **more: str) -> dict[str, str]:
     """The labels of an object of a cluster; `more` are dask-flame's own."""
     return {
         **MANAGED,
@@ -88,7 +88,7 @@ def labels(site: Site, component: str, **more: str) -> dict[str, str]:
     }
 
 
-def metadata(site: Site, name: str, component: str, **more: str) -> dict[str, Any]:
+def metadata(site: ObjectContext, name: str, component: str, **more: str) -> dict[str, Any]:
     """The metadata of an object; `more` are dask-flame's own labels."""
     made: dict[str, Any] = {
         "name": name,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from dask_flame.backends.inspector import SeenCluster, SeenRunner
+from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.kubernetes.objects.context import STOP
 from dask_flame.backends.kubernetes.objects.orphans import Object, deadline, finished, forsaken
 
@@ -19,14 +19,14 @@ def label(obj: Object, name: str) -> str:
     return str((obj["metadata"].get("labels") or {}).get(name, ""))
 
 
-def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> SeenCluster:
+def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> ClusterListing:
     """A cluster, by those of these objects that are its own."""
     mine = [job for job in jobs if label(job, CLUSTER) == id]
     others = [pod for pod in pods if label(pod, CLUSTER) == id]
     runners = [_runner(pod) for pod in others if label(pod, COMPONENT) == "worker"]
     runners.sort(key=lambda runner: (runner.pool, len(runner.name), runner.name))
     drivers = [f"{ref['kind'].lower()} {ref['name']}" for job in mine for ref in _owners(job)]
-    return SeenCluster(
+    return ClusterListing(
         id=id,
         name=id.rpartition("-")[0] or id,
         state=_state(mine, others),
@@ -50,9 +50,9 @@ def _state(jobs: Sequence[Object], pods: Sequence[Object]) -> str:
     return "live" if any(_owners(pod) for pod in pods) else "orphaned"
 
 
-def _runner(pod: Object) -> SeenRunner:
+def _runner(pod: Object) -> RunnerListing:
     state = str((pod.get("status") or {}).get("phase") or "Unknown")
-    return SeenRunner(
+    return RunnerListing(
         name=label(pod, "dask-flame/runner"),
         pool=label(pod, "dask-flame/pool"),
         state="Terminating" if "deletionTimestamp" in pod["metadata"] else state,

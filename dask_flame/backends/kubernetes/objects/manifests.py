@@ -16,7 +16,12 @@ import yaml
 from dask_kubernetes.operator import make_worker_spec
 
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
-from dask_flame.backends.kubernetes.objects.context import Site, labels, metadata, object_name
+from dask_flame.backends.kubernetes.objects.context import (
+    ObjectContext,
+    labels,
+    metadata,
+    object_name,
+)
 from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.backends.kubernetes.objects.pod_status import SCHEDULER
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
@@ -37,7 +42,9 @@ SCRATCH = "/var/run/dask-flame"
 SEE_OFF = 10
 
 
-def secret(site: Site, orders: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+def secret(
+    site: ObjectContext, orders: Mapping[str, Any], variables: Mapping[str, Any]
+) -> dict[str, Any]:
     """A Secret with what runners are told, and with variables of theirs.
 
     Its name is another one for other contents, as it cannot be changed, and for another keeper:
@@ -60,7 +67,9 @@ def secret(site: Site, orders: Mapping[str, Any], variables: Mapping[str, Any]) 
     }
 
 
-def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) -> dict[str, Any]:
+def keeper(
+    site: ObjectContext, options: PodOptions, host: str, port: int, grace: float
+) -> dict[str, Any]:
     """Return the Job that owns all that a driver in the cluster makes.
 
     It runs :mod:`dask_flame.backends.kubernetes.watchdog`.
@@ -70,7 +79,7 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
 
     Parameters
     ----------
-    site : Site
+    site : ObjectContext
         Its owner becomes the Job's.
     options : PodOptions
         Of a pool; for the image where `site` has none.
@@ -97,7 +106,7 @@ def keeper(site: Site, options: PodOptions, host: str, port: int, grace: float) 
 
 
 def scheduler(
-    site: Site, spec: SchedulerSpec, options: PodOptions, orders: str, *, deadline: int
+    site: ObjectContext, spec: SchedulerSpec, options: PodOptions, orders: str, *, deadline: int
 ) -> dict[str, Any]:
     """The Job of a scheduler apart from its driver, see :mod:`dask_flame.remote`; it owns all else.
 
@@ -105,7 +114,7 @@ def scheduler(
 
     Parameters
     ----------
-    site : Site
+    site : ObjectContext
     spec : SchedulerSpec
     options : PodOptions
         Of the first pool: for the image where `site` has none, and for what it is pulled with.
@@ -150,7 +159,7 @@ def scheduler(
     )
 
 
-def service(site: Site, kind: str, port: int) -> dict[str, Any]:
+def service(site: ObjectContext, kind: str, port: int) -> dict[str, Any]:
     """The Service of this type by which drivers elsewhere reach a scheduler apart."""
     return {
         "apiVersion": "v1",
@@ -164,7 +173,7 @@ def service(site: Site, kind: str, port: int) -> dict[str, Any]:
     }
 
 
-def open_port(site: Site, port: int) -> dict[str, Any]:
+def open_port(site: ObjectContext, port: int) -> dict[str, Any]:
     """A NetworkPolicy that lets all in to the scheduler's port, which asks for a certificate."""
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -178,12 +187,12 @@ def open_port(site: Site, port: int) -> dict[str, Any]:
     }
 
 
-def _of_scheduler(site: Site) -> dict[str, str]:
+def _of_scheduler(site: ObjectContext) -> dict[str, str]:
     return {"dask.org/cluster-name": site.cluster, "dask.org/component": "scheduler"}
 
 
 def _job(
-    site: Site,
+    site: ObjectContext,
     name: str,
     component: str,
     spec: Mapping[str, Any],
@@ -207,7 +216,7 @@ def _job(
     }
 
 
-def network_policy(site: Site, driver: Mapping[str, str], address: str) -> dict[str, Any]:
+def network_policy(site: ObjectContext, driver: Mapping[str, str], address: str) -> dict[str, Any]:
     """The NetworkPolicy that lets nobody in but a cluster's own pods, and its driver.
 
     It holds for all pods of the cluster, runners or not: nobody else's bears their label, which a
@@ -216,7 +225,7 @@ def network_policy(site: Site, driver: Mapping[str, str], address: str) -> dict[
 
     Parameters
     ----------
-    site : Site
+    site : ObjectContext
     driver : mapping of str to str
         Labels of the driver's pod. Empty: it is known by its address alone.
     address : str
@@ -245,7 +254,11 @@ def network_policy(site: Site, driver: Mapping[str, str], address: str) -> dict[
 
 
 def pod(
-    spec: RunnerSpec, options: PodOptions, site: Site, environment: Mapping[str, str], orders: str
+    spec: RunnerSpec,
+    options: PodOptions,
+    site: ObjectContext,
+    environment: Mapping[str, str],
+    orders: str,
 ) -> dict[str, Any]:
     """The pod of a runner.
 
@@ -258,7 +271,7 @@ def pod(
     spec : RunnerSpec
     options : PodOptions
         Of the runner's pool.
-    site : Site
+    site : ObjectContext
     environment : mapping of str to str
         Variables that are usual for runners; the template's and the pool's come before them.
     orders : str
@@ -282,7 +295,7 @@ def pod(
     return _ours(built, spec, options, site, orders)
 
 
-def _defaults(site: Site) -> dict[str, Any]:
+def _defaults(site: ObjectContext) -> dict[str, Any]:
     security = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -357,7 +370,7 @@ def _no_pod(why: str) -> PoolError:
 
 
 def _ours(
-    built: dict[str, Any], spec: RunnerSpec, options: PodOptions, site: Site, orders: str
+    built: dict[str, Any], spec: RunnerSpec, options: PodOptions, site: ObjectContext, orders: str
 ) -> dict[str, Any]:
     """The pod with what makes it a runner of this cluster, whatever was asked for."""
     containers = built.get("spec", {}).get("containers") or []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.backends.kubernetes.objects.context import Site
+from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.core.pod_options import PodOptions
 
@@ -30,7 +30,9 @@ _SPOT = {
 }
 
 
-def asked_for(spec: RunnerSpec, options: PodOptions, site: Site, orders: str) -> dict[str, Any]:
+def asked_for(
+    spec: RunnerSpec, options: PodOptions, site: ObjectContext, orders: str
+) -> dict[str, Any]:
     """What the options of the pool say."""
     container: dict[str, Any] = {"name": CONTAINER, "env": [], "volumeMounts": []}
     asked: dict[str, Any] = {"containers": [container], "volumes": [], "tolerations": []}
@@ -87,7 +89,11 @@ def variables(spec: RunnerSpec, options: PodOptions) -> dict[str, Any]:
 
 
 def _ask_for_gpus(
-    asked: dict[str, Any], amounts: dict[str, str], gpus: int, options: PodOptions, site: Site
+    asked: dict[str, Any],
+    amounts: dict[str, str],
+    gpus: int,
+    options: PodOptions,
+    site: ObjectContext,
 ) -> None:
     kind: Mapping[str, Any] = {}
     if options.gpu_kind is not None:

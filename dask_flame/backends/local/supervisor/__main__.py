@@ -42,12 +42,12 @@ def main() -> None:
     # Here, as the template needs none of it.
     sys.path.insert(0, _ROOT)
     from dask_flame.backends.local.supervisor.runners import Forked
-    from dask_flame.backends.local.supervisor.supervisor import Guard
+    from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
     del sys.path[0]
     # The driver's warning filters are for runners: nobody reads what this process warns of.
     warnings.simplefilter("ignore")
-    guard = Guard(
+    guard = Supervisor(
         connection, owner, int(parent), heard, place=place, folder=folder, files=int(files)
     )
     if seed is not None:

@@ -82,7 +82,7 @@ def remove_once_nobodys(folder: str, within: float) -> bool:
         time.sleep(_PAUSE)
 
 
-class Outside:
+class ControlSignals:
     """Hears what is asked of a guard, and answers.
 
     Parameters

@@ -22,7 +22,7 @@ from dask_flame.core.resource_trackers import (
 )
 
 if TYPE_CHECKING:
-    from dask_flame.backends.local.supervisor.supervisor import Guard
+    from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: The part of its ``boot_timeout`` after which a runner that is ended was late.
@@ -36,10 +36,10 @@ class Endings:
 
     Parameters
     ----------
-    guard : Guard
+    guard : Supervisor
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Supervisor) -> None:
         self.guard = guard
         self._trackers: dict[int, float] = {}  # of runners that have ended: when to kill them
 

@@ -27,7 +27,7 @@ _PAUSE = 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class MemoryWatch:
+class MemoryLimit:
     """Looks at the memory that runners with a limit have in use.
 
     First at what is cheap to know, which counts what processes share once for each. Only where that

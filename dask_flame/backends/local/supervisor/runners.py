@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker
-from dask_flame.prints.sole_call import Whose
+from dask_flame.prints.sole_call import SoleCall
 
 #: Bytes of what it has printed last.
 MOST_KEPT = 16_000
 
 
 @dataclass
-class Kind:
+class RunnerKind:
     """What runners have in common, so that one template serves them all.
 
     Attributes
@@ -110,7 +110,7 @@ class Runner:
     def __init__(
         self,
         name: str,
-        kind: Kind,
+        kind: RunnerKind,
         env: dict[str, str],
         orders: bytes,
         *,
@@ -134,7 +134,7 @@ class Runner:
         self.size = 0
         self.word = word
         self.whose = whose
-        self._whose: Whose | None = None
+        self._whose: SoleCall | None = None
         self._unpacker = Unpacker(word.encode()) if word else None
         read, self.leash = os.pipe()
         try:
@@ -158,7 +158,7 @@ class Runner:
         if self._whose is None and self.whose:
             # It is not there before the runner has come so far.
             with contextlib.suppress(OSError, ValueError):
-                self._whose = Whose(self.whose, write=False)
+                self._whose = SoleCall(self.whose, write=False)
         return NOBODY if self._whose is None else self._whose.read()
 
     def take_apart(self, chunk: bytes, owner: Owner) -> list[Piece]:

@@ -38,13 +38,13 @@ from typing import Any
 import dask_flame.runner.__main__ as runner_program
 from dask_flame.backends.local.supervisor.control_signals import (
     STOPPED,
-    Outside,
+    ControlSignals,
     remove_once_nobodys,
 )
 from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
-from dask_flame.backends.local.supervisor.memory_limit import MemoryWatch
-from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Kind, Process, Runner
-from dask_flame.backends.local.supervisor.templates import Prints, Seed, Template
+from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
+from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
+from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
@@ -55,7 +55,7 @@ _LET_GO_WITHIN = 2.0
 _MOST_UNREAD = 4_000_000
 
 
-class Guard:
+class Supervisor:
     """The loop: the driver's words, the runners' output, and the runners' ends.
 
     Parameters
@@ -100,10 +100,10 @@ class Guard:
         self.parent = parent
         self.folder = folder
         self.runners: dict[str, Runner] = {}
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, RunnerKind] = {}
         self.templates: dict[str, Template] = {}
         self.endings = Endings(self)
-        self.memory = MemoryWatch()
+        self.memory = MemoryLimit()
         self.adopts = False
         self.seed: Seed | None = None
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -113,7 +113,7 @@ class Guard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cluster = owner.partition("/")[0]
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
-        self.outside = Outside(self.scratch)
+        self.outside = ControlSignals(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, what was printed and is not shown
         self._tell_kept_at = 0.0
@@ -163,7 +163,7 @@ class Guard:
                     return False
                 if events & selectors.EVENT_READ and not self._hear():
                     return False
-            elif isinstance(key.data, Template | Prints):
+            elif isinstance(key.data, Template | TemplateOutput):
                 key.data.hear()
             elif key.data not in self.runners.values():
                 continue  # dismissed a moment ago
@@ -256,7 +256,7 @@ class Guard:
         if self.stopped:
             return
         fork = kind["fork"] and self.adopts
-        self.kinds[key] = Kind(
+        self.kinds[key] = RunnerKind(
             kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
         )
         template = self._template(key)
@@ -346,7 +346,7 @@ class Guard:
     def _admit(
         self,
         name: str,
-        kind: Kind,
+        kind: RunnerKind,
         environment: dict[str, str],
         orders: bytes,
         marks: dict[str, str],

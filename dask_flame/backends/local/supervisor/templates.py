@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import dask_flame.backends.local.fork_server as program
 from dask_flame.backends.local.fork_server import LONGEST, MOST_AT_ONCE
-from dask_flame.backends.local.supervisor.runners import Forked, Kind, Process, Runner
+from dask_flame.backends.local.supervisor.runners import Forked, Process, Runner, RunnerKind
 from dask_flame.core.processes import MARK, NO_MARK, PRELOAD, below, kill, kill_group
 
 if TYPE_CHECKING:
-    from dask_flame.backends.local.supervisor.supervisor import Guard
+    from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
 
 #: A template that has been forked already and knows its kind: the connection, the output.
@@ -29,7 +29,7 @@ Seed = tuple[socket.socket, Process, int]
 _KEPT_OUTPUT = 16_000
 
 
-class Prints:
+class TemplateOutput:
     """What a template prints while it imports.
 
     It is told once, as that of all its runners, when the template is ready. Before it is kept:
@@ -37,12 +37,12 @@ class Prints:
 
     Parameters
     ----------
-    guard : Guard
+    guard : Supervisor
     descriptor : int
         Where it comes from.
     """
 
-    def __init__(self, guard: Guard, descriptor: int) -> None:
+    def __init__(self, guard: Supervisor, descriptor: int) -> None:
         self.guard = guard
         self.descriptor = descriptor
         self._kept: bytes | None = b""
@@ -82,10 +82,10 @@ class Template:
 
     Parameters
     ----------
-    guard : Guard
+    guard : Supervisor
     key : str
         Of the kind.
-    kind : Kind
+    kind : RunnerKind
     seed : (socket.socket, Process, int) or None
         One that has been forked already and knows its kind, and the connection to it.
 
@@ -95,7 +95,9 @@ class Template:
         If no process can be started.
     """
 
-    def __init__(self, guard: Guard, key: str, kind: Kind, seed: Seed | None = None) -> None:
+    def __init__(
+        self, guard: Supervisor, key: str, kind: RunnerKind, seed: Seed | None = None
+    ) -> None:
         self.guard = guard
         self.key = key
         self.kind = kind
@@ -107,7 +109,7 @@ class Template:
         self.over = False
         self.connection, self.process, output = seed or self._start()
         self.connection.setblocking(False)
-        self.prints = Prints(guard, output)
+        self.prints = TemplateOutput(guard, output)
         if seed is None:
             self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
 
