@@ -1,0 +1,1 @@
+"""Substrates that tests run on, with what theirs would refuse."""
