@@ -45,6 +45,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from kubernetes_driver import MARK  # beside this file
+
 from real_kubernetes import setting
 from real_kubernetes.asking import Refused
 from real_kubernetes.world import World
@@ -165,7 +166,8 @@ def _median(measured: Mapping[str, Any], step: str) -> float | None:
 @contextmanager
 def fake() -> Iterator[None]:
     """The fake Kubernetes in the place of a real one."""
-    from dask_flame.testing.kubernetes import FakeKubernetes
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from fakes.kubernetes import FakeKubernetes
 
     everything = {"admin": _ALL}
     with (

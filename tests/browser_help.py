@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster
 
+from conftest import wait_for
 from dask_flame import Reports
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")

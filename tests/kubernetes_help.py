@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-from conftest import wait_for
 
-from dask_flame.testing.kubernetes import FakeKubernetes
+from conftest import wait_for
+from fakes.kubernetes import FakeKubernetes
 
 Object = dict[str, Any]
 

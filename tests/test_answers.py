@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster
 
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.core.messages import LEASE
 

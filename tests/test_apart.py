@@ -27,20 +27,20 @@ import dask
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import wait_for
 from dask.distributed import Client, Status, get_worker
-from kubernetes_help import TEAM, Caller
-from other_python import other_python
-from test_kubernetes import DRIVER
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.cli.commands import flame as command_line
 from dask_flame.driver.hosts import remote as driver
 from dask_flame.errors import BackendError, BootError, PoolError
-from dask_flame.testing.kubernetes import FakeKubernetes
-from dask_flame.testing.kubernetes.access import EVERYTHING
+from fakes.kubernetes import FakeKubernetes
+from fakes.kubernetes.access import EVERYTHING
+from kubernetes_help import TEAM, Caller
+from other_python import other_python
+from test_kubernetes import DRIVER
 
 IMAGE = "ghcr.io/me/runner:1.0"
 ROLE = Path(__file__).parents[1] / "deploy/kubernetes/role-remote.yaml"

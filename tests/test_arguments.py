@@ -25,13 +25,13 @@ import msgpack
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import wait_for
 from dask._task_spec import Alias, Dict, List, Task, TaskRef
 from distributed import Client, LocalCluster, get_worker
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, Reports, report, reports_of
 from dask_flame.core.argument_text import ALL, ONE, told
 from dask_flame.core.redaction import ELSE, secret, veiled

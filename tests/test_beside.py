@@ -9,10 +9,10 @@ from typing import Any
 
 import distributed.comm.tcp
 import pytest
-from conftest import wait_for
 from dask.distributed import Client, wait
 from distributed.worker import get_worker
 
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.lease.direct_transfer import scheduler_beside
 

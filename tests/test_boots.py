@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import wait_for
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, BootLog, in_order, is_step

@@ -17,10 +17,10 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster, get_client, get_worker, wait
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import CallTimeout, FlameCluster, FlameError, Pool, RunnerLost
 from dask_flame.errors import PoolError
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 
 pytest.importorskip("IPython")

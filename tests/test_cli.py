@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
-from conftest import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import wait_for
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.local.inspector import LocalInspector
 from dask_flame.backends.local.process_scan import look, send

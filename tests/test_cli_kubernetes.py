@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_kubernetes
 import yaml
 from click.testing import CliRunner
-from conftest import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
-from kubernetes_help import SLEEP, job, pod, reaches, secret, seen
-from test_kubernetes import Start, pods, whoami
 
+import test_kubernetes
+from conftest import wait_for
 from dask_flame import BootError
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.backends.kubernetes.inspector import NEEDED
 from dask_flame.backends.kubernetes.objects.orphans import UNKNOWN, finished, forsaken, why_orphan
 from dask_flame.cli.commands import flame
-from dask_flame.testing.kubernetes import FakeKubernetes
-from dask_flame.testing.kubernetes.access import EVERYTHING
+from fakes.kubernetes import FakeKubernetes
+from fakes.kubernetes.access import EVERYTHING
+from kubernetes_help import SLEEP, job, pod, reaches, secret, seen
+from test_kubernetes import Start, pods, whoami
 
 kubernetes = test_kubernetes.kubernetes
 cluster = test_kubernetes.cluster

@@ -9,9 +9,9 @@ from typing import Any
 
 import dask.config
 import pytest
-from conftest import wait_for
 from distributed import Client
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool, PoolError, on
 from dask_flame.errors import BackendError, ClosedError
 

@@ -10,10 +10,10 @@ from typing import Any
 import dask
 import dask.config
 import pytest
-from conftest import wait_for
 from distributed import Client, Event, get_worker
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.driver.control_loop import FlameAdaptive

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster
-from test_link import Pair
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameError, Lease, Reports, reports_of
 from dask_flame.driver.hosts import replication
 from dask_flame.reports import ReportStore
 from dask_flame.reports.scheduler import followers as following
 from dask_flame.reports.wire import NAME, Batch
 from dask_flame.testing import Proxy
+from test_link import Pair
 
 go = threading.Event()
 

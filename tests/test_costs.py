@@ -7,10 +7,10 @@ from typing import Any
 
 import dask.config
 import pytest
-from conftest import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool, PoolError
 from dask_flame.history.costs import amount, costs, money
 

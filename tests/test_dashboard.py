@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 from bokeh.server.tornado import BokehTornado
-from browser_help import Browser, Page, cluster_of, get, url
-from conftest import wait_for
 from distributed import Client, get_worker
 from distributed.dashboard.scheduler import template_variables
 
+from browser_help import Browser, Page, cluster_of, get, url
+from conftest import wait_for
 from dask_flame import Reports, dashboard, report
 from dask_flame.charts.colors import BAD, Palette
 from dask_flame.charts.ranking import best, higher_is_better, labels, metrics

@@ -10,9 +10,9 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Event, get_worker
 
+from conftest import wait_for
 from dask_flame.errors import RunnerLost
 
 

@@ -10,16 +10,16 @@ import dask.config
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import wait_for
-from kubernetes_help import Caller
 
+from conftest import wait_for
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.core import config
 from dask_flame.core.pod_options import PodOptions
-from dask_flame.testing.kubernetes import FakeKubernetes
-from dask_flame.testing.kubernetes.security import violations
+from fakes.kubernetes import FakeKubernetes
+from fakes.kubernetes.security import violations
+from kubernetes_help import Caller
 
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy/kubernetes"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame.testing import marked_processes
 
 pytest.importorskip("torch")
@@ -68,7 +68,7 @@ def test_it_trains_ranks_saves_and_draws(tmp_path: Path, token: str) -> None:
 
 def test_it_runs_in_pods(tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiohttp")
-    from dask_flame.testing.kubernetes import FakeKubernetes
+    from fakes.kubernetes import FakeKubernetes
 
     container = {"name": "hub", "image": "hub/image:1", "args": ["sleep", "3600"]}
     pod = {"metadata": {"name": "me", "namespace": "team"}, "spec": {"containers": [container]}}

@@ -15,10 +15,10 @@ pytest.importorskip("aiohttp")
 kr8s = pytest.importorskip("kr8s")
 
 import httpx  # noqa: E402
-from conftest import wait_for  # noqa: E402
-from kubernetes_help import JOBS, SLEEP, TEAM, Caller, job, pod, reaches, secret  # noqa: E402
 
-from dask_flame.testing.kubernetes import FakeKubernetes  # noqa: E402
+from conftest import wait_for  # noqa: E402
+from fakes.kubernetes import FakeKubernetes  # noqa: E402
+from kubernetes_help import JOBS, SLEEP, TEAM, Caller, job, pod, reaches, secret  # noqa: E402
 
 
 @pytest.fixture

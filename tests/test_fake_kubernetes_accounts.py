@@ -11,9 +11,8 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from conftest import wait_for
+from fakes.kubernetes import FakeKubernetes
 from kubernetes_help import TEAM, Caller, pod, reaches
-
-from dask_flame.testing.kubernetes import FakeKubernetes
 
 RBAC = "rbac.authorization.k8s.io"
 ROLES = f"/apis/{RBAC}/v1/namespaces/team"

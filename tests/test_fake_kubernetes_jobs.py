@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from conftest import wait_for
+from fakes.kubernetes import FakeKubernetes
 from kubernetes_help import (
     JOBS,
     SLEEP,
@@ -25,8 +26,6 @@ from kubernetes_help import (
     secret,
     seen,
 )
-
-from dask_flame.testing.kubernetes import FakeKubernetes
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from conftest import wait_for
+from fakes.kubernetes import FakeKubernetes
 from kubernetes_help import (
     SLEEP,
     TEAM,
@@ -29,8 +30,6 @@ from kubernetes_help import (
     seen,
     state,
 )
-
-from dask_flame.testing.kubernetes import FakeKubernetes
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from conftest import wait_for
+from fakes.kubernetes import FakeKubernetes
 from kubernetes_help import (
     SLEEP,
     TEAM,
@@ -21,8 +22,6 @@ from kubernetes_help import (
     secret,
     seen,
 )
-
-from dask_flame.testing.kubernetes import FakeKubernetes
 
 REVIEWS = "/apis/authorization.k8s.io/v1"
 GPU = "nvidia.com/gpu"

@@ -9,6 +9,7 @@ from typing import Any
 
 import dask.config
 import pytest
+
 from conftest import wait_for
 
 _KEPT: list[Any] = []

@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import kubernetes_help as kube
 import pytest
-from conftest import wait_for
 
+import kubernetes_help as kube
+from conftest import wait_for
 from dask_flame.backends.kubernetes.api import client as requests
 from dask_flame.backends.kubernetes.api.client import PODS, Api
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Client, get_client
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.runner.devices import VISIBLE, Devices
 from dask_flame.runner.gpus import Gpus, make_current, visible

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, span
 
 import dask_flame
+from conftest import wait_for
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog

@@ -20,10 +20,10 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import wait_for
 from distributed import WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.errors import PoolError, RunnerLost
 from dask_flame.scheduler.home import worker as resting

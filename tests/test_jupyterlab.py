@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+
 from browser_help import ARGUMENTS, CHROMIUM
 from conftest import wait_for
-
 from dask_flame.core.processes import MARK
 from dask_flame.testing import marked_processes
 from dask_flame.testing.lab import Lab, jupyterlab

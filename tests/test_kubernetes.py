@@ -23,17 +23,17 @@ import kr8s
 import kr8s.asyncio
 import pytest
 import yaml
-from conftest import wait_for
 from dask.distributed import Client, get_worker
-from other_python import other_python
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
+from other_python import other_python
 
 DRIVER = {
     "apiVersion": "v1",

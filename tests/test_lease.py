@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, Event, LocalCluster, Scheduler, Variable
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Lease
 from dask_flame.lease.plugin import dask_setup, is_driver
 

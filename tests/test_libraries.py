@@ -16,12 +16,12 @@ import dask.array as da
 import joblib
 import numpy as np
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster, get_client, get_worker
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.driver.launch import settings
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame.testing import marked_processes
 
 _TOKEN = "DASK_FLAME_TEST_DRIVER"

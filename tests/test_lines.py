@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import wait_for
 from dask_flame.prints.lines import UNFINISHED, LineFilter
 
 TEXT = st.text(alphabet="ab\r\n", max_size=12)

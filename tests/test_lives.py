@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.history.timeline import BUSY, IDLE, RunnerTimeline, StateChange, thin
 from dask_flame.scaling.fleet import Fleet

@@ -15,9 +15,9 @@ from typing import Any
 import dask.config
 import psutil
 import pytest
-from conftest import wait_for
 from distributed import wait
 
+from conftest import wait_for
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BackendError, BootError, RunnerLost

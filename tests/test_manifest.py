@@ -12,15 +12,12 @@ from typing import Any
 import dask
 import kubernetes_validate
 import pytest
-import test_kubernetes
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.lib.pretty import pretty
-from kubernetes_help import Caller
-from test_kubernetes import Start, whoami
-from test_manifests import SITE
 
+import test_kubernetes
 from dask_flame import FlameCluster, Pool
 from dask_flame.backends import Backend
 from dask_flame.backends.base import RunnerSpec
@@ -32,6 +29,9 @@ from dask_flame.backends.redact import HIDDEN
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
+from kubernetes_help import Caller
+from test_kubernetes import Start, whoami
+from test_manifests import SITE
 
 kubernetes = test_kubernetes.kubernetes
 cluster = test_kubernetes.cluster

@@ -7,7 +7,6 @@ import urllib.request
 from typing import Any
 
 from conftest import wait_for
-
 from dask_flame import Pool
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame.testing import marked_processes
 
 nbformat = pytest.importorskip("nbformat")

@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import odd
 import pytest
-from conftest import wait_for
 from distributed import Client
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import dask_flame
+import odd
+from conftest import wait_for
 from dask_flame import FlameCluster
 
 Make = Callable[..., tuple[FlameCluster, Client]]

@@ -11,12 +11,12 @@ from typing import Any
 
 import dask_kubernetes.operator
 import pytest
-from conftest import wait_for
 from dask.distributed import Client
 from distributed.client import Future
 
+from conftest import wait_for
 from dask_flame import report
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
 
 PAGE = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
 

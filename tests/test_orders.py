@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame.core.processes import mark_of
 from dask_flame.testing import marked_processes
 

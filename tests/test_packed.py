@@ -13,10 +13,10 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Client, SchedulerPlugin, WorkerPlugin, get_worker
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.errors import CallFailed
 from dask_flame.serialization.packed import PackedTask

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.charts.panel import Head, duration, panel
 from dask_flame.history.boots import Boot

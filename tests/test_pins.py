@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, get_worker
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import CallFailed
 

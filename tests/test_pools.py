@@ -9,9 +9,9 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Event, get_worker, wait
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BootError, PoolError, RunnerLost
 

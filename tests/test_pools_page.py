@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from bokeh.document import Document
-from browser_help import Page, cluster_of, get, url
-from conftest import wait_for
 from distributed import Client, Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from browser_help import Page, cluster_of, get, url
+from conftest import wait_for
 from dask_flame import Pool, Reports, on
 from dask_flame.charts.colors import BAD
 from dask_flame.dashboard.bar_rows import BarRows

@@ -20,9 +20,9 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Client, Event, LocalCluster
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Prints, RunnerLost
 from dask_flame.errors import PoolError
 from dask_flame.prints.rate_limit import Limits

@@ -8,9 +8,9 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from dask.system import CPU_COUNT
 
+from conftest import wait_for
 from dask_flame.backends.local.sampling_intervals import crowd, measure_less
 
 LOOKS = ("profile", "tick", "ticks")

@@ -16,12 +16,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from dask import annotate, delayed
 from distributed import Client, LocalCluster, fire_and_forget
 from distributed.client import FutureCancelledError
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, Lease
 from dask_flame.core.messages import LEASE, MARK
 from dask_flame.errors import CallFailed

@@ -20,13 +20,13 @@ from typing import Any
 import cloudpickle
 import dask
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster
-from test_copies import there
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Reports, report
 from dask_flame.reports.runner.bound import BoundReport
 from dask_flame.reports.runner.report import _warn_forked, _warn_no_call
+from test_copies import there
 
 HERE = str(Path(__file__).parent)
 

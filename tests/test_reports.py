@@ -23,13 +23,13 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster, get_worker, secede
 from distributed.protocol.pickle import dumps, loads
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
+from conftest import wait_for
 from dask_flame.reports import CallReports, Reports, ReportStore, Series, report
 from dask_flame.reports.downsample import LEAST, thin
 from dask_flame.reports.runner.report import _warn_unregistered

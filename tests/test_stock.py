@@ -14,13 +14,13 @@ from typing import Any
 
 import dask.config
 import pytest
-from conftest import wait_for
 from distributed import Status, WorkerPlugin, get_worker
 from distributed.deploy.adaptive import Adaptive
 from distributed.diagnostics.plugin import Environ, NannyPlugin, UploadDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.driver.ignored_settings import UNHEEDED
 from dask_flame.driver.other_clusters import ELSEWHERE, adapt_bounds, runners_for

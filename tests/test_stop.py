@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from dask.distributed import Client
 
+from conftest import wait_for
 from dask_flame import BootError, FlameCluster
 from dask_flame.backends.local import LocalBackend
 from dask_flame.backends.local.supervisor.control_signals import (

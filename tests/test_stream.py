@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster, get_worker
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copies import stock, there
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, FlameError, Report, Reports, stream
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.driver.pending import PendingReports, Reader
 from dask_flame.reports.wire import Batch
+from test_copies import stock, there
 
 # Reading from a store, at any speed
 

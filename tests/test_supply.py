@@ -10,9 +10,9 @@ from typing import Any
 import dask.config
 import numpy
 import pytest
-from conftest import wait_for
 
 import dask_flame
+from conftest import wait_for
 from dask_flame.core.text import memory
 from dask_flame.dashboard.pools.cards import why
 from dask_flame.dashboard.pools.rows import count

@@ -11,9 +11,9 @@ from typing import Any
 
 import dask.config
 import pytest
-from conftest import wait_for
 from distributed import get_worker
 
+from conftest import wait_for
 from dask_flame import Pool
 from dask_flame.core.process_settings import hash_seed, interpreter_flags, working_directory
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 from distributed import get_worker
 
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.scaling.runner_index import Phase
 

@@ -22,10 +22,10 @@ from typing import Any
 import dask.config
 import psutil
 import pytest
-from conftest import wait_for
 
 import dask_flame.backends.local.fork_server as template_program
 import dask_flame.backends.local.supervisor.__main__ as guard_program
+from conftest import wait_for
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.core.processes import MARK, NO_MARK, mark_of

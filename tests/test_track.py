@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from distributed import Client
-from test_copies import stock, there
 
 from dask_flame import Reports, report, track
 from dask_flame.errors import PoolError
 from dask_flame.reports import CallReports, Series
+from test_copies import stock, there
 
 
 @pytest.fixture

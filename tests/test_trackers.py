@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame.testing import marked_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is looked into")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import FlameCluster, FlameError, PoolError, report
 from dask_flame.charts.curves import Board, board, text
 from dask_flame.charts.ticks import log_ticks, tick, ticks

@@ -10,13 +10,13 @@ from typing import Any
 import dask
 import pytest
 import yaml
-from conftest import wait_for
 from dask.distributed import Client
-from test_apart import free_port
 
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.errors import BackendError, PoolError
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
+from test_apart import free_port
 
 IMAGE = "ghcr.io/me/runner:1.0"
 TESTS = Path(__file__).parent

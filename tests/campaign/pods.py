@@ -14,7 +14,7 @@ from campaign.faults import Faults, phase_of
 from campaign.play import Local, Played
 from dask_flame.backends.kubernetes import KubernetesBackend
 from dask_flame.scaling.fleet import Phase
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
 
 _SLOW = 0.4
 #: What may stand in the reason of a runner's end that had such a thing done to it.

@@ -19,11 +19,11 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import wait_for
 
 from campaign.case import Case, make_case
 from campaign.judge import judge
 from campaign.play import WITHIN, play
+from conftest import wait_for
 from dask_flame.core.processes import kill
 from dask_flame.testing import marked_processes
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 import yaml
+
 from conftest import wait_for
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("kr8s")
 
-from test_apart import free_port
-
 from campaign.outside_case import GRACE, OutsideCase, make_outside_case
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
+from test_apart import free_port
 
 _DRIVER = str(Path(__file__).with_name("outside_driver.py"))
 _ROLE = Path(__file__).parents[2] / "deploy/kubernetes/role-remote.yaml"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import wait_for
 
 pytest.importorskip("aiohttp")
@@ -25,7 +26,7 @@ from campaign.judge import judge
 from campaign.play import WITHIN, play
 from campaign.pods import Pods, judge_pods, strike_keeper, trouble
 from campaign.pods_case import Case, make_pods_case
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
 
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 #: Seconds that trouble lasts around a driver's end, and that one is stopped for.

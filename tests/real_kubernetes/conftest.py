@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from dask.distributed import Client
 
+from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.backends.kubernetes import KubernetesBackend
 from real_kubernetes import setting
@@ -90,7 +90,7 @@ def ground(
             yield ground
             wait_for(ground.at_rest, 120, "no pod is left")
         return
-    kubernetes = pytest.importorskip("dask_flame.testing.kubernetes")
+    kubernetes = pytest.importorskip("fakes.kubernetes")
     from other_python import other_python  # which is not among what comes to a pod
 
     with kubernetes.FakeKubernetes(
@@ -172,7 +172,7 @@ def world(
     if request.param == "real":
         yield request.config.stash[_WORLD]
         return
-    kubernetes = pytest.importorskip("dask_flame.testing.kubernetes")
+    kubernetes = pytest.importorskip("fakes.kubernetes")
     # A pull is tried once only, so that the reason stays the first one.
     bad = {NO_IMAGE: "no such host"}
     made = kubernetes.FakeKubernetes(users={"admin": _ALL}, bad_images=bad, back_off=60)

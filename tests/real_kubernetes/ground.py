@@ -12,7 +12,7 @@ from real_kubernetes.asking import Asking, Object
 
 if TYPE_CHECKING:
     # Images for drivers need not have what it needs.
-    from dask_flame.testing.kubernetes import FakeKubernetes
+    from fakes.kubernetes import FakeKubernetes
 
 OURS = "app.kubernetes.io/managed-by=dask-flame"
 #: No registry has it: names under "invalid" are nobody's.

@@ -12,10 +12,10 @@ import time
 from typing import Any
 
 import pytest
-from conftest import wait_for
 from dask.distributed import get_worker
 
 import dask_flame
+from conftest import wait_for
 from dask_flame import Pool
 from real_kubernetes.ground import Ground, owner
 from real_kubernetes.world import GPU

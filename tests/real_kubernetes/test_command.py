@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dask_flame.testing.kubernetes import FakeKubernetes
+from fakes.kubernetes import FakeKubernetes
 from real_kubernetes import setting
 from real_kubernetes.ground import NO_IMAGE
 from real_kubernetes.world import GPU

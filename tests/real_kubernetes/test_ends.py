@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from real_kubernetes.ground import Ground
 
 SCRIPT = """

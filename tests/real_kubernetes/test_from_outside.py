@@ -6,8 +6,8 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame.backends.kubernetes.api.permissions import NEEDED
 from dask_flame.cli.commands import flame
 from real_kubernetes.ground import NO_IMAGE

@@ -8,8 +8,8 @@ from typing import Any
 
 import dask
 import pytest
-from conftest import wait_for
 
+from conftest import wait_for
 from dask_flame import Pool, RunnerLost
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from real_kubernetes import setting

@@ -338,7 +338,9 @@ def _packed(more: Sequence[Path]) -> bytes:
     """The tests, and what they need of the repository."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for path in (_ROOT / "pyproject.toml", _ROOT / "tests/conftest.py", *_HERE.glob("*.py")):
+        fakes = (_ROOT / "tests" / "fakes").rglob("*.py")
+        files = (_ROOT / "pyproject.toml", _ROOT / "tests/conftest.py", *_HERE.glob("*.py"), *fakes)
+        for path in files:
             tar.add(path, str(path.relative_to(_ROOT)))
         for path in more:
             tar.add(path, path.name)

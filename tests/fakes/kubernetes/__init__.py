@@ -3,7 +3,7 @@
 Needs aiohttp and PyYAML: ``pip install aiohttp``. Only tests import it.
 """
 
-from dask_flame.testing.kubernetes.cluster import FakeKubernetes
-from dask_flame.testing.kubernetes.requests import Request, Requests
+from fakes.kubernetes.cluster import FakeKubernetes
+from fakes.kubernetes.requests import Request, Requests
 
 __all__ = ["FakeKubernetes", "Request", "Requests"]

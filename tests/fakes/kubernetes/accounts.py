@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import yaml
 
-from dask_flame.testing.kubernetes.access import Access
-from dask_flame.testing.kubernetes.kinds import ACCOUNTS, BINDINGS, ROLES
-from dask_flame.testing.kubernetes.store import Change, Object, Store
+from fakes.kubernetes.access import Access
+from fakes.kubernetes.kinds import ACCOUNTS, BINDINGS, ROLES
+from fakes.kubernetes.store import Change, Object, Store
 
 
 def user_of(namespace: str, account: str) -> str:

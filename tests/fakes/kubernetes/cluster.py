@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dask_flame.testing.kubernetes import accounts, kinds, scheduler
-from dask_flame.testing.kubernetes.access import EVERYTHING, Access, Rules
-from dask_flame.testing.kubernetes.api import Admission, Api
-from dask_flame.testing.kubernetes.garbage import Garbage
-from dask_flame.testing.kubernetes.jobs import Jobs
-from dask_flame.testing.kubernetes.kinds import EVENTS, NAMESPACES, NODES
-from dask_flame.testing.kubernetes.kubelet import Kubelet, Settings
-from dask_flame.testing.kubernetes.mischief import Mischief
-from dask_flame.testing.kubernetes.process import Reaper
-from dask_flame.testing.kubernetes.quotas import Quotas
-from dask_flame.testing.kubernetes.requests import Requests
-from dask_flame.testing.kubernetes.scheduler import Scheduler
-from dask_flame.testing.kubernetes.server import Server
-from dask_flame.testing.kubernetes.store import Object, Store
-from dask_flame.testing.kubernetes.watches import Watches
+from fakes.kubernetes import accounts, kinds, scheduler
+from fakes.kubernetes.access import EVERYTHING, Access, Rules
+from fakes.kubernetes.api import Admission, Api
+from fakes.kubernetes.garbage import Garbage
+from fakes.kubernetes.jobs import Jobs
+from fakes.kubernetes.kinds import EVENTS, NAMESPACES, NODES
+from fakes.kubernetes.kubelet import Kubelet, Settings
+from fakes.kubernetes.mischief import Mischief
+from fakes.kubernetes.process import Reaper
+from fakes.kubernetes.quotas import Quotas
+from fakes.kubernetes.requests import Requests
+from fakes.kubernetes.scheduler import Scheduler
+from fakes.kubernetes.server import Server
+from fakes.kubernetes.store import Object, Store
+from fakes.kubernetes.watches import Watches
 
 T = TypeVar("T")
 

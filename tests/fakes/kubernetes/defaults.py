@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from dask_flame.testing.kubernetes.kinds import (
+from fakes.kubernetes.kinds import (
     EVENTS,
     JOBS,
     NAMESPACES,
@@ -14,7 +14,7 @@ from dask_flame.testing.kubernetes.kinds import (
     SERVICES,
     Kind,
 )
-from dask_flame.testing.kubernetes.quantities import quality
+from fakes.kubernetes.quantities import quality
 
 Object = dict[str, Any]
 

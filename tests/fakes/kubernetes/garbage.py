@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from dask_flame.testing.kubernetes.api import FOREGROUND, ORPHAN, Api
-from dask_flame.testing.kubernetes.errors import Refused
-from dask_flame.testing.kubernetes.kinds import NAMESPACES, Kind, by_name
-from dask_flame.testing.kubernetes.store import Change, Object
+from fakes.kubernetes.api import FOREGROUND, ORPHAN, Api
+from fakes.kubernetes.errors import Refused
+from fakes.kubernetes.kinds import NAMESPACES, Kind, by_name
+from fakes.kubernetes.store import Change, Object
 
 
 class Garbage:

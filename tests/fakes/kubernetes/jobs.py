@@ -6,12 +6,12 @@ import asyncio
 import copy
 import time
 
-from dask_flame.testing.kubernetes import conditions
-from dask_flame.testing.kubernetes.api import Api
-from dask_flame.testing.kubernetes.errors import Refused
-from dask_flame.testing.kubernetes.kinds import JOBS, PODS
-from dask_flame.testing.kubernetes.recorder import Recorder
-from dask_flame.testing.kubernetes.store import Change, Object, now
+from fakes.kubernetes import conditions
+from fakes.kubernetes.api import Api
+from fakes.kubernetes.errors import Refused
+from fakes.kubernetes.kinds import JOBS, PODS
+from fakes.kubernetes.recorder import Recorder
+from fakes.kubernetes.store import Change, Object, now
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 _ENDED = ("Succeeded", "Failed")

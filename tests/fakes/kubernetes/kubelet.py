@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from dask_flame.testing.kubernetes.errors import bad_request
-from dask_flame.testing.kubernetes.kinds import CONFIG_MAPS, PODS, SECRETS
-from dask_flame.testing.kubernetes.life import Life
-from dask_flame.testing.kubernetes.process import Reaper
-from dask_flame.testing.kubernetes.recorder import Recorder
-from dask_flame.testing.kubernetes.store import Change, Object, Store
+from fakes.kubernetes.errors import bad_request
+from fakes.kubernetes.kinds import CONFIG_MAPS, PODS, SECRETS
+from fakes.kubernetes.life import Life
+from fakes.kubernetes.process import Reaper
+from fakes.kubernetes.recorder import Recorder
+from fakes.kubernetes.store import Change, Object, Store
 
 
 @dataclass

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dask_flame.testing.kubernetes import conditions, statuses
-from dask_flame.testing.kubernetes.kinds import PODS
-from dask_flame.testing.kubernetes.process import MARK, Process, Reaper
-from dask_flame.testing.kubernetes.recorder import Recorder
-from dask_flame.testing.kubernetes.store import Object, Store, now
-from dask_flame.testing.kubernetes.volumes import Missing, Surroundings
+from fakes.kubernetes import conditions, statuses
+from fakes.kubernetes.kinds import PODS
+from fakes.kubernetes.process import MARK, Process, Reaper
+from fakes.kubernetes.recorder import Recorder
+from fakes.kubernetes.store import Object, Store, now
+from fakes.kubernetes.volumes import Missing, Surroundings
 
 if TYPE_CHECKING:
-    from dask_flame.testing.kubernetes.kubelet import Settings
+    from fakes.kubernetes.kubelet import Settings
 
 _DEADLINE = "Pod was active on the node longer than the specified deadline"
 

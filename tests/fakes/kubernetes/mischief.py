@@ -7,18 +7,18 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from dask_flame.testing.kubernetes import conditions
-from dask_flame.testing.kubernetes.access import Access, Rules
-from dask_flame.testing.kubernetes.api import Admission, Api
-from dask_flame.testing.kubernetes.kinds import PODS
-from dask_flame.testing.kubernetes.kubelet import Kubelet
-from dask_flame.testing.kubernetes.life import Life
-from dask_flame.testing.kubernetes.recorder import Recorder
-from dask_flame.testing.kubernetes.requests import Fault, Match
-from dask_flame.testing.kubernetes.scheduler import Scheduler
-from dask_flame.testing.kubernetes.server import Server
-from dask_flame.testing.kubernetes.store import Object, Store
-from dask_flame.testing.kubernetes.watches import Watches
+from fakes.kubernetes import conditions
+from fakes.kubernetes.access import Access, Rules
+from fakes.kubernetes.api import Admission, Api
+from fakes.kubernetes.kinds import PODS
+from fakes.kubernetes.kubelet import Kubelet
+from fakes.kubernetes.life import Life
+from fakes.kubernetes.recorder import Recorder
+from fakes.kubernetes.requests import Fault, Match
+from fakes.kubernetes.scheduler import Scheduler
+from fakes.kubernetes.server import Server
+from fakes.kubernetes.store import Object, Store
+from fakes.kubernetes.watches import Watches
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from dask_flame.testing.kubernetes import quantities
-from dask_flame.testing.kubernetes.errors import forbidden
-from dask_flame.testing.kubernetes.kinds import PODS, QUOTAS, Kind
-from dask_flame.testing.kubernetes.quantities import Amounts
-from dask_flame.testing.kubernetes.store import Store
+from fakes.kubernetes import quantities
+from fakes.kubernetes.errors import forbidden
+from fakes.kubernetes.kinds import PODS, QUOTAS, Kind
+from fakes.kubernetes.quantities import Amounts
+from fakes.kubernetes.store import Store
 
 Object = dict[str, Any]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from dask_flame.testing.kubernetes.kinds import EVENTS, NAMESPACES, by_name
-from dask_flame.testing.kubernetes.store import Object, Store, now
+from fakes.kubernetes.kinds import EVENTS, NAMESPACES, by_name
+from fakes.kubernetes.store import Object, Store, now
 
 
 class Recorder:

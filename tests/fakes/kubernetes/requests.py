@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask_flame.testing.kubernetes.errors import Refused
+from fakes.kubernetes.errors import Refused
 
 
 @dataclass

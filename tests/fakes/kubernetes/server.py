@@ -12,19 +12,19 @@ from typing import Any, BinaryIO, Protocol
 
 from aiohttp import web
 
-from dask_flame.testing.kubernetes import kinds
-from dask_flame.testing.kubernetes.access import Access
-from dask_flame.testing.kubernetes.api import Api
-from dask_flame.testing.kubernetes.errors import (
+from fakes.kubernetes import kinds
+from fakes.kubernetes.access import Access
+from fakes.kubernetes.api import Api
+from fakes.kubernetes.errors import (
     Refused,
     bad_request,
     no_such_resource,
     not_supported,
 )
-from dask_flame.testing.kubernetes.forward import forward
-from dask_flame.testing.kubernetes.kinds import PODS, REVIEWS, Kind
-from dask_flame.testing.kubernetes.requests import Fault, Request, Requests
-from dask_flame.testing.kubernetes.watches import Watches
+from fakes.kubernetes.forward import forward
+from fakes.kubernetes.kinds import PODS, REVIEWS, Kind
+from fakes.kubernetes.requests import Fault, Request, Requests
+from fakes.kubernetes.watches import Watches
 
 #: A version that clients of now support.
 VERSION = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dask_flame.testing.kubernetes import conditions
-from dask_flame.testing.kubernetes.store import Object, now
+from fakes.kubernetes import conditions
+from fakes.kubernetes.store import Object, now
 
 
 def creating(pod: Object) -> None:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dask_flame.testing.kubernetes import quantities
-from dask_flame.testing.kubernetes.errors import (
+from fakes.kubernetes import quantities
+from fakes.kubernetes.errors import (
     Wrong,
     bad_request,
     duplicate_value,
@@ -24,7 +24,7 @@ from dask_flame.testing.kubernetes.errors import (
     not_supported_value,
     required,
 )
-from dask_flame.testing.kubernetes.kinds import (
+from fakes.kubernetes.kinds import (
     CONFIG_MAPS,
     JOBS,
     NAMESPACES,

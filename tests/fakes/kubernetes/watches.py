@@ -11,11 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from dask_flame.testing.kubernetes.api import Api
-from dask_flame.testing.kubernetes.errors import Refused, bad_request
-from dask_flame.testing.kubernetes.kinds import Kind
-from dask_flame.testing.kubernetes.selectors import Chooses
-from dask_flame.testing.kubernetes.store import Change, Object
+from fakes.kubernetes.api import Api
+from fakes.kubernetes.errors import Refused, bad_request
+from fakes.kubernetes.kinds import Kind
+from fakes.kubernetes.selectors import Chooses
+from fakes.kubernetes.store import Change, Object
 
 Event = dict[str, Any]
 
