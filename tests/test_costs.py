@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from conftest import wait_for
 from dask_flame import FlameCluster, Pool, PoolError
 from dask_flame.history.costs import amount, costs, money
+from dask_flame.history.state import PoolSummary
 
 
-def pool(name: str = "gpu", **changes: Any) -> dict[str, Any]:
-    told = {"name": name, "runner_seconds": 7200.0, "busy_seconds": 3600.0, "gpus": 2}
-    return {**told, "price": 2.5, **changes}
+def pool(name: str = "gpu", **changes: Any) -> PoolSummary:
+    used = {"runner_seconds": 7200.0, "busy_seconds": 3600.0, "gpus": 2, "price": 2.5}
+    return PoolSummary(name, min=0, max=8, concurrency=1, **{**used, **changes})
 
 
 def test_a_line_for_each_pool_and_the_sum() -> None:

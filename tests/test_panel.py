@@ -5,7 +5,7 @@ from __future__ import annotations
 import html.parser
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,28 +15,36 @@ from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.charts.panel import Head, duration, panel
 from dask_flame.history.boots import Boot
+from dask_flame.history.events import Event
+from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 NOW = 1_700_000_000.0
 HEAD = Head("mine", "local", "", {"dashboard": "http://127.0.0.1:1/status", "curves": ""})
 
 
-def runner(name: str, state: str = "ready", busy: int = 0) -> dict[str, Any]:
-    return {"name": name, "state": state, "busy": busy, "since": NOW - 5}
+def runner(name: str, state: str = "ready", busy: int = 0) -> RunnerSummary:
+    return RunnerSummary(name, state, NOW - 5, busy)
 
 
-def state(*runners: dict[str, Any], most: int = 4, waiting: int = 0, **more: Any) -> dict[str, Any]:
-    pool = {
-        "name": "default",
-        "min": 0,
-        "max": most,
-        "concurrency": 1,
-        "idle_timeout": 60.0,
-        "waiting": waiting,
-        "runner_seconds": 90.0,
-        "runners": list(runners),
-    }
-    return {"now": NOW, "pools": [{**pool, **more}], "events": []}
+def state(
+    *runners: RunnerSummary,
+    most: int = 4,
+    waiting: int = 0,
+    name: str = "default",
+    events: Sequence[Event] = (),
+) -> Snapshot:
+    pool = PoolSummary(
+        name,
+        min=0,
+        max=most,
+        concurrency=1,
+        idle_timeout=60.0,
+        waiting=waiting,
+        runner_seconds=90.0,
+        runners=runners,
+    )
+    return Snapshot(NOW, [pool], events)
 
 
 def shown(page: str) -> str:
@@ -108,8 +116,7 @@ def test_many_runners_share_a_bar() -> None:
 
 def test_nothing_that_is_not_ours_is_html() -> None:
     bad = "<script>alert(1)</script>"
-    events = [{"at": NOW, "kind": "boot", "text": f"{bad}\nsecond line"}]
-    told = {**state(runner(bad), name=bad), "events": events}
+    told = state(runner(bad), name=bad, events=[Event(NOW, "boot", f"{bad}\nsecond line")])
     page = panel(Head(bad, bad, "", {"dashboard": f'"{bad}'}), told, [])
     assert "<script" not in page
     assert "second line</div>" not in page

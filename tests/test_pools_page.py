@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,18 +29,20 @@ from dask_flame.dashboard.pools.page import PoolsBoard
 from dask_flame.dashboard.pools.rows import Counts, WorkersAsPool, count, total
 from dask_flame.dashboard.pools.timeline import DARK, row_of
 from dask_flame.dashboard.time_range import FAR, TimeRange
+from dask_flame.history import events as log
+from dask_flame.history.boots import Boot
+from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 from dask_flame.history.timeline import RunnerTimeline
 
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def pool_of(**more: Any) -> dict[str, Any]:
-    plain = {"name": "default", "min": 0, "max": 8, "concurrency": 1, "demand": 0, "waiting": 0}
-    return {**plain, "runners": [], "history": [], **more}
+def pool_of(**more: Any) -> PoolSummary:
+    return PoolSummary(**{"name": "default", "min": 0, "max": 8, "concurrency": 1, **more})
 
 
-def runner(name: str, state: str = "ready", busy: int = 0) -> dict[str, Any]:
-    return {"name": name, "state": state, "busy": busy, "since": time.time()}
+def runner(name: str, state: str = "ready", busy: int = 0) -> RunnerSummary:
+    return RunnerSummary(name, state, time.time(), busy)
 
 
 # Words and numbers
@@ -47,11 +50,11 @@ def runner(name: str, state: str = "ready", busy: int = 0) -> dict[str, Any]:
 
 def test_runners_are_counted() -> None:
     runners = [
-        {"state": "booting", "busy": 0},
-        {"state": "ready", "busy": 0},
-        {"state": "ready", "busy": 2},
-        {"state": "ending", "busy": 1},
-        {"state": "draining", "busy": 2},
+        runner("a", "booting"),
+        runner("b", "ready"),
+        runner("c", "ready", 2),
+        runner("d", "ending", 1),
+        runner("e", "draining", 2),
     ]
     counts = count(runners)
     assert counts == Counts(booting=1, busy=1, idle=1, ending=1, draining=1)
@@ -79,17 +82,17 @@ def test_histories_add_up_at_every_moment(histories: list[list[Any]]) -> None:
 def test_workers_are_shown_as_a_pool() -> None:
     with cluster_of(2, plugins=[Reports()]) as client:
 
-        async def state(pool: WorkersAsPool) -> dict[str, Any]:
+        async def state(pool: WorkersAsPool) -> Snapshot:
             return pool()
 
         pool = WorkersAsPool(client.cluster.scheduler, interval=0)
         shown = client.cluster.sync(state, pool)
-        (workers,) = shown["pools"]
-        assert (workers["max"], workers["concurrency"], workers["demand"]) == (None, 2, 0)
-        assert count(workers["runners"]) == Counts(booting=0, busy=0, idle=2, ending=0)
-        assert [s[1:] for s in workers["history"]] == [(0, 0, 2, 0, 2)]
+        (workers,) = shown.pools
+        assert (workers.max, workers.concurrency, workers.demand) == (None, 2, 0)
+        assert count(workers.runners) == Counts(booting=0, busy=0, idle=2, ending=0)
+        assert [s[1:] for s in workers.history] == [(0, 0, 2, 0, 2)]
         # As long as nothing changes, one sample is enough.
-        assert len(client.cluster.sync(state, pool)["pools"][0]["history"]) == 1
+        assert len(client.cluster.sync(state, pool).pools[0].history) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,14 +117,14 @@ def test_workers_are_shown_as_a_pool() -> None:
         (
             pool_of(waiting=1),
             Counts(1, 0, 0, 0),
-            [{"trouble": "no quota", "ended": "", "steps": [], "failed": False}],
+            [Boot("r", "default", 0.0, trouble="no quota")],
             "1 boot held up: no quota",
             True,
         ),
         (
             pool_of(),
             Counts(0, 0, 0, 0),
-            [{"trouble": "", "ended": "exit code 1\nmore", "steps": [], "failed": True}],
+            [Boot("r", "default", 0.0, ended="exit code 1\nmore", failed=True)],
             "the last boot failed: exit code 1",
             True,
         ),
@@ -136,7 +139,7 @@ def test_workers_are_shown_as_a_pool() -> None:
     ],
 )
 def test_why_nothing_happens(
-    pool: dict[str, Any], n: Counts, boots: list[Any], said: str, bad: bool
+    pool: PoolSummary, n: Counts, boots: list[Boot], said: str, bad: bool
 ) -> None:
     assert why(pool, n, boots) == (said, bad)
 
@@ -254,18 +257,12 @@ def test_while_nothing_happens_next_to_nothing_is_sent() -> None:
         lives.seen(f"r-{n}", "busy", now - 50, "call")
     runners = [runner(f"r-{n}", busy=1) for n in range(64)]
     history = [(now - 60 + i, 64, 0, 64, 64, 64) for i in range(60)]
-    events = [{"at": now - i, "kind": "boot", "text": "why", "pool": "default"} for i in (9, 8)]
+    events = [log.Event(now - i, "boot", "why", pool="default") for i in (9, 8)]
     pool = pool_of(runners=runners, history=history, max=64)
 
     reports = Reports()
-    scheduler = SimpleNamespace(workers={}, aliases={}, plugins={"reports": reports})
-    reports.pools = lambda: {
-        "now": now,
-        "pools": [pool],
-        "events": events,
-        "boots": [],
-        "lives": lives,
-    }
+    scheduler = SimpleNamespace(workers={}, aliases={}, plugins={reports.name: reports})
+    reports.pools = lambda: Snapshot(now, [pool], events, lives, [])
     parts = ("heads", "runners", "demand", "machines", "boots")
     board = PoolsBoard(scheduler, WorkersAsPool(scheduler), Gauges(scheduler), parts)
     board.update()
@@ -443,7 +440,7 @@ def shown(client: Client) -> Iterator[dict[str, Any]]:
         "lives": RunnerTimeline(),
     }
     plugin = client.cluster.scheduler.plugins["flame-reports"]
-    plugin.pools = lambda: {"now": time.time(), **state}
+    plugin.pools = lambda: Snapshot(time.time(), **state)
     yield state
     plugin.pools = None
 
@@ -483,10 +480,9 @@ def test_nothing_in_names_is_markup(
             pool_of(name="empty"),
         ],
         "events": [
-            {"at": now + i, "kind": f"boot{i}", "text": f"why{i} {EVIL}", "pool": f"a{EVIL}"}
-            for i in range(3)
+            log.Event(now + i, f"boot{i}", f"why{i} {EVIL}", pool=f"a{EVIL}") for i in range(3)
         ],
-        "boots": [{**b, "pool": f"a{EVIL}"} for b in boots],
+        "boots": [replace(b, pool=f"a{EVIL}") for b in boots],
     }
     page = visit(url(client, "/pools"))
     page.shows(
@@ -655,26 +651,18 @@ BAR = """(i) => {
 }"""
 
 
-def boot(n: int, *steps: tuple[str, float], ended: str = "", failed: bool = False) -> Any:
-    return {
-        "name": f"runner-{n}",
-        "pool": "default",
-        "at": time.time(),
-        "steps": steps,
-        "ended": ended,
-        "failed": failed,
-        "lasted": 3.0 if ended else 0.0,
-    }
+def boot(n: int, *steps: tuple[str, float], ended: str = "", failed: bool = False) -> Boot:
+    lasted = 3.0 if ended else 0.0
+    return Boot(f"runner-{n}", "default", time.time(), steps, ended, failed, lasted)
 
 
 def test_boots_are_bars_of_their_phases(client: Client, visit: Callable[[str], Page]) -> None:
     evil = "<b onclick=alert(1)>"
     shown: list[Any] = []
-    pool = {"name": "default", "min": 0, "max": 64, "concurrency": 1, "demand": 0, "waiting": 0}
-    pool |= {"runners": [], "history": [(time.time(), 0, 0, 0, 0, 0)]}
-    state = {"now": time.time(), "pools": [pool], "events": []}
+    pool = pool_of(max=64, history=[(time.time(), 0, 0, 0, 0, 0)])
+    now = time.time()
     plugin = client.cluster.scheduler.plugins["flame-reports"]
-    plugin.pools = lambda: {**state, "boots": list(shown)}
+    plugin.pools = lambda: Snapshot(now, [pool], [], boots=list(shown))
     page = visit(url(client, "/pools"))
     page.shows("Boots none yet")
     assert page.read(BARS) == []

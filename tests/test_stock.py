@@ -175,8 +175,8 @@ def test_calls_that_wait_for_a_stopped_adaptive_say_so_and_go_on(flame: Any) -> 
     assert "1 call waiting" in repr(cluster)
     (event,) = [e for e in cluster.events if e.reason.startswith("adapt(...).stop()")]
     assert "cluster.adapt(), cluster.scale(n) or cluster.resize(…)" in event.reason
-    (pool,) = cluster._pools()["pools"]
-    assert pool["fixed"] == 0
+    (pool,) = cluster._pools().pools
+    assert pool.fixed == 0
     assert not cluster.runners
     cluster.resize(max=2)
     assert future.result(timeout=30) == "runner-1"

@@ -77,8 +77,8 @@ def test_with_one_runner_at_most_calls_wait_for_the_paused_one_and_that_is_said(
     wait_for(lambda: "paused" in kinds(cluster))
     waiting = client.submit(one, 1)
     wait_for(lambda: cluster.scheduler.waiting())
-    (pool,) = cluster._pools()["pools"]
-    said, bad = why(pool, count(pool["runners"]), [])
+    (pool,) = cluster._pools().pools
+    said, bad = why(pool, count(pool.runners), [])
     assert "runner-1 takes none (paused by Dask: " in said
     assert bad
     (tmp_path / "go on").touch()
@@ -205,8 +205,8 @@ def test_actors_that_hold_all_slots_are_named_where_calls_wait(flame: Any) -> No
     assert "on runner-1" in said
     assert "on runner-2" in said
     assert "1 call waiting as actors hold all 2 slots" in repr(cluster)
-    (pool,) = cluster._pools()["pools"]
-    assert "actors hold all 2 slots" in why(pool, count(pool["runners"]), [])[0]
+    (pool,) = cluster._pools().pools
+    assert "actors hold all 2 slots" in why(pool, count(pool.runners), [])[0]
     assert "actors hold all 2 slots" in cluster._repr_html_()
     held.pop()
     assert future.result() == 7

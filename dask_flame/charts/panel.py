@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from dask_flame.core.text import duration
 from dask_flame.history.boots import FIRST_CALL, REGISTERED, Boot, in_order, summary
 from dask_flame.history.costs import costs, money
+from dask_flame.history.events import Event
+from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 
 #: Runners that are drawn as a tile each; beyond it, kinds of runners share a bar.
 _TILES = 128
@@ -88,28 +89,28 @@ class Head:
     links: Mapping[str, str] | None = None
 
 
-def panel(head: Head, state: Mapping[str, Any], boots: Sequence[Boot]) -> str:
+def panel(head: Head, state: Snapshot, boots: Sequence[Boot]) -> str:
     """A cluster's pools, runner by runner.
 
     Parameters
     ----------
     head : Head
-    state : mapping
-        What :func:`dask_flame.driver.display.snapshot` returns.
+    state : Snapshot
+        Of the cluster.
     boots : sequence of Boot
     """
-    several = len(state["pools"]) > 1
+    several = len(state.pools) > 1
     parts = [_head(head, state)]
     if not head.over:
         parts += [
-            _pool(pool, [b for b in boots if b.pool == pool["name"]], state["now"], several)
-            for pool in state["pools"]
+            _pool(pool, [b for b in boots if b.pool == pool.name], state.now, several)
+            for pool in state.pools
         ]
-    parts.append(_events(state["events"]))
+    parts.append(_events(state.events or ()))
     return f'{_STYLE}<div class="flame-panel">{"".join(parts)}</div>'
 
 
-def _head(head: Head, state: Mapping[str, Any]) -> str:
+def _head(head: Head, state: Snapshot) -> str:
     links = "".join(
         f'<a href="{escape(address)}" target="_blank" rel="noopener">{escape(word)} &#8599;</a>'
         for word, address in (head.links or {}).items()
@@ -124,38 +125,38 @@ def _head(head: Head, state: Mapping[str, Any]) -> str:
     )
 
 
-def _paid(state: Mapping[str, Any]) -> str:
-    used = costs(state["pools"])
+def _paid(state: Snapshot) -> str:
+    used = costs(state.pools)
     words = f"{duration(used.runner_seconds)} of runners so far"
     if used.runner_seconds and used.amount is not None:
         words += f", {money(used.amount)}"
     return words
 
 
-def _pool(pool: Mapping[str, Any], boots: Sequence[Boot], now: float, several: bool) -> str:
+def _pool(pool: PoolSummary, boots: Sequence[Boot], now: float, several: bool) -> str:
     under_way = {boot.name: boot for boot in boots if boot.seconds is None and not boot.ended}
-    runners = [(runner, _kind(runner, under_way)) for runner in pool["runners"]]
+    runners = [(runner, _kind(runner, under_way)) for runner in pool.runners]
     number = Counter(kind for _, kind in runners)
-    name = f"<b>{escape(pool['name'])}</b>" if several else ""
-    per = pool["concurrency"]
+    name = f"<b>{escape(pool.name)}</b>" if several else ""
+    per = pool.concurrency
     each = f", {per} calls each" if per > 1 else ""
-    idle = f", idle for {pool['idle_timeout']:g} s" if "idle_timeout" in pool else ""
-    policy = f"{pool['min']} to {pool['max']} runners{each}{idle}"
+    idle = f", idle for {pool.idle_timeout:g} s" if pool.idle_timeout is not None else ""
+    policy = f"{pool.min} to {pool.max} runners{each}{idle}"
     lines = [
         f'<div class="row">{name}<span>{_numbers(number)}</span>',
         f'<span class="quiet push">{policy}</span></div>',
-        _tiles(runners, number, pool["max"], now),
+        _tiles(runners, number, pool.max or 0, now),
         _waiting(pool),
         _steps(boots, under_way, now),
     ]
     return f'<div class="pool">{"".join(lines)}</div>'
 
 
-def _kind(runner: Mapping[str, Any], under_way: Mapping[str, Boot]) -> str:
-    state = str(runner["state"])
-    if state == "ready" and runner["busy"]:
+def _kind(runner: RunnerSummary, under_way: Mapping[str, Boot]) -> str:
+    state = runner.state
+    if state == "ready" and runner.busy:
         return "busy"
-    boot = under_way.get(runner["name"])
+    boot = under_way.get(runner.name)
     if state == "booting" and boot is not None and not boot.steps:
         return "asked"
     return state
@@ -171,7 +172,7 @@ def _numbers(number: Counter[str]) -> str:
 
 
 def _tiles(
-    runners: Sequence[tuple[Mapping[str, Any], str]], number: Counter[str], most: int, now: float
+    runners: Sequence[tuple[RunnerSummary, str]], number: Counter[str], most: int, now: float
 ) -> str:
     if max(len(runners), most) > _TILES:
         free = max(0, most - len(runners))
@@ -188,18 +189,18 @@ def _tiles(
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _title(runner: Mapping[str, Any], kind: str, now: float) -> str:
-    calls = f", {runner['busy']} calls" if runner["busy"] > 1 else ""
-    since = duration(max(0.0, now - runner["since"]))
-    return f"{runner['name']}: {_KINDS[kind]}{calls}, in this state for {since}"
+def _title(runner: RunnerSummary, kind: str, now: float) -> str:
+    calls = f", {runner.busy} calls" if runner.busy > 1 else ""
+    since = duration(max(0.0, now - runner.since))
+    return f"{runner.name}: {_KINDS[kind]}{calls}, in this state for {since}"
 
 
-def _waiting(pool: Mapping[str, Any]) -> str:
-    waiting = pool["waiting"]
+def _waiting(pool: PoolSummary) -> str:
+    waiting = pool.waiting
     if not waiting:
         return ""
     calls = "call waits" if waiting == 1 else "calls wait"
-    held = f" as {escape(pool['held'])}" if pool.get("held") else ""
+    held = f" as {escape(pool.held)}" if pool.held else ""
     return f"<div>{waiting:,} {calls} for a runner{held}</div>"
 
 
@@ -228,10 +229,10 @@ def _steps(boots: Sequence[Boot], under_way: Mapping[str, Boot], now: float) -> 
     return "".join(lines)
 
 
-def _events(events: Sequence[Mapping[str, Any]]) -> str:
+def _events(events: Sequence[Event]) -> str:
     lines = [
-        f'<div class="events quiet" title="{escape(event["text"])}">'
-        f"{escape(event['kind'])} &#183; {escape(_first_line(event['text']))}</div>"
+        f'<div class="events quiet" title="{escape(event.text)}">'
+        f"{escape(event.kind)} &#183; {escape(_first_line(event.text))}</div>"
         for event in events[-_EVENTS:]
     ]
     return f'<div class="pool">{"".join(lines)}</div>' if lines else ""

@@ -44,6 +44,7 @@ from dask_flame.errors import PoolError
 from dask_flame.history.boots import BootLog, is_step
 from dask_flame.history.costs import Costs
 from dask_flame.history.events import EventLog
+from dask_flame.history.state import Snapshot
 from dask_flame.prints.driver.show import DriversShow
 from dask_flame.prints.scheduler.plugin import Prints, Taker
 from dask_flame.prints.settings import limits, shown
@@ -500,7 +501,7 @@ class FlameCluster(PoolsApi):
         self.scheduler_info["total_threads"] = sum(w["nthreads"] for w in workers)
         self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
 
-    def _pools(self) -> dict[str, Any]:
+    def _pools(self) -> Snapshot:
         return display.snapshot(
             self.fleets, self._adaptive, self.scheduler, self.events, self.boots
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Status
 
+from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.scaling.fleet import Fleet, Phase
 
@@ -88,7 +89,7 @@ def html(cluster: FlameCluster) -> str:
         links = {"dashboard": cluster.dashboard_link, "curves": cluster.flame_link}
     head = Head(cluster.name, cluster.backend.name, over, links)
     started = getattr(cluster, "scheduler", None) is not None
-    state = cluster._pools() if started else {"now": time.time(), "pools": [], "events": []}
+    state = cluster._pools() if started else Snapshot(time.time())
     return panel(head, state, cluster.boots)
 
 
@@ -111,58 +112,50 @@ def snapshot(
     scheduler: FlameScheduler,
     events: EventLog,
     boots: BootLog,
-) -> dict[str, Any]:
-    """The pools' state for the dashboard's pages and the notebook: times are Unix seconds."""
+) -> Snapshot:
+    """Return the pools as the dashboard's pages and the notebook show them."""
     now, monotonic = time.time(), time.monotonic()
-    return {
-        "now": now,
-        "pools": [
-            {
-                "name": name,
-                "min": fleet.pool.min,
-                "max": fleet.pool.max,
-                "concurrency": fleet.pool.concurrency,
-                "gpus": fleet.pool.gpus,
-                "price": fleet.pool.price,
-                "idle_timeout": fleet.pool.idle_timeout,
-                "suspended": fleet.suspended,
-                "fixed": fleet.fixed,
-                "demand": scheduler.demand(name),
-                "target": fleet.target(scheduler.demand(name)),
-                "waiting": scheduler.waiting(name),
-                "held": scheduler.held_by_actors(name, fleet.pool),
-                "runner_seconds": pools.ledgers[name].paid(fleet.members.values(), monotonic),
-                "busy_seconds": fleet.roster.busy_seconds(monotonic),
-                "runners": [
-                    {
-                        "name": m.name,
-                        "state": m.phase.value,
-                        "busy": m.busy,
-                        "why": m.why,
-                        "since": now - (monotonic - m.since),
-                    }
-                    for m in fleet.members.values()
-                ],
-                "history": list(adaptive.history[name]) if adaptive is not None else [],
-            }
+    return Snapshot(
+        now,
+        [
+            _summary(name, fleet, pools, adaptive, scheduler, now, monotonic)
             for name, fleet in pools
         ],
-        "events": [
-            {"at": e.at, "kind": e.kind, "text": e.text, "pool": e.pool}
-            for e in list(events)[-_SHOWN_EVENTS:]
+        events=list(events)[-_SHOWN_EVENTS:],
+        lives=adaptive.lives if adaptive is not None else RunnerTimeline(),
+        boots=boots[-_SHOWN_BOOTS:],
+    )
+
+
+def _summary(
+    name: str,
+    fleet: Fleet,
+    pools: PoolFleets,
+    adaptive: FlameAdaptive | None,
+    scheduler: FlameScheduler,
+    now: float,
+    monotonic: float,
+) -> PoolSummary:
+    policy, demand = fleet.pool, scheduler.demand(name)
+    return PoolSummary(
+        name,
+        min=policy.min,
+        max=policy.max,
+        concurrency=policy.concurrency,
+        demand=demand,
+        waiting=scheduler.waiting(name),
+        runners=[
+            RunnerSummary(m.name, m.phase.value, now - (monotonic - m.since), m.busy, m.why)
+            for m in fleet.members.values()
         ],
-        "lives": adaptive.lives if adaptive is not None else RunnerTimeline(),
-        "boots": [
-            {
-                "name": b.name,
-                "pool": b.pool,
-                "at": b.at,
-                "steps": list(b.steps),
-                "ended": b.ended,
-                "failed": b.failed,
-                "lasted": b.lasted,
-                "trouble": b.trouble,
-            }
-            for b in boots[-_SHOWN_BOOTS:]
-        ],
-    }
+        history=list(adaptive.history[name]) if adaptive is not None else [],
+        target=fleet.target(demand),
+        held=scheduler.held_by_actors(name, policy),
+        gpus=policy.gpus,
+        price=policy.price,
+        idle_timeout=policy.idle_timeout,
+        suspended=fleet.suspended,
+        fixed=fleet.fixed,
+        runner_seconds=pools.ledgers[name].paid(fleet.members.values(), monotonic),
+        busy_seconds=fleet.roster.busy_seconds(monotonic),
+    )

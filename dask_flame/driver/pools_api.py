@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dask_flame.driver.hosts.remote import RemoteScheduler
     from dask_flame.history.boots import BootLog
     from dask_flame.history.events import EventLog
+    from dask_flame.history.state import Snapshot
 
 _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
 #: What is not said in an event when it is changed.
@@ -68,8 +69,8 @@ class PoolsApi(Cluster):
     _seat: InProcessScheduler | RemoteScheduler | None
 
     @abstractmethod
-    def _pools(self) -> dict[str, Any]:
-        """The pools' state, in the form that ``Reports.pools`` describes."""
+    def _pools(self) -> Snapshot:
+        """Return the pools as they are now."""
 
     @abstractmethod
     def _spec(self, pool: str) -> RunnerSpec:
@@ -134,7 +135,7 @@ class PoolsApi(Cluster):
         if self._came_to is not None:
             return self._came_to
         started = getattr(self, "scheduler", None) is not None
-        return costs(self._pools()["pools"]) if started else Costs()
+        return costs(self._pools().pools) if started else Costs()
 
     def manifest(self) -> Manifest:
         """What would be sent to the substrate if each pool were to boot one more runner.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from dask_flame.core import config
 from dask_flame.core.text import duration
+from dask_flame.history.state import PoolSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +73,21 @@ class Costs(dict[str, Cost]):
         return "\n".join(lines)
 
 
-def costs(pools: Iterable[Mapping[str, Any]]) -> Costs:
-    """Of pools in the form that ``Reports.pools`` describes."""
+def costs(pools: Iterable[PoolSummary]) -> Costs:
+    """Return the cost of these pools."""
     currency = str(config.get("currency"))
     return Costs(
         {
-            pool["name"]: Cost(
-                pool["name"],
-                pool["runner_seconds"],
-                pool.get("busy_seconds", 0.0),
-                pool["runner_seconds"] * pool.get("gpus", 0),
-                amount(pool["runner_seconds"], pool.get("price")),
+            pool.name: Cost(
+                pool.name,
+                paid,
+                pool.busy_seconds,
+                paid * pool.gpus,
+                amount(paid, pool.price),
                 currency,
             )
             for pool in pools
+            if (paid := pool.runner_seconds) is not None
         }
     )
 

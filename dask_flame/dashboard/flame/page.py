@@ -209,10 +209,10 @@ class Board:
         known = reports.pools if reports is not None else None
         state = known() if known is not None else self._workers()
         pools = []
-        for pool in state["pools"]:
-            n = count(pool["runners"])
+        for pool in state.pools:
+            n = count(pool.runners)
             there = {"busy": n.busy, "idle": n.idle, "booting": n.booting}
-            pools.append({"name": pool["name"], "waiting": pool["waiting"], **there})
+            pools.append({"name": pool.name, "waiting": pool.waiting, **there})
         if pools == self._pools:
             return None
         self._pools = pools

@@ -65,8 +65,8 @@ class BootBars:
         self._bars = self._figure()
         self.root = Column(children=[self._head, self._bars], spacing=0, **sizing)
 
-    def draw(self, boots: Sequence[Mapping[str, Any]] | None, now: float) -> None:
-        """Show these boots, in the form that ``Reports.pools`` describes; None: no such thing."""
+    def draw(self, boots: Sequence[Boot] | None, now: float) -> None:
+        """Show these boots; None: no such thing."""
         self.root.visible = boots is not None
         under_way = any(_is_under_way(boot) for boot in boots or ())
         # A boot that is under way grows.
@@ -74,7 +74,7 @@ class BootBars:
         if boots is None or seen == self._drawn:
             return
         self._drawn = seen
-        values = [_boot(boot) for boot in reversed(boots)]
+        values = list(reversed(boots))
         text = _head(values)
         if self._head.text != text:
             self._head.text = text
@@ -164,14 +164,8 @@ def colours_of(boots: Collection[Boot]) -> dict[str, str]:
     return {step: _COLOURS.get(step) or said[step] for step in steps}
 
 
-def _boot(boot: Mapping[str, Any]) -> Boot:
-    steps = tuple((str(step), float(seconds)) for step, seconds in boot["steps"])
-    how = boot["ended"], boot["failed"], boot["lasted"]
-    return Boot(boot["name"], boot["pool"], boot["at"], steps, *how)
-
-
-def _is_under_way(boot: Mapping[str, Any]) -> bool:
-    return not boot["ended"] and not any(step == REGISTERED for step, _ in boot["steps"])
+def _is_under_way(boot: Boot) -> bool:
+    return not boot.ended and not boot.seconds is not None
 
 
 def _seconds(boot: Boot, now: float) -> float:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from dask_flame.charts.ranking import counted
 from dask_flame.core.text import duration
 from dask_flame.dashboard.pools.rows import Counts, count
 from dask_flame.dashboard.pools.timeline import DRAINING
+from dask_flame.history.boots import Boot
 from dask_flame.history.costs import amount, money
+from dask_flame.history.state import PoolSummary, Snapshot
 
 #: A busy share below it, with so many seconds paid for, is worth a look.
 _LOW, _ENOUGH = 0.5, 60.0
 
 
-def heads(state: Mapping[str, Any]) -> str:
-    """A card for each pool, in the form that ``Reports.pools`` describes: HTML."""
-    boots = state.get("boots") or ()
+def heads(state: Snapshot) -> str:
+    """A card for each pool: HTML."""
+    boots = state.boots or ()
     cards = [
-        _card(pool, [boot for boot in boots if boot["pool"] == pool["name"]])
-        for pool in state["pools"]
+        _card(pool, [boot for boot in boots if boot.pool == pool.name]) for pool in state.pools
     ]
     columns = "repeat(auto-fill, minmax(min(100%, 400px), 1fr))"
     return (
@@ -31,14 +31,14 @@ def heads(state: Mapping[str, Any]) -> str:
     )
 
 
-def _card(pool: Mapping[str, Any], boots: Sequence[Mapping[str, Any]]) -> str:
-    n = count(pool["runners"])
-    asked = sum(not b["steps"] and not b["ended"] for b in boots) if n.booting else 0
+def _card(pool: PoolSummary, boots: Sequence[Boot]) -> str:
+    n = count(pool.runners)
+    asked = sum(not b.steps and not b.ended for b in boots) if n.booting else 0
     return f"""
 <div style="background:var(--flame-card); border:1px solid var(--flame-rule); border-radius:6px;
   padding:8px 12px; min-width:0">
  <div style="display:flex; justify-content:space-between; gap:4px 12px; flex-wrap:wrap">
-  <b style="font-size:15px; overflow-wrap:anywhere">{escape(str(pool["name"]))}</b>
+  <b style="font-size:15px; overflow-wrap:anywhere">{escape(pool.name)}</b>
   <span style="color:var(--flame-quiet)">{_policy(pool)}</span>
  </div>
  {_bar(pool, n)}
@@ -48,22 +48,22 @@ def _card(pool: Mapping[str, Any], boots: Sequence[Mapping[str, Any]]) -> str:
 </div>"""
 
 
-def _policy(pool: Mapping[str, Any]) -> str:
-    if pool["max"] is None:
+def _policy(pool: PoolSummary) -> str:
+    if pool.max is None:
         words = ["workers of this cluster"]
     else:
-        words = [f"{pool['min']:,}..{pool['max']:,} {'runner' if pool['max'] == 1 else 'runners'}"]
-    slots = pool["concurrency"]
+        words = [f"{pool.min:,}..{pool.max:,} {'runner' if pool.max == 1 else 'runners'}"]
+    slots = pool.concurrency
     words.append("1 call each" if slots == 1 else f"{slots} calls each")
-    if gpus := pool.get("gpus"):
+    if gpus := pool.gpus:
         words.append(f"{counted(gpus, 'GPU')} each")
-    if (idle := pool.get("idle_timeout")) is not None:
+    if (idle := pool.idle_timeout) is not None:
         words.append(f"idle for {duration(idle)}")
     return " &#183; ".join(words)
 
 
-def _bar(pool: Mapping[str, Any], n: Counts) -> str:
-    room = max(pool["max"] or n.asked, n.asked + n.draining + n.ending, 1)
+def _bar(pool: PoolSummary, n: Counts) -> str:
+    room = max(pool.max or n.asked, n.asked + n.draining + n.ending, 1)
     parts = "".join(
         f'<div style="width:{100 * k / room:.2f}%; background:{ground}"></div>'
         for k, ground in (
@@ -99,28 +99,28 @@ def _counts(n: Counts, asked: int) -> str:
     )
 
 
-def _demand(pool: Mapping[str, Any]) -> str:
-    waiting = f", {pool['waiting']:,} waiting" if pool["waiting"] else ""
-    return f'<span style="white-space:nowrap">demand {pool["demand"]:,}{waiting}</span>'
+def _demand(pool: PoolSummary) -> str:
+    waiting = f", {pool.waiting:,} waiting" if pool.waiting else ""
+    return f'<span style="white-space:nowrap">demand {pool.demand:,}{waiting}</span>'
 
 
-def _paid(pool: Mapping[str, Any]) -> str:
-    paid = pool.get("runner_seconds")
+def _paid(pool: PoolSummary) -> str:
+    paid = pool.runner_seconds
     if paid is None:
         return ""
     words = [f"{duration(paid)} of runners"]
-    if gpus := pool.get("gpus"):
+    if gpus := pool.gpus:
         words.append(f"{duration(paid * gpus)} of GPUs")
     said = " &#183; ".join(words)
-    if paid and "busy_seconds" in pool:
-        share = min(pool["busy_seconds"] / paid, 1.0)
+    if paid:
+        share = min(pool.busy_seconds / paid, 1.0)
         weight = "600" if share < _LOW and paid > _ENOUGH else "400"
         said += (
             f' &#183; <span style="font-weight:{weight}; color:var(--flame-ink)" '
             f'title="of the time that runners are paid for, from request to end, how much they '
             f'had a call">busy {100 * share:.0f} %</span>'
         )
-    if (cost := amount(paid, pool.get("price"))) is not None:
+    if (cost := amount(paid, pool.price)) is not None:
         said += f" &#183; {escape(money(cost))} so far"
     return f'<div style="color:var(--flame-quiet); margin-top:3px">{said}</div>'
 
@@ -135,58 +135,57 @@ def _said(text: str, bad: bool) -> str:
     )
 
 
-def why(pool: Mapping[str, Any], n: Counts, boots: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+def why(pool: PoolSummary, n: Counts, boots: Sequence[Boot]) -> tuple[str, bool]:
     """Why calls wait, or nothing happens, in a sentence; and whether something is wrong.
 
     Parameters
     ----------
-    pool : mapping
-        In the form that ``Reports.pools`` describes.
+    pool : PoolSummary
     n : Counts
         Of its runners.
-    boots : sequence of mapping
+    boots : sequence of Boot
         Its last boots, the newest last.
     """
-    waiting = pool["waiting"]
+    waiting = pool.waiting
     wait = f"{counted(waiting, 'call')} {'waits' if waiting == 1 else 'wait'}"
-    if pool.get("suspended"):
-        return f"No runner is to be there: {pool['suspended']}", bool(waiting)
-    troubles = Counter(b["trouble"] for b in boots if b.get("trouble") and not b["ended"])
+    if pool.suspended:
+        return f"No runner is to be there: {pool.suspended}", bool(waiting)
+    troubles = Counter(b.trouble for b in boots if b.trouble and not b.ended)
     if troubles:
         reason, number = troubles.most_common(1)[0]
         return f"{counted(number, 'boot')} held up: {reason}", True
     last = next((b for b in reversed(boots) if _is_over(b)), None)
-    if last is not None and last["failed"] and (waiting or not n.asked):
-        reason = last["ended"].partition("\n")[0][:300]
+    if last is not None and last.failed and (waiting or not n.asked):
+        reason = last.ended.partition("\n")[0][:300]
         return f"{f'{wait}: ' if waiting else ''}the last boot failed: {reason}", True
-    if pool["max"] is None or not waiting:
+    if pool.max is None or not waiting:
         return "", False
     if n.booting:
         return f"{wait}: {counted(n.booting, 'runner')} booting", False
-    if pool["max"] == 0:
-        return f"{wait}: max=0; cluster.resize({pool['name']!r}, max=…) raises it", True
-    if pool.get("held"):
-        return f"{wait}: {pool['held']}", True
-    paused = [r for r in pool["runners"] if r["state"] == "paused"]
-    if paused and n.asked + n.draining + n.ending >= pool["max"]:
+    if pool.max == 0:
+        return f"{wait}: max=0; cluster.resize({pool.name!r}, max=…) raises it", True
+    if pool.held:
+        return f"{wait}: {pool.held}", True
+    paused = [r for r in pool.runners if r.state == "paused"]
+    if paused and n.asked + n.draining + n.ending >= pool.max:
         first = paused[0]
         of = f" of {len(paused)} paused ones" if len(paused) > 1 else ""
-        return f"{wait}: {first['name']}{of} takes none ({first.get('why', '')})", True
-    if (fixed := pool.get("fixed")) is not None and n.asked >= fixed:
+        return f"{wait}: {first.name}{of} takes none ({first.why})", True
+    if (fixed := pool.fixed) is not None and n.asked >= fixed:
         kept = "no runner" if not fixed else counted(fixed, "runner")
         return f"{wait}: adapt(...).stop() keeps {kept}; cluster.adapt() follows demand again", True
-    if n.asked + n.draining + n.ending >= pool["max"]:
-        return f"{wait}: as many runners as may be (max={pool['max']:,}) are there", False
+    if n.asked + n.draining + n.ending >= pool.max:
+        return f"{wait}: as many runners as may be (max={pool.max:,}) are there", False
     return f"{wait} for a free slot", False
 
 
-def nothing_yet(pools: Sequence[Mapping[str, Any]], *, ever: bool) -> str:
+def nothing_yet(pools: Sequence[PoolSummary], *, ever: bool) -> str:
     """What would make a runner boot, where there is none to show: HTML."""
-    if any(pool["max"] is None for pool in pools):
+    if any(pool.max is None for pool in pools):
         how = "no worker has registered with this scheduler."
     else:
         how = "a call makes one boot, for example <code>client.submit(function, argument)</code>"
-        names = [str(pool["name"]) for pool in pools]
+        names = [pool.name for pool in pools]
         if len(names) > 1:
             example = escape(f"with dask_flame.on({names[1]!r}): …")
             how += f", or one of another pool <code>{example}</code>"
@@ -198,5 +197,5 @@ def nothing_yet(pools: Sequence[Mapping[str, Any]], *, ever: bool) -> str:
     )
 
 
-def _is_over(boot: Mapping[str, Any]) -> bool:
-    return bool(boot["ended"]) or any(step == "registered" for step, _ in boot["steps"])
+def _is_over(boot: Boot) -> bool:
+    return bool(boot.ended) or boot.seconds is not None

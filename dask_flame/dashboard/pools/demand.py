@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bokeh.models import (
@@ -18,8 +18,10 @@ from bokeh.models import Span as Line
 from bokeh.models.layouts import Column
 
 from dask_flame.charts.colors import BAD, BOOTING, BUSY, DEMAND, IDLE, QUIET
-from dask_flame.dashboard.pools.rows import Sample, total
+from dask_flame.dashboard.pools.rows import total
 from dask_flame.dashboard.time_range import TimeRange
+from dask_flame.history.events import Event
+from dask_flame.history.state import PoolSummary, Sample
 
 _LINES = ("zero", "busy", "ready", "booting", "demand", "target")
 _COLUMNS = ("x", *_LINES, "slots")
@@ -164,25 +166,24 @@ class Demand:
 
     def draw(
         self,
-        pools: Sequence[Mapping[str, Any]],
-        events: Sequence[Mapping[str, Any]] | None,
+        pools: Sequence[PoolSummary],
+        events: Sequence[Event] | None,
         now: float,
     ) -> None:
-        """Show these pools together, in the form that ``Reports.pools`` describes."""
-        names = [pool["name"] for pool in pools]
+        """Show these pools together."""
+        names = [pool.name for pool in pools]
         if names != self._pools:
             self._pools, self._last = names, None
         self._draw_history(pools, now)
         self._draw_events(events or ())
         self._scale(pools)
 
-    def _draw_history(self, pools: Sequence[Mapping[str, Any]], now: float) -> None:
+    def _draw_history(self, pools: Sequence[PoolSummary], now: float) -> None:
         last = self._last
         histories = [
-            [_in_runners(s, pool["concurrency"]) for s in _since(pool["history"], last)]
-            for pool in pools
+            [_in_runners(s, pool.concurrency) for s in _since(pool.history, last)] for pool in pools
         ]
-        slots = {s[0]: s[1] for s in total([_since(p["history"], last) for p in pools])}
+        slots = {s[0]: s[1] for s in total([_since(p.history, last) for p in pools])}
         new = [s for s in total(histories) if last is None or s[0] > last[0]]
         if not new:
             if last is not None:
@@ -202,31 +203,31 @@ class Demand:
         self.source.patch({name: [(end, values[0])] for name, values in columns.items()})
         self.source.stream({name: values[1:] for name, values in columns.items()}, _MOST)
 
-    def _draw_events(self, events: Sequence[Mapping[str, Any]]) -> None:
-        shown = [event for event in events if event["kind"] in MARKS]
-        seen = (len(shown), shown[-1]["at"] if shown else 0.0, shown[0]["at"] if shown else 0.0)
+    def _draw_events(self, events: Sequence[Event]) -> None:
+        shown = [event for event in events if event.kind in MARKS]
+        seen = (len(shown), shown[-1].at if shown else 0.0, shown[0].at if shown else 0.0)
         if seen == self._events:
             return
         self._events = seen
         self.events.data = {
-            "x": [event["at"] * 1e3 for event in shown],
+            "x": [event.at * 1e3 for event in shown],
             "y": [0.93] * len(shown),
-            "marker": [MARKS[event["kind"]][0] for event in shown],
-            "colour": [MARKS[event["kind"]][1] for event in shown],
-            "kind": [event["kind"] for event in shown],
-            "text": [event["text"].partition("\n")[0][:300] for event in shown],
+            "marker": [MARKS[event.kind][0] for event in shown],
+            "colour": [MARKS[event.kind][1] for event in shown],
+            "kind": [event.kind for event in shown],
+            "text": [event.text.partition("\n")[0][:300] for event in shown],
         }
 
-    def _scale(self, pools: Sequence[Mapping[str, Any]]) -> None:
+    def _scale(self, pools: Sequence[PoolSummary]) -> None:
         start, end = (1e3 * t for t in self._span.window)
         data = self.source.data
         first = max(0, bisect_right(data["x"], start) - 1)
         inside = range(first, bisect_right(data["x"], end))
         there = max((max(data["booting"][i], data["target"][i]) for i in inside), default=0)
         asked = max((data["demand"][i] for i in inside), default=0)
-        least = sum(pool["min"] for pool in pools)
-        bounds = [pool["max"] for pool in pools]
-        most = None if None in bounds else sum(bounds)
+        least = sum(pool.min for pool in pools)
+        bounds = [pool.max for pool in pools if pool.max is not None]
+        most = sum(bounds) if len(bounds) == len(pools) else None
         top = max(4.0, 1.3 * max(there, min(asked, _ROOM * there), least))
         if most is not None and most <= 1.6 * top:
             top = max(top, 1.3 * most)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from html import escape
 from typing import Any
@@ -12,6 +12,7 @@ from bokeh.models.layouts import Column
 
 from dask_flame.dashboard.theme import FULL_WIDTH
 from dask_flame.dashboard.time_range import buttons
+from dask_flame.history.events import Event
 
 #: Events by what the buttons say; those that are not named here are under "all" only.
 GROUPS: dict[str, frozenset[str]] = {
@@ -40,7 +41,7 @@ class EventList:
 
     def __init__(self, **sizing: Any) -> None:
         self.offset = _here()
-        self._events: Sequence[Mapping[str, Any]] | None = ()
+        self._events: Sequence[Event] | None = ()
         self._drawn: Any = None
         self._groups = RadioButtonGroup(
             labels=list(GROUPS), active=0, name="pools-events-group", stylesheets=[buttons()]
@@ -55,11 +56,11 @@ class EventList:
         )
         self.root = Column(children=[self._head, self._groups, self._list], **sizing)
 
-    def draw(self, events: Sequence[Mapping[str, Any]] | None) -> None:
-        """Show these events, in the form that ``Reports.pools`` describes."""
+    def draw(self, events: Sequence[Event] | None) -> None:
+        """Show these events."""
         self._events = events
         group = list(GROUPS)[self._groups.active or 0]
-        ends = (len(events), events[0]["at"], events[-1]["at"]) if events else events is None
+        ends = (len(events), events[0].at, events[-1].at) if events else events is None
         seen = (group, self.offset, ends)
         if seen != self._drawn:
             self._drawn = seen
@@ -75,14 +76,14 @@ def _here() -> float:
     return offset.total_seconds() / 60 if offset is not None else 0.0
 
 
-def _list(events: Sequence[Mapping[str, Any]] | None, group: str, offset: float) -> str:
+def _list(events: Sequence[Event] | None, group: str, offset: float) -> str:
     if events is None:
         return _quiet("No pool decides over these workers.")
     kinds = GROUPS[group]
-    chosen = [event for event in events if not kinds or event["kind"] in kinds][-_SHOWN:]
+    chosen = [event for event in events if not kinds or event.kind in kinds][-_SHOWN:]
     if not chosen:
         return _quiet("Nothing was decided yet." if not events else "None of these lately.")
-    several = len({event.get("pool") for event in events} - {None}) > 1
+    several = len({event.pool for event in events} - {None}) > 1
     zone = timezone(timedelta(minutes=offset))
     return "".join(_event(event, zone, several=several) for event in reversed(chosen))
 
@@ -91,19 +92,19 @@ def _quiet(text: str) -> str:
     return f'<div style="color:var(--flame-quiet); font-size:13px">{text}</div>'
 
 
-def _event(event: Mapping[str, Any], zone: timezone, *, several: bool) -> str:
-    clock = datetime.fromtimestamp(event["at"], zone).strftime("%H:%M:%S")
-    text = str(event["text"])
+def _event(event: Event, zone: timezone, *, several: bool) -> str:
+    clock = datetime.fromtimestamp(event.at, zone).strftime("%H:%M:%S")
+    text = event.text
     shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-    pool = event.get("pool")
+    pool = event.pool
     of = f'<span style="color:var(--flame-quiet)">{escape(str(pool))}</span> ' if pool else ""
-    ink = "bad" if event["kind"] in _BAD else "ink"
+    ink = "bad" if event.kind in _BAD else "ink"
     return f"""
 <div style="display:flex; gap:8px; padding:3px 0; border-top:1px solid var(--flame-rule);
   font-size:13px; color:var(--flame-ink)">
  <span style="color:var(--flame-quiet); white-space:nowrap">{clock}</span>
  <span style="min-width:0; overflow-wrap:anywhere; white-space:pre-line"><b
-  style="color:var(--flame-{ink})">{escape(str(event["kind"]))}</b> {of if several else ""}{
+  style="color:var(--flame-{ink})">{escape(event.kind)}</b> {of if several else ""}{
         escape(shown)
     }</span>
 </div>"""

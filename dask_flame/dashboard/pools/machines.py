@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from dask.utils import format_bytes
 from dask_flame.dashboard.bar_rows import Bar, BarRows, BarState
 from dask_flame.dashboard.theme import FULL_WIDTH
 from dask_flame.dashboard.time_range import TimeRange, buttons
+from dask_flame.history.state import PoolSummary
 from dask_flame.history.timeline import RunnerLife
 
 #: From nothing to all, on light and on dark ground: one hue, so that more is darker, or lighter.
@@ -215,9 +216,7 @@ class Machines:
             spacing=0,
         )
 
-    def draw(
-        self, pools: Sequence[Mapping[str, Any]], lives: Sequence[RunnerLife], now: float
-    ) -> None:
+    def draw(self, pools: Sequence[PoolSummary], lives: Sequence[RunnerLife], now: float) -> None:
         """Show what is known of these runners."""
         metrics = self._gauges.metrics()
         self.root.visible = bool(metrics)
@@ -234,12 +233,12 @@ class Machines:
         if self._head.text != text:
             self._head.text = text
 
-    def _missing(self, pools: Sequence[Mapping[str, Any]]) -> bool:
+    def _missing(self, pools: Sequence[PoolSummary]) -> bool:
         """Whether a pool has GPUs, and none of its runners measures them."""
         for pool in pools:
-            ready = [r["name"] for r in pool["runners"] if r["state"] == "ready"]
+            ready = [r.name for r in pool.runners if r.state == "ready"]
             measured = [name for name in ready if self._gauges.measures("cpu", [name])]
-            if pool.get("gpus") and measured and not self._gauges.measures("gpu", measured):
+            if pool.gpus and measured and not self._gauges.measures("gpu", measured):
                 return True
         return False
 

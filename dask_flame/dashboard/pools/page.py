@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from dask_flame.dashboard.pools.timeline import DARK, Timeline, legend
 from dask_flame.dashboard.static import run_when_ready
 from dask_flame.dashboard.theme import FULL_WIDTH, sheet
 from dask_flame.dashboard.time_range import TimeRange, buttons
+from dask_flame.history.state import PoolSummary
 from dask_flame.history.timeline import RunnerLife
 
 #: Milliseconds between two looks at the pools.
@@ -114,15 +115,15 @@ class PoolsBoard:
     def update(self) -> None:
         """Bring the page up to date; what has not changed is not sent."""
         state = state_of(self._scheduler, self._workers)
-        now = state["now"]
-        every = state["pools"]
-        names = [str(pool["name"]) for pool in every]
+        now = state.now
+        every = state.pools
+        names = [pool.name for pool in every]
         self._offer(names)
         chosen = self._pool.value
-        pools = [p for p in every if chosen in (_ALL, str(p["name"]))]
+        pools = [p for p in every if chosen in (_ALL, p.name)]
         order = {name: i for i, name in enumerate(names)}
         # The newest on top, pool by pool.
-        known = list(state.get("lives") or ())
+        known = list(state.lives or ())
         lives = [life for life in known if chosen in (_ALL, life.pool)]
         lives.sort(key=lambda life: (order.get(life.pool, 0), -life.number))
         self._gauges.look(now, [life.name for life in known])
@@ -134,17 +135,17 @@ class PoolsBoard:
             shown = self._timeline.draw(lives, now, self._calls(pools), empty)
             _set(self._legend, legend(shown))
         if "demand" in self._parts:
-            events = state["events"]
-            mine = [e for e in events or () if chosen == _ALL or e.get("pool") in (None, chosen)]
+            events = state.events
+            mine = [e for e in events or () if chosen == _ALL or e.pool in (None, chosen)]
             self._demand.draw(pools, mine, now)
         if "machines" in self._parts:
             self._machines.draw(pools, lives, now)
         if "boots" in self._parts:
-            boots = state.get("boots")
+            boots = state.boots
             if boots is not None:
-                boots = [b for b in boots if chosen in (_ALL, b["pool"])]
+                boots = [b for b in boots if chosen in (_ALL, b.pool)]
             self._boots.draw(boots, now)
-            self._events.draw(None if state["events"] is None else mine)
+            self._events.draw(None if state.events is None else mine)
 
     def for_browser(self) -> dict[str, Any]:
         """What the script of the page is to have."""
@@ -175,10 +176,10 @@ class PoolsBoard:
                 self._pool.value = _ALL
         self._pool.visible = len(names) > 1
 
-    def _calls(self, pools: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    def _calls(self, pools: Sequence[PoolSummary]) -> dict[str, list[str]]:
         """Keys of the calls on the runners that are busy."""
         calls = {}
-        for name in (r["name"] for pool in pools for r in pool["runners"] if r["busy"]):
+        for name in (r.name for pool in pools for r in pool.runners if r.busy):
             ws = self._scheduler.workers.get(self._scheduler.aliases.get(name, ""))
             if ws is not None and (running := ws.processing):
                 keys = [str(ts.key) for ts, _ in zip(running, range(_NAMED), strict=False)]
@@ -187,11 +188,9 @@ class PoolsBoard:
         return calls
 
     @staticmethod
-    def _first(
-        lives: Sequence[RunnerLife], pools: Sequence[Mapping[str, Any]], now: float
-    ) -> float:
+    def _first(lives: Sequence[RunnerLife], pools: Sequence[PoolSummary], now: float) -> float:
         times = [life.changes[0].at for life in lives]
-        times += [pool["history"][0][0] for pool in pools if pool["history"]]
+        times += [pool.history[0][0] for pool in pools if pool.history]
         return min(times, default=now)
 
     def _layout(self) -> LayoutDOM:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import time
 from typing import Any
 
+from dask_flame.history.state import PoolSummary, RunnerSummary, Sample, Snapshot
 from dask_flame.history.timeline import BUSY, IDLE, RunnerTimeline
 from dask_flame.reports.scheduler.lookup import plugin_of
-
-#: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for)
-Sample = tuple[float, int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +32,9 @@ class Counts:
         return self.booting + self.ready
 
 
-def count(runners: Sequence[Mapping[str, Any]]) -> Counts:
+def count(runners: Sequence[RunnerSummary]) -> Counts:
     """Count a pool's runners by what they do."""
-    states = [(r["state"], r["busy"] > 0) for r in runners]
+    states = [(r.state, r.busy > 0) for r in runners]
     return Counts(
         booting=sum(state == "booting" for state, _ in states),
         busy=sum(state == "ready" and busy for state, busy in states),
@@ -88,8 +86,8 @@ class WorkersAsPool:
         self._since: dict[str, float] = {}
         self._looked = 0.0
 
-    def __call__(self) -> dict[str, Any]:
-        """The state, in the form that ``Reports.pools`` describes."""
+    def __call__(self) -> Snapshot:
+        """Look at the workers, and return what there is."""
         now = time()
         scheduler = self._scheduler
         workers = list(scheduler.workers.values())
@@ -103,25 +101,22 @@ class WorkersAsPool:
             sample = (now, processing + waiting, 0, there, busy, there)
             if not self._history or self._history[-1][1:] != sample[1:]:
                 self._history.append(sample)
-        pool = {
-            "name": "workers",
-            "min": 0,
-            "max": None,
-            "concurrency": max((ws.nthreads for ws in workers), default=1),
-            "demand": processing + waiting,
-            "waiting": waiting,
-            "runners": [
-                {
-                    "name": str(ws.name),
-                    "state": "ready",
-                    "busy": len(ws.processing),
-                    "since": self._since.get(str(ws.name), now),
-                }
+        pool = PoolSummary(
+            name="workers",
+            min=0,
+            max=None,
+            concurrency=max((ws.nthreads for ws in workers), default=1),
+            demand=processing + waiting,
+            waiting=waiting,
+            runners=[
+                RunnerSummary(
+                    str(ws.name), "ready", self._since.get(str(ws.name), now), len(ws.processing)
+                )
                 for ws in workers
             ],
-            "history": list(self._history),
-        }
-        return {"now": now, "pools": [pool], "events": None, "lives": self._lives}
+            history=list(self._history),
+        )
+        return Snapshot(now, [pool], lives=self._lives)
 
     def _look(self, workers: Sequence[Any], now: float) -> None:
         there = {str(ws.name): ws for ws in workers}
@@ -137,7 +132,7 @@ class WorkersAsPool:
             self._lives.seen(name, state, now, note)
 
 
-def state_of(scheduler: Any, workers: WorkersAsPool) -> Mapping[str, Any]:
+def state_of(scheduler: Any, workers: WorkersAsPool) -> Snapshot:
     """What ``Reports.pools`` gives, or else the workers as a pool."""
     reports = plugin_of(scheduler)
     pools = reports.pools if reports is not None else None

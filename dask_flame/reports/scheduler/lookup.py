@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from distributed import Scheduler
 
+from dask_flame.history.state import Snapshot
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import NAME
 
@@ -15,7 +16,7 @@ class Gatherer(Protocol):
     """What a :class:`~dask_flame.Reports` plugin holds."""
 
     store: ReportStore
-    pools: Callable[[], Mapping[str, Any]] | None
+    pools: Callable[[], Snapshot] | None
 
 
 def plugin_of(scheduler: Scheduler) -> Gatherer | None:

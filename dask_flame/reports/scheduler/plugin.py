@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import time
 from typing import Any
 
@@ -14,6 +14,7 @@ from distributed.protocol.pickle import dumps
 from dask_flame.core.option_checks import whole, yes_or_no
 from dask_flame.core.redaction import veiled
 from dask_flame.core.settings import configured
+from dask_flame.history.state import Snapshot
 from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.scheduler.followers import Followers
 from dask_flame.reports.scheduler.store import ReportStore
@@ -48,40 +49,7 @@ class Reports(SchedulerPlugin):
         What was reported. It stays readable after the cluster has closed.
     pools : callable or None
         Set by whoever owns the runners; called on the scheduler's event loop, about once a second
-        for each page that is open. Returns what the page shows of the pools::
-
-            {"now": unix seconds,
-             "pools": [{"name": str, "min": int, "max": int or None, "concurrency": int,
-                        "demand": int,   # slots
-                        "waiting": int,  # calls
-                        "runners": [{"name": str,
-                                     "state": "booting" | "ready" | "paused" | "draining"
-                                     | "ending",
-                                     "busy": int,  # calls running on it
-                                     "since": unix seconds,
-                                     "why": str}],  # it is paused, or draining; may be missing
-                        # each sample holds until the next; target: runners that demand calls for
-                        "history": [(unix seconds, demand, booting, ready, busy, target), ...],
-                        # these may be missing:
-                        "held": str,            # the actors that hold all slots
-                        "gpus": int,            # of each runner
-                        "price": float or None,  # of each runner, for an hour
-                        "idle_timeout": seconds,
-                        "suspended": str,       # why there is to be no runner at all
-                        "fixed": int or None,   # runners that adapt(...).stop() keeps
-                        "target": int,          # runners that demand calls for now
-                        "runner_seconds": seconds,  # from request to end, summed
-                        "busy_seconds": seconds}],  # of them, those with a call
-             "events": [{"at": unix seconds, "kind": str, "text": str,
-                         "pool": str or None}, ...],  # newest last; None: nobody decides
-             "lives": Lives,  # of history.timeline: what each runner did when; may be missing
-             "boots": [{"name": str, "pool": str,
-                        "at": unix seconds,  # when it was asked for
-                        "steps": [(str, seconds since then), ...],
-                        "ended": str, "failed": bool,  # see dask_flame.history.boots.Boot
-                        "lasted": seconds,
-                        "trouble": str}, ...]}  # newest last; may be missing
-
+        for each page that is open. Returns what the page shows of the pools.
         Where it is None the page shows the scheduler's workers as one pool.
 
     Examples
@@ -111,7 +79,7 @@ class Reports(SchedulerPlugin):
         self.store = ReportStore(calls=calls, points=points, total=total)
         limits = dict(zip(("calls", "points", "total"), self.store.limits, strict=True))
         self._options = {**limits, "names": self._names, "hide_random": self._hide}
-        self.pools: Callable[[], Mapping[str, Any]] | None = None
+        self.pools: Callable[[], Snapshot] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: Followers | None = None
 
