@@ -27,9 +27,9 @@ from conftest import wait_for
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.local.inspector import LocalInspector
 from dask_flame.backends.local.process_scan import look, send
-from dask_flame.backends.local.supervisor.control_signals import LOCK
 from dask_flame.cli import tables
 from dask_flame.cli.commands import flame
+from dask_flame.core.folder_locks import LOCK
 from dask_flame.testing import marked_processes
 
 DRIVER = """

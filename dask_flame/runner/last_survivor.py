@@ -13,7 +13,7 @@ import shutil
 import signal
 import warnings
 
-from dask_flame.backends.local.supervisor.control_signals import remove_once_nobodys
+from dask_flame.core.folder_locks import remove_once_nobodys
 from dask_flame.core.processes import hide, of_guard
 from dask_flame.core.resource_trackers import end_all_marked, end_group, wait_for_trackers
 

@@ -26,8 +26,9 @@ from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.backends.local.launch import runner, told
 from dask_flame.backends.local.result_folder import DriverFolder
 from dask_flame.backends.local.sampling_intervals import crowd
-from dask_flame.backends.local.supervisor.control_signals import STOPPED, lock
+from dask_flame.backends.local.supervisor.control_signals import STOPPED
 from dask_flame.backends.local.templates import RunnerKinds
+from dask_flame.core.folder_locks import lock
 from dask_flame.core.open_files import usual_limit
 from dask_flame.core.process_settings import interpreter_flags
 from dask_flame.core.processes import MARK, NO_MARK

@@ -29,13 +29,8 @@ from dask_flame.backends.local.process_scan import (
     look,
     send,
 )
-from dask_flame.backends.local.supervisor.control_signals import (
-    LOCK,
-    NO_MORE,
-    OUTPUT,
-    PRINTED,
-    STOP,
-)
+from dask_flame.backends.local.supervisor.control_signals import NO_MORE, OUTPUT, PRINTED, STOP
+from dask_flame.core.folder_locks import LOCK
 from dask_flame.core.resource_trackers import WITHIN as TRACKERS_WITHIN
 from dask_flame.core.resource_trackers import is_tracker
 from dask_flame.errors import BackendError

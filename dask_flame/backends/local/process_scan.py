@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from dask_flame.backends.local.supervisor.control_signals import LOCK
+from dask_flame.core.folder_locks import LOCK
 from dask_flame.core.processes import MARK, mark_of, names_in
 
 #: What the names of scratch folders begin with.

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 
-from dask_flame.backends.local.supervisor.control_signals import hold
+from dask_flame.core.folder_locks import hold
 
 
 class DriverFolder:

@@ -36,15 +36,12 @@ import time
 from typing import Any
 
 import dask_flame.runner.__main__ as runner_program
-from dask_flame.backends.local.supervisor.control_signals import (
-    STOPPED,
-    ControlSignals,
-    remove_once_nobodys,
-)
+from dask_flame.backends.local.supervisor.control_signals import STOPPED, ControlSignals
 from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
 from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
 from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
 from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
+from dask_flame.core.folder_locks import remove_once_nobodys
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
