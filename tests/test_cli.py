@@ -115,6 +115,13 @@ class Driver:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         wait_for(lambda: not self.marked() and not self.guards())
+        if self.folders():
+            # Driver and guard have both been killed, or stopped: see docs/lifetime.md.
+            said("sweep", self.name, "--yes")
+            assert not self.folders()
+
+    def folders(self) -> list[Path]:
+        return list(Path(tempfile.gettempdir()).glob(f"dask-flame-{self.name}-*"))
 
     def guards(self) -> list[psutil.Process]:
         return [g.process for g in look().guards.values() if g.cluster.startswith(self.name)]

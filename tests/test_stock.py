@@ -186,7 +186,7 @@ def test_calls_that_wait_for_a_stopped_adaptive_say_so_and_go_on(flame: Any) -> 
 
 
 def test_data_is_sent_to_runners_that_boot_for_it(flame: Any) -> None:
-    cluster, client = flame(max=3, idle_timeout="100ms")
+    cluster, client = flame(max=3, idle_timeout="1s")
     futures = client.scatter([1, 2, 3], direct=True, timeout=30)
     assert client.gather(futures) == [1, 2, 3]
     del futures

@@ -96,9 +96,10 @@ def test_the_folder_is_locked_while_guard_or_driver_live(flame: Any) -> None:
 
     cluster, client = flame(max=1, backend=Guarded)
     assert client.submit(int, 1).result() == 1  # a runner is there, and does not hold it
-    descriptor = os.open(Path(cluster.backend.scratch, LOCK), os.O_RDWR)
+    scratch = os.open(Path(cluster.backend.scratch, LOCK), os.O_RDWR)
+    results = os.open(cluster.backend.folder, os.O_RDONLY)
 
-    def free() -> bool:
+    def free(descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,15 +107,18 @@ def test_the_folder_is_locked_while_guard_or_driver_live(flame: Any) -> None:
         return True
 
     try:
-        assert not free()
+        assert not free(scratch)
+        assert not free(results)
         cluster.backend.signal(9)
         wait_for(lambda: not cluster.runners)
-        assert not free()  # results of the driver's may be there
+        assert not free(results)  # they outlive the guard
         client.close()
         cluster.close()
-        assert free()
+        assert free(results)
+        assert free(scratch)
     finally:
-        os.close(descriptor)
+        os.close(results)
+        os.close(scratch)
 
 
 def test_a_backend_that_is_stopped_before_the_cluster_has_begun() -> None:

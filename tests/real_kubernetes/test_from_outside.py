@@ -63,7 +63,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(("how", "image", "cpus"), [("room", "", "9999"), ("image", NO_IMAGE, "1")])
+@pytest.mark.parametrize(("how", "image", "cpus"), [("room", "", "4000"), ("image", NO_IMAGE, "1")])
 def test_nothing_outlives_a_driver_that_had_just_begun(
     world: World, how: str, image: str, cpus: str
 ) -> None:
