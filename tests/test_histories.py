@@ -22,6 +22,12 @@ from dask_flame.history.events import EventLog
 from dask_flame.scheduler import dask_histories
 from dask_flame.serialization.packed import PackedTask
 
+#: These tests collect garbage, of whatever test this process has run before, too: what that has to
+#: complain of is not theirs.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
