@@ -35,15 +35,15 @@ RETURN = "flame-return"
 
 #: A result could not be sent to another runner, or not be read there.
 UNSENDABLE = "flame-unsendable"
-#: The rpc by which a driver has runners booted that it waits for, see asks.py.
+#: The rpc by which a driver has runners booted that it waits for, see scheduler/awaited_workers.py.
 HAVE = "flame_have_runners"
 
-# Between a driver and its scheduler's pod: see apart/.
+# Between a driver and its scheduler's pod: see driver/hosts/remote.py and remote/.
 
 #: The op with which a driver begins the conversation.
 DRIVER = "flame_driver"
 
-# Between a driver and the lease on its scheduler: see keeping.py and reconnect.py.
+# Between a driver and the lease on its scheduler: see lease/client_sessions.py and resume.py.
 
 #: Topic under which the scheduler says, in Dask's event log and to its clients, whether it holds a
 #: lease, and up to which message it has read a driver's stream.

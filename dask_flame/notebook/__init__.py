@@ -1,6 +1,6 @@
 """What a notebook sees of a cluster: cells on runners, curves and pools that move (driver).
 
-Needs IPython, which every notebook has. The part that runs cells on runners (:mod:`.runner`)
+Needs IPython, which every notebook has. The part that runs cells on runners (:mod:`.cells.run`)
 needs it there only for rich displays and for magics inside of cells.
 """
 

@@ -3,8 +3,9 @@
 A runner's standard streams are a pipe that its guard reads. What Python code of a call prints goes
 into it in frames that name the call; they are written at once, and no longer than what a pipe takes
 at once, so that nothing else is ever inside of one. What is written beneath Python has no frame. If
-one call alone runs then, it is that one's: the runner notes which (:mod:`.whose`) in a few bytes of
-memory that the guard sees, and where that changes while something waits to be read, in the pipe.
+one call alone runs then, it is that one's: the runner notes which (:mod:`.sole_call`) in a few
+bytes of memory that the guard sees, and where that changes while something waits to be read, in the
+pipe.
 
 A frame begins with a word that the guard has made up for this runner, so that nothing that is
 printed looks like one by accident.
