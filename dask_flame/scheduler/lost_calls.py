@@ -9,15 +9,13 @@ says it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.metrics import time
 from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame.core.runner_lost import RunnerLost
-
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
+from dask_flame.scheduler.base import SchedulerBase
 
 #: Seconds after which a call fails without the reason, if nobody has told it.
 _TELL_WITHIN = 10.0
@@ -30,14 +28,17 @@ class LostCalls:
 
     Parameters
     ----------
-    scheduler : FlameScheduler
+    scheduler : SchedulerBase
+
+    Attributes
+    ----------
     limit : int
         How many runners a call may go down with and run again.
     """
 
-    def __init__(self, scheduler: FlameScheduler, limit: int) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         self.scheduler = scheduler
-        self.limit = limit
+        self.limit = 0
         self._runner: dict[Any, str] = {}
         self._tried: dict[Any, int] = {}
         self._why: dict[Any, str] = {}

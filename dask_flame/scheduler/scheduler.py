@@ -14,14 +14,15 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import dask.config
 from dask.utils import parse_timedelta
-from distributed import Scheduler, Status
+from distributed import Status
 from distributed.core import error_message
 from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
@@ -36,8 +37,8 @@ from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
 from dask_flame.lease.nanny_plugins import on_runner
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
+from dask_flame.scheduler.base import SchedulerBase
 from dask_flame.scheduler.lost_calls import LostCalls
-from dask_flame.scheduler.pending import Needs
 from dask_flame.scheduler.shuffles import Shuffles
 from dask_flame.scheduler.slots import Slots
 from dask_flame.serialization import pickling
@@ -79,7 +80,7 @@ class Load:
     paused: str = ""
 
 
-class FlameScheduler(Scheduler):
+class FlameScheduler(SchedulerBase):
     """A :class:`distributed.Scheduler` whose workers never hold more calls than they have slots.
 
     A worker's slots are its ``nthreads``. A task that called ``secede`` has left its slot; an actor
@@ -90,58 +91,16 @@ class FlameScheduler(Scheduler):
     ----------
     pools : mapping of str to Pool, optional
         The pools there are; the first takes the calls that name none.
-
-    Attributes
-    ----------
-    on_change : callable or None
-        Called with no argument whenever demand or a runner's load may have changed.
-    changed : set of str
-        Names of the workers that came, went, or whose load may have changed since the reader last
-        cleared it.
-    began : set of str
-        Names of the workers on which a call has begun since the reader last cleared it.
-    draining : set of str
-        Addresses of workers that get no further calls; see :meth:`drain`.
-    unwelcome : set of str
-        Names of workers that get no calls should they still register: they are being ended.
-    resting : set of str
-        Addresses of workers that only hold data: never given calls, left out of broadcasts.
-    spent : set of str
-        Names of workers of single-use pools on which a call has ended.
-    leaving : dict of str to str
-        Names of workers that are being taken away, and why.
-    paused : dict of str to str
-        Names of workers that Dask has begin no calls for now, and why.
-    unfit : dict of str to str
-        Names of workers that were not let in, and why.
-    parted : set of str
-        Names of workers that have been retired, and close.
-    policies : callable
-        Returns the pools as they are now, by name: how many runners each may have.
-    mishaps : deque of (str, str)
-        What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
 
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
         pickling.prepare(interruptible=True)
-        self.on_change: Callable[[], None] | None = None
-        self.changed: set[str] = set()
-        self.began: set[str] = set()
-        self.draining: set[str] = set()
-        self.unwelcome: set[str] = set()
-        self.resting: set[str] = set()
-        self.spent: set[str] = set()
-        self.leaving: dict[str, str] = {}
-        self.paused: dict[str, str] = {}
-        self.unfit: dict[str, str] = {}
-        self.parted: set[str] = set()
-        self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._removed: deque[str] = deque(maxlen=1000)
-        self.asks = AwaitedWorkers(self)
-        self.slots = Slots(self, pools or {"default": Pool()})
-        self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
+        self.losses = LostCalls(self)
+        self.slots = Slots(self, pools or {"default": Pool()}, self.losses)
+        self.asks = AwaitedWorkers(self, self.slots)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
-        extensions["shuffle"] = Shuffles
+        extensions["shuffle"] = partial(Shuffles, fit=self.slots.fit)
         extensions["spans"] = dask_histories.Spans
         plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
@@ -153,8 +112,7 @@ class FlameScheduler(Scheduler):
         # A cluster without calls is one without runners, and ends with its driver.
         self.idle_timeout = None
         # How often a call runs again is for `losses` to say, which knows what ended its runner.
-        limit = int(self.allowed_failures)  # type: ignore[has-type]
-        self.losses = LostCalls(self, limit)
+        self.losses.limit = int(self.allowed_failures)  # type: ignore[has-type]
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
@@ -245,49 +203,15 @@ class FlameScheduler(Scheduler):
         """
         pool = pool or self.slots.default
         keys = self.slots.lanes.waiting_for(pool)
-        self._fail(keys, error)
+        self.fail(keys, error)
         self.asks.fail(pool, error)
         return len(keys)
-
-    def fail_soon(self, keys: Iterable[Any], error: Exception) -> None:
-        """Fail these calls, as far as they then wait, after this turn of the loop."""
-        self.loop.add_callback(self._fail, list(keys), error)
-
-    def note(self, *names: str) -> None:
-        """Tell the reader that demand, or the load of these workers, may have changed."""
-        self.changed.update(names)
-        self.asks.look()
-        if self.on_change is not None:
-            self.on_change()
-
-    def reopen(self) -> None:
-        """Give out slots that may have opened, after all that happens in this turn of the loop."""
-        self.loop.add_callback(
-            lambda: self.stimulus_queue_slots_maybe_opened(stimulus_id=f"flame-slots-{time()}")
-        )
-
-    def _fail(self, keys: Iterable[Any], error: Exception) -> None:
-        pickled = pickle.dumps(error)
-        for key in keys:
-            ts = self.tasks.get(key)
-            if ts is not None and ts.state == "no-worker":
-                # As distributed does it when `no-workers-timeout` has passed.
-                stimulus = f"flame-failed-{time()}"
-                further = self.transition(
-                    key,
-                    "erred",
-                    stimulus,
-                    exception=pickled,
-                    exception_text=repr(error),
-                    cause=key,
-                )
-                self.transitions(further, stimulus)
 
     def _give_up_on(self, key: Any, error: Exception) -> None:
         """Fail a call that could not be given to a runner, and let it hold up no other."""
         logger.exception("%s could not be given to a runner", key)
         try:
-            self._fail([key], CallFailed(f"{key} could not be given to a runner: {text_of(error)}"))
+            self.fail([key], CallFailed(f"{key} could not be given to a runner: {text_of(error)}"))
         except Exception:
             logger.exception("%s could not be failed", key)
         if (ts := self.tasks.get(key)) is not None and ts.state == "no-worker":
@@ -319,23 +243,6 @@ class FlameScheduler(Scheduler):
         )
         # The worker takes the call for one that runs: it is to forget it.
         self.worker_send(worker, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus})
-
-    def cast_failed(self, ts: TaskState) -> None:
-        """Nobody waits for this call: that it failed has to be said some other way."""
-        self.mishaps.append(("failed", f"{ts.key} (cast) has failed: {ts.exception_text}"))
-        self.note()
-
-    def say_if_unservable(self, needs: Needs) -> None:
-        """Say so where no runner that could be booted has what these calls ask for."""
-        pools = self.slots.pools
-        pool = pools.get(needs.pool or "")
-        if pool is not None and not needs.served_by(pool.offers):
-            wanted = ", ".join(f"{name}={amount:g}" for name, amount in sorted(needs.resources))
-            why = (
-                f"calls ask for what no runner of pool {needs.pool!r} has ({wanted}): they wait "
-                "for a worker that has it; write Pool(gpus=…) or Pool(resources=…)"
-            )
-            self.mishaps.append(("waiting", why))
 
     def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
         """A runner is being taken away: it gets no calls, and whoever reads this sees it out."""

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
@@ -17,12 +17,11 @@ from dask_flame.core.messages import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import label
 from dask_flame.errors import PoolError
+from dask_flame.scheduler.base import SchedulerBase
 from dask_flame.scheduler.free_workers import FreeWorkers
+from dask_flame.scheduler.lost_calls import LostCalls
 from dask_flame.scheduler.pending import Needs, PendingCalls, slots_of
 from dask_flame.scheduler.pinned_results import PinnedResults
-
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Seconds that an interrupted call may take to end before others are not to wait for its slot.
 _LETS_GO = 1.0
@@ -40,12 +39,23 @@ class Slots(SchedulerPlugin):
     Calls that wait are in distributed's state ``no-worker``. What a worker's slots are taken by:
     calls that run, except those that left their slot and do not have it back; actors; threads of
     calls that were taken back; calls that wait to have their slot back.
+
+    Parameters
+    ----------
+    scheduler : SchedulerBase
+    pools : mapping of str to Pool
+        The first takes the calls that name none.
+    losses : LostCalls
+        Which calls are held back, though slots are free.
     """
 
     name = "flame-slots"
 
-    def __init__(self, scheduler: FlameScheduler, pools: Mapping[str, Pool]) -> None:
+    def __init__(
+        self, scheduler: SchedulerBase, pools: Mapping[str, Pool], losses: LostCalls
+    ) -> None:
         self.scheduler = scheduler
+        self._losses = losses
         self.pools = pools
         self.default = next(iter(pools))
         self.lanes = PendingCalls(pools)
@@ -141,7 +151,7 @@ class Slots(SchedulerPlugin):
 
     def choose(self, ts: TaskState) -> WorkerState | None:
         """The worker for a call that is ready to run; None where it has to wait."""
-        if ts.key in self.scheduler.losses:
+        if ts.key in self._losses:
             return None
         pinned = self.pins.holders(ts)
         if pinned is not None:
@@ -325,9 +335,9 @@ class Slots(SchedulerPlugin):
         if start == "memory" != finish:
             self.pins.forget(key)
         if finish in ("forgotten", "erred"):
-            self.scheduler.losses.forget(key)
+            self._losses.forget(key)
         if finish == "erred" and (ts.annotations or {}).get("cast"):
-            self.scheduler.cast_failed(ts)
+            self._cast_failed(ts)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         ws = scheduler.workers[worker]
@@ -371,14 +381,14 @@ class Slots(SchedulerPlugin):
 
     def _wait(self, ts: TaskState) -> None:
         pool = self.pool_of(ts)
-        held = ts.key in self.scheduler.losses
+        held = ts.key in self._losses
         pinned = self.pins.holders(ts)
         needs = _needs(ts, pool, held=held, pinned=pinned)
         if self.lanes.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
-            self.scheduler.say_if_unservable(needs)
+            self._say_if_unservable(needs)
         self._pace()
         if held:
-            self.scheduler.losses.waits(ts.key)
+            self._losses.waits(ts.key)
         elif pool is not None and pool not in self.pools:
             error = PoolError(
                 f"there is no pool {pool!r}; there are {', '.join(map(repr, self.pools))}"
@@ -436,8 +446,25 @@ class Slots(SchedulerPlugin):
     def _used(self, ws: WorkerState) -> None:
         """A call has ended on this worker: one of a single-use pool takes no other."""
         if self.pools[self._pool_of[ws.address]].single_use:
-            self.scheduler.drain(ws.address)
+            self.scheduler.draining.add(ws.address)
             self.scheduler.spent.add(ws.name)
+
+    def _cast_failed(self, ts: TaskState) -> None:
+        """Nobody waits for this call: that it failed has to be said some other way."""
+        said = f"{ts.key} (cast) has failed: {ts.exception_text}"
+        self.scheduler.mishaps.append(("failed", said))
+        self.scheduler.note()
+
+    def _say_if_unservable(self, needs: Needs) -> None:
+        """Say so where no runner that could be booted has what these calls ask for."""
+        pool = self.pools.get(needs.pool or "")
+        if pool is not None and not needs.served_by(pool.offers):
+            wanted = ", ".join(f"{name}={amount:g}" for name, amount in sorted(needs.resources))
+            why = (
+                f"calls ask for what no runner of pool {needs.pool!r} has ({wanted}): they wait "
+                "for a worker that has it; write Pool(gpus=…) or Pool(resources=…)"
+            )
+            self.scheduler.mishaps.append(("waiting", why))
 
 
 def _unwanted(ts: TaskState) -> bool:
