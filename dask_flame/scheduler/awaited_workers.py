@@ -40,15 +40,6 @@ class AwaitedWorkers:
     slots : Slots
         Which knows the pool of each runner.
 
-    Attributes
-    ----------
-    bound : callable
-        Says of a pool how many runners it may have now, and what bounds it.
-    coming : callable
-        Says of a pool how many runners it has, those that boot included.
-    met : list of (str, int)
-        Pools and numbers of asks that are over, until the reader takes them: the idle time of so
-        many runners begins anew.
     """
 
     def __init__(self, scheduler: SchedulerBase, slots: Slots) -> None:
@@ -57,8 +48,21 @@ class AwaitedWorkers:
         self._asks: dict[object, list[WorkerWait]] = {}
         self._failing: dict[asyncio.Future[None], list[WorkerWait]] = {}
         self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
-        self.coming: Callable[[str], int] = self.there
-        self.met: list[tuple[str, int]] = []
+        self._coming: Callable[[str], int] = self.there
+
+    def follow(
+        self, *, bound: Callable[[str], tuple[float, str]], coming: Callable[[str], int]
+    ) -> None:
+        """Follow the pools as they are scaled.
+
+        Parameters
+        ----------
+        bound : callable
+            Returns how many runners a pool may have now, and the reason.
+        coming : callable
+            Returns how many runners a pool has, those that boot included.
+        """
+        self.bound, self._coming = bound, coming
 
     def wanted(self, pool: str) -> int:
         """Return how many runners of a pool are wanted by their number."""
@@ -99,7 +103,7 @@ class AwaitedWorkers:
         """
         pools, missing = list(self._slots.pools), number
         plan = dict.fromkeys(pools, 0)
-        for amount in (self.coming, lambda pool: number):
+        for amount in (self._coming, lambda pool: number):
             for pool in pools:
                 most = int(min(amount(pool), self.bound(pool)[0], number)) - plan[pool]
                 more = max(0, min(missing, most))
@@ -151,7 +155,7 @@ class AwaitedWorkers:
         changed, failed = asyncio.Event(), asyncio.get_running_loop().create_future()
         self._scheduler.waiters.add(changed)
         self._failing[failed] = asks
-        self._scheduler.note()
+        self._scheduler.demand_changed()
         try:
             while missing := [ask for ask in asks if self.there(ask.pool) < ask.number]:
                 if self.there() >= total:
@@ -186,8 +190,9 @@ class AwaitedWorkers:
         """Want these runners no longer; their idle time begins now."""
         asks = self._asks.pop(key, None)
         if asks is not None:
-            self.met += [(ask.pool, ask.number) for ask in asks]
-            self._scheduler.note()
+            for ask in asks:
+                self._scheduler.observer.not_awaited(ask.pool, ask.number)
+            self._scheduler.demand_changed()
 
     def fail(self, pool: str, error: Exception) -> None:
         """Fail those that wait for more runners of a pool than there are."""

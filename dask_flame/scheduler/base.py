@@ -7,13 +7,14 @@ what is here, and the parts that it is handed.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from distributed import Scheduler
 from distributed.metrics import time
 from distributed.protocol import pickle
+
+from dask_flame.scheduler.observer import NoObserver, SchedulerObserver
 
 
 class SchedulerBase(Scheduler):
@@ -23,13 +24,8 @@ class SchedulerBase(Scheduler):
 
     Attributes
     ----------
-    on_change : callable or None
-        Called with no argument whenever demand or a runner's load may have changed.
-    changed : set of str
-        Names of the workers that came, went, or whose load may have changed since the reader last
-        cleared it.
-    began : set of str
-        Names of the workers on which a call has begun since the reader last cleared it.
+    observer : SchedulerObserver
+        It is told of changes; see :meth:`report_to`.
     draining : set of str
         Addresses of workers that get no further calls.
     unwelcome : set of str
@@ -38,43 +34,37 @@ class SchedulerBase(Scheduler):
         Addresses of workers that only hold data: never given calls, left out of broadcasts.
     spent : set of str
         Names of workers of single-use pools on which a call has ended.
-    leaving : dict of str to str
-        Names of workers that are being taken away, and why.
     paused : dict of str to str
         Names of workers that Dask has begin no calls for now, and why.
-    unfit : dict of str to str
-        Names of workers that were not let in, and why.
-    parted : set of str
-        Names of workers that have been retired, and close.
-    mishaps : deque of (str, str)
-        What calls have met with, as a kind of event and a sentence, until the reader takes it.
     waiters : set of asyncio.Event
         Set whenever demand or a runner's load may have changed.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        self.on_change: Callable[[], None] | None = None
-        self.changed: set[str] = set()
-        self.began: set[str] = set()
+        self.observer: SchedulerObserver = NoObserver()
         self.draining: set[str] = set()
         self.unwelcome: set[str] = set()
         self.resting: set[str] = set()
         self.spent: set[str] = set()
-        self.leaving: dict[str, str] = {}
         self.paused: dict[str, str] = {}
-        self.unfit: dict[str, str] = {}
-        self.parted: set[str] = set()
-        self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self.waiters: set[asyncio.Event] = set()
         super().__init__(**kwargs)
 
-    def note(self, *names: str) -> None:
-        """Tell the reader that demand, or the load of these workers, may have changed."""
-        self.changed.update(names)
+    def report_to(self, observer: SchedulerObserver) -> None:
+        """Tell this observer of changes from now on, and no other."""
+        self.observer = observer
+
+    def demand_changed(self) -> None:
+        """Tell all that wait that demand may have changed."""
         for event in self.waiters:
             event.set()
-        if self.on_change is not None:
-            self.on_change()
+        self.observer.demand_changed()
+
+    def runner_changed(self, name: str) -> None:
+        """Tell all that wait that demand, or the load of this worker, may have changed."""
+        for event in self.waiters:
+            event.set()
+        self.observer.runner_changed(name)
 
     def reopen(self) -> None:
         """Give out slots that may have opened, after all that happens in this turn of the loop."""

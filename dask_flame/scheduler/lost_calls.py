@@ -94,8 +94,8 @@ class LostCalls:
             self._cancel(wanted, f"what was scattered is lost: {reason}; scatter it again")
         if lost:
             others = f", and of {len(lost) - 1} others" if lost[1:] else ""
-            scheduler.mishaps.append(("lost", f"the result of {lost[0]}{others}: {why[lost[0]]}"))
-            scheduler.note()
+            scheduler.observer.happened("lost", f"the result of {lost[0]}{others}: {why[lost[0]]}")
+            scheduler.demand_changed()
 
     def _cancel(self, wanted: list[tuple[str, Any]], why: str) -> None:
         """Say why these keys, as far as they are not known any more, have no result."""

@@ -14,7 +14,7 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -71,6 +71,8 @@ class Load:
         Whether one of these was taken back because its own timeout had run out.
     paused : str
         Why it begins no calls; empty where it does.
+    spent : bool
+        Whether it takes no further call, since its pool is ``single_use`` and one has ended on it.
     """
 
     busy: int
@@ -78,6 +80,7 @@ class Load:
     held: float | None = None
     overran: bool = False
     paused: str = ""
+    spent: bool = False
 
 
 class FlameScheduler(SchedulerBase):
@@ -166,6 +169,7 @@ class FlameScheduler(SchedulerBase):
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),
             self.paused.get(name, ""),
+            name in self.spent,
         )
 
     def is_up(self, name: str) -> bool:
@@ -177,6 +181,16 @@ class FlameScheduler(SchedulerBase):
         """Keys of so many calls that the worker of this name has now."""
         ws = self.workers.get(self.aliases.get(name, ""))
         return [] if ws is None else [str(ts.key) for ts in islice(ws.processing, most)]
+
+    def turn_away(self, names: Iterable[str]) -> None:
+        """Give these workers no calls should they still register: they are being ended."""
+        self.unwelcome.update(names)
+
+    def runner_ended(self, name: str, why: str) -> None:
+        """Fail the calls that went down with a runner for good, with the reason; forget it."""
+        self.unwelcome.discard(name)
+        self.spent.discard(name)
+        self.losses.settle(name, why)
 
     def drain(self, *addresses: str) -> None:
         """Give these workers no further calls."""
@@ -231,7 +245,7 @@ class FlameScheduler(SchedulerBase):
             f"it had been executing on {ws.name} for {seconds:.1f} s"
         )
         self.slots.overran(key)
-        self.mishaps.append(("overran", str(error)))
+        self.observer.happened("overran", str(error))
         stimulus = f"flame-overran-{time()}"
         self.handle_task_erred(
             key=key,
@@ -249,8 +263,7 @@ class FlameScheduler(SchedulerBase):
         ws = self.workers.get(worker)
         if ws is not None:
             self.drain(worker)
-            self.leaving[ws.name] = why
-            self.note(ws.name)
+            self.observer.runner_leaves(ws.name, why)
 
     def runner_pauses(self, worker: str, memory: int, begun: list[Any], **kwargs: Any) -> None:
         """A runner begins no calls: those that it has been given meanwhile go elsewhere."""
@@ -264,7 +277,7 @@ class FlameScheduler(SchedulerBase):
         waiting = [ts.key for ts in ws.processing if ts.key not in known]
         if waiting:
             self.transitions(dict.fromkeys(waiting, "released"), f"flame-paused-{time()}")
-        self.note(ws.name)
+        self.runner_changed(ws.name)
 
     # What distributed asks, answered here instead
 
@@ -306,7 +319,7 @@ class FlameScheduler(SchedulerBase):
             if ws.status is Status.running:
                 self.paused.pop(ws.name, None)
             self.slots.recount(ws)
-            self.note(ws.name)
+            self.runner_changed(ws.name)
 
     def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
         # Private. It runs in the midst of passes over all that waits, and what it returns is read
@@ -356,8 +369,7 @@ class FlameScheduler(SchedulerBase):
             python_versions.of_worker(versions), python_versions.here()
         ):
             # Before anything that is pickled reaches it, the plugins of workers for one.
-            self.unfit[name] = why
-            self.note(name)
+            self.observer.runner_refused(name, why)
             answer = {"status": "error", "message": f"{name} {why}", "time": time()}
             await comm.write(answer)
             return
@@ -373,7 +385,7 @@ class FlameScheduler(SchedulerBase):
             self.losses.leaves(ws, expected=expected)
             self._removed.append(address)
             if expected:
-                self.parted.add(ws.name)
+                self.observer.runner_retired(ws.name)
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )

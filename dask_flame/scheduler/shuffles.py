@@ -58,5 +58,6 @@ class Shuffles(ShuffleSchedulerPlugin):
             if shuffle_id not in self.active_shuffles:
                 # Those that took part in it are free to go.
                 workers = self.scheduler.workers
-                there = [workers[a].name for a in shuffle.participating_workers if a in workers]
-                self.scheduler.note(*there)
+                for address in shuffle.participating_workers:
+                    if address in workers:
+                        self.scheduler.runner_changed(workers[address].name)

@@ -265,7 +265,7 @@ class Slots(SchedulerPlugin):
         holders = ts.who_has or set()
         where = ", ".join(sorted(str(ws.name) for ws in holders))
         said = f"{key} cannot be sent ({why}): calls that use it run on {where}, which has it"
-        scheduler.mishaps.append(("waiting", said))
+        scheduler.observer.happened("waiting", said)
         for dts in list(ts.dependents):
             if dts.state == "no-worker":
                 self.lanes.discard(dts)
@@ -281,7 +281,7 @@ class Slots(SchedulerPlugin):
         if ws is not None and self._held.get(worker, {}).pop(key, None) is not None:
             self._used(ws)
             self.recount(ws)
-            self.scheduler.note(ws.name)
+            self.scheduler.runner_changed(ws.name)
             self.scheduler.reopen()
 
     def overran(self, key: Any) -> None:
@@ -306,7 +306,7 @@ class Slots(SchedulerPlugin):
         ws = self.scheduler.workers.get(worker)
         if ws is not None:
             self.recount(ws)
-            self.scheduler.note(ws.name)
+            self.scheduler.runner_changed(ws.name)
 
     # Hooks
 
@@ -317,20 +317,19 @@ class Slots(SchedulerPlugin):
             if finish == "erred" or _unwanted(ts):
                 self._taken_back[self.pool_of(ts)] += slots
             self._pace()
-            self.scheduler.note()
+            self.scheduler.demand_changed()
         if start == "processing" != finish:
             self._stopped(ts, over=finish in ("memory", "erred"))
         if finish == "no-worker" != start:
             self._wait(ts)
         elif finish == "processing" != start:
             self._on[key] = ts.processing_on
-            self.scheduler.began.add(ts.processing_on.name)
-            self.scheduler.note(ts.processing_on.name)
+            self.scheduler.observer.call_began(ts.processing_on.name)
         elif start == "memory" and key in self._actors:
             ws = self._actors.pop(key)
             self._used(ws)
             self.recount(ws)
-            self.scheduler.note(ws.name)
+            self.scheduler.runner_changed(ws.name)
             self.scheduler.reopen()
         if start == "memory" != finish:
             self.pins.forget(key)
@@ -354,7 +353,7 @@ class Slots(SchedulerPlugin):
         if pool is not None:
             self.scheduler.worker_send(worker, {"op": HELLO})
         self.recount(ws)
-        self.scheduler.note(ws.name)
+        self.scheduler.runner_changed(ws.name)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         pool = self._pool_of.pop(worker)
@@ -368,7 +367,7 @@ class Slots(SchedulerPlugin):
         self._senders.pop(worker).finish()
         name = self._names.pop(worker)
         self.scheduler.paused.pop(name, None)
-        self.scheduler.note(name)
+        self.scheduler.runner_changed(name)
 
     def restart(self, scheduler: Scheduler) -> None:
         self.lanes.clear()
@@ -377,7 +376,7 @@ class Slots(SchedulerPlugin):
             known.clear()
         for ws in scheduler.workers.values():
             self.recount(ws)
-        self.scheduler.note()
+        self.scheduler.demand_changed()
 
     def _wait(self, ts: TaskState) -> None:
         pool = self.pool_of(ts)
@@ -396,7 +395,7 @@ class Slots(SchedulerPlugin):
             self.scheduler.fail_soon([ts.key], error)
         elif pinned == []:
             self.scheduler.fail_soon([ts.key], self.pins.error(ts))
-        self.scheduler.note()
+        self.scheduler.demand_changed()
 
     def _pace(self) -> None:
         """Let results wait a little for others on their way to clients, where that holds up nobody.
@@ -421,7 +420,7 @@ class Slots(SchedulerPlugin):
         overran = key in self._overran
         self._overran.discard(key)
         if ws is None or self.scheduler.workers.get(ws.address) is not ws:
-            self.scheduler.note()
+            self.scheduler.demand_changed()
             return
         self._returned.get(ws.address, set()).discard(key)
         if key in self._returning.get(ws.address, ()):
@@ -430,7 +429,7 @@ class Slots(SchedulerPlugin):
             # The call was taken back, but its thread may go on: the slot is free when the runner
             # says so. distributed itself takes it for free at once.
             self._held.setdefault(ws.address, {})[key] = (time.monotonic(), overran)
-            self.scheduler.loop.call_later(_LETS_GO, self.scheduler.note)
+            self.scheduler.loop.call_later(_LETS_GO, self.scheduler.demand_changed)
             if not overran:
                 self.scheduler.worker_send(ws.address, {"op": WATCH, "key": key, "interrupt": True})
         else:
@@ -441,7 +440,7 @@ class Slots(SchedulerPlugin):
             if not over:
                 self.scheduler.reopen()
         self.recount(ws)
-        self.scheduler.note(ws.name)
+        self.scheduler.runner_changed(ws.name)
 
     def _used(self, ws: WorkerState) -> None:
         """A call has ended on this worker: one of a single-use pool takes no other."""
@@ -452,8 +451,8 @@ class Slots(SchedulerPlugin):
     def _cast_failed(self, ts: TaskState) -> None:
         """Nobody waits for this call: that it failed has to be said some other way."""
         said = f"{ts.key} (cast) has failed: {ts.exception_text}"
-        self.scheduler.mishaps.append(("failed", said))
-        self.scheduler.note()
+        self.scheduler.observer.happened("failed", said)
+        self.scheduler.demand_changed()
 
     def _say_if_unservable(self, needs: Needs) -> None:
         """Say so where no runner that could be booted has what these calls ask for."""
@@ -464,7 +463,7 @@ class Slots(SchedulerPlugin):
                 f"calls ask for what no runner of pool {needs.pool!r} has ({wanted}): they wait "
                 "for a worker that has it; write Pool(gpus=…) or Pool(resources=…)"
             )
-            self.scheduler.mishaps.append(("waiting", why))
+            self.scheduler.observer.happened("waiting", why)
 
 
 def _unwanted(ts: TaskState) -> bool:
