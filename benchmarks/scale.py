@@ -28,6 +28,7 @@ from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame import Pool
 from dask_flame.core.messages import RUNNER
+from dask_flame.driver.scheduler_news import SchedulerNews
 from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.scaling.fleet import Fleet
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -125,11 +126,12 @@ async def placement(runners: int, calls: int) -> tuple[list[float], list[float],
         assert scheduler.waiting() == calls
         assert scheduler.demand() == total
         ended, decided = [], []
-        changed = scheduler.changed
+        news = SchedulerNews(on_change=lambda: None)
+        scheduler.report_to(news)
         for ts in [ts for ts in made if ts.processing_on is not None][:_TIMES]:
-            changed.clear()
+            news.take()
             ended.append(timed(lambda ts=ts: end(scheduler, ts)))  # type: ignore[misc]
-            decided.append(ended[-1] + timed(lambda: decide(scheduler, fleet, now)))
+            decided.append(ended[-1] + timed(lambda: decide(scheduler, news, fleet, now)))
         return submitted, ended, decided
 
 
@@ -197,8 +199,8 @@ def end(scheduler: FlameScheduler, ts: TaskState) -> None:
     )
 
 
-def decide(scheduler: FlameScheduler, fleet: Fleet, now: float) -> None:
-    for name in scheduler.changed:
+def decide(scheduler: FlameScheduler, news: SchedulerNews, fleet: Fleet, now: float) -> None:
+    for name in news.take().changed:
         load = scheduler.load(name)
         fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
     fleet.decide(now, scheduler.demand())

@@ -11,13 +11,21 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from dask import annotate, delayed
-from distributed import Client, LocalCluster, fire_and_forget
+from distributed import (
+    Client,
+    LocalCluster,
+    Scheduler,
+    SchedulerPlugin,
+    fire_and_forget,
+    get_client,
+)
 from distributed.client import FutureCancelledError
 
 import dask_flame
@@ -443,6 +451,23 @@ def test_reports_that_come_at_the_moment_of_return(gate: Path) -> None:
         setting.back(client)
         gate.unlink()
         assert client.gather(futures) == [0, 1, 2]
+
+
+class Cancels(SchedulerPlugin):
+    """Each time a client connects, somebody cancels; distributed tells all clients of it."""
+
+    name = "cancels"
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        cancel = partial(scheduler.stimulus_cancel, [], client, force=False, reason="", msg="")
+        scheduler.loop.add_callback(cancel)
+
+
+def test_a_client_of_a_call_connects_while_others_cancel(flame: Any) -> None:
+    """Its first message comes alone, as a Client demands, whatever else is to be said to all."""
+    _, client = flame(min=1, max=1)
+    client.register_plugin(Cancels())
+    assert client.submit(lambda: get_client().submit(int, 3).result()).result(timeout=60) == 3
 
 
 # It does not come back in time, or not at all

@@ -20,6 +20,7 @@ from dask_flame.core.pool import OnChange
 from dask_flame.core.terminal_text import tame
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.executor import DecisionExecutor
+from dask_flame.driver.scheduler_news import SchedulerNews
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
 from dask_flame.history.timeline import ENDING, RunnerTimeline
@@ -87,10 +88,13 @@ class FlameAdaptive(Adaptive):
         kwargs.setdefault("minimum", default.min)
         kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
-        cluster.scheduler.on_change = self._changed
-        asks, fleets = cluster.scheduler.asks, self.fleets.fleets
-        asks.bound = lambda pool: fleets[pool].bound
-        asks.coming = lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY)
+        self._news = SchedulerNews(on_change=self._changed)
+        cluster.scheduler.report_to(self._news)
+        fleets = self.fleets.fleets
+        cluster.scheduler.asks.follow(
+            bound=lambda pool: fleets[pool].bound,
+            coming=lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY),
+        )
 
     # What distributed's Adaptive is made of
 
@@ -177,8 +181,8 @@ class FlameAdaptive(Adaptive):
         fleet = self.fleets.fleets[pool]
         member = fleet.members[what.name]
         scheduler = self.cluster.scheduler
-        if unfit := scheduler.unfit.pop(what.name, ""):
-            what = replace(what, why=unfit, output="", final=True)
+        if refused := self._news.refused.get(what.name, ""):
+            what = replace(what, why=refused, output="", final=True)
         how_far = self._how_far(what) if member.phase is Phase.BOOTING else ""
         printed = ""
         if tail := what.output.strip():
@@ -192,10 +196,7 @@ class FlameAdaptive(Adaptive):
             final=what.final,
         )
         self._make_room(fleet, what)
-        scheduler.unwelcome.discard(what.name)
-        scheduler.spent.discard(what.name)
-        scheduler.leaving.pop(what.name, None)
-        scheduler.parted.discard(what.name)
+        self._news.forget(what.name)
         self._paused_at.pop(what.name, None)
         self._paused.discard(what.name)
         self.fleets.forget(what.name)
@@ -223,7 +224,7 @@ class FlameAdaptive(Adaptive):
             self.events.add(kind, said + how_far + mark + lines, runners=[what.name], pool=pool)
         self.fleets.ledgers[pool].gone(member, kind, now)
         # Also where it was seen out, and its calls were not done when its time was over.
-        scheduler.losses.settle(what.name, cause + printed)
+        scheduler.runner_ended(what.name, cause + printed)
         if not self._over:
             self.wake()
 
@@ -254,23 +255,20 @@ class FlameAdaptive(Adaptive):
             self.reached(name, ACCEPTED)
 
     def _observe(self, now: float) -> None:
-        scheduler = self.cluster.scheduler
-        changed, scheduler.changed = scheduler.changed, set()
-        began, scheduler.began = scheduler.began, set()
-        for name in changed:
+        news = self._news.take()
+        for name in news.changed:
             pool = self.fleets.of(name)
             if pool is not None:
-                self._see(name, pool, now, began=name in began)
-        met, scheduler.asks.met = scheduler.asks.met, []
-        for pool, number in met:
+                self._see(name, pool, now, began=name in news.began)
+        for pool, number in news.not_awaited:
             self.fleets.fleets[pool].awaited(number, now)
-        while scheduler.mishaps:
-            self.events.add(*scheduler.mishaps.popleft())
+        for kind, text in news.happened:
+            self.events.add(kind, text)
 
     def _see(self, name: str, pool: str, now: float, *, began: bool) -> None:
         scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
         member = fleet.members[name]
-        if name in scheduler.unfit and member.phase is Phase.BOOTING:
+        if name in self._news.refused and member.phase is Phase.BOOTING:
             self._orders.end([name])  # should it not end by itself
             return
         if name not in scheduler.aliases:
@@ -280,7 +278,7 @@ class FlameAdaptive(Adaptive):
                 self._left.add(name)
                 limit = fleet.pool.shutdown_timeout
                 # One that was retired ends as Python does; one that was dropped may hang.
-                grace = limit if name in scheduler.parted else min(limit, _GONE_WITHIN)
+                grace = limit if name in self._news.retired else min(limit, _GONE_WITHIN)
                 self._orders.end([name], grace=grace)
             return
         if not scheduler.is_up(name):
@@ -308,14 +306,14 @@ class FlameAdaptive(Adaptive):
             fleet.load(name, 1, now)
         fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
         self._see_pause(name, pool, load.paused, now)
-        if member.phase in (Phase.READY, Phase.PAUSED) and name in scheduler.leaving:
-            why, limit = scheduler.leaving[name], fleet.pool.shutdown_timeout
+        if member.phase in (Phase.READY, Phase.PAUSED) and name in self._news.leaving:
+            why, limit = self._news.leaving[name], fleet.pool.shutdown_timeout
             fleet.drain(name, now, why, within=limit)
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
             self.events.add("leaving", why, runners=[name], pool=pool)
             # The substrate may not leave it the time that its calls have.
             self._orders.save(name)
-        elif member.phase is Phase.READY and name in scheduler.spent:
+        elif member.phase is Phase.READY and load.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
 
     def _see_pause(self, name: str, pool: str, why: str, now: float) -> None:

@@ -71,7 +71,7 @@ class DecisionExecutor:
         by_force = [item.name for item in retirements if item.force]
         in_peace = [item.name for item in retirements if not item.force]
         if by_force:
-            scheduler.unwelcome.update(by_force)
+            scheduler.turn_away(by_force)
             self.end(by_force)
         addresses = {n: scheduler.aliases[n] for n in in_peace if n in scheduler.aliases}
         if addresses:

@@ -166,9 +166,16 @@ class ClientSessions:
             record.release.cancel()
 
     async def _register(self, comm: Comm, client: str, **kwargs: Any) -> None:
-        if not self._here() or not keeps(client):
-            await self._stock_register(comm, client=client, **kwargs)
-            return
+        first_alone(comm)
+        try:
+            if self._here() and keeps(client):
+                await self._register_kept(comm, client, **kwargs)
+            else:
+                await self._stock_register(comm, client=client, **kwargs)
+        finally:
+            vars(comm).pop("write", None)
+
+    async def _register_kept(self, comm: Comm, client: str, **kwargs: Any) -> None:
         self._latest[client] = comm
         try:
             while (old := self.scheduler.client_comms.get(client)) is not None:
@@ -182,12 +189,10 @@ class ClientSessions:
             if self._latest.get(client) is comm:
                 del self._latest[client]
         self._listen(comm, client)
-        first_alone(comm)
         try:
             await self._stock_register(comm, client=client, **kwargs)
         finally:
-            for name in ("read", "write"):
-                vars(comm).pop(name, None)
+            vars(comm).pop("read", None)
             # A connection that ends in the middle of its beginning ends without a `remove_client`.
             if client in self.records and client not in self.scheduler.client_comms:
                 self._remove(client)

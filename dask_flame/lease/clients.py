@@ -82,9 +82,10 @@ class ClientRecord:
 
 
 def first_alone(comm: Comm) -> None:
-    """Write the first message by itself, as a Client that connects wants it.
+    """Write the first message by itself, as a Client that connects requires.
 
-    A client that is back wants keys from the start, so that there may be more to say at once.
+    There may be more to say at once: a client that is back wants keys from the start, and when any
+    client cancels calls, distributed tells all clients of it.
     """
     write = comm.write
 

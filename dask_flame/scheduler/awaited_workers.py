@@ -8,14 +8,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from distributed import Status
 
 from dask_flame.errors import PoolError
-
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
+from dask_flame.scheduler.base import SchedulerBase
+from dask_flame.scheduler.slots import Slots
 
 #: Seconds for which runners are wanted after their number was last asked for: a client asks again
 #: and again while it waits, and may be gone.
@@ -38,27 +36,33 @@ class AwaitedWorkers:
 
     Parameters
     ----------
-    scheduler : FlameScheduler
+    scheduler : SchedulerBase
+    slots : Slots
+        Which knows the pool of each runner.
 
-    Attributes
-    ----------
-    bound : callable
-        Says of a pool how many runners it may have now, and what bounds it.
-    coming : callable
-        Says of a pool how many runners it has, those that boot included.
-    met : list of (str, int)
-        Pools and numbers of asks that are over, until the reader takes them: the idle time of so
-        many runners begins anew.
     """
 
-    def __init__(self, scheduler: FlameScheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase, slots: Slots) -> None:
         self._scheduler = scheduler
+        self._slots = slots
         self._asks: dict[object, list[WorkerWait]] = {}
-        self._changed: set[asyncio.Event] = set()
         self._failing: dict[asyncio.Future[None], list[WorkerWait]] = {}
         self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
-        self.coming: Callable[[str], int] = self.there
-        self.met: list[tuple[str, int]] = []
+        self._coming: Callable[[str], int] = self.there
+
+    def follow(
+        self, *, bound: Callable[[str], tuple[float, str]], coming: Callable[[str], int]
+    ) -> None:
+        """Follow the pools as they are scaled.
+
+        Parameters
+        ----------
+        bound : callable
+            Returns how many runners a pool may have now, and the reason.
+        coming : callable
+            Returns how many runners a pool has, those that boot included.
+        """
+        self.bound, self._coming = bound, coming
 
     def wanted(self, pool: str) -> int:
         """Return how many runners of a pool are wanted by their number."""
@@ -82,7 +86,7 @@ class AwaitedWorkers:
             ws.status is Status.running
             and ws.address not in scheduler.draining
             and ws.address not in scheduler.resting
-            and pool in (None, scheduler.slots.pool_at(ws.address))
+            and pool in (None, self._slots.pool_at(ws.address))
             for ws in scheduler.workers.values()
         )
 
@@ -97,9 +101,9 @@ class AwaitedWorkers:
         PoolError
             If all together may not have so many.
         """
-        pools, missing = list(self._scheduler.slots.pools), number
+        pools, missing = list(self._slots.pools), number
         plan = dict.fromkeys(pools, 0)
-        for amount in (self.coming, lambda pool: number):
+        for amount in (self._coming, lambda pool: number):
             for pool in pools:
                 most = int(min(amount(pool), self.bound(pool)[0], number)) - plan[pool]
                 more = max(0, min(missing, most))
@@ -149,9 +153,9 @@ class AwaitedWorkers:
         asks = [WorkerWait(pool, number) for pool, number in plan.items()]
         self._asks[key] = asks
         changed, failed = asyncio.Event(), asyncio.get_running_loop().create_future()
-        self._changed.add(changed)
+        self._scheduler.waiters.add(changed)
         self._failing[failed] = asks
-        self._scheduler.note()
+        self._scheduler.demand_changed()
         try:
             while missing := [ask for ask in asks if self.there(ask.pool) < ask.number]:
                 if self.there() >= total:
@@ -169,7 +173,7 @@ class AwaitedWorkers:
             self.release(key)
             raise
         finally:
-            self._changed.discard(changed)
+            self._scheduler.waiters.discard(changed)
             del self._failing[failed]
             failed.cancel()
             for ask in asks:
@@ -186,8 +190,9 @@ class AwaitedWorkers:
         """Want these runners no longer; their idle time begins now."""
         asks = self._asks.pop(key, None)
         if asks is not None:
-            self.met += [(ask.pool, ask.number) for ask in asks]
-            self._scheduler.note()
+            for ask in asks:
+                self._scheduler.observer.not_awaited(ask.pool, ask.number)
+            self._scheduler.demand_changed()
 
     def fail(self, pool: str, error: Exception) -> None:
         """Fail those that wait for more runners of a pool than there are."""
@@ -195,11 +200,7 @@ class AwaitedWorkers:
             if self._lack(asks, pool) and not future.done():
                 future.set_exception(error)
                 future.exception()  # seen, whoever looks
-        self.look()
-
-    def look(self) -> None:
-        """Have those that wait look again."""
-        for event in self._changed:
+        for event in self._scheduler.waiters:
             event.set()
 
     def _expire(self, key: object, asks: list[WorkerWait]) -> None:

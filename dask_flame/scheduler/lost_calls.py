@@ -9,15 +9,13 @@ says it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.metrics import time
 from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame.core.runner_lost import RunnerLost
-
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
+from dask_flame.scheduler.base import SchedulerBase
 
 #: Seconds after which a call fails without the reason, if nobody has told it.
 _TELL_WITHIN = 10.0
@@ -30,14 +28,17 @@ class LostCalls:
 
     Parameters
     ----------
-    scheduler : FlameScheduler
+    scheduler : SchedulerBase
+
+    Attributes
+    ----------
     limit : int
         How many runners a call may go down with and run again.
     """
 
-    def __init__(self, scheduler: FlameScheduler, limit: int) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         self.scheduler = scheduler
-        self.limit = limit
+        self.limit = 0
         self._runner: dict[Any, str] = {}
         self._tried: dict[Any, int] = {}
         self._why: dict[Any, str] = {}
@@ -93,8 +94,8 @@ class LostCalls:
             self._cancel(wanted, f"what was scattered is lost: {reason}; scatter it again")
         if lost:
             others = f", and of {len(lost) - 1} others" if lost[1:] else ""
-            scheduler.mishaps.append(("lost", f"the result of {lost[0]}{others}: {why[lost[0]]}"))
-            scheduler.note()
+            scheduler.observer.happened("lost", f"the result of {lost[0]}{others}: {why[lost[0]]}")
+            scheduler.demand_changed()
 
     def _cancel(self, wanted: list[tuple[str, Any]], why: str) -> None:
         """Say why these keys, as far as they are not known any more, have no result."""

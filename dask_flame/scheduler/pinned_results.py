@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from distributed import Scheduler
 from distributed.scheduler import TaskState, WorkerState
 
 from dask_flame.errors import CallFailed
-
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
 
 
 class PinnedResults:
@@ -20,13 +18,13 @@ class PinnedResults:
 
     Parameters
     ----------
-    scheduler : FlameScheduler
+    scheduler : distributed.Scheduler
     may_run : callable
         Whether a worker may ever run a call, be it busy at the moment or not.
     """
 
     def __init__(
-        self, scheduler: FlameScheduler, may_run: Callable[[WorkerState, TaskState], bool]
+        self, scheduler: Scheduler, may_run: Callable[[WorkerState, TaskState], bool]
     ) -> None:
         self.scheduler = scheduler
         self._may_run = may_run

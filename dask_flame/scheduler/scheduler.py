@@ -11,18 +11,15 @@ their pool.
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-import dask.config
-from dask.utils import parse_timedelta
-from distributed import Scheduler, Status
-from distributed.core import error_message
+from distributed import Status
 from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
@@ -32,25 +29,19 @@ from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import memory as shown
-from dask_flame.errors import CallFailed, CallTimeout, FlameError, PoolError
-from dask_flame.lease.nanny_plugins import on_runner
+from dask_flame.errors import CallFailed, CallTimeout
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
+from dask_flame.scheduler.client_answers import ClientAnswers
 from dask_flame.scheduler.lost_calls import LostCalls
-from dask_flame.scheduler.pending import Needs
 from dask_flame.scheduler.shuffles import Shuffles
 from dask_flame.scheduler.slots import Slots
 from dask_flame.serialization import pickling
-from dask_flame.serialization.failures import message_of, shielded, text_of, unharmed
+from dask_flame.serialization.failures import message_of, shielded, text_of
 from dask_flame.serialization.graphs import name_data_of_map, plain
 from dask_flame.serialization.packed import PackedTask
 
 logger = logging.getLogger("dask_flame")
-
-#: Seconds after which a client that waits for runners is answered; it asks again.
-_ANSWER_WITHIN = 1.0
-#: What distributed says to workers of their plugins.
-_OF_PLUGINS = frozenset({"plugin-add", "plugin-remove"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +61,8 @@ class Load:
         Whether one of these was taken back because its own timeout had run out.
     paused : str
         Why it begins no calls; empty where it does.
+    spent : bool
+        Whether it takes no further call, since its pool is ``single_use`` and one has ended on it.
     """
 
     busy: int
@@ -77,9 +70,10 @@ class Load:
     held: float | None = None
     overran: bool = False
     paused: str = ""
+    spent: bool = False
 
 
-class FlameScheduler(Scheduler):
+class FlameScheduler(ClientAnswers):
     """A :class:`distributed.Scheduler` whose workers never hold more calls than they have slots.
 
     A worker's slots are its ``nthreads``. A task that called ``secede`` has left its slot; an actor
@@ -90,58 +84,16 @@ class FlameScheduler(Scheduler):
     ----------
     pools : mapping of str to Pool, optional
         The pools there are; the first takes the calls that name none.
-
-    Attributes
-    ----------
-    on_change : callable or None
-        Called with no argument whenever demand or a runner's load may have changed.
-    changed : set of str
-        Names of the workers that came, went, or whose load may have changed since the reader last
-        cleared it.
-    began : set of str
-        Names of the workers on which a call has begun since the reader last cleared it.
-    draining : set of str
-        Addresses of workers that get no further calls; see :meth:`drain`.
-    unwelcome : set of str
-        Names of workers that get no calls should they still register: they are being ended.
-    resting : set of str
-        Addresses of workers that only hold data: never given calls, left out of broadcasts.
-    spent : set of str
-        Names of workers of single-use pools on which a call has ended.
-    leaving : dict of str to str
-        Names of workers that are being taken away, and why.
-    paused : dict of str to str
-        Names of workers that Dask has begin no calls for now, and why.
-    unfit : dict of str to str
-        Names of workers that were not let in, and why.
-    parted : set of str
-        Names of workers that have been retired, and close.
-    policies : callable
-        Returns the pools as they are now, by name: how many runners each may have.
-    mishaps : deque of (str, str)
-        What calls have met with, as a kind of event and a sentence, until the reader takes it.
     """
 
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
         pickling.prepare(interruptible=True)
-        self.on_change: Callable[[], None] | None = None
-        self.changed: set[str] = set()
-        self.began: set[str] = set()
-        self.draining: set[str] = set()
-        self.unwelcome: set[str] = set()
-        self.resting: set[str] = set()
-        self.spent: set[str] = set()
-        self.leaving: dict[str, str] = {}
-        self.paused: dict[str, str] = {}
-        self.unfit: dict[str, str] = {}
-        self.parted: set[str] = set()
-        self.mishaps: deque[tuple[str, str]] = deque(maxlen=1000)
         self._removed: deque[str] = deque(maxlen=1000)
-        self.asks = AwaitedWorkers(self)
-        self.slots = Slots(self, pools or {"default": Pool()})
-        self.policies: Callable[[], Mapping[str, Pool]] = lambda: self.slots.pools
+        self.losses = LostCalls(self)
+        self.slots = Slots(self, pools or {"default": Pool()}, self.losses)
+        self.asks = AwaitedWorkers(self, self.slots)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
-        extensions["shuffle"] = Shuffles
+        extensions["shuffle"] = partial(Shuffles, fit=self.slots.fit)
         extensions["spans"] = dask_histories.Spans
         plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
@@ -153,8 +105,7 @@ class FlameScheduler(Scheduler):
         # A cluster without calls is one without runners, and ends with its driver.
         self.idle_timeout = None
         # How often a call runs again is for `losses` to say, which knows what ended its runner.
-        limit = int(self.allowed_failures)  # type: ignore[has-type]
-        self.losses = LostCalls(self, limit)
+        self.losses.limit = int(self.allowed_failures)  # type: ignore[has-type]
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
@@ -208,6 +159,7 @@ class FlameScheduler(Scheduler):
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),
             self.paused.get(name, ""),
+            name in self.spent,
         )
 
     def is_up(self, name: str) -> bool:
@@ -219,6 +171,16 @@ class FlameScheduler(Scheduler):
         """Keys of so many calls that the worker of this name has now."""
         ws = self.workers.get(self.aliases.get(name, ""))
         return [] if ws is None else [str(ts.key) for ts in islice(ws.processing, most)]
+
+    def turn_away(self, names: Iterable[str]) -> None:
+        """Give these workers no calls should they still register: they are being ended."""
+        self.unwelcome.update(names)
+
+    def runner_ended(self, name: str, why: str) -> None:
+        """Fail the calls that went down with a runner for good, with the reason; forget it."""
+        self.unwelcome.discard(name)
+        self.spent.discard(name)
+        self.losses.settle(name, why)
 
     def drain(self, *addresses: str) -> None:
         """Give these workers no further calls."""
@@ -245,49 +207,15 @@ class FlameScheduler(Scheduler):
         """
         pool = pool or self.slots.default
         keys = self.slots.lanes.waiting_for(pool)
-        self._fail(keys, error)
+        self.fail(keys, error)
         self.asks.fail(pool, error)
         return len(keys)
-
-    def fail_soon(self, keys: Iterable[Any], error: Exception) -> None:
-        """Fail these calls, as far as they then wait, after this turn of the loop."""
-        self.loop.add_callback(self._fail, list(keys), error)
-
-    def note(self, *names: str) -> None:
-        """Tell the reader that demand, or the load of these workers, may have changed."""
-        self.changed.update(names)
-        self.asks.look()
-        if self.on_change is not None:
-            self.on_change()
-
-    def reopen(self) -> None:
-        """Give out slots that may have opened, after all that happens in this turn of the loop."""
-        self.loop.add_callback(
-            lambda: self.stimulus_queue_slots_maybe_opened(stimulus_id=f"flame-slots-{time()}")
-        )
-
-    def _fail(self, keys: Iterable[Any], error: Exception) -> None:
-        pickled = pickle.dumps(error)
-        for key in keys:
-            ts = self.tasks.get(key)
-            if ts is not None and ts.state == "no-worker":
-                # As distributed does it when `no-workers-timeout` has passed.
-                stimulus = f"flame-failed-{time()}"
-                further = self.transition(
-                    key,
-                    "erred",
-                    stimulus,
-                    exception=pickled,
-                    exception_text=repr(error),
-                    cause=key,
-                )
-                self.transitions(further, stimulus)
 
     def _give_up_on(self, key: Any, error: Exception) -> None:
         """Fail a call that could not be given to a runner, and let it hold up no other."""
         logger.exception("%s could not be given to a runner", key)
         try:
-            self._fail([key], CallFailed(f"{key} could not be given to a runner: {text_of(error)}"))
+            self.fail([key], CallFailed(f"{key} could not be given to a runner: {text_of(error)}"))
         except Exception:
             logger.exception("%s could not be failed", key)
         if (ts := self.tasks.get(key)) is not None and ts.state == "no-worker":
@@ -307,7 +235,7 @@ class FlameScheduler(Scheduler):
             f"it had been executing on {ws.name} for {seconds:.1f} s"
         )
         self.slots.overran(key)
-        self.mishaps.append(("overran", str(error)))
+        self.observer.happened("overran", str(error))
         stimulus = f"flame-overran-{time()}"
         self.handle_task_erred(
             key=key,
@@ -320,30 +248,12 @@ class FlameScheduler(Scheduler):
         # The worker takes the call for one that runs: it is to forget it.
         self.worker_send(worker, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus})
 
-    def cast_failed(self, ts: TaskState) -> None:
-        """Nobody waits for this call: that it failed has to be said some other way."""
-        self.mishaps.append(("failed", f"{ts.key} (cast) has failed: {ts.exception_text}"))
-        self.note()
-
-    def say_if_unservable(self, needs: Needs) -> None:
-        """Say so where no runner that could be booted has what these calls ask for."""
-        pools = self.slots.pools
-        pool = pools.get(needs.pool or "")
-        if pool is not None and not needs.served_by(pool.offers):
-            wanted = ", ".join(f"{name}={amount:g}" for name, amount in sorted(needs.resources))
-            why = (
-                f"calls ask for what no runner of pool {needs.pool!r} has ({wanted}): they wait "
-                "for a worker that has it; write Pool(gpus=…) or Pool(resources=…)"
-            )
-            self.mishaps.append(("waiting", why))
-
     def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
         """A runner is being taken away: it gets no calls, and whoever reads this sees it out."""
         ws = self.workers.get(worker)
         if ws is not None:
             self.drain(worker)
-            self.leaving[ws.name] = why
-            self.note(ws.name)
+            self.observer.runner_leaves(ws.name, why)
 
     def runner_pauses(self, worker: str, memory: int, begun: list[Any], **kwargs: Any) -> None:
         """A runner begins no calls: those that it has been given meanwhile go elsewhere."""
@@ -357,7 +267,7 @@ class FlameScheduler(Scheduler):
         waiting = [ts.key for ts in ws.processing if ts.key not in known]
         if waiting:
             self.transitions(dict.fromkeys(waiting, "released"), f"flame-paused-{time()}")
-        self.note(ws.name)
+        self.runner_changed(ws.name)
 
     # What distributed asks, answered here instead
 
@@ -399,7 +309,7 @@ class FlameScheduler(Scheduler):
             if ws.status is Status.running:
                 self.paused.pop(ws.name, None)
             self.slots.recount(ws)
-            self.note(ws.name)
+            self.runner_changed(ws.name)
 
     def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
         # Private. It runs in the midst of passes over all that waits, and what it returns is read
@@ -449,8 +359,7 @@ class FlameScheduler(Scheduler):
             python_versions.of_worker(versions), python_versions.here()
         ):
             # Before anything that is pickled reaches it, the plugins of workers for one.
-            self.unfit[name] = why
-            self.note(name)
+            self.observer.runner_refused(name, why)
             answer = {"status": "error", "message": f"{name} {why}", "time": time()}
             await comm.write(answer)
             return
@@ -466,7 +375,7 @@ class FlameScheduler(Scheduler):
             self.losses.leaves(ws, expected=expected)
             self._removed.append(address)
             if expected:
-                self.parted.add(ws.name)
+                self.observer.runner_retired(ws.name)
         done: Literal["OK", "already-removed"] = await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
@@ -487,133 +396,3 @@ class FlameScheduler(Scheduler):
             self.report(why, client=client)
         else:
             super().report_on_key(key, ts=ts, client=client)
-
-    async def scatter(
-        self,
-        data: dict[Any, Any],
-        workers: Any,
-        client: str,
-        broadcast: bool | int = False,
-        timeout: float = 2,
-    ) -> Any:
-        # To scatter needs a runner to scatter to, or as many as there are to be copies. Stock waits
-        # for the first one, for as long as it was told.
-        if timeout == parse_timedelta(dask.config.get("distributed.comm.timeouts.connect")):
-            # Nobody has asked for it: a runner may take longer to boot than a connection.
-            timeout = max(timeout, self.slots.pools[self.slots.default].boot_timeout)
-        key = ("scatter", object())
-        copies = 1 if broadcast is True or not broadcast else int(broadcast)
-        try:
-            if workers is None and self.asks.there() < copies:
-                await self.asks.wait(key, self._as_many(copies), within=timeout)
-            return await super().scatter(
-                data, workers, client, broadcast=broadcast, timeout=timeout
-            )
-        finally:
-            self.asks.release(key)
-
-    def _as_many(self, number: int) -> dict[str, int]:
-        """So many runners, counting those of all pools, or as many as there may be."""
-        pool = self.slots.default
-        others = self.asks.there() - self.asks.there(pool)
-        return {pool: int(min(number - others, self.asks.bound(pool)[0]))}
-
-    async def runners_to_scatter_to(self, workers: Any = None) -> dict[str, int]:
-        """Answer a client that scatters by itself (``direct=True``): there is to be a runner.
-
-        It asks again and again, so a runner that boots is not waited for to its end.
-        """
-        if workers is None and not self.asks.there():
-            key = ("scatter", object())
-            await self.asks.wait(key, {self.slots.default: 1}, within=_ANSWER_WITHIN)
-        there = self.get_ncores_running(workers=workers)
-        return {address: n for address, n in there.items() if address not in self.draining}
-
-    async def have_runners(
-        self, number: int, pool: str | None = None, key: str = ""
-    ) -> dict[str, Any]:
-        """Answer a driver that waits for so many runners: how many there are.
-
-        They are booted, and kept as long as it asks again and again.
-        """
-        try:
-            plan = {pool: number} if pool else self.asks.spread(number)
-            total = math.inf if pool else number
-            here = await self.asks.wait(key, plan, total=total, within=_ANSWER_WITHIN)
-        except FlameError as error:
-            # An error that is raised here would be logged as the scheduler's own.
-            return {"error": pickle.dumps(error)}
-        there = self.asks.there(pool)
-        if here := here or there >= number:
-            self.asks.release(key)
-        return {"there": number if here else there}
-
-    async def replicate(
-        self, keys: Any, n: int | None = None, workers: Any = None, **kwargs: Any
-    ) -> Any:
-        # Stock makes as many copies as there are workers: here they come when they are wanted.
-        if workers is not None:
-            return await super().replicate(keys, n=n, workers=workers, **kwargs)
-        plan = self._as_many(self.asks.there() or 1 if n is None else n)
-        key = ("replicate", object())
-        try:
-            await self.asks.wait(key, plan)
-            addresses = [ws.address for ws in self.running if ws.address not in self.draining]
-            return await super().replicate(keys, n=n, workers=addresses, **kwargs)
-        finally:
-            self.asks.release(key)
-
-    async def run_function(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
-        return await unharmed(super().run_function(comm, *args, **kwargs))
-
-    async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
-        # Stock waits until as many workers have come back: here they come when they are wanted.
-        return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
-
-    async def register_nanny_plugin(
-        self, comm: None, plugin: bytes, name: str, idempotent: bool
-    ) -> Any:
-        # Also what the plugins of schedulers call that have something done by nannies.
-        try:
-            plugin = on_runner(plugin)
-        except PoolError as error:
-            # As the answer of a runner: what is raised here would be logged as well.
-            return {"": error_message(error)}
-        return await self.register_worker_plugin(
-            comm, plugin=plugin, name=name, idempotent=idempotent
-        )
-
-    async def unregister_nanny_plugin(self, comm: None, name: str) -> Any:
-        return await self.unregister_worker_plugin(comm, name=name)
-
-    async def rebalance(self, *, workers: Any = None, **kwargs: Any) -> Any:
-        # Stock would take home for the fullest of all workers, or for the emptiest.
-        among = self.workers if workers is None else workers
-        workers = [a for a in among if a not in self.resting]
-        return await super().rebalance(workers=workers, **kwargs)
-
-    async def broadcast(
-        self,
-        *,
-        msg: dict[str, Any],
-        workers: list[str] | None = None,
-        serializers: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        # distributed gives a client's serializers to those handlers alone that name them.
-        kwargs["serializers"] = serializers
-        if workers is None and kwargs.get("hosts") is None and self.resting:
-            workers = [a for a in self.workers if a not in self.resting]
-        if msg.get("op") not in _OF_PLUGINS:
-            return await super().broadcast(msg=msg, workers=workers, **kwargs)
-        answers = await super().broadcast(msg=msg, workers=workers, on_error="return", **kwargs)
-        for address, answer in list(answers.items()):
-            # A runner that has gone meanwhile needs none; others have it when they register.
-            if isinstance(answer, OSError) and not self._takes_calls(address):
-                del answers[address]
-            elif isinstance(answer, Exception):
-                raise answer
-        return answers
-
-    def _takes_calls(self, address: str) -> bool:
-        return address in self.workers and address not in self.draining

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from distributed.scheduler import TaskState
 from distributed.shuffle._core import ShuffleSpec, barrier_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
+from dask_flame.scheduler.base import SchedulerBase
 
 
 class Shuffles(ShuffleSchedulerPlugin):
@@ -16,16 +17,26 @@ class Shuffles(ShuffleSchedulerPlugin):
 
     Stock pins the outputs to all workers there are: to other pools' runners, to those that take no
     further calls, and to home.
+
+    Parameters
+    ----------
+    scheduler : SchedulerBase
+    fit : callable
+        Returns the addresses of the workers that a call may run on.
     """
 
-    scheduler: FlameScheduler
+    scheduler: SchedulerBase
+
+    def __init__(self, scheduler: SchedulerBase, fit: Callable[[TaskState], set[str]]) -> None:
+        super().__init__(scheduler)
+        self._fit = fit
 
     def _calculate_worker_for(self, spec: ShuffleSpec) -> dict[Any, str]:
         # Private, as there is no other place where stock can be told which workers to take.
         barrier = self.scheduler.tasks[barrier_key(spec.id)]
         asked = barrier.worker_restrictions
         if not asked:
-            barrier.worker_restrictions = self.scheduler.slots.fit(barrier)
+            barrier.worker_restrictions = self._fit(barrier)
         try:
             pinned: dict[Any, str] = super()._calculate_worker_for(spec)
             return pinned
@@ -47,5 +58,6 @@ class Shuffles(ShuffleSchedulerPlugin):
             if shuffle_id not in self.active_shuffles:
                 # Those that took part in it are free to go.
                 workers = self.scheduler.workers
-                there = [workers[a].name for a in shuffle.participating_workers if a in workers]
-                self.scheduler.note(*there)
+                for address in shuffle.participating_workers:
+                    if address in workers:
+                        self.scheduler.runner_changed(workers[address].name)

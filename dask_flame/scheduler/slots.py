@@ -7,7 +7,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
@@ -17,12 +17,11 @@ from dask_flame.core.messages import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import label
 from dask_flame.errors import PoolError
+from dask_flame.scheduler.base import SchedulerBase
 from dask_flame.scheduler.free_workers import FreeWorkers
+from dask_flame.scheduler.lost_calls import LostCalls
 from dask_flame.scheduler.pending import Needs, PendingCalls, slots_of
 from dask_flame.scheduler.pinned_results import PinnedResults
-
-if TYPE_CHECKING:
-    from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Seconds that an interrupted call may take to end before others are not to wait for its slot.
 _LETS_GO = 1.0
@@ -40,12 +39,23 @@ class Slots(SchedulerPlugin):
     Calls that wait are in distributed's state ``no-worker``. What a worker's slots are taken by:
     calls that run, except those that left their slot and do not have it back; actors; threads of
     calls that were taken back; calls that wait to have their slot back.
+
+    Parameters
+    ----------
+    scheduler : SchedulerBase
+    pools : mapping of str to Pool
+        The first takes the calls that name none.
+    losses : LostCalls
+        Which calls are held back, though slots are free.
     """
 
     name = "flame-slots"
 
-    def __init__(self, scheduler: FlameScheduler, pools: Mapping[str, Pool]) -> None:
+    def __init__(
+        self, scheduler: SchedulerBase, pools: Mapping[str, Pool], losses: LostCalls
+    ) -> None:
         self.scheduler = scheduler
+        self._losses = losses
         self.pools = pools
         self.default = next(iter(pools))
         self.lanes = PendingCalls(pools)
@@ -141,7 +151,7 @@ class Slots(SchedulerPlugin):
 
     def choose(self, ts: TaskState) -> WorkerState | None:
         """The worker for a call that is ready to run; None where it has to wait."""
-        if ts.key in self.scheduler.losses:
+        if ts.key in self._losses:
             return None
         pinned = self.pins.holders(ts)
         if pinned is not None:
@@ -255,7 +265,7 @@ class Slots(SchedulerPlugin):
         holders = ts.who_has or set()
         where = ", ".join(sorted(str(ws.name) for ws in holders))
         said = f"{key} cannot be sent ({why}): calls that use it run on {where}, which has it"
-        scheduler.mishaps.append(("waiting", said))
+        scheduler.observer.happened("waiting", said)
         for dts in list(ts.dependents):
             if dts.state == "no-worker":
                 self.lanes.discard(dts)
@@ -271,7 +281,7 @@ class Slots(SchedulerPlugin):
         if ws is not None and self._held.get(worker, {}).pop(key, None) is not None:
             self._used(ws)
             self.recount(ws)
-            self.scheduler.note(ws.name)
+            self.scheduler.runner_changed(ws.name)
             self.scheduler.reopen()
 
     def overran(self, key: Any) -> None:
@@ -296,7 +306,7 @@ class Slots(SchedulerPlugin):
         ws = self.scheduler.workers.get(worker)
         if ws is not None:
             self.recount(ws)
-            self.scheduler.note(ws.name)
+            self.scheduler.runner_changed(ws.name)
 
     # Hooks
 
@@ -307,27 +317,26 @@ class Slots(SchedulerPlugin):
             if finish == "erred" or _unwanted(ts):
                 self._taken_back[self.pool_of(ts)] += slots
             self._pace()
-            self.scheduler.note()
+            self.scheduler.demand_changed()
         if start == "processing" != finish:
             self._stopped(ts, over=finish in ("memory", "erred"))
         if finish == "no-worker" != start:
             self._wait(ts)
         elif finish == "processing" != start:
             self._on[key] = ts.processing_on
-            self.scheduler.began.add(ts.processing_on.name)
-            self.scheduler.note(ts.processing_on.name)
+            self.scheduler.observer.call_began(ts.processing_on.name)
         elif start == "memory" and key in self._actors:
             ws = self._actors.pop(key)
             self._used(ws)
             self.recount(ws)
-            self.scheduler.note(ws.name)
+            self.scheduler.runner_changed(ws.name)
             self.scheduler.reopen()
         if start == "memory" != finish:
             self.pins.forget(key)
         if finish in ("forgotten", "erred"):
-            self.scheduler.losses.forget(key)
+            self._losses.forget(key)
         if finish == "erred" and (ts.annotations or {}).get("cast"):
-            self.scheduler.cast_failed(ts)
+            self._cast_failed(ts)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         ws = scheduler.workers[worker]
@@ -344,7 +353,7 @@ class Slots(SchedulerPlugin):
         if pool is not None:
             self.scheduler.worker_send(worker, {"op": HELLO})
         self.recount(ws)
-        self.scheduler.note(ws.name)
+        self.scheduler.runner_changed(ws.name)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         pool = self._pool_of.pop(worker)
@@ -358,7 +367,7 @@ class Slots(SchedulerPlugin):
         self._senders.pop(worker).finish()
         name = self._names.pop(worker)
         self.scheduler.paused.pop(name, None)
-        self.scheduler.note(name)
+        self.scheduler.runner_changed(name)
 
     def restart(self, scheduler: Scheduler) -> None:
         self.lanes.clear()
@@ -367,18 +376,18 @@ class Slots(SchedulerPlugin):
             known.clear()
         for ws in scheduler.workers.values():
             self.recount(ws)
-        self.scheduler.note()
+        self.scheduler.demand_changed()
 
     def _wait(self, ts: TaskState) -> None:
         pool = self.pool_of(ts)
-        held = ts.key in self.scheduler.losses
+        held = ts.key in self._losses
         pinned = self.pins.holders(ts)
         needs = _needs(ts, pool, held=held, pinned=pinned)
         if self.lanes.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
-            self.scheduler.say_if_unservable(needs)
+            self._say_if_unservable(needs)
         self._pace()
         if held:
-            self.scheduler.losses.waits(ts.key)
+            self._losses.waits(ts.key)
         elif pool is not None and pool not in self.pools:
             error = PoolError(
                 f"there is no pool {pool!r}; there are {', '.join(map(repr, self.pools))}"
@@ -386,7 +395,7 @@ class Slots(SchedulerPlugin):
             self.scheduler.fail_soon([ts.key], error)
         elif pinned == []:
             self.scheduler.fail_soon([ts.key], self.pins.error(ts))
-        self.scheduler.note()
+        self.scheduler.demand_changed()
 
     def _pace(self) -> None:
         """Let results wait a little for others on their way to clients, where that holds up nobody.
@@ -411,7 +420,7 @@ class Slots(SchedulerPlugin):
         overran = key in self._overran
         self._overran.discard(key)
         if ws is None or self.scheduler.workers.get(ws.address) is not ws:
-            self.scheduler.note()
+            self.scheduler.demand_changed()
             return
         self._returned.get(ws.address, set()).discard(key)
         if key in self._returning.get(ws.address, ()):
@@ -420,7 +429,7 @@ class Slots(SchedulerPlugin):
             # The call was taken back, but its thread may go on: the slot is free when the runner
             # says so. distributed itself takes it for free at once.
             self._held.setdefault(ws.address, {})[key] = (time.monotonic(), overran)
-            self.scheduler.loop.call_later(_LETS_GO, self.scheduler.note)
+            self.scheduler.loop.call_later(_LETS_GO, self.scheduler.demand_changed)
             if not overran:
                 self.scheduler.worker_send(ws.address, {"op": WATCH, "key": key, "interrupt": True})
         else:
@@ -431,13 +440,30 @@ class Slots(SchedulerPlugin):
             if not over:
                 self.scheduler.reopen()
         self.recount(ws)
-        self.scheduler.note(ws.name)
+        self.scheduler.runner_changed(ws.name)
 
     def _used(self, ws: WorkerState) -> None:
         """A call has ended on this worker: one of a single-use pool takes no other."""
         if self.pools[self._pool_of[ws.address]].single_use:
-            self.scheduler.drain(ws.address)
+            self.scheduler.draining.add(ws.address)
             self.scheduler.spent.add(ws.name)
+
+    def _cast_failed(self, ts: TaskState) -> None:
+        """Nobody waits for this call: that it failed has to be said some other way."""
+        said = f"{ts.key} (cast) has failed: {ts.exception_text}"
+        self.scheduler.observer.happened("failed", said)
+        self.scheduler.demand_changed()
+
+    def _say_if_unservable(self, needs: Needs) -> None:
+        """Say so where no runner that could be booted has what these calls ask for."""
+        pool = self.pools.get(needs.pool or "")
+        if pool is not None and not needs.served_by(pool.offers):
+            wanted = ", ".join(f"{name}={amount:g}" for name, amount in sorted(needs.resources))
+            why = (
+                f"calls ask for what no runner of pool {needs.pool!r} has ({wanted}): they wait "
+                "for a worker that has it; write Pool(gpus=…) or Pool(resources=…)"
+            )
+            self.scheduler.observer.happened("waiting", why)
 
 
 def _unwanted(ts: TaskState) -> bool:

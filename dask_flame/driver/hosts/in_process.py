@@ -91,7 +91,6 @@ class InProcessScheduler:
             plugins=[self._lease, self._reports, *cluster.print_plugins()],
         )
         cluster.scheduler.handlers.update(cluster.handlers)
-        cluster.scheduler.policies = lambda: cluster.fleets.policies
         stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:
             install_later(cluster.scheduler)
