@@ -11,23 +11,24 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.deploy.adaptive import Adaptive
+from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.base import Ended
 from dask_flame.core.pool import OnChange
 from dask_flame.core.terminal_text import tame
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.executor import DecisionExecutor
+from dask_flame.driver.hosts.base import HostParts
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
 from dask_flame.history.timeline import ENDING, RunnerTimeline
 from dask_flame.scaling.boot_messages import Told
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+from dask_flame.scheduler.home.home import Home
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 logger = logging.getLogger("dask_flame")
 
@@ -56,16 +57,29 @@ class FlameAdaptive(Adaptive):
 
     Parameters
     ----------
-    cluster : FlameCluster
-        Must be running: its scheduler, pools and backend are used directly.
+    cluster : distributed.deploy.cluster.Cluster
+        Must be running. For the base class alone.
+    parts : HostParts
+    scheduler : FlameScheduler
+    home : Home
     **kwargs
         What :class:`distributed.deploy.Adaptive` takes.
     """
 
-    def __init__(self, cluster: FlameCluster, **kwargs: Any) -> None:
-        self.fleets = cluster.fleets
-        self.events = cluster.events
-        self.boots = cluster.boots
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        parts: HostParts,
+        scheduler: FlameScheduler,
+        home: Home,
+        **kwargs: Any,
+    ) -> None:
+        self.fleets = parts.fleets
+        self.events = parts.events
+        self.boots = parts.boots
+        self._placement = scheduler  # the base class has a `scheduler`, which is a connection
+        self._fix = parts.fix
         self.lives = RunnerTimeline()
         self.told = Told()
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
@@ -81,21 +95,29 @@ class FlameAdaptive(Adaptive):
         self._later: asyncio.TimerHandle | None = None
         self._callbacks = BackgroundThread("flame-callbacks")
         self._orders = DecisionExecutor(
-            cluster, ended=self.ended, accepted=self._accepted, done=self.wake
+            backend=parts.backend,
+            scheduler=scheduler,
+            home=home,
+            fleets=parts.fleets,
+            events=parts.events,
+            specs=parts.specs,
+            ended=self.ended,
+            accepted=self._accepted,
+            done=self.wake,
         )
         default = self.fleets.policies[self.fleets.default]
         kwargs.setdefault("minimum", default.min)
         kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
-        cluster.scheduler.on_change = self._changed
-        asks, fleets = cluster.scheduler.asks, self.fleets.fleets
+        scheduler.on_change = self._changed
+        asks, fleets = scheduler.asks, self.fleets.fleets
         asks.bound = lambda pool: fleets[pool].bound
         asks.coming = lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY)
 
     # What distributed's Adaptive is made of
 
     async def target(self) -> int:
-        return sum(f.target(self.cluster.scheduler.demand(pool)) for pool, f in self.fleets)
+        return sum(f.target(self._placement.demand(pool)) for pool, f in self.fleets)
 
     async def adapt(self) -> None:
         self.decide()
@@ -107,7 +129,7 @@ class FlameAdaptive(Adaptive):
         ``cluster.adapt()``, ``cluster.scale(n)`` and ``cluster.resize(…)`` let it go on. May be
         called from any thread, and more than once. Runners that are lost are replaced.
         """
-        self.cluster.fix()
+        self._fix()
 
     async def finish(self) -> None:
         """Decide nothing any more, and break off what is under way: the cluster closes."""
@@ -136,7 +158,7 @@ class FlameAdaptive(Adaptive):
         """
         if self._woken or self._over:
             return
-        waiting = self.cluster.scheduler.waiting
+        waiting = self._placement.waiting
         # This is called several times for each call: a plain loop, as any() takes longer.
         for pool, fleet in self.fleets:
             # One that has just come up may be killed by its first call before that moment is over.
@@ -158,10 +180,10 @@ class FlameAdaptive(Adaptive):
         self._observe(now)
         wakes = []
         for pool, fleet in self.fleets:
-            fleet.taken_back(self.cluster.scheduler.withdrawn(pool))
-            decision = fleet.decide(now, self.cluster.scheduler.demand(pool))
+            fleet.taken_back(self._placement.withdrawn(pool))
+            decision = fleet.decide(now, self._placement.demand(pool))
             self._carry_out(pool, fleet, decision)
-            self.lives.heed(fleet.roster, time.time(), self.cluster.scheduler.calls_on)
+            self.lives.heed(fleet.roster, time.time(), self._placement.calls_on)
             wakes.append(decision.wake)
             if self.fleets.stopped:
                 self._refuse(pool)
@@ -176,7 +198,7 @@ class FlameAdaptive(Adaptive):
             return
         fleet = self.fleets.fleets[pool]
         member = fleet.members[what.name]
-        scheduler = self.cluster.scheduler
+        scheduler = self._placement
         if unfit := scheduler.unfit.pop(what.name, ""):
             what = replace(what, why=unfit, output="", final=True)
         how_far = self._how_far(what) if member.phase is Phase.BOOTING else ""
@@ -254,7 +276,7 @@ class FlameAdaptive(Adaptive):
             self.reached(name, ACCEPTED)
 
     def _observe(self, now: float) -> None:
-        scheduler = self.cluster.scheduler
+        scheduler = self._placement
         changed, scheduler.changed = scheduler.changed, set()
         began, scheduler.began = scheduler.began, set()
         for name in changed:
@@ -268,7 +290,7 @@ class FlameAdaptive(Adaptive):
             self.events.add(*scheduler.mishaps.popleft())
 
     def _see(self, name: str, pool: str, now: float, *, began: bool) -> None:
-        scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
+        scheduler, fleet = self._placement, self.fleets.fleets[pool]
         member = fleet.members[name]
         if name in scheduler.unfit and member.phase is Phase.BOOTING:
             self._orders.end([name])  # should it not end by itself
@@ -333,7 +355,7 @@ class FlameAdaptive(Adaptive):
 
     def _say_if_held(self, pool: str, fleet: Fleet) -> None:
         """Say it once, where calls begin to wait for what does not come by itself."""
-        scheduler = self.cluster.scheduler
+        scheduler = self._placement
         kind, held = "actors", scheduler.held_by_actors(pool, fleet.pool)
         if not fleet.bound[0] and not fleet.suspended and scheduler.waiting(pool):
             kind, held = "none", self._why_none(pool, fleet)
@@ -376,17 +398,17 @@ class FlameAdaptive(Adaptive):
             self._orders.check(decision.check, fleet.pool.idle_check)
         if decision.give_up is not None:
             self._give_up(pool, decision.give_up)
-        elif self.cluster.scheduler.asks.waiting(pool) and (
+        elif self._placement.asks.waiting(pool) and (
             (give_up := fleet.give_up(time.monotonic())) is not None
         ):
             # Calls have the runners that there are; who waits for more has nothing of them.
-            self.cluster.scheduler.asks.fail(pool, self._boot_error(pool, give_up)[0])
+            self._placement.asks.fail(pool, self._boot_error(pool, give_up)[0])
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         error, why = self._boot_error(pool, give_up)
         why = self.told.shorten(pool, give_up.runner, why)
         self.told.forget(pool)  # what is submitted from now on is another story
-        failed = self.cluster.scheduler.fail_waiting(error, pool)
+        failed = self._placement.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
         # There may be none, where runners were waited for by their number.
         self.events.add("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
@@ -418,7 +440,7 @@ class FlameAdaptive(Adaptive):
             f"{self.fleets.stopped}, so no runner will run this; results that the driver has can "
             "still be read. To go on, write cluster.close() and make a new FlameCluster"
         )
-        if failed := self.cluster.scheduler.fail_waiting(error, pool):
+        if failed := self._placement.fail_waiting(error, pool):
             calls = "call that waited" if failed == 1 else "calls that waited"
             self.events.add("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
 
@@ -438,7 +460,7 @@ class FlameAdaptive(Adaptive):
         for pool, fleet in self.fleets:
             busy = sum(m.phase is Phase.READY and m.busy > 0 for m in fleet.members.values())
             booting, ready = fleet.count(Phase.BOOTING), fleet.count(Phase.READY)
-            demand = self.cluster.scheduler.demand(pool)
+            demand = self._placement.demand(pool)
             sample = (time.time(), demand, booting, ready, busy, fleet.target(demand))
             history = self.history[pool]
             if (

@@ -11,18 +11,42 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.driver.hosts.base import SchedulerView
+from dask_flame.history.events import EventLog
 from dask_flame.scaling.fleet import Phase
+from dask_flame.scheduler.home.home import Home
 
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
 
-_clusters: weakref.WeakSet[FlameCluster] = weakref.WeakSet()
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The parts of a cluster that its metrics are read from.
+
+    Attributes
+    ----------
+    name : str
+        The cluster's.
+    scheduler : SchedulerView
+    home : Home
+    fleets : PoolFleets
+    events : EventLog
+    """
+
+    name: str
+    scheduler: SchedulerView
+    home: Home
+    fleets: PoolFleets
+    events: EventLog
+
+
+_clusters: weakref.WeakSet[Measured] = weakref.WeakSet()
 _registered = False
 
 
-def expose(cluster: FlameCluster) -> None:
+def expose(cluster: Measured) -> None:
     """Have this cluster's numbers in the process's registry until :func:`withdraw`."""
     global _registered
     with suppress(ImportError):
@@ -35,7 +59,7 @@ def expose(cluster: FlameCluster) -> None:
         _clusters.add(cluster)
 
 
-def withdraw(cluster: FlameCluster) -> None:
+def withdraw(cluster: Measured) -> None:
     """A cluster is closed."""
     _clusters.discard(cluster)
 
@@ -51,7 +75,7 @@ class _Collector:
         yield from _counters(clusters)
 
 
-def _gauges(clusters: list[FlameCluster]) -> Iterator[Any]:
+def _gauges(clusters: list[Measured]) -> Iterator[Any]:
     from prometheus_client.core import GaugeMetricFamily as Gauge
 
     by_pool = ["cluster", "pool"]
@@ -78,7 +102,7 @@ def _gauges(clusters: list[FlameCluster]) -> Iterator[Any]:
     yield from (runners, busy, least, most, demand, waiting, home)
 
 
-def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
+def _counters(clusters: list[Measured]) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily as Counter
 
     by_pool = ["cluster", "pool"]

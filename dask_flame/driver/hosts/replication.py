@@ -6,19 +6,18 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask_flame.core.channel import Channel
 from dask_flame.core.pool import Pool
-from dask_flame.history.boots import Boot
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.history.boots import Boot, BootLog
 from dask_flame.history.events import Event, EventLog
 from dask_flame.prints.rate_limit import left_out
 from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.scaling.runner_index import RunnerIndex, RunnerState
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
@@ -103,12 +102,18 @@ class StatePublisher:
 
     Parameters
     ----------
-    cluster : FlameCluster
+    scheduler : FlameScheduler
+    fleets : PoolFleets
+    boots : BootLog
     link : Channel
     """
 
-    def __init__(self, cluster: FlameCluster, link: Channel) -> None:
-        self._cluster = cluster
+    def __init__(
+        self, scheduler: FlameScheduler, fleets: PoolFleets, boots: BootLog, link: Channel
+    ) -> None:
+        self._scheduler = scheduler
+        self._fleets = fleets
+        self._known = boots
         self._link = link
         self._members: dict[str, tuple[Any, ...]] = {}
         self._boots: dict[str, Boot] = {}
@@ -116,10 +121,10 @@ class StatePublisher:
 
     def tell(self) -> None:
         """Say what is not as it was when this was last called."""
-        cluster, now = self._cluster, time.monotonic()
+        now = time.monotonic()
         news: list[tuple[str, RunnerState]] = []
         there: set[str] = set()
-        for pool, fleet in cluster.fleets:
+        for pool, fleet in self._fleets:
             for name, member in fleet.members.items():
                 there.add(name)
                 state = (member.phase, member.busy, member.since, member.why)
@@ -131,10 +136,9 @@ class StatePublisher:
         gone = [name for name in self._members if name not in there]
         for name in gone:
             del self._members[name]
-        known = cluster.boots
-        boots = [boot for boot in known if self._boots.get(boot.name) is not boot]
-        self._boots = {boot.name: boot for boot in known}
-        scheduler = cluster.scheduler
+        boots = [boot for boot in self._known if self._boots.get(boot.name) is not boot]
+        self._boots = {boot.name: boot for boot in self._known}
+        scheduler = self._scheduler
         numbers = {
             pool: (
                 scheduler.demand(pool),
@@ -143,7 +147,7 @@ class StatePublisher:
                 round(fleet.roster.busy_seconds(now)),
                 scheduler.held_by_actors(pool, fleet.pool),
             )
-            for pool, fleet in cluster.fleets
+            for pool, fleet in self._fleets
         }
         if news or gone or boots or numbers != self._numbers:
             self._numbers = numbers
@@ -153,14 +157,23 @@ class StatePublisher:
 class SchedulerProxy:
     """A scheduler apart from its driver, as the driver knows it; in place of its own.
 
+    Parameters
+    ----------
+    fleets : PoolFleets
+        The driver's: they are kept as those of the scheduler's process are.
+    boots : BootLog
+        As well.
+
     Attributes
     ----------
     address : str
         Where runners reach it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fleets: PoolFleets, boots: BootLog) -> None:
         self.address = ""
+        self._fleets = fleets
+        self._boots = boots
         self._numbers: Mapping[str, _Numbers] = {}
 
     def demand(self, pool: str) -> int:
@@ -177,7 +190,6 @@ class SchedulerProxy:
 
     def take(
         self,
-        cluster: FlameCluster,
         *,
         members: Collection[tuple[str, RunnerState]],
         gone: Collection[str],
@@ -191,19 +203,19 @@ class SchedulerProxy:
         for pool, told in members:
             member = replace(told, asked=now - told.asked, since=now - told.since)
             changed.setdefault(pool, {})[member.name] = member
-            cluster.fleets.booted(pool, (member.name,))
+            self._fleets.booted(pool, (member.name,))
         lost = set(gone)
-        for pool, fleet in cluster.fleets:
+        for pool, fleet in self._fleets:
             known = fleet.members
             if pool in changed or not lost.isdisjoint(known):
                 rest = {n: m for n, m in known.items() if n not in lost}
                 for name in known.keys() - rest.keys():
-                    cluster.fleets.ledgers[pool].gone(known[name], "ended", now)
+                    self._fleets.ledgers[pool].gone(known[name], "ended", now)
                 fleet.roster = _roster(rest | changed.get(pool, {}))
             fleet.roster.busy_before(numbers.get(pool, _NOTHING)[2])
         for name in lost:
-            cluster.fleets.forget(name)
-        cluster.boots.take(boots)
+            self._fleets.forget(name)
+        self._boots.take(boots)
 
 
 def _roster(members: Mapping[str, RunnerState]) -> RunnerIndex:
