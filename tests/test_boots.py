@@ -160,7 +160,7 @@ def test_each_step_of_a_boot_is_noted(flame: Any) -> None:
         assert event.numbers[REGISTERED] == boot.seconds
         assert event.numbers["seconds"] == pytest.approx(boot.seconds, abs=1)
         assert f"up {boot.after('up'):.3f}" in event.reason
-    phases = cluster.fleets.ledgers["default"].phases
+    phases = cluster._history.usage["default"].phases
     assert {n for _, n in phases.values()} == {2}
     assert cluster.boots.summary().split(",")[0] in cluster._repr_html_()
 

@@ -24,6 +24,7 @@ from dask_flame.driver.control_loop import _last_lines
 from dask_flame.errors import PRINTED, RunnerLost
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
+from dask_flame.history.journal import event_now
 from dask_flame.notebook.terminal import Drawn
 from dask_flame.reports import ReportStore
 from dask_flame.reports.runner.validate import InvalidValue, number, unfit_name
@@ -92,7 +93,7 @@ def test_what_is_shown(line: str, shown: str) -> None:
 
 def _of_event() -> str:
     log = EventLog()
-    log.add("failed", NASTY, runners=["r-1"])
+    log.apply(event_now("failed", NASTY, runners=["r-1"]))
     return f"{log[0]}\n{log!r}\n{log[0].text}"
 
 

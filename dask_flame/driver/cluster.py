@@ -45,9 +45,9 @@ from dask_flame.driver.log_filter import QuietLogs
 from dask_flame.driver.pools_api import PoolsApi
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
-from dask_flame.history.boots import BootLog, is_step
+from dask_flame.history.boots import is_step
 from dask_flame.history.costs import Costs
-from dask_flame.history.events import EventLog
+from dask_flame.history.records import History
 from dask_flame.history.state import Snapshot
 from dask_flame.lease.resume import tell_clients
 from dask_flame.prints.driver.show import DriversShow
@@ -209,8 +209,8 @@ class FlameCluster(PoolsApi):
         asynchronous = checked_asynchronous(asynchronous, loop)
         warn_of_unheeded(stacklevel=4)
         self.fleets = PoolFleets(policies)
-        self.events = self._event_log()
-        self.boots = BootLog()
+        self._history = History(policies)
+        self.events, self.boots = self._history.events, self._history.boots
         self._hash_seed = hash_seed()
         self._warned: set[str] = set()  # of links
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
@@ -370,16 +370,12 @@ class FlameCluster(PoolsApi):
         await super()._start()
         self._adaptive = host.follow(self._stack)
 
-    def _event_log(self) -> EventLog:
-        return EventLog()
-
     def _host_parts(self) -> HostParts:
         return HostParts(
             name=self.name,
             backend=self.backend,
             fleets=self.fleets,
-            events=self.events,
-            boots=self.boots,
+            history=self._history,
             security=self.security,
             disconnect_grace=self.disconnect_grace,
             max_lifetime=self.max_lifetime,
@@ -528,7 +524,7 @@ class FlameCluster(PoolsApi):
 
     def _held_up(self, name: str, why: str) -> None:
         if not name:
-            self.events.add("held", why)
+            self._history.journal.note("held", why)
         elif self._host is not None:
             self._host.held_up(name, why)
 
@@ -541,7 +537,7 @@ class FlameCluster(PoolsApi):
     def _note_stop(self, why: str) -> None:
         """Boot no runner any more: the cluster has been stopped from outside."""
         if not self.fleets.stopped:
-            self.events.add("stopped", why)
+            self._history.journal.note("stopped", why)
             self.fleets.stop(why)
 
     def _expire(self, why: str, *, logged: bool = False) -> None:
@@ -582,9 +578,7 @@ class FlameCluster(PoolsApi):
         self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
 
     def _pools(self) -> Snapshot:
-        return display.snapshot(
-            self.fleets, self._adaptive, self.scheduler, self.events, self.boots
-        )
+        return display.snapshot(self.fleets, self._adaptive, self.scheduler, self._history)
 
     def __repr__(self) -> str:
         return display.text(self, self._view)

@@ -24,7 +24,16 @@ from dask_flame.driver.executor import DecisionExecutor
 from dask_flame.driver.hosts.base import HostParts
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
-from dask_flame.history.timeline import ENDING, RunnerTimeline
+from dask_flame.history.journal import (
+    BootFailed,
+    BootHeldUp,
+    BootStepped,
+    RunnerEnded,
+    RunnerRegistered,
+    RunnersAsked,
+    RunnersRetired,
+    event_now,
+)
 from dask_flame.scaling.boot_messages import Told
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.scheduler.home.home import Home
@@ -76,11 +85,11 @@ class FlameAdaptive(Adaptive):
         **kwargs: Any,
     ) -> None:
         self.fleets = parts.fleets
-        self.events = parts.events
-        self.boots = parts.boots
+        self.journal = parts.history.journal
+        self.boots = parts.history.boots
+        self._timeline = parts.history.timeline
         self._placement = scheduler  # the base class has a `scheduler`, which is a connection
         self._fix = parts.fix
-        self.lives = RunnerTimeline()
         self.told = Told()
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
@@ -99,7 +108,7 @@ class FlameAdaptive(Adaptive):
             scheduler=scheduler,
             home=home,
             fleets=parts.fleets,
-            events=parts.events,
+            journal=parts.history.journal,
             specs=parts.specs,
             ended=self.ended,
             accepted=self._accepted,
@@ -183,7 +192,8 @@ class FlameAdaptive(Adaptive):
             fleet.taken_back(self._placement.withdrawn(pool))
             decision = fleet.decide(now, self._placement.demand(pool))
             self._carry_out(pool, fleet, decision)
-            self.lives.heed(fleet.roster, time.time(), self._placement.calls_on)
+            for seen in self._timeline.news(fleet.roster, time.time(), self._placement.calls_on):
+                self.journal.append(seen)
             wakes.append(decision.wake)
             if self.fleets.stopped:
                 self._refuse(pool)
@@ -227,23 +237,31 @@ class FlameAdaptive(Adaptive):
         elif not self._over and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
-        self.boots.ended(what.name, what.why, now, failed=kind == "failed")
-        late = (boot := self.boots.of(what.name)) is not None and boot.failed
-        self.lives.ended(what.name, time.time(), "failed" if late else kind, what.why)
         # What ends a runner that is paused is not that it is.
         seen_out = member.why and not (member.paused and kind == "lost")
         cause = f"{member.why} ({what.why})" if seen_out else what.why
+        told = ""
         if kind != "failed":
             told = cause + printed if kind == "lost" else cause
-            self.events.add(kind, told, runners=[what.name], pool=pool)
         elif what.no_room and fleet.crowded:
-            if not crowded:
-                told = f"{what.why}{how_far}{_WAITS}"
-                self.events.add(kind, told, runners=[what.name], pool=pool)
+            told = "" if crowded else f"{what.why}{how_far}{_WAITS}"
         elif news := self.told.shorten(pool, what.name, what.why + printed):
             said, mark, lines = news.partition(PRINTED)
-            self.events.add(kind, said + how_far + mark + lines, runners=[what.name], pool=pool)
-        self.fleets.ledgers[pool].gone(member, kind, now)
+            told = said + how_far + mark + lines
+        said_of = event_now(kind, told, runners=[what.name], pool=pool)
+        boot = self.boots.of(what.name)
+        self.journal.append(
+            RunnerEnded(
+                at=said_of.at,
+                pool=pool,
+                runner=what.name,
+                how=kind,
+                why=what.why,
+                seconds=now - member.asked,
+                late=boot is not None and boot.failed,
+                event=said_of if told or kind != "failed" else None,
+            )
+        )
         # Also where it was seen out, and its calls were not done when its time was over.
         scheduler.losses.settle(what.name, cause + printed)
         if not self._over:
@@ -253,7 +271,7 @@ class FlameAdaptive(Adaptive):
         """How far a boot has come that has failed, as a part of a sentence."""
         boot = self.boots.of(what.name)
         if boot is not None and boot.trouble and boot.trouble in what.why:
-            self.boots.held_up(what.name, "")  # it is said already
+            self.journal.append(BootHeldUp(runner=what.name, why=""))  # it is said already
         how_far = self.boots.how_far([what.name])
         return f" ({how_far})" if how_far else ""
 
@@ -266,10 +284,23 @@ class FlameAdaptive(Adaptive):
 
     def reached(self, name: str, step: str) -> None:
         """A runner's boot has come to a step."""
-        if (noted := self.boots.reached(name, step, time.monotonic())) is not None:
-            boot, took = noted
-            self.fleets.ledgers[boot.pool].phase(step, took)
-            self.lives.stepped(name, boot.steps)
+        if (measured := self.boots.measure(name, step, time.monotonic())) is not None:
+            boot, took = measured
+            _, seconds = boot.steps[-1]
+            self.journal.append(
+                BootStepped(pool=boot.pool, runner=name, step=step, seconds=seconds, took=took)
+            )
+
+    def held_up(self, name: str, why: str) -> None:
+        """A boot is held up, or no longer."""
+        boot, event = self.boots.of(name), None
+        if boot is None or boot.trouble == why:
+            return
+        if self.boots.is_news(name, why):
+            pool = self.fleets.of(name) or ""
+            if news := self.told.shorten(pool, name, why):
+                event = event_now("held", news, runners=[name], pool=pool)
+        self.journal.append(BootHeldUp(runner=name, why=why, event=event))
 
     def _accepted(self, names: Collection[str]) -> None:
         for name in names:
@@ -287,7 +318,7 @@ class FlameAdaptive(Adaptive):
         for pool, number in met:
             self.fleets.fleets[pool].awaited(number, now)
         while scheduler.mishaps:
-            self.events.add(*scheduler.mishaps.popleft())
+            self.journal.note(*scheduler.mishaps.popleft())
 
     def _see(self, name: str, pool: str, now: float, *, began: bool) -> None:
         scheduler, fleet = self._placement, self.fleets.fleets[pool]
@@ -310,18 +341,7 @@ class FlameAdaptive(Adaptive):
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
             self.told.forget(pool)
-            took = now - member.asked
-            ledger = self.fleets.ledgers[pool]
-            ledger.registered += 1
-            ledger.boot_seconds += took
-            self.reached(name, REGISTERED)
-            boot = self.boots.of(name)
-            steps = dict(boot.steps) if boot is not None else {}
-            before = [f"{s} {shown(t)}" for s, t in steps.items() if s != REGISTERED]
-            why = f"registered {took:.2f} s after its boot"
-            why += f" ({', '.join(before)})" if before else ""
-            numbers = {"seconds": took, **steps}
-            self.events.add("ready", why, runners=[name], pool=pool, **numbers)
+            self._note_ready(name, pool, now - member.asked)
         load = scheduler.load(name)
         if began or load.busy:
             self.reached(name, FIRST_CALL)
@@ -334,24 +354,34 @@ class FlameAdaptive(Adaptive):
             why, limit = scheduler.leaving[name], fleet.pool.shutdown_timeout
             fleet.drain(name, now, why, within=limit)
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
-            self.events.add("leaving", why, runners=[name], pool=pool)
+            self.journal.note("leaving", why, runners=[name], pool=pool)
             # The substrate may not leave it the time that its calls have.
             self._orders.save(name)
         elif member.phase is Phase.READY and name in scheduler.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
+
+    def _note_ready(self, name: str, pool: str, took: float) -> None:
+        self.reached(name, REGISTERED)
+        boot = self.boots.of(name)
+        steps = dict(boot.steps) if boot is not None else {}
+        before = [f"{s} {shown(t)}" for s, t in steps.items() if s != REGISTERED]
+        why = f"registered {took:.2f} s after its boot"
+        why += f" ({', '.join(before)})" if before else ""
+        event = event_now("ready", why, runners=[name], pool=pool, **{"seconds": took, **steps})
+        self.journal.append(RunnerRegistered(pool=pool, runner=name, seconds=took, event=event))
 
     def _see_pause(self, name: str, pool: str, why: str, now: float) -> None:
         fleet = self.fleets.fleets[pool]
         if not why:
             if fleet.resumed(name, now) and name in self._paused:
                 self._paused.discard(name)
-                self.events.add("ready", "begins calls again", runners=[name], pool=pool)
+                self.journal.note("ready", "begins calls again", runners=[name], pool=pool)
         elif fleet.paused(name, now, why) and now >= self._paused_at.get(name, -math.inf) + _OFTEN:
             # Where memory is full by turns, not each time.
             self._paused_at[name] = now
             self._paused.add(name)
             why = f"{why}; it gets no calls, and ends if that does not change (memory=)"
-            self.events.add("paused", why, runners=[name], pool=pool)
+            self.journal.note("paused", why, runners=[name], pool=pool)
 
     def _say_if_held(self, pool: str, fleet: Fleet) -> None:
         """Say it once, where calls begin to wait for what does not come by itself."""
@@ -361,7 +391,7 @@ class FlameAdaptive(Adaptive):
             kind, held = "none", self._why_none(pool, fleet)
         kind = kind if held else ""
         if kind and kind != self._held.get(pool):
-            self.events.add("waiting", f"calls wait: {held}", pool=pool)
+            self.journal.note("waiting", f"calls wait: {held}", pool=pool)
         self._held[pool] = kind
 
     def _why_none(self, pool: str, fleet: Fleet) -> str:
@@ -373,12 +403,13 @@ class FlameAdaptive(Adaptive):
     def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
         if (boots := decision.boot) is not None:
             self.fleets.booted(pool, boots.names)
-            self.fleets.ledgers[pool].boots += len(boots.names)
-            event = self.events.add(
+            event = event_now(
                 "boot", boots.reason, runners=boots.names, pool=pool, **decision.numbers
             )
-            self.boots.asked(boots.names, pool, fleet.members[boots.names[0]].asked, at=event.at)
-            self.lives.asked(boots.names, pool, event.at, boots.reason)
+            clock = fleet.members[boots.names[0]].asked
+            self.journal.append(
+                RunnersAsked(pool=pool, runners=boots.names, clock=clock, event=event)
+            )
             self._orders.boot(boots.names)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
@@ -388,10 +419,10 @@ class FlameAdaptive(Adaptive):
                 late = [name for name in names if name in failed]
                 why = f"{reason} ({how_far})" if (how_far := self.boots.how_far(late)) else reason
                 for name in late:
-                    self.boots.ended(name, reason, time.monotonic(), failed=True)
-                event = self.events.add("retire", why, runners=names, pool=pool, **decision.numbers)
-                for name in names:
-                    self.lives.seen(name, ENDING, event.at, why)
+                    booted_for = time.monotonic() - fleet.members[name].asked
+                    self.journal.append(BootFailed(runner=name, why=reason, seconds=booted_for))
+                event = event_now("retire", why, runners=names, pool=pool, **decision.numbers)
+                self.journal.append(RunnersRetired(runners=event.runners, event=event))
             self._orders.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
@@ -411,7 +442,7 @@ class FlameAdaptive(Adaptive):
         failed = self._placement.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
         # There may be none, where runners were waited for by their number.
-        self.events.add("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
+        self.journal.note("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
 
     def _boot_error(self, pool: str, give_up: GiveUp) -> tuple[BootError, str]:
         """The error of what waits for boots that keep failing, and why they do."""
@@ -442,7 +473,7 @@ class FlameAdaptive(Adaptive):
         )
         if failed := self._placement.fail_waiting(error, pool):
             calls = "call that waited" if failed == 1 else "calls that waited"
-            self.events.add("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
+            self.journal.note("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
 
     def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
         if function is not None:

@@ -11,9 +11,9 @@ from dask_flame.backends.base import Backend
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.driver.hosts.base import AdaptiveBounds, SchedulerView
 from dask_flame.history.boots import BootLog
-from dask_flame.history.events import EventLog
+from dask_flame.history.records import History
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
-from dask_flame.history.timeline import RunnerTimeline
+from dask_flame.history.usage import PoolUsage
 from dask_flame.scaling.fleet import Fleet, Phase
 
 _SHOWN_EVENTS = 200
@@ -131,27 +131,26 @@ def snapshot(
     pools: PoolFleets,
     adaptive: AdaptiveBounds | None,
     scheduler: SchedulerView,
-    events: EventLog,
-    boots: BootLog,
+    history: History,
 ) -> Snapshot:
     """Return the pools as the dashboard's pages and the notebook show them."""
     now, monotonic = time.time(), time.monotonic()
     return Snapshot(
         now,
         [
-            _summary(name, fleet, pools, adaptive, scheduler, now, monotonic)
+            _summary(name, fleet, history.usage[name], adaptive, scheduler, now, monotonic)
             for name, fleet in pools
         ],
-        events=list(events)[-_SHOWN_EVENTS:],
-        lives=adaptive.lives if adaptive is not None else RunnerTimeline(),
-        boots=boots[-_SHOWN_BOOTS:],
+        events=list(history.events)[-_SHOWN_EVENTS:],
+        lives=history.timeline,
+        boots=history.boots[-_SHOWN_BOOTS:],
     )
 
 
 def _summary(
     name: str,
     fleet: Fleet,
-    pools: PoolFleets,
+    usage: PoolUsage,
     adaptive: AdaptiveBounds | None,
     scheduler: SchedulerView,
     now: float,
@@ -177,6 +176,6 @@ def _summary(
         idle_timeout=policy.idle_timeout,
         suspended=fleet.suspended,
         fixed=fleet.fixed,
-        runner_seconds=pools.ledgers[name].paid(fleet.members.values(), monotonic),
+        runner_seconds=usage.paid(fleet.members.values(), monotonic),
         busy_seconds=fleet.roster.busy_seconds(monotonic),
     )

@@ -12,7 +12,7 @@ from distributed.protocol import pickle
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.driver.fleets import PoolFleets
-from dask_flame.history.events import EventLog
+from dask_flame.history.journal import Journal
 from dask_flame.scaling.fleet import Retirement
 from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -33,7 +33,7 @@ class DecisionExecutor:
     scheduler : FlameScheduler
     home : Home
     fleets : PoolFleets
-    events : EventLog
+    journal : Journal
     specs : callable
         Returns what runners of these names are told.
     ended : callable
@@ -51,14 +51,14 @@ class DecisionExecutor:
         scheduler: FlameScheduler,
         home: Home,
         fleets: PoolFleets,
-        events: EventLog,
+        journal: Journal,
         specs: Callable[[Sequence[str]], list[RunnerSpec]],
         ended: Callable[[Ended], None],
         accepted: Callable[[Collection[str]], None],
         done: Callable[[], None],
     ) -> None:
         self.backend = backend
-        self.events = events
+        self._journal = journal
         self._scheduler = scheduler
         self._home = home
         self._fleets = fleets
@@ -135,7 +135,9 @@ class DecisionExecutor:
                 left &= there
             if left:
                 if why != said:
-                    self.events.add("failed", f"could not be ended, trying on: {why}", runners=left)
+                    self._journal.note(
+                        "failed", f"could not be ended, trying on: {why}", runners=left
+                    )
                 said, grace = why, 0
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _AGAIN_MOST)
@@ -182,7 +184,7 @@ class DecisionExecutor:
         if fleet is None:
             return
         fleet.kept(name, time.monotonic())
-        self.events.add("kept", why, runners=[name], pool=self._fleets.of(name))
+        self._journal.note("kept", why, runners=[name], pool=self._fleets.of(name))
         if not fleet.is_draining(name):
             self._scheduler.undrain(address)
 
@@ -200,7 +202,7 @@ class DecisionExecutor:
             problem = f"could not be asked: {type(error).__name__}: {error}"
         if problem:
             why = f"idle_check has failed, so it may end: {problem}"
-            self.events.add("failed", why, runners=[name], pool=self._fleets.of(name))
+            self._journal.note("failed", why, runners=[name], pool=self._fleets.of(name))
         if fleet is not None:
             fleet.checked(name, time.monotonic(), may_end=bool(may_end))
 

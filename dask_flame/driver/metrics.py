@@ -16,7 +16,7 @@ from typing import Any
 
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.driver.hosts.base import SchedulerView
-from dask_flame.history.events import EventLog
+from dask_flame.history.records import History
 from dask_flame.scaling.fleet import Phase
 from dask_flame.scheduler.home.home import Home
 
@@ -32,14 +32,14 @@ class Measured:
     scheduler : SchedulerView
     home : Home
     fleets : PoolFleets
-    events : EventLog
+    history : History
     """
 
     name: str
     scheduler: SchedulerView
     home: Home
     fleets: PoolFleets
-    events: EventLog
+    history: History
 
 
 _clusters: weakref.WeakSet[Measured] = weakref.WeakSet()
@@ -124,7 +124,7 @@ def _counters(clusters: list[Measured]) -> Iterator[Any]:
     now = time.monotonic()
     for cluster in clusters:
         for pool, fleet in cluster.fleets:
-            of, ledger = [cluster.name, pool], cluster.fleets.ledgers[pool]
+            of, ledger = [cluster.name, pool], cluster.history.usage[pool]
             boots.add_metric(of, ledger.boots)
             up.add_metric(of, ledger.registered)
             booting.add_metric(of, ledger.boot_seconds)
@@ -134,6 +134,6 @@ def _counters(clusters: list[Measured]) -> Iterator[Any]:
             for how, number in ledger.ended.items():
                 ended.add_metric([*of, how], number)
             paid.add_metric(of, ledger.paid(list(fleet.members.values()), now))
-        for kind, number in list(cluster.events.counts.items()):
+        for kind, number in list(cluster.history.events.counts.items()):
             events.add_metric([cluster.name, kind], number)
     yield from (boots, up, booting, phases, passed, ended, paid, events)

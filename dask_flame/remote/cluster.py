@@ -15,11 +15,10 @@ from dask_flame.core.pool import Pool
 from dask_flame.driver.cluster import FlameCluster
 from dask_flame.driver.hosts.in_process import InProcessScheduler
 from dask_flame.driver.hosts.replication import (
-    ForwardingEventLog,
+    JournalPublisher,
     PrintPublisher,
     StatePublisher,
 )
-from dask_flame.history.events import EventLog
 from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.scheduler.plugin import Taker
 from dask_flame.remote.proxy_backend import ProxyBackend
@@ -74,9 +73,7 @@ class PodCluster(FlameCluster):
         super().__init__(
             backend=Relay, security=security, pools=followed, asynchronous=True, **options
         )
-
-    def _event_log(self) -> EventLog:
-        return ForwardingEventLog(self._link)
+        JournalPublisher(self._history.journal, link)
 
     def _print_taker(self, print_limits: Limits) -> Taker:
         return PrintPublisher(self._link)
@@ -115,4 +112,4 @@ class PodCluster(FlameCluster):
     def state_publisher(self) -> StatePublisher:
         """Return what tells the driver of the runners; once the cluster has started."""
         assert self._own_host.scheduler is not None
-        return StatePublisher(self._own_host.scheduler, self.fleets, self.boots, self._link)
+        return StatePublisher(self._own_host.scheduler, self.fleets, self._link)

@@ -12,10 +12,8 @@ from distributed import Security
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
-from dask_flame.history.boots import BootLog
-from dask_flame.history.events import EventLog
+from dask_flame.history.records import History
 from dask_flame.history.state import Sample
-from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.scheduler.home.home import Home
 
 
@@ -55,10 +53,6 @@ class AdaptiveBounds(Protocol):
     @property
     def history(self) -> Mapping[str, Sequence[Sample]]:
         """Samples of each pool, for the dashboard; the oldest first."""
-
-    @property
-    def lives(self) -> RunnerTimeline:
-        """What each runner did, and when."""
 
     def stop(self, reason: str = "unknown") -> None:
         """Follow demand no longer: keep the runners that the default pool has now."""
@@ -145,8 +139,7 @@ class HostParts:
     backend : Backend
         It has started.
     fleets : PoolFleets
-    events : EventLog
-    boots : BootLog
+    history : History
     security : distributed.Security
     disconnect_grace : float
         Seconds.
@@ -167,8 +160,7 @@ class HostParts:
     name: str
     backend: Backend
     fleets: PoolFleets
-    events: EventLog
-    boots: BootLog
+    history: History
     security: Security
     disconnect_grace: float
     max_lifetime: float | None

@@ -132,7 +132,7 @@ class InProcessScheduler:
         self._adaptive = FlameAdaptive(self._cluster, parts=parts, scheduler=scheduler, home=home)
         stack.push_async_callback(self._adaptive.finish)
         self._adaptive.wake()
-        self._measured = metrics.Measured(parts.name, scheduler, home, parts.fleets, parts.events)
+        self._measured = metrics.Measured(parts.name, scheduler, home, parts.fleets, parts.history)
         metrics.expose(self._measured)
         return self._adaptive
 
@@ -195,12 +195,8 @@ class InProcessScheduler:
 
     def held_up(self, name: str, why: str) -> None:
         """A boot is held up, or no longer."""
-        parts = self._parts
-        if parts.boots.held_up(name, why):
-            pool = parts.fleets.of(name) or ""
-            news = self._adaptive.told.shorten(pool, name, why) if self._adaptive else why
-            if news:
-                parts.events.add("held", news, runners=[name], pool=pool)
+        if self._adaptive is not None:
+            self._adaptive.held_up(name, why)
 
     def stopped(self, why: str) -> None:
         """The cluster has been stopped from outside."""
@@ -217,13 +213,13 @@ class InProcessScheduler:
         if pool == parts.fleets.default:
             policy = parts.fleets.policies[pool]
             adaptive.minimum, adaptive.maximum = policy.min, policy.max
-        parts.events.add("policy", text, pool=pool)
+        parts.history.journal.note("policy", text, pool=pool)
         adaptive.wake()
 
     def fixed(self, pool: str) -> None:
         """A pool is to follow demand no longer."""
         number = self._parts.fleets.fleets[pool].fix()
-        self._parts.events.add("policy", fixed_text(number), pool=pool)
+        self._parts.history.journal.note("policy", fixed_text(number), pool=pool)
         if self._adaptive is not None:
             self._adaptive.wake()
 
@@ -231,7 +227,7 @@ class InProcessScheduler:
 
     def _lapsed(self, why: str) -> None:
         parts = self._parts
-        parts.events.add("lease", why)
+        parts.history.journal.note("lease", why)
         parts.fleets.suspend(why)
         if self._lease.expired:
             self._lease.say_last(why)  # before calls fail because their runners go
@@ -240,7 +236,7 @@ class InProcessScheduler:
             self._adaptive.wake()
 
     def _returned(self) -> None:
-        self._parts.events.add("lease", "a client is there again")
+        self._parts.history.journal.note("lease", "a client is there again")
         self._parts.fleets.suspend("")
         if self._adaptive is not None:
             self._adaptive.wake()

@@ -33,7 +33,6 @@ from dask_flame.driver.launch import settings
 from dask_flame.driver.log_filter import without
 from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.history.state import Sample
-from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.lease.resume import resume_clients
 from dask_flame.prints.scheduler.plugin import Taker
 from dask_flame.reports.scheduler.store import ReportStore
@@ -70,7 +69,6 @@ class RemoteBounds:
         self.minimum, self.maximum = policy.min, policy.max
         #: What was when is on the dashboard's page, which is where the scheduler is.
         self.history: dict[str, list[Sample]] = defaultdict(list)
-        self.lives = RunnerTimeline()
 
     def stop(self, reason: str = "unknown") -> None:
         """Follow demand no longer, as :meth:`FlameAdaptive.stop` does."""
@@ -121,7 +119,8 @@ class RemoteScheduler:
     ) -> None:
         pickling.prepare(interruptible=True)
         fleets = parts.fleets
-        self.scheduler = SchedulerProxy(fleets, parts.boots)
+        self.scheduler = SchedulerProxy(fleets)
+        parts.history.journal.subscribe(self.scheduler.apply)
         self.address = ""
         self.dashboard_port = 0
         self._bounds = RemoteBounds(fleets.policies[fleets.default], parts.fix)
@@ -141,7 +140,7 @@ class RemoteScheduler:
         handlers: dict[str, Any] = {
             "hello": self._hello,
             "state": self.scheduler.take,
-            "event": parts.events.take,
+            "journal": parts.history.journal.append,
             "reports": reports.take,
             "all-reports": reports.load,
             "prints": self._printed,
@@ -288,7 +287,7 @@ class RemoteScheduler:
         except Exception as error:
             # An idle_check of a module, for one, that is not in the image.
             why = f"{text} is not heeded where the scheduler is: {type(error).__name__}: {error}"
-            self._parts.events.add("failed", why, pool=pool)
+            self._parts.history.journal.note("failed", why, pool=pool)
 
     def fixed(self, pool: str) -> None:
         """A pool is to follow demand no longer."""
@@ -364,9 +363,9 @@ class RemoteScheduler:
             self._there.set_exception(BackendError(why))
             return
         # The lines that it printed last are in the event; it is logged, and calls fail, without.
-        events = self._parts.events
-        if kind != "stopped" or not events.counts[kind]:  # the scheduler has said it itself
-            events.add(kind, why)
+        history = self._parts.history
+        if kind != "stopped" or not history.events.counts[kind]:  # the scheduler has said it itself
+            history.journal.note(kind, why)
         said, _, _ = why.partition(PRINTED)
         self._tell_clients(f"The cluster has ended: {said}", error)
         self._parts.expire(said, logged=True)
