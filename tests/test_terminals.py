@@ -20,7 +20,7 @@ from dask_flame.cli import commands
 from dask_flame.cli.tables import of_clusters, of_runners, of_strays
 from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.text import label
-from dask_flame.driver.control_loop import _last_lines
+from dask_flame.driver.journal_writer import last_lines
 from dask_flame.errors import PRINTED, RunnerLost
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
@@ -160,7 +160,7 @@ PLACES = {
     "unfit value": _of_unfit_value,
     "long name": lambda: unfit_name(NASTY * 100),
     "tables": _of_tables,
-    "last lines": lambda: _last_lines(NASTY),
+    "last lines": lambda: last_lines(NASTY),
 }
 
 

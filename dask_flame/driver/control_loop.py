@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import textwrap
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,23 +17,12 @@ from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.base import Ended
 from dask_flame.core.pool import OnChange
-from dask_flame.core.terminal_text import tame
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.executor import DecisionExecutor
 from dask_flame.driver.hosts.base import HostParts
-from dask_flame.errors import PRINTED, BootError, BootTimeout
-from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
-from dask_flame.history.journal import (
-    BootFailed,
-    BootHeldUp,
-    BootStepped,
-    RunnerEnded,
-    RunnerRegistered,
-    RunnersAsked,
-    RunnersRetired,
-    event_now,
-)
-from dask_flame.scaling.boot_messages import Told
+from dask_flame.driver.journal_writer import JournalWriter, last_words
+from dask_flame.errors import BootError, BootTimeout
+from dask_flame.history.boots import ACCEPTED, FIRST_CALL
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -45,8 +33,6 @@ logger = logging.getLogger("dask_flame")
 _HISTORY = 3600
 #: Seconds after which there is one though nothing has.
 _UNCHANGED = 60.0
-#: Of what a runner printed last, in the event of its end: lines, and characters of each.
-_SHOWN_LINES, _LONGEST_LINE = 25, 500
 #: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
 _GONE_WITHIN = 5.0
 #: Least seconds between two events that say of the same runner that it is paused.
@@ -86,11 +72,10 @@ class FlameAdaptive(Adaptive):
     ) -> None:
         self.fleets = parts.fleets
         self.journal = parts.history.journal
-        self.boots = parts.history.boots
+        self._writer = JournalWriter(parts.history)
         self._timeline = parts.history.timeline
         self._placement = scheduler  # the base class has a `scheduler`, which is a connection
         self._fix = parts.fix
-        self.told = Told()
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
@@ -211,10 +196,9 @@ class FlameAdaptive(Adaptive):
         scheduler = self._placement
         if unfit := scheduler.unfit.pop(what.name, ""):
             what = replace(what, why=unfit, output="", final=True)
-        how_far = self._how_far(what) if member.phase is Phase.BOOTING else ""
-        printed = ""
-        if tail := what.output.strip():
-            printed = PRINTED + textwrap.indent(_last_lines(tail), "    ")
+        booting = member.phase is Phase.BOOTING
+        how_far = self._writer.how_far_one_came(what) if booting else ""
+        printed = last_words(what.output)
         crowded = fleet.crowded
         phase = fleet.ended(
             what.name,
@@ -240,40 +224,17 @@ class FlameAdaptive(Adaptive):
         # What ends a runner that is paused is not that it is.
         seen_out = member.why and not (member.paused and kind == "lost")
         cause = f"{member.why} ({what.why})" if seen_out else what.why
-        told = ""
         if kind != "failed":
             told = cause + printed if kind == "lost" else cause
         elif what.no_room and fleet.crowded:
             told = "" if crowded else f"{what.why}{how_far}{_WAITS}"
-        elif news := self.told.shorten(pool, what.name, what.why + printed):
-            said, mark, lines = news.partition(PRINTED)
-            told = said + how_far + mark + lines
-        said_of = event_now(kind, told, runners=[what.name], pool=pool)
-        boot = self.boots.of(what.name)
-        self.journal.append(
-            RunnerEnded(
-                at=said_of.at,
-                pool=pool,
-                runner=what.name,
-                how=kind,
-                why=what.why,
-                seconds=now - member.asked,
-                late=boot is not None and boot.failed,
-                event=said_of if told or kind != "failed" else None,
-            )
-        )
+        else:
+            told = self._writer.why_it_failed(pool, what, how_far, printed)
+        self._writer.ended(what, pool, kind, told, now - member.asked)
         # Also where it was seen out, and its calls were not done when its time was over.
         scheduler.losses.settle(what.name, cause + printed)
         if not self._over:
             self.wake()
-
-    def _how_far(self, what: Ended) -> str:
-        """How far a boot has come that has failed, as a part of a sentence."""
-        boot = self.boots.of(what.name)
-        if boot is not None and boot.trouble and boot.trouble in what.why:
-            self.journal.append(BootHeldUp(runner=what.name, why=""))  # it is said already
-        how_far = self.boots.how_far([what.name])
-        return f" ({how_far})" if how_far else ""
 
     def _make_room(self, fleet: Fleet, what: Ended) -> None:
         """Let other pools know that a runner has gone: they may share what it has taken."""
@@ -284,23 +245,11 @@ class FlameAdaptive(Adaptive):
 
     def reached(self, name: str, step: str) -> None:
         """A runner's boot has come to a step."""
-        if (measured := self.boots.measure(name, step, time.monotonic())) is not None:
-            boot, took = measured
-            _, seconds = boot.steps[-1]
-            self.journal.append(
-                BootStepped(pool=boot.pool, runner=name, step=step, seconds=seconds, took=took)
-            )
+        self._writer.stepped(name, step)
 
     def held_up(self, name: str, why: str) -> None:
         """A boot is held up, or no longer."""
-        boot, event = self.boots.of(name), None
-        if boot is None or boot.trouble == why:
-            return
-        if self.boots.is_news(name, why):
-            pool = self.fleets.of(name) or ""
-            if news := self.told.shorten(pool, name, why):
-                event = event_now("held", news, runners=[name], pool=pool)
-        self.journal.append(BootHeldUp(runner=name, why=why, event=event))
+        self._writer.held_up(name, self.fleets.of(name) or "", why)
 
     def _accepted(self, names: Collection[str]) -> None:
         for name in names:
@@ -340,8 +289,7 @@ class FlameAdaptive(Adaptive):
             return  # its plugins are being set up
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
-            self.told.forget(pool)
-            self._note_ready(name, pool, now - member.asked)
+            self._writer.registered(name, pool, now - member.asked)
         load = scheduler.load(name)
         if began or load.busy:
             self.reached(name, FIRST_CALL)
@@ -359,16 +307,6 @@ class FlameAdaptive(Adaptive):
             self._orders.save(name)
         elif member.phase is Phase.READY and name in scheduler.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
-
-    def _note_ready(self, name: str, pool: str, took: float) -> None:
-        self.reached(name, REGISTERED)
-        boot = self.boots.of(name)
-        steps = dict(boot.steps) if boot is not None else {}
-        before = [f"{s} {shown(t)}" for s, t in steps.items() if s != REGISTERED]
-        why = f"registered {took:.2f} s after its boot"
-        why += f" ({', '.join(before)})" if before else ""
-        event = event_now("ready", why, runners=[name], pool=pool, **{"seconds": took, **steps})
-        self.journal.append(RunnerRegistered(pool=pool, runner=name, seconds=took, event=event))
 
     def _see_pause(self, name: str, pool: str, why: str, now: float) -> None:
         fleet = self.fleets.fleets[pool]
@@ -403,26 +341,12 @@ class FlameAdaptive(Adaptive):
     def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
         if (boots := decision.boot) is not None:
             self.fleets.booted(pool, boots.names)
-            event = event_now(
-                "boot", boots.reason, runners=boots.names, pool=pool, **decision.numbers
-            )
-            clock = fleet.members[boots.names[0]].asked
-            self.journal.append(
-                RunnersAsked(pool=pool, runners=boots.names, clock=clock, event=event)
-            )
+            asked = fleet.members[boots.names[0]].asked
+            self._writer.asked(pool, boots, asked, decision.numbers)
             self._orders.boot(boots.names)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
-            for reason in dict.fromkeys(item.reason for item in decision.retire):
-                names = [item.name for item in decision.retire if item.reason == reason]
-                failed = {item.name for item in decision.retire if item.failed}
-                late = [name for name in names if name in failed]
-                why = f"{reason} ({how_far})" if (how_far := self.boots.how_far(late)) else reason
-                for name in late:
-                    booted_for = time.monotonic() - fleet.members[name].asked
-                    self.journal.append(BootFailed(runner=name, why=reason, seconds=booted_for))
-                event = event_now("retire", why, runners=names, pool=pool, **decision.numbers)
-                self.journal.append(RunnersRetired(runners=event.runners, event=event))
+            self._writer.retired(pool, fleet, decision)
             self._orders.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
@@ -437,8 +361,8 @@ class FlameAdaptive(Adaptive):
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         error, why = self._boot_error(pool, give_up)
-        why = self.told.shorten(pool, give_up.runner, why)
-        self.told.forget(pool)  # what is submitted from now on is another story
+        why = self._writer.told.shorten(pool, give_up.runner, why)
+        self._writer.told.forget(pool)  # what is submitted from now on is another story
         failed = self._placement.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
         # There may be none, where runners were waited for by their number.
@@ -447,9 +371,9 @@ class FlameAdaptive(Adaptive):
     def _boot_error(self, pool: str, give_up: GiveUp) -> tuple[BootError, str]:
         """The error of what waits for boots that keep failing, and why they do."""
         why = give_up.reason
-        if give_up.late and (how_far := self.boots.how_far([give_up.runner])):
+        if give_up.late:
             # Of one that ended by itself this was said when it did.
-            why += f" ({how_far})"
+            why += self._writer.how_far([give_up.runner])
         preload, limit = self.fleets.policies[pool].preload, self.fleets.policies[pool].boot_timeout
         if give_up.late and preload:
             why += (
@@ -500,8 +424,3 @@ class FlameAdaptive(Adaptive):
                 or sample[0] > history[-1][0] + _UNCHANGED
             ):
                 history.append(sample)
-
-
-def _last_lines(text: str) -> str:
-    lines: Iterable[str] = tame(text).splitlines()
-    return "\n".join(line[:_LONGEST_LINE] for line in list(lines)[-_SHOWN_LINES:])

@@ -157,6 +157,7 @@ def _summary(
     monotonic: float,
 ) -> PoolSummary:
     policy, demand = fleet.pool, scheduler.demand(name)
+    members = list(fleet.members.values())  # another thread may change them
     return PoolSummary(
         name,
         min=policy.min,
@@ -166,7 +167,7 @@ def _summary(
         waiting=scheduler.waiting(name),
         runners=[
             RunnerSummary(m.name, m.phase.value, now - (monotonic - m.since), m.busy, m.why)
-            for m in fleet.members.values()
+            for m in members
         ],
         history=list(adaptive.history[name]) if adaptive is not None else [],
         target=fleet.target(demand),
@@ -176,6 +177,6 @@ def _summary(
         idle_timeout=policy.idle_timeout,
         suspended=fleet.suspended,
         fixed=fleet.fixed,
-        runner_seconds=usage.paid(fleet.members.values(), monotonic),
+        runner_seconds=usage.paid(members, monotonic),
         busy_seconds=fleet.roster.busy_seconds(monotonic),
     )
