@@ -19,7 +19,7 @@ from conftest import wait_for
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
-from dask_flame.history.journal import Journal
+from dask_flame.history.journal import BootFailed, Journal
 from dask_flame.scheduler import dask_histories
 from dask_flame.serialization.packed import PackedTask
 
@@ -132,7 +132,7 @@ def test_what_is_noted_of_a_cluster_has_a_most() -> None:
     journal.subscribe(log.apply)
     for n in range(7_000):
         boots.asked([f"r-{n}"], "p", float(n), at=float(n))
-        boots.ended(f"r-{n}", "why", n + 0.5, failed=bool(n % 2))
+        boots.apply(BootFailed(runner=f"r-{n}", why="why", seconds=0.5))
         journal.note("boot", "why", runners=[f"r-{n}"])
     assert (len(boots), len(log), len(journal)) == (1_000, 5_000, 5_000)
     assert log.counts == Counter(boot=7_000)

@@ -24,7 +24,7 @@ from dask_flame.driver.journal_writer import last_lines
 from dask_flame.errors import PRINTED, RunnerLost
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
-from dask_flame.history.journal import event_now
+from dask_flame.history.journal import BootFailed, event_now
 from dask_flame.notebook.terminal import Drawn
 from dask_flame.reports import ReportStore
 from dask_flame.reports.runner.validate import InvalidValue, number, unfit_name
@@ -101,7 +101,7 @@ def _of_boot() -> str:
     boots = BootLog()
     boots.asked(["r-1", "r-2"], "p", 0.0, at=0.0)
     boots.held_up("r-1", NASTY)
-    boots.ended("r-2", NASTY, 1.0, failed=True)
+    boots.apply(BootFailed(runner="r-2", why=NASTY, seconds=1.0))
     return f"{boots!r}\n{boots.how_far(['r-1'])}"
 
 

@@ -144,13 +144,6 @@ class BootLog(Sequence[Boot]):
                 failed = entry.how == "failed"
                 self._end(entry.runner, entry.why, entry.seconds, failed=failed)
 
-    def reached(self, name: str, step: str, now: float) -> tuple[Boot, float] | None:
-        """Note that a boot has come to a step, and return what :meth:`measure` does."""
-        if (measured := self.measure(name, step, now)) is not None:
-            boot, _ = measured
-            self._step(name, step, boot.steps[-1][1])
-        return measured
-
     def measure(self, name: str, step: str, now: float) -> tuple[Boot, float] | None:
         """Return a boot as it is once it has come to a step; nothing is noted.
 
@@ -187,11 +180,6 @@ class BootLog(Sequence[Boot]):
         if (known := self._under_way.get(name)) is not None:
             number, asked, boot = known
             self._under_way[name] = (number, asked, replace(boot, trouble=why))
-
-    def ended(self, name: str, why: str, now: float, *, failed: bool) -> None:
-        """A boot is over, if the runner had not registered: it has failed, or was given up."""
-        if (known := self._under_way.get(name)) is not None:
-            self._end(name, why, now - known[1], failed=failed)
 
     def _step(self, name: str, step: str, seconds: float) -> None:
         known = self._under_way.get(name) or self._over.get(name)
