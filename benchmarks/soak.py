@@ -124,7 +124,7 @@ class Soak:
 
     def sample(self, minutes: float) -> Sample:
         """What there is now."""
-        boots = sum(ledger.boots for ledger in self._cluster.fleets.ledgers.values())
+        boots = sum(ledger.boots for ledger in self._cluster._history.usage.values())
         gc.collect()
         return Sample(round(minutes, 2), resident(), self.calls, self.wrong, self.kills, boots)
 

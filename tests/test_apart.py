@@ -322,10 +322,10 @@ def test_each_connection_comes_back_by_itself(
     outside()
     flame, client = cluster(idle_timeout="1s")
     assert client.submit(whoami, pure=False).result(timeout=60)
-    seat, told = flame._seat, flame._watch_worker_status_comm
-    flame.loop.add_callback(seat._link.cut)
-    wait_for(lambda: not seat._link.connected)
-    wait_for(lambda: seat._link.connected)
+    host, told = flame._host, flame._watch_worker_status_comm
+    flame.loop.add_callback(host._link.cut)
+    wait_for(lambda: not host._link.connected)
+    wait_for(lambda: host._link.connected)
     wait_for(lambda: not flame.runners and not flame.scheduler_info["workers"])
     assert flame._watch_worker_status_comm is told
     flame.loop.add_callback(told.abort)

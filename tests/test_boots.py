@@ -12,17 +12,41 @@ from hypothesis import strategies as st
 from conftest import wait_for
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BootError, BootTimeout
-from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, BootLog, in_order, is_step
+from dask_flame.history.boots import (
+    ACCEPTED,
+    FIRST_CALL,
+    REGISTERED,
+    Boot,
+    BootLog,
+    in_order,
+    is_step,
+)
+from dask_flame.history.journal import BootStepped, RunnerEnded
 from dask_flame.history.usage import PoolUsage
 
 STEPS = [ACCEPTED, "up", "image pulled", REGISTERED, FIRST_CALL]
+
+
+def reached(boots: BootLog, name: str, step: str, now: float) -> tuple[Boot, float] | None:
+    """Note that a boot has come to a step, as the control loop does."""
+    if (measured := boots.measure(name, step, now)) is not None:
+        boot, took = measured
+        _, seconds = boot.steps[-1]
+        boots.apply(BootStepped(pool=boot.pool, runner=name, step=step, seconds=seconds, took=took))
+    return measured
+
+
+def ended(boots: BootLog, name: str, why: str, seconds: float, *, failed: bool) -> None:
+    """Note that a boot is over: it has failed, or nobody needed it any more."""
+    how = "failed" if failed else "ended"
+    boots.apply(RunnerEnded(at=0, pool="cpu", runner=name, how=how, why=why, seconds=seconds))
 
 
 def booted(*steps: tuple[str, float], name: str = "r-1", boots: BootLog | None = None) -> BootLog:
     boots = BootLog() if boots is None else boots
     boots.asked([name], "cpu", 100.0, at=1e9)
     for step, after in steps:
-        boots.reached(name, step, 100.0 + after)
+        reached(boots, name, step, 100.0 + after)
     return boots
 
 
@@ -38,16 +62,16 @@ def test_a_boot_tells_its_steps() -> None:
 
 def test_a_boot_that_fails_tells_how_far_it_came() -> None:
     boots = booted((ACCEPTED, 0.01), ("up", 0.05))
-    boots.ended("r-1", "exit code 1", 100.3, failed=True)
+    ended(boots, "r-1", "exit code 1", 0.3, failed=True)
     assert boots[-1].story == "accepted after 0.010 s, up after 0.050 s, never registered"
     assert repr(boots[-1]) == "r-1: accepted 0.010 s, up 0.050, failed after 0.300 s: exit code 1"
-    assert boots.reached("r-1", REGISTERED, 200.0) is None
+    assert reached(boots, "r-1", REGISTERED, 200.0) is None
     booted(name="r-2", boots=boots)
     assert boots.how_far(["r-2"]) == "never accepted"
     assert (
         boots.how_far(["r-1", "r-2", "gone"]) == "1 came as far as 'up', 1 came as far as 'asked'"
     )
-    boots.ended("r-2", "not needed", 160, failed=False)
+    ended(boots, "r-2", "not needed", 60, failed=False)
     assert repr(boots[-1]) == "r-2: given up after 60.0 s: not needed"
 
 
@@ -64,10 +88,10 @@ def test_medians_are_those_of_a_pool_and_in_order() -> None:
     boots = BootLog()
     for n, pool in enumerate(["cpu", "cpu", "cpu", "gpu"], 1):
         boots.asked([f"r-{n}"], pool, 0, at=0)
-        boots.reached(f"r-{n}", ACCEPTED, 1)
+        reached(boots, f"r-{n}", ACCEPTED, 1)
         if pool == "gpu":
-            boots.reached(f"r-{n}", "image pulled", 9)
-        boots.reached(f"r-{n}", REGISTERED, 10 * n)
+            reached(boots, f"r-{n}", "image pulled", 9)
+        reached(boots, f"r-{n}", REGISTERED, 10 * n)
     assert boots.medians("cpu") == {ACCEPTED: 1, REGISTERED: 19}
     assert list(boots.medians().items())[1:] == [("image pulled", 8), (REGISTERED, 24)]
     assert boots.summary("gpu") == "median 40.0 s, 31.0 of it until registered"
@@ -78,10 +102,10 @@ def test_what_is_under_way_is_never_forgotten() -> None:
     boots.asked([f"r-{n}" for n in range(10)], "cpu", 0, at=0)
     assert len(boots) == 10
     for n in range(9):
-        boots.reached(f"r-{n}", REGISTERED, n)
+        reached(boots, f"r-{n}", REGISTERED, n)
     assert [b.name for b in boots] == ["r-6", "r-7", "r-8", "r-9"]
     # Even one that was asked for first is shown in its place, and not with what came later.
-    boots.reached("r-6", FIRST_CALL, 20)
+    reached(boots, "r-6", FIRST_CALL, 20)
     assert boots[0].last == FIRST_CALL
     assert [b.name for b in boots[-2:]] == ["r-8", "r-9"]
 
@@ -89,7 +113,7 @@ def test_what_is_under_way_is_never_forgotten() -> None:
 def test_a_backend_that_says_ever_new_steps_fills_no_memory() -> None:
     boots, ledger = booted(), PoolUsage()
     for n in range(1000):
-        boots.reached("r-1", f"pulled {n} bytes", 101)
+        reached(boots, "r-1", f"pulled {n} bytes", 101)
         ledger.phase(f"pulled {n} bytes", 0.5)
     assert len(boots[0].steps) == 12
     assert len(ledger.phases) == 21
@@ -118,12 +142,12 @@ def test_steps_may_be_told_in_any_order_or_not_at_all(told: list[tuple[str, str,
         now += later
         before = boots.of(name)
         if step == "failed":
-            boots.ended(name, "why", now, failed=True)
+            ended(boots, name, "why", now - 50, failed=True)
             if before is not None and before.seconds is None:
                 over.add(name)
-        elif (noted := boots.reached(name, step, now)) is not None:
+        elif (noted := reached(boots, name, step, now)) is not None:
             boot, took = noted
-            assert boot is boots.of(name)
+            assert boot == boots.of(name)
             assert boot.last == step
             assert took >= 0
             summed += took
@@ -160,7 +184,7 @@ def test_each_step_of_a_boot_is_noted(flame: Any) -> None:
         assert event.numbers[REGISTERED] == boot.seconds
         assert event.numbers["seconds"] == pytest.approx(boot.seconds, abs=1)
         assert f"up {boot.after('up'):.3f}" in event.reason
-    phases = cluster.fleets.ledgers["default"].phases
+    phases = cluster._history.usage["default"].phases
     assert {n for _, n in phases.values()} == {2}
     assert cluster.boots.summary().split(",")[0] in cluster._repr_html_()
 

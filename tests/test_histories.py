@@ -19,6 +19,7 @@ from conftest import wait_for
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
+from dask_flame.history.journal import BootFailed, Journal
 from dask_flame.scheduler import dask_histories
 from dask_flame.serialization.packed import PackedTask
 
@@ -57,7 +58,7 @@ def test_runners_that_are_gone_leave_nothing_in_the_driver(
         results = client.gather(client.map(large, range(1000 * turn, 1000 * turn + 4)))
         assert list(map(len, results)) == list(range(1000 * turn, 1000 * turn + 4))
         _gone(cluster)
-    assert sum(ledger.boots for ledger in cluster.fleets.ledgers.values()) >= 12
+    assert sum(ledger.boots for ledger in cluster._history.usage.values()) >= 12
     # Their connections with all that was sent on them, their topics, and what waits for an hour.
     wait_for(lambda: _living(ImmediateSender) <= before + 1)
     wait_for(lambda: _living(PackedTask) <= packed)
@@ -127,12 +128,13 @@ def test_spans_and_kinds_of_keys_have_a_most(flame: Any, monkeypatch: pytest.Mon
 
 
 def test_what_is_noted_of_a_cluster_has_a_most() -> None:
-    boots, log = BootLog(), EventLog()
+    boots, log, journal = BootLog(), EventLog(), Journal()
+    journal.subscribe(log.apply)
     for n in range(7_000):
         boots.asked([f"r-{n}"], "p", float(n), at=float(n))
-        boots.ended(f"r-{n}", "why", n + 0.5, failed=bool(n % 2))
-        log.add("boot", "why", runners=[f"r-{n}"])
-    assert (len(boots), len(log)) == (1_000, 5_000)
+        boots.apply(BootFailed(runner=f"r-{n}", why="why", seconds=0.5))
+        journal.note("boot", "why", runners=[f"r-{n}"])
+    assert (len(boots), len(log), len(journal)) == (1_000, 5_000, 5_000)
     assert log.counts == Counter(boot=7_000)
 
 

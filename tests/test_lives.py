@@ -212,7 +212,7 @@ def test_the_lives_of_real_runners(flame: Flame) -> None:
     held = [client.submit(_hold, n, key=f"hold-{n}") for n in range(2)]
 
     def lives() -> dict[str, Any]:
-        return {life.name: life for life in cluster._adaptive.lives}
+        return {life.name: life for life in cluster._history.timeline}
 
     wait_for(lambda: [life.state for life in lives().values()] == ["busy", "busy"])
     for life in lives().values():
@@ -227,7 +227,7 @@ def test_the_lives_of_real_runners(flame: Flame) -> None:
         assert life.changes[-1].note == "no call for idle_timeout=1 s"
         assert life.how == "ended"
     busy = cluster.fleets.fleets["default"].roster.busy_seconds(1e9)
-    paid = cluster.fleets.ledgers["default"].runner_seconds
+    paid = cluster._history.usage["default"].runner_seconds
     assert 0 < busy < paid
 
     last = client.submit(_exit, key="exits")
@@ -238,8 +238,8 @@ def test_the_lives_of_real_runners(flame: Flame) -> None:
 def test_a_boot_that_fails_is_a_life_that_failed(flame: Flame) -> None:
     cluster, client = flame(max=1, preload=["no_such_module"], boot_attempts=1)
     call = client.submit(int)
-    wait_for(lambda: any(life.how == "failed" for life in cluster._adaptive.lives))
-    (life,) = list(cluster._adaptive.lives)[:1]
+    wait_for(lambda: any(life.how == "failed" for life in cluster._history.timeline))
+    (life,) = list(cluster._history.timeline)[:1]
     assert states(life)[0] == "booting"
     assert life.why
     assert call.exception() is not None

@@ -20,10 +20,11 @@ from dask_flame.cli import commands
 from dask_flame.cli.tables import of_clusters, of_runners, of_strays
 from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.text import label
-from dask_flame.driver.control_loop import _last_lines
+from dask_flame.driver.journal_writer import last_lines
 from dask_flame.errors import PRINTED, RunnerLost
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
+from dask_flame.history.journal import BootFailed, event_now
 from dask_flame.notebook.terminal import Drawn
 from dask_flame.reports import ReportStore
 from dask_flame.reports.runner.validate import InvalidValue, number, unfit_name
@@ -92,7 +93,7 @@ def test_what_is_shown(line: str, shown: str) -> None:
 
 def _of_event() -> str:
     log = EventLog()
-    log.add("failed", NASTY, runners=["r-1"])
+    log.apply(event_now("failed", NASTY, runners=["r-1"]))
     return f"{log[0]}\n{log!r}\n{log[0].text}"
 
 
@@ -100,7 +101,7 @@ def _of_boot() -> str:
     boots = BootLog()
     boots.asked(["r-1", "r-2"], "p", 0.0, at=0.0)
     boots.held_up("r-1", NASTY)
-    boots.ended("r-2", NASTY, 1.0, failed=True)
+    boots.apply(BootFailed(runner="r-2", why=NASTY, seconds=1.0))
     return f"{boots!r}\n{boots.how_far(['r-1'])}"
 
 
@@ -159,7 +160,7 @@ PLACES = {
     "unfit value": _of_unfit_value,
     "long name": lambda: unfit_name(NASTY * 100),
     "tables": _of_tables,
-    "last lines": lambda: _last_lines(NASTY),
+    "last lines": lambda: last_lines(NASTY),
 }
 
 

@@ -7,13 +7,16 @@ import atexit
 import contextlib
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distributed import Security, Status
 from distributed.core import rpc
+from distributed.objects import SchedulerInfo
 from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
@@ -34,6 +37,7 @@ from dask_flame.driver.cluster_options import dashboard_address as checked_addre
 from dask_flame.driver.dashboard_links import dashboard_link, page_link
 from dask_flame.driver.fleets import PoolFleets, make_pools
 from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
+from dask_flame.driver.hosts.base import HostParts, SchedulerHost, SchedulerView
 from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
 from dask_flame.driver.ignored_settings import warn_of_unheeded
 from dask_flame.driver.launch import check_taken, make_security, places_for, runner_spec
@@ -41,21 +45,21 @@ from dask_flame.driver.log_filter import QuietLogs
 from dask_flame.driver.pools_api import PoolsApi
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
-from dask_flame.history.boots import BootLog, is_step
+from dask_flame.history.boots import is_step
 from dask_flame.history.costs import Costs
-from dask_flame.history.events import EventLog
+from dask_flame.history.records import History
 from dask_flame.history.state import Snapshot
+from dask_flame.lease.resume import tell_clients
 from dask_flame.prints.driver.show import DriversShow
+from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.scheduler.plugin import Prints, Taker
 from dask_flame.prints.settings import limits, shown
 from dask_flame.reports.scheduler.plugin import Reports
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.scheduler.dask_histories import forget_connections
 from dask_flame.scheduler.home.home import Home
-from dask_flame.scheduler.scheduler import FlameScheduler
 
 if TYPE_CHECKING:
-    from dask_flame.driver.hosts.remote import RemoteScheduler
     from dask_flame.driver.widget import Widget
 
 logger = logging.getLogger("dask_flame")
@@ -148,6 +152,7 @@ class FlameCluster(PoolsApi):
     forked_from: int | None = None
     #: The process that has made it.
     _made_by: int | None = None
+    _watch_worker_status_task: Any  # of the base class
 
     @by_name("FlameCluster", "min", "max", "concurrency", "idle_timeout")
     def __init__(
@@ -204,8 +209,8 @@ class FlameCluster(PoolsApi):
         asynchronous = checked_asynchronous(asynchronous, loop)
         warn_of_unheeded(stacklevel=4)
         self.fleets = PoolFleets(policies)
-        self.events = EventLog()
-        self.boots = BootLog()
+        self._history = History(policies)
+        self.events, self.boots = self._history.events, self._history.boots
         self._hash_seed = hash_seed()
         self._warned: set[str] = set()  # of links
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
@@ -223,26 +228,18 @@ class FlameCluster(PoolsApi):
         self._start_task: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
-        #: What its scheduler answers beside Dask's own requests; to be set before it starts, since
-        #: somebody may ask as soon as it listens.
-        self.handlers: dict[str, Callable[..., Any]] = {}
-        self._seat: InProcessScheduler | RemoteScheduler | None = None
+        self._host: SchedulerHost | None = None
         self._shown: Widget | None = None
         self._came_to: Costs | None = None  # once it is over
         self.over = ""  # why it has ended, if it was not closed
-        # Where the scheduler is apart, what stands here for it.
-        self.scheduler: FlameScheduler
-        self.home: Home
         self._show: DriversShow | None = None
-        #: Takes what runners print, see :mod:`dask_flame.prints`; None: nobody wants it.
-        self.on_prints: Taker | None = None
+        self._prints: Taker | None = None
         if shown() and not getattr(self.backend, "shows", False):
-            self._show = DriversShow(print_limits)
-            self.on_prints = self._show.said
+            self._prints = self._print_taker(print_limits)
         self._reports = Reports()
         self._reports.pools = self._pools
         joblib_hook.register()
-        answer_for_closed()
+        answer_for_closed(FlameCluster)
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:
             try:
@@ -270,6 +267,22 @@ class FlameCluster(PoolsApi):
     # What there is
 
     @property
+    def scheduler(self) -> SchedulerView:
+        """The scheduler: Dask's own if it is in this process, else a view of it."""
+        if (scheduler := self._view) is None:
+            raise AttributeError("the cluster has not started, so it has no scheduler yet")
+        return scheduler
+
+    @property
+    def _view(self) -> SchedulerView | None:
+        return None if self._host is None else self._host.scheduler
+
+    @property
+    def home(self) -> Home | None:
+        """Where results of ended runners are kept; None if the scheduler is apart from here."""
+        return None if self._host is None else self._host.home
+
+    @property
     def reports(self) -> ReportStore:
         """What calls have reported."""
         return self._reports.store
@@ -277,14 +290,14 @@ class FlameCluster(PoolsApi):
     @property
     def _report_source(self) -> ClusterReports:
         """Where clients of this process find what is reported: see reports/driver/replica.py."""
-        return ClusterReports(self)
+        return ClusterReports(self.reports, self._host, lambda: self.loop)
 
     @property
     def dashboard_link(self) -> str:
         """Address of the dashboard; empty without one, as in distributed."""
         if not self.dashboard_address:
             return ""  # the scheduler still serves its health and metrics
-        if self._seat is not None and (port := self._seat.dashboard_port):
+        if self._host is not None and (port := self._host.dashboard_port):
             return dashboard_link("127.0.0.1", port, self._warned)
         served = self.scheduler_info.get("services", {}).get("dashboard")
         if served is None:
@@ -333,7 +346,7 @@ class FlameCluster(PoolsApi):
         except BaseException:
             await self._close()
             if self.over:
-                raise closed(self, f"{self.over}, before it had started") from None
+                raise closed(self.name, f"{self.over}, before it had started") from None
             raise
         finally:
             self._start_task = None
@@ -349,21 +362,88 @@ class FlameCluster(PoolsApi):
         self.backend.expect(self._expected())
         await self.backend.start()
         self.disconnect_grace = self.backend.grace
-        self._seat = self._take_seat()
-        await self._seat.start(self._stack)
+        host = self._host = self._make_host()
+        await host.start(self._stack)
         self.scheduler_comm = rpc(
-            self._seat.address, connection_args=self.security.get_connection_args("client")
+            host.address, connection_args=self.security.get_connection_args("client")
         )
         await super()._start()
-        self._seat.follow(self._stack)
+        self._adaptive = host.follow(self._stack)
 
-    def _take_seat(self) -> InProcessScheduler | RemoteScheduler:
+    def _host_parts(self) -> HostParts:
+        return HostParts(
+            name=self.name,
+            backend=self.backend,
+            fleets=self.fleets,
+            history=self._history,
+            security=self.security,
+            disconnect_grace=self.disconnect_grace,
+            max_lifetime=self.max_lifetime,
+            home_limit=self.home_limit,
+            dashboard_address=self.dashboard_address,
+            specs=self.specs,
+            fix=self.fix,
+            note_stop=self._note_stop,
+            expire=self._expire,
+        )
+
+    def _make_host(self) -> SchedulerHost:
         if not self.backend.apart:
-            return InProcessScheduler(self, self._reports)
+            return self._make_own_host()
         # Not everybody needs it.
         from dask_flame.driver.hosts.remote import RemoteScheduler
 
-        return RemoteScheduler(self)
+        return RemoteScheduler(
+            self._host_parts(),
+            reports=self.reports,
+            prints=self._prints,
+            watch_again=self._watch_again,
+            tell_clients=partial(tell_clients, self),
+        )
+
+    def _make_own_host(self) -> InProcessScheduler:
+        return InProcessScheduler(
+            self._host_parts(),
+            cluster=self,
+            plugins=[self._reports, *self.print_plugins()],
+            handlers=self._handlers(),
+        )
+
+    def _handlers(self) -> Mapping[str, Callable[..., Any]]:
+        """Return what the scheduler answers beside Dask's own requests, as soon as it listens."""
+        return {}
+
+    def _print_taker(self, print_limits: Limits) -> Taker:
+        """Return what takes that which runners print, see :mod:`dask_flame.prints`."""
+        self._show = DriversShow(print_limits)
+        return self._show.said
+
+    async def _watch_again(self) -> bool:
+        """Subscribe to news of workers again, once the subscription of the base class has ended.
+
+        Returns
+        -------
+        bool
+            False if the cluster closes.
+
+        Raises
+        ------
+        OSError
+            The scheduler was not reached.
+        """
+        await asyncio.wait([self._watch_worker_status_task])
+        if self.status is not Status.running:
+            return False
+        comm = await self.scheduler_comm.live_comm()
+        try:
+            await comm.write({"op": "subscribe_worker_status"})
+            self.scheduler_info = SchedulerInfo(await comm.read())
+        except BaseException:
+            comm.abort()
+            raise
+        self._watch_worker_status_comm = comm
+        self._watch_worker_status_task = asyncio.ensure_future(self._watch_worker_status(comm))
+        return True
 
     async def _close(self) -> None:
         if self._closing is None:
@@ -374,8 +454,8 @@ class FlameCluster(PoolsApi):
         # The base class sets `closing`, ends its own connections, and sets `closed`.
         self.status = Status.closing
         try:
-            if self._seat is not None:
-                await self._seat.finish()
+            if self._host is not None:
+                await self._host.finish()
                 self._came_to = self.cost()
         finally:
             try:
@@ -396,7 +476,7 @@ class FlameCluster(PoolsApi):
         if self.forked_from is not None:
             refuse(self)
         if self.status is Status.closed:
-            raise closed(self, self.over)
+            raise closed(self.name, self.over)
         return super().sync(*args, **kwargs)
 
     def close(self, timeout: Duration | None = None) -> Any:
@@ -429,42 +509,38 @@ class FlameCluster(PoolsApi):
             super().__del__()
 
     def print_plugins(self) -> list[Prints]:
-        """What its scheduler needs to be told of what runners print, if it is to be told."""
-        return [] if self.on_prints is None else [Prints(limits(), to=self.on_prints)]
+        """Return the plugins by which the scheduler is told of what runners print, if it is."""
+        return [] if self._prints is None else [Prints(limits(), to=self._prints)]
 
     def _ended(self, what: Ended) -> None:
         if self._show is not None:
             self._show.over(what.name)
-        if self._seat is not None:
-            self._seat.ended(what)
+        if self._host is not None:
+            self._host.ended(what)
 
     def _step(self, name: str, step: str) -> None:
-        if self._seat is not None and is_step(step):
-            self._seat.reached(name, step)
+        if self._host is not None and is_step(step):
+            self._host.reached(name, step)
 
     def _held_up(self, name: str, why: str) -> None:
         if not name:
-            self.events.add("held", why)
-        elif self._seat is not None:
-            self._seat.held_up(name, why)
+            self._history.journal.note("held", why)
+        elif self._host is not None:
+            self._host.held_up(name, why)
 
     def _stopped(self, why: str) -> None:
-        if self._seat is not None:
-            self._seat.stopped(why)
+        if self._host is not None:
+            self._host.stopped(why)
         else:
-            self.note_stop(why)
+            self._note_stop(why)
 
-    def note_stop(self, why: str) -> None:
-        """The cluster has been stopped from outside: no runner boots any more."""
+    def _note_stop(self, why: str) -> None:
+        """Boot no runner any more: the cluster has been stopped from outside."""
         if not self.fleets.stopped:
-            self.events.add("stopped", why)
+            self._history.journal.note("stopped", why)
             self.fleets.stop(why)
 
-    def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        assert self._seat is not None
-        self._seat.resized(pool, changes, text)
-
-    def expire(self, why: str, *, logged: bool = False) -> None:
+    def _expire(self, why: str, *, logged: bool = False) -> None:
         """Close the cluster, for a reason that nobody has asked for it; perhaps it is logged."""
         self.over = why
         if not logged:
@@ -502,18 +578,25 @@ class FlameCluster(PoolsApi):
         self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
 
     def _pools(self) -> Snapshot:
-        return display.snapshot(
-            self.fleets, self._adaptive, self.scheduler, self.events, self.boots
-        )
+        return display.snapshot(self.fleets, self._adaptive, self.scheduler, self._history)
 
     def __repr__(self) -> str:
-        return display.text(self)
+        return display.text(self, self._view)
 
     def _repr_html_(self, cluster_status: Any = None) -> str:
-        return display.html(self)
+        return display.html(self, Snapshot(time.time()) if self._view is None else self._pools())
 
     def _widget(self) -> Any:
-        return display.widget(self)
+        """Return the pools, live in a notebook; None without ipywidgets."""
+        if self._shown is None:
+            # Imported here, as a script has no use for it.
+            from dask_flame.driver.widget import Widget
+
+            try:
+                self._shown = Widget(self)
+            except ImportError:
+                return None
+        return self._shown.root
 
 
 def _forked() -> None:
@@ -521,6 +604,8 @@ def _forked() -> None:
     if not clusters:
         return
     FlameCluster._open = weakref.WeakSet()
+    for cluster in clusters:
+        cluster.forked_from = os.getppid()
     with contextlib.suppress(Exception):  # nobody could catch it
         leave_alone(clusters)
 

@@ -5,30 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import textwrap
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.deploy.adaptive import Adaptive
+from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.base import Ended
 from dask_flame.core.pool import OnChange
-from dask_flame.core.terminal_text import tame
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.executor import DecisionExecutor
+from dask_flame.driver.hosts.base import HostParts
+from dask_flame.driver.journal_writer import JournalWriter, last_words
 from dask_flame.driver.scheduler_news import SchedulerNews
-from dask_flame.errors import PRINTED, BootError, BootTimeout
-from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
-from dask_flame.history.timeline import ENDING, RunnerTimeline
-from dask_flame.scaling.boot_messages import Told
+from dask_flame.errors import BootError, BootTimeout
+from dask_flame.history.boots import ACCEPTED, FIRST_CALL
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+from dask_flame.scheduler.home.home import Home
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 logger = logging.getLogger("dask_flame")
 
@@ -36,8 +34,6 @@ logger = logging.getLogger("dask_flame")
 _HISTORY = 3600
 #: Seconds after which there is one though nothing has.
 _UNCHANGED = 60.0
-#: Of what a runner printed last, in the event of its end: lines, and characters of each.
-_SHOWN_LINES, _LONGEST_LINE = 25, 500
 #: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
 _GONE_WITHIN = 5.0
 #: Least seconds between two events that say of the same runner that it is paused.
@@ -57,18 +53,30 @@ class FlameAdaptive(Adaptive):
 
     Parameters
     ----------
-    cluster : FlameCluster
-        Must be running: its scheduler, pools and backend are used directly.
+    cluster : distributed.deploy.cluster.Cluster
+        Must be running. For the base class alone.
+    parts : HostParts
+    scheduler : FlameScheduler
+    home : Home
     **kwargs
         What :class:`distributed.deploy.Adaptive` takes.
     """
 
-    def __init__(self, cluster: FlameCluster, **kwargs: Any) -> None:
-        self.fleets = cluster.fleets
-        self.events = cluster.events
-        self.boots = cluster.boots
-        self.lives = RunnerTimeline()
-        self.told = Told()
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        parts: HostParts,
+        scheduler: FlameScheduler,
+        home: Home,
+        **kwargs: Any,
+    ) -> None:
+        self.fleets = parts.fleets
+        self.journal = parts.history.journal
+        self._writer = JournalWriter(parts.history)
+        self._timeline = parts.history.timeline
+        self._placement = scheduler  # the base class has a `scheduler`, which is a connection
+        self._fix = parts.fix
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
@@ -82,16 +90,24 @@ class FlameAdaptive(Adaptive):
         self._later: asyncio.TimerHandle | None = None
         self._callbacks = BackgroundThread("flame-callbacks")
         self._orders = DecisionExecutor(
-            cluster, ended=self.ended, accepted=self._accepted, done=self.wake
+            backend=parts.backend,
+            scheduler=scheduler,
+            home=home,
+            fleets=parts.fleets,
+            journal=parts.history.journal,
+            specs=parts.specs,
+            ended=self.ended,
+            accepted=self._accepted,
+            done=self.wake,
         )
         default = self.fleets.policies[self.fleets.default]
         kwargs.setdefault("minimum", default.min)
         kwargs.setdefault("maximum", default.max)
         super().__init__(cluster, **kwargs)
         self._news = SchedulerNews(on_change=self._changed)
-        cluster.scheduler.report_to(self._news)
+        scheduler.report_to(self._news)
         fleets = self.fleets.fleets
-        cluster.scheduler.asks.follow(
+        scheduler.asks.follow(
             bound=lambda pool: fleets[pool].bound,
             coming=lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY),
         )
@@ -99,7 +115,7 @@ class FlameAdaptive(Adaptive):
     # What distributed's Adaptive is made of
 
     async def target(self) -> int:
-        return sum(f.target(self.cluster.scheduler.demand(pool)) for pool, f in self.fleets)
+        return sum(f.target(self._placement.demand(pool)) for pool, f in self.fleets)
 
     async def adapt(self) -> None:
         self.decide()
@@ -111,7 +127,7 @@ class FlameAdaptive(Adaptive):
         ``cluster.adapt()``, ``cluster.scale(n)`` and ``cluster.resize(…)`` let it go on. May be
         called from any thread, and more than once. Runners that are lost are replaced.
         """
-        self.cluster.fix()
+        self._fix()
 
     async def finish(self) -> None:
         """Decide nothing any more, and break off what is under way: the cluster closes."""
@@ -140,7 +156,7 @@ class FlameAdaptive(Adaptive):
         """
         if self._woken or self._over:
             return
-        waiting = self.cluster.scheduler.waiting
+        waiting = self._placement.waiting
         # This is called several times for each call: a plain loop, as any() takes longer.
         for pool, fleet in self.fleets:
             # One that has just come up may be killed by its first call before that moment is over.
@@ -162,10 +178,11 @@ class FlameAdaptive(Adaptive):
         self._observe(now)
         wakes = []
         for pool, fleet in self.fleets:
-            fleet.taken_back(self.cluster.scheduler.withdrawn(pool))
-            decision = fleet.decide(now, self.cluster.scheduler.demand(pool))
+            fleet.taken_back(self._placement.withdrawn(pool))
+            decision = fleet.decide(now, self._placement.demand(pool))
             self._carry_out(pool, fleet, decision)
-            self.lives.heed(fleet.roster, time.time(), self.cluster.scheduler.calls_on)
+            for seen in self._timeline.news(fleet.roster, time.time(), self._placement.calls_on):
+                self.journal.append(seen)
             wakes.append(decision.wake)
             if self.fleets.stopped:
                 self._refuse(pool)
@@ -180,13 +197,12 @@ class FlameAdaptive(Adaptive):
             return
         fleet = self.fleets.fleets[pool]
         member = fleet.members[what.name]
-        scheduler = self.cluster.scheduler
+        scheduler = self._placement
         if refused := self._news.refused.get(what.name, ""):
             what = replace(what, why=refused, output="", final=True)
-        how_far = self._how_far(what) if member.phase is Phase.BOOTING else ""
-        printed = ""
-        if tail := what.output.strip():
-            printed = PRINTED + textwrap.indent(_last_lines(tail), "    ")
+        booting = member.phase is Phase.BOOTING
+        how_far = self._writer.how_far_one_came(what) if booting else ""
+        printed = last_words(what.output)
         crowded = fleet.crowded
         phase = fleet.ended(
             what.name,
@@ -206,35 +222,20 @@ class FlameAdaptive(Adaptive):
         elif not self._over and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
-        self.boots.ended(what.name, what.why, now, failed=kind == "failed")
-        late = (boot := self.boots.of(what.name)) is not None and boot.failed
-        self.lives.ended(what.name, time.time(), "failed" if late else kind, what.why)
         # What ends a runner that is paused is not that it is.
         seen_out = member.why and not (member.paused and kind == "lost")
         cause = f"{member.why} ({what.why})" if seen_out else what.why
         if kind != "failed":
             told = cause + printed if kind == "lost" else cause
-            self.events.add(kind, told, runners=[what.name], pool=pool)
         elif what.no_room and fleet.crowded:
-            if not crowded:
-                told = f"{what.why}{how_far}{_WAITS}"
-                self.events.add(kind, told, runners=[what.name], pool=pool)
-        elif news := self.told.shorten(pool, what.name, what.why + printed):
-            said, mark, lines = news.partition(PRINTED)
-            self.events.add(kind, said + how_far + mark + lines, runners=[what.name], pool=pool)
-        self.fleets.ledgers[pool].gone(member, kind, now)
+            told = "" if crowded else f"{what.why}{how_far}{_WAITS}"
+        else:
+            told = self._writer.why_it_failed(pool, what, how_far, printed)
+        self._writer.ended(what, pool, kind, told, now - member.asked)
         # Also where it was seen out, and its calls were not done when its time was over.
         scheduler.runner_ended(what.name, cause + printed)
         if not self._over:
             self.wake()
-
-    def _how_far(self, what: Ended) -> str:
-        """How far a boot has come that has failed, as a part of a sentence."""
-        boot = self.boots.of(what.name)
-        if boot is not None and boot.trouble and boot.trouble in what.why:
-            self.boots.held_up(what.name, "")  # it is said already
-        how_far = self.boots.how_far([what.name])
-        return f" ({how_far})" if how_far else ""
 
     def _make_room(self, fleet: Fleet, what: Ended) -> None:
         """Let other pools know that a runner has gone: they may share what it has taken."""
@@ -245,10 +246,11 @@ class FlameAdaptive(Adaptive):
 
     def reached(self, name: str, step: str) -> None:
         """A runner's boot has come to a step."""
-        if (noted := self.boots.reached(name, step, time.monotonic())) is not None:
-            boot, took = noted
-            self.fleets.ledgers[boot.pool].phase(step, took)
-            self.lives.stepped(name, boot.steps)
+        self._writer.stepped(name, step)
+
+    def held_up(self, name: str, why: str) -> None:
+        """A boot is held up, or no longer."""
+        self._writer.held_up(name, self.fleets.of(name) or "", why)
 
     def _accepted(self, names: Collection[str]) -> None:
         for name in names:
@@ -263,10 +265,10 @@ class FlameAdaptive(Adaptive):
         for pool, number in news.not_awaited:
             self.fleets.fleets[pool].awaited(number, now)
         for kind, text in news.happened:
-            self.events.add(kind, text)
+            self.journal.note(kind, text)
 
     def _see(self, name: str, pool: str, now: float, *, began: bool) -> None:
-        scheduler, fleet = self.cluster.scheduler, self.fleets.fleets[pool]
+        scheduler, fleet = self._placement, self.fleets.fleets[pool]
         member = fleet.members[name]
         if name in self._news.refused and member.phase is Phase.BOOTING:
             self._orders.end([name])  # should it not end by itself
@@ -285,19 +287,7 @@ class FlameAdaptive(Adaptive):
             return  # its plugins are being set up
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
-            self.told.forget(pool)
-            took = now - member.asked
-            ledger = self.fleets.ledgers[pool]
-            ledger.registered += 1
-            ledger.boot_seconds += took
-            self.reached(name, REGISTERED)
-            boot = self.boots.of(name)
-            steps = dict(boot.steps) if boot is not None else {}
-            before = [f"{s} {shown(t)}" for s, t in steps.items() if s != REGISTERED]
-            why = f"registered {took:.2f} s after its boot"
-            why += f" ({', '.join(before)})" if before else ""
-            numbers = {"seconds": took, **steps}
-            self.events.add("ready", why, runners=[name], pool=pool, **numbers)
+            self._writer.registered(name, pool, now - member.asked)
         load = scheduler.load(name)
         if began or load.busy:
             self.reached(name, FIRST_CALL)
@@ -310,7 +300,7 @@ class FlameAdaptive(Adaptive):
             why, limit = self._news.leaving[name], fleet.pool.shutdown_timeout
             fleet.drain(name, now, why, within=limit)
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
-            self.events.add("leaving", why, runners=[name], pool=pool)
+            self.journal.note("leaving", why, runners=[name], pool=pool)
             # The substrate may not leave it the time that its calls have.
             self._orders.save(name)
         elif member.phase is Phase.READY and load.spent:
@@ -321,23 +311,23 @@ class FlameAdaptive(Adaptive):
         if not why:
             if fleet.resumed(name, now) and name in self._paused:
                 self._paused.discard(name)
-                self.events.add("ready", "begins calls again", runners=[name], pool=pool)
+                self.journal.note("ready", "begins calls again", runners=[name], pool=pool)
         elif fleet.paused(name, now, why) and now >= self._paused_at.get(name, -math.inf) + _OFTEN:
             # Where memory is full by turns, not each time.
             self._paused_at[name] = now
             self._paused.add(name)
             why = f"{why}; it gets no calls, and ends if that does not change (memory=)"
-            self.events.add("paused", why, runners=[name], pool=pool)
+            self.journal.note("paused", why, runners=[name], pool=pool)
 
     def _say_if_held(self, pool: str, fleet: Fleet) -> None:
         """Say it once, where calls begin to wait for what does not come by itself."""
-        scheduler = self.cluster.scheduler
+        scheduler = self._placement
         kind, held = "actors", scheduler.held_by_actors(pool, fleet.pool)
         if not fleet.bound[0] and not fleet.suspended and scheduler.waiting(pool):
             kind, held = "none", self._why_none(pool, fleet)
         kind = kind if held else ""
         if kind and kind != self._held.get(pool):
-            self.events.add("waiting", f"calls wait: {held}", pool=pool)
+            self.journal.note("waiting", f"calls wait: {held}", pool=pool)
         self._held[pool] = kind
 
     def _why_none(self, pool: str, fleet: Fleet) -> str:
@@ -349,52 +339,39 @@ class FlameAdaptive(Adaptive):
     def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
         if (boots := decision.boot) is not None:
             self.fleets.booted(pool, boots.names)
-            self.fleets.ledgers[pool].boots += len(boots.names)
-            event = self.events.add(
-                "boot", boots.reason, runners=boots.names, pool=pool, **decision.numbers
-            )
-            self.boots.asked(boots.names, pool, fleet.members[boots.names[0]].asked, at=event.at)
-            self.lives.asked(boots.names, pool, event.at, boots.reason)
+            asked = fleet.members[boots.names[0]].asked
+            self._writer.asked(pool, boots, asked, decision.numbers)
             self._orders.boot(boots.names)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
-            for reason in dict.fromkeys(item.reason for item in decision.retire):
-                names = [item.name for item in decision.retire if item.reason == reason]
-                failed = {item.name for item in decision.retire if item.failed}
-                late = [name for name in names if name in failed]
-                why = f"{reason} ({how_far})" if (how_far := self.boots.how_far(late)) else reason
-                for name in late:
-                    self.boots.ended(name, reason, time.monotonic(), failed=True)
-                event = self.events.add("retire", why, runners=names, pool=pool, **decision.numbers)
-                for name in names:
-                    self.lives.seen(name, ENDING, event.at, why)
+            self._writer.retired(pool, fleet, decision)
             self._orders.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
             self._orders.check(decision.check, fleet.pool.idle_check)
         if decision.give_up is not None:
             self._give_up(pool, decision.give_up)
-        elif self.cluster.scheduler.asks.waiting(pool) and (
+        elif self._placement.asks.waiting(pool) and (
             (give_up := fleet.give_up(time.monotonic())) is not None
         ):
             # Calls have the runners that there are; who waits for more has nothing of them.
-            self.cluster.scheduler.asks.fail(pool, self._boot_error(pool, give_up)[0])
+            self._placement.asks.fail(pool, self._boot_error(pool, give_up)[0])
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         error, why = self._boot_error(pool, give_up)
-        why = self.told.shorten(pool, give_up.runner, why)
-        self.told.forget(pool)  # what is submitted from now on is another story
-        failed = self.cluster.scheduler.fail_waiting(error, pool)
+        why = self._writer.told.shorten(pool, give_up.runner, why)
+        self._writer.told.forget(pool)  # what is submitted from now on is another story
+        failed = self._placement.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
         # There may be none, where runners were waited for by their number.
-        self.events.add("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
+        self.journal.note("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
 
     def _boot_error(self, pool: str, give_up: GiveUp) -> tuple[BootError, str]:
         """The error of what waits for boots that keep failing, and why they do."""
         why = give_up.reason
-        if give_up.late and (how_far := self.boots.how_far([give_up.runner])):
+        if give_up.late:
             # Of one that ended by itself this was said when it did.
-            why += f" ({how_far})"
+            why += self._writer.how_far([give_up.runner])
         preload, limit = self.fleets.policies[pool].preload, self.fleets.policies[pool].boot_timeout
         if give_up.late and preload:
             why += (
@@ -416,9 +393,9 @@ class FlameAdaptive(Adaptive):
             f"{self.fleets.stopped}, so no runner will run this; results that the driver has can "
             "still be read. To go on, write cluster.close() and make a new FlameCluster"
         )
-        if failed := self.cluster.scheduler.fail_waiting(error, pool):
+        if failed := self._placement.fail_waiting(error, pool):
             calls = "call that waited" if failed == 1 else "calls that waited"
-            self.events.add("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
+            self.journal.note("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
 
     def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
         if function is not None:
@@ -436,7 +413,7 @@ class FlameAdaptive(Adaptive):
         for pool, fleet in self.fleets:
             busy = sum(m.phase is Phase.READY and m.busy > 0 for m in fleet.members.values())
             booting, ready = fleet.count(Phase.BOOTING), fleet.count(Phase.READY)
-            demand = self.cluster.scheduler.demand(pool)
+            demand = self._placement.demand(pool)
             sample = (time.time(), demand, booting, ready, busy, fleet.target(demand))
             history = self.history[pool]
             if (
@@ -445,8 +422,3 @@ class FlameAdaptive(Adaptive):
                 or sample[0] > history[-1][0] + _UNCHANGED
             ):
                 history.append(sample)
-
-
-def _last_lines(text: str) -> str:
-    lines: Iterable[str] = tame(text).splitlines()
-    return "\n".join(line[:_LONGEST_LINE] for line in list(lines)[-_SHOWN_LINES:])

@@ -3,24 +3,61 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from distributed import Status
 
+from dask_flame.backends.base import Backend
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.driver.hosts.base import AdaptiveBounds, SchedulerView
+from dask_flame.history.boots import BootLog
+from dask_flame.history.records import History
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
-from dask_flame.history.timeline import RunnerTimeline
+from dask_flame.history.usage import PoolUsage
 from dask_flame.scaling.fleet import Fleet, Phase
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
-    from dask_flame.driver.control_loop import FlameAdaptive
-    from dask_flame.driver.fleets import PoolFleets
-    from dask_flame.history.boots import BootLog
-    from dask_flame.history.events import EventLog
-    from dask_flame.scheduler.scheduler import FlameScheduler
 
 _SHOWN_EVENTS = 200
 _SHOWN_BOOTS = 64
+
+
+class Displayed(Protocol):
+    """The parts of a cluster that are shown: see :class:`FlameCluster`.
+
+    Attributes
+    ----------
+    name : str
+    status : distributed.Status
+    over : str
+        Why it has ended; empty where somebody has closed it.
+    forked_from : int or None
+        In a process that was forked from the driver, the driver's number.
+    fleets : PoolFleets
+    backend : Backend
+    boots : BootLog
+    scheduler_address : str
+    dashboard_address : str or None
+    dashboard_link, flame_link : str
+    """
+
+    status: Status
+    over: str
+    forked_from: int | None
+    fleets: PoolFleets
+    backend: Backend
+    boots: BootLog
+    dashboard_address: str | None
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scheduler_address(self) -> str: ...
+
+    @property
+    def dashboard_link(self) -> str: ...
+
+    @property
+    def flame_link(self) -> str: ...
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
@@ -36,14 +73,13 @@ def counts(fleet: Fleet) -> dict[str, int]:
     }
 
 
-def text(cluster: FlameCluster) -> str:
-    """One line: what a terminal shows."""
+def text(cluster: Displayed, scheduler: SchedulerView | None) -> str:
+    """Return the one line that a terminal shows; there is no scheduler before the start."""
     if cluster.forked_from is not None:
         return f"FlameCluster({cluster.name}, of process {cluster.forked_from})"
     if cluster.status is Status.closed:
         return f"FlameCluster({cluster.name}, closed)"
     several = len(cluster.fleets.fleets) > 1
-    scheduler = getattr(cluster, "scheduler", None)
     pools = "; ".join(
         _pool(
             name if several else "",
@@ -76,8 +112,8 @@ def _pool(name: str, fleet: Fleet, waiting: int, held: str) -> str:
     )
 
 
-def html(cluster: FlameCluster) -> str:
-    """The pools, runner by runner: what a notebook shows."""
+def html(cluster: Displayed, state: Snapshot) -> str:
+    """Return the pools, runner by runner, as a notebook shows them."""
     # Imported here, as a script has no use for it.
     from dask_flame.charts.panel import Head, panel
 
@@ -88,55 +124,40 @@ def html(cluster: FlameCluster) -> str:
     if cluster.dashboard_address and not over:
         links = {"dashboard": cluster.dashboard_link, "curves": cluster.flame_link}
     head = Head(cluster.name, cluster.backend.name, over, links)
-    started = getattr(cluster, "scheduler", None) is not None
-    state = cluster._pools() if started else Snapshot(time.time())
     return panel(head, state, cluster.boots)
-
-
-def widget(cluster: FlameCluster) -> Any:
-    """The pools, live in a notebook; None without ipywidgets."""
-    if cluster._shown is None:
-        # Imported here, as a script has no use for it.
-        from dask_flame.driver.widget import Widget
-
-        try:
-            cluster._shown = Widget(cluster)
-        except ImportError:
-            return None
-    return cluster._shown.root
 
 
 def snapshot(
     pools: PoolFleets,
-    adaptive: FlameAdaptive | None,
-    scheduler: FlameScheduler,
-    events: EventLog,
-    boots: BootLog,
+    adaptive: AdaptiveBounds | None,
+    scheduler: SchedulerView,
+    history: History,
 ) -> Snapshot:
     """Return the pools as the dashboard's pages and the notebook show them."""
     now, monotonic = time.time(), time.monotonic()
     return Snapshot(
         now,
         [
-            _summary(name, fleet, pools, adaptive, scheduler, now, monotonic)
+            _summary(name, fleet, history.usage[name], adaptive, scheduler, now, monotonic)
             for name, fleet in pools
         ],
-        events=list(events)[-_SHOWN_EVENTS:],
-        lives=adaptive.lives if adaptive is not None else RunnerTimeline(),
-        boots=boots[-_SHOWN_BOOTS:],
+        events=list(history.events)[-_SHOWN_EVENTS:],
+        lives=history.timeline,
+        boots=history.boots[-_SHOWN_BOOTS:],
     )
 
 
 def _summary(
     name: str,
     fleet: Fleet,
-    pools: PoolFleets,
-    adaptive: FlameAdaptive | None,
-    scheduler: FlameScheduler,
+    usage: PoolUsage,
+    adaptive: AdaptiveBounds | None,
+    scheduler: SchedulerView,
     now: float,
     monotonic: float,
 ) -> PoolSummary:
     policy, demand = fleet.pool, scheduler.demand(name)
+    members = list(fleet.members.values())  # another thread may change them
     return PoolSummary(
         name,
         min=policy.min,
@@ -146,7 +167,7 @@ def _summary(
         waiting=scheduler.waiting(name),
         runners=[
             RunnerSummary(m.name, m.phase.value, now - (monotonic - m.since), m.busy, m.why)
-            for m in fleet.members.values()
+            for m in members
         ],
         history=list(adaptive.history[name]) if adaptive is not None else [],
         target=fleet.target(demand),
@@ -156,6 +177,6 @@ def _summary(
         idle_timeout=policy.idle_timeout,
         suspended=fleet.suspended,
         fixed=fleet.fixed,
-        runner_seconds=pools.ledgers[name].paid(fleet.members.values(), monotonic),
+        runner_seconds=usage.paid(members, monotonic),
         busy_seconds=fleet.roster.busy_seconds(monotonic),
     )

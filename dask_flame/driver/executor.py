@@ -6,15 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.protocol import pickle
 
-from dask_flame.backends.base import Ended
+from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.history.journal import Journal
 from dask_flame.scaling.fleet import Retirement
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+from dask_flame.scheduler.home.home import Home
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 logger = logging.getLogger("dask_flame")
 
@@ -28,8 +29,13 @@ class DecisionExecutor:
 
     Parameters
     ----------
-    cluster : FlameCluster
-        Must be running: its scheduler, pools, home and backend are used directly.
+    backend : Backend
+    scheduler : FlameScheduler
+    home : Home
+    fleets : PoolFleets
+    journal : Journal
+    specs : callable
+        Returns what runners of these names are told.
     ended : callable
         Told of runners that the backend does not have and never reported.
     accepted : callable
@@ -40,15 +46,23 @@ class DecisionExecutor:
 
     def __init__(
         self,
-        cluster: FlameCluster,
         *,
+        backend: Backend,
+        scheduler: FlameScheduler,
+        home: Home,
+        fleets: PoolFleets,
+        journal: Journal,
+        specs: Callable[[Sequence[str]], list[RunnerSpec]],
         ended: Callable[[Ended], None],
         accepted: Callable[[Collection[str]], None],
         done: Callable[[], None],
     ) -> None:
-        self.cluster = cluster
-        self.backend = cluster.backend
-        self.events = cluster.events
+        self.backend = backend
+        self._journal = journal
+        self._scheduler = scheduler
+        self._home = home
+        self._fleets = fleets
+        self._specs = specs
         self._ended = ended
         self._accepted = accepted
         self._done = done
@@ -67,7 +81,7 @@ class DecisionExecutor:
 
     def retire(self, retirements: Sequence[Retirement]) -> None:
         """End these runners: at once by force, or with their results brought home first."""
-        scheduler = self.cluster.scheduler
+        scheduler = self._scheduler
         by_force = [item.name for item in retirements if item.force]
         in_peace = [item.name for item in retirements if not item.force]
         if by_force:
@@ -83,9 +97,9 @@ class DecisionExecutor:
 
     def save(self, name: str) -> None:
         """Bring this runner's results home already, while it still runs."""
-        address = self.cluster.scheduler.aliases.get(name)
+        address = self._scheduler.aliases.get(name)
         if address is not None:
-            self._do(self.cluster.home.copy([address]))
+            self._do(self._home.copy([address]))
 
     def end(self, names: Collection[str], *, grace: float = 0) -> None:
         """End these runners, and see that they are gone."""
@@ -98,14 +112,14 @@ class DecisionExecutor:
 
     async def _boot(self, names: Sequence[str]) -> None:
         try:
-            await self.backend.boot(self.cluster.specs(names))
+            await self.backend.boot(self._specs(names))
         except Exception as error:
             logger.debug("boot refused", exc_info=True)
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
         else:
             self._accepted(names)
         # Given up while the request was under way: nobody would ever end it.
-        if unknown := [name for name in names if self.cluster.fleets.of(name) is None]:
+        if unknown := [name for name in names if self._fleets.of(name) is None]:
             await self._end(unknown)
 
     async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
@@ -121,7 +135,9 @@ class DecisionExecutor:
                 left &= there
             if left:
                 if why != said:
-                    self.events.add("failed", f"could not be ended, trying on: {why}", runners=left)
+                    self._journal.note(
+                        "failed", f"could not be ended, trying on: {why}", runners=left
+                    )
                 said, grace = why, 0
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _AGAIN_MOST)
@@ -142,14 +158,14 @@ class DecisionExecutor:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _AGAIN_MOST)
         for name in names:
-            if name not in there and self.cluster.fleets.of(name) is not None:
+            if name not in there and self._fleets.of(name) is not None:
                 self._ended(Ended(name=name, why=why))
 
     async def _see_home(self, addresses: dict[str, str]) -> None:
         """Bring the results of these runners home, then end them."""
-        scheduler = self.cluster.scheduler
+        scheduler = self._scheduler
         try:
-            stay = dict(await self.cluster.home.retire(addresses.values()))
+            stay = dict(await self._home.retire(addresses.values()))
         except Exception as error:
             logger.debug("home failed", exc_info=True)
             why = f"its results could not be moved: {type(error).__name__}: {error}"
@@ -159,21 +175,21 @@ class DecisionExecutor:
                 self._keep(name, address, stay[address])
         ending = {name for name, address in addresses.items() if address not in stay}
         for name in ending:
-            fleet = self.cluster.fleets.fleet_of(name)
+            fleet = self._fleets.fleet_of(name)
             grace = fleet.pool.shutdown_timeout if fleet is not None else 0
             self.end([name], grace=grace)
 
     def _keep(self, name: str, address: str, why: str) -> None:
-        fleet = self.cluster.fleets.fleet_of(name)
+        fleet = self._fleets.fleet_of(name)
         if fleet is None:
             return
         fleet.kept(name, time.monotonic())
-        self.events.add("kept", why, runners=[name], pool=self.cluster.fleets.of(name))
+        self._journal.note("kept", why, runners=[name], pool=self._fleets.of(name))
         if not fleet.is_draining(name):
-            self.cluster.scheduler.undrain(address)
+            self._scheduler.undrain(address)
 
     async def _check(self, name: str, predicate: Callable[[], object]) -> None:
-        scheduler, fleet = self.cluster.scheduler, self.cluster.fleets.fleet_of(name)
+        scheduler, fleet = self._scheduler, self._fleets.fleet_of(name)
         # A predicate that cannot be asked, or fails, must not keep a runner for ever.
         may_end, problem = True, ""
         try:
@@ -186,7 +202,7 @@ class DecisionExecutor:
             problem = f"could not be asked: {type(error).__name__}: {error}"
         if problem:
             why = f"idle_check has failed, so it may end: {problem}"
-            self.events.add("failed", why, runners=[name], pool=self.cluster.fleets.of(name))
+            self._journal.note("failed", why, runners=[name], pool=self._fleets.of(name))
         if fleet is not None:
             fleet.checked(name, time.monotonic(), may_end=bool(may_end))
 

@@ -1,4 +1,4 @@
-"""The pools of a cluster: their policies, their fleets, and what they have used (driver)."""
+"""The pools of a cluster: their policies and their fleets (driver)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from dask_flame.core.option_checks import EXAMPLES, line, shown, whole, wrong
 from dask_flame.core.pool import Pool, refuse_unknown
 from dask_flame.errors import PoolError
-from dask_flame.history.usage import PoolUsage
 from dask_flame.scaling.fleet import Fleet
 from dask_flame.scaling.runner_index import RunnerState
 
@@ -79,7 +78,6 @@ class PoolFleets:
         self.fleets = {
             name: Fleet(pool, prefix="runner" if plain else name) for name, pool in pools.items()
         }
-        self.ledgers = {name: PoolUsage() for name in pools}
         self.stopped = ""  # why there is to be no runner any more
         self._pool_of: dict[str, str] = {}
 

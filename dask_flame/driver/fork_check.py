@@ -11,33 +11,50 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import distributed.utils
 from distributed import Client
 from distributed.diskutils import WorkDir
 
+from dask_flame.backends.base import Backend
 from dask_flame.errors import ForkedError
 
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+
+class Forkable(Protocol):
+    """A cluster that a process which was forked from its driver has as well.
+
+    Attributes
+    ----------
+    name : str
+    backend : Backend
+    scheduler_address : str
+    """
+
+    backend: Backend
+    _loop_runner: Any
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scheduler_address(self) -> str: ...
 
 
-def clients_of(cluster: FlameCluster) -> Iterator[Client]:
+def clients_of(cluster: object) -> Iterator[Client]:
     """The Clients of a cluster in this process; by a private name, as there is no other way."""
     for client in list(Client._instances):
         if client.cluster is cluster:
             yield client
 
 
-def leave_alone(clusters: Iterable[FlameCluster]) -> None:
-    """Have these clusters, in a child that was forked, do nothing but say so."""
+def leave_alone(clusters: Iterable[Forkable]) -> None:
+    """Let go of these clusters in a child that was forked: their Clients say so when used."""
     # Its thread stays in the parent, too, and what a cluster made here gives it would wait for
     # ever. Private, as is all that distributed has of it.
     distributed.utils._offload_executor = ThreadPoolExecutor(1, "Dask-Offload")
     _keep_folders()
     for cluster in clusters:
-        cluster.forked_from = os.getppid()
         with contextlib.suppress(Exception):  # of a backend
             cluster.backend.forked()
         with contextlib.suppress(Exception):
@@ -47,7 +64,7 @@ def leave_alone(clusters: Iterable[FlameCluster]) -> None:
                 _cut_off(client, cluster)
 
 
-def refuse(cluster: FlameCluster) -> NoReturn:
+def refuse(cluster: Forkable) -> NoReturn:
     """Say that this process cannot use its parent's cluster, and what it can do.
 
     Raises
@@ -61,7 +78,7 @@ def refuse(cluster: FlameCluster) -> NoReturn:
     )
 
 
-def _cut_off(client: Client, cluster: FlameCluster) -> None:
+def _cut_off(client: Client, cluster: Forkable) -> None:
     def refused(*args: Any, **kwargs: Any) -> NoReturn:
         refuse(cluster)
 
@@ -86,7 +103,7 @@ def _keep_folders() -> None:
             finalizer.detach()
 
 
-def _let_go_of_connections(cluster: FlameCluster) -> None:
+def _let_go_of_connections(cluster: Forkable) -> None:
     """Have the parent's connections and ports end with the parent, though this process goes on.
 
     Their numbers stay taken, as objects that have them are still there. Those that are known are

@@ -11,18 +11,42 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.driver.hosts.base import SchedulerView
+from dask_flame.history.records import History
 from dask_flame.scaling.fleet import Phase
+from dask_flame.scheduler.home.home import Home
 
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
 
-_clusters: weakref.WeakSet[FlameCluster] = weakref.WeakSet()
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The parts of a cluster that its metrics are read from.
+
+    Attributes
+    ----------
+    name : str
+        The cluster's.
+    scheduler : SchedulerView
+    home : Home
+    fleets : PoolFleets
+    history : History
+    """
+
+    name: str
+    scheduler: SchedulerView
+    home: Home
+    fleets: PoolFleets
+    history: History
+
+
+_clusters: weakref.WeakSet[Measured] = weakref.WeakSet()
 _registered = False
 
 
-def expose(cluster: FlameCluster) -> None:
+def expose(cluster: Measured) -> None:
     """Have this cluster's numbers in the process's registry until :func:`withdraw`."""
     global _registered
     with suppress(ImportError):
@@ -35,7 +59,7 @@ def expose(cluster: FlameCluster) -> None:
         _clusters.add(cluster)
 
 
-def withdraw(cluster: FlameCluster) -> None:
+def withdraw(cluster: Measured) -> None:
     """A cluster is closed."""
     _clusters.discard(cluster)
 
@@ -51,7 +75,7 @@ class _Collector:
         yield from _counters(clusters)
 
 
-def _gauges(clusters: list[FlameCluster]) -> Iterator[Any]:
+def _gauges(clusters: list[Measured]) -> Iterator[Any]:
     from prometheus_client.core import GaugeMetricFamily as Gauge
 
     by_pool = ["cluster", "pool"]
@@ -78,7 +102,7 @@ def _gauges(clusters: list[FlameCluster]) -> Iterator[Any]:
     yield from (runners, busy, least, most, demand, waiting, home)
 
 
-def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
+def _counters(clusters: list[Measured]) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily as Counter
 
     by_pool = ["cluster", "pool"]
@@ -100,7 +124,7 @@ def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
     now = time.monotonic()
     for cluster in clusters:
         for pool, fleet in cluster.fleets:
-            of, ledger = [cluster.name, pool], cluster.fleets.ledgers[pool]
+            of, ledger = [cluster.name, pool], cluster.history.usage[pool]
             boots.add_metric(of, ledger.boots)
             up.add_metric(of, ledger.registered)
             booting.add_metric(of, ledger.boot_seconds)
@@ -110,6 +134,6 @@ def _counters(clusters: list[FlameCluster]) -> Iterator[Any]:
             for how, number in ledger.ended.items():
                 ended.add_metric([*of, how], number)
             paid.add_metric(of, ledger.paid(list(fleet.members.values()), now))
-        for kind, number in list(cluster.events.counts.items()):
+        for kind, number in list(cluster.history.events.counts.items()):
             events.add_metric([cluster.name, kind], number)
     yield from (boots, up, booting, phases, passed, ended, paid, events)

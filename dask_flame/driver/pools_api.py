@@ -42,10 +42,8 @@ from dask_flame.scaling.runner_index import RunnerState
 
 if TYPE_CHECKING:
     from dask_flame.backends.base import Backend, RunnerSpec
-    from dask_flame.driver.control_loop import FlameAdaptive
     from dask_flame.driver.fleets import PoolFleets
-    from dask_flame.driver.hosts.in_process import InProcessScheduler
-    from dask_flame.driver.hosts.remote import RemoteScheduler
+    from dask_flame.driver.hosts.base import AdaptiveBounds, SchedulerHost, SchedulerView
     from dask_flame.history.boots import BootLog
     from dask_flame.history.events import EventLog
     from dask_flame.history.state import Snapshot
@@ -63,10 +61,15 @@ class PoolsApi(Cluster):
     events: EventLog
     backend: Backend
     boots: BootLog
-    _adaptive: FlameAdaptive
+    _adaptive: AdaptiveBounds | None
     _came_to: Costs | None
     _hash_seed: str
-    _seat: InProcessScheduler | RemoteScheduler | None
+    _host: SchedulerHost | None
+
+    @property
+    @abstractmethod
+    def _view(self) -> SchedulerView | None:
+        """The scheduler as every process can read it; None before the cluster has started."""
 
     @abstractmethod
     def _pools(self) -> Snapshot:
@@ -134,8 +137,7 @@ class PoolsApi(Cluster):
         """
         if self._came_to is not None:
             return self._came_to
-        started = getattr(self, "scheduler", None) is not None
-        return costs(self._pools().pools) if started else Costs()
+        return costs(self._pools().pools) if self._view is not None else Costs()
 
     def manifest(self) -> Manifest:
         """What would be sent to the substrate if each pool were to boot one more runner.
@@ -226,7 +228,7 @@ class PoolsApi(Cluster):
         minimum: float | None = None,
         maximum: float | None = None,
         **others: Any,
-    ) -> FlameAdaptive:
+    ) -> AdaptiveBounds:
         """Follow demand within these bounds; those not given stay as they are.
 
         It is the default pool's bounds that change; see :meth:`resize` for another pool's.
@@ -243,7 +245,7 @@ class PoolsApi(Cluster):
 
         Returns
         -------
-        FlameAdaptive
+        AdaptiveBounds
             Its ``stop()`` keeps the number of runners that there are then, whatever the demand,
             until the next ``adapt``, ``scale`` or ``resize``. Where the scheduler is apart from the
             driver, it has the bounds and ``stop()`` alone.
@@ -260,6 +262,7 @@ class PoolsApi(Cluster):
         policy = self.fleets.policies[self.fleets.default]
         given = {"minimum": minimum, "maximum": maximum, **others}
         self._resize(None, adapt_bounds(policy, given), "adapt")
+        assert self._adaptive is not None
         return self._adaptive
 
     def fix(self) -> None:
@@ -272,8 +275,8 @@ class PoolsApi(Cluster):
             return
 
         async def change() -> None:
-            assert self._seat is not None
-            self._seat.fixed(self.fleets.default)
+            assert self._host is not None
+            self._host.fixed(self.fleets.default)
 
         self._do(change)
         if not self.fleets.fleets[self.fleets.default].fixed:
@@ -375,7 +378,8 @@ class PoolsApi(Cluster):
             said |= {n: memory(said[n]) for n in ("memory", "shm_size") if said.get(n)}
             what = ", ".join(f"{name}={value}" for name, value in said.items())
             waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
-            self._resized(pool or self.fleets.default, changes, f"{why}: {what}{waits}")
+            assert self._host is not None
+            self._host.resized(pool or self.fleets.default, changes, f"{why}: {what}{waits}")
 
         self._do(change)
 
@@ -392,7 +396,7 @@ class PoolsApi(Cluster):
         if self.status in (Status.created, Status.undefined):
             raise BackendError("the cluster has not started; write `await cluster` before")
         if self.status is not Status.running:
-            raise closed(self, self.over)
+            raise closed(self.name, self.over)
 
     def _do(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a change that never waits on the cluster's event loop."""
@@ -403,7 +407,3 @@ class PoolsApi(Cluster):
                 change().send(None)
         else:
             self.sync(change)
-
-    def _resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        """Have a policy that has changed followed."""
-        raise NotImplementedError

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from tornado.ioloop import IOLoop
+
+from dask_flame.driver.hosts.base import SchedulerHost
 from dask_flame.reports.scheduler.store import ReportStore
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
 
 
 class ClusterReports:
@@ -17,20 +17,28 @@ class ClusterReports:
 
     Parameters
     ----------
-    cluster : FlameCluster
+    store : ReportStore
+    host : SchedulerHost or None
+        None before the cluster has started.
+    loop : callable
+        Returns the cluster's event loop.
     """
 
-    def __init__(self, cluster: FlameCluster) -> None:
-        self._cluster = cluster
+    def __init__(
+        self, store: ReportStore, host: SchedulerHost | None, loop: Callable[[], IOLoop]
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._loop = loop
 
     @property
     def store(self) -> ReportStore:
-        return self._cluster.reports
+        return self._store
 
     async def caught_up(self) -> None:
         """Wait until all is in the store that calls had reported whose end is known here."""
-        seat, loop = self._cluster._seat, self._cluster.loop.asyncio_loop
-        if seat is not None:
+        host, loop = self._host, self._loop().asyncio_loop
+        if host is not None:
             # A client's event loop may be another one than its cluster's.
             with contextlib.suppress(RuntimeError, OSError):
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(seat.told(), loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(host.told(), loop))

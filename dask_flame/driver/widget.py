@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dask.config
 from dask.utils import parse_timedelta
 from distributed import Status
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.core.pool import Pool
 from dask_flame.errors import FlameError
 
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+
+class Controlled(Protocol):
+    """A cluster that is shown, resized and ended by a widget: see :class:`FlameCluster`."""
+
+    status: Status
+    periodic_callbacks: dict[str, PeriodicCallback]
+
+    @property
+    def pools(self) -> Mapping[str, Pool]: ...
+
+    @property
+    def loop(self) -> Any: ...
+
+    def resize(self, pool: str | None = None, **changes: Any) -> Pool: ...
+
+    def close(self) -> Any: ...
+
+    def _repr_html_(self) -> str: ...
 
 
 class Widget:
@@ -32,7 +50,7 @@ class Widget:
         Without ipywidgets.
     """
 
-    def __init__(self, cluster: FlameCluster) -> None:
+    def __init__(self, cluster: Controlled) -> None:
         import ipywidgets as kit
 
         self._cluster = cluster

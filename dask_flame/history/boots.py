@@ -15,6 +15,14 @@ from statistics import median
 from typing import overload
 
 from dask_flame.core.terminal_text import tame
+from dask_flame.history.journal import (
+    BootFailed,
+    BootHeldUp,
+    BootStepped,
+    Entry,
+    RunnerEnded,
+    RunnersAsked,
+)
 
 ACCEPTED, REGISTERED, FIRST_CALL = "accepted", "registered", "first call"
 #: Not for backends to say: the cluster's own steps, and the names of an event's other numbers.
@@ -121,8 +129,23 @@ class BootLog(Sequence[Boot]):
             self._count += 1
             self._under_way[name] = (self._count, now, Boot(name, pool, at))
 
-    def reached(self, name: str, step: str, now: float) -> tuple[Boot, float] | None:
-        """A boot has come to a step.
+    def apply(self, entry: Entry) -> None:
+        """Note what an entry of the journal says of a boot."""
+        match entry:
+            case RunnersAsked():
+                self.asked(entry.runners, entry.pool, entry.clock, at=entry.event.at)
+            case BootStepped():
+                self._step(entry.runner, entry.step, entry.seconds)
+            case BootHeldUp():
+                self.held_up(entry.runner, entry.why)
+            case BootFailed():
+                self._end(entry.runner, entry.why, entry.seconds, failed=True)
+            case RunnerEnded():
+                failed = entry.how == "failed"
+                self._end(entry.runner, entry.why, entry.seconds, failed=failed)
+
+    def measure(self, name: str, step: str, now: float) -> tuple[Boot, float] | None:
+        """Return a boot as it is once it has come to a step; nothing is noted.
 
         The steps of a boot may be told in any order, and each counts when it is told for the first
         time. Those of runners that are not known, or whose boot has failed, are passed over.
@@ -130,59 +153,52 @@ class BootLog(Sequence[Boot]):
         Returns
         -------
         (Boot, float) or None
-            The boot as it is now, and the seconds since its step before; None where nothing was
-            noted.
+            The boot as it is then, and the seconds since its step before; None where the step does
+            not count.
         """
         known = self._under_way.get(name) or self._over.get(name)
         if known is None:
             return None
-        number, asked, boot = known
+        _, asked, boot = known
         if boot.ended or len(boot.steps) >= _MOST_STEPS or boot.after(step) is not None:
             return None
         last = boot.steps[-1][1] if boot.steps else 0.0
         seconds = max(now - asked, last)
-        trouble = "" if step == REGISTERED else boot.trouble
-        boot = replace(boot, steps=(*boot.steps, (step, seconds)), trouble=trouble)
+        return _stepped(boot, step, seconds), seconds - last
+
+    def is_news(self, name: str, why: str) -> bool:
+        """Whether it is news that a boot is held up for this reason.
+
+        It is none where another boot is held up for the same reason, or the boot is not under way.
+        """
+        if not why or name not in self._under_way:
+            return False
+        return all(boot.trouble != why for _, _, boot in self._under_way.values())
+
+    def held_up(self, name: str, why: str) -> None:
+        """A boot is held up, or no longer (``""``)."""
+        if (known := self._under_way.get(name)) is not None:
+            number, asked, boot = known
+            self._under_way[name] = (number, asked, replace(boot, trouble=why))
+
+    def _step(self, name: str, step: str, seconds: float) -> None:
+        known = self._under_way.get(name) or self._over.get(name)
+        if known is None:
+            return
+        number, asked, boot = known
+        boot = _stepped(boot, step, seconds)
         if name in self._over:
             self._over[name] = (number, asked, boot)
         elif step == REGISTERED:
             self._settle(number, asked, boot)
         else:
             self._under_way[name] = (number, asked, boot)
-        return boot, seconds - last
 
-    def held_up(self, name: str, why: str) -> bool:
-        """A boot is held up, or no longer (``""``); whether that is news.
-
-        It is none where another boot is held up for the same reason, or the boot is not under way.
-        """
-        if (known := self._under_way.get(name)) is None:
-            return False
-        news = bool(why) and all(b.trouble != why for _, _, b in self._under_way.values())
-        number, asked, boot = known
-        self._under_way[name] = (number, asked, replace(boot, trouble=why))
-        return news
-
-    def ended(self, name: str, why: str, now: float, *, failed: bool) -> None:
-        """A boot is over, if the runner had not registered: it has failed, or was given up."""
+    def _end(self, name: str, why: str, lasted: float, *, failed: bool) -> None:
         if (known := self._under_way.get(name)) is not None:
             number, asked, boot = known
-            why, lasted = why or "ended", max(0.0, now - asked)
-            boot = replace(boot, ended=why, failed=failed, lasted=lasted)
+            boot = replace(boot, ended=why or "ended", failed=failed, lasted=max(0.0, lasted))
             self._settle(number, asked, boot)
-
-    def take(self, boots: Collection[Boot]) -> None:
-        """Take over what another one knows of these boots."""
-        for boot in boots:
-            known = self._under_way.pop(boot.name, None) or self._over.get(boot.name)
-            self._count += known is None
-            entry = (known[0] if known else self._count, 0.0, boot)
-            if boot.ended or boot.seconds is not None:
-                self._over[boot.name] = entry
-            else:
-                self._under_way[boot.name] = entry
-        while len(self._over) > self._kept:
-            self._over.popitem(last=False)
 
     def _settle(self, number: int, asked: float, boot: Boot) -> None:
         self._over[boot.name] = (number, asked, boot)
@@ -246,6 +262,11 @@ class BootLog(Sequence[Boot]):
         known = {b.name: (number, b) for number, _, b in list(self._under_way.values())}
         known |= {b.name: (number, b) for number, _, b in list(self._over.values())}
         return [boot for _, boot in sorted(known.values(), key=lambda known: known[0])]
+
+
+def _stepped(boot: Boot, step: str, seconds: float) -> Boot:
+    trouble = "" if step == REGISTERED else boot.trouble
+    return replace(boot, steps=(*boot.steps, (step, seconds)), trouble=trouble)
 
 
 def medians(boots: Collection[Boot]) -> dict[str, float]:

@@ -12,6 +12,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dask_flame.history.boots import FIRST_CALL
+from dask_flame.history.journal import (
+    BootStepped,
+    Entry,
+    RunnerEnded,
+    RunnersAsked,
+    RunnerSeen,
+    RunnersRetired,
+)
 from dask_flame.scaling.runner_index import Phase, RunnerIndex, RunnerState
 
 IDLE, BUSY = "idle", "busy"
@@ -109,6 +117,23 @@ class RunnerTimeline:
 
     # What happens; times are Unix times, and one that has run backwards is put right
 
+    def apply(self, entry: Entry) -> None:
+        """Note what an entry of the journal says of a runner's life."""
+        match entry:
+            case RunnersAsked():
+                self.asked(entry.runners, entry.pool, entry.event.at, entry.event.reason)
+            case BootStepped():
+                if (life := self._alive.get(entry.runner)) is not None:
+                    self.stepped(entry.runner, (*life.steps, (entry.step, entry.seconds)))
+            case RunnerSeen():
+                self.seen(entry.runner, entry.state, entry.at, entry.note)
+            case RunnersRetired():
+                for name in entry.runners:
+                    self.seen(name, ENDING, entry.event.at, entry.event.reason)
+            case RunnerEnded():
+                how = "failed" if entry.late else entry.how
+                self.ended(entry.runner, entry.at, how, entry.why)
+
     def asked(self, names: Collection[str], pool: str, at: float, why: str) -> None:
         """These runners are asked for."""
         first = self._number
@@ -131,10 +156,10 @@ class RunnerTimeline:
                 life.rewritten += 1
             life.steps = steps
 
-    def heed(
+    def news(
         self, roster: RunnerIndex, at: float, calls_on: Callable[[str], Sequence[str]]
-    ) -> None:
-        """Take note of what is new in a roster.
+    ) -> Iterator[RunnerSeen]:
+        """Give an entry for each runner that is in another state than it was seen in last.
 
         Parameters
         ----------
@@ -146,12 +171,15 @@ class RunnerTimeline:
         """
         news, roster.news = roster.news, set()
         for name in news:
-            if name in self._alive:
-                member = roster.members[name]
-                state, note = state_of(member), member.why
-                if state == BUSY:
-                    note = next(iter(calls_on(name)), "")
-                self.seen(name, state, at, note)
+            if (life := self._alive.get(name)) is None:
+                continue
+            member = roster.members[name]
+            state, note = state_of(member), member.why
+            if state == life.state:
+                continue
+            if state == BUSY:
+                note = next(iter(calls_on(name)), "")
+            yield RunnerSeen(at=at, runner=name, state=state, note=note)
 
     def seen(self, name: str, state: str, at: float, note: str = "") -> None:
         """A runner is in this state."""

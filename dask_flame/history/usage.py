@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from dask_flame.history.journal import (
+    BootStepped,
+    Entry,
+    RunnerEnded,
+    RunnerRegistered,
+    RunnersAsked,
+)
 from dask_flame.scaling.runner_index import RunnerState
 
 #: A backend has a handful of steps. Each is a time series in Prometheus: that is not to be flooded.
@@ -48,11 +55,37 @@ class PoolUsage:
         summed, number = self.phases.get(name, (0.0, 0))
         self.phases[name] = (summed + seconds, number + 1)
 
-    def gone(self, member: RunnerState, kind: str, now: float) -> None:
-        """A runner is gone."""
-        self.ended[kind] += 1
-        self.runner_seconds += now - member.asked
+    def apply(self, entry: Entry) -> None:
+        """Add up what an entry of the journal says; it must be of this pool."""
+        match entry:
+            case RunnersAsked():
+                self.boots += len(entry.runners)
+            case BootStepped():
+                self.phase(entry.step, entry.took)
+            case RunnerRegistered():
+                self.registered += 1
+                self.boot_seconds += entry.seconds
+            case RunnerEnded():
+                self.ended[entry.how] += 1
+                self.runner_seconds += entry.seconds
 
     def paid(self, members: Iterable[RunnerState], now: float) -> float:
         """Runner-seconds of those that are gone and of these, which are there."""
         return self.runner_seconds + sum(now - m.asked for m in members)
+
+
+class UsageByPool(dict[str, PoolUsage]):
+    """What each pool has used, by its name.
+
+    Parameters
+    ----------
+    pools : iterable of str
+    """
+
+    def __init__(self, pools: Iterable[str]) -> None:
+        super().__init__((pool, PoolUsage()) for pool in pools)
+
+    def apply(self, entry: Entry) -> None:
+        """Add up what an entry of the journal says of a pool."""
+        if isinstance(entry, RunnersAsked | BootStepped | RunnerRegistered | RunnerEnded):
+            self[entry.pool].apply(entry)

@@ -32,16 +32,8 @@ from dask_flame._version import __version__
 from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
 from dask_flame.core.channel import Channel
-from dask_flame.core.messages import DRIVER
-from dask_flame.driver.cluster import FlameCluster
-from dask_flame.driver.hosts.replication import (
-    ForwardingEventLog,
-    PrintPublisher,
-    ReportPublisher,
-    StatePublisher,
-)
-from dask_flame.lease.plugin import Lease
-from dask_flame.remote.proxy_backend import ProxyBackend
+from dask_flame.driver.hosts.replication import ReportPublisher
+from dask_flame.remote.cluster import PodCluster
 
 logger = logging.getLogger("dask_flame")
 
@@ -82,32 +74,18 @@ class SchedulerServer:
         self._told_to_close = False
         self._born = time.monotonic()
         self._lost: float | None = None
-        options = _options(orders["cluster"])
-        for name, pool in options["pools"].items():
-            options["pools"][name] = pool.replace(
-                on_grow=partial(self._resized, "on_grow"),
-                on_shrink=partial(self._resized, "on_shrink"),
-            )
         self._loop = asyncio.get_running_loop()
-        link, listening, scratch = self.link, orders["listening"], orders["scratch"]
-
-        class Relay(ProxyBackend):
-            def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
-                super().__init__(owner, ended, link=link, listening=listening, scratch=scratch)
-
-        self.cluster = FlameCluster(
-            backend=Relay,
-            security=Security(**orders["security"]),
-            asynchronous=True,
-            **options,
-        )
-        self.cluster.events = ForwardingEventLog(self.link)
-        if self.cluster.on_prints is not None:
-            self.cluster.on_prints = PrintPublisher(self.link)
-        self._reports = ReportPublisher(self.cluster.reports, self.link)
         self._ready = asyncio.Event()
-        # The driver may come as soon as the port listens.
-        self.cluster.handlers[DRIVER] = self._serve
+        self.cluster = PodCluster(
+            link=self.link,
+            serve=self._serve,
+            resized=self._resized,
+            listening=orders["listening"],
+            scratch=orders["scratch"],
+            security=Security(**orders["security"]),
+            **_options(orders["cluster"]),
+        )
+        self._reports = ReportPublisher(self.cluster.reports, self.link)
 
     async def run(self) -> None:
         """Be there until it is over."""
@@ -116,7 +94,7 @@ class SchedulerServer:
         try:
             await self.cluster
             self._ready.set()
-            teller = StatePublisher(self.cluster, self.link)
+            teller = self.cluster.state_publisher()
             while not self._over.is_set() and not self._forsaken():
                 if self.link.connected:
                     # Else what it will have to know then is told then.
@@ -129,15 +107,17 @@ class SchedulerServer:
             if self._forsaken():
                 print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
             if not self._told_to_close:
-                self._part_from_clients()
+                # The driver tells them why this has ended, when it knows; until then what they
+                # wait for is not to fail for want of a lease.
+                self.cluster.part_from_clients()
             if self.cluster.over:
                 # Else the pod tells by its end why it has ended.
                 self.link.say("over", why=self.cluster.over)
                 await self.link.flush(1.0)
         finally:
-            if self._told_to_close and self.link.connected and self.cluster._seat is not None:
+            if self._told_to_close and self.link.connected:
                 # Those that do not go by themselves the driver ends, as long as it is there.
-                await self._within_limit(self.cluster._seat.finish())
+                await self._within_limit(self.cluster.end_runners())
             await self.link.close()
             await self._within_limit(self.cluster.close())
 
@@ -145,13 +125,6 @@ class SchedulerServer:
         longest = max(fleet.pool.shutdown_timeout for _, fleet in self.cluster.fleets)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(work, _CLOSE_WITHIN + longest)
-
-    def _part_from_clients(self) -> None:
-        # For them it is as if the connection dropped: the driver tells them why this has ended,
-        # when it knows, and until then what they wait for is not to fail for want of a lease.
-        for plugin in list(self.cluster.scheduler.plugins.values()):
-            if isinstance(plugin, Lease):
-                plugin.stop(replaced=True)
 
     def _forsaken(self) -> bool:
         """Whether the driver has been gone for too long."""
@@ -185,15 +158,13 @@ class SchedulerServer:
         self.cluster.backend.trouble(name, why)
 
     def _resize(self, pool: str, changes: dict[str, Any], text: str) -> None:
-        self.cluster.fleets.resize(pool, changes)
-        self.cluster._resized(pool, changes, text)
+        self.cluster.follow_resize(pool, changes, text)
 
     def _fix(self, pool: str) -> None:
-        assert self.cluster._seat is not None
-        self.cluster._seat.fixed(pool)
+        self.cluster.follow_fix(pool)
 
     def _stopped(self, why: str) -> None:
-        self.cluster._stopped(why)
+        self.cluster.follow_stop(why)
 
     async def _told(self) -> None:
         """The answer to this comes after all that was said before."""

@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from distributed import SchedulerPlugin
+from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.base import Ended
 from dask_flame.core.accept_backoff import accept_patiently
@@ -16,14 +20,11 @@ from dask_flame.core.settings import configured
 from dask_flame.dashboard.deferred import install_later
 from dask_flame.driver import metrics
 from dask_flame.driver.control_loop import FlameAdaptive
+from dask_flame.driver.hosts.base import HostParts
 from dask_flame.lease.plugin import Lease
-from dask_flame.reports.scheduler.plugin import Reports
 from dask_flame.scaling.fleet import Phase
 from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
 
 logger = logging.getLogger("dask_flame")
 
@@ -42,75 +43,97 @@ def fixed_text(number: int) -> str:
 
 
 class InProcessScheduler:
-    """The seat of a scheduler that runners can reach in this process.
+    """Hosts a scheduler that runners can reach in this process.
 
     Parameters
     ----------
-    cluster : FlameCluster
-        Its backend must have started. Its ``scheduler``, ``home`` and ``_adaptive`` are made here.
-    reports : Reports
+    parts : HostParts
+    cluster : distributed.deploy.cluster.Cluster
+        For distributed's Adaptive, which asks it for its status and its event loop.
+    plugins : sequence of SchedulerPlugin
+        For the scheduler, beside its lease.
+    handlers : mapping of str to callable
+        Further requests that the scheduler answers, from the moment when it listens.
 
     See Also
     --------
-    dask_flame.driver.hosts.remote.RemoteScheduler : the other seat, with the same methods.
+    dask_flame.driver.hosts.base.SchedulerHost : what is asked of it.
+    dask_flame.driver.hosts.remote.RemoteScheduler : the other host.
     """
 
-    def __init__(self, cluster: FlameCluster, reports: Reports) -> None:
-        self._cluster = cluster
-        self._reports = reports
-        self._adaptive: FlameAdaptive | None = None
-
-    #: A forwarded port of this machine; there is none to the scheduler's own.
+    #: The scheduler's own port is used.
     dashboard_port = 0
+
+    def __init__(
+        self,
+        parts: HostParts,
+        *,
+        cluster: Cluster,
+        plugins: Sequence[SchedulerPlugin] = (),
+        handlers: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+    ) -> None:
+        self._parts = parts
+        self._cluster = cluster
+        self._plugins = plugins
+        self._handlers = handlers
+        self._adaptive: FlameAdaptive | None = None
+        self._measured: metrics.Measured | None = None
+        self.scheduler: FlameScheduler | None = None
+        self.home: Home | None = None
 
     @property
     def address(self) -> str:
-        """Where this machine's Clients reach the scheduler."""
-        address: str = self._cluster.scheduler.address
+        assert self.scheduler is not None
+        address: str = self.scheduler.address
         return address
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start the scheduler and the home; their ends are put on a stack."""
-        cluster = self._cluster
-        check_room(sum(policy.max for policy in cluster.fleets.policies.values()))
+        parts = self._parts
+        check_room(sum(policy.max for policy in parts.fleets.policies.values()))
         self._lease = Lease(
-            cluster.disconnect_grace,
-            max_lifetime=cluster.max_lifetime,
+            parts.disconnect_grace,
+            max_lifetime=parts.max_lifetime,
             on_lapse=self._lapsed,
             on_return=self._returned,
         )
-        wanted = cluster.dashboard_address
-        cluster.scheduler = FlameScheduler(
-            pools=cluster.fleets.policies,
-            **cluster.backend.listening,
-            security=cluster.security,
-            local_directory=cluster.backend.folder,
+        wanted = parts.dashboard_address
+        scheduler = self.scheduler = FlameScheduler(
+            pools=parts.fleets.policies,
+            **parts.backend.listening,
+            security=parts.security,
+            local_directory=parts.backend.folder,
             dashboard=False,
             # Without a dashboard the scheduler still serves its health and metrics somewhere.
             dashboard_address=wanted or "127.0.0.1:0",
-            plugins=[self._lease, self._reports, *cluster.print_plugins()],
+            plugins=[self._lease, *self._plugins],
         )
-        cluster.scheduler.handlers.update(cluster.handlers)
-        stack.push_async_callback(cluster.scheduler.close, reason="flame-cluster-closed")
+        scheduler.handlers.update(self._handlers)
+        stack.push_async_callback(scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:
-            install_later(cluster.scheduler)
-        await cluster.scheduler
-        accept_patiently(cluster.scheduler)
-        cluster.home = Home(
-            cluster.scheduler,
-            security=cluster.security,
-            directory=lambda: cluster.backend.folder,
-            limit=cluster.home_limit,
+            install_later(scheduler)
+        await scheduler
+        accept_patiently(scheduler)
+        self.home = Home(
+            scheduler,
+            security=parts.security,
+            directory=lambda: parts.backend.folder,
+            limit=parts.home_limit,
             memory=configured("home.memory"),
         )
-        stack.push_async_callback(cluster.home.close)
+        stack.push_async_callback(self.home.close)
 
-    def follow(self, stack: contextlib.AsyncExitStack) -> None:
+    def follow(self, stack: contextlib.AsyncExitStack) -> FlameAdaptive:
         """Begin to decide, once the cluster is connected."""
-        self._adaptive = self._cluster._adaptive = FlameAdaptive(self._cluster)
+        assert self.scheduler is not None
+        assert self.home is not None
+        parts, scheduler, home = self._parts, self.scheduler, self.home
+        self._adaptive = FlameAdaptive(self._cluster, parts=parts, scheduler=scheduler, home=home)
         stack.push_async_callback(self._adaptive.finish)
         self._adaptive.wake()
-        metrics.expose(self._cluster)
+        self._measured = metrics.Measured(parts.name, scheduler, home, parts.fleets, parts.history)
+        metrics.expose(self._measured)
+        return self._adaptive
 
     async def told(self) -> None:
         """There is nothing to wait for: what the scheduler knows is known here."""
@@ -119,30 +142,36 @@ class InProcessScheduler:
         """Decide nothing any more, and let runners go by themselves."""
         if self._adaptive is not None:
             await self._adaptive.finish()
-            if self._cluster.fleets.members:
+            if self._parts.fleets.members:
                 await self._part()
-        metrics.withdraw(self._cluster)
+        if self._measured is not None:
+            metrics.withdraw(self._measured)
+
+    def part_from_clients(self) -> None:
+        """Let go of the Clients as if their connection dropped; the lease says nothing to them."""
+        self._lease.stop(replaced=True)
 
     async def _part(self) -> None:
         """Tell the runners to end, and give them what they need to do it as Python does."""
-        cluster, scheduler = self._cluster, self._cluster.scheduler
-        left = {n for n, m in cluster.fleets.members.items() if m.phase is not Phase.BOOTING}
+        parts, scheduler = self._parts, self.scheduler
+        assert scheduler is not None
+        left = {n for n, m in parts.fleets.members.items() if m.phase is not Phase.BOOTING}
         tasks = []
-        for _, fleet in cluster.fleets:
+        for _, fleet in parts.fleets:
             if names := list(fleet.members):
                 for name in names:
                     fleet.leaving(name, time.monotonic())
                 limit = max(END_GRACE, fleet.pool.shutdown_timeout)
-                tasks.append(asyncio.ensure_future(cluster.backend.end(names, grace=limit)))
+                tasks.append(asyncio.ensure_future(parts.backend.end(names, grace=limit)))
         # Nobody sees out any more who is taken away, which is how some substrates tell them.
         for name in left & scheduler.aliases.keys():
             scheduler.close_worker(scheduler.aliases[name])
-        longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
+        longest = max(fleet.pool.shutdown_timeout for _, fleet in parts.fleets)
         _, late = await asyncio.wait(tasks, timeout=END_GRACE)
         if late:
             # What has closed its worker is alive, and runs what was registered with atexit.
-            hang = [n for n in cluster.fleets.members if n not in left or n in scheduler.aliases]
-            tasks.append(asyncio.ensure_future(cluster.backend.end(hang, grace=0)))
+            hang = [n for n in parts.fleets.members if n not in left or n in scheduler.aliases]
+            tasks.append(asyncio.ensure_future(parts.backend.end(hang, grace=0)))
             _, late = await asyncio.wait(tasks, timeout=max(1.0, longest + 1 - END_GRACE))
         for task in late:
             task.cancel()
@@ -165,16 +194,12 @@ class InProcessScheduler:
 
     def held_up(self, name: str, why: str) -> None:
         """A boot is held up, or no longer."""
-        cluster = self._cluster
-        if cluster.boots.held_up(name, why):
-            pool = cluster.fleets.of(name) or ""
-            news = self._adaptive.told.shorten(pool, name, why) if self._adaptive else why
-            if news:
-                cluster.events.add("held", news, runners=[name], pool=pool)
+        if self._adaptive is not None:
+            self._adaptive.held_up(name, why)
 
     def stopped(self, why: str) -> None:
         """The cluster has been stopped from outside."""
-        self._cluster.note_stop(why)
+        self._parts.note_stop(why)
         if self._adaptive is not None:
             self._adaptive.wake()
 
@@ -182,36 +207,35 @@ class InProcessScheduler:
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """A pool's policy has changed: follow it, and say so."""
-        cluster, adaptive = self._cluster, self._adaptive
+        parts, adaptive = self._parts, self._adaptive
         assert adaptive is not None
-        if pool == cluster.fleets.default:
-            policy = cluster.fleets.policies[pool]
+        if pool == parts.fleets.default:
+            policy = parts.fleets.policies[pool]
             adaptive.minimum, adaptive.maximum = policy.min, policy.max
-        cluster.events.add("policy", text, pool=pool)
+        parts.history.journal.note("policy", text, pool=pool)
         adaptive.wake()
 
     def fixed(self, pool: str) -> None:
         """A pool is to follow demand no longer."""
-        cluster = self._cluster
-        number = cluster.fleets.fleets[pool].fix()
-        cluster.events.add("policy", fixed_text(number), pool=pool)
+        number = self._parts.fleets.fleets[pool].fix()
+        self._parts.history.journal.note("policy", fixed_text(number), pool=pool)
         if self._adaptive is not None:
             self._adaptive.wake()
 
     # What the lease says
 
     def _lapsed(self, why: str) -> None:
-        cluster = self._cluster
-        cluster.events.add("lease", why)
-        cluster.fleets.suspend(why)
+        parts = self._parts
+        parts.history.journal.note("lease", why)
+        parts.fleets.suspend(why)
         if self._lease.expired:
             self._lease.say_last(why)  # before calls fail because their runners go
-            cluster.expire(why)
+            parts.expire(why)
         elif self._adaptive is not None:
             self._adaptive.wake()
 
     def _returned(self) -> None:
-        self._cluster.events.add("lease", "a client is there again")
-        self._cluster.fleets.suspend("")
+        self._parts.history.journal.note("lease", "a client is there again")
+        self._parts.fleets.suspend("")
         if self._adaptive is not None:
             self._adaptive.wake()

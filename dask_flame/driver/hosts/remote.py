@@ -8,15 +8,14 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from dask.utils import parse_timedelta
 from distributed import Security
 from distributed.comm import connect
-from distributed.objects import SchedulerInfo
 from distributed.protocol import pickle
 
 from dask_flame._version import __version__
@@ -26,21 +25,18 @@ from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
 from dask_flame.core.pod_options import POD_OPTIONS
+from dask_flame.core.pool import Pool
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
-from dask_flame.driver.control_loop import FlameAdaptive
+from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.hosts.replication import SchedulerProxy
 from dask_flame.driver.launch import settings
 from dask_flame.driver.log_filter import without
 from dask_flame.errors import PRINTED, BackendError, BootError
-from dask_flame.history.events import Event
-from dask_flame.history.timeline import RunnerTimeline
-from dask_flame.lease.resume import resume_clients, tell_clients
-from dask_flame.reports.changes import Change
-from dask_flame.scheduler.scheduler import FlameScheduler
+from dask_flame.history.state import Sample
+from dask_flame.lease.resume import resume_clients
+from dask_flame.prints.scheduler.plugin import Taker
+from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.serialization import pickling
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
 
 logger = logging.getLogger("dask_flame")
 
@@ -58,19 +54,25 @@ _FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIO
 
 
 class RemoteBounds:
-    """In place of an Adaptive, which is where the scheduler is: the bounds that it follows."""
+    """In place of an Adaptive, which is where the scheduler is: the bounds that it follows.
 
-    def __init__(self, cluster: FlameCluster) -> None:
-        self._cluster = cluster
-        default = cluster.fleets.policies[cluster.fleets.default]
-        self.minimum, self.maximum = default.min, default.max
+    Parameters
+    ----------
+    policy : Pool
+        The default pool's.
+    fix : callable
+        Has that pool follow demand no longer.
+    """
+
+    def __init__(self, policy: Pool, fix: Callable[[], None]) -> None:
+        self._fix = fix
+        self.minimum, self.maximum = policy.min, policy.max
         #: What was when is on the dashboard's page, which is where the scheduler is.
-        self.history: dict[str, list[Any]] = defaultdict(list)
-        self.lives = RunnerTimeline()
+        self.history: dict[str, list[Sample]] = defaultdict(list)
 
     def stop(self, reason: str = "unknown") -> None:
         """Follow demand no longer, as :meth:`FlameAdaptive.stop` does."""
-        self._cluster.fix()
+        self._fix()
 
 
 class RemoteScheduler:
@@ -78,26 +80,55 @@ class RemoteScheduler:
 
     Parameters
     ----------
-    cluster : FlameCluster
-        Its backend must have started.
+    parts : HostParts
+    reports : ReportStore
+        A copy of the scheduler's store is kept in it.
+    prints : callable or None
+        Takes what runners print.
+    watch_again : callable
+        Waits until the cluster's subscription to news of workers has ended, and makes a new one;
+        returns False if there is to be none, as the cluster closes.
+    tell_clients : callable
+        Tells the Clients of this process why their cluster is no more, and which kind of error
+        their calls fail with; None if they are canceled.
 
     Attributes
     ----------
     scheduler : SchedulerProxy
-    adaptive : RemoteBounds
     address : str
         Where this machine's Clients reach the scheduler.
     dashboard_port : int
         Of this machine; 0: there is none.
+
+    See Also
+    --------
+    dask_flame.driver.hosts.base.SchedulerHost : what is asked of it.
     """
 
-    def __init__(self, cluster: FlameCluster) -> None:
+    #: Results are kept where the scheduler is.
+    home = None
+
+    def __init__(
+        self,
+        parts: HostParts,
+        *,
+        reports: ReportStore,
+        prints: Taker | None,
+        watch_again: Callable[[], Awaitable[bool]],
+        tell_clients: Callable[[str, type[Exception] | None], None],
+    ) -> None:
         pickling.prepare(interruptible=True)
-        self.scheduler = SchedulerProxy()
-        self.adaptive = RemoteBounds(cluster)
+        fleets = parts.fleets
+        self.scheduler = SchedulerProxy(fleets)
+        parts.history.journal.subscribe(self.scheduler.apply)
         self.address = ""
         self.dashboard_port = 0
-        self._cluster = cluster
+        self._bounds = RemoteBounds(fleets.policies[fleets.default], parts.fix)
+        self._parts = parts
+        self._reports = reports
+        self._prints = prints
+        self._watch_again = watch_again
+        self._tell_clients = tell_clients
         self._there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._callbacks = BackgroundThread("flame-callbacks")
         self._connecting: asyncio.Task[None] | None = None
@@ -105,13 +136,13 @@ class RemoteScheduler:
         self._resizing: set[asyncio.Task[None]] = set()
         self._closing = False
         self._stop = ""  # why somebody has ended the cluster, if somebody has
-        backend = cluster.backend
+        backend = parts.backend
         handlers: dict[str, Any] = {
             "hello": self._hello,
-            "state": self._state,
-            "event": self._event,
-            "reports": self._reported,
-            "all-reports": self._all_reported,
+            "state": self.scheduler.take,
+            "journal": parts.history.journal.append,
+            "reports": reports.take,
+            "all-reports": reports.load,
             "prints": self._printed,
             "resized": self._called,
             "over": self._expired,
@@ -120,14 +151,13 @@ class RemoteScheduler:
             "list": backend.list,
             "logs": backend.logs,
         }
-        grace = cluster.disconnect_grace
         silence = parse_timedelta(config.get("silence"), "s") or 60.0
         self._link = Channel(handlers, silence=silence)
         self._port = int(config.get("scheduler.port"))
         self._orders: dict[str, Any] = {
-            "grace": grace,
+            "grace": parts.disconnect_grace,
             "silence": silence,
-            "security": _inline(cluster.security),
+            "security": _inline(parts.security),
             "config": settings(),
             "listening": {"port": self._port},
             "python": python_versions.here(),
@@ -136,16 +166,16 @@ class RemoteScheduler:
 
     def _options(self) -> str:
         """What the FlameCluster there is made with, as text."""
-        cluster = self._cluster
-        has_dashboard = cluster.dashboard_address is not None
+        parts = self._parts
+        has_dashboard = parts.dashboard_address is not None
         port = int(config.get("scheduler.dashboard-port"))
         options = {
-            "pools": {name: pool.abridged for name, pool in cluster.fleets.policies.items()},
+            "pools": {name: pool.abridged for name, pool in parts.fleets.policies.items()},
             "scheduler": "driver",
-            "name": cluster.name,
-            "disconnect_grace": cluster.disconnect_grace,
-            "max_lifetime": cluster.max_lifetime,
-            "home_limit": cluster.home_limit,
+            "name": parts.name,
+            "disconnect_grace": parts.disconnect_grace,
+            "max_lifetime": parts.max_lifetime,
+            "home_limit": parts.home_limit,
             "dashboard_address": f"127.0.0.1:{port}" if has_dashboard else None,
         }
         return base64.b64encode(pickle.dumps(options)).decode()
@@ -160,13 +190,11 @@ class RemoteScheduler:
         resume_clients()
         # While the connection is gone, this would tell of it by a long traceback.
         stack.enter_context(without("distributed.deploy.cluster", "Failed to sync cluster info"))
-        cluster, backend = self._cluster, self._cluster.backend
+        parts, backend, fleets = self._parts, self._parts.backend, self._parts.fleets
         stack.push_async_callback(self.close)
-        cluster.scheduler = cast(FlameScheduler, self.scheduler)
-        cluster._adaptive = cast(FlameAdaptive, self.adaptive)
         spec = SchedulerSpec(
             orders=self._orders,
-            options=cluster.fleets.policies[cluster.fleets.default].pod.given,
+            options=fleets.policies[fleets.default].pod.given,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
@@ -183,8 +211,8 @@ class RemoteScheduler:
                 f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
                 "an image with the same version: image="
             )
-        if cluster.dashboard_address is not None:
-            _, _, wanted = cluster.dashboard_address.rpartition(":")
+        if parts.dashboard_address is not None:
+            _, _, wanted = parts.dashboard_address.rpartition(":")
             self.dashboard_port = await backend.reach(
                 int(config.get("scheduler.dashboard-port")),
                 at=int(wanted) if wanted.isdigit() else 0,
@@ -192,7 +220,7 @@ class RemoteScheduler:
 
     async def _met(self) -> str:
         """The version that the other side says it has, when it has come."""
-        backend = self._cluster.backend
+        backend = self._parts.backend
         for within in (_SAID_AFTER, _HELLO_WITHIN - _SAID_AFTER):
             try:
                 async with asyncio.timeout(within):
@@ -206,9 +234,10 @@ class RemoteScheduler:
             f"{why or '; see its log'}"
         )
 
-    def follow(self, stack: contextlib.AsyncExitStack) -> None:
+    def follow(self, stack: contextlib.AsyncExitStack) -> RemoteBounds:
         """Stay connected; what decides is where the scheduler is."""
         self._following = asyncio.create_task(self._follow())
+        return self._bounds
 
     async def finish(self) -> None:
         """There is nothing to end before the connection."""
@@ -219,7 +248,7 @@ class RemoteScheduler:
         if self._link.connected:
             self._link.say("close")
             with contextlib.suppress(TimeoutError):
-                runners = max(fleet.pool.shutdown_timeout for _, fleet in self._cluster.fleets)
+                runners = max(fleet.pool.shutdown_timeout for _, fleet in self._parts.fleets)
                 async with asyncio.timeout(_PART_WITHIN + runners):
                     while self._link.connected:  # noqa: ASYNC110 - it ends by itself
                         await asyncio.sleep(0.02)
@@ -243,8 +272,8 @@ class RemoteScheduler:
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """A pool's policy has changed."""
-        default = self._cluster.fleets.policies[self._cluster.fleets.default]
-        self.adaptive.minimum, self.adaptive.maximum = default.min, default.max
+        default = self._parts.fleets.policies[self._parts.fleets.default]
+        self._bounds.minimum, self._bounds.maximum = default.min, default.max
         rest = {name: value for name, value in changes.items() if name not in _FOR_RUNNERS}
         task = asyncio.ensure_future(self._resize(pool, rest, text))
         self._resizing.add(task)
@@ -258,11 +287,11 @@ class RemoteScheduler:
         except Exception as error:
             # An idle_check of a module, for one, that is not in the image.
             why = f"{text} is not heeded where the scheduler is: {type(error).__name__}: {error}"
-            self._cluster.events.add("failed", why, pool=pool)
+            self._parts.history.journal.note("failed", why, pool=pool)
 
     def fixed(self, pool: str) -> None:
         """A pool is to follow demand no longer."""
-        self._cluster.fleets.fleets[pool].fix()
+        self._parts.fleets.fleets[pool].fix()
         self._link.say("fix", pool=pool)
 
     # What the backend says
@@ -282,7 +311,7 @@ class RemoteScheduler:
 
     def _ended(self, why: str) -> None:
         """The scheduler's process has ended, and was not told to."""
-        grace = self._cluster.disconnect_grace
+        grace = self._parts.disconnect_grace
         if self._link.spoken and (away := self._link.unheard) > grace:
             # What it has printed, and how it ended, says no more than this.
             self._over(
@@ -306,34 +335,22 @@ class RemoteScheduler:
     def _hello(self, address: str, version: str) -> None:
         self.scheduler.address = address
         if not self._there.done():
-            self._cluster.backend.met()
+            self._parts.backend.met()
             self._there.set_result(version)
 
-    def _state(self, **told: Any) -> None:
-        self.scheduler.take(self._cluster, **told)
-
-    def _event(self, event: Event) -> None:
-        self._cluster.events.take(event)
-
-    def _reported(self, change: Change) -> None:
-        self._cluster.reports.take(change)
-
-    def _all_reported(self, calls: list[dict[str, Any]]) -> None:
-        self._cluster.reports.load(calls)
-
     def _printed(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
-        if self._cluster.on_prints is not None:
-            self._cluster.on_prints(runner, pieces)
+        if self._prints is not None:
+            self._prints(runner, pieces)
 
     def _called(self, which: str, pool: str, count: int) -> None:
-        function = getattr(self._cluster.fleets.policies[pool], which)
+        function = getattr(self._parts.fleets.policies[pool], which)
         if function is not None:
             self._callbacks.do(partial(safely, function, pool, count))
 
     async def _boot(self, runners: Mapping[str, str]) -> None:
         for name, pool in runners.items():
-            self._cluster.fleets.booted(pool, (name,))
-        await self._cluster.backend.boot(self._cluster.specs(list(runners)))
+            self._parts.fleets.booted(pool, (name,))
+        await self._parts.backend.boot(self._parts.specs(list(runners)))
 
     def _expired(self, why: str) -> None:
         self._over(why, "lease")
@@ -346,12 +363,12 @@ class RemoteScheduler:
             self._there.set_exception(BackendError(why))
             return
         # The lines that it printed last are in the event; it is logged, and calls fail, without.
-        events = self._cluster.events
-        if kind != "stopped" or not events.counts[kind]:  # the scheduler has said it itself
-            events.add(kind, why)
+        history = self._parts.history
+        if kind != "stopped" or not history.events.counts[kind]:  # the scheduler has said it itself
+            history.journal.note(kind, why)
         said, _, _ = why.partition(PRINTED)
-        tell_clients(self._cluster, f"The cluster has ended: {said}", error)
-        self._cluster.expire(said, logged=True)
+        self._tell_clients(f"The cluster has ended: {said}", error)
+        self._parts.expire(said, logged=True)
 
     # The connection
 
@@ -360,7 +377,7 @@ class RemoteScheduler:
         while True:
             begun = time.monotonic()
             try:
-                arguments = self._cluster.security.get_connection_args("client")
+                arguments = self._parts.security.get_connection_args("client")
                 comm = await connect(self.address, timeout=_ATTEMPT, **arguments)
                 try:
                     await comm.write({"op": DRIVER, "reply": False, "version": __version__})
@@ -375,27 +392,13 @@ class RemoteScheduler:
 
     async def _follow(self) -> None:
         """Have distributed's Cluster hear of workers again: it subscribes once, when it starts."""
-        cluster = self._cluster
         while True:
-            await asyncio.wait([cluster._watch_worker_status_task])
-            if self._closing:
-                return
             try:
-                comm = await cluster.scheduler_comm.live_comm()
-                try:
-                    await comm.write({"op": "subscribe_worker_status"})
-                    cluster.scheduler_info = SchedulerInfo(await comm.read())
-                except BaseException:
-                    comm.abort()
-                    raise
+                if not await self._watch_again():
+                    return
             except OSError as error:
                 logger.debug("not told of workers yet: %r", error)
                 await asyncio.sleep(_LONGEST)
-            else:
-                cluster._watch_worker_status_comm = comm
-                cluster._watch_worker_status_task = asyncio.ensure_future(
-                    cluster._watch_worker_status(comm)
-                )
 
 
 def _inline(security: Security) -> dict[str, Any]:

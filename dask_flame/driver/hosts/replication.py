@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask_flame.core.channel import Channel
 from dask_flame.core.pool import Pool
-from dask_flame.history.boots import Boot
-from dask_flame.history.events import Event, EventLog
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.history.journal import Entry, Journal, RunnerEnded, RunnersAsked, RunnerSeen
 from dask_flame.prints.rate_limit import left_out
 from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
-from dask_flame.scaling.runner_index import RunnerIndex, RunnerState
-
-if TYPE_CHECKING:
-    from dask_flame.driver.cluster import FlameCluster
+from dask_flame.scaling.runner_index import Phase, RunnerState
+from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Messages that may wait for a connection; beyond it, what calls report is not told for now.
 _MOST_WAITING = 20_000
@@ -30,17 +27,25 @@ _NOTHING: _Numbers = (0, 0, 0, "")
 _MOST_PRINTS = 500
 
 
-class ForwardingEventLog(EventLog):
-    """An event log (scheduler's pod) that tells the driver of each event."""
+class JournalPublisher:
+    """Passes on the journal to the driver, whose records are folded from it too (scheduler's pod).
 
-    def __init__(self, link: Channel) -> None:
-        super().__init__()
+    The turns of busy and idle runners are left out, as there may be two for each call: they are
+    drawn on the dashboard's page alone, which is where the scheduler is.
+
+    Parameters
+    ----------
+    journal : Journal
+    link : Channel
+    """
+
+    def __init__(self, journal: Journal, link: Channel) -> None:
         self._link = link
+        journal.subscribe(self._say)
 
-    def add(self, *args: Any, **kwargs: Any) -> Event:
-        event = super().add(*args, **kwargs)
-        self._link.say("event", event=event)
-        return event
+    def _say(self, entry: Entry) -> None:
+        if not isinstance(entry, RunnerSeen):
+            self._link.say("journal", entry=entry)
 
 
 class ReportPublisher:
@@ -99,59 +104,60 @@ class PrintPublisher:
 
 
 class StatePublisher:
-    """Tells the driver what has changed (scheduler's pod).
+    """Tells the driver how many calls and slots there are, and what each runner does now.
+
+    These are levels, of which only the last counts; the journal has what happens
+    (scheduler's pod).
 
     Parameters
     ----------
-    cluster : FlameCluster
+    scheduler : FlameScheduler
+    fleets : PoolFleets
     link : Channel
     """
 
-    def __init__(self, cluster: FlameCluster, link: Channel) -> None:
-        self._cluster = cluster
+    def __init__(self, scheduler: FlameScheduler, fleets: PoolFleets, link: Channel) -> None:
+        self._scheduler = scheduler
+        self._fleets = fleets
         self._link = link
         self._members: dict[str, tuple[Any, ...]] = {}
-        self._boots: dict[str, Boot] = {}
         self._numbers: dict[str, _Numbers] = {}
 
     def tell(self) -> None:
         """Say what is not as it was when this was last called."""
-        cluster, now = self._cluster, time.monotonic()
-        news: list[tuple[str, RunnerState]] = []
-        there: set[str] = set()
-        for pool, fleet in cluster.fleets:
+        now = time.monotonic()
+        states: dict[str, tuple[Any, ...]] = {}
+        news: list[RunnerState] = []
+        for _, fleet in self._fleets:
             for name, member in fleet.members.items():
-                there.add(name)
-                state = (member.phase, member.busy, member.since, member.why)
+                states[name] = state = (member.phase, member.busy, member.since, member.why)
                 if self._members.get(name) != state:
-                    self._members[name] = state
                     # The two clocks have nothing in common: what is told are ages.
                     asked, since = now - member.asked, now - member.since
-                    news.append((pool, replace(member, asked=asked, since=since, stamp=0)))
-        gone = [name for name in self._members if name not in there]
-        for name in gone:
-            del self._members[name]
-        known = cluster.boots
-        boots = [boot for boot in known if self._boots.get(boot.name) is not boot]
-        self._boots = {boot.name: boot for boot in known}
-        scheduler = cluster.scheduler
+                    news.append(replace(member, asked=asked, since=since, stamp=0))
+        self._members = states
         numbers = {
             pool: (
-                scheduler.demand(pool),
-                scheduler.waiting(pool),
+                self._scheduler.demand(pool),
+                self._scheduler.waiting(pool),
                 # In whole seconds, so that this alone is told once a second.
                 round(fleet.roster.busy_seconds(now)),
-                scheduler.held_by_actors(pool, fleet.pool),
+                self._scheduler.held_by_actors(pool, fleet.pool),
             )
-            for pool, fleet in cluster.fleets
+            for pool, fleet in self._fleets
         }
-        if news or gone or boots or numbers != self._numbers:
+        if news or numbers != self._numbers:
             self._numbers = numbers
-            self._link.say("state", members=news, gone=gone, boots=boots, numbers=numbers)
+            self._link.say("state", members=news, numbers=numbers)
 
 
 class SchedulerProxy:
     """A scheduler apart from its driver, as the driver knows it; in place of its own.
+
+    Parameters
+    ----------
+    fleets : PoolFleets
+        The driver's: they are kept as those of the scheduler's process are.
 
     Attributes
     ----------
@@ -159,8 +165,9 @@ class SchedulerProxy:
         Where runners reach it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fleets: PoolFleets) -> None:
         self.address = ""
+        self._fleets = fleets
         self._numbers: Mapping[str, _Numbers] = {}
 
     def demand(self, pool: str) -> int:
@@ -175,39 +182,38 @@ class SchedulerProxy:
         """Which actors hold all slots for which calls wait."""
         return self._numbers.get(pool, _NOTHING)[3]
 
-    def take(
-        self,
-        cluster: FlameCluster,
-        *,
-        members: Collection[tuple[str, RunnerState]],
-        gone: Collection[str],
-        boots: Collection[Boot],
-        numbers: Mapping[str, _Numbers],
-    ) -> None:
+    def apply(self, entry: Entry) -> None:
+        """Take in what the journal says of the runners that there are."""
+        match entry:
+            case RunnersAsked():
+                now = time.monotonic()
+                self._fleets.booted(entry.pool, entry.runners)
+                for name in entry.runners:
+                    self._set(RunnerState(name, Phase.BOOTING, now, now))
+            case RunnerEnded():
+                self._drop(entry.runner)
+                self._fleets.forget(entry.runner)
+
+    def take(self, *, members: Collection[RunnerState], numbers: Mapping[str, _Numbers]) -> None:
         """Take in what a :class:`StatePublisher` has told."""
         now = time.monotonic()
         self._numbers = numbers
-        changed: dict[str, dict[str, RunnerState]] = {}
-        for pool, told in members:
-            member = replace(told, asked=now - told.asked, since=now - told.since)
-            changed.setdefault(pool, {})[member.name] = member
-            cluster.fleets.booted(pool, (member.name,))
-        lost = set(gone)
-        for pool, fleet in cluster.fleets:
-            known = fleet.members
-            if pool in changed or not lost.isdisjoint(known):
-                rest = {n: m for n, m in known.items() if n not in lost}
-                for name in known.keys() - rest.keys():
-                    cluster.fleets.ledgers[pool].gone(known[name], "ended", now)
-                fleet.roster = _roster(rest | changed.get(pool, {}))
+        for told in members:
+            self._set(replace(told, asked=now - told.asked, since=now - told.since))
+        for pool, fleet in self._fleets:
             fleet.roster.busy_before(numbers.get(pool, _NOTHING)[2])
-        for name in lost:
-            cluster.fleets.forget(name)
-        cluster.boots.take(boots)
 
+    def _set(self, member: RunnerState) -> None:
+        """Know a runner in place of what was known of it."""
+        if (fleet := self._fleets.fleet_of(member.name)) is None:
+            return
+        roster = fleet.roster
+        if (known := roster.members.get(member.name)) is not None:
+            roster.counts[known.phase] -= 1
+        roster.members[member.name] = member
+        roster.counts[member.phase] += 1
 
-def _roster(members: Mapping[str, RunnerState]) -> RunnerIndex:
-    roster = RunnerIndex()
-    roster.members = OrderedDict(members)
-    roster.counts = Counter(member.phase for member in members.values())
-    return roster
+    def _drop(self, name: str) -> None:
+        fleet = self._fleets.fleet_of(name)
+        if fleet is not None and (known := fleet.roster.members.pop(name, None)) is not None:
+            fleet.roster.counts[known.phase] -= 1

@@ -1,0 +1,115 @@
+"""A cluster whose driver is elsewhere (scheduler's pod)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from distributed import Security
+
+from dask_flame.backends.base import Ended
+from dask_flame.core.channel import Channel
+from dask_flame.core.messages import DRIVER
+from dask_flame.core.pool import Pool
+from dask_flame.driver.cluster import FlameCluster
+from dask_flame.driver.hosts.in_process import InProcessScheduler
+from dask_flame.driver.hosts.replication import (
+    JournalPublisher,
+    PrintPublisher,
+    StatePublisher,
+)
+from dask_flame.prints.rate_limit import Limits
+from dask_flame.prints.scheduler.plugin import Taker
+from dask_flame.remote.proxy_backend import ProxyBackend
+
+
+class PodCluster(FlameCluster):
+    """A FlameCluster beside the runners, which its driver follows over a channel.
+
+    Parameters
+    ----------
+    link : Channel
+        To the driver.
+    serve : callable
+        Answers the driver's request to connect, from the moment when the scheduler listens.
+    resized : callable
+        Takes ``"on_grow"`` or ``"on_shrink"``, a pool and its number of runners, in the thread of
+        callbacks: the functions themselves are in the driver.
+    listening : mapping
+        See :attr:`dask_flame.backends.Backend.listening`.
+    scratch : str
+    security : distributed.Security
+    pools : mapping of str to Pool
+    **options
+        Of :class:`dask_flame.FlameCluster`.
+    """
+
+    def __init__(
+        self,
+        *,
+        link: Channel,
+        serve: Callable[..., Awaitable[Any]],
+        resized: Callable[[str, str, int], None],
+        listening: Mapping[str, Any],
+        scratch: str,
+        security: Security,
+        pools: Mapping[str, Pool],
+        **options: Any,
+    ) -> None:
+        self._link = link
+        self._serve = serve
+        followed = {
+            name: pool.replace(
+                on_grow=partial(resized, "on_grow"), on_shrink=partial(resized, "on_shrink")
+            )
+            for name, pool in pools.items()
+        }
+
+        class Relay(ProxyBackend):
+            def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
+                super().__init__(owner, ended, link=link, listening=listening, scratch=scratch)
+
+        super().__init__(
+            backend=Relay, security=security, pools=followed, asynchronous=True, **options
+        )
+        JournalPublisher(self._history.journal, link)
+
+    def _print_taker(self, print_limits: Limits) -> Taker:
+        return PrintPublisher(self._link)
+
+    def _handlers(self) -> Mapping[str, Callable[..., Any]]:
+        # The driver may come as soon as the port listens.
+        return {DRIVER: self._serve}
+
+    def _make_host(self) -> InProcessScheduler:
+        self._own_host = self._make_own_host()
+        return self._own_host
+
+    # What the driver says
+
+    def follow_resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
+        """Take over a policy that the driver has changed, and say so in its words."""
+        self.fleets.resize(pool, changes)
+        self._own_host.resized(pool, changes, text)
+
+    def follow_fix(self, pool: str) -> None:
+        """Have a pool follow demand no longer."""
+        self._own_host.fixed(pool)
+
+    def follow_stop(self, why: str) -> None:
+        """Boot no runner any more: the cluster has been stopped from outside."""
+        self._own_host.stopped(why)
+
+    async def end_runners(self) -> None:
+        """Decide nothing any more, and let runners end by themselves."""
+        await self._own_host.finish()
+
+    def part_from_clients(self) -> None:
+        """Let go of the Clients as if their connection dropped."""
+        self._own_host.part_from_clients()
+
+    def state_publisher(self) -> StatePublisher:
+        """Return what tells the driver of the runners; once the cluster has started."""
+        assert self._own_host.scheduler is not None
+        return StatePublisher(self._own_host.scheduler, self.fleets, self._link)
