@@ -21,7 +21,7 @@ from distributed import Client
 
 import dask_flame
 from dask_flame.backends.kubernetes.api import permissions
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import PodOptions
 from fakes.kubernetes.security import violations
 
 ROOT = Path(__file__).parents[1]

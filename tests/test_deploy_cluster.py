@@ -15,8 +15,8 @@ from conftest import wait_for
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
+from dask_flame.backends.kubernetes.options import PodOptions
 from dask_flame.core import config
-from dask_flame.core.pod_options import PodOptions
 from fakes.kubernetes import FakeKubernetes
 from fakes.kubernetes.security import violations
 from kubernetes_help import Caller

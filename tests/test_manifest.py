@@ -23,10 +23,10 @@ from dask_flame.backends import Backend
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.redact import shown
+from dask_flame.backends.kubernetes.options import PodOptions
 from dask_flame.backends.local import LocalBackend
 from dask_flame.backends.local.launch import runner
 from dask_flame.backends.redact import HIDDEN
-from dask_flame.core.pod_options import PodOptions
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
 from kubernetes_help import Caller

@@ -17,7 +17,7 @@ from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.merge import merge
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import PodOptions
 from dask_flame.errors import PoolError
 
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": "u-1"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import PodOptions
 from dask_flame.errors import PoolError
 
 

@@ -31,9 +31,9 @@ from tornado.ioloop import IOLoop
 import dask_flame
 from dask_flame import FlameCluster, FlameError, Lease, Pool, PoolError, Prints, Reports
 from dask_flame.backends import Backend
+from dask_flame.backends.kubernetes.options import POD_OPTIONS, PodOptions
 from dask_flame.core.config import DEFAULTS
 from dask_flame.core.option_checks import shown
-from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
 from dask_flame.core.ranges import RUNNERS
 from dask_flame.core.settings import SETTINGS
 from dask_flame.errors import ClosedError

@@ -62,7 +62,7 @@ class RunnerSpec:
         The driver's working directory now, for runners on the same machine; None: it is gone;
         empty: whatever they start in.
     pod : mapping
-        Options of :class:`dask_flame.core.pod_options.PodOptions` that the pool gives. May hold
+        Options of :class:`dask_flame.backends.kubernetes.options.PodOptions` that the pool gives. May hold
         secrets.
     """
 
@@ -115,7 +115,7 @@ class SchedulerSpec:
     orders : mapping
         As JSON takes it. Holds private keys.
     options : mapping
-        Options of :class:`dask_flame.core.pod_options.PodOptions` of the first pool.
+        Options of :class:`dask_flame.backends.kubernetes.options.PodOptions` of the first pool.
     timeout : float
         Seconds that its start may take.
     cpus, memory : float, int
@@ -180,7 +180,7 @@ class Backend(ABC):
 
     #: What a user calls it.
     name: ClassVar[str]
-    #: Those options of :class:`dask_flame.core.pod_options.PodOptions` that it knows what to do
+    #: Those options of :class:`dask_flame.backends.kubernetes.options.PodOptions` that it knows what to do
     #: with.
     takes: ClassVar[frozenset[str]] = frozenset()
     #: Whether runners are on other machines, so that all connections must be TLS.

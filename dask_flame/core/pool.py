@@ -10,6 +10,7 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
+from dask_flame.backends.kubernetes.options import POD_OPTIONS, PodOptions, names_of
 from dask_flame.core import config, option_checks
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import (
@@ -26,7 +27,6 @@ from dask_flame.core.option_checks import (
     wrong,
     yes_or_no,
 )
-from dask_flame.core.pod_options import POD_OPTIONS, PodOptions, names_of
 from dask_flame.core.text import exact_memory
 from dask_flame.errors import PoolError
 
@@ -99,7 +99,7 @@ class Pool:
     image, gpu_kind, gpu_resource, shm_size, node_selector, tolerations, spot, priority_class, \
 runtime_class, service_account, image_pull_secrets, volumes, secrets, labels, annotations, \
 pod_template : optional
-        For ``backend="kubernetes"``: see :class:`dask_flame.core.pod_options.PodOptions`.
+        For ``backend="kubernetes"``: see :class:`dask_flame.backends.kubernetes.options.PodOptions`.
     pod : PodOptions, optional
         Such options together.
 

@@ -12,8 +12,8 @@ import dask.config
 from distributed import Security
 
 from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.kubernetes.options import POD_OPTIONS
 from dask_flame.core.option_checks import wrong
-from dask_flame.core.pod_options import POD_OPTIONS
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
 from dask_flame.driver.certificates import temporary_security

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.kubernetes.options import POD_OPTIONS
 from dask_flame.core.channel import Channel
-from dask_flame.core.pod_options import POD_OPTIONS
 
 
 class ProxyBackend(Backend):

@@ -20,12 +20,12 @@ from dask_flame.backends.kubernetes.objects import manifests, pod_status
 from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.objects.resources import variables
+from dask_flame.backends.kubernetes.options import POD_OPTIONS, PodOptions
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
 from dask_flame.core import config
-from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
 from dask_flame.errors import BackendError, PoolError
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from dask_flame.backends.kubernetes.missing_pods import Podless, podless
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import kept_from_its_work
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import PodOptions
 
 #: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often.
 _SEEN_WITHIN = 10.0

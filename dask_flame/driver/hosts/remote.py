@@ -21,11 +21,11 @@ from distributed.protocol import pickle
 
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended, SchedulerSpec
+from dask_flame.backends.kubernetes.options import POD_OPTIONS
 from dask_flame.core import config, python_versions
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
-from dask_flame.core.pod_options import POD_OPTIONS
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.driver.hosts.replication import SchedulerProxy

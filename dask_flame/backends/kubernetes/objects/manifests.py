@@ -33,7 +33,7 @@ from dask_flame.backends.kubernetes.objects.resources import (
     fits,
     plain,
 )
-from dask_flame.core.pod_options import OURS, PodOptions
+from dask_flame.backends.kubernetes.options import OURS, PodOptions
 from dask_flame.errors import PoolError
 
 #: Where a runner may write; it goes with the pod.

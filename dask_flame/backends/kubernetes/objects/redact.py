@@ -7,8 +7,8 @@ from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
+from dask_flame.backends.kubernetes.options import PodOptions
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
-from dask_flame.core.pod_options import PodOptions
 
 #: Variables whose values are ours, whatever a template says.
 _OURS = frozenset({"DASK_WORKER_NAME", "TMPDIR"})

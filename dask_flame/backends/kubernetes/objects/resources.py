@@ -9,7 +9,7 @@ from typing import Any
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import PodOptions
 
 #: The container of a pod that is the runner, as dask-kubernetes calls it.
 CONTAINER = "worker"
