@@ -28,6 +28,7 @@ from dask.distributed import Client, get_worker
 import dask_flame
 from conftest import wait_for
 from dask_flame import FlameCluster, Pool, RunnerLost
+from dask_flame.backends import BackendContext
 from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
@@ -737,7 +738,7 @@ def test_closing_while_it_starts_leaves_nothing(kubernetes: Start, moment: str) 
     fake = kubernetes()
 
     async def begin() -> None:
-        backend = KubernetesBackend("early", lambda end: None)
+        backend = KubernetesBackend(BackendContext(cluster="early", ended=lambda end: None))
         starting = asyncio.create_task(backend.start())
         if moment:
             fake.fail(moment, status=503, times=1, retry_after=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import dask.config
 from distributed import Security
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.backends.kubernetes.options import POD_OPTIONS
+from dask_flame.core.backend_options import BackendOptions, knowing
 from dask_flame.core.option_checks import wrong
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
@@ -56,7 +56,7 @@ def runner_spec(
         flags=interpreter_flags(),
         hash_seed=hash_seed,
         cwd=working_directory(),
-        pod=pool.pod.given,
+        options=pool.options,
     )
 
 
@@ -139,21 +139,35 @@ def _plain(value: Any) -> Any:
 _LEFT_OUT = object()
 
 
-def check_taken(backend: object, options: Iterable[str]) -> None:
-    """Refuse options of pods that a backend has no use for.
+def check_taken(backend: object, options: Mapping[str, Any]) -> None:
+    """Check options of a pool against the back end that the cluster has.
+
+    Parameters
+    ----------
+    backend : Backend or callable
+    options : mapping
+        Those of a pool itself are passed over.
 
     Raises
     ------
     PoolError
+        One is for other back ends, or is wrong for this one.
     """
-    takes: frozenset[str] = getattr(backend, "takes", frozenset())
+    known: type[BackendOptions] = getattr(backend, "Options", BackendOptions)
     name = getattr(backend, "name", getattr(backend, "__name__", "?"))
-    for option in options:
-        if option in POD_OPTIONS - takes:
-            raise PoolError(
-                f"{option} is an option of pods, and backend={name!r} makes none; leave it out, "
-                'or write backend="kubernetes"'
-            )
+    taken = {}
+    for option, value in options.items():
+        if option in Pool.declared():
+            continue
+        if option in known.declared():
+            taken[option] = value
+            continue
+        other = next(found for found in knowing(option) if found.makes)
+        raise PoolError(
+            f"{option} is an option of {other.makes}, and backend={name!r} makes none; leave it "
+            f'out, or write backend="{other.backend}"'
+        )
+    known(**taken)
 
 
 #: What a namespace of Kubernetes is called.

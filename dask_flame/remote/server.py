@@ -29,7 +29,7 @@ from distributed import Security, Status
 from distributed.comm import Comm
 
 from dask_flame._version import __version__
-from dask_flame.backends.base import Ended
+from dask_flame.backends.base import BackendContext, Ended
 from dask_flame.core import python_versions
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
@@ -92,8 +92,8 @@ class SchedulerServer:
         link, listening, scratch = self.link, orders["listening"], orders["scratch"]
 
         class Relay(ProxyBackend):
-            def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
-                super().__init__(owner, ended, link=link, listening=listening, scratch=scratch)
+            def __init__(self, context: BackendContext) -> None:
+                super().__init__(context, link=link, listening=listening, scratch=scratch)
 
         self.cluster = FlameCluster(
             backend=Relay,

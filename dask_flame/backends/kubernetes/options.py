@@ -4,127 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from dask_flame.core.option_checks import EXAMPLES, size, word, wrong, yes_or_no
-from dask_flame.core.text import exact_memory
+from dask_flame.backends.options import BackendOptions, Option, option, secrets_option
+from dask_flame.core.option_checks import size, word, wrong, yes_or_no
+from dask_flame.core.options import names_of
 from dask_flame.errors import PoolError
 
 PodTemplate = Mapping[str, Any] | str | Path | Callable[[dict[str, Any]], Mapping[str, Any]]
 
 #: Labels and annotations that say whose a pod is; a user's own may not begin so.
 OURS = ("dask-flame/", "dask.org/", "kubernetes.io/", "k8s.io/")
-
-
-@dataclass(frozen=True, init=False)
-class PodOptions:
-    """Options of a pool whose runners are pods. What is None was not given.
-
-    Parameters
-    ----------
-    image : str, optional
-        The runner's image. By default the driver's own, where the driver is in a pod, else
-        ``flame.kubernetes.image``. It needs Python, dask-flame and what calls import.
-    gpu_kind : str, optional
-        Which GPU: a name in ``flame.kubernetes.gpu-kinds``, which says how nodes with it are
-        chosen, or else the value of the node label ``flame.kubernetes.gpu-label``, by default
-        ``nvidia.com/gpu.product``.
-    gpu_resource : str, optional
-        What a GPU is called among a node's resources, ``"nvidia.com/gpu"`` by default:
-        ``"amd.com/gpu"``, ``"nvidia.com/mig-1g.10gb"``, ….
-    shm_size : size, optional
-        Size of ``/dev/shm``, which counts as memory. Pods with GPUs have one that may grow to
-        their memory by default; others have the container runtime's, mostly 64 MB.
-    node_selector : mapping of str to str, optional
-        Labels that the node must have.
-    tolerations : sequence of mapping, optional
-        Taints that the node may have, as Kubernetes writes them.
-    spot : bool, optional
-        Only nodes that may be taken away, by the labels and taints of GKE, EKS, AKS and Karpenter.
-    priority_class, runtime_class, service_account : str, optional
-        Names. The service account's token is not mounted.
-    image_pull_secrets : sequence of str, optional
-        Names of Secrets.
-    volumes : mapping, optional
-        By mount path: the name of a PersistentVolumeClaim, or any volume source as Kubernetes
-        writes it, with ``readOnly`` and ``subPath`` beside it.
-    secrets : mapping, optional
-        Environment variables that are kept in a Secret of the cluster's: by name, the value, or
-        ``{"name": …, "key": …}`` of a Secret that is there already.
-    labels, annotations : mapping of str to str, optional
-        For the pod.
-    pod_template : mapping, path or callable, optional
-        A pod, or a part of one, that the options are laid over; the path of a YAML file with it;
-        or a function that is given the pod as built and returns the one to send.
-
-    Raises
-    ------
-    PoolError
-        Naming the option, and a line that works. Values of `secrets` are not shown.
-    """
-
-    image: str | None
-    gpu_kind: str | None
-    gpu_resource: str | None
-    shm_size: int | None
-    node_selector: Mapping[str, str] | None
-    tolerations: tuple[Mapping[str, Any], ...] | None
-    spot: bool | None
-    priority_class: str | None
-    runtime_class: str | None
-    service_account: str | None
-    image_pull_secrets: tuple[str, ...] | None
-    volumes: Mapping[str, Mapping[str, Any]] | None
-    secrets: Mapping[str, str | Mapping[str, str]] | None
-    labels: Mapping[str, str] | None
-    annotations: Mapping[str, str] | None
-    pod_template: PodTemplate | None
-
-    def __init__(self, **given: Any) -> None:
-        for f in fields(self):
-            value = given.pop(f.name, None)
-            object.__setattr__(
-                self, f.name, None if value is None else _CHECKS[f.name](f.name, value)
-            )
-        assert not given, f"unknown: {', '.join(given)}"
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options that were given, by name."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-
-    @property
-    def shown(self) -> dict[str, str]:
-        """The same as they may be shown to anybody."""
-        shown = {
-            name: names_of(value) if name in _MAY_HOLD_SECRETS else repr(value)
-            for name, value in self.given.items()
-        }
-        if self.shm_size is not None and (size := exact_memory(self.shm_size)):
-            shown["shm_size"] = repr(size)
-        return shown
-
-    def __repr__(self) -> str:
-        return f"PodOptions({', '.join(f'{name}={v}' for name, v in self.shown.items())})"
-
-
-#: Options whose values are nobody's business.
-_MAY_HOLD_SECRETS = frozenset({"secrets", "volumes", "pod_template"})
-
-
-def names_of(values: object) -> str:
-    """What there is in a mapping, and not the values, which may be secrets.
-
-    Examples
-    --------
-    >>> names_of({"HF_TOKEN": "hf_1234", "LANG": "C"})
-    '{HF_TOKEN: …, LANG: …}'
-    """
-    if isinstance(values, Mapping):
-        return "{" + ", ".join(f"{name}: …" for name in values) + "}"
-    return repr(str(values)) if isinstance(values, str | Path) else "…"
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -199,27 +91,6 @@ def _volumes(name: str, value: Any) -> dict[str, Mapping[str, Any]]:
     return volumes
 
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def _secrets(name: str, value: Any) -> dict[str, str | Mapping[str, str]]:
-    def fits(item: Any) -> bool:
-        if isinstance(item, Mapping):
-            return set(item) == {"name", "key"} and all(isinstance(v, str) for v in item.values())
-        return isinstance(item, str)
-
-    if not isinstance(value, Mapping) or not all(
-        isinstance(key, str) and _VARIABLE.fullmatch(key) and fits(item)
-        for key, item in value.items()
-    ):
-        # The values are secrets: the error must not show them.
-        raise PoolError(
-            "secrets is not a mapping of environment variables to values, or to "
-            f'{{"name": …, "key": …}} of a Secret; write secrets={EXAMPLES["secrets"]}'
-        )
-    return dict(value)
-
-
 def _template(name: str, value: Any) -> PodTemplate:
     if isinstance(value, str | Path) and not _is_file(value):
         raise wrong(name, str(value), "a file that is there")
@@ -236,24 +107,110 @@ def _is_file(path: str | Path) -> bool:
         return False
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "image": word,
-    "gpu_kind": word,
-    "gpu_resource": word,
-    "shm_size": size,
-    "node_selector": _pairs,
-    "tolerations": _tolerations,
-    "spot": yes_or_no,
-    "priority_class": word,
-    "runtime_class": word,
-    "service_account": word,
-    "image_pull_secrets": _texts,
-    "volumes": _volumes,
-    "secrets": _secrets,
-    "labels": _own_pairs,
-    "annotations": _own_pairs,
-    "pod_template": _template,
-}
+def _kinds(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
+        raise wrong(name, value, "a mapping of kinds to what nodes with them are like")
+    return value
 
-#: The names of all options.
-POD_OPTIONS = frozenset(_CHECKS)
+
+def _template_setting(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping | str | Path) or not value:
+        raise wrong(name, value, "a mapping, or the path of a YAML file")
+    return value
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class KubernetesOptions(BackendOptions):
+    """Options of a pool whose runners are pods. What is None was not given.
+
+    Parameters
+    ----------
+    image : str, optional
+        The runner's image. By default the driver's own, where the driver is in a pod, else
+        ``flame.kubernetes.image``. It needs Python, dask-flame and what calls import.
+    gpu_kind : str, optional
+        Which GPU: a name in ``flame.kubernetes.gpu-kinds``, which says how nodes with it are
+        chosen, or else the value of the node label ``flame.kubernetes.gpu-label``, by default
+        ``nvidia.com/gpu.product``.
+    gpu_resource : str, optional
+        What a GPU is called among a node's resources, ``"nvidia.com/gpu"`` by default:
+        ``"amd.com/gpu"``, ``"nvidia.com/mig-1g.10gb"``, ….
+    shm_size : size, optional
+        Size of ``/dev/shm``, which counts as memory. Pods with GPUs have one that may grow to
+        their memory by default; others have the container runtime's, mostly 64 MB.
+    node_selector : mapping of str to str, optional
+        Labels that the node must have.
+    tolerations : sequence of mapping, optional
+        Taints that the node may have, as Kubernetes writes them.
+    spot : bool, optional
+        Only nodes that may be taken away, by the labels and taints of GKE, EKS, AKS and Karpenter.
+    priority_class, runtime_class, service_account : str, optional
+        Names. The service account's token is not mounted.
+    image_pull_secrets : sequence of str, optional
+        Names of Secrets.
+    volumes : mapping, optional
+        By mount path: the name of a PersistentVolumeClaim, or any volume source as Kubernetes
+        writes it, with ``readOnly`` and ``subPath`` beside it.
+    secrets : mapping, optional
+        Environment variables that are kept in a Secret of the cluster's: by name, the value, or
+        ``{"name": …, "key": …}`` of a Secret that is there already.
+    labels, annotations : mapping of str to str, optional
+        For the pod.
+    pod_template : mapping, path or callable, optional
+        A pod, or a part of one, that the options are laid over; the path of a YAML file with it;
+        or a function that is given the pod as built and returns the one to send.
+
+    Raises
+    ------
+    PoolError
+        Naming the option, and a line that works. Values of `secrets` are not shown.
+    """
+
+    backend: ClassVar[str] = "kubernetes"
+    makes: ClassVar[str] = "pods"
+    settings: ClassVar[Mapping[str, Option]] = {
+        "namespace": Option(check=word, example='"my-team"', nullable=True),
+        "context": Option(check=word, example='"my-cluster"', nullable=True),
+        "gpu-kinds": Option(
+            check=_kinds,
+            example='{"l4": {"node-selector": {"gpu": "l4"}}}',
+            nullable=True,
+            default={},
+        ),
+        "gpu-label": Option(check=word, example='"nvidia.com/gpu.product"'),
+        "pod-template": Option(
+            check=_template_setting, example='{"spec": {"hostNetwork": False}}', nullable=True
+        ),
+        "network-policy": Option(check=yes_or_no, example="False"),
+    }
+
+    image: str | None = option(word, '"ghcr.io/me/runner:1.0"', section="kubernetes", nullable=True)
+    gpu_kind: str | None = option(word, '"NVIDIA-A100-SXM4-40GB"')
+    gpu_resource: str | None = option(word, '"nvidia.com/gpu"')
+    shm_size: int | None = option(size, '"2 GiB"', in_bytes=True)
+    node_selector: Mapping[str, str] | None = option(_pairs, '{"disk": "ssd"}')
+    tolerations: tuple[Mapping[str, Any], ...] | None = option(
+        _tolerations, '[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]'
+    )
+    spot: bool | None = option(yes_or_no, "True")
+    priority_class: str | None = option(word, '"low"')
+    runtime_class: str | None = option(word, '"nvidia"')
+    service_account: str | None = option(word, '"runner"')
+    image_pull_secrets: tuple[str, ...] | None = option(_texts, '["registry"]')
+    volumes: Mapping[str, Mapping[str, Any]] | None = option(
+        _volumes, '{"/data": "my-claim"}', secret=True
+    )
+    secrets: Mapping[str, str | Mapping[str, str]] | None = secrets_option()
+    labels: Mapping[str, str] | None = option(_own_pairs, '{"team": "vision"}')
+    annotations: Mapping[str, str] | None = option(_own_pairs, '{"owner": "me@example.org"}')
+    pod_template: PodTemplate | None = option(
+        _template,
+        '{"spec": {"hostNetwork": False}}',
+        section="kubernetes",
+        nullable=True,
+        secret=True,
+    )
+
+
+#: The name by which a pool finds them.
+Options = KubernetesOptions

@@ -21,11 +21,11 @@ from distributed.protocol import pickle
 
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended, SchedulerSpec
-from dask_flame.backends.kubernetes.options import POD_OPTIONS
 from dask_flame.core import config, python_versions
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
+from dask_flame.core.pool import Pool
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.driver.hosts.replication import SchedulerProxy
@@ -53,8 +53,6 @@ _ATTEMPT = 10.0
 _HELLO_WITHIN = 180.0
 _SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
-#: What of a resize only the driver needs to know.
-_FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIONS
 
 
 class RemoteBounds:
@@ -166,7 +164,7 @@ class RemoteScheduler:
         cluster._adaptive = cast(FlameAdaptive, self.adaptive)
         spec = SchedulerSpec(
             orders=self._orders,
-            options=cluster.fleets.policies[cluster.fleets.default].pod.given,
+            options=cluster.fleets.policies[cluster.fleets.default].options,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
@@ -245,7 +243,9 @@ class RemoteScheduler:
         """A pool's policy has changed."""
         default = self._cluster.fleets.policies[self._cluster.fleets.default]
         self.adaptive.minimum, self.adaptive.maximum = default.min, default.max
-        rest = {name: value for name, value in changes.items() if name not in _FOR_RUNNERS}
+        # What only runners need to know is said to them by the driver.
+        own = Pool.declared()
+        rest = {n: v for n, v in changes.items() if n in own and not own[n].for_runners}
         task = asyncio.ensure_future(self._resize(pool, rest, text))
         self._resizing.add(task)
         task.add_done_callback(self._resizing.discard)
