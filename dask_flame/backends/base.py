@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.launch_config import LaunchConfig
 from dask_flame.core.option_checks import GRACE
+from dask_flame.core.options import Check
 from dask_flame.errors import BackendError
 
 if TYPE_CHECKING:
@@ -266,9 +267,10 @@ class Backend(ABC):
     seats: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows what runners print; otherwise the scheduler is told of it.
     shows: ClassVar[bool] = False
-    #: The options of a cluster that say where its runners are, of ``namespace`` and ``context``;
-    #: :meth:`overseer` takes them as well. ``flame.<name>.<option>`` configures them.
-    places: ClassVar[frozenset[str]] = frozenset()
+    #: The options of a cluster that say where its runners are, of ``namespace`` and ``context``,
+    #: with the check of each; :meth:`overseer` takes them as well. ``flame.<name>.<option>``
+    #: configures them.
+    places: ClassVar[Mapping[str, Check]] = {}
 
     def __init__(self, context: BackendContext) -> None:
         self.context = context

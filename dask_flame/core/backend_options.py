@@ -43,8 +43,8 @@ class BackendOptions(Declared):
     backend : str
         The name of the back end.
     makes : str
-        What its runners are, in the plural, for the error where another back end is given an
-        option: ``"pods"``. Empty: its options are also those of others.
+        The word for its runners, in the plural, for the error of another back end that is given an
+        option: ``"pods"``.
     settings : mapping of str to Option
         Settings of the back end that are not options of a pool, by their names in the section
         ``flame.<backend>`` of the configuration.
@@ -144,7 +144,15 @@ def knowing(name: str) -> list[type[BackendOptions]]:
     if not any(name in known.declared() for known in _classes.values()):
         _modules.clear()  # it may have been installed a moment ago
         _import_all()
-    return [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
+    found = [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
+    # First one that the option is most likely meant for.
+    return sorted(found, key=lambda known: not known.makes)
+
+
+def configuring(setting: str) -> list[type[BackendOptions]]:
+    """Return the classes that have a setting of this name."""
+    _import_all()
+    return [_classes[key] for key in sorted(_classes) if setting in _classes[key].settings]
 
 
 def option_names() -> frozenset[str]:

@@ -19,13 +19,14 @@ from dask_flame.backends.kubernetes.objects import manifests, pod_status
 from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.objects.resources import variables
-from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions, context, namespace
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
 from dask_flame.core import config
 from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.options import Check
 from dask_flame.errors import BackendError, PoolError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class KubernetesBackend(Backend):
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
     seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
-    places: ClassVar[frozenset[str]] = frozenset({"namespace", "context"})
+    places: ClassVar[Mapping[str, Check]] = {"namespace": namespace, "context": context}
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
@@ -222,7 +223,10 @@ class KubernetesBackend(Backend):
         if not self._runners:
             return set()
         assert self._api is not None
-        pods, _ = await self._api.list(PODS, self._runners_selector)
+        try:
+            pods, _ = await self._api.list(PODS, self._runners_selector)
+        except KubernetesError as error:
+            raise BackendError(f"the pods cannot be listed: {error}") from error
         return {_name(pod) for pod in pods} & set(self._runners)
 
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:

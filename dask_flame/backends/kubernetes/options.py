@@ -107,6 +107,22 @@ def _is_file(path: str | Path) -> bool:
         return False
 
 
+#: The form of a namespace's name.
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def namespace(name: str, value: Any) -> str:
+    """Check the name of a namespace."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise wrong(name, value, "the name of a namespace: lower-case letters, digits and -")
+    return value
+
+
+def context(name: str, value: Any) -> str:
+    """Check the name of a context of a kubeconfig."""
+    return word(name, value, "the name of a context: a name")
+
+
 def _kinds(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
         raise wrong(name, value, "a mapping of kinds to what nodes with them are like")
