@@ -213,7 +213,10 @@ def _import(name: str) -> None:
         return
     _imported.add(name)
     try:
-        getattr(import_module(_installed()[name]), "Options", None)  # it registers itself
+        known = getattr(import_module(_installed()[name]), "Options", None)
     except Exception:
         # Whoever names the back end is told why.
         logger.debug("the options of backend=%r cannot be imported", name, exc_info=True)
+    else:
+        if isinstance(known, type) and issubclass(known, BackendOptions):
+            _classes[known.backend] = known
