@@ -21,7 +21,7 @@ from distributed import Client
 
 import dask_flame
 from dask_flame.backends.kubernetes.api import permissions
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from fakes.kubernetes.security import violations
 
 ROOT = Path(__file__).parents[1]
@@ -295,5 +295,5 @@ def test_the_guide_leads_somewhere() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "FlameCluster"
     ]
     assert calls
-    known = {*PodOptions.__dataclass_fields__, "backend", "max", "cpus", "memory", "gpus"}
+    known = {*KubernetesOptions.__dataclass_fields__, "backend", "max", "cpus", "memory", "gpus"}
     assert {str(k.arg) for call in calls for k in call.keywords} <= known

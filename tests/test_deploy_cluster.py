@@ -15,8 +15,8 @@ from conftest import wait_for
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.core import config
-from dask_flame.core.pod_options import PodOptions
 from fakes.kubernetes import FakeKubernetes
 from fakes.kubernetes.security import violations
 from kubernetes_help import Caller
@@ -155,7 +155,7 @@ def runner(name: str, kind: str | None, template: Path, gpus: int = 1) -> dict[s
     spec = RunnerSpec(
         name=name, scheduler="tls://10.0.0.1:1", concurrency=1, boot_timeout=60, gpus=gpus
     )
-    options = PodOptions(
+    options = KubernetesOptions(
         **({"gpu_kind": kind} if kind else {}), pod_template=template, labels={"kind": name}
     )
     made = manifests.pod(spec, options, site, {}, "orders")
@@ -259,7 +259,11 @@ def refused(fake: FakeKubernetes, name: str) -> bool:
 def test_policies_are_about_our_pods_and_no_others() -> None:
     ours = runner("runner-1", None, KUBERNETES / "gpu/eks/pod.yaml")["metadata"]["labels"]
     keeper = manifests.keeper(
-        ObjectContext(cluster="c1", namespace="team", image="i"), PodOptions(), "10.0.0.1", 1, 1
+        ObjectContext(cluster="c1", namespace="team", image="i"),
+        KubernetesOptions(),
+        "10.0.0.1",
+        1,
+        1,
     )
     theirs = [
         {"app": "web", "pod-template-hash": "5d9f"},

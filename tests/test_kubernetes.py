@@ -6,6 +6,7 @@ What holds on any Kubernetes is in ``real_kubernetes``; here a server misbehaves
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from dask.distributed import Client, get_worker
 import dask_flame
 from conftest import wait_for
 from dask_flame import FlameCluster, Pool, RunnerLost
+from dask_flame.backends import BackendContext
 from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
+from dask_flame.testing.conformance import BackendConformance
 from fakes.kubernetes import FakeKubernetes
 from other_python import other_python
 
@@ -123,6 +126,29 @@ def pods(fake: FakeKubernetes) -> list[dict[str, Any]]:
 def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
     time.sleep(seconds)
     return get_worker().name, os.environ.get("TOKEN")
+
+
+class TestConformance(BackendConformance):
+    @pytest.fixture
+    def fake(self, kubernetes: Start) -> FakeKubernetes:
+        return kubernetes()
+
+    @pytest.fixture
+    def factory(self, fake: FakeKubernetes) -> type[KubernetesBackend]:
+        return KubernetesBackend
+
+    @pytest.fixture
+    def outage(self, fake: FakeKubernetes) -> Any:
+        @contextlib.asynccontextmanager
+        async def outage(backend: Any) -> AsyncIterator[None]:
+            backend._api.patience = 1.0
+            await asyncio.to_thread(fake.down)
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(fake.up)
+
+        return outage
 
 
 def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) -> None:
@@ -737,7 +763,7 @@ def test_closing_while_it_starts_leaves_nothing(kubernetes: Start, moment: str) 
     fake = kubernetes()
 
     async def begin() -> None:
-        backend = KubernetesBackend("early", lambda end: None)
+        backend = KubernetesBackend(BackendContext(cluster="early", ended=lambda end: None))
         starting = asyncio.create_task(backend.start())
         if moment:
             fake.fail(moment, status=503, times=1, retry_after=0.5)

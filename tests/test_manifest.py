@@ -23,10 +23,10 @@ from dask_flame.backends import Backend
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.redact import shown
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.local import LocalBackend
 from dask_flame.backends.local.launch import runner
 from dask_flame.backends.redact import HIDDEN
-from dask_flame.core.pod_options import PodOptions
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
 from kubernetes_help import Caller
@@ -213,15 +213,15 @@ def test_no_secret_is_shown(env: set[str], secrets: set[str], cpus: Any, config:
     values = {"env": dict.fromkeys(env | {"A"}, TOKEN), "config": config}
     given = {"secrets": dict.fromkeys(secrets, TOKEN), "pod_template": template}
     security = {"tls_worker_key": f"-----BEGIN {TOKEN}"}
-    spec = replace(SPEC, **values, security=security, cpus=cpus, pod=given)
-    local = replace(spec, pod={"secrets": given["secrets"]})
+    spec = replace(SPEC, **values, security=security, cpus=cpus, options=given)
+    local = replace(spec, options={"secrets": given["secrets"]})
     text = str(Manifest([runner(local, {}, 1.0)]))
     assert TOKEN not in text
     assert "(hidden)" in text
-    options = PodOptions(**spec.pod)
+    options = KubernetesOptions(**spec.options)
     site = SITE
     everything = {**spec.env, **(options.secrets or {})}
-    secret = manifests.secret(site, spec.orders, everything)
+    secret = manifests.secret(site, spec.launch_config(local=False), everything)
     pod = manifests.pod(spec, options, site, {"FROM_DASK": TOKEN}, "orders")
     assert TOKEN in json.dumps(secret)
     assert TOKEN in json.dumps(pod)

@@ -17,7 +17,7 @@ from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.merge import merge
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
 
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": "u-1"}
@@ -34,7 +34,7 @@ def pod(
     site: ObjectContext = SITE, options: dict[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
     made = manifests.pod(
-        spec(**more), PodOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "orders"
+        spec(**more), KubernetesOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "orders"
     )
     for version in VERSIONS:
         kubernetes_validate.validate(made, version, strict=True)
@@ -197,7 +197,9 @@ def test_variables_that_may_be_no_key_of_a_secret(name: str) -> None:
 
 
 def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
-    options = PodOptions(image="gpu:2", gpu_kind="a", shm_size="1 GiB", priority_class="high")
+    options = KubernetesOptions(
+        image="gpu:2", gpu_kind="a", shm_size="1 GiB", priority_class="high"
+    )
     nodes = {"tolerations": [{"key": "user", "operator": "Exists"}], "nodeSelector": {"a": "b"}}
     site = replace(SITE, pull_secrets=["reg"], nodes=nodes, keeper=2)
     made = manifests.keeper(site, options, "10.0.0.1", 8786, 10.0)
@@ -225,7 +227,7 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
     service = manifests.service(SITE, kind, 8786)
     hole = manifests.open_port(SITE, 8786)
     job = manifests.scheduler(
-        SITE, SchedulerSpec(orders={}), PodOptions(), "the-orders", deadline=15
+        SITE, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
     )
     for version in VERSIONS:
         kubernetes_validate.validate(service, version, strict=True)
@@ -264,9 +266,11 @@ def test_the_schedulers_pod_is_safe_and_has_no_gpu(
     asked = SchedulerSpec(orders={}, cpus=0.5, memory=2**30, template=template)
     if site.image is None and "image" not in options:
         with pytest.raises(PoolError, match="needs an image"):
-            manifests.scheduler(site, asked, PodOptions(**options), "the-orders", deadline=15)
+            manifests.scheduler(
+                site, asked, KubernetesOptions(**options), "the-orders", deadline=15
+            )
         return
-    made = manifests.scheduler(site, asked, PodOptions(**options), "the-orders", deadline=15)
+    made = manifests.scheduler(site, asked, KubernetesOptions(**options), "the-orders", deadline=15)
     for version in VERSIONS:
         kubernetes_validate.validate(made, version, strict=True)
     pod = made["spec"]["template"]
@@ -309,7 +313,7 @@ def test_nobody_gets_in_but_peers_and_the_driver(
     later = manifests.network_policy(replace(SITE, keeper=2), driver, address)
     assert later["metadata"]["name"] != made["metadata"]["name"]
     # The keeper's pod is one of them.
-    keeper = manifests.keeper(SITE, PodOptions(), "10.0.0.1", 8786, 10.0)
+    keeper = manifests.keeper(SITE, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
     labels = keeper["spec"]["template"]["metadata"]["labels"]
     assert peers["matchLabels"].items() <= labels.items()
 
@@ -321,7 +325,7 @@ def test_no_template_makes_a_pod_another_clusters_peer(how: Any) -> None:
     assert made["metadata"]["labels"]["dask.org/cluster-name"] == "c1"
     assert made["metadata"]["labels"]["app"] == "web"
     with pytest.raises(PoolError, match=r"dask\.org/cluster-name"):
-        PodOptions(labels={"dask.org/cluster-name": "c2"})
+        KubernetesOptions(labels={"dask.org/cluster-name": "c2"})
 
 
 TEMPLATE = {
@@ -375,9 +379,9 @@ def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
     assert pod(site)["spec"]["hostname"] == "site"
     own = pod(site, {"pod_template": {"spec": {"hostname": "own"}}})["spec"]
     assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
-    keeper = manifests.keeper(site, PodOptions(), "10.0.0.1", 8786, 10.0)
+    keeper = manifests.keeper(site, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
     scheduler = manifests.scheduler(
-        site, SchedulerSpec(orders={}), PodOptions(), "the-orders", deadline=15
+        site, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
     )
     assert "hostname" not in json.dumps([keeper, scheduler])
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
 
 
 def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
     template = tmp_path / "pod.yaml"
     template.write_text("spec: {}")
-    options = PodOptions(
+    options = KubernetesOptions(
         image="img",
         shm_size="2 GiB",
         tolerations=[{"key": "a"}],
@@ -30,8 +30,8 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         "pod_template",
     }
     assert "xyzzy" not in repr(options)
-    assert PodOptions(**options.given) == options
-    assert PodOptions().given == {}
+    assert KubernetesOptions(**options.given) == options
+    assert KubernetesOptions().given == {}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_is_not_taken_is_named_with_a_line_that_works(
     given: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(PoolError) as error:
-        PodOptions(**given)
+        KubernetesOptions(**given)
     assert says in str(error.value)
     (name,) = given
     assert f"write {name}=" in str(error.value)
@@ -73,5 +73,5 @@ def test_what_is_not_taken_is_named_with_a_line_that_works(
 )
 def test_an_error_shows_no_secret(secrets: Any) -> None:
     with pytest.raises(PoolError, match="write secrets=") as error:
-        PodOptions(secrets=secrets)
+        KubernetesOptions(secrets=secrets)
     assert "xyzzy" not in str(error.value)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.backends.environment import threads
+from dask_flame.backends.kubernetes import KubernetesOptions
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.core.text import exact_memory, memory
 from dask_flame.driver.fleets import make_pools
@@ -213,7 +214,7 @@ def test_values_of_env_are_shown_nowhere() -> None:
         pod_template={"spec": {"containers": [{"env": [{"name": "A", "value": "s3cret"}]}]}},
         image="i",
     )
-    for shown in (repr(pool), repr(pool.pod)):
+    for shown in (repr(pool), repr(KubernetesOptions(**pool.options))):
         assert "s3cret" not in shown
         assert "secrets={KEY: …, THERE: …}" in shown
         assert "image='i', " in shown
@@ -233,8 +234,8 @@ def test_values_of_env_are_shown_nowhere() -> None:
 def test_a_pool_is_a_value() -> None:
     pool = Pool(max=3, env={"A": "b"}, image="i", secrets={"TOKEN": "s3cret"})
     assert "s3cret" not in repr(pool)
-    assert pool.replace(max=4).pod == pool.pod
-    assert pool.replace(image="j").pod.given == {"image": "j", "secrets": {"TOKEN": "s3cret"}}
+    assert pool.replace(max=4).options == pool.options
+    assert pool.replace(image="j").options == {"image": "j", "secrets": {"TOKEN": "s3cret"}}
     assert pickle.loads(pickle.dumps(pool)) == pool
     assert replace(pool, max=4).max == 4
     assert hash(pool) == hash(replace(pool))

@@ -30,7 +30,7 @@ from dask_flame.core.messages import FREED, LEAVING, OVERRAN
 from dask_flame.core.pool import Pool
 from dask_flame.runner import worker as runner_worker
 from dask_flame.scheduler.scheduler import FlameScheduler
-from dask_flame.testing.conformance import Stage
+from dask_flame.testing.conformance import Said, Stage
 
 
 class Listening(FlameScheduler):
@@ -65,9 +65,9 @@ class Runners(Stage):
 
 async def _stage(scheduler: Scheduler) -> AsyncIterator[Runners]:
     async with scheduler:
-        ended: list[Any] = []
-        backend = LocalBackend("runners", ended.append)
-        stage = Runners(scheduler, backend, ended)
+        said = Said()
+        backend = LocalBackend(said.context)
+        stage = Runners(scheduler, backend, said)
         await backend.start()
         try:
             async with Client(scheduler.address, asynchronous=True) as client:

@@ -26,7 +26,7 @@ import pytest
 import dask_flame.backends.local.fork_server as template_program
 import dask_flame.backends.local.supervisor.__main__ as guard_program
 from conftest import wait_for
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.base import BackendContext, RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.core.processes import MARK, NO_MARK, mark_of
 from dask_flame.errors import BootError, BootTimeout
@@ -582,7 +582,9 @@ async def test_a_template_of_a_former_kind_goes_with_the_last_that_waits_for_it(
     monkeypatch.syspath_prepend(str(tmp_path))
     hangs = module(tmp_path, "hanging_preload", "import time\ntime.sleep(600)")
     ended: list[str] = []
-    backend = LocalBackend("leaving", lambda end: ended.append(end.name))
+    backend = LocalBackend(
+        BackendContext(cluster="leaving", ended=lambda end: ended.append(end.name))
+    )
     await backend.start()
     try:
         guard = psutil.Process(backend._guard.pid)  # type: ignore[union-attr]

@@ -31,9 +31,11 @@ from tornado.ioloop import IOLoop
 import dask_flame
 from dask_flame import FlameCluster, FlameError, Lease, Pool, PoolError, Prints, Reports
 from dask_flame.backends import Backend
+from dask_flame.backends.kubernetes import KubernetesOptions
+from dask_flame.backends.local import LocalOptions
+from dask_flame.core.backend_options import option_names
 from dask_flame.core.config import DEFAULTS
 from dask_flame.core.option_checks import shown
-from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
 from dask_flame.core.ranges import RUNNERS
 from dask_flame.core.settings import SETTINGS
 from dask_flame.errors import ClosedError
@@ -90,7 +92,7 @@ class Row:
         return f"{self.where}-{self.name}"
 
 
-def nothing(owner: str, ended: Any) -> None:
+def nothing(context: Any) -> None:
     """What makes no backend: a cluster that has no other fault is refused for it, at the end."""
 
 
@@ -162,7 +164,7 @@ POOL = [
         [True, 1, nan, "", " ", "numpy", [""], [" "], ["a b"], ["-c"], ["a", 1], *_JUNK],
         [[], (), ["numpy"], ("a.b",), [np.str_("numpy")]],
     ),
-    Row("pod", [True, 1, "", *_JUNK], secret=True),
+    Row("options", [True, 1, "", *_JUNK], secret=True),
     *(
         Row(name, WORDS, ["a", "a/b:1"])
         for name in (
@@ -202,7 +204,7 @@ CLUSTER = [
     *(
         Row(row.name, row.wrong, row.right, cluster, row.secret, "FlameCluster")
         for row in POOL
-        if row.name not in POD_OPTIONS | {"pod", "max"}
+        if row.name not in option_names() | {"options", "max"}
     ),
     Row("max", [0, *COUNTS], [1, RUNNERS, np.int64(3)]),
     Row("disconnect_grace", DURATIONS, [0, "10s"]),
@@ -383,7 +385,6 @@ def _given(written: str, name: str) -> Any:
     assert written.startswith(f"{name}="), written
     names = {
         "Pool": Pool,
-        "PodOptions": PodOptions,
         "logging": logging,
         "print": print,
         "range": range,
@@ -481,7 +482,7 @@ def test_a_right_value_is_held_as_pythons_own(row: Row) -> None:
     for value in row.right:
         pool = Pool(**{row.name: value})
         held.append(
-            pool.pod.given[row.name] if row.name in POD_OPTIONS else getattr(pool, row.name)
+            pool.options[row.name] if row.name in option_names() else getattr(pool, row.name)
         )
     for value in held:
         assert not type(value).__module__.startswith("numpy")
@@ -498,7 +499,7 @@ def test_every_option_is_in_the_table() -> None:
     def rows(where: str) -> set[str]:
         return {row.name for row in ROWS if row.where == where}
 
-    assert {f.name for f in fields(Pool)} | POD_OPTIONS == rows("Pool") - {
+    assert {f.name for f in fields(Pool)} | option_names() == rows("Pool") - {
         *("items", "total", "every", "limit", "metric", "best", "log")
     }
     # Runners here have none of these; test_where_pods_are.py has what is wrong in them.
@@ -516,7 +517,12 @@ def test_every_option_is_in_the_table() -> None:
         for inner in (value if isinstance(value, dict) else [""])
     }
     assert {f"flame.{name}" for name in sections} == rows("configuration")
-    assert {name for name in sections if not name.startswith("pool.")} == set(SETTINGS)
+    of_backends = {
+        f"{known.backend}.{name}"
+        for known in (KubernetesOptions, LocalOptions)
+        for name in known.settings
+    } | {"kubernetes.image"}
+    assert {n for n in sections if not n.startswith("pool.")} == {*SETTINGS, *of_backends}
 
 
 @pytest.mark.parametrize("what", [dask_flame.stream, dask_flame.watch])
@@ -667,7 +673,14 @@ def test_a_cluster_that_runs_refuses_wrong_values_and_goes_on(flame: Any) -> Non
             said = refused(row, value)
             lines.append((row, said.partition("; write ")[2]))
     for row in POOL:
-        if row.name in ("concurrency", "single_use", "gpus", "resources", "pod", *POD_OPTIONS):
+        if row.name in (
+            "concurrency",
+            "single_use",
+            "gpus",
+            "resources",
+            "options",
+            *option_names(),
+        ):
             continue
         for value in row.wrong:
             refused(Row(row.name, (), use=by_keyword(cluster.resize), secret=row.secret), value)

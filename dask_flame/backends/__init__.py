@@ -8,22 +8,53 @@ from dask_flame._lazy import attach
 
 if TYPE_CHECKING:
     from dask_flame.backends.base import Backend as Backend
+    from dask_flame.backends.base import BackendContext as BackendContext
     from dask_flame.backends.base import Ended as Ended
     from dask_flame.backends.base import RunnerSpec as RunnerSpec
     from dask_flame.backends.base import SchedulerSpec as SchedulerSpec
+    from dask_flame.backends.command import RunnerCommand as RunnerCommand
+    from dask_flame.backends.command import runner_command as runner_command
+    from dask_flame.backends.command import runner_command_from_file as runner_command_from_file
+    from dask_flame.backends.options import BackendOptions as BackendOptions
+    from dask_flame.backends.options import Option as Option
+    from dask_flame.backends.options import option as option
+    from dask_flame.backends.options import secrets_option as secrets_option
     from dask_flame.backends.registry import find_backend as find_backend
     from dask_flame.backends.registry import made as made
 
-__all__ = ["Backend", "Ended", "RunnerSpec", "SchedulerSpec", "find_backend", "made"]
+__all__ = [
+    "Backend",
+    "BackendContext",
+    "BackendOptions",
+    "Ended",
+    "Option",
+    "RunnerCommand",
+    "RunnerSpec",
+    "SchedulerSpec",
+    "find_backend",
+    "made",
+    "option",
+    "runner_command",
+    "runner_command_from_file",
+    "secrets_option",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
         "Backend": "dask_flame.backends.base",
+        "BackendContext": "dask_flame.backends.base",
+        "BackendOptions": "dask_flame.backends.options",
         "Ended": "dask_flame.backends.base",
+        "Option": "dask_flame.backends.options",
+        "RunnerCommand": "dask_flame.backends.command",
         "RunnerSpec": "dask_flame.backends.base",
         "SchedulerSpec": "dask_flame.backends.base",
         "find_backend": "dask_flame.backends.registry",
         "made": "dask_flame.backends.registry",
+        "option": "dask_flame.backends.options",
+        "runner_command": "dask_flame.backends.command",
+        "runner_command_from_file": "dask_flame.backends.command",
+        "secrets_option": "dask_flame.backends.options",
     },
 )

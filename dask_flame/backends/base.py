@@ -1,9 +1,9 @@
-"""The contract between a cluster and what boots its runners (driver).
+"""The contract between a cluster and the back end that boots its runners (driver).
 
-A backend knows one substrate and nothing of Dask: it starts runners from a :class:`RunnerSpec`,
+A back end knows one substrate and nothing of Dask: it starts runners from a :class:`RunnerSpec`,
 ends them by name, and says when one has ended and why. It decides nothing. A third party adds one
-through the entry point group ``dask_flame.backends``; :mod:`dask_flame.testing.conformance` holds
-the tests that every backend has to pass.
+through the entry point group ``dask_flame.backends``. :mod:`dask_flame.testing.conformance` tests
+each statement that :class:`Backend` makes of its methods.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.launch_config import LaunchConfig
+from dask_flame.core.option_checks import GRACE
+from dask_flame.core.options import Check
 from dask_flame.errors import BackendError
 
 if TYPE_CHECKING:
@@ -61,8 +65,8 @@ class RunnerSpec:
     cwd : str or None
         The driver's working directory now, for runners on the same machine; None: it is gone;
         empty: whatever they start in.
-    pod : mapping
-        Options of :class:`dask_flame.core.pod_options.PodOptions` that the pool gives. May hold
+    options : mapping
+        The pool's options for this back end, checked by its :attr:`Backend.Options`. May hold
         secrets.
     """
 
@@ -83,15 +87,22 @@ class RunnerSpec:
     flags: Sequence[str] = ()
     hash_seed: str = ""
     cwd: str | None = ""
-    pod: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    @property
-    def orders(self) -> dict[str, Any]:
-        """What :mod:`dask_flame.runner` is told on every substrate, as JSON takes it.
+    def launch_config(self, *, local: bool) -> LaunchConfig:
+        """Return the configuration that a runner reads when it starts.
 
-        Beside it a runner needs its own ``name``, ``directory`` and ``host``.
+        A back end adds what it alone knows: ``directory`` and ``host``.
+
+        Parameters
+        ----------
+        local : bool
+            Whether the runner is on the driver's machine. Elsewhere it gets certificates and keys
+            themselves in place of the names of files.
         """
+        security = dict(self.security)
         return {
+            "name": self.name,
             "scheduler": self.scheduler,
             "concurrency": self.concurrency,
             "boot_timeout": self.boot_timeout,
@@ -102,8 +113,20 @@ class RunnerSpec:
             "memory": self.memory,
             "preload": list(self.preload),
             "config": dict(self.config),
-            "security": dict(self.security),
+            "security": security if local else _inline(security),
+            "path": [],
+            "cwd": "",
         }
+
+
+def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
+    """Return certificates and keys themselves, where files of the driver's are named."""
+    return {
+        key: Path(value).read_text()
+        if isinstance(value, str) and "-----BEGIN" not in value
+        else value
+        for key, value in security.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +138,7 @@ class SchedulerSpec:
     orders : mapping
         As JSON takes it. Holds private keys.
     options : mapping
-        Options of :class:`dask_flame.core.pod_options.PodOptions` of the first pool.
+        The options of the first pool for this back end.
     timeout : float
         Seconds that its start may take.
     cpus, memory : float, int
@@ -163,156 +186,265 @@ class Ended:
     final: bool = False
 
 
+def _unheard(*_: str) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendContext:
+    """All that a cluster gives its back end.
+
+    Attributes
+    ----------
+    cluster : str
+        The cluster's name. What the back end makes on the substrate bears it, so that ``dask flame
+        sweep`` can find it. Two clusters may have the same name.
+    ended : callable
+        Takes an :class:`Ended`; see :meth:`Backend.ended`.
+    progress : callable
+        Takes a runner's name and a step; see :meth:`Backend.progress`.
+    trouble : callable
+        Takes a runner's name and a reason; see :meth:`Backend.trouble`.
+    stopped : callable
+        Takes a reason; see :meth:`Backend.stopped`.
+    scheduler : {"auto", "driver", "pod"}
+        Where the user wants the scheduler.
+    places : mapping of str to str
+        Where the user wants the runners: values of the options in :attr:`Backend.places`.
+    disconnect_grace : float or None
+        Seconds that the fleet outlives a lost driver; None: the user has not said it.
+    """
+
+    cluster: str
+    ended: Callable[[Ended], None]
+    progress: Callable[[str, str], None] = _unheard
+    trouble: Callable[[str, str], None] = _unheard
+    stopped: Callable[[str], None] = _unheard
+    scheduler: str = "auto"
+    places: Mapping[str, str] = field(default_factory=dict)
+    disconnect_grace: float | None = None
+
+
 class Backend(ABC):
     """Boots and ends runners on one substrate.
 
-    All methods are called on one event loop. After :meth:`close`, and after the driver's death by
-    whatever cause, nothing that a backend made is left.
+    A back end is made, started once, and closed. Every method is called on one event loop, unless
+    it says otherwise. Methods may be called while others are under way, and may be cancelled.
+
+    **Starting a runner.** For each :class:`RunnerSpec`, a back end starts one process that runs
+    ``dask_flame.runner``. :func:`dask_flame.backends.runner_command` returns the command, the
+    environment and the configuration for a process of the driver's machine;
+    :func:`dask_flame.backends.runner_command_from_file` does so for another machine. The
+    configuration holds private keys, so it never is an argument or a variable. The runner reads it,
+    imports the modules of ``preload``, connects to ``scheduler`` and registers under its name. The
+    back end need not know when that happens.
+
+    **Ending a runner.** A runner ends by itself when the scheduler tells it to or is gone, and when
+    its configuration's channel closes. A back end must also be able to end it by force, with all
+    processes that it has started.
+
+    **A runner's exit.** The code is 0 when the runner was told to end, or when the scheduler was
+    gone; 1 when it could not start, and then the traceback is the last of its output, or when the
+    driver was lost; anything else comes from the calls that it ran, or from the operating system. A
+    back end reports every exit by :meth:`ended`, in words, and decides nothing from it: the cluster
+    knows whether the exit was wanted, and runs lost calls again.
+
+    **After the driver's death**, however it came about, nothing that the back end made is left.
 
     Parameters
     ----------
-    owner : str
-        The cluster's name: what this backend makes is labelled with it.
-    ended : callable
-        To be called on the event loop, with an :class:`Ended`, exactly once for each runner whose
-        :meth:`boot` was accepted, when it is gone, whatever made it go.
+    context : BackendContext
     """
 
-    #: What a user calls it.
+    #: The name by which a user chooses it.
     name: ClassVar[str]
-    #: Those options of :class:`dask_flame.core.pod_options.PodOptions` that it knows what to do
-    #: with.
-    takes: ClassVar[frozenset[str]] = frozenset()
+    #: The options that it adds to those of a pool. The module of the back end's entry point offers
+    #: the same class as ``Options``.
+    Options: ClassVar[type[BackendOptions]] = BackendOptions
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
     #: Where the scheduler can be: in the ``"driver"``, or in a ``"pod"`` by the runners.
     seats: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows what runners print; otherwise the scheduler is told of it.
     shows: ClassVar[bool] = False
-    #: Where it is to be, one of these or ``"auto"``; set by whoever has made the backend.
-    seat: str = "auto"
-    #: Options of a cluster by which it is told where its runners are to be, of those that
-    #: :meth:`overseer` takes: ``namespace`` and ``context``. ``flame.<name>.<option>`` in Dask's
-    #: configuration says them as well.
-    places: ClassVar[frozenset[str]] = frozenset()
-    #: Those that were given; set by whoever has made the backend.
-    where: Mapping[str, str] = MappingProxyType({})
-    #: Seconds that the fleet outlives a driver that is gone; set by whoever has made the backend.
-    #: Where nobody has said it (`grace_given`), :meth:`start` may set another, which then holds.
-    grace: float = 10.0
-    grace_given: bool = True
-    #: Set by whoever has made the backend and wants to know how boots fare; see :meth:`progress`.
-    on_step: Callable[[str, str], None] | None = None
+    #: The options of a cluster that say where its runners are, of ``namespace`` and ``context``,
+    #: with the check of each; :meth:`overseer` takes them as well. ``flame.<name>.<option>``
+    #: configures them.
+    places: ClassVar[Mapping[str, Check]] = {}
 
-    #: Set by whoever wants to know what holds boots up; see :meth:`trouble`.
-    on_trouble: Callable[[str, str], None] | None = None
-    #: Set by whoever wants to know that the cluster is to be no more; see :meth:`stopped`.
-    on_stop: Callable[[str], None] | None = None
-
-    def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
-        self.owner = owner
-        self.ended = ended
+    def __init__(self, context: BackendContext) -> None:
+        self.context = context
 
     @abstractmethod
     async def start(self) -> None:
-        """Make ready to boot.
+        """Make ready to boot. A cluster calls it once, before any other method but `expect`.
+
+        After :meth:`close`, which may come before it or while it runs, it raises, and nothing is
+        left behind.
 
         Raises
         ------
         BackendError
-            If it cannot work here; nothing is left behind.
+            If the back end cannot work here, or is closed; nothing is left behind.
         """
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:  # noqa: B027
-        """Hear what runners are likely to be asked for, to make ready for them.
+        """Hear of runners that are likely to be asked for, to make ready for them.
 
-        Called before :meth:`start`, with one for each pool, and when a pool's policy has changed.
-        Names and the scheduler's address are empty. Nothing has to come of it.
+        It is called before :meth:`start`, with one runner for each pool, and again whenever a
+        pool's policy has changed. Names and the scheduler's address are empty. By default nothing
+        happens. It must not fail.
         """
 
     @abstractmethod
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
-        """Ask for runners; returns when all requests are accepted, not when runners are up.
+        """Ask for runners. Return when the requests are accepted, not when runners are up.
 
-        A request that the substrate refuses is reported through ``ended`` with the refusal.
+        - Of no runners: nothing happens.
+        - A name that no runner has: the request is accepted. From now on :meth:`list` has it, until
+          it has ended. No name is ever used twice by a cluster.
+        - A name of a living runner: raise BackendError. None of the runners is booted then, and the
+          living one is not touched.
+        - The substrate refuses a request: the request counts as accepted, and `ended` is called
+          with the refusal, before or after the return.
+        - The substrate cannot be reached, or all requests fail alike: raise BackendError. No
+          ``ended`` follows for these runners.
+        - After :meth:`close`: `ended` is called for each, or BackendError is raised.
+        - Cancelled: each runner either was accepted, or was never there.
+
+        Raises
+        ------
+        BackendError
         """
+
+    def check_new(self, specs: Sequence[RunnerSpec], living: Collection[str]) -> None:
+        """Refuse runners whose names are taken, for :meth:`boot` of a subclass.
+
+        Raises
+        ------
+        BackendError
+        """
+        taken = set(living)
+        for spec in specs:
+            if spec.name in taken:
+                raise BackendError(f"there is a runner {spec.name!r} already")
+            taken.add(spec.name)
 
     @abstractmethod
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
-        """End runners; returns when they are gone.
+        """End runners. Return when they are gone, and `ended` has been called for each.
+
+        - An unknown name, or a runner that has ended: it is passed over.
+        - A runner that boots: its boot is given up.
+        - A runner that another call is ending: both calls return when it is gone. The shorter
+          grace holds.
+        - After :meth:`close`: nothing is left to end, so it returns at once.
+        - The substrate cannot be reached: raise BackendError. The cluster asks again.
 
         Parameters
         ----------
         names : collection of str
-            Unknown and already ended ones are passed over.
         grace : float
             Seconds that a runner may take to end by itself before it is ended by force.
+
+        Raises
+        ------
+        BackendError
         """
 
     @abstractmethod
     async def list(self) -> set[str]:
-        """Names of the runners that exist, by the substrate's own account."""
+        """Return the names of the runners that exist, as the substrate has them.
+
+        The cluster takes a runner that is not among them for lost.
+
+        - Before :meth:`start`, and after :meth:`close`: none.
+        - A runner that boots, or is being ended: it is among them.
+        - A runner whose `ended` has been called: it is not.
+        - The substrate cannot be reached: raise BackendError, and do not guess.
+
+        Raises
+        ------
+        BackendError
+        """
 
     @abstractmethod
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
-        """The end of what these runners have printed, so far as it is known."""
+        """Return the end of what these runners have printed, as far as it is known.
+
+        - A runner that has ended: what it printed, for as long as the back end keeps it.
+        - An unknown name, or a runner that has printed nothing: it may be left out.
+        - Before :meth:`start`: nothing. After :meth:`close`: what is still known.
+        - The substrate cannot be reached: what is known without it.
+        """
 
     @abstractmethod
     async def close(self) -> None:
-        """End everything that this backend made. May be called more than once, at any moment."""
+        """End everything that this back end made, and call `ended` for each runner.
+
+        It may be called at any moment: before :meth:`start`, while that or :meth:`boot` is under
+        way, several times, and several times at once. Each call returns when all is gone. It does
+        not raise for a substrate that cannot be reached: then the substrate's own rule ends what is
+        left.
+        """
+
+    def ended(self, what: Ended) -> None:
+        """Say that a runner is gone; for a back end to call, on the event loop.
+
+        It is called exactly once for each runner whose boot was accepted, whatever has ended it.
+        The runner's process is gone then, and its last output is known.
+        """
+        self.context.ended(what)
 
     def progress(self, name: str, step: str) -> None:
-        """Say how far a boot has come; for a backend to call, on the event loop.
+        """Say how far a boot has come; for a back end to call, on the event loop.
 
-        It is not asked of a backend, but a slow boot then shows where it is slow: the moment of the
-        call is what is noted. Each step is said once for a runner, between the beginning of its
-        :meth:`boot` and its ``ended``.
+        A back end need not call it. Without it, a slow boot does not show where it is slow: the
+        moment of the call is what is noted. Each step is said once for a runner, between the
+        beginning of its :meth:`boot` and its `ended`.
 
         Parameters
         ----------
         name : str
             A runner that was asked for.
         step : str
-            What the runner now is, in the substrate's words, up to 40 characters: ``"up"``,
-            ``"scheduled"``, ``"image pulled"``, ``"container started"``. A backend has a handful of
-            them, always the same. What the cluster sees by itself (``"accepted"``,
-            ``"registered"``, ``"first call"``) is not for a backend to say, and passed over.
+            The runner's state in the substrate's words, up to 40 characters: ``"up"``,
+            ``"scheduled"``, ``"image pulled"``, ``"container started"``. A back end has a handful
+            of them, always the same. ``"accepted"``, ``"registered"`` and ``"first call"`` are
+            ignored: the cluster sees them by itself.
         """
-        if self.on_step is not None:
-            self.on_step(name, step)
+        self.context.progress(name, step)
 
     def trouble(self, name: str, why: str) -> None:
-        """Say what holds a runner's boot up for now; for a backend to call, on the event loop.
+        """Say what holds a runner's boot up for now; for a back end to call, on the event loop.
 
-        It is no failure: the boot goes on. Users see it at once, and again in the error of what
-        waited, if the boot fails or takes too long.
+        This is no failure: the boot goes on. Users see it at once, and again in the error of the
+        calls that waited, if the boot fails or takes too long.
 
         Parameters
         ----------
         name : str
-            A runner that was asked for. Empty: what is wrong is not a runner's, and holds no boot
+            A runner that was asked for. Empty: the trouble is not one runner's, and holds no boot
             up.
         why : str
-            In the substrate's own words, as when there is no room for it; what is the same for many
-            runners in the same words. Empty: nothing any more.
+            In the substrate's own words, and in the same words for many runners. Empty: the
+            trouble is over.
         """
-        if self.on_trouble is not None:
-            self.on_trouble(name, why)
+        self.context.trouble(name, why)
 
     def stopped(self, why: str) -> None:
-        """Say that somebody has stopped this cluster; for a backend to call, on the event loop.
+        """Say that somebody has stopped this cluster; for a back end to call, on the event loop.
 
         Its runners end then and no others boot, for good; calls that wait, and later ones, fail
-        with this. A backend calls it when it learns that this is wanted, not when runners are
-        merely lost.
+        with this reason. A back end calls it when somebody wants that, not when runners are merely
+        lost.
 
         Parameters
         ----------
         why : str
-            Who has, or how: ``"the cluster was stopped with `dask flame stop`"``.
+            Who has stopped it, or how: ``"the cluster was stopped with `dask flame stop`"``.
         """
-        if self.on_stop is not None:
-            self.on_stop(why)
+        self.context.stopped(why)
 
     @classmethod
     def overseer(cls, **where: str) -> Inspector:
@@ -352,7 +484,7 @@ class Backend(ABC):
         sequence of mapping
             The objects: the runner's own, and all that is there for its sake, in the order in which
             they are sent. Made of what YAML's safe dumper takes, and without secrets: of ``env``,
-            ``config``, ``security`` and ``pod["secrets"]`` no value is shown; see
+            ``config``, ``security`` and ``options["secrets"]`` no value is shown; see
             :mod:`dask_flame.backends.redact`.
 
         Raises
@@ -368,6 +500,15 @@ class Backend(ABC):
     def listening(self) -> dict[str, Any]:
         """Where the scheduler listens, so that runners reach it: what its constructor takes."""
         return {"host": "127.0.0.1"}
+
+    @property
+    def disconnect_grace(self) -> float:
+        """Seconds that the fleet outlives a lost driver; known when :meth:`start` has returned.
+
+        A back end may choose it where the user has not.
+        """
+        given = self.context.disconnect_grace
+        return GRACE if given is None else given
 
     @property
     def apart(self) -> bool:

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from dask_flame.backends.base import Backend, Ended
+from dask_flame.backends.base import Backend, BackendContext
 from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError
 
 _WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
 _EXTRAS = {"kubernetes": "dask-flame[kubernetes]", "fly": "dask-flame[fly]"}
-BackendFactory = Callable[[str, Callable[[Ended], None]], Backend]
+BackendFactory = Callable[[BackendContext], Backend]
 
 
 def find_backend(name: str | BackendFactory) -> BackendFactory:
@@ -21,7 +21,7 @@ def find_backend(name: str | BackendFactory) -> BackendFactory:
     Parameters
     ----------
     name : str or callable
-        A backend's name, or a :class:`Backend` subclass (or a function with the same arguments),
+        A backend's name, or a :class:`Backend` subclass (or a function with the same argument),
         which is returned as it is.
 
     Raises
@@ -53,7 +53,7 @@ def find_backend(name: str | BackendFactory) -> BackendFactory:
     return factory
 
 
-def made(factory: BackendFactory, owner: str, ended: Callable[[Ended], None]) -> Backend:
+def made(factory: BackendFactory, context: BackendContext) -> Backend:
     """Make the backend.
 
     Raises
@@ -61,7 +61,7 @@ def made(factory: BackendFactory, owner: str, ended: Callable[[Ended], None]) ->
     PoolError
         If what is made is none.
     """
-    backend = factory(owner, ended)
+    backend = factory(context)
     if not isinstance(backend, Backend):
         raise wrong("backend", factory, _WANTED)
     return backend
@@ -73,7 +73,7 @@ def _check_factory(factory: BackendFactory) -> None:
     ):
         raise wrong("backend", factory, _WANTED)
     try:
-        inspect.signature(factory).bind("name", print)
+        inspect.signature(factory).bind("context")
     except TypeError:
         raise wrong("backend", factory, _WANTED) from None
     except ValueError:

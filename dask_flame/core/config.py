@@ -26,8 +26,10 @@ def _load() -> None:
 _load()
 
 
-def get(key: str) -> Any:
+def get(key: str, *default: Any) -> Any:
     """Read one setting: ``get("pool.max")`` for ``flame.pool.max``.
+
+    One that ``flame.yaml`` does not have, as of another package, has the `default`.
 
     A setting that is missing has its default: the end of a ``with dask.config.set(...)`` block that
     began before this module was imported takes away all that it finds under the name that it set.
@@ -35,7 +37,8 @@ def get(key: str) -> Any:
     if "flame" not in dask.config.config:
         with dask.config.config_lock:
             dask.config.update(dask.config.config, DEFAULTS, priority="old")
-    return dask.config.get(f"flame.{key}", dask.config.get(f"flame.{key}", config=DEFAULTS))
+    otherwise = dask.config.get(f"flame.{key}", *default, config=DEFAULTS)
+    return dask.config.get(f"flame.{key}", otherwise)
 
 
 def check() -> None:

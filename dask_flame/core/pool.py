@@ -10,11 +10,10 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
-from dask_flame.core import config, option_checks
+from dask_flame.core import backend_options, option_checks
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import (
     EXAMPLES,
-    Duration,
     function,
     number,
     one_of,
@@ -26,15 +25,68 @@ from dask_flame.core.option_checks import (
     wrong,
     yes_or_no,
 )
-from dask_flame.core.pod_options import POD_OPTIONS, PodOptions, names_of
-from dask_flame.core.text import exact_memory
+from dask_flame.core.options import Check, Declared, Option, option
 from dask_flame.errors import PoolError
 
 OnChange = Callable[[str, int], object]
 
 
-@dataclass(frozen=True, init=False)
-class Pool:
+def _environment(name: str, env: Any) -> Mapping[str, str]:
+    if not isinstance(env, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, str) for k, v in env.items()
+    ):
+        # The values may be secrets: the error must not show them.
+        raise PoolError(f"env is not a mapping of str to str; write env={EXAMPLES['env']}")
+    for variable, value in env.items():
+        if not variable or "=" in variable or "\0" in variable + value:
+            raise PoolError(
+                f"env has a variable that no process can be given, {variable!r}: names are not "
+                f"empty and have no '=', and nothing has a NUL; write env={EXAMPLES['env']}"
+            )
+    return dict(env)
+
+
+def _resources(name: str, resources: Any) -> Mapping[str, float]:
+    keys = resources if isinstance(resources, Mapping) else [None]
+    if not all(isinstance(key, str) and key.strip() for key in keys):
+        raise wrong(name, resources, "a mapping of names to amounts above zero")
+    try:
+        return {str(key): number(name, amount) for key, amount in resources.items()}
+    except PoolError:
+        raise wrong(name, resources, "a mapping of names to amounts above zero") from None
+
+
+def _modules(name: str, preload: Any) -> tuple[str, ...]:
+    if (
+        isinstance(preload, str)
+        or not isinstance(preload, Sequence)
+        or not all(isinstance(m, str) and all(map(str.isidentifier, m.split("."))) for m in preload)
+    ):
+        raise wrong(name, preload, "a list of module names")
+    return tuple(map(str, preload))
+
+
+def _count(least: int, example: str, *, beside: str = "", **more: Any) -> Any:
+    # Where there must be one for anything to run, an amount is one at least.
+    amount = partial(whole, least=max(least, int(bool(beside))))
+    return option(partial(whole, least=least, beside=beside), example, amount=amount, **more)
+
+
+def _duration(example: str, *, zero: bool = True, **more: Any) -> Any:
+    check = partial(seconds, zero=zero)
+    return option(check, example, section="pool", amount=seconds, **more)
+
+
+def _callback() -> Any:
+    return option(function, "lambda pool, count: print(pool, count)", for_runners=True)
+
+
+def _is_options(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Pool(Declared):
     """How many runners of one kind there may be, for how long, and what each is given.
 
     Parameters
@@ -96,11 +148,10 @@ class Pool:
         Modules that are imported before a runner registers. Local runners are forked from a process
         that has imported them, on Linux, if that starts no threads or processes, opens no files or
         sockets and initialises no GPU.
-    image, gpu_kind, gpu_resource, shm_size, node_selector, tolerations, spot, priority_class, \
-runtime_class, service_account, image_pull_secrets, volumes, secrets, labels, annotations, \
-pod_template : optional
-        For ``backend="kubernetes"``: see :class:`dask_flame.core.pod_options.PodOptions`.
-    pod : PodOptions, optional
+    **options
+        Options that only some back ends take: see
+        :class:`dask_flame.backends.kubernetes.KubernetesOptions` for ``backend="kubernetes"``.
+    options : mapping of str to object, optional
         Such options together.
 
     Durations are numbers of seconds, or what :func:`dask.utils.parse_timedelta` reads; sizes are
@@ -117,111 +168,67 @@ pod_template : optional
     120.0
     """
 
-    min: int
-    max: int
-    concurrency: int
-    idle_timeout: float
-    min_idle_timeout: float | None
-    boot_timeout: float
-    shutdown_timeout: float
-    spare: int
-    single_use: bool
-    idle_check: Callable[[], object] | None
-    boot_attempts: int
-    on_boot_failure: str
-    on_grow: OnChange | None
-    on_shrink: OnChange | None
-    cpus: float | None
-    memory: int | None
-    gpus: int
-    price: float | None
-    resources: Mapping[str, float] = field(hash=False)
-    env: Mapping[str, str] = field(hash=False)
-    preload: tuple[str, ...]
-    pod: PodOptions = field(hash=False)
+    min: int = _count(0, "2", section="pool")
+    max: int = _count(
+        0, "8", beside="1 or more, or 0 to let calls wait", section="pool", nullable=True
+    )
+    concurrency: int = _count(1, "1", section="pool", fixed=True)
+    idle_timeout: float = _duration('"60s"')
+    min_idle_timeout: float | None = _duration('"10m"', nullable=True)
+    boot_timeout: float = _duration('"2m"', zero=False)
+    shutdown_timeout: float = _duration('"30s"')
+    spare: int = _count(0, "1", section="pool")
+    single_use: bool = option(yes_or_no, "True", section="pool", fixed=True)
+    idle_check: Callable[[], object] | None = option(function, "lambda: True")
+    boot_attempts: int = _count(1, "3", section="pool")
+    on_boot_failure: str = option(partial(one_of, words=("fail", "wait")), '"wait"', section="pool")
+    on_grow: OnChange | None = _callback()
+    on_shrink: OnChange | None = _callback()
+    cpus: float | None = option(option_checks.cpus, "2", amount=partial(whole, least=1))
+    memory: int | None = option(size, '"4 GiB"', in_bytes=True, amount=size)
+    gpus: int = _count(0, "1", default=0, fixed=True)
+    price: float | None = option(number, "2.5", section="pool", nullable=True, amount=number)
+    resources: Mapping[str, float] = option(
+        _resources, '{"GPU": 1}', default={}, fixed=True, hash=False
+    )
+    env: Mapping[str, str] = option(
+        _environment,
+        '{"TOKENIZERS_PARALLELISM": "false"}',
+        default={},
+        secret=True,
+        for_runners=True,
+        hash=False,
+    )
+    preload: tuple[str, ...] = option(_modules, '["numpy"]', default=(), for_runners=True)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @by_name("Pool", "min", "max", "concurrency", "idle_timeout")
-    def __init__(
-        self,
-        *,
-        min: int | None = None,
-        max: int | None = None,
-        concurrency: int | None = None,
-        idle_timeout: Duration | None = None,
-        min_idle_timeout: Duration | None = None,
-        boot_timeout: Duration | None = None,
-        shutdown_timeout: Duration | None = None,
-        spare: int | None = None,
-        single_use: bool | None = None,
-        idle_check: Callable[[], object] | None = None,
-        boot_attempts: int | None = None,
-        on_boot_failure: str | None = None,
-        on_grow: OnChange | None = None,
-        on_shrink: OnChange | None = None,
-        cpus: float | str | None = None,
-        memory: str | int | None = None,
-        gpus: int | None = None,
-        price: float | None = None,
-        resources: Mapping[str, float] | None = None,
-        env: Mapping[str, str] | None = None,
-        preload: Sequence[str] = (),
-        **unknown: Any,
-    ) -> None:
-        given = locals()
-        together = unknown.pop("pod", None)
-        if not isinstance(together, PodOptions | None):
+    def __init__(self, **options: Any) -> None:
+        own = self.declared()
+        given = {name: options.pop(name, None) for name in own}
+        together = options.pop("options", None)
+        if together is not None and not _is_options(together):
+            example = 'options={"image": "ghcr.io/me/runner:1.0"}'
             raise PoolError(
-                f"pod is a {type(together).__name__}; "
-                f"write pod=PodOptions(image={EXAMPLES['image']})"
+                f"options is not a mapping of names of options to values; write {example}"
             )
-        refuse_unknown(unknown)
-        object.__setattr__(
-            self, "pod", PodOptions(**(together.given if together else {}) | unknown)
-        )
-
-        def put(name: str, value: Any) -> None:
+        options = {**(together or {}), **options}
+        refuse_unknown(options)
+        values = {name: known.taken(name, given[name]) for name, known in own.items()}
+        if values["max"] is None:
+            values["max"] = max(CPU_COUNT, values["min"])
+        for name, value in values.items():
             object.__setattr__(self, name, value)
-
-        for name in (*_WHOLE, *_DURATIONS, *_WORDS, "single_use"):
-            put(name, self._checked(name, given[name]))
-        put("cpus", None if cpus is None else option_checks.cpus("cpus", cpus))
-        put("memory", None if memory is None else size("memory", memory))
-        put("gpus", 0 if gpus is None else whole("gpus", gpus, 0))
-        put("price", number("price", price) if price is not None else _configured_price())
-        put("resources", _resources(resources))
-        for name in ("idle_check", "on_grow", "on_shrink"):
-            put(name, None if given[name] is None else function(name, given[name]))
-        put("env", _environment(env))
-        put("preload", _modules(preload))
+        object.__setattr__(self, "options", backend_options.checked(options))
         if self.min > self.max:
             raise PoolError(
                 f"min={self.min} is more than max={self.max}; write "
                 f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
             )
 
-    def _checked(self, name: str, value: Any) -> Any:
-        """An option that has a setting, which counts where it is not given."""
-        setting = f"pool.{name.replace('_', '-')}"
-        if value is None:
-            name, option, value = f"flame.{setting}", name, config.get(setting)
-        else:
-            option = name
-        if option in _DURATIONS:
-            zero = option != "boot_timeout"
-            may_be_none = option == "min_idle_timeout"
-            return None if value is None and may_be_none else seconds(name, value, zero=zero)
-        if option in _WORDS:
-            return one_of(name, value, _WORDS[option])
-        if option == "single_use":
-            return yes_or_no(name, value)
-        if option == "max" and value is None:
-            return _at_least(CPU_COUNT, self.min)
-        return whole(name, value, _WHOLE[option], beside=_BESIDE.get(option, ""))
-
     def __repr__(self) -> str:
-        own = {f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name != "pod"}
-        memory = exact_memory(self.memory or 0) or self.memory
-        shown = own | {"memory": repr(memory), "env": names_of(self.env)} | self.pod.shown
+        own = {n: known.shown(getattr(self, n)) for n, known in self.declared().items()}
+        shown = own | backend_options.shown(self.options)
         return f"Pool({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     @property
@@ -232,19 +239,35 @@ pod_template : optional
     @property
     def abridged(self) -> Pool:
         """The same policy without what only its runners are told, and without callbacks."""
-        return self.replace(**dict.fromkeys((*_FOR_RUNNERS, *self.pod.given)))
+        names = [name for name, known in self.declared().items() if known.for_runners]
+        return self.replace(**dict.fromkeys(names), options={})
 
     def replace(self, **changes: Any) -> Pool:
         """The same policy with these options changed; they are checked as in ``Pool(...)``."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pod"}
-        return Pool(**own | self.pod.given | changes)
+        return Pool(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
+
+    def said(self, names: Iterable[str]) -> dict[str, str]:
+        """Return these options as an event shows them, without those that may hold secrets."""
+        known = {name: known_option(name) for name in names}
+        return {
+            name: o.said(getattr(self, name, self.options.get(name)))
+            for name, o in known.items()
+            if not o.secret
+        }
 
 
-_FOR_RUNNERS = ("env", "preload", "on_grow", "on_shrink")
-_WHOLE = {"min": 0, "max": 0, "concurrency": 1, "spare": 0, "boot_attempts": 1}
-_BESIDE = {"max": "1 or more, or 0 to let calls wait"}
-_DURATIONS = ("idle_timeout", "min_idle_timeout", "boot_timeout", "shutdown_timeout")
-_WORDS = {"on_boot_failure": ("fail", "wait")}
+def known_option(name: str) -> Option:
+    """Return what is known of an option of a pool, or of a back end's.
+
+    Raises
+    ------
+    KeyError
+        There is none of this name.
+    """
+    found = Pool.declared().get(name) or backend_options.declared(name)
+    if found is None:
+        raise KeyError(name)
+    return found
 
 
 _OTHER_NAMES = {  # what those that are used to another tool write
@@ -296,10 +319,11 @@ def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) ->
     ------
     PoolError
     """
-    known = {f.name for f in fields(Pool)} - {"pod"} | POD_OPTIONS
+    own = Pool.declared()
     for name, value in options.items():
-        if name in known:
+        if name in own or backend_options.declared(name) is not None:
             continue
+        known = {*own, *backend_options.option_names()}
         guess = _OTHER_NAMES.get(name) or next(
             iter(difflib.get_close_matches(name, [*known, *others], n=1)), None
         )
@@ -312,73 +336,22 @@ def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) ->
         raise PoolError(f"unknown option {name}; {hint}")
 
 
-#: Options whose values are numbers, durations and sizes, and hold no secrets.
-_AMOUNTS: Mapping[str, Callable[[str, Any], object]] = {
-    **{name: partial(whole, least=least) for name, least in _WHOLE.items()},
-    "max": partial(whole, least=1),
-    "cpus": partial(whole, least=1),
-    "gpus": partial(whole, least=0),
-    **dict.fromkeys((*_DURATIONS, "disconnect_grace", "max_lifetime"), seconds),
-    **dict.fromkeys(("memory", "home_limit"), size),
-    "price": number,
+#: Options of a cluster whose values are durations and sizes, and hold no secrets.
+_AMOUNTS: Mapping[str, Check] = {
+    **dict.fromkeys(("disconnect_grace", "max_lifetime"), seconds),
+    "home_limit": size,
 }
 
 
 def _own_value(name: str, value: Any) -> str:
     """What the user has given under another name, if this option would take it; else an example."""
+    own = Pool.declared()
+    check = own[name].amount if name in own else _AMOUNTS.get(name)
     try:
-        _AMOUNTS[name](name, value)
-    except (KeyError, PoolError):
+        if check is None:
+            return EXAMPLES.get(name, "…")
+        check(name, value)
+    except PoolError:
         return EXAMPLES.get(name, "…")
     # Written as text, as both quotes of the examples do.
     return f'"{value}"' if isinstance(value, str) else shown(plain(value))
-
-
-def _at_least(value: int, minimum: int) -> int:
-    return value if value > minimum else minimum
-
-
-def _environment(env: Any) -> Mapping[str, str]:
-    if env is None:
-        env = {}
-    if not isinstance(env, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in env.items()
-    ):
-        # The values may be secrets: the error must not show them.
-        raise PoolError(f"env is not a mapping of str to str; write env={EXAMPLES['env']}")
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise PoolError(
-                f"env has a variable that no process can be given, {name!r}: names are not empty "
-                f"and have no '=', and nothing has a NUL; write env={EXAMPLES['env']}"
-            )
-    return dict(env)
-
-
-def _configured_price() -> float | None:
-    price = config.get("pool.price")
-    return None if price is None else number("flame.pool.price", price)
-
-
-def _resources(resources: Any) -> Mapping[str, float]:
-    if resources is None:
-        return {}
-    names = resources if isinstance(resources, Mapping) else [None]
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise wrong("resources", resources, "a mapping of names to amounts above zero")
-    try:
-        return {str(name): number("resources", amount) for name, amount in resources.items()}
-    except PoolError:
-        raise wrong("resources", resources, "a mapping of names to amounts above zero") from None
-
-
-def _modules(preload: Any) -> tuple[str, ...]:
-    if preload is None:
-        return ()
-    if (
-        isinstance(preload, str)
-        or not isinstance(preload, Sequence)
-        or not all(isinstance(m, str) and all(map(str.isidentifier, m.split("."))) for m in preload)
-    ):
-        raise wrong("preload", preload, "a list of module names")
-    return tuple(map(str, preload))

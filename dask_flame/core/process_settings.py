@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 
 #: Options ``-X`` that change what code does, or what is known when it fails; not those that print.
 _X_OPTIONS = (
@@ -95,3 +97,14 @@ def _warning_options() -> list[str]:
 
 
 _OF_BYTES = {1: "default::BytesWarning", 2: "error::BytesWarning"}
+
+
+def import_path() -> list[str]:
+    """Return the folders that the driver imports from, wherever the runner starts."""
+    return list(_absolute())
+
+
+def _absolute() -> Iterator[str]:
+    for folder in sys.path:
+        with contextlib.suppress(OSError):  # "" where the working directory was deleted
+            yield os.path.abspath(folder)

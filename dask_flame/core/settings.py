@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dask_flame.core import config
+from dask_flame.core import backend_options, config
 from dask_flame.core.option_checks import (
     cpus,
     number,
@@ -38,13 +38,8 @@ def _template(name: str, value: Any) -> Any:
     return value
 
 
-def _kinds(name: str, value: Any) -> Any:
-    if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
-        raise wrong(name, value, "a mapping of kinds to what nodes with them are like")
-    return value
-
-
-#: By setting, without ``flame.``: what its value must be. Those of pools are not among them.
+#: By setting, without ``flame.``: what its value must be. Those of pools and of back ends are not
+#: among them.
 SETTINGS: dict[str, Check] = {
     "backend": lambda name, value: value if callable(value) else word(name, value),
     "disconnect-grace": _optional(seconds),
@@ -71,14 +66,6 @@ SETTINGS: dict[str, Check] = {
     "reports.names": partial(whole, least=1),
     "reports.hide-random": yes_or_no,
     "local.echo": _optional(yes_or_no),
-    "local.fork": yes_or_no,
-    "kubernetes.namespace": _optional(word),
-    "kubernetes.context": _optional(word),
-    "kubernetes.image": _optional(word),
-    "kubernetes.gpu-kinds": _optional(_kinds),
-    "kubernetes.gpu-label": word,
-    "kubernetes.pod-template": _optional(_template),
-    "kubernetes.network-policy": yes_or_no,
 }
 
 
@@ -112,3 +99,4 @@ def check_settings() -> None:
     """
     for setting in SETTINGS:
         configured(setting)
+    backend_options.check_settings()

@@ -20,7 +20,7 @@ from distributed.objects import SchedulerInfo
 from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import find_backend, made
 from dask_flame.core import config, joblib_hook
 from dask_flame.core.keyword_only import by_name
@@ -201,7 +201,8 @@ class FlameCluster(PoolsApi):
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
         places = places_for(factory, namespace=namespace, context=context)
-        check_taken(factory, (option for p in policies.values() for option in p.pod.given))
+        for policy in policies.values():
+            check_taken(factory, policy.options)
         self.security = make_security(security, remote=getattr(factory, "remote", False))
         self.dashboard_address = checked_address(dashboard_address)
         self._silence_logs = log_level(silence_logs)
@@ -215,14 +216,18 @@ class FlameCluster(PoolsApi):
         self._warned: set[str] = set()  # of links
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.status = Status.closed
-        self.backend = made(factory, self.name, self._ended)
+        told = BackendContext(
+            cluster=self.name,
+            ended=self._ended,
+            progress=self._step,
+            trouble=self._held_up,
+            stopped=self._stopped,
+            scheduler=where,
+            places=places,
+            disconnect_grace=said,
+        )
+        self.backend = made(factory, told)
         self.status = Status.created
-        self.backend.seat, self.backend.grace = where, self.disconnect_grace
-        self.backend.grace_given = said is not None
-        self.backend.where = places
-        self.backend.on_step = self._step
-        self.backend.on_trouble = self._held_up
-        self.backend.on_stop = self._stopped
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self._start_task: asyncio.Task[Any] | None = None
@@ -361,7 +366,7 @@ class FlameCluster(PoolsApi):
             self._stack.push_async_callback(self._show.finish)
         self.backend.expect(self._expected())
         await self.backend.start()
-        self.disconnect_grace = self.backend.grace
+        self.disconnect_grace = self.backend.disconnect_grace
         host = self._host = self._make_host()
         await host.start(self._stack)
         self.scheduler_comm = rpc(

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask_flame.core.option_checks import EXAMPLES, line, shown, whole, wrong
-from dask_flame.core.pool import Pool, refuse_unknown
+from dask_flame.core.pool import Pool, known_option, refuse_unknown
 from dask_flame.errors import PoolError
 from dask_flame.scaling.fleet import Fleet
 from dask_flame.scaling.runner_index import RunnerState
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,39}[A-Za-z0-9])?")
-#: What placement and running runners were told once and for all.
-_FIXED = ("concurrency", "single_use", "gpus", "resources")
 
 
 def make_pools(
@@ -147,8 +145,9 @@ class PoolFleets:
         """
         name = self.known(pool)
         refuse_unknown(changes)
-        for fixed in _FIXED:
-            if fixed in changes:
+        for fixed in changes:
+            # Placement and running runners were told once and for all.
+            if known_option(fixed).fixed:
                 raise PoolError(
                     f"{fixed} cannot be changed while the cluster runs; "
                     f'declare another pool: pools={{"other": Pool({line(fixed)})}}'

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import dask.config
 from distributed import Security
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.core.option_checks import wrong
-from dask_flame.core.pod_options import POD_OPTIONS
+from dask_flame.core.backend_options import BackendOptions, configuring, knowing
+from dask_flame.core.options import Check
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
 from dask_flame.driver.certificates import temporary_security
@@ -56,7 +55,7 @@ def runner_spec(
         flags=interpreter_flags(),
         hash_seed=hash_seed,
         cwd=working_directory(),
-        pod=pool.pod.given,
+        options=pool.options,
     )
 
 
@@ -139,25 +138,35 @@ def _plain(value: Any) -> Any:
 _LEFT_OUT = object()
 
 
-def check_taken(backend: object, options: Iterable[str]) -> None:
-    """Refuse options of pods that a backend has no use for.
+def check_taken(backend: object, options: Mapping[str, Any]) -> None:
+    """Check options of a pool against the back end that the cluster has.
+
+    Parameters
+    ----------
+    backend : Backend or callable
+    options : mapping
+        Those of a pool itself are passed over.
 
     Raises
     ------
     PoolError
+        One is for other back ends, or is wrong for this one.
     """
-    takes: frozenset[str] = getattr(backend, "takes", frozenset())
+    known: type[BackendOptions] = getattr(backend, "Options", BackendOptions)
     name = getattr(backend, "name", getattr(backend, "__name__", "?"))
-    for option in options:
-        if option in POD_OPTIONS - takes:
-            raise PoolError(
-                f"{option} is an option of pods, and backend={name!r} makes none; leave it out, "
-                'or write backend="kubernetes"'
-            )
-
-
-#: What a namespace of Kubernetes is called.
-_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+    taken = {}
+    for option, value in options.items():
+        if option in Pool.declared():
+            continue
+        if option in known.declared():
+            taken[option] = value
+            continue
+        other = knowing(option)[0]
+        raise PoolError(
+            f"{option} is an option of {other.makes}, and backend={name!r} makes none; leave it "
+            f'out, or write backend="{other.backend}"'
+        )
+    known(**taken)
 
 
 def places_for(backend: object, **given: str | None) -> dict[str, str]:
@@ -174,15 +183,16 @@ def places_for(backend: object, **given: str | None) -> dict[str, str]:
     PoolError
         One is wrong, or the backend has no such places.
     """
-    takes: frozenset[str] = getattr(backend, "places", frozenset())
+    takes: Mapping[str, Check] = getattr(backend, "places", {})
     name = getattr(backend, "name", getattr(backend, "__name__", "?"))
     places: dict[str, str] = {}
     for option, value in given.items():
         if option not in takes:
             if value is not None:
+                other = configuring(option)[0]
                 raise PoolError(
-                    f"{option} says where pods are, and backend={name!r} makes none; leave it out, "
-                    'or write backend="kubernetes"'
+                    f"{option} says where {other.makes} are, and backend={name!r} makes none; "
+                    f'leave it out, or write backend="{other.backend}"'
                 )
             continue
         where = "" if value is not None else f" (it is flame.{name}.{option} in the configuration)"
@@ -190,9 +200,8 @@ def places_for(backend: object, **given: str | None) -> dict[str, str]:
         value = dask.config.get(f"flame.{name}.{option}", None) if value is None else value
         if value is None:
             continue
-        fits = isinstance(value, str) and value != "" and value == value.strip()
-        if not fits or (option == "namespace" and not _NAMESPACE.fullmatch(value)):
-            what = "lower-case letters, digits and -" if option == "namespace" else "a name"
-            raise PoolError(f"{wrong(option, value, f'the name of a {option}: {what}')}{where}")
-        places[option] = value
+        try:
+            places[option] = takes[option](option, value)
+        except PoolError as error:
+            raise PoolError(f"{error}{where}") from None
     return places

@@ -24,7 +24,6 @@ from dask_flame.core.messages import HAVE
 from dask_flame.core.open_files import check_room
 from dask_flame.core.option_checks import Duration, seconds, whole
 from dask_flame.core.pool import Pool
-from dask_flame.core.text import memory
 from dask_flame.driver.closed import closed
 from dask_flame.driver.launch import check_taken, runner_spec
 from dask_flame.driver.manifest import Manifest
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
     from dask_flame.history.state import Snapshot
 
 _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
-#: What is not said in an event when it is changed.
-_SECRET = ("env", "secrets", "pod_template")
 
 
 class PoolsApi(Cluster):
@@ -372,10 +369,7 @@ class PoolsApi(Cluster):
             self._check_room(pool, changes)
             policy = self.fleets.resize(pool, changes)
             self.backend.expect(self._expected())
-            said: dict[str, Any] = {"min": policy.min, "max": policy.max}
-            shown = {**vars(policy), **policy.pod.given}
-            said |= {n: shown.get(n) for n in changes if n not in _SECRET}
-            said |= {n: memory(said[n]) for n in ("memory", "shm_size") if said.get(n)}
+            said = policy.said(dict.fromkeys(("min", "max", *changes)))
             what = ", ".join(f"{name}={value}" for name, value in said.items())
             waits = "" if policy.max else "; calls wait until cluster.resize(max=…) raises it"
             assert self._host is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed import Security
 
-from dask_flame.backends.base import Ended
+from dask_flame.backends.base import BackendContext
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.pool import Pool
@@ -67,8 +67,8 @@ class PodCluster(FlameCluster):
         }
 
         class Relay(ProxyBackend):
-            def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
-                super().__init__(owner, ended, link=link, listening=listening, scratch=scratch)
+            def __init__(self, context: BackendContext) -> None:
+                super().__init__(context, link=link, listening=listening, scratch=scratch)
 
         super().__init__(
             backend=Relay, security=security, pools=followed, asynchronous=True, **options

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, BackendContext, RunnerSpec
 from dask_flame.core.channel import Channel
-from dask_flame.core.pod_options import POD_OPTIONS
 
 
 class ProxyBackend(Backend):
@@ -18,25 +17,24 @@ class ProxyBackend(Backend):
 
     Parameters
     ----------
+    context : BackendContext
     link : Channel
     listening : mapping
         See :attr:`dask_flame.backends.Backend.listening`.
     scratch : str
     """
 
-    takes: ClassVar[frozenset[str]] = POD_OPTIONS
     remote: ClassVar[bool] = True
 
     def __init__(
         self,
-        owner: str,
-        ended: Callable[[Ended], None],
+        context: BackendContext,
         *,
         link: Channel,
         listening: Mapping[str, Any],
         scratch: str,
     ) -> None:
-        super().__init__(owner, ended)
+        super().__init__(context)
         self._link = link
         self._listening = dict(listening)
         self._scratch = scratch

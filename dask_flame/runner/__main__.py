@@ -3,8 +3,9 @@
 Started as ``python -m dask_flame.runner FD``, or forked from a process that has imported what it
 needs (:mod:`dask_flame.backends.local.fork_server`). Its orders come as one line of JSON on the
 inherited file descriptor FD, so that no secret is in an argument or in the environment. The same
-descriptor is its leash: a line "end" tells it to end in peace; when the other end closes, for
-whatever reason, the runner ends at once, and with it what its calls have started.
+descriptor, which may be the standard input, is its leash: a line "end" tells it to end in peace;
+when the other end closes, for whatever reason, the runner ends at once, and with it what its calls
+have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
@@ -41,7 +42,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     parents : collection of int
         Processes one of which is this one's parent as long as it is looked after.
     """
-    leash = FileIO(descriptor)
+    leash = FileIO(_aside(descriptor) if descriptor == 0 else descriptor)
     line, rest = _line(leash, b"")
     if line is None:
         _nobody_else()
@@ -51,6 +52,8 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     if orders["cwd"] != "":
         _go_to(orders["cwd"], orders["directory"])
     scratch = os.path.dirname(orders["directory"])
+    with contextlib.suppress(OSError):
+        os.makedirs(orders["directory"], exist_ok=True)
 
     from dask_flame.core.processes import MARK, below
     from dask_flame.core.resource_trackers import kill_but_trackers
@@ -97,6 +100,15 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     if farewell is not None:
         farewell(code)
     end(code)
+
+
+def _aside(descriptor: int) -> int:
+    """Return another descriptor of a leash that is the standard input, which calls may read."""
+    leash = os.dup(descriptor)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, descriptor)
+    os.close(nothing)
+    return leash
 
 
 def _nobody_else() -> None:

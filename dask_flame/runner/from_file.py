@@ -1,8 +1,8 @@
-"""A runner's life in a pod: ``python -m dask_flame.runner.from_file FILE`` (runner).
+"""A runner's life on another machine: ``python -m dask_flame.runner.from_file FILE`` (runner).
 
-FILE has its orders, as JSON: it is mounted from a Secret, so that nothing of them is in an argument
-or in the environment. It ends when the scheduler tells it to or is gone, and at a SIGTERM in peace.
-What its calls have started ends with the container.
+FILE has its orders, as JSON, so that nothing of them is in an argument or in the environment. In a
+pod it is mounted from a Secret. The runner ends when the scheduler tells it to or is gone, and at a
+SIGTERM in peace. What its calls have started ends with the container, or the job, that it is in.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def main(argv: list[str]) -> NoReturn:
         orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
         scratch = os.environ.get("TMPDIR", "/tmp")
         orders |= {
-            "name": os.environ["DASK_WORKER_NAME"],
-            "host": os.environ["DASK_FLAME_POD_IP"],
+            "name": os.environ.get("DASK_WORKER_NAME") or orders["name"],
+            "host": os.environ.get("DASK_FLAME_POD_IP") or orders.get("host"),
             "directory": scratch,
         }
         if not os.access(os.path.expanduser("~"), os.W_OK):

@@ -7,6 +7,11 @@ A backend opts in with a class and a fixture::
         def factory(self):
             return LocalBackend
 
+``factory`` makes a back end from a :class:`dask_flame.backends.BackendContext`. Each statement that
+:class:`dask_flame.backends.Backend` makes of its methods is a test here. A class may also have a
+fixture ``outage``, an asynchronous context manager inside which the substrate cannot be reached,
+and which takes the back end; without it, the test that needs one is skipped.
+
 Runners register at a plain :class:`distributed.Scheduler` that the suite starts, so that what is
 tested is the backend and the runner, and nothing of a cluster.
 """
@@ -14,32 +19,64 @@ tested is the backend and the runner, and nothing of a cluster.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from distributed import Client, Scheduler
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
+from dask_flame.core.backend_options import BackendOptions
+from dask_flame.errors import BackendError
 from dask_flame.history.boots import is_step
 
 _WITHIN = 60.0
+Factory = Callable[[BackendContext], Backend]
+
+
+@dataclass
+class Said:
+    """All that a back end has said."""
+
+    ended: list[Ended] = field(default_factory=list)
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    late: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def context(self) -> BackendContext:
+        """A context for a back end that is to say it here."""
+        return BackendContext(
+            cluster="conformance", ended=self.ended.append, progress=self._progress
+        )
+
+    def _progress(self, name: str, step: str) -> None:
+        self.steps.append((name, step))
+        if name in {e.name for e in self.ended}:
+            self.late.append((name, step))
 
 
 @dataclass
 class Stage:
-    """A scheduler, a started backend, and what the backend has said."""
+    """A scheduler, a started backend, and all that the backend has said."""
 
     scheduler: Scheduler
     backend: Backend
-    ended: list[Ended] = field(default_factory=list)
-    steps: list[tuple[str, str]] = field(default_factory=list)
-    late: list[tuple[str, str]] = field(default_factory=list)
+    said: Said = field(default_factory=Said)
+
+    @property
+    def ended(self) -> list[Ended]:
+        """The runners that the backend has reported as ended."""
+        return self.said.ended
 
     def spec(self, name: str, **more: Any) -> RunnerSpec:
         """A runner of this name for the stage's scheduler."""
@@ -50,12 +87,6 @@ class Stage:
             "boot_timeout": _WITHIN,
         }
         return RunnerSpec(**{**base, **more})
-
-    def step(self, name: str, step: str) -> None:
-        """The backend says how a boot fares."""
-        self.steps.append((name, step))
-        if name in {e.name for e in self.ended}:
-            self.late.append((name, step))
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition, with a deadline."""
@@ -77,25 +108,70 @@ class Stage:
 
 
 class BackendConformance:
-    """Subclass it, and give it a ``factory`` fixture: what makes a backend from owner and ended."""
+    """Subclass it, and give it a ``factory`` fixture: a function from a context to a back end."""
+
+    @pytest.fixture
+    def outage(self) -> Any:
+        pytest.skip("this back end has no substrate that can be out of reach")
 
     @pytest_asyncio.fixture
-    async def stage(self, factory: Callable[..., Backend]) -> AsyncIterator[Stage]:
-        ended: list[Ended] = []
-        backend = factory("conformance", ended.append)
+    async def stage(self, factory: Factory) -> AsyncIterator[Stage]:
+        said = Said()
+        backend = factory(said.context)
         blank = RunnerSpec(name="", scheduler="", concurrency=1, boot_timeout=_WITHIN)
         backend.expect([blank])
         try:
             await backend.start()
             where = {"port": 0, **backend.listening}
             async with Scheduler(**where, dashboard_address=":0") as scheduler:
-                stage = Stage(scheduler, backend, ended)
-                backend.on_step = stage.step
-                yield stage
+                yield Stage(scheduler, backend, said)
                 await backend.close()
         finally:
             await backend.close()
         assert await backend.list() == set()
+        assert max(Counter(e.name for e in said.ended).values(), default=1) == 1, said.ended
+
+    # Before start
+
+    @pytest.mark.asyncio
+    async def test_before_its_start_there_is_nothing(self, factory: Factory) -> None:
+        said = Said()
+        backend = factory(said.context)
+        assert await backend.list() == set()
+        assert dict(await backend.logs(["never was"])) == {}
+        await backend.end(["never was"], grace=5)
+        await backend.close()
+        assert said.ended == []
+
+    @pytest.mark.asyncio
+    async def test_one_that_was_closed_does_not_start(self, factory: Factory) -> None:
+        backend = factory(Said().context)
+        await backend.close()
+        with pytest.raises(BackendError):
+            await backend.start()
+        await backend.close()
+        assert await backend.list() == set()
+
+    @pytest.mark.asyncio
+    async def test_closing_while_it_starts(self, factory: Factory) -> None:
+        backend = factory(Said().context)
+        starting = asyncio.ensure_future(backend.start())
+        await asyncio.sleep(0)
+        await backend.close()
+        with contextlib.suppress(BackendError):  # it may have been there already
+            await starting
+        await backend.close()
+        assert await backend.list() == set()
+
+    def test_its_options_are_a_class_of_their_own(self, factory: Factory) -> None:
+        options = getattr(factory, "Options", BackendOptions)
+        assert options().given == {}
+        for name, known in options.declared().items():
+            # The line that an error shows works.
+            value = eval(known.example, {})
+            assert options(**{name: value}).given.keys() == {name}
+
+    # Boot
 
     @pytest.mark.asyncio
     async def test_runners_boot_register_and_end(self, stage: Stage) -> None:
@@ -113,17 +189,18 @@ class BackendConformance:
         self, stage: Stage
     ) -> None:
         # A backend need not say anything; it must not say it of others, nor when it is over.
-        assert stage.steps == []
+        said = stage.said
+        assert said.steps == []
         await stage.backend.boot([stage.spec("one"), stage.spec("two")])
         await stage.registered("one", "two")
         await stage.backend.boot([stage.spec("broken", preload=["no_such_module_here"])])
         await stage.gone("broken")
         await stage.backend.end(["one", "two"], grace=10)
         await stage.gone("one", "two")
-        assert {name for name, _ in stage.steps} <= {"one", "two", "broken"}
-        assert all(is_step(step) for _, step in stage.steps), stage.steps
-        assert max(Counter(stage.steps).values(), default=1) == 1
-        assert stage.late == []
+        assert {name for name, _ in said.steps} <= {"one", "two", "broken"}
+        assert all(is_step(step) for _, step in said.steps), said.steps
+        assert max(Counter(said.steps).values(), default=1) == 1
+        assert said.late == []
 
     @pytest.mark.asyncio
     async def test_boot_does_not_wait_for_the_runner(self, stage: Stage) -> None:
@@ -132,7 +209,46 @@ class BackendConformance:
         await asyncio.wait_for(stage.backend.boot([nowhere]), _WITHIN)
         assert await stage.backend.list() == {"lost"}
         await stage.backend.end(["lost"])
-        await stage.gone("lost")
+        # It has said so when it returns.
+        assert [e.name for e in stage.ended] == ["lost"]
+
+    @pytest.mark.asyncio
+    async def test_a_boot_of_no_runners(self, stage: Stage) -> None:
+        await stage.backend.boot([])
+        assert await stage.backend.list() == set()
+
+    @pytest.mark.asyncio
+    async def test_a_name_that_lives_is_refused_with_all_of_its_wave(self, stage: Stage) -> None:
+        await stage.backend.boot([stage.spec("one")])
+        await stage.registered("one")
+        for names in (["two", "one"], ["two", "two"]):
+            with pytest.raises(BackendError):
+                await stage.backend.boot([stage.spec(name) for name in names])
+        assert await stage.backend.list() == {"one"}
+        assert stage.ended == []
+        assert set(stage.scheduler.aliases) == {"one"}
+
+    @pytest.mark.asyncio
+    async def test_a_boot_after_the_end_starts_nothing(self, stage: Stage) -> None:
+        await stage.backend.close()
+        try:
+            await stage.backend.boot([stage.spec("late")])
+        except BackendError:
+            assert stage.ended == []
+        else:
+            await stage.gone("late")
+        assert await stage.backend.list() == set()
+
+    @pytest.mark.asyncio
+    async def test_a_cancelled_boot_leaves_nothing_that_cannot_be_ended(self, stage: Stage) -> None:
+        task = asyncio.ensure_future(stage.backend.boot([stage.spec("one")]))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stage.backend.end(["one"])
+        assert await stage.backend.list() == set()
+
+    # End
 
     @pytest.mark.asyncio
     async def test_ending_is_idempotent(self, stage: Stage) -> None:
@@ -140,8 +256,22 @@ class BackendConformance:
         await stage.registered("one")
         end = stage.backend.end
         await asyncio.gather(end(["one", "never was"], grace=10), end(["one"]), end(["one"]))
+        assert [e.name for e in stage.ended] == ["one"]
         await end(["one"])
-        await stage.gone("one")
+        await end([])
+        assert [e.name for e in stage.ended] == ["one"]
+
+    @pytest.mark.asyncio
+    async def test_a_shorter_grace_holds(self, stage: Stage) -> None:
+        await stage.backend.boot([stage.spec("one", shutdown_timeout=_WITHIN)])
+        await stage.registered("one")
+        async with Client(stage.scheduler.address, asynchronous=True) as client:
+            # At its exit it would sleep for longer than the test waits.
+            await client.submit(atexit.register, time.sleep, 3 * _WITHIN, pure=False)
+            patient = asyncio.ensure_future(stage.backend.end(["one"], grace=3 * _WITHIN))
+            await stage.until(lambda: not stage.scheduler.aliases, "its worker has closed")
+        await asyncio.wait_for(stage.backend.end(["one"]), _WITHIN)
+        await asyncio.wait_for(patient, _WITHIN)
 
     @pytest.mark.asyncio
     async def test_ending_while_booting(self, stage: Stage) -> None:
@@ -195,6 +325,20 @@ class BackendConformance:
             await asyncio.sleep(0.02)
         assert "hello from a runner" in text["one"]
         assert "never was" not in text
+        await stage.backend.end(["one"], grace=10)
+        # It is known still.
+        assert "hello from a runner" in (await stage.backend.logs(["one"]))["one"]
+
+    @pytest.mark.asyncio
+    async def test_no_answer_is_not_taken_for_none(self, stage: Stage, outage: Any) -> None:
+        await stage.backend.boot([stage.spec("one")])
+        await stage.registered("one")
+        async with outage(stage.backend):
+            with pytest.raises(BackendError):
+                await stage.backend.list()
+            await stage.backend.logs(["one"])
+        assert stage.ended == []
+        assert await stage.backend.list() == {"one"}
 
     @pytest.mark.asyncio
     async def test_a_runner_ends_when_its_scheduler_is_gone_busy_or_not(self, stage: Stage) -> None:
@@ -216,7 +360,24 @@ class BackendConformance:
         await stage.backend.boot([stage.spec("late")])
         await asyncio.gather(stage.backend.close(), stage.backend.close())
         await stage.gone("early", "late")
+        assert await stage.backend.list() == set()
         await stage.backend.close()
+        await stage.backend.end(["early"])
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("grace", [10, 0])
+    async def test_a_runner_ends_with_what_its_calls_have_started(
+        self, stage: Stage, grace: float
+    ) -> None:
+        if stage.backend.remote:
+            pytest.skip("its processes are not on this machine")
+        await stage.backend.boot([stage.spec("one")])
+        await stage.registered("one")
+        async with Client(stage.scheduler.address, asynchronous=True) as client:
+            pid = await client.submit(_start_a_process, pure=False)
+        assert _runs(pid)
+        await stage.backend.end(["one"], grace=grace)
+        await stage.until(lambda: not _runs(pid), "the process that it started has ended")
 
     def test_secrets_are_not_shown(self) -> None:
         spec = RunnerSpec(
@@ -229,3 +390,15 @@ class BackendConformance:
             config={"password": "s3cret"},
         )
         assert "s3cret" not in repr(spec)
+
+
+def _start_a_process() -> int:
+    """Start a process in a session of its own (runner)."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    return subprocess.Popen(sleep, start_new_session=True).pid
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

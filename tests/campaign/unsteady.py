@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from campaign.case import Unsteady
-from dask_flame.backends import Ended, RunnerSpec
+from dask_flame.backends import BackendContext, RunnerSpec
 from dask_flame.backends.local import LocalBackend
 
 _SLOW = 0.4
@@ -18,8 +18,7 @@ class UnsteadyBackend(LocalBackend):
 
     Parameters
     ----------
-    owner, ended
-        As for every backend.
+    context : BackendContext
     plan : Unsteady
     through : callable, optional
         Given the scheduler's address, says at which one runners are to register.
@@ -27,13 +26,12 @@ class UnsteadyBackend(LocalBackend):
 
     def __init__(
         self,
-        owner: str,
-        ended: Callable[[Ended], None],
+        context: BackendContext,
         *,
         plan: Unsteady,
         through: Callable[[str], str] = lambda address: address,
     ) -> None:
-        super().__init__(owner, ended)
+        super().__init__(context)
         self._unsteady_way = through
         # Of names that the class below has no use for.
         self._unsteady_boots = iter(plan.boot)

@@ -8,10 +8,9 @@ import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec, SchedulerSpec
+from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes.api.client import PODS, POLICIES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.permissions import check
@@ -20,12 +19,14 @@ from dask_flame.backends.kubernetes.objects import manifests, pod_status
 from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.objects.resources import variables
+from dask_flame.backends.kubernetes.options import KubernetesOptions, context, namespace
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
 from dask_flame.core import config
-from dask_flame.core.pod_options import POD_OPTIONS, PodOptions
+from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.options import Check
 from dask_flame.errors import BackendError, PoolError
 
 if TYPE_CHECKING:
@@ -76,15 +77,15 @@ class KubernetesBackend(Backend):
     """
 
     name: ClassVar[str] = "kubernetes"
-    takes: ClassVar[frozenset[str]] = POD_OPTIONS
+    Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
     seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
-    places: ClassVar[frozenset[str]] = frozenset({"namespace", "context"})
+    places: ClassVar[Mapping[str, Check]] = {"namespace": namespace, "context": context}
 
-    def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
-        super().__init__(owner, ended)
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
         # Clusters may bear the same name; what they make must not be taken for one another's.
-        self._id = f"{owner}-{secrets.token_hex(3)}".lower()
+        self._id = f"{context.cluster}-{secrets.token_hex(3)}".lower()
         self._api: Api | None = None
         self._watcher: Watcher | None = None
         self._host = ""
@@ -106,6 +107,13 @@ class KubernetesBackend(Backend):
         return self._apart
 
     @property
+    def disconnect_grace(self) -> float:
+        far = self._apart and config.get("scheduler.service") is None
+        if far and self.context.disconnect_grace is None:
+            return _GRACE
+        return super().disconnect_grace
+
+    @property
     def _selector(self) -> str:
         """Of all pods: runners'; and the keeper's or the
         scheduler's, through which the driver is told what it has to know."""
@@ -118,24 +126,24 @@ class KubernetesBackend(Backend):
 
     async def start(self) -> None:
         try:
+            where, seat = self.context.places, self.context.scheduler
             self._api = await Api.connect(
-                namespace=self.where.get("namespace"), context=self.where.get("context")
+                namespace=where.get("namespace"), context=where.get("context")
             )
-            if "namespace" in self.where and not await self._api.has_namespace():
+            if "namespace" in where and not await self._api.has_namespace():
                 raise BackendError(_no_namespace(self._api.namespace))
             self._output = PodLogs(self._api)
             place = await own_pod(self._api)
-            if place is None and self.seat == "driver":
+            if place is None and seat == "driver":
                 raise BackendError(
                     'scheduler="driver" needs a driver in a pod of the cluster, as a JupyterHub '
                     "server is, that may get its own pod; this one is in none that can be found. "
                     "Where the pod's host name is not its name, set POD_NAME in it; elsewhere "
                     'or where namespace= is another one than its own, write scheduler="pod"'
                 )
-            self._apart = self.seat == "pod" or place is None
-            if self._apart and not self.grace_given and config.get("scheduler.service") is None:
-                self.grace = _GRACE
-            fenced = config.get("kubernetes.network-policy")
+            self._apart = seat == "pod" or place is None
+            setting, given = KubernetesOptions.setting, KubernetesOptions.configured().given
+            fenced = setting("network-policy")
             await check(
                 self._api,
                 apart=self._apart,
@@ -147,23 +155,20 @@ class KubernetesBackend(Backend):
             site = ObjectContext(
                 cluster=self._id,
                 namespace=self._api.namespace,
-                image=config.get("kubernetes.image") or place.image or None,
+                image=given.get("image") or place.image or None,
                 owner=place.owner if place.name else None,
                 nodes=place.nodes,
                 pull_secrets=place.pull_secrets,
                 user=place.user or ObjectContext.user,
                 group=place.group or ObjectContext.group,
-                gpu_kinds=config.get("kubernetes.gpu-kinds") or {},
-                gpu_label=config.get("kubernetes.gpu-label"),
-                # Checked as one that is given in the notebook is.
-                template=PodOptions(
-                    pod_template=config.get("kubernetes.pod-template")
-                ).pod_template,
+                gpu_kinds=setting("gpu-kinds"),
+                gpu_label=setting("gpu-label"),
+                template=given.get("pod_template"),
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
             trouble = partial(self.trouble, "")
             self._estate = OwnerJob(
-                self._api, site, policy if fenced else None, trouble, grace=self.grace
+                self._api, site, policy if fenced else None, trouble, grace=self.disconnect_grace
             )
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
@@ -197,6 +202,7 @@ class KubernetesBackend(Backend):
         return self._lodging.out_of_reach if self._lodging is not None else ""
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        self.check_new(specs, self._runners)
         making = []
         for spec in specs:
             runner = self._runners[spec.name] = _Runner(object_name(self._id, spec.name))
@@ -217,7 +223,10 @@ class KubernetesBackend(Backend):
         if not self._runners:
             return set()
         assert self._api is not None
-        pods, _ = await self._api.list(PODS, self._runners_selector)
+        try:
+            pods, _ = await self._api.list(PODS, self._runners_selector)
+        except KubernetesError as error:
+            raise BackendError(f"the pods cannot be listed: {error}") from error
         return {_name(pod) for pod in pods} & set(self._runners)
 
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
@@ -240,7 +249,7 @@ class KubernetesBackend(Backend):
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         if self._estate is None:
             raise BackendError("the cluster has not started")
-        options = PodOptions(**spec.pod)
+        options = KubernetesOptions(**spec.options)
         site, first = self._estate.planned(spec, options)
         secret, pod = _objects(spec, options, site)
         return [shown(item, spec, options) for item in (*first, secret, pod)]
@@ -256,7 +265,7 @@ class KubernetesBackend(Backend):
                 raise BackendError("the cluster is closed")
             if self._why_stopped:
                 raise BackendError(self._why_stopped)
-            options = PodOptions(**spec.pod)
+            options = KubernetesOptions(**spec.options)
             # Another may be the keeper before this is done.
             site = await self._estate.owned(spec, options)
             secret, pod = _objects(spec, options, site)
@@ -473,26 +482,13 @@ def _name(pod: Pod) -> str:
 
 
 def _objects(
-    spec: RunnerSpec, options: PodOptions, site: ObjectContext
+    spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The Secret that a runner needs, and its pod."""
-    secret = manifests.secret(site, _orders(spec), variables(spec, options))
+    config = spec.launch_config(local=False)
+    secret = manifests.secret(site, config, variables(spec, options))
     orders = secret["metadata"]["name"]
     return secret, manifests.pod(spec, options, site, usual_environment(spec), orders)
-
-
-def _orders(spec: RunnerSpec) -> dict[str, Any]:
-    return {**spec.orders, "path": [], "security": _inline(spec.security)}
-
-
-def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
-    """Certificates and keys themselves, where files of the driver's were named."""
-    return {
-        key: Path(value).read_text()
-        if isinstance(value, str) and "-----BEGIN" not in value
-        else value
-        for key, value in security.items()
-    }
 
 
 def _refusal(error: Exception) -> str:

@@ -26,7 +26,7 @@ from dask_flame.backends.kubernetes.missing_pods import Podless, podless
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import kept_from_its_work
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 
 #: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often.
 _SEEN_WITHIN = 10.0
@@ -104,7 +104,7 @@ class OwnerJob:
         """The keeper may have gone: something that it owns has."""
         self._doubt = True
 
-    async def owned(self, spec: RunnerSpec, options: PodOptions) -> ObjectContext:
+    async def owned(self, spec: RunnerSpec, options: KubernetesOptions) -> ObjectContext:
         """The site, with a keeper that is there. It finds the driver where its scheduler is."""
         if self.lodged:
             return self.site
@@ -116,12 +116,12 @@ class OwnerJob:
         await asyncio.shield(self._keeper)
         return self.site
 
-    async def lodge(self, spec: SchedulerSpec, options: PodOptions) -> None:
+    async def lodge(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
         """Make the Job that the scheduler is in, in place of a keeper, and its orders."""
         self._keeper = asyncio.create_task(self._lodge(spec, options))
         await asyncio.shield(self._keeper)
 
-    async def _lodge(self, spec: SchedulerSpec, options: PodOptions) -> None:
+    async def _lodge(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
         secret = manifests.secret(self.site, spec.orders, {})
         name = secret["metadata"]["name"]
         job = manifests.scheduler(self.site, spec, options, name, deadline=self.deadline.first)
@@ -207,7 +207,7 @@ class OwnerJob:
         """Have the keeper find nobody, if it is there still; it ends by itself then."""
         await self._presence.close()
 
-    async def _make_keeper(self, spec: RunnerSpec, options: PodOptions) -> None:
+    async def _make_keeper(self, spec: RunnerSpec, options: KubernetesOptions) -> None:
         if self._kept and await self._is_there():
             return
         self._kept = False
@@ -223,7 +223,7 @@ class OwnerJob:
         self._looking = asyncio.create_task(self._look({**keeper, "metadata": job["metadata"]}))
 
     def planned(
-        self, spec: RunnerSpec, options: PodOptions
+        self, spec: RunnerSpec, options: KubernetesOptions
     ) -> tuple[ObjectContext, list[dict[str, Any]]]:
         """The site as it is for the next runner, and what was, or would be, made for it first.
 
@@ -236,7 +236,9 @@ class OwnerJob:
             site, sent = replace(site, owner=_owner(known)), [keeper]
         return site, [*sent, *([self._policy(site)] if self._policy is not None else [])]
 
-    def _next(self, spec: RunnerSpec, options: PodOptions) -> tuple[ObjectContext, dict[str, Any]]:
+    def _next(
+        self, spec: RunnerSpec, options: KubernetesOptions
+    ) -> tuple[ObjectContext, dict[str, Any]]:
         """The site that the next keeper is made in, and that keeper."""
         site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
         host, _ = get_address_host_port(spec.scheduler)

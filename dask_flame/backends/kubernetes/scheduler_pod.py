@@ -12,8 +12,8 @@ from dask_flame.backends.base import SchedulerSpec
 from dask_flame.backends.kubernetes.api.client import SERVICES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from dask_flame.backends.kubernetes.objects import pod_status
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
-from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PRINTED, BackendError
 
 logger = logging.getLogger("dask_flame")
@@ -76,7 +76,7 @@ class SchedulerPod:
         looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(spec.timeout):
-                await self._estate.lodge(spec, PodOptions(**spec.options))
+                await self._estate.lodge(spec, KubernetesOptions(**spec.options))
                 await self._started
                 return await self._address(spec) if spec.service else ""
         except KubernetesError as error:

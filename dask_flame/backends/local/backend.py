@@ -13,21 +13,23 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dask.config
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.local.exit_reasons import ExitReasons
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.backends.local.launch import runner, told
+from dask_flame.backends.local.options import LocalOptions
 from dask_flame.backends.local.result_folder import DriverFolder
 from dask_flame.backends.local.sampling_intervals import crowd
 from dask_flame.backends.local.supervisor.control_signals import STOPPED
 from dask_flame.backends.local.templates import RunnerKinds
+from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.folder_locks import lock
 from dask_flame.core.open_files import usual_limit
 from dask_flame.core.process_settings import interpreter_flags
@@ -63,15 +65,15 @@ class LocalBackend(Backend):
     """
 
     name: ClassVar[str] = "local"
-    takes: ClassVar[frozenset[str]] = frozenset({"secrets"})
+    Options: ClassVar[type[BackendOptions]] = LocalOptions
     shows: ClassVar[bool] = True
 
-    def __init__(self, owner: str, ended: Callable[[Ended], None]) -> None:
-        super().__init__(owner, ended)
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
         self._limits = limits() if shown() else None
         self._show = DriversShow(self._limits) if self._limits is not None else None
         # Clusters may bear the same name; what they started must not be taken for one another's.
-        self._mark = f"{owner}-{secrets.token_hex(4)}"
+        self._mark = f"{context.cluster}-{secrets.token_hex(4)}"
         self._guards = 0  # that there have been
         self._guard: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -112,6 +114,8 @@ class LocalBackend(Backend):
     async def start(self) -> None:
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
+        if self._closed:
+            raise BackendError("the cluster is closed")
         guard = find_spec("dask_flame.backends.local.supervisor.__main__")
         assert guard is not None
         assert guard.origin is not None
@@ -162,6 +166,7 @@ class LocalBackend(Backend):
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         if self._why_stopped:
             raise BackendError(self._why_stopped)
+        self.check_new(specs, self._runners)
         await self._have_guard()
         for spec in specs:
             self._devices.warn_of(spec.gpus)

@@ -11,9 +11,9 @@ import dask.config
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.local.sampling_intervals import measure_less
-from dask_flame.backends.local.templates import import_path, kind
+from dask_flame.backends.local.templates import kind
 from dask_flame.backends.redact import HIDDEN, hide, plain
-from dask_flame.core.process_settings import main_program
+from dask_flame.core.process_settings import import_path, main_program
 from dask_flame.prints.rate_limit import Limits
 
 #: Where it is False, Dask is not to end workers for their memory; nor are runners ended then.
@@ -27,7 +27,7 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
     print, as much of it as is to be shown.
     """
     return {
-        **spec.orders,
+        **spec.launch_config(local=True),
         "config": measure_less(spec.config, times),
         "rarely": times,
         "path": import_path(),

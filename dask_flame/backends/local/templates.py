@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
-from dask_flame.core import config
-from dask_flame.core.process_settings import HASH_SEED
+from dask_flame.backends.local.options import LocalOptions
+from dask_flame.core.process_settings import HASH_SEED, import_path
 from dask_flame.errors import BackendError
 from dask_flame.runner.devices import VISIBLE
 
@@ -68,7 +67,7 @@ def kind(spec: RunnerSpec) -> dict[str, Any]:
         "path": import_path() if spec.preload else [],
         "cwd": spec.cwd if spec.preload else None,
         "flags": list(spec.flags),
-        "fork": config.get("local.fork") and sys.platform == "linux",
+        "fork": LocalOptions.setting("fork") and sys.platform == "linux",
     }
 
 
@@ -88,7 +87,7 @@ def _environment(spec: RunnerSpec) -> dict[str, str]:
 
 def _secrets(spec: RunnerSpec) -> dict[str, str]:
     """Variables that are kept secret elsewhere; here, others of this user may see any variable."""
-    secrets = spec.pod.get("secrets") or {}
+    secrets = spec.options.get("secrets") or {}
     for name, value in secrets.items():
         if not isinstance(value, str):
             raise BackendError(
@@ -96,14 +95,3 @@ def _secrets(spec: RunnerSpec) -> dict[str, str]:
                 f'secrets={{"{name}": os.environ["{name}"]}}'
             )
     return dict(secrets)
-
-
-def import_path() -> list[str]:
-    """Where the driver imports from, whatever its working directory will be."""
-    return list(_absolute())
-
-
-def _absolute() -> Iterator[str]:
-    for folder in sys.path:
-        with contextlib.suppress(OSError):  # "" where the working directory was deleted
-            yield os.path.abspath(folder)

@@ -24,7 +24,6 @@ from dask_flame.core import config, python_versions
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
-from dask_flame.core.pod_options import POD_OPTIONS
 from dask_flame.core.pool import Pool
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.driver.hosts.base import HostParts
@@ -49,8 +48,6 @@ _ATTEMPT = 10.0
 _HELLO_WITHIN = 180.0
 _SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
-#: What of a resize only the driver needs to know.
-_FOR_RUNNERS = frozenset({"env", "preload", "on_grow", "on_shrink"}) | POD_OPTIONS
 
 
 class RemoteBounds:
@@ -194,7 +191,7 @@ class RemoteScheduler:
         stack.push_async_callback(self.close)
         spec = SchedulerSpec(
             orders=self._orders,
-            options=fleets.policies[fleets.default].pod.given,
+            options=fleets.policies[fleets.default].options,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
@@ -274,7 +271,9 @@ class RemoteScheduler:
         """A pool's policy has changed."""
         default = self._parts.fleets.policies[self._parts.fleets.default]
         self._bounds.minimum, self._bounds.maximum = default.min, default.max
-        rest = {name: value for name, value in changes.items() if name not in _FOR_RUNNERS}
+        # What only runners need to know is said to them by the driver.
+        own = Pool.declared()
+        rest = {n: v for n, v in changes.items() if n in own and not own[n].for_runners}
         task = asyncio.ensure_future(self._resize(pool, rest, text))
         self._resizing.add(task)
         task.add_done_callback(self._resizing.discard)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask_flame.core.pod_options import PodTemplate
+from dask_flame.backends.kubernetes.options import PodTemplate
 
 #: Labels of all that a cluster makes.
 MANAGED = {"app.kubernetes.io/managed-by": "dask-flame"}

@@ -33,7 +33,7 @@ from dask_flame.backends.kubernetes.objects.resources import (
     fits,
     plain,
 )
-from dask_flame.core.pod_options import OURS, PodOptions
+from dask_flame.backends.kubernetes.options import OURS, KubernetesOptions
 from dask_flame.errors import PoolError
 
 #: Where a runner may write; it goes with the pod.
@@ -68,7 +68,7 @@ def secret(
 
 
 def keeper(
-    site: ObjectContext, options: PodOptions, host: str, port: int, grace: float
+    site: ObjectContext, options: KubernetesOptions, host: str, port: int, grace: float
 ) -> dict[str, Any]:
     """Return the Job that owns all that a driver in the cluster makes.
 
@@ -81,14 +81,14 @@ def keeper(
     ----------
     site : ObjectContext
         Its owner becomes the Job's.
-    options : PodOptions
+    options : KubernetesOptions
         Of a pool; for the image where `site` has none.
     host, port, grace
         What the keeper is told.
     """
     given = {"image": site.image or options.image, "service_account": options.service_account}
     spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
-    made = pod(spec, PodOptions(**given), replace(site, template=None), {}, "none")["spec"]
+    made = pod(spec, KubernetesOptions(**given), replace(site, template=None), {}, "none")["spec"]
     (container,) = made["containers"]
     module = "dask_flame.backends.kubernetes.watchdog"
     container["args"] = ["python", "-m", module, host, str(port), f"{grace:g}"]
@@ -106,7 +106,12 @@ def keeper(
 
 
 def scheduler(
-    site: ObjectContext, spec: SchedulerSpec, options: PodOptions, orders: str, *, deadline: int
+    site: ObjectContext,
+    spec: SchedulerSpec,
+    options: KubernetesOptions,
+    orders: str,
+    *,
+    deadline: int,
 ) -> dict[str, Any]:
     """The Job of a scheduler apart from its driver, see :mod:`dask_flame.remote`; it owns all else.
 
@@ -116,7 +121,7 @@ def scheduler(
     ----------
     site : ObjectContext
     spec : SchedulerSpec
-    options : PodOptions
+    options : KubernetesOptions
         Of the first pool: for the image where `site` has none, and for what it is pulled with.
     orders : str
         Name of the Secret with its orders, which is made after the Job.
@@ -135,7 +140,7 @@ def scheduler(
         },
     }
     runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0)
-    built = pod(runner, PodOptions(**given), replace(site, template=None), {}, orders)
+    built = pod(runner, KubernetesOptions(**given), replace(site, template=None), {}, orders)
     made = built["spec"]
     container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     container["name"] = SCHEDULER
@@ -255,7 +260,7 @@ def network_policy(site: ObjectContext, driver: Mapping[str, str], address: str)
 
 def pod(
     spec: RunnerSpec,
-    options: PodOptions,
+    options: KubernetesOptions,
     site: ObjectContext,
     environment: Mapping[str, str],
     orders: str,
@@ -269,7 +274,7 @@ def pod(
     Parameters
     ----------
     spec : RunnerSpec
-    options : PodOptions
+    options : KubernetesOptions
         Of the runner's pool.
     site : ObjectContext
     environment : mapping of str to str
@@ -370,7 +375,11 @@ def _no_pod(why: str) -> PoolError:
 
 
 def _ours(
-    built: dict[str, Any], spec: RunnerSpec, options: PodOptions, site: ObjectContext, orders: str
+    built: dict[str, Any],
+    spec: RunnerSpec,
+    options: KubernetesOptions,
+    site: ObjectContext,
+    orders: str,
 ) -> dict[str, Any]:
     """The pod with what makes it a runner of this cluster, whatever was asked for."""
     containers = built.get("spec", {}).get("containers") or []

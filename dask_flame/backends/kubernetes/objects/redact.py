@@ -7,14 +7,14 @@ from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
-from dask_flame.core.pod_options import PodOptions
 
 #: Variables whose values are ours, whatever a template says.
 _OURS = frozenset({"DASK_WORKER_NAME", "TMPDIR"})
 
 
-def shown(item: Mapping[str, Any], spec: RunnerSpec, options: PodOptions) -> dict[str, Any]:
+def shown(item: Mapping[str, Any], spec: RunnerSpec, options: KubernetesOptions) -> dict[str, Any]:
     """An object without what is secret, or may be.
 
     That is what is in Secrets; the value of each variable that has one in clear, but for a few
@@ -26,7 +26,7 @@ def shown(item: Mapping[str, Any], spec: RunnerSpec, options: PodOptions) -> dic
     item : mapping
     spec : RunnerSpec
         Of the runner that it is for.
-    options : PodOptions
+    options : KubernetesOptions
         Of its pool.
     """
     seen: dict[str, Any] = plain(item)

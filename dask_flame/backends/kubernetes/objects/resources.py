@@ -9,7 +9,7 @@ from typing import Any
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
-from dask_flame.core.pod_options import PodOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions
 
 #: The container of a pod that is the runner, as dask-kubernetes calls it.
 CONTAINER = "worker"
@@ -31,7 +31,7 @@ _SPOT = {
 
 
 def asked_for(
-    spec: RunnerSpec, options: PodOptions, site: ObjectContext, orders: str
+    spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext, orders: str
 ) -> dict[str, Any]:
     """What the options of the pool say."""
     container: dict[str, Any] = {"name": CONTAINER, "env": [], "volumeMounts": []}
@@ -83,7 +83,7 @@ def asked_for(
     return {"metadata": metadata, "spec": {k: v for k, v in asked.items() if v != []}}
 
 
-def variables(spec: RunnerSpec, options: PodOptions) -> dict[str, Any]:
+def variables(spec: RunnerSpec, options: KubernetesOptions) -> dict[str, Any]:
     """The variables that a pool gives, all of which may be secret: see :func:`secret`."""
     return {**spec.env, **(options.secrets or {})}
 
@@ -92,7 +92,7 @@ def _ask_for_gpus(
     asked: dict[str, Any],
     amounts: dict[str, str],
     gpus: int,
-    options: PodOptions,
+    options: KubernetesOptions,
     site: ObjectContext,
 ) -> None:
     kind: Mapping[str, Any] = {}

@@ -1,0 +1,232 @@
+"""What a runner's pod is to be like: the options of a pool that only Kubernetes knows (driver)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dask_flame.backends.options import BackendOptions, Option, option, secrets_option
+from dask_flame.core.option_checks import size, word, wrong, yes_or_no
+from dask_flame.core.options import names_of
+from dask_flame.errors import PoolError
+
+PodTemplate = Mapping[str, Any] | str | Path | Callable[[dict[str, Any]], Mapping[str, Any]]
+
+#: Labels and annotations that say whose a pod is; a user's own may not begin so.
+OURS = ("dask-flame/", "dask.org/", "kubernetes.io/", "k8s.io/")
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise wrong(name, value, "a list of names")
+    try:
+        return tuple(word(name, item) for item in value)
+    except PoolError:
+        raise wrong(name, value, "a list of names") from None
+
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+_PART = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_PART}")
+_VALUE = re.compile(rf"({_PART})?")
+
+
+def _pairs(name: str, value: Any, *, free: bool = False) -> dict[str, str]:
+    """Labels; with `free`, annotations, whose values are any text."""
+    if not isinstance(value, Mapping):
+        raise wrong(name, value, "a mapping of str to str")
+    for key, text in value.items():
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise wrong(name, value, f"made of valid keys ({key!r})")
+        if not isinstance(text, str) or not (free or _VALUE.fullmatch(text)):
+            raise wrong(name, value, f"made of valid values ({key!r}: {text!r})")
+    return dict(value)
+
+
+def _own_pairs(name: str, value: Any) -> dict[str, str]:
+    pairs = _pairs(name, value, free=name == "annotations")
+    if taken := [key for key in pairs if key.startswith(OURS)]:
+        raise wrong(name, value, f"free of what Kubernetes and dask-flame set ({taken[0]!r})")
+    return pairs
+
+
+def _tolerations(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    known = {"key", "operator", "value", "effect", "tolerationSeconds"}
+    if (
+        isinstance(value, str | Mapping)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(t, Mapping) and t and set(t) <= known for t in value)
+    ):
+        raise wrong(name, value, "a list of tolerations")
+    return tuple(dict(t) for t in value)
+
+
+class _Names:
+    """What an error shows of a mapping: its names."""
+
+    def __init__(self, values: Mapping[Any, Any]) -> None:
+        self._values = values
+
+    def __repr__(self) -> str:
+        return names_of(self._values)
+
+
+def _volumes(name: str, value: Any) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(value, Mapping):
+        raise wrong(name, value, "a mapping of mount paths to volumes")
+    volumes: dict[str, Mapping[str, Any]] = {}
+    names = _Names(value)  # sources may hold secrets
+    for path, source in value.items():
+        if not isinstance(path, str) or not path.startswith("/") or ":" in path:
+            raise wrong(name, names, f"made of absolute mount paths ({path!r})")
+        if isinstance(source, str) and source.strip():
+            source = {"persistentVolumeClaim": {"claimName": source}}
+        beside = {"readOnly", "subPath"}
+        if not isinstance(source, Mapping) or len(set(source) - beside) != 1:
+            raise wrong(name, names, f"made of claims' names or volume sources ({path!r})")
+        volumes[path.rstrip("/") or "/"] = dict(source)
+    return volumes
+
+
+def _template(name: str, value: Any) -> PodTemplate:
+    if isinstance(value, str | Path) and not _is_file(value):
+        raise wrong(name, str(value), "a file that is there")
+    if not (isinstance(value, Mapping | str | Path) or callable(value)):
+        raise wrong(name, value, "a mapping, the path of a YAML file or a function")
+    template: PodTemplate = value
+    return template
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # its name is too long, or a folder on the way is closed to us
+        return False
+
+
+#: The form of a namespace's name.
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def namespace(name: str, value: Any) -> str:
+    """Check the name of a namespace."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise wrong(name, value, "the name of a namespace: lower-case letters, digits and -")
+    return value
+
+
+def context(name: str, value: Any) -> str:
+    """Check the name of a context of a kubeconfig."""
+    return word(name, value, "the name of a context: a name")
+
+
+def _kinds(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
+        raise wrong(name, value, "a mapping of kinds to what nodes with them are like")
+    return value
+
+
+def _template_setting(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping | str | Path) or not value:
+        raise wrong(name, value, "a mapping, or the path of a YAML file")
+    return value
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class KubernetesOptions(BackendOptions):
+    """Options of a pool whose runners are pods. What is None was not given.
+
+    Parameters
+    ----------
+    image : str, optional
+        The runner's image. By default the driver's own, where the driver is in a pod, else
+        ``flame.kubernetes.image``. It needs Python, dask-flame and what calls import.
+    gpu_kind : str, optional
+        Which GPU: a name in ``flame.kubernetes.gpu-kinds``, which says how nodes with it are
+        chosen, or else the value of the node label ``flame.kubernetes.gpu-label``, by default
+        ``nvidia.com/gpu.product``.
+    gpu_resource : str, optional
+        What a GPU is called among a node's resources, ``"nvidia.com/gpu"`` by default:
+        ``"amd.com/gpu"``, ``"nvidia.com/mig-1g.10gb"``, ….
+    shm_size : size, optional
+        Size of ``/dev/shm``, which counts as memory. Pods with GPUs have one that may grow to
+        their memory by default; others have the container runtime's, mostly 64 MB.
+    node_selector : mapping of str to str, optional
+        Labels that the node must have.
+    tolerations : sequence of mapping, optional
+        Taints that the node may have, as Kubernetes writes them.
+    spot : bool, optional
+        Only nodes that may be taken away, by the labels and taints of GKE, EKS, AKS and Karpenter.
+    priority_class, runtime_class, service_account : str, optional
+        Names. The service account's token is not mounted.
+    image_pull_secrets : sequence of str, optional
+        Names of Secrets.
+    volumes : mapping, optional
+        By mount path: the name of a PersistentVolumeClaim, or any volume source as Kubernetes
+        writes it, with ``readOnly`` and ``subPath`` beside it.
+    secrets : mapping, optional
+        Environment variables that are kept in a Secret of the cluster's: by name, the value, or
+        ``{"name": …, "key": …}`` of a Secret that is there already.
+    labels, annotations : mapping of str to str, optional
+        For the pod.
+    pod_template : mapping, path or callable, optional
+        A pod, or a part of one, that the options are laid over; the path of a YAML file with it;
+        or a function that is given the pod as built and returns the one to send.
+
+    Raises
+    ------
+    PoolError
+        Naming the option, and a line that works. Values of `secrets` are not shown.
+    """
+
+    backend: ClassVar[str] = "kubernetes"
+    makes: ClassVar[str] = "pods"
+    settings: ClassVar[Mapping[str, Option]] = {
+        "namespace": Option(check=word, example='"my-team"', nullable=True),
+        "context": Option(check=word, example='"my-cluster"', nullable=True),
+        "gpu-kinds": Option(
+            check=_kinds,
+            example='{"l4": {"node-selector": {"gpu": "l4"}}}',
+            nullable=True,
+            default={},
+        ),
+        "gpu-label": Option(check=word, example='"nvidia.com/gpu.product"'),
+        "pod-template": Option(
+            check=_template_setting, example='{"spec": {"hostNetwork": False}}', nullable=True
+        ),
+        "network-policy": Option(check=yes_or_no, example="False"),
+    }
+
+    image: str | None = option(word, '"ghcr.io/me/runner:1.0"', section="kubernetes", nullable=True)
+    gpu_kind: str | None = option(word, '"NVIDIA-A100-SXM4-40GB"')
+    gpu_resource: str | None = option(word, '"nvidia.com/gpu"')
+    shm_size: int | None = option(size, '"2 GiB"', in_bytes=True)
+    node_selector: Mapping[str, str] | None = option(_pairs, '{"disk": "ssd"}')
+    tolerations: tuple[Mapping[str, Any], ...] | None = option(
+        _tolerations, '[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]'
+    )
+    spot: bool | None = option(yes_or_no, "True")
+    priority_class: str | None = option(word, '"low"')
+    runtime_class: str | None = option(word, '"nvidia"')
+    service_account: str | None = option(word, '"runner"')
+    image_pull_secrets: tuple[str, ...] | None = option(_texts, '["registry"]')
+    volumes: Mapping[str, Mapping[str, Any]] | None = option(
+        _volumes, '{"/data": "my-claim"}', secret=True
+    )
+    secrets: Mapping[str, str | Mapping[str, str]] | None = secrets_option()
+    labels: Mapping[str, str] | None = option(_own_pairs, '{"team": "vision"}')
+    annotations: Mapping[str, str] | None = option(_own_pairs, '{"owner": "me@example.org"}')
+    pod_template: PodTemplate | None = option(
+        _template,
+        '{"spec": {"hostNetwork": False}}',
+        section="kubernetes",
+        nullable=True,
+        secret=True,
+    )
+
+
+#: The name by which a pool finds them.
+Options = KubernetesOptions

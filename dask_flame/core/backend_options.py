@@ -1,0 +1,222 @@
+"""The options of pools that only some back ends know: a class for each back end (driver).
+
+A back end names its class as ``Options``, and the module that its entry point names offers the same
+class under that name, so that ``Pool(image=…)`` is checked before a back end is chosen. That module
+is imported for it, and should load little.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+import dask.config
+
+from dask_flame.core.config import DEFAULTS
+from dask_flame.core.option_checks import EXAMPLES
+from dask_flame.core.options import Declared, Option
+from dask_flame.errors import PoolError
+
+logger = logging.getLogger("dask_flame")
+
+#: The entry points of back ends.
+GROUP = "dask_flame.backends"
+
+_classes: dict[str, type[BackendOptions]] = {}  # by the name of the back end
+_modules: dict[str, str] = {}  # of entry points, by the name of the back end
+_imported: set[str] = set()  # names of those whose modules have been imported
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class BackendOptions(Declared):
+    """Options of a pool for one back end. Those that are None were not given.
+
+    A subclass declares each as a field, see :func:`dask_flame.core.options.option`, and is a
+    dataclass with ``frozen=True, init=False, repr=False``.
+
+    Attributes
+    ----------
+    backend : str
+        The name of the back end.
+    makes : str
+        The word for its runners, in the plural, for the error of another back end that is given an
+        option: ``"pods"``.
+    settings : mapping of str to Option
+        Settings of the back end that are not options of a pool, by their names in the section
+        ``flame.<backend>`` of the configuration.
+
+    Raises
+    ------
+    PoolError
+        Naming the option, and a line that works.
+    """
+
+    backend: ClassVar[str] = ""
+    makes: ClassVar[str] = ""
+    settings: ClassVar[Mapping[str, Option]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _classes[cls.backend] = cls
+        for name, known in cls.settings.items():
+            EXAMPLES.setdefault(f"flame.{cls.backend}.{name}", known.example)
+
+    def __init__(self, **given: Any) -> None:
+        declared = self.declared()
+        if unknown := next((name for name in given if name not in declared), None):
+            raise PoolError(f"unknown option {unknown}; there are {', '.join(declared) or 'none'}")
+        for name, known in declared.items():
+            value = given.get(name)
+            object.__setattr__(self, name, None if value is None else known.check(name, value))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        return {n: v for n in self.declared() if (v := getattr(self, n)) is not None}
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The same as anybody may see them."""
+        declared = self.declared()
+        return {name: declared[name].shown(value) for name, value in self.given.items()}
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={text}" for name, text in self.shown.items())
+        return f"{type(self).__name__}({options})"
+
+    @classmethod
+    def configured(cls) -> BackendOptions:
+        """Return the options that the configuration gives for all pools.
+
+        Raises
+        ------
+        PoolError
+        """
+        settings = {n: o.taken(n, None) for n, o in cls.declared().items() if o.section}
+        return cls(**settings)
+
+    @classmethod
+    def setting(cls, name: str) -> Any:
+        """Return one of the :attr:`settings`, checked.
+
+        Raises
+        ------
+        PoolError
+        """
+        return cls.settings[name].configured(f"{cls.backend}.{name}")
+
+    @classmethod
+    def check_settings(cls) -> None:
+        """Check the whole section of the configuration.
+
+        Raises
+        ------
+        PoolError
+        """
+        for name in cls.settings:
+            cls.setting(name)
+        for name, known in cls.declared().items():
+            if known.section and name.replace("_", "-") not in cls.settings:
+                known.taken(name, None)
+
+
+def check_settings() -> None:
+    """Check the sections of the configuration that belong to installed back ends.
+
+    Raises
+    ------
+    PoolError
+    """
+    sections = dask.config.get("flame", None) or {}
+    for name in sorted({*DEFAULTS["flame"], *sections} & _installed().keys()):
+        _import(name)
+        if name in _classes:
+            _classes[name].check_settings()
+
+
+def knowing(name: str) -> list[type[BackendOptions]]:
+    """Return the classes that declare an option, in an order that is always the same."""
+    _import_all()
+    if not any(name in known.declared() for known in _classes.values()):
+        _modules.clear()  # it may have been installed a moment ago
+        _import_all()
+    found = [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
+    # First one that the option is most likely meant for.
+    return sorted(found, key=lambda known: not known.makes)
+
+
+def configuring(setting: str) -> list[type[BackendOptions]]:
+    """Return the classes that have a setting of this name."""
+    _import_all()
+    return [_classes[key] for key in sorted(_classes) if setting in _classes[key].settings]
+
+
+def option_names() -> frozenset[str]:
+    """Return the names of the options of all installed back ends."""
+    _import_all()
+    return frozenset(name for known in _classes.values() for name in known.declared())
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in their one form; each must be right for one back end that knows it.
+
+    Raises
+    ------
+    PoolError
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if given:
+        _import_all()
+    order = (name for key in sorted(_classes) for name in _classes[key].declared())
+    return {name: _checked(name, given[name]) for name in dict.fromkeys(order) if name in given}
+
+
+def _checked(name: str, value: Any) -> Any:
+    first: PoolError | None = None
+    for known in knowing(name):
+        try:
+            return known.declared()[name].check(name, value)
+        except PoolError as error:
+            first = first or error
+    assert first is not None, name
+    raise first
+
+
+def declared(name: str) -> Option | None:
+    """Return what is known of an option of some back end; None: there is none of this name."""
+    return next((known.declared()[name] for known in knowing(name)), None)
+
+
+def shown(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return options as a ``repr`` shows them."""
+    known = {name: declared(name) for name in options}
+    return {n: o.shown(options[n]) for n, o in known.items() if o is not None}
+
+
+def _installed() -> Mapping[str, str]:
+    if not _modules:
+        _modules.update((point.name, point.module) for point in entry_points(group=GROUP))
+    return _modules
+
+
+def _import_all() -> None:
+    for name in _installed():
+        _import(name)
+
+
+def _import(name: str) -> None:
+    if name in _imported:
+        return
+    _imported.add(name)
+    try:
+        known = getattr(import_module(_installed()[name]), "Options", None)
+    except Exception:
+        # Whoever names the back end is told why.
+        logger.debug("the options of backend=%r cannot be imported", name, exc_info=True)
+    else:
+        if isinstance(known, type) and issubclass(known, BackendOptions):
+            _classes[known.backend] = known

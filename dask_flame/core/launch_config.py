@@ -1,0 +1,59 @@
+"""The configuration that a runner starts with, as JSON carries it (driver, runner)."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class LaunchConfig(TypedDict, total=False):
+    """All that a runner reads when it starts. It holds secrets: private keys, and Dask's settings.
+
+    Attributes
+    ----------
+    name : str
+        The runner's name, which its worker bears.
+    scheduler : str
+        Address to register at.
+    host : str or None
+        Where the runner listens; None: at the address by which it reaches the scheduler.
+    directory : str
+        The runner's own folder, for temporary files and what its worker spills.
+    concurrency : int
+        Calls at a time.
+    boot_timeout : float
+        Seconds after which a runner that finds no scheduler ends itself.
+    pool : str
+    shutdown_timeout : float
+        Seconds that it may take to end.
+    gpus : int
+    resources : mapping of str to float
+    memory : int or None
+        Bytes; None for no limit.
+    preload : list of str
+        Modules to import before it registers.
+    config : mapping
+        Dask configuration.
+    security : mapping
+        What :class:`distributed.Security` takes for a worker.
+    path : list of str
+        Folders to import from before the usual ones.
+    cwd : str or None
+        Working directory; None, or a folder that is not there: `directory`; empty: where it starts.
+    """
+
+    name: str
+    scheduler: str
+    host: str | None
+    directory: str
+    concurrency: int
+    boot_timeout: float
+    pool: str
+    shutdown_timeout: float
+    gpus: int
+    resources: dict[str, float]
+    memory: int | None
+    preload: list[str]
+    config: dict[str, Any]
+    security: dict[str, Any]
+    path: list[str]
+    cwd: str | None

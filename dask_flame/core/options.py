@@ -1,0 +1,161 @@
+"""Options as fields of a class, whose metadata say all about each of them (driver).
+
+:class:`dask_flame.Pool` and the options of back ends (:mod:`dask_flame.core.backend_options`)
+declare each option in one place: how its value is checked, where its default is configured, how it
+is shown, and whether it may be changed while the cluster runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import Field, dataclass, field
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dask_flame.core import config
+from dask_flame.core.option_checks import EXAMPLES
+from dask_flame.core.text import exact_memory, memory
+
+#: Checks a value: it is given the option's name and the value, and returns the value in its one
+#: form or raises a PoolError made by :func:`dask_flame.core.option_checks.wrong`.
+Check = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """All that is known of one option, or of one setting.
+
+    Attributes
+    ----------
+    check : callable
+        See :data:`Check`.
+    example : str
+        A value that works, as Python source. Errors show it.
+    default : Any
+        The value where the option is neither given nor configured.
+    section : str
+        The section of ``flame.yaml`` that has a default for it, such as ``"pool"`` for
+        ``flame.pool.idle-timeout``; empty: it has none.
+    nullable : bool
+        Whether the setting may be null, so that `default` holds.
+    fixed : bool
+        Whether it cannot be changed while the cluster runs.
+    for_runners : bool
+        Whether runners or the driver use it, and the scheduler does not.
+    secret : bool
+        Whether its value may hold secrets. Only the names in it are shown.
+    in_bytes : bool
+        Whether it is a size.
+    amount : callable or None
+        Checks whether an error may repeat a value that was given under another name. Only numbers,
+        durations and sizes have it.
+    """
+
+    check: Check
+    example: str
+    default: Any = None
+    section: str = ""
+    nullable: bool = False
+    fixed: bool = False
+    for_runners: bool = False
+    secret: bool = False
+    in_bytes: bool = False
+    amount: Check | None = None
+
+    def taken(self, name: str, value: Any) -> Any:
+        """Return the checked value: as given, else as configured, else the default.
+
+        Raises
+        ------
+        PoolError
+        """
+        if value is not None:
+            return self.check(name, value)
+        if not self.section:
+            return copy(self.default)
+        return self.configured(f"{self.section}.{name.replace('_', '-')}")
+
+    def configured(self, setting: str) -> Any:
+        """Return a setting's checked value: ``configured("pool.max")`` for ``flame.pool.max``.
+
+        Raises
+        ------
+        PoolError
+        """
+        value = config.get(setting, self.default)
+        if value is None and self.nullable:
+            return copy(self.default)
+        return self.check(f"flame.{setting}", value)
+
+    def shown(self, value: Any) -> str:
+        """Return the value as a ``repr`` shows it."""
+        if self.secret:
+            return names_of(value)
+        return repr((self.in_bytes and exact_memory(value or 0)) or value)
+
+    def said(self, value: Any) -> str:
+        """Return the value as an event shows it."""
+        if self.secret:
+            return names_of(value)
+        return str(memory(value) if self.in_bytes and value else value)
+
+
+def option(check: Check, example: str, *, hash: bool | None = None, **more: Any) -> Any:
+    """Declare a field that is an option.
+
+    Parameters
+    ----------
+    check : callable
+    example : str
+    hash : bool, optional
+        Whether it counts for the hash of the object: False for mappings.
+    **more
+        Further attributes of :class:`Option`.
+    """
+    return field(hash=hash, metadata={"option": Option(check=check, example=example, **more)})
+
+
+class Declared:
+    """A class whose options are fields made with :func:`option`.
+
+    A subclass is a dataclass with ``frozen=True, init=False, repr=False``.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    __signature__: ClassVar[Signature]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        declared = {
+            name: value.metadata["option"]
+            for name, value in vars(cls).items()
+            if isinstance(value, Field) and "option" in value.metadata
+        }
+        for name, known in declared.items():
+            EXAMPLES.setdefault(name, known.example)
+        names = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in declared]
+        cls.__signature__ = Signature([*names, Parameter("options", Parameter.VAR_KEYWORD)])
+
+    @classmethod
+    def declared(cls) -> Mapping[str, Option]:
+        """Return what is known of each option, by name."""
+        return {
+            name: known.metadata["option"]
+            for name, known in cls.__dataclass_fields__.items()
+            if "option" in known.metadata
+        }
+
+
+def names_of(values: object) -> str:
+    """Return the names in a mapping without its values, which may be secrets.
+
+    Examples
+    --------
+    >>> names_of({"HF_TOKEN": "hf_1234", "LANG": "C"})
+    '{HF_TOKEN: …, LANG: …}'
+    """
+    if isinstance(values, Mapping):
+        return "{" + ", ".join(f"{name}: …" for name in values) + "}"
+    return repr(str(values)) if isinstance(values, str | Path) else "…"
