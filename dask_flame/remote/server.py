@@ -35,13 +35,14 @@ from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.driver.cluster import FlameCluster
 from dask_flame.driver.hosts.replication import (
+    DriverFollower,
     ForwardingEventLog,
     PrintPublisher,
-    ReportPublisher,
     StatePublisher,
 )
 from dask_flame.lease.plugin import Lease
 from dask_flame.remote.proxy_backend import ProxyBackend
+from dask_flame.reports.scheduler.publisher import ReportPublisher
 
 logger = logging.getLogger("dask_flame")
 
@@ -74,6 +75,7 @@ class SchedulerServer:
             "resize": self._resize,
             "fix": self._fix,
             "stopped": self._stopped,
+            "follow": self._follow,
             "told": self._told,
             "close": self._close,
         }
@@ -104,7 +106,7 @@ class SchedulerServer:
         self.cluster.events = ForwardingEventLog(self.link)
         if self.cluster.on_prints is not None:
             self.cluster.on_prints = PrintPublisher(self.link)
-        self._reports = ReportPublisher(self.cluster.reports, self.link)
+        self._reports = ReportPublisher(self.cluster.reports)
         self._ready = asyncio.Event()
         # The driver may come as soon as the port listens.
         self.cluster.handlers[DRIVER] = self._serve
@@ -121,7 +123,6 @@ class SchedulerServer:
                 if self.link.connected:
                     # Else what it will have to know then is told then.
                     teller.tell()
-                    self._reports.tell()
                 if self.cluster.status is not Status.running:
                     break  # its max_lifetime is over
                 with contextlib.suppress(TimeoutError):
@@ -194,6 +195,9 @@ class SchedulerServer:
 
     def _stopped(self, why: str) -> None:
         self.cluster._stopped(why)
+
+    def _follow(self) -> dict[str, Any]:
+        return self._reports.follow("driver", DriverFollower(self.link))
 
     async def _told(self) -> None:
         """The answer to this comes after all that was said before."""

@@ -35,7 +35,7 @@ from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.history.events import Event
 from dask_flame.history.timeline import RunnerTimeline
 from dask_flame.lease.resume import resume_clients, tell_clients
-from dask_flame.reports.changes import Change
+from dask_flame.reports.driver.replica import ReportReplica
 from dask_flame.scheduler.scheduler import FlameScheduler
 from dask_flame.serialization import pickling
 
@@ -111,7 +111,6 @@ class RemoteScheduler:
             "state": self._state,
             "event": self._event,
             "reports": self._reported,
-            "all-reports": self._all_reported,
             "prints": self._printed,
             "resized": self._called,
             "over": self._expired,
@@ -123,6 +122,9 @@ class RemoteScheduler:
         grace = cluster.disconnect_grace
         silence = parse_timedelta(config.get("silence"), "s") or 60.0
         self._link = Channel(handlers, silence=silence)
+        self._reports = ReportReplica(
+            partial(self._link.ask, "follow"), lambda: not self._closing, cluster.reports
+        )
         self._port = int(config.get("scheduler.port"))
         self._orders: dict[str, Any] = {
             "grace": grace,
@@ -183,6 +185,7 @@ class RemoteScheduler:
                 f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
                 "an image with the same version: image="
             )
+        await self._reports.follow()
         if cluster.dashboard_address is not None:
             _, _, wanted = cluster.dashboard_address.rpartition(":")
             self.dashboard_port = await backend.reach(
@@ -224,6 +227,7 @@ class RemoteScheduler:
                     while self._link.connected:  # noqa: ASYNC110 - it ends by itself
                         await asyncio.sleep(0.02)
         await self._link.close()
+        await self._reports.close()
         for task in (self._connecting, self._following, *self._resizing):
             if task is not None:
                 task.cancel()
@@ -240,6 +244,7 @@ class RemoteScheduler:
         ConnectionError
         """
         await self._link.ask("told")
+        await self._reports.caught_up()
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """A pool's policy has changed."""
@@ -315,11 +320,8 @@ class RemoteScheduler:
     def _event(self, event: Event) -> None:
         self._cluster.events.take(event)
 
-    def _reported(self, change: Change) -> None:
-        self._cluster.reports.take(change)
-
-    def _all_reported(self, calls: list[dict[str, Any]]) -> None:
-        self._cluster.reports.load(calls)
+    def _reported(self, number: int, change: Mapping[str, Any] | None) -> None:
+        self._reports.take(number, change)
 
     def _printed(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
         if self._cluster.on_prints is not None:
