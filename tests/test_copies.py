@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from conftest import wait_for
 from dask_flame import FlameError, Lease, Reports, reports_of
 from dask_flame.driver.hosts import replication
 from dask_flame.reports import ReportStore
-from dask_flame.reports.scheduler import followers as following
+from dask_flame.reports.driver.replica import ReportReplica
+from dask_flame.reports.scheduler import publisher as following
 from dask_flame.reports.wire import NAME, Batch
 from dask_flame.testing import Proxy
 from test_link import Pair
@@ -85,8 +87,8 @@ def test_clients_that_are_gone_are_told_nothing() -> None:
         followers = cluster.scheduler.plugins[NAME]._followers
         with Client(cluster.scheduler_address, set_as_default=False) as other:
             assert reports_of(other).calls == {}
-            assert set(followers._clients) == {other.id}
-        wait_for(lambda: not followers._clients)
+            assert set(followers._publisher._followers) == {other.id}
+        wait_for(lambda: not followers._publisher._followers)
         assert not there(cluster)._subscribers
         client.submit(train, 3).result()
 
@@ -163,24 +165,26 @@ async def test_a_driver_that_was_away_for_long_is_told_all_at_once(
 ) -> None:
     monkeypatch.setattr(replication, "_MOST_WAITING", 20)
     here, there = ReportStore(), ReportStore()
-    handlers = {
-        "reports": lambda change: here.take(change),
-        "all-reports": lambda calls: here.load(calls),
-    }
-    async with Pair(handlers, {}) as pair:
-        teller = replication.ReportPublisher(there, pair.there)
+    publisher = following.ReportPublisher(there)
+
+    async with Pair(
+        {"reports": lambda number, change: replica.take(number, change)},
+        {"follow": lambda: publisher.follow("driver", replication.DriverFollower(pair.there))},
+    ) as pair:
+        replica = ReportReplica(partial(pair.here.ask, "follow"), lambda: True, here)
+        await pair.meet()
+        await replica.follow()
+        pair.here.cut()
+        await pair.until(lambda: not pair.there.connected)
+        waiting = pair.there.waiting
         for i in range(100):
             there.add(batch(i))
-            teller.tell()
         there.end("call", "done", 1.0)
-        assert pair.there.waiting == 20
+        # The changes until there are too many, and that some are missing.
+        assert pair.there.waiting - waiting <= 21
         await pair.meet()
-
-        def same() -> bool:
-            teller.tell()
-            return here.calls == there.calls
-
-        await pair.until(same)
+        await pair.until(lambda: here.calls == there.calls)
         assert here.calls["call"].series["loss"].made == 100
         there.begin("call", 2.0)
-        await pair.until(same)
+        await pair.until(lambda: here.calls == there.calls)
+        await replica.close()

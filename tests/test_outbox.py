@@ -40,7 +40,7 @@ def test_each_message_is_read_once_and_in_order(
 
     for step, n in [*steps, ("cut", 0), ("say", 0), ("arrive", 1000)]:
         if step == "say":
-            outbox.add({"op": "say", "what": said})
+            outbox.note({"op": "say", "what": said})
             said += 1
             if up:
                 wire.send({"op": "say", "what": said - 1}, {"op": "heartbeat-client"})
@@ -60,11 +60,11 @@ def test_each_message_is_read_once_and_in_order(
 def test_what_is_too_much_is_forgotten_oldest_first_and_only_what_was_sent() -> None:
     outbox = Outbox(limit=1000)
     for n in range(10):
-        outbox.add({"op": "say", "n": n})
+        outbox.note({"op": "say", "n": n})
     assert len(outbox) == 10
     assert [message["n"] for message in outbox.hand_over()] == list(range(10))
     assert (outbox.start, outbox.handed, outbox.next) == (7, 10, 10)
-    outbox.add({"op": "update-graph", "keys": {"a"}, "expr_ser": _Frames()})
+    outbox.note({"op": "update-graph", "keys": {"a"}, "expr_ser": _Frames()})
     assert outbox.submitted() == {"a"}
     outbox.renumber()
     assert (outbox.start, outbox.handed, outbox.next) == (0, 0, 1)

@@ -12,12 +12,14 @@ import contextlib
 import logging
 import pickle
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from distributed.comm import Comm
 from distributed.protocol.pickle import dumps
+
+from dask_flame.core.numbered import Unconfirmed
 
 logger = logging.getLogger("dask_flame")
 
@@ -53,8 +55,8 @@ class Channel:
         self.spoken = False
         self._handlers = dict(handlers)
         self._silence = silence
-        self._kept: deque[Message] = deque()  # said, and perhaps not taken in
-        self._said = self._taken = 0
+        self._said: Unconfirmed[Message] = Unconfirmed()
+        self._taken = 0
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._more = asyncio.Event()
@@ -78,7 +80,7 @@ class Channel:
     @property
     def waiting(self) -> int:
         """Messages that the other side has not taken in yet."""
-        return len(self._kept)
+        return len(self._said)
 
     def say(self, what: str, /, **values: Any) -> None:
         """Say something; it is sent as soon as it can be."""
@@ -117,13 +119,13 @@ class Channel:
             async with asyncio.timeout(self._silence):
                 taken = await comm.read()
             self.spoken = True
-            self._let_go(taken)
+            self._said.confirm(taken)
             writer = asyncio.create_task(self._write(comm, taken))
             while True:
                 async with asyncio.timeout(self._silence):
                     taken, said = await comm.read()
                 self._heard = time.time()
-                self._let_go(taken)
+                self._said.confirm(taken)
                 for message in said:
                     if message[0] > self._taken:
                         self._taken = message[0]
@@ -158,21 +160,21 @@ class Channel:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._kept.clear()
+        self._said.clear()
 
     async def flush(self, timeout: float) -> None:
         """Wait until the other side has taken in all that was said, or no longer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._kept and self._comm is not None:  # noqa: ASYNC110 - see `_let_go`
+                while self._said and self._comm is not None:  # noqa: ASYNC110 - see `serve`
                     await asyncio.sleep(0.01)
 
     async def _write(self, comm: Comm, taken: int) -> None:
-        said, confirmed = taken, self._taken
+        sent, confirmed = taken, self._taken
         try:
             while True:
                 self._more.clear()
-                rest = [item for item in self._kept if item[0] > said][:_AT_ONCE]
+                rest = list(islice(self._said.since(sent), _AT_ONCE))
                 if not rest and confirmed == self._taken:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._silence / 4):
@@ -180,24 +182,20 @@ class Channel:
                             continue
                 confirmed = self._taken
                 await comm.write((confirmed, rest))
-                said = rest[-1][0] if rest else said
+                sent = rest[-1][0] if rest else sent
         except OSError:
             comm.abort()
-
-    def _let_go(self, taken: int) -> None:
-        while self._kept and self._kept[0][0] <= taken:
-            self._kept.popleft()
 
     def _keep(
         self, what: str, values: Mapping[str, Any], *, asks: bool = False, answers: int = 0
     ) -> int:
         """Have something said; its number."""
         message = dumps(values)
-        self._said += 1
+        number = self._said.next + 1
         if not self._over:
-            self._kept.append((self._said, what, self._said if asks else answers, message))
+            self._said.add((number, what, number if asks else answers, message))
             self._more.set()
-        return self._said
+        return number
 
     def _hear(self, number: int, what: str, question: int, message: bytes) -> None:
         self._more.set()  # what was taken in is to be confirmed

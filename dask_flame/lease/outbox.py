@@ -6,11 +6,12 @@ to a connection may have been read, or lost; the others were never sent.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from distributed.utils import nbytes
+
+from dask_flame.core.numbered import Unconfirmed
 
 Message = dict[str, Any]
 
@@ -18,7 +19,7 @@ Message = dict[str, Any]
 REMEMBERED = 256 * 2**20
 
 
-class Outbox:
+class Outbox(Unconfirmed[tuple[Message, int]]):
     """The messages that are not known to be read, in order.
 
     Parameters
@@ -29,40 +30,30 @@ class Outbox:
 
     Attributes
     ----------
-    start : int
-        Number of the first message here.
     handed : int
         Number of the first that was never handed to a connection.
     """
 
     def __init__(self, limit: int = REMEMBERED) -> None:
-        self.start = self.handed = 0
+        super().__init__()
+        self.handed = 0
         self._limit = limit
-        self._log: deque[tuple[Message, int]] = deque()
         self._bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._log)
-
-    @property
-    def next(self) -> int:
-        """Number of the message that comes next."""
-        return self.start + len(self._log)
-
-    def add(self, message: Message) -> None:
-        """Note a message; ``hand_over`` says that it was sent."""
+    def note(self, message: Message) -> None:
+        """Keep a message; ``hand_over`` says that it was sent."""
         # A copy: a connection within the process hands over the message itself, to be taken apart.
-        self._append(dict(message))
+        self._weigh(dict(message))
 
-    def _append(self, message: Message) -> None:
+    def _weigh(self, message: Message) -> None:
         size = weight(message)
-        self._log.append((message, size))
+        self.add((message, size))
         self._bytes += size
 
     def hand_over(self) -> list[Message]:
         """All messages here, to be sent in this order now; from here on they count as sent."""
         self.handed = self.next
-        messages = [dict(message) for message, _ in self._log]
+        messages = [dict(message) for message, _ in self]
         self._trim()
         return messages
 
@@ -72,20 +63,20 @@ class Outbox:
         self._trim()
 
     def _trim(self) -> None:
-        while self._bytes > self._limit and len(self._log) > 1 and self.start < self.handed - 1:
+        while self._bytes > self._limit and len(self) > 1 and self.start < self.handed - 1:
             self.forget(self.start + 1)
 
     def forget(self, upto: int) -> None:
         """Messages below this number were read, or are given up."""
-        while self._log and self.start < upto:
-            self._bytes -= self._log.popleft()[1]
-            self.start += 1
+        self._bytes -= sum(size for _, size in self.confirm(upto))
 
     def replace(self, change: Callable[[Message], Message]) -> None:
         """Put something else in a message's place."""
-        log, self._log, self._bytes = self._log, deque(), 0
-        for message, _ in log:
-            self._append(change(message))
+        first, messages = self.start, [message for message, _ in self]
+        self.clear()
+        self.start, self._bytes = first, 0
+        for message in messages:
+            self._weigh(change(message))
 
     def renumber(self) -> None:
         """Forget what was sent; the others are numbered from 0."""
@@ -94,10 +85,8 @@ class Outbox:
 
     def submitted(self) -> set[Any]:
         """Keys of the calls that were never sent."""
-        unsent = [
-            message for n, (message, _) in enumerate(self._log, self.start) if n >= self.handed
-        ]
-        return {key for message in unsent if submits(message) for key in message["keys"]}
+        unsent = [message for message, _ in self.since(self.handed) if submits(message)]
+        return {key for message in unsent for key in message["keys"]}
 
 
 def submits(message: Message) -> bool:

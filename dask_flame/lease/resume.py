@@ -411,7 +411,7 @@ class ResumableLink:
                 return
         elif cannot_name(message.get("keys", ())):
             message = {**message, "keys": [k for k in message["keys"] if not cannot_name([k])]}
-        self.outbox.add(message)
+        self.outbox.note(message)
         if self._sender is None:
             return
         try:

@@ -32,8 +32,9 @@ from dask_flame._version import __version__
 from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
 from dask_flame.core.channel import Channel
-from dask_flame.driver.hosts.replication import ReportPublisher
+from dask_flame.driver.hosts.replication import DriverFollower
 from dask_flame.remote.cluster import PodCluster
+from dask_flame.reports.scheduler.publisher import ReportPublisher
 
 logger = logging.getLogger("dask_flame")
 
@@ -66,6 +67,7 @@ class SchedulerServer:
             "resize": self._resize,
             "fix": self._fix,
             "stopped": self._stopped,
+            "follow": self._follow,
             "told": self._told,
             "close": self._close,
         }
@@ -85,7 +87,7 @@ class SchedulerServer:
             security=Security(**orders["security"]),
             **_options(orders["cluster"]),
         )
-        self._reports = ReportPublisher(self.cluster.reports, self.link)
+        self._reports = ReportPublisher(self.cluster.reports)
 
     async def run(self) -> None:
         """Be there until it is over."""
@@ -99,7 +101,6 @@ class SchedulerServer:
                 if self.link.connected:
                     # Else what it will have to know then is told then.
                     teller.tell()
-                    self._reports.tell()
                 if self.cluster.status is not Status.running:
                     break  # its max_lifetime is over
                 with contextlib.suppress(TimeoutError):
@@ -165,6 +166,9 @@ class SchedulerServer:
 
     def _stopped(self, why: str) -> None:
         self.cluster.follow_stop(why)
+
+    def _follow(self) -> dict[str, Any]:
+        return self._reports.follow("driver", DriverFollower(self.link))
 
     async def _told(self) -> None:
         """The answer to this comes after all that was said before."""

@@ -34,6 +34,7 @@ from dask_flame.errors import PRINTED, BackendError, BootError
 from dask_flame.history.state import Sample
 from dask_flame.lease.resume import resume_clients
 from dask_flame.prints.scheduler.plugin import Taker
+from dask_flame.reports.driver.replica import ReportReplica
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.serialization import pickling
 
@@ -122,7 +123,6 @@ class RemoteScheduler:
         self.dashboard_port = 0
         self._bounds = RemoteBounds(fleets.policies[fleets.default], parts.fix)
         self._parts = parts
-        self._reports = reports
         self._prints = prints
         self._watch_again = watch_again
         self._tell_clients = tell_clients
@@ -138,8 +138,7 @@ class RemoteScheduler:
             "hello": self._hello,
             "state": self.scheduler.take,
             "journal": parts.history.journal.append,
-            "reports": reports.take,
-            "all-reports": reports.load,
+            "reports": self._reported,
             "prints": self._printed,
             "resized": self._called,
             "over": self._expired,
@@ -150,6 +149,9 @@ class RemoteScheduler:
         }
         silence = parse_timedelta(config.get("silence"), "s") or 60.0
         self._link = Channel(handlers, silence=silence)
+        self._reports = ReportReplica(
+            partial(self._link.ask, "follow"), lambda: not self._closing, reports
+        )
         self._port = int(config.get("scheduler.port"))
         self._orders: dict[str, Any] = {
             "grace": parts.disconnect_grace,
@@ -208,6 +210,7 @@ class RemoteScheduler:
                 f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
                 "an image with the same version: image="
             )
+        await self._reports.follow()
         if parts.dashboard_address is not None:
             _, _, wanted = parts.dashboard_address.rpartition(":")
             self.dashboard_port = await backend.reach(
@@ -250,6 +253,7 @@ class RemoteScheduler:
                     while self._link.connected:  # noqa: ASYNC110 - it ends by itself
                         await asyncio.sleep(0.02)
         await self._link.close()
+        await self._reports.close()
         for task in (self._connecting, self._following, *self._resizing):
             if task is not None:
                 task.cancel()
@@ -266,6 +270,7 @@ class RemoteScheduler:
         ConnectionError
         """
         await self._link.ask("told")
+        await self._reports.caught_up()
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """A pool's policy has changed."""
@@ -336,6 +341,9 @@ class RemoteScheduler:
         if not self._there.done():
             self._parts.backend.met()
             self._there.set_result(version)
+
+    def _reported(self, number: int, change: Mapping[str, Any] | None) -> None:
+        self._reports.take(number, change)
 
     def _printed(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
         if self._prints is not None:

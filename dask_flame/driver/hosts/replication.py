@@ -12,12 +12,10 @@ from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.history.journal import Entry, Journal, RunnerEnded, RunnersAsked, RunnerSeen
 from dask_flame.prints.rate_limit import left_out
-from dask_flame.reports.changes import Change
-from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.scaling.runner_index import Phase, RunnerState
 from dask_flame.scheduler.scheduler import FlameScheduler
 
-#: Messages that may wait for a connection; beyond it, what calls report is not told for now.
+#: Messages that may wait for a connection; beyond it, no report is sent until the driver is back.
 _MOST_WAITING = 20_000
 #: Slots that could be used, calls that wait, seconds for which runners were busy, and the actors
 #: for which calls wait.
@@ -48,34 +46,25 @@ class JournalPublisher:
             self._link.say("journal", entry=entry)
 
 
-class ReportPublisher:
-    """Has the driver keep a copy of the store of reports (scheduler's pod).
+class DriverFollower:
+    """The driver as a follower of the store of reports (scheduler's pod).
 
-    Where the driver is away for so long that too much would wait for it, it is told nothing more,
-    and has a copy of the whole when it is back.
+    A :class:`dask_flame.reports.scheduler.publisher.Follower`.
 
     Parameters
     ----------
-    store : ReportStore
     link : Channel
     """
 
-    def __init__(self, store: ReportStore, link: Channel) -> None:
-        self._store = store
+    def __init__(self, link: Channel) -> None:
         self._link = link
-        self._behind = False
-        store.subscribe(self._changed)
 
-    def _changed(self, change: Change) -> None:
-        self._behind = self._behind or self._link.waiting >= _MOST_WAITING
-        if not self._behind:
-            self._link.say("reports", change=change)
+    @property
+    def crowded(self) -> bool:
+        return self._link.waiting >= _MOST_WAITING
 
-    def tell(self) -> None:
-        """Say what was not said, if it can be said now."""
-        if self._behind and self._link.connected and self._link.waiting < _MOST_WAITING:
-            self._behind = False
-            self._link.say("all-reports", calls=self._store.dump())
+    def send(self, number: int, change: Mapping[str, Any] | None) -> None:
+        self._link.say("reports", number=number, change=change)
 
 
 class PrintPublisher:

@@ -1,8 +1,9 @@
-"""What a Client knows of the reports of its cluster, whichever cluster it is (driver)."""
+"""The driver's copy of the reports of a cluster (driver)."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from distributed import Client, get_client
@@ -82,54 +83,81 @@ async def source_of(client: Client) -> Source:
         return own
     copy = client.extensions.get(NAME)
     if copy is None:
-        copy = client.extensions[NAME] = _Copy(client)
+        copy = client.extensions[NAME] = _ClientReplica(client)
     await copy.follow()
     return copy  # type: ignore[no-any-return]
 
 
-class _Copy:
-    """A client's copy of the store in its scheduler; used on the client's event loop."""
+class ReportReplica:
+    """A copy of a store in another process, kept up to date by its numbered changes.
 
-    def __init__(self, client: Client) -> None:
-        self.store = ReportStore()
-        self._client = client
+    The other half is :class:`dask_flame.reports.scheduler.publisher.ReportPublisher`. Used on one
+    event loop.
+
+    Parameters
+    ----------
+    request : callable
+        Returns an awaitable for the answer of ``ReportPublisher.follow``, or for None where the
+        other process has no store.
+    goes_on : callable
+        Whether to request again after a connection has broken.
+    store : ReportStore, optional
+        The store to keep up to date; by default a new one.
+    """
+
+    def __init__(
+        self,
+        request: Callable[[], Awaitable[Mapping[str, Any] | None]],
+        goes_on: Callable[[], bool],
+        store: ReportStore | None = None,
+    ) -> None:
+        self.store = ReportStore() if store is None else store
+        self._request = request
+        self._goes_on = goes_on
         self._number = -1
         self._told_meanwhile: list[tuple[int, Any]] = []
         self._renewing: asyncio.Task[None] | None = None
-        self._connection: object = None  # that on which changes are told
-        client.subscribe_topic(FOLLOW, self._told)
 
     async def follow(self) -> None:
-        """Be as the store in the scheduler is, from now on.
+        """Have the whole store, and take in its changes from now on.
 
         Raises
         ------
         FlameError
-            There is none.
+            The other process has no store of reports.
+        OSError
+            The connection broke.
         """
-        if self._renewing is None and self._connection is not self._client.scheduler_comm:
-            # The scheduler forgets clients whose connection breaks.
+        if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew(patient=False))
-        if self._renewing is not None:
-            await asyncio.shield(self._renewing)
+        await asyncio.shield(self._renewing)
 
     async def caught_up(self) -> None:
-        # What is told comes before results do, on one stream; all but what was missed.
+        """Wait until nothing is missing that has arrived."""
+        # Changes come before results do, on one stream; all but those that were missed.
         while self._renewing is not None:
             await asyncio.wait([self._renewing])
 
-    def _told(self, event: tuple[int, Any]) -> None:
-        number, change = event
+    async def close(self) -> None:
+        """Request nothing more."""
         if self._renewing is not None:
-            self._told_meanwhile.append(event)
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+
+    def take(self, number: int, change: Mapping[str, Any] | None) -> None:
+        """Take in a packed change; None, or a gap in the numbers, means that some are missing."""
+        if self._renewing is not None:
+            self._told_meanwhile.append((number, change))
         elif change is not None and number == self._number + 1:
             self._number = number
             self.store.take(Change.unpack(change))
         elif change is None or number > self._number:
             self._renewing = asyncio.create_task(self._renew(patient=True))
+            # Nobody may wait for it; its error, at the end of the connection, is no news then.
+            self._renewing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _renew(self, *, patient: bool) -> None:
-        # What is told before it is over waits for it; no turn of the loop is between the two.
+        # Changes that arrive meanwhile wait; no turn of the loop lies between the two.
         try:
             while not await self._ask(patient=patient):
                 pass
@@ -137,13 +165,12 @@ class _Copy:
             self._renewing = None
 
     async def _ask(self, *, patient: bool) -> bool:
-        """Ask for all that is known; false if it has to be asked for again."""
+        """Request the whole store; return False if it has to be requested again."""
         self._told_meanwhile.clear()
-        client, connection = self._client, self._client.scheduler_comm
         try:
-            answer = await getattr(client.scheduler, FOLLOW)(client=client.id)
+            answer = await self._request()
         except OSError:
-            if not patient or client.status not in ("running", "connecting"):
+            if not patient or not self._goes_on():
                 raise
             await asyncio.sleep(_AGAIN)
             return False
@@ -155,11 +182,10 @@ class _Copy:
         self.store.limits = answer["limits"]
         self.store.load(answer["calls"])
         self._number = answer["number"]
-        self._connection = connection
-        return self._caught_up()
+        return self._took_in()
 
-    def _caught_up(self) -> bool:
-        """Take in what was told meanwhile; false if something is missing."""
+    def _took_in(self) -> bool:
+        """Take in the changes that came meanwhile; return False if one is missing."""
         for number, change in self._told_meanwhile:
             if change is None:
                 return False
@@ -169,3 +195,24 @@ class _Copy:
                 self._number = number
                 self.store.take(Change.unpack(change))
         return True
+
+
+class _ClientReplica(ReportReplica):
+    """The copy of a Dask client; used on the client's event loop."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(self._from_scheduler, lambda: client.status in ("running", "connecting"))
+        self._client = client
+        self._connection: object = None  # the one on which changes come
+        client.subscribe_topic(FOLLOW, lambda event: self.take(*event))
+
+    async def follow(self) -> None:
+        # The scheduler forgets clients whose connection breaks.
+        if self._renewing is not None or self._connection is not self._client.scheduler_comm:
+            await super().follow()
+
+    async def _from_scheduler(self) -> Mapping[str, Any] | None:
+        connection = self._client.scheduler_comm
+        answer: Any = await getattr(self._client.scheduler, FOLLOW)(client=self._client.id)
+        self._connection = connection
+        return answer  # type: ignore[no-any-return]

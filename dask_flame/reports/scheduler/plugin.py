@@ -16,7 +16,7 @@ from dask_flame.core.redaction import veiled
 from dask_flame.core.settings import configured
 from dask_flame.history.state import Snapshot
 from dask_flame.reports.runner.sender import ReportSender
-from dask_flame.reports.scheduler.followers import Followers
+from dask_flame.reports.scheduler.publisher import ClientFollowers
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
 
@@ -81,7 +81,7 @@ class Reports(SchedulerPlugin):
         self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.pools: Callable[[], Snapshot] | None = None
         self._scheduler: Scheduler | None = None
-        self._followers: Followers | None = None
+        self._followers: ClientFollowers | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Travels to the scheduler before it starts, and without the store's lock.
@@ -89,7 +89,7 @@ class Reports(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._followers = Followers(scheduler, self.store)
+        self._followers = ClientFollowers(scheduler, self.store)
         await scheduler.register_worker_plugin(
             comm=None,
             plugin=dumps(ReportSender(names=self._names, hide_random=self._hide)),
