@@ -1,4 +1,4 @@
-"""What a Client knows of the reports of its cluster, whichever cluster it is (driver)."""
+"""Access from a Client to the reports of any cluster (driver)."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW, NAME
 
-#: Seconds until a copy that could not be renewed is asked for again.
+#: Seconds to wait before a replica that could not be renewed is requested again.
 _AGAIN = 1.0
 
 
 class Source(Protocol):
-    """Where a driver finds what is reported."""
+    """A store of reports in the driver."""
 
     @property
     def store(self) -> ReportStore: ...
 
     async def caught_up(self) -> None:
-        """Wait until all is in the store that calls had reported whose end is known here."""
+        """Wait until the store has all reports of the calls whose end is known here."""
 
 
 def reports_of(client: Client | None = None) -> Any:
-    """What the calls of any Dask cluster have reported, and go on to report.
+    """Return the reports of the calls of any Dask cluster, kept up to date.
 
     Parameters
     ----------
     client : distributed.Client, optional
-        By default the current one.
+        By default the current client.
 
     Returns
     -------
     ReportStore
-        Of a FlameCluster's client ``cluster.reports``. Else a copy of the store in the scheduler,
-        which follows it until the client closes and can be read afterwards. With an asynchronous
-        client: an awaitable for it.
+        For a FlameCluster in this process ``cluster.reports``. Otherwise a replica of the store in
+        the scheduler, which is updated until the client closes and remains readable afterwards.
+        With an asynchronous client: an awaitable of it.
 
     Raises
     ------
     FlameError
         There is no client, or its cluster has no :class:`Reports` plugin.
     TypeError
-        It is no client.
+        `client` is not a Client.
 
     Examples
     --------
@@ -75,8 +75,8 @@ async def _store_of(client: Client) -> ReportStore:
 
 
 async def source_of(client: Client) -> Source:
-    """Where what this client's cluster reports is found; on the client's event loop."""
-    # Of a FlameCluster in this process.
+    """Return the store of reports of a client's cluster; call it on the client's event loop."""
+    # Set by a FlameCluster in this process.
     own: Source | None = getattr(client.cluster, "_report_source", None)
     if own is not None:
         return own
@@ -88,7 +88,7 @@ async def source_of(client: Client) -> Source:
 
 
 class _Copy:
-    """A client's copy of the store in its scheduler; used on the client's event loop."""
+    """Replica of the store in a client's scheduler; used on the client's event loop."""
 
     def __init__(self, client: Client) -> None:
         self.store = ReportStore()
@@ -96,25 +96,25 @@ class _Copy:
         self._number = -1
         self._told_meanwhile: list[tuple[int, Any]] = []
         self._renewing: asyncio.Task[None] | None = None
-        self._connection: object = None  # that on which changes are told
+        self._connection: object = None  # the one on which changes arrive
         client.subscribe_topic(FOLLOW, self._told)
 
     async def follow(self) -> None:
-        """Be as the store in the scheduler is, from now on.
+        """Start to replicate the store of the scheduler.
 
         Raises
         ------
         FlameError
-            There is none.
+            The scheduler has no store.
         """
         if self._renewing is None and self._connection is not self._client.scheduler_comm:
-            # The scheduler forgets clients whose connection breaks.
+            # The scheduler drops the subscription when the connection breaks.
             self._renewing = asyncio.create_task(self._renew(patient=False))
         if self._renewing is not None:
             await asyncio.shield(self._renewing)
 
     async def caught_up(self) -> None:
-        # What is told comes before results do, on one stream; all but what was missed.
+        # Changes arrive before the results of calls, on the same stream, unless some were missed.
         while self._renewing is not None:
             await asyncio.wait([self._renewing])
 
@@ -129,7 +129,7 @@ class _Copy:
             self._renewing = asyncio.create_task(self._renew(patient=True))
 
     async def _renew(self, *, patient: bool) -> None:
-        # What is told before it is over waits for it; no turn of the loop is between the two.
+        # Changes that arrive meanwhile are queued, and applied before the loop runs anything else.
         try:
             while not await self._ask(patient=patient):
                 pass
@@ -137,7 +137,7 @@ class _Copy:
             self._renewing = None
 
     async def _ask(self, *, patient: bool) -> bool:
-        """Ask for all that is known; false if it has to be asked for again."""
+        """Request the whole store; return False if it must be requested again."""
         self._told_meanwhile.clear()
         client, connection = self._client, self._client.scheduler_comm
         try:
@@ -159,7 +159,7 @@ class _Copy:
         return self._caught_up()
 
     def _caught_up(self) -> bool:
-        """Take in what was told meanwhile; false if something is missing."""
+        """Apply the queued changes; return False if one is missing."""
         for number, change in self._told_meanwhile:
             if change is None:
                 return False

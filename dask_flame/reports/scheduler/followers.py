@@ -1,4 +1,4 @@
-"""Clients that keep a copy of the store of reports, and are told of its changes (scheduler)."""
+"""Replicate the store of reports to clients (scheduler)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW
 
-#: Messages that may wait for a client that does not read; beyond it, it has to begin anew.
+#: Maximum number of queued messages for a client; beyond it the client must reload the store.
 _MOST_WAITING = 10_000
 
 
 class Followers:
-    """Tells clients of a store's changes, over the stream that Dask tells them of results on.
+    """Sends the changes of a store to clients, on the stream that also carries task results.
 
-    So what a call has reported is at a client before its result. Changes are numbered. A client
-    that has missed some, as its connection broke or it did not read, is told so, and then asks for
-    the whole store again.
+    Reports of a call therefore arrive before its result. Changes are numbered. A client that missed
+    some, because its connection broke or it did not read, is notified and requests the whole store.
 
     Parameters
     ----------
@@ -33,11 +32,11 @@ class Followers:
         self._scheduler = scheduler
         self._store = store
         self._number = 0
-        self._clients: dict[str, bool] = {}  # whether it has missed something
+        self._clients: dict[str, bool] = {}  # whether the client missed a change
         scheduler.handlers[FOLLOW] = self.follow
 
     def follow(self, client: str) -> dict[str, Any]:
-        """What is in the store, for a client that will be told of what comes after it."""
+        """Subscribe a client to changes, and return the content of the store."""
         if not self._clients:
             self._store.subscribe(self._changed)
         self._clients[client] = False
@@ -45,18 +44,18 @@ class Followers:
         return {"number": self._number, "limits": limits, "calls": self._store.dump()}
 
     def returned(self, client: str) -> None:
-        """A client has connected, perhaps again."""
+        """Handle a client that connected, perhaps again."""
         if client in self._clients:
-            # When its new stream is there.
+            # Wait until its new stream exists.
             self._scheduler.loop.add_callback(self._missed, client)
 
     def leave(self, client: str) -> None:
-        """A client is gone."""
+        """Unsubscribe a client that disconnected."""
         if self._clients.pop(client, None) is not None and not self._clients:
             self._store.unsubscribe(self._changed)
 
     def close(self) -> None:
-        """Tell nobody anything more."""
+        """Unsubscribe all clients."""
         for client in list(self._clients):
             self.leave(client)
         self._scheduler.handlers.pop(FOLLOW, None)
@@ -83,6 +82,6 @@ class Followers:
         stream = self._scheduler.client_comms.get(client)
         if stream is not None:
             event = (self._number, message)
-            # One that is closed is about to be taken away, and to come back perhaps.
+            # The scheduler is about to remove a closed stream; the client may reconnect.
             with contextlib.suppress(CommClosedError):
                 stream.send({"op": "event", "topic": FOLLOW, "event": event})
