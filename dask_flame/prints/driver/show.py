@@ -1,4 +1,4 @@
-"""Shows what runners print, a line at a time, and says what is left out (driver, scheduler)."""
+"""Show the output of runners line by line, within limits (driver, scheduler)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _Place = tuple[str, int, str, int]
 
 
 class Show:
-    """Marks lines with their runner and call, and has no more of them written than the limits say.
+    """Prefixes lines with their runner and call, and writes as many as the limits allow.
 
-    What Python code of calls prints has been held back where it was printed; here only all together
-    is, and what nobody has held back yet. To be used on the event loop.
+    Output of Python code in calls is already limited on the runner. This class limits the output of
+    all calls together, and output that was not limited yet. Use it on the event loop.
 
     Parameters
     ----------
     write : callable
-        Takes a line, with its end.
+        Called with a line, including its end.
     limits : Limits
+        Maximum number of lines.
     rest : str
-        Where lines are that are left out.
+        Where to find the dropped lines, for the message about them.
     """
 
     def __init__(self, write: Callable[[str], object], limits: Limits, *, rest: str) -> None:
@@ -44,7 +45,7 @@ class Show:
         self._saying: dict[RateLimit, asyncio.TimerHandle] = {}
 
     def said(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
-        """Show what a runner has said that its calls have printed."""
+        """Show output of a runner's calls, as sent by the runner."""
         for number, name, stream, text in pieces:
             if stream:
                 self.add(runner, text, call=number, name=name, stream=stream)
@@ -61,19 +62,22 @@ class Show:
         stream: int = 0,
         free: bool = False,
     ) -> None:
-        """Show what a runner has printed, in whole lines.
+        """Show output of a runner.
 
         Parameters
         ----------
-        runner, text : str
+        runner : str
+            Name of the runner.
+        text : str
+            The output.
         call, name, stream
             See :class:`dask_flame.prints.frames.Piece`.
-        free : bool
-            Whether nobody has held it back yet.
+        free : bool, default False
+            Whether the output was not limited yet.
         """
         place = runner, call, name, stream
         for other in sorted(self._of.get(runner, ())):
-            # What was written beneath Python by the call that ran alone before.
+            # Finish unframed output of the call that ran alone before.
             if other[3] == 0 and other[1] not in (0, call):
                 self._over(other)
         now = asyncio.get_running_loop().time()
@@ -84,19 +88,19 @@ class Show:
         self._plan()
 
     def end(self, runner: str, call: int, name: str) -> None:
-        """A call prints no more: show what it has left."""
+        """Show the unfinished lines of a call that has ended."""
         for stream in (0, 1, 2):
             self._over((runner, call, name, stream))
 
     def over(self, runner: str) -> None:
-        """A runner prints no more: show what it has left."""
+        """Show the unfinished lines of a runner that has ended."""
         for place in sorted(self._of.pop(runner, ())):
             self._over(place)
         if (limit := self._free.pop(runner, None)) is not None:
             self._say(limit, runner)
 
     def close(self) -> None:
-        """Say what there is to say."""
+        """Show all unfinished lines and the numbers of dropped lines."""
         for runner in list(self._of):
             self.over(runner)
         for runner, limit in self._free.items():
@@ -140,7 +144,7 @@ class Show:
             self._write(f"[{who}] {tame(line)}\n")
 
     def _given(self, limit: RateLimit, runner: str) -> bool:
-        """Whether one more line may be shown; if not, that will be said."""
+        """Return whether one more line may be shown; if not, schedule a message about it."""
         before = limit.left_out
         if limit.offer(1, asyncio.get_running_loop().time()):
             if before:
@@ -170,25 +174,25 @@ class Show:
 
 
 class Writer:
-    """Writes lines to the driver's standard output from a thread of its own.
+    """Writes lines to the driver's standard output in a separate thread.
 
-    The driver's output may be a pipe that nobody reads, or closed: lines that cannot be written
-    soon enough are dropped, and the first error ends it.
+    The driver's output may be closed, or a pipe that is not read. Lines that cannot be written soon
+    enough are dropped, and the first error stops the thread.
     """
 
     def __init__(self) -> None:
         self._background = BackgroundThread("flame-prints")
 
     def __call__(self, line: str) -> None:
-        """Write this, some time."""
+        """Queue a line."""
         self._background.do(partial(self._write, line))
 
     async def close(self) -> None:
-        """Write what is left, unless the output is stuck."""
+        """Write the queued lines, unless the output is blocked."""
         await in_thread(self._background.close)
 
     def _write(self, line: str) -> None:
-        # Looked up each time: notebooks and tests replace it.
+        # Read `sys.stdout` each time: notebooks and tests replace it.
         stream = sys.stdout
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
@@ -197,13 +201,13 @@ class Writer:
 
 
 class DriversShow(Show):
-    """Shows in the driver what its runners print, without ever holding the driver up (driver)."""
+    """Shows the output of runners in the driver, without blocking the driver (driver)."""
 
     def __init__(self, limits: Limits) -> None:
         self._writer = Writer()
         super().__init__(self._writer, limits, rest="cluster.get_logs() has the last of them")
 
     async def finish(self) -> None:
-        """Show what is left, unless the output is stuck."""
+        """Show the remaining lines, unless the output is blocked."""
         self.close()
         await self._writer.close()

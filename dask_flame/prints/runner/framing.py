@@ -1,4 +1,4 @@
-"""What the calls of a local runner print, on its way through the runner's own output (runner)."""
+"""Write the output of a local runner's calls into its pipe, in frames (runner)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.streams import PrintStreams, Source
 from dask_flame.prints.sole_call import SoleCall, unread
 
-#: The standard output, which is the pipe to the guard.
+#: Standard output, which is the pipe to the supervisor.
 _PIPE = 1
 
 
 class Framed:
-    """Writes frames into the pipe, at once: what was printed before a process is killed is there.
+    """Writes frames into the pipe at once, so that nothing is lost if the process is killed.
 
-    Where a call has put something else in the pipe's place, as what captures the output of C code
-    does, it gets the text as it is.
+    If a call has replaced the file descriptor, for instance to capture the output of C code, the
+    text is written to it without frames.
 
     Parameters
     ----------
     word : str
-        What the guard has made up for the frames to begin with.
+        Word at the beginning of frames, chosen by the supervisor.
     """
 
     beside = False
@@ -58,7 +58,7 @@ class Framed:
         self._mark(frames(begin, b"")[0])
 
     def changed(self, before: Owner, after: Owner) -> None:
-        """Say whose it is what is written without a frame, until now and from now on."""
+        """Mark that unframed output belonged to one call and belongs to another from now on."""
         self._mark(change(self._word, before, after))
 
     def _mark(self, frame: bytes) -> None:
@@ -67,15 +67,16 @@ class Framed:
 
 
 class FramedPrints(PrintStreams):
-    """What the calls of a local runner print.
+    """Output of the calls of a local runner.
 
     Parameters
     ----------
     word : str
         See :class:`Framed`.
     whose : str
-        The path at which the guard looks for whose it is what has no frame.
+        Path of the shared memory in which the supervisor reads the owner of unframed output.
     limits : Limits
+        Maximum number of lines.
     """
 
     way: Framed
@@ -89,8 +90,8 @@ class FramedPrints(PrintStreams):
             self._whose = SoleCall(whose, write=True)
 
     def begin(self, key: Key) -> None:
-        """An execution of this call begins; on the event loop."""
-        self.sources.pop(key, None)  # left by an earlier one
+        """Record that a call begins to run; on the event loop."""
+        self.sources.pop(key, None)  # from an earlier execution
         self._running[key] = self.open(key)
         self._tell()
 
@@ -113,13 +114,13 @@ class FramedPrints(PrintStreams):
 
 
 def install(orders: dict[str, Any]) -> FramedPrints | None:
-    """Do as a runner's orders say of what it prints.
+    """Replace the standard streams, if the runner's launch configuration asks for it.
 
     Parameters
     ----------
     orders : dict
-        ``prints``, if its output is read by a guard that knows frames: ``word``, ``whose`` and
-        ``limits``.
+        Launch configuration. Its entry ``prints`` is present if a supervisor reads the output, and
+        has ``word``, ``whose`` and ``limits``.
     """
     told = orders.get("prints")
     if not told:
@@ -138,7 +139,7 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 
 
 def _ready(descriptor: int) -> bool:
-    """Whether it takes something now: the event loop must not wait for a guard that is stopped."""
+    """Return whether a write would not block: the supervisor may be stopped."""
     try:
         return bool(select.select([], [descriptor], [], 0)[1])
     except (OSError, ValueError):
@@ -146,11 +147,11 @@ def _ready(descriptor: int) -> bool:
 
 
 def _write(descriptor: int, data: bytes) -> int:
-    """Write this, all of it where a pipe takes it at once; how much that was."""
+    """Write once, and return the number of bytes that were written."""
     while True:
         try:
             return os.write(descriptor, data)
-        except BlockingIOError:  # a call has made it so
+        except BlockingIOError:  # a call has set the descriptor to non-blocking
             select.select([], [descriptor], [])
         except OSError:
-            return len(data)  # nobody is there to read it
+            return len(data)  # the reader has closed it
