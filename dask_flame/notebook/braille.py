@@ -1,4 +1,4 @@
-"""Curves drawn with the dots of braille characters, each cell in a colour; pure (driver)."""
+"""Draw curves with braille characters, each with its color; pure (driver)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dask_flame.charts.curves import FEW, Board, Curve, scaled, span
 from dask_flame.reports.downsample import LEAST, thin
 
 _BLANK = 0x2800
-#: The bit of each of a character's dots, by its row and column.
+#: Bit of each dot in a character, by row and column.
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-#: Curves that do not stand out.
+#: Color of curves in the background.
 GREY = "#808080"
 
 
 @dataclass
 class Dots:
-    """A field of characters, two dots wide and four high each.
+    """Grid of characters, each two dots wide and four dots high.
 
     Attributes
     ----------
     width, height : int
-        Characters.
+        Size in characters.
     """
 
     width: int
@@ -33,7 +33,7 @@ class Dots:
     _colours: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def line(self, x0: int, y0: int, x1: int, y1: int, colour: str) -> None:
-        """From one dot to another; the first row is at the top."""
+        """Draw a line between two dots; row 0 is at the top."""
         steps = max(abs(x1 - x0), abs(y1 - y0), 1)
         for n in range(steps + 1):
             x, y = round(x0 + (x1 - x0) * n / steps), round(y0 + (y1 - y0) * n / steps)
@@ -43,7 +43,7 @@ class Dots:
                 self._colours[cell] = colour
 
     def rows(self) -> list[list[tuple[str, str]]]:
-        """Each row as stretches of characters in one colour, which is empty for a blank."""
+        """Return the rows, each as spans of characters with a color, which is empty for blanks."""
         rows = []
         for y in range(self.height):
             row: list[tuple[str, str]] = []
@@ -59,12 +59,12 @@ class Dots:
 
 
 def bright(colour: str) -> str:
-    """A colour that can be read on a dark ground and on a light one."""
+    """Return a color that is legible on dark and on light backgrounds."""
     return LIGHTER.get(colour, colour)
 
 
 def dots(board: Board, width: int, height: int) -> Dots:
-    """Draw a board's curves; the best last, on top."""
+    """Draw the curves of a board, the best one on top."""
     field = Dots(width, height)
     limits = span(board)
     if limits is not None:

@@ -1,4 +1,4 @@
-"""``%flame`` and ``%%flame``: a whole cell on a runner (driver)."""
+"""``%flame`` and ``%%flame``: run a whole cell on a runner (driver)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dask_flame.notebook.cells.transfer import Parcel, pack, unpack
 
 E = TypeVar("E", bound=BaseException)
 
-#: Names that a shell puts into its namespace, and that mean the notebook's own.
+#: Names that a shell defines in its namespace; they are not sent to runners.
 _SHELLS_OWN = frozenset({"get_ipython", "exit", "quit", "display", "In", "Out", "__builtins__"})
 _YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
 _USE = "%%flame pool=gpu timeout=5m rerun=no"
@@ -37,18 +37,19 @@ _USE = "%%flame pool=gpu timeout=5m rerun=no"
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how cells run: what :func:`dask_flame.call` takes."""
+    """Options of cells, as for :func:`dask_flame.call`."""
 
     pool: str | None = None
     timeout: str | None = None
     rerun: bool | None = None
 
     def changed(self, line: str) -> Options:
-        """As the words of a magic's line say: ``pool=gpu``, or for short ``gpu``.
+        """Return the options changed by the words of a magic's line: ``pool=gpu``, or ``gpu``.
 
         Raises
         ------
         UsageError
+            The line is not valid.
         """
         changes: dict[str, Any] = {}
         known = [field.name for field in fields(self)]
@@ -64,7 +65,7 @@ class Options:
                 raise UsageError(
                     f"{word}: there are the options {', '.join(known)}; write for example {_USE}"
                 )
-            # Nothing, or none, is as if it had never been said.
+            # An empty value or "none" restores the default.
             given = None if value.lower() in ("", "none") else value
             if name == "rerun" and given is not None:
                 if given.lower() not in _YES_OR_NO:
@@ -75,7 +76,7 @@ class Options:
         return replace(self, **changes)
 
     def annotations(self) -> dict[str, Any]:
-        """What is noted of the cell's task."""
+        """Return the annotations of the cell's task."""
         return calls.annotations_of(self.pool, self.timeout, self.rerun)
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ class Options:
 
 
 class FlameMagic:
-    """What the magics do in one shell.
+    """The magics ``%flame`` and ``%%flame`` of one shell.
 
     Parameters
     ----------
@@ -104,18 +105,19 @@ class FlameMagic:
             %%flame
             model = fit(data)               # as if it ran here
 
-            %%flame pool=gpu timeout=5m     # this cell
-            %flame pool=gpu                 # all %%flame cells from now on
-            %flame pool=none                # ... on the first pool again
+            %%flame pool=gpu timeout=5m     # options of this cell
+            %flame pool=gpu                 # options of all following %%flame cells
+            %flame pool=none                # use the first pool again
 
-        Names that the cell uses travel with it, with the functions and classes that were defined
-        in this notebook and what these use; those that it assigns come back, also when it fails,
-        as do those whose items or attributes it assigns (``df["y"] = 1``). What it changes by
-        calling a method (``results.append(1)``, ``model.fit(x)``) does not come back by itself:
-        assign it (``model = model.fit(x)``).
+        Names that the cell uses are sent with it, including functions and classes defined in this
+        notebook and the names that these use. Names that the cell assigns are sent back, also if it
+        fails, as are names whose items or attributes it assigns (``df["y"] = 1``). Changes by a
+        method (``results.append(1)``, ``model.fit(x)``) are not sent back unless the name is also
+        assigned (``model = model.fit(x)``).
 
-        What it prints, displays and plots appears as it comes. Stopping the cell stops it on its
-        runner. Options are those of ``dask_flame.call``: pool, timeout, rerun (yes or no).
+        Printed text, displays and plots appear while the cell runs. Interrupting the cell stops it
+        on its runner. The options are those of ``dask_flame.call``: pool, timeout and rerun (yes or
+        no).
         """
         options = self._options.changed(line)
         with _no_frames(FlameError):
@@ -138,7 +140,7 @@ class FlameMagic:
         try:
             with (
                 _no_frames(FlameError),
-                # A warning that says to leave data on the cluster is no help here.
+                # Dask's advice to leave large data on the cluster does not apply to cells.
                 dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}),
             ):
                 packed = cloudpickle.dumps(order)
@@ -149,7 +151,7 @@ class FlameMagic:
             except KeyboardInterrupt as stopped:
                 raise _shown(stopped, partial(_told, shell, stopped)) from None
             finally:
-                # Whatever ended the wait: what is still running is cancelled by this.
+                # Releasing the future cancels the task if it is still running.
                 future.release()
         finally:
             _forget(client, order.topic)
@@ -179,7 +181,7 @@ class FlameMagic:
 
     def _order(self, cell: str, key: str) -> Order:
         shell, namespace = self._shell, self._shell.user_ns
-        # In the notebook the first line is the magic's.
+        # Keep the notebook's line numbers: its first line is the magic.
         source = "\n" + shell.transform_cell(cell)
         filename = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell)
         try:
@@ -209,7 +211,7 @@ class FlameMagic:
     def _follow(
         self, client: Client, future: Future, news: queue.SimpleQueue[tuple[Any, ...]]
     ) -> None:
-        """Show what comes, until the cell has ended."""
+        """Show the output until the cell has ended."""
         client.loop.add_callback(_tell_end, future, news)
         begun = 0
         while (item := news.get())[0] != "end":
@@ -234,14 +236,14 @@ class FlameMagic:
             publisher.publish(data, metadata, transient=transient, update=update)
 
     def _outcome(self, future: Future) -> tuple[Outcome | None, BaseException | None]:
-        """What has come of the cell, and what is to be raised."""
+        """Return the outcome of the cell, and the error to raise."""
         try:
             return pickle.loads(future.result()), None
         except CellFailed as failed:
             outcome: Outcome = pickle.loads(failed.outcome)
             return outcome, self._error(outcome)
         except Exception as error:
-            # Its runner was lost, its time was up: none of its own lines have raised it.
+            # The runner was lost or the timeout expired: no line of the cell raised this error.
             return None, _shown(error, partial(_told, self._shell, error))
 
     def _error(self, outcome: Outcome) -> BaseException:
@@ -250,7 +252,7 @@ class FlameMagic:
         kind, said, text = outcome.told
         error = loaded.get(ERROR)
         if not isinstance(error, BaseException):
-            # Its class is not installed here, or cannot be pickled.
+            # Its class is not installed here, or it cannot be pickled.
             return _shown(_named(kind)(said), lambda: text.splitlines())
         frames = error.__traceback__
         tracebacks = self._shell.InteractiveTB
@@ -264,7 +266,7 @@ class FlameMagic:
         return _shown(error, render)
 
     def _take(self, outcome: Outcome) -> Any:
-        """Let the notebook have what the cell has assigned; the value of its last expression."""
+        """Assign the cell's names in the notebook, and return the value of its last expression."""
         namespace = self._shell.user_ns
         values, lost = unpack(outcome.names, namespace)
         lost = {**outcome.names.failed, **lost}
@@ -287,7 +289,7 @@ def _heard(message: dict[str, Any], key: str, news: queue.SimpleQueue[tuple[Any,
 
 
 async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
-    # Events of a call come before its end does, on the same connection.
+    # Events of a call arrive before its end, on the same connection.
     try:
         with contextlib.suppress(Exception):
             await wait([future])
@@ -296,7 +298,7 @@ async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) ->
 
 
 def _forget(client: Client, topic: str) -> None:
-    """Hear no more of a topic, and have the scheduler forget what was said."""
+    """Unsubscribe from a topic, and remove it from the scheduler."""
     with contextlib.suppress(Exception):
         client.unsubscribe_topic(topic)
         client._event_handlers.pop(topic, None)
@@ -322,12 +324,12 @@ def _unparsable(shell: Any, error: SyntaxError) -> Exception:
         lines: list[str] = shell.SyntaxTB.structured_traceback(type(error), error, [])
         return lines
 
-    # IPython shows all frames of a true one, which here are our own.
+    # For a SyntaxError IPython would show all frames, which here belong to dask-flame.
     return _shown(_named(type(error).__name__)(str(error)), render)
 
 
 def _named(kind: str) -> type[Exception]:
-    """An exception class that is called like one that is not here."""
+    """Return an exception class with the name of a class that is not available here."""
     return type(kind, (Exception,), {"__module__": "builtins"})
 
 
@@ -337,7 +339,7 @@ def _told(shell: Any, error: BaseException) -> list[str]:
 
 
 def _shown(error: E, render: Callable[[], list[str]]) -> E:
-    """Have IPython show an error as `render` does, without the frames that lead to its raising."""
+    """Let IPython show an error as rendered, without the frames that raise it."""
     with contextlib.suppress(AttributeError, TypeError):
         error._render_traceback_ = render  # type: ignore[attr-defined]
     return error
@@ -345,7 +347,7 @@ def _shown(error: E, render: Callable[[], list[str]]) -> E:
 
 @contextlib.contextmanager
 def _no_frames(*kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds are for the user in one line."""
+    """Show errors of these classes in one line, without a traceback."""
     try:
         yield
     except kinds as error:

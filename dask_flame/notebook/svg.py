@@ -1,6 +1,6 @@
-"""Curves and their ranking as an SVG, which is light or dark as what surrounds it; pure (driver).
+"""Draw curves and their ranking as SVG, light or dark like the page around it; pure (driver).
 
-Works as a picture of its own: no script, no font, nothing from outside.
+The picture is self-contained: it has no script, no font and no external resource.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dask_flame.charts.ticks import log_ticks, tick, ticks
 from dask_flame.reports.downsample import LEAST, thin
 
 _WIDTH, _HEIGHT = 900, 380
-#: The chart's edges; the table is to the right of it.
+#: Edges of the chart; the table is to the right of it.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 532, 46, 340
 _TABLE = 560
 _ROWS, _ROW = 13, 21
-#: Points of all curves together, about, and of each of those in front.
+#: Approximate number of points of all curves, and of each highlighted curve.
 _POINTS, _STRONG = 6_000, 400
-#: Characters that a name in the table may have, and that of the best.
+#: Maximum length of names in the table, and of the leader's name, which is bold.
 _NAME, _BOLD_NAME = 20, 17
 
 _DASH = {"solid": "", "dashed": "6 4", "dotted": "1.5 3.5", "dotdash": "7 3 1.5 3"}
@@ -48,7 +48,7 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 
 
 def svg(board: Board) -> str:
-    """Draw a board."""
+    """Draw a board as SVG."""
     size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"',
@@ -67,9 +67,9 @@ def svg(board: Board) -> str:
 
 
 def html(board: Board, picture: str) -> str:
-    """The picture of a board as HTML: as large as it is, or as there is room for.
+    """Return an image element for a picture of a board, which shrinks if there is less room.
 
-    JupyterLab cuts off an SVG that is wider than the cell, and shows none that is not trusted.
+    JupyterLab would crop an inline SVG that is wider than the cell, and not show an untrusted one.
     """
     data = b64encode(picture.encode()).decode()
     return (
@@ -83,7 +83,7 @@ def _spoken(board: Board) -> str:
 
 
 def _colours(board: Board) -> str:
-    """Rules for the colours in use."""
+    """Return CSS rules for the colors in use."""
     used = sorted({curve.colour for curve in board.curves})
     light = "".join(_rule(colour, colour) for colour in used)
     dark = "".join(_rule(colour, LIGHTER[colour]) for colour in used if colour in LIGHTER)
@@ -110,7 +110,7 @@ def _empty(board: Board) -> str:
 
 
 class _Scale:
-    """From steps and values to places."""
+    """Maps steps and values to coordinates."""
 
     def __init__(self, limits: tuple[float, float, float, float], *, log: bool) -> None:
         self.log = log
@@ -123,7 +123,7 @@ class _Scale:
         return _LEFT + (step - self.x0) / (self.x1 - self.x0) * (_RIGHT - _LEFT)
 
     def y(self, value: Any) -> Any:
-        """Of what is drawn: on a logarithmic axis, a logarithm."""
+        """Return the coordinate of a value; on a logarithmic axis pass its logarithm."""
         return _BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (_BOTTOM - _TOP)
 
 
@@ -134,7 +134,7 @@ def _chart(board: Board, limits: tuple[float, float, float, float]) -> str:
     behind = drawn[len(front) :]
     each = max(LEAST, 16, (_POINTS - _STRONG * len(front)) // max(1, len(behind)))
     parts = [_axes(scale)]
-    # The best is drawn last, on top.
+    # The leader is drawn last, on top.
     alpha = 0.5 if len(behind) < 50 else 0.25
     parts += [
         _stroke(_path(c, scale, min(each, _STRONG)), "back", 1, alpha, "solid")
@@ -190,7 +190,7 @@ def _path(curve: Curve, scale: _Scale, limit: int) -> str:
             pen = "L"
         else:
             pen = "M"
-    # A point alone is drawn too, as the ends of a line are round.
+    # A path with one point is visible because line ends are round.
     path = "".join(parts)
     return path + "h0" if path.count("L") == 0 else path
 
@@ -217,12 +217,12 @@ def _mark(x: float, y: float, state: str, stroke: str, fill: str) -> str:
 
 
 def _peak(leader: Curve, scale: _Scale) -> str:
-    """A ring around the best value, with what it is."""
+    """Draw a ring around the best value, with the value as a label."""
     assert leader.best is not None
     assert leader.at is not None
     value = float(scaled(np.array([leader.best]), log=scale.log)[0])
     if not scale.y0 <= value <= scale.y1:
-        return ""  # it cannot be drawn
+        return ""  # outside of the chart
     x, y = float(scale.x(leader.at)), float(scale.y(value))
     above = y - 12 if y - 24 > _TOP else y + 22
     side, place = ("r", x - 2) if x > _RIGHT - 60 else ("", x + 2)
@@ -231,7 +231,7 @@ def _peak(leader: Curve, scale: _Scale) -> str:
         f'cx="{x:.1f}" cy="{y:.1f}" r="7.5"/>'
     )
     where, words = f'x="{place:.1f}" y="{above:.1f}"', f">{shown(leader.best)}</text>"
-    # Legible on top of curves.
+    # A halo keeps the label legible on top of curves.
     around = f'<text {where} stroke-width="4" class="halo b {side}"{words}'
     told = f'<text {where} class="ink b {side}"{words}'
     return ring + around + told
@@ -283,7 +283,7 @@ def _swatch(y: float, curve: Curve, *, coloured: bool) -> str:
 
 
 def _last(curve: Curve) -> tuple[str, str]:
-    """What is in the last column: the last value, or how the call has ended badly."""
+    """Return the text of the last column: the last value, or the state of a call that failed."""
     if curve.call.state in ("failed", "cancelled", "lost"):
         return curve.call.state, "bad r"
     return _number(curve.last[1] if curve.last else None), "quiet r"

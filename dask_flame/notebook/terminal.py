@@ -1,4 +1,4 @@
-"""Curves and their ranking in a terminal, by rich (driver)."""
+"""Draw curves and their ranking in a terminal with rich (driver)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dask_flame.notebook.braille import GREY, bright, dots
 
 _HEIGHT = 14
 _ROWS = 10
-#: Columns from which on states are written out; their marks are there in any case.
+#: Minimum width at which states are written out; marks for them are always shown.
 _WIDE = 60
 _MARKS = {"running": "○", "done": "●", "failed": "✗", "cancelled": "✗", "lost": "✗"}
 
 
 class Drawn:
-    """A board as rich prints it, as wide as the terminal is."""
+    """Rich renderable of a board, as wide as the terminal."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
