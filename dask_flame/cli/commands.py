@@ -1,6 +1,6 @@
-"""``dask flame``: clusters of whatever driver, seen and ended from a terminal (command line).
+"""``dask flame``: list and stop clusters of any driver from a terminal (command line).
 
-Imported whenever ``dask`` is typed, so it imports nothing that takes long until it is asked.
+Imported with every ``dask`` command, so slow imports are made inside of functions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OUTPUT = click.option(
 
 
 def _a_number(context: click.Context, option: click.Parameter, value: float) -> float:
-    # No range keeps it out, as it compares with nothing.
+    # click's range accepts NaN, because every comparison with it is false.
     if math.isnan(value):
         raise click.BadParameter("nan is not a number of seconds; write --timeout 30")
     return value
@@ -51,9 +51,10 @@ def _where(command: Command) -> Command:
 
 @click.group()
 def flame() -> None:
-    """See and end clusters of dask-flame, whatever has become of their drivers.
+    """List and stop clusters of dask-flame, also those whose drivers have ended.
 
-    Only your own are shown: on this machine those of your user, on Kubernetes those of a namespace.
+    Only your own clusters are listed: those of your user on this machine, or those of a namespace
+    on Kubernetes.
     """
 
 
@@ -62,7 +63,7 @@ def flame() -> None:
 @_OUTPUT
 @click.option("--runners", "-r", is_flag=True, help="A line for each runner, too.")
 def ps(output: str, runners: bool, **where: str | None) -> None:
-    """List clusters: their drivers, states and runners."""
+    """List clusters with their drivers, states and runners."""
 
     async def seen(overseer: Inspector) -> list[ClusterListing]:
         return await overseer.clusters()
@@ -90,9 +91,9 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
     help="The last lines of each runner.",
 )
 def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> None:
-    """Show what the runners of CLUSTER, or one RUNNER, have printed.
+    """Show the output of the runners of CLUSTER, or of one RUNNER.
 
-    Of several runners, each line bears its runner's name.
+    With several runners, each line begins with the name of its runner.
     """
 
     async def read(overseer: Inspector) -> dict[str, str]:
@@ -124,10 +125,10 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
     help="Seconds that it may take.",
 )
 def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
-    """End all runners of each CLUSTER, and all that was made for them.
+    """Stop each CLUSTER: end its runners, and delete the objects made for it.
 
-    Drivers live on: they are told, their calls fail with an error that says so, and no runner boots
-    for them any more. Results that a driver has can still be read there.
+    Drivers are not ended. Their calls fail with an error that says that the cluster was stopped,
+    and no more runners boot for them. Results that a driver already holds remain readable there.
     """
 
     from dask_flame.core.terminal_text import tame
@@ -150,10 +151,10 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
 def sweep(
     clusters: Sequence[str], output: str, dry_run: bool, yes: bool, **where: str | None
 ) -> None:
-    """Find what clusters have left that have no driver any more, and end it.
+    """Find and delete leftovers of clusters whose drivers have ended.
 
-    There should never be any. What is just about to end by itself is given a moment's time. With
-    the name of a CLUSTER, only what that one has left.
+    There should never be any. Leftovers that may still end by themselves are given a moment to do
+    so. With the name of a CLUSTER, only its leftovers.
     """
     if output == "json" and not (dry_run or yes):
         raise click.UsageError("--output json does not ask: add --yes, or --dry-run")
@@ -195,7 +196,7 @@ def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
 
 
 def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
-    """Do this with the overseer that the options name; then say what it could not see."""
+    """Call a function with the inspector that the options select, and show the notes."""
     from dask_flame.backends.registry import find_backend
     from dask_flame.core import config
     from dask_flame.core.terminal_text import tame
