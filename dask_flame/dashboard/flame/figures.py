@@ -1,4 +1,4 @@
-"""The figures of the curves; what is drawn in them is put there in the browser (scheduler)."""
+"""Figures of the page ``/flame``; their data is filled in by the browser (scheduler)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bokeh.plotting import figure
 
 from dask_flame.dashboard.theme import canvas, plain
 
-# Steps are whole numbers; of times the browser says the unit.
+# Steps are whole numbers. Times are formatted with a unit.
 _ACROSS = """
 const said = axis_label === "step" ? null : tick;
 if (said === null) return Number(tick.toPrecision(9)).toLocaleString("en");
@@ -30,20 +30,22 @@ return s ? `${m}:${String(Math.round(s)).padStart(2, "0")}` : `${m} min`;
 
 
 def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
-    """A figure of all curves together.
+    """Return a figure for all curves.
 
     Parameters
     ----------
     name : str
-        What its models' names begin with.
+        Prefix of the models' names.
     kind : {"linear", "log"}
-        Of its vertical axis.
+        Scale of the vertical axis.
+    **sizing
+        Options of the figure.
 
     Returns
     -------
     dict
-        The ``figure``, and its sources: ``lines``, ``strong`` (those in front), ``ends`` (a mark
-        where each ends) and ``notes`` (the best value).
+        The ``figure``, and its sources: ``lines``, ``strong`` (highlighted curves), ``ends``
+        (markers at the ends of curves) and ``notes`` (label of the best value).
     """
     fig = figure(
         y_axis_type=kind,
@@ -102,7 +104,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
 
 
 def grid(name: str, **sizing: Any) -> dict[str, Any]:
-    """A figure of a little chart for each runner; its axes are pixels.
+    """Return a figure with a small chart for each runner; its axes are in pixels.
 
     Returns
     -------

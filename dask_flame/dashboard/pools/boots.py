@@ -1,4 +1,4 @@
-"""The boots: a bar for each, in the phases that it took (scheduler)."""
+"""Chart of boots: a bar for each, divided into its phases (scheduler)."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from dask_flame.history.boots import (
     summary,
 )
 
-#: From the request to its acceptance, then what the substrate tells of, then the runner's own
-#: start; a registered runner is idle until its first call.
+#: Colors of the phases: until the request is accepted, the phases of the substrate, the start of
+#: the runner, and the time until its first call, in which it is idle.
 _COLOURS = {ACCEPTED: "#332288", REGISTERED: "#009E73", FIRST_CALL: IDLE}
 _SUBSTRATE = ("#0072B2", "#CC79A7", "#882255", "#D55E00")
-#: Bars that are high enough to be named.
+#: Maximum number of bars with labels.
 _NAMED = 8
-#: Times the longest good boot: beyond, the others could not be read.
+#: Length of the axis as a multiple of the longest successful boot; longer bars are cut off.
 _TIMES = 4
 _AXIS, _LEAST, _MOST = 26, 20, 168
 _BAR = 14
@@ -46,7 +46,7 @@ _COLUMNS = ("y", "left", "right", "colour", "runner", "phase", "story")
 
 
 class BootBars:
-    """The last boots as bars, from their request to the right; the newest is on top.
+    """Bars of the last boots, aligned at their requests; the newest is at the top.
 
     Attributes
     ----------
@@ -66,10 +66,10 @@ class BootBars:
         self.root = Column(children=[self._head, self._bars], spacing=0, **sizing)
 
     def draw(self, boots: Sequence[Boot] | None, now: float) -> None:
-        """Show these boots; None: no such thing."""
+        """Show these boots; None hides the chart."""
         self.root.visible = boots is not None
         under_way = any(_is_under_way(boot) for boot in boots or ())
-        # A boot that is under way grows.
+        # The bar of a boot in progress grows.
         seen = (boots, now if under_way else None)
         if boots is None or seen == self._drawn:
             return
@@ -83,14 +83,14 @@ class BootBars:
             self._draw(values, now)
 
     def for_browser(self) -> list[CategoricalColorMapper]:
-        """What the browser gives other palettes with the theme."""
+        """Return the color mappers that the browser changes with the theme."""
         return [self._colours]
 
     def _draw(self, boots: Sequence[Boot], now: float) -> None:
         colours = colours_of(boots)
         took = [_seconds(boot, now) for boot in boots]
-        # What says nothing of a good boot is cut off: the wait for a first call, and a boot that
-        # does not come to an end.
+        # Cut off long bars that say nothing about successful boots: the wait for a first call, and
+        # boots that do not finish.
         good = max((boot.seconds or 0.0 for boot in boots), default=0.0)
         longest = 1.06 * max(min(max(took), _TIMES * good if good else max(took)), 0.01)
         rows = [row for y, b in enumerate(boots) for row in _rows(b, y, took[y], colours)]
@@ -157,7 +157,7 @@ class BootBars:
 
 
 def colours_of(boots: Collection[Boot]) -> dict[str, str]:
-    """The colours of the steps of these boots, in the order in which boots come to them."""
+    """Return the colors of the steps of these boots, in order."""
     steps = in_order(boots)
     own = [step for step in steps if step not in _COLOURS]
     said = {step: _SUBSTRATE[i % len(_SUBSTRATE)] for i, step in enumerate(own)}
@@ -169,7 +169,7 @@ def _is_under_way(boot: Boot) -> bool:
 
 
 def _seconds(boot: Boot, now: float) -> float:
-    """How long a boot took, or has been under way."""
+    """Return the duration of a boot, so far if it has not finished."""
     if boot.seconds is not None:
         return boot.seconds
     return boot.lasted if boot.ended else max(0.0, now - boot.at)

@@ -1,4 +1,4 @@
-"""What is asked of the pools and what they have, over time (scheduler)."""
+"""Chart of the demand and the runners of the pools over time (scheduler)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dask_flame.history.state import PoolSummary, Sample
 
 _LINES = ("zero", "busy", "ready", "booting", "demand", "target")
 _COLUMNS = ("x", *_LINES, "slots")
-#: Samples in the browser.
+#: Maximum number of samples in the browser.
 _MOST = 4_000
-#: Marks of events by their kind: a form, and a colour that is told apart on any ground.
+#: Markers of events by kind: a shape, and a color that is legible on any background.
 MARKS = {
     "boot": ("triangle", "#009E73"),
     "retire": ("inverted_triangle", "#8C96A5"),
@@ -42,24 +42,25 @@ _CLOCK = """
 const two = (n) => String(n).padStart(2, "0"), date = new Date(value);
 return [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
 """
-#: Times as high as what there is and what is planned: demand beyond it leaves the plot.
+#: Height of the plot as a multiple of the existing and planned runners; demand beyond is cut off.
 _ROOM = 2.0
 
 
 class Demand:
-    """Runners busy, idle and booting as areas; demand and plan as lines; what was decided as marks.
+    """Busy, idle and booting runners as areas, demand and plan as lines, and events as markers.
 
     Parameters
     ----------
     span : TimeRange
+        Range of time that the figure shows.
 
     Attributes
     ----------
     root : bokeh.models.layouts.Column
     inks : list of bokeh.models.Model
-        Glyphs that the browser gives the ink of the theme.
+        Glyphs that take the theme's demand color in the browser.
     says : list of bokeh.models.Label
-        And labels, another.
+        Labels that take the theme's quiet color.
     """
 
     def __init__(self, span: TimeRange) -> None:
@@ -67,7 +68,7 @@ class Demand:
         self._pools: Any = None
         self._last: Sample | None = None
         self._events: Any = None
-        # Not empty: bokeh 3.9 does not come back from drawing areas of no points.
+        # Not empty, because bokeh 3.9 hangs when it draws an area without points.
         self.source = ColumnDataSource({name: [0, 0] for name in _COLUMNS}, name="pools-history")
         self.events = ColumnDataSource(
             {name: [] for name in ("x", "y", "marker", "colour", "kind", "text")},
@@ -170,7 +171,7 @@ class Demand:
         events: Sequence[Event] | None,
         now: float,
     ) -> None:
-        """Show these pools together."""
+        """Show the sums over these pools."""
         names = [pool.name for pool in pools]
         if names != self._pools:
             self._pools, self._last = names, None
@@ -193,7 +194,7 @@ class Demand:
         rows = [
             (s[0] * 1e3, 0, s[4], s[3], s[3] + s[2], s[1], s[5], slots.get(s[0], 0)) for s in new
         ]
-        # What was last holds until now.
+        # The last sample holds until now.
         rows.append((now * 1e3, *rows[-1][1:]))
         columns = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
         if last is None:
@@ -253,7 +254,7 @@ class Demand:
 
 
 def _since(history: Sequence[Sample], last: Sample | None) -> Sequence[Sample]:
-    """The samples after one, and the one that held until the first of them."""
+    """Return the samples after `last`, and the sample before the first of them."""
     if last is None:
         return history
     return history[max(0, bisect_right(history, last[0], key=lambda s: s[0]) - 1) :]

@@ -1,17 +1,17 @@
-// Small multiples: a little chart for each runner, all with the same axes, in one figure of pixels.
+// Small multiples: a chart for each runner, all with the same axes, in one figure of pixels.
 
 const MOST_CELLS = 144;
 const GAP = 8;
 
 const ruler = document.createElement("canvas").getContext("2d");
 
-/** Pixels that a text of the charts takes. */
+/** Width of a text in pixels. */
 function textWidth(text, style = "") {
   ruler.font = `${style} 11px Helvetica, Arial, sans-serif`;
   return ruler.measureText(text).width;
 }
 
-/** As much of a text as there is room for. */
+/** A text, shortened to a width. */
 function cutTo(text, room, style = "", end = false) {
   if (textWidth(text, style) <= room) return text;
   for (let n = text.length - 1; n > 0; n--) {
@@ -21,7 +21,7 @@ function cutTo(text, room, style = "", end = false) {
   return "";
 }
 
-/** How many characters all of these names begin with, up to a dash. */
+/** Length of the common prefix of names, up to a dash. */
 function commonPrefix(names) {
   const [first = ""] = names;
   let n = first.length;
@@ -86,13 +86,13 @@ class Grid {
     });
     for (const [name, values] of Object.entries(columns)) put(this[name], values);
   }
-  /** What all the charts' axes show. */
+  /** The common range of all charts, as text. */
   said(metric, options) {
     const { x0, x1, values } = this.span;
     const across = options.x === "steps" ? `step ${shown(x0)} to ${shown(x1)}` : `${duration(x1)}`;
     return `${metric} ${shown(values[0])} to ${shown(values[1])}, ${across}`;
   }
-  /** Runners with their calls, the latest last. */
+  /** Runners with their calls, the latest call last. */
   runners(drawn) {
     const own = new Map();
     for (const a of drawn.slice().sort((a, b) => a.place - b.place)) {
@@ -105,7 +105,7 @@ class Grid {
     const order = (a, b) => a[0].localeCompare(b[0], undefined, { numeric: true });
     return [...own].sort(order).slice(0, MOST_CELLS);
   }
-  /** How many columns make the cells as large as can be, a little wider than high. */
+  /** The number of columns that gives the largest cells, slightly wider than high. */
   shape(n, width, height) {
     let shape = { columns: 1, w: width, h: height };
     let most = -1;
@@ -146,7 +146,7 @@ class Grid {
     const wide = w - 14 - taken > 30;
     const room = w - 14 - (wide ? taken : 0);
     const fits = textWidth(cell.runner, "bold") <= room;
-    // Names of runners differ at their ends.
+    // Keep the end, because names of runners differ there.
     const name = fits ? cell.runner : cutTo(cell.runner.slice(this.prefix), room, "bold", true);
     say(left + 7, top + 13, name, ink, "bold");
     if (wide) {
@@ -168,7 +168,7 @@ class Grid {
     const across = (v) => inner.left + ((v - x0) / (x1 - x0 || 1)) * (inner.right - inner.left);
     const up = (v) => {
       const share = (level(v) - low) / (high - low || 1);
-      // What is out of sight runs along the edge.
+      // Values outside of the range are drawn along the edge.
       const seen = Math.max(-0.02, Math.min(1.02, share));
       return inner.bottom - seen * (inner.bottom - inner.top);
     };
@@ -179,7 +179,7 @@ class Grid {
       end: last < 0 ? null : [across(x[last]), up(values[last])],
     };
   }
-  /** The call that the mouse means, and which of its points; null if it is in no cell. */
+  /** The call and the point that are closest to the mouse; null if it is in no cell. */
   near({ x, y }, options, curves) {
     const inside = (c) => x >= c.left && x <= c.left + c.w && y >= c.top && y <= c.top + c.h;
     const cell = this.layout.find(inside);

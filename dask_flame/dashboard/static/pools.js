@@ -1,8 +1,8 @@
-// The page /pools: what is on a canvas follows the theme, and the server hears of the clock here.
+// The page /pools: applies the theme to canvases, and sends the clock's offset to the scheduler.
 
 const main = (args) => {
   const { root, covers, palettes, dark, inks, labels, grounds, marks, bars, colours } = args;
-  // It is a matter of this browser alone.
+  // Applies only to this browser.
   const set = (model, values) => model.setv(values, { sync: false });
   const paint = () => {
     const { dark: night, colour } = flameTheme;
@@ -18,7 +18,7 @@ const main = (args) => {
     for (const mapper of bars) {
       set(mapper, { palette: mapper.factors.map((light) => (night && colours[light]) || light) });
     }
-    // What is HTML and has colours of its own.
+    // For HTML with colors of its own.
     const levels = palettes[1].palette;
     levels.forEach((level, i) =>
       document.documentElement.style.setProperty(`--flame-level-${i}`, level));
