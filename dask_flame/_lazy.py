@@ -21,6 +21,10 @@ def attach(
         ``__name__`` of the package.
     homes : mapping of str to str
         Module of each exported name.
+
+    Returns
+    -------
+    tuple of (callable, callable)
     """
 
     def getattribute(name: str) -> Any:

@@ -12,6 +12,17 @@ _LARGE = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Return about `about` round numbers between two others.
 
+    Parameters
+    ----------
+    low, high : float
+        Ends of the range.
+    about : int
+        Approximate number of ticks.
+
+    Returns
+    -------
+    list of float
+
     Examples
     --------
     >>> ticks(0, 97, 5)

@@ -33,7 +33,15 @@ class Dots:
     _colours: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def line(self, x0: int, y0: int, x1: int, y1: int, colour: str) -> None:
-        """Draw a line between two dots; row 0 is at the top."""
+        """Draw a line between two dots; row 0 is at the top.
+
+        Parameters
+        ----------
+        x0, y0, x1, y1 : int
+            Columns and rows of the two dots.
+        colour : str
+            Color as hexadecimal RGB.
+        """
         steps = max(abs(x1 - x0), abs(y1 - y0), 1)
         for n in range(steps + 1):
             x, y = round(x0 + (x1 - x0) * n / steps), round(y0 + (y1 - y0) * n / steps)
@@ -64,7 +72,19 @@ def bright(colour: str) -> str:
 
 
 def dots(board: Board, width: int, height: int) -> Dots:
-    """Draw the curves of a board, the best one on top."""
+    """Draw the curves of a board, the best one on top.
+
+    Parameters
+    ----------
+    board : Board
+        Curves to draw.
+    width, height : int
+        Size in characters.
+
+    Returns
+    -------
+    Dots
+    """
     field = Dots(width, height)
     limits = span(board)
     if limits is not None:

@@ -67,7 +67,25 @@ def short(name: str) -> str:
 
 
 def beginning(word: bytes, kind: str, stream: int, call: int, name: str) -> bytes:
-    """Return the first part of a frame, which is the same for all frames of a call."""
+    """Return the first part of a frame, which is the same for all frames of a call.
+
+    Parameters
+    ----------
+    word : bytes
+        Word of the runner's frames.
+    kind : str
+        Kind of the piece, such as `BOTH`.
+    stream : int
+        1 or 2.
+    call : int
+        Number of the call's execution.
+    name : str
+        Short name of the call.
+
+    Returns
+    -------
+    bytes
+    """
     return b"%s%s%s%d %d %s%s" % (
         _BEGIN,
         word,
@@ -118,6 +136,10 @@ class Unpacker:
         owner : (int, str)
             Call that ran alone just before the read. Unframed output belongs to it, unless a mark
             in the output says otherwise.
+
+        Returns
+        -------
+        list of Piece
         """
         data = self._rest + chunk
         pieces: list[Piece] = []
@@ -176,7 +198,19 @@ class Unpacker:
 
 
 def change(word: bytes, before: Owner, after: Owner) -> bytes:
-    """Return the mark that a different call runs alone from now on."""
+    """Return the mark that a different call runs alone from now on.
+
+    Parameters
+    ----------
+    word : bytes
+        Word of the runner's frames.
+    before, after : (int, str)
+        The call that ran alone until now, and the one that runs alone from now on.
+
+    Returns
+    -------
+    bytes
+    """
     call, name = after
     text = b"%d %s" % (call, name.encode(errors="replace"))
     return frames(beginning(word, CHANGE, 0, *before), text)[0]

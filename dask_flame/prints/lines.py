@@ -54,7 +54,21 @@ class LineFilter(Generic[K]):
         return name in self._begun
 
     def add(self, name: K, text: str, now: float) -> list[str]:
-        """Add output of a source; return the lines that it completes."""
+        """Add output of a source; return the lines that it completes.
+
+        Parameters
+        ----------
+        name : hashable
+            The source.
+        text : str
+            Its output.
+        now : float
+            Current time in seconds.
+
+        Returns
+        -------
+        list of str
+        """
         line = self._begun.pop(name, None)
         before = "" if line is None else line.text
         *whole, rest = (before + text).split("\n")

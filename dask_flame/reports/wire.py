@@ -128,7 +128,21 @@ Record = tuple[RunningCall, int, float, dict[str, float]]
 
 
 def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, Any]:
-    """Return the message for these reports; reports of a call keep their order."""
+    """Return the message for these reports; reports of a call keep their order.
+
+    Parameters
+    ----------
+    runner : str
+        Name of the runner.
+    records : iterable of Record
+        Reports in order of time.
+    pool : str, optional
+        Name of the runner's pool.
+
+    Returns
+    -------
+    dict
+    """
     groups: dict[RunningCall, dict[str, Any]] = {}
     for call, step, at, values in records:
         group = groups.get(call)

@@ -188,6 +188,10 @@ def sealed(exception: Serialize, text: str) -> Serialize:
         The exception, as pickled by distributed.
     text : str
         Text of the :class:`CallFailed` that replaces an exception that cannot be unpickled.
+
+    Returns
+    -------
+    distributed.protocol.Serialize
     """
     return Serialize(pickle.dumps(_Sealed(_opened, exception.data, text)))
 

@@ -62,6 +62,10 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
     hide_random : bool, default True
         See :func:`dask_flame.core.argument_text.told`.
 
+    Returns
+    -------
+    str
+
     Raises
     ------
     Exception

@@ -59,7 +59,22 @@ class Lab:
         return f"{self.address}lab/workspaces/{workspace}/tree/{notebook}?token={self.token}"
 
     def ask(self, path: str, method: str = "GET", body: Any = None) -> Any:
-        """Return the answer of the server's REST interface, for instance to ``"dask/clusters"``."""
+        """Return the answer of the server's REST interface, for instance to ``"dask/clusters"``.
+
+        Parameters
+        ----------
+        path : str
+            Path below the base address.
+        method : str, default "GET"
+            HTTP method.
+        body : object, optional
+            Body of the request, sent as JSON.
+
+        Returns
+        -------
+        object
+            The decoded answer.
+        """
         request = urllib.request.Request(
             self.address + path,
             data=None if body is None else json.dumps(body).encode(),

@@ -171,7 +171,17 @@ class Demand:
         events: Sequence[Event] | None,
         now: float,
     ) -> None:
-        """Show the sums over these pools."""
+        """Show the sums over these pools.
+
+        Parameters
+        ----------
+        pools : sequence of PoolSummary
+            Pools to show.
+        events : sequence of Event or None
+            Events to mark.
+        now : float
+            Unix time in seconds.
+        """
         names = [pool.name for pool in pools]
         if names != self._pools:
             self._pools, self._last = names, None

@@ -163,7 +163,21 @@ class Gauges:
     def rows(
         self, metric: str, lives: Iterable[RunnerLife], start: float, end: float
     ) -> list[BarState]:
-        """Return a row for each of these runners with a metric in a range of time, in order."""
+        """Return a row for each of these runners with a metric in a range of time, in order.
+
+        Parameters
+        ----------
+        metric : str
+            One of `METRICS`.
+        lives : iterable of RunnerLife
+            Histories of the runners.
+        start, end : float
+            Range of time, in Unix seconds.
+
+        Returns
+        -------
+        list of BarState
+        """
         rows = []
         for life in lives:
             track = self._tracks.get(life.name, {}).get(metric)
@@ -221,7 +235,17 @@ class Machines:
         )
 
     def draw(self, pools: Sequence[PoolSummary], lives: Sequence[RunnerLife], now: float) -> None:
-        """Show the chosen metric of these runners."""
+        """Show the chosen metric of these runners.
+
+        Parameters
+        ----------
+        pools : sequence of PoolSummary
+            Pools of the runners.
+        lives : sequence of RunnerLife
+            Histories of the runners.
+        now : float
+            Unix time in seconds.
+        """
         metrics = self._gauges.metrics()
         self.root.visible = bool(metrics)
         if not metrics:

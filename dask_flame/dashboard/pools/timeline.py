@@ -152,6 +152,10 @@ def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
     life : RunnerLife
     calls : sequence of str, optional
         Keys of the calls that it runs now.
+
+    Returns
+    -------
+    BarState
     """
     bars = [*_boot(life)]
     bars += [_bar(change.at, change.state, change.note) for change in life.changes[1:]]

@@ -88,7 +88,17 @@ class Show:
         self._plan()
 
     def end(self, runner: str, call: int, name: str) -> None:
-        """Show the unfinished lines of a call that has ended."""
+        """Show the unfinished lines of a call that has ended.
+
+        Parameters
+        ----------
+        runner : str
+            Name of the runner.
+        call : int
+            Number of the call's execution.
+        name : str
+            Short name of the call.
+        """
         for stream in (0, 1, 2):
             self._over((runner, call, name, stream))
 

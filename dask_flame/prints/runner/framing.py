@@ -121,6 +121,10 @@ def install(orders: dict[str, Any]) -> FramedPrints | None:
     orders : dict
         Launch configuration. Its entry ``prints`` is present if a supervisor reads the output, and
         has ``word``, ``whose`` and ``limits``.
+
+    Returns
+    -------
+    FramedPrints or None
     """
     told = orders.get("prints")
     if not told:

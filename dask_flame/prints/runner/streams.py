@@ -52,7 +52,23 @@ class Way(Protocol):
     rest: str
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
-        """Send output; return False if it was dropped because the buffer is full."""
+        """Send output; return False if it was dropped because the buffer is full.
+
+        Parameters
+        ----------
+        source : Source
+            The call that prints.
+        stream : int
+            1 for standard output, 2 for standard error.
+        text : str
+            The output.
+        kind : str
+            Kind of the piece, such as :data:`dask_flame.prints.frames.BOTH`.
+
+        Returns
+        -------
+        bool
+        """
 
     def end(self, source: Source) -> None:
         """Record that a source has ended."""
@@ -60,6 +76,15 @@ class Way(Protocol):
 
 class Source:
     """One execution of a call that prints.
+
+    Parameters
+    ----------
+    prints : PrintStreams
+        Streams of the process.
+    number : int
+        Number of the execution.
+    name : str
+        Short name of the call.
 
     Attributes
     ----------
@@ -263,7 +288,17 @@ class PrintStreams:
 
 
 class CallStream(io.TextIOBase):
-    """Replacement of a standard stream: writes to the current call, or to the original stream."""
+    """Replacement of a standard stream: writes to the current call, or to the original stream.
+
+    Parameters
+    ----------
+    number : int
+        1 for standard output, 2 for standard error.
+    behind : file
+        The original stream.
+    prints : PrintStreams
+        Streams of the process.
+    """
 
     def __init__(self, number: int, behind: Any, prints: PrintStreams) -> None:
         super().__init__()

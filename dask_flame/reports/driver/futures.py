@@ -22,6 +22,10 @@ def futures_of(given: Any, what: str, use: str) -> tuple[list[Future], Client | 
     use : str
         Example of correct use, for error messages.
 
+    Returns
+    -------
+    tuple of (list of Future, Client or None)
+
     Raises
     ------
     TypeError

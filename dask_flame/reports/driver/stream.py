@@ -76,7 +76,17 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
 
 
 class Stream:
-    """Iterator over the reports of calls; returned by :func:`stream`."""
+    """Iterator over the reports of calls; returned by :func:`stream`.
+
+    Parameters
+    ----------
+    futures : list of Future
+        Futures of one client.
+    client : distributed.Client or None
+        Their client; None without futures.
+    limit : int
+        Number of unread reports to keep.
+    """
 
     def __init__(self, futures: list[Future], client: Client | None, limit: int) -> None:
         self._inbox = _Inbox({future.key for future in futures}, limit)

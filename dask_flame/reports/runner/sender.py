@@ -118,7 +118,19 @@ class ReportSender(WorkerPlugin):
     def add(
         self, call: RunningCall, step: int | None, values: dict[str, float], *, aside: bool = False
     ) -> None:
-        """Buffer a report; with `aside` it does not change the call's next default step."""
+        """Buffer a report; with `aside` it does not change the call's next default step.
+
+        Parameters
+        ----------
+        call : RunningCall
+            The call that reports.
+        step : int or None
+            Step of the report; None for the next step.
+        values : dict of str to float
+            Reported values.
+        aside : bool, default False
+            Whether to leave the next default step unchanged.
+        """
         if not values.keys() <= call.names:
             values = self._fitting(call, values)
             if not values:
@@ -160,7 +172,19 @@ class ReportSender(WorkerPlugin):
         return fitting
 
     def complain(self, call: RunningCall, about: str, message: str, *, here: bool = True) -> None:
-        """Warn about a call, in the driver and on the runner; once for each subject in a call."""
+        """Warn about a call, in the driver and on the runner; once for each subject in a call.
+
+        Parameters
+        ----------
+        call : RunningCall
+            The call to warn about.
+        about : str
+            Subject of the warning, such as the name of a value.
+        message : str
+            Text of the warning.
+        here : bool, default True
+            Whether to warn on the runner as well.
+        """
         if about in call.complaints or len(call.complaints) >= COMPLAINTS:
             return
         call.complaints.add(about)

@@ -60,7 +60,17 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
 
 
 class Tracked(Generic[T]):
-    """Iterable that reports its progress; returned by :func:`track`."""
+    """Iterable that reports its progress; returned by :func:`track`.
+
+    Parameters
+    ----------
+    items : iterable
+        Items to iterate over.
+    total : int or None
+        Number of items; None to use ``len(items)``.
+    every : float
+        Minimum seconds between two reports.
+    """
 
     def __init__(self, items: Iterable[T], total: int | None, every: float) -> None:
         self._items = items

@@ -171,7 +171,19 @@ class ReportStore(Exports):
             self._changed(call, "begin", at)
 
     def end(self, key: Key, state: State, at: float, why: str = "") -> None:
-        """Record the final state of a known call, and the text of its exception."""
+        """Record the final state of a known call, and the text of its exception.
+
+        Parameters
+        ----------
+        key : Key
+            Key of the call.
+        state : {"done", "failed", "cancelled", "lost"}
+            Final state of the call.
+        at : float
+            Unix time in seconds.
+        why : str, optional
+            Short text of the exception, if the call failed.
+        """
         with self._lock:
             call = self._calls[key]
             call.state, call.finished, call.why = state, at, why
