@@ -103,6 +103,7 @@ class _Report:
 
         Examples
         --------
+        >>> import dask_flame
         >>> bound = dask_flame.report.bind()
         >>> process = multiprocessing.Process(target=train, args=(bound,))      # doctest: +SKIP
         >>> subprocess.run(["python", "train.py"], env={**os.environ, **bound.env})
