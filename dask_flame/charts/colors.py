@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 #: Distinct for all common forms of color blindness: the palette of Okabe and Ito without yellow and
 #: black, which are too pale and too strong on white, and two colors of Paul Tol.
-COLOURS = (
+COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",

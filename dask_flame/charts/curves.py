@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from dask.typing import Key
 
-from dask_flame.charts.colors import COLOURS, DASHES
+from dask_flame.charts.colors import COLORS, DASHES
 from dask_flame.charts.ranking import best, counted, higher_is_better, labels, metrics, shown
 from dask_flame.core.terminal_text import plain
 from dask_flame.reports.series import CallReports
@@ -40,7 +40,7 @@ class Curve:
         Best value.
     at : int or None
         Step of the best value.
-    colour : str
+    color : str
         Color as hexadecimal RGB.
     dash : str
         One of :data:`dask_flame.charts.colors.DASHES`.
@@ -52,7 +52,7 @@ class Curve:
     values: Any
     best: float | None
     at: int | None
-    colour: str
+    color: str
     dash: str
 
     @property
@@ -202,8 +202,8 @@ def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool)
         values=np.where(np.abs(values) < _LARGEST, values, np.nan),
         best=value,
         at=at,
-        colour=COLOURS[number % len(COLOURS)],
-        dash=DASHES[number // len(COLOURS) % len(DASHES)],
+        color=COLORS[number % len(COLORS)],
+        dash=DASHES[number // len(COLORS) % len(DASHES)],
     )
 
 

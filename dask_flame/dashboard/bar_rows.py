@@ -39,7 +39,7 @@ class Bar(NamedTuple):
     """A bar: its start, its color, its height (of 1), and the texts of its tooltip."""
 
     left: float
-    colour: str
+    color: str
     tall: float
     what: str
     note: str
@@ -79,7 +79,7 @@ class _Drawn:
     last: tuple[Bar, float]
 
 
-_COLUMNS = ("y", "left", "right", "colour", "tall", "what", "note", "row")
+_COLUMNS = ("y", "left", "right", "color", "tall", "what", "note", "row")
 
 
 class BarRows:
@@ -91,7 +91,7 @@ class BarRows:
         Range of time that the figure shows.
     name : str
         Name of the data source; the figure's name is ``{name}-bars``.
-    colours : dict of str to str
+    colors : dict of str to str
         Color of bars on a light background, mapped to the color on a dark one.
     row : int, default 15
         Height of a row in pixels, if there is room.
@@ -101,14 +101,14 @@ class BarRows:
     Attributes
     ----------
     figure : bokeh.plotting.figure
-    colours : bokeh.models.CategoricalColorMapper
+    colors : bokeh.models.CategoricalColorMapper
         Its palette is changed in the browser with the theme.
     dark : list of str
         Its palette on a dark background.
     """
 
     def __init__(
-        self, span: TimeRange, *, name: str, colours: dict[str, str], row: int = 15, most: int = 460
+        self, span: TimeRange, *, name: str, colors: dict[str, str], row: int = 15, most: int = 460
     ) -> None:
         self._row = row
         self._most = most
@@ -116,10 +116,10 @@ class BarRows:
         self._limit = 0
         self._far = 0.0
         self.source = ColumnDataSource({name: [] for name in _COLUMNS}, name=name)
-        self.colours = CategoricalColorMapper(
-            factors=list(colours), palette=list(colours), name=f"{name}-colours"
+        self.colors = CategoricalColorMapper(
+            factors=list(colors), palette=list(colors), name=f"{name}-colors"
         )
-        self.dark = list(colours.values())
+        self.dark = list(colors.values())
         self.figure = span.figure(y_range=Range1d(0.5, -0.5), height=80, name=f"{name}-bars")
         fig = self.figure
         fig.ygrid.grid_line_color = None
@@ -132,7 +132,7 @@ class BarRows:
             right="right",
             height="tall",
             source=self.source,
-            fill_color={"field": "colour", "transform": self.colours},
+            fill_color={"field": "color", "transform": self.colors},
             line_color=None,
         )
         since = CustomJSHover(args={"source": self.source, "cover": span.covers[-1]}, code=_SINCE)
@@ -226,7 +226,7 @@ class BarRows:
         return {
             "left": bar.left * 1e3,
             "right": right,
-            "colour": bar.colour,
+            "color": bar.color,
             "tall": bar.tall,
             "what": bar.what,
             "note": bar.note,

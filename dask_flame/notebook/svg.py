@@ -53,7 +53,7 @@ def svg(board: Board) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"',
         f' aria-label="{escape(_spoken(board))}">',
-        f"<style>{_STYLE}{_colours(board)}</style>",
+        f"<style>{_STYLE}{_colors(board)}</style>",
         f'<rect class="card" x=".5" y=".5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" rx="6"/>',
         _text(18, 26, board.metric or "curves", "ink b title"),
         _text(_WIDTH - 18, 26, board.title, "quiet r"),
@@ -82,16 +82,16 @@ def _spoken(board: Board) -> str:
     return "; ".join(filter(None, (board.title, board.headline)))
 
 
-def _colours(board: Board) -> str:
+def _colors(board: Board) -> str:
     """Return CSS rules for the colors in use."""
-    used = sorted({curve.colour for curve in board.curves})
-    light = "".join(_rule(colour, colour) for colour in used)
-    dark = "".join(_rule(colour, LIGHTER[colour]) for colour in used if colour in LIGHTER)
+    used = sorted({curve.color for curve in board.curves})
+    light = "".join(_rule(color, color) for color in used)
+    dark = "".join(_rule(color, LIGHTER[color]) for color in used if color in LIGHTER)
     return f"{light}@media (prefers-color-scheme: dark) {{{dark}}}"
 
 
-def _rule(name: str, colour: str) -> str:
-    return f".c{name[1:]}{{stroke:{colour}}}.f{name[1:]}{{fill:{colour}}}"
+def _rule(name: str, color: str) -> str:
+    return f".c{name[1:]}{{stroke:{color}}}.f{name[1:]}{{fill:{color}}}"
 
 
 def _text(x: float, y: float, words: str, kind: str) -> str:
@@ -146,7 +146,7 @@ def _chart(board: Board, limits: tuple[float, float, float, float]) -> str:
         if leads and len(drawn) > 1:
             parts.append(f'<path class="line halo" stroke-width="7" d="{path}"/>')
         width, alpha = (3.4, 1) if leads else (1.6, 0.85)
-        parts.append(_stroke(path, f"c{curve.colour[1:]}", width, alpha, curve.dash))
+        parts.append(_stroke(path, f"c{curve.color[1:]}", width, alpha, curve.dash))
         parts.append(_end(curve, scale))
     if board.leader is not None:
         parts.append(_peak(board.leader, scale))
@@ -202,8 +202,8 @@ def _end(curve: Curve, scale: _Scale) -> str:
     if not np.isfinite(y):
         return ""
     x, y = scale.x(last[0]), scale.y(y)
-    colour = f"c{curve.colour[1:]}"
-    return _mark(x, y, curve.call.state, colour, f"f{curve.colour[1:]}")
+    color = f"c{curve.color[1:]}"
+    return _mark(x, y, curve.call.state, color, f"f{curve.color[1:]}")
 
 
 def _mark(x: float, y: float, state: str, stroke: str, fill: str) -> str:
@@ -227,7 +227,7 @@ def _peak(leader: Curve, scale: _Scale) -> str:
     above = y - 12 if y - 24 > _TOP else y + 22
     side, place = ("r", x - 2) if x > _RIGHT - 60 else ("", x + 2)
     ring = (
-        f'<circle fill="none" class="c{leader.colour[1:]}" stroke-width="1.6" '
+        f'<circle fill="none" class="c{leader.color[1:]}" stroke-width="1.6" '
         f'cx="{x:.1f}" cy="{y:.1f}" r="7.5"/>'
     )
     where, words = f'x="{place:.1f}" y="{above:.1f}"', f">{shown(leader.best)}</text>"
@@ -260,9 +260,9 @@ def _table(board: Board) -> str:
                 f'width="{right - _TABLE + 12}" height="{_ROW}"/>'
             )
         weight = "ink b" if leads else "ink"
-        coloured = len(board.curves) <= FEW or place < FEW
+        colored = len(board.curves) <= FEW or place < FEW
         parts += [
-            _swatch(y - 4, curve, coloured=coloured),
+            _swatch(y - 4, curve, colored=colored),
             _text(_TABLE + 22, y, _short(curve.name, _BOLD_NAME if leads else _NAME), weight),
             _text(best, y, _number(curve.best), f"{weight} r"),
             _text(step, y, "" if curve.at is None else _count(curve.at), "quiet r"),
@@ -274,12 +274,12 @@ def _table(board: Board) -> str:
     return "".join(parts)
 
 
-def _swatch(y: float, curve: Curve, *, coloured: bool) -> str:
-    kind = f"c{curve.colour[1:]}" if coloured else "back"
-    fill = f"f{curve.colour[1:]}" if coloured else "quiet"
+def _swatch(y: float, curve: Curve, *, colored: bool) -> str:
+    kind = f"c{curve.color[1:]}" if colored else "back"
+    fill = f"f{curve.color[1:]}" if colored else "quiet"
     path = f"M{_TABLE} {y}h15"
     mark = _mark(_TABLE + 7.5, y, curve.call.state, kind, fill)
-    return _stroke(path, kind, 2.4, 1, curve.dash if coloured else "solid") + mark
+    return _stroke(path, kind, 2.4, 1, curve.dash if colored else "solid") + mark
 
 
 def _last(curve: Curve) -> tuple[str, str]:

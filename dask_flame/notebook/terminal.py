@@ -50,8 +50,8 @@ def _chart(
     lines = []
     for label, row in zip(told, rows, strict=True):
         line = Text(f"{label:>{margin}} │", "dim")
-        for characters, colour in row:
-            line.append(characters, style=f"not dim {colour}" if colour else "")
+        for characters, color in row:
+            line.append(characters, style=f"not dim {color}" if color else "")
         lines.append(line)
     first, last = tick(x0, [x1]), tick(x1, [x1])
     between = " " * max(1, width - margin - 3 - len(first) - len(last) - len(" step"))
@@ -68,8 +68,8 @@ def _table(board: Board, *, wide: bool) -> Table:
     if wide:
         table.add_column("state")
     for place, curve in enumerate(board.curves[:_ROWS]):
-        colour = bright(curve.colour) if place < FEW else GREY
-        mark = Text(_MARKS.get(curve.call.state, "○"), colour)
+        color = bright(curve.color) if place < FEW else GREY
+        mark = Text(_MARKS.get(curve.call.state, "○"), color)
         bad = curve.call.state in ("failed", "cancelled", "lost")
         cells: list[RenderableType] = [
             mark,

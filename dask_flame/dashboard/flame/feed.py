@@ -149,7 +149,7 @@ class Feed:
             "arguments": call.arguments,
             "why": call.why,
             "runner": call.runner,
-            "colour": self._palette.number(call.runner),
+            "color": self._palette.number(call.runner),
             "pool": call.pool,
             "state": call.state,
             "attempt": call.attempt,

@@ -66,11 +66,11 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     if kind == "linear":
         fig.yaxis.formatter = NumeralTickFormatter(format="0,0.[000000]")
     plain(fig)
-    lines = _source("xs ys key runner state colour dash alpha width", f"{name}-{kind}-lines")
-    strong = _source("xs ys colour dash ground", f"{name}-{kind}-strong")
-    ends = _source("x y colour fill marker size", f"{name}-{kind}-ends")
+    lines = _source("xs ys key runner state color dash alpha width", f"{name}-{kind}-lines")
+    strong = _source("xs ys color dash ground", f"{name}-{kind}-strong")
+    ends = _source("x y color fill marker size", f"{name}-{kind}-ends")
     notes = _source("x y text align ink ground", f"{name}-{kind}-notes")
-    own = {"line_color": "colour", "line_dash": "dash", "line_join": "round"}
+    own = {"line_color": "color", "line_dash": "dash", "line_join": "round"}
     fig.multi_line("xs", "ys", source=lines, line_width="width", line_alpha="alpha", **own)
     fig.multi_line("xs", "ys", source=strong, line_color="ground", line_width=7, line_alpha=0.85)
     fig.multi_line("xs", "ys", source=strong, line_width=3.2, **own)
@@ -80,7 +80,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         source=ends,
         marker="marker",
         size="size",
-        line_color="colour",
+        line_color="color",
         line_width=1.8,
         fill_color="fill",
     )
@@ -125,10 +125,10 @@ def grid(name: str, **sizing: Any) -> dict[str, Any]:
     fig.outline_line_color = None
     fig.stylesheets = [canvas()]
     cells = _source("left right top bottom rule card", f"{name}-cells")
-    titles = _source("x y text colour style", f"{name}-titles")
-    numbers = _source("x y text colour", f"{name}-numbers")
-    lines = _source("xs ys key runner colour alpha width", f"{name}-grid-lines")
-    ends = _source("x y colour marker", f"{name}-grid-ends")
+    titles = _source("x y text color style", f"{name}-titles")
+    numbers = _source("x y text color", f"{name}-numbers")
+    lines = _source("xs ys key runner color alpha width", f"{name}-grid-lines")
+    ends = _source("x y color marker", f"{name}-grid-ends")
     fig.quad(
         left="left",
         right="right",
@@ -142,15 +142,15 @@ def grid(name: str, **sizing: Any) -> dict[str, Any]:
         "xs",
         "ys",
         source=lines,
-        line_color="colour",
+        line_color="color",
         line_alpha="alpha",
         line_width="width",
         line_join="round",
     )
     fig.scatter(
-        "x", "y", source=ends, marker="marker", size=6, line_color="colour", fill_color="colour"
+        "x", "y", source=ends, marker="marker", size=6, line_color="color", fill_color="color"
     )
-    words: dict[str, Any] = {"text": "text", "text_color": "colour", "text_font_size": "11px"}
+    words: dict[str, Any] = {"text": "text", "text_color": "color", "text_font_size": "11px"}
     words |= {"text_baseline": "alphabetic", "text_font": value("Helvetica, Arial, sans-serif")}
     fig.text("x", "y", source=titles, text_font_style="style", **words)
     fig.text("x", "y", source=numbers, text_align="right", **words)

@@ -16,7 +16,7 @@ from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-from dask_flame.charts.colors import COLOURS, DASHES, LIGHTER, Palette
+from dask_flame.charts.colors import COLORS, DASHES, LIGHTER, Palette
 from dask_flame.dashboard import theme
 from dask_flame.dashboard.flame.feed import Feed
 from dask_flame.dashboard.flame.figures import curves, grid
@@ -169,7 +169,7 @@ class Board:
             **self._figures,
             "pools": "pools",
             "look": {
-                "colours": COLOURS,
+                "colors": COLORS,
                 "lighter": LIGHTER,
                 # Dotted lines are reserved for earlier attempts.
                 "dashes": [dash for dash in (*DASHES, "dashdot") if dash != "dotted"],

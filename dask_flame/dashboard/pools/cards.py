@@ -128,9 +128,9 @@ def _paid(pool: PoolSummary) -> str:
 def _said(text: str, bad: bool) -> str:
     if not text:
         return ""
-    colour = "bad" if bad else "quiet"
+    color = "bad" if bad else "quiet"
     return (
-        f'<div style="color:var(--flame-{colour}); margin-top:3px; overflow-wrap:anywhere">'
+        f'<div style="color:var(--flame-{color}); margin-top:3px; overflow-wrap:anywhere">'
         f"{escape(text)}</div>"
     )
 

@@ -71,7 +71,7 @@ class Demand:
         # Not empty, because bokeh 3.9 hangs when it draws an area without points.
         self.source = ColumnDataSource({name: [0, 0] for name in _COLUMNS}, name="pools-history")
         self.events = ColumnDataSource(
-            {name: [] for name in ("x", "y", "marker", "colour", "kind", "text")},
+            {name: [] for name in ("x", "y", "marker", "color", "kind", "text")},
             name="pools-event-marks",
         )
         clock = CustomJSHover(code=_CLOCK)
@@ -81,7 +81,7 @@ class Demand:
         fig.yaxis.ticker.desired_num_ticks = 4
         fig.yaxis.ticker.min_interval = 1
         self.areas = []
-        for low, high, colour in (
+        for low, high, color in (
             ("zero", "busy", BUSY),
             ("busy", "ready", IDLE),
             ("ready", "booting", BOOTING),
@@ -91,7 +91,7 @@ class Demand:
                 low,
                 high,
                 source=self.source,
-                fill_color=colour,
+                fill_color=color,
                 fill_alpha=0.85,
                 step_mode="after",
             )
@@ -133,8 +133,8 @@ class Demand:
             source=self.events,
             marker="marker",
             size=9,
-            fill_color="colour",
-            line_color="colour",
+            fill_color="color",
+            line_color="color",
             line_width=2,
             y_range_name="marks",
             level="overlay",
@@ -224,7 +224,7 @@ class Demand:
             "x": [event.at * 1e3 for event in shown],
             "y": [0.93] * len(shown),
             "marker": [MARKS[event.kind][0] for event in shown],
-            "colour": [MARKS[event.kind][1] for event in shown],
+            "color": [MARKS[event.kind][1] for event in shown],
             "kind": [event.kind for event in shown],
             "text": [event.text.partition("\n")[0][:300] for event in shown],
         }

@@ -29,7 +29,7 @@ LEVELS = {
     "#175795": "#9BD1F0",
     "#0B3768": "#DDF1FC",
 }
-_COLOURS = list(LEVELS)
+_COLORS = list(LEVELS)
 #: No data, because no page was open.
 _UNKNOWN = "#00000000"
 LEVELS[_UNKNOWN] = _UNKNOWN
@@ -105,12 +105,12 @@ class _Track:
     dropped: int = 0
 
     def add(self, at: float, part: float | None, words: str) -> None:
-        colour = _UNKNOWN
+        color = _UNKNOWN
         if part is not None:
-            colour = _COLOURS[min(max(int(part * len(_COLOURS)), 0), len(_COLOURS) - 1)]
-        if self.bars and self.bars[-1].colour == colour:
+            color = _COLORS[min(max(int(part * len(_COLORS)), 0), len(_COLORS) - 1)]
+        if self.bars and self.bars[-1].color == color:
             return
-        self.bars.append(Bar(at, colour, 0.9, words, ""))
+        self.bars.append(Bar(at, color, 0.9, words, ""))
         if len(self.bars) >= 2 * _KEPT:
             del self.bars[:_KEPT]
             self.dropped += 1
@@ -214,7 +214,7 @@ class Machines:
         self._span = span
         self._gauges = gauges
         self._metrics: list[str] = []
-        self.rows = BarRows(span, name="pools-machines", colours=LEVELS, row=9, most=220)
+        self.rows = BarRows(span, name="pools-machines", colors=LEVELS, row=9, most=220)
         self._choice = RadioButtonGroup(
             labels=[], active=0, name="pools-metric", stylesheets=[buttons()]
         )
@@ -274,8 +274,8 @@ class Machines:
 def _head(words: str, missing: bool) -> str:
     steps = "".join(
         f'<i style="display:inline-block; width:14px; height:12px; '
-        f'background:var(--flame-level-{i}, {colour})"></i>'
-        for i, colour in enumerate(_COLOURS)
+        f'background:var(--flame-level-{i}, {color})"></i>'
+        for i, color in enumerate(_COLORS)
     )
     hint = (
         f"<span>Of GPUs nothing is known: <code>{INSTALL}</code> where the runners are.</span>"

@@ -154,14 +154,14 @@ class PoolsBoard:
         return {
             "root": self.root,
             "covers": self._span.covers,
-            "palettes": [self._timeline.rows.colours, self._machines.rows.colours],
+            "palettes": [self._timeline.rows.colors, self._machines.rows.colors],
             "dark": [self._timeline.rows.dark, self._machines.rows.dark],
             "inks": self._demand.inks,
             "labels": self._demand.says,
             "grounds": [self._demand.areas[-1]],
             "marks": [self._timeline.marks.glyph],
             "bars": self._boots.for_browser(),
-            "colours": DARK,
+            "colors": DARK,
         }
 
     def _told(self, attr: str, old: Any, new: Any) -> None:

@@ -30,7 +30,7 @@ DARK = {
     ENDING: "#4A5361",
     BAD: "#F97066",
 }
-_COLOURS = {"busy": BUSY, "idle": IDLE, "draining": DRAINING, "ending": ENDING, "booting": BOOTING}
+_COLORS = {"busy": BUSY, "idle": IDLE, "draining": DRAINING, "ending": ENDING, "booting": BOOTING}
 #: Heights, which distinguish the states without colors.
 _TALL = {"busy": 0.86, "idle": 0.86, "draining": 0.6, "ending": 0.34, "booting": 0.34}
 
@@ -63,8 +63,8 @@ class Timeline:
         self._span = span
         self._ends: Any = None
         self._rows: dict[int, tuple[Any, BarState]] = {}
-        colours = dict.fromkeys((*_COLOURS.values(), *STEPS.values(), *SUBSTRATE))
-        self.rows = BarRows(span, name="pools-lives", colours={c: DARK.get(c, c) for c in colours})
+        colors = dict.fromkeys((*_COLORS.values(), *STEPS.values(), *SUBSTRATE))
+        self.rows = BarRows(span, name="pools-lives", colors={c: DARK.get(c, c) for c in colors})
         self.ends = ColumnDataSource(
             {"x": [], "y": [], "row": [], "how": [], "why": []}, name="pools-ends"
         )
@@ -172,13 +172,13 @@ def _boot(life: RunnerLife) -> Iterable[Bar]:
     own = 0
     until = life.changes[1].at if len(life.changes) > 1 else life.over
     for step, after in life.steps:
-        colour = STEPS.get(step)
-        if colour is None:
-            colour, own = SUBSTRATE[own % len(SUBSTRATE)], own + 1
+        color = STEPS.get(step)
+        if color is None:
+            color, own = SUBSTRATE[own % len(SUBSTRATE)], own + 1
         at = begun.at + after
         story.append(f"{step} {shown(after)}")
         what = f"booting, until {step}"
-        yield Bar(last, colour, _TALL["booting"], what, begun.note)
+        yield Bar(last, color, _TALL["booting"], what, begun.note)
         last = at if until is None else min(at, until)
     if not life.steps or life.steps[-1][0] != REGISTERED:
         what = f"booting{f' ({chr(44).join(story)} s)' if story else ', asked for'}"
@@ -188,7 +188,7 @@ def _boot(life: RunnerLife) -> Iterable[Bar]:
 def _bar(at: float, state: str, note: str) -> Bar:
     if state == "busy" and note:
         note = _calls([note])
-    return Bar(at, _COLOURS[state], _TALL[state], state, note)
+    return Bar(at, _COLORS[state], _TALL[state], state, note)
 
 
 def _calls(keys: Sequence[str]) -> str:

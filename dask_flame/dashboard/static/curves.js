@@ -6,20 +6,20 @@ const NEAR = 28; // maximum distance in pixels between the mouse and the curve t
 const MARKS = { running: "circle", done: "square", failed: "x", cancelled: "x", lost: "x" };
 
 /** Colors of curves. */
-class Colours {
-  constructor({ colours, lighter, dashes }) {
-    this.light = colours;
-    this.dark = colours.map((colour) => lighter[colour] ?? colour);
+class Colors {
+  constructor({ colors, lighter, dashes }) {
+    this.light = colors;
+    this.dark = colors.map((color) => lighter[color] ?? color);
     this.dashes = dashes;
     this.by = "runner";
   }
   number(attempt) {
-    return this.by === "call" ? attempt.place : attempt.colour;
+    return this.by === "call" ? attempt.place : attempt.color;
   }
   /** The color of the call at a place of n. */
   of(attempt, place, n) {
-    const colours = flameTheme.dark ? this.dark : this.light;
-    if (this.by !== "rank") return colours[this.number(attempt) % colours.length];
+    const colors = flameTheme.dark ? this.dark : this.light;
+    if (this.by !== "rank") return colors[this.number(attempt) % colors.length];
     const stops = flameTheme.dark
       ? [[255, 209, 102], [214, 120, 60], [84, 90, 102]]
       : [[16, 52, 128], [72, 146, 206], [198, 209, 222]];
@@ -84,9 +84,9 @@ function lastDrawn(y) {
 
 class Curves {
   /** `figures.linear` and `figures.log` have a figure and its sources: lines, strong, notes, ends. */
-  constructor(figures, colours) {
+  constructor(figures, colors) {
     this.figures = figures;
-    this.colours = colours;
+    this.colors = colors;
     this.following = true;
     this.cut = 0; // number of curves with outliers that are not shown
     this.drawn = [];
@@ -120,7 +120,7 @@ class Curves {
     const { start, end } = figure.x_range;
     const alpha = all.length <= FEW ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
     const columns = {
-      xs: [], ys: [], key: [], runner: [], state: [], colour: [], dash: [], alpha: [], width: [],
+      xs: [], ys: [], key: [], runner: [], state: [], color: [], dash: [], alpha: [], width: [],
     };
     const points = (a) => {
       const [x, values] = [a[options.x].all, y(a)];
@@ -134,8 +134,8 @@ class Curves {
       columns.key.push(a.key);
       columns.runner.push(a.runner);
       columns.state.push(a.state);
-      columns.colour.push(this.colours.of(a, place.get(a.key), rows.length));
-      columns.dash.push(a.latest ? this.colours.dash(a, all.length) : "dotted");
+      columns.color.push(this.colors.of(a, place.get(a.key), rows.length));
+      columns.dash.push(a.latest ? this.colors.dash(a, all.length) : "dotted");
       const dim = focus && focus !== a ? 0.28 : 1;
       columns.alpha.push((a.latest ? alpha : 0.55 * alpha) * dim);
       columns.width.push(a.latest ? (all.length <= FEW ? 2 : 1.5) : 1.2);
@@ -147,9 +147,9 @@ class Curves {
     put(strong, {
       xs: shape.map(([x]) => x),
       ys: shape.map(([, v]) => v),
-      colour: front.map((a) => this.colours.of(a, place.get(a.key), rows.length)),
-      dash: front.map((a) => (a.latest ? this.colours.dash(a, all.length) : "dotted")),
-      ground: front.map(() => flameTheme.colour("ground")),
+      color: front.map((a) => this.colors.of(a, place.get(a.key), rows.length)),
+      dash: front.map((a) => (a.latest ? this.colors.dash(a, all.length) : "dotted")),
+      ground: front.map(() => flameTheme.color("ground")),
     });
     this.mark(ends, columns, options, y, place, rows.length);
     this.note(notes, best, options, y);
@@ -161,18 +161,18 @@ class Curves {
     return values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
   }
   mark(ends, columns, options, y, place, n) {
-    const marks = { x: [], y: [], colour: [], marker: [], fill: [], size: [] };
+    const marks = { x: [], y: [], color: [], marker: [], fill: [], size: [] };
     this.lone(marks, columns);
     for (const a of this.drawn) {
       const values = y(a);
       const i = lastDrawn(values);
       if (i < 0 || (n > 150 && a.state === "done")) continue;
       const bad = a.state === "failed" || a.state === "lost";
-      const colour = this.colours.of(a, place.get(a.key), n);
+      const color = this.colors.of(a, place.get(a.key), n);
       marks.x.push(a[options.x].all[i]);
       marks.y.push(values[i]);
-      marks.colour.push(bad ? flameTheme.colour("bad") : colour);
-      marks.fill.push(colour);
+      marks.color.push(bad ? flameTheme.color("bad") : color);
+      marks.fill.push(color);
       marks.marker.push(MARKS[a.state] ?? "circle");
       marks.size.push(bad ? 10 : n <= 32 ? 7 : 5);
     }
@@ -187,8 +187,8 @@ class Curves {
       y: there ? [value] : [],
       text: there ? [shown(best.best)] : [],
       align: there ? [this.side(best[options.x].all[i], options)] : [],
-      ink: there ? [flameTheme.colour("ink")] : [],
-      ground: there ? [flameTheme.colour("ground")] : [],
+      ink: there ? [flameTheme.color("ink")] : [],
+      ground: there ? [flameTheme.color("ground")] : [],
     });
   }
   /** The side of a point that has room for its label. */
@@ -198,7 +198,7 @@ class Curves {
     return at < 0.06 ? "left" : at > 0.94 ? "right" : "center";
   }
   /** Mark single points between gaps, which have no line. */
-  lone(ends, { xs, ys, colour }) {
+  lone(ends, { xs, ys, color }) {
     xs.forEach((x, k) => {
       const y = ys[k];
       const last = lastDrawn(y); // has a marker already
@@ -206,7 +206,7 @@ class Curves {
         const alone = !Number.isFinite(y[i - 1]) && !Number.isFinite(y[i + 1]);
         if (!alone || !Number.isFinite(y[i])) continue;
         for (const [name, value] of Object.entries({
-          x: x[i], y: y[i], colour: colour[k], fill: colour[k], marker: "circle", size: 4,
+          x: x[i], y: y[i], color: color[k], fill: color[k], marker: "circle", size: 4,
         })) {
           ends[name].push(value);
         }

@@ -3,15 +3,15 @@
 function main(args, { index }) {
   const { feed, bar, side, empty, linear, log, grid, look, pools } = args;
   const options = {
-    metric: "", x: "steps", log: false, smoothing: 0, colours: "runner", view: "curves", search: "",
+    metric: "", x: "steps", log: false, smoothing: 0, colors: "runner", view: "curves", search: "",
     whole: false, // whether to show outliers
     ...look.options,
   };
   const calls = new Calls();
-  const colours = new Colours(look);
-  colours.by = options.colours;
-  const curves = new Curves({ linear, log }, colours);
-  const multiples = new Grid(grid, colours);
+  const colors = new Colors(look);
+  colors.by = options.colors;
+  const curves = new Curves({ linear, log }, colors);
+  const multiples = new Grid(grid, colors);
   const tip = new Tip();
   let focus = null;
   let planned = false;
@@ -27,10 +27,10 @@ function main(args, { index }) {
     }
     if ("x" in changed || "log" in changed || "view" in changed) curves.following = true;
     Object.assign(options, changed);
-    colours.by = options.colours;
+    colors.by = options.colors;
     plan();
   });
-  const table = new Table(colours, (attempt) => {
+  const table = new Table(colors, (attempt) => {
     focus = attempt;
     tip.hide();
     plan();

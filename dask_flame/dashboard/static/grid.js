@@ -30,8 +30,8 @@ function commonPrefix(names) {
 }
 
 class Grid {
-  constructor({ figure, cells, titles, numbers, lines, ends }, colours) {
-    Object.assign(this, { figure, cells, titles, numbers, lines, ends, colours });
+  constructor({ figure, cells, titles, numbers, lines, ends }, colors) {
+    Object.assign(this, { figure, cells, titles, numbers, lines, ends, colors });
     this.layout = [];
   }
   draw(calls, rows, options, focus, curves) {
@@ -54,10 +54,10 @@ class Grid {
     this.span = { x0, x1, low, high, level, values };
     const columns = {
       cells: { left: [], right: [], top: [], bottom: [], rule: [], card: [] },
-      titles: { x: [], y: [], text: [], colour: [], style: [] },
-      numbers: { x: [], y: [], text: [], colour: [] },
-      lines: { xs: [], ys: [], colour: [], alpha: [], width: [], key: [], runner: [] },
-      ends: { x: [], y: [], colour: [], marker: [] },
+      titles: { x: [], y: [], text: [], color: [], style: [] },
+      numbers: { x: [], y: [], text: [], color: [] },
+      lines: { xs: [], ys: [], color: [], alpha: [], width: [], key: [], runner: [] },
+      ends: { x: [], y: [], color: [], marker: [] },
     };
     this.layout = runners.map(([runner, own], n) => {
       const cell = this.cell(n, shape, runner, own);
@@ -65,20 +65,20 @@ class Grid {
       for (const a of own) {
         const line = this.line(cell, a, y(a), options);
         const current = a === own[own.length - 1];
-        const colour = this.colours.of(a, place.get(a), rows.length);
+        const color = this.colors.of(a, place.get(a), rows.length);
         const { lines, ends } = columns;
         lines.xs.push(line.xs);
         lines.ys.push(line.ys);
         lines.key.push(a.key);
         lines.runner.push(runner);
-        lines.colour.push(colour);
+        lines.color.push(color);
         lines.alpha.push(a === focus || current ? 1 : 0.3);
         lines.width.push(a === focus || current ? 1.8 : 1);
         const bad = a.state === "failed" || a.state === "lost";
         if ((current || bad) && line.end) {
           ends.x.push(line.end[0]);
           ends.y.push(line.end[1]);
-          ends.colour.push(bad ? flameTheme.colour("bad") : colour);
+          ends.color.push(bad ? flameTheme.color("bad") : color);
           ends.marker.push(MARKS[a.state] ?? "circle");
         }
       }
@@ -132,13 +132,13 @@ class Grid {
     cells.right.push(left + w - 0.5);
     cells.top.push(top + 0.5);
     cells.bottom.push(top + h - 0.5);
-    cells.rule.push(flameTheme.colour(focused ? "ink" : "rule"));
-    cells.card.push(flameTheme.colour("card"));
+    cells.rule.push(flameTheme.color(focused ? "ink" : "rule"));
+    cells.card.push(flameTheme.color("card"));
     if (!head) return;
     const number = shown(current.last);
-    const ink = flameTheme.colour("ink");
-    const say = (x, y, text, colour, style) => {
-      for (const [name, value] of Object.entries({ x, y, text, colour, style })) {
+    const ink = flameTheme.color("ink");
+    const say = (x, y, text, color, style) => {
+      for (const [name, value] of Object.entries({ x, y, text, color, style })) {
         titles[name].push(value);
       }
     };
@@ -153,11 +153,11 @@ class Grid {
       numbers.x.push(left + w - 7);
       numbers.y.push(top + 13);
       numbers.text.push(number);
-      numbers.colour.push(ink);
+      numbers.color.push(ink);
     }
     if (foot) {
       const more = cell.own.length > 1 ? `${cell.own.length} calls · ` : "";
-      const quiet = flameTheme.colour("quiet");
+      const quiet = flameTheme.color("quiet");
       say(left + 7, top + h - 8, cutTo(more + current.name, w - 14), quiet, "normal");
     }
   }

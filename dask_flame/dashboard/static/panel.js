@@ -108,7 +108,7 @@ class Controls {
       either("x", [["steps", "step", "by step"], ["seconds", "time", "by time since each began"]]),
       element("label", {}, log, "log"),
       element("label", {}, "smooth", smoothing, weight),
-      select("colours", "colour", [["runner", "by runner"], ["call", "by call"], ["rank", "by rank"]]),
+      select("colors", "color", [["runner", "by runner"], ["call", "by call"], ["rank", "by rank"]]),
       either("view", [["curves", "together", "all curves in one chart"], ["grid", "each runner", "a chart for each runner"]]),
       search,
       this.again,
@@ -161,9 +161,9 @@ class Controls {
   /** Show the pools in a line: [{name, busy, idle, booting, demand, waiting}]. */
   say(pools, link) {
     this.pools.replaceChildren();
-    const part = (colour, n, word) => {
+    const part = (color, n, word) => {
       const square = element("i");
-      square.style.background = `var(--flame-${colour})`;
+      square.style.background = `var(--flame-${color})`;
       return [square, `${n} ${word}`];
     };
     for (const pool of pools.slice(0, 3)) {
@@ -200,8 +200,8 @@ const TABLE_STYLE = `
 const SIGNS = { running: "●", done: "■", failed: "✕", cancelled: "✕", lost: "✕" };
 
 class Table {
-  constructor(colours, pointed) {
-    this.colours = colours;
+  constructor(colors, pointed) {
+    this.colors = colors;
     this.pointed = pointed;
     this.rows = new Map();
     this.head = element("tr");
@@ -263,7 +263,7 @@ class Table {
   fill(row, a, place, n, focus) {
     const bad = a.state === "failed" || a.state === "lost" || a.state === "cancelled";
     write(row.sign, SIGNS[a.state] ?? "●");
-    row.sign.style.color = bad ? "var(--flame-bad)" : this.colours.of(a, place, n);
+    row.sign.style.color = bad ? "var(--flame-bad)" : this.colors.of(a, place, n);
     write(row.name, a.name);
     write(row.again, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
     row.call.title = [a.key, a.arguments, a.state, a.why].filter(Boolean).join("\n");

@@ -39,7 +39,7 @@ const flameTheme = (() => {
       return root.dataset.flameTheme === "dark";
     },
     /** The current value of a theme variable, for code that cannot refer to it. */
-    colour: (name) => getComputedStyle(root).getPropertyValue(`--flame-${name}`).trim(),
+    color: (name) => getComputedStyle(root).getPropertyValue(`--flame-${name}`).trim(),
     /** Call a listener when the theme changes. */
     on: (listener) => listeners.add(listener),
     toggle() {
