@@ -23,13 +23,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "--backend",
-        help="What the clusters run on: local, kubernetes, or another that is installed. "
-        "By default flame.backend in Dask's configuration.",
+        help="Backend of the clusters: local, kubernetes or another installed one. "
+        "By default flame.backend of Dask's configuration.",
     ),
     click.option(
-        "--namespace", "-n", help="Of Kubernetes; by default the context's, or the pod's."
+        "--namespace",
+        "-n",
+        help="Kubernetes namespace. By default that of the context, or of the pod.",
     ),
-    click.option("--context", help="Of the kubeconfig; by default its current one."),
+    click.option("--context", help="Context of the kubeconfig. By default its current context."),
 )
 _OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True
@@ -61,7 +63,7 @@ def flame() -> None:
 @flame.command()
 @_where
 @_OUTPUT
-@click.option("--runners", "-r", is_flag=True, help="A line for each runner, too.")
+@click.option("--runners", "-r", is_flag=True, help="List the runners as well.")
 def ps(output: str, runners: bool, **where: str | None) -> None:
     """List clusters with their drivers, states and runners."""
 
@@ -88,7 +90,7 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
     default=1000,
     show_default=True,
     type=click.IntRange(1, 1_000_000),
-    help="The last lines of each runner.",
+    help="Number of last lines of each runner.",
 )
 def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> None:
     """Show the output of the runners of CLUSTER, or of one RUNNER.
@@ -122,7 +124,7 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
     show_default=True,
     type=click.FloatRange(0, 86_400),
     callback=_a_number,
-    help="Seconds that it may take.",
+    help="Maximum seconds to wait.",
 )
 def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
     """Stop each CLUSTER: end its runners, and delete the objects made for it.
@@ -145,8 +147,8 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
 @flame.command()
 @_where
 @_OUTPUT
-@click.option("--dry-run", is_flag=True, help="Only say what would be ended.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only list the leftovers.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.argument("clusters", nargs=-1, metavar="[CLUSTER]...")
 def sweep(
     clusters: Sequence[str], output: str, dry_run: bool, yes: bool, **where: str | None
@@ -208,7 +210,7 @@ def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None])
     async def do() -> T:
         factory = find_backend(backend)
         if not hasattr(factory, "overseer"):
-            raise click.ClickException(f"--backend {backend} cannot be asked for its clusters")
+            raise click.ClickException(f"--backend {backend} does not list its clusters")
         async with factory.overseer(**given) as overseer:
             try:
                 return await what(overseer)
