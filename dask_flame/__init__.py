@@ -1,7 +1,7 @@
-"""Elastic Dask for notebooks: runners appear when you call, and are gone when you stop.
+"""Elastic Dask for notebooks: runners start when you submit calls and end when you stop.
 
-Names are imported on first use: a runner or the process that guards runners must not pay for
-importing the driver's half.
+Names are imported on first use, so that a runner or a supervisor does not import the driver's
+modules.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ __all__ = [
 ]
 
 
-# The defaults are in Dask's configuration from the import on. Where nobody uses Dask there is none:
-# the processes that guard runners do without.
+# Load the defaults into Dask's configuration. A process without Dask, such as the supervisor, does
+# not need them.
 if "dask.config" in sys.modules:
     import_module("dask_flame.core.config")
 
@@ -112,10 +112,10 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """``%load_ext dask_flame``: ``%%flame`` runs a whole cell on a runner."""
+    """Load the extension for ``%load_ext dask_flame``, which adds ``%%flame``."""
     import_module("dask_flame.notebook").load(ipython)
 
 
 def unload_ipython_extension(ipython: Any) -> None:
-    """``%unload_ext dask_flame``."""
+    """Unload the extension for ``%unload_ext dask_flame``."""
     import_module("dask_flame.notebook").unload(ipython)

@@ -1,4 +1,4 @@
-"""Names that a package offers, imported from its modules when they are first used (all places)."""
+"""Import the names that a package exports on first use (all places)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
-    A process that runs or guards runners imports one module of a package, and must not pay for
-    the others.
+    A runner or a supervisor needs one module of a package and must not import the others.
 
     Parameters
     ----------
     package : str
-        Its ``__name__``.
+        ``__name__`` of the package.
     homes : mapping of str to str
-        For each name that the package offers, the module that has it.
+        Module of each exported name.
+
+    Returns
+    -------
+    tuple of (callable, callable)
     """
 
     def getattribute(name: str) -> Any:

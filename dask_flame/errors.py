@@ -1,18 +1,18 @@
-"""Every error that dask-flame raises on purpose (all places).
+"""Errors that dask-flame raises (all places).
 
 ::
 
     FlameError
-    ├── PoolError        (also ValueError)    an option is wrong, or there is no such pool
-    │   └── PositionalError (also TypeError)  ... it was given by position, not by name
-    ├── BackendError                          a backend is unknown, or cannot be used here
-    ├── ClosedError      (also RuntimeError)  a cluster that has closed is asked for something
-    ├── ForkedError      (also RuntimeError)  a fork of the driver uses the driver's cluster
+    ├── PoolError        (also ValueError)    an option is not valid, or a pool does not exist
+    │   └── PositionalError (also TypeError)  ... because it was given by position
+    ├── BackendError                          a backend is unknown or cannot be used here
+    ├── ClosedError      (also RuntimeError)  a cluster was used after it had closed
+    ├── ForkedError      (also RuntimeError)  a fork of the driver used the driver's cluster
     ├── BootError        (also RuntimeError)  runners could not start
-    │   └── BootTimeout  (also CallTimeout)   ... within their pool's boot_timeout
-    ├── CallFailed       (also RuntimeError)  a call's end cannot be raised here as it was there
-    ├── CallTimeout      (also TimeoutError)  a call was not done within its own timeout
-    └── RunnerLost       (also KilledWorker)  a call went down with its runner
+    │   └── BootTimeout  (also CallTimeout)   ... within the boot_timeout of their pool
+    ├── CallFailed       (also RuntimeError)  a call failed with an error that cannot be raised here
+    ├── CallTimeout      (also TimeoutError)  a call did not finish within its timeout
+    └── RunnerLost       (also KilledWorker)  the runner of a call ended before the call did
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from dask_flame.core.runner_lost import RunnerLost as RunnerLost
 
 
-#: What stands between why a runner has ended and the last lines that it printed.
+#: Separates the reason of a runner's end from the last lines that it printed.
 PRINTED = "; it printed last:\n"
 
 
 class FlameError(Exception):
-    """What every error of dask-flame derives from."""
+    """Base class of all errors of dask-flame."""
 
 
 class PoolError(FlameError, ValueError):
-    """An option of a Pool or a FlameCluster is wrong, or there is no such pool."""
+    """An option of a Pool or a FlameCluster is not valid, or a pool does not exist."""
 
 
 class PositionalError(PoolError, TypeError):
-    """An option was given by position; the message has the line that names it."""
+    """An option was given by position; the message has the line with its keyword."""
 
 
 class BackendError(FlameError):
@@ -46,38 +46,38 @@ class BackendError(FlameError):
 
 
 class ClosedError(FlameError, RuntimeError):
-    """A cluster that has closed, or a Client of it, is asked for something."""
+    """A cluster, or a Client of it, was used after the cluster had closed."""
 
 
 class ForkedError(FlameError, RuntimeError):
-    """A process that was forked from the driver uses the driver's cluster, or a Client of it."""
+    """A process that was forked from the driver used the driver's cluster or its Client."""
 
 
 class BootError(FlameError, RuntimeError):
     """Runners could not start, so the calls that waited for them fail.
 
-    The message holds the substrate's own words: the end of what the runner printed, its exit
-    code, and the setting to change.
+    The message contains the error text of the substrate, the exit code and last output of the
+    runner, and the setting to change.
     """
 
 
 class CallFailed(FlameError, RuntimeError):
-    """A call has failed in a way that cannot be raised here as it was there.
+    """A call failed with an error that cannot be raised here as it was raised there.
 
-    It has ended with what is no :class:`Exception`, such as ``sys.exit()``: ``__cause__`` is that
-    then, with its code. Or its error cannot be pickled, or cannot be read in this process: the
-    message has its text.
+    The call raised a BaseException that is not an :class:`Exception`, such as ``SystemExit``, which
+    is then the ``__cause__``; or its error could not be pickled, or could not be unpickled in this
+    process, and the message has its text.
     """
 
 
 class CallTimeout(FlameError, TimeoutError):
-    """A call was not done in time: the message says which clock ran out, and where the call was."""
+    """A call did not finish in time; the message names the timeout and the state of the call."""
 
 
 class BootTimeout(BootError, CallTimeout):
-    """No runner came up within its pool's ``boot_timeout``, so the calls that waited fail."""
+    """No runner started within the ``boot_timeout`` of its pool, so the calls that waited fail."""
 
 
-# It is one of distributed's errors as well, which the processes and the pure parts that need the
-# others do without.
+# RunnerLost derives from an error of distributed, which processes that need only the other errors
+# must not import.
 __getattr__, __dir__ = attach(__name__, {"RunnerLost": "dask_flame.core.runner_lost"})

@@ -239,7 +239,7 @@ DRAWN = """() => ["linear", "log", "grid"].flatMap((kind) => {
   if (!doc.get_model_by_name(`flame-${kind}`).visible) return [];
   const { data } = doc.get_model_by_name(`flame-${kind}-lines`);
   return data.key.map((key, i) => ({
-    kind, key, xs: [...data.xs[i]], ys: [...data.ys[i]], colour: data.colour[i],
+    kind, key, xs: [...data.xs[i]], ys: [...data.ys[i]], color: data.color[i],
     dash: data.dash?.[i], alpha: data.alpha[i], runner: data.runner[i] }));
 })"""
 
@@ -268,7 +268,7 @@ def choose(page: Page, **choices: Any) -> None:
     for name, value in choices.items():
         if isinstance(value, bool):
             page.do(lambda p, n=name, v=value: p.locator(f"input[name={n}]").set_checked(v))
-        elif name in ("metric", "colours"):
+        elif name in ("metric", "colors"):
             page.do(lambda p, n=name, v=value: p.locator(f"select[name={n}]").select_option(v))
         elif name in ("search", "smoothing"):
             page.do(lambda p, n=name, v=value: p.locator(f"input[name={n}]").fill(str(v)))
@@ -387,8 +387,8 @@ def test_time_smoothing_colours_and_search(client: Client, visit: Callable[[str]
     choose(page, smoothing=0)
 
     for by in ("call", "rank"):
-        choose(page, colours=by)
-        wait_for(lambda: len({line["colour"] for line in lines(page).values()}) == 2)
+        choose(page, colors=by)
+        wait_for(lambda: len({line["color"] for line in lines(page).values()}) == 2)
     choose(page, search="tw")
     wait_for(lambda: lines(page).keys() == {"two"})
     page.shows("1 of 2 calls · 1 done")
@@ -475,7 +475,7 @@ def test_failed_and_retried_calls_are_marked(client: Client, visit: Callable[[st
     marks = "() => Bokeh.documents[0].get_model_by_name('flame-linear-ends').data"
     wait_for(lambda: len(page.read(marks)["marker"]) == 3)
     assert set(page.read(marks)["marker"]) == {"x"}
-    assert page.read(marks)["colour"].count(BAD) == 3
+    assert page.read(marks)["color"].count(BAD) == 3
     # The attempt before is there, behind the others.
     assert [line["dash"] for line in page.read(DRAWN)] == ["dotted", "solid", "solid"]
 

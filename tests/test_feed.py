@@ -139,7 +139,7 @@ def test_runners_keep_their_colours_on_all_pages() -> None:
         viewers.append(Viewer())
         viewers[-1].take(Feed(palette).next(store.calls))
     for viewer in viewers:
-        assert {r["runner"]: r["colour"] for r in viewer.rows.values()} == {"one": 0, "two": 1}
+        assert {r["runner"]: r["color"] for r in viewer.rows.values()} == {"one": 0, "two": 1}
 
 
 def test_a_call_with_a_name_that_dask_made_up_is_named_by_its_arguments() -> None:

@@ -215,13 +215,13 @@ def columns(rows: BarRows, now: float) -> list[tuple[Any, ...]]:
 def test_what_was_sent_bit_by_bit_is_what_there_is(
     stretches: list[tuple[tuple[str, str, float], ...]],
 ) -> None:
-    play, colours = Play(), {colour: colour for colour in DARK}
-    bit_by_bit = BarRows(TimeRange(int), name="a", colours=colours)
+    play, colors = Play(), {color: color for color in DARK}
+    bit_by_bit = BarRows(TimeRange(int), name="a", colors=colors)
     for happenings in stretches:
         for happening in happenings:
             play(*happening)
         bit_by_bit.draw([row_of(life) for life in play.lives], play.now)
-    whole = BarRows(TimeRange(int), name="b", colours=colours)
+    whole = BarRows(TimeRange(int), name="b", colors=colors)
     rows = [row_of(life) for life in play.lives]
     whole.draw(rows, play.now)
     bit_by_bit.draw(rows, play.now)
@@ -605,7 +605,7 @@ def test_what_workers_measure(client: Client, visit: Callable[[str], Page]) -> N
     wait_for(lambda: set(read(page, "pools-machines")["row"]))
     page.shows("CPU: nothing")
     assert "GPU" not in page.text()
-    assert set(read(page, "pools-machines")["colour"]) <= set(LEVELS)
+    assert set(read(page, "pools-machines")["color"]) <= set(LEVELS)
 
     async def measure(part: int) -> None:
         # As distributed.system_monitor does where nvidia-ml-py is there. A heartbeat would take
@@ -620,7 +620,7 @@ def test_what_workers_measure(client: Client, visit: Callable[[str], Page]) -> N
 
     wait_for(lambda: measured("GPU 3 %", 3))
     wait_for(lambda: measured("GPU 97 %", 97))
-    assert read(page, "pools-machines")["colour"][-1] == list(LEVELS)[-2]
+    assert read(page, "pools-machines")["color"][-1] == list(LEVELS)[-2]
     page.read("() => { Bokeh.documents[0].get_model_by_name('pools-metric').active = 3 }")
     wait_for(lambda: measured("GPU memory: 1.00 GiB of 4.00 GiB", 97))
 
@@ -685,7 +685,7 @@ def test_boots_are_bars_of_their_phases(client: Client, visit: Callable[[str], P
     get = "() => Bokeh.documents[0].get_model_by_name"
     ends = page.read(f"{get}('flame-boot-ends').data")
     assert list(ends["y"]) == [0, 1]
-    assert ends["colour"][0] != ends["colour"][1] == BAD
+    assert ends["color"][0] != ends["color"][1] == BAD
     # Boots are to be compared, not the wait for a first call.
     assert page.read(f"{get}('flame-boot-bars').x_range.end") == pytest.approx(3.18)
 

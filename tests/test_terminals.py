@@ -17,7 +17,7 @@ from dask_flame.backends.inspector import ClusterListing, Orphan, RunnerListing
 from dask_flame.charts.curves import board, text
 from dask_flame.charts.ranking import labels
 from dask_flame.cli import commands
-from dask_flame.cli.tables import of_clusters, of_runners, of_strays
+from dask_flame.cli.tables import of_clusters, of_orphans, of_runners
 from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.text import label
 from dask_flame.driver.journal_writer import last_lines
@@ -145,7 +145,7 @@ def _of_tables() -> str:
         id=f"a{NASTY}", name="a", state="live", driver=NASTY, runners=(runner,)
     )
     strays = [Orphan(what=NASTY, cluster=NASTY, why=NASTY)]
-    return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_strays(strays)))
+    return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_orphans(strays)))
 
 
 PLACES = {

@@ -66,7 +66,7 @@ def test_the_best_comes_first_and_stands_out() -> None:
     assert drawn.headline == "best loss 1 at step 1 by b"
     assert drawn.title == "3 calls: 1 running, 1 done, 1 failed"
     # Colours are those of the order of submission: a curve keeps its own when ranks change.
-    assert [c.colour for c in of(calls[:2]).curves] == [c.colour for c in drawn.curves[:2]]
+    assert [c.color for c in of(calls[:2]).curves] == [c.color for c in drawn.curves[:2]]
     picture = svg(drawn)
     assert 'stroke-width="3.4"' in picture
     assert picture.count('stroke-width="1.6" stroke-opacity') == 2
@@ -99,7 +99,7 @@ def test_what_is_best_is_judged_by_name_or_said() -> None:
 def test_there_may_be_nothing_to_draw(drawn: Board, said: str) -> None:
     assert said in " ".join(texts(svg(drawn)))
     assert text(drawn)
-    assert not any(bits for row in dots(drawn, 20, 5).rows() for bits, colour in row if colour)
+    assert not any(bits for row in dots(drawn, 20, 5).rows() for bits, color in row if color)
 
 
 def test_a_gap_is_a_gap_and_a_point_is_a_point() -> None:

@@ -1,1 +1,1 @@
-"""What the pages and the notebook draw alike: colors, ranking, curves, axes."""
+"""Shared by the pages and the notebook: colors, ranking, curves and axes (scheduler, driver)."""

@@ -1,12 +1,12 @@
-"""Colours, on light and on dark ground; no bokeh in it (anywhere)."""
+"""Colors for light and dark backgrounds; without bokeh (all places)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-#: Told apart with any common colour blindness: Okabe and Ito's, without yellow and black, which
-#: are too pale and too strong beside the others on white; then two of Tol's.
-COLOURS = (
+#: Distinct for all common forms of color blindness: the palette of Okabe and Ito without yellow and
+#: black, which are too pale and too strong on white, and two colors of Paul Tol.
+COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -16,20 +16,20 @@ COLOURS = (
     "#882255",
     "#332288",
 )
-#: In place of colours that are too dark on a dark ground.
+#: Replacements of colors that are too dark on a dark background.
 LIGHTER = {"#332288": "#8f83e8", "#882255": "#d0568f", "#0072B2": "#3a9bdc"}
-#: Where runners outnumber colours, each further round has another dash.
+#: Dashes that distinguish runners with the same color.
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 
-#: What a runner does.
+#: Colors of the states of runners, and of the demand.
 BUSY, IDLE, BOOTING, DEMAND = "#E69F00", "#56B4E9", "#C9CED6", "#222222"
-#: What has failed.
+#: Color of failures.
 BAD = "#B42318"
 
 INK, QUIET, RULE = "#222222", "#6B7280", "#DDDDDD"
 
-#: The same as CSS, for what is HTML: ``color: var(--flame-ink)``. The first value of each is on
-#: light ground, the second on dark.
+#: CSS variables for HTML: ``color: var(--flame-ink)``. The first value is for light backgrounds,
+#: the second for dark ones.
 VARIABLES = {
     "ground": ("#FAFAFA", "#14171C"),
     "card": ("#FFFFFF", "#1C2027"),
@@ -46,13 +46,13 @@ VARIABLES = {
 
 
 class Palette:
-    """Gives every runner a colour and keeps it, for as long as the runner has calls to show."""
+    """Assigns colors to runners, and keeps them while the runners have calls to show."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def assign(self, runners: Collection[str]) -> None:
-        """Number the runners that are new; forget those that are not among these."""
+        """Assign numbers to new runners, and free those of runners that are not in the list."""
         known = self._numbers
         for gone in known.keys() - set(runners):
             del known[gone]
@@ -64,5 +64,5 @@ class Palette:
                 taken.add(free)
 
     def number(self, runner: str) -> int:
-        """Which colour is this runner's: 0 for the first, 1 for the second."""
+        """Return the number of a runner's color, from 0."""
         return self._numbers[runner]

@@ -1,4 +1,4 @@
-"""What is drawn of calls that report: their curves, ranked, each with a colour; pure (driver)."""
+"""Ranked curves of calls, prepared for drawing; pure (driver)."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from typing import Any
 import numpy as np
 from dask.typing import Key
 
-from dask_flame.charts.colors import COLOURS, DASHES
+from dask_flame.charts.colors import COLORS, DASHES
 from dask_flame.charts.ranking import best, counted, higher_is_better, labels, metrics, shown
 from dask_flame.core.terminal_text import plain
 from dask_flame.reports.series import CallReports
 
-#: Curves that are drawn strongly; more would hide each other.
+#: Maximum number of curves to highlight.
 FEW = 8
 
-#: Beyond it, there would be no room for an axis.
+#: Larger values would overflow the axis.
 _LARGEST = 1e290
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A call's curve, and its place.
+    """Curve of a call.
 
     Attributes
     ----------
     name : str
-        Short, and its own.
+        Short unique name.
     call : CallReports
-    steps, values : numpy.ndarray of float
-        What cannot be drawn is NaN: infinities, and numbers that are next to them.
+        Reports of the call.
+    steps : numpy.ndarray of float
+        Steps of the metric.
+    values : numpy.ndarray of float
+        Values of the metric. Infinite and extremely large values are NaN.
     best : float or None
+        Best value.
     at : int or None
-        The step of the best value.
-    colour : str
+        Step of the best value.
+    color : str
+        Color as hexadecimal RGB.
     dash : str
         One of :data:`dask_flame.charts.colors.DASHES`.
     """
@@ -47,12 +52,12 @@ class Curve:
     values: Any
     best: float | None
     at: int | None
-    colour: str
+    color: str
     dash: str
 
     @property
     def last(self) -> tuple[float, float] | None:
-        """The last step with a value that can be drawn."""
+        """Last step with a finite value, and the value; None if there is none."""
         drawable = np.flatnonzero(np.isfinite(self.values))
         if not len(drawable):
             return None
@@ -61,21 +66,22 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """All that is drawn at one moment.
+    """Everything to draw at one time.
 
     Attributes
     ----------
     metric : str
-        What is drawn; empty before anything was reported.
+        Name of the metric to draw; empty before the first report.
     others : tuple of str
-        What else was reported.
+        Names of the other reported metrics.
     higher : bool
-        Whether a larger value is a better one.
+        Whether larger values are better.
     log : bool
+        Whether the axis is logarithmic.
     curves : tuple of Curve
-        Best first. Those without a value of that name come last.
+        Curves, the best first and those without a value of the metric last.
     states : mapping of str to int
-        How many calls there are of each state, ``waiting`` for those that have reported nothing.
+        Numbers of calls by state; ``waiting`` for calls that have not reported.
     """
 
     metric: str
@@ -91,19 +97,19 @@ class Board:
 
     @property
     def leader(self) -> Curve | None:
-        """The best so far."""
+        """Curve with the best value so far, or None."""
         return self.curves[0] if self.curves and self.curves[0].best is not None else None
 
     @property
     def title(self) -> str:
-        """All of it in a line."""
+        """Summary of the calls in one line."""
         order = ("running", "done", "failed", "cancelled", "lost", "waiting")
-        told = [f"{self.states[state]} {state}" for state in order if self.states.get(state)]
-        return f"{counted(self.calls, 'call')}: {', '.join(told)}" if told else "no calls"
+        parts = [f"{self.states[state]} {state}" for state in order if self.states.get(state)]
+        return f"{counted(self.calls, 'call')}: {', '.join(parts)}" if parts else "no calls"
 
     @property
     def headline(self) -> str:
-        """The best in a line; empty before there is one."""
+        """Best value in one line; empty if there is none."""
         leader = self.leader
         if leader is None:
             return ""
@@ -111,17 +117,17 @@ class Board:
 
     @property
     def alive(self) -> bool:
-        """Whether more may be reported."""
+        """Whether more reports may arrive."""
         return any(self.states.get(state) for state in ("running", "waiting"))
 
     @property
     def unreported(self) -> bool:
-        """Whether calls report, and none of them by the name that is drawn."""
+        """Whether calls have reported, but none of them the chosen metric."""
         return bool(self.others) and not any(self.metric in c.call.series for c in self.curves)
 
     @property
     def nothing(self) -> tuple[str, str]:
-        """Why there is nothing to draw, where that is so, and what there is."""
+        """Reason for an empty chart, and a hint."""
         there = f"there is {', '.join(self.others)}" if self.others else ""
         if self.unreported:
             return f"{self.metric} was not reported{' yet' if self.alive else ''}", there
@@ -141,22 +147,26 @@ def board(
     best_is: str | None = None,
     log: bool = False,
 ) -> Board:
-    """What there is to draw of these calls.
+    """Return the board for some calls.
 
     Parameters
     ----------
     keys : sequence of Key
-        In the order in which they were submitted, which gives them their colours.
+        Keys in order of submission, which determines the colors.
     calls : mapping of Key to CallReports
-        What is known of those that have reported.
+        Reports of the calls that have reported.
     ended : mapping of Key to str
-        ``done``, ``failed`` or ``cancelled``, of calls that have ended.
+        ``done``, ``failed`` or ``cancelled`` for each call that has ended.
     metric : str, optional
-        By default ``loss``, or whatever was reported first.
+        Metric to draw. By default ``loss``, or the first one that was reported.
     best_is : {"min", "max"}, optional
-        By default judged by the metric's name.
-    log : bool
-        Draw it on a logarithmic axis.
+        Whether small or large values are better. By default decided by the metric's name.
+    log : bool, default False
+        Whether to use a logarithmic axis.
+
+    Returns
+    -------
+    Board
     """
     there = [calls[key] for key in keys if key in calls]
     named = metrics(there)
@@ -170,7 +180,7 @@ def board(
     ]
     sign = -1 if higher else 1
     curves.sort(key=lambda c: np.inf if c.best is None else sign * c.best)
-    # What a call reports may be known later than that it has ended.
+    # The end of a call may be known before its reports.
     states = Counter(
         ended.get(key) or (calls[key].state if key in calls else "waiting")
         for key in dict.fromkeys(keys)
@@ -192,13 +202,13 @@ def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool)
         values=np.where(np.abs(values) < _LARGEST, values, np.nan),
         best=value,
         at=at,
-        colour=COLOURS[number % len(COLOURS)],
-        dash=DASHES[number // len(COLOURS) % len(DASHES)],
+        color=COLORS[number % len(COLORS)],
+        dash=DASHES[number // len(COLORS) % len(DASHES)],
     )
 
 
 def text(board: Board, rows: int = 10) -> str:
-    """The ranking as plain text."""
+    """Return the ranking as plain text."""
     lines = [board.title]
     ranked = [c for c in board.curves if c.best is not None]
     if ranked:
@@ -216,7 +226,7 @@ def text(board: Board, rows: int = 10) -> str:
 
 
 def span(board: Board) -> tuple[float, float, float, float] | None:
-    """The smallest and the largest step and value; None where nothing can be drawn.
+    """Return the smallest and largest step and value; None if nothing can be drawn.
 
     On a logarithmic axis the values are decimal logarithms.
     """
@@ -233,7 +243,7 @@ def span(board: Board) -> tuple[float, float, float, float] | None:
 
 
 def scaled(values: Any, *, log: bool) -> Any:
-    """Values as they are drawn: on a logarithmic axis those above zero, else NaN."""
+    """Return the values to draw; on a logarithmic axis their logarithms, NaN at 0 and below."""
     if not log:
         return values
     return np.log10(values, out=np.full_like(values, np.nan), where=values > 0)

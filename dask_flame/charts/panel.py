@@ -1,4 +1,4 @@
-"""A cluster's pools as a piece of HTML, light or dark as what surrounds it; pure (driver)."""
+"""HTML panel of a cluster's pools, light or dark like the page around it; pure (driver)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dask_flame.history.costs import costs, money
 from dask_flame.history.events import Event
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 
-#: Runners that are drawn as a tile each; beyond it, kinds of runners share a bar.
+#: Maximum number of tiles for single runners; beyond it, a bar shows the numbers by state.
 _TILES = 128
-#: Events that are shown.
+#: Number of events to show.
 _EVENTS = 3
-#: What a runner does, in the order in which it is drawn, and what it is called.
+#: States of runners in drawing order, and their labels.
 _KINDS = {
     "busy": "busy",
     "ready": "ready",
@@ -28,8 +28,8 @@ _KINDS = {
     "ending": "ending",
 }
 
-# Colours of Okabe and Ito, told apart with any common colour blindness, with other forms besides.
-# Text and lines are those of JupyterLab's theme, of VS Code's, or of whatever is around.
+# Colors of Okabe and Ito, distinct for all common forms of color blindness; the shapes differ, too.
+# Text and lines use the theme of JupyterLab, of VS Code, or of the page.
 _STYLE = """<style>
 .flame-panel { border: 1px solid rgba(128,128,128,.4); border-radius: 6px; padding: 10px 14px;
   max-width: 760px; line-height: 1.45; font-size: 13px; box-sizing: border-box;
@@ -72,15 +72,18 @@ _STYLE = """<style>
 
 @dataclass(frozen=True)
 class Head:
-    """What a panel says of the cluster itself.
+    """Heading of a panel.
 
     Attributes
     ----------
-    name, backend : str
+    name : str
+        Name of the cluster.
+    backend : str
+        Name of its backend.
     over : str
-        Why there is nothing any more; empty while there may be.
+        Why the cluster has ended; empty while it is running.
     links : mapping of str to str
-        Addresses by what they are called.
+        Addresses by label.
     """
 
     name: str
@@ -90,14 +93,20 @@ class Head:
 
 
 def panel(head: Head, state: Snapshot, boots: Sequence[Boot]) -> str:
-    """A cluster's pools, runner by runner.
+    """Return the panel of a cluster as HTML.
 
     Parameters
     ----------
     head : Head
+        Heading of the panel.
     state : Snapshot
-        Of the cluster.
+        State of the cluster.
     boots : sequence of Boot
+        Its last boots.
+
+    Returns
+    -------
+    str
     """
     several = len(state.pools) > 1
     parts = [_head(head, state)]
@@ -116,16 +125,16 @@ def _head(head: Head, state: Snapshot) -> str:
         for word, address in (head.links or {}).items()
         if address and not head.over
     )
-    told = head.over or _paid(state)
+    usage = head.over or _usage(state)
     return (
         f'<div class="head"><b>FlameCluster</b> {escape(head.name)}'
         f'<span class="quiet">{escape(head.backend)}</span>'
-        f'<span class="quiet">{escape(told)}</span>'
+        f'<span class="quiet">{escape(usage)}</span>'
         f'<span class="push">{links}</span></div>'
     )
 
 
-def _paid(state: Snapshot) -> str:
+def _usage(state: Snapshot) -> str:
     used = costs(state.pools)
     words = f"{duration(used.runner_seconds)} of runners so far"
     if used.runner_seconds and used.amount is not None:
@@ -163,12 +172,12 @@ def _kind(runner: RunnerSummary, under_way: Mapping[str, Boot]) -> str:
 
 
 def _numbers(number: Counter[str]) -> str:
-    told = [
+    parts = [
         f'<span class="key"><i class="{kind}"></i>{number[kind]} {word}</span>'
         for kind, word in _KINDS.items()
         if number[kind]
     ]
-    return "".join(told) or '<span class="quiet">no runner</span>'
+    return "".join(parts) or '<span class="quiet">no runner</span>'
 
 
 def _tiles(
@@ -205,7 +214,7 @@ def _waiting(pool: PoolSummary) -> str:
 
 
 def _steps(boots: Sequence[Boot], under_way: Mapping[str, Boot], now: float) -> str:
-    """How far the boots have come that are under way; of the others, how long they took."""
+    """Return the progress of boots under way, or the durations of earlier boots."""
     if not under_way:
         took = summary(boots)
         return f'<div class="quiet">boots: {escape(took)}</div>' if took else ""

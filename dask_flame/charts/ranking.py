@@ -1,4 +1,4 @@
-"""Which value is best, and other things to say of reports; pure (anywhere)."""
+"""Find best values, and format names and numbers of reports; pure (all places)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dask_flame.core.terminal_text import plain
 from dask_flame.core.text import label
 from dask_flame.reports.series import CallReports, Series
 
-#: Shown where there is no number.
+#: Text for a missing number.
 NOTHING = "\N{EN DASH}"
 
 _HIGHER = re.compile(
@@ -23,19 +23,19 @@ _LOWER = re.compile(r"loss|err|perplexity|ppl|nll")
 
 
 def metrics(calls: Iterable[CallReports]) -> list[str]:
-    """Names of all series: "loss" first, the others as they first appear."""
+    """Return the names of all series: "loss" first, the others in order of appearance."""
     names = dict.fromkeys(name for call in calls for name in call.series)
     return sorted(names, key=lambda name: name != "loss")
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of this metric is a better one, judged by its name."""
+    """Return whether larger values of a metric are better, decided by its name."""
     name = metric.lower()
     return bool(_HIGHER.search(name)) and not _LOWER.search(name)
 
 
 def best(series: Series, *, higher: bool) -> tuple[float, int] | None:
-    """The best finite value of a series and its step; the first such, if there are several."""
+    """Return the first best finite value of a series and its step; None if there is none."""
     values = np.asarray(series.values)
     finite = np.flatnonzero(np.isfinite(values))
     if not len(finite):
@@ -45,7 +45,7 @@ def best(series: Series, *, higher: bool) -> tuple[float, int] | None:
 
 
 def labels(keys: Sequence[Any]) -> Mapping[Any, str]:
-    """Short names for keys, each its own."""
+    """Return a short unique name for each key."""
     short: dict[Any, str] = {}
     taken: set[str] = set()
     for key in keys:
@@ -56,10 +56,10 @@ def labels(keys: Sequence[Any]) -> Mapping[Any, str]:
 
 
 def counted(n: int, word: str) -> str:
-    """A number of things, in words."""
+    """Return a number with a noun."""
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 
 def shown(value: float | None) -> str:
-    """A number in few characters."""
+    """Return a number in few characters."""
     return NOTHING if value is None else f"{value:.4g}"

@@ -1,16 +1,27 @@
-"""Where an axis has its ticks, and what is written at them; pure (driver)."""
+"""Positions and labels of the ticks of an axis; pure (driver)."""
 
 from __future__ import annotations
 
 import math
 import sys
 
-#: Prefixes for large numbers.
+#: Prefixes of large numbers.
 _LARGE = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers between two others, about so many.
+    """Return about `about` round numbers between two others.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the range.
+    about : int
+        Approximate number of ticks.
+
+    Returns
+    -------
+    list of float
 
     Examples
     --------
@@ -30,7 +41,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Decimal logarithms of round numbers between two others, which are such logarithms too.
+    """Return logarithms of round numbers in a range, which is given as decimal logarithms.
 
     Examples
     --------
@@ -51,12 +62,12 @@ def log_ticks(low: float, high: float) -> list[float]:
         for f in fine
         if low - 1e-9 <= n + math.log10(f) <= high + 1e-9
     ]
-    # Within less than half a decade there may be none.
+    # A range of less than half a decade may contain none.
     return found if len(found) > 1 else ticks(low, high, 4)
 
 
 def tick(value: float, among: list[float]) -> str:
-    """A number at a tick, as short as it can be among the others.
+    """Return the label of a tick, as short as possible among the others.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``dask flame``: clusters seen and ended from a terminal (command line)."""
+"""``dask flame``: list and stop clusters from a terminal (command line)."""
 
 from __future__ import annotations
 

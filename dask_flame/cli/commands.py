@@ -1,6 +1,6 @@
-"""``dask flame``: clusters of whatever driver, seen and ended from a terminal (command line).
+"""``dask flame``: list and stop clusters of any driver from a terminal (command line).
 
-Imported whenever ``dask`` is typed, so it imports nothing that takes long until it is asked.
+Imported with every ``dask`` command, so slow imports are made inside of functions.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "--backend",
-        help="What the clusters run on: local, kubernetes, or another that is installed. "
-        "By default flame.backend in Dask's configuration.",
+        help="Backend of the clusters: local, kubernetes or another installed one. "
+        "By default flame.backend of Dask's configuration.",
     ),
     click.option(
-        "--namespace", "-n", help="Of Kubernetes; by default the context's, or the pod's."
+        "--namespace",
+        "-n",
+        help="Kubernetes namespace. By default that of the context, or of the pod.",
     ),
-    click.option("--context", help="Of the kubeconfig; by default its current one."),
+    click.option("--context", help="Context of the kubeconfig. By default its current context."),
 )
 _OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True
@@ -37,7 +39,7 @@ _OUTPUT = click.option(
 
 
 def _a_number(context: click.Context, option: click.Parameter, value: float) -> float:
-    # No range keeps it out, as it compares with nothing.
+    # click's range accepts NaN, because every comparison with it is false.
     if math.isnan(value):
         raise click.BadParameter("nan is not a number of seconds; write --timeout 30")
     return value
@@ -51,23 +53,24 @@ def _where(command: Command) -> Command:
 
 @click.group()
 def flame() -> None:
-    """See and end clusters of dask-flame, whatever has become of their drivers.
+    """List and stop clusters of dask-flame, also those whose drivers have ended.
 
-    Only your own are shown: on this machine those of your user, on Kubernetes those of a namespace.
+    Only your own clusters are listed: those of your user on this machine, or those of a namespace
+    on Kubernetes.
     """
 
 
 @flame.command()
 @_where
 @_OUTPUT
-@click.option("--runners", "-r", is_flag=True, help="A line for each runner, too.")
+@click.option("--runners", "-r", is_flag=True, help="List the runners as well.")
 def ps(output: str, runners: bool, **where: str | None) -> None:
-    """List clusters: their drivers, states and runners."""
+    """List clusters with their drivers, states and runners."""
 
-    async def seen(overseer: Inspector) -> list[ClusterListing]:
-        return await overseer.clusters()
+    async def list_clusters(inspector: Inspector) -> list[ClusterListing]:
+        return await inspector.clusters()
 
-    clusters = _do(seen, where)
+    clusters = _inspect(list_clusters, where)
     if output == "json":
         click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
         return
@@ -87,26 +90,26 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
     default=1000,
     show_default=True,
     type=click.IntRange(1, 1_000_000),
-    help="The last lines of each runner.",
+    help="Number of last lines of each runner.",
 )
 def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> None:
-    """Show what the runners of CLUSTER, or one RUNNER, have printed.
+    """Show the output of the runners of CLUSTER, or of one RUNNER.
 
-    Of several runners, each line bears its runner's name.
+    With several runners, each line begins with the name of its runner.
     """
 
-    async def read(overseer: Inspector) -> dict[str, str]:
-        found = _named(cluster, await overseer.clusters())
+    async def read(inspector: Inspector) -> dict[str, str]:
+        found = _named(cluster, await inspector.clusters())
         names = [one.name for one in found.runners]
         if runner is not None and runner not in names:
             there = ", ".join(names) or "none"
             raise click.ClickException(f"{found.id} has no runner {runner}; there are: {there}")
         chosen = tuple(one for one in found.runners if runner in (None, one.name))
-        return dict(await overseer.logs(replace(found, runners=chosen), lines=tail))
+        return dict(await inspector.logs(replace(found, runners=chosen), lines=tail))
 
     from dask_flame.core.terminal_text import plain, tame
 
-    for name, text in _do(read, where).items():
+    for name, text in _inspect(read, where).items():
         for line in text.splitlines():
             line = tame(line)
             click.echo(line if runner is not None else f"[{plain(name)}] {line}")
@@ -121,66 +124,66 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
     show_default=True,
     type=click.FloatRange(0, 86_400),
     callback=_a_number,
-    help="Seconds that it may take.",
+    help="Maximum seconds to wait.",
 )
 def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
-    """End all runners of each CLUSTER, and all that was made for them.
+    """Stop each CLUSTER: end its runners, and delete the objects made for it.
 
-    Drivers live on: they are told, their calls fail with an error that says so, and no runner boots
-    for them any more. Results that a driver has can still be read there.
+    Drivers are not ended. Their calls fail with an error that says that the cluster was stopped,
+    and no more runners boot for them. Results that a driver already holds remain readable there.
     """
 
     from dask_flame.core.terminal_text import tame
 
-    async def end(overseer: Inspector) -> None:
-        there = await overseer.clusters()
+    async def end(inspector: Inspector) -> None:
+        there = await inspector.clusters()
         for found in [_named(name, there) for name in clusters]:
-            said = await overseer.stop(found, within=timeout)
-            click.echo(tame(f"{found.id}: {said}"))
+            outcome = await inspector.stop(found, within=timeout)
+            click.echo(tame(f"{found.id}: {outcome}"))
 
-    _do(end, where)
+    _inspect(end, where)
 
 
 @flame.command()
 @_where
 @_OUTPUT
-@click.option("--dry-run", is_flag=True, help="Only say what would be ended.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only list the orphans.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.argument("clusters", nargs=-1, metavar="[CLUSTER]...")
 def sweep(
     clusters: Sequence[str], output: str, dry_run: bool, yes: bool, **where: str | None
 ) -> None:
-    """Find what clusters have left that have no driver any more, and end it.
+    """End orphans: what is left of clusters whose drivers have ended.
 
-    There should never be any. What is just about to end by itself is given a moment's time. With
-    the name of a CLUSTER, only what that one has left.
+    There should never be any. Orphans that may still end by themselves are given a moment to do so.
+    With the name of a CLUSTER, only its orphans.
     """
     if output == "json" and not (dry_run or yes):
         raise click.UsageError("--output json does not ask: add --yes, or --dry-run")
 
-    async def clean(overseer: Inspector) -> None:
-        strays = [s for s in await overseer.strays() if not clusters or _is_of(s, clusters)]
+    async def clean(inspector: Inspector) -> None:
+        orphans = [o for o in await inspector.strays() if not clusters or _is_of(o, clusters)]
         if output == "json":
-            shown = [{"what": s.what, "cluster": s.cluster, "why": s.why} for s in strays]
+            shown = [{"what": o.what, "cluster": o.cluster, "why": o.why} for o in orphans]
             click.echo(json.dumps(shown, indent=2))
         else:
-            from dask_flame.cli.tables import of_strays
+            from dask_flame.cli.tables import of_orphans
 
-            click.echo(of_strays(strays) if strays else "nothing to sweep")
-        if dry_run or not strays:
+            click.echo(of_orphans(orphans) if orphans else "nothing to sweep")
+        if dry_run or not orphans:
             return
         if not yes:
-            click.confirm(f"End {'it' if len(strays) == 1 else 'these'}?", abort=True)
-        if left := await overseer.end(strays):
-            raise click.ClickException("still there: " + "; ".join(stray.what for stray in left))
+            click.confirm(f"End {'it' if len(orphans) == 1 else 'these'}?", abort=True)
+        if left := await inspector.end(orphans):
+            raise click.ClickException("still there: " + "; ".join(orphan.what for orphan in left))
         if output == "table":
             click.echo("ended")
 
-    _do(clean, where)
+    _inspect(clean, where)
 
 
-def _is_of(stray: Orphan, clusters: Sequence[str]) -> bool:
-    return not {stray.cluster, stray.cluster.rpartition("-")[0]}.isdisjoint(clusters)
+def _is_of(orphan: Orphan, clusters: Sequence[str]) -> bool:
+    return not {orphan.cluster, orphan.cluster.rpartition("-")[0]}.isdisjoint(clusters)
 
 
 def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
@@ -194,8 +197,8 @@ def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
     raise click.ClickException(f"there is no cluster {name}; there are: {there}")
 
 
-def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
-    """Do this with the overseer that the options name; then say what it could not see."""
+def _inspect(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
+    """Call a function with the inspector that the options select, and show the notes."""
     from dask_flame.backends.registry import find_backend
     from dask_flame.core import config
     from dask_flame.core.terminal_text import tame
@@ -207,12 +210,12 @@ def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None])
     async def do() -> T:
         factory = find_backend(backend)
         if not hasattr(factory, "overseer"):
-            raise click.ClickException(f"--backend {backend} cannot be asked for its clusters")
-        async with factory.overseer(**given) as overseer:
+            raise click.ClickException(f"--backend {backend} does not list its clusters")
+        async with factory.overseer(**given) as inspector:
             try:
-                return await what(overseer)
+                return await what(inspector)
             finally:
-                for note in overseer.notes:
+                for note in inspector.notes:
                     click.echo(tame(f"note: {note}"), err=True)
 
     try:

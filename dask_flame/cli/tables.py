@@ -1,4 +1,4 @@
-"""What the command line shows, as columns of text; pure (command line)."""
+"""Format tables for the command line; pure (command line)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns, each as wide as it has to be; what is in them does nothing to a terminal.
+    """Return aligned columns, without control characters that a terminal would interpret.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """A length of time in its two largest units.
+    """Return a duration in its two largest units.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def age(seconds: float | None) -> str:
 
 
 def of_clusters(clusters: Sequence[ClusterListing], now: float | None = None) -> str:
-    """A line for each cluster."""
+    """Return a table with a line for each cluster."""
     now = time.time() if now is None else now
     gpus = any(runner.gpus for cluster in clusters for runner in cluster.runners)
     rows = []
@@ -66,7 +66,7 @@ def of_clusters(clusters: Sequence[ClusterListing], now: float | None = None) ->
 
 
 def of_runners(clusters: Sequence[ClusterListing], now: float | None = None) -> str:
-    """A line for each runner."""
+    """Return a table with a line for each runner."""
     now = time.time() if now is None else now
     gpus = any(runner.gpus for cluster in clusters for runner in cluster.runners)
     rows = [
@@ -80,9 +80,9 @@ def of_runners(clusters: Sequence[ClusterListing], now: float | None = None) -> 
     return table(["CLUSTER", "RUNNER", "POOL", "STATE", "AGE", *more, "WHERE"], rows)
 
 
-def of_strays(strays: Sequence[Orphan]) -> str:
-    """A line for each thing that nobody is there for."""
-    rows = [[stray.what, stray.cluster or "?", stray.why] for stray in strays]
+def of_orphans(orphans: Sequence[Orphan]) -> str:
+    """Return a table with a line for each orphan."""
+    rows = [[orphan.what, orphan.cluster or "?", orphan.why] for orphan in orphans]
     return table(["WHAT", "CLUSTER", "WHY"], rows)
 
 

@@ -1,4 +1,4 @@
-"""The pages ``/flame`` and ``/pools`` in Dask's dashboard (scheduler)."""
+"""Pages ``/flame`` and ``/pools`` of Dask's dashboard (scheduler)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 def install(scheduler: Any) -> bool:
     """Add the pages to a scheduler's dashboard, before or after the scheduler has started.
 
-    Adds ``/flame`` and ``/pools`` with their links in the navigation bar, and plots of theirs
-    whose paths begin with ``/individual-flame-``, which JupyterLab's Dask extension then lists.
-    They live and end with the scheduler's own pages, and show what the
-    :class:`~dask_flame.Reports` plugin of that scheduler holds. Adding them again does nothing.
+    It adds ``/flame`` and ``/pools`` with links in the navigation bar, and single plots whose paths
+    begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages show the
+    data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no effect.
 
     Parameters
     ----------
@@ -21,9 +20,9 @@ def install(scheduler: Any) -> bool:
     Returns
     -------
     bool
-        False where the scheduler has no dashboard.
+        False if the scheduler has no dashboard.
     """
-    # Where nothing has imported bokeh there is no dashboard, and its import is not paid for.
+    # If bokeh is not imported there is no dashboard, and the slow import is avoided.
     if "bokeh" not in sys.modules:
         return False
     from dask_flame.dashboard.flame import page as flame_page
@@ -32,6 +31,6 @@ def install(scheduler: Any) -> bool:
     from dask_flame.dashboard.pools.rows import WorkersAsPool
 
     workers = WorkersAsPool(scheduler)
-    # The navigation bar has the page that is mounted last first.
+    # The last mounted page is the first in the navigation bar.
     pages = pools_page.pages(scheduler, workers) | flame_page.pages(scheduler, workers)
     return mount(scheduler, pages)

@@ -1,4 +1,4 @@
-"""Rows of bars over time, of which only what has changed is sent (scheduler)."""
+"""Rows of bars over time, with incremental updates (scheduler)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bokeh.models import (
 
 from dask_flame.dashboard.time_range import FAR, TimeRange
 
-#: Pixels: the least of a row, and most of all rows together where they cannot be thinner.
+#: Minimum height of a row, and maximum height of all rows at that minimum, in pixels.
 _LEAST_ROW, _MOST_THIN = 1.1, 640
 _AXIS = 26
-#: Bars beyond those at the last time when all of them were sent, before they are all sent again.
+#: Number of bars to add before all bars are sent again.
 _SPARE = 1_500
 _LONGEST_NAME = 17
 
@@ -36,10 +36,10 @@ return `${clock}, for ${lasted}${data.right[i] > cover.left ? " so far" : ""}`;
 
 
 class Bar(NamedTuple):
-    """One bar: since when, of which colour, how high (of 1), and what it says when pointed at."""
+    """A bar: its start, its color, its height (of 1), and the texts of its tooltip."""
 
     left: float
-    colour: str
+    color: str
     tall: float
     what: str
     note: str
@@ -47,18 +47,20 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BarState:
-    """A row: each bar ends where the next begins.
+    """A row of bars; each bar ends where the next begins.
 
     Attributes
     ----------
     key : hashable
-        What makes it the same row as the one drawn before.
+        Identifies the row between updates.
     name : str
+        Label of the row.
     bars : sequence of Bar
+        Bars in order of time.
     end : float or None
-        Unix time, in seconds; None while it goes on.
+        Unix time in seconds at which the last bar ends; None if it has not ended.
     stamp : int
-        As long as it is the same, bars have only been added at the end, or the last has changed.
+        While it is unchanged, bars were only appended, or the last bar has changed.
     """
 
     key: Hashable
@@ -73,37 +75,40 @@ class _Drawn:
     y: int
     stamp: int
     number: int
-    at: int  # where the last bar is in the source
+    at: int  # position of the last bar in the source
     last: tuple[Bar, float]
 
 
-_COLUMNS = ("y", "left", "right", "colour", "tall", "what", "note", "row")
+_COLUMNS = ("y", "left", "right", "color", "tall", "what", "note", "row")
 
 
 class BarRows:
-    """A figure of rows, the first on top.
+    """Figure with rows of bars, the first row at the top.
 
     Parameters
     ----------
     span : TimeRange
+        Range of time that the figure shows.
     name : str
-        Of the source; the figure's is followed by ``-bars``.
-    colours : dict of str to str
-        Those that bars may have, on light ground, and what they are on dark.
-    row, most : int
-        Pixels: of a row where there is room, and of all of them where they can be read so.
+        Name of the data source; the figure's name is ``{name}-bars``.
+    colors : dict of str to str
+        Color of bars on a light background, mapped to the color on a dark one.
+    row : int, default 15
+        Height of a row in pixels, if there is room.
+    most : int, default 460
+        Maximum height of all rows in pixels, unless the rows would be too thin.
 
     Attributes
     ----------
     figure : bokeh.plotting.figure
-    colours : bokeh.models.CategoricalColorMapper
-        Its palette is for the browser to change with the theme.
+    colors : bokeh.models.CategoricalColorMapper
+        Its palette is changed in the browser with the theme.
     dark : list of str
-        What its palette is on dark ground.
+        Its palette on a dark background.
     """
 
     def __init__(
-        self, span: TimeRange, *, name: str, colours: dict[str, str], row: int = 15, most: int = 460
+        self, span: TimeRange, *, name: str, colors: dict[str, str], row: int = 15, most: int = 460
     ) -> None:
         self._row = row
         self._most = most
@@ -111,10 +116,10 @@ class BarRows:
         self._limit = 0
         self._far = 0.0
         self.source = ColumnDataSource({name: [] for name in _COLUMNS}, name=name)
-        self.colours = CategoricalColorMapper(
-            factors=list(colours), palette=list(colours), name=f"{name}-colours"
+        self.colors = CategoricalColorMapper(
+            factors=list(colors), palette=list(colors), name=f"{name}-colors"
         )
-        self.dark = list(colours.values())
+        self.dark = list(colors.values())
         self.figure = span.figure(y_range=Range1d(0.5, -0.5), height=80, name=f"{name}-bars")
         fig = self.figure
         fig.ygrid.grid_line_color = None
@@ -127,7 +132,7 @@ class BarRows:
             right="right",
             height="tall",
             source=self.source,
-            fill_color={"field": "colour", "transform": self.colours},
+            fill_color={"field": "color", "transform": self.colors},
             line_color=None,
         )
         since = CustomJSHover(args={"source": self.source, "cover": span.covers[-1]}, code=_SINCE)
@@ -141,13 +146,13 @@ class BarRows:
         )
 
     def draw(self, rows: Sequence[BarState], now: float) -> None:
-        """Show these rows; what has not changed since the last time is not sent again."""
+        """Show these rows; send only what has changed."""
         far = now * 1e3 + FAR
         same = list(self._drawn) == [row.key for row in rows] and all(
             self._drawn[row.key].stamp == row.stamp and self._drawn[row.key].number <= len(row.bars)
             for row in rows
         )
-        # A bar that was drawn far beyond now is too short one day.
+        # An unfinished bar ends at a fixed time in the future, and must be extended in time.
         if not same or len(self.source.data["y"]) > self._limit or now * 1e3 > self._far - FAR / 2:
             self._far = far
             self._draw_all(rows)
@@ -167,7 +172,7 @@ class BarRows:
         if fig.height != height:
             fig.height = height
         fig.y_range.update(start=max(n, 1) - 0.5, end=-0.5)
-        # Names only where there is room for them.
+        # Labels only where there is room for them.
         every = -(-n * 14 // round(room)) if n else 1
         fig.yaxis.ticker = FixedTicker(ticks=list(range(0, n, every)))
         fig.yaxis.major_label_overrides = {
@@ -221,7 +226,7 @@ class BarRows:
         return {
             "left": bar.left * 1e3,
             "right": right,
-            "colour": bar.colour,
+            "color": bar.color,
             "tall": bar.tall,
             "what": bar.what,
             "note": bar.note,

@@ -1,6 +1,6 @@
-"""A dashboard that is built when somebody looks at it (scheduler).
+"""Build the dashboard on the first request (scheduler).
 
-Most of the time that a cluster takes to start would go into importing bokeh.
+Importing bokeh would take most of the time that a cluster needs to start.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dask_flame.dashboard import install
 
 
 def install_later(scheduler: Any) -> None:
-    """Build distributed's dashboard, and the page ``/flame``, when the first page is asked for.
+    """Build distributed's dashboard and our pages when the first page is requested.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
-        Made with ``dashboard=False``.
+        A scheduler that was created with ``dashboard=False``.
     """
 
     async def build() -> None:
         dashboard = await in_thread(import_module, "distributed.dashboard.scheduler")
-        if scheduler.status is Status.running:  # or else nobody would stop what is begun
+        if scheduler.status is Status.running:  # otherwise it would never be stopped
             http, server = scheduler.http_application, scheduler.http_server
             dashboard.connect(http, server, scheduler, prefix="/")
             install(scheduler)
 
-    # What JupyterLab's extension asks for first; without a dashboard, distributed's list is empty.
+    # JupyterLab's extension requests this first. Without a dashboard, distributed returns no plots.
     build_later(scheduler, build, before=[r"/individual-plots\.json"])

@@ -1,4 +1,4 @@
-"""Adds pages to a dashboard that was built already (scheduler)."""
+"""Add pages to an existing dashboard (scheduler)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bokeh.server.tornado import BokehTornado
 from bokeh.server.urls import per_app_patterns
 from distributed.dashboard.scheduler import template_variables
 
-#: What fills a page: called with the scheduler, the template's variables and a new document, as
-#: those of distributed's own pages are.
+#: Function that fills a page: called with the scheduler, the template's variables and a new
+#: document, like those of distributed.
 Page = Callable[[Any, dict[str, Any], Document], None]
 
 
 def mount(scheduler: Any, pages: Mapping[str, Page]) -> bool:
-    """Serve more pages from a scheduler's dashboard, and link them.
+    """Serve more pages from a scheduler's dashboard, and link to them.
 
     Pages whose path begins with ``/individual-`` are listed with the dashboard's plots, the others
     in its navigation bar.
@@ -30,12 +30,12 @@ def mount(scheduler: Any, pages: Mapping[str, Page]) -> bool:
     ----------
     scheduler : distributed.Scheduler
     pages : mapping of str to callable
-        What fills each page, by its path.
+        Functions that fill the pages, by path.
 
     Returns
     -------
     bool
-        False where the scheduler has no dashboard.
+        False if the scheduler has no dashboard.
     """
     server = next(
         (a for a in scheduler.http_application.applications if isinstance(a, BokehTornado)), None
@@ -54,16 +54,16 @@ def mount(scheduler: Any, pages: Mapping[str, Page]) -> bool:
             variables["plots"].append({"url": name, "name": title})
             variables["plots"].sort(key=lambda plot: plot["name"])
         else:
-            # Beside the first page, as what a user of reports looks at most.
+            # Second in the bar, because users of reports open this page most.
             variables["pages"].insert(1, name)
     return True
 
 
 def _serve(server: BokehTornado, path: str, page: Callable[[Document], None]) -> None:
-    """Do for one page what ``BokehTornado.__init__`` does for those it is given.
+    """Add a page to a running Bokeh server, as ``BokehTornado.__init__`` does.
 
-    The scheduler builds its Bokeh server before any plugin of it starts, and Bokeh has no way to
-    add to one. What this relies on, beyond the documented: that ``applications`` is the server's
+    The scheduler starts its Bokeh server before its plugins, and Bokeh has no method to add an
+    application later. This relies on three undocumented details: ``applications`` is the server's
     own dict, the shape of ``per_app_patterns``, and the two arguments of their handlers.
     """
     application = Application(FunctionHandler(page), DocumentLifecycleHandler())

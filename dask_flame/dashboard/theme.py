@@ -1,4 +1,4 @@
-"""Light and dark: what makes a page, and the figures on it, follow the theme (scheduler)."""
+"""Light and dark themes of pages and figures (scheduler)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def _variables(which: int) -> str:
     return " ".join(f"--flame-{name}: {values[which]};" for name, values in VARIABLES.items())
 
 
-#: What Bokeh says of what is under the mouse, and of its own use.
+#: Style of Bokeh's tooltips and panels.
 _TIPS = """
 .bk-Tooltip { --tooltip-color: var(--flame-card); --tooltip-text: var(--flame-ink);
  --tooltip-border: var(--flame-rule) }
 .bk-Panel { color: #18191D }
 """
-#: ``data-flame-theme`` is set by browser/theme.js. The rest is Dask's own frame of the page.
+#: ``data-flame-theme`` is set by static/theme.js. The selectors at the end are Dask's page frame.
 _THEME = f"""
 :root {{ {_variables(0)} color-scheme: light }}
 :root[data-flame-theme="dark"] {{ {_variables(1)} color-scheme: dark }}
@@ -33,7 +33,7 @@ _THEME = f"""
 :root[data-flame-theme="dark"] .navbar li:hover a {{ color: #000 }}
 :root[data-flame-theme="dark"] .navbar li:hover .dropdown-content a {{ color: var(--flame-ink) }}
 """
-#: What Bokeh draws on a canvas takes its colours from the variables of this form.
+#: Lets figures, which Bokeh draws on a canvas, take their colors from the theme's variables.
 _CANVAS = f"""
 {_TIPS}
 :host {{
@@ -44,26 +44,26 @@ _CANVAS = f"""
  --bk-grid-line-color: var(--flame-rule);
 }}
 """
-#: A Div that holds nothing but what a script puts into it.
+#: Hides Bokeh's own element in a Div that a script fills.
 EMPTY = ":host > .bk-clearfix { display: none !important }"
-#: Lets what is in a Div be as wide as the Div, which bokeh shrinks to its content.
+#: Makes the content of a Div as wide as the Div; bokeh would shrink it.
 FULL_WIDTH = ":host > div { display: block; width: 100% }"
 
 
 def sheet() -> GlobalInlineStyleSheet:
-    """The variables, once for a page: among the ``stylesheets`` of its root."""
+    """Return the theme's variables, for the ``stylesheets`` of a page's root."""
     return GlobalInlineStyleSheet(css=_THEME)
 
 
 def canvas() -> InlineStyleSheet:
-    """Makes a figure follow the theme: among its ``stylesheets``."""
+    """Return a style sheet with which a figure follows the theme."""
     return InlineStyleSheet(css=_CANVAS)
 
 
 def plain(fig: Any) -> None:
-    """Take from a figure what says nothing, and give it the pages' look.
+    """Give a figure the style of the pages.
 
-    The colours are those on light ground, which a Bokeh that knows no variables keeps.
+    The colors are those of the light theme, for versions of Bokeh without CSS variables.
     """
     fig.stylesheets = [*fig.stylesheets, canvas()]
     fig.outline_line_color = None

@@ -1,4 +1,4 @@
-"""The stretch of time that the plots of a page show together (scheduler)."""
+"""Range of time that all plots of a page share (scheduler)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from bokeh.plotting import figure
 
 from dask_flame.dashboard.theme import plain
 
-#: Seconds by what the buttons say; 0: all there is.
+#: Length in seconds by button; 0 shows everything.
 WINDOWS = {"1 min": 60.0, "10 min": 600.0, "1 h": 3600.0, "all": 0.0}
-#: Milliseconds: what has no end yet is drawn up to here beyond now, and covered.
+#: Bars without an end are drawn this many milliseconds into the future, and covered there.
 FAR = 86_400_000.0
 
-#: Buttons in the colours of the theme.
+#: Style of buttons in the theme's colors.
 BUTTONS = """
 .bk-btn { background: var(--flame-card); color: var(--flame-ink); border-color: var(--flame-rule);
  padding: 2px 9px; font-size: 12px; line-height: 18px; box-shadow: none }
@@ -37,7 +37,7 @@ BUTTONS = """
  border-color: var(--flame-rule) }
 .bk-btn:hover { border-color: var(--flame-quiet); background: var(--flame-bar) }
 """
-#: The clock of whoever looks, as fine as the ticks are apart.
+#: Format times by the browser's clock, as precisely as the distance between ticks requires.
 _CLOCK = """
 const date = new Date(tick), apart = ticks.length > 1 ? ticks[1] - ticks[0] : 60000;
 const two = (n) => String(n).padStart(2, "0");
@@ -52,22 +52,22 @@ return apart >= 1000 ? seconds : `${seconds}.${String(date.getMilliseconds()).pa
 
 
 def buttons() -> InlineStyleSheet:
-    """Makes Bokeh's buttons and menus follow the theme."""
+    """Return a style sheet with which Bokeh's buttons and menus follow the theme."""
     return InlineStyleSheet(css=BUTTONS)
 
 
 class TimeRange:
-    """A range of time that follows now until somebody zooms in, and the buttons for it.
+    """A range of time that follows the current time until the user zooms, and its buttons.
 
     Parameters
     ----------
     changed : callable
-        Called when another stretch of time was chosen.
+        Called when the user chooses another range.
 
     Attributes
     ----------
     range : bokeh.models.Range1d
-        In milliseconds.
+        The range in milliseconds.
     root : bokeh.models.layouts.Row
     """
 
@@ -96,16 +96,16 @@ class TimeRange:
 
     @property
     def window(self) -> tuple[float, float]:
-        """From when to when, in Unix seconds; as wide as what the buttons say, if it follows."""
+        """Start and end in Unix seconds; as long as the chosen button, if it follows."""
         return self.range.start / 1e3, self.range.end / 1e3
 
     def move(self, now: float, first: float) -> None:
-        """It is now, and this is when the first thing happened that can be shown."""
+        """Set the current time, and the time of the first data."""
         self._now, self._first = now, first
         for cover in self._covers:
             cover.left = now * 1e3
         if self._follow.active:
-            # No more than there is to show.
+            # No longer than there is data.
             most = list(WINDOWS.values())[self._windows.active or 0]
             seconds = min(most or math.inf, max(60.0, (now - first) * 1.02))
             self._moving = True
@@ -113,7 +113,7 @@ class TimeRange:
             self._moving = False
 
     def figure(self, *, tools: Collection[Any] = (), **options: Any) -> figure:
-        """A figure that shows this stretch of time."""
+        """Return a figure that shows this range of time."""
         fig = figure(
             sizing_mode="stretch_width",
             toolbar_location=None,
@@ -132,7 +132,7 @@ class TimeRange:
         fig.add_tools(zoom, wheel, *tools)
         fig.toolbar.active_drag = zoom
         fig.toolbar.active_scroll = wheel
-        # Bars without an end are long ones, so that nothing need be sent while nothing happens.
+        # Bars without an end extend into the future, so that nothing is sent while nothing changes.
         cover = BoxAnnotation(
             left=0, fill_color="#FAFAFA", fill_alpha=1, line_color=None, level="annotation"
         )
@@ -142,7 +142,7 @@ class TimeRange:
 
     @property
     def covers(self) -> list[BoxAnnotation]:
-        """What hides the time to come: of the colour of the ground."""
+        """Boxes in the color of the background that cover the future."""
         return self._covers
 
     def _choose(self, attr: str, old: int, new: int) -> None:

@@ -1,1 +1,1 @@
-"""What lets trainers of other libraries report by themselves; each module needs its library."""
+"""Callbacks with which trainers of other libraries report; each module requires its library."""

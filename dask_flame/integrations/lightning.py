@@ -1,4 +1,4 @@
-"""A Lightning Trainer reports what modules log (runner)."""
+"""Report the metrics that Lightning modules log (runner)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dask_flame.reports.runner.report import report
 
 
 class ReportLogger(Logger):
-    """Reports what is logged by ``self.log`` in a module, at the Trainer's steps.
+    """Lightning logger that reports the values of ``self.log``, at the Trainer's steps.
 
-    How often is up to the Trainer's ``log_every_n_steps``. It keeps nothing on disk; others may be
-    used beside it.
+    The Trainer's ``log_every_n_steps`` sets the interval. It writes no files, and can be combined
+    with other loggers.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class ReportLogger(Logger):
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """What a call was given is known by its arguments."""
+        """Do nothing: the arguments of a call are reported anyway."""
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A transformers Trainer reports what it logs (runner)."""
+"""Report the metrics that a transformers Trainer logs (runner)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dask_flame.reports.runner.report import aside, report
 
 
 class ReportCallback(TrainerCallback):
-    """Reports what a Trainer logs, at the Trainer's own steps, and its progress and speed.
+    """Trainer callback that reports the logged metrics, the progress and the speed.
 
-    All numbers that the Trainer logs are reported by their names: ``loss``, ``grad_norm``,
-    ``learning_rate``, ``epoch``, ``eval_loss`` and what else there is; how often is up to
-    ``logging_steps``. Between, ``progress`` (from 0 to 1) and ``speed`` (steps a second).
+    Every number that the Trainer logs is reported by its name at the Trainer's step: ``loss``,
+    ``grad_norm``, ``learning_rate``, ``epoch``, ``eval_loss`` and others. ``logging_steps`` sets
+    the interval. In between it reports ``progress`` (from 0 to 1) and ``speed`` (steps per second).
 
     Parameters
     ----------
     every : duration, default "0.5s"
-        Least time between two reports of progress.
+        Minimum time between two reports of progress.
 
     Notes
     -----
-    Of several processes that train together the first one reports. Where that is one that the call
-    has started (``accelerate launch``), hand it ``report.bind().env``.
+    With several processes that train together, only the first process reports. If the call started
+    that process (as with ``accelerate launch``), put ``report.bind().env`` into its environment.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What a notebook sees of a cluster: cells on runners, curves and pools that move (driver).
+"""Notebook features: cells on runners, live curves and pools (driver).
 
-Needs IPython, which every notebook has. The part that runs cells on runners (:mod:`.cells.run`)
-needs it there only for rich displays and for magics inside of cells.
+Requires IPython. The code that runs cells on runners (:mod:`.cells.run`) requires it there only for
+rich displays and for magics in cells.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 
 def load(shell: Any) -> None:
-    """Give an IPython shell the magics ``%flame`` and ``%%flame``."""
+    """Register the magics ``%flame`` and ``%%flame`` in an IPython shell."""
     from dask_flame.notebook.magics import FlameMagic
 
     shell.register_magic_function(FlameMagic(shell).flame, "line_cell", "flame")
 
 
 def unload(shell: Any) -> None:
-    """Take them away again."""
+    """Remove the magics from an IPython shell."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("flame", None)

@@ -1,4 +1,4 @@
-"""``%flame`` and ``%%flame``: a whole cell on a runner (driver)."""
+"""``%flame`` and ``%%flame``: run a whole cell on a runner (driver)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dask_flame.notebook.cells.transfer import Parcel, pack, unpack
 
 E = TypeVar("E", bound=BaseException)
 
-#: Names that a shell puts into its namespace, and that mean the notebook's own.
+#: Names that a shell defines in its namespace; they are not sent to runners.
 _SHELLS_OWN = frozenset({"get_ipython", "exit", "quit", "display", "In", "Out", "__builtins__"})
 _YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
 _USE = "%%flame pool=gpu timeout=5m rerun=no"
@@ -37,18 +37,19 @@ _USE = "%%flame pool=gpu timeout=5m rerun=no"
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how cells run: what :func:`dask_flame.call` takes."""
+    """Options of cells, as for :func:`dask_flame.call`."""
 
     pool: str | None = None
     timeout: str | None = None
     rerun: bool | None = None
 
     def changed(self, line: str) -> Options:
-        """As the words of a magic's line say: ``pool=gpu``, or for short ``gpu``.
+        """Return the options changed by the words of a magic's line: ``pool=gpu``, or ``gpu``.
 
         Raises
         ------
         UsageError
+            The line is not valid.
         """
         changes: dict[str, Any] = {}
         known = [field.name for field in fields(self)]
@@ -64,7 +65,7 @@ class Options:
                 raise UsageError(
                     f"{word}: there are the options {', '.join(known)}; write for example {_USE}"
                 )
-            # Nothing, or none, is as if it had never been said.
+            # An empty value or "none" restores the default.
             given = None if value.lower() in ("", "none") else value
             if name == "rerun" and given is not None:
                 if given.lower() not in _YES_OR_NO:
@@ -75,7 +76,7 @@ class Options:
         return replace(self, **changes)
 
     def annotations(self) -> dict[str, Any]:
-        """What is noted of the cell's task."""
+        """Return the annotations of the cell's task."""
         return calls.annotations_of(self.pool, self.timeout, self.rerun)
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ class Options:
 
 
 class FlameMagic:
-    """What the magics do in one shell.
+    """The magics ``%flame`` and ``%%flame`` of one shell.
 
     Parameters
     ----------
@@ -104,21 +105,22 @@ class FlameMagic:
             %%flame
             model = fit(data)               # as if it ran here
 
-            %%flame pool=gpu timeout=5m     # this cell
-            %flame pool=gpu                 # all %%flame cells from now on
-            %flame pool=none                # ... on the first pool again
+            %%flame pool=gpu timeout=5m     # options of this cell
+            %flame pool=gpu                 # options of all following %%flame cells
+            %flame pool=none                # use the first pool again
 
-        Names that the cell uses travel with it, with the functions and classes that were defined
-        in this notebook and what these use; those that it assigns come back, also when it fails,
-        as do those whose items or attributes it assigns (``df["y"] = 1``). What it changes by
-        calling a method (``results.append(1)``, ``model.fit(x)``) does not come back by itself:
-        assign it (``model = model.fit(x)``).
+        Names that the cell uses are sent with it, including functions and classes defined in this
+        notebook and the names that these use. Names that the cell assigns are sent back, also if it
+        fails, as are names whose items or attributes it assigns (``df["y"] = 1``). Changes by a
+        method (``results.append(1)``, ``model.fit(x)``) are not sent back unless the name is also
+        assigned (``model = model.fit(x)``).
 
-        What it prints, displays and plots appears as it comes. Stopping the cell stops it on its
-        runner. Options are those of ``dask_flame.call``: pool, timeout, rerun (yes or no).
+        Printed text, displays and plots appear while the cell runs. Interrupting the cell stops it
+        on its runner. The options are those of ``dask_flame.call``: pool, timeout and rerun (yes or
+        no).
         """
         options = self._options.changed(line)
-        with _no_frames(FlameError):
+        with _as_usage_errors(FlameError):
             annotations = options.annotations()
             with contextlib.suppress(ValueError):
                 calls.check_pool(get_client(), annotations)
@@ -134,11 +136,11 @@ class FlameMagic:
         order = self._order(cell, key)
         news: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         client = self._client()
-        client.subscribe_topic(order.topic, lambda event: _heard(event[1], key, news))
+        client.subscribe_topic(order.topic, lambda event: _queue_items(event[1], key, news))
         try:
             with (
-                _no_frames(FlameError),
-                # A warning that says to leave data on the cluster is no help here.
+                _as_usage_errors(FlameError),
+                # Dask's advice to leave large data on the cluster does not apply to cells.
                 dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}),
             ):
                 packed = cloudpickle.dumps(order)
@@ -147,12 +149,12 @@ class FlameMagic:
                 self._follow(client, future, news)
                 outcome, error = self._outcome(future)
             except KeyboardInterrupt as stopped:
-                raise _shown(stopped, partial(_told, shell, stopped)) from None
+                raise _with_rendering(stopped, partial(_short_traceback, shell, stopped)) from None
             finally:
-                # Whatever ended the wait: what is still running is cancelled by this.
+                # Releasing the future cancels the task if it is still running.
                 future.release()
         finally:
-            _forget(client, order.topic)
+            _unsubscribe(client, order.topic)
         value = None
         if outcome is not None:
             value = self._take(outcome)
@@ -179,7 +181,7 @@ class FlameMagic:
 
     def _order(self, cell: str, key: str) -> Order:
         shell, namespace = self._shell, self._shell.user_ns
-        # In the notebook the first line is the magic's.
+        # Keep the notebook's line numbers: its first line is the magic.
         source = "\n" + shell.transform_cell(cell)
         filename = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell)
         try:
@@ -194,7 +196,7 @@ class FlameMagic:
         ]
         parcel = pack(namespace, namespace, used, follow=True)
         if parcel.failed:
-            raise UsageError(_cannot_travel(parcel))
+            raise UsageError(_not_sendable(parcel))
         return Order(
             source=source,
             filename=filename,
@@ -209,8 +211,8 @@ class FlameMagic:
     def _follow(
         self, client: Client, future: Future, news: queue.SimpleQueue[tuple[Any, ...]]
     ) -> None:
-        """Show what comes, until the cell has ended."""
-        client.loop.add_callback(_tell_end, future, news)
+        """Show the output until the cell has ended."""
+        client.loop.add_callback(_put_end, future, news)
         begun = 0
         while (item := news.get())[0] != "end":
             what, *details = item
@@ -234,24 +236,24 @@ class FlameMagic:
             publisher.publish(data, metadata, transient=transient, update=update)
 
     def _outcome(self, future: Future) -> tuple[Outcome | None, BaseException | None]:
-        """What has come of the cell, and what is to be raised."""
+        """Return the outcome of the cell, and the error to raise."""
         try:
             return pickle.loads(future.result()), None
         except CellFailed as failed:
             outcome: Outcome = pickle.loads(failed.outcome)
             return outcome, self._error(outcome)
         except Exception as error:
-            # Its runner was lost, its time was up: none of its own lines have raised it.
-            return None, _shown(error, partial(_told, self._shell, error))
+            # The runner was lost or the timeout expired: no line of the cell raised this error.
+            return None, _with_rendering(error, partial(_short_traceback, self._shell, error))
 
     def _error(self, outcome: Outcome) -> BaseException:
         namespace = self._shell.user_ns
         loaded, _ = unpack(Parcel((((ERROR,), outcome.error),)), namespace)
-        kind, said, text = outcome.told
+        kind, said, text = outcome.error_text
         error = loaded.get(ERROR)
         if not isinstance(error, BaseException):
-            # Its class is not installed here, or cannot be pickled.
-            return _shown(_named(kind)(said), lambda: text.splitlines())
+            # Its class is not installed here, or it cannot be pickled.
+            return _with_rendering(_class_named(kind)(said), lambda: text.splitlines())
         frames = error.__traceback__
         tracebacks = self._shell.InteractiveTB
 
@@ -261,16 +263,16 @@ class FlameMagic:
             )
             return lines
 
-        return _shown(error, render)
+        return _with_rendering(error, render)
 
     def _take(self, outcome: Outcome) -> Any:
-        """Let the notebook have what the cell has assigned; the value of its last expression."""
+        """Assign the cell's names in the notebook, and return the value of its last expression."""
         namespace = self._shell.user_ns
         values, lost = unpack(outcome.names, namespace)
         lost = {**outcome.names.failed, **lost}
         value = values.pop(VALUE, None)
         namespace.update(values)
-        for name in outcome.gone:
+        for name in outcome.deleted:
             namespace.pop(name, None)
         if lost.pop(VALUE, None):
             self._shell.display_pub.publish(outcome.shown)
@@ -280,14 +282,16 @@ class FlameMagic:
         return value
 
 
-def _heard(message: dict[str, Any], key: str, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+def _queue_items(
+    message: dict[str, Any], key: str, news: queue.SimpleQueue[tuple[Any, ...]]
+) -> None:
     if message["cell"] == key:
         for item in pickle.loads(message["items"]):
             news.put(item)
 
 
-async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
-    # Events of a call come before its end does, on the same connection.
+async def _put_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+    # Events of a call arrive before its end, on the same connection.
     try:
         with contextlib.suppress(Exception):
             await wait([future])
@@ -295,8 +299,8 @@ async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) ->
         news.put(("end",))
 
 
-def _forget(client: Client, topic: str) -> None:
-    """Hear no more of a topic, and have the scheduler forget what was said."""
+def _unsubscribe(client: Client, topic: str) -> None:
+    """Unsubscribe from a topic, and remove it from the scheduler."""
     with contextlib.suppress(Exception):
         client.unsubscribe_topic(topic)
         client._event_handlers.pop(topic, None)
@@ -307,14 +311,14 @@ async def _drop_topic(topic: str, dask_scheduler: Any) -> None:
     dask_scheduler._broker._topics.pop(topic, None)
 
 
-def _cannot_travel(parcel: Parcel) -> str:
-    told = []
+def _not_sendable(parcel: Parcel) -> str:
+    reasons = []
     for name, why in parcel.failed.items():
         user = parcel.users.get(name)
-        told.append(
+        reasons.append(
             f"{name}{f', which {user} uses,' if user else ''} cannot travel to a runner: {why}"
         )
-    return "\n".join([*told, "make it inside of the cell, or take it out"])
+    return "\n".join([*reasons, "make it inside of the cell, or take it out"])
 
 
 def _unparsable(shell: Any, error: SyntaxError) -> Exception:
@@ -322,30 +326,30 @@ def _unparsable(shell: Any, error: SyntaxError) -> Exception:
         lines: list[str] = shell.SyntaxTB.structured_traceback(type(error), error, [])
         return lines
 
-    # IPython shows all frames of a true one, which here are our own.
-    return _shown(_named(type(error).__name__)(str(error)), render)
+    # For a SyntaxError IPython would show all frames, which here belong to dask-flame.
+    return _with_rendering(_class_named(type(error).__name__)(str(error)), render)
 
 
-def _named(kind: str) -> type[Exception]:
-    """An exception class that is called like one that is not here."""
+def _class_named(kind: str) -> type[Exception]:
+    """Return an exception class with the name of a class that is not available here."""
     return type(kind, (Exception,), {"__module__": "builtins"})
 
 
-def _told(shell: Any, error: BaseException) -> list[str]:
+def _short_traceback(shell: Any, error: BaseException) -> list[str]:
     lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, None)
     return lines
 
 
-def _shown(error: E, render: Callable[[], list[str]]) -> E:
-    """Have IPython show an error as `render` does, without the frames that lead to its raising."""
+def _with_rendering(error: E, render: Callable[[], list[str]]) -> E:
+    """Let IPython show an error as rendered, without the frames that raise it."""
     with contextlib.suppress(AttributeError, TypeError):
         error._render_traceback_ = render  # type: ignore[attr-defined]
     return error
 
 
 @contextlib.contextmanager
-def _no_frames(*kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds are for the user in one line."""
+def _as_usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Show errors of these classes in one line, without a traceback."""
     try:
         yield
     except kinds as error:

@@ -1,6 +1,6 @@
-"""Curves and their ranking as an SVG, which is light or dark as what surrounds it; pure (driver).
+"""Draw curves and their ranking as SVG, light or dark like the page around it; pure (driver).
 
-Works as a picture of its own: no script, no font, nothing from outside.
+The picture is self-contained: it has no script, no font and no external resource.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dask_flame.charts.ticks import log_ticks, tick, ticks
 from dask_flame.reports.downsample import LEAST, thin
 
 _WIDTH, _HEIGHT = 900, 380
-#: The chart's edges; the table is to the right of it.
+#: Edges of the chart; the table is to the right of it.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 532, 46, 340
 _TABLE = 560
 _ROWS, _ROW = 13, 21
-#: Points of all curves together, about, and of each of those in front.
+#: Approximate number of points of all curves, and of each highlighted curve.
 _POINTS, _STRONG = 6_000, 400
-#: Characters that a name in the table may have, and that of the best.
+#: Maximum length of names in the table, and of the leader's name, which is bold.
 _NAME, _BOLD_NAME = 20, 17
 
 _DASH = {"solid": "", "dashed": "6 4", "dotted": "1.5 3.5", "dotdash": "7 3 1.5 3"}
@@ -48,12 +48,12 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 
 
 def svg(board: Board) -> str:
-    """Draw a board."""
+    """Draw a board as SVG."""
     size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"',
-        f' aria-label="{escape(_spoken(board))}">',
-        f"<style>{_STYLE}{_colours(board)}</style>",
+        f' aria-label="{escape(_description(board))}">',
+        f"<style>{_STYLE}{_colors(board)}</style>",
         f'<rect class="card" x=".5" y=".5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" rx="6"/>',
         _text(18, 26, board.metric or "curves", "ink b title"),
         _text(_WIDTH - 18, 26, board.title, "quiet r"),
@@ -67,31 +67,31 @@ def svg(board: Board) -> str:
 
 
 def html(board: Board, picture: str) -> str:
-    """The picture of a board as HTML: as large as it is, or as there is room for.
+    """Return an image element for a picture of a board, which shrinks if there is less room.
 
-    JupyterLab cuts off an SVG that is wider than the cell, and shows none that is not trusted.
+    JupyterLab would crop an inline SVG that is wider than the cell, and not show an untrusted one.
     """
     data = b64encode(picture.encode()).decode()
     return (
-        f'<img alt="{escape(_spoken(board))}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'<img alt="{escape(_description(board))}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'style="max-width:100%;height:auto" src="data:image/svg+xml;base64,{data}">'
     )
 
 
-def _spoken(board: Board) -> str:
+def _description(board: Board) -> str:
     return "; ".join(filter(None, (board.title, board.headline)))
 
 
-def _colours(board: Board) -> str:
-    """Rules for the colours in use."""
-    used = sorted({curve.colour for curve in board.curves})
-    light = "".join(_rule(colour, colour) for colour in used)
-    dark = "".join(_rule(colour, LIGHTER[colour]) for colour in used if colour in LIGHTER)
+def _colors(board: Board) -> str:
+    """Return CSS rules for the colors in use."""
+    used = sorted({curve.color for curve in board.curves})
+    light = "".join(_rule(color, color) for color in used)
+    dark = "".join(_rule(color, LIGHTER[color]) for color in used if color in LIGHTER)
     return f"{light}@media (prefers-color-scheme: dark) {{{dark}}}"
 
 
-def _rule(name: str, colour: str) -> str:
-    return f".c{name[1:]}{{stroke:{colour}}}.f{name[1:]}{{fill:{colour}}}"
+def _rule(name: str, color: str) -> str:
+    return f".c{name[1:]}{{stroke:{color}}}.f{name[1:]}{{fill:{color}}}"
 
 
 def _text(x: float, y: float, words: str, kind: str) -> str:
@@ -110,7 +110,7 @@ def _empty(board: Board) -> str:
 
 
 class _Scale:
-    """From steps and values to places."""
+    """Maps steps and values to coordinates."""
 
     def __init__(self, limits: tuple[float, float, float, float], *, log: bool) -> None:
         self.log = log
@@ -123,7 +123,7 @@ class _Scale:
         return _LEFT + (step - self.x0) / (self.x1 - self.x0) * (_RIGHT - _LEFT)
 
     def y(self, value: Any) -> Any:
-        """Of what is drawn: on a logarithmic axis, a logarithm."""
+        """Return the coordinate of a value; on a logarithmic axis pass its logarithm."""
         return _BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (_BOTTOM - _TOP)
 
 
@@ -134,7 +134,7 @@ def _chart(board: Board, limits: tuple[float, float, float, float]) -> str:
     behind = drawn[len(front) :]
     each = max(LEAST, 16, (_POINTS - _STRONG * len(front)) // max(1, len(behind)))
     parts = [_axes(scale)]
-    # The best is drawn last, on top.
+    # The leader is drawn last, on top.
     alpha = 0.5 if len(behind) < 50 else 0.25
     parts += [
         _stroke(_path(c, scale, min(each, _STRONG)), "back", 1, alpha, "solid")
@@ -146,7 +146,7 @@ def _chart(board: Board, limits: tuple[float, float, float, float]) -> str:
         if leads and len(drawn) > 1:
             parts.append(f'<path class="line halo" stroke-width="7" d="{path}"/>')
         width, alpha = (3.4, 1) if leads else (1.6, 0.85)
-        parts.append(_stroke(path, f"c{curve.colour[1:]}", width, alpha, curve.dash))
+        parts.append(_stroke(path, f"c{curve.color[1:]}", width, alpha, curve.dash))
         parts.append(_end(curve, scale))
     if board.leader is not None:
         parts.append(_peak(board.leader, scale))
@@ -157,14 +157,14 @@ def _axes(scale: _Scale) -> str:
     along = [step for step in ticks(scale.x0, scale.x1, 6) if step == round(step)]
     if scale.log:
         up = log_ticks(scale.y0, scale.y1)
-        told = [10**t for t in up]
+        labels = [10**t for t in up]
     else:
-        up = told = ticks(scale.y0, scale.y1, 5)
+        up = labels = ticks(scale.y0, scale.y1, 5)
     parts = []
-    for place, value in zip(up, told, strict=True):
+    for place, value in zip(up, labels, strict=True):
         y = scale.y(place)
         parts.append(f'<path class="rule" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>')
-        written = f"{value:.3g}" if scale.log else tick(value, told)
+        written = f"{value:.3g}" if scale.log else tick(value, labels)
         parts.append(_text(_LEFT - 8, round(y + 4, 1), written, "quiet r"))
     for step in along:
         parts.append(_text(round(scale.x(step), 1), _BOTTOM + 18, tick(step, along), "quiet m"))
@@ -190,7 +190,7 @@ def _path(curve: Curve, scale: _Scale, limit: int) -> str:
             pen = "L"
         else:
             pen = "M"
-    # A point alone is drawn too, as the ends of a line are round.
+    # A path with one point is visible because line ends are round.
     path = "".join(parts)
     return path + "h0" if path.count("L") == 0 else path
 
@@ -202,8 +202,8 @@ def _end(curve: Curve, scale: _Scale) -> str:
     if not np.isfinite(y):
         return ""
     x, y = scale.x(last[0]), scale.y(y)
-    colour = f"c{curve.colour[1:]}"
-    return _mark(x, y, curve.call.state, colour, f"f{curve.colour[1:]}")
+    color = f"c{curve.color[1:]}"
+    return _mark(x, y, curve.call.state, color, f"f{curve.color[1:]}")
 
 
 def _mark(x: float, y: float, state: str, stroke: str, fill: str) -> str:
@@ -217,24 +217,24 @@ def _mark(x: float, y: float, state: str, stroke: str, fill: str) -> str:
 
 
 def _peak(leader: Curve, scale: _Scale) -> str:
-    """A ring around the best value, with what it is."""
+    """Draw a ring around the best value, with the value as a label."""
     assert leader.best is not None
     assert leader.at is not None
     value = float(scaled(np.array([leader.best]), log=scale.log)[0])
     if not scale.y0 <= value <= scale.y1:
-        return ""  # it cannot be drawn
+        return ""  # outside of the chart
     x, y = float(scale.x(leader.at)), float(scale.y(value))
     above = y - 12 if y - 24 > _TOP else y + 22
     side, place = ("r", x - 2) if x > _RIGHT - 60 else ("", x + 2)
     ring = (
-        f'<circle fill="none" class="c{leader.colour[1:]}" stroke-width="1.6" '
+        f'<circle fill="none" class="c{leader.color[1:]}" stroke-width="1.6" '
         f'cx="{x:.1f}" cy="{y:.1f}" r="7.5"/>'
     )
     where, words = f'x="{place:.1f}" y="{above:.1f}"', f">{shown(leader.best)}</text>"
-    # Legible on top of curves.
+    # A halo keeps the label legible on top of curves.
     around = f'<text {where} stroke-width="4" class="halo b {side}"{words}'
-    told = f'<text {where} class="ink b {side}"{words}'
-    return ring + around + told
+    label = f'<text {where} class="ink b {side}"{words}'
+    return ring + around + label
 
 
 # The table
@@ -260,9 +260,9 @@ def _table(board: Board) -> str:
                 f'width="{right - _TABLE + 12}" height="{_ROW}"/>'
             )
         weight = "ink b" if leads else "ink"
-        coloured = len(board.curves) <= FEW or place < FEW
+        colored = len(board.curves) <= FEW or place < FEW
         parts += [
-            _swatch(y - 4, curve, coloured=coloured),
+            _swatch(y - 4, curve, colored=colored),
             _text(_TABLE + 22, y, _short(curve.name, _BOLD_NAME if leads else _NAME), weight),
             _text(best, y, _number(curve.best), f"{weight} r"),
             _text(step, y, "" if curve.at is None else _count(curve.at), "quiet r"),
@@ -274,16 +274,16 @@ def _table(board: Board) -> str:
     return "".join(parts)
 
 
-def _swatch(y: float, curve: Curve, *, coloured: bool) -> str:
-    kind = f"c{curve.colour[1:]}" if coloured else "back"
-    fill = f"f{curve.colour[1:]}" if coloured else "quiet"
+def _swatch(y: float, curve: Curve, *, colored: bool) -> str:
+    kind = f"c{curve.color[1:]}" if colored else "back"
+    fill = f"f{curve.color[1:]}" if colored else "quiet"
     path = f"M{_TABLE} {y}h15"
     mark = _mark(_TABLE + 7.5, y, curve.call.state, kind, fill)
-    return _stroke(path, kind, 2.4, 1, curve.dash if coloured else "solid") + mark
+    return _stroke(path, kind, 2.4, 1, curve.dash if colored else "solid") + mark
 
 
 def _last(curve: Curve) -> tuple[str, str]:
-    """What is in the last column: the last value, or how the call has ended badly."""
+    """Return the text of the last column: the last value, or the state of a call that failed."""
     if curve.call.state in ("failed", "cancelled", "lost"):
         return curve.call.state, "bad r"
     return _number(curve.last[1] if curve.last else None), "quiet r"

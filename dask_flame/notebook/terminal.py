@@ -1,4 +1,4 @@
-"""Curves and their ranking in a terminal, by rich (driver)."""
+"""Draw curves and their ranking in a terminal with rich (driver)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dask_flame.notebook.braille import GREY, bright, dots
 
 _HEIGHT = 14
 _ROWS = 10
-#: Columns from which on states are written out; their marks are there in any case.
+#: Minimum width at which states are written out; marks for them are always shown.
 _WIDE = 60
 _MARKS = {"running": "○", "done": "●", "failed": "✗", "cancelled": "✗", "lost": "✗"}
 
 
 class Drawn:
-    """A board as rich prints it, as wide as the terminal is."""
+    """Rich renderable of a board, as wide as the terminal."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -44,14 +44,14 @@ def _chart(
 ) -> list[Text]:
     x0, x1, y0, y1 = limits
     low, high = (10**y0, 10**y1) if board.log else (y0, y1)
-    told = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
-    margin = max(map(len, told))
+    labels = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
+    margin = max(map(len, labels))
     rows = dots(board, max(10, width - margin - 3), height).rows()
     lines = []
-    for label, row in zip(told, rows, strict=True):
+    for label, row in zip(labels, rows, strict=True):
         line = Text(f"{label:>{margin}} │", "dim")
-        for characters, colour in row:
-            line.append(characters, style=f"not dim {colour}" if colour else "")
+        for characters, color in row:
+            line.append(characters, style=f"not dim {color}" if color else "")
         lines.append(line)
     first, last = tick(x0, [x1]), tick(x1, [x1])
     between = " " * max(1, width - margin - 3 - len(first) - len(last) - len(" step"))
@@ -68,8 +68,8 @@ def _table(board: Board, *, wide: bool) -> Table:
     if wide:
         table.add_column("state")
     for place, curve in enumerate(board.curves[:_ROWS]):
-        colour = bright(curve.colour) if place < FEW else GREY
-        mark = Text(_MARKS.get(curve.call.state, "○"), colour)
+        color = bright(curve.color) if place < FEW else GREY
+        mark = Text(_MARKS.get(curve.call.state, "○"), color)
         bad = curve.call.state in ("failed", "cancelled", "lost")
         cells: list[RenderableType] = [
             mark,

@@ -1,4 +1,4 @@
-"""``watch()``: the curves of calls, drawn as they come (driver)."""
+"""``watch()``: draw the curves of calls while they run (driver)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dask_flame.errors import PoolError
 from dask_flame.reports.driver.futures import futures_of
 from dask_flame.reports.driver.replica import Source, source_of
 
-#: Seconds between two pictures, at the least, and between two looks at whether all have ended.
-_PICTURE, _LOOK = 0.5, 0.05
-#: How many times longer than it takes to draw a picture it is looked at.
-_SPARE = 4
+#: Minimum seconds between two pictures, and seconds between two checks for the end of all calls.
+_PICTURE, _CHECK = 0.5, 0.05
+#: Minimum interval between two pictures, as a multiple of the time to draw one.
+_DRAWING_FACTOR = 4
 _ENDED = {"finished": "done", "error": "failed", "cancelled": "cancelled", "lost": "lost"}
 
 
@@ -35,49 +35,50 @@ def watch(
     best: str | None = None,
     log: bool = False,
 ) -> Any:
-    """Draw what calls report, as they report it, until all of them have ended.
+    """Draw the metrics that calls report, live, until all calls have ended.
 
-    In a notebook the curves grow in the cell, and the last picture stays in the saved notebook; in
-    a terminal they are drawn there, if rich is installed. Each call is a curve, the best so far
-    stands out, and a ranking is beside them.
+    In a notebook the cell shows the curves while they grow, and the last picture is saved with the
+    notebook. In a terminal the curves are drawn there if rich is installed. Each call is a curve;
+    the best one so far is highlighted, and a ranking is shown next to the curves.
 
     Parameters
     ----------
     futures : Future or iterable of Future
-        Calls of one client, on a FlameCluster or any other Dask cluster that has the
+        Futures of one client, on a FlameCluster or any other Dask cluster with the
         :class:`dask_flame.Reports` plugin.
     metric : str, optional
-        What is drawn: a name that the calls report. By default ``loss``, or else what was reported
-        first.
+        Name of the reported value to draw. By default ``loss``, or otherwise the name that was
+        reported first.
     best : {"min", "max"}, optional
-        Whether small or large values are good ones. By default that is judged by the name.
+        Whether small or large values are better. By default decided by the metric's name.
     log : bool, default False
-        Draw it on a logarithmic axis.
+        Whether to use a logarithmic axis.
 
     Returns
     -------
     None
-        With an asynchronous client: an awaitable for it.
+        With an asynchronous client: an awaitable of None.
 
     Raises
     ------
     FlameError
-        The futures are not of one client, or its cluster has no :class:`dask_flame.Reports`.
+        The futures belong to more than one client, or the cluster has no
+        :class:`dask_flame.Reports` plugin.
     TypeError
-        They are not futures.
+        `futures` contains something other than futures.
     PoolError
-        An option is wrong; or all calls have ended, and reported by other names than `metric`.
+        An option is not valid, or all calls have ended without reporting `metric`.
 
     Warns
     -----
     UserWarning
-        No call has reported by the name `metric`, and a name much like it was reported, or all have
+        No call has reported `metric`, and either a similar name was reported or all calls have
         ended.
 
     Notes
     -----
-    A call that fails is marked, and raises nothing here: ``client.gather(futures)`` does.
-    Stopping the cell stops the drawing, and no call.
+    A call that fails is marked in the picture and raises no error here; use
+    ``client.gather(futures)`` for that. Interrupting the cell stops the drawing, not the calls.
 
     Examples
     --------
@@ -92,10 +93,10 @@ def watch(
     view = _View(given, {"metric": metric, "best_is": best, "log": yes_or_no("log", log)})
     if client is None:
         return view.last(None)
-    return _awaited(view, client) if client.asynchronous else _waited(view, client)
+    return _watch_async(view, client) if client.asynchronous else _watch(view, client)
 
 
-def _waited(view: _View, client: Client) -> None:
+def _watch(view: _View, client: Client) -> None:
     source = client.sync(source_of, client)
     if view.ended:
         client.sync(source.caught_up)
@@ -104,14 +105,14 @@ def _waited(view: _View, client: Client) -> None:
         try:
             for pause in view.pictures(source):
                 time.sleep(pause)
-            # One that has closed has nothing more to tell.
+            # A closed client receives no more reports.
             if client.status == "running":
                 client.sync(source.caught_up)
         finally:
             view.last(source)
 
 
-async def _awaited(view: _View, client: Client) -> None:
+async def _watch_async(view: _View, client: Client) -> None:
     source = await source_of(client)
     if view.ended:
         await source.caught_up()
@@ -127,7 +128,7 @@ async def _awaited(view: _View, client: Client) -> None:
 
 
 class _View:
-    """Some futures, and where they are drawn."""
+    """Some futures, and the screen on which they are drawn."""
 
     def __init__(self, futures: list[Future], options: dict[str, Any]) -> None:
         self._futures = {future.key: future for future in futures}
@@ -137,17 +138,17 @@ class _View:
 
     @property
     def ended(self) -> bool:
-        """Whether all calls have."""
+        """Whether all calls have ended."""
         return all(future.done() for future in self._futures.values())
 
     def check_metric(self, source: Source) -> None:
-        """Refuse a name that nothing was reported by, of calls that have ended."""
+        """Raise an error if all calls have ended and none has reported the metric."""
         drawn = self._board(source)
         if drawn.unreported:
             raise PoolError(_unreported(drawn))
 
     def pictures(self, source: Source) -> Iterator[float]:
-        """Draw whenever something is new; yields how long to wait before the next look."""
+        """Draw after changes; yield the seconds to wait before the next check."""
         drawn: tuple[int, int] | None = None
         due = 0.0
         while not self.ended:
@@ -157,18 +158,18 @@ class _View:
                 drawn = state
                 self._draw(source)
                 took = time.monotonic() - now
-                due = now + max(_PICTURE, _SPARE * took)
-            yield _LOOK
+                due = now + max(_PICTURE, _DRAWING_FACTOR * took)
+            yield _CHECK
 
     def last(self, source: Source | None) -> None:
-        """Draw what stays."""
+        """Draw the final picture."""
         self._draw(source, last=True)
 
     def _draw(self, source: Source | None, *, last: bool = False) -> None:
         drawn = self._board(source)
         self.screen.show(drawn, last=last)
-        # It may come later. Where it is likely a slip, nobody should wait for it.
-        if drawn.unreported and not self._warned and (last or _meant(drawn)):
+        # The metric may be reported later. Warn early only if the name looks like a typo.
+        if drawn.unreported and not self._warned and (last or _similar(drawn)):
             self._warned = True
             warnings.warn(_unreported(drawn), UserWarning, stacklevel=2)
 
@@ -185,20 +186,20 @@ class _View:
 
 def _unreported(board: Board) -> str:
     yet = " yet; it is drawn once it is" if board.alive else ""
-    instead = (_meant(board) or board.others)[0]
+    instead = (_similar(board) or board.others)[0]
     return (
         f"metric={board.metric!r} was not reported by these calls{yet}; there is "
         f'{", ".join(board.others)}; write metric="{instead}"'
     )
 
 
-def _meant(board: Board) -> list[str]:
-    """What was reported and looks like the name that was asked for."""
+def _similar(board: Board) -> list[str]:
+    """Return a reported name that is similar to the requested metric, as a list."""
     return difflib.get_close_matches(board.metric, board.others, n=1, cutoff=0.75)
 
 
-def _screen() -> _Cell | _Terminal | _Paper:
-    """Where boards are drawn, one in the place of the other."""
+def _screen() -> _Cell | _Terminal | _Plain:
+    """Return the screen on which boards are drawn, each replacing the one before."""
     if is_kernel():
         return _Cell()
     if sys.stdout.isatty():
@@ -206,11 +207,11 @@ def _screen() -> _Cell | _Terminal | _Paper:
             return _Terminal()
         except ImportError:
             pass
-    return _Paper()
+    return _Plain()
 
 
 class _Cell(contextlib.nullcontext[None]):
-    """The output of a notebook's cell: a picture that is replaced, and stays as it was last."""
+    """Output of a notebook cell: a picture that is replaced, and is saved with the notebook."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +225,7 @@ class _Cell(contextlib.nullcontext[None]):
         picture = svg(board)
         bundle = {"text/html": html(board, picture), "text/plain": text(board)}
         if last:
-            # For what takes a picture out of a saved notebook.
+            # For tools that extract pictures from a saved notebook.
             bundle["image/svg+xml"] = picture
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)
@@ -233,7 +234,7 @@ class _Cell(contextlib.nullcontext[None]):
 
 
 class _Terminal:
-    """A terminal, by rich."""
+    """Terminal, drawn with rich."""
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -252,8 +253,8 @@ class _Terminal:
         self._live.update(Drawn(board), refresh=True)
 
 
-class _Paper(contextlib.nullcontext[None]):
-    """A file, a pipe, or a terminal without rich: the ranking, at the end."""
+class _Plain(contextlib.nullcontext[None]):
+    """File, pipe, or terminal without rich: prints the ranking at the end."""
 
     def show(self, board: Board, *, last: bool) -> None:
         if last:

@@ -1,14 +1,13 @@
-"""Whose the bytes are that local runners write: marks in their output (runner, guard).
+"""Frames that attribute the output of a local runner to its calls (runner, supervisor).
 
-A runner's standard streams are a pipe that its guard reads. What Python code of a call prints goes
-into it in frames that name the call; they are written at once, and no longer than what a pipe takes
-at once, so that nothing else is ever inside of one. What is written beneath Python has no frame. If
-one call alone runs then, it is that one's: the runner notes which (:mod:`.sole_call`) in a few
-bytes of memory that the guard sees, and where that changes while something waits to be read, in the
-pipe.
+The standard streams of a runner are a pipe to its supervisor. Output of Python code in a call is
+written in frames that name the call. A frame is at most ``PIPE_BUF`` bytes, so that its write is
+atomic and nothing else is ever inside of it. Output that bypasses Python has no frame. If only one
+call is running, unframed output is attributed to it: the runner writes that call into shared memory
+(:mod:`.sole_call`), and also into the pipe if it changes while the pipe has unread output.
 
-A frame begins with a word that the guard has made up for this runner, so that nothing that is
-printed looks like one by accident.
+A frame begins with a random word that the supervisor chose for the runner, so that printed text
+does not look like a frame by accident.
 """
 
 from __future__ import annotations
@@ -16,38 +15,40 @@ from __future__ import annotations
 import select
 from typing import NamedTuple
 
-#: What is to be done with a piece: kept and shown, kept only, shown only.
+#: Kinds of pieces: keep and show, only keep, only show.
 BOTH, KEEP, SHOW = "b", "k", "s"
-#: As BOTH, from a process that a call has forked, which knows of no limit.
+#: Like BOTH, without a limit applied: unframed, or from a process that a call has forked.
 FREE = "f"
-#: The call prints no more. And: what was written before this without a frame is this call's, and
-#: what follows is that of the call in the text.
+#: The call has ended. And: unframed output before this belongs to this call, and unframed output
+#: after it to the call in the text.
 END, CHANGE = "e", "m"
 
-#: The number of an execution of a call, and the call's name.
+#: Number of a call's execution, and name of the call.
 Owner = tuple[int, str]
 NOBODY: Owner = (0, "")
 
-#: Characters of a call's name.
+#: Maximum length of a call's name, in characters.
 LONGEST_NAME = 96
 _BEGIN, _TEXT = b"\x1e", b"\x1f"
-#: Bytes within which a frame's text begins.
+#: Maximum size of a frame's head, in bytes.
 _HEAD = 64 + 4 * LONGEST_NAME
 
 
 class Piece(NamedTuple):
-    """Something that was printed.
+    """A piece of output.
 
     Attributes
     ----------
     kind : str
+        Kind of the piece, such as `BOTH`.
     stream : int
-        1 or 2; 0 where nobody knows.
+        1 for standard output, 2 for standard error, 0 if unknown.
     call : int
-        The runner's number of the execution of a call; 0: of none.
+        Number of the call's execution on the runner; 0 without a call.
     name : str
-        The call's short name.
+        Short name of the call.
     text : bytes
+        The output.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class Piece(NamedTuple):
 
 
 def short(name: str) -> str:
-    """A call's name as it may stand before a line."""
+    """Return a call's name, shortened for the prefix of a line."""
     if name.isprintable() and len(name) <= LONGEST_NAME:
         return name  # as most are
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
@@ -66,7 +67,25 @@ def short(name: str) -> str:
 
 
 def beginning(word: bytes, kind: str, stream: int, call: int, name: str) -> bytes:
-    """The first part of a frame, which is the same for all of a call's."""
+    """Return the first part of a frame, which is the same for all frames of a call.
+
+    Parameters
+    ----------
+    word : bytes
+        Word of the runner's frames.
+    kind : str
+        Kind of the piece, such as `BOTH`.
+    stream : int
+        1 or 2.
+    call : int
+        Number of the call's execution.
+    name : str
+        Short name of the call.
+
+    Returns
+    -------
+    bytes
+    """
     return b"%s%s%s%d %d %s%s" % (
         _BEGIN,
         word,
@@ -79,14 +98,14 @@ def beginning(word: bytes, kind: str, stream: int, call: int, name: str) -> byte
 
 
 def frames(beginning: bytes, text: bytes) -> list[bytes]:
-    """The frames for a text, each to be written at once."""
+    """Return the frames for a text, each small enough for an atomic write."""
     room = select.PIPE_BUF - len(beginning) - 8
     if len(text) <= room:
         return [b"%s%d%s%s" % (beginning, len(text), _TEXT, text)]
     made = []
     while text:
         end = min(room, len(text))
-        # Not within a character.
+        # Do not split a character.
         while 0 < end < len(text) and text[end] & 0xC0 == 0x80:
             end -= 1
         made.append(b"%s%d%s%s" % (beginning, end, _TEXT, text[:end]))
@@ -95,12 +114,12 @@ def frames(beginning: bytes, text: bytes) -> list[bytes]:
 
 
 class Unpacker:
-    """Takes what a runner has written apart again (guard).
+    """Splits the output of a runner into pieces (supervisor).
 
     Parameters
     ----------
     word : bytes
-        What this runner's frames begin with.
+        Word at the beginning of the runner's frames.
     """
 
     def __init__(self, word: bytes) -> None:
@@ -108,19 +127,24 @@ class Unpacker:
         self._rest = b""
 
     def add(self, chunk: bytes, owner: Owner = NOBODY) -> list[Piece]:
-        """More was read; all that is whole by now, in order.
+        """Return the pieces that are complete after this read, in order.
 
         Parameters
         ----------
         chunk : bytes
+            Output that was read.
         owner : (int, str)
-            Which call ran alone just before it was read. Where that changes while something waits
-            to be read, there is a mark; so what has none before it is this call's.
+            Call that ran alone just before the read. Unframed output belongs to it, unless a mark
+            in the output says otherwise.
+
+        Returns
+        -------
+        list of Piece
         """
         data = self._rest + chunk
         pieces: list[Piece] = []
-        bare = at = 0  # where what has no frame begins, and where to look on
-        since = 0  # pieces whose owner is known
+        bare = at = 0  # start of unframed output, and position to search from
+        since = 0  # number of pieces whose owner is known
         while (found := data.find(self._begin, at)) >= 0:
             read = self._frame(data, found)
             if read is None:
@@ -145,14 +169,14 @@ class Unpacker:
         return pieces
 
     def over(self) -> list[Piece]:
-        """It writes no more; what is left."""
+        """Return the remaining output, at the end of the runner's output."""
         rest, self._rest = self._rest, b""
         return [Piece(FREE, 0, 0, "", rest)] if rest else []
 
     def _frame(self, data: bytes, at: int) -> tuple[Piece | None, int] | None:
-        """The frame that begins there, and where it ends; None if some of it is missing.
+        """Return the frame at a position and its end, or None if it is incomplete.
 
-        Its piece is None if this is no frame.
+        The frame is None if there is no valid frame at that position.
         """
         begin = at + len(self._begin)
         named = data.find(_TEXT, begin, begin + _HEAD)
@@ -174,7 +198,19 @@ class Unpacker:
 
 
 def change(word: bytes, before: Owner, after: Owner) -> bytes:
-    """The mark that another call runs alone from now on."""
+    """Return the mark that a different call runs alone from now on.
+
+    Parameters
+    ----------
+    word : bytes
+        Word of the runner's frames.
+    before, after : (int, str)
+        The call that ran alone until now, and the one that runs alone from now on.
+
+    Returns
+    -------
+    bytes
+    """
     call, name = after
     text = b"%d %s" % (call, name.encode(errors="replace"))
     return frames(beginning(word, CHANGE, 0, *before), text)[0]
@@ -186,14 +222,14 @@ def _owner(text: bytes) -> Owner:
 
 
 def _claim(pieces: list[Piece], since: int, owner: Owner) -> None:
-    """What has no frame is this call's."""
+    """Attribute the unframed pieces to a call."""
     for i in range(since, len(pieces)):
         if pieces[i].kind == FREE and pieces[i].stream == 0:
             pieces[i] = Piece(FREE, 0, *owner, pieces[i].text)
 
 
 def _partial(data: bytes, word: bytes) -> int:
-    """How many bytes at the end of this may be the beginning of a word."""
+    """Return the length of the longest prefix of `word` at the end of `data`."""
     for n in range(min(len(word) - 1, len(data)), 0, -1):
         if data.endswith(word[:n]):
             return n

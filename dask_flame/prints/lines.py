@@ -1,8 +1,8 @@
-"""Which lines of what runners print are to be shown, and when (driver). No I/O, no clock.
+"""Split the output of runners into lines to show (driver). No I/O, no clock.
 
-Of several runners' prints only whole lines can be told apart. One that is long in coming, such as
-a progress bar, is shown before its end as far as it has come, again and again but ever more rarely,
-and once more when it is whole. What a carriage return has gone back over is not shown.
+Lines of several runners are shown whole, so that they do not mix. A line that takes long, such as a
+progress bar, is also shown unfinished, at growing intervals. Text before a carriage return is not
+shown.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-#: Seconds after which a line that has not ended is shown as far as it has come.
-_FIRST = 0.8
-#: Seconds between two looks at one, at most, where few are under way; with more, one for each.
-_MOST = 10.0
-#: Characters after which a line is taken to end.
+#: Seconds after which an unfinished line is shown.
+_FIRST_WAIT = 0.8
+#: Maximum interval in seconds for showing an unfinished line, or one second for each such line if
+#: that is longer.
+_MAX_WAIT = 10.0
+#: Maximum length of a line, in characters; a longer one is split.
 LONGEST = 16_000
-#: What stands behind a line that has not ended.
+#: Suffix of an unfinished line.
 UNFINISHED = " …"
 
 
@@ -27,16 +28,16 @@ UNFINISHED = " …"
 class _Line:
     text: str
     due: float
-    wait: float = _FIRST
+    wait: float = _FIRST_WAIT
     shown: str = ""
 
 
 class LineFilter(Generic[K]):
-    """The lines that runners have begun and not ended.
+    """Unfinished lines, by source.
 
     Examples
     --------
-    >>> lines: Lines[str] = Lines()
+    >>> lines: LineFilter[str] = LineFilter()
     >>> lines.add("runner-1", "one\\n 10%", now=0.0)
     ['one']
     >>> lines.add("runner-1", "\\r 20%", now=0.5), lines.late(now=1.0)
@@ -46,15 +47,29 @@ class LineFilter(Generic[K]):
     """
 
     def __init__(self) -> None:
-        self._begun: dict[K, _Line] = {}
+        self._unfinished: dict[K, _Line] = {}
 
     def __contains__(self, name: object) -> bool:
-        """Whether it has begun a line and not ended it."""
-        return name in self._begun
+        """Return whether a source has an unfinished line."""
+        return name in self._unfinished
 
     def add(self, name: K, text: str, now: float) -> list[str]:
-        """A runner has printed this; the lines that are whole with it."""
-        line = self._begun.pop(name, None)
+        """Add output of a source; return the lines that it completes.
+
+        Parameters
+        ----------
+        name : hashable
+            The source.
+        text : str
+            Its output.
+        now : float
+            Current time in seconds.
+
+        Returns
+        -------
+        list of str
+        """
+        line = self._unfinished.pop(name, None)
         before = "" if line is None else line.text
         *whole, rest = (before + text).split("\n")
         if whole:
@@ -64,45 +79,45 @@ class LineFilter(Generic[K]):
             whole.append(rest[:LONGEST])
             rest, line = rest[LONGEST:], None
         if rest:
-            line = line or _Line(rest, now + _FIRST)
+            line = line or _Line(rest, now + _FIRST_WAIT)
             line.text = rest
-            self._begun[name] = line
-        return [part for w in whole for part in _cut(_seen(w))]
+            self._unfinished[name] = line
+        return [part for w in whole for part in _cut(_visible(w))]
 
-    def over(self, name: K) -> list[str]:
-        """A runner prints no more: the line that it has left unfinished."""
-        line = self._begun.pop(name, None)
-        return [] if line is None else [_seen(line.text)]
+    def finish(self, name: K) -> list[str]:
+        """Return the unfinished line of a source that has ended."""
+        line = self._unfinished.pop(name, None)
+        return [] if line is None else [_visible(line.text)]
 
     def late(self, now: float) -> list[tuple[K, str]]:
-        """Runners whose lines have not ended for a while, and these as far as they have come."""
+        """Return the unfinished lines that are due to be shown, with their sources."""
         late = []
-        for name, line in self._begun.items():
+        for name, line in self._unfinished.items():
             if now < line.due:
                 continue
-            line.wait = min(2 * line.wait, max(_MOST, len(self._begun)))
+            line.wait = min(2 * line.wait, max(_MAX_WAIT, len(self._unfinished)))
             line.due = now + line.wait
-            if (seen := _seen(line.text)) != line.shown:
+            if (seen := _visible(line.text)) != line.shown:
                 line.shown = seen
                 late.append((name, seen + UNFINISHED))
         return late
 
     def due(self) -> float | None:
-        """When to ask for :meth:`late` next."""
-        return min((line.due for line in self._begun.values()), default=None)
+        """Return the time of the next call of :meth:`late`, or None."""
+        return min((line.due for line in self._unfinished.values()), default=None)
 
 
 def _cut(text: str) -> list[str]:
-    """A line, in parts where it is too long."""
+    """Split a line that is too long."""
     return [text[i : i + LONGEST] for i in range(0, len(text), LONGEST)] or [""]
 
 
-def _seen(text: str) -> str:
-    """What is seen of a line in the end: what follows the last carriage return, if anything."""
+def _visible(text: str) -> str:
+    """Return the visible text of a line: the part after the last carriage return, if not empty."""
     return next((part for part in reversed(text.split("\r")) if part), "")
 
 
 def trimmed(text: str) -> str:
-    """As much of a line that goes on as matters for what is seen of it."""
+    """Drop the invisible text of an unfinished line."""
     over, back, last = text.rpartition("\r")
-    return last or _seen(over) + back
+    return last or _visible(over) + back

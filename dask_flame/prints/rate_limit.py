@@ -1,35 +1,37 @@
-"""How many lines may be shown, and how many were not (all). No I/O, no clock."""
+"""Limit how many lines are shown, and count the dropped ones (all places). No I/O, no clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Seconds' worth of lines that have to be there before any is shown again: else what is shown of a
-#: flood would be one line now and then, each with a word on those left out before it.
+#: An empty bucket stays closed until it holds this many seconds' worth of lines. Otherwise a flood
+#: would show single lines, each with a message about the lines dropped before it.
 _PAUSE = 1.0
 
 
-#: Says how many lines were left out, and where they may be.
+#: Message about dropped lines: their number, and where to find them.
 _LEFT_OUT = "\N{HORIZONTAL ELLIPSIS} {:,} {} not shown; {}\n"
 
 
 def left_out(count: int, rest: str) -> str:
-    """A line on so many lines that are not shown, and where they are."""
+    """Return a message about dropped lines, and where to find them."""
     return _LEFT_OUT.format(count, "line" if count == 1 else "lines", rest)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many lines are shown.
+    """Maximum number of lines to show.
 
     Attributes
     ----------
-    burst : int
-        Of one call, at once.
-    rate : float
-        Of one call, a second, from then on.
-    total_burst, total_rate : int, float
-        Of all together.
+    burst : int, default 200
+        Lines of one call at once.
+    rate : float, default 20
+        Lines of one call per second, after the burst.
+    total_burst : int, default 1,000
+        Lines of all calls at once.
+    total_rate : float, default 200
+        Lines of all calls per second, after the burst.
     """
 
     burst: int = 200
@@ -39,75 +41,75 @@ class Limits:
 
 
 class RateLimit:
-    """A bucket of tokens, one for each line, that is filled at a rate.
+    """Token bucket with one token for each line.
 
-    When it is empty it gives none before there is a second's worth again.
+    Once empty, it gives no token until it holds a second's worth again.
 
     Parameters
     ----------
     burst : int
-        Tokens that it holds, and has at first.
+        Capacity of the bucket, and its content at the start.
     rate : float
-        Tokens a second.
+        Tokens per second.
 
     Attributes
     ----------
     left_out : int
-        Lines that had none, since that was last said.
+        Lines dropped since the last :meth:`take_left_out`.
 
     Examples
     --------
-    >>> limit = Limit(burst=3, rate=2)
+    >>> limit = RateLimit(burst=3, rate=2)
     >>> limit.offer(5, now=0.0), limit.offer(1, now=0.9), limit.offer(1, now=1.1)
     (3, 0, 1)
-    >>> limit.say()
+    >>> limit.take_left_out()
     3
     """
 
-    __slots__ = ("_again", "_at", "_burst", "_dry", "_rate", "_tokens", "left_out")
+    __slots__ = ("_burst", "_closed", "_filled_at", "_rate", "_reopen_at", "_tokens", "left_out")
 
     def __init__(self, burst: int, rate: float) -> None:
         self._burst = self._tokens = float(burst)
         self._rate = rate
-        self._again = min(self._burst, max(1.0, rate * _PAUSE))
-        self._at = float("-inf")
-        self._dry = False
+        self._reopen_at = min(self._burst, max(1.0, rate * _PAUSE))
+        self._filled_at = float("-inf")
+        self._closed = False
         self.left_out = 0
 
     @property
     def pause(self) -> float:
-        """Seconds for which it gives none, once it is empty."""
-        return self._again / self._rate
+        """Seconds for which an empty bucket gives no token."""
+        return self._reopen_at / self._rate
 
     def offer(self, lines: int, now: float) -> int:
-        """How many of these lines may be shown, the first ones; the others are left out."""
-        if now > self._at:
+        """Return how many of these lines may be shown, and count the others as dropped."""
+        if now > self._filled_at:
             self._fill(now)
-        if self._dry:
-            self._dry = self._tokens < self._again
-        if not self._dry and lines <= self._tokens:
+        if self._closed:
+            self._closed = self._tokens < self._reopen_at
+        if not self._closed and lines <= self._tokens:
             self._tokens -= lines
             return lines
         given = 0
-        if not self._dry:
+        if not self._closed:
             given = int(self._tokens)
             self._tokens -= given
-            self._dry = True
+            self._closed = True
         self.left_out += lines - given
         return given
 
     def full_enough(self, now: float) -> bool:
-        """Whether it would give again."""
+        """Return whether the bucket would give a token now."""
         self._fill(now)
-        return self._tokens >= self._again
+        return self._tokens >= self._reopen_at
 
-    def say(self) -> int:
-        """How many were left out, which is being said."""
+    def take_left_out(self) -> int:
+        """Return the number of dropped lines, and reset it."""
         said, self.left_out = self.left_out, 0
         return said
 
     def _fill(self, now: float) -> None:
-        if now > self._at:
-            full = self._tokens + (now - self._at) * self._rate
+        if now > self._filled_at:
+            full = self._tokens + (now - self._filled_at) * self._rate
             self._tokens = self._burst if full > self._burst else full
-            self._at = now
+            self._filled_at = now

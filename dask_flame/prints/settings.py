@@ -1,4 +1,4 @@
-"""What the configuration says of prints (driver)."""
+"""Configuration of prints (driver)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dask_flame.prints.rate_limit import Limits
 
 
 def shown() -> bool:
-    """Whether what calls print is shown."""
-    # The name that it had before, where somebody has written that.
+    """Return whether to show the output of calls."""
+    # `local.echo` is the former name of the setting.
     echo = config.get("local.echo")
     return bool(config.get("prints.show") if echo is None else echo)
 
 
 def limits() -> Limits:
-    """How much of it is shown.
+    """Return the configured maximum number of lines.
 
     Raises
     ------
     PoolError
-        If a setting is wrong.
+        A setting is not valid.
     """
     return Limits(
         burst=configured("prints.burst"),

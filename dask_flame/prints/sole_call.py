@@ -1,6 +1,7 @@
-"""Which call of a local runner runs alone, noted for its guard (runner, guard).
+"""Share with the supervisor which call of a local runner runs alone (runner, supervisor).
 
-It costs a call that prints nothing a few millionths of a second: nothing is sent.
+Shared memory is used because sending a message for each call would slow down calls that print
+nothing; a write takes a few microseconds.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from dask_flame.prints.frames import LONGEST_NAME, NOBODY, Owner
 
 
 class SoleCall:
-    """A few bytes that a runner writes and its guard reads: which call runs alone.
+    """Shared memory that a runner writes and its supervisor reads: the call that runs alone.
 
     Parameters
     ----------
     path : str
+        File of the shared memory.
     write : bool
-        Whether to make it.
+        Whether to create it and write to it.
 
     Raises
     ------
     OSError
+        The file cannot be opened.
     """
 
     _FORM = struct.Struct("=QQH")
@@ -44,8 +47,8 @@ class SoleCall:
             os.close(descriptor)
         self._number = 0
 
-    def tell(self, call: int, name: str) -> None:
-        """This call runs alone; 0: none does."""
+    def set(self, call: int, name: str) -> None:
+        """Write the call that runs alone, or 0 if none does."""
         begin, length = self._FORM.size, 0
         if call:
             text = name.encode(errors="replace")
@@ -55,7 +58,7 @@ class SoleCall:
         self._FORM.pack_into(self._memory, 0, self._number, call, length)
 
     def read(self) -> Owner:
-        """The call, and its name; ``(0, "")`` where there is none, or it changes just now."""
+        """Return the call and its name; ``(0, "")`` if there is none, or it is being changed."""
         begin = self._FORM.size
         number, call, length = self._FORM.unpack(self._memory[:begin])
         name = self._memory[begin : begin + length].decode(errors="replace")
@@ -68,7 +71,7 @@ class SoleCall:
 
 
 def unread(descriptor: int) -> bool:
-    """Whether something that was written to this pipe has not been read yet."""
+    """Return whether a pipe holds unread data."""
     waiting = array.array("i", [0])
     try:
         fcntl.ioctl(descriptor, termios.FIONREAD, waiting)

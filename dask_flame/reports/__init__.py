@@ -1,7 +1,7 @@
-"""Numbers that running calls send out: from the runner to a store in the scheduler.
+"""Metrics reported by running calls, sent from the runner to a store in the scheduler.
 
-:func:`report` runs on a runner. :class:`Reports`, a scheduler plugin, gathers what is reported in
-a :class:`ReportStore` and shows it on the page ``/flame`` of the Dask dashboard. Both work on any
+:func:`report` runs on a runner. :class:`Reports`, a scheduler plugin, collects the reports in a
+:class:`ReportStore` and shows them on the page ``/flame`` of the Dask dashboard. Both work on any
 Dask cluster::
 
     client.register_plugin(dask_flame.Reports())

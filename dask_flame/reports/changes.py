@@ -1,4 +1,4 @@
-"""What is told of a store's changes; no Dask in it (anywhere)."""
+"""Notifications of changes in a report store; without Dask (all places)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ class Change:
     Attributes
     ----------
     what : {"reports", "begin", "end", "renewed"}
-        Reports came, in `batch`; a known call begins to run again; its `state` has changed,
-        mostly as it has ended; or all that is known of it was taken from another store, and
-        anything may be different: :meth:`ReportStore.get` has it.
+        ``reports``: new reports arrived, in `batch`. ``begin``: a known call runs again. ``end``:
+        the `state` of the call changed, usually because it ended. ``renewed``: the record of the
+        call was loaded from another store and may differ in everything; read it with
+        :meth:`ReportStore.get`.
     key : Key
-        The call's.
+        Key of the call.
     attempt : int
-        The call's attempt that this is about.
+        Attempt of the call that changed.
     state : {"running", "done", "failed", "cancelled", "lost"}
-        The call's state after the change.
+        State of the call after the change.
     at : float
-        Unix time, in seconds: of a beginning or an end by the scheduler's clock, of reports the
-        first one's by the runner's.
+        Unix time in seconds. For ``begin`` and ``end`` by the scheduler's clock; for ``reports``
+        the time of the first report, by the runner's clock.
     batch : Batch or None
-        The reports.
+        The new reports.
     why : str
-        What the exception was, short, of a call that has failed.
+        Short text of the exception, if the call failed.
     """
 
     what: What
@@ -51,7 +52,7 @@ class Change:
     why: str = ""
 
     def pack(self) -> dict[str, Any]:
-        """It, as what msgpack takes."""
+        """Return the change as plain values for msgpack."""
         packed = {name: getattr(self, name) for name in _FIELDS}
         if self.batch is not None:
             packed["batch"] = {name: getattr(self.batch, name) for name in _BATCH}
@@ -59,7 +60,7 @@ class Change:
 
     @staticmethod
     def unpack(packed: Mapping[str, Any]) -> Change:
-        """What was packed."""
+        """Return the change from the values that :meth:`pack` returned."""
         batch = packed["batch"]
         return Change(**{**packed, "batch": None if batch is None else Batch(**batch)})
 
@@ -69,7 +70,7 @@ _BATCH = tuple(field.name for field in fields(Batch))
 
 
 class Subscribers:
-    """Those who are told of changes; one that fails is told of nothing more."""
+    """Callbacks that receive each change; a callback that raises is removed."""
 
     def __init__(self) -> None:
         self._callbacks: tuple[Callable[[Change], object], ...] = ()
@@ -83,7 +84,7 @@ class Subscribers:
     def remove(self, callback: Callable[[Change], object]) -> None:
         self._callbacks = tuple(c for c in self._callbacks if c != callback)
 
-    def tell(self, change: Change) -> None:
+    def notify(self, change: Change) -> None:
         for callback in self._callbacks:
             try:
                 callback(change)

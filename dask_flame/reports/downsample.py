@@ -1,30 +1,30 @@
-"""Fewer points that draw the same curve; pure (anywhere)."""
+"""Reduce a curve to fewer points that draw the same line; pure (all places)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-#: The least number of points that a curve can be thinned to.
+#: Smallest `limit` of :func:`thin`.
 LEAST = 5
 
 
 def thin(values: Sequence[float], limit: int) -> list[int]:
-    """Choose points of a curve to keep: the ends, and the extremes of each of many buckets.
+    """Choose the points of a curve to keep: both ends and the extremes of each bucket.
 
     Parameters
     ----------
     values : sequence of float
         The curve's values; NaN and infinities are allowed.
     limit : int
-        Most points to keep, `LEAST` or more.
+        Maximum number of points to keep, at least `LEAST`.
 
     Returns
     -------
     list of int
-        Rising positions in `values`: all of them where they are `limit` or fewer; else the first,
-        the last, and of each of at most ``(limit - 2) // 3`` buckets of equal length between them
-        a smallest value, a largest one, and the first NaN.
+        Increasing positions in `values`. All of them if there are `limit` or fewer. Otherwise the
+        first, the last and, for each of at most ``(limit - 2) // 3`` equal buckets between them, a
+        minimum, a maximum and the first NaN.
 
     Examples
     --------
@@ -36,19 +36,19 @@ def thin(values: Sequence[float], limit: int) -> list[int]:
     n = len(values)
     if n <= limit:
         return list(range(n))
-    # Here, as a runner imports this package too and never thins.
+    # Imported here because runners import this module and never call this function.
     import numpy as np
 
     inner = n - 2
     size = math.ceil(inner / ((limit - 2) // 3))
     rows = math.ceil(inner / size)
-    # One row a bucket; the last one is filled up with NaNs, which are dropped again below.
+    # One row for each bucket. The last row is padded with NaN; the padding is dropped below.
     padded = np.full(rows * size, np.nan)
     padded[:inner] = np.asarray(values, dtype=float)[1:-1]
     grid = padded.reshape(rows, size)
     nan = np.isnan(grid)
-    # A NaN stands for an infinity that the true extreme either beats or equals; where it equals
-    # the one, it is beaten by the other.
+    # NaN counts as +inf for the minimum and as -inf for the maximum, so that it wins only in a
+    # bucket without any other number.
     smallest = np.where(nan, np.inf, grid).argmin(axis=1)
     largest = np.where(nan, -np.inf, grid).argmax(axis=1)
     first_nan = np.where(nan.any(axis=1), nan.argmax(axis=1), smallest)

@@ -1,4 +1,4 @@
-"""What a store gives out of a call: its curves, and how it fares; no Dask in it (anywhere)."""
+"""Immutable snapshots of a call's reports; without Dask (all places)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dask_flame.reports.changes import State
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One named curve of a call, in the order in which it was reported.
+    """One metric of a call, in the order in which it was reported.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Series:
     times : sequence of float
         Unix times in seconds, by the runner's clock.
     made : int
-        Points that were reported: more than there are here, where the series was thinned.
+        Number of reported points; larger than the length if the series was downsampled.
     """
 
     steps: Sequence[int]
@@ -39,35 +39,35 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class CallReports:
-    """What one call has reported in an attempt, as a rule the latest.
+    """Reports of one attempt of a call, usually the latest.
 
     Attributes
     ----------
     key : Key
-        The task's key.
+        Key of the task.
     runner : str
         Name of the runner that made the latest report.
     state : {"running", "done", "failed", "cancelled", "lost"}
-        ``failed``: it raised. ``cancelled``: nobody wants it any more. ``lost``: it left its
-        runner unfinished, mostly because the runner ended, and will run again.
+        ``failed``: the call raised. ``cancelled``: its result is not wanted any more. ``lost``: it
+        left its runner unfinished, usually because the runner ended, and will run again.
     attempt : int
-        1, and one more each time the call has run again since it first reported.
+        1, plus one for each time the call has run again since it first reported.
     started : float
-        Unix time, in seconds, at which this attempt began, or made its first report.
+        Unix time in seconds at which this attempt began or made its first report.
     finished : float or None
-        Unix time, in seconds, at which this attempt ended.
+        Unix time in seconds at which this attempt ended.
     series : mapping of str to Series
-        One curve a name, in the order of their first report.
+        Curves by metric name, in the order of their first reports.
     earlier : tuple of CallReports
-        What attempts before this one had reported until they failed or were lost, oldest first.
+        Reports of earlier attempts that failed or were lost, oldest first.
     pool : str
-        Name of the runner's pool; empty on other clusters than a FlameCluster.
+        Name of the runner's pool; empty on clusters without pools.
     arguments : str
-        What it was called with, in short: ``"rate=0.1, layers=4"``, 200 characters or fewer. Of
-        large and unknown things it has their type, of secrets, by their name, nothing. Empty where
-        it has none, and for methods of actors.
+        Short text of the arguments, 200 characters or fewer: ``"rate=0.1, layers=4"``. Large and
+        unknown objects are shown as their type, and arguments whose name suggests a secret are
+        hidden. Empty without arguments and for methods of actors.
     why : str
-        What its exception was, short, where it has failed.
+        Short text of the exception, if the call failed.
     """
 
     key: Key
@@ -84,9 +84,9 @@ class CallReports:
 
 
 def merged(call: CallReports, after: float = float("-inf")) -> dict[tuple[float, int], _Row]:
-    """What a call has reported after a moment, by time and step: the values of each report.
+    """Return a call's reports after a time, as values by time and step.
 
-    Of two reports that were made at once for the same step one is given, with the values of both.
+    Reports that were made at the same time and step are merged.
     """
     rows: dict[tuple[float, int], _Row] = {}
     for name, series in call.series.items():

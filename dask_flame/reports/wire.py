@@ -1,22 +1,23 @@
-"""What a runner tells the scheduler about reports, one event for many of them (runner, scheduler).
+"""Message format of reports, many in one event (runner, scheduler).
 
-A message is made of plain lists, dicts, numbers and strings, and so can be read by whoever
-subscribes to :data:`TOPIC`::
+A message consists of plain lists, dicts, numbers and strings, so that any subscriber of
+:data:`TOPIC` can read it::
 
     {"runner": "flame-3", "pool": "cpu", "calls": [{
         "key": "train-1f", "run": "9c01-4", "actor": False, "arguments": "rate=0.1",
         "steps": [0, 1], "times": [1700000000.1, 1700000000.4],
         "values": {"loss": [0.9, 0.7], "accuracy": [0.5]}, "rows": {"accuracy": [1]}}]}
 
-``steps`` and ``times`` have one entry for each report, and so has every list in ``values`` whose
-name is not in ``rows``. Of a name that some reports did not have, ``rows`` says which ones had it:
-their positions, one for each value. So a message is as large as what was reported, however many
-names there are. ``times`` are Unix times in seconds, by the runner's clock.
-``run`` names one execution of the call: a call that runs again has the same key and another run.
-``arguments``, what it was called with, is in the first message of a run only, if it has any.
+``steps`` and ``times`` have one entry for each report. Each list in ``values`` has, too, unless
+``rows`` lists the positions of the reports that included the metric. A message is therefore as
+large as its reports, regardless of the number of names. ``times`` are Unix times in seconds, by
+the runner's clock. ``run`` identifies one execution of the call: a call that runs again has the
+same key and another run. ``arguments`` is the short text of the call's arguments, in the first
+message of a run only.
 
-Dask tells every plugin in the scheduler of each message: hence few, of columns. It would keep the
-last 1,000 of them as well, in memory that nobody has counted: :class:`Reports` has it keep none.
+Dask passes every message to every scheduler plugin, so messages are few and use columns. Dask would
+also keep the last 1,000 messages, in memory without a limit in bytes; :class:`Reports` disables
+this.
 """
 
 from __future__ import annotations
@@ -29,39 +30,41 @@ from dask.typing import Key
 
 from dask_flame.core.messages import REPORTS
 
-#: The one topic of Dask's events that reports travel on.
+#: Topic of Dask events that carries reports.
 TOPIC = "flame-reports"
-#: The name of the plugins, the scheduler's and the runners'.
+#: Name of the scheduler plugin and of the worker plugin.
 NAME = REPORTS
-#: What a client asks a scheduler to have a copy of its store, and the topic that changes come on.
+#: Name of the scheduler's handler that subscribes a client to the store, and topic of its changes.
 FOLLOW = "flame-follow-reports"
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some consecutive reports of one execution of a call.
+    """Consecutive reports of one execution of a call.
 
     Attributes
     ----------
     key : Key
-        The call's key. An actor's methods have no task of their own: theirs is
-        ``Class.method@runner``.
+        Key of the call. Methods of actors have no task; their key is ``Class.method@runner``.
     run : str
-        The execution of the call that made these reports.
+        Execution of the call that made these reports.
     runner : str
         Name of the runner.
     actor : bool
-        Whether it is a method of an actor, which Dask's tasks know nothing of.
-    steps, times : sequence of int, sequence of float
-        One entry a report.
+        Whether the call is a method of an actor, which has no Dask task.
+    steps : sequence of int
+        One entry for each report.
+    times : sequence of float
+        One entry for each report: Unix time in seconds, by the runner's clock.
     values : mapping of str to sequence of float
-        One entry a report, or one for each of `rows`.
+        One entry for each report, or for each position in `rows`.
     pool : str
-        Name of the runner's pool; empty where there are no pools.
+        Name of the runner's pool; empty without pools.
     arguments : str
-        What it was called with, if these are its first reports.
+        Short text of the call's arguments, in the first batch of a run.
     rows : mapping of str to sequence of int
-        Of each name that some of these reports did not have: the positions of those that had it.
+        Positions of the reports that included a metric, for metrics that some reports did not
+        include.
     """
 
     key: Key
@@ -77,11 +80,11 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """How many values there are."""
+        """Number of values."""
         return sum(map(len, self.values.values()))
 
     def each(self) -> list[dict[str, float]]:
-        """The values of each report."""
+        """Return the values of each report."""
         each: list[dict[str, float]] = [{} for _ in self.steps]
         for name, values in self.values.items():
             for row, value in zip(self.rows.get(name, range(len(each))), values, strict=True):
@@ -91,22 +94,22 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class RunningCall:
-    """One execution of a call, as its runner sees it.
+    """One execution of a call, on its runner.
 
     Attributes
     ----------
     next : int
-        The step after the last one.
+        Default step of the next report.
     tracked : int
-        How many things :func:`dask_flame.track` has counted.
+        Number of items counted by :func:`dask_flame.track`.
     over : bool
         Whether it has ended.
     complaints : set of str
-        What was complained of already.
+        Subjects of the warnings that were already shown.
     names : set of str
-        What it has reported values of.
+        Names of the reported metrics.
     arguments : str
-        What it was called with; empty when that was sent.
+        Short text of the arguments; empty after it was sent.
     """
 
     key: Key
@@ -120,12 +123,26 @@ class RunningCall:
     arguments: str = ""
 
 
-#: A report that was not sent yet: its call, step, time and values.
+#: An unsent report: its call, step, time and values.
 Record = tuple[RunningCall, int, float, dict[str, float]]
 
 
 def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, Any]:
-    """The message for these reports, which keep their order within each call."""
+    """Return the message for these reports; reports of a call keep their order.
+
+    Parameters
+    ----------
+    runner : str
+        Name of the runner.
+    records : iterable of Record
+        Reports in order of time.
+    pool : str, optional
+        Name of the runner's pool.
+
+    Returns
+    -------
+    dict
+    """
     groups: dict[RunningCall, dict[str, Any]] = {}
     for call, step, at, values in records:
         group = groups.get(call)
@@ -160,6 +177,6 @@ def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, 
 
 
 def decode(message: Mapping[str, Any]) -> Iterator[Batch]:
-    """The batches of a message, as it came or after a trip through msgpack."""
+    """Yield the batches of a message, whether or not it passed through msgpack."""
     for call in message["calls"]:
         yield Batch(runner=message["runner"], pool=message["pool"], **call)

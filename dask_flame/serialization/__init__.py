@@ -1,1 +1,1 @@
-"""How calls, results and errors are pickled, and read without harm."""
+"""Pickle calls, results and errors, and read them safely (all places)."""

@@ -1,10 +1,10 @@
-"""What wraps functions of the user's ``__main__``, sent by value as they are (all places).
+"""Pickle by value functions and classes of ``__main__`` that cloudpickle does not (all places).
 
-cloudpickle sends functions and classes of a notebook or a script with their code, but not all that
-the standard library makes of them. A function with :func:`functools.lru_cache` is sent by its name,
-which a runner does not know. A class with a :func:`functools.cached_property` (before Python 3.12:
-it holds a lock), and a function with :func:`functools.singledispatch` (it holds weak references),
-cannot be pickled.
+cloudpickle sends the code of functions and classes of a notebook or a script, but not of all
+objects that the standard library makes of them. A function with :func:`functools.lru_cache` is
+pickled by name, which a runner cannot import. A class with a :func:`functools.cached_property`
+(before Python 3.12: it holds a lock) and a function with :func:`functools.singledispatch` (it holds
+weak references) cannot be pickled at all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NEW_TYPE: Any = typing.NewType
 
 
 def send_by_value() -> None:
-    """From now on, what pickle would send by a name that runners do not know is sent by value."""
+    """Register functions that pickle these objects by value if runners cannot import them."""
     copyreg.pickle(_CACHED, _reduce_cached)
     copyreg.pickle(_NEW_TYPE, _reduce_new_type)
     copyreg.pickle(functools.cached_property, _reduce_cached_property)
@@ -32,7 +32,7 @@ def send_by_value() -> None:
 
 
 def _by_name(thing: Any) -> bool:
-    """Return whether other processes find this by the name of its module and its own."""
+    """Return whether other processes can import an object by its module and name."""
     module = getattr(thing, "__module__", None)
     if module in (None, "__main__") or module in cloudpickle.list_registry_pickle_by_value():
         return False
@@ -58,7 +58,7 @@ def _reduce_cached_property(found: Any) -> tuple[Any, ...]:
 
 def _cached_property(function: Callable[[Any], Any], name: str | None) -> Any:
     made = functools.cached_property(function)
-    # As when its class is made, which cloudpickle does without it.
+    # Set when its class is created, which cloudpickle does before it adds the property.
     made.attrname = name
     return made
 

@@ -1,8 +1,9 @@
-"""The errors by which calls fail: made fit to be sent, and read without harm (all places).
+"""Make the errors of calls safe to send and to read (all places).
 
-An error is an object of the user's. It may hold something that cannot be pickled, refuse to be
-shown, end the process when it is raised where distributed does not expect it, or be of a class that
-the driver does not have. What is sent in its place is always an :class:`Exception` with a text.
+The error of a call is a user's object. It may contain something that cannot be pickled, raise when
+it is shown, end the process when it is raised where distributed does not expect it, or be of a
+class that the driver cannot import. The error that is sent instead is always an :class:`Exception`
+with a text.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from distributed.protocol import Serialize, pickle
 
 from dask_flame.errors import CallFailed
 
-#: Frames of a traceback that travel: so many of its beginning, and of its end. Pickling nests once
-#: for each frame, so that a traceback of a thousand frames reaches the recursion limit.
+#: Frames of a traceback to send, from its beginning and from its end. Pickling recurses for each
+#: frame, so that a traceback of a thousand frames exceeds the recursion limit.
 _FRAMES = 40
-#: Longest text of an error, in characters.
+#: Maximum length of an error's text, in characters.
 _TEXT = 10_000
-#: Causes and contexts of an error that travel with it.
+#: Maximum number of causes and contexts to send with an error.
 _CAUSES = 20
 
-#: Files of which the frames at the beginning of a traceback are not the user's.
+#: Files whose frames at the beginning of a traceback are hidden.
 _OURS = (
     os.path.join("dask_flame", "serialization", "packed.py"),
     os.path.join("dask", "_task_spec.py"),
 )
 
-#: Errors of which message or code are made of their args when they are made, and not again when
-#: they are read.
+#: Errors that set their message or code from their args in ``__init__``, which unpickling does not
+#: call.
 _BY_ARGS: tuple[Any, ...] = (
     SystemExit,
     StopIteration,
@@ -52,14 +53,14 @@ _BY_ARGS: tuple[Any, ...] = (
 
 
 class Interrupted(BaseException):
-    """Raised inside a call that is to stop: its timeout ran out, or nobody wants it any more.
+    """Raised inside a call to stop it: its timeout has expired, or it was cancelled.
 
-    Not an :class:`Exception`, so that ``except Exception`` does not hold it up.
+    Not an :class:`Exception`, so that ``except Exception`` does not catch it.
     """
 
 
 def text_of(error: BaseException) -> str:
-    """Return the class and the message of an error, whatever its own methods do."""
+    """Return the class and the message of an error, even if its own methods raise."""
     name = type(error).__name__
     try:
         said = str(error)
@@ -72,20 +73,20 @@ def text_of(error: BaseException) -> str:
 
 
 def fit_to_travel(error: BaseException) -> Exception:
-    """Return the exception by which the driver learns of an error that a call has raised.
+    """Return the exception to send to the driver for an error that a call has raised.
 
     Parameters
     ----------
     error : BaseException
-        Its traceback is shortened, and a circle among its causes is cut.
+        Its traceback is shortened, and a cycle among its causes is cut.
 
     Returns
     -------
     Exception
-        The error itself, if it is an Exception that can be shown, pickled and read back, without
-        what it came from if that cannot. Otherwise
-        a :class:`dask_flame.errors.CallFailed` with its text: its ``__cause__`` is the error where
-        that can travel.
+        The error itself, if it is an Exception that can be shown, pickled and unpickled; without
+        its causes and attributes that cannot be pickled. Otherwise a
+        :class:`dask_flame.errors.CallFailed` with its text, whose ``__cause__`` is the error if it
+        can be sent.
     """
     for each in _chain(error):
         each.__traceback__ = _shortened(each.__traceback__)
@@ -101,19 +102,19 @@ def fit_to_travel(error: BaseException) -> Exception:
 
 
 def message_of(error: BaseException) -> ErrorMessage:
-    """Return distributed's message of an error, whatever that is made of."""
+    """Return distributed's message for an error, whatever the error contains."""
     raised = fit_to_travel(error)
     try:
         return error_message(raised)
     except Interrupted:
         raise
     except BaseException:
-        # It could be pickled a moment ago.
+        # Pickling can fail now even though it succeeded before.
         return error_message(CallFailed(text_of(error)))
 
 
 def shielded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function, which runs code of the user's for distributed, raise Exceptions alone."""
+    """Wrap a function that runs user code for distributed, so that it raises only Exceptions."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -141,16 +142,16 @@ async def _shielded(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def answer_always(executor: Executor) -> None:
-    """Have the futures of this executor end, whatever is raised in its threads."""
+    """Let the futures of an executor finish, whatever is raised in its threads."""
     submit: Any = executor.submit
     if getattr(submit, "args", ()) != (_as_in_a_thread,):
         setattr(executor, "submit", partial(submit, _as_in_a_thread))  # noqa: B010
 
 
 def _as_in_a_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call this in a thread of an executor, of which the future can hold what it raises.
+    """Call a function in a thread of an executor, and raise only errors that a future can hold.
 
-    A future takes a CancelledError for its own end, and refuses a StopIteration.
+    A future treats a CancelledError as its own cancellation, and refuses a StopIteration.
     """
     try:
         return function(*args, **kwargs)
@@ -165,10 +166,10 @@ def _as_in_a_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 
 
 async def unharmed(work: Any) -> Any:
-    """Return what a handler of distributed's returns, which runs code of the user's on its loop.
+    """Await a handler of distributed that runs user code on the event loop.
 
-    Such a handler answers with an error where an Exception is raised in it. Anything else would end
-    the loop: here it is such an answer too.
+    distributed answers with an error if the handler raises an Exception. Any other BaseException
+    would end the event loop, so it is returned as such an answer.
     """
     try:
         return await work if inspect.isawaitable(work) else work
@@ -179,32 +180,36 @@ async def unharmed(work: Any) -> Any:
 
 
 def sealed(exception: Serialize, text: str) -> Serialize:
-    """Wrap a pickled exception so that it can be read where its class cannot be.
+    """Wrap a pickled exception so that a process without its class can read it.
 
     Parameters
     ----------
     exception : distributed.protocol.Serialize
-        Of the bytes that distributed has made of it.
+        The exception, as pickled by distributed.
     text : str
-        What is read where the exception cannot be.
+        Text of the :class:`CallFailed` that replaces an exception that cannot be unpickled.
+
+    Returns
+    -------
+    distributed.protocol.Serialize
     """
     return Serialize(pickle.dumps(_Sealed(_opened, exception.data, text)))
 
 
 def sealed_error(error: BaseException) -> Serialize:
-    """Return what any process reads as the error, or as a CallFailed with its text."""
+    """Return an error that any process can unpickle, as itself or as a CallFailed."""
     error = fit_to_travel(error)
     tblib.pickling_support.install(error)
     return Serialize(_Sealed(_opened, cloudpickle.dumps(error), text_of(error)))
 
 
 def sealed_traceback(tb: Serialize | None) -> Serialize | None:
-    """Wrap a pickled traceback so that it is left out where it cannot be read."""
+    """Wrap a pickled traceback so that it becomes None where it cannot be unpickled."""
     return None if tb is None else Serialize(pickle.dumps(_Sealed(_opened_traceback, tb.data)))
 
 
 class _Sealed:
-    """Pickles as a call of this function: what is read back is what that returns."""
+    """Pickles as a call of a function; unpickling returns the result of that call."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self._reduced = function, args
@@ -226,7 +231,7 @@ def _opened(pickled: bytes, text: str) -> Exception:
 
 
 def _restore(error: BaseException) -> None:
-    """Give an error what tblib, by which distributed pickles it, leaves out: all but its args."""
+    """Call ``__init__`` again for errors whose attributes tblib does not restore."""
     for kind in _BY_ARGS:
         if isinstance(error, kind) and type(error).__init__ is kind.__init__:
             with contextlib.suppress(Exception):
@@ -239,7 +244,7 @@ def _opened_traceback(pickled: bytes) -> TracebackType | None:
     except BaseException:
         return None
     while tb is not None and tb.tb_frame.f_code.co_filename.endswith(_OURS):
-        tb = tb.tb_next  # between the worker and the user's own code
+        tb = tb.tb_next  # a frame between the worker and the user's code
     return tb if isinstance(tb, TracebackType) else None
 
 
@@ -257,7 +262,7 @@ def _raised(error: BaseException) -> str:
 
 
 def _relieved(error: BaseException) -> BaseException:
-    """Take from an error what cannot be sent with it: attributes, and what it came from."""
+    """Remove from an error the attributes and causes that cannot be pickled."""
     lost = []
     for name, value in list(getattr(error, "__dict__", {}).items()):
         try:
@@ -279,7 +284,7 @@ def _relieved(error: BaseException) -> BaseException:
 
 
 def _why_not(error: BaseException) -> str:
-    """Return why this error cannot be sent; empty where it can."""
+    """Return why an error cannot be sent; empty if it can."""
     try:
         str(error), repr(error)
     except Interrupted:
@@ -287,9 +292,9 @@ def _why_not(error: BaseException) -> str:
     except BaseException as why:
         return f"the error itself is not sent, as it cannot be shown: {text_of(why)}"
     try:
-        # As distributed does before it pickles an error: with its traceback and its causes.
+        # distributed installs this as well before it pickles an error.
         tblib.pickling_support.install(*_chain(error))
-        # Not kept: its traceback holds this frame, and those beneath it, with what the call had.
+        # Not assigned: its traceback would keep this frame and its callers, with the call's data.
         fits = isinstance(pickle.loads(pickle.dumps(error)), BaseException)
     except Interrupted:
         raise
@@ -299,7 +304,7 @@ def _why_not(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it came from; cut off what would never end."""
+    """Yield an error and its causes and contexts; cut cycles and very long chains."""
     seen: set[int] = set()
     todo = [error]
     while todo:

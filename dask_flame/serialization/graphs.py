@@ -1,4 +1,4 @@
-"""Graphs as clients send them, made fit for the scheduler (driver, scheduler)."""
+"""Correct graphs from clients before the scheduler reads them (driver, scheduler)."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from dask_flame.serialization.failures import text_of
 def name_data_of_map(
     graph: Mapping[Key, GraphNode], order: Mapping[Key, int], tasks: Mapping[Key, TaskState]
 ) -> tuple[dict[Key, GraphNode], dict[Key, int]]:
-    """Give the large keyword arguments of a ``client.map`` keys of their own, and a priority.
+    """Give large keyword arguments of a ``client.map`` unique keys and a priority.
 
-    ``client.map(f, xs, data=array)`` makes a node of its own of an argument above 100 kB, so that
-    it travels once. distributed takes the argument's name for its key: a second ``map`` with
-    another ``data=`` would be given the first one's. And it leaves the node without a priority,
-    which a worker's message needs.
+    ``client.map(f, xs, data=array)`` puts an argument above 100 kB into a node of its own, so that
+    it is sent once. distributed uses the argument's name as its key, so a second ``map`` with
+    another ``data=`` would get the data of the first. It also sets no priority for the node, which
+    messages to workers need.
 
     Parameters
     ----------
     graph : mapping of Key to GraphNode
+        The graph from a client.
     order : mapping of Key to int
-        The order of its calls, as the client or dask gives it. Only ``map`` leaves nodes out.
+        Order of its tasks, from the client or dask. Only ``map`` omits nodes.
     tasks : mapping of Key to TaskState
-        What the scheduler knows already. Calls among it keep the data that they were given.
+        Tasks that the scheduler already has. They keep their data.
 
     Returns
     -------
     tuple of dict
-        The graph and the order to use instead.
+        Graph and order to use instead.
     """
     unnamed = [key for key, node in graph.items() if key not in order and type(node) is DataNode]
     if not order or not unnamed:
@@ -59,7 +60,7 @@ _PLAIN = (str, bytes, bool, int, float, type(None))
 
 
 def cannot_name(keys: Iterable[Key]) -> CallFailed | None:
-    """Return the error of calls with a key that no message can carry; None where there is none."""
+    """Return an error for the first key that cannot be encoded as UTF-8, or None."""
     for key in keys:
         if not _encodes(key):
             return CallFailed(
@@ -81,7 +82,7 @@ def _encodes(key: Key) -> bool:
 
 
 def unfit(annotations: Mapping[str, Any]) -> CallFailed | None:
-    """Return the error of calls whose annotations cannot be sent; None where they can."""
+    """Return an error for the first annotation that cannot be pickled, or None."""
     for name, value in annotations.items():
         if plain(value):
             continue
@@ -96,7 +97,7 @@ def unfit(annotations: Mapping[str, Any]) -> CallFailed | None:
 
 
 def plain(value: Any) -> bool:
-    """Return whether a message can carry this as it is, with no pickle in it."""
+    """Return whether a message can contain a value without pickling it."""
     if isinstance(value, list | tuple | set | frozenset):
         return all(map(plain, value))
     if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""Calls on their way to their runners: packed, opened by the thread that runs them (all places).
+"""Send calls as bytes, and unpickle them in the thread that runs them (all places).
 
-distributed pickles a task into the message that brings it, and the worker's connection unpickles
-it: what cannot be read there ends the worker and the other calls of the same message, and an import
-that takes seconds holds up the event loop. Here the message brings bytes. They are opened where the
-call runs, so that an error in it is the error of that call.
+distributed pickles a task into a message, and the worker's connection unpickles it there. An error
+in unpickling would end the worker and lose the other calls in the message, and a slow import would
+block the event loop. With bytes in the message, unpickling happens where the call runs, and an
+error in it is an error of that call.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ def _nothing() -> None:
 
 
 def is_being_cancelled() -> bool:
-    """Return whether somebody has asked the task that this runs in to stop."""
+    """Return whether the current asyncio task was asked to stop."""
     me = asyncio.current_task()
     return me is not None and me.cancelling() > 0
 
 
 class PackedTask:
-    """A task of a graph as a runner's worker holds it, in place of dask's own.
+    """A pickled task, in place of dask's own in a runner's worker.
 
     Parameters
     ----------
     pickled : bytes
-        The task, without what is in `buffers`.
+        The task, without the buffers.
     buffers : iterable of bytes-like
-        What protocol 5 of pickle keeps apart: the contents of arrays.
-    is_coro : bool
-        Whether it is a coroutine function that is called.
+        Out-of-band buffers of pickle protocol 5, such as the contents of arrays.
+    is_coro : bool, default False
+        Whether the task calls a coroutine function.
 
     Attributes
     ----------
     on_open : callable
-        Called in the thread of the call between reading it and running it.
+        Called in the thread of the call after the task was unpickled and before it runs.
 
     Notes
     -----
-    Of dask's nodes a worker uses no more than the two methods that are here, and `is_coro`. A call
-    that ends with anything but an :class:`Exception` would end the worker, or its connection: see
+    A worker uses only the two methods here and `is_coro`. A call that ends with anything but an
+    :class:`Exception` would end the worker or its connection, see
     :func:`dask_flame.serialization.failures.fit_to_travel`.
     """
 
@@ -77,7 +77,7 @@ class PackedTask:
 
     @classmethod
     def pack(cls, task: Any) -> PackedTask:
-        """Pack a task; one that cannot be pickled becomes one that says so when it runs."""
+        """Pickle a task; if that fails, return a task that raises the error when it runs."""
         try:
             buffers: list[pickle.PickleBuffer] = []
             pickled = dask_pickle.dumps(task, buffer_callback=buffers.append)
@@ -88,16 +88,16 @@ class PackedTask:
 
     @property
     def opened(self) -> Any:
-        """The task itself, once it has been opened; None before."""
+        """The task, or None before it was unpickled."""
         return self._task
 
     def open(self) -> Any:
-        """Read the task.
+        """Unpickle the task.
 
         Raises
         ------
         Exception
-            Whatever is raised where it is read, with a note.
+            Any error of unpickling, with a note.
         """
         if self._task is None:
             try:
@@ -111,7 +111,7 @@ class PackedTask:
 
     def _begin(self) -> None:
         self.on_open()
-        self.on_open = _nothing  # it holds what looks after the call
+        self.on_open = _nothing  # release the reference to the call's supervision
 
     def __call__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> Any:
         if self.is_coro:
@@ -135,13 +135,13 @@ class PackedTask:
             raise
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                raise  # it is being stopped, which is for whoever does that to tell
+                raise  # it is being stopped; the code that stops it reports the reason
             raised = fit_to_travel(error)
         raise raised
 
     def _opened_in_a_thread(self) -> Awaitable[Any]:
-        # In the context of the call, but for the thread, which may be a new one: it is not the
-        # call's, and will open others.
+        # Use the context of the call in the thread, but start the thread in an empty context: it is
+        # reused for other calls.
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
 
         def begin() -> Awaitable[Any]:
@@ -150,11 +150,11 @@ class PackedTask:
         return contextvars.Context().run(begin)
 
     def __repr__(self) -> str:
-        # Dask logs it where a call fails: its own would show arguments, and secrets among them.
+        # Dask logs the repr when a call fails. Dask's own repr would show secrets in arguments.
         if self._task is None:
             return "<a call that could not be read>"
         try:
-            # Imported here, as it knows of this class, and calls seldom fail.
+            # Imported here to avoid a cycle.
             from dask_flame.serialization.task_arguments import called_with
 
             name = funcname(getattr(self._task, "func", self._task))
@@ -170,7 +170,7 @@ class PackedTask:
 
 
 class _Refused:
-    """Raises an error where a call would have run."""
+    """Raises an error instead of running a call."""
 
     is_coro = False
 

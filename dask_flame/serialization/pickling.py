@@ -1,4 +1,4 @@
-"""How what calls bring is pickled, and read, in every process of a cluster (all places)."""
+"""Make pickling safe in every process of a cluster (all places)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dask_flame.serialization.failures import Interrupted, answer_always, text_o
 
 
 def prepare(*, interruptible: bool) -> None:
-    """Have this process send notebooks by value, and be ended by nothing that it pickles or reads.
+    """Pickle notebooks by value, and turn errors that would end the process into Exceptions.
 
-    Pickling runs code of the user's, on the event loop too: an import that calls ``sys.exit()``
-    would end the driver's loop, or a runner. distributed catches Exceptions there. Its functions
-    ``pickle.dumps`` and ``pickle.loads``, by which it does all of this, are replaced.
+    Pickling runs user code, also on the event loop. An import that calls ``sys.exit()`` would end
+    the driver's event loop, or a runner, because distributed catches only Exceptions there. This
+    replaces ``pickle.dumps`` and ``pickle.loads`` of distributed.
 
     Parameters
     ----------
     interruptible : bool
-        Whether a KeyboardInterrupt in the main thread may be the user's, who has pressed Ctrl-C.
+        Whether a KeyboardInterrupt in the main thread may come from the user, who pressed Ctrl-C.
     """
     send_by_value()
-    # Large messages are pickled and read in its thread. Private, and the only one there is.
+    # Large messages are pickled in this executor. It is private; there is no public one.
     answer_always(distributed.utils._offload_executor)
     for name, error in (("dumps", pickle.PicklingError), ("loads", pickle.UnpicklingError)):
         function = getattr(dask_pickle, name)
@@ -44,8 +44,8 @@ def _only_exceptions(
         try:
             return function(*args, **kwargs)
         except OSError as error:
-            # A file that is not here, for one. Where data is read from a connection, it would be
-            # taken for that connection's end, and asked for again without end.
+            # For instance a missing file. When a connection is read, an OSError would look like the
+            # end of that connection, and the request would be repeated forever.
             raise kind(f"{function.__name__} has raised {text_of(error)}") from error
         except (Exception, Interrupted):
             raise

@@ -1,4 +1,4 @@
-"""What a task was called with: finds its arguments, and what they stand for (runner)."""
+"""Find the arguments of a task, for display (runner)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from distributed import Worker
 from dask_flame.core.argument_text import ITEMS, NamedArgument, told
 from dask_flame.serialization.packed import PackedTask
 
-#: What makes a key unlike others of the same function.
+#: Suffix that makes the key of a call unique.
 _UNIQUE = re.compile(r"-[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$")
 
 
 def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
-    """What the task of this key, which runs here, was called with; in any thread.
+    """Return the arguments of a task on this worker as text; may be called from any thread.
 
     Parameters
     ----------
     worker : distributed.Worker
+        Worker that has the task.
     key : Key
-    hide_random : bool
+        Key of the task.
+    hide_random : bool, default True
         See :func:`dask_flame.core.argument_text.told`.
 
     Returns
     -------
     str
-        See :func:`dask_flame.core.argument_text.told`. Empty too where there is no such task, as of
-        methods of actors, or it is one of our own.
+        See :func:`dask_flame.core.argument_text.told`. Empty if there is no such task, as for
+        methods of actors, and for internal tasks.
     """
     try:
         return _arguments(worker, key, hide_random)
     except Exception:
-        # It may be let go meanwhile, or be made by another Dask than those we know.
+        # The task may be released meanwhile, or be made by an unknown version of Dask.
         return ""
 
 
@@ -49,16 +51,29 @@ def _arguments(worker: Worker, key: Key, hide_random: bool) -> str:
 
 
 def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = True) -> str:
-    """What a task that was opened is called with; of other tasks their results, if there are any.
+    """Return the arguments of an opened task as text; references show the results if available.
+
+    Parameters
+    ----------
+    task : object
+        Task of a graph.
+    worker : distributed.Worker, optional
+        Worker that has the results of other tasks.
+    hide_random : bool, default True
+        See :func:`dask_flame.core.argument_text.told`.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     Exception
-        Where the task is none that this Dask makes.
+        The task was made by an unknown version of Dask.
     """
     inner: dict[Any, Any] = {}
     if isinstance(task, Task) and task.has_subgraph():
-        # Several tasks that were fused: what was asked for is the last one.
+        # Fused tasks: the last one was requested by the user.
         inner, out = task.args[:2]
         task = inner[out]
         while type(task) is Alias and task.target in inner:
@@ -70,7 +85,7 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
         function, args, *more = (_plain(arg) for arg in args)
         kwargs = more[0] if more else {}
     if getattr(function, "__module__", "").startswith("dask_flame.notebook."):
-        return ""  # a cell has none
+        return ""  # a notebook cell has no arguments
 
     def resolve(value: Any) -> Any:
         kind = type(value)
@@ -84,7 +99,7 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
 
 
 def _plain(value: Any) -> Any:
-    """What a node of a graph stands for; as much of it as is shown."""
+    """Return the value of a graph node, limited to the items that are shown."""
     kind = type(value)
     if kind is DataNode:
         return value.value
@@ -101,11 +116,11 @@ def _plain(value: Any) -> Any:
 
 
 def _value(worker: Worker | None, key: Key, inner: dict[Any, Any]) -> Any:
-    """What another task has made, where it is in memory; else what it is called."""
+    """Return the result of another task if it is in memory, otherwise its name."""
     node = inner.get(key)
     if isinstance(node, DataNode):
         return node.value
-    # Past what counts as a use of it, and might read it from disk.
+    # Access the dict directly, so that the value is not marked as used or read from disk.
     data: Any = None if worker is None else getattr(worker.data, "fast", worker.data)
     data = getattr(data, "d", data)
     missing = object()

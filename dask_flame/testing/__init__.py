@@ -1,7 +1,6 @@
-"""What tests of a cluster or a backend need: a watch for leaks, a proxy that
-fails, the backends' conformance suite.
+"""Tools to test a cluster or a backend: leak detection, a proxy, a conformance suite (tests).
 
-Needs pytest: ``pip install 'dask-flame[test]'``.
+Requires pytest: ``pip install 'dask-flame[test]'``.
 """
 
 from dask_flame.testing.leaks import Leaks, marked_processes, nothing_left

@@ -1,4 +1,4 @@
-"""A JupyterLab server of its own, with Dask's extension, for tests and pictures (driver)."""
+"""Run a JupyterLab server with Dask's extension, for tests and pictures (driver)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Nothing is asked of the network, nobody is told of news, and scripts reach `jupyterapp`.
+#: No network access, no news, and `jupyterapp` is available to scripts.
 _CONFIGURATION = {
     "LabApp": {
         "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
@@ -32,19 +32,19 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Lab:
-    """A server that runs.
+    """A running server.
 
     Attributes
     ----------
     process : subprocess.Popen
     address : str
-        Begins all its addresses; ends with a slash.
+        Base address, with a slash at its end.
     token : str
-        What lets one in.
+        Token for access.
     work : pathlib.Path
-        Where its notebooks are.
+        Directory of its notebooks.
     log : pathlib.Path
-        The file that it prints to.
+        File with its output.
     """
 
     process: subprocess.Popen[bytes]
@@ -54,12 +54,27 @@ class Lab:
     log: Path
 
     def page(self, notebook: str) -> str:
-        """Where this notebook is open, alone, for somebody who is not logged in."""
+        """Return the address of a notebook in a new workspace, with the token."""
         workspace = secrets.token_hex(4)
         return f"{self.address}lab/workspaces/{workspace}/tree/{notebook}?token={self.token}"
 
     def ask(self, path: str, method: str = "GET", body: Any = None) -> Any:
-        """What the server's own interface says, such as at ``"dask/clusters"``."""
+        """Return the answer of the server's REST interface, for instance to ``"dask/clusters"``.
+
+        Parameters
+        ----------
+        path : str
+            Path below the base address.
+        method : str, default "GET"
+            HTTP method.
+        body : object, optional
+            Body of the request, sent as JSON.
+
+        Returns
+        -------
+        object
+            The decoded answer.
+        """
         request = urllib.request.Request(
             self.address + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -78,28 +93,32 @@ def jupyterlab(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     within: float = 60,
 ) -> Iterator[Lab]:
-    """Start a JupyterLab server on this machine's loopback, and end it.
+    """Start a JupyterLab server on the loopback interface, and end it afterwards.
 
     Parameters
     ----------
     folder : pathlib.Path
-        An empty folder, for what such a server writes: its files, the settings, the logs. Notebooks
-        are in ``folder / "work"``.
+        Empty directory for the server's files, settings and logs. Notebooks are in
+        ``folder / "work"``.
     dask_config : str, optional
-        Dask's configuration there, as YAML.
+        Dask's configuration for the server, as YAML.
     settings : mapping of str to mapping, optional
-        Of JupyterLab, by ``"extension/plugin"``.
-    within : float
-        Seconds in which it must have started.
+        Settings of JupyterLab by ``"extension/plugin"``.
+    within : float, default 60
+        Maximum seconds until the server has started.
+
+    Yields
+    ------
+    Lab
 
     Raises
     ------
     RuntimeError
-        It did not start, with what it printed.
+        The server did not start; the message has its output.
 
     Notes
     -----
-    The server ends its kernels when it ends. A body may kill it.
+    The server ends its kernels when it ends. The body may kill it.
     """
     work, home, log = folder / "work", folder / "home", folder / "jupyterlab.log"
     for made in (work, home / "dask"):
@@ -145,7 +164,7 @@ def _write(place: Path, values: Mapping[str, Any]) -> None:
 
 
 def _free_port() -> int:
-    """One that is free now; the server takes another if it is not any more."""
+    """Return a port that is free now; the server uses another if it is taken meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
@@ -155,7 +174,7 @@ def _free_port() -> int:
 def _address(
     process: subprocess.Popen[bytes], runtime: Path, token: str, log: Path, within: float
 ) -> str:
-    """Where the server listens, once it answers."""
+    """Return the address of the server, once it answers."""
     deadline = time.monotonic() + within
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError):

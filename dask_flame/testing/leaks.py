@@ -1,4 +1,4 @@
-"""What a test has left behind: processes, threads, sockets, folders and shared memory."""
+"""Find leaks of a test: processes, threads, sockets, directories and shared memory (tests)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 
 from dask_flame.core.processes import MARK
 
-#: Threads that live as long as the process does: pools that distributed and tornado share.
+#: Threads that live as long as the process: thread pools shared by distributed and tornado.
 _SHARED = (
     "Dask-Offload",
     "Dask-Callback",
@@ -32,7 +32,7 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class Leaks:
-    """What there is now and should not be, as lines to read; false where there is nothing."""
+    """Leaks found by :func:`nothing_left`, as lines of text; false if there are none."""
 
     lines: tuple[str, ...]
 
@@ -43,15 +43,26 @@ class Leaks:
         return "left behind:\n" + "\n".join(self.lines)
 
 
-#: Set in the environment while a test is watched, so that whatever it starts is known by it.
+#: Set in the environment of a watched test, so that the processes that it starts can be found.
 _WATCHED = "DASK_FLAME_WATCHED"
 
 
 def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process]:
-    """Living processes on this machine with an environment variable that begins like this.
+    """Return the processes of this machine with a mark in their environment.
 
-    With ``"<cluster>-"``, by default, those that belong to a cluster's runners. A runner and all
-    that it starts inherit the mark, so a process that was adopted by another parent is found too.
+    By default, ``"<cluster>-"`` finds the processes of a cluster's runners. All processes that a
+    runner starts inherit the mark, so processes with another parent are found as well.
+
+    Parameters
+    ----------
+    value : str
+        Prefix of the environment variable's value.
+    variable : str, optional
+        Name of the environment variable. By default the mark of runners.
+
+    Returns
+    -------
+    list of psutil.Process
     """
     found = []
     for process in psutil.process_iter():
@@ -66,18 +77,18 @@ def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process
 def nothing_left(within: float = 5.0) -> Iterator[None]:
     """Fail if the body leaves something behind.
 
-    Which is: a process, a thread, a listening socket, a scratch folder, or a named semaphore or
-    piece of shared memory that no living process has open.
+    It looks for processes, threads, listening sockets, scratch directories, and named semaphores or
+    shared memory that no living process has open.
 
     Parameters
     ----------
-    within : float
-        Seconds that what is ending may take to be gone.
+    within : float, default 5.0
+        Seconds to wait for things that are ending.
 
     Raises
     ------
     AssertionError
-        Naming all that is left; for a thread with its stack.
+        Something is left; the message lists it, with the stacks of threads.
     """
     token = uuid.uuid4().hex
     before = _state(token)
@@ -131,10 +142,10 @@ def _state(token: str) -> _State:
 
 
 def _abandoned_shared_memory() -> set[str]:
-    """Return the files of multiprocessing (and loky) in /dev/shm that no process has mapped.
+    """Return the files of multiprocessing and loky in /dev/shm that no process has mapped.
 
-    Tests run beside each other, and a name does not say whose it is: what is in use is taken for
-    another test's.
+    Tests run in parallel, and the name of a file does not identify its owner: a file in use is
+    assumed to belong to another test.
     """
     there = {}
     for pattern in ("sem.mp-*", "sem.loky-*", "psm_*"):
@@ -144,7 +155,7 @@ def _abandoned_shared_memory() -> set[str]:
     if there:
         for maps in Path("/proc").glob("[0-9]*/maps"):
             with contextlib.suppress(OSError):
-                # By inode: a semaphore is made under another name, which its map keeps.
+                # Compare inodes: a semaphore is created under another name, which the map shows.
                 for line in maps.read_text().splitlines():
                     if "/dev/shm/" in line:
                         there.pop(int(line.split()[4]), None)

@@ -1,4 +1,4 @@
-"""A loopback TCP proxy that fails on demand, for tests of what a broken connection does."""
+"""Loopback TCP proxy that fails on request, to test broken connections (tests)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Pipe:
-    """One connection through the proxy: a client's socket and the target's."""
+    """Connection through the proxy: the sockets of the client and of the target."""
 
     def __init__(self, client: asyncio.StreamWriter, target: asyncio.StreamWriter) -> None:
         self.client = client
@@ -21,10 +21,10 @@ class _Pipe:
 
 
 class Proxy:
-    """Passes connections on to a target, until it is told to drop, hold, delay or half-close them.
+    """Forwards connections to a target, and can drop, hold, delay or half-close them.
 
-    Its own event loop runs in a thread of its own, so that it goes on whatever the two sides do.
-    To be used as a context manager; at its end every connection is closed.
+    It has an event loop in a thread of its own, so that it works even if either side blocks. Use it
+    as a context manager, which closes every connection at its end.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ class Proxy:
     Attributes
     ----------
     address : str
-        Where it listens, in the same form.
+        Address of the proxy, in the same form.
     passed : int
-        Bytes that went through so far, both ways.
+        Number of bytes forwarded so far, in both directions.
     delay : float
-        Seconds that each piece of data takes.
+        Seconds by which each piece of data is delayed.
 
     Examples
     --------
@@ -75,11 +75,11 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Connections that pass through now."""
+        """Number of open connections."""
         return len(self._pipes)
 
     def cut(self, *, refuse: bool = True) -> None:
-        """Reset every connection; new ones are reset as well until ``restore``, or not."""
+        """Reset every connection; with `refuse`, also new ones until :meth:`restore`."""
 
         async def cut() -> None:
             self._refusing = refuse
@@ -88,11 +88,11 @@ class Proxy:
         self._run(cut())
 
     def cut_after(self, size: int) -> None:
-        """Cut, as ``cut`` does, in the middle of what passes once so many more bytes have."""
+        """Cut all connections after `size` more bytes, possibly in the middle of a message."""
         self._after = self.passed + size
 
     def hold(self) -> None:
-        """Pass nothing on and say nothing: a black hole, also for new connections."""
+        """Forward nothing and stay silent, also on new connections: a black hole."""
 
         async def hold() -> None:
             self._open.clear()
@@ -100,19 +100,19 @@ class Proxy:
         self._run(hold())
 
     def lose(self) -> None:
-        """Drop the connections of a black hole without a word to either side."""
+        """Drop the connections of a black hole without notifying either side."""
 
         async def lose() -> None:
-            # They stay open, but what was on the way and what comes is never passed on.
+            # The sockets stay open, but data in transit or arriving later is never forwarded.
             for task in self._tasks:
                 task.cancel()
 
         self._run(lose())
 
     def half_close(self, *, toward: str = "client") -> None:
-        """End each connection in one direction: the client, or the target, reads its end.
+        """Close each connection in one direction: that side reads the end of the stream.
 
-        The other direction passes nothing on any more, and its side is told nothing.
+        The other direction forwards nothing any more, and its side is not notified.
         """
 
         async def half_close() -> None:
@@ -125,7 +125,7 @@ class Proxy:
         self._run(half_close())
 
     def restore(self) -> None:
-        """Pass on again what comes; connections that were reset or lost stay so."""
+        """Forward new data again; connections that were reset or lost remain so."""
 
         async def restore() -> None:
             self._refusing = False
@@ -135,7 +135,7 @@ class Proxy:
         self._run(restore())
 
     def close(self) -> None:
-        """Stop listening, close every connection, end the thread."""
+        """Stop listening, close every connection and end the thread."""
         if self._loop.is_closed():
             return
 
@@ -203,8 +203,8 @@ class Proxy:
         except OSError:
             pass
         except asyncio.CancelledError:
-            return  # from here on nobody reads or ends this direction
-        # One side has ended its connection, or lost it: so does the other.
+            return  # this direction is neither read nor closed from here on
+        # One side has closed or lost its connection: close the other.
         self._pipes.discard(pipe)
         pipe.client.close()
         pipe.target.close()
@@ -215,6 +215,6 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     if sock is not None and sock.fileno() != -1:
         with contextlib.suppress(OSError):
-            # Linger for no time: what is unsent is thrown away and the far side is told at once.
+            # A linger time of zero discards unsent data and notifies the other side at once.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     writer.transport.abort()

@@ -1,1 +1,1 @@
-"""The page ``/flame``: the calls' curves, and their ranking (scheduler)."""
+"""Page ``/flame``: the curves of calls and their ranking (scheduler)."""

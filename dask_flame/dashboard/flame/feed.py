@@ -1,7 +1,7 @@
-"""What an open page is told of the calls: once all of it, then what has changed; pure (scheduler).
+"""Compute updates for an open page: all data once, then the changes; pure (scheduler).
 
-A page gets each point once. It draws, smooths and ranks by itself, and says when it is ready for
-more: a page that is slow, or hidden, is told less often, never more at a time than there is.
+Each point is sent once. The page draws, smooths and ranks on its own, and requests the next update
+when it is ready. A slow or hidden page therefore gets fewer updates, each limited in size.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from dask_flame.core.text import label
 from dask_flame.reports.downsample import thin
 from dask_flame.reports.series import CallReports, Series
 
-#: Points of all curves together that a page is to hold, about: 24 bytes each.
+#: Approximate number of points of all curves in a page (24 bytes each).
 POINTS = 300_000
-#: Fewer points than this would draw another curve.
-_LEAST = 200
-#: Further metrics whose last values are told, beside the chosen one.
+#: Minimum number of points of a curve; with fewer the curve would look different.
+_MIN_POINTS = 200
+#: Number of other metrics whose last values are sent.
 _OTHERS = 4
 
 
 @dataclass(slots=True)
-class _Told:
-    """What a page has of one attempt of a call."""
+class _SentAttempt:
+    """Data of one attempt that a page already has."""
 
     id: int
-    call: CallReports | None = None  # as it was then
+    call: CallReports | None = None  # as of the last update
     name: str = ""
     made: int = 0
     dropped: int = 0
@@ -42,14 +42,14 @@ class _Told:
 
 
 class Feed:
-    """What one page has been told.
+    """Computes the updates of one page.
 
     Parameters
     ----------
     palette : Palette
-        Gives runners their colours, the same ones on all pages.
+        Assigns colors to runners, the same on all pages.
     points : int
-        About the most points that the page is to hold.
+        Approximate maximum number of points in the page.
     """
 
     def __init__(self, palette: Palette, points: int = POINTS) -> None:
@@ -59,8 +59,8 @@ class Feed:
         self.forget()
 
     def forget(self) -> None:
-        """Tell everything anew: what was told has not arrived."""
-        self._told: dict[tuple[Key, int], _Told] = {}
+        """Send everything again, because earlier updates did not arrive."""
+        self._sent: dict[tuple[Key, int], _SentAttempt] = {}
         self._places: dict[Key, int] = {}
         self._metric: str | None = None
         self._metrics: list[str] = []
@@ -69,24 +69,27 @@ class Feed:
     def next(
         self, calls: Mapping[Key, CallReports], wanted: str | None = None
     ) -> dict[str, Any] | None:
-        """What is to be told next; None if the page knows all of it.
+        """Return the next update, or None if the page has all data.
 
         Parameters
         ----------
         calls : mapping of Key to CallReports
-            What is known now.
+            Current reports of each call.
         wanted : str, optional
-            The metric that the page's user has chosen; by default the first one.
+            Metric that the user has chosen. By default the first one.
 
         Returns
         -------
         dict or None
-            ``metric``, ``metrics`` (their names) and ``higher`` (whether more is better);
-            ``anew``: whether what the page has is to be forgotten; ``gone``: ids of attempts that
-            are no longer known; ``rows``: what has changed but points, one dict each with an
-            ``id``; and new points: ``runs``, of each the id, the number, and whether they replace
-            what was there, with ``x`` (steps), ``y`` (values) and ``t`` (seconds since the attempt
-            began) of all of them, one after the other.
+            - ``metric``, ``metrics``: name of the chosen metric, and names of all metrics.
+            - ``higher``: whether larger values are better.
+            - ``anew``: whether to drop all data of the page first.
+            - ``gone``: ids of attempts that no longer exist.
+            - ``rows``: changed attributes of attempts, one dict with an ``id`` for each.
+            - ``runs``: for each attempt with new points its id, the number of points, and whether
+              they replace the existing ones.
+            - ``x``, ``y``, ``t``: steps, values, and seconds since the attempt began, of all new
+              points, concatenated.
         """
         known = metrics(calls.values())
         metric = known[0] if known else ""
@@ -94,28 +97,28 @@ class Feed:
             metric = wanted
         anew = not self._begun or metric != self._metric
         if anew:
-            self._told.clear()
+            self._sent.clear()
         heading = (metric, known) != (self._metric, self._metrics)
         self._begun, self._metric, self._metrics = True, metric, known
         attempts = list(_attempts(calls))
         self._palette.assign(list(dict.fromkeys(call.runner for call, _ in attempts)))
         names = _names(calls)
         gone = self._drop({(call.key, call.attempt) for call, _ in attempts})
-        limit = max(_LEAST, self._points // max(1, len(attempts)))
+        limit = max(_MIN_POINTS, self._points // max(1, len(attempts)))
         rows: list[dict[str, Any]] = []
         points = _Points()
         for call, latest in attempts:
-            told = self._told.setdefault((call.key, call.attempt), _Told(-1))
-            if told.id < 0:
-                told.id = next(self._ids)
+            sent = self._sent.setdefault((call.key, call.attempt), _SentAttempt(-1))
+            if sent.id < 0:
+                sent.id = next(self._ids)
             name = names[call.key]
-            if told.call is call and told.name == name:
+            if sent.call is call and sent.name == name:
                 continue
-            rows.append(self._row(told.id, call, name, latest=latest))
+            rows.append(self._row(sent.id, call, name, latest=latest))
             series = call.series.get(metric)
             if series is not None and len(series):
-                points.add(told, series, call.started, limit)
-            told.call, told.name = call, name
+                points.add(sent, series, call.started, limit)
+            sent.call, sent.name = call, name
         if not (anew or heading or rows or gone):
             return None
         return {
@@ -125,12 +128,12 @@ class Feed:
             "higher": higher_is_better(metric),
             "gone": gone,
             "rows": rows,
-            **points.told(),
+            **points.columns(),
         }
 
     def _drop(self, there: Collection[tuple[Key, int]]) -> list[int]:
-        gone = [which for which in self._told if which not in there]
-        return [self._told.pop(which).id for which in gone]
+        gone = [which for which in self._sent if which not in there]
+        return [self._sent.pop(which).id for which in gone]
 
     def _row(self, number: int, call: CallReports, name: str, *, latest: bool) -> dict[str, Any]:
         metric = self._metric or ""
@@ -146,7 +149,7 @@ class Feed:
             "arguments": call.arguments,
             "why": call.why,
             "runner": call.runner,
-            "colour": self._palette.number(call.runner),
+            "color": self._palette.number(call.runner),
             "pool": call.pool,
             "state": call.state,
             "attempt": call.attempt,
@@ -155,14 +158,14 @@ class Feed:
             "at": at,
             "step": series.steps[-1] if series else None,
             "last": series.values[-1] if series else None,
-            # Pairs, as there are names that an object in the browser takes for its own.
+            # Pairs, because some names are reserved in a JavaScript object.
             "others": [[m, call.series[m].values[-1]] for m in others if call.series.get(m)],
             "took": None if call.finished is None else max(0.0, call.finished - call.started),
         }
 
 
 class _Points:
-    """Points of several attempts, one after the other."""
+    """Points of several attempts, concatenated."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[int, int, bool]] = []
@@ -170,30 +173,30 @@ class _Points:
         self._y: list[Any] = []
         self._t: list[Any] = []
 
-    def add(self, told: _Told, series: Series, started: float, limit: int) -> None:
-        """Those of a series that a page does not have, or all, if it was thinned meanwhile."""
+    def add(self, sent: _SentAttempt, series: Series, started: float, limit: int) -> None:
+        """Add the new points of a series, or all points if it was downsampled meanwhile."""
         n = len(series)
         made = max(series.made, n)
-        dropped, new = made - n, made - told.made
-        # The page's own copy may grow to twice the limit before it is sent a thinner one.
-        same = told.made and dropped == told.dropped and new >= 0
+        dropped, new = made - n, made - sent.made
+        # The page may hold twice the limit before it gets a downsampled curve.
+        same = sent.made and dropped == sent.dropped and new >= 0
         if same and not new:
             return
-        if same and told.points + new <= 2 * limit:
+        if same and sent.points + new <= 2 * limit:
             chosen: Any = slice(n - new, n)
-            points, replace = told.points + new, False
+            points, replace = sent.points + new, False
         else:
             chosen = slice(None) if n <= limit else thin(series.values, limit)
             replace = True
             points = n if n <= limit else len(chosen)
-        told.made, told.dropped, told.points = made, dropped, points
+        sent.made, sent.dropped, sent.points = made, dropped, points
         x = np.asarray(series.steps, dtype=float)[chosen]
         self._x.append(x)
         self._y.append(np.asarray(series.values, dtype=float)[chosen])
         self._t.append((np.asarray(series.times) - started)[chosen])
-        self._runs.append((told.id, len(x), replace))
+        self._runs.append((sent.id, len(x), replace))
 
-    def told(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, Any]:
         def joined(parts: list[Any], kind: str) -> Any:
             return np.concatenate([*parts, np.empty(0)]).astype(kind)
 
@@ -206,7 +209,7 @@ class _Points:
 
 
 def _names(calls: Mapping[Key, CallReports]) -> dict[Key, str]:
-    """A name for each call: its key, or its arguments where Dask has made up the key."""
+    """Return a name for each call: its key, or its arguments if Dask generated the key."""
     names = dict(labels(list(calls)))
     made_up = {key: calls[key].arguments for key in calls if label(key) != str(key)}
     made_up = dict(zip(made_up, apart(list(made_up.values())), strict=True))
@@ -218,7 +221,7 @@ def _names(calls: Mapping[Key, CallReports]) -> dict[Key, str]:
 
 
 def apart(arguments: Sequence[str]) -> list[str]:
-    """Arguments of several calls without those that are the same in all.
+    """Drop the arguments that are the same in all calls.
 
     Examples
     --------
@@ -234,7 +237,7 @@ def apart(arguments: Sequence[str]) -> list[str]:
 
 
 def _attempts(calls: Mapping[Key, CallReports]) -> Iterator[tuple[CallReports, bool]]:
-    """All attempts, and whether each is its call's latest."""
+    """Yield each attempt, and whether it is the latest of its call."""
     for call in calls.values():
         for before in call.earlier:
             yield before, False

@@ -1,4 +1,4 @@
-"""The figures of the curves; what is drawn in them is put there in the browser (scheduler)."""
+"""Figures of the page ``/flame``; their data is filled in by the browser (scheduler)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bokeh.plotting import figure
 
 from dask_flame.dashboard.theme import canvas, plain
 
-# Steps are whole numbers; of times the browser says the unit.
-_ACROSS = """
+# Steps are whole numbers. Times are formatted with a unit.
+_STEP_OR_TIME = """
 const said = axis_label === "step" ? null : tick;
 if (said === null) return Number(tick.toPrecision(9)).toLocaleString("en");
 const [h, m, s] = [Math.floor(tick / 3600), Math.floor(tick / 60) % 60, tick % 60];
@@ -30,20 +30,22 @@ return s ? `${m}:${String(Math.round(s)).padStart(2, "0")}` : `${m} min`;
 
 
 def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
-    """A figure of all curves together.
+    """Return a figure for all curves.
 
     Parameters
     ----------
     name : str
-        What its models' names begin with.
+        Prefix of the models' names.
     kind : {"linear", "log"}
-        Of its vertical axis.
+        Scale of the vertical axis.
+    **sizing
+        Options of the figure.
 
     Returns
     -------
     dict
-        The ``figure``, and its sources: ``lines``, ``strong`` (those in front), ``ends`` (a mark
-        where each ends) and ``notes`` (the best value).
+        The ``figure``, and its sources: ``lines``, ``strong`` (highlighted curves), ``ends``
+        (markers at the ends of curves) and ``notes`` (label of the best value).
     """
     fig = figure(
         y_axis_type=kind,
@@ -58,17 +60,17 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     )
     fig.toolbar.autohide = True
     fig.xaxis.formatter = CustomJSTickFormatter(
-        code=_ACROSS.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
+        code=_STEP_OR_TIME.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
     )
     fig.xaxis.ticker = BasicTicker(min_interval=1e-3, num_minor_ticks=0)
     if kind == "linear":
         fig.yaxis.formatter = NumeralTickFormatter(format="0,0.[000000]")
     plain(fig)
-    lines = _source("xs ys key runner state colour dash alpha width", f"{name}-{kind}-lines")
-    strong = _source("xs ys colour dash ground", f"{name}-{kind}-strong")
-    ends = _source("x y colour fill marker size", f"{name}-{kind}-ends")
+    lines = _source("xs ys key runner state color dash alpha width", f"{name}-{kind}-lines")
+    strong = _source("xs ys color dash ground", f"{name}-{kind}-strong")
+    ends = _source("x y color fill marker size", f"{name}-{kind}-ends")
     notes = _source("x y text align ink ground", f"{name}-{kind}-notes")
-    own = {"line_color": "colour", "line_dash": "dash", "line_join": "round"}
+    own = {"line_color": "color", "line_dash": "dash", "line_join": "round"}
     fig.multi_line("xs", "ys", source=lines, line_width="width", line_alpha="alpha", **own)
     fig.multi_line("xs", "ys", source=strong, line_color="ground", line_width=7, line_alpha=0.85)
     fig.multi_line("xs", "ys", source=strong, line_width=3.2, **own)
@@ -78,7 +80,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         source=ends,
         marker="marker",
         size="size",
-        line_color="colour",
+        line_color="color",
         line_width=1.8,
         fill_color="fill",
     )
@@ -97,12 +99,12 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         background_fill_color="ground",
         background_fill_alpha=0.75,
     )
-    _tell_of_the_mouse(fig)
+    _forward_mouse_events(fig)
     return {"figure": fig, "lines": lines, "strong": strong, "ends": ends, "notes": notes}
 
 
 def grid(name: str, **sizing: Any) -> dict[str, Any]:
-    """A figure of a little chart for each runner; its axes are pixels.
+    """Return a figure with a small chart for each runner; its axes are in pixels.
 
     Returns
     -------
@@ -123,10 +125,10 @@ def grid(name: str, **sizing: Any) -> dict[str, Any]:
     fig.outline_line_color = None
     fig.stylesheets = [canvas()]
     cells = _source("left right top bottom rule card", f"{name}-cells")
-    titles = _source("x y text colour style", f"{name}-titles")
-    numbers = _source("x y text colour", f"{name}-numbers")
-    lines = _source("xs ys key runner colour alpha width", f"{name}-grid-lines")
-    ends = _source("x y colour marker", f"{name}-grid-ends")
+    titles = _source("x y text color style", f"{name}-titles")
+    numbers = _source("x y text color", f"{name}-numbers")
+    lines = _source("xs ys key runner color alpha width", f"{name}-grid-lines")
+    ends = _source("x y color marker", f"{name}-grid-ends")
     fig.quad(
         left="left",
         right="right",
@@ -140,19 +142,19 @@ def grid(name: str, **sizing: Any) -> dict[str, Any]:
         "xs",
         "ys",
         source=lines,
-        line_color="colour",
+        line_color="color",
         line_alpha="alpha",
         line_width="width",
         line_join="round",
     )
     fig.scatter(
-        "x", "y", source=ends, marker="marker", size=6, line_color="colour", fill_color="colour"
+        "x", "y", source=ends, marker="marker", size=6, line_color="color", fill_color="color"
     )
-    words: dict[str, Any] = {"text": "text", "text_color": "colour", "text_font_size": "11px"}
+    words: dict[str, Any] = {"text": "text", "text_color": "color", "text_font_size": "11px"}
     words |= {"text_baseline": "alphabetic", "text_font": value("Helvetica, Arial, sans-serif")}
     fig.text("x", "y", source=titles, text_font_style="style", **words)
     fig.text("x", "y", source=numbers, text_align="right", **words)
-    _tell_of_the_mouse(fig)
+    _forward_mouse_events(fig)
     return {
         "figure": fig,
         "cells": cells,
@@ -167,8 +169,8 @@ def _source(columns: str, name: str) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns.split()}, name=name)
 
 
-def _tell_of_the_mouse(fig: Any) -> None:
-    told = CustomJS(
+def _forward_mouse_events(fig: Any) -> None:
+    forward = CustomJS(
         args={"origin": fig},
         code="""
         const { event_name: kind, x, y } = cb_obj;
@@ -176,4 +178,4 @@ def _tell_of_the_mouse(fig: Any) -> None:
         """,
     )
     for event in (MouseMove, MouseLeave, Reset):
-        fig.js_on_event(event, told)
+        fig.js_on_event(event, forward)

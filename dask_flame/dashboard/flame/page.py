@@ -1,4 +1,4 @@
-"""The page ``/flame``: the calls' curves, and their ranking, live (scheduler)."""
+"""Page ``/flame``: live curves of calls and their ranking (scheduler)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-from dask_flame.charts.colors import COLOURS, DASHES, LIGHTER, Palette
+from dask_flame.charts.colors import COLORS, DASHES, LIGHTER, Palette
 from dask_flame.dashboard import theme
 from dask_flame.dashboard.flame.feed import Feed
 from dask_flame.dashboard.flame.figures import curves, grid
@@ -25,11 +25,11 @@ from dask_flame.dashboard.pools.rows import WorkersAsPool, count
 from dask_flame.dashboard.static import run_when_ready
 from dask_flame.reports.scheduler.lookup import Gatherer, plugin_of
 
-#: Milliseconds between two looks at the store.
+#: Milliseconds between two checks of the store.
 INTERVAL = 250
-#: Seconds between two looks at the pools.
+#: Seconds between two checks of the pools.
 POOLS_INTERVAL = 1.0
-#: Scripts of the page, in the order in which they build on each other.
+#: Scripts of the page, in order of their dependencies.
 _SCRIPTS = ("theme", "calls", "curves", "grid", "panel", "flame")
 
 _EMPTY = """
@@ -47,19 +47,19 @@ _SIDE = """
 
 
 class FlameFeed(DataModel):
-    """What the scheduler and the browser tell each other, for one open page.
+    """State that the scheduler shares with the browser, for one open page.
 
     Attributes
     ----------
     payload : dict
-        ``number``, and what is new: ``calls`` (see :meth:`Feed.next`) and ``pools``.
+        The latest update: ``number``, ``calls`` (see :meth:`Feed.next`) and ``pools``.
     seen : int
-        The number of the last payload that the browser has taken; until it is that of the last
-        one, no further one is made.
+        Number of the last update that the browser has processed. The next update is computed
+        after it has processed the latest one.
     wanted : str or None
-        The metric that the user has chosen, if any.
+        Metric that the user has chosen.
     lost : int
-        How often payloads may have been lost, as the connection was.
+        Number of reconnections; updates may have been lost at each.
     """
 
     payload = AnyValue(default={"number": 0})
@@ -69,7 +69,7 @@ class FlameFeed(DataModel):
 
 
 def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
-    """The pages by their paths; they share the runners' colours and the workers' history."""
+    """Return the pages by path; they share the runners' colors and the workers' history."""
     palette = Palette()
     return {
         "/flame": partial(_flame, palette, workers),
@@ -108,23 +108,24 @@ def _show(board: Board, doc: Document) -> None:
 
 
 class Board:
-    """One open page: what it has been told.
+    """One open page of curves.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
     palette : Palette
-        Colours of runners.
+        Colors of runners.
     workers : WorkersAsPool, optional
-        What to tell of the runners where no pool is known. Without it the page has curves only.
+        Summary of the workers on a cluster without pools. If not given, the page shows only
+        curves.
     options : mapping, optional
-        What is chosen at first; see browser/flame.js.
+        Initial choices of the controls; see static/flame.js.
 
     Attributes
     ----------
     root : bokeh.models.layouts.LayoutDOM
     args : dict
-        What the scripts of the page are given.
+        Arguments of the page's scripts.
     """
 
     def __init__(
@@ -138,9 +139,9 @@ class Board:
         self._scheduler = scheduler
         self._workers = workers
         self._feed = Feed(palette)
-        self._told = FlameFeed(name="flame-feed")
-        # A user who has chosen waits for it.
-        self._told.on_change("wanted", lambda attr, old, new: self.update())
+        self._shared = FlameFeed(name="flame-feed")
+        # Update at once when the user chooses a metric.
+        self._shared.on_change("wanted", lambda attr, old, new: self.update())
         self._version: tuple[Gatherer | None, int, str | None] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
@@ -161,47 +162,47 @@ class Board:
         )
         self.root = self._layout()
         self.args: dict[str, Any] = {
-            "feed": self._told,
+            "feed": self._shared,
             "bar": self._bar,
             "side": self._side if workers is not None else None,
             "empty": self._empty,
             **self._figures,
             "pools": "pools",
             "look": {
-                "colours": COLOURS,
+                "colors": COLORS,
                 "lighter": LIGHTER,
-                # Dots are for attempts before the latest.
+                # Dotted lines are reserved for earlier attempts.
                 "dashes": [dash for dash in (*DASHES, "dashdot") if dash != "dotted"],
                 "options": dict(options or {}),
             },
         }
 
     def update(self) -> None:
-        """Tell the page what is new, once it has taken what it was told before."""
-        told = self._told
-        if told.lost != self._lost:
-            self._lost = told.lost
+        """Send an update if the browser has processed the previous one."""
+        shared = self._shared
+        if shared.lost != self._lost:
+            self._lost = shared.lost
             self._feed.forget()
             self._version = self._pools = None
-        elif told.seen < told.payload["number"]:
+        elif shared.seen < shared.payload["number"]:
             return
         reports = plugin_of(self._scheduler)
         news = {"calls": self._calls(reports), "pools": self._counts(reports)}
         news = {name: what for name, what in news.items() if what is not None}
         if news:
-            # The number is first, so that Bokeh, which compares it with the one before in the
-            # browser, finds at once that it is another one.
-            told.payload = {"number": told.payload["number"] + 1, **news}
+            # The number comes first, so that Bokeh's comparison with the previous value in the
+            # browser finds a difference immediately.
+            shared.payload = {"number": shared.payload["number"] + 1, **news}
 
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
-        version = reports, reports.store.version if reports else 0, self._told.wanted
+        version = reports, reports.store.version if reports else 0, self._shared.wanted
         if version == self._version:
             return None
         self._version = version
-        return self._feed.next(reports.store.calls if reports else {}, self._told.wanted)
+        return self._feed.next(reports.store.calls if reports else {}, self._shared.wanted)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
-        """The pools in numbers, if they have changed."""
+        """Return the counts of each pool, if they have changed."""
         now = monotonic()
         if self._workers is None or now - self._pools_at < POOLS_INTERVAL:
             return None
@@ -234,6 +235,6 @@ class Board:
             sizing_mode="stretch_both",
             name="flame-page",
             stylesheets=[theme.sheet()],
-            # Nothing else makes it part of the document, whose models alone are kept in step.
-            tags=[self._told],
+            # Makes the feed part of the document; Bokeh synchronizes only models of the document.
+            tags=[self._shared],
         )

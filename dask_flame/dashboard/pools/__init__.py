@@ -1,1 +1,1 @@
-"""The page ``/pools``: runners over time, demand, boots, machines and events (scheduler)."""
+"""Page ``/pools``: runners over time, demand, boots, machines and events (scheduler)."""

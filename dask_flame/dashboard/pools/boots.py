@@ -1,4 +1,4 @@
-"""The boots: a bar for each, in the phases that it took (scheduler)."""
+"""Chart of boots: a bar for each, divided into its phases (scheduler)."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from dask_flame.history.boots import (
     summary,
 )
 
-#: From the request to its acceptance, then what the substrate tells of, then the runner's own
-#: start; a registered runner is idle until its first call.
-_COLOURS = {ACCEPTED: "#332288", REGISTERED: "#009E73", FIRST_CALL: IDLE}
+#: Colors of the phases: until the request is accepted, the phases of the substrate, the start of
+#: the runner, and the time until its first call, in which it is idle.
+_COLORS = {ACCEPTED: "#332288", REGISTERED: "#009E73", FIRST_CALL: IDLE}
 _SUBSTRATE = ("#0072B2", "#CC79A7", "#882255", "#D55E00")
-#: Bars that are high enough to be named.
+#: Maximum number of bars with labels.
 _NAMED = 8
-#: Times the longest good boot: beyond, the others could not be read.
+#: Length of the axis as a multiple of the longest successful boot; longer bars are cut off.
 _TIMES = 4
 _AXIS, _LEAST, _MOST = 26, 20, 168
 _BAR = 14
-_COLUMNS = ("y", "left", "right", "colour", "runner", "phase", "story")
+_COLUMNS = ("y", "left", "right", "color", "runner", "phase", "story")
 
 
 class BootBars:
-    """The last boots as bars, from their request to the right; the newest is on top.
+    """Bars of the last boots, aligned at their requests; the newest is at the top.
 
     Attributes
     ----------
@@ -56,9 +56,9 @@ class BootBars:
     def __init__(self, **sizing: Any) -> None:
         self._drawn: Any = None
         self._source = ColumnDataSource({name: [] for name in _COLUMNS}, name="flame-boots")
-        self._ends = ColumnDataSource({"x": [], "y": [], "colour": []}, name="flame-boot-ends")
-        used = list(dict.fromkeys((*_COLOURS.values(), *_SUBSTRATE, BOOTING, BAD, QUIET)))
-        self._colours = CategoricalColorMapper(factors=used, palette=used)
+        self._ends = ColumnDataSource({"x": [], "y": [], "color": []}, name="flame-boot-ends")
+        used = list(dict.fromkeys((*_COLORS.values(), *_SUBSTRATE, BOOTING, BAD, QUIET)))
+        self._colors = CategoricalColorMapper(factors=used, palette=used)
         self._head = Div(
             name="flame-boot-phases", sizing_mode="stretch_width", stylesheets=[FULL_WIDTH]
         )
@@ -66,10 +66,10 @@ class BootBars:
         self.root = Column(children=[self._head, self._bars], spacing=0, **sizing)
 
     def draw(self, boots: Sequence[Boot] | None, now: float) -> None:
-        """Show these boots; None: no such thing."""
+        """Show these boots; None hides the chart."""
         self.root.visible = boots is not None
         under_way = any(_is_under_way(boot) for boot in boots or ())
-        # A boot that is under way grows.
+        # The bar of a boot in progress grows.
         seen = (boots, now if under_way else None)
         if boots is None or seen == self._drawn:
             return
@@ -83,23 +83,23 @@ class BootBars:
             self._draw(values, now)
 
     def for_browser(self) -> list[CategoricalColorMapper]:
-        """What the browser gives other palettes with the theme."""
-        return [self._colours]
+        """Return the color mappers that the browser changes with the theme."""
+        return [self._colors]
 
     def _draw(self, boots: Sequence[Boot], now: float) -> None:
-        colours = colours_of(boots)
+        colors = colors_of(boots)
         took = [_seconds(boot, now) for boot in boots]
-        # What says nothing of a good boot is cut off: the wait for a first call, and a boot that
-        # does not come to an end.
+        # Cut off long bars that say nothing about successful boots: the wait for a first call, and
+        # boots that do not finish.
         good = max((boot.seconds or 0.0 for boot in boots), default=0.0)
         longest = 1.06 * max(min(max(took), _TIMES * good if good else max(took)), 0.01)
-        rows = [row for y, b in enumerate(boots) for row in _rows(b, y, took[y], colours)]
+        rows = [row for y, b in enumerate(boots) for row in _rows(b, y, took[y], colors)]
         self._source.data = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
         ends = [(took[y], y, b) for y, b in enumerate(boots) if b.ended]
         self._ends.data = {
             "x": [min(x, 0.98 * longest) for x, _, _ in ends],
             "y": [y for _, y, _ in ends],
-            "colour": [BAD if b.failed else QUIET for _, _, b in ends],
+            "color": [BAD if b.failed else QUIET for _, _, b in ends],
         }
         n = len(boots)
         fig = self._bars
@@ -138,7 +138,7 @@ class BootBars:
             right="right",
             height=0.84,
             source=self._source,
-            fill_color={"field": "colour", "transform": self._colours},
+            fill_color={"field": "color", "transform": self._colors},
             fill_alpha=0.9,
             line_color=None,
         )
@@ -148,7 +148,7 @@ class BootBars:
             source=self._ends,
             marker="x",
             size=8,
-            line_color={"field": "colour", "transform": self._colours},
+            line_color={"field": "color", "transform": self._colors},
             line_width=2,
         )
         tips = [("runner", "@runner"), ("phase", "@phase"), ("boot", "@story")]
@@ -156,12 +156,12 @@ class BootBars:
         return fig
 
 
-def colours_of(boots: Collection[Boot]) -> dict[str, str]:
-    """The colours of the steps of these boots, in the order in which boots come to them."""
+def colors_of(boots: Collection[Boot]) -> dict[str, str]:
+    """Return the colors of the steps of these boots, in order."""
     steps = in_order(boots)
-    own = [step for step in steps if step not in _COLOURS]
+    own = [step for step in steps if step not in _COLORS]
     said = {step: _SUBSTRATE[i % len(_SUBSTRATE)] for i, step in enumerate(own)}
-    return {step: _COLOURS.get(step) or said[step] for step in steps}
+    return {step: _COLORS.get(step) or said[step] for step in steps}
 
 
 def _is_under_way(boot: Boot) -> bool:
@@ -169,17 +169,17 @@ def _is_under_way(boot: Boot) -> bool:
 
 
 def _seconds(boot: Boot, now: float) -> float:
-    """How long a boot took, or has been under way."""
+    """Return the duration of a boot, so far if it has not finished."""
     if boot.seconds is not None:
         return boot.seconds
     return boot.lasted if boot.ended else max(0.0, now - boot.at)
 
 
-def _rows(boot: Boot, y: int, took: float, colours: Mapping[str, str]) -> list[tuple[Any, ...]]:
+def _rows(boot: Boot, y: int, took: float, colors: Mapping[str, str]) -> list[tuple[Any, ...]]:
     story, rows, last = repr(boot).partition(": ")[2].partition("\n")[0], [], 0.0
     for step, at in boot.steps:
         phase = f"until {step}: {shown(at - last)} s"
-        rows.append((y, last, at, colours[step], boot.name, phase, story))
+        rows.append((y, last, at, colors[step], boot.name, phase, story))
         last = at
     if boot.seconds is None and took > last:
         phase = f"then, {'until its end' if boot.ended else 'so far'}: {shown(took - last)} s"
@@ -194,10 +194,10 @@ def _head(boots: Sequence[Boot]) -> str:
     typical = medians(boots)
     phases = "".join(
         f'<div style="white-space:nowrap"><span style="display:inline-block; width:10px; '
-        f'height:10px; background:{colour}; vertical-align:middle"></span> {escape(step)} '
+        f'height:10px; background:{color}; vertical-align:middle"></span> {escape(step)} '
         f'<span style="color:var(--flame-quiet)">'
         f"{shown(typical[step]) if step in typical else ''}</span></div>"
-        for step, colour in colours_of(boots).items()
+        for step, color in colors_of(boots).items()
     )
     return f"""
 <div style="font-size:13px; color:var(--flame-ink)">

@@ -1,4 +1,4 @@
-"""Each pool at a glance: its numbers, and why nothing happens; pure (scheduler)."""
+"""Summary of each pool: its numbers, and why calls wait; pure (scheduler)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dask_flame.history.boots import Boot
 from dask_flame.history.costs import amount, money
 from dask_flame.history.state import PoolSummary, Snapshot
 
-#: A busy share below it, with so many seconds paid for, is worth a look.
+#: A share of busy time below this is highlighted, after this many runner-seconds.
 _LOW, _ENOUGH = 0.5, 60.0
 
 
 def heads(state: Snapshot) -> str:
-    """A card for each pool: HTML."""
+    """Return a card for each pool, as HTML."""
     boots = state.boots or ()
     cards = [
         _card(pool, [boot for boot in boots if boot.pool == pool.name]) for pool in state.pools
@@ -128,23 +128,27 @@ def _paid(pool: PoolSummary) -> str:
 def _said(text: str, bad: bool) -> str:
     if not text:
         return ""
-    colour = "bad" if bad else "quiet"
+    color = "bad" if bad else "quiet"
     return (
-        f'<div style="color:var(--flame-{colour}); margin-top:3px; overflow-wrap:anywhere">'
+        f'<div style="color:var(--flame-{color}); margin-top:3px; overflow-wrap:anywhere">'
         f"{escape(text)}</div>"
     )
 
 
 def why(pool: PoolSummary, n: Counts, boots: Sequence[Boot]) -> tuple[str, bool]:
-    """Why calls wait, or nothing happens, in a sentence; and whether something is wrong.
+    """Return why calls wait or nothing happens, in a sentence, and whether it is a problem.
 
     Parameters
     ----------
     pool : PoolSummary
     n : Counts
-        Of its runners.
+        Counts of its runners.
     boots : sequence of Boot
         Its last boots, the newest last.
+
+    Returns
+    -------
+    tuple of (str, bool)
     """
     waiting = pool.waiting
     wait = f"{counted(waiting, 'call')} {'waits' if waiting == 1 else 'wait'}"
@@ -180,7 +184,7 @@ def why(pool: PoolSummary, n: Counts, boots: Sequence[Boot]) -> tuple[str, bool]
 
 
 def nothing_yet(pools: Sequence[PoolSummary], *, ever: bool) -> str:
-    """What would make a runner boot, where there is none to show: HTML."""
+    """Return HTML that explains how to start a runner, for a page without runners."""
     if any(pool.max is None for pool in pools):
         how = "no worker has registered with this scheduler."
     else:

@@ -1,4 +1,4 @@
-"""What is asked of the pools and what they have, over time (scheduler)."""
+"""Chart of the demand and the runners of the pools over time (scheduler)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dask_flame.history.state import PoolSummary, Sample
 
 _LINES = ("zero", "busy", "ready", "booting", "demand", "target")
 _COLUMNS = ("x", *_LINES, "slots")
-#: Samples in the browser.
+#: Maximum number of samples in the browser.
 _MOST = 4_000
-#: Marks of events by their kind: a form, and a colour that is told apart on any ground.
+#: Markers of events by kind: a shape, and a color that is legible on any background.
 MARKS = {
     "boot": ("triangle", "#009E73"),
     "retire": ("inverted_triangle", "#8C96A5"),
@@ -42,24 +42,25 @@ _CLOCK = """
 const two = (n) => String(n).padStart(2, "0"), date = new Date(value);
 return [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
 """
-#: Times as high as what there is and what is planned: demand beyond it leaves the plot.
+#: Height of the plot as a multiple of the existing and planned runners; demand beyond is cut off.
 _ROOM = 2.0
 
 
 class Demand:
-    """Runners busy, idle and booting as areas; demand and plan as lines; what was decided as marks.
+    """Busy, idle and booting runners as areas, demand and plan as lines, and events as markers.
 
     Parameters
     ----------
     span : TimeRange
+        Range of time that the figure shows.
 
     Attributes
     ----------
     root : bokeh.models.layouts.Column
     inks : list of bokeh.models.Model
-        Glyphs that the browser gives the ink of the theme.
+        Glyphs that take the theme's demand color in the browser.
     says : list of bokeh.models.Label
-        And labels, another.
+        Labels that take the theme's quiet color.
     """
 
     def __init__(self, span: TimeRange) -> None:
@@ -67,10 +68,10 @@ class Demand:
         self._pools: Any = None
         self._last: Sample | None = None
         self._events: Any = None
-        # Not empty: bokeh 3.9 does not come back from drawing areas of no points.
+        # Not empty, because bokeh 3.9 hangs when it draws an area without points.
         self.source = ColumnDataSource({name: [0, 0] for name in _COLUMNS}, name="pools-history")
         self.events = ColumnDataSource(
-            {name: [] for name in ("x", "y", "marker", "colour", "kind", "text")},
+            {name: [] for name in ("x", "y", "marker", "color", "kind", "text")},
             name="pools-event-marks",
         )
         clock = CustomJSHover(code=_CLOCK)
@@ -80,7 +81,7 @@ class Demand:
         fig.yaxis.ticker.desired_num_ticks = 4
         fig.yaxis.ticker.min_interval = 1
         self.areas = []
-        for low, high, colour in (
+        for low, high, color in (
             ("zero", "busy", BUSY),
             ("busy", "ready", IDLE),
             ("ready", "booting", BOOTING),
@@ -90,7 +91,7 @@ class Demand:
                 low,
                 high,
                 source=self.source,
-                fill_color=colour,
+                fill_color=color,
                 fill_alpha=0.85,
                 step_mode="after",
             )
@@ -132,8 +133,8 @@ class Demand:
             source=self.events,
             marker="marker",
             size=9,
-            fill_color="colour",
-            line_color="colour",
+            fill_color="color",
+            line_color="color",
             line_width=2,
             y_range_name="marks",
             level="overlay",
@@ -170,7 +171,17 @@ class Demand:
         events: Sequence[Event] | None,
         now: float,
     ) -> None:
-        """Show these pools together."""
+        """Show the sums over these pools.
+
+        Parameters
+        ----------
+        pools : sequence of PoolSummary
+            Pools to show.
+        events : sequence of Event or None
+            Events to mark.
+        now : float
+            Unix time in seconds.
+        """
         names = [pool.name for pool in pools]
         if names != self._pools:
             self._pools, self._last = names, None
@@ -193,7 +204,7 @@ class Demand:
         rows = [
             (s[0] * 1e3, 0, s[4], s[3], s[3] + s[2], s[1], s[5], slots.get(s[0], 0)) for s in new
         ]
-        # What was last holds until now.
+        # The last sample holds until now.
         rows.append((now * 1e3, *rows[-1][1:]))
         columns = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
         if last is None:
@@ -213,7 +224,7 @@ class Demand:
             "x": [event.at * 1e3 for event in shown],
             "y": [0.93] * len(shown),
             "marker": [MARKS[event.kind][0] for event in shown],
-            "colour": [MARKS[event.kind][1] for event in shown],
+            "color": [MARKS[event.kind][1] for event in shown],
             "kind": [event.kind for event in shown],
             "text": [event.text.partition("\n")[0][:300] for event in shown],
         }
@@ -253,7 +264,7 @@ class Demand:
 
 
 def _since(history: Sequence[Sample], last: Sample | None) -> Sequence[Sample]:
-    """The samples after one, and the one that held until the first of them."""
+    """Return the samples after `last`, and the sample before the first of them."""
     if last is None:
         return history
     return history[max(0, bisect_right(history, last[0], key=lambda s: s[0]) - 1) :]

@@ -1,4 +1,4 @@
-"""What was decided and what happened, each with its reason, the newest first (scheduler)."""
+"""List of decisions and events with their reasons, the newest first (scheduler)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dask_flame.dashboard.theme import FULL_WIDTH
 from dask_flame.dashboard.time_range import buttons
 from dask_flame.history.events import Event
 
-#: Events by what the buttons say; those that are not named here are under "all" only.
+#: Kinds of events by button; kinds that are not named here are only under "all".
 GROUPS: dict[str, frozenset[str]] = {
     "all": frozenset(),
     "decisions": frozenset({"boot", "retire", "policy", "lease", "kept", "leaving", "paused"}),
@@ -25,18 +25,18 @@ GROUPS: dict[str, frozenset[str]] = {
 }
 _BAD = GROUPS["trouble"] - {"kept"}
 _SHOWN = 100
-#: Characters of an event's text.
+#: Maximum length of an event's text, in characters.
 _LONGEST = 400
 
 
 class EventList:
-    """The last events, and buttons for which of them.
+    """List of the last events, with buttons to filter by kind.
 
     Attributes
     ----------
     root : bokeh.models.layouts.Column
     offset : float
-        Minutes that the clock of whoever looks is ahead of UTC.
+        Minutes by which the browser's clock is ahead of UTC.
     """
 
     def __init__(self, **sizing: Any) -> None:

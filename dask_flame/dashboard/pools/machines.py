@@ -1,4 +1,4 @@
-"""How hard runners work, from what workers say of themselves with their heartbeats (scheduler)."""
+"""Charts of the runners' load, from the metrics in the workers' heartbeats (scheduler)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from dask_flame.dashboard.time_range import TimeRange, buttons
 from dask_flame.history.state import PoolSummary
 from dask_flame.history.timeline import RunnerLife
 
-#: From nothing to all, on light and on dark ground: one hue, so that more is darker, or lighter.
+#: Colors from no load to full load, on a light and on a dark background. One hue: more load is
+#: darker on light, and lighter on dark.
 LEVELS = {
     "#EBEFF4": "#262E39",
     "#D3E2EE": "#27435E",
@@ -28,13 +29,13 @@ LEVELS = {
     "#175795": "#9BD1F0",
     "#0B3768": "#DDF1FC",
 }
-_COLOURS = list(LEVELS)
-#: While nobody has looked, nothing is known.
+_COLORS = list(LEVELS)
+#: No data, because no page was open.
 _UNKNOWN = "#00000000"
 LEVELS[_UNKNOWN] = _UNKNOWN
-#: Seconds between two looks, with few workers and with many: heartbeats are as rare then.
+#: Seconds between two samples with few workers and with many, whose heartbeats are less frequent.
 _OFTEN, _RARELY, _MANY = 1.0, 3.0, 64
-#: Changes that are kept of one runner's metric; when there are as many more, these are dropped.
+#: Number of bars to keep for each metric of a runner; the list is cut at twice this number.
 _KEPT = 240
 
 INSTALL = "pip install nvidia-ml-py"
@@ -42,14 +43,15 @@ INSTALL = "pip install nvidia-ml-py"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Something that workers measure.
+    """A quantity that workers measure.
 
     Attributes
     ----------
     words : str
-        On its button.
+        Label of its button.
     part : callable
-        From a worker and the most memory that any uses: which part of all it is, and in words.
+        Takes a worker and the largest memory use of any worker. Returns the used share and a text,
+        or None.
     """
 
     words: str
@@ -69,7 +71,7 @@ def _memory(ws: Any, most: float) -> tuple[float, str] | None:
         return None
     if ws.memory_limit:
         return used / ws.memory_limit, f"{format_bytes(used)} of {format_bytes(ws.memory_limit)}"
-    # Of all that this machine has, which is the workers' own where they have no limit, as a rule.
+    # Workers without a limit usually share a machine of this size.
     there = max(most, psutil.virtual_memory().total)
     return used / there, f"{format_bytes(used)}, no limit"
 
@@ -96,26 +98,26 @@ METRICS = {
 
 @dataclass(slots=True)
 class _Track:
-    """One runner's metric: a bar for each level that it was at."""
+    """Bars of one runner's metric, one for each change of its level."""
 
     bars: list[Bar] = field(default_factory=list)
     end: float | None = None
     dropped: int = 0
 
     def add(self, at: float, part: float | None, words: str) -> None:
-        colour = _UNKNOWN
+        color = _UNKNOWN
         if part is not None:
-            colour = _COLOURS[min(max(int(part * len(_COLOURS)), 0), len(_COLOURS) - 1)]
-        if self.bars and self.bars[-1].colour == colour:
+            color = _COLORS[min(max(int(part * len(_COLORS)), 0), len(_COLORS) - 1)]
+        if self.bars and self.bars[-1].color == color:
             return
-        self.bars.append(Bar(at, colour, 0.9, words, ""))
+        self.bars.append(Bar(at, color, 0.9, words, ""))
         if len(self.bars) >= 2 * _KEPT:
             del self.bars[:_KEPT]
             self.dropped += 1
 
 
 class Gauges:
-    """What workers have measured while a page was open; bounded.
+    """Metrics of workers, recorded while a page is open; bounded.
 
     Parameters
     ----------
@@ -128,7 +130,7 @@ class Gauges:
         self._tracks: dict[str, dict[str, _Track]] = {}
 
     def look(self, now: float, names: Iterable[str]) -> None:
-        """Take note of what has changed; what is measured of others than these is forgotten."""
+        """Record changes of the metrics of these runners; drop the data of all others."""
         scheduler = self._scheduler
         often = _OFTEN if len(scheduler.workers) <= _MANY else _RARELY
         if 0 <= now - self._looked < often:
@@ -154,14 +156,28 @@ class Gauges:
                     self._tracks.setdefault(name, {}).setdefault(metric, _Track()).add(now, *found)
 
     def metrics(self) -> list[str]:
-        """The metrics that any worker has measured."""
+        """Return the metrics that any worker has measured."""
         there = {metric for tracks in self._tracks.values() for metric in tracks}
         return [metric for metric in METRICS if metric in there]
 
     def rows(
         self, metric: str, lives: Iterable[RunnerLife], start: float, end: float
     ) -> list[BarState]:
-        """A metric of these runners in a stretch of time, in their order."""
+        """Return a row for each of these runners with a metric in a range of time, in order.
+
+        Parameters
+        ----------
+        metric : str
+            One of `METRICS`.
+        lives : iterable of RunnerLife
+            Histories of the runners.
+        start, end : float
+            Range of time, in Unix seconds.
+
+        Returns
+        -------
+        list of BarState
+        """
         rows = []
         for life in lives:
             track = self._tracks.get(life.name, {}).get(metric)
@@ -172,19 +188,21 @@ class Gauges:
         return rows
 
     def measures(self, metric: str, names: Iterable[str]) -> bool:
-        """Whether one of these runners measures this."""
+        """Return whether one of these runners has measured a metric."""
         return any(metric in self._tracks.get(name, {}) for name in names)
 
 
 class Machines:
-    """A row for each runner, in the colour of how much of it is in use.
+    """Row for each runner, colored by its load.
 
     Parameters
     ----------
     span : TimeRange
+        Range of time that the figure shows.
     gauges : Gauges
+        Recorded metrics.
     changed : callable
-        Called when another metric was chosen.
+        Called when the user chooses another metric.
 
     Attributes
     ----------
@@ -196,7 +214,7 @@ class Machines:
         self._span = span
         self._gauges = gauges
         self._metrics: list[str] = []
-        self.rows = BarRows(span, name="pools-machines", colours=LEVELS, row=9, most=220)
+        self.rows = BarRows(span, name="pools-machines", colors=LEVELS, row=9, most=220)
         self._choice = RadioButtonGroup(
             labels=[], active=0, name="pools-metric", stylesheets=[buttons()]
         )
@@ -217,7 +235,17 @@ class Machines:
         )
 
     def draw(self, pools: Sequence[PoolSummary], lives: Sequence[RunnerLife], now: float) -> None:
-        """Show what is known of these runners."""
+        """Show the chosen metric of these runners.
+
+        Parameters
+        ----------
+        pools : sequence of PoolSummary
+            Pools of the runners.
+        lives : sequence of RunnerLife
+            Histories of the runners.
+        now : float
+            Unix time in seconds.
+        """
         metrics = self._gauges.metrics()
         self.root.visible = bool(metrics)
         if not metrics:
@@ -225,7 +253,7 @@ class Machines:
         if metrics != self._metrics:
             self._metrics = metrics
             self._choice.labels = [METRICS[metric].words for metric in metrics]
-            # Where there are GPUs, they are what is paid for.
+            # Select the GPU first, because it costs most.
             self._choice.active = metrics.index("gpu") if "gpu" in metrics else 0
         metric = metrics[min(self._choice.active or 0, len(metrics) - 1)]
         self.rows.draw(self._gauges.rows(metric, lives, *self._span.window), now)
@@ -234,7 +262,7 @@ class Machines:
             self._head.text = text
 
     def _missing(self, pools: Sequence[PoolSummary]) -> bool:
-        """Whether a pool has GPUs, and none of its runners measures them."""
+        """Return whether a pool has GPUs, but none of its runners measures them."""
         for pool in pools:
             ready = [r.name for r in pool.runners if r.state == "ready"]
             measured = [name for name in ready if self._gauges.measures("cpu", [name])]
@@ -246,8 +274,8 @@ class Machines:
 def _head(words: str, missing: bool) -> str:
     steps = "".join(
         f'<i style="display:inline-block; width:14px; height:12px; '
-        f'background:var(--flame-level-{i}, {colour})"></i>'
-        for i, colour in enumerate(_COLOURS)
+        f'background:var(--flame-level-{i}, {color})"></i>'
+        for i, color in enumerate(_COLORS)
     )
     hint = (
         f"<span>Of GPUs nothing is known: <code>{INSTALL}</code> where the runners are.</span>"

@@ -1,4 +1,4 @@
-"""The page ``/pools``: runners over time, demand, boots, machines and events, live (scheduler)."""
+"""Page ``/pools``: live runners, demand, boots, machines and events (scheduler)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from dask_flame.dashboard.time_range import TimeRange, buttons
 from dask_flame.history.state import PoolSummary
 from dask_flame.history.timeline import RunnerLife
 
-#: Milliseconds between two looks at the pools.
+#: Milliseconds between two updates.
 INTERVAL = 1000
 _ALL = "all pools"
-#: Calls on a runner that are named when it is pointed at.
+#: Maximum number of a runner's calls in a tooltip.
 _NAMED = 3
-#: The narrowest that boots and events may be before they are below each other.
+#: Minimum width of boots and events; in a narrower window they are stacked.
 _HALF = "430px"
 
 
 def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
-    """The pages by their paths; they share what is known of the workers."""
+    """Return the pages by path; they share the recorded metrics of workers."""
     gauges = Gauges(scheduler)
     parts = {
         "/pools": ("heads", "runners", "demand", "machines", "boots"),
@@ -69,16 +69,18 @@ def _page(
 
 
 class PoolsBoard:
-    """What one open page shows, and what its user has chosen there.
+    """One open page of pools, with the choices of its user.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
     workers : WorkersAsPool
-        What is shown where no pool is known.
+        Summary of the workers on a cluster without pools.
     gauges : Gauges
+        Recorded metrics of workers.
     parts : sequence of str
-        ``heads``, ``runners``, ``demand``, ``machines`` and ``boots`` (with the events).
+        Parts to show: ``heads``, ``runners``, ``demand``, ``machines`` and ``boots`` (with the
+        events).
 
     Attributes
     ----------
@@ -110,10 +112,10 @@ class PoolsBoard:
         self._boots = BootBars(sizing_mode="stretch_width", styles=_half("420px"))
         self._events = EventList(sizing_mode="stretch_width", styles=_half("520px"))
         self.root = self._layout()
-        self.root.on_change("tags", self._told)
+        self.root.on_change("tags", self._set_offset)
 
     def update(self) -> None:
-        """Bring the page up to date; what has not changed is not sent."""
+        """Update the page; send only what has changed."""
         state = state_of(self._scheduler, self._workers)
         now = state.now
         every = state.pools
@@ -122,7 +124,7 @@ class PoolsBoard:
         chosen = self._pool.value
         pools = [p for p in every if chosen in (_ALL, p.name)]
         order = {name: i for i, name in enumerate(names)}
-        # The newest on top, pool by pool.
+        # Sort by pool, the newest runner at the top.
         known = list(state.lives or ())
         lives = [life for life in known if chosen in (_ALL, life.pool)]
         lives.sort(key=lambda life: (order.get(life.pool, 0), -life.number))
@@ -148,22 +150,22 @@ class PoolsBoard:
             self._events.draw(None if state.events is None else mine)
 
     def for_browser(self) -> dict[str, Any]:
-        """What the script of the page is to have."""
+        """Return the arguments of the page's script."""
         return {
             "root": self.root,
             "covers": self._span.covers,
-            "palettes": [self._timeline.rows.colours, self._machines.rows.colours],
+            "palettes": [self._timeline.rows.colors, self._machines.rows.colors],
             "dark": [self._timeline.rows.dark, self._machines.rows.dark],
             "inks": self._demand.inks,
             "labels": self._demand.says,
             "grounds": [self._demand.areas[-1]],
             "marks": [self._timeline.marks.glyph],
             "bars": self._boots.for_browser(),
-            "colours": DARK,
+            "colors": DARK,
         }
 
-    def _told(self, attr: str, old: Any, new: Any) -> None:
-        """The browser says by how many minutes its clock is ahead of UTC."""
+    def _set_offset(self, attr: str, old: Any, new: Any) -> None:
+        """Take the browser's offset from UTC, in minutes."""
         if new and isinstance(new[0], int | float) and abs(new[0]) < 24 * 60:
             self._events.offset = float(new[0])
             self.update()
@@ -177,7 +179,7 @@ class PoolsBoard:
         self._pool.visible = len(names) > 1
 
     def _calls(self, pools: Sequence[PoolSummary]) -> dict[str, list[str]]:
-        """Keys of the calls on the runners that are busy."""
+        """Return the keys of running calls by busy runner."""
         calls = {}
         for name in (r.name for pool in pools for r in pool.runners if r.busy):
             ws = self._scheduler.workers.get(self._scheduler.aliases.get(name, ""))

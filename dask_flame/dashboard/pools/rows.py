@@ -1,4 +1,4 @@
-"""The pools' state, as the page shows it; pure but for one reader of the scheduler (scheduler)."""
+"""State of the pools for the pages; pure, except for one reader of the scheduler (scheduler)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dask_flame.reports.scheduler.lookup import plugin_of
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Runners of one pool, counted: ``ready`` is ``busy`` and ``idle`` together."""
+    """Numbers of a pool's runners by state; ``ready`` is the sum of ``busy`` and ``idle``."""
 
     booting: int
     busy: int
@@ -33,7 +33,7 @@ class Counts:
 
 
 def count(runners: Sequence[RunnerSummary]) -> Counts:
-    """Count a pool's runners by what they do."""
+    """Count a pool's runners by state."""
     states = [(r.state, r.busy > 0) for r in runners]
     return Counts(
         booting=sum(state == "booting" for state, _ in states),
@@ -45,7 +45,7 @@ def count(runners: Sequence[RunnerSummary]) -> Counts:
 
 
 def total(histories: Sequence[Sequence[Sample]]) -> list[Sample]:
-    """The sum of several pools' histories, each pool's last sample holding until its next."""
+    """Return the sum of several histories; each sample holds until the next one of its pool."""
     histories = [history for history in histories if history]
     if len(histories) == 1:
         return list(histories[0])
@@ -65,17 +65,17 @@ def total(histories: Sequence[Sequence[Sample]]) -> list[Sample]:
 
 
 class WorkersAsPool:
-    """Makes a pool's state of any scheduler's workers, for a cluster without pools.
+    """Summarizes the workers of any scheduler as one pool, for clusters without pools.
 
-    Its history grows only while it is read, that is while a page is open.
+    Its history grows only while a page is open.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
-    interval : float
-        Seconds between two looks.
-    samples : int
-        How many are kept.
+    interval : float, default 0.5
+        Seconds between two samples.
+    samples : int, default 1200
+        Maximum number of samples.
     """
 
     def __init__(self, scheduler: Any, *, interval: float = 0.5, samples: int = 1200) -> None:
@@ -87,7 +87,7 @@ class WorkersAsPool:
         self._looked = 0.0
 
     def __call__(self) -> Snapshot:
-        """Look at the workers, and return what there is."""
+        """Return the current state of the workers."""
         now = time()
         scheduler = self._scheduler
         workers = list(scheduler.workers.values())
@@ -133,7 +133,7 @@ class WorkersAsPool:
 
 
 def state_of(scheduler: Any, workers: WorkersAsPool) -> Snapshot:
-    """What ``Reports.pools`` gives, or else the workers as a pool."""
+    """Return the state of the pools, or the workers as one pool if there are none."""
     reports = plugin_of(scheduler)
     pools = reports.pools if reports is not None else None
     return workers() if pools is None else pools()

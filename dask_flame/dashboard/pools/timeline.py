@@ -1,4 +1,4 @@
-"""The runners as a timeline: a row for each, a bar for each state that it was in (scheduler)."""
+"""Timeline of runners: a row for each, with a bar for each of its states (scheduler)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dask_flame.dashboard.time_range import TimeRange
 from dask_flame.history.boots import ACCEPTED, REGISTERED, shown
 from dask_flame.history.timeline import RunnerLife
 
-#: From the request to its acceptance, what the substrate tells of, the runner's own start: the same
-#: as those of the boots' bars.
+#: Colors of boot steps: acceptance of the request, steps of the substrate, start of the runner.
+#: The chart of boots uses the same.
 STEPS = {ACCEPTED: "#332288", REGISTERED: "#009E73"}
 SUBSTRATE = ("#0072B2", "#CC79A7", "#882255", "#D55E00")
 DRAINING, ENDING = "#A86E00", "#8C96A5"
-#: What they are on dark ground.
+#: Colors on a dark background.
 DARK = {
     "#332288": "#8F83E8",
     "#882255": "#D0568F",
@@ -30,8 +30,8 @@ DARK = {
     ENDING: "#4A5361",
     BAD: "#F97066",
 }
-_COLOURS = {"busy": BUSY, "idle": IDLE, "draining": DRAINING, "ending": ENDING, "booting": BOOTING}
-#: Told apart without their colours, too: boots and what is to end are low.
+_COLORS = {"busy": BUSY, "idle": IDLE, "draining": DRAINING, "ending": ENDING, "booting": BOOTING}
+#: Heights, which distinguish the states without colors.
 _TALL = {"busy": 0.86, "idle": 0.86, "draining": 0.6, "ending": 0.34, "booting": 0.34}
 
 _LEGEND = (
@@ -44,26 +44,27 @@ _LEGEND = (
 
 
 class Timeline:
-    """What each runner did and when.
+    """Timeline of all runners.
 
     Parameters
     ----------
     span : TimeRange
+        Range of time that the figure shows.
 
     Attributes
     ----------
     root : bokeh.models.layouts.Column
     rows : BarRows
     ends : bokeh.models.ColumnDataSource
-        Those that failed or were lost.
+        Runners that failed or were lost.
     """
 
     def __init__(self, span: TimeRange) -> None:
         self._span = span
         self._ends: Any = None
         self._rows: dict[int, tuple[Any, BarState]] = {}
-        colours = dict.fromkeys((*_COLOURS.values(), *STEPS.values(), *SUBSTRATE))
-        self.rows = BarRows(span, name="pools-lives", colours={c: DARK.get(c, c) for c in colours})
+        colors = dict.fromkeys((*_COLORS.values(), *STEPS.values(), *SUBSTRATE))
+        self.rows = BarRows(span, name="pools-lives", colors={c: DARK.get(c, c) for c in colors})
         self.ends = ColumnDataSource(
             {"x": [], "y": [], "row": [], "how": [], "why": []}, name="pools-ends"
         )
@@ -91,18 +92,22 @@ class Timeline:
         calls: Mapping[str, Sequence[str]],
         empty: str,
     ) -> int:
-        """Show those of these lives that were in the stretch of time; how many there are.
+        """Show the runners that existed in the range of time, and return their number.
 
         Parameters
         ----------
         lives : iterable of RunnerLife
-            In the order in which they are to be shown, the first on top.
+            Histories of runners, in order from the top.
         now : float
-            Unix time, in seconds.
+            Unix time in seconds.
         calls : mapping of str to sequence of str
-            Keys of what runs on the runners that are busy.
+            Keys of running calls by busy runner.
         empty : str
-            What is shown where there is none: HTML.
+            HTML to show if there are no runners.
+
+        Returns
+        -------
+        int
         """
         start, end = self._span.window
         there = [
@@ -131,7 +136,7 @@ class Timeline:
         return len(rows)
 
     def _row(self, life: RunnerLife, calls: Sequence[str] | None) -> tuple[Any, BarState]:
-        """A life's row, made anew only where something has changed, with what it was made of."""
+        """Return the row of a runner, cached with the values that it was made from."""
         made_of = (len(life.changes), life.rewritten, life.steps, life.over, calls)
         known = self._rows.get(life.number)
         if known is not None and known[0] == made_of:
@@ -140,13 +145,17 @@ class Timeline:
 
 
 def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
-    """A life as a row of bars.
+    """Return the history of a runner as a row of bars.
 
     Parameters
     ----------
     life : RunnerLife
     calls : sequence of str, optional
-        Keys of what runs on it now.
+        Keys of the calls that it runs now.
+
+    Returns
+    -------
+    BarState
     """
     bars = [*_boot(life)]
     bars += [_bar(change.at, change.state, change.note) for change in life.changes[1:]]
@@ -157,19 +166,19 @@ def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
 
 
 def _boot(life: RunnerLife) -> Iterable[Bar]:
-    """The boot in its phases, each in the colour of the step that it led to."""
+    """Yield a bar for each phase of a boot, in the color of the step that ends the phase."""
     begun = life.changes[0]
     last, story = begun.at, []
     own = 0
     until = life.changes[1].at if len(life.changes) > 1 else life.over
     for step, after in life.steps:
-        colour = STEPS.get(step)
-        if colour is None:
-            colour, own = SUBSTRATE[own % len(SUBSTRATE)], own + 1
+        color = STEPS.get(step)
+        if color is None:
+            color, own = SUBSTRATE[own % len(SUBSTRATE)], own + 1
         at = begun.at + after
         story.append(f"{step} {shown(after)}")
         what = f"booting, until {step}"
-        yield Bar(last, colour, _TALL["booting"], what, begun.note)
+        yield Bar(last, color, _TALL["booting"], what, begun.note)
         last = at if until is None else min(at, until)
     if not life.steps or life.steps[-1][0] != REGISTERED:
         what = f"booting{f' ({chr(44).join(story)} s)' if story else ', asked for'}"
@@ -179,7 +188,7 @@ def _boot(life: RunnerLife) -> Iterable[Bar]:
 def _bar(at: float, state: str, note: str) -> Bar:
     if state == "busy" and note:
         note = _calls([note])
-    return Bar(at, _COLOURS[state], _TALL[state], state, note)
+    return Bar(at, _COLORS[state], _TALL[state], state, note)
 
 
 def _calls(keys: Sequence[str]) -> str:
@@ -187,7 +196,7 @@ def _calls(keys: Sequence[str]) -> str:
 
 
 def legend(runners: int) -> str:
-    """What the bars mean, and of how many runners they are: HTML."""
+    """Return the legend of the bars with the number of runners, as HTML."""
     marks = "".join(
         f'<span style="white-space:nowrap"><i style="display:inline-block; width:16px; '
         f"height:{height}px; background:{ground}; vertical-align:middle; "

@@ -1,4 +1,4 @@
-"""What runs in the browser: scripts in this folder, put together into one module (scheduler)."""
+"""Browser scripts of this directory, combined into one module for each page (scheduler)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bokeh.models import CustomJS
 
 
 def run_when_ready(doc: Document, *scripts: str, **args: Any) -> None:
-    """Run scripts of this folder in the browser once a page is there.
+    """Run scripts of this directory in the browser when a page is ready.
 
     Parameters
     ----------
     doc : bokeh.document.Document
     *scripts : str
-        Names of files without ``.js``, in the order in which they build on each other. They share
-        one scope; the last one has a function ``main(args, context)``.
+        Names of files without ``.js``, in order of their dependencies. They share one scope; the
+        last one defines a function ``main(args, context)``.
     **args : bokeh.model.Model or any value that Bokeh serializes
-        What that function finds in ``args``.
+        Contents of that function's ``args``.
     """
     doc.js_on_event(DocumentReady, CustomJS(code=_module(scripts), args=args, module=True))
 

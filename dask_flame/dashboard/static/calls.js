@@ -1,6 +1,6 @@
-// What the page knows of the calls: their curves, as the scheduler sends them bit by bit.
+// Data of the calls and their curves, assembled from the scheduler's updates.
 
-/** Numbers that grow: a typed array with room at its end. */
+/** Growing typed array. */
 class Numbers {
   constructor(Kind) {
     this.kept = new Kind(64);
@@ -24,7 +24,7 @@ class Numbers {
   }
 }
 
-/** One attempt of a call: what is said of it, and the points of its curve. */
+/** One attempt of a call: its attributes, and the points of its curve. */
 class Attempt {
   constructor() {
     this.steps = new Numbers(Float64Array);
@@ -51,7 +51,7 @@ class Attempt {
       }
     }
   }
-  /** The values as they are drawn: each a mean of those before it, later ones weighing more. */
+  /** The values to draw: an exponential moving average with this weight. */
   smoothed(weight) {
     if (!weight) return this.values.all;
     const values = this.values.all;
@@ -63,7 +63,7 @@ class Attempt {
     for (let i = 0; i < fresh.length; i++) {
       const value = values[state.values.length + i];
       if (Number.isFinite(value)) {
-        // Without the division the first values would be drawn towards zero.
+        // The division corrects the bias of the first values towards zero.
         state.mean = weight * state.mean + (1 - weight) * value;
         state.norm = weight * state.norm + (1 - weight);
         fresh[i] = state.mean / state.norm;
@@ -76,7 +76,7 @@ class Attempt {
   }
 }
 
-/** All calls that the page knows. */
+/** All calls in the page. */
 class Calls {
   constructor() {
     this.byId = new Map();
@@ -84,7 +84,7 @@ class Calls {
     this.metrics = [];
     this.higher = false;
   }
-  /** Take what Feed.next() of feed.py gave. */
+  /** Apply an update from Feed.next() of feed.py. */
   apply(told) {
     if (told.anew) this.byId.clear();
     this.metric = told.metric;
@@ -95,7 +95,7 @@ class Calls {
       const attempt = this.byId.get(row.id) ?? new Attempt();
       this.byId.set(row.id, Object.assign(attempt, row));
     }
-    // Copies, as Bokeh's own kind of array is not cut as others are.
+    // Copied, because Bokeh's array type has a different subarray().
     const [x, y] = [new Float64Array(told.x), new Float64Array(told.y)];
     const t = new Float32Array(told.t);
     let at = 0;
@@ -105,7 +105,7 @@ class Calls {
       at += n;
     }
   }
-  /** Latest attempts that match what is searched for: best first, those without a number last. */
+  /** Latest attempts that match a search, best first, those without a number last. */
   ranked(search = "") {
     const words = search.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (a) => {
@@ -118,7 +118,7 @@ class Calls {
       .filter((a) => a.latest && fits(a))
       .sort((a, b) => (worth(a) === worth(b) ? a.place - b.place : worth(a) - worth(b)));
   }
-  /** Attempts before the latest ones of these calls. */
+  /** Earlier attempts of these calls. */
   earlier(latest) {
     const keys = new Set(latest.map((a) => a.key));
     return [...this.byId.values()].filter((a) => !a.latest && keys.has(a.key));
@@ -127,12 +127,12 @@ class Calls {
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-/** Positions of as few points as draw the same line on `pixels`: of each stretch its extremes. */
+/** Positions of the points to draw on `pixels` columns: the extremes of each column. */
 function visible(x, y, low, high, rising, pixels) {
   let first = 0;
   let last = x.length - 1;
   if (rising) {
-    // One point beyond each edge, so that the line runs up to it.
+    // Keep one point beyond each edge, so that the line reaches the edge.
     while (first < last && x[first + 1] < low) first++;
     while (last > first && x[last - 1] > high) last--;
   }
@@ -169,7 +169,7 @@ function shown(value) {
   return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
-/** Seconds as people say them. */
+/** Seconds with units. */
 function duration(seconds) {
   const s = Math.abs(seconds);
   const sign = seconds < 0 ? "-" : "";

@@ -1,25 +1,25 @@
-// The curves in one figure: one for each call, the best and the one under the mouse in front.
+// All curves in one figure; the best one and the one under the mouse are highlighted.
 
-const FEW = 8; // curves that are drawn strongly; more would hide each other
-const DASHED = 24; // curves that dashes can tell apart
-const NEAR = 28; // pixels from the mouse to a curve that it means
+const FEW = 8; // maximum number of curves with thick lines
+const DASHED = 24; // maximum number of curves with different dashes
+const NEAR = 28; // maximum distance in pixels between the mouse and the curve that it selects
 const MARKS = { running: "circle", done: "square", failed: "x", cancelled: "x", lost: "x" };
 
-/** Colours for what is drawn. */
-class Colours {
-  constructor({ colours, lighter, dashes }) {
-    this.light = colours;
-    this.dark = colours.map((colour) => lighter[colour] ?? colour);
+/** Colors of curves. */
+class Colors {
+  constructor({ colors, lighter, dashes }) {
+    this.light = colors;
+    this.dark = colors.map((color) => lighter[color] ?? color);
     this.dashes = dashes;
     this.by = "runner";
   }
   number(attempt) {
-    return this.by === "call" ? attempt.place : attempt.colour;
+    return this.by === "call" ? attempt.place : attempt.color;
   }
-  /** Of a call that is at this place of so many. */
+  /** The color of the call at a place of n. */
   of(attempt, place, n) {
-    const colours = flameTheme.dark ? this.dark : this.light;
-    if (this.by !== "rank") return colours[this.number(attempt) % colours.length];
+    const colors = flameTheme.dark ? this.dark : this.light;
+    if (this.by !== "rank") return colors[this.number(attempt) % colors.length];
     const stops = flameTheme.dark
       ? [[255, 209, 102], [214, 120, 60], [84, 90, 102]]
       : [[16, 52, 128], [72, 146, 206], [198, 209, 222]];
@@ -34,13 +34,13 @@ class Colours {
   }
 }
 
-/** Replace what a source holds, here only: the scheduler has no use for it. */
+/** Replace the data of a source in the browser only, without sending it to the scheduler. */
 function put(source, columns) {
   Object.assign(source.data, columns);
   source.change.emit();
 }
 
-const LARGEST = 1e290; // beyond it there would be no room for an axis
+const LARGEST = 1e290; // larger values would overflow the axis
 
 const finite = (values) => {
   let [low, high] = [Infinity, -Infinity];
@@ -52,8 +52,8 @@ const finite = (values) => {
 };
 
 /**
- * The span of what is to be seen of many values: all of it, or without the few that are so far off
- * that nothing else could be told apart.
+ * The range to show: all values, or without a few outliers that would hide the differences between
+ * the others.
  */
 function span(series, whole) {
   const all = finite(series.map(finite).filter(Boolean).flat());
@@ -71,12 +71,12 @@ function span(series, whole) {
   const [low, high] = [at(0.05), at(0.95)];
   const room = 1.5 * (high - low);
   const range = [Math.max(all[0], low - room), Math.min(all[1], high + room)];
-  // What would gain little is not worth hiding anything for.
+  // Hide outliers only if the others gain much room.
   const gain = (all[1] - all[0]) / (range[1] - range[0] || Infinity);
   return gain > 2 ? { range, cut: true } : { range: all, cut: false };
 }
 
-/** Position of the last point that can be drawn; -1 if there is none. */
+/** Position of the last finite value; -1 if there is none. */
 function lastDrawn(y) {
   for (let i = y.length - 1; i >= 0; i--) if (Number.isFinite(y[i])) return i;
   return -1;
@@ -84,11 +84,11 @@ function lastDrawn(y) {
 
 class Curves {
   /** `figures.linear` and `figures.log` have a figure and its sources: lines, strong, notes, ends. */
-  constructor(figures, colours) {
+  constructor(figures, colors) {
     this.figures = figures;
-    this.colours = colours;
+    this.colors = colors;
     this.following = true;
-    this.cut = 0; // curves of which a part, far from all others, is out of sight
+    this.cut = 0; // number of curves with outliers that are not shown
     this.drawn = [];
     this.moving = false;
     for (const { figure } of Object.values(figures)) {
@@ -96,7 +96,7 @@ class Curves {
         for (const end of ["start", "end"]) {
           range.properties[end].change.connect(() => {
             if (this.moving) return;
-            // Somebody has zoomed: what comes is drawn, but the view stays.
+            // The user has zoomed: keep the view, and go on drawing.
             this.following = false;
             this.zoomed?.();
           });
@@ -120,7 +120,7 @@ class Curves {
     const { start, end } = figure.x_range;
     const alpha = all.length <= FEW ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
     const columns = {
-      xs: [], ys: [], key: [], runner: [], state: [], colour: [], dash: [], alpha: [], width: [],
+      xs: [], ys: [], key: [], runner: [], state: [], color: [], dash: [], alpha: [], width: [],
     };
     const points = (a) => {
       const [x, values] = [a[options.x].all, y(a)];
@@ -134,8 +134,8 @@ class Curves {
       columns.key.push(a.key);
       columns.runner.push(a.runner);
       columns.state.push(a.state);
-      columns.colour.push(this.colours.of(a, place.get(a.key), rows.length));
-      columns.dash.push(a.latest ? this.colours.dash(a, all.length) : "dotted");
+      columns.color.push(this.colors.of(a, place.get(a.key), rows.length));
+      columns.dash.push(a.latest ? this.colors.dash(a, all.length) : "dotted");
       const dim = focus && focus !== a ? 0.28 : 1;
       columns.alpha.push((a.latest ? alpha : 0.55 * alpha) * dim);
       columns.width.push(a.latest ? (all.length <= FEW ? 2 : 1.5) : 1.2);
@@ -147,32 +147,32 @@ class Curves {
     put(strong, {
       xs: shape.map(([x]) => x),
       ys: shape.map(([, v]) => v),
-      colour: front.map((a) => this.colours.of(a, place.get(a.key), rows.length)),
-      dash: front.map((a) => (a.latest ? this.colours.dash(a, all.length) : "dotted")),
-      ground: front.map(() => flameTheme.colour("ground")),
+      color: front.map((a) => this.colors.of(a, place.get(a.key), rows.length)),
+      dash: front.map((a) => (a.latest ? this.colors.dash(a, all.length) : "dotted")),
+      ground: front.map(() => flameTheme.color("ground")),
     });
     this.mark(ends, columns, options, y, place, rows.length);
     this.note(notes, best, options, y);
   }
-  /** The values of an attempt as they are drawn; what cannot be drawn is NaN. */
+  /** The values to draw of an attempt; NaN where a value cannot be drawn. */
   values(attempt, options) {
     const values = attempt.smoothed(options.smoothing);
     const fits = options.log ? (v) => v > 0 && v < LARGEST : (v) => v < LARGEST && v > -LARGEST;
     return values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
   }
   mark(ends, columns, options, y, place, n) {
-    const marks = { x: [], y: [], colour: [], marker: [], fill: [], size: [] };
+    const marks = { x: [], y: [], color: [], marker: [], fill: [], size: [] };
     this.lone(marks, columns);
     for (const a of this.drawn) {
       const values = y(a);
       const i = lastDrawn(values);
       if (i < 0 || (n > 150 && a.state === "done")) continue;
       const bad = a.state === "failed" || a.state === "lost";
-      const colour = this.colours.of(a, place.get(a.key), n);
+      const color = this.colors.of(a, place.get(a.key), n);
       marks.x.push(a[options.x].all[i]);
       marks.y.push(values[i]);
-      marks.colour.push(bad ? flameTheme.colour("bad") : colour);
-      marks.fill.push(colour);
+      marks.color.push(bad ? flameTheme.color("bad") : color);
+      marks.fill.push(color);
       marks.marker.push(MARKS[a.state] ?? "circle");
       marks.size.push(bad ? 10 : n <= 32 ? 7 : 5);
     }
@@ -187,36 +187,36 @@ class Curves {
       y: there ? [value] : [],
       text: there ? [shown(best.best)] : [],
       align: there ? [this.side(best[options.x].all[i], options)] : [],
-      ink: there ? [flameTheme.colour("ink")] : [],
-      ground: there ? [flameTheme.colour("ground")] : [],
+      ink: there ? [flameTheme.color("ink")] : [],
+      ground: there ? [flameTheme.color("ground")] : [],
     });
   }
-  /** On which side of a point there is room for its label. */
+  /** The side of a point that has room for its label. */
   side(x, options) {
     const { start, end } = this.parts(options.log).figure.x_range;
     const at = (x - start) / (end - start);
     return at < 0.06 ? "left" : at > 0.94 ? "right" : "center";
   }
-  /** Points between gaps, of which there is no line. */
-  lone(ends, { xs, ys, colour }) {
+  /** Mark single points between gaps, which have no line. */
+  lone(ends, { xs, ys, color }) {
     xs.forEach((x, k) => {
       const y = ys[k];
-      const last = lastDrawn(y); // which has a mark
+      const last = lastDrawn(y); // has a marker already
       for (let i = 0; i < last; i++) {
         const alone = !Number.isFinite(y[i - 1]) && !Number.isFinite(y[i + 1]);
         if (!alone || !Number.isFinite(y[i])) continue;
         for (const [name, value] of Object.entries({
-          x: x[i], y: y[i], colour: colour[k], fill: colour[k], marker: "circle", size: 4,
+          x: x[i], y: y[i], color: color[k], fill: color[k], marker: "circle", size: 4,
         })) {
           ends[name].push(value);
         }
       }
     });
   }
-  /** Show all of it, with a little room around. */
+  /** Show all curves, with a margin. */
   fit(figure, attempts, options, y) {
     const xs = attempts.map((a) => finite(a[options.x].all)).filter(Boolean).flat();
-    // A logarithm brings what is far off near by itself.
+    // A logarithmic axis needs no cut for outliers.
     const { range, cut } = span(attempts.map(y), options.whole || options.log);
     this.cut = cut ? attempts.filter((a) => y(a).some((v) => v < range[0] || v > range[1])).length : 0;
     let [x, v] = [finite(xs) ?? [0, 1], range ?? (options.log ? [0.1, 1] : [0, 1])];
@@ -230,7 +230,7 @@ class Curves {
     figure.y_range.setv({ start: v[0], end: v[1] });
     this.moving = false;
   }
-  /** The attempt that the mouse means, and which of its points; null if it is near none. */
+  /** The attempt and the point that are closest to the mouse; null if none is near. */
   near({ x, y }, options) {
     const { figure } = this.parts(options.log);
     const inside = (range, v) => v >= range.start && v <= range.end;

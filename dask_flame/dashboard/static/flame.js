@@ -1,17 +1,17 @@
-// The page of the curves: what comes from the scheduler, what the user chose, and what is drawn.
+// The page /flame: connects the scheduler's updates, the user's choices and the drawing.
 
 function main(args, { index }) {
   const { feed, bar, side, empty, linear, log, grid, look, pools } = args;
   const options = {
-    metric: "", x: "steps", log: false, smoothing: 0, colours: "runner", view: "curves", search: "",
-    whole: false, // show values that are far from all others too
+    metric: "", x: "steps", log: false, smoothing: 0, colors: "runner", view: "curves", search: "",
+    whole: false, // whether to show outliers
     ...look.options,
   };
   const calls = new Calls();
-  const colours = new Colours(look);
-  colours.by = options.colours;
-  const curves = new Curves({ linear, log }, colours);
-  const multiples = new Grid(grid, colours);
+  const colors = new Colors(look);
+  colors.by = options.colors;
+  const curves = new Curves({ linear, log }, colors);
+  const multiples = new Grid(grid, colors);
   const tip = new Tip();
   let focus = null;
   let planned = false;
@@ -23,20 +23,20 @@ function main(args, { index }) {
     if (changed.metric !== undefined) {
       curves.following = true;
       feed.wanted = changed.metric;
-      return; // drawn when its points are there
+      return; // drawn when its points have arrived
     }
     if ("x" in changed || "log" in changed || "view" in changed) curves.following = true;
     Object.assign(options, changed);
-    colours.by = options.colours;
+    colors.by = options.colors;
     plan();
   });
-  const table = new Table(colours, (attempt) => {
+  const table = new Table(colors, (attempt) => {
     focus = attempt;
     tip.hide();
     plan();
   });
 
-  /** Keep our elements in one of Bokeh's, which empties it when it renders it anew. */
+  /** Attach our elements to an element of Bokeh, which is emptied when Bokeh renders it again. */
   const mount = (model, root) => {
     const view = model && index.find_one(model);
     const place = view && (view.shadow_el ?? view.el.shadowRoot);
@@ -77,7 +77,7 @@ function main(args, { index }) {
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
     controls.draw(calls, rows, curves, span, options);
   };
-  /** Draw once in the next frame, however many things have changed. */
+  /** Draw once in the next frame, however many changes there are. */
   const plan = () => {
     if (!planned) {
       planned = true;
@@ -90,13 +90,13 @@ function main(args, { index }) {
     const told = feed.payload;
     if (told.calls) calls.apply(told.calls);
     if (told.pools) controls.say(told.pools, pools);
-    feed.seen = told.number; // and now the next, please
+    feed.seen = told.number; // requests the next update
     plan();
   };
   feed.properties.payload.change.connect(take);
   feed.document.on_event("client_reconnected", () => {
     controls.gone(false);
-    feed.lost += 1; // what was sent meanwhile has not come
+    feed.lost += 1; // updates sent meanwhile were lost
   });
   feed.document.on_event("connection_lost", () => controls.gone(true));
 
@@ -128,7 +128,7 @@ function main(args, { index }) {
     plan();
     for (const figure of [linear.figure, log.figure]) index.find_one(figure)?.invalidate_render?.();
   });
-  // For whoever wants to look closer, tests among them.
+  // For debugging and tests.
   window.daskFlame = { calls, options, curves, plan };
   take();
 }

@@ -1,17 +1,17 @@
-// Small multiples: a little chart for each runner, all with the same axes, in one figure of pixels.
+// Small multiples: a chart for each runner, all with the same axes, in one figure of pixels.
 
 const MOST_CELLS = 144;
 const GAP = 8;
 
 const ruler = document.createElement("canvas").getContext("2d");
 
-/** Pixels that a text of the charts takes. */
+/** Width of a text in pixels. */
 function textWidth(text, style = "") {
   ruler.font = `${style} 11px Helvetica, Arial, sans-serif`;
   return ruler.measureText(text).width;
 }
 
-/** As much of a text as there is room for. */
+/** A text, shortened to a width. */
 function cutTo(text, room, style = "", end = false) {
   if (textWidth(text, style) <= room) return text;
   for (let n = text.length - 1; n > 0; n--) {
@@ -21,7 +21,7 @@ function cutTo(text, room, style = "", end = false) {
   return "";
 }
 
-/** How many characters all of these names begin with, up to a dash. */
+/** Length of the common prefix of names, up to a dash. */
 function commonPrefix(names) {
   const [first = ""] = names;
   let n = first.length;
@@ -30,8 +30,8 @@ function commonPrefix(names) {
 }
 
 class Grid {
-  constructor({ figure, cells, titles, numbers, lines, ends }, colours) {
-    Object.assign(this, { figure, cells, titles, numbers, lines, ends, colours });
+  constructor({ figure, cells, titles, numbers, lines, ends }, colors) {
+    Object.assign(this, { figure, cells, titles, numbers, lines, ends, colors });
     this.layout = [];
   }
   draw(calls, rows, options, focus, curves) {
@@ -54,10 +54,10 @@ class Grid {
     this.span = { x0, x1, low, high, level, values };
     const columns = {
       cells: { left: [], right: [], top: [], bottom: [], rule: [], card: [] },
-      titles: { x: [], y: [], text: [], colour: [], style: [] },
-      numbers: { x: [], y: [], text: [], colour: [] },
-      lines: { xs: [], ys: [], colour: [], alpha: [], width: [], key: [], runner: [] },
-      ends: { x: [], y: [], colour: [], marker: [] },
+      titles: { x: [], y: [], text: [], color: [], style: [] },
+      numbers: { x: [], y: [], text: [], color: [] },
+      lines: { xs: [], ys: [], color: [], alpha: [], width: [], key: [], runner: [] },
+      ends: { x: [], y: [], color: [], marker: [] },
     };
     this.layout = runners.map(([runner, own], n) => {
       const cell = this.cell(n, shape, runner, own);
@@ -65,20 +65,20 @@ class Grid {
       for (const a of own) {
         const line = this.line(cell, a, y(a), options);
         const current = a === own[own.length - 1];
-        const colour = this.colours.of(a, place.get(a), rows.length);
+        const color = this.colors.of(a, place.get(a), rows.length);
         const { lines, ends } = columns;
         lines.xs.push(line.xs);
         lines.ys.push(line.ys);
         lines.key.push(a.key);
         lines.runner.push(runner);
-        lines.colour.push(colour);
+        lines.color.push(color);
         lines.alpha.push(a === focus || current ? 1 : 0.3);
         lines.width.push(a === focus || current ? 1.8 : 1);
         const bad = a.state === "failed" || a.state === "lost";
         if ((current || bad) && line.end) {
           ends.x.push(line.end[0]);
           ends.y.push(line.end[1]);
-          ends.colour.push(bad ? flameTheme.colour("bad") : colour);
+          ends.color.push(bad ? flameTheme.color("bad") : color);
           ends.marker.push(MARKS[a.state] ?? "circle");
         }
       }
@@ -86,13 +86,13 @@ class Grid {
     });
     for (const [name, values] of Object.entries(columns)) put(this[name], values);
   }
-  /** What all the charts' axes show. */
+  /** The common range of all charts, as text. */
   said(metric, options) {
     const { x0, x1, values } = this.span;
     const across = options.x === "steps" ? `step ${shown(x0)} to ${shown(x1)}` : `${duration(x1)}`;
     return `${metric} ${shown(values[0])} to ${shown(values[1])}, ${across}`;
   }
-  /** Runners with their calls, the latest last. */
+  /** Runners with their calls, the latest call last. */
   runners(drawn) {
     const own = new Map();
     for (const a of drawn.slice().sort((a, b) => a.place - b.place)) {
@@ -105,7 +105,7 @@ class Grid {
     const order = (a, b) => a[0].localeCompare(b[0], undefined, { numeric: true });
     return [...own].sort(order).slice(0, MOST_CELLS);
   }
-  /** How many columns make the cells as large as can be, a little wider than high. */
+  /** The number of columns that gives the largest cells, slightly wider than high. */
   shape(n, width, height) {
     let shape = { columns: 1, w: width, h: height };
     let most = -1;
@@ -132,13 +132,13 @@ class Grid {
     cells.right.push(left + w - 0.5);
     cells.top.push(top + 0.5);
     cells.bottom.push(top + h - 0.5);
-    cells.rule.push(flameTheme.colour(focused ? "ink" : "rule"));
-    cells.card.push(flameTheme.colour("card"));
+    cells.rule.push(flameTheme.color(focused ? "ink" : "rule"));
+    cells.card.push(flameTheme.color("card"));
     if (!head) return;
     const number = shown(current.last);
-    const ink = flameTheme.colour("ink");
-    const say = (x, y, text, colour, style) => {
-      for (const [name, value] of Object.entries({ x, y, text, colour, style })) {
+    const ink = flameTheme.color("ink");
+    const say = (x, y, text, color, style) => {
+      for (const [name, value] of Object.entries({ x, y, text, color, style })) {
         titles[name].push(value);
       }
     };
@@ -146,18 +146,18 @@ class Grid {
     const wide = w - 14 - taken > 30;
     const room = w - 14 - (wide ? taken : 0);
     const fits = textWidth(cell.runner, "bold") <= room;
-    // Names of runners differ at their ends.
+    // Keep the end, because names of runners differ there.
     const name = fits ? cell.runner : cutTo(cell.runner.slice(this.prefix), room, "bold", true);
     say(left + 7, top + 13, name, ink, "bold");
     if (wide) {
       numbers.x.push(left + w - 7);
       numbers.y.push(top + 13);
       numbers.text.push(number);
-      numbers.colour.push(ink);
+      numbers.color.push(ink);
     }
     if (foot) {
       const more = cell.own.length > 1 ? `${cell.own.length} calls · ` : "";
-      const quiet = flameTheme.colour("quiet");
+      const quiet = flameTheme.color("quiet");
       say(left + 7, top + h - 8, cutTo(more + current.name, w - 14), quiet, "normal");
     }
   }
@@ -168,7 +168,7 @@ class Grid {
     const across = (v) => inner.left + ((v - x0) / (x1 - x0 || 1)) * (inner.right - inner.left);
     const up = (v) => {
       const share = (level(v) - low) / (high - low || 1);
-      // What is out of sight runs along the edge.
+      // Values outside of the range are drawn along the edge.
       const seen = Math.max(-0.02, Math.min(1.02, share));
       return inner.bottom - seen * (inner.bottom - inner.top);
     };
@@ -179,7 +179,7 @@ class Grid {
       end: last < 0 ? null : [across(x[last]), up(values[last])],
     };
   }
-  /** The call that the mouse means, and which of its points; null if it is in no cell. */
+  /** The call and the point that are closest to the mouse; null if it is in no cell. */
   near({ x, y }, options, curves) {
     const inside = (c) => x >= c.left && x <= c.left + c.w && y >= c.top && y <= c.top + c.h;
     const cell = this.layout.find(inside);

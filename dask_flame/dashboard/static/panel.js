@@ -1,8 +1,8 @@
-// What is beside the curves: the controls, a line that sums up, the ranking, and the tooltip.
+// Controls, summary line, ranking and tooltip of the page.
 
-const ROWS = 200; // calls that are listed; the curves show the others too
+const ROWS = 200; // maximum number of calls in the ranking
 
-/** An element with properties and children; text stays text. */
+/** An element with properties and children; strings become text nodes. */
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   const { dataset, ...others } = properties;
@@ -12,7 +12,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Change what differs only, so that what is under the mouse stays under it. */
+/** Set a text only if it differs, so that the element under the mouse is not replaced. */
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -108,7 +108,7 @@ class Controls {
       either("x", [["steps", "step", "by step"], ["seconds", "time", "by time since each began"]]),
       element("label", {}, log, "log"),
       element("label", {}, "smooth", smoothing, weight),
-      select("colours", "colour", [["runner", "by runner"], ["call", "by call"], ["rank", "by rank"]]),
+      select("colors", "color", [["runner", "by runner"], ["call", "by call"], ["rank", "by rank"]]),
       either("view", [["curves", "together", "all curves in one chart"], ["grid", "each runner", "a chart for each runner"]]),
       search,
       this.again,
@@ -153,17 +153,17 @@ class Controls {
     write(this.counts, all.length ? [found, ...words].join(" · ") : "");
     write(this.span, span ? `each chart: ${span}` : "");
   }
-  /** Whether the scheduler is not reached. */
+  /** Show or hide the message that the scheduler cannot be reached. */
   gone(gone) {
     this.pools.hidden = gone;
     write(this.lost, gone ? "the scheduler is not reached any more: all this is as it was" : "");
   }
-  /** The pools in a line: [{name, busy, idle, booting, demand, waiting}]. */
+  /** Show the pools in a line: [{name, busy, idle, booting, demand, waiting}]. */
   say(pools, link) {
     this.pools.replaceChildren();
-    const part = (colour, n, word) => {
+    const part = (color, n, word) => {
       const square = element("i");
-      square.style.background = `var(--flame-${colour})`;
+      square.style.background = `var(--flame-${color})`;
       return [square, `${n} ${word}`];
     };
     for (const pool of pools.slice(0, 3)) {
@@ -200,8 +200,8 @@ const TABLE_STYLE = `
 const SIGNS = { running: "●", done: "■", failed: "✕", cancelled: "✕", lost: "✕" };
 
 class Table {
-  constructor(colours, pointed) {
-    this.colours = colours;
+  constructor(colors, pointed) {
+    this.colors = colors;
     this.pointed = pointed;
     this.rows = new Map();
     this.head = element("tr");
@@ -263,7 +263,7 @@ class Table {
   fill(row, a, place, n, focus) {
     const bad = a.state === "failed" || a.state === "lost" || a.state === "cancelled";
     write(row.sign, SIGNS[a.state] ?? "●");
-    row.sign.style.color = bad ? "var(--flame-bad)" : this.colours.of(a, place, n);
+    row.sign.style.color = bad ? "var(--flame-bad)" : this.colors.of(a, place, n);
     write(row.name, a.name);
     write(row.again, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
     row.call.title = [a.key, a.arguments, a.state, a.why].filter(Boolean).join("\n");
@@ -285,7 +285,7 @@ const TIP_STYLE = `
  background: var(--flame-card); color: var(--flame-ink); border: 1px solid var(--flame-rule);
  box-shadow: 0 3px 12px rgb(0 0 0 / 22%)`;
 
-/** What is said of the point under the mouse. */
+/** Tooltip of the point under the mouse. */
 class Tip {
   constructor() {
     this.root = element("div", { hidden: true, dataset: { flame: "tip" } });

@@ -1,5 +1,5 @@
-// Light or dark: as ?theme=dark says, or as was chosen here before, or as JupyterLab is around this
-// page, or as the system is.
+// Light or dark theme: from ?theme=dark, or else as chosen here before, as JupyterLab around this
+// page, or as the system.
 
 const flameTheme = (() => {
   const root = document.documentElement;
@@ -38,16 +38,16 @@ const flameTheme = (() => {
     get dark() {
       return root.dataset.flameTheme === "dark";
     },
-    /** What a variable of the theme is now, for what cannot refer to it. */
-    colour: (name) => getComputedStyle(root).getPropertyValue(`--flame-${name}`).trim(),
-    /** Be told when it changes. */
+    /** The current value of a theme variable, for code that cannot refer to it. */
+    color: (name) => getComputedStyle(root).getPropertyValue(`--flame-${name}`).trim(),
+    /** Call a listener when the theme changes. */
     on: (listener) => listeners.add(listener),
     toggle() {
       const other = root.dataset.flameTheme === "dark" ? "light" : "dark";
       try {
         localStorage.setItem("dask-flame-theme", other);
       } catch {
-        // It holds until the page is loaded anew.
+        // The choice is lost when the page is reloaded.
       }
       apply(other);
     },

@@ -1,1 +1,1 @@
-"""A whole notebook cell on a runner (driver, runner)."""
+"""Run whole notebook cells on a runner (driver, runner)."""

@@ -1,7 +1,8 @@
-"""The names that a cell uses, assigns and changes; pure (driver).
+"""Find the names that a cell uses, assigns and changes; pure (driver).
 
-What a cell uses is what it may load before it has assigned it, in whatever way its conditions and
-loops go. Loads and stores are read from compiled code, which knows what is local to a function.
+A cell uses a name if it may load the name before it assigns it, on any path through its conditions
+and loops. Loads and stores are read from compiled code, which resolves the local names of
+functions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, ModuleType
 from typing import Any
 
-#: Lets a cell wait for coroutines as notebooks do: ``await``, ``async for`` outside of a function.
+#: Compiler flag for ``await`` and ``async for`` outside of functions, as in notebooks.
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 _LOADS = frozenset(
@@ -27,7 +28,7 @@ _NO_NAMES = (ast.Break, ast.Continue, ast.Pass, ast.Global, ast.Nonlocal)
 
 
 def used(tree: ast.Module) -> set[str]:
-    """Names that the cell may load before it has assigned them.
+    """Return the names that a cell may load before it assigns them.
 
     Examples
     --------
@@ -35,15 +36,15 @@ def used(tree: ast.Module) -> set[str]:
     ['b', 'd', 'later_too', 'print']
     """
     needed, _ = _Reading().block(tree.body, frozenset())
-    # Each namespace has its own __name__.
+    # Each namespace has its own names with double underscores, such as __name__.
     return {name for name in needed if not (name.startswith("__") and name.endswith("__"))}
 
 
 def changed(tree: ast.Module) -> set[str]:
-    """Names that the cell assigns, or whose items or attributes it does: ``df["y"] = 1``.
+    """Return the names that a cell assigns, or whose items or attributes it assigns.
 
-    What stays the same object is among them, as in ``words += ["that"]``. What functions that the
-    cell defines assign is not.
+    For example ``df`` in ``df["y"] = 1`` and ``words`` in ``words += ["that"]``. Assignments inside
+    of functions that the cell defines are not included.
     """
     found = set()
     for node in _outside_scopes(tree):
@@ -57,14 +58,21 @@ def changed(tree: ast.Module) -> set[str]:
 
 
 def submodules(tree: ast.Module, modules: dict[str, Any], known: Iterable[str]) -> set[str]:
-    """Modules that the cell reaches as attributes of other modules: ``a.b.c`` of a name ``a``.
+    """Return the modules that a cell uses as attributes: ``a.b.c`` for a module named ``a``.
 
     Parameters
     ----------
+    tree : ast.Module
+        The cell.
     modules : mapping of str to object
-        The namespace; what is not a module in it is passed over.
+        Namespace of the notebook; values other than modules are ignored.
     known : iterable of str
-        Names of modules that have been imported.
+        Names of all imported modules.
+
+    Returns
+    -------
+    set of str
+        Full names of the modules.
     """
     imported, found = set(known), set()
     for node in ast.walk(tree):
@@ -93,10 +101,10 @@ def _outside_scopes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class _Reading:
-    """Reads statements in the order in which they are executed.
+    """Reads statements in the order of their execution.
 
-    Each method takes the names that are surely assigned before, and returns those that are needed
-    and those that are surely assigned afterwards.
+    Each method takes the names that are certainly assigned before, and returns the names that are
+    needed and those that are certainly assigned afterwards.
     """
 
     def block(
@@ -152,7 +160,7 @@ class _Reading:
         return set().union(*(self.block(block, known)[0] for block in blocks))
 
     def of(self, node: ast.expr, known: frozenset[str]) -> set[str]:
-        """What an expression, or what is inside of a target, needs."""
+        """Return the names that an expression needs, or the subexpressions of a target."""
         return {
             name
             for part in _loaded(node)
@@ -161,7 +169,7 @@ class _Reading:
 
 
 def _loaded(node: ast.expr) -> list[ast.expr]:
-    """The expressions that are computed where this is read, or assigned."""
+    """Return the expressions that are evaluated when a node is loaded or assigned."""
     match node:
         case ast.Tuple() | ast.List() if not isinstance(node.ctx, ast.Load):
             return [part for child in node.elts for part in _loaded(child)]
@@ -192,7 +200,7 @@ def _compiled(statements: list[ast.stmt]) -> CodeType:
 
 
 def _names(code: CodeType, *, outermost: bool = True) -> tuple[set[str], set[str]]:
-    """The global names that this code, and code inside of it, loads and stores."""
+    """Return the global names that code, including nested code, loads and stores."""
     loads: set[str] = set()
     stores: set[str] = set()
     for step in dis.get_instructions(code):
@@ -202,7 +210,7 @@ def _names(code: CodeType, *, outermost: bool = True) -> tuple[set[str], set[str
             stores.add(step.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            # What a class body stores is the class's own.
+            # Names stored in a class body are attributes of the class.
             more, globally = _names(constant, outermost=False)
             loads |= more
             if not outermost:

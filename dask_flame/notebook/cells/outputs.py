@@ -1,4 +1,4 @@
-"""What a cell prints and displays, on its way to the notebook (runner)."""
+"""Send the printed and displayed output of a cell to the notebook (runner)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from typing import Any
 
 from distributed import Worker
 
-#: Seconds for which what is printed is gathered.
+#: Seconds for which printed text is collected before it is sent.
 _INTERVAL = 0.05
-#: Characters that may wait to be sent. Whoever prints faster waits, as with a pipe.
-_MOST = 256 * 1024
-#: Seconds that whoever prints waits at the most.
-_PATIENCE = 5.0
+#: Maximum number of unsent characters. Beyond it a print blocks, as with a pipe.
+_MAX_UNSENT = 256 * 1024
+#: Maximum seconds for which a print blocks.
+_MAX_BLOCK = 5.0
 
-#: The cell in whose context code runs.
+#: Outputs of the cell in whose context the code runs.
 _own: ContextVar[Outputs | None] = ContextVar("dask_flame_outputs", default=None)
 _lock = threading.Lock()
-#: The cells that run in this process. Its standard streams are redirected while there is one.
+#: Outputs of the cells in this process. While there is one, the standard streams are redirected.
 _open: list[Outputs] = []
 
 
 class Outputs:
-    """Sends what one cell prints and displays, in order.
+    """Sends the output of one cell, in order.
 
     Parameters
     ----------
     worker : distributed.Worker
     topic : str
-        Of the events that carry it.
+        Topic of the events that carry the output.
     cell : str
-        The cell's key, which each event bears.
+        Key of the cell, included in each event.
     """
 
     def __init__(self, worker: Worker, topic: str, cell: str) -> None:
@@ -50,7 +50,7 @@ class Outputs:
         self._room = threading.Condition()
 
     def text(self, stream: str, text: str) -> None:
-        """Something was written to ``stdout`` or ``stderr``."""
+        """Add text that was written to ``stdout`` or ``stderr``."""
         with self._room:
             last = self._items[-1] if self._items else None
             if last is not None and last[0] == stream:
@@ -59,23 +59,23 @@ class Outputs:
                 self._items.append((stream, [text]))
             self._size += len(text)
             self._wake()
-            if self._size > _MOST and threading.get_ident() != self.worker.thread_id:
-                deadline = time.monotonic() + _PATIENCE
-                # In short waits: what interrupts a call does so between two of them.
-                while self._size > _MOST and time.monotonic() < deadline:
+            if self._size > _MAX_UNSENT and threading.get_ident() != self.worker.thread_id:
+                deadline = time.monotonic() + _MAX_BLOCK
+                # Wait in short intervals, because an interrupt is delivered only between them.
+                while self._size > _MAX_UNSENT and time.monotonic() < deadline:
                     self._room.wait(0.05)
 
-    def say(self, what: str, *details: Any) -> None:
-        """Something else is to be done in the notebook."""
+    def add(self, what: str, *details: Any) -> None:
+        """Add an item other than text."""
         with self._room:
             self._items.append((what, *details))
             self._wake()
 
     def finish(self) -> None:
-        """Send what is left, before the cell's end is known."""
+        """Send the remaining output before the end of the cell is known."""
         with self._room:
             self._wake()
-        # The event loop takes this before what the thread of a call does next.
+        # The event loop runs this before the thread of the call can report its result.
         self.worker.loop.add_callback(self._flush)
 
     def _wake(self) -> None:
@@ -92,11 +92,13 @@ class Outputs:
             self._size, self._awake = 0, False
             self._room.notify_all()
         if items:
-            told = [_told(item) for item in items]
-            self.worker.log_event(self._topic, {"cell": self._cell, "items": pickle.dumps(told)})
+            sendable = [_picklable(item) for item in items]
+            self.worker.log_event(
+                self._topic, {"cell": self._cell, "items": pickle.dumps(sendable)}
+            )
 
 
-def _told(item: tuple[Any, ...]) -> tuple[Any, ...]:
+def _picklable(item: tuple[Any, ...]) -> tuple[Any, ...]:
     what, *details = item
     if what in ("stdout", "stderr"):
         return what, "".join(details[0])
@@ -109,7 +111,7 @@ def _told(item: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def gathered(outputs: Outputs) -> Iterator[None]:
-    """Send what is printed in this context, and by threads that are nobody else's."""
+    """Redirect output of this context, and of threads without a context, to a cell."""
     with _lock:
         if not _open:
             sys.stdout = _Stream("stdout", sys.stdout)
@@ -130,11 +132,11 @@ def gathered(outputs: Outputs) -> Iterator[None]:
 
 
 def current() -> Outputs | None:
-    """The cell that this runs for; None where it runs for none, or it cannot be told."""
+    """Return the outputs of the cell that runs this code; None if none or if unknown."""
     own = _own.get()
     if own is not None:
         return own
-    # A thread of the cell's own does not inherit its context.
+    # A thread that the cell started does not inherit its context.
     with _lock:
         only = _open[0] if len(_open) == 1 else None
     if only is None:
@@ -144,7 +146,7 @@ def current() -> Outputs | None:
 
 
 class _Stream(io.TextIOBase):
-    """In place of a standard stream: to the cell, or on to where it went before."""
+    """Replacement of a standard stream: writes to the current cell, or to the original stream."""
 
     def __init__(self, name: str, behind: Any) -> None:
         super().__init__()

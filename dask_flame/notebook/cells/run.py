@@ -1,4 +1,4 @@
-"""A cell on a runner: unpacked, run, and what it has assigned packed again (runner)."""
+"""Run a cell on a runner, and return the names that it has assigned (runner)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from dask_flame.notebook.cells.transfer import Parcel, pack, reason, unpack
 from dask_flame.runner import main_module
 from dask_flame.serialization.failures import Interrupted
 
-#: The name under which the value of the last expression comes back; no cell can assign it.
+#: Name of the last expression's value in the result; no cell can assign it.
 VALUE = "the last expression"
-#: ... and that under which an error does.
+#: Name of the error in the result.
 ERROR = "the error"
-#: The longest text that is shown of a value that cannot be brought back.
+#: Maximum length of the text of a value that cannot be sent back.
 _LONGEST = 10_000
 
 
@@ -41,19 +41,21 @@ class Order:
     Attributes
     ----------
     source : str
-        Python, with the lines where they are in the notebook.
+        Python code, with the line numbers of the notebook.
     filename : str
-        What the notebook calls it in tracebacks.
-    topic, key : str
-        Of the events that carry what it prints.
+        Name of the cell in tracebacks.
+    topic : str
+        Topic of the events that carry the output.
+    key : str
+        Key of the cell's task.
     names : Parcel
-        What it uses.
+        Values that the cell uses.
     submodules : tuple of str
-        What has been imported as a part of another module.
+        Submodules to import, because the cell uses them as attributes.
     changes : frozenset of str
-        What it assigns, or assigns items or attributes of, in so many words.
+        Names that the cell assigns, or whose items or attributes it assigns.
     quiet : bool
-        Whether the value of its last expression is not wanted.
+        Whether to drop the value of the last expression.
     """
 
     source: str
@@ -68,31 +70,31 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has come of a cell.
+    """Result of a cell.
 
     Attributes
     ----------
     names : Parcel
-        What it has assigned, and the value of its last expression.
-    gone : tuple of str
-        Names that it has deleted.
+        Assigned values, and the value of the last expression.
+    deleted : tuple of str
+        Names that the cell has deleted.
     shown : mapping of str to object
-        The value of its last expression as it can be displayed, where it might not travel.
+        Display data of the last expression's value, in case the value cannot be sent.
     error : bytes
-        What it has raised; empty where it has not, or that cannot travel.
-    told : tuple of str
-        The same as text: its kind, what it says, and its traceback.
+        The pickled error; empty without an error, or if it cannot be pickled.
+    error_text : tuple of str
+        Class name, message and traceback of the error as text.
     """
 
     names: Parcel
-    gone: tuple[str, ...]
+    deleted: tuple[str, ...]
     shown: dict[str, Any]
     error: bytes = b""
-    told: tuple[str, str, str] = ("", "", "")
+    error_text: tuple[str, str, str] = ("", "", "")
 
 
 class CellFailed(Exception):
-    """What a cell that has raised raises in turn, for Dask to know: it holds an outcome."""
+    """Raised when a cell has raised, so that its task fails in Dask; contains the outcome."""
 
     def __init__(self, said: str, outcome: bytes) -> None:
         super().__init__(said, outcome)
@@ -109,17 +111,17 @@ class CellFailed(Exception):
 
 
 def run_cell(packed: bytes) -> bytes:
-    """Run a cell: takes an :class:`Order`, returns an :class:`Outcome`, both packed.
+    """Run a pickled :class:`Order` and return a pickled :class:`Outcome`.
 
     Raises
     ------
     CellFailed
-        If the cell has raised; with the outcome.
+        The cell has raised; contains the outcome.
     """
     order: Order = cloudpickle.loads(packed)
     worker = get_worker()
     outputs = Outputs(worker, order.topic, order.key)
-    outputs.say("begin", str(worker.name))
+    outputs.add("begin", str(worker.name))
     namespace = {"__name__": "__main__", "__doc__": None, "__builtins__": builtins}
     if (main := main_module.installed()) is not None:
         main.use(namespace)
@@ -129,8 +131,8 @@ def run_cell(packed: bytes) -> bytes:
     finally:
         outputs.finish()
     answer: bytes = cloudpickle.dumps(outcome)
-    if outcome.told[0]:
-        raise CellFailed(": ".join(filter(None, outcome.told[:2])), answer)
+    if outcome.error_text[0]:
+        raise CellFailed(": ".join(filter(None, outcome.error_text[:2])), answer)
     return answer
 
 
@@ -157,20 +159,20 @@ def _run(order: Order, namespace: dict[str, Any]) -> Outcome:
     if value is not None and not order.quiet:
         assigned.append(VALUE)
     parcel = pack({**namespace, VALUE: value}, namespace, assigned, follow=False)
-    gone = tuple(name for name in given if name not in namespace)
+    deleted = tuple(name for name in given if name not in namespace)
     if error is not None:
-        return _failed(error, order, parcel, gone)
+        return _failed(error, order, parcel, deleted)
     shown: dict[str, Any] = {}
     if VALUE in assigned and type(value).__module__ != "builtins":
-        # In full only if there is nothing else to show.
+        # Send the full display only if the value itself cannot be sent.
         shown = show(value) if VALUE in parcel.failed else {"text/plain": _text(value)}
     elif VALUE in parcel.failed:
         shown = {"text/plain": _text(value)}
-    return Outcome(parcel, gone, shown)
+    return Outcome(parcel, deleted, shown)
 
 
 def _execute(order: Order, namespace: dict[str, Any]) -> Any:
-    """Run the cell's code; the value of its last expression, or None."""
+    """Run the cell's code and return the value of its last expression, or None."""
     tree = compile(
         order.source, order.filename, "exec", FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True
     )
@@ -187,13 +189,13 @@ def _execute(order: Order, namespace: dict[str, Any]) -> Any:
 def _evaluate(code: CodeType, namespace: dict[str, Any]) -> Any:
     value = eval(code, namespace)
     if code.co_flags & inspect.CO_COROUTINE:
-        # This is a thread without an event loop.
+        # This thread has no event loop.
         return asyncio.run(value)
     return value
 
 
 def _assigned(order: Order, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What is bound to another object than before, or was changed in so many words."""
+    """Return the names that were bound to other objects or changed by assignment."""
     return [
         name
         for name, value in after.items()
@@ -208,7 +210,7 @@ def _assigned(order: Order, before: dict[str, Any], after: dict[str, Any]) -> li
 
 @contextlib.contextmanager
 def _ipython(namespace: dict[str, Any]) -> Iterator[Any]:
-    """What a notebook offers to its cells, as far as it is installed here."""
+    """Provide IPython's features to a cell, as far as they are installed here."""
     try:
         from dask_flame.notebook.cells.shell import begin_figures, cell_shell, end_figures
 
@@ -239,15 +241,17 @@ def _text(value: Any) -> str:
 
 
 def _cannot_unpack(lost: dict[str, str]) -> str:
-    told = "; ".join(f"{name} ({why})" for name, why in lost.items())
+    reasons = "; ".join(f"{name} ({why})" for name, why in lost.items())
     return (
-        f"what the cell uses cannot be unpacked on the runner: {told}. "
+        f"what the cell uses cannot be unpacked on the runner: {reasons}. "
         "Is everything installed there that is imported here?"
     )
 
 
-def _failed(error: BaseException, order: Order, parcel: Parcel, gone: tuple[str, ...]) -> Outcome:
-    """The outcome of a cell that has raised: without our own frames."""
+def _failed(
+    error: BaseException, order: Order, parcel: Parcel, deleted: tuple[str, ...]
+) -> Outcome:
+    """Return the outcome of a cell that has raised, without frames of dask-flame."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != order.filename:
         frames = frames.tb_next
@@ -259,7 +263,7 @@ def _failed(error: BaseException, order: Order, parcel: Parcel, gone: tuple[str,
         data = cloudpickle.dumps({ERROR: error})
     except Exception:
         data = b""
-    return Outcome(parcel, gone, {}, data, (kind, _said(error), text))
+    return Outcome(parcel, deleted, {}, data, (kind, _said(error), text))
 
 
 def _said(error: BaseException) -> str:

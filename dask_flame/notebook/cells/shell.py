@@ -1,4 +1,4 @@
-"""IPython for a cell on a runner: displays, figures, magics inside of it (runner)."""
+"""IPython shell of a runner: displays, figures and magics in cells (runner)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _made = threading.Lock()
 
 
 class CellPublisher(DisplayPublisher):
-    """Sends what is displayed to the notebook of the cell that displays it."""
+    """Sends displayed objects to the notebook of the current cell."""
 
     def publish(
         self,
@@ -35,19 +35,19 @@ class CellPublisher(DisplayPublisher):
     ) -> None:
         outputs = current()
         if outputs is not None:
-            outputs.say("display", data, metadata or {}, transient or {}, update)
+            outputs.add("display", data, metadata or {}, transient or {}, update)
 
     def clear_output(self, wait: bool = False) -> None:
         outputs = current()
         if outputs is not None:
-            outputs.say("clear", wait)
+            outputs.add("clear", wait)
 
 
 class CellShell(InteractiveShell):
-    """A shell that reads nothing, keeps no history and leaves ``__main__`` alone."""
+    """Shell without input and history, which does not replace ``__main__``."""
 
     display_pub_class = Type(CellPublisher)
-    #: Goes with the shell.
+    #: Temporary directory that is removed with the shell.
     folder: tempfile.TemporaryDirectory[str]
 
     def init_sys_modules(self) -> None:
@@ -61,15 +61,15 @@ class CellShell(InteractiveShell):
 
 
 def cell_shell(namespace: dict[str, Any]) -> CellShell | None:
-    """This process's shell, made if need be; None where somebody else has made one.
+    """Return the shell of this process; None if other code has created another shell.
 
-    Magics find their names in this namespace from now on.
+    It is created on first use. Magics use this namespace from now on.
     """
     with _made:
         if not InteractiveShell.initialized():
             config = Config()
             config.HistoryManager.enabled = False
-            # Else it would make one in the user's home.
+            # Without a directory, IPython would create one in the user's home.
             folder = tempfile.TemporaryDirectory(prefix="ipython-", ignore_cleanup_errors=True)
             CellShell.instance(config=config, ipython_dir=folder.name).folder = folder
         shell = InteractiveShell.instance()
@@ -80,7 +80,7 @@ def cell_shell(namespace: dict[str, Any]) -> CellShell | None:
 
 
 def begin_figures(shell: CellShell) -> None:
-    """Have matplotlib draw into the cell."""
+    """Let matplotlib draw into the cell."""
     if "matplotlib" not in sys.modules:
         os.environ.setdefault("MPLBACKEND", _INLINE)
         return
@@ -94,5 +94,5 @@ def begin_figures(shell: CellShell) -> None:
 
 
 def end_figures(shell: CellShell) -> None:
-    """Show the figures that the cell has left, and close them."""
+    """Show the remaining figures of the cell, and close them."""
     shell.events.trigger("post_execute")

@@ -1,11 +1,11 @@
-"""Values by their names, packed to travel between a notebook and a runner (driver, runner).
+"""Pickle named values for transfer between a notebook and a runner (driver, runner).
 
-Functions and classes that were defined in the notebook travel as they are. A function's globals do
-not travel with it: at the other end it gets those of the namespace that it is unpacked into, as in
-a notebook, where all functions share one. What it uses of them travels under its own name.
+Functions and classes that were defined in the notebook are pickled by value. The globals of a
+function are not pickled with it: it gets the namespace in which it is unpickled, so that all
+functions share one, as in a notebook. The globals that it uses are sent under their own names.
 
-Names are packed apart, so that one that cannot travel does not hold up others; those that share
-an object are packed together, so that they share it at the other end as well.
+Names are pickled separately, so that one failure does not affect the others. Names that share an
+object are pickled together, so that they still share it afterwards.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import Any
 
 import cloudpickle
 
-#: The longest reason that is given for what cannot travel.
+#: Maximum length of the reason for a failure, in characters.
 _REASON = 300
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """Packed values.
+    """Pickled values.
 
     Attributes
     ----------
     parts : tuple of (tuple of str, bytes)
-        The names in each, and their values.
+        Names and their pickled values.
     failed : mapping of str to str
-        What could not be packed, and why.
+        Names that could not be pickled, and the reasons.
     users : mapping of str to str
-        Of names that nobody asked for: what it is whose functions use them.
+        For each additional name, the name of the value whose functions use it.
     """
 
     parts: tuple[tuple[tuple[str, ...], bytes], ...] = ()
@@ -46,17 +46,22 @@ class Parcel:
 def pack(
     values: Mapping[str, Any], namespace: dict[str, Any], names: Iterable[str], *, follow: bool
 ) -> Parcel:
-    """Pack the values of these names.
+    """Pickle the values of some names.
 
     Parameters
     ----------
     values : mapping of str to object
-        Where the values are found.
+        Values by name.
     namespace : dict
-        The globals of the functions that share them.
+        Globals of the functions that share them.
     names : iterable of str
+        Names to pickle.
     follow : bool
-        Whether what packed functions use of the globals is packed, too.
+        Whether to include the globals that pickled functions use.
+
+    Returns
+    -------
+    Parcel
     """
     waiting = list(dict.fromkeys(names))
     users: dict[str, str] = {}
@@ -85,13 +90,13 @@ def pack(
 
 
 def unpack(parcel: Parcel, namespace: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values, and why some could not be unpacked.
+    """Return the values, and the reasons for which others could not be unpickled.
 
-    Functions get this namespace for their globals; nothing is put into it.
+    The namespace becomes the globals of functions; the values are not put into it.
     """
     values: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    # cloudpickle sets it anew with each function.
+    # cloudpickle replaces `__builtins__` with each function.
     builtins = namespace.get("__builtins__")
     token = _unpacking.set(namespace)
     try:
@@ -108,7 +113,7 @@ def unpack(parcel: Parcel, namespace: dict[str, Any]) -> tuple[dict[str, Any], d
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line of text."""
     lines = str(error).strip().splitlines()
     said = lines[0] if lines else ""
     if len(said) > _REASON:
@@ -120,19 +125,20 @@ _unpacking: ContextVar[dict[str, Any]] = ContextVar("dask_flame_unpacking")
 
 
 class _Globals(dict[str, Any]):
-    """Stands in a packed function for the globals that it shares."""
+    """Replaces the shared globals in a pickled function."""
 
 
 class _Packed:
-    """Values in bytes.
+    """Pickled values, and the objects in them.
 
     Attributes
     ----------
     data : bytes
+        The pickled values.
     needs : set of str
-        The globals that functions in it use.
+        Globals that their functions use.
     memo : mapping of int to object
-        The objects in it, by their ids; all kept, so that no id is used twice.
+        Contained objects by id. Keeping them alive keeps the ids unique.
     """
 
     def __init__(self, values: dict[str, Any], namespace: dict[str, Any]) -> None:
@@ -149,7 +155,7 @@ class _Packed:
 
 
 def _may_change(value: Any) -> bool:
-    """Whether it matters that an object is shared."""
+    """Return whether it matters that an object is shared."""
     kind = type(value)
     if kind is _Globals or isinstance(value, type | FunctionType):
         return False
@@ -172,8 +178,8 @@ class _Pickler(cloudpickle.Pickler):
             and obj.__globals__ is self._namespace
             and isinstance(reduced, tuple)
         ):
-            # cloudpickle's own: how to make the function, with (code, globals, …); its state, with
-            # the globals that it uses.
+            # Format of cloudpickle: constructor, (code, globals, …), and the state with the globals
+            # that the function uses.
             make, (code, _, *rest), (state, slots), *others = reduced
             self.needs |= slots["__globals__"].keys()
             slots = {**slots, "__globals__": {}}
@@ -186,7 +192,7 @@ def _shared_globals() -> dict[str, Any]:
 
 
 def _groups(packed: Mapping[str, _Packed]) -> list[tuple[str, ...]]:
-    """The names, those together that share an object, in their order."""
+    """Return the names in order, grouped if they share an object."""
     group_of: dict[str, list[str]] = {}
     first_with: dict[int, str] = {}
     for name, item in packed.items():

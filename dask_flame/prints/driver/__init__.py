@@ -1,1 +1,1 @@
-"""Prints where they are shown (driver)."""
+"""Show prints (driver)."""

@@ -1,1 +1,1 @@
-"""Prints where they are made (runner)."""
+"""Attribute and send prints (runner)."""

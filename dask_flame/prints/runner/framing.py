@@ -1,4 +1,4 @@
-"""What the calls of a local runner print, on its way through the runner's own output (runner)."""
+"""Write the output of a local runner's calls into its pipe, in frames (runner)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.streams import PrintStreams, Source
 from dask_flame.prints.sole_call import SoleCall, unread
 
-#: The standard output, which is the pipe to the guard.
+#: Standard output, which is the pipe to the supervisor.
 _PIPE = 1
 
 
-class Framed:
-    """Writes frames into the pipe, at once: what was printed before a process is killed is there.
+class PipeTransport:
+    """Writes frames into the pipe at once, so that nothing is lost if the process is killed.
 
-    Where a call has put something else in the pipe's place, as what captures the output of C code
-    does, it gets the text as it is.
+    If a call has replaced the file descriptor, for instance to capture the output of C code, the
+    text is written to it without frames.
 
     Parameters
     ----------
     word : str
-        What the guard has made up for the frames to begin with.
+        Word at the beginning of frames, chosen by the supervisor.
     """
 
     beside = False
@@ -35,13 +35,13 @@ class Framed:
 
     def __init__(self, word: str) -> None:
         self._word = word.encode()
-        self._pipe = _identity(_PIPE)
+        self._pipe = _file_of(_PIPE)
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         if kind == SHOW and not _ready(stream):
             return False
         data = text.encode(errors="backslashreplace")
-        if _identity(stream) == self._pipe:
+        if _file_of(stream) == self._pipe:
             begin = source.made.get((kind, stream))
             if begin is None:
                 begin = beginning(self._word, kind, stream, source.number, source.name)
@@ -58,78 +58,83 @@ class Framed:
         self._mark(frames(begin, b"")[0])
 
     def changed(self, before: Owner, after: Owner) -> None:
-        """Say whose it is what is written without a frame, until now and from now on."""
+        """Mark that unframed output belonged to one call and belongs to another from now on."""
         self._mark(change(self._word, before, after))
 
     def _mark(self, frame: bytes) -> None:
-        if _identity(_PIPE) == self._pipe and _ready(_PIPE):
+        if _file_of(_PIPE) == self._pipe and _ready(_PIPE):
             _write(_PIPE, frame)
 
 
 class FramedPrints(PrintStreams):
-    """What the calls of a local runner print.
+    """Output of the calls of a local runner.
 
     Parameters
     ----------
     word : str
-        See :class:`Framed`.
+        See :class:`PipeTransport`.
     whose : str
-        The path at which the guard looks for whose it is what has no frame.
+        Path of the shared memory in which the supervisor reads the owner of unframed output.
     limits : Limits
+        Maximum number of lines.
     """
 
-    way: Framed
+    transport: PipeTransport
 
     def __init__(self, word: str, whose: str, limits: Limits) -> None:
-        super().__init__(Framed(word), limits)
+        super().__init__(PipeTransport(word), limits)
         self._running: dict[Key, Source] = {}
         self._alone = NOBODY
-        self._whose: SoleCall | None = None
+        self._sole_call: SoleCall | None = None
         with contextlib.suppress(OSError, ValueError):
-            self._whose = SoleCall(whose, write=True)
+            self._sole_call = SoleCall(whose, write=True)
 
     def begin(self, key: Key) -> None:
-        """An execution of this call begins; on the event loop."""
-        self.sources.pop(key, None)  # left by an earlier one
+        """Record that a call begins to run; on the event loop."""
+        self.sources.pop(key, None)  # from an earlier execution
         self._running[key] = self.open(key)
-        self._tell()
+        self._update_alone()
 
     def end(self, key: Key) -> Source | None:
         source = super().end(key)
         self._running.pop(key, None)
-        self._tell()
+        self._update_alone()
         return source
 
-    def _tell(self) -> None:
+    def _update_alone(self) -> None:
         alone = NOBODY
         if len(self._running) == 1:
             (source,) = self._running.values()
             alone = source.number, source.name
-        if alone != self._alone and self._whose is not None:
+        if alone != self._alone and self._sole_call is not None:
             if unread(_PIPE):
-                self.way.changed(self._alone, alone)
+                self.transport.changed(self._alone, alone)
             self._alone = alone
-            self._whose.tell(*alone)
+            self._sole_call.set(*alone)
 
 
 def install(orders: dict[str, Any]) -> FramedPrints | None:
-    """Do as a runner's orders say of what it prints.
+    """Replace the standard streams, if the runner's launch configuration asks for it.
 
     Parameters
     ----------
     orders : dict
-        ``prints``, if its output is read by a guard that knows frames: ``word``, ``whose`` and
-        ``limits``.
+        Launch configuration. Its entry ``prints`` is present if a supervisor reads the output, and
+        has ``word``, ``whose`` and ``limits``.
+
+    Returns
+    -------
+    FramedPrints or None
     """
-    told = orders.get("prints")
-    if not told:
+    options = orders.get("prints")
+    if not options:
         return None
-    prints = FramedPrints(told["word"], told["whose"], Limits(**told["limits"]))
+    prints = FramedPrints(options["word"], options["whose"], Limits(**options["limits"]))
     prints.install()
     return prints
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
+def _file_of(descriptor: int) -> tuple[int, int] | None:
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -138,7 +143,7 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 
 
 def _ready(descriptor: int) -> bool:
-    """Whether it takes something now: the event loop must not wait for a guard that is stopped."""
+    """Return whether a write would not block: the supervisor may be stopped."""
     try:
         return bool(select.select([], [descriptor], [], 0)[1])
     except (OSError, ValueError):
@@ -146,11 +151,11 @@ def _ready(descriptor: int) -> bool:
 
 
 def _write(descriptor: int, data: bytes) -> int:
-    """Write this, all of it where a pipe takes it at once; how much that was."""
+    """Write once, and return the number of bytes that were written."""
     while True:
         try:
             return os.write(descriptor, data)
-        except BlockingIOError:  # a call has made it so
+        except BlockingIOError:  # a call has set the descriptor to non-blocking
             select.select([], [descriptor], [])
         except OSError:
-            return len(data)  # nobody is there to read it
+            return len(data)  # the reader has closed it

@@ -1,4 +1,4 @@
-"""``PrintSender``: brings what the calls of a runner print to the scheduler (runner)."""
+"""``PrintSender``: sends the output of a runner's calls to the scheduler (runner)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.streams import CallStream, PrintStreams, Source
 from dask_flame.prints.wire import NAME, SAID
 
-#: Characters that may wait to be sent; beyond it they are left out, and that is said.
-_MOST = 256 * 1024
-#: Least seconds between two messages, unless a call ends; and those that wait for the first.
+#: Maximum number of unsent characters; beyond it output is dropped, with a message.
+_MAX_CHARACTERS = 256 * 1024
+#: Minimum seconds between two messages, unless a call ends; and seconds to wait before the first.
 _INTERVAL, _BURST = 0.1, 0.02
 
 #: States of a task whose code may still be running.
 _RUNNING = frozenset({"executing", "long-running", "cancelled", "resumed"})
 
 
-#: Where lines of runners are that are not shown.
+#: Where to find lines that are not shown.
 _REST = "cluster.get_logs() has the last of them"
 
 
-class Sent:
-    """Gathers what is printed, and sends it on the stream on which results are told.
+class StreamTransport:
+    """Buffers output, and sends it on the stream that also carries task results.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ class Sent:
         self._awake = False
         self._timer: object | None = None
         self._sent = float("-inf")
-        # Whether somebody keeps what this process writes is known of our own runners only.
+        # Logs of other workers are perhaps not kept anywhere.
         ours = hasattr(worker, "prints")
         self.rest = _REST if ours else "the worker's own output has them"
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         if kind == KEEP or self._forks != forks():
             return True
-        if self._size + len(text) > _MOST and kind != SHOW:  # of that there is little
+        if self._size + len(text) > _MAX_CHARACTERS and kind != SHOW:  # pieces of kind SHOW are few
             return False
         self._size += len(text)
         self._items.append((source.number, source.name, stream, text))
@@ -67,23 +67,23 @@ class Sent:
         self._wake()
 
     def flush(self) -> None:
-        """Send what is there; on the event loop only."""
+        """Send the buffered output; on the event loop only."""
         self._awake = False
         if self._timer is not None:
             self._worker.loop.remove_timeout(self._timer)
             self._timer = None
-        # By their number, as calls may add to them meanwhile.
+        # Take a fixed number, because calls may append meanwhile.
         n = len(self._items)
         items = self._items[:n]
         del self._items[:n]
         if items:
             self._size -= sum(len(item[3]) for item in items)
             self._sent = monotonic()
-            said = {"op": SAID, "runner": str(self._worker.name), "pieces": _together(items)}
+            said = {"op": SAID, "runner": str(self._worker.name), "pieces": _joined(items)}
             self._worker.batched_send(said)
 
     def _wake(self) -> None:
-        # `flush` lowers the flag before it takes what there is: who finds it up has added to that.
+        # `flush` clears the flag before it takes the items: an item that finds it set is included.
         if not self._awake:
             self._awake = True
             self._worker.loop.add_callback(self._wait)
@@ -94,8 +94,8 @@ class Sent:
             self._timer = self._worker.loop.call_later(delay, self.flush)
 
 
-def _together(items: list[tuple[int, str, int, str]]) -> list[list[Any]]:
-    """What one call has written after another, as one; of a line that goes on what will be seen."""
+def _joined(items: list[tuple[int, str, int, str]]) -> list[list[Any]]:
+    """Join consecutive output of a call, and drop the invisible text of unfinished lines."""
     pieces: list[list[Any]] = []
     for number, name, stream, text in items:
         if pieces and pieces[-1][0] == number and pieces[-1][2] == stream:
@@ -109,14 +109,15 @@ def _together(items: list[tuple[int, str, int, str]]) -> list[list[Any]]:
 
 
 class PrintSender(WorkerPlugin):
-    """Sends what the calls of one worker print; :class:`PrintStreams` registers it.
+    """Sends the output of one worker's calls; registered by :class:`Prints`.
 
-    On a runner whose output somebody reads who knows what of it is whose, it does nothing; nor in
-    the scheduler's own process, where what is printed is seen without it.
+    It does nothing on a runner whose output has frames, and in the scheduler's own process, whose
+    output is visible already.
 
     Parameters
     ----------
     limits : Limits
+        Maximum number of lines.
     """
 
     name = NAME
@@ -124,31 +125,31 @@ class PrintSender(WorkerPlugin):
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._prints: PrintStreams | None = None
-        self._way: Sent | None = None
+        self._transport: StreamTransport | None = None
 
     def setup(self, worker: Worker) -> None:
         if isinstance(sys.stdout, CallStream) or Scheduler._instances:
             return
-        self._way = Sent(worker)
-        self._prints = PrintStreams(self._way, self.limits)
+        self._transport = StreamTransport(worker)
+        self._prints = PrintStreams(self._transport, self.limits)
         self._prints.later = later(worker)
         self._prints.install()
 
     def teardown(self, worker: Worker) -> None:
-        if self._prints is not None and self._way is not None:
+        if self._prints is not None and self._transport is not None:
             self._prints.uninstall()
-            self._way.flush()
+            self._transport.flush()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
-        # Runs before the worker tells the scheduler of the same change, on the same stream: what
-        # is sent here is there first.
-        if self._prints is None or self._way is None or finish in _RUNNING:
+        # Runs before the worker sends the same transition to the scheduler on the same stream, so
+        # that the output arrives before the result.
+        if self._prints is None or self._transport is None or finish in _RUNNING:
             return
         if self._prints.end(key) is not None:
-            self._way.flush()
+            self._transport.flush()
 
 
 def later(worker: Worker) -> Any:
-    """A function, for any thread, that has the worker's event loop call another one later."""
+    """Return a thread-safe function that calls another on the worker's event loop after a delay."""
     loop = worker.loop
     return lambda seconds, function: loop.add_callback(loop.call_later, seconds, function)

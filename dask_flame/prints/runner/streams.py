@@ -1,9 +1,8 @@
-"""In place of a runner's standard streams: they know which call writes (runner).
+"""Replace the standard streams of a runner, and attribute output to the call that writes (runner).
 
-Lines of calls that run at the same time are kept apart by keeping what has been written of a line
-until it ends, or is flushed: by call, stream and thread. There are no locks: a process that a call
-forks may use all this, whatever the other threads were in the middle of; and a call may be
-interrupted anywhere.
+Lines of concurrent calls are kept apart: text is buffered by call, stream and thread until its line
+ends or is flushed. There are no locks, because a call may fork a process while other threads write,
+and may be interrupted anywhere.
 """
 
 from __future__ import annotations
@@ -30,48 +29,73 @@ from dask_flame.prints.frames import BOTH, FREE, KEEP, SHOW, short
 from dask_flame.prints.lines import LONGEST
 from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
-#: Pieces, and characters, of a line that are kept until it ends.
-_MOST_PIECES, _MOST_TEXT = 200, 8192
-#: The last lines of those left out, which are shown when there are no more.
-_LAST = 10
-#: Calls that are known after their end, by threads that they have left behind.
-_MOST_CALLS = 1_000
+#: Maximum number of pieces, and of characters, to buffer of an unfinished line.
+_MAX_PIECES, _MAX_TEXT = 200, 8192
+#: Number of last dropped lines to show once the output has stopped.
+_LAST_LINES = 10
+#: Number of calls to remember, including ended ones whose threads may still print.
+_MAX_CALLS = 1_000
 
 
-class Way(Protocol):
-    """How what is printed gets to the driver.
+class Transport(Protocol):
+    """Transport of output to the driver.
 
     Attributes
     ----------
     beside : bool
-        Whether it is also written where the process wrote before.
+        Whether the output is also written to the original stream.
     rest : str
-        Where lines are that are not shown.
+        Where to find lines that are not shown.
     """
 
     beside: bool
     rest: str
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
-        """Take this; false if it is not going to be shown for want of room."""
+        """Send output; return False if it was dropped because the buffer is full.
+
+        Parameters
+        ----------
+        source : Source
+            The call that prints.
+        stream : int
+            1 for standard output, 2 for standard error.
+        text : str
+            The output.
+        kind : str
+            Kind of the piece, such as :data:`dask_flame.prints.frames.BOTH`.
+
+        Returns
+        -------
+        bool
+        """
 
     def end(self, source: Source) -> None:
-        """This prints no more."""
+        """Record that a source has ended."""
 
 
 class Source:
-    """One execution of a call, as what prints.
+    """One execution of a call that prints.
+
+    Parameters
+    ----------
+    prints : PrintStreams
+        Streams of the process.
+    number : int
+        Number of the execution.
+    name : str
+        Short name of the call.
 
     Attributes
     ----------
     number : int
-        Of this execution, on this runner.
+        Number of this execution on the runner.
     name : str
-        The call's, in short.
+        Short name of the call.
     parts : tuple of dict
-        What was written of lines that have not ended, by stream and thread.
+        Text of unfinished lines, by stream and thread.
     made : dict
-        For the way it goes: what is the same each time, by kind and stream.
+        Cache for the transport, by kind and stream.
     """
 
     def __init__(self, prints: PrintStreams, number: int, name: str) -> None:
@@ -80,29 +104,29 @@ class Source:
         self.made: dict[tuple[str, int], bytes] = {}
         self.parts: tuple[dict[int, list[str]], ...] = ({}, {}, {})
         self._prints = prints
-        self._way = prints.way
+        self._transport = prints.transport
         self._limit = RateLimit(prints.limits.burst, prints.limits.rate)
-        self._last: deque[str] = deque(maxlen=_LAST)
-        self._looking = False
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._scheduled = False
         self._unfinished = False
 
     def flush(self, stream: int) -> None:
-        """Send what this thread has written of a line."""
+        """Send the unfinished line of this thread."""
         self._take(stream, get_ident())
 
     def end(self) -> None:
-        """It is over."""
+        """Send all that is left, as the execution has ended."""
         if any(self.parts):
             for stream, begun in enumerate(self.parts):
                 for thread in list(begun):
                     self._take(stream, thread)
         if self._limit.left_out:
-            self._settle()
+            self._send_last()
         if self._unfinished:
-            self._way.end(self)
+            self._transport.end(self)
 
     def forget(self) -> None:
-        """Nothing that was written is of this process."""
+        """Drop unfinished lines, which belong to the parent process after a fork."""
         for begun in self.parts:
             begun.clear()
 
@@ -112,95 +136,97 @@ class Source:
             self.emit(stream, "".join(parts))
 
     def emit(self, stream: int, text: str) -> None:
-        """Send this, or as much of it as may be shown."""
+        """Send output, as far as the limit allows."""
         if self._prints.forked:
             self._unfinished |= text[-1:] != "\n"
-            self._way.send(self, stream, text, FREE)
+            self._transport.send(self, stream, text, FREE)
             return
         limit = self._limit
-        # One that does not end counts, too, by its length.
+        # A line without an end counts as well, by its length.
         lines = text.count("\n") + len(text) // LONGEST
         before = limit.left_out
         given = limit.offer(lines, monotonic()) if lines else 0
         if given == lines and not before:
             self._unfinished |= text[-1] != "\n"
-            if not self._way.send(self, stream, text, BOTH):
+            if not self._transport.send(self, stream, text, BOTH):
                 self._leave_out(text, lines)
             return
         if not given:
-            self._way.send(self, stream, text, KEEP)
-            self._note(text)
+            self._transport.send(self, stream, text, KEEP)
+            self._remember(text)
             return
         if before:
             limit.left_out -= before
-            self._say(before)
+            self._send_notice(before)
             self._last.clear()
         ended = text.count("\n") == lines
         whole = text.split("\n")
         shown = "\n".join(whole[:given]) + "\n" if ended else text[: given * LONGEST]
-        if not self._way.send(self, stream, shown, BOTH):
+        if not self._transport.send(self, stream, shown, BOTH):
             self._leave_out(shown, given)
         if rest := text[len(shown) :]:
-            self._way.send(self, stream, rest, KEEP)
-            self._note(rest)
+            self._transport.send(self, stream, rest, KEEP)
+            self._remember(rest)
 
     def _leave_out(self, text: str, lines: int) -> None:
         self._limit.left_out += lines
-        self._note(text)
+        self._remember(text)
 
-    def _note(self, text: str) -> None:
-        """This was not shown: the last lines will be, when there are no more for a while."""
+    def _remember(self, text: str) -> None:
+        """Remember the last lines that were not shown, to show them after a pause."""
         if "\n" in text[:-1] or len(text) > LONGEST:
-            *whole, rest = text.rsplit("\n", _LAST)
+            *whole, rest = text.rsplit("\n", _LAST_LINES)
             self._last.extend(line[-LONGEST:] + "\n" for line in whole)
             text = rest[-LONGEST:]
         if text:
             self._last.append(text)
-        if not self._looking:
-            self._looking = True
-            self._prints.later(self._limit.pause, self._look)
+        if not self._scheduled:
+            self._scheduled = True
+            self._prints.later(self._limit.pause, self._check_pause)
 
-    def _look(self) -> None:
+    def _check_pause(self) -> None:
         if self._limit.left_out and not self._limit.full_enough(monotonic()):
-            self._prints.later(self._limit.pause, self._look)
+            self._prints.later(self._limit.pause, self._check_pause)
             return
-        self._looking = False
+        self._scheduled = False
         if self._limit.left_out:
-            self._settle()
+            self._send_last()
 
-    def _settle(self) -> None:
-        """Say what was left out, and show the last of it."""
+    def _send_last(self) -> None:
+        """Send the number of dropped lines, and the last of them."""
         last = [self._last.popleft() for _ in range(len(self._last))]
-        if count := self._limit.say() - sum(line.endswith("\n") for line in last):
-            self._say(count)
+        if count := self._limit.take_left_out() - sum(line.endswith("\n") for line in last):
+            self._send_notice(count)
         if last:
-            self._way.send(self, 1, "".join(last), SHOW)
+            self._transport.send(self, 1, "".join(last), SHOW)
 
-    def _say(self, count: int) -> None:
-        if not self._way.send(self, 1, left_out(count, self._way.rest), SHOW):
+    def _send_notice(self, count: int) -> None:
+        if not self._transport.send(self, 1, left_out(count, self._transport.rest), SHOW):
             self._limit.left_out += count
 
 
 class PrintStreams:
-    """What the calls of this process print.
+    """Output of the calls in this process.
 
     Parameters
     ----------
-    way : Way
+    transport : Transport
+        Transport to the driver.
     limits : Limits
+        Maximum number of lines of each call.
 
     Attributes
     ----------
     sources : dict
-        By key, the executions that have printed, or that run.
+        Executions that run or have printed, by key.
     later : callable
-        Calls a function after some seconds; set by whoever has an event loop.
+        Calls a function after some seconds; set by the owner of the event loop.
     forked : bool
         Whether this is a process that a call has forked.
     """
 
-    def __init__(self, way: Way, limits: Limits) -> None:
-        self.way = way
+    def __init__(self, transport: Transport, limits: Limits) -> None:
+        self.transport = transport
         self.limits = limits
         self.forked = False
         self.later: Callable[[float, Callable[[], None]], object] = lambda seconds, function: None
@@ -209,7 +235,7 @@ class PrintStreams:
         self._streams: list[tuple[str, CallStream]] = []
 
     def install(self) -> None:
-        """Take the place of the standard streams, in the handlers of logging too."""
+        """Replace the standard streams, also in the handlers of logging."""
         current_call.follow_threads()
         for number, name in ((1, "stdout"), (2, "stderr")):
             behind = getattr(sys, name)
@@ -217,19 +243,19 @@ class PrintStreams:
                 stream = CallStream(number, behind, self)
                 self._streams.append((name, stream))
                 setattr(sys, name, stream)
-                _rebind(behind, stream)
+                _redirect_logging(behind, stream)
         me = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forked(me()))
 
     def uninstall(self) -> None:
-        """Give the streams back."""
+        """Restore the original streams."""
         for name, stream in self._streams:
             if getattr(sys, name) is stream:
                 setattr(sys, name, stream.behind)
-            _rebind(stream, stream.behind)
+            _redirect_logging(stream, stream.behind)
 
     def here(self) -> Source | None:
-        """The call that this code belongs to."""
+        """Return the source of the call that runs this code, or None."""
         key = within()
         if key is None:
             key = current_call.key_here()
@@ -239,30 +265,40 @@ class PrintStreams:
         return source if source is not None else self.open(key)
 
     def open(self, key: Key) -> Source:
-        """An execution of this call begins, or one that is over has left something behind."""
+        """Return the source of a call that begins, or that has ended and still prints."""
         new = Source(self, next(self._numbers), short(label(key)))
         source = self.sources.setdefault(key, new)
-        while len(self.sources) > _MOST_CALLS:
+        while len(self.sources) > _MAX_CALLS:
             with contextlib.suppress(KeyError, RuntimeError):
                 del self.sources[next(iter(self.sources))]
         return source
 
     def end(self, key: Key) -> Source | None:
-        """An execution of this call is over; what it was, if it was known."""
+        """End the source of a call, and return it if it existed."""
         source = self.sources.pop(key, None)
         if source is not None:
             source.end()
         return source
 
     def forget(self) -> None:
-        """This is a process that was forked: it has nothing to tell of what came before."""
+        """Drop all unfinished lines in a forked process."""
         self.forked = True
         for source in list(self.sources.values()):
             source.forget()
 
 
 class CallStream(io.TextIOBase):
-    """In place of a standard stream: to the call that writes, or on to where it went before."""
+    """Replacement of a standard stream: writes to the current call, or to the original stream.
+
+    Parameters
+    ----------
+    number : int
+        1 for standard output, 2 for standard error.
+    behind : file
+        The original stream.
+    prints : PrintStreams
+        Streams of the process.
+    """
 
     def __init__(self, number: int, behind: Any, prints: PrintStreams) -> None:
         super().__init__()
@@ -270,7 +306,7 @@ class CallStream(io.TextIOBase):
         self._number = number
         self._prints = prints
         self._sources = prints.sources
-        self._beside = prints.way.beside
+        self._beside = prints.transport.beside
         self._has_buffer = False
 
     shown_in_driver = True
@@ -278,7 +314,7 @@ class CallStream(io.TextIOBase):
     errors = "backslashreplace"
 
     def write(self, text: str) -> int:
-        # It is called several times for each line that is printed: hence no more calls than needed.
+        # Called several times for each printed line: avoid any unnecessary function call.
         source = self._sources.get(within()) or self._prints.here()
         if source is None:
             return int(self.behind.write(text) or 0)
@@ -287,15 +323,15 @@ class CallStream(io.TextIOBase):
         if self._beside:
             self.behind.write(text)
         elif self._has_buffer:
-            self.behind.flush()  # what was written before, past this
+            self.behind.flush()  # earlier text, written to the original buffer
         begun, thread = source.parts[self._number], get_ident()
-        if "\n" in text or len(text) > _MOST_TEXT:
+        if "\n" in text or len(text) > _MAX_TEXT:
             parts = begun.pop(thread, None)
             source.emit(self._number, text if parts is None else "".join(parts) + text)
         elif text:
             parts = begun.setdefault(thread, [])
             parts.append(text)
-            if len(parts) > _MOST_PIECES:
+            if len(parts) > _MAX_PIECES:
                 source.flush(self._number)
         return len(text)
 
@@ -308,7 +344,7 @@ class CallStream(io.TextIOBase):
                 self.behind.flush()
 
     def close(self) -> None:
-        """It is for whoever has put this here to take it away."""
+        """Do nothing: the stream is removed by :meth:`PrintStreams.uninstall`."""
 
     def writable(self) -> bool:
         return True
@@ -325,7 +361,7 @@ class CallStream(io.TextIOBase):
         return self.behind.buffer
 
     def __getattr__(self, name: str) -> Any:
-        if name == "behind":  # while it is made, or copied
+        if name == "behind":  # during construction or copying
             raise AttributeError(name)
         return getattr(self.behind, name)
 
@@ -335,8 +371,8 @@ def _forked(prints: PrintStreams | None) -> None:
         prints.forget()
 
 
-def _rebind(old: Any, new: Any) -> None:
-    """Have logging write to a new stream what it wrote to the old one."""
+def _redirect_logging(old: Any, new: Any) -> None:
+    """Let handlers of logging that write to the old stream write to the new one."""
     for handler in _handlers():
         if handler.stream is old:
             handler.setStream(new)

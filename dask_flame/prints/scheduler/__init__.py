@@ -1,1 +1,1 @@
-"""Prints on their way to the driver (scheduler)."""
+"""Collect prints from runners (scheduler)."""

@@ -1,4 +1,4 @@
-"""``Prints``: the scheduler plugin through which prints come to the driver (scheduler)."""
+"""``Prints``: scheduler plugin that shows the output of calls in the driver (scheduler)."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.sender import PrintSender
 from dask_flame.prints.wire import NAME, SAID
 
-#: Takes a runner's name and pieces, see :mod:`dask_flame.prints.wire`.
+#: Called with a runner's name and pieces, see :mod:`dask_flame.prints.wire`.
 Taker = Callable[[str, Sequence[Sequence[Any]]], object]
-#: The topic whose events every Dask client prints.
+#: Topic whose events every Dask client prints.
 _PRINT = "print"
-#: Where lines are that are not shown.
+#: Where to find lines that are not shown.
 _REST = "the workers' own output has them"
 
 
 class Prints(SchedulerPlugin):
-    """A scheduler plugin that shows what calls print in the driver, marked with worker and call.
+    """Scheduler plugin that shows the output of calls in the driver, with worker and call.
 
-    Works on any Dask cluster whose workers can import dask_flame; a FlameCluster has it already.
-    Every client of the cluster shows it, as it does what :func:`distributed.print` prints. Workers
-    go on writing it where they wrote it before. Where they are in the scheduler's process nothing
-    is done, as it is seen there.
+    It works on any Dask cluster whose workers can import dask_flame; a FlameCluster already has it.
+    Every client of the cluster shows the output, as with :func:`distributed.print`. Workers also
+    write it to their own output. Workers in the scheduler's process are not changed, because their
+    output is already visible there.
 
     Parameters
     ----------
     limits : Limits, optional
-        By default those of the configuration, ``flame.prints``.
+        Maximum number of lines. By default the values under ``flame.prints`` in the configuration.
     to : callable, optional
-        Takes what comes, in place of the clients.
+        Called with the output instead of showing it in the clients.
 
     Raises
     ------
     PoolError
-        An option is wrong.
+        An option is not valid.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class Prints(SchedulerPlugin):
 
     def __init__(self, limits: Limits | None = None, *, to: Taker | None = None) -> None:
         if limits is None:
-            # Read here, where the user is.
+            # Read the configuration here, in the user's process.
             from dask_flame.prints.settings import limits as configured
 
             limits = configured()
@@ -67,7 +67,7 @@ class Prints(SchedulerPlugin):
         if self._to is None:
             self._show = Show(self._write, self._limits, rest=_REST)
             self._to = self._show.said
-        # Before workers use the word: a scheduler drops those whose words it does not know.
+        # Before workers send: a scheduler disconnects workers that send an unknown operation.
         scheduler.stream_handlers[SAID] = self._said
         await scheduler.register_worker_plugin(
             comm=None, plugin=dumps(PrintSender(self._limits)), name=NAME, idempotent=True

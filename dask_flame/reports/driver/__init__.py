@@ -1,1 +1,1 @@
-"""Reports where they are read (driver)."""
+"""Read reports (driver)."""

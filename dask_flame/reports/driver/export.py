@@ -1,4 +1,4 @@
-"""What calls have reported, as others want it: a data frame, a CSV file, TensorBoard's logs."""
+"""Export reports to a data frame, a CSV file or TensorBoard logs (driver)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from dask_flame.reports.series import CallReports, merged
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The columns before those of the values.
+#: Columns before the metrics.
 COLUMNS = ("call", "attempt", "runner", "pool", "state", "step", "time")
-#: What spreadsheets take a cell for a formula by.
+#: A cell that starts with one of these is a formula to spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-#: Of the files that are ours in a folder of TensorBoard's.
-_OURS = ".dask-flame"
+#: Suffix of the files that dask-flame writes into a TensorBoard folder.
+_SUFFIX = ".dask-flame"
 
 
 class Exports:
-    """What a store of reports can be turned into."""
+    """Selection and export of the reports in a store."""
 
     @property
     def calls(self) -> dict[Key, CallReports]:
-        """What is known now."""
+        """Return the current reports of each call."""
         raise NotImplementedError
 
     def select(
@@ -44,20 +44,21 @@ class Exports:
         metric: str | Collection[str] | None = None,
         state: State | Collection[State] | None = None,
     ) -> dict[Key, CallReports]:
-        """What is known now of some calls.
+        """Return the current reports of some calls.
 
         Parameters
         ----------
         call, runner, pool, state : optional
-            Calls with one of these keys, on one of these runners, of one of these pools, in one of
-            these states: one, or a list or set of them. By default all.
+            Keep calls with one of these keys, runners, pools or states. Each is one value, or a
+            list or set of values. By default all calls.
         metric : str or collection of str, optional
-            Only the series of these names, and calls that have one of them.
+            Keep the series of these names, and calls that have at least one of them. By default
+            all series.
 
         Returns
         -------
         dict
-            By key, in the order of the calls' first reports.
+            Mapping of key to :class:`CallReports`, ordered by the calls' first reports.
 
         Examples
         --------
@@ -75,22 +76,26 @@ class Exports:
         return found
 
     def to_pandas(self, **which: Any) -> pd.DataFrame:
-        """What was reported, as a data frame with a row for each report.
+        """Return the reports as a data frame with a row for each report.
 
         Parameters
         ----------
         **which
-            As in :meth:`select`; by default all.
+            Filters of :meth:`select`. By default all reports.
 
         Returns
         -------
         pandas.DataFrame
-            ``call``: the key. ``attempt``: 1, and one more each time the call has run again.
-            ``runner``, ``pool``: their names; the pool's is empty on other clusters than ours.
-            ``state``: running, done, failed, cancelled or lost, of this attempt. ``step``: int.
-            ``time``: when it was reported, UTC, by the runner's clock. Then a column for each name
-            that was reported, NaN where a report did not have it; a name that is one of those
-            before gets an underscore at its end. Ordered by call, attempt and time.
+            Ordered by call, attempt and time, with these columns:
+
+            - ``call``: key of the call.
+            - ``attempt``: 1, plus one for each time the call has run again.
+            - ``runner``, ``pool``: their names. ``pool`` is empty on clusters without pools.
+            - ``state``: state of the attempt: running, done, failed, cancelled or lost.
+            - ``step``: int.
+            - ``time``: time of the report, UTC, by the runner's clock.
+            - One column for each metric, NaN where a report did not include it. A metric with the
+              name of another column gets an underscore at its end.
 
         Raises
         ------
@@ -99,8 +104,8 @@ class Exports:
 
         Notes
         -----
-        A series of more than 4,000 points was thinned: its first, last and extreme values are
-        there. Of earlier attempts the last three are there.
+        A series of more than 4,000 points is downsampled and keeps its first, last and extreme
+        values. The last three earlier attempts are included.
 
         Examples
         --------
@@ -122,46 +127,46 @@ class Exports:
         )
 
     def to_csv(self, path: str | os.PathLike[str], **which: Any) -> None:
-        """Write what was reported to a CSV file, with a line for each report.
+        """Write the reports to a CSV file, with a line for each report.
 
         Parameters
         ----------
         path : path
-            It is replaced if it is there.
+            An existing file is replaced.
         **which
-            As in :meth:`select`; by default all.
+            Filters of :meth:`select`. By default all reports.
 
         Notes
         -----
-        The columns are those of :meth:`to_pandas`. Times are in ISO 8601, UTC; a value that a
-        report did not have is empty, and one that was not a number is ``nan``. What a spreadsheet
-        would take for a formula, as a key or a name that begins with ``=``, gets a ``'`` before it.
+        The columns are those of :meth:`to_pandas`. Times are ISO 8601, UTC. A missing value is
+        empty; NaN is ``nan``. Text that a spreadsheet would read as a formula, such as a key that
+        begins with ``=``, is prefixed with ``'``.
         """
         names, rows = _table(self.select(**which).values())
         at = COLUMNS.index("time")
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(map(_inert, names))
+            writer.writerow(map(_escaped, names))
             for row in rows:
                 row[at] = datetime.fromtimestamp(row[at], UTC).isoformat(timespec="microseconds")
-                writer.writerow(map(_inert, row))
+                writer.writerow(map(_escaped, row))
 
     def to_tensorboard(self, folder: str | os.PathLike[str], **which: Any) -> list[Path]:
-        """Write what was reported as logs for TensorBoard, with a run for each call.
+        """Write the reports as TensorBoard logs, with a run for each call.
 
         Parameters
         ----------
         folder : path
-            Made if it is not there. What this has written there before for the same calls is
-            replaced; nothing else is touched.
+            Created if it does not exist. Files that this method wrote there earlier for the same
+            calls are replaced; other files are not touched.
         **which
-            As in :meth:`select`; by default all.
+            Filters of :meth:`select`. By default all reports.
 
         Returns
         -------
         list of Path
-            The runs' folders, named after the calls' keys; of an earlier attempt with
-            ``-attempt-1`` behind.
+            Folders of the runs, named by the calls' keys. Folders of earlier attempts end in
+            ``-attempt-1`` and so on.
 
         Raises
         ------
@@ -177,9 +182,9 @@ class Exports:
         made: list[Path] = []
         for name, call in _runs(self.select(**which).values()):
             run = Path(folder, name)
-            for old in run.glob(f"events.out.tfevents.*{_OURS}"):
+            for old in run.glob(f"events.out.tfevents.*{_SUFFIX}"):
                 old.unlink()
-            writer = open_writer(str(run), filename_suffix=_OURS)
+            writer = open_writer(str(run), filename_suffix=_SUFFIX)
             try:
                 for metric, series in call.series.items():
                     for step, value, at in zip(
@@ -193,7 +198,7 @@ class Exports:
 
 
 def _any_of(wanted: Any) -> Collection[Any] | None:
-    """What was asked for as a collection; a tuple is a key, as Dask has such keys."""
+    """Return one value or several as a set; a tuple is one key, as in Dask."""
     if wanted is None:
         return None
     if isinstance(wanted, (list, set, frozenset)) or hasattr(wanted, "keys"):
@@ -217,7 +222,8 @@ def _table(calls: Iterable[CallReports]) -> tuple[list[str], Iterator[list[Any]]
     attempts = list(_attempts(calls))
     metrics = list(dict.fromkeys(name for call in attempts for name in call.series))
 
-    # One at a time: where each call reports names of its own, all together are their square.
+    # Rows are generated one at a time: if each call has metrics of its own, the full table is
+    # quadratic in the number of calls.
     def rows() -> Iterator[list[Any]]:
         for call in attempts:
             of_call = [call.key, call.attempt, call.runner, call.pool, call.state]
@@ -227,8 +233,8 @@ def _table(calls: Iterable[CallReports]) -> tuple[list[str], Iterator[list[Any]]
     return [*COLUMNS, *_names(metrics)], rows()
 
 
-def _inert(cell: Any) -> Any:
-    """A cell that a spreadsheet takes for no formula, as OWASP says; numbers are as they are."""
+def _escaped(cell: Any) -> Any:
+    """Return a cell that no spreadsheet reads as a formula (CSV injection, see OWASP)."""
     if isinstance(cell, (int, float)) or cell is None:
         return cell
     text = str(cell)
@@ -246,13 +252,13 @@ def _names(metrics: Iterable[str]) -> Iterator[str]:
 
 
 def _runs(calls: Iterable[CallReports]) -> Iterator[tuple[str, CallReports]]:
-    """Attempts with the names of their folders, no two of which are alike."""
+    """Return the attempts with unique folder names."""
     taken: set[str] = set()
     for call in calls:
         key = call.key if isinstance(call.key, str) else repr(call.key)
         base = re.sub(r"[^\w.=+@, -]+", "_", key).strip(" .")[:120] or "call"
         name, n = base, 1
-        # Some file systems do not tell capitals from small letters.
+        # Some file systems ignore case.
         while name.lower() in taken:
             n += 1
             name = f"{base}-{n}"
@@ -263,7 +269,7 @@ def _runs(calls: Iterable[CallReports]) -> Iterator[tuple[str, CallReports]]:
 
 
 def _writer() -> Any:
-    """A class that writes TensorBoard's logs; which of the two writes them makes no difference."""
+    """Return a class that writes TensorBoard logs, from either of two packages."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

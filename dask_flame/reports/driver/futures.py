@@ -1,4 +1,4 @@
-"""The futures that ``stream()`` and ``watch()`` are given, checked (driver)."""
+"""Check the futures passed to ``stream()`` and ``watch()`` (driver)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from dask_flame.errors import FlameError
 
 
 def futures_of(given: Any, what: str, use: str) -> tuple[list[Future], Client | None]:
-    """The futures, and the client whose they are; None where there are none.
+    """Return the futures as a list, and their client; None if there are no futures.
 
     Parameters
     ----------
     given : Future or iterable of Future
     what : str
-        Who takes them.
+        Name of the function that received them, for error messages.
     use : str
-        A line that works.
+        Example of correct use, for error messages.
+
+    Returns
+    -------
+    tuple of (list of Future, Client or None)
 
     Raises
     ------
     TypeError
-        They are not futures.
+        `given` contains something other than futures.
     FlameError
-        They are not of one client.
+        The futures belong to more than one client.
     """
     if isinstance(given, Future):
         given = [given]

@@ -1,4 +1,4 @@
-"""Reports on their way to a reader, who may be slow (driver)."""
+"""Buffer reports for a reader that may be slow (driver)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from dask_flame.reports.downsample import LEAST, thin
 from dask_flame.reports.series import CallReports, merged
 from dask_flame.reports.wire import Batch
 
-#: States after which a call runs again only if somebody submits it again.
+#: States in which a call ends for good: it runs again only if it is submitted again.
 ENDED = frozenset({"done", "cancelled"})
-#: Fewer reports than this would be another curve.
-_LEAST_SHARE = 100
-#: Values that a report has as a rule, or fewer.
-_FEW = 20
+#: Minimum reports of one call to read from the store at once; fewer would change the curve.
+_MIN_SHARE = 100
+#: Values that a typical report has at most.
+_TYPICAL_VALUES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a call has reported once; :func:`dask_flame.stream` gives these.
+    """One report of a call; yielded by :func:`dask_flame.stream`.
 
     Attributes
     ----------
     task : Key
-        The call's key; `key` is the same.
+        Key of the call; also available as `key`.
     runner : str
-        Name of the runner that it ran on.
+        Name of the runner that the call runs on.
     step : int
+        Step of the report.
     values : mapping of str to float
+        Reported values by metric name.
     time : float
-        Unix time, in seconds, by the runner's clock.
+        Unix time in seconds, by the runner's clock.
     attempt : int
-        1, and one more each time the call has run again.
+        1, plus one for each time the call has run again.
     thinned : int
-        About how many reports of this call are left out between this one and the one before it.
+        Approximate number of reports of this call that were dropped since the previous one.
     """
 
     task: Key
@@ -55,26 +57,26 @@ class Report:
 
 
 class PendingReports:
-    """What some calls of a store have reported and a reader has not read yet.
+    """Reports of some calls that a reader has not read yet.
 
-    What comes is noted as it is, up to a limit. Beyond it, what was noted is forgotten, and the
-    reader gets it from the store, which is thinned by then, and is thinned further. So a slow
-    reader costs those who write nothing, and is told of every call.
+    New reports are queued up to a limit. Beyond it the queue keeps only the keys of the calls, and
+    the reader gets their reports from the store, downsampled. A slow reader therefore never blocks
+    the writers, and still sees every call.
 
     Parameters
     ----------
     limit : int
-        About the most reports that are noted.
+        Approximate maximum number of queued reports.
 
     Notes
     -----
-    What it notes is noted while the store is locked, and taken while it is locked.
+    Hold the store's lock while calling :meth:`add`, :meth:`add_all` and :meth:`take`.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._queue: deque[Change | Key] = deque()  # a key: what the store has of it
+        self._queue: deque[Change | Key] = deque()  # a key: read this call from the store
         self._from_store: set[Key] = set()
 
     def __len__(self) -> int:
@@ -82,11 +84,11 @@ class PendingReports:
 
     @property
     def share(self) -> int:
-        """Reports of one call that may be read from the store at once."""
-        return max(_LEAST_SHARE, self._limit // (1 + len(self._from_store)))
+        """Maximum number of reports of one call to read from the store at once."""
+        return max(_MIN_SHARE, self._limit // (1 + len(self._from_store)))
 
     def add(self, change: Change) -> None:
-        """Note what has changed in the store."""
+        """Queue a change of the store."""
         if change.key in self._from_store:
             return
         if change.batch is not None:
@@ -98,13 +100,13 @@ class PendingReports:
             self.add_all((change.key,))
 
     def add_all(self, keys: Iterable[Key]) -> None:
-        """Note that all that the store has of these calls, and was not read, is to be read."""
+        """Queue all reports of these calls that are in the store and were not read."""
         new = dict.fromkeys(key for key in keys if key not in self._from_store)
         self._from_store.update(new)
         self._queue.extend(new)
 
     def take(self) -> Change | Key:
-        """What was noted first: reports, or the key of a call to be looked for in the store."""
+        """Remove the oldest item: a change, or the key of a call to read from the store."""
         item = self._queue.popleft()
         if isinstance(item, Change):
             self._count -= _weight(item.batch) if item.batch is not None else 0
@@ -121,29 +123,31 @@ class PendingReports:
 
 
 def _weight(batch: Batch) -> int:
-    """How many reports it counts for: one with very many values counts for several."""
-    return max(len(batch.steps), batch.size // _FEW)
+    """Return the number of reports that a batch counts for: more if it has very many values."""
+    return max(len(batch.steps), batch.size // _TYPICAL_VALUES)
 
 
 class Reader:
-    """Makes reports of what was pending, each once."""
+    """Turn queued changes and stored calls into reports, each report once."""
 
     def __init__(self) -> None:
-        self._read: dict[Key, _Read] = {}
+        self._positions: dict[Key, _Position] = {}
 
     def fresh(self, change: Change) -> list[Report]:
-        """Of reports that have just come."""
+        """Return the reports of a change that has just arrived."""
         if change.batch is None:
             return []
-        return self._read.setdefault(change.key, _Read()).batch(change.batch, change.attempt)
+        return self._positions.setdefault(change.key, _Position()).batch(
+            change.batch, change.attempt
+        )
 
     def stored(self, call: CallReports, limit: int) -> list[Report]:
-        """Of a call as the store knows it: what was not read of it, and so many at most."""
-        read = self._read.setdefault(call.key, _Read())
+        """Return at most `limit` unread reports of a call, as the store has it."""
+        read = self._positions.setdefault(call.key, _Position())
         attempts: list[CallReports] = []
         for attempt in (*call.earlier, call):
             if attempts and attempts[-1].state in ENDED:
-                # It was another run of the same key.
+                # An ended attempt belongs to an earlier submission of the same key.
                 attempts.clear()
             if attempt.attempt >= read.attempt:
                 attempts.append(attempt)
@@ -151,8 +155,8 @@ class Reader:
 
 
 @dataclass(slots=True)
-class _Read:
-    """How far a call was read: its attempt, the time, and how many points of each value."""
+class _Position:
+    """Position of the reader in a call: attempt, time, and points read of each metric."""
 
     attempt: int = 0
     until: float = float("-inf")
@@ -188,14 +192,14 @@ class _Read:
         before = -1
         for i in kept:
             at, step = order[i]
-            # Where the store has left them out is not known: somewhere before the last.
+            # The store does not record where it dropped points; count them before the last report.
             left_out = i - before - 1 + (missing if i == kept[-1] else 0)
             yield Report(call.key, call.runner, step, rows[at, step], at, call.attempt, left_out)
             before = i
 
 
 def _choose(rows: list[dict[str, float]], limit: int) -> list[int]:
-    """Which rows to keep, as rising positions: the ends, and the extremes of each value."""
+    """Return increasing positions of the rows to keep: the ends and each metric's extremes."""
     if len(rows) <= limit:
         return list(range(len(rows)))
     places: dict[str, list[int]] = {}

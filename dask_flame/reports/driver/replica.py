@@ -14,41 +14,41 @@ from dask_flame.reports.changes import Change
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW, NAME
 
-#: Seconds until a copy that could not be renewed is asked for again.
-_AGAIN = 1.0
+#: Seconds to wait before a replica that could not be renewed is requested again.
+_RETRY_DELAY = 1.0
 
 
 class Source(Protocol):
-    """Where a driver finds what is reported."""
+    """A store of reports in the driver."""
 
     @property
     def store(self) -> ReportStore: ...
 
     async def caught_up(self) -> None:
-        """Wait until all is in the store that calls had reported whose end is known here."""
+        """Wait until the store has all reports of the calls whose end is known here."""
 
 
 def reports_of(client: Client | None = None) -> Any:
-    """What the calls of any Dask cluster have reported, and go on to report.
+    """Return the reports of the calls of any Dask cluster, kept up to date.
 
     Parameters
     ----------
     client : distributed.Client, optional
-        By default the current one.
+        By default the current client.
 
     Returns
     -------
     ReportStore
-        Of a FlameCluster's client ``cluster.reports``. Else a copy of the store in the scheduler,
-        which follows it until the client closes and can be read afterwards. With an asynchronous
-        client: an awaitable for it.
+        For a FlameCluster in this process ``cluster.reports``. Otherwise a replica of the store in
+        the scheduler, which is updated until the client closes and remains readable afterwards.
+        With an asynchronous client: an awaitable of it.
 
     Raises
     ------
     FlameError
         There is no client, or its cluster has no :class:`Reports` plugin.
     TypeError
-        It is no client.
+        `client` is not a Client.
 
     Examples
     --------
@@ -76,8 +76,8 @@ async def _store_of(client: Client) -> ReportStore:
 
 
 async def source_of(client: Client) -> Source:
-    """Where what this client's cluster reports is found; on the client's event loop."""
-    # Of a FlameCluster in this process.
+    """Return the store of reports of a client's cluster; call it on the client's event loop."""
+    # Set by a FlameCluster in this process.
     own: Source | None = getattr(client.cluster, "_report_source", None)
     if own is not None:
         return own
@@ -115,8 +115,8 @@ class ReportReplica:
         self._request = request
         self._goes_on = goes_on
         self._number = -1
-        self._told_meanwhile: list[tuple[int, Any]] = []
-        self._renewing: asyncio.Task[None] | None = None
+        self._queued: list[tuple[int, Any]] = []
+        self._loading: asyncio.Task[None] | None = None
 
     async def follow(self) -> None:
         """Have the whole store, and take in its changes from now on.
@@ -128,51 +128,51 @@ class ReportReplica:
         OSError
             The connection broke.
         """
-        if self._renewing is None:
-            self._renewing = asyncio.create_task(self._renew(patient=False))
-        await asyncio.shield(self._renewing)
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load(patient=False))
+        await asyncio.shield(self._loading)
 
     async def caught_up(self) -> None:
         """Wait until nothing is missing that has arrived."""
         # Changes come before results do, on one stream; all but those that were missed.
-        while self._renewing is not None:
-            await asyncio.wait([self._renewing])
+        while self._loading is not None:
+            await asyncio.wait([self._loading])
 
     async def close(self) -> None:
         """Request nothing more."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait([self._loading])
 
     def take(self, number: int, change: Mapping[str, Any] | None) -> None:
         """Take in a packed change; None, or a gap in the numbers, means that some are missing."""
-        if self._renewing is not None:
-            self._told_meanwhile.append((number, change))
+        if self._loading is not None:
+            self._queued.append((number, change))
         elif change is not None and number == self._number + 1:
             self._number = number
             self.store.take(Change.unpack(change))
         elif change is None or number > self._number:
-            self._renewing = asyncio.create_task(self._renew(patient=True))
+            self._loading = asyncio.create_task(self._load(patient=True))
             # Nobody may wait for it; its error, at the end of the connection, is no news then.
-            self._renewing.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _renew(self, *, patient: bool) -> None:
+    async def _load(self, *, patient: bool) -> None:
         # Changes that arrive meanwhile wait; no turn of the loop lies between the two.
         try:
             while not await self._ask(patient=patient):
                 pass
         finally:
-            self._renewing = None
+            self._loading = None
 
     async def _ask(self, *, patient: bool) -> bool:
         """Request the whole store; return False if it has to be requested again."""
-        self._told_meanwhile.clear()
+        self._queued.clear()
         try:
             answer = await self._request()
         except OSError:
             if not patient or not self._goes_on():
                 raise
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY_DELAY)
             return False
         if answer is None:
             raise FlameError(
@@ -186,7 +186,7 @@ class ReportReplica:
 
     def _took_in(self) -> bool:
         """Take in the changes that came meanwhile; return False if one is missing."""
-        for number, change in self._told_meanwhile:
+        for number, change in self._queued:
             if change is None:
                 return False
             if number > self._number:
@@ -208,7 +208,7 @@ class _ClientReplica(ReportReplica):
 
     async def follow(self) -> None:
         # The scheduler forgets clients whose connection breaks.
-        if self._renewing is not None or self._connection is not self._client.scheduler_comm:
+        if self._loading is not None or self._connection is not self._client.scheduler_comm:
             await super().follow()
 
     async def _from_scheduler(self) -> Mapping[str, Any] | None:

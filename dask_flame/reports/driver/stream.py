@@ -1,4 +1,4 @@
-"""``stream()``: what calls report, as they report it (driver)."""
+"""``stream()``: iterate over reports as they arrive (driver)."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ from dask_flame.reports.driver.pending import ENDED, PendingReports, Reader, Rep
 from dask_flame.reports.driver.replica import Source, source_of
 from dask_flame.reports.scheduler.store import ReportStore
 
-#: Seconds between two looks at whether the client is still there.
-_LOOK = 1.0
+#: Seconds between two checks that the client is still open.
+_CHECK_EVERY = 1.0
 
 
 def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream:
-    """What calls report, as they report it, until all of them have ended.
+    """Iterate over the reports of calls as they arrive, until all calls have ended.
 
     Parameters
     ----------
     futures : Future or iterable of Future
-        Calls of one client, on a FlameCluster or any other Dask cluster that has the
+        Futures of one client, on a FlameCluster or any other Dask cluster with the
         :class:`Reports` plugin.
     limit : int, default 20,000
-        Reports that may wait to be read. Of a reader who is slower than that, reports are left
-        out: the first, the last and the extremes of each value stay, and `thinned` says of each
-        report about how many were left out before it.
+        Number of unread reports to keep. If the reader is slower, reports are dropped; the first,
+        the last and the extremes of each metric are kept. The attribute `thinned` of a report is
+        the approximate number of reports dropped before it.
 
     Returns
     -------
     Stream
-        To be used in ``for`` or in ``async for``. It gives a :class:`Report` for each call of
+        An iterator for ``for`` or ``async for``. It yields a :class:`Report` for each call of
         :func:`dask_flame.report`, with ``task`` (or ``key``), ``runner``, ``step``, ``values``,
-        ``time``, ``attempt`` and ``thinned``; those of one call in the order in which they were
-        made. What was reported before comes first. It ends when every call is done, has failed or
-        was cancelled, and all that they had reported was given.
+        ``time``, ``attempt`` and ``thinned``. Earlier reports come first, and reports of one call
+        come in the order in which they were made. It ends when every call is done, has failed or
+        was cancelled, and all of their reports were yielded.
 
     Raises
     ------
     FlameError
-        The futures are not of one client, or its cluster has no :class:`Reports` plugin.
+        The futures belong to more than one client, or the cluster has no :class:`Reports` plugin.
     TypeError
-        They are not futures.
+        `futures` contains something other than futures.
     PoolError
-        The limit is wrong.
+        `limit` is not a positive whole number.
 
     Notes
     -----
-    A slow reader holds up nobody. It ends early with :meth:`Stream.close`, a ``with`` block, or
-    when nobody holds it any more.
+    A slow reader never blocks the calls. To end the stream early, use :meth:`Stream.close` or a
+    ``with`` block, or drop the last reference to it.
 
-    What a call reports that this one calls in turn has a key of its own, and so have methods of
-    placed objects: they are in :func:`dask_flame.reports_of`, and not here.
+    Calls that these calls submit, and methods of placed objects, have keys of their own. Their
+    reports are in :func:`dask_flame.reports_of`, not here.
 
     Examples
     --------
@@ -76,18 +76,28 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
 
 
 class Stream:
-    """What calls report, as they report it; made by :func:`stream`."""
+    """Iterator over the reports of calls; returned by :func:`stream`.
+
+    Parameters
+    ----------
+    futures : list of Future
+        Futures of one client.
+    client : distributed.Client or None
+        Their client; None without futures.
+    limit : int
+        Number of unread reports to keep.
+    """
 
     def __init__(self, futures: list[Future], client: Client | None, limit: int) -> None:
         self._inbox = _Inbox({future.key for future in futures}, limit)
-        # Held, as nobody else may want the calls; only here, so that they go with this.
+        # Keep the calls wanted for as long as this stream exists. The inbox must hold no futures.
         self._futures = futures
         self._client = client
         self._read: deque[Report] = deque()
         if client is None:
             self._inbox.end()
             return
-        # In an asynchronous client what is wrong is known when it is read.
+        # With an asynchronous client, errors are raised by the first read.
         source = None if client.asynchronous else client.sync(source_of, client)
         states = [future._state for future in futures]
         client.loop.add_callback(self._inbox.follow, client, states, source)
@@ -96,11 +106,11 @@ class Stream:
         return self
 
     def __next__(self) -> Report:
-        while not self._more():
-            self._check()
+        while not self._has_more():
+            self._check_thread()
             with self._inbox.news:
-                self._inbox.news.wait_for(self._inbox.has_news, _LOOK)
-            self._look()
+                self._inbox.news.wait_for(self._inbox.has_news, _CHECK_EVERY)
+            self._check_client()
         if not self._read:
             raise StopIteration
         return self._read.popleft()
@@ -109,24 +119,24 @@ class Stream:
         return self
 
     async def __anext__(self) -> Report:
-        while not self._more():
+        while not self._has_more():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(_CHECK_EVERY):
                     await self._inbox.wait()
-            self._look()
+            self._check_client()
         if not self._read:
             raise StopAsyncIteration
         return self._read.popleft()
 
-    def _more(self) -> bool:
-        """Whether there is something to give, or the end."""
-        # The order matters: what comes before the end is there when the end is seen.
+    def _has_more(self) -> bool:
+        """Return whether there is something to yield, or the stream has ended."""
+        # Read `over` first: all reports that arrived before the end are then pending.
         over = self._inbox.over
         while not self._read and self._inbox.pending:
             self._read.extend(self._inbox.take())
         return bool(self._read) or over
 
-    def _check(self) -> None:
+    def _check_thread(self) -> None:
         client = self._client
         if client is not None and (client.asynchronous or in_async_call(client.loop)):
             raise FlameError(
@@ -134,13 +144,13 @@ class Stream:
                 "async for r in dask_flame.stream(futures): ..."
             )
 
-    def _look(self) -> None:
-        # A client that closes takes its event loop with it, and whatever waits there.
+    def _check_client(self) -> None:
+        # A client that closes stops its event loop, and with it every task that waits there.
         if self._client is not None and self._client.status == "closed":
             self._inbox.end()
 
     def close(self) -> None:
-        """End it: nothing is followed any more. What has come can still be read."""
+        """Stop following the calls. Reports that have arrived can still be read."""
         self._inbox.end()
         self._futures = []
 
@@ -160,12 +170,12 @@ class Stream:
 
 
 class _Inbox:
-    """What is between those who write the store and those who read; it knows no Stream.
+    """Connects the writers of the store with the readers; holds no reference to the Stream.
 
     Attributes
     ----------
     news : threading.Condition
-        Notified when there is something to take, or the end has come.
+        Notified when there is something to read, or the stream has ended.
     """
 
     def __init__(self, keys: set[Key], limit: int) -> None:
@@ -180,10 +190,10 @@ class _Inbox:
         self._error: Exception | None = None
         self._following: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
-    # Those who write
+    # For writers
 
     async def follow(self, client: Client, states: list[Any], source: Source | None) -> None:
-        """Follow until the futures with these states are done; on the client's event loop."""
+        """Follow the store until these futures are done; run on the client's event loop."""
         task = asyncio.current_task()
         assert task is not None
         self._following = (asyncio.get_running_loop(), task)
@@ -206,7 +216,7 @@ class _Inbox:
             known = store.subscribe(self._changed)
             for state in states:
                 call = known.get(state.key)
-                # One that has ended, of a future that has not, is another run of the same key.
+                # An ended call under a pending future is an earlier run of the same key.
                 if call is not None and (state.status != "pending" or call.state not in ENDED):
                     self.pending.add_all([state.key])
         self._notify()
@@ -217,14 +227,14 @@ class _Inbox:
             self._notify()
 
     def end(self) -> None:
-        """Take in nothing more; from any thread, and more than once."""
+        """Stop following; may be called from any thread and more than once."""
         if not self._over:
             self._over = True
             if self._store is not None:
                 self._store.unsubscribe(self._changed)
             if self._following is not None:
                 loop, task = self._following
-                with contextlib.suppress(RuntimeError):  # the loop has ended
+                with contextlib.suppress(RuntimeError):  # the loop has stopped
                     loop.call_soon_threadsafe(task.cancel)
             self._notify()
 
@@ -235,11 +245,11 @@ class _Inbox:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(event.set)
 
-    # Those who read
+    # For readers
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come; raises what has gone wrong, once."""
+        """Whether the stream has ended; raises the error that ended it, once."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -249,7 +259,7 @@ class _Inbox:
         return bool(self.pending) or self._over
 
     async def wait(self) -> None:
-        """Wait until there is something to take, or the end has come."""
+        """Wait until there is something to read, or the stream has ended."""
         waiting = (asyncio.get_running_loop(), asyncio.Event())
         with self.news:
             if self.has_news():
@@ -262,7 +272,7 @@ class _Inbox:
                 self._waiting.discard(waiting)
 
     def take(self) -> list[Report]:
-        """What came first; it may be nothing."""
+        """Return the oldest unread reports; possibly none."""
         store = self._store
         if store is None:
             return []
@@ -273,7 +283,7 @@ class _Inbox:
                 item = self.pending.take()
                 if not isinstance(item, Change):
                     share, call = self.pending.share, store.get(item)
-            # Writers are not held up by this.
+            # Outside the store's lock, so that writers do not wait.
             if isinstance(item, Change):
                 return self._reader.fresh(item)
             return [] if call is None else self._reader.stored(call, share)

@@ -1,1 +1,1 @@
-"""Reports where they are made (runner)."""
+"""Make and send reports (runner)."""

@@ -1,4 +1,4 @@
-"""``report.bind()``: reports of a call from any thread, and from processes that it starts."""
+"""``report.bind()``: report for a call from any thread or child process (runner)."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ if TYPE_CHECKING:
     from dask_flame.reports.runner.sender import ReportSender
     from dask_flame.reports.wire import RunningCall
 
-#: Tells a process that a call has started where to bring its reports.
+#: Environment variable that tells a child process of a call where to send its reports.
 VARIABLE = "DASK_FLAME_REPORT"
-#: Seconds that a runner may take to take in a report of another process.
-_WITHIN = 30.0
+#: Seconds to wait until the runner acknowledges a report of another process.
+_TIMEOUT = 30.0
 
 
 class BoundReport:
-    """:func:`dask_flame.report`, bound to one call; made by ``report.bind()``.
+    """:func:`dask_flame.report` for one call; returned by ``report.bind()``.
 
-    It is called as that is, from any thread, and can be pickled: the target of a
-    ``multiprocessing.Process`` may take it as an argument. Any other program on the same machine
-    whose environment has `env` reports for the call by plain :func:`dask_flame.report`.
+    Call it like :func:`dask_flame.report`, from any thread. It can be pickled, for instance as an
+    argument of a ``multiprocessing.Process``. A program on the same machine that has `env` in its
+    environment reports for the call with plain :func:`dask_flame.report`.
 
-    From another process a report takes about 0.1 ms: it waits until the runner has it, so that
-    nothing is lost when the process ends. It never raises: where the runner is gone, it warns once.
+    From another process a report takes about 0.1 ms, because it waits until the runner has received
+    it: nothing is lost when the process ends. It never raises. If the runner has ended, it warns
+    once.
 
     Attributes
     ----------
     env : dict of str to str
-        To be put in the environment of a program: it has a secret that lets report for this call.
+        Variables to add to the environment of a program. They contain a secret that allows
+        reporting for this call.
     """
 
     def __init__(self, port: int = 0, secret: str = "") -> None:
@@ -54,13 +56,13 @@ class BoundReport:
         self._lock = threading.Lock()
         self._pid = 0
         self._file: Any = None
-        self._gone = False
+        self._lost = False
         self._complaints: set[str] = set()
         self._tracked = 0
 
     @classmethod
     def local(cls, sender: ReportSender, call: RunningCall) -> BoundReport:
-        """Of a call of this process."""
+        """Return the report function of a call in this process."""
         bound = cls(*sender.channel.bind(call))
         bound._local = sender, call
         return bound
@@ -86,14 +88,14 @@ class BoundReport:
             sender, call = self._local
             sender.add(call, step, numbers)
         else:
-            self._say({"step": step, "values": numbers})
+            self._send({"step": step, "values": numbers})
 
     def aside(self, step: int, values: dict[str, float]) -> None:
-        """Report from another process, where other steps do not go on from this one."""
-        self._say({"step": step, "values": values, "aside": True})
+        """Report from another process, without changing the call's next default step."""
+        self._send({"step": step, "values": values, "aside": True})
 
     def count(self, new: int, values: dict[str, float]) -> None:
-        """Report from another process at a step that counts what that process does."""
+        """Report from another process; the step is the number of items done in that process."""
         self._tracked += new
         self.aside(self._tracked, values)
 
@@ -105,7 +107,7 @@ class BoundReport:
             self._complaints.add(about)
             with contextlib.suppress(UserWarning):
                 warnings.warn(message, stacklevel=4)
-            self._say({"about": about, "complaint": message})
+            self._send({"about": about, "complaint": message})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BoundReport, (self._port, self._secret)
@@ -113,33 +115,33 @@ class BoundReport:
     def __repr__(self) -> str:
         return "<report() bound to a call>"
 
-    def _say(self, what: dict[str, Any]) -> None:
+    def _send(self, what: dict[str, Any]) -> None:
         with self._lock:
-            if self._gone or not self._port:
+            if self._lost or not self._port:
                 return
             try:
                 if self._pid != os.getpid():
-                    # Two processes must not speak over one connection.
+                    # Two processes must not share a connection.
                     self._file = self._connect()
                     self._pid = os.getpid()
-                _ask(self._file, what)
+                _exchange(self._file, what)
             except (OSError, ValueError) as error:
-                self._gone = True
+                self._lost = True
                 why = f"report() cannot reach the runner of its call any more: {error}"
                 with contextlib.suppress(UserWarning):
                     warnings.warn(why, stacklevel=4)
 
     def _connect(self) -> Any:
-        connection = socket.create_connection(("127.0.0.1", self._port), timeout=_WITHIN)
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=_TIMEOUT)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection:
-            # It goes on until the file is closed as well.
+            # The connection stays open until the file is closed, too.
             file = connection.makefile("rwb")
-        _ask(file, self._secret)
+        _exchange(file, self._secret)
         return file
 
 
-def _ask(file: Any, what: Any) -> None:
+def _exchange(file: Any, what: Any) -> None:
     file.write(json.dumps(what).encode() + b"\n")
     file.flush()
     if file.readline() != b"\n":
@@ -149,7 +151,7 @@ def _ask(file: Any, what: Any) -> None:
 def named(
     unnamed: Iterable[Any], complain: Callable[..., object], *args: Any
 ) -> dict[str, SupportsFloat | None]:
-    """What was given without names, if it is a mapping that has them; the rest is complained of."""
+    """Return the values of unnamed mappings; complain about any other unnamed value."""
     values: dict[str, SupportsFloat | None] = {}
     for what in unnamed:
         if isinstance(what, Mapping) and all(type(name) is str for name in what):
@@ -163,15 +165,22 @@ def named(
 def checked(
     step: Any, values: Mapping[str, Any], complain: Callable[..., object], *args: Any
 ) -> tuple[int | None, dict[str, float]]:
-    """What of this can be reported; the rest is complained of.
+    """Return the step and the values that are valid; complain about the others.
 
     Parameters
     ----------
     step : object
+        Step to check. None stands for the next step.
     values : mapping of str to object
-        None: there is none this time.
+        Values to check. None stands for no value.
     complain : callable
-        Takes `args`, what it is about, and one line.
+        Called with `args`, the subject and a message of one line.
+    *args
+        First arguments of `complain`.
+
+    Returns
+    -------
+    tuple of (int or None, dict of str to float)
     """
     numbers: dict[str, float] = {}
     for name, value in values.items():
@@ -194,12 +203,12 @@ def checked(
 
 
 @functools.lru_cache(maxsize=4)
-def _of(text: str) -> BoundReport | None:
+def _parse(text: str) -> BoundReport | None:
     port, _, secret = text.partition(":")
     return BoundReport(int(port), secret) if port.isdigit() and secret else None
 
 
 def from_environment() -> BoundReport | None:
-    """Of the call that has started this process, if it has handed down its `env`."""
+    """Return the report function of the call that started this process, from its environment."""
     text = os.environ.get(VARIABLE)
-    return _of(text) if text else None
+    return _parse(text) if text else None

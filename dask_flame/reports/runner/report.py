@@ -1,4 +1,4 @@
-"""``report()``: numbers out of a running call (runner)."""
+"""``report()``: send metrics from a running call (runner)."""
 
 from __future__ import annotations
 
@@ -16,45 +16,44 @@ from dask_flame.reports.wire import NAME
 
 
 class _Report:
-    """Send numbers out of the running call: its progress, its loss, whatever is worth a curve.
+    """Report metrics of the running call, such as its loss or progress.
 
-    They are on the page ``/flame`` of the Dask dashboard, in ``cluster.reports`` and in
-    :func:`dask_flame.stream` about a fifth of a second later, and always before the call's own
-    result or error is known. Costs a few microseconds: call it at every training step.
+    They appear on the page ``/flame`` of the Dask dashboard, in ``cluster.reports`` and in
+    :func:`dask_flame.stream` about 0.2 seconds later, and always before the call's result or error.
+    A report costs a few microseconds, so it can be made at every training step.
 
     Parameters
     ----------
     step : int, optional
-        Where the numbers belong on the horizontal axis; 0 or more. By default the step after the
-        last one of this call; a call begins with 0. Steps may go back, as after a checkpoint: what
-        is reported keeps its order.
+        Position on the horizontal axis, 0 or more. By default the call's previous step plus one,
+        starting at 0. Steps may go back, for instance after a checkpoint; reports keep their order.
     *unnamed : mapping of str to float
-        The same as `values`, for names that are no words of Python's: ``{"val/loss": 0.5}``.
+        Values whose names are not Python identifiers: ``{"val/loss": 0.5}``.
     **values : float
-        One or more named numbers: Python or numpy scalars, or tensors and arrays with one element.
-        A tensor on an accelerator is fetched, which waits for the accelerator. NaN and infinities
-        are kept; None is no value this time.
+        Named numbers: Python or numpy scalars, or tensors and arrays with one element. A tensor
+        on an accelerator is copied to the host, which synchronizes with the accelerator. NaN and
+        infinities are kept; None is ignored.
 
     Warns
     -----
     UserWarning
-        A value is not one real number, or `step` is not a step; once for each name in each call,
-        also in the driver. That value is left out, or the next step used, and the call goes on: it
+        A value is not a real number, or `step` is not a valid step. The value is dropped, or the
+        next step is used. Each name is warned about once in a call, in the driver as well. `report`
         never raises.
 
     Notes
     -----
-    Call it from any thread of a call, and anywhere in an ``async def`` call. A thread belongs to
-    the call that has started it; one whose beginning Python was not told of, or that outlives its
-    call in a pool of threads, to the only call that runs on its runner. Where several run there,
-    and in processes that a call starts, use what ``report.bind()`` returns.
+    Call it from any thread of a call and anywhere in an ``async def`` call. A thread belongs to the
+    call that started it. A thread that Python did not start, or that outlives its call in a thread
+    pool, belongs to the only call that runs on the runner. If several calls run there, and in child
+    processes of a call, use the function that ``report.bind()`` returns.
 
-    Outside any Dask task it checks its arguments and does nothing more: a training function can be
-    run and tested plainly. On a cluster without :class:`Reports` it warns once in each worker
-    process and does nothing more.
+    Outside of a Dask task it only checks its arguments, so that a training function can run and be
+    tested without a cluster. On a cluster without :class:`Reports` it does nothing and warns once
+    in each worker process.
 
-    What a runner had not sent yet is lost when its process is killed, never when a call ends,
-    raises, or the runner closes.
+    Unsent reports are lost only if the process of the runner is killed, not when a call ends or
+    raises, or when the runner closes.
 
     Examples
     --------
@@ -89,21 +88,22 @@ class _Report:
                 if not values:
                     return
             checked(step, values, _complain)
-            _say_why_not(worker_here())
+            _warn_if_lost(worker_here())
 
     def bind(self) -> BoundReport:
-        """What reports for the running call from anywhere on this machine.
+        """Return a function that reports for the running call from anywhere on this machine.
 
         Returns
         -------
         BoundReport
-            To be called as this is: in threads that could be of several calls, or, as it can be
-            pickled, in the processes of ``multiprocessing``. In the environment of any program,
-            its ``env`` makes plain :func:`dask_flame.report` there report for this call. Outside
-            of a call it does nothing.
+            Call it like :func:`dask_flame.report`: in threads when several calls run on the runner,
+            or, as it can be pickled, in the processes of ``multiprocessing``. A program with its
+            ``env`` in the environment reports for this call with plain :func:`dask_flame.report`.
+            Outside of a call it does nothing.
 
         Examples
         --------
+        >>> import dask_flame
         >>> bound = dask_flame.report.bind()
         >>> process = multiprocessing.Process(target=train, args=(bound,))      # doctest: +SKIP
         >>> subprocess.run(["python", "train.py"], env={**os.environ, **bound.env})
@@ -114,12 +114,12 @@ class _Report:
             return BoundReport.local(*place)
         bound = from_environment()
         if bound is None:
-            _say_why_not(worker_here())
+            _warn_if_lost(worker_here())
             bound = BoundReport()
         return bound
 
     def __reduce__(self) -> str:
-        # Functions that use it travel with its name.
+        # Functions that use it are pickled with its name.
         return "report"
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ report = _Report()
 
 
 def count(new: int, values: dict[str, float]) -> None:
-    """Report at a step that counts things of all kinds in the call: so many more are done."""
+    """Report `new` more items done; the step counts the items of all tracked loops of the call."""
     place = find()
     if place is not None:
         sender, call = place
@@ -141,7 +141,7 @@ def count(new: int, values: dict[str, float]) -> None:
 
 
 def aside(step: int, values: dict[str, float]) -> None:
-    """Report at a step that the steps of other reports do not go on from."""
+    """Report at a step, without changing the call's next default step."""
     place = find()
     if place is not None:
         sender, call = place
@@ -154,8 +154,8 @@ def _complain(about: str, message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def _say_why_not(worker: Worker | None) -> None:
-    """Warn where something was reported in vain that was meant to arrive."""
+def _warn_if_lost(worker: Worker | None) -> None:
+    """Warn if the report should have arrived and cannot."""
     if worker is None:
         if several():
             _warn_no_call()
@@ -168,7 +168,7 @@ def _say_why_not(worker: Worker | None) -> None:
         _warn_unregistered()
 
 
-# Cached, and so said once in a process; through Dask's own `warn`, so that the driver sees it.
+# Cached: warn once in a process. Dask's `warn` shows the warning in the driver as well.
 @functools.cache
 def _warn_unregistered() -> None:
     warn(

@@ -1,4 +1,4 @@
-"""``ReportSender``: gathers what the calls of one runner report, and sends it (runner)."""
+"""``ReportSender``: collects the reports of the calls on a runner and sends them (runner)."""
 
 from __future__ import annotations
 
@@ -24,31 +24,32 @@ from dask_flame.serialization.task_arguments import arguments_of
 
 
 class ReportSender(WorkerPlugin):
-    """Buffers the reports of one runner and sends them in batches; :class:`Reports` registers it.
+    """Buffers the reports of one runner and sends them in batches; registered by :class:`Reports`.
 
     Parameters
     ----------
-    interval : float
-        Least seconds between two batches, unless a call ends or `size` is reached.
-    size : int
-        Reports that are sent at once without waiting for `interval`.
-    names : int
-        Different names that one call may report values of.
-    hide_random : bool
-        Whether what looks random in arguments is not shown.
+    interval : float, default 0.15
+        Minimum seconds between two batches, unless a call ends or `size` is reached.
+    size : int, default 1000
+        Number of buffered reports that are sent without waiting for `interval`.
+    names : int, default 1000
+        Maximum number of different metric names in one call.
+    hide_random : bool, default True
+        Whether to hide random-looking text in a call's arguments.
 
     Attributes
     ----------
     calls : dict
-        By their keys, the executions that run now and have reported.
+        Running calls that have reported, by key.
     forks : int
-        Where :func:`dask_flame.core.current_call.forks` is another number, this is a copy in a
+        Number of forks when the plugin was set up. If
+        :func:`dask_flame.core.current_call.forks` returns another number, this is a copy in a
         forked process, which sends nothing.
     """
 
     name = NAME
 
-    # A little patience, so that a burst of first reports makes one batch.
+    # Wait this long (seconds) before the first batch, so that it holds the reports of a burst.
     _burst = 0.02
 
     def __init__(
@@ -74,12 +75,12 @@ class ReportSender(WorkerPlugin):
         self._opened = 0
         self.calls: dict[Key, RunningCall] = {}
         self._buffer: list[Record] = []
-        self._values = 0  # in the buffer
+        self._values = 0  # number of values in the buffer
         self._awake = False
         self._full = False
         self._timer: object | None = None
         self._sent = float("-inf")
-        # Threads of one call may report at once.
+        # Several threads of a call may report at the same time.
         self._lock = threading.Lock()
         self.channel = SubprocessServer(self, worker.loop)
         follow_threads()
@@ -89,24 +90,24 @@ class ReportSender(WorkerPlugin):
         self.flush()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
-        # Runs before the worker tells the scheduler of the same change, on the same stream: what
-        # is sent here is there first.
+        # Runs before the worker sends the same transition to the scheduler on the same stream, so
+        # that reports arrive before the result.
         if finish not in _RUNNING and (call := self.calls.pop(key, None)) is not None:
             call.over = True
             self.flush()
 
     @property
     def here(self) -> bool:
-        """Whether this is the runner's process."""
+        """Whether this is the process of the runner, not a fork of it."""
         return self.forks == forks()
 
     def open(self, key: Key) -> RunningCall:
-        """The execution of this call that runs now."""
+        """Return the running execution of a call."""
         with self._lock:
             call = self.calls.get(key)
             if call is None:
                 self._opened += 1
-                # The methods of an actor run under a name that its other instances share.
+                # An actor's methods run under a key that its other instances share.
                 actor = key not in self._worker.state.tasks
                 shown = f"{key}@{self._worker.name}" if actor else key
                 call = RunningCall(shown, f"{self._id}-{self._opened}", actor)
@@ -117,9 +118,21 @@ class ReportSender(WorkerPlugin):
     def add(
         self, call: RunningCall, step: int | None, values: dict[str, float], *, aside: bool = False
     ) -> None:
-        """Note a report; `aside` is one that the steps of others do not go on from."""
+        """Buffer a report; with `aside` it does not change the call's next default step.
+
+        Parameters
+        ----------
+        call : RunningCall
+            The call that reports.
+        step : int or None
+            Step of the report; None for the next step.
+        values : dict of str to float
+            Reported values.
+        aside : bool, default False
+            Whether to leave the next default step unchanged.
+        """
         if not values.keys() <= call.names:
-            values = self._fitting(call, values)
+            values = self._accepted(call, values)
             if not values:
                 return
         with self._lock:
@@ -129,8 +142,8 @@ class ReportSender(WorkerPlugin):
                 call.next = step + 1
             self._buffer.append((call, step, time(), values))
             self._values += len(values)
-        # `flush` lowers these flags before it takes from the buffer: a report that finds one up is
-        # in what will be taken.
+        # `flush` clears these flags before it takes the buffer: a report that finds a flag set is
+        # included in that flush.
         if not self._awake:
             self._awake = True
             self._worker.loop.add_callback(self._wait)
@@ -140,8 +153,8 @@ class ReportSender(WorkerPlugin):
             self._full = True
             self._worker.loop.add_callback(self.flush)
 
-    def _fitting(self, call: RunningCall, values: dict[str, float]) -> dict[str, float]:
-        """Of some values, among which are new ones, those for which there is room."""
+    def _accepted(self, call: RunningCall, values: dict[str, float]) -> dict[str, float]:
+        """Return the values whose names are known or can be added."""
         fitting, unfit = {}, ""
         with self._lock:
             for name, value in values.items():
@@ -159,33 +172,45 @@ class ReportSender(WorkerPlugin):
         return fitting
 
     def complain(self, call: RunningCall, about: str, message: str, *, here: bool = True) -> None:
-        """Warn of what a call does, in the driver and here; once for each thing in each call."""
+        """Warn about a call, in the driver and on the runner; once for each subject in a call.
+
+        Parameters
+        ----------
+        call : RunningCall
+            The call to warn about.
+        about : str
+            Subject of the warning, such as the name of a value.
+        message : str
+            Text of the warning.
+        here : bool, default True
+            Whether to warn on the runner as well.
+        """
         if about in call.complaints or len(call.complaints) >= COMPLAINTS:
             return
         call.complaints.add(about)
         if len(call.complaints) == COMPLAINTS:
             message += "; what else is wrong in this call is not said"
-        # Named, as it may be one of many.
+        # Name the call, as it may be one of many.
         message = tame(f"{message} (in {call.key!r} on {self._worker.name})")
         if getattr(sys.stderr, "shown_in_driver", False):
-            # What is written there is shown in the driver.
+            # Text written to this stream is shown in the driver.
             sys.stderr.write(f"UserWarning: {message}\n")
             return
         event = {"message": pickle.dumps(message), "category": pickle.dumps(UserWarning)}
         self._worker.log_event("warn", event)
         if here:
-            # Where warnings are errors it must not become the call's.
+            # Where warnings are errors, this one must not fail the call.
             with contextlib.suppress(UserWarning):
                 warnings.warn(message, stacklevel=4)
 
     def flush(self) -> None:
-        """Send what is buffered; on the event loop only."""
+        """Send the buffered reports; on the event loop only."""
         self._awake = self._full = False
         self._values = 0
         if self._timer is not None:
             self._worker.loop.remove_timeout(self._timer)
             self._timer = None
-        # By its length, as calls may append to it meanwhile.
+        # Take a fixed number, because calls may append meanwhile.
         n = len(self._buffer)
         records = self._buffer[:n]
         del self._buffer[:n]
@@ -199,7 +224,7 @@ class ReportSender(WorkerPlugin):
             self._timer = self._worker.loop.call_later(delay, self.flush)
 
 
-#: Values of a report, as a rule, or fewer: with more, fewer reports are sent at once.
+#: Values that a typical report has at most; a larger one counts for several reports.
 _VALUES = 20
 _TOO_MANY = (
     "report() got more than {0:,} different names, which is the most of one call; further ones are "

@@ -1,8 +1,8 @@
-"""Where processes that a call has started bring their reports: a port of this machine (runner).
+"""Receive reports from child processes of a call on a local port (runner).
 
-A conversation is lines of JSON. The first names a call by a secret that only who was given it
-knows; each further one is a report, or a complaint. Each is answered, so that what a process has
-reported before it ends is in the runner's buffer before its call ends.
+The protocol is lines of JSON. The first line is the secret of a call, which only its child
+processes know. Each further line is a report or a complaint. The server acknowledges each line, so
+that reports of a child process are in the runner's buffer before the call ends.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dask_flame.reports.wire import RunningCall
 if TYPE_CHECKING:
     from dask_flame.reports.runner.sender import ReportSender
 
-#: Calls that can be known at a time; beyond it, the oldest are no longer.
+#: Maximum number of bound calls; beyond it the oldest are dropped.
 _MOST_CALLS = 1_000
-#: Bytes of one line.
+#: Maximum number of bytes in a line.
 _MOST = 1 << 20
 
 
 class SubprocessServer:
-    """The runner's end. It opens a port when the first call is bound.
+    """Server for reports of child processes; opens its port when the first call is bound.
 
     Parameters
     ----------
     sender : ReportSender
     loop : tornado.ioloop.IOLoop
-        The worker's.
+        Event loop of the worker.
     """
 
     def __init__(self, sender: ReportSender, loop: Any) -> None:
@@ -45,9 +45,9 @@ class SubprocessServer:
         self._closed = False
 
     def bind(self, call: RunningCall) -> tuple[int, str]:
-        """The port, and the secret by which this call is known there; in any thread."""
+        """Return the port and a secret for this call; may be called from any thread."""
         if not self._port:
-            # Here, so that nobody has to wait for the loop; it takes up what comes meanwhile.
+            # Listen here, without waiting for the loop; it accepts early connections later.
             listening = socket.create_server(("127.0.0.1", 0), backlog=128)
             self._port = listening.getsockname()[1]
             self._loop.add_callback(self._listen, listening)
@@ -58,7 +58,7 @@ class SubprocessServer:
         return self._port, secret
 
     def close(self) -> None:
-        """Listen to nobody any more; on the event loop."""
+        """Stop listening and close all connections; on the event loop."""
         self._closed = True
         if self._server is not None:
             self._server.close()
@@ -74,7 +74,7 @@ class SubprocessServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            # What is not ours gets no answer.
+            # Close the connection of any other client without an answer.
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 call = self._calls[json.loads(await reader.readline())]
                 writer.write(b"\n")
@@ -98,5 +98,5 @@ class SubprocessServer:
             numbers = {str(name): float(v) for name, v in values.items()}
             self._sender.add(call, step, numbers, aside=aside)
         if complaint:
-            # That process has said it where it is.
+            # The child process has already shown it.
             self._sender.complain(call, about, complaint, here=False)

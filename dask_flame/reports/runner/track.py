@@ -1,4 +1,4 @@
-"""``track()``: the progress and speed of a loop, as reports (runner)."""
+"""``track()``: report the progress and speed of a loop (runner)."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.5s") -> Tracked[T]:
-    """Go through a loop, and report how far it has come and how fast it is.
+    """Iterate over items, and report the progress and speed of the loop.
 
     Parameters
     ----------
     items : iterable
-        A data loader, as a rule.
+        For instance a data loader.
     total : int, optional
-        How many there are; by default what ``len(items)`` says, if it says anything.
+        Number of items. By default ``len(items)``, if it is defined.
     every : duration, default "0.5s"
-        Least time between two reports. There is always one at the end.
+        Minimum time between two reports. The end of the loop is always reported.
 
     Returns
     -------
     Tracked
-        To be used in ``for``, more than once if `items` can be. It has the length of `items`.
+        An iterable with the length of `items`. It can be iterated over more than once if `items`
+        can.
 
     Raises
     ------
     PoolError
-        An argument is wrong.
+        An argument is not valid.
 
     Notes
     -----
-    Reported are ``progress``, from 0 to 1, of this loop (not where the total is not known), and
-    ``speed``, in items a second since the report before. Their steps count the items of all
-    tracked loops of the call, so that epochs follow one another; steps of other reports do not go
-    on from them. An item counts once the loop's body is done with it.
+    It reports ``progress``, from 0 to 1, of this loop (unless the total is unknown), and ``speed``,
+    in items per second since the previous report. The step counts the items of all tracked loops of
+    the call, so that epochs follow each other; it does not change the default step of other
+    reports. An item counts when the body of the loop has finished with it.
 
-    Outside any Dask task it is a plain loop.
+    Outside of a Dask task it only iterates.
 
     Examples
     --------
@@ -50,7 +51,7 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
     ...         loss = train(batch)
     ...         dask_flame.report(loss=loss)
     """
-    # Not by iter(items), which starts the processes of a data loader.
+    # iter(items) would start the processes of a data loader.
     if not any(hasattr(type(items), name) for name in ("__iter__", "__getitem__")):
         raise wrong("items", items, "iterable")
     if total is not None:
@@ -59,7 +60,17 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
 
 
 class Tracked(Generic[T]):
-    """A loop that reports its progress; made by :func:`track`."""
+    """Iterable that reports its progress; returned by :func:`track`.
+
+    Parameters
+    ----------
+    items : iterable
+        Items to iterate over.
+    total : int or None
+        Number of items; None to use ``len(items)``.
+    every : float
+        Minimum seconds between two reports.
+    """
 
     def __init__(self, items: Iterable[T], total: int | None, every: float) -> None:
         self._items = items
@@ -70,29 +81,29 @@ class Tracked(Generic[T]):
         return len(self._items)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[T]:
-        done = told = 0
+        done = reported = 0
         last = perf_counter()
         total = self._total
         if total is None:
             try:
                 total = len(self)
             except (TypeError, NotImplementedError):
-                total = 0  # not known
+                total = 0  # unknown
         try:
             for item in self._items:
                 yield item
                 done += 1
                 now = perf_counter()
                 if now - last >= self._every:
-                    _tell(done, done - told, now - last, total)
-                    told, last = done, now
+                    _report(done, done - reported, now - last, total)
+                    reported, last = done, now
         finally:
-            # Also where the loop was left before its end.
-            if done > told:
-                _tell(done, done - told, perf_counter() - last, total)
+            # Also if the loop was left early.
+            if done > reported:
+                _report(done, done - reported, perf_counter() - last, total)
 
 
-def _tell(done: int, new: int, passed: float, total: int) -> None:
+def _report(done: int, new: int, passed: float, total: int) -> None:
     values = {"speed": new / max(passed, 1e-9)}
     if total:
         values = {"progress": min(1.0, done / total), **values}

@@ -1,4 +1,4 @@
-"""What may be reported: one real number a name, and a step; pure (runner)."""
+"""Validate reported values and steps; pure (runner)."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from dask_flame.core.terminal_text import plain
 
-#: The last step that a page can show exactly: JavaScript's numbers are doubles.
+#: Largest step that a page can show exactly: JavaScript numbers are doubles.
 LAST_STEP = 2**53 - 1
 
-#: Different things that one call is told to be wrong.
+#: Maximum number of different warnings in one call.
 COMPLAINTS = 20
-#: Characters of a name.
+#: Maximum length of a name, in characters.
 LONGEST_NAME = 200
 
 WORKS = "a line that works: report(step=1, loss=0.25)"
 
 
 class InvalidValue(ValueError):
-    """What was to be reported cannot be; the message is one line that says what to write."""
+    """A value or a step cannot be reported; the message has one line and a correction."""
 
 
 def number(name: str, value: Any) -> float:
-    """`value` as a float.
+    """Return `value` as a float.
 
     Raises
     ------
-    Unfit
-        It is not one real number.
+    InvalidValue
+        `value` is not one real number.
     """
     name = plain(name)
     shown = f"report({name}={_shown(value)})"
@@ -40,7 +40,7 @@ def number(name: str, value: Any) -> float:
             return float(item() if callable(item) else value)
         except OverflowError:
             raise InvalidValue(f"{shown}: {name} is too large for a float; {WORKS}") from None
-        # A tensor's library has errors of its own.
+        # Each tensor library raises errors of its own.
         except Exception:
             pass
     if getattr(value, "ndim", 0):
@@ -54,12 +54,12 @@ def number(name: str, value: Any) -> float:
 
 
 def whole_step(value: Any) -> int:
-    """`value` as a step: also a float that is a whole number, and what has an ``item()``.
+    """Return `value` as a step; accepts whole floats, and anything with ``item()``.
 
     Raises
     ------
-    Unfit
-        It is not a whole number of 0 or more.
+    InvalidValue
+        `value` is not a whole number of 0 or more.
     """
     step: Any = value
     try:
@@ -84,7 +84,7 @@ def whole_step(value: Any) -> int:
 
 
 def unfit_name(name: str) -> str:
-    """Why no value can be reported under this name; empty where it can be."""
+    """Return why a name is not valid; empty if it is valid."""
     if len(name) > LONGEST_NAME:
         return (
             f"report() got a name of {len(name):,} characters, and {LONGEST_NAME} is the most: "
@@ -96,7 +96,7 @@ def unfit_name(name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    # In one line, and whatever its own repr does.
+    # One line, even if the repr of the value raises.
     try:
         return " ".join(reprlib.repr(value).split())
     except Exception:

@@ -1,1 +1,1 @@
-"""Reports where they are gathered and kept (scheduler)."""
+"""Collect and store reports (scheduler)."""

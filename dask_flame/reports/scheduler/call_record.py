@@ -1,4 +1,4 @@
-"""What a store keeps of a call, while it changes; no Dask in it (scheduler)."""
+"""Mutable record of a call in the store of reports; without Dask (scheduler)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dask_flame.reports.downsample import thin
 from dask_flame.reports.series import CallReports, Series
 from dask_flame.reports.wire import Batch
 
-#: Attempts of a call that are kept besides the latest.
+#: Number of earlier attempts of a call to keep.
 _EARLIER = 3
 
 
 class CurveRecord:
-    """One series, as it grows."""
+    """One series of a running call."""
 
     __slots__ = ("frozen", "made", "steps", "times", "values")
 
@@ -53,7 +53,10 @@ class CurveRecord:
 
 @dataclass(slots=True)
 class CallRecord:
-    """One call; ``run`` is the execution whose reports these are, ``past`` earlier ones."""
+    """Reports of one call.
+
+    ``run`` is the execution that made the current reports, ``past`` holds earlier executions.
+    """
 
     key: Key
     runner: str
@@ -73,19 +76,19 @@ class CallRecord:
 
     @property
     def points(self) -> int:
-        """How many there are of all curves and attempts."""
+        """Number of points in all curves of all attempts."""
         return sum(len(c.steps) for c in self.curves.values()) + sum(map(_points, self.earlier))
 
     @property
     def series(self) -> int:
-        """How many curves there are of all attempts."""
+        """Number of curves of all attempts."""
         return len(self.curves) + sum(len(call.series) for call in self.earlier)
 
     def restart(self) -> None:
         """Begin another attempt."""
         if self.curves:
             if self.state == "running":
-                # Nobody has said how it ended; that it has is known by the one that follows.
+                # The end of this attempt was not observed; it must have ended, as another begins.
                 self.state, self.frozen = "lost", None
             self.earlier.append(replace(self.snapshot(), earlier=()))
             self.curves = {}
@@ -114,7 +117,7 @@ class CallRecord:
         return self.frozen
 
     def dump(self) -> dict[str, Any]:
-        """All of it, as what msgpack takes."""
+        """Return the record as plain values for msgpack."""
         return {
             "runner": self.runner,
             "actor": self.actor,
@@ -126,7 +129,7 @@ class CallRecord:
 
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> CallRecord:
-        """What was dumped, elsewhere perhaps."""
+        """Return the record from the values that :meth:`dump` returned."""
         latest = _loaded(dumped["latest"])
         call = cls(latest.key, dumped["runner"], dumped["actor"], dumped["run"])
         call.past.extend(dumped["past"])

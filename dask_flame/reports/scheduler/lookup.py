@@ -1,4 +1,4 @@
-"""The plugin that gathers reports, as those see it that show them (scheduler)."""
+"""Find the Reports plugin of a scheduler, without importing it (scheduler)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dask_flame.reports.wire import NAME
 
 
 class Gatherer(Protocol):
-    """What a :class:`~dask_flame.Reports` plugin holds."""
+    """Attributes of the :class:`~dask_flame.Reports` plugin that the pages use."""
 
     store: ReportStore
     pools: Callable[[], Snapshot] | None
 
 
 def plugin_of(scheduler: Scheduler) -> Gatherer | None:
-    """Return the plugin of a scheduler that gathers reports; None where there is none."""
+    """Return the Reports plugin of a scheduler, or None."""
     plugin: Gatherer | None = scheduler.plugins.get(NAME)
     return plugin

@@ -1,4 +1,4 @@
-"""``Reports``: gathers what running calls report, and shows it (scheduler)."""
+"""``Reports``: collects the reports of running calls and shows them (scheduler)."""
 
 from __future__ import annotations
 
@@ -20,37 +20,41 @@ from dask_flame.reports.scheduler.publisher import ClientFollowers
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
 
-#: Characters of an exception's text.
-_LONGEST = 300
+#: Maximum length of an exception's text, in characters.
+_MAX_TEXT = 300
 
 logger = logging.getLogger("dask_flame")
 
 
 class Reports(SchedulerPlugin):
-    """A scheduler plugin that makes :func:`dask_flame.report` work and adds the page ``/flame``.
+    """Scheduler plugin for :func:`dask_flame.report`; adds the page ``/flame`` to the dashboard.
 
-    Works on any Dask cluster whose workers can import dask_flame; a FlameCluster has it already.
-    Workers that come later are told when they register. Registering it twice does nothing.
+    It works on any Dask cluster whose workers can import dask_flame; a FlameCluster already has it.
+    It configures workers that join later as well. Registering it again has no effect.
 
     Parameters
     ----------
-    calls, points, total : int
-        The limits of its :class:`ReportStore`.
+    calls : int, default 1,000
+        Maximum number of calls to keep; see :class:`ReportStore`.
+    points : int, default 4,000
+        Maximum number of points of one series; see :class:`ReportStore`.
+    total : int, default 5,000,000
+        Approximate maximum number of points of all series; see :class:`ReportStore`.
     names : int, optional
-        How many different names one call may report values of; further ones are left out, which is
-        said once. By default ``flame.reports.names`` of Dask's configuration.
+        Maximum number of different metric names in one call. Further names are dropped, with one
+        warning. By default ``flame.reports.names`` of Dask's configuration.
     hide_random : bool, optional
-        Whether what looks random in a call's arguments is taken for a secret, and not shown. By
+        Whether to hide random-looking text in a call's arguments, which may be a secret. By
         default ``flame.reports.hide-random``.
 
     Attributes
     ----------
     store : ReportStore
-        What was reported. It stays readable after the cluster has closed.
+        The reports. It remains readable after the cluster has closed.
     pools : callable or None
-        Set by whoever owns the runners; called on the scheduler's event loop, about once a second
-        for each page that is open. Returns what the page shows of the pools.
-        Where it is None the page shows the scheduler's workers as one pool.
+        Returns a :class:`Snapshot` of the pools for the page. Set by the owner of the runners, and
+        called on the scheduler's event loop about once a second for each open page. If None, the
+        page shows the scheduler's workers as one pool.
 
     Examples
     --------
@@ -58,7 +62,7 @@ class Reports(SchedulerPlugin):
     """
 
     name = NAME
-    # A second one would start empty, and so hide what was reported.
+    # A second plugin would start with an empty store and hide the existing reports.
     idempotent = True
 
     def __init__(
@@ -84,7 +88,7 @@ class Reports(SchedulerPlugin):
         self._followers: ClientFollowers | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Travels to the scheduler before it starts, and without the store's lock.
+        # Pickled as its options: the store has a lock, and the plugin has not started yet.
         return _make, (type(self), self._options)
 
     async def start(self, scheduler: Scheduler) -> None:
@@ -96,13 +100,13 @@ class Reports(SchedulerPlugin):
             name=NAME,
             idempotent=True,
         )
-        # Imported here, as bokeh may be missing where no dashboard is wanted.
+        # Imported here because bokeh may be missing where no dashboard is wanted.
         from dask_flame.dashboard import install
 
         try:
             install(scheduler)
         except Exception:
-            # Reports are worth having without their page.
+            # Reports are useful without the page.
             logger.warning("The page /flame could not be added to the dashboard", exc_info=True)
 
     async def close(self) -> None:
@@ -114,8 +118,8 @@ class Reports(SchedulerPlugin):
     def log_event(self, topic: str, msg: Any) -> None:
         if topic != TOPIC or self._scheduler is None:
             return
-        # Dask would keep the last 1,000 messages, of up to a thousand reports each: what is kept is
-        # in the store. There is no public way; a test says when this one is gone.
+        # Dask would keep the last 1,000 messages of up to a thousand reports each; the store
+        # already has them. There is no public method, so a test checks that this one exists.
         self._scheduler._broker.truncate(TOPIC)
         for batch in decode(msg):
             ts = self._scheduler.tasks.get(batch.key)
@@ -131,7 +135,7 @@ class Reports(SchedulerPlugin):
         stimulus_id: str,
         **kwargs: Any,
     ) -> None:
-        # First what is quick and false for most of the millions of tasks that never report.
+        # The fast test comes first: it is false for almost all tasks, which never report.
         if ("processing" not in (start, finish)) or key not in self.store:
             return
         if finish == "processing":
@@ -139,18 +143,18 @@ class Reports(SchedulerPlugin):
         elif finish == "memory":
             self.store.end(key, "done", time())
         elif finish == "erred" or stimulus_id.startswith("task-erred"):
-            # An error with retries left goes to "released", with the worker's stimulus.
-            self.store.end(key, "failed", time(), _short(kwargs.get("exception_text")))
+            # A task with retries left becomes "released", with the stimulus of the worker's error.
+            self.store.end(key, "failed", time(), _shortened(kwargs.get("exception_text")))
         else:
             self.store.end(key, "lost" if self._wanted(key) else "cancelled", time())
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         if self._followers is not None:
-            self._followers.returned(client)
+            self._followers.reconnected(client)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         if self._followers is not None:
-            self._followers.leave(client)
+            self._followers.remove(client)
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
@@ -159,7 +163,7 @@ class Reports(SchedulerPlugin):
             self.store.keep_actors({str(ws.name) for ws in scheduler.workers.values()}, time())
 
     def restart(self, scheduler: Scheduler) -> None:
-        # Forgets all tasks without a transition.
+        # A restart drops all tasks without transitions.
         self.store.end_all("cancelled", time())
 
     def _wanted(self, key: Key) -> bool:
@@ -168,10 +172,10 @@ class Reports(SchedulerPlugin):
         return ts is not None and bool(ts.who_wants or ts.waiters)
 
 
-def _short(text: Any) -> str:
-    """An exception's text, as the scheduler knows it: one line, and not too long."""
+def _shortened(text: Any) -> str:
+    """Return an exception's text on one line, without secrets and of limited length."""
     line = veiled(" ".join(str(text or "").split()))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
 
 
 def _make(cls: type[Reports], options: dict[str, Any]) -> Reports:

@@ -118,13 +118,13 @@ class ClientFollowers:
     def _follow(self, client: str) -> dict[str, Any]:
         return self._publisher.follow(client, _ClientStream(self._scheduler, client))
 
-    def returned(self, client: str) -> None:
+    def reconnected(self, client: str) -> None:
         """Note that a client has connected, perhaps again."""
         if client in self._publisher:
             # Later, when its new stream is there.
             self._scheduler.loop.add_callback(self._publisher.missed, client)
 
-    def leave(self, client: str) -> None:
+    def remove(self, client: str) -> None:
         """Forget a client that is gone."""
         self._publisher.leave(client)
 

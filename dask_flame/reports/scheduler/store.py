@@ -1,4 +1,4 @@
-"""What calls have reported, in bounded memory; no Dask in it (scheduler)."""
+"""Store of reports in bounded memory; without Dask (scheduler)."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from dask_flame.reports.wire import Batch
 
 logger = logging.getLogger("dask_flame")
 
-#: Fewer points than this would draw another curve than the one that was reported.
-_LEAST_POINTS = 100
+#: Minimum points of a series; with fewer the curve would look different.
+_MIN_POINTS = 100
 
 
 class ReportStore(Exports):
-    """The reports of many calls; written by the scheduler's event loop, read from any thread.
+    """Reports of many calls; written on the scheduler's event loop, readable from any thread.
 
     Parameters
     ----------
-    calls : int
-        Most calls that are kept. Beyond it the oldest finished one goes, or, if none has
-        finished, the oldest.
-    points : int
-        Most points of one series that are kept. Beyond it half of them are, among them the first,
-        the last, and the extremes of every short stretch.
-    total : int
-        About the most points of all series together (24 bytes each). Beyond it finished calls go,
-        oldest first, and series are kept shorter than `points`. There are no more series than
-        would have 100 points each: beyond it, too, finished calls go, and where none has finished,
-        what calls report under new names is left out, which is said once.
+    calls : int, default 1,000
+        Maximum number of calls to keep. Beyond it the oldest finished call is dropped, or the
+        oldest call if none has finished.
+    points : int, default 4,000
+        Maximum number of points of one series. Beyond it the series is downsampled to half, which
+        keeps the first and last point and the extremes of short intervals.
+    total : int, default 5,000,000
+        Approximate maximum number of points of all series (24 bytes each). Beyond it finished
+        calls are dropped, oldest first, and series are limited to fewer than `points`. The number
+        of series is limited to ``total // 100``. Beyond that, too, finished calls are dropped; if
+        none has finished, new metric names are dropped, with one warning.
 
     Attributes
     ----------
     limits : tuple of int
-        These three.
+        `calls`, `points` and `total`.
 
     Examples
     --------
@@ -56,10 +56,10 @@ class ReportStore(Exports):
     def __init__(self, *, calls: int = 1_000, points: int = 4_000, total: int = 5_000_000) -> None:
         self.limits = (
             whole("calls", calls, 1),
-            whole("points", points, _LEAST_POINTS),
-            whole("total", total, _LEAST_POINTS),
+            whole("points", points, _MIN_POINTS),
+            whole("total", total, _MIN_POINTS),
         )
-        # Subscribers are told under it, and may read.
+        # Held while subscribers are notified, and reentrant because they may read.
         self._lock = threading.RLock()
         self._subscribers = Subscribers()
         self._calls: dict[Key, CallRecord] = {}
@@ -70,41 +70,40 @@ class ReportStore(Exports):
 
     @property
     def version(self) -> int:
-        """A number that is another one after each change."""
+        """Number that differs after each change."""
         return self._version
 
     @property
     def calls(self) -> dict[Key, CallReports]:
-        """What is known now, in the order of the calls' first reports: a copy."""
+        """Copy of the reports of each call, ordered by the calls' first reports."""
         with self._lock:
             return {key: call.snapshot() for key, call in self._calls.items()}
 
     def get(self, key: Key) -> CallReports | None:
-        """What is known now of one call; None if it has reported nothing."""
+        """Return the current reports of a call, or None if it has not reported."""
         with self._lock:
             call = self._calls.get(key)
             return None if call is None else call.snapshot()
 
     def locked(self) -> AbstractContextManager[object]:
-        """A block in which nothing changes: for what has to be done between two changes."""
+        """Return a context manager in which the store does not change."""
         return self._lock
 
     def subscribe(self, callback: Callable[[Change], object]) -> dict[Key, CallReports]:
-        """Be told of every change from now on.
+        """Call a function on every change from now on.
 
         Parameters
         ----------
         callback : callable
-            Takes a :class:`Change`. It is called in the thread that writes, as a rule the
-            scheduler's or the cluster's event loop, in the order of the changes, and while the
-            store is locked: it must be quick and wait for nothing, but may read the store. One that
-            raises is told nothing more, and the error is logged.
+            Called with a :class:`Change` in the thread that writes, usually the event loop of the
+            scheduler or cluster, in the order of the changes. The store is locked meanwhile: the
+            function may read the store, but must return quickly and not block. If it raises, the
+            error is logged and it is not called again.
 
         Returns
         -------
         dict
-            What was known before, as in `calls`: nothing is missing between it and the first
-            change, and nothing is in both.
+            The `calls` before the first change: no change is missing or included twice.
 
         Examples
         --------
@@ -117,7 +116,7 @@ class ReportStore(Exports):
             return self.calls
 
     def unsubscribe(self, callback: Callable[[Change], object]) -> None:
-        """Be told nothing more; when this has returned, the callback is not called any more."""
+        """Stop calling a function; it is not called after this method has returned."""
         with self._lock:
             self._subscribers.remove(callback)
 
@@ -131,17 +130,17 @@ class ReportStore(Exports):
         return f"<ReportStore: {len(self)} calls, {self._total} points>"
 
     def add(self, batch: Batch, *, state: State = "running") -> None:
-        """Note some reports.
+        """Add reports.
 
-        Those of another run of a known call begin a new attempt, those of a run that is over
-        already are left out.
+        Reports of another run of a known call begin a new attempt. Reports of a run that has
+        already ended are ignored.
 
         Parameters
         ----------
         batch : Batch
             Consecutive reports of one run.
-        state : str
-            The state of the call, if these are the run's first reports.
+        state : str, default "running"
+            State of the call, if these are the first reports of the run.
         """
         with self._lock:
             call = self._calls.get(batch.key)
@@ -164,7 +163,7 @@ class ReportStore(Exports):
             self._changed(call, "reports", batch.times[0], batch)
 
     def begin(self, key: Key, at: float) -> None:
-        """Note that a known call starts to run again."""
+        """Record that a known call runs again."""
         with self._lock:
             call = self._calls[key]
             self._restart(call)
@@ -172,32 +171,44 @@ class ReportStore(Exports):
             self._changed(call, "begin", at)
 
     def end(self, key: Key, state: State, at: float, why: str = "") -> None:
-        """Note that a known call has ended, as `state` says, and what its exception was."""
+        """Record the final state of a known call, and the text of its exception.
+
+        Parameters
+        ----------
+        key : Key
+            Key of the call.
+        state : {"done", "failed", "cancelled", "lost"}
+            Final state of the call.
+        at : float
+            Unix time in seconds.
+        why : str, optional
+            Short text of the exception, if the call failed.
+        """
         with self._lock:
             call = self._calls[key]
             call.state, call.finished, call.why = state, at, why
             self._changed(call, "end", at)
 
     def end_all(self, state: State, at: float) -> None:
-        """Note that every running call has ended, as `state` says."""
+        """Record the same final state for every running call."""
         for key in [k for k, c in self._calls.items() if c.state == "running"]:
             self.end(key, state, at)
 
     def keep_actors(self, runners: Collection[str], at: float) -> None:
-        """Note as lost the running methods of actors on other runners than these."""
+        """Record as lost the running actor methods on all runners but these."""
         for key, call in list(self._calls.items()):
             if call.actor and call.state == "running" and call.runner not in runners:
                 self.end(key, "lost", at)
 
-    # A store like another one
+    # Replication
 
     def dump(self) -> list[dict[str, Any]]:
-        """All that is known, as what :meth:`load` of another store takes, here or elsewhere."""
+        """Return the content of the store, for :meth:`load` of another store."""
         with self._lock:
             return [call.dump() for call in self._calls.values()]
 
     def load(self, calls: Iterable[Mapping[str, Any]]) -> None:
-        """Know what another store knew, and nothing else; subscribers hear of each call."""
+        """Replace the content of the store; subscribers are notified of each call."""
         with self._lock:
             loaded = [CallRecord.load(dumped) for dumped in calls]
             self._calls = {call.key: call for call in loaded}
@@ -208,7 +219,7 @@ class ReportStore(Exports):
                 self._changed(call, "renewed", time())
 
     def take(self, change: Change) -> None:
-        """Change as another store has changed."""
+        """Apply a change of another store."""
         if change.batch is not None:
             self.add(change.batch, state=change.state)
         elif change.key in self._calls:
@@ -228,7 +239,7 @@ class ReportStore(Exports):
 
     def _extend(self, call: CallRecord, batch: Batch) -> None:
         _, points, total = self.limits
-        most = total // _LEAST_POINTS
+        most = total // _MIN_POINTS
         new = sum(name not in call.curves for name in batch.values)
         if self._curves + new > most:
             self._shrink(call, curves=max(0, most - new))
@@ -236,14 +247,14 @@ class ReportStore(Exports):
             curve = call.curves.get(name)
             if curve is None:
                 if self._curves >= most:
-                    self._say_full(call, most)
+                    self._warn_full(call, most)
                     continue
                 curve = call.curves[name] = CurveRecord()
                 self._curves += 1
             before = len(curve.steps)
             curve.extend(batch, name)
-            # A fan of hundreds of series a call gets its share of `total`, not `points` each.
-            limit = min(points, max(_LEAST_POINTS, total // self._curves))
+            # With hundreds of series in a call, each gets its share of `total` instead of `points`.
+            limit = min(points, max(_MIN_POINTS, total // self._curves))
             if len(curve.steps) > limit:
                 curve.thin(limit // 2)
             self._total += len(curve.steps) - before
@@ -253,12 +264,12 @@ class ReportStore(Exports):
     def _shrink(
         self, spared: CallRecord, *, points: float = math.inf, curves: float = math.inf
     ) -> None:
-        """Forget what is the least missed, until there are no more of these."""
+        """Drop earlier attempts, then finished calls, until the limits hold."""
 
         def fits() -> bool:
             return self._total <= points and self._curves <= curves
 
-        # What nobody looks at goes first.
+        # Earlier attempts are rarely looked at.
         for other in [c for c in self._calls.values() if c.earlier]:
             if fits():
                 return
@@ -274,7 +285,7 @@ class ReportStore(Exports):
             if other is not spared:
                 self._drop(other)
 
-    def _say_full(self, call: CallRecord, most: int) -> None:
+    def _warn_full(self, call: CallRecord, most: int) -> None:
         if not self._full:
             self._full = True
             logger.warning(
@@ -307,5 +318,5 @@ class ReportStore(Exports):
         self._version += 1
         if self._subscribers:
             why = call.why if what == "end" else ""
-            told = Change(what, call.key, call.attempt, call.state, at, batch, why)
-            self._subscribers.tell(told)
+            change = Change(what, call.key, call.attempt, call.state, at, batch, why)
+            self._subscribers.notify(change)
