@@ -1,20 +1,22 @@
-"""What has been said of a pool's boots, so that it is said once, with no I/O and no clock."""
+"""Shorten boot messages that repeat earlier ones; no I/O, no clock."""
 
 from __future__ import annotations
 
-#: Shorter ones are no sentence that somebody would not want to read twice.
+#: Shorter messages are not replaced inside longer ones: they may be common words.
 _LEAST = 40
 _AGAIN = "… (see above)"
 
 
 class Told:
-    """The reasons for which boots were held up or have failed, by pool, until one comes up."""
+    """The reasons for delayed and failed boots already shown, by pool, until a runner registers."""
 
     def __init__(self) -> None:
         self._said: dict[str, list[str]] = {}
 
     def shorten(self, pool: str, runner: str, text: str) -> str:
-        """Return what is new of a reason: empty where all of it was said, of any runner.
+        """Return the text without its parts already shown; empty if it repeats a whole message.
+
+        The name of the runner is ignored in the comparison.
 
         Examples
         --------
@@ -35,5 +37,5 @@ class Told:
         return text
 
     def forget(self, pool: str) -> None:
-        """What goes wrong with boots of this pool from now on is news."""
+        """Forget the messages of this pool, so that later ones are shown in full."""
         self._said.pop(pool, None)
