@@ -23,7 +23,7 @@ from dask_flame.driver.executor import DecisionExecutor
 from dask_flame.errors import PRINTED, BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, shown
 from dask_flame.history.timeline import ENDING, RunnerTimeline
-from dask_flame.scaling.boot_messages import Told
+from dask_flame.scaling.boot_messages import BootMessages
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class FlameAdaptive(Adaptive):
         self.events = cluster.events
         self.boots = cluster.boots
         self.lives = RunnerTimeline()
-        self.told = Told()
+        self.told = BootMessages()
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }

@@ -17,7 +17,7 @@ from typing import Any
 
 from dask_flame.core.pool import Pool
 from dask_flame.scaling.decisions import BootRequest, Decision, GiveUp, Retirement
-from dask_flame.scaling.no_room import Crowd
+from dask_flame.scaling.no_room import RoomBackoff
 from dask_flame.scaling.runner_index import PAUSED_FOR, Phase, RunnerIndex, RunnerState
 
 __all__ = ["BootRequest", "Decision", "Fleet", "GiveUp", "Phase", "Retirement", "RunnerState"]
@@ -75,9 +75,9 @@ class Fleet:
         self._retry_at = -math.inf
         self._why_failed = self._who_failed = ""
         self._too_late = self._final = False
-        self._useless = False  # the last runner that failed had registered but ran no call
+        self._never_worked = False  # the last runner that failed had registered but ran no call
         self._stuck: dict[str, tuple[float, bool]] = {}
-        self._crowd = Crowd()
+        self._room_backoff = RoomBackoff()
         self._taken_back = 0.0  # slots of demand released since the last decision
 
     @property
@@ -91,8 +91,8 @@ class Fleet:
         """Record that a runner registered and can take calls."""
         if self.roster.phase(name) is Phase.BOOTING:
             self.roster.ready(name, now)
-            self._crowd.came_up(self.members[name].asked, now)
-            if not self._useless:
+            self._room_backoff.came_up(self.members[name].asked, now)
+            if not self._never_worked:
                 self.failures = 0
 
     def load(
@@ -115,8 +115,8 @@ class Fleet:
             self._stuck.pop(name, None)
         elif name in self.members:
             self._stuck[name] = (held, overran)
-        if busy and self._useless:
-            self._useless, self.failures = False, 0
+        if busy and self._never_worked:
+            self._never_worked, self.failures = False, 0
         self.roster.load(name, busy, now)
 
     def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
@@ -170,10 +170,10 @@ class Fleet:
         phase = member.phase
         self.roster.gone(name, now)
         if no_room and self.members:
-            self._crowd.refused(now)
+            self._room_backoff.refused(now)
             return phase
         if no_room:
-            self._crowd.clear()
+            self._room_backoff.clear()
         else:
             self.freed(now)
         if phase is Phase.BOOTING:
@@ -182,7 +182,7 @@ class Fleet:
 
     def freed(self, now: float) -> None:
         """Record that a runner of any pool ended, so that the substrate may have room."""
-        self._crowd.freed(now)
+        self._room_backoff.freed(now)
 
     def taken_back(self, slots: float) -> None:
         """Record that calls worth so many slots of demand were released without being run."""
@@ -241,7 +241,7 @@ class Fleet:
     @property
     def crowded(self) -> bool:
         """Whether the substrate, as far as known, has no room for more runners."""
-        return self._crowd.there
+        return self._room_backoff.there
 
     @property
     def next_name(self) -> str:
@@ -345,7 +345,7 @@ class Fleet:
             if member.phase is Phase.PAUSED:
                 why += f"; it has had no call running for {PAUSED_FOR:g} s"
                 if not member.worked:
-                    self._useless = True
+                    self._never_worked = True
                     self._failed(member, now, f"was never of use: {member.why}", late=False)
             if member.busy:
                 why += f"; its {member.busy} calls run again elsewhere"
@@ -418,7 +418,7 @@ class Fleet:
         number = min(target - alive, self.pool.max - len(self.members))
         if number <= 0:
             if target <= alive:
-                self._crowd.satisfied(now)
+                self._room_backoff.satisfied(now)
             return None, None
         if self.failures:
             if self.count(Phase.BOOTING):
@@ -428,7 +428,7 @@ class Fleet:
             if now < self._retry_at:
                 return None, self._retry_at
             number = 1  # boot one as a trial; the rest follow once it registers
-        number, again = self._crowd.may_boot(number, now)
+        number, again = self._room_backoff.may_boot(number, now)
         if not number:
             return None, again
         names = tuple(map(self._name, range(1, number + 1)))

@@ -14,7 +14,7 @@ PAUSE = 30.0
 _FIRST = 1.0
 
 
-class Crowd:
+class RoomBackoff:
     """The state of refused boots, and the time of the next attempt.
 
     Attributes
