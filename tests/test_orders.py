@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 from conftest import wait_for
+from dask_flame.backends.local.supervisor import __main__ as supervisor
 from dask_flame.core.processes import mark_of
 from dask_flame.testing import marked_processes
 
@@ -162,6 +165,42 @@ def test_who_is_left_ends_the_rest(order: tuple[str, ...], killed: Killed) -> No
     killed.process.wait()
     wait_for(lambda: not killed.remains(), 30, "no process is left")
     wait_for(lambda: not killed.folders(), 30, "no folder is left")
+
+
+def test_a_driver_that_is_slow_to_start_its_next_supervisor(killed: Killed) -> None:
+    os.kill(killed.process.pid, signal.SIGSTOP)
+    killed.kill(("guard",))
+    wait_for(lambda: not killed.descendants(), 30, "the runners are gone")
+    # Longer than any load explains: who removes the folder must not have given up by then.
+    time.sleep(5)
+    assert len(killed.folders()) == 1
+    killed.process.kill()
+    killed.process.wait()
+    wait_for(lambda: not killed.folders(), 30, "no folder is left")
+    wait_for(lambda: not killed.remains(), 30, "no process is left")
+
+
+def test_a_driver_that_still_counts_as_parent(tmp_path: Path) -> None:
+    # As for an instant after it was killed: its files are closed before its children are given away.
+    folder = tmp_path / "dask-flame-of-the-driver"
+    folder.mkdir()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        words = [
+            str(theirs.fileno()),
+            "test-orders/1",
+            str(os.getpid()),
+            str(tmp_path),
+            str(folder),
+        ]
+        started = subprocess.Popen(
+            [sys.executable, "-P", supervisor.__file__, *words, "0"], pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+        assert b"hello" in ours.recv(1 << 16)
+        assert (folder / ".supervised").exists()
+    assert started.wait(30) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def _of_the_other(killed: Killed) -> set[int]:

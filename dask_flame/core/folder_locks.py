@@ -14,16 +14,18 @@ import time
 
 #: The file in a folder by which a living process is seen.
 LOCK = ".guard"
+#: The file in a driver's folder that its supervisor holds.
+_SUPERVISED = ".supervised"
 #: Seconds between two looks at whether a folder is somebody's.
 _PAUSE = 0.02
 
 
-def lock(scratch: str) -> int:
-    """Let others see that this process lives, until it ends or closes the descriptor returned.
+def lock(folder: str, name: str = LOCK) -> int:
+    """Show others that this process lives, until it ends or closes the returned descriptor.
 
-    What this process starts does not inherit it.
+    Processes that this one starts do not inherit the lock.
     """
-    descriptor = os.open(os.path.join(scratch, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT, 0o600)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
@@ -40,14 +42,22 @@ def hold(folder: str) -> list[int]:
     return descriptors
 
 
-def remove_once_nobodys(folder: str, within: float) -> bool:
-    """Remove a folder that its process has held (:func:`hold`), as soon as that has ended.
+def supervise(folder: str) -> int:
+    """Promise to remove a folder when its holder has ended, until this process ends."""
+    return lock(folder, _SUPERVISED)
+
+
+def remove_once_nobodys(folder: str, within: float, *, unless_supervised: bool = False) -> bool:
+    """Remove a folder as soon as the process that holds it (:func:`hold`) has ended.
 
     Parameters
     ----------
     folder : str
     within : float
-        Seconds to wait for the process's end; it lives on, perhaps.
+        How long to wait for the end of that process, in seconds.
+    unless_supervised : bool, default False
+        Leave the folder to the process that has promised to remove it (:func:`supervise`), as soon
+        as there is one.
 
     Returns
     -------
@@ -65,8 +75,23 @@ def remove_once_nobodys(folder: str, within: float) -> bool:
             shutil.rmtree(folder, ignore_errors=True)
             return not os.path.exists(folder)
         except OSError:
-            if time.monotonic() > due:
+            if time.monotonic() > due or (unless_supervised and _supervised(descriptor)):
                 return False
         finally:
             os.close(descriptor)
         time.sleep(_PAUSE)
+
+
+def _supervised(folder: int) -> bool:
+    """Return whether a living process has promised to remove an open folder."""
+    try:
+        descriptor = os.open(_SUPERVISED, os.O_RDWR | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -17,8 +17,9 @@ from dask_flame.core.folder_locks import remove_once_nobodys
 from dask_flame.core.processes import hide, of_guard
 from dask_flame.core.resource_trackers import end_all_marked, end_group, wait_for_trackers
 
-#: Seconds after the guard's end in which a driver is killed with it, as far as we can tell.
-_WITH_IT = 3.0
+#: How long a living driver may take to start its next supervisor, which then removes the driver's
+#: folder, in seconds: longer than its longest pause between two of them.
+_NEXT_WITHIN = 60.0
 
 
 def sweep(mark: str, scratch: str, drivers: str) -> None:
@@ -34,7 +35,8 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
     scratch : str
         The guard's folder; empty where it is not known.
     drivers : str
-        The driver's, which is removed if the driver is dead; empty where it is not known.
+        The driver's, which is removed if the driver dies before it has another supervisor; empty
+        where it is not known.
     """
     me = os.getpid()
     leads = os.getpgrp() == me
@@ -55,6 +57,6 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
         if drivers:
-            remove_once_nobodys(drivers, _WITH_IT)
+            remove_once_nobodys(drivers, _NEXT_WITHIN, unless_supervised=True)
     finally:
         os._exit(0)

@@ -41,7 +41,7 @@ from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
 from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
 from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
 from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
-from dask_flame.core.folder_locks import remove_once_nobodys
+from dask_flame.core.folder_locks import remove_once_nobodys, supervise
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
@@ -133,6 +133,9 @@ class Supervisor:
             signal.signal(signal.SIGCHLD, lambda *_: None)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
             self.outside.listen()
+            if self.folder:
+                with contextlib.suppress(OSError):  # the driver has just removed it
+                    supervise(self.folder)
             self._selector.register(wake_r, selectors.EVENT_READ, "wake")
             self.connection.setblocking(False)
             self._selector.register(self.connection, selectors.EVENT_READ, "driver")
@@ -145,7 +148,9 @@ class Supervisor:
             self._drop_seed()
             self.endings.everything()
             shutil.rmtree(self.scratch, ignore_errors=True)
-            if self.folder and os.getppid() != self.parent:
+            if self.folder:
+                # A driver that lives holds it. One that was killed closes its connection a moment
+                # before the kernel gives this process another parent, so that cannot be asked.
                 remove_once_nobodys(self.folder, _LET_GO_WITHIN)
 
     def _turn(self, wake: int) -> bool:
