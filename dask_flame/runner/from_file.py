@@ -1,8 +1,8 @@
-"""A runner's life in a pod: ``python -m dask_flame.runner.from_file FILE`` (runner).
+"""The process of a runner in a pod: ``python -m dask_flame.runner.from_file FILE`` (runner).
 
-FILE has its orders, as JSON: it is mounted from a Secret, so that nothing of them is in an argument
-or in the environment. It ends when the scheduler tells it to or is gone, and at a SIGTERM in peace.
-What its calls have started ends with the container.
+FILE contains its launch configuration as JSON. It is mounted from a Secret, so that no secret is
+in an argument or in the environment. The process ends when the scheduler asks it to or is gone, and
+in an orderly way at a SIGTERM. Processes that its calls have started end with the container.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Carry out the orders in a file until the worker has closed."""
+    """Run a worker by the launch configuration in a file, until it has closed."""
     code, farewell = 1, None
     try:
         orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> NoReturn:
             "directory": scratch,
         }
         if not os.access(os.path.expanduser("~"), os.W_OK):
-            # A user that the image does not know, whose home is "/": caches have to be somewhere.
+            # A user unknown to the image has "/" as home: caches need a writable folder.
             os.environ["HOME"] = scratch
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
