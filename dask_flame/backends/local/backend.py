@@ -1,4 +1,4 @@
-"""The local backend: asks its guard for processes, and hears from it how they fare (driver)."""
+"""The local backend: starts and ends processes through its supervisor (driver)."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ logger = logging.getLogger("dask_flame")
 
 _START_WITHIN = 30.0
 _END_WITHIN = 10.0
-#: Seconds after the end of a guard in which a boot starts the next one, if there is one to boot.
+#: Seconds between the end of a supervisor and the start of the next one.
 _AGAIN_AFTER, _AGAIN_AT_MOST = 0.5, 30.0
-#: Seconds after which the import of a module is what holds a boot up.
+#: Seconds after which an import is reported as the cause of a slow boot.
 _LONG = 1.0
 _KEPT_LOGS = 200
 _KEPT_TEXT = 16_000
 
 
 class LocalBackend(Backend):
-    """Runners as processes of this machine, each in a session of its own.
+    """Run runners as processes of this machine, each in its own session.
 
-    They are started by a guard, a small process that outlives the driver just long enough to end
-    them; see :mod:`dask_flame.backends.local.supervisor`.
+    A supervisor starts them: a small process that outlives the driver just long enough to end them,
+    see :mod:`dask_flame.backends.local.supervisor`.
     """
 
     name: ClassVar[str] = "local"
@@ -70,16 +70,16 @@ class LocalBackend(Backend):
         super().__init__(owner, ended)
         self._limits = limits() if shown() else None
         self._show = DriversShow(self._limits) if self._limits is not None else None
-        # Clusters may bear the same name; what they started must not be taken for one another's.
+        # Clusters may have the same name; the random part keeps their processes apart.
         self._mark = f"{owner}-{secrets.token_hex(4)}"
-        self._guards = 0  # that there have been
+        self._guards = 0  # number of supervisors started so far
         self._guard: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._hello: asyncio.Future[None] | None = None
         self._runners: dict[str, int | None] = {}
-        self._kind_of: dict[str, str] = {}  # of runners that are not up
-        self._importing: dict[str, str] = {}  # by kind
+        self._kind_of: dict[str, str] = {}  # of runners that are still booting
+        self._importing: dict[str, str] = {}  # the module being imported, by kind
         self._gone: dict[str, asyncio.Event] = {}
         self._text: dict[str, str] = {}
         self._closed = False
@@ -127,10 +127,10 @@ class LocalBackend(Backend):
             words += [place, self._folder.path, files]
             environment = dict(os.environ)
             if first is not None:
-                # It forks the first template from itself, at once.
+                # The supervisor forks the first template from itself, at once.
                 words.append(first["key"])
                 environment = {**environment, **first["env"], MARK: NO_MARK}
-            # Not asyncio's own: its child watcher would outlive the loop.
+            # Not asyncio's subprocess: its child watcher would outlive the loop.
             self._guard = subprocess.Popen(  # noqa: ASYNC220
                 [sys.executable, "-P", *interpreter_flags(), guard.origin, *words],
                 stdin=subprocess.DEVNULL,
@@ -214,7 +214,7 @@ class LocalBackend(Backend):
         self._closed = True
         async with self._restarting:
             if self._folder is not None:
-                # While the guard is there, which would do it if this process were killed now.
+                # Now, because the supervisor would remove it if this process were killed meanwhile.
                 await in_thread(self._folder.remove)
             await self._end_guard()
         if self._again is not None:
@@ -224,7 +224,7 @@ class LocalBackend(Backend):
             await self._show.finish()
 
     def _no_folder(self) -> None:
-        """Say, once, that the driver is in a folder that is gone."""
+        """Report, once, that the driver's working directory was deleted."""
         if not self._said_no_folder:
             self._said_no_folder = True
             why = (
@@ -234,7 +234,7 @@ class LocalBackend(Backend):
             self.trouble("", why)
 
     def _look_at_import(self, kind: str) -> None:
-        """Say in a while what the runners of this kind wait for, if they still do."""
+        """Report the import that runners of this kind wait for, if it takes long."""
         module = self._importing[kind]
 
         def look() -> None:
@@ -244,25 +244,25 @@ class LocalBackend(Backend):
 
         asyncio.get_running_loop().call_later(_LONG, look)
 
-    # The guard
+    # The supervisor
 
     def _kind(self, spec: RunnerSpec) -> str:
-        """What the guard knows runners of this kind by; it is told of new ones."""
+        """Return the key of this kind of runners; announce a new kind to the supervisor."""
         key, news = self._kinds.of(spec)
         for message in news:
             self._say(message)
         return key
 
     async def _have_guard(self) -> None:
-        """Start a guard if there is none: it was killed, and its runners with it."""
+        """Start a supervisor if there is none, because it was killed together with its runners."""
         async with self._restarting:
             if not self._closed and (self._listening is None or self._listening.done()):
                 await self._end_guard()
                 await self.start()
 
     async def _have_guard_again(self) -> None:
-        """Start one though nothing is to be booted: it sees to the driver's folder, too."""
-        # Later each time: what kills them may go on to do so.
+        """Start a supervisor even if nothing is to be booted: the driver's folder needs one."""
+        # Wait longer each time: the next supervisor may be killed as well.
         await asyncio.sleep(min(_AGAIN_AFTER * self._guards, _AGAIN_AT_MOST))
         try:
             await self._have_guard()
@@ -270,7 +270,7 @@ class LocalBackend(Backend):
             self.trouble("", str(error))
 
     async def _end_guard(self) -> None:
-        """Let go of the guard, which then ends all runners and itself; wait until it has."""
+        """Disconnect the supervisor, which then ends all runners and itself; wait for its end."""
         if self._writer is not None:
             await self._hang_up(self._writer)
             self._writer = None
@@ -284,17 +284,17 @@ class LocalBackend(Backend):
             await self._tidying
             self._tidying = None
         while self._scratch:
-            # By now the guard has done it, unless it was killed.
+            # The supervisor has removed it, unless it was killed.
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
         while self._locks:
             os.close(self._locks.pop())
 
     async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError):
-            # Closing alone says nothing while a child that was forked has the socket, too.
+            # Closing alone has no effect while a forked child has the socket, too.
             writer.write_eof()
             writer.close()
-            # What does not read is killed.
+            # A supervisor that does not read is killed.
             await asyncio.wait_for(writer.wait_closed(), _END_WITHIN)
         writer.transport.abort()
 
@@ -312,7 +312,7 @@ class LocalBackend(Backend):
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
-            # A line without an end is what a killed guard was about to say.
+            # A line without an end was cut off by the death of the supervisor.
             while (line := await reader.readline()).endswith(b"\n"):
                 try:
                     self._hear(json.loads(line))
@@ -329,7 +329,7 @@ class LocalBackend(Backend):
             self._hello.set_exception(ConnectionError("the guard is gone"))
             self._hello.exception()
         if not self._closed:
-            # The guard is dead: what it would have seen to is done here.
+            # The supervisor was killed: clean up in its place.
             trackers = end_all_marked(f"{self._mark}/")
             self._tidying = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
             if not self._why_stopped and (self._again is None or self._again.done()):
@@ -414,7 +414,7 @@ class LocalBackend(Backend):
 
 
 def _place() -> str:
-    """Return where the scratch folder is made, by Dask's own setting; empty: the usual place.
+    """Return where to create the scratch folder, by Dask's setting; empty for the default.
 
     Raises
     ------
@@ -455,7 +455,7 @@ async def _gone(guard: subprocess.Popen[bytes]) -> None:
 
 
 def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:
-    """Runs of specs that have all in common but their names."""
+    """Yield runs of specs that differ only in their names."""
     alike: list[RunnerSpec] = []
     for spec in specs:
         if alike and replace(alike[0], name=spec.name) != spec:

@@ -1,4 +1,4 @@
-"""Local clusters seen and ended from outside (command line)."""
+"""Inspect and end local clusters from outside (command line)."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from dask_flame.core.resource_trackers import WITHIN as TRACKERS_WITHIN
 from dask_flame.core.resource_trackers import is_tracker
 from dask_flame.errors import BackendError
 
-#: Seconds that a guard may take to answer.
+#: Seconds to wait for a supervisor's answer.
 _ANSWER_WITHIN = 5.0
-#: Seconds that what has lost its driver may take to end by itself.
+#: Seconds for processes that lost their driver to end by themselves.
 _BY_ITSELF = 3.0
 _END_WITHIN = 10.0
 _PAUSE = 0.1
 
 
 class LocalInspector(Inspector):
-    """The clusters of this user on this machine, outside of containers that this one is not in."""
+    """The clusters of this user on this machine, within the same container."""
 
     async def clusters(self) -> list[ClusterListing]:
         census = look()
@@ -75,7 +75,7 @@ class LocalInspector(Inspector):
         driver = described(guard.driver)
         if await self._tell(cluster.id, within):
             return f"stopped; its driver, {driver}, lives on, and was told"
-        # Its guard is as good as dead. If the driver begins another one, that is told.
+        # The supervisor does not respond. The driver may start another one, which is told again.
         for process in _processes([cluster.id]):
             send(process, signal.SIGKILL)
         if await self._tell(cluster.id, _END_WITHIN):
@@ -87,7 +87,7 @@ class LocalInspector(Inspector):
         )
 
     async def _tell(self, cluster: str, within: float) -> bool:
-        """Have a guard end its runners and tell its driver; whether it has."""
+        """Make a supervisor end its runners and notify its driver; return whether it has."""
         told: set[int] = set()
 
         def over() -> bool:
@@ -98,7 +98,7 @@ class LocalInspector(Inspector):
             if guard.process.pid not in told:
                 told.add(guard.process.pid)
                 send(guard.process, STOP)
-                send(guard.process, signal.SIGCONT)  # it may be suspended
+                send(guard.process, signal.SIGCONT)  # in case it is suspended
             scratch = guard.scratch
             noted = scratch is not None and (scratch / NO_MORE).exists()
             return noted and not guard.busy and not census.of(cluster)
@@ -115,18 +115,18 @@ class LocalInspector(Inspector):
                     del found[key]
             return not found
 
-        # Guards end what is theirs within a second of their driver's end, and runners themselves.
+        # After the driver's end, supervisors end their processes within a second, as runners do.
         await _until(gone, _BY_ITSELF)
         return list(found.values())
 
     async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         wanted = {stray.key for stray in strays}
-        # It may have taken a while to decide.
+        # The caller may have taken a while to decide: look again.
         now = [stray for stray in _strays(look()) if stray.key in wanted]
         for marked in look().abandoned():
             if _key(marked) in wanted:
                 send(marked.process, signal.SIGKILL)
-        # What a folder is called says nothing of who lives: it may be a copy.
+        # The name of a folder proves nothing about a living process: it may be a copy.
         await self._kill({s.cluster for s in now if s.cluster and s.key[0] == "process"})
         for stray in now:
             if stray.key[0] == "folder":
@@ -136,7 +136,7 @@ class LocalInspector(Inspector):
     async def _kill(
         self, clusters: set[str], within: float = _END_WITHIN, *, spare_living: bool = True
     ) -> None:
-        """Kill what belongs to clusters that have no driver until there is nothing left."""
+        """Kill the processes of clusters without a driver until none is left."""
         guards = look().guards
         spare_until = time.monotonic() + TRACKERS_WITHIN
         folders = {
@@ -149,7 +149,7 @@ class LocalInspector(Inspector):
             census = look()
             spared = _living(census) if spare_living else set()
             there = _processes(clusters - spared, census)
-            # Again and again: what has just been started may have started more.
+            # Repeated, because a process just found may have started others.
             for process in there:
                 if time.monotonic() > spare_until or not is_tracker(process.pid):
                     send(process, signal.SIGKILL)
@@ -164,7 +164,7 @@ class LocalInspector(Inspector):
 def _processes(
     clusters: Collection[str], census: ProcessScan | None = None
 ) -> list[psutil.Process]:
-    """Guards first: they would start others."""
+    """Return the processes of clusters, supervisors first, because they could start others."""
     census = look() if census is None else census
     guards = [census.guards[id].process for id in clusters if id in census.guards]
     return guards + [m.process for m in census.marked if m.cluster in clusters]
@@ -205,7 +205,7 @@ def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
     first: dict[str, Marked] = {}
     for marked in census.of(id):
         there = first.get(marked.runner)
-        # Others that carry its mark were started by the runner, and after it.
+        # Other processes with the same mark were started by the runner, and after it.
         if there is None or marked.started < there.started:
             first[marked.runner] = marked
     for name in sorted(first, key=lambda n: (n.rpartition("-")[0], len(n), n)):
@@ -224,7 +224,7 @@ def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
 
 
 def _strays(census: ProcessScan) -> Iterator[Orphan]:
-    """What has no living driver, whether or not it is about to end."""
+    """Yield everything without a living driver, even if it is about to end."""
     living = _living(census)
     for id, guard in census.guards.items():
         if id not in living:
@@ -258,17 +258,17 @@ def _folder_key(folder: Path) -> tuple[object, ...]:
 
 
 def _living(census: ProcessScan) -> set[str]:
-    """Clusters whose driver lives: their guard is its child, or it has their folder locked."""
+    """Return clusters with a living driver: parent of the supervisor, or holder of a lock."""
     guards = census.guards.values()
     living = {g.cluster for g in guards if g.has_driver}
     dying = {_identity(scratch) for g in guards if not g.has_driver and (scratch := g.scratch)}
-    # Where its guard was killed, a driver still has results there, and may begin another guard.
+    # If only its supervisor was killed, a driver has results there, and may start another one.
     held = [f for f in _all_folders() if _in_use(f) and _identity(f) not in dying]
     return living | set(map(cluster_of, held))
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What no other folder has, by whatever path it was found; None where it is gone."""
+    """Return a unique id of a folder, independent of its path; None if it does not exist."""
     with contextlib.suppress(OSError):
         there = folder.stat()
         return there.st_dev, there.st_ino
@@ -276,18 +276,18 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _all_folders() -> Iterator[Path]:
-    """Scratch folders, by their names, of this user, where clusters make them."""
+    """Yield this user's scratch folders, recognized by name, from the usual places."""
     places = {tempfile.gettempdir(), dask.config.get("temporary-directory", default=None) or "."}
     places.discard(".")
     for folder in sorted(f for place in places for f in Path(place).glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):
-            # A link leads to what is somebody else's, or to where it is seen anyway.
+            # Skip links: their targets belong to someone else, or are listed anyway.
             if stat.S_ISDIR(folder.lstat().st_mode) and folder.lstat().st_uid == os.getuid():
                 yield folder
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether a process has the folder locked."""
+    """Return whether a process holds the folder's lock."""
     try:
         with _locked(folder):
             return False
@@ -298,7 +298,7 @@ def _in_use(folder: Path) -> bool:
 
 
 def _folders() -> Iterator[Path]:
-    """Scratch folders of nobody."""
+    """Yield scratch folders that no process has locked."""
     for folder in _all_folders():
         with contextlib.suppress(OSError), _locked(folder):
             yield folder
@@ -306,7 +306,7 @@ def _folders() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Have the folder's lock; OSError where it has none, or it is somebody else's."""
+    """Hold the folder's lock; raise OSError if it has none, or another process holds it."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,14 +316,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path, key: tuple[object, ...] | None = None) -> None:
-    """Remove a folder of nobody; with a key, unless another one has its name by now."""
+    """Remove an unlocked folder; with a key, only if it is still the same folder."""
     with contextlib.suppress(OSError), _locked(folder):
         if key in (None, _folder_key(folder)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _until(condition: Callable[[], object], within: float) -> bool:
-    """Wait until this holds; whether it did, within so many seconds."""
+    """Wait until a condition holds, at most ``within`` seconds; return whether it does."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
