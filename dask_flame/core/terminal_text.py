@@ -30,6 +30,7 @@ def tame(text: str) -> str:
 
     Newlines and tabs stay. Other escape sequences are removed; other control characters, and those
     that reverse text, are shown as in Python's repr.
+
     Examples
     --------
     >>> tame("\x1b[2J\x1b]0;title\x07\x1b[31mred")

@@ -54,7 +54,7 @@ def devices() -> Devices:
     >>> tensor.to(f"cuda:{dask_flame.devices()[0]}")                            # doctest: +SKIP
     >>> subprocess.run(command, env=os.environ | dask_flame.devices().environment)  # doctest: +SKIP
     """
-    # Only a runner has GPUs, and only a runner can import this at no extra cost.
+    # Imported late, because it imports distributed.
     from dask_flame.runner.interrupt import of_this_call
 
     execution = of_this_call()

@@ -27,6 +27,7 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
 
     A child process does this, once this process has ended: calls are still running here, and could
     start another process after the last scan.
+
     Parameters
     ----------
     mark : str

@@ -232,6 +232,7 @@ class RunnerWorker(Worker):
 
     It does not wait for its threads when it closes, because its process ends with it; a stock
     worker that loses its scheduler while busy waits for them for up to 30 s.
+
     Parameters
     ----------
     *args, **kwargs
