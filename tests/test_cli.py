@@ -99,9 +99,11 @@ class Driver:
         return map(str.strip, self.process.stdout)
 
     @property
-    def guard(self) -> psutil.Process:
-        (guard,) = (g for g in look().guards.values() if g.cluster.startswith(f"{self.name}-"))
-        return guard.process
+    def supervisor(self) -> psutil.Process:
+        (supervisor,) = (
+            g for g in look().supervisors.values() if g.cluster.startswith(f"{self.name}-")
+        )
+        return supervisor.process
 
     def marked(self) -> list[psutil.Process]:
         return marked_processes(f"{self.name}-")
@@ -109,22 +111,22 @@ class Driver:
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
-        for guard in self.guards():
-            guard.resume()  # it sees to the rest
+        for supervisor in self.supervisors():
+            supervisor.resume()  # it sees to the rest
         for process in self.marked():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        wait_for(lambda: not self.marked() and not self.guards())
+        wait_for(lambda: not self.marked() and not self.supervisors())
         if self.folders():
-            # Driver and guard have both been killed, or stopped: see docs/lifetime.md.
+            # Driver and supervisor have both been killed, or stopped: see docs/lifetime.md.
             said("sweep", self.name, "--yes")
             assert not self.folders()
 
     def folders(self) -> list[Path]:
         return list(Path(tempfile.gettempdir()).glob(f"dask-flame-{self.name}-*"))
 
-    def guards(self) -> list[psutil.Process]:
-        return [g.process for g in look().guards.values() if g.cluster.startswith(self.name)]
+    def supervisors(self) -> list[psutil.Process]:
+        return [g.process for g in look().supervisors.values() if g.cluster.startswith(self.name)]
 
 
 Drive = Callable[..., Driver]
@@ -196,14 +198,16 @@ def test_a_live_cluster_is_listed_read_and_stopped(drive: Drive, bystanders: Any
     wait_for(lambda: not listed(driver.name))
 
 
-def test_what_has_lost_its_driver_and_its_guard_is_swept(drive: Drive, bystanders: Any) -> None:
+def test_what_has_lost_its_driver_and_its_supervisor_is_swept(
+    drive: Drive, bystanders: Any
+) -> None:
     lost, other = drive(99), drive(600)
     (runner,) = lost.marked()
-    scratch = look().guards[listed(lost.name)["id"]].scratch
+    scratch = look().supervisors[listed(lost.name)["id"]].scratch
     assert scratch is not None
     # All at one instant, as far as they can tell.
     lost.process.send_signal(signal.SIGSTOP)
-    lost.guard.kill()
+    lost.supervisor.kill()
     lost.process.kill()
     lost.process.wait()
     seen = listed(lost.name)
@@ -224,19 +228,19 @@ def test_what_has_lost_its_driver_and_its_guard_is_swept(drive: Drive, bystander
     assert all(process.is_running() for process in bystanders)
 
 
-def test_a_guard_that_has_frozen(drive: Drive) -> None:
+def test_a_supervisor_that_has_frozen(drive: Drive) -> None:
     driver, lost = drive(600), drive(601)
-    driver.guard.suspend()
+    driver.supervisor.suspend()
     assert "lives on, and was told" in said("stop", driver.name)
     assert driver.marked() == []
-    lost.guard.suspend()
-    guard = lost.guard
+    lost.supervisor.suspend()
+    supervisor = lost.supervisor
     lost.process.kill()
     lost.process.wait()
     assert listed(lost.name)["state"] == "ending"
-    assert f"guard, process {guard.pid}" in said("sweep", lost.name, "--yes")
+    assert f"supervisor, process {supervisor.pid}" in said("sweep", lost.name, "--yes")
     assert not lost.marked()
-    assert not lost.guards()
+    assert not lost.supervisors()
 
 
 def test_what_goes_by_itself_is_no_stray(drive: Drive) -> None:
@@ -358,7 +362,7 @@ def test_gpus_are_a_column_where_there_are_any() -> None:
 
 
 def _folder_of(driver: Driver) -> Path:
-    scratch = look().guards[listed(driver.name)["id"]].scratch
+    scratch = look().supervisors[listed(driver.name)["id"]].scratch
     assert scratch is not None
     return scratch
 
@@ -393,7 +397,7 @@ def test_folders_that_look_like_a_living_clusters_are_not_it(drive: Drive) -> No
             "copied",
             "empty",
         }
-        assert f"process {driver.guard.pid}" not in shown
+        assert f"process {driver.supervisor.pid}" not in shown
         assert str(first.pid) not in shown
         # What is nobody's is gone, and nothing else.
         assert {k for k, place in planted.items() if place.exists()} == {
@@ -413,9 +417,9 @@ def test_folders_that_look_like_a_living_clusters_are_not_it(drive: Drive) -> No
 
 
 @pytest.mark.parametrize("parent", ["dead", "living"])
-def test_a_process_that_looks_like_a_living_clusters_guard(drive: Drive, parent: str) -> None:
+def test_a_process_that_looks_like_a_living_clusters_supervisor(drive: Drive, parent: str) -> None:
     driver = drive(600)
-    (runner,), guard = driver.marked(), driver.guard
+    (runner,), supervisor = driver.marked(), driver.supervisor
     mark, number = listed(driver.name)["id"], os.getpid() if parent == "living" else 1 << 22
     there = set(map(str, scratch_files(_folder_of(driver))))
     with tempfile.TemporaryDirectory() as folder:
@@ -430,7 +434,7 @@ def test_a_process_that_looks_like_a_living_clusters_guard(drive: Drive, parent:
                 assert forged.pid in look().alike
                 said("sweep", driver.name, "--yes")
                 assert listed(driver.name)["state"] == "live"
-                assert driver.guard == guard
+                assert driver.supervisor == supervisor
                 assert runner.is_running()
                 assert set(map(str, scratch_files(_folder_of(driver)))) == there
             finally:
@@ -441,18 +445,18 @@ def scratch_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_dir()]
 
 
-def test_a_driver_that_lives_without_its_guard_is_left_alone(drive: Drive) -> None:
-    driver = drive()  # without runners, which would clear up after their guard
+def test_a_driver_that_lives_without_its_supervisor_is_left_alone(drive: Drive) -> None:
+    driver = drive()  # without runners, which would clear up after their supervisor
     scratch, mark = _folder_of(driver), listed(driver.name)["id"]
     with subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"],
-        # Of a driver without a guard that would be its runner still.
+        # Of a driver without a supervisor that would be its runner still.
         env={**os.environ, "DASK_FLAME_RUNNER": f"{mark}/runner-9"},
     ) as runner:
         try:
             driver.process.send_signal(signal.SIGSTOP)
-            driver.guard.kill()
-            wait_for(lambda: mark not in look().guards)
+            driver.supervisor.kill()
+            wait_for(lambda: mark not in look().supervisors)
             wait_for(lambda: runner.pid in {m.process.pid for m in look().of(mark)})
             assert said("sweep", driver.name, "--yes") == "nothing to sweep\n"
             assert runner.poll() is None

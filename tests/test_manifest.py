@@ -41,7 +41,7 @@ _GIVEN = {"uid", "creationTimestamp", "resourceVersion", "generation", "finalize
 
 
 class Heard(LocalBackend):
-    """Remembers what it has said to its guard."""
+    """Remembers what it has said to its supervisor."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

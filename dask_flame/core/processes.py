@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-#: The environment variable: ``<cluster>-<random>/<guard>/<runner>``, possibly padded with dots. The
-#: guards of a cluster are numbered, so that a new one ignores what a dead one left.
+#: The environment variable: ``<cluster>-<random>/<supervisor>/<runner>``, with dots as padding.
+#: The supervisors of a cluster are numbered, so that a new one ignores processes of a dead one.
 MARK = "DASK_FLAME_RUNNER"
 #: Name under which output is shown of modules that are imported once for many runners.
 PRELOAD = "preload"
@@ -96,10 +96,10 @@ def carries(pid: int, mark: str) -> bool:
     return False
 
 
-def of_guard(mark: str) -> str:
-    """Return the common prefix of the marks of all runners of the same guard."""
-    guard, slash, _ = mark.rpartition("/")
-    return guard + slash if slash else mark
+def supervisor_prefix(mark: str) -> str:
+    """Return the common prefix of the marks of all runners of the same supervisor."""
+    supervisor, slash, _ = mark.rpartition("/")
+    return supervisor + slash if slash else mark
 
 
 def names_in(mark: str) -> tuple[str, str]:

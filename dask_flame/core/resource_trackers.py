@@ -1,4 +1,4 @@
-"""Leave alone the processes that remove shared memory of ended processes (runner, guard, driver).
+"""Leave alone the processes that remove shared memory of ended processes (driver, runner).
 
 Python's ``multiprocessing`` and joblib's loky register their shared memory with a separate process,
 a resource tracker; torch has a manager for named shared memory. Each of them removes what is left
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dask_flame.core.processes import carries, everywhere, kill_group
 
 #: Seconds that trackers have for their clean-up: it takes milliseconds on an idle machine. Less
-#: than the time for which a driver waits for its guard.
+#: than the time for which a driver waits for its supervisor.
 WITHIN = 5.0
 _PAUSE = 0.01
 #: Parts of the command lines of trackers.

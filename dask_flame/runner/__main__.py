@@ -83,7 +83,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
                     break
                 if line == _END:
                     in_peace[-1]()
-        # Only the guard's death breaks the leash, and it may still be known as the parent.
+        # Only the supervisor's death breaks the leash, and it may still be known as the parent.
         end(1, alone=True)
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
@@ -102,7 +102,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
 
 
 def _nobody_else() -> None:
-    """Clean up after other runners: the guard died before it sent the launch configuration."""
+    """Clean up after other runners: the supervisor died before it sent the launch configuration."""
     with contextlib.suppress(ImportError):  # sys.path is part of the launch configuration
         from dask_flame.core.processes import MARK
         from dask_flame.runner.last_survivor import sweep

@@ -1,8 +1,9 @@
-"""Clean up after a dead guard and all its runners (runner).
+"""Clean up after a dead supervisor and all its runners (runner).
 
-Every surviving runner of a dead guard ends all processes with the mark of any of its runners: a
-runner may have been killed at the same moment as the guard, while processes of its calls live on.
-The driver does the same, if it lives. If it was killed too, its own folder is also removed.
+Every surviving runner of a dead supervisor ends all processes with the mark of any of its runners:
+a runner may have been killed at the same moment as the supervisor, while processes of its calls
+live on. The driver does the same, if it lives. If it was killed too, its own folder is also
+removed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import warnings
 
 from dask_flame.core.folder_locks import remove_once_nobodys
-from dask_flame.core.processes import hide, of_guard
+from dask_flame.core.processes import hide, supervisor_prefix
 from dask_flame.core.resource_trackers import end_all_marked, end_group, wait_for_trackers
 
 #: How long a living driver may take to start its next supervisor, which then removes the driver's
@@ -23,7 +24,7 @@ _NEXT_WITHIN = 60.0
 
 
 def sweep(mark: str, scratch: str, drivers: str) -> None:
-    """Remove what is left: marked processes, the guard's folder, the driver's, the process group.
+    """Remove left-over processes and folders, those of the driver included.
 
     A child process does this, once this process has ended: calls are still running here, and could
     start another process after the last scan.
@@ -33,7 +34,7 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
     mark : str
         The mark of this process.
     scratch : str
-        The guard's folder; empty if unknown.
+        The supervisor's folder; empty if unknown.
     drivers : str
         The driver's folder, to be removed if the driver dies before it starts another supervisor;
         empty if unknown.
@@ -51,7 +52,7 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
             os.kill(me, signal.SIGKILL)
         # Several runners may do this at a time, and processes without a mark are spared. A runner
         # killed before it gets here was killed by one that got here.
-        whose = of_guard(mark) if hide() else mark
+        whose = supervisor_prefix(mark) if hide() else mark
         trackers = end_group(me) if leads else set()
         wait_for_trackers(trackers | end_all_marked(whose))
         if scratch:

@@ -72,8 +72,8 @@ class LocalBackend(Backend):
         self._show = DriversShow(self._limits) if self._limits is not None else None
         # Clusters may have the same name; the random part keeps their processes apart.
         self._mark = f"{owner}-{secrets.token_hex(4)}"
-        self._guards = 0  # number of supervisors started so far
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._supervisors = 0  # number of supervisors started so far
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._hello: asyncio.Future[None] | None = None
@@ -112,17 +112,17 @@ class LocalBackend(Backend):
     async def start(self) -> None:
         if sys.platform == "win32":
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
-        guard = find_spec("dask_flame.backends.local.supervisor.__main__")
-        assert guard is not None
-        assert guard.origin is not None
+        supervisor = find_spec("dask_flame.backends.local.supervisor.__main__")
+        assert supervisor is not None
+        assert supervisor.origin is not None
         place = _place()
         if self._folder is None:
             self._folder = _make_folder(self._mark, place)
-        self._guards += 1
+        self._supervisors += 1
         ours, theirs = socket.socketpair()
         first = self._kinds.first()
         try:
-            mark, files = f"{self._mark}/{self._guards}", str(usual_limit())
+            mark, files = f"{self._mark}/{self._supervisors}", str(usual_limit())
             words = [str(theirs.fileno()), mark, str(os.getpid())]
             words += [place, self._folder.path, files]
             environment = dict(os.environ)
@@ -131,8 +131,8 @@ class LocalBackend(Backend):
                 words.append(first["key"])
                 environment = {**environment, **first["env"], MARK: NO_MARK}
             # Not asyncio's subprocess: its child watcher would outlive the loop.
-            self._guard = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", *interpreter_flags(), guard.origin, *words],
+            self._supervisor = subprocess.Popen(  # noqa: ASYNC220
+                [sys.executable, "-P", *interpreter_flags(), supervisor.origin, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
@@ -152,8 +152,8 @@ class LocalBackend(Backend):
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
-            await self._end_guard()
-            raise BackendError("the guard of the local runners did not start") from error
+            await self._end_supervisor()
+            raise BackendError("the supervisor of the local runners did not start") from error
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:
         for spec in specs:
@@ -162,7 +162,7 @@ class LocalBackend(Backend):
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         if self._why_stopped:
             raise BackendError(self._why_stopped)
-        await self._have_guard()
+        await self._have_supervisor()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
         if specs and specs[0].cwd is None:
@@ -216,7 +216,7 @@ class LocalBackend(Backend):
             if self._folder is not None:
                 # Now, because the supervisor would remove it if this process were killed meanwhile.
                 await in_thread(self._folder.remove)
-            await self._end_guard()
+            await self._end_supervisor()
         if self._again is not None:
             self._again.cancel()
             await asyncio.wait({self._again})
@@ -253,30 +253,30 @@ class LocalBackend(Backend):
             self._say(message)
         return key
 
-    async def _have_guard(self) -> None:
+    async def _have_supervisor(self) -> None:
         """Start a supervisor if there is none, because it was killed together with its runners."""
         async with self._restarting:
             if not self._closed and (self._listening is None or self._listening.done()):
-                await self._end_guard()
+                await self._end_supervisor()
                 await self.start()
 
-    async def _have_guard_again(self) -> None:
+    async def _have_supervisor_again(self) -> None:
         """Start a supervisor even if nothing is to be booted: the driver's folder needs one."""
         # Wait longer each time: the next supervisor may be killed as well.
-        await asyncio.sleep(min(_AGAIN_AFTER * self._guards, _AGAIN_AT_MOST))
+        await asyncio.sleep(min(_AGAIN_AFTER * self._supervisors, _AGAIN_AT_MOST))
         try:
-            await self._have_guard()
+            await self._have_supervisor()
         except BackendError as error:
             self.trouble("", str(error))
 
-    async def _end_guard(self) -> None:
+    async def _end_supervisor(self) -> None:
         """Disconnect the supervisor, which then ends all runners and itself; wait for its end."""
         if self._writer is not None:
             await self._hang_up(self._writer)
             self._writer = None
-        if self._guard is not None:
-            await _gone(self._guard)
-            self._guard = None
+        if self._supervisor is not None:
+            await _gone(self._supervisor)
+            self._supervisor = None
         if self._listening is not None:
             await self._listening
             self._listening = None
@@ -317,24 +317,24 @@ class LocalBackend(Backend):
                 try:
                     self._hear(json.loads(line))
                 except Exception:
-                    logger.exception("what the guard said could not be taken in")
+                    logger.exception("what the supervisor said could not be taken in")
         except (OSError, ValueError):
             pass
         finally:
             self._importing.clear()
-            self._guard_lost()
+            self._supervisor_lost()
 
-    def _guard_lost(self) -> None:
+    def _supervisor_lost(self) -> None:
         if self._hello is not None and not self._hello.done():
-            self._hello.set_exception(ConnectionError("the guard is gone"))
+            self._hello.set_exception(ConnectionError("the supervisor is gone"))
             self._hello.exception()
         if not self._closed:
             # The supervisor was killed: clean up in its place.
             trackers = end_all_marked(f"{self._mark}/")
             self._tidying = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
             if not self._why_stopped and (self._again is None or self._again.done()):
-                self._again = asyncio.ensure_future(self._have_guard_again())
-        lost = self._why_stopped or "the guard of the local runners is gone"
+                self._again = asyncio.ensure_future(self._have_supervisor_again())
+        lost = self._why_stopped or "the supervisor of the local runners is gone"
         why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
             self._over(name, why)
@@ -446,12 +446,12 @@ def _make_folder(cluster: str, place: str) -> DriverFolder:
         ) from error
 
 
-async def _gone(guard: subprocess.Popen[bytes]) -> None:
+async def _gone(supervisor: subprocess.Popen[bytes]) -> None:
     try:
-        await in_thread(guard.wait, _END_WITHIN)
+        await in_thread(supervisor.wait, _END_WITHIN)
     except subprocess.TimeoutExpired:
-        guard.kill()
-        await in_thread(guard.wait)
+        supervisor.kill()
+        await in_thread(supervisor.wait)
 
 
 def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:

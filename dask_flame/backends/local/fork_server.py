@@ -78,13 +78,13 @@ class ForkServer:
     ----------
     connection : socket.socket
         Connection to the supervisor.
-    guard : int
+    supervisor : int
         Process id of the supervisor.
     """
 
-    def __init__(self, connection: socket.socket, guard: int) -> None:
+    def __init__(self, connection: socket.socket, supervisor: int) -> None:
         self.connection = connection
-        self.guard = guard
+        self.supervisor = supervisor
         self._before = dict(_open())
         self._files: dict[str, tuple[int, int]] = {}
 
@@ -331,18 +331,18 @@ def _become(request: Mapping[str, Any]) -> None:
 
 def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
     """Run ``fork_server.py FD SUPERVISOR``; `orders` has the imports, if they are not sent."""
-    descriptor, guard = int(argv[0]), int(argv[1])
+    descriptor, supervisor = int(argv[0]), int(argv[1])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    if os.getppid() != guard:
+    if os.getppid() != supervisor:
         os._exit(1)
     gc.disable()
     rename("template")
     from dask_flame.runner.__main__ import live
 
-    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), guard).serve(orders)
+    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), supervisor).serve(orders)
     _become(request)
     # Until the forking process ends, it is the parent, not the supervisor.
-    live(leash, {guard, middle})
+    live(leash, {supervisor, middle})
 
 
 if __name__ == "__main__":

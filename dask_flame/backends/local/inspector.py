@@ -48,31 +48,31 @@ class LocalInspector(Inspector):
 
     async def clusters(self) -> list[ClusterListing]:
         census = look()
-        ids = {*census.guards, *(m.cluster for m in census.marked)}
+        ids = {*census.supervisors, *(m.cluster for m in census.marked)}
         return sorted((_seen(id, census) for id in ids), key=lambda c: (c.started or 0, c.id))
 
     async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
-        guard = look().guards.get(cluster.id)
-        scratch = guard.scratch if guard is not None else None
-        if guard is None or scratch is None:
-            raise BackendError(f"{cluster.id} has no guard that knows what its runners print")
+        supervisor = look().supervisors.get(cluster.id)
+        scratch = supervisor.scratch if supervisor is not None else None
+        if supervisor is None or scratch is None:
+            raise BackendError(f"{cluster.id} has no supervisor that knows what its runners print")
         file = scratch / PRINTED
         file.unlink(missing_ok=True)
-        send(guard.process, OUTPUT)
+        send(supervisor.process, OUTPUT)
         if not await _until(file.exists, _ANSWER_WITHIN):
-            raise BackendError(f"the guard of {cluster.id} does not answer")
+            raise BackendError(f"the supervisor of {cluster.id} does not answer")
         said: dict[str, str] = json.loads(file.read_text())
         return {
             name: "\n".join(said.get(name, "").splitlines()[-lines:]) for name in _names(cluster)
         }
 
     async def stop(self, cluster: ClusterListing, *, within: float) -> str:
-        guard = look().guards.get(cluster.id)
-        if guard is None or not guard.has_driver:
+        supervisor = look().supervisors.get(cluster.id)
+        if supervisor is None or not supervisor.has_driver:
             await self._kill({cluster.id}, within, spare_living=False)
             _check_ended(cluster.id)
             return "ended; its driver was gone"
-        driver = described(guard.driver)
+        driver = described(supervisor.driver)
         if await self._tell(cluster.id, within):
             return f"stopped; its driver, {driver}, lives on, and was told"
         # The supervisor does not respond. The driver may start another one, which is told again.
@@ -82,7 +82,7 @@ class LocalInspector(Inspector):
             return f"stopped; its driver, {driver}, lives on, and was told"
         _check_ended(cluster.id)
         return (
-            f"ended by force, as its guard did not answer within {within:g} s; its driver, "
+            f"ended by force, as its supervisor did not answer within {within:g} s; its driver, "
             f"{driver}, was not told, and may begin again"
         )
 
@@ -92,16 +92,16 @@ class LocalInspector(Inspector):
 
         def over() -> bool:
             census = look()
-            guard = census.guards.get(cluster)
-            if guard is None or not guard.has_driver:
+            supervisor = census.supervisors.get(cluster)
+            if supervisor is None or not supervisor.has_driver:
                 return False
-            if guard.process.pid not in told:
-                told.add(guard.process.pid)
-                send(guard.process, STOP)
-                send(guard.process, signal.SIGCONT)  # in case it is suspended
-            scratch = guard.scratch
+            if supervisor.process.pid not in told:
+                told.add(supervisor.process.pid)
+                send(supervisor.process, STOP)
+                send(supervisor.process, signal.SIGCONT)  # in case it is suspended
+            scratch = supervisor.scratch
             noted = scratch is not None and (scratch / NO_MORE).exists()
-            return noted and not guard.busy and not census.of(cluster)
+            return noted and not supervisor.busy and not census.of(cluster)
 
         return await _until(over, within)
 
@@ -137,12 +137,14 @@ class LocalInspector(Inspector):
         self, clusters: set[str], within: float = _END_WITHIN, *, spare_living: bool = True
     ) -> None:
         """Kill the processes of clusters without a driver until none is left."""
-        guards = look().guards
+        supervisors = look().supervisors
         spare_until = time.monotonic() + TRACKERS_WITHIN
         folders = {
             scratch
             for id in clusters
-            if id in guards and not guards[id].has_driver and (scratch := guards[id].scratch)
+            if id in supervisors
+            and not supervisors[id].has_driver
+            and (scratch := supervisors[id].scratch)
         }
 
         def over() -> bool:
@@ -166,8 +168,8 @@ def _processes(
 ) -> list[psutil.Process]:
     """Return the processes of clusters, supervisors first, because they could start others."""
     census = look() if census is None else census
-    guards = [census.guards[id].process for id in clusters if id in census.guards]
-    return guards + [m.process for m in census.marked if m.cluster in clusters]
+    supervisors = [census.supervisors[id].process for id in clusters if id in census.supervisors]
+    return supervisors + [m.process for m in census.marked if m.cluster in clusters]
 
 
 def _check_ended(cluster: str) -> None:
@@ -181,16 +183,16 @@ def _names(cluster: ClusterListing) -> list[str]:
 
 
 def _seen(id: str, census: ProcessScan) -> ClusterListing:
-    guard = census.guards.get(id)
+    supervisor = census.supervisors.get(id)
     state, driver = "orphaned", "none"
-    if guard is not None:
-        scratch = guard.scratch
+    if supervisor is not None:
+        scratch = supervisor.scratch
         stopped = scratch is not None and (scratch / NO_MORE).exists()
-        state = ("stopped" if stopped else "live") if guard.has_driver else "ending"
-        driver = described(guard.driver) if guard.has_driver else "gone"
+        state = ("stopped" if stopped else "live") if supervisor.has_driver else "ending"
+        driver = described(supervisor.driver) if supervisor.has_driver else "gone"
     runners = tuple(_runners(id, census))
     starts = [r.started for r in runners if r.started is not None]
-    starts += [] if guard is None else [guard.started]
+    starts += [] if supervisor is None else [supervisor.started]
     return ClusterListing(
         id=id,
         name=id.rpartition("-")[0],
@@ -226,20 +228,20 @@ def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
 def _strays(census: ProcessScan) -> Iterator[Orphan]:
     """Yield everything without a living driver, even if it is about to end."""
     living = _living(census)
-    for id, guard in census.guards.items():
+    for id, supervisor in census.supervisors.items():
         if id not in living:
-            why = f"its driver, process {guard.driver}, is gone"
-            yield _process(guard, "guard", id, why)
+            why = f"its driver, process {supervisor.driver}, is gone"
+            yield _process(supervisor, "supervisor", id, why)
     for marked in census.marked:
         if marked.cluster not in living:
             yield _process(marked, marked.runner, marked.cluster, "its cluster has no driver")
     for marked in census.abandoned():
-        yield _process(marked, "template", "", "its guard is gone")
+        yield _process(marked, "template", "", "its supervisor is gone")
     for folder in _folders():
         yield Orphan(
             what=f"folder {folder}",
             cluster=cluster_of(folder),
-            why="neither a guard nor a driver has it locked",
+            why="neither a supervisor nor a driver has it locked",
             key=_folder_key(folder),
         )
 
@@ -259,9 +261,9 @@ def _folder_key(folder: Path) -> tuple[object, ...]:
 
 def _living(census: ProcessScan) -> set[str]:
     """Return clusters with a living driver: parent of the supervisor, or holder of a lock."""
-    guards = census.guards.values()
-    living = {g.cluster for g in guards if g.has_driver}
-    dying = {_identity(scratch) for g in guards if not g.has_driver and (scratch := g.scratch)}
+    supervisors = census.supervisors.values()
+    living = {g.cluster for g in supervisors if g.has_driver}
+    dying = {_identity(scratch) for g in supervisors if not g.has_driver and (scratch := g.scratch)}
     # If only its supervisor was killed, a driver has results there, and may start another one.
     held = [f for f in _all_folders() if _in_use(f) and _identity(f) not in dying]
     return living | set(map(cluster_of, held))

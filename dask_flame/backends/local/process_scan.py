@@ -23,7 +23,7 @@ from dask_flame.core.processes import MARK, mark_of, names_in
 
 #: Prefix of the names of scratch folders.
 PREFIX = "dask-flame-"
-_GUARD = os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
+_SUPERVISOR = os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ class ProcessScan:
 
     Attributes
     ----------
-    guards : dict of str to SupervisorProcess
+    supervisors : dict of str to SupervisorProcess
         By cluster.
     alike : set of int
-        Ids of all processes that look like supervisors, including `guards`.
+        Ids of all processes that look like supervisors, including `supervisors`.
     marked : list of Marked
     templates : list of Marked
         Processes with a template's mark: templates, and processes started by their imports.
     """
 
-    guards: dict[str, SupervisorProcess] = field(default_factory=dict)
+    supervisors: dict[str, SupervisorProcess] = field(default_factory=dict)
     alike: set[int] = field(default_factory=set)
     marked: list[Marked] = field(default_factory=list)
     templates: list[Marked] = field(default_factory=list)
@@ -129,11 +129,11 @@ def look() -> ProcessScan:
     census = ProcessScan()
     for process in _mine():
         with contextlib.suppress(psutil.Error, OSError):
-            if (guard := _guard(process)) is not None:
+            if (supervisor := _supervisor(process)) is not None:
                 census.alike.add(process.pid)
-                there = census.guards.get(guard.cluster)
-                if there is None or _before(guard, there):
-                    census.guards[guard.cluster] = guard
+                there = census.supervisors.get(supervisor.cluster)
+                if there is None or _before(supervisor, there):
+                    census.supervisors[supervisor.cluster] = supervisor
                 continue
             if MARK not in process.environ():
                 continue
@@ -143,13 +143,13 @@ def look() -> ProcessScan:
     return census
 
 
-def _before(guard: SupervisorProcess, other: SupervisorProcess) -> bool:
+def _before(supervisor: SupervisorProcess, other: SupervisorProcess) -> bool:
     """Return whether the first of two candidates is the supervisor of their cluster."""
     # Just after a template was forked from its supervisor, both look the same.
-    if guard.process.pid == other.process.ppid():
+    if supervisor.process.pid == other.process.ppid():
         return True
     # Any process can imitate the command line: prefer one with a driver and a folder.
-    return (guard.has_driver, guard.scratch is not None) > (
+    return (supervisor.has_driver, supervisor.scratch is not None) > (
         other.has_driver,
         other.scratch is not None,
     )
@@ -219,10 +219,10 @@ def _place(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/pid") if sys.platform == "linux" else ""
 
 
-def _guard(process: psutil.Process) -> SupervisorProcess | None:
+def _supervisor(process: psutil.Process) -> SupervisorProcess | None:
     words = process.cmdline()
     # The flags of the driver's interpreter are between "-P" and the program.
-    program = next((n for n, word in enumerate(words) if word.endswith(_GUARD)), 0)
+    program = next((n for n, word in enumerate(words) if word.endswith(_SUPERVISOR)), 0)
     if program < 2 or words[1] != "-P" or len(words) < program + 4:
         return None
     descriptor, mark, driver = words[program + 1 : program + 4]

@@ -47,13 +47,13 @@ def main() -> None:
     del sys.path[0]
     # The driver's warning filters are meant for runners; this process has no visible output.
     warnings.simplefilter("ignore")
-    guard = Supervisor(
+    supervisor = Supervisor(
         connection, owner, int(parent), heard, place=place, folder=folder, files=int(files)
     )
     if seed is not None:
         connection, pid, output = seed
-        guard.seed = (connection, Forked(pid), output)
-    guard.run()
+        supervisor.seed = (connection, Forked(pid), output)
+    supervisor.run()
 
 
 def _line(connection: socket.socket) -> bytes:
@@ -75,7 +75,7 @@ def _fork(
     connection: socket.socket, kind: dict[str, Any], files: int
 ) -> tuple[socket.socket, int, int]:
     """Fork a template for this kind; return the connection to it, its process id, its output."""
-    guard = os.getpid()
+    supervisor = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     read, write = os.pipe()
     if pid := os.fork():
@@ -98,7 +98,7 @@ def _fork(
         from dask_flame.backends.local import fork_server
 
         del sys.path[0]
-        sys.argv = [fork_server.__file__, str(theirs.detach()), str(guard)]
+        sys.argv = [fork_server.__file__, str(theirs.detach()), str(supervisor)]
         fork_server.main(sys.argv[1:], kind)
     finally:
         os._exit(1)

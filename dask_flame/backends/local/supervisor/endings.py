@@ -36,21 +36,21 @@ class Endings:
 
     Parameters
     ----------
-    guard : Supervisor
+    supervisor : Supervisor
     """
 
-    def __init__(self, guard: Supervisor) -> None:
-        self.guard = guard
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
         self._trackers: dict[int, float] = {}  # of ended runners, with the time to kill them
 
     def due(self) -> list[float]:
         """Return the times of the next kills, on the monotonic clock."""
-        runners = [r.kill_at for r in self.guard.runners.values() if r.kill_at is not None]
+        runners = [r.kill_at for r in self.supervisor.runners.values() if r.kill_at is not None]
         return [*runners, *self._trackers.values()]
 
     def end(self, name: str, grace: float) -> None:
         """Ask a runner to end, and kill it after ``grace`` seconds."""
-        runner = self.guard.runners.get(name)
+        runner = self.supervisor.runners.get(name)
         if runner is None or (runner.process is not None and runner.process.poll() is not None):
             return
         if grace <= 0:
@@ -59,7 +59,7 @@ class Endings:
         due = time.monotonic() + grace
         if runner.kill_at is None:
             # Not by SIGTERM: to a runner that means that its substrate reclaims the machine.
-            self.guard.tell(runner, b"end")
+            self.supervisor.tell(runner, b"end")
         runner.kill_at = min(due, runner.kill_at or due)
 
     def kill(self, runner: Runner) -> None:
@@ -77,7 +77,7 @@ class Endings:
     def look(self) -> None:
         """Kill overdue runners, and handle runners that have ended."""
         now = time.monotonic()
-        for runner in list(self.guard.runners.values()):
+        for runner in list(self.supervisor.runners.values()):
             if runner.kill_at is not None and now >= runner.kill_at:
                 runner.kill_at = None
                 self.kill(runner)
@@ -93,17 +93,17 @@ class Endings:
         """End all processes started from here, and wait for their end."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for template in self.guard.templates.values():
+        for template in self.supervisor.templates.values():
             template.close()
-        if self.guard.adopts:
+        if self.supervisor.adopts:
             self._everything_below()
             return
-        for runner in self.guard.runners.values():
+        for runner in self.supervisor.runners.values():
             if runner.process is not None:
                 self.kill(runner)
                 while runner.process.poll() is None:
                     os.waitpid(runner.process.pid, 0)
-        wait_for_trackers(end_all_marked(f"{self.guard.owner}/"))
+        wait_for_trackers(end_all_marked(f"{self.supervisor.owner}/"))
 
     def _everything_below(self) -> None:
         """End all descendants; processes started by runners become descendants when orphaned."""
@@ -120,13 +120,13 @@ class Endings:
 
     def _reap_orphans(self) -> None:
         """Reap dead processes that were handed to this one as orphans."""
-        if not self.guard.adopts:
+        if not self.supervisor.adopts:
             return
         with contextlib.suppress(ChildProcessError):
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if dead.si_pid not in self._processes():
                     # Perhaps a runner that its template has reported in the meantime.
-                    for template in list(self.guard.templates.values()):
+                    for template in list(self.supervisor.templates.values()):
                         template.hear()
                 if dead.si_pid in self._processes():
                     return  # it has just died: handled in the next turn
@@ -134,31 +134,31 @@ class Endings:
                 self._trackers.pop(dead.si_pid, None)
 
     def _processes(self) -> set[int]:
-        guard = self.guard
-        runners = {r.process.pid for r in guard.runners.values() if r.process is not None}
-        return runners | {t.process.pid for t in guard.templates.values()}
+        supervisor = self.supervisor
+        runners = {r.process.pid for r in supervisor.runners.values() if r.process is not None}
+        return runners | {t.process.pid for t in supervisor.templates.values()}
 
     def _of_templates(self) -> set[int]:
         """Return the templates, and the processes started by modules being imported there."""
-        templates = {t.process.pid for t in self.guard.templates.values()}
+        templates = {t.process.pid for t in self.supervisor.templates.values()}
         return templates.union(*(below(pid) for pid in templates))
 
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
         trackers = end_group(pid)
-        trackers |= end_marked(f"{self.guard.owner}/{runner.name}", within_reach())
-        if len(self.guard.runners) == 1:
+        trackers |= end_marked(f"{self.supervisor.owner}/{runner.name}", within_reach())
+        if len(self.supervisor.runners) == 1:
             # Orphans without a mark may belong to any runner; this was the last one.
             trackers |= kill_but_trackers(set(below(os.getpid())) - self._of_templates())[1]
         for tracker in trackers:
             self._trackers.setdefault(tracker, time.monotonic() + WITHIN)
-        self.guard.ended(runner, code, told=runner.killed and code == -signal.SIGKILL)
+        self.supervisor.ended(runner, code, told=runner.killed and code == -signal.SIGKILL)
 
     def _kill_unborn(self, runner: Runner) -> None:
         late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
-        for template in list(self.guard.templates.values()):
+        for template in list(self.supervisor.templates.values()):
             if runner in template.waiting:
                 template.waiting.remove(runner)
-                self.guard.ended(runner, -signal.SIGKILL, told=True)
+                self.supervisor.ended(runner, -signal.SIGKILL, told=True)
             elif runner not in template.wave.values():
                 continue
             if late:

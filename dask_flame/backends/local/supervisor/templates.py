@@ -37,13 +37,13 @@ class TemplateOutput:
 
     Parameters
     ----------
-    guard : Supervisor
+    supervisor : Supervisor
     descriptor : int
         The pipe to read from.
     """
 
-    def __init__(self, guard: Supervisor, descriptor: int) -> None:
-        self.guard = guard
+    def __init__(self, supervisor: Supervisor, descriptor: int) -> None:
+        self.supervisor = supervisor
         self.descriptor = descriptor
         self._kept: bytes | None = b""
         self._closed = False
@@ -56,10 +56,10 @@ class TemplateOutput:
         try:
             while chunk := os.read(self.descriptor, 1 << 16):
                 if self._kept is None:
-                    self.guard.printed(PRELOAD, chunk)
+                    self.supervisor.printed(PRELOAD, chunk)
                 else:
                     self._kept = (self._kept + chunk)[-_KEPT_OUTPUT:]
-            self.guard.unregister(self.descriptor)  # the template is dead
+            self.supervisor.unregister(self.descriptor)  # the template is dead
         except BlockingIOError:
             pass
 
@@ -68,12 +68,12 @@ class TemplateOutput:
         self.hear()
         kept, self._kept = self._kept, None
         if kept:
-            self.guard.printed(PRELOAD, kept)
+            self.supervisor.printed(PRELOAD, kept)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.guard.unregister(self.descriptor)
+            self.supervisor.unregister(self.descriptor)
             os.close(self.descriptor)
 
 
@@ -82,7 +82,7 @@ class Template:
 
     Parameters
     ----------
-    guard : Supervisor
+    supervisor : Supervisor
     key : str
         Key of the kind.
     kind : RunnerKind
@@ -96,9 +96,9 @@ class Template:
     """
 
     def __init__(
-        self, guard: Supervisor, key: str, kind: RunnerKind, seed: Seed | None = None
+        self, supervisor: Supervisor, key: str, kind: RunnerKind, seed: Seed | None = None
     ) -> None:
-        self.guard = guard
+        self.supervisor = supervisor
         self.key = key
         self.kind = kind
         self.waiting: collections.deque[Runner] = collections.deque()
@@ -109,7 +109,7 @@ class Template:
         self.over = False
         self.connection, self.process, output = seed or self._start()
         self.connection.setblocking(False)
-        self.prints = TemplateOutput(guard, output)
+        self.prints = TemplateOutput(supervisor, output)
         if seed is None:
             self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
 
@@ -132,7 +132,7 @@ class Template:
                 pass_fds=(theirs.fileno(),),
                 env={**self.kind.env, MARK: NO_MARK},
                 start_new_session=True,
-                preexec_fn=self.guard.usual_limits,
+                preexec_fn=self.supervisor.usual_limits,
             )
         except BaseException:
             ours.close()
@@ -156,12 +156,12 @@ class Template:
         """End the template once all requested runners are forked."""
         self.leaving = True
         if not self.busy and not self.waiting:
-            self.guard.unfit(self, "", "", failed=True)
+            self.supervisor.unfit(self, "", "", failed=True)
 
     def strand(self) -> None:
         """Hand over the requested runners about which the template has not reported."""
         for runner in self.wave.values():
-            self.guard.stranded(runner)
+            self.supervisor.stranded(runner)
         self.wave.clear()
 
     def hear(self) -> None:
@@ -181,11 +181,11 @@ class Template:
     def close(self) -> None:
         """End the template; runners forked from it live on."""
         self.over = True
-        self.guard.unregister(self.connection)
+        self.supervisor.unregister(self.connection)
         self.connection.close()
         self.prints.close()
         if not self.ready:
-            self.guard.say(ev="importing", key=self.key, module="")
+            self.supervisor.say(ev="importing", key=self.key, module="")
         # During the imports, its descendants are not runners, but processes started by a module.
         tree = [] if self.ready else below(self.process.pid)
         if not self.ready:
@@ -198,16 +198,16 @@ class Template:
     def _take_in(self, message: dict[str, Any]) -> None:
         event = message["ev"]
         if event == "importing":
-            self.guard.say(ev="importing", key=self.key, module=message["module"])
+            self.supervisor.say(ev="importing", key=self.key, module=message["module"])
         elif event == "ready":
             self.ready = True
             self.prints.tell()
-            self.guard.say(ev="importing", key=self.key, module="")
+            self.supervisor.say(ev="importing", key=self.key, module="")
             self.fork()
         elif event == "forked":
-            self.guard.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
+            self.supervisor.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
         elif event == "refused":
-            self.guard.refused(self.wave.pop(message["name"]), message["why"])
+            self.supervisor.refused(self.wave.pop(message["name"]), message["why"])
         elif event == "done":
             self.strand()
             self.busy = False
@@ -217,16 +217,16 @@ class Template:
         elif event == "stale":
             self.waiting.extendleft(reversed(self.wave.values()))
             self.wave.clear()
-            self.guard.replace(self)
+            self.supervisor.replace(self)
         elif event == "unfit":
-            self.guard.unfit(self, message["module"], message["why"], failed=message["failed"])
+            self.supervisor.unfit(self, message["module"], message["why"], failed=message["failed"])
 
     def _lost(self) -> None:
         self.strand()
         if self.ready:
-            self.guard.replace(self)
+            self.supervisor.replace(self)
         else:
-            self.guard.unfit(self, "", "ended while it was imported", failed=True)
+            self.supervisor.unfit(self, "", "ended while it was imported", failed=True)
 
     def _wave(self) -> None:
         self.busy = True
