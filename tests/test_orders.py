@@ -181,7 +181,7 @@ def test_a_driver_that_is_slow_to_start_its_next_supervisor(killed: Killed) -> N
 
 
 def test_a_driver_that_still_counts_as_parent(tmp_path: Path) -> None:
-    # As for an instant after it was killed: its files are closed before its children are given away.
+    # As for an instant after a kill: the kernel closes its files before it reparents its children.
     folder = tmp_path / "dask-flame-of-the-driver"
     folder.mkdir()
     ours, theirs = socket.socketpair()
