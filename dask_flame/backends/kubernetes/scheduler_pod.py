@@ -22,8 +22,8 @@ _LINES = 50
 #: Seconds between two queries for a Service's address: clouds take a minute or two.
 _ASK_AGAIN = 1.0
 #: Seconds within which Kubernetes creates a Job's pod; also the interval of queries for the reason
-#: if it does not. A refusal is final after `_PATIENCE` seconds: until then, a cluster that is ending
-#: may free room. A pod missing without a refusal is reported only then.
+#: if it does not. A refusal is final after `_PATIENCE` seconds: until then, an ending cluster may
+#: free room. A pod missing without a refusal is reported only then.
 _SEEN_WITHIN = 2.0
 _PATIENCE = 10.0
 _DELETED = "the scheduler's pod was deleted by somebody else"
