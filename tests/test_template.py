@@ -166,8 +166,8 @@ LOOP = "import asyncio\nheld = asyncio.new_event_loop()"
 FILE = "held = open(__file__)"
 TITLE = (
     "import ctypes\n"
-    "from dask_flame.core.processes import room\n"
-    "if (found := room()) is not None:\n"
+    "from dask_flame.core.processes import mark_address\n"
+    "if (found := mark_address()) is not None:\n"
     "    ctypes.memset(found, 0, 8)\n"
 )
 PROCESS = (
@@ -636,13 +636,13 @@ def test_the_supervisor_may_open_many_files_and_what_it_starts_as_many_as_usual(
 def test_a_mark_is_written_over_dots() -> None:
     script = (
         "import os, psutil\n"
-        "from dask_flame.core.processes import MARK, rename, rewrite\n"
-        "rewrite('cluster-1/runner-2')\n"
-        "rename('runner-2')\n"
+        "from dask_flame.core.processes import MARK, set_command_line, write_mark\n"
+        "write_mark('cluster-1/runner-2')\n"
+        "set_command_line('runner-2')\n"
         "me = psutil.Process()\n"
         "print(me.environ()[MARK].rstrip('.'), [w for w in me.cmdline() if w])\n"
         "try:\n"
-        "    rewrite('again')\n"
+        "    write_mark('again')\n"
         "except ValueError as error:\n"
         "    print(error)\n"
     )

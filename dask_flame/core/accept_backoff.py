@@ -33,7 +33,7 @@ def accept_patiently(server: Server) -> None:
     for tcp in _listening(server):
         for descriptor, sock in tcp._sockets.items():
             tcp._handlers.pop(descriptor)()
-            tcp._handlers[descriptor] = Patience(sock, tcp._handle_connection).stop
+            tcp._handlers[descriptor] = AcceptBackoff(sock, tcp._handle_connection).stop
 
 
 def _listening(server: Server) -> Iterator[Any]:
@@ -44,7 +44,7 @@ def _listening(server: Server) -> Iterator[Any]:
         yield pages
 
 
-class Patience:
+class AcceptBackoff:
     """Accept connections on the current event loop, with pauses after errors.
 
     Parameters

@@ -47,7 +47,7 @@ def supervise(folder: str) -> int:
     return lock(folder, _SUPERVISED)
 
 
-def remove_once_nobodys(folder: str, within: float, *, unless_supervised: bool = False) -> bool:
+def remove_when_released(folder: str, within: float, *, unless_supervised: bool = False) -> bool:
     """Remove a folder as soon as the process that holds it (:func:`hold`) has ended.
 
     Parameters

@@ -47,7 +47,7 @@ def everywhere() -> list[int]:
     return list(psutil.pids())
 
 
-def within_reach() -> list[int]:
+def orphan_candidates() -> list[int]:
     """Return the processes among which orphans of this process's children can be.
 
     On Linux these are its descendants, because it is their subreaper.
@@ -108,12 +108,12 @@ def names_in(mark: str) -> tuple[str, str]:
     return (cluster, rest.rpartition("/")[2]) if rest else ("", "")
 
 
-def room() -> int | None:
+def mark_address() -> int | None:
     """Return the address of this process's visible mark, if it is a row of dots (Linux)."""
-    return _where(NO_MARK)
+    return _address_of(NO_MARK)
 
 
-def hide() -> bool:
+def hide_mark() -> bool:
     """Remove this process's mark from its environment as others see it; return whether it worked.
 
     Only on Linux, and not if that environment has been overwritten.
@@ -124,21 +124,21 @@ def hide() -> bool:
     mark = os.environ.get(MARK, "")
     with contextlib.suppress(OSError):
         for shown in (mark.ljust(len(NO_MARK), _DOT), mark):
-            if (place := _where(shown)) is not None:
+            if (place := _address_of(shown)) is not None:
                 ctypes.memset(place, ord(_DOT), len(shown))
                 return True
     return False
 
 
-def _where(mark: str) -> int | None:
+def _address_of(mark: str) -> int | None:
     """Return the address of this visible mark in this process, if it is there."""
-    start, end = _places()[2:]
+    start, end = _memory_bounds()[2:]
     shown = b"\0" + ctypes.string_at(start, end - start) if start else b""
     at = shown.find(f"\0{MARK}={mark}\0".encode())
     return None if at < 0 else start + at + len(MARK) + 1
 
 
-def rewrite(mark: str) -> None:
+def write_mark(mark: str) -> None:
     """Write this mark over the dots in this process's visible environment (Linux).
 
     Raises
@@ -146,21 +146,21 @@ def rewrite(mark: str) -> None:
     ValueError
         If there are not enough dots.
     """
-    place = room()
+    place = mark_address()
     if place is None or len(mark) > len(NO_MARK):
         raise ValueError(f"there is no room for the mark {mark!r}")
     ctypes.memmove(place, mark.ljust(len(NO_MARK), _DOT).encode(), len(NO_MARK))
 
 
-def rename(name: str) -> None:
+def set_command_line(name: str) -> None:
     """Set this process's command line to ``dask-flame`` and a name, as far as it fits (Linux)."""
-    start, end = _places()[:2]
+    start, end = _memory_bounds()[:2]
     if start:
         command = f"dask-flame\0{name}".encode()[: end - start - 1]
         ctypes.memmove(start, command.ljust(end - start, b"\0"), end - start)
 
 
-def _places() -> tuple[int, ...]:
+def _memory_bounds() -> tuple[int, ...]:
     """Return the bounds of this process's visible command line and environment, in memory.
 
     Fields 48 to 51 of ``/proc/self/stat``, see proc_pid_stat(5); zeros if access is denied.

@@ -87,17 +87,17 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         end(1, alone=True)
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
-    code, farewell = 1, None
+    code, process_exit = 1, None
     try:
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        farewell = ProcessExit(end, orders["shutdown_timeout"])
-        code = run(orders, farewell, in_peace.append)
+        process_exit = ProcessExit(end, orders["shutdown_timeout"])
+        code = run(orders, process_exit, in_peace.append)
     except BaseException:
         traceback.print_exc()
-    if farewell is not None:
-        farewell(code)
+    if process_exit is not None:
+        process_exit(code)
     end(code)
 
 

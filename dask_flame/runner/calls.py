@@ -43,17 +43,17 @@ class Calls:
 
     Attributes
     ----------
-    acquainted : bool
+    flame_scheduler : bool
         Whether the scheduler knows the messages of :mod:`dask_flame.core.messages`. A stock
         scheduler does not, and drops a worker that uses them.
     """
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.acquainted = False
+        self.flame_scheduler = False
         self._executing: dict[Any, Execution] = {}
         self._watched: dict[Any, bool] = {}  # released before they began: whether to interrupt
-        self._untold: set[Any] = set()  # ended, but not yet recorded in the worker's state
+        self._unrecorded: set[Any] = set()  # ended, but not yet recorded in the worker's state
         self._returning: dict[Any, asyncio.Future[None]] = {}
         worker.stream_handlers.update(
             {HELLO: self.hello, WATCH: self.watch, RETURNED: self.returned}
@@ -81,7 +81,7 @@ class Calls:
         if execution.packed:
             ts.run_spec.on_open = execution.begin
         self._executing[key] = execution
-        self._untold.discard(key)
+        self._unrecorded.discard(key)
         if execution.timeout is not None:
             execution.on_start = lambda: self._start_clock(execution)
         elsewhere = coroutine or unknown
@@ -92,7 +92,7 @@ class Calls:
             # Deferred: a coroutine that is cancelled from within, and ends before it awaits
             # anything, leaves no event for the worker's state.
             loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: self._taken_back(execution, interrupt=interrupt))
+            loop.call_soon(lambda: self._released(execution, interrupt=interrupt))
             execution.unwanted = True
         enter(execution)
         current_call.enter(key)
@@ -110,9 +110,9 @@ class Calls:
             if elsewhere:
                 execution.ended = True
             del self._executing[key]
-            self._untold.add(key)
+            self._unrecorded.add(key)
             self._returning.pop(key, None)
-            if execution.unwanted or (execution.ran is not None and self.acquainted):
+            if execution.unwanted or (execution.ran is not None and self.flame_scheduler):
                 # distributed's own callback, which updates the worker's state, was added before.
                 assert work is not None
                 work.add_done_callback(lambda work: self.say(FREED, key=key))
@@ -175,7 +175,7 @@ class Calls:
             return
         assert execution.since is not None
         execution.ran = time.monotonic() - execution.since
-        if self.acquainted:
+        if self.flame_scheduler:
             self.say(OVERRAN, key=execution.key, timeout=execution.timeout, seconds=execution.ran)
         self._interrupt(execution)
 
@@ -189,17 +189,17 @@ class Calls:
 
     def hello(self, **kwargs: Any) -> None:
         """Note that the scheduler knows dask-flame's messages."""
-        self.acquainted = True
+        self.flame_scheduler = True
 
     def watch(self, key: Any, interrupt: bool = False, **kwargs: Any) -> None:
         """Handle the release of a call by the scheduler."""
-        self.acquainted = True
+        self.flame_scheduler = True
         execution = self._executing.get(key)
         state = self.worker.state
         ts = state.tasks.get(key)
         if execution is not None:
-            self._taken_back(execution, interrupt=interrupt)
-        elif key in self._untold:
+            self._released(execution, interrupt=interrupt)
+        elif key in self._unrecorded:
             self.say(FREED, key=key)
         elif ts is not None and (ts in state.executing or ts in state.long_running):
             # Its execution begins in the next turn of the event loop; that cannot be prevented.
@@ -213,7 +213,7 @@ class Calls:
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _taken_back(self, execution: Execution, *, interrupt: bool) -> None:
+    def _released(self, execution: Execution, *, interrupt: bool) -> None:
         execution.unwanted = True
         self.returned(execution.key)  # it needs no slot to run to its end
         if interrupt and not execution.interrupted:
@@ -224,9 +224,9 @@ class Calls:
     def say(self, word: str, **what: Any) -> None:
         self.worker.batched_send({"op": word, **what})
 
-    def told(self, key: Any) -> None:
+    def recorded(self, key: Any) -> None:
         """Note that the worker's state has recorded the end of this call."""
-        self._untold.discard(key)
+        self._unrecorded.discard(key)
 
     def seceded(self, key: Any) -> None:
         """Handle a call's departure from the thread pool, possibly a repeated one."""
@@ -237,7 +237,7 @@ class Calls:
 
     def left_again(self, execution: Execution) -> None:
         """Report that a call left its slot again, which distributed reports only once."""
-        if not self.acquainted:
+        if not self.flame_scheduler:
             return
         stimulus = f"flame-left-{time.time()}"
         again = LongRunningMsg(

@@ -55,7 +55,7 @@ def devices() -> Devices:
     >>> subprocess.run(command, env=os.environ | dask_flame.devices().environment)  # doctest: +SKIP
     """
     # Imported late, because it imports distributed.
-    from dask_flame.runner.interrupt import of_this_call
+    from dask_flame.runner.interrupt import execution_here
 
-    execution = of_this_call()
+    execution = execution_here()
     return Devices() if execution is None else execution.devices

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     """Run a worker by the launch configuration in a file, until it has closed."""
-    code, farewell = 1, None
+    code, process_exit = 1, None
     try:
         orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
         scratch = os.environ.get("TMPDIR", "/tmp")
@@ -33,12 +33,12 @@ def main(argv: list[str]) -> NoReturn:
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        farewell = ProcessExit(_end, orders["shutdown_timeout"])
-        code = run(orders, farewell, lambda _: None)
+        process_exit = ProcessExit(_end, orders["shutdown_timeout"])
+        code = run(orders, process_exit, lambda _: None)
     except BaseException:
         traceback.print_exc()
-    if farewell is not None:
-        farewell(code)
+    if process_exit is not None:
+        process_exit(code)
     _end(code)
 
 

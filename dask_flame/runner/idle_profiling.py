@@ -14,9 +14,9 @@ from distributed import Worker
 from distributed.metrics import time
 
 #: Callbacks of :class:`distributed.Worker` that are of no use on an idle worker.
-_OF_CALLS = ("profile", "profile-cycle", "tick", "ticks")
+_CALLBACKS = ("profile", "profile-cycle", "tick", "ticks")
 #: Seconds between the last call and the pause.
-_LINGER = 1.0
+_DELAY = 1.0
 
 
 class IdleProfiling:
@@ -31,31 +31,31 @@ class IdleProfiling:
         self._worker = worker
         self._calls = 0
         self._since = 0.0
-        self._resting = False
+        self._paused = False
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def resting(self) -> bool:
+    def paused(self) -> bool:
         """Whether the measurements are paused."""
-        return self._resting
+        return self._paused
 
     def started(self) -> None:
         """Begin to watch for idleness, once the worker has started."""
-        self._since = monotonic() - _LINGER
+        self._since = monotonic() - _DELAY
         self._look()
 
     def begin(self) -> None:
         """Resume the measurements for a call."""
         self._calls += 1
-        if self._resting and not self._closed:
-            self._resting = False
+        if self._paused and not self._closed:
+            self._paused = False
             # Reset the reference points of the measurements, or the pause would count as a delay.
             # These names are private; there is no public way to restart the measurements.
             worker = self._worker
             worker._last_tick = worker._last_tick_cycle = time()
             worker._last_tick_counter = worker._tick_counter
-            for name in _OF_CALLS:
+            for name in _CALLBACKS:
                 if name in worker.periodic_callbacks:
                     worker.periodic_callbacks[name].start()
 
@@ -64,7 +64,7 @@ class IdleProfiling:
         self._calls -= 1
         self._since = monotonic()
         if not self._calls and self._timer is None and not self._closed:
-            self._wait(_LINGER)
+            self._wait(_DELAY)
 
     def close(self) -> None:
         """Cancel the timer, and resume nothing any more."""
@@ -77,13 +77,13 @@ class IdleProfiling:
 
     def _look(self) -> None:
         self._timer = None
-        if self._calls or self._resting:
+        if self._calls or self._paused:
             return
-        left = self._since + _LINGER - monotonic()
+        left = self._since + _DELAY - monotonic()
         if left > 0 or self._worker.state.actors:
-            self._wait(max(left, _LINGER))
+            self._wait(max(left, _DELAY))
             return
-        self._resting = True
-        for name in _OF_CALLS:
+        self._paused = True
+        for name in _CALLBACKS:
             if name in self._worker.periodic_callbacks:
                 self._worker.periodic_callbacks[name].stop()

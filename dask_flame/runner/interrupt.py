@@ -31,10 +31,10 @@ from dask_flame.runner.gpus import make_current
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, message_of
 
 # Both calls keep the interpreter lock, so that nothing runs between a check and the request.
-_ask = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+_request_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
-_take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+_withdraw_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
 
@@ -167,27 +167,27 @@ class Execution:
             try:
                 self._inside = not self.packed
                 if self.interrupted:
-                    return _not_run(thread)
+                    return _rescheduled(thread)
                 outcome = call()
             finally:
                 # The interpreter raises pending exceptions after calls and at backward jumps.
                 # Neither occurs before the second of these lines has taken effect.
                 self._inside = False
-                _take_back(thread, None)
+                _withdraw_exception(thread, None)
         except Interrupted as error:
             # Raised in distributed's code around the call, which expects no such error: usually a
             # second interruption, while distributed records the first.
             with self.worker.active_threads_lock:
                 if self.worker.active_threads.get(thread) == self.key:
                     del self.worker.active_threads[thread]
-            _let_go(error)
-            return _not_run(thread)
+            _clear_frames(error)
+            return _rescheduled(thread)
         except BaseException as error:
             # distributed failed to record the result or the error of the call.
             with self.worker.active_threads_lock:
                 self.worker.active_threads.pop(thread, None)
-            return {**_not_run(thread), **_failed(error)}
-        _let_go(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
+            return {**_rescheduled(thread), **_failed(error)}
+        _clear_frames(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
         return outcome
 
     def interrupt(self) -> None:
@@ -201,7 +201,7 @@ class Execution:
         with self.worker.active_threads_lock:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
             if known and self._inside and not _stopped(self.thread):
-                _ask(self.thread, Interrupted)
+                _request_exception(self.thread, Interrupted)
         self.wake()
 
     def end(self) -> asyncio.Task[Any] | None:
@@ -222,7 +222,7 @@ class Execution:
             waiting.cancel()
 
 
-def _not_run(thread: int) -> dict[str, Any]:
+def _rescheduled(thread: int) -> dict[str, Any]:
     return {"op": "task-erred", "thread": thread, "actual_exception": Reschedule()}
 
 
@@ -244,7 +244,7 @@ def _stopped(thread: int | None) -> bool:
     return False
 
 
-def _let_go(error: BaseException | None) -> None:
+def _clear_frames(error: BaseException | None) -> None:
     """Clear the frames that a failed call has left behind.
 
     One of the frames holds distributed's record of the error, which refers back to the frames:
@@ -275,7 +275,7 @@ def enter(execution: Execution) -> None:
     _context.set(execution)
 
 
-def of_this_call() -> Execution | None:
+def execution_here() -> Execution | None:
     """Return the call in whose context this code runs, or None."""
     return _context.get()
 
@@ -315,7 +315,7 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         # `rejoin` also submits a function from inside a call: only the first one is the call.
         if execution is not None and execution.take():
             call = partial(self._run, execution, call)
-        elif (own := current()) is not None and (request := self._take_back_rejoin()):
+        elif (own := current()) is not None and (request := self._withdraw_rejoin()):
             # A thread in the pool that waits for a slot would keep the pool from running the call
             # that has the slot: rejoin only once the slot is available.
             self._on_rejoin(own)
@@ -327,7 +327,7 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         future = super().submit(call)
         return future
 
-    def _take_back_rejoin(self) -> threading.Event | None:
+    def _withdraw_rejoin(self) -> threading.Event | None:
         """Withdraw this thread's request to rejoin the pool; return None if there is none."""
         me = threading.current_thread()
         with self._rejoin_lock:

@@ -14,8 +14,8 @@ import shutil
 import signal
 import warnings
 
-from dask_flame.core.folder_locks import remove_once_nobodys
-from dask_flame.core.processes import hide, supervisor_prefix
+from dask_flame.core.folder_locks import remove_when_released
+from dask_flame.core.processes import hide_mark, supervisor_prefix
 from dask_flame.core.resource_trackers import end_all_marked, end_group, wait_for_trackers
 
 #: How long a living driver may take to start its next supervisor, which then removes the driver's
@@ -52,12 +52,12 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
             os.kill(me, signal.SIGKILL)
         # Several runners may do this at a time, and processes without a mark are spared. A runner
         # killed before it gets here was killed by one that got here.
-        whose = supervisor_prefix(mark) if hide() else mark
+        whose = supervisor_prefix(mark) if hide_mark() else mark
         trackers = end_group(me) if leads else set()
         wait_for_trackers(trackers | end_all_marked(whose))
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
         if drivers:
-            remove_once_nobodys(drivers, _NEXT_WITHIN, unless_supervised=True)
+            remove_when_released(drivers, _NEXT_WITHIN, unless_supervised=True)
     finally:
         os._exit(0)

@@ -57,7 +57,7 @@ class MainModule(types.ModuleType):
     def __reduce__(self) -> Any:
         return importlib.import_module, (_MAIN,)
 
-    def came(self, thing: Any) -> None:
+    def record(self, thing: Any) -> None:
         """Record a function or class of the driver's ``__main__`` that was unpickled here."""
         name = getattr(thing, "__qualname__", "")
         if getattr(thing, "__module__", None) != _MAIN or "." in name:
@@ -102,7 +102,7 @@ def install(program: Mapping[str, str]) -> MainModule:
         main.__file__ = program["file"]
     for name in ("_function_setstate", "_class_setstate"):
         finish = getattr(cloudpickle.cloudpickle, name)
-        setattr(cloudpickle.cloudpickle, name, _then(finish, main.came))
+        setattr(cloudpickle.cloudpickle, name, _then(finish, main.record))
     # Functions of the previous __main__ need its module, which nothing else refers to.
     main.__dict__["_program"] = current
     sys.modules[_MAIN] = main
@@ -115,11 +115,11 @@ def installed() -> MainModule | None:
     return main if isinstance(main, MainModule) else None
 
 
-def _then(finish: Callable[..., Any], came: Callable[[Any], None]) -> Callable[..., Any]:
+def _then(finish: Callable[..., Any], record: Callable[[Any], None]) -> Callable[..., Any]:
     @functools.wraps(finish)  # pickles made here must refer to it by cloudpickle's name
     def finished(thing: Any, state: Any) -> Any:
         value = finish(thing, state)
-        came(thing)
+        record(thing)
         return value
 
     return finished

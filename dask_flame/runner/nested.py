@@ -104,7 +104,7 @@ def _outside() -> Iterator[None]:
 def come_back(execution: Execution) -> None:
     """Wait for a slot before the call's thread rejoins the pool, here or in its own code."""
     worker: RunnerWorker = execution.worker
-    if worker.calls.acquainted:
+    if worker.calls.flame_scheduler:
         _wait(execution, worker.calls.come_back(execution), None)
         if execution.interrupted:
             # It has no slot, and might have to wait for another call's thread.
@@ -166,5 +166,5 @@ async def _coroutine_outside(execution: Execution) -> AsyncIterator[None]:
 async def _coroutine_back(execution: Execution) -> None:
     worker: RunnerWorker = execution.worker
     execution.outside -= 1
-    if execution.outside == 0 and worker.calls.acquainted:
+    if execution.outside == 0 and worker.calls.flame_scheduler:
         await worker.calls.come_back(execution)

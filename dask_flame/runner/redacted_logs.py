@@ -11,7 +11,7 @@ import logging
 from dask_flame.core.redaction import veiled
 
 
-class Veil(logging.Filter):
+class RedactingFilter(logging.Filter):
     """Redact whatever looks like a secret in the texts of errors and in lines of code."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -21,8 +21,8 @@ class Veil(logging.Filter):
         return True
 
 
-def veil_logs() -> None:
+def redact_logs() -> None:
     """Redact Dask's log messages about calls, such as ``Compute Failed``, from now on."""
     logger = logging.getLogger("distributed.worker")
-    if not any(isinstance(known, Veil) for known in logger.filters):
-        logger.addFilter(Veil())
+    if not any(isinstance(known, RedactingFilter) for known in logger.filters):
+        logger.addFilter(RedactingFilter())

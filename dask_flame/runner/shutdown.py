@@ -45,11 +45,11 @@ class Shutdown:
         """Record that the worker has registered."""
         self._since = time.monotonic()
 
-    def told_to_end(self) -> None:
+    def end(self) -> None:
         """Close the worker; callable from any thread."""
-        self._on_loop(self._close, "runner-told-to-end")
+        self._on_loop(self._close, "runner-asked-to-end")
 
-    def taken_away(self) -> None:
+    def preempted(self) -> None:
         """Handle a SIGTERM; callable from any thread, and from a signal handler."""
         self._on_loop(self._leave)
 
@@ -58,7 +58,7 @@ class Shutdown:
         now = time.monotonic()
         self._asked = self._asked or now
         comm = worker.batched_stream.comm
-        heard = worker.calls.acquainted and comm is not None and not comm.closed()
+        heard = worker.calls.flame_scheduler and comm is not None and not comm.closed()
         if not heard and worker.status not in _GOING and not self._leaving:
             if now - (self._since or self._asked) < _GREETING:
                 # The scheduler may know the messages without having had time to greet.

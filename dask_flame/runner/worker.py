@@ -44,7 +44,7 @@ from dask_flame.runner.idle_profiling import IdleProfiling
 from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.process_exit import ProcessExit
-from dask_flame.runner.redacted_logs import veil_logs
+from dask_flame.runner.redacted_logs import redact_logs
 from dask_flame.runner.shared_memory import track_own_only
 from dask_flame.runner.shutdown import Shutdown
 from dask_flame.runner.signals import use_usual_signals
@@ -66,11 +66,11 @@ T = TypeVar("T")
 _CLOSE_WITHIN = 5.0
 #: Seconds for the scheduler to fetch the results of a reclaimed runner, in addition to the
 #: ``shutdown_timeout`` of its calls. The substrate may allow less.
-_SEE_OFF = 10.0
+_FETCH_WITHIN = 10.0
 
 #: Errors of calls that are reported elsewhere: interruptions, and errors of a notebook's cell,
 #: which the cell shows.
-_TOLD = ("Interrupted()", "CellFailed(")
+_REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(")
 
 #: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
@@ -82,14 +82,14 @@ _PAGES = "distributed.worker.http.routes"
 Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], farewell: ProcessExit, listen: Listen) -> int:
+def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> int:
     """Run a worker by its launch configuration until it has closed; return the exit code.
 
     Parameters
     ----------
     orders : dict
         The fields of :class:`dask_flame.backends.RunnerSpec`, as read from JSON.
-    farewell : ProcessExit
+    process_exit : ProcessExit
         Ends the process.
     listen : callable
         Given the function to call when the runner is asked to end.
@@ -100,10 +100,10 @@ def run(orders: dict[str, Any], farewell: ProcessExit, listen: Listen) -> int:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     dask.config.update(dask.config.config, orders["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    logging.getLogger("distributed.worker").addFilter(_of_use)
-    for told in ("distributed.protocol", "distributed.comm.utils"):
+    logging.getLogger("distributed.worker").addFilter(_is_useful)
+    for name in ("distributed.protocol", "distributed.comm.utils"):
         # Errors of serialization are part of the error of the call that they belong to.
-        logging.getLogger(told).setLevel(logging.CRITICAL + 1)
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     for module in orders["preload"]:
         try:
             importlib.import_module(module)
@@ -116,7 +116,7 @@ def run(orders: dict[str, Any], farewell: ProcessExit, listen: Listen) -> int:
     track_own_only()
     joblib_hook.register()
     prints = install(orders)
-    code, worker = _run_to_its_end(_serve(orders, farewell, listen, prints))
+    code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints))
     worker.last_resort.cancel()
     return code
 
@@ -175,11 +175,11 @@ def know_modules() -> None:
 
 
 async def _serve(
-    orders: dict[str, Any], farewell: ProcessExit, listen: Listen, prints: FramedPrints | None
+    orders: dict[str, Any], process_exit: ProcessExit, listen: Listen, prints: FramedPrints | None
 ) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
         orders["scheduler"],
-        farewell=farewell,
+        process_exit=process_exit,
         name=orders["name"],
         nthreads=orders["concurrency"],
         resources=orders["resources"] or None,
@@ -193,10 +193,10 @@ async def _serve(
         gpus=orders["gpus"],
         prints=prints,
     )
-    departure = Shutdown(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
+    shutdown = Shutdown(worker, limit=orders["shutdown_timeout"] + _FETCH_WITHIN)
     # Not the loop's own handler, which the loop removes when it closes: a second SIGTERM would
     # then kill a runner that is exiting.
-    signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
+    signal.signal(signal.SIGTERM, lambda *_: shutdown.preempted())
     use_usual_signals()
     pages = dask.config.get(_PAGES)
     # The pages are not needed for registration, and their import takes time.
@@ -204,14 +204,14 @@ async def _serve(
         await worker
     accept_patiently(worker)
     build_later(worker, partial(_add_pages, worker, pages))
-    worker.quiet.started()
-    departure.started()
-    listen(departure.told_to_end)
+    worker.idle_profiling.started()
+    shutdown.started()
+    listen(shutdown.end)
     await worker.finished()
     return 0, worker
 
 
-def _of_use(record: logging.LogRecord) -> bool:
+def _is_useful(record: logging.LogRecord) -> bool:
     """Return whether a log record says something that is not reported elsewhere.
 
     Reported elsewhere are the end of a call, inputs that cannot reach it, and the removal of this
@@ -224,7 +224,7 @@ def _of_use(record: logging.LogRecord) -> bool:
     if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
         return True
     error = record.getMessage().partition("Exception: ")[2]
-    return not error[1:].startswith(_TOLD)
+    return not error[1:].startswith(_REPORTED_ELSEWHERE)
 
 
 class RunnerWorker(Worker):
@@ -237,7 +237,7 @@ class RunnerWorker(Worker):
     ----------
     *args, **kwargs
         Arguments of :class:`distributed.Worker`.
-    farewell : ProcessExit
+    process_exit : ProcessExit
         Ends the process.
     rarely : float
         Factor by which the interval between two checks of the event loop is lengthened.
@@ -250,7 +250,7 @@ class RunnerWorker(Worker):
     def __init__(
         self,
         *args: Any,
-        farewell: ProcessExit,
+        process_exit: ProcessExit,
         name: str,
         nthreads: int = 1,
         rarely: float = 1.0,
@@ -261,11 +261,11 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = ImmediateSender(self.loop)
-        veil_logs()
+        redact_logs()
         answer_always(self.executors["actor"])
-        self._farewell = farewell
+        self._process_exit = process_exit
         # A thread, not a timer of the loop, because it must fire when the loop hangs.
-        self.last_resort = threading.Timer(_CLOSE_WITHIN, farewell, (0,))
+        self.last_resort = threading.Timer(_CLOSE_WITHIN, process_exit, (0,))
         self.last_resort.daemon = True
         self.prints = prints
         if prints is not None:
@@ -277,18 +277,18 @@ class RunnerWorker(Worker):
             gone=self.calls.gone,
             waiting=self.calls.waiting,
         )
-        self.quiet = IdleProfiling(self)
+        self.idle_profiling = IdleProfiling(self)
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
-        self.quiet.begin()
+        self.idle_profiling.begin()
         try:
             with self.calls.execute(key) as execution:
                 event = await self._outcome_of(execution, stimulus_id)
         finally:
-            self.quiet.end()
+            self.idle_profiling.end()
         return self.calls.outcome(execution, event)
 
     async def _outcome_of(self, execution: Execution, stimulus_id: str) -> Any:
@@ -312,12 +312,12 @@ class RunnerWorker(Worker):
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
             elif isinstance(stimulus, ExecuteDoneEvent):
-                self.calls.told(stimulus.key)
+                self.calls.recorded(stimulus.key)
 
     def _send_worker_status_change(self, stimulus_id: str) -> None:
         # Private: notifies the scheduler whenever this worker pauses.
         super()._send_worker_status_change(stimulus_id)
-        if self.status in (Status.paused, Status.closing_gracefully) and self.calls.acquainted:
+        if self.status in (Status.paused, Status.closing_gracefully) and self.calls.flame_scheduler:
             state = self.state
             begun = [ts.key for ts in (*state.executing, *state.long_running)]
             self.calls.say(PAUSED, memory=self.monitor.get_process_memory(), begun=begun)
@@ -342,7 +342,7 @@ class RunnerWorker(Worker):
 
     def cannot_be_sent(self, key: Any, why: str) -> None:
         """Report that a result cannot be sent to the runner that asked for it."""
-        if self.calls.acquainted:
+        if self.calls.flame_scheduler:
             self.calls.say(UNSENDABLE, key=key, why=why)
 
     async def run(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
@@ -410,9 +410,9 @@ class RunnerWorker(Worker):
         return adopted
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
-        self.quiet.close()
+        self.idle_profiling.close()
         if self.last_resort.ident is None:
-            self._farewell.broken_off = bool(self.state.executing or self.state.long_running)
+            self._process_exit.broken_off = bool(self.state.executing or self.state.long_running)
             self.last_resort.start()
         kwargs["executor_wait"] = False
         # Closing cancels running calls, transfers and heartbeats; their tracebacks are of no use.

@@ -44,7 +44,7 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # started by path, from wherever the package is
     sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from dask_flame.core.processes import MARK, rename, rewrite, room
+from dask_flame.core.processes import MARK, mark_address, set_command_line, write_mark
 
 if __name__ == "__main__":
     del sys.path[0]
@@ -174,7 +174,7 @@ class ForkServer:
                     return f"opens {what}"
             if _shares_its_place(descriptor):
                 return f"opens a file ({link})"
-        if room() is None:
+        if mark_address() is None:
             return "writes over the environment that others see"
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
@@ -317,8 +317,8 @@ def _tidy() -> None:
 
 def _become(request: Mapping[str, Any]) -> None:
     """Turn this fork of the template into a runner."""
-    rewrite(request["env"][MARK])
-    rename(request["name"])
+    write_mark(request["env"][MARK])
+    set_command_line(request["name"])
     os.environ.update(request["env"])
     # Each runner needs its own folder for temporary files and its own random numbers. The random
     # module reseeds itself in forks.
@@ -336,7 +336,7 @@ def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
     if os.getppid() != supervisor:
         os._exit(1)
     gc.disable()
-    rename("template")
+    set_command_line("template")
     from dask_flame.runner.__main__ import live
 
     request, leash, middle = ForkServer(socket.socket(fileno=descriptor), supervisor).serve(orders)

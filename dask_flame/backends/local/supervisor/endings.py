@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dask_flame.backends.local.supervisor.runners import Runner
-from dask_flame.core.processes import below, kill, within_reach
+from dask_flame.core.processes import below, kill, orphan_candidates
 from dask_flame.core.resource_trackers import (
     WITHIN,
     end_all_marked,
@@ -145,7 +145,7 @@ class Endings:
 
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
         trackers = end_group(pid)
-        trackers |= end_marked(f"{self.supervisor.owner}/{runner.name}", within_reach())
+        trackers |= end_marked(f"{self.supervisor.owner}/{runner.name}", orphan_candidates())
         if len(self.supervisor.runners) == 1:
             # Orphans without a mark may belong to any runner; this was the last one.
             trackers |= kill_but_trackers(set(below(os.getpid())) - self._of_templates())[1]

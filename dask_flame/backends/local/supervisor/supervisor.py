@@ -41,7 +41,7 @@ from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
 from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
 from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
 from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
-from dask_flame.core.folder_locks import remove_once_nobodys, supervise
+from dask_flame.core.folder_locks import remove_when_released, supervise
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
@@ -151,7 +151,7 @@ class Supervisor:
             if self.folder:
                 # A living driver holds it. After a kill, the driver's connection closes a moment
                 # before the kernel changes this process's parent, so the parent proves nothing.
-                remove_once_nobodys(self.folder, _LET_GO_WITHIN)
+                remove_when_released(self.folder, _LET_GO_WITHIN)
 
     def _turn(self, wake: int) -> bool:
         writing = selectors.EVENT_WRITE if self._out else 0
