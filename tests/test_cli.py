@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from conftest import wait_for
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.local.inspector import LocalInspector
-from dask_flame.backends.local.process_scan import look, send
+from dask_flame.backends.local.process_scan import scan_processes, send
 from dask_flame.cli import tables
 from dask_flame.cli.commands import flame
 from dask_flame.core.folder_locks import LOCK
@@ -101,7 +101,9 @@ class Driver:
     @property
     def supervisor(self) -> psutil.Process:
         (supervisor,) = (
-            g for g in look().supervisors.values() if g.cluster.startswith(f"{self.name}-")
+            g
+            for g in scan_processes().supervisors.values()
+            if g.cluster.startswith(f"{self.name}-")
         )
         return supervisor.process
 
@@ -126,7 +128,11 @@ class Driver:
         return list(Path(tempfile.gettempdir()).glob(f"dask-flame-{self.name}-*"))
 
     def supervisors(self) -> list[psutil.Process]:
-        return [g.process for g in look().supervisors.values() if g.cluster.startswith(self.name)]
+        return [
+            g.process
+            for g in scan_processes().supervisors.values()
+            if g.cluster.startswith(self.name)
+        ]
 
 
 Drive = Callable[..., Driver]
@@ -203,7 +209,7 @@ def test_what_has_lost_its_driver_and_its_supervisor_is_swept(
 ) -> None:
     lost, other = drive(99), drive(600)
     (runner,) = lost.marked()
-    scratch = look().supervisors[listed(lost.name)["id"]].scratch
+    scratch = scan_processes().supervisors[listed(lost.name)["id"]].scratch
     assert scratch is not None
     # All at one instant, as far as they can tell.
     lost.process.send_signal(signal.SIGSTOP)
@@ -263,7 +269,7 @@ def test_a_number_that_is_another_process_by_now(bystanders: Any) -> None:
     ) as marked:
         try:
             process = psutil.Process(marked.pid)
-            wait_for(lambda: look().of("cli-nobody-1"))
+            wait_for(lambda: scan_processes().of("cli-nobody-1"))
             asyncio.run(sweep())
             assert marked.poll() is None
             assert "cli-nobody-1" in said("sweep", "cli-nobody", "--dry-run")
@@ -362,7 +368,7 @@ def test_gpus_are_a_column_where_there_are_any() -> None:
 
 
 def _folder_of(driver: Driver) -> Path:
-    scratch = look().supervisors[listed(driver.name)["id"]].scratch
+    scratch = scan_processes().supervisors[listed(driver.name)["id"]].scratch
     assert scratch is not None
     return scratch
 
@@ -431,7 +437,7 @@ def test_a_process_that_looks_like_a_living_clusters_supervisor(drive: Drive, pa
             try:
                 assert forged.stdout is not None
                 forged.stdout.readline()
-                assert forged.pid in look().alike
+                assert forged.pid in scan_processes().alike
                 said("sweep", driver.name, "--yes")
                 assert listed(driver.name)["state"] == "live"
                 assert driver.supervisor == supervisor
@@ -456,8 +462,8 @@ def test_a_driver_that_lives_without_its_supervisor_is_left_alone(drive: Drive) 
         try:
             driver.process.send_signal(signal.SIGSTOP)
             driver.supervisor.kill()
-            wait_for(lambda: mark not in look().supervisors)
-            wait_for(lambda: runner.pid in {m.process.pid for m in look().of(mark)})
+            wait_for(lambda: mark not in scan_processes().supervisors)
+            wait_for(lambda: runner.pid in {m.process.pid for m in scan_processes().of(mark)})
             assert said("sweep", driver.name, "--yes") == "nothing to sweep\n"
             assert runner.poll() is None
             assert scratch.exists()

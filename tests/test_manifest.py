@@ -24,7 +24,7 @@ from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.local import LocalBackend
-from dask_flame.backends.local.launch import runner
+from dask_flame.backends.local.launch import displayed
 from dask_flame.backends.redact import HIDDEN
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.driver.manifest import Manifest
@@ -215,7 +215,7 @@ def test_no_secret_is_shown(env: set[str], secrets: set[str], cpus: Any, config:
     security = {"tls_worker_key": f"-----BEGIN {TOKEN}"}
     spec = replace(SPEC, **values, security=security, cpus=cpus, pod=given)
     local = replace(spec, pod={"secrets": given["secrets"]})
-    text = str(Manifest([runner(local, {}, 1.0)]))
+    text = str(Manifest([displayed(local, {}, 1.0)]))
     assert TOKEN not in text
     assert "(hidden)" in text
     options = PodOptions(**spec.pod)

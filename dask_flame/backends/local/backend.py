@@ -23,9 +23,9 @@ import dask.config
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.local.exit_reasons import ExitReasons
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
-from dask_flame.backends.local.launch import runner, told
+from dask_flame.backends.local.launch import displayed, shared_config
 from dask_flame.backends.local.result_folder import DriverFolder
-from dask_flame.backends.local.sampling_intervals import crowd
+from dask_flame.backends.local.sampling_intervals import interval_factor
 from dask_flame.backends.local.supervisor.control_signals import STOPPED
 from dask_flame.backends.local.templates import RunnerKinds
 from dask_flame.core.folder_locks import lock
@@ -89,11 +89,11 @@ class LocalBackend(Backend):
         self._locks: list[int] = []
         self._folder: DriverFolder | None = None
         self._restarting = asyncio.Lock()
-        self._tidying: asyncio.Future[None] | None = None
-        self._again: asyncio.Task[None] | None = None
+        self._cleanup: asyncio.Future[None] | None = None
+        self._restart: asyncio.Task[None] | None = None
         self._kinds = RunnerKinds()
         self._devices = GpuAllocation()
-        self._causes = ExitReasons()
+        self._exit_reasons = ExitReasons()
 
     @property
     def scratch(self) -> str | None:
@@ -167,9 +167,9 @@ class LocalBackend(Backend):
             self._devices.warn_of(spec.gpus)
         if specs and specs[0].cwd is None:
             self._no_folder()
-        times = crowd(len(self._runners) + len(specs))
+        times = interval_factor(len(self._runners) + len(specs))
         for alike in _alike(specs):
-            kind, orders = self._kind(alike[0]), told(alike[0], times, self._limits)
+            kind, orders = self._kind(alike[0]), shared_config(alike[0], times, self._limits)
             if not self._devices.all:
                 orders["gpus"] = 0
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
@@ -178,7 +178,7 @@ class LocalBackend(Backend):
                 self._kind_of[name] = kind
                 self._gone[name] = asyncio.Event()
             if kind in self._importing:
-                self._look_at_import(kind)
+                self._watch_import(kind)
             self._say({"op": "boot", "runners": runners, "kind": kind, "orders": orders})
         await self._drain()
 
@@ -207,8 +207,8 @@ class LocalBackend(Backend):
         return LocalInspector()
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        times = crowd(len(self._runners) + 1)
-        return [runner(spec, self._devices.choose(spec.gpus), times, self._limits)]
+        times = interval_factor(len(self._runners) + 1)
+        return [displayed(spec, self._devices.choose(spec.gpus), times, self._limits)]
 
     async def close(self) -> None:
         self._closed = True
@@ -217,9 +217,9 @@ class LocalBackend(Backend):
                 # Now, because the supervisor would remove it if this process were killed meanwhile.
                 await in_thread(self._folder.remove)
             await self._end_supervisor()
-        if self._again is not None:
-            self._again.cancel()
-            await asyncio.wait({self._again})
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.wait({self._restart})
         if self._show is not None:
             await self._show.finish()
 
@@ -233,7 +233,7 @@ class LocalBackend(Backend):
             )
             self.trouble("", why)
 
-    def _look_at_import(self, kind: str) -> None:
+    def _watch_import(self, kind: str) -> None:
         """Report the import that runners of this kind wait for, if it takes long."""
         module = self._importing[kind]
 
@@ -272,7 +272,7 @@ class LocalBackend(Backend):
     async def _end_supervisor(self) -> None:
         """Disconnect the supervisor, which then ends all runners and itself; wait for its end."""
         if self._writer is not None:
-            await self._hang_up(self._writer)
+            await self._disconnect(self._writer)
             self._writer = None
         if self._supervisor is not None:
             await _gone(self._supervisor)
@@ -280,16 +280,16 @@ class LocalBackend(Backend):
         if self._listening is not None:
             await self._listening
             self._listening = None
-        if self._tidying is not None:
-            await self._tidying
-            self._tidying = None
+        if self._cleanup is not None:
+            await self._cleanup
+            self._cleanup = None
         while self._scratch:
             # The supervisor has removed it, unless it was killed.
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
         while self._locks:
             os.close(self._locks.pop())
 
-    async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
+    async def _disconnect(self, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError):
             # Closing alone has no effect while a forked child has the socket, too.
             writer.write_eof()
@@ -331,9 +331,9 @@ class LocalBackend(Backend):
         if not self._closed:
             # The supervisor was killed: clean up in its place.
             trackers = end_all_marked(f"{self._mark}/")
-            self._tidying = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
-            if not self._why_stopped and (self._again is None or self._again.done()):
-                self._again = asyncio.ensure_future(self._have_supervisor_again())
+            self._cleanup = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
+            if not self._why_stopped and (self._restart is None or self._restart.done()):
+                self._restart = asyncio.ensure_future(self._have_supervisor_again())
         lost = self._why_stopped or "the supervisor of the local runners is gone"
         why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
@@ -358,7 +358,7 @@ class LocalBackend(Backend):
         elif event == "importing":
             if message["module"]:
                 self._importing[message["key"]] = message["module"]
-                self._look_at_import(message["key"])
+                self._watch_import(message["key"])
             else:
                 self._importing.pop(message["key"], None)
         elif event == "booted":
@@ -375,7 +375,7 @@ class LocalBackend(Backend):
             self._printed(message["name"], message["text"], *message.get("piece", ()))
         elif event == "ended":
             used, limit = message["used"]
-            why = self._causes.why(message["code"], told=message["told"])
+            why = self._exit_reasons.why(message["code"], forced=message["forced"])
             if used:
                 why = f"ran out of memory ({memory(used, beside=limit)} of {memory(limit)}); "
                 why += "what governs it: memory"

@@ -24,19 +24,19 @@ class ExitReasons:
         self._vmstat = vmstat
         self._killed = self._oom_kills()
 
-    def why(self, code: int, *, told: bool) -> str:
+    def why(self, code: int, *, forced: bool) -> str:
         """Return why a process ended.
 
         Parameters
         ----------
         code : int
             The return code of :class:`subprocess.Popen`: negative for a signal.
-        told : bool
+        forced : bool
             Whether the supervisor killed it, because it had not ended when asked to.
         """
         if code >= 0:
             return f"exit code {code}"
-        if told:
+        if forced:
             return "ended by force"
         try:
             name = signal.Signals(-code).name

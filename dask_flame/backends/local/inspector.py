@@ -26,7 +26,7 @@ from dask_flame.backends.local.process_scan import (
     SupervisorProcess,
     cluster_of,
     described,
-    look,
+    scan_processes,
     send,
 )
 from dask_flame.backends.local.supervisor.control_signals import NO_MORE, OUTPUT, PRINTED, STOP
@@ -47,12 +47,12 @@ class LocalInspector(Inspector):
     """The clusters of this user on this machine, within the same container."""
 
     async def clusters(self) -> list[ClusterListing]:
-        census = look()
-        ids = {*census.supervisors, *(m.cluster for m in census.marked)}
-        return sorted((_seen(id, census) for id in ids), key=lambda c: (c.started or 0, c.id))
+        scan = scan_processes()
+        ids = {*scan.supervisors, *(m.cluster for m in scan.marked)}
+        return sorted((_listing(id, scan) for id in ids), key=lambda c: (c.started or 0, c.id))
 
     async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
-        supervisor = look().supervisors.get(cluster.id)
+        supervisor = scan_processes().supervisors.get(cluster.id)
         scratch = supervisor.scratch if supervisor is not None else None
         if supervisor is None or scratch is None:
             raise BackendError(f"{cluster.id} has no supervisor that knows what its runners print")
@@ -67,7 +67,7 @@ class LocalInspector(Inspector):
         }
 
     async def stop(self, cluster: ClusterListing, *, within: float) -> str:
-        supervisor = look().supervisors.get(cluster.id)
+        supervisor = scan_processes().supervisors.get(cluster.id)
         if supervisor is None or not supervisor.has_driver:
             await self._kill({cluster.id}, within, spare_living=False)
             _check_ended(cluster.id)
@@ -88,28 +88,28 @@ class LocalInspector(Inspector):
 
     async def _tell(self, cluster: str, within: float) -> bool:
         """Make a supervisor end its runners and notify its driver; return whether it has."""
-        told: set[int] = set()
+        notified: set[int] = set()
 
         def over() -> bool:
-            census = look()
-            supervisor = census.supervisors.get(cluster)
+            scan = scan_processes()
+            supervisor = scan.supervisors.get(cluster)
             if supervisor is None or not supervisor.has_driver:
                 return False
-            if supervisor.process.pid not in told:
-                told.add(supervisor.process.pid)
+            if supervisor.process.pid not in notified:
+                notified.add(supervisor.process.pid)
                 send(supervisor.process, STOP)
                 send(supervisor.process, signal.SIGCONT)  # in case it is suspended
             scratch = supervisor.scratch
             noted = scratch is not None and (scratch / NO_MORE).exists()
-            return noted and not supervisor.busy and not census.of(cluster)
+            return noted and not supervisor.busy and not scan.of(cluster)
 
         return await _until(over, within)
 
     async def strays(self) -> list[Orphan]:
-        found = {stray.key: stray for stray in _strays(look())}
+        found = {stray.key: stray for stray in _orphans(scan_processes())}
 
         def gone() -> bool:
-            there = {stray.key for stray in _strays(look())}
+            there = {stray.key for stray in _orphans(scan_processes())}
             for key in list(found):
                 if key not in there:
                     del found[key]
@@ -122,8 +122,8 @@ class LocalInspector(Inspector):
     async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         wanted = {stray.key for stray in strays}
         # The caller may have taken a while to decide: look again.
-        now = [stray for stray in _strays(look()) if stray.key in wanted]
-        for marked in look().abandoned():
+        now = [stray for stray in _orphans(scan_processes()) if stray.key in wanted]
+        for marked in scan_processes().abandoned():
             if _key(marked) in wanted:
                 send(marked.process, signal.SIGKILL)
         # The name of a folder proves nothing about a living process: it may be a copy.
@@ -131,13 +131,13 @@ class LocalInspector(Inspector):
         for stray in now:
             if stray.key[0] == "folder":
                 _remove(Path(str(stray.key[1])), stray.key)
-        return [stray for stray in _strays(look()) if stray.key in wanted]
+        return [stray for stray in _orphans(scan_processes()) if stray.key in wanted]
 
     async def _kill(
         self, clusters: set[str], within: float = _END_WITHIN, *, spare_living: bool = True
     ) -> None:
         """Kill the processes of clusters without a driver until none is left."""
-        supervisors = look().supervisors
+        supervisors = scan_processes().supervisors
         spare_until = time.monotonic() + TRACKERS_WITHIN
         folders = {
             scratch
@@ -148,9 +148,9 @@ class LocalInspector(Inspector):
         }
 
         def over() -> bool:
-            census = look()
-            spared = _living(census) if spare_living else set()
-            there = _processes(clusters - spared, census)
+            scan = scan_processes()
+            spared = _living(scan) if spare_living else set()
+            there = _processes(clusters - spared, scan)
             # Repeated, because a process just found may have started others.
             for process in there:
                 if time.monotonic() > spare_until or not is_tracker(process.pid):
@@ -163,13 +163,11 @@ class LocalInspector(Inspector):
             _remove(folder)
 
 
-def _processes(
-    clusters: Collection[str], census: ProcessScan | None = None
-) -> list[psutil.Process]:
+def _processes(clusters: Collection[str], scan: ProcessScan | None = None) -> list[psutil.Process]:
     """Return the processes of clusters, supervisors first, because they could start others."""
-    census = look() if census is None else census
-    supervisors = [census.supervisors[id].process for id in clusters if id in census.supervisors]
-    return supervisors + [m.process for m in census.marked if m.cluster in clusters]
+    scan = scan_processes() if scan is None else scan
+    supervisors = [scan.supervisors[id].process for id in clusters if id in scan.supervisors]
+    return supervisors + [m.process for m in scan.marked if m.cluster in clusters]
 
 
 def _check_ended(cluster: str) -> None:
@@ -182,15 +180,15 @@ def _names(cluster: ClusterListing) -> list[str]:
     return [runner.name for runner in cluster.runners]
 
 
-def _seen(id: str, census: ProcessScan) -> ClusterListing:
-    supervisor = census.supervisors.get(id)
+def _listing(id: str, scan: ProcessScan) -> ClusterListing:
+    supervisor = scan.supervisors.get(id)
     state, driver = "orphaned", "none"
     if supervisor is not None:
         scratch = supervisor.scratch
         stopped = scratch is not None and (scratch / NO_MORE).exists()
         state = ("stopped" if stopped else "live") if supervisor.has_driver else "ending"
         driver = described(supervisor.driver) if supervisor.has_driver else "gone"
-    runners = tuple(_runners(id, census))
+    runners = tuple(_runners(id, scan))
     starts = [r.started for r in runners if r.started is not None]
     starts += [] if supervisor is None else [supervisor.started]
     return ClusterListing(
@@ -203,9 +201,9 @@ def _seen(id: str, census: ProcessScan) -> ClusterListing:
     )
 
 
-def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
+def _runners(id: str, scan: ProcessScan) -> Iterator[RunnerListing]:
     first: dict[str, Marked] = {}
-    for marked in census.of(id):
+    for marked in scan.of(id):
         there = first.get(marked.runner)
         # Other processes with the same mark were started by the runner, and after it.
         if there is None or marked.started < there.started:
@@ -225,17 +223,17 @@ def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
         )
 
 
-def _strays(census: ProcessScan) -> Iterator[Orphan]:
+def _orphans(scan: ProcessScan) -> Iterator[Orphan]:
     """Yield everything without a living driver, even if it is about to end."""
-    living = _living(census)
-    for id, supervisor in census.supervisors.items():
+    living = _living(scan)
+    for id, supervisor in scan.supervisors.items():
         if id not in living:
             why = f"its driver, process {supervisor.driver}, is gone"
             yield _process(supervisor, "supervisor", id, why)
-    for marked in census.marked:
+    for marked in scan.marked:
         if marked.cluster not in living:
             yield _process(marked, marked.runner, marked.cluster, "its cluster has no driver")
-    for marked in census.abandoned():
+    for marked in scan.abandoned():
         yield _process(marked, "template", "", "its supervisor is gone")
     for folder in _folders():
         yield Orphan(
@@ -259,9 +257,9 @@ def _folder_key(folder: Path) -> tuple[object, ...]:
     return ("folder", str(folder), _identity(folder))
 
 
-def _living(census: ProcessScan) -> set[str]:
+def _living(scan: ProcessScan) -> set[str]:
     """Return clusters with a living driver: parent of the supervisor, or holder of a lock."""
-    supervisors = census.supervisors.values()
+    supervisors = scan.supervisors.values()
     living = {g.cluster for g in supervisors if g.has_driver}
     dying = {_identity(scratch) for g in supervisors if not g.has_driver and (scratch := g.scratch)}
     # If only its supervisor was killed, a driver has results there, and may start another one.

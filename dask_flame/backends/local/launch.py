@@ -10,7 +10,7 @@ import dask.config
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
-from dask_flame.backends.local.sampling_intervals import measure_less
+from dask_flame.backends.local.sampling_intervals import lengthen_intervals
 from dask_flame.backends.local.templates import import_path, kind
 from dask_flame.backends.redact import HIDDEN, hide, plain
 from dask_flame.core.process_settings import main_program
@@ -20,7 +20,7 @@ from dask_flame.prints.rate_limit import Limits
 _TERMINATE = "distributed.worker.memory.terminate"
 
 
-def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any]:
+def shared_config(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any]:
     """Return the part of the launch configuration that alike runners share.
 
     Parameters
@@ -33,7 +33,7 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
     """
     return {
         **spec.orders,
-        "config": measure_less(spec.config, times),
+        "config": lengthen_intervals(spec.config, times),
         "rarely": times,
         "path": import_path(),
         "cwd": spec.cwd,
@@ -44,7 +44,7 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
     }
 
 
-def runner(
+def displayed(
     spec: RunnerSpec, own: Mapping[str, str], times: float, limits: Limits | None = None
 ) -> dict[str, Any]:
     """Return the whole configuration of a runner, without secrets, as plain data for YAML.
@@ -58,12 +58,12 @@ def runner(
     own : mapping of str to str
         Variables of this runner only.
     times : float
-        See :func:`told`.
+        See :func:`shared_config`.
     limits : Limits or None
-        See :func:`told`.
+        See :func:`shared_config`.
     """
     what = kind(spec)
-    orders = told(spec, times, limits)
+    orders = shared_config(spec, times, limits)
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     orders["config"] = HIDDEN
     orders["security"] = hide(orders["security"])

@@ -124,23 +124,23 @@ class ProcessScan:
         return left
 
 
-def look() -> ProcessScan:
+def scan_processes() -> ProcessScan:
     """Find the processes of all clusters of this user."""
-    census = ProcessScan()
+    scan = ProcessScan()
     for process in _mine():
         with contextlib.suppress(psutil.Error, OSError):
             if (supervisor := _supervisor(process)) is not None:
-                census.alike.add(process.pid)
-                there = census.supervisors.get(supervisor.cluster)
+                scan.alike.add(process.pid)
+                there = scan.supervisors.get(supervisor.cluster)
                 if there is None or _before(supervisor, there):
-                    census.supervisors[supervisor.cluster] = supervisor
+                    scan.supervisors[supervisor.cluster] = supervisor
                 continue
             if MARK not in process.environ():
                 continue
             cluster, runner = names_in(mark_of(process))
             marked = Marked(process, cluster, runner, process.create_time())
-            (census.marked if cluster else census.templates).append(marked)
-    return census
+            (scan.marked if cluster else scan.templates).append(marked)
+    return scan
 
 
 def _before(supervisor: SupervisorProcess, other: SupervisorProcess) -> bool:

@@ -26,18 +26,18 @@ _INTERVALS = {
 _MOST = 50.0
 
 
-def crowd(runners: int, *, cores: int = CPU_COUNT) -> float:
+def interval_factor(runners: int, *, cores: int = CPU_COUNT) -> float:
     """Return the factor that limits the cost of measuring to that of one runner per core.
 
     Examples
     --------
-    >>> crowd(8, cores=2), crowd(1, cores=2)
+    >>> interval_factor(8, cores=2), interval_factor(1, cores=2)
     (4.0, 1.0)
     """
     return min(max(runners / cores, 1.0), _MOST)
 
 
-def measure_less(settings: Mapping[str, Any], times: float) -> dict[str, Any]:
+def lengthen_intervals(settings: Mapping[str, Any], times: float) -> dict[str, Any]:
     """Return Dask's settings with longer intervals between measurements of calls.
 
     Parameters
@@ -49,7 +49,7 @@ def measure_less(settings: Mapping[str, Any], times: float) -> dict[str, Any]:
 
     Examples
     --------
-    >>> measure_less({"distributed": {"worker": {"profile": {"interval": "10ms"}}}}, 4)
+    >>> lengthen_intervals({"distributed": {"worker": {"profile": {"interval": "10ms"}}}}, 4)
     {'distributed': {'worker': {'profile': {'interval': '0.04s'}}}}
     """
     if times == 1:

@@ -66,7 +66,7 @@ class Endings:
         """Kill a runner; its end is noticed later."""
         runner.killed = True
         if runner.process is None:
-            self._kill_unborn(runner)
+            self._kill_unstarted(runner)
             return
         # The tree first: once its root is dead, its members cannot be found.
         tree = below(runner.process.pid)
@@ -89,14 +89,14 @@ class Endings:
                 kill([pid])
         self._reap_orphans()
 
-    def everything(self) -> None:
+    def end_all(self) -> None:
         """End all processes started from here, and wait for their end."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for template in self.supervisor.templates.values():
             template.close()
-        if self.supervisor.adopts:
-            self._everything_below()
+        if self.supervisor.is_subreaper:
+            self._end_descendants()
             return
         for runner in self.supervisor.runners.values():
             if runner.process is not None:
@@ -105,7 +105,7 @@ class Endings:
                     os.waitpid(runner.process.pid, 0)
         wait_for_trackers(end_all_marked(f"{self.supervisor.owner}/"))
 
-    def _everything_below(self) -> None:
+    def _end_descendants(self) -> None:
         """End all descendants; processes started by runners become descendants when orphaned."""
         due = time.monotonic() + WITHIN
         with contextlib.suppress(ChildProcessError):
@@ -120,7 +120,7 @@ class Endings:
 
     def _reap_orphans(self) -> None:
         """Reap dead processes that were handed to this one as orphans."""
-        if not self.supervisor.adopts:
+        if not self.supervisor.is_subreaper:
             return
         with contextlib.suppress(ChildProcessError):
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -138,7 +138,7 @@ class Endings:
         runners = {r.process.pid for r in supervisor.runners.values() if r.process is not None}
         return runners | {t.process.pid for t in supervisor.templates.values()}
 
-    def _of_templates(self) -> set[int]:
+    def _template_processes(self) -> set[int]:
         """Return the templates, and the processes started by modules being imported there."""
         templates = {t.process.pid for t in self.supervisor.templates.values()}
         return templates.union(*(below(pid) for pid in templates))
@@ -148,17 +148,17 @@ class Endings:
         trackers |= end_marked(f"{self.supervisor.owner}/{runner.name}", orphan_candidates())
         if len(self.supervisor.runners) == 1:
             # Orphans without a mark may belong to any runner; this was the last one.
-            trackers |= kill_but_trackers(set(below(os.getpid())) - self._of_templates())[1]
+            trackers |= kill_but_trackers(set(below(os.getpid())) - self._template_processes())[1]
         for tracker in trackers:
             self._trackers.setdefault(tracker, time.monotonic() + WITHIN)
-        self.supervisor.ended(runner, code, told=runner.killed and code == -signal.SIGKILL)
+        self.supervisor.ended(runner, code, forced=runner.killed and code == -signal.SIGKILL)
 
-    def _kill_unborn(self, runner: Runner) -> None:
+    def _kill_unstarted(self, runner: Runner) -> None:
         late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
         for template in list(self.supervisor.templates.values()):
             if runner in template.waiting:
                 template.waiting.remove(runner)
-                self.supervisor.ended(runner, -signal.SIGKILL, told=True)
+                self.supervisor.ended(runner, -signal.SIGKILL, forced=True)
             elif runner not in template.wave.values():
                 continue
             if late:

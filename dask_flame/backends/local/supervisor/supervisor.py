@@ -77,7 +77,7 @@ class Supervisor:
     ----------
     seed : (socket.socket, Process, int) or None
         A template that has already been forked, for the first kind in `heard`.
-    adopts : bool
+    is_subreaper : bool
         Whether the kernel hands orphans to this process.
     """
 
@@ -101,7 +101,7 @@ class Supervisor:
         self.templates: dict[str, Template] = {}
         self.endings = Endings(self)
         self.memory = MemoryLimit()
-        self.adopts = False
+        self.is_subreaper = False
         self.seed: Seed | None = None
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = (files or soft, hard)
@@ -110,7 +110,7 @@ class Supervisor:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cluster = owner.partition("/")[0]
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
-        self.outside = ControlSignals(self.scratch)
+        self.control = ControlSignals(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, output that is kept but not shown
         self._tell_kept_at = 0.0
@@ -125,14 +125,14 @@ class Supervisor:
     def run(self) -> None:
         """Run until the driver is gone; then end everything."""
         try:
-            self.adopts = adopt_orphans()
+            self.is_subreaper = adopt_orphans()
             wake_r, wake_w = os.pipe()
             os.set_blocking(wake_w, False)
             os.set_blocking(wake_r, False)
             signal.set_wakeup_fd(wake_w)
             signal.signal(signal.SIGCHLD, lambda *_: None)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-            self.outside.listen()
+            self.control.listen()
             if self.folder:
                 with contextlib.suppress(OSError):  # the driver has just removed it
                     supervise(self.folder)
@@ -146,7 +146,7 @@ class Supervisor:
                 pass
         finally:
             self._drop_seed()
-            self.endings.everything()
+            self.endings.end_all()
             shutil.rmtree(self.scratch, ignore_errors=True)
             if self.folder:
                 # A living driver holds it. After a kill, the driver's connection closes a moment
@@ -181,9 +181,9 @@ class Supervisor:
             self._tell_kept_at = time.monotonic() + _LOOK_FOR_PARENT
             for name in list(self._kept_only):
                 self._tell_kept(name)
-        if self.outside.asked_for_output:
-            self.outside.tell({name: runner.tail() for name, runner in self.runners.items()})
-        if self.outside.asked_to_stop:
+        if self.control.asked_for_output:
+            self.control.tell({name: runner.tail() for name, runner in self.runners.items()})
+        if self.control.asked_to_stop:
             self._stop()
         return True
 
@@ -212,9 +212,9 @@ class Supervisor:
         for line in lines:
             message = json.loads(line)
             if message["op"] == "kind":
-                self._meet(message.pop("key"), message)
+                self._add_kind(message.pop("key"), message)
             elif message["op"] == "forget":
-                self._forget(message["key"])
+                self._drop_kind(message["key"])
             elif message["op"] == "boot":
                 for name, environment in message["runners"].items():
                     self._boot(name, message["kind"], environment, message["orders"])
@@ -229,14 +229,14 @@ class Supervisor:
 
         The driver is notified first, so that it does not replace the lost runners.
         """
-        self.outside.asked_to_stop = False
+        self.control.asked_to_stop = False
         self.stopped = True
         self.say(ev="stopped")
         for name in list(self.runners):
             self.endings.end(name, 0)
         for key in list(self.kinds):
-            self._forget(key)
-        self.outside.note_stop()
+            self._drop_kind(key)
+        self.control.note_stop()
 
     def say(self, **message: Any) -> None:
         """Queue a message to the driver."""
@@ -253,11 +253,11 @@ class Supervisor:
 
     # Templates
 
-    def _meet(self, key: str, kind: dict[str, Any]) -> None:
+    def _add_kind(self, key: str, kind: dict[str, Any]) -> None:
         """Prepare a template for runners of this kind."""
         if self.stopped:
             return
-        fork = kind["fork"] and self.adopts
+        fork = kind["fork"] and self.is_subreaper
         self.kinds[key] = RunnerKind(
             kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
         )
@@ -289,7 +289,7 @@ class Supervisor:
             process.kill()
             process.wait()
 
-    def _forget(self, key: str) -> None:
+    def _drop_kind(self, key: str) -> None:
         """Drop a kind; no more runners of it will be requested."""
         self.kinds.pop(key, None)
         if (template := self.templates.get(key)) is not None:
@@ -418,7 +418,7 @@ class Supervisor:
         self._dismiss(runner)
         if runner.killed:
             code = -signal.SIGKILL
-            self.say(ev="ended", name=runner.name, code=code, told=True, used=[0, 0], output="")
+            self.say(ev="ended", name=runner.name, code=code, forced=True, used=[0, 0], output="")
             return
         marks = {"word": runner.word, "whose": runner.whose}
         again = self._admit(runner.name, runner.kind, runner.env, runner.orders, marks)
@@ -428,7 +428,7 @@ class Supervisor:
             if runner.kill_at is not None:
                 self.tell(again, b"end")
 
-    def ended(self, runner: Runner, code: int | None, *, told: bool) -> None:
+    def ended(self, runner: Runner, code: int | None, *, forced: bool) -> None:
         """Report the end of a runner, and whether it was killed on request."""
         while self._read(runner):
             pass
@@ -437,7 +437,7 @@ class Supervisor:
         self._dismiss(runner)
         used = [runner.used, runner.memory]
         self.say(
-            ev="ended", name=runner.name, code=code, told=told, used=used, output=runner.tail()
+            ev="ended", name=runner.name, code=code, forced=forced, used=used, output=runner.tail()
         )
 
     def _dismiss(self, runner: Runner) -> None:
