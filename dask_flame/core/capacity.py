@@ -53,6 +53,19 @@ def slots(
 ) -> int | None:
     """Return how many calls with these resources can run at a time.
 
+    Parameters
+    ----------
+    policies : mapping of str to Pool
+    pool : str or None
+        None: the first pool that offers the resources.
+    resources : mapping of str to float
+        The resources of each call.
+
+    Returns
+    -------
+    int or None
+        None if no pool fits.
+
     Examples
     --------
     >>> from dask_flame import Pool

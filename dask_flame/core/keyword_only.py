@@ -46,7 +46,19 @@ def by_name(what: str, *names: str, first: int = 1) -> Callable[[Callable[P, R]]
 def refusal(
     what: str, values: tuple[Any, ...], names: tuple[str, ...], before: tuple[Any, ...] = ()
 ) -> PositionalError:
-    """Return the error for positional arguments, with the line that names them."""
+    """Return the error for positional arguments, with the line that names them.
+
+    Parameters
+    ----------
+    what : str
+        The call as a user writes it.
+    values : tuple
+        The positional arguments to refuse.
+    names : tuple of str
+        The options that they may have meant.
+    before : tuple, default ()
+        Permitted positional arguments.
+    """
     if not isinstance(values[0], int | float | str):
         # For example, a Pool.
         return PositionalError(

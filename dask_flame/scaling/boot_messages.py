@@ -18,6 +18,11 @@ class BootMessages:
 
         The name of the runner is ignored in the comparison.
 
+        Parameters
+        ----------
+        pool, runner : str
+        text : str
+
         Examples
         --------
         >>> messages = BootMessages()

@@ -85,7 +85,7 @@ class Fleet:
         """The runners of the pool, by name."""
         return self.roster.members
 
-    # What happened
+    # Events
 
     def registered(self, name: str, now: float) -> None:
         """Record that a runner registered and can take calls."""
@@ -120,7 +120,16 @@ class Fleet:
         self.roster.load(name, busy, now)
 
     def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
-        """Give a runner no further calls; retire it once idle, or after ``within`` seconds."""
+        """Give a runner no further calls; retire it once idle, or after ``within`` seconds.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
+        within : float, optional
+            Default: wait for its calls without limit.
+        """
         if self.roster.phase(name) in (Phase.READY, Phase.PAUSED):
             self.roster.drain(name, now, why, math.inf if within is None else now + within)
 
@@ -128,6 +137,12 @@ class Fleet:
         """Record that Dask paused a runner: retire it if it stays paused without a call.
 
         A paused runner is not counted as supply.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
 
         Returns
         -------
@@ -159,8 +174,10 @@ class Fleet:
 
         Parameters
         ----------
-        name, now, why
-        no_room, final : bool
+        name : str
+        now : float
+        why : str, default ""
+        no_room, final : bool, default False
             See :class:`dask_flame.backends.Ended`.
         """
         member = self.members.get(name)
@@ -199,7 +216,14 @@ class Fleet:
             self.roster.keep(name, now, self.pool.idle_timeout)
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
-        """Record the answer of a runner to its pool's ``idle_check``."""
+        """Record the answer of a runner to its pool's ``idle_check``.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        may_end : bool
+        """
         self.roster.checked(name, now, may_end=may_end)
 
     def resize(self, **changes: Any) -> None:

@@ -137,7 +137,14 @@ class RunnerIndex:
             self._idle[name] = member
 
     def load(self, name: str, busy: int, now: float) -> None:
-        """Set the number of wanted calls on a runner."""
+        """Set the number of wanted calls on a runner.
+
+        Parameters
+        ----------
+        name : str
+        busy : int
+        now : float
+        """
         member = self.members.get(name)
         if member is None or member.busy == busy:
             return
@@ -160,7 +167,14 @@ class RunnerIndex:
             self._await(member, now)
 
     def pause(self, name: str, now: float, why: str) -> None:
-        """Mark a runner as paused."""
+        """Mark a runner as paused.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
+        """
         member = self._enter(name, Phase.PAUSED, now)
         member.why, member.paused = why, True
         self._await(member, now)
@@ -172,7 +186,16 @@ class RunnerIndex:
         self.ready(name, now)
 
     def drain(self, name: str, now: float, why: str, due: float) -> None:
-        """Mark a runner as draining; wait for its calls until ``due``."""
+        """Mark a runner as draining; wait for its calls until ``due``.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
+        due : float
+            When to stop waiting.
+        """
         member = self._enter(name, Phase.DRAINING, now)
         member.why, member.paused = why, False
         if member.busy:
@@ -192,7 +215,15 @@ class RunnerIndex:
             member.idle_since = now
 
     def keep(self, name: str, now: float, patience: float) -> None:
-        """Put back a runner that could not be retired; retry after ``patience``, then later."""
+        """Put back a runner that could not be retired; retry after ``patience``, then later.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        patience : float
+            Minimum delay in seconds.
+        """
         member = self.members[name]
         member.refusals += 1
         again = min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST)
@@ -224,6 +255,12 @@ class RunnerIndex:
 
         Of those no longer needed, ``called_off`` are marked as called off; demand for the others
         may return soon.
+
+        Parameters
+        ----------
+        booting : int
+        now : float
+        called_off : float, default 0
         """
         while len(self._needed) > booting:
             name, member = self._needed.popitem()
@@ -251,7 +288,14 @@ class RunnerIndex:
         return ask
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
-        """Record a runner's answer; if it may not end, restart its idle time."""
+        """Record a runner's answer; if it may not end, restart its idle time.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        may_end : bool
+        """
         stale = name in self._stale
         self._asked.discard(name)
         self._stale.discard(name)
@@ -296,7 +340,15 @@ class RunnerIndex:
         return member if member is not None and member.idle_since <= before else None
 
     def longest_idle(self, now: float, limit: float, *, any_time: bool) -> RunnerState | None:
-        """Return the idle runner to retire next; with ``any_time``, even before its time."""
+        """Return the idle runner to retire next; with ``any_time``, even before its time.
+
+        Parameters
+        ----------
+        now : float
+        limit : float
+            The idle timeout, in seconds.
+        any_time : bool
+        """
         if self._approved:
             return next(iter(self._approved.values()))
         member = next(iter(self._idle.values()), None)

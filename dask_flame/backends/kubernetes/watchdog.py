@@ -27,7 +27,15 @@ _PATIENCE = 60.0
 
 
 def keep(host: str, port: int, grace: float) -> None:
-    """Return when the driver is gone, or has been out of reach for too long."""
+    """Return when the driver is gone, or has been out of reach for too long.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+    grace : float
+        Seconds to wait after a refused connection.
+    """
     seen = time.monotonic()
     while True:
         try:

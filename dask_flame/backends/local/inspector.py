@@ -75,7 +75,7 @@ class LocalInspector(Inspector):
         driver = described(supervisor.driver)
         if await self._tell(cluster.id, within):
             return f"stopped; its driver, {driver}, lives on, and was told"
-        # The supervisor does not respond. The driver may start another one, which is told again.
+        # The supervisor does not respond. The driver may start another one: notify that one too.
         for process in _processes([cluster.id]):
             send(process, signal.SIGKILL)
         if await self._tell(cluster.id, _END_WITHIN):

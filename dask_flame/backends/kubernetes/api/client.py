@@ -146,6 +146,14 @@ class Api:
         """Create an object; as a `dry_run`, only check whether it would be accepted.
 
         If a retry finds the object present, an earlier attempt has created it.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        item : mapping
+            The manifest.
+        dry_run : bool, default False
+            Create nothing.
         """
         tried = False
         params = {"dryRun": "All"} if dry_run else None
@@ -176,7 +184,17 @@ class Api:
         *,
         patience: float | None = None,
     ) -> dict[str, Any]:
-        """Apply a merge patch to an object."""
+        """Apply a merge patch to an object.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        name : str
+        changes : mapping
+            None as a value removes the key.
+        patience : float, optional
+            Seconds of retries, if not the client's own.
+        """
         headers = {"Content-Type": "application/merge-patch+json"}
         return await self._retried(
             lambda: self._once("PATCH", kind, name, body=changes, headers=headers), patience
@@ -188,6 +206,13 @@ class Api:
         """Return all objects with these labels, and the resource version of the list.
 
         With `bare`, only their metadata is requested.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        selector : str
+            Label selector.
+        bare : bool, default False
         """
         headers = {"Accept": f"{_BARE},application/json"} if bare else {}
         items: list[dict[str, Any]] = []
@@ -208,6 +233,14 @@ class Api:
         """Delete an object, with all that it owns; return whether it existed.
 
         With a uid, only this very object, and no other that has the same name.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        name : str
+        grace : float, optional
+            Grace period in seconds, if not the object's own.
+        uid : str, optional
         """
         options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
         options["propagationPolicy"] = "Background"
@@ -233,13 +266,27 @@ class Api:
         return True
 
     async def log(self, name: str, container: str, *, lines: int) -> str:
-        """Return the last lines of a container's log; empty on any error."""
+        """Return the last lines of a container's log; empty on any error.
+
+        Parameters
+        ----------
+        name, container : str
+        lines : int
+            Maximum number of lines.
+        """
         with contextlib.suppress(KubernetesError):
             return await self.read_log(name, container, lines=lines)
         return ""
 
     async def read_log(self, name: str, container: str, *, lines: int) -> str:
-        """Return the last lines of a container's log; raise an error if there is none."""
+        """Return the last lines of a container's log; raise an error if there is none.
+
+        Parameters
+        ----------
+        name, container : str
+        lines : int
+            Maximum number of lines.
+        """
         params = {"container": container, "tailLines": str(lines)}
         return await self._text(f"pods/{name}/log", params)
 
@@ -247,6 +294,12 @@ class Api:
         """Yield the last lines of a container's log, and new ones until the container ends.
 
         Lines have no newline. A pause in the output is no error.
+
+        Parameters
+        ----------
+        name, container : str
+        lines : int
+            Maximum number of present lines; all new ones follow.
         """
         params = {"container": container, "tailLines": str(lines), "follow": "true"}
         async with self._stream("v1", f"pods/{name}/log", params, read=None) as response:
@@ -254,7 +307,14 @@ class Api:
                 yield line
 
     async def allowed(self, verb: str, kind: ResourceKind, subresource: str = "") -> bool:
-        """Return whether this user may perform an action in the namespace."""
+        """Return whether this user may perform an action in the namespace.
+
+        Parameters
+        ----------
+        verb : str
+        kind : ResourceKind
+        subresource : str, default ""
+        """
         group = kind.version.rpartition("/")[0]
         attributes = {
             "namespace": self.namespace,
@@ -300,6 +360,14 @@ class Api:
         """Yield events after a version: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``.
 
         Returns when the server ends the watch, which is no error.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        selector : str
+            Label selector.
+        version : str
+            The resource version of a list.
 
         Raises
         ------

@@ -89,7 +89,17 @@ def labels(site: ObjectContext, component: str, **more: str) -> dict[str, str]:
 
 
 def metadata(site: ObjectContext, name: str, component: str, **more: str) -> dict[str, Any]:
-    """Return the metadata of an object; `more` are dask-flame's own labels."""
+    """Return the metadata of an object; `more` are dask-flame's own labels.
+
+    Parameters
+    ----------
+    site : ObjectContext
+    name : str
+    component : str
+        Value of the label ``dask.org/component``.
+    **more : str
+        Labels ``dask-flame/<key>``.
+    """
     made: dict[str, Any] = {
         "name": name,
         "namespace": site.namespace,

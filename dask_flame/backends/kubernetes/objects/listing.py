@@ -20,7 +20,14 @@ def label(obj: Object, name: str) -> str:
 
 
 def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> ClusterListing:
-    """Describe a cluster, using those of these objects that belong to it."""
+    """Describe a cluster, using those of these objects that belong to it.
+
+    Parameters
+    ----------
+    id : str
+        The cluster's id.
+    jobs, pods : sequence of mapping
+    """
     mine = [job for job in jobs if label(job, CLUSTER) == id]
     others = [pod for pod in pods if label(pod, CLUSTER) == id]
     runners = [_runner(pod) for pod in others if label(pod, COMPONENT) == "worker"]

@@ -49,6 +49,14 @@ def secret(
 
     Its name depends on the contents, because it is immutable, and on the number of the watchdog's
     Job, because objects of an earlier Job may be about to be deleted.
+
+    Parameters
+    ----------
+    site : ObjectContext
+    orders : mapping
+        The launch configuration.
+    variables : mapping
+        Only those with text values are included.
     """
     contents = {
         ORDERS_FILE: json.dumps(orders, sort_keys=True),
@@ -81,7 +89,9 @@ def keeper(
         Its owner becomes the Job's.
     options : PodOptions
         Options of a pool, for the image if `site` has none.
-    host, port, grace
+    host : str
+    port : int
+    grace : float
         Arguments of the watchdog.
     """
     given = {"image": site.image or options.image, "service_account": options.service_account}
@@ -158,7 +168,15 @@ def scheduler(
 
 
 def service(site: ObjectContext, kind: str, port: int) -> dict[str, Any]:
-    """Return the Service of this type, through which drivers elsewhere reach the scheduler."""
+    """Return the Service of this type, through which drivers elsewhere reach the scheduler.
+
+    Parameters
+    ----------
+    site : ObjectContext
+    kind : str
+        Type of the Service.
+    port : int
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",

@@ -303,7 +303,17 @@ class Supervisor:
             self._fork(runner, template.key)
 
     def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None:
-        """Start runners without a template: from now on, or if it only failed, this time."""
+        """Start runners without a template: from now on, or if it only failed, this time.
+
+        Parameters
+        ----------
+        template : Template
+        module : str
+            The module that makes it unfit.
+        why : str
+        failed : bool
+            Whether it only failed this time.
+        """
         template.close()
         template.strand()
         del self.templates[template.key]
@@ -429,7 +439,15 @@ class Supervisor:
                 self.tell(again, b"end")
 
     def ended(self, runner: Runner, code: int | None, *, forced: bool) -> None:
-        """Report the end of a runner, and whether it was killed on request."""
+        """Report the end of a runner, and whether it was killed on request.
+
+        Parameters
+        ----------
+        runner : Runner
+        code : int or None
+            Exit code; negative for a signal.
+        forced : bool
+        """
         while self._read(runner):
             pass
         self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
@@ -510,7 +528,15 @@ class Supervisor:
             self.printed(name, kept[-MOST_KEPT:], Piece(KEEP, 0, 0, "", b""))
 
     def printed(self, name: str, what: bytes, piece: Piece | None = None) -> None:
-        """Send output to the driver, unless the driver does not read."""
+        """Send output to the driver, unless the driver does not read.
+
+        Parameters
+        ----------
+        name : str
+        what : bytes
+        piece : Piece, optional
+            Kind and owner of the output.
+        """
         if len(self._out) < _MOST_UNREAD:
             whose = {} if piece is None else {"piece": piece[:4]}
             self.say(ev="output", name=name, text=what.decode(errors="replace"), **whose)
