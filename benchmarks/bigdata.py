@@ -1,30 +1,29 @@
-"""How long large results and arguments take, on a FlameCluster and on Dask's LocalCluster, in turn.
+"""Compare the time of large results and arguments on a FlameCluster and on Dask's LocalCluster.
 
     python benchmarks/bigdata.py [--sizes 1MB 10MB 100MB 600MB 2.3GB] [--rounds 3] [--repeats 3]
 
-In each round each contender is measured in a process of its own, the order alternating; both have
-so many workers with one thread each. In each row a call is timed from before it is submitted until
-its result is in the driver, after one that is not counted. Printed are the median and the best
-seconds of each contender, their CPU seconds (driver, workers and what else there is), the peak of
-the driver's memory, and the ratio of the medians, ours over theirs.
+In each round each contender is measured in a separate process, in alternating order; both have the
+same number of workers, with one thread each. A call is timed from its submission until its result
+is in the driver, after one call that is not counted. The table shows the median and best seconds of
+each contender, their CPU seconds (driver, workers and other processes), the peak of the driver's
+memory, and the ratio of the medians, dask-flame's over Dask's.
 
 result, bytes, dict of arrays, DataFrame
-    Of this size, made by a call and fetched with ``result()``.
+    A result of this size, created by a call and fetched with ``result()``.
 gather
     A hundred results, each a hundredth of the size, with ``client.gather``.
 argument, scatter
-    Of this size, given to ``client.submit``, or scattered and used by a call.
+    An argument of this size, given to ``client.submit``, or scattered and used by a call.
 runner to runner
-    Made by a call on one worker, before the clock starts, and used by one on another.
+    Created by a call on one worker, before the clock starts, and used by a call on another.
 after its runner
-    Fetched when the runner that has made it has retired. LocalCluster's workers stay: its result
-    is fetched from one.
+    Fetched after the retirement of the runner that created it. LocalCluster's workers stay: its
+    result is fetched from one.
 
-A virtual machine may have to borrow memory that it touches for the first time in a while from its
-host, which takes four times as long as all the rest. Before each call so much memory is touched, in
-this process, and given back (``--no-touch``: it is not). Most of the driver's memory and of a
-worker's are needed at once: three times the largest size, for what goes by way of LocalCluster's
-scheduler.
+A virtual machine may have to obtain memory from its host that it has not touched for a while, which
+takes four times as long as everything else. Therefore this process touches as much memory before
+each call, and frees it (not with ``--no-touch``). The memory needed at once is three times the
+largest size, for data that passes through LocalCluster's scheduler.
 """
 
 from __future__ import annotations
@@ -60,16 +59,16 @@ ROWS = (
     "runner to runner",
     "after its runner",
 )
-#: Arguments go through pickle, messages and the scheduler's own copy of the call: no larger ones.
+#: Maximum size of arguments, which pass through pickle, messages and the scheduler.
 _LARGEST_ARGUMENT = parse_bytes("100 MB")
-#: Rows whose largest size is a matter of the memory of a usual machine.
+#: Maximum size of the other rows, limited by the memory of a usual machine.
 _LARGEST_OTHER = parse_bytes("600 MB")
 _PIECES = 100
-#: So much memory is not touched beforehand.
+#: Do not touch memory in advance for less than this.
 _LITTLE = parse_bytes("20 MB")
 
 
-# What calls make, of so many bytes
+# Functions of the calls, which create so many bytes
 
 
 def array(nbytes: int) -> Any:
@@ -102,12 +101,12 @@ _MAKES: dict[str, Callable[[int], Any]] = {
 }
 
 
-# One contender, in a process of its own
+# One contender, in a separate process
 
 
 @contextlib.contextmanager
 def client_of(kind: str, runners: int, *, idle_timeout: str = "600s") -> Iterator[Client]:
-    """A cluster with all its workers there."""
+    """Yield the client of a cluster with all its workers registered."""
     if kind == "dask":
         cluster: Any = LocalCluster(
             n_workers=runners, threads_per_worker=1, dashboard_address="127.0.0.1:0"
@@ -120,7 +119,7 @@ def client_of(kind: str, runners: int, *, idle_timeout: str = "600s") -> Iterato
 
 
 def once(client: Client, row: str, nbytes: int) -> Callable[[], Any]:
-    """What is timed; what comes before it is done here."""
+    """Prepare a case, and return the function to be timed."""
     if row in _MAKES:
         return lambda: client.submit(_MAKES[row], nbytes, pure=False).result()
     if row == "gather":
@@ -144,7 +143,7 @@ def once(client: Client, row: str, nbytes: int) -> Callable[[], Any]:
 
 
 def cpu() -> float:
-    """CPU seconds of this process and all that it has started, those that are gone too."""
+    """Return the CPU seconds of this process and its descendants, including ended ones."""
     mine = psutil.Process()
     times = []
     for process in (mine, *mine.children(recursive=True)):
@@ -154,7 +153,7 @@ def cpu() -> float:
 
 
 def peak() -> int:
-    """The most memory that this process has had since :func:`forget_peak`, in bytes."""
+    """Return the peak memory of this process since :func:`forget_peak`, in bytes."""
     with open("/proc/self/status") as f:
         return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM"))
 
@@ -165,7 +164,7 @@ def forget_peak() -> None:
 
 
 def measure(kind: str, wanted: list[tuple[str, int]], args: argparse.Namespace) -> None:
-    """Print what each case took each time, as JSON: see :func:`timed`."""
+    """Print the measurements of each case as JSON: see :func:`timed`."""
     for resting in (False, True):
         mine = [case for case in wanted if (case[0] == "after its runner") == resting]
         if not mine:
@@ -178,7 +177,7 @@ def measure(kind: str, wanted: list[tuple[str, int]], args: argparse.Namespace) 
 
 
 def timed(client: Client, row: str, nbytes: int, touch: bool) -> tuple[float, float, int]:
-    """Do it once: seconds, CPU seconds, and the driver's peak memory."""
+    """Measure one call: seconds, CPU seconds, and the driver's peak memory."""
     act = once(client, row, nbytes)
     if touch and nbytes > _LITTLE:
         np.ones(3 * nbytes // 8)
@@ -188,11 +187,11 @@ def timed(client: Client, row: str, nbytes: int, touch: bool) -> tuple[float, fl
     seconds = time.perf_counter() - start
     found = (seconds, cpu() - spent, peak())
     del act, result
-    time.sleep(0.2)  # until it is gone everywhere
+    time.sleep(0.2)  # until it is released everywhere
     return found
 
 
-# All of them
+# All contenders
 
 
 def cases(sizes: list[str], rows: list[str]) -> Iterator[tuple[str, int]]:
@@ -249,7 +248,7 @@ def main() -> None:
 
 
 def line(row: str, nbytes: int, found: dict[str, list[Any]]) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     ours, theirs = (list(zip(*found[kind], strict=True)) for kind in CONTENDERS)
     medians = [[statistics.median(column) for column in one] for one in (ours, theirs)]
     (seconds, spent, most), (their_seconds, their_spent, their_most) = medians

@@ -1,38 +1,37 @@
-"""What a pool costs and how long one waits for it, against stock Dask on the same traces of work.
+"""Compare the cost of a pool, and the time to wait for it, with stock Dask on traces of work.
 
     python benchmarks/cost.py [--rounds 3] [--trace NAME] [--who NAME] [--quick] [--picture FILE]
 
-Each trace is served by each of these in turn, round after round, by a fresh driver every time:
+Each trace is served by each of these contenders in turn, round after round, by a fresh driver:
 
 flame
     ``FlameCluster(max=8, idle_timeout=...)``.
 stock
     ``LocalCluster(n_workers=0)`` with ``adapt(minimum=0, maximum=8)``.
 tuned
-    The same, tuned for these traces: it looks five times a second, wants each computation to take
-    one second, keeps an idle worker as long as dask-flame does, and gives none a call ahead.
+    The same, tuned for these traces: it decides five times a second, aims at one second for each
+    computation, keeps an idle worker as long as dask-flame does, and sends no call in advance.
 
-Calls sleep, so that the machine does not have to be large. Runners are counted from outside, by
-looking at the operating system's processes twenty times a second: a runner is paid for from the
-moment its process exists until it is gone, whatever the cluster thinks of it. Results are held
-until the last one is there, then dropped; a run is over when no runner is left.
+Calls sleep, so that a small machine suffices. Runners are counted from outside, by examining the
+operating system's processes twenty times a second: a runner is paid for from the start of its
+process to its end, whatever the cluster reports. Results are held until the last one is there, and
+then released; a run is over when no runner is left.
 
-The tables, on standard output, have the medians of the rounds. Times are in seconds:
+The tables, on standard output, show the medians of the rounds. Times are in seconds:
 
 makespan
     From the first submission to the last result, without the pauses, and its ratio to the ideal:
-    list scheduling on runners that boot in no time. Without boots: less what the same ideal would
-    lose by boots as long as they were.
+    list scheduling on runners that boot in no time. Without boots: less the time that the same
+    ideal would lose to boots of the measured duration.
 waiting
-    How long there was a call without a result, and its ratio to the same ideal. Unlike the
-    makespan of a trickle, it does not depend on how often calls come.
+    The time with at least one unfinished call, and its ratio to the same ideal. Unlike the makespan
+    of a trickle, it does not depend on how often calls arrive.
 paid
-    Runner-seconds, and of these what went to booting, to calls, to waiting for calls, and to ending
-    once the scheduler had done with the runner. The ratio to the least possible, the work alone;
-    and to the work with the idle time that the idle timeout itself asks for, its tails. Without
-    boots: less what went to booting.
+    Runner-seconds, divided into booting, calls, idle time, and ending after the scheduler has
+    removed the runner. The ratio to the minimum, the work alone; and to the work with the idle time
+    that the idle timeout demands. Without boots: less the time for booting.
 runners
-    How many were booted, and how many of these never had a call.
+    The number of runners booted, and of those that never had a call.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ WHO = ("flame", "stock", "tuned")
 QUICK = 0.5
 MAKESPAN_GOAL = 1.10
 PAID_GOAL = 1.15
-#: Less than this apart, medians are called the same.
+#: Medians that differ by less count as equal.
 ALIKE = 0.02
 
 
 def run(trace: Trace, who: str) -> Account:
-    """Serve a trace once and add up what it took."""
+    """Serve a trace once, and return its account."""
     lives, told = served(trace, who)
     start = told["start"]
     ends = [end for _, _, end in told["calls"]]
@@ -106,7 +105,7 @@ COMPARED: tuple[tuple[str, Callable[[Account], float]], ...] = (
 
 
 def table(accounts: Iterable[Account], columns: Columns) -> str:
-    """The medians, in Markdown: a line for each trace and each who served it."""
+    """Return the medians in Markdown, with a line for each trace and contender."""
     lines = [["trace", "who", *(name for name, _, _ in columns)]]
     for trace, group in grouped(accounts).items():
         for who, runs in group.items():
@@ -116,7 +115,7 @@ def table(accounts: Iterable[Account], columns: Columns) -> str:
 
 
 def verdicts(accounts: Iterable[Account]) -> str:
-    """Whether the goals were met, and how stock compares, from the medians."""
+    """Return whether the goals are met, and how stock compares, by the medians."""
     lines = [["trace", *(name for name, _, _ in GOALS)]]
     groups = {name: group for name, group in grouped(accounts).items() if "flame" in group}
     others = [who for who in WHO if any(who in g for g in groups.values()) and who != "flame"]

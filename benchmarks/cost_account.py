@@ -1,4 +1,4 @@
-"""One run of a trace, added up (pure)."""
+"""The account of one run of a trace (pure)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cost_traces import Schedule, Trace, covered, ideal
 
 @dataclass(frozen=True)
 class Account:
-    """One run of a trace, added up; the words are those of the benchmark's tables.
+    """The account of one run of a trace, in the terms of the benchmark's tables.
 
     Attributes
     ----------
@@ -20,9 +20,9 @@ class Account:
     start : float
         When the first call was submitted, on the monotonic clock.
     lives : tuple of Life
-        The runners, as the operating system saw them.
+        The runners, as seen by the operating system.
     parts : tuple of (float, float)
-        When each part began and when its last result was there, in seconds since `start`.
+        When each part began and when its last result arrived, in seconds since `start`.
     waits : tuple of (float, float)
         When each call was submitted and when it ended.
     """
@@ -68,7 +68,7 @@ class Account:
 
     @property
     def best(self) -> Schedule:
-        """The ideal with boots that take no time."""
+        """The ideal schedule with boots that take no time."""
         return ideal(self.trace)
 
     @property
@@ -79,7 +79,7 @@ class Account:
     def makespan_ratio_without_boots(self) -> float:
         boots = [life.boot for life in self.lives if life.registered is not None]
         lost = ideal(self.trace, boots).makespan - self.best.makespan
-        # Not below the ideal, where boots were longer than what was lost by them.
+        # Not below the ideal, if boots took longer than the time lost to them.
         return max(1.0, (self.makespan - lost) / self.best.makespan)
 
     @property
@@ -96,7 +96,7 @@ class Account:
 
 
 def grouped(accounts: Iterable[Account]) -> dict[str, dict[str, list[Account]]]:
-    """By the name of the trace, then by who served it."""
+    """Group accounts by the name of the trace, and then by contender."""
     groups: dict[str, dict[str, list[Account]]] = {}
     for account in accounts:
         groups.setdefault(account.trace.name, {}).setdefault(account.who, []).append(account)

@@ -1,8 +1,8 @@
-"""The driver of a run: serves a trace on the cluster that it is told to use.
+"""The driver of a run: serve a trace on a given cluster.
 
     python cost_driver.py
 
-reads what to serve from its standard input, and writes what became of it, as lines of JSON.
+Reads the trace from standard input, and writes the results to standard output, as lines of JSON.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _TOPIC = "cost"
 
 
 def work(seconds: float) -> tuple[int, float, float]:
-    """Sleep; say where and when."""
+    """Sleep; return the process and the times."""
     begin = time.monotonic()
     time.sleep(seconds)
     return os.getpid(), begin, time.monotonic()
 
 
 class Joined(WorkerPlugin):
-    """Says when a worker has registered."""
+    """Report when a worker has registered."""
 
     name = "cost-joined"
 
@@ -49,7 +49,7 @@ class Joined(WorkerPlugin):
 
 
 class Left(SchedulerPlugin):
-    """Says when the scheduler has removed a worker."""
+    """Report when the scheduler has removed a worker."""
 
     name = "cost-left"
 
@@ -72,7 +72,7 @@ def _cluster(who: str, trace: Trace) -> Iterator[Any]:
     tuning = {
         "interval": interval,
         "target_duration": "1s",
-        # It acts at the last look of these, and has seen the first at once: no sooner than `idle`.
+        # Removes a worker after so many decisions, the first at once: not before `idle`.
         "wait_count": math.ceil(trace.idle / interval) + 1,
     }
     with (
@@ -105,14 +105,14 @@ def _serve(client: Client, trace: Trace) -> dict[str, Any]:
 
 
 def drive() -> None:
-    """Serve the trace that standard input says; close when it says so, or has ended."""
+    """Serve the trace from standard input; close when asked to, or at the end of the input."""
     order = json.loads(sys.stdin.readline())
     trace = Trace.from_dict(order["trace"])
     with _cluster(order["who"], trace) as cluster, Client(cluster) as client:
         client.register_plugin(Joined())
         client.register_plugin(Left())
         done = _serve(client, trace)
-        # Nobody holds the results any more.
+        # The results are released.
         print(json.dumps(done), flush=True)
         sys.stdin.readline()
         events = [event for _, event in client.get_events(_TOPIC)]

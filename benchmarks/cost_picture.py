@@ -1,4 +1,4 @@
-"""The picture of the cost benchmark: runners that were alive, over time."""
+"""The picture of the cost benchmark: living runners over time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cost_traces import ideal
 
 
 def draw(accounts: Iterable[Account], path: Path) -> None:
-    """Draw the runners that were alive over time; of each kind the run that cost the median."""
+    """Draw living runners over time; for each contender the run of median cost."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    looks = {  # colour, style, width, and how far off the line is drawn, to hide none
+    looks = {  # color, style, width, and an offset that keeps lines apart
         "flame": ("#d9480f", "-", 2.4, 0.0, "dask-flame"),
         "stock": ("#1c7ed6", "-", 1.5, 0.1, "stock Adaptive"),
         "tuned": ("#2b8a3e", "--", 1.5, -0.1, "stock Adaptive, tuned"),
@@ -74,7 +74,7 @@ def _middle(runs: Sequence[Account]) -> Account:
 
 
 def _steps(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
-    """How many of these spans there are, over time."""
+    """Return the number of overlapping spans over time."""
     changes = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
     x, y = [0.0], [0]
     for at, change in changes:

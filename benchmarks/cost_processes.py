@@ -1,4 +1,4 @@
-"""Serves a trace in a driver of its own, and watches the driver's runners from outside."""
+"""Serve a trace in a separate driver, and watch the driver's runners from outside."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import psutil
 from cost_traces import Trace  # beside this file
 
 _DRIVER = str(Path(__file__).with_name("cost_driver.py"))
-#: Seconds between looks at the processes: how exactly a runner's life is known.
+#: Seconds between two examinations: the precision of a runner's times.
 PERIOD = 0.05
-#: Seconds without a runner, after the last result, that end a run.
+#: Seconds without a runner after the last result that end a run.
 _QUIET = 1.0
-#: Most seconds from the last result until the last runner is gone.
+#: Maximum number of seconds from the last result to the end of the last runner.
 _MOST = 60.0
-#: What tells processes that serve runners from runners: dask-flame's own, multiprocessing's own.
+#: Parts of the command lines of helper processes, of dask-flame and of multiprocessing.
 _HELPERS = (
     "dask_flame/backends/local/supervisor",
     "dask-flame template",
@@ -36,21 +36,21 @@ _HELPERS = (
 
 @dataclass(frozen=True)
 class Life:
-    """One runner; times are of the monotonic clock, which all processes share.
+    """One runner, with times of the monotonic clock, which all processes share.
 
     Attributes
     ----------
     pid : int
     begin : float
-        When its process was first there.
+        When its process was first seen.
     end : float
-        When it was gone.
+        When its process had ended.
     registered : float or None
-        When it could take calls; None if that never came.
+        When it could take calls; None if it never could.
     left : float or None
-        When the scheduler had done with it; None if it was not so before it was gone.
+        When the scheduler removed it; None if it ended before.
     calls : tuple of (float, float)
-        When the calls that ran on it began and ended.
+        Begin and end of each call that ran on it.
     """
 
     pid: int
@@ -62,17 +62,17 @@ class Life:
 
     @property
     def boot(self) -> float:
-        """Seconds until it could take calls; all of its life where that never came."""
+        """Seconds until it could take calls; its whole life if it never could."""
         return (self.end if self.registered is None else self.registered) - self.begin
 
     @property
     def ending(self) -> float:
-        """Seconds that it was still there after the scheduler had done with it."""
+        """Seconds between its removal by the scheduler and its end."""
         return 0.0 if self.left is None else max(0.0, self.end - self.left)
 
 
 class Watch:
-    """The runners of one driver: when each was first and last seen."""
+    """The runners of one driver, and when each was first and last seen."""
 
     def __init__(self, driver: int) -> None:
         self.driver = driver
@@ -85,7 +85,7 @@ class Watch:
         return any(end is None for _, end in self.spans.values())
 
     def look(self) -> None:
-        """Look now. What changed since the last look is taken to have changed half-way."""
+        """Examine the processes. Changes are dated half-way back to the last examination."""
         now = time.monotonic()
         between = (self._looked + now) / 2
         self._looked = now
@@ -94,13 +94,13 @@ class Watch:
             self.spans[pid] = (between, None)
         for pid, (begin, end) in list(self.spans.items()):
             if pid in self._helpers:
-                # Was seen before it had become the program that it was started for.
+                # It was seen before it had become its program.
                 del self.spans[pid]
             elif end is None and pid not in runners:
                 self.spans[pid] = (begin, between)
 
     def _runners(self) -> Iterator[int]:
-        """Processes that the driver, or a helper of it, has started; theirs are not counted."""
+        """Yield processes started by the driver or a helper; deeper descendants do not count."""
         parents = [psutil.Process(self.driver)]
         while parents:
             parent = parents.pop()
@@ -110,12 +110,12 @@ class Watch:
                     with contextlib.suppress(psutil.Error):
                         if child.status() == psutil.STATUS_ZOMBIE:
                             continue
-                        # One forked from a helper, without a program of its own, is a runner.
+                        # A process forked from a helper without its own program is a runner.
                         if child.cmdline() != command and _helps(child):
                             self._helpers.add(child.pid)
                             parents.append(child)
                         else:
-                            # Runners bear their template's name for a moment.
+                            # A fresh runner has its template's name for a moment.
                             self._helpers.discard(child.pid)
                             yield child.pid
 
@@ -137,16 +137,16 @@ def served(trace: Trace, who: str) -> tuple[tuple[Life, ...], dict[str, Any]]:
     Returns
     -------
     lives : tuple of Life
-        The runners, in the order in which they appeared.
+        The runners, in order of appearance.
     told : dict
-        What the driver said: ``start``; ``parts``, a list of (begin, end); ``submitted``, a list
-        of times; ``calls``, in the same order a list of (pid, begin, end).
+        The driver's report: ``start``; ``parts``, a list of (begin, end); ``submitted``, a list of
+        times; ``calls``, in the same order a list of (pid, begin, end).
 
     Raises
     ------
     RuntimeError
-        If the driver failed, if runners were still there a minute after the last result, or if one
-        was missed altogether; with all that was written to standard error.
+        If the driver failed, if runners were left a minute after the last result, or if one was
+        missed; with everything written to standard error.
     """
     with tempfile.TemporaryFile("w+") as errors:
         try:
@@ -210,7 +210,7 @@ def _follow(
     said: queue.Queue[dict[str, Any]],
     watch: Watch,
 ) -> dict[str, Any]:
-    """Look and listen until the driver has closed; what it said."""
+    """Watch and read until the driver has closed; return its report."""
     told: dict[str, Any] = {}
     seen = time.monotonic()
     asked = False
@@ -238,5 +238,5 @@ def _follow(
 
 def _read(stream: IO[str], said: queue.Queue[dict[str, Any]]) -> None:
     for line in stream:
-        if line.startswith("{"):  # not what a runner has printed
+        if line.startswith("{"):  # not the output of a runner
             said.put(json.loads(line))

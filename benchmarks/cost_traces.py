@@ -1,4 +1,4 @@
-"""Traces of work, and what a pool that is never late would make of each (pure)."""
+"""Traces of work, and the ideal schedule for each (pure)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Part:
-    """Calls that are submitted after those of the part before have all returned.
+    """Calls submitted once all calls of the previous part have returned.
 
     Attributes
     ----------
     calls : tuple of (float, float)
-        When each is submitted, in seconds since the part began, and how long it works.
+        Submission time of each call, in seconds since the part began, and its duration.
     pause : float
-        Seconds from the last result of the part before to the beginning of this one.
+        Seconds from the last result of the previous part to the beginning of this one.
     """
 
     calls: tuple[tuple[float, float], ...]
@@ -27,14 +27,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Trace:
-    """What somebody does in a notebook, and the pool that it is done with.
+    """The work of a user in a notebook, and the pool for it.
 
     Attributes
     ----------
     name : str
     parts : tuple of Part
     max : int
-        Most runners, of one call at a time each.
+        Maximum number of runners, with one call at a time each.
     idle : float
         The idle timeout, in seconds.
     """
@@ -46,11 +46,11 @@ class Trace:
 
     @property
     def busy(self) -> float:
-        """Seconds of work: the least that any pool has to pay."""
+        """Seconds of work: the minimum that any pool has to pay."""
         return sum(seconds for part in self.parts for _, seconds in part.calls)
 
     def scaled(self, factor: float) -> Trace:
-        """The same with all times multiplied."""
+        """Return the trace with all times multiplied."""
         parts = tuple(
             Part(tuple((at * factor, s * factor) for at, s in part.calls), part.pause * factor)
             for part in self.parts
@@ -70,21 +70,21 @@ class Trace:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What became of a trace.
+    """The result of serving a trace.
 
     Attributes
     ----------
     makespan : float
         Seconds from the beginning of each part to its last result, summed. Pauses do not count.
     waiting : float
-        Seconds in which there was a call without a result. Of a burst that is the makespan; of a
-        trickle, whose makespan is that of the trickle, it shows what is lost.
+        Seconds with at least one unfinished call. For a burst this is the makespan; for a trickle,
+        whose makespan is fixed by the submissions, it shows the time lost.
     paid : float
-        Seconds that runners existed, summed: boots, calls, and idle time with its tails.
+        Sum of the lifetimes of runners: boots, calls, and idle time.
     runners : int
-        How many were booted.
+        Number of runners booted.
     calls : tuple of (float, float)
-        When each call began and ended, in seconds since the trace began.
+        Begin and end of each call, in seconds since the trace began.
     """
 
     makespan: float
@@ -95,7 +95,7 @@ class Schedule:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """How long there was at least one of these spans."""
+    """Return the total time covered by at least one of these spans."""
     total, until = 0.0, -math.inf
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, until))
@@ -110,19 +110,19 @@ class _Runner:
 
 
 def ideal(trace: Trace, boots: Sequence[float] = ()) -> Schedule:
-    """Serve a trace as well as can be done without knowing what comes.
+    """Serve a trace as well as possible without knowledge of the future.
 
-    A runner is booted at the very moment when a call comes that no runner is free for, calls run
-    in the order in which they came, the runner that worked last is used first, and each ends as
-    soon as it was idle for the idle timeout.
+    A runner is booted at the moment when a call finds no free runner, calls run in the order of
+    their submission, the runner used last is preferred, and each runner ends once it has been idle
+    for the idle timeout.
 
     Parameters
     ----------
     trace : Trace
     boots : sequence of float
-        Seconds that each boot takes, in order; the last one is that of all further boots. By
-        default they take no time, which makes this the best makespan that list scheduling has,
-        and `paid` the calls plus the idle time that the idle timeout itself asks for.
+        Duration of each boot in seconds, in order; the last one applies to all later boots. By
+        default boots take no time: this gives the best makespan of list scheduling, and `paid`
+        contains only calls and the idle time that the idle timeout demands.
     """
     runners: list[_Runner] = []
     calls: list[tuple[float, float]] = []
@@ -152,17 +152,17 @@ def ideal(trace: Trace, boots: Sequence[float] = ()) -> Schedule:
 
 
 def traces() -> dict[str, Trace]:
-    """The traces of the benchmark, by name; the same in every run."""
+    """Return the traces of the benchmark, by name; the same in every run."""
     some = random.Random(0)
     burst = [(0.0, some.uniform(2, 4)) for _ in range(24)]
     again = tuple((0.0, 2.5) for _ in range(16))
     tail = [(0.0, 12.0 if i in (2, 5, 7) else some.uniform(1, 2)) for i in range(35)]
     drops = tuple((2.5 * i, 0.8) for i in range(9))
-    # So often that several of a burst's runners could be kept, each by a call now and then.
+    # Frequent enough that each call could keep one of several runners of a burst alive.
     rain = tuple((0.6 * i, 0.3) for i in range(20))
     found = [
         Trace("burst", (Part(tuple(burst)),)),
-        # Shorter than the idle timeout, then longer.
+        # A pause shorter than the idle timeout, then longer ones.
         Trace("burst, short pause, burst", (Part(again), Part(again, pause=1.5))),
         Trace("burst, long pause, burst", (Part(again), Part(again, pause=6.0))),
         Trace("long tail", (Part(tuple(tail)),)),

@@ -1,15 +1,15 @@
-"""Three measurements of the basic promises: one wave, a quick answer to demand, nothing left.
+"""Measure three basic promises: one wave, a quick answer to demand, nothing left behind.
 
     python benchmarks/first_light.py [wave] [answer] [kills]
 
 wave
-    16 calls of 3 s from no runners, with max=16: boot waves, makespan, runners used, and when the
-    last runner was gone after its idle timeout.
+    16 calls of 3 s without any runner, with max=16: boot waves, makespan, runners used, and the end
+    of the last runner after its idle timeout.
 answer
-    From ``client.submit`` in the driver to the boot request handed to the backend, in ms.
+    Time from ``client.submit`` in the driver to the boot request to the backend, in ms.
 kills
-    A driver is killed with SIGKILL at random moments, boot included: seconds until no process of it
-    and no folder is left.
+    A driver is killed with SIGKILL at random moments, also during boots: seconds until no process
+    of it and no folder is left.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _TOKEN = "DASK_FLAME_BENCHMARK"
 
 
 def call(i: int, seconds: float) -> str:
-    """Sleep, and say on which runner."""
+    """Sleep; return the name of the runner."""
     time.sleep(seconds)
     return str(get_worker().name)
 
 
 def wave(calls: int = 16, seconds: float = 3, idle: float = 3) -> None:
-    """One burst of calls from nothing, and back to nothing."""
+    """Measure one burst of calls, from zero runners back to zero."""
     with (
         FlameCluster(max=calls, idle_timeout=idle, dashboard_address=None) as cluster,
         Client(cluster) as client,
@@ -63,7 +63,7 @@ def wave(calls: int = 16, seconds: float = 3, idle: float = 3) -> None:
 
 
 def answer(times: int = 20) -> None:
-    """From demand to boot request."""
+    """Measure the time from demand to boot request."""
     took = []
     with (
         FlameCluster(max=1, idle_timeout="200ms", dashboard_address=None) as cluster,
@@ -100,7 +100,7 @@ time.sleep(600)
 
 
 def kills(times: int = 10, seed: int = 0) -> None:
-    """Kill drivers; see how long anything of them lives."""
+    """Kill drivers, and measure how long any process or folder of them remains."""
     moments = random.Random(seed)
     took = []
     for _ in range(times):

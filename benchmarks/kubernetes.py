@@ -1,30 +1,29 @@
-"""dask-flame's pods against those of dask-kubernetes' KubeCluster, on a real cluster.
+"""Compare dask-flame's pods with those of dask-kubernetes' KubeCluster, on a real cluster.
 
     KUBECONFIG=… python benchmarks/kubernetes.py --image ghcr.io/me/dask-flame-test:1
     python benchmarks/kubernetes.py --fake
 
-The drivers are pods, as a JupyterHub server is. They are made of the image, which needs dask-flame,
-dask-kubernetes and their tests' needs, in a namespace that is made for this and deleted at the end.
-KubeCluster is measured where its operator is installed (the kind DaskCluster is known):
+The drivers are pods, as a JupyterHub server is. They use the image, which needs dask-flame,
+dask-kubernetes and the requirements of their tests, in a namespace that is created and deleted by
+the benchmark. KubeCluster is measured if its operator is installed (the kind DaskCluster exists):
 
     helm install --repo https://helm.dask.org --create-namespace -n dask-operator \\
         --generate-name dask-kubernetes-operator
 
-With ``--fake`` the pods are processes of this machine, which share its cores: what comes of it
-shows that the benchmark works, and no more. It has no operator.
+With ``--fake`` the pods are processes of this machine, which share its cores: the figures only show
+that the benchmark works. There is no operator.
 
 registered
-    Seconds from ``client.map`` of 8 calls of 20 s, with no runner there, until 8 have registered.
+    Seconds from ``client.map`` of 8 calls of 20 s, without any runner, until 8 have registered.
 makespan
-    … until all 8 results are there.
+    … until all 8 results have arrived.
 pods
-    Pods made a second, in one wave of 32.
+    Pods created per second, in one wave of 32.
 boots
-    Where the time of the 8 boots went, medians: until the API server had taken the pod, it was on a
-    node, its container ran, it had registered, it had its first call.
+    Medians of the steps of the 8 boots: until the API server accepted the pod, it was assigned to a
+    node, its container ran, it registered, it had its first call.
 left
-    Objects that there are 120 s after ``kill -9`` of a driver with 8 busy runners in a pod that
-    lives on.
+    Objects left 120 s after ``kill -9`` of a driver with 8 busy runners, in a pod that lives on.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-# The place for drivers' pods is that of the tests.
+# The tests have the code that creates pods of drivers.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from kubernetes_driver import MARK  # beside this file
@@ -51,13 +50,13 @@ from real_kubernetes.asking import Refused
 from real_kubernetes.world import World
 
 _STEPS = ("accepted", "scheduled", "started", "registered", "first call")
-#: KubeCluster's drivers may do anything in the namespace that is made for this.
+#: KubeCluster's drivers have all permissions in the namespace created for this benchmark.
 _ALL = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 _KINDS = ("Pod", "Job", "Secret", "Service", "NetworkPolicy", "Deployment", "DaskCluster")
 
 
 class Bench:
-    """Measures both in a world.
+    """Measure both contenders in one world.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ class Bench:
         self.args = args
 
     def measure(self, who: str) -> dict[str, Any]:
-        """All that is measured of one of the two."""
+        """Return all measurements of one contender."""
         args = self.args
         found = {"calls": self._ask(who, "calls", args.calls, args.seconds)}
         if who == "flame":
@@ -109,13 +108,13 @@ class Bench:
         raise SystemExit(f"the driver's pod has ended:\n{said}\n{self.world.why(pod)}")
 
     def _objects(self, name: str) -> list[str]:
-        """What a cluster has made that is there, but for the driver's own pod."""
+        """Return the remaining objects of a cluster, except the driver's pod."""
         found = []
         for kind in _KINDS:
             try:
                 objects = self.world.ask.list(kind)
             except Refused:
-                continue  # a kind that this server does not have
+                continue  # the server does not have this kind
             for obj in objects:
                 labels = obj["metadata"].get("labels") or {}
                 mine = str(labels.get("dask.org/cluster-name", "")).startswith(name)
@@ -125,7 +124,7 @@ class Bench:
 
 
 def table(found: Mapping[str, Mapping[str, Any]], args: argparse.Namespace) -> str:
-    """What was measured, as a table in Markdown."""
+    """Return the measurements as a table in Markdown."""
     rows: list[tuple[str, str, dict[str, str]]] = []
 
     def row(what: str, unit: str, of: Any) -> None:
@@ -165,7 +164,7 @@ def _median(measured: Mapping[str, Any], step: str) -> float | None:
 
 @contextmanager
 def fake() -> Iterator[None]:
-    """The fake Kubernetes in the place of a real one."""
+    """Use the fake Kubernetes instead of a real one."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     from fakes.kubernetes import FakeKubernetes
 
@@ -206,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 args.image or "image:1",
                 os.environ.get(setting.NAMESPACE, "") if not args.fake else "",
                 quota={},
-                restricted=False,  # the pods of KubeCluster are not
+                restricted=False,  # KubeCluster's pods are not
                 files=[Path(__file__).with_name("kubernetes_driver.py")],
             )
         )

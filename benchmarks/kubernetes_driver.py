@@ -1,8 +1,8 @@
-"""What a driver in a pod measures: ``kubernetes_driver.py WHO WHAT NAME NUMBER SECONDS``.
+"""The measuring driver in a pod: ``kubernetes_driver.py WHO WHAT NAME NUMBER SECONDS``.
 
-WHO is ``flame`` or ``stock`` (dask-kubernetes' KubeCluster); WHAT is ``calls`` (from nothing to
-all results), ``wave`` (how fast pods are made), ``kill`` (a driver with busy runners dies by
-SIGKILL, and its pod lives on). What comes of it is printed as a line of JSON; see kubernetes.py.
+WHO is ``flame`` or ``stock`` (dask-kubernetes' KubeCluster). WHAT is ``calls`` (from zero to all
+results), ``wave`` (the rate of pod creation), or ``kill`` (a driver with busy runners dies by
+SIGKILL, and its pod lives on). The result is printed as a line of JSON; see kubernetes.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import time
 from typing import Any
 
 MARK = "@measured "
-#: Seconds after which whatever has not come does not come.
+#: Time limit for each event, in seconds.
 _WITHIN = 900.0
 
 
 def make(who: str, name: str, number: int) -> tuple[Any, Any]:
-    """A cluster of up to so many runners, none there yet, and its client."""
+    """Return a cluster for up to so many runners, without any yet, and its client."""
     from dask.distributed import Client
 
     if who == "flame":
@@ -44,7 +44,7 @@ def make(who: str, name: str, number: int) -> tuple[Any, Any]:
 
 
 def calls(who: str, name: str, number: int, seconds: float) -> dict[str, Any]:
-    """As many calls as runners from nothing: when the last has registered, when all are done."""
+    """Run as many calls as runners; measure the last registration and the last result."""
     cluster, client = make(who, name, number)
     start = time.monotonic()
     futures = client.map(lambda _: time.sleep(seconds), range(number), pure=False)
@@ -72,7 +72,7 @@ def runners(who: str, cluster: Any, client: Any) -> int:
 
 
 def wave(who: str, name: str, number: int, seconds: float) -> dict[str, Any]:
-    """One wave of boots: until when the API server had taken each pod."""
+    """Boot one wave; measure when the API server accepted each pod."""
     cluster, client = make(who, name, number)
     futures = client.map(lambda _: time.sleep(seconds), range(number), pure=False)
     until = time.monotonic() + _WITHIN
@@ -89,7 +89,7 @@ def wave(who: str, name: str, number: int, seconds: float) -> dict[str, Any]:
 
 
 def hold(who: str, name: str, number: int, seconds: float) -> None:
-    """Have busy runners, and say so."""
+    """Keep runners busy, and report it."""
     _cluster, client = make(who, name, number)
     futures = client.map(lambda _: time.sleep(3600), range(number), pure=False)
     while sum(map(bool, client.processing().values())) < number:
@@ -99,7 +99,7 @@ def hold(who: str, name: str, number: int, seconds: float) -> None:
 
 
 def kill(who: str, name: str, number: int, seconds: float) -> dict[str, Any]:
-    """Kill a driver that has busy runners."""
+    """Kill a driver with busy runners."""
     arguments = [sys.executable, __file__, who, "hold", name, str(number), str(seconds)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
@@ -111,7 +111,7 @@ def kill(who: str, name: str, number: int, seconds: float) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, and say it; a pod whose driver was killed stays."""
+    """Measure, and print the result; keep the pod alive after a driver was killed."""
     who, what, name, number, seconds = argv
     measure = {"calls": calls, "wave": wave, "kill": kill, "hold": hold}[what]
     found = measure(who, name, int(number), float(seconds))

@@ -1,13 +1,13 @@
-"""What the page of the curves costs while many calls report: frames, memory, the scheduler's share.
+"""Measure the page of the curves while many calls report: frames, memory, the scheduler's CPU.
 
     python benchmarks/page.py [--runners 64] [--rate 100] [--minutes 10] [--view curves]
 
-One call on each runner reports so many times a second, and Chromium has the page ``/flame`` open.
-Printed once in `--every` seconds: the heap of the tab after its garbage was collected, the memory
-(RSS) of its process and of the driver, which holds the scheduler; how long frames took, and the
-longest delay from a report to its being drawn; and what share of a core driver and tab have used.
-Then whether the memory of either grew from the second quarter of the time to the last one: before
-that, curves fill up to what is kept of them. ``--view grid`` has a chart for each runner.
+One call on each runner reports at a fixed rate, and Chromium shows the page ``/flame``. Every
+`--every` seconds a line shows the heap of the tab after a garbage collection; the memory (RSS) of
+its process and of the driver, which holds the scheduler; the durations of frames, and the longest
+delay from a report to its drawing; and the share of a core used by driver and tab. At the end it
+reports whether the memory of either grew from the second quarter of the time to the last: before
+that, curves fill up to their limit. ``--view grid`` has a chart for each runner.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-#: Notes how long each frame took, and how old the newest point of each curve is when it is drawn.
+#: Record the duration of each frame, and the age of the newest point of each curve when drawn.
 _WATCH = """() => {
   window.seen = { frames: [], ages: [] };
   let last = performance.now();
@@ -59,7 +59,7 @@ _TAKE = """() => {
 
 
 def call(rate: float, seconds: float) -> None:
-    """Report evenly; one of the values is the time of the report."""
+    """Report at a fixed rate; one of the values is the time of the report."""
     begun = time.perf_counter()
     for step in range(int(rate * seconds)):
         wait = begun + step / rate - time.perf_counter()
@@ -70,7 +70,7 @@ def call(rate: float, seconds: float) -> None:
 
 
 class Tab:
-    """The page in a browser, and what it uses."""
+    """The page in a browser, and its use of resources."""
 
     def __init__(self, playwright: Any, link: str, view: str) -> None:
         path = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -90,18 +90,18 @@ class Tab:
         self._tools.send("Performance.enable")
         browser = self._chromium.new_browser_cdp_session()
         processes = browser.send("SystemInfo.getProcessInfo")["processInfo"]
-        # Another renderer may be kept in reserve.
+        # The browser may keep a spare renderer.
         renderers = [psutil.Process(p["id"]) for p in processes if p["type"] == "renderer"]
         self.process = max(renderers, key=lambda p: p.memory_info().rss)
 
     def heap(self) -> float:
-        """MB, without garbage."""
+        """Return the size of the heap without garbage, in MB."""
         self._tools.send("HeapProfiler.collectGarbage")
         metrics = self._tools.send("Performance.getMetrics")["metrics"]
         return next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize") / 1e6
 
     def seen(self) -> tuple[list[float], list[float]]:
-        """Since it was last asked: frames in ms, ages of what was drawn in seconds."""
+        """Return, since the last call, frames in ms and the ages of drawn points in seconds."""
         frames, ages = self._page.evaluate(_TAKE)
         return frames, ages
 
@@ -122,7 +122,7 @@ def rss(process: psutil.Process) -> float:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run it, and print what was seen."""
+    """Run the benchmark, and print the results."""
     from playwright.sync_api import sync_playwright
 
     seconds = 60 * options.minutes

@@ -1,10 +1,10 @@
-"""What decisions and placement cost with thousands of runners and a million waiting calls.
+"""Measure decisions and placement with thousands of runners and a million waiting calls.
 
-Runners are simulated: they are workers in a real scheduler's books, without a process. What is
-timed is real: :meth:`Fleet.decide`, and the plugins on a real :class:`FlameScheduler` while calls
-are submitted, placed, ended and waited for. Each figure is of one change (a call submitted, a call
-ended and the next one placed, a decision) with so many runners and so many calls waiting:: if the
-work grows no faster than the change, the rows agree.
+Runners are simulated: they are workers in the state of a real scheduler, without a process. The
+timed code is real: :meth:`Fleet.decide`, and the plugins on a real :class:`FlameScheduler` while
+calls are submitted, placed, ended and waited for. Each figure is for one change (a call submitted,
+a call ended and the next one placed, a decision) with so many runners and waiting calls: if the
+work is proportional to the change, the rows agree.
 
     python benchmarks/scale.py            # 1,000 and 10,000 runners, up to 1,000,000 calls
     python benchmarks/scale.py --quick    # the same with a tenth of each
@@ -76,7 +76,7 @@ def note(lives: RunnerTimeline, fleet: Fleet, at: float) -> None:
 
 
 def decisions(runners: int) -> dict[str, list[float]]:
-    """Seconds of single decisions of a fleet with so many runners."""
+    """Return the seconds of single decisions of a fleet with so many runners."""
     fleet = Fleet(Pool(max=runners, idle_timeout=60))
     found = {"a wave from zero": [timed(lambda: fleet.decide(0, runners))]}
     names = list(fleet.members)
@@ -107,7 +107,7 @@ def decisions(runners: int) -> dict[str, list[float]]:
 
 
 async def placement(runners: int, calls: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds for each call of: submitting it; ending one and placing the next; with a decision."""
+    """Return seconds per call: to submit it; to end one and place the next; with a decision."""
     pool = Pool(max=runners)
     with dask.config.set({"distributed.scheduler.validate": False}):
         scheduler = FlameScheduler(
@@ -142,7 +142,7 @@ async def placement(runners: int, calls: int) -> tuple[list[float], list[float],
 
 
 def add_runner(scheduler: FlameScheduler, name: str, number: int) -> None:
-    """Enter a runner into the scheduler's books as a registration would, without a connection."""
+    """Add a runner to the scheduler's state as a registration would, without a connection."""
     address = f"tcp://127.0.0.1:{100_000 + number}"
     ws = WorkerState(
         address=address,
@@ -169,7 +169,7 @@ def add_runner(scheduler: FlameScheduler, name: str, number: int) -> None:
 
 
 class _Nowhere:
-    """Takes what would be sent to a runner."""
+    """Discard all messages to a runner."""
 
     def send(self, *messages: Any) -> None:
         pass
@@ -190,7 +190,7 @@ def submit(scheduler: FlameScheduler, keys: list[str]) -> list[TaskState]:
 
 
 def end(scheduler: FlameScheduler, ts: TaskState) -> None:
-    """What the scheduler does when a runner says that a call has ended."""
+    """Perform the scheduler's work when a runner reports the end of a call."""
     assert ts.processing_on is not None
     scheduler.handle_task_finished(
         key=ts.key,

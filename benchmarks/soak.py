@@ -1,22 +1,22 @@
-"""A cluster under short calls, boots, ends and random kills: is its driver's memory flat?
+"""Check that the driver's memory stays flat under short calls, boots, ends and random kills.
 
     python benchmarks/soak.py [--minutes 30] [--every 1] [--max 6] [--seed 0] [--kill 5]
                               [--most 1] [--json FILE] [--traces] [--counts] [--dashboard]
 
-Waves of short calls with reports, prints, failures, cancelled calls and results of a few hundred
-kilobytes run on a pool that shrinks to nothing between some of them. Every ``--kill`` seconds or
-so a runner is killed by SIGKILL. Each result is compared with the right one. Once a minute a line
-says how much memory the driver (which holds the scheduler) has, and what it has done until then.
-The memory is taken after a garbage collection, and as the kernel counts it.
+Waves of short calls with reports, prints, failures, cancellations and results of a few hundred
+kilobytes run on a pool that shrinks to zero between some of them. About every ``--kill`` seconds a
+runner is killed by SIGKILL. Each result is compared with the expected one. Once a minute a line
+shows the memory of the driver (which holds the scheduler) and the work done so far. The memory is
+measured after a garbage collection, by the kernel's count.
 
-At the end it says how much the memory has grown in each minute of the second half, by a straight
-line through the lines printed. What is bounded fills up in the first minutes, and so a short run
-shows more than a long one. The exit code is 1 where a result was wrong, or the memory has grown by
-more than ``--most`` megabytes a minute.
+At the end, the growth of the memory per minute in the second half is estimated by a straight line
+through the samples. Bounded structures fill up in the first minutes, so a short run shows more
+growth than a long one. The exit code is 1 if a result was wrong, or if the memory grew by more than
+``--most`` megabytes a minute.
 
-``--traces`` prints where the memory of Python's objects grows, by line of code, and ``--counts``
-of which types there are ever more; both at half of the time and at the end. Traces cost half of
-the speed and a third of the memory.
+``--traces`` prints the lines of code where the memory of Python's objects grows, and ``--counts``
+the types with ever more objects; both at half of the time and at the end. Traces cost half of the
+speed and a third of the memory.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from distributed import Client, Future, wait
 import dask_flame
 from dask_flame.testing import nothing_left
 
-#: Seconds that a wave of calls may take until it is said to be stuck.
+#: Seconds after which a wave of calls counts as stuck.
 _STUCK = 120.0
 _SHOWN = 25
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The driver after so many minutes."""
+    """The state of the driver after so many minutes."""
 
     minutes: float
     megabytes: float
@@ -58,7 +58,7 @@ class Sample:
 
 
 def work(n: int, size: int) -> tuple[int, bytes]:
-    """A short call as people make them: it reports, prints, and returns something."""
+    """Run a typical short call: report, print, and return a value."""
     for step in range(3):
         dask_flame.report(step=step, loss=n / (1 + step), n=n)
     if n % 10 == 0:
@@ -68,13 +68,13 @@ def work(n: int, size: int) -> tuple[int, bytes]:
 
 
 def fails(n: int) -> None:
-    """A call that reports and fails."""
+    """Report, and fail."""
     dask_flame.report(loss=float(n))
     raise ValueError(f"as it should: {n}")
 
 
 class Soak:
-    """Waves of calls until a time is over, and what came of them."""
+    """Run waves of calls until a time is over, and count their outcomes."""
 
     def __init__(self, client: Client, cluster: Any, seed: int, every: float) -> None:
         self._client, self._cluster = client, cluster
@@ -84,7 +84,7 @@ class Soak:
         self.calls = self.wrong = self.kills = 0
 
     def wave(self) -> None:
-        """One wave: submit, kill somebody perhaps, compare."""
+        """Run one wave: submit, perhaps kill a runner, compare."""
         first = self.calls
         size = self._random.choice([0, 1_000, 300_000])
         numbers = range(first, first + self._random.randint(1, 40))
@@ -123,21 +123,21 @@ class Soak:
             time.sleep(0.05)
 
     def sample(self, minutes: float) -> Sample:
-        """What there is now."""
+        """Return the present state."""
         boots = sum(ledger.boots for ledger in self._cluster._history.usage.values())
         gc.collect()
         return Sample(round(minutes, 2), resident(), self.calls, self.wrong, self.kills, boots)
 
 
 def resident() -> float:
-    """Megabytes of this process that are nobody else's, as the kernel counts them."""
+    """Return the private memory of this process in megabytes, by the kernel's count."""
     with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
         sizes = {line.split()[0]: line.split()[1] for line in list(lines)[1:]}
     return sum(int(sizes[f"Private_{kind}:"]) for kind in ("Clean", "Dirty")) / 1024
 
 
 def slope(samples: list[Sample]) -> float:
-    """Megabytes a minute in the second half."""
+    """Return the growth in megabytes per minute in the second half."""
     half = [s for s in samples if s.minutes >= samples[-1].minutes / 2]
     if len(half) < 2:
         return 0.0
@@ -146,7 +146,7 @@ def slope(samples: list[Sample]) -> float:
 
 
 class Looks:
-    """What grows between two looks: lines of code that allocate, and types."""
+    """Show growth between two moments: lines of code that allocate, and types."""
 
     def __init__(self, traces: bool, counts: bool) -> None:
         self._traces, self._counts = traces, counts
@@ -156,7 +156,7 @@ class Looks:
             tracemalloc.start(8)
 
     def look(self) -> None:
-        """Print what has grown since the last look, if there was one."""
+        """Print the growth since the last call, if there was one."""
         gc.collect()
         if self._traces:
             now = tracemalloc.take_snapshot().filter_traces(
@@ -176,7 +176,7 @@ class Looks:
 
 
 def soak(args: argparse.Namespace) -> tuple[list[Sample], int]:
-    """Run it; the samples, and how many results were wrong."""
+    """Run the benchmark; return the samples, and the number of wrong results."""
     looks = Looks(args.traces, args.counts)
     address = "127.0.0.1:0" if args.dashboard else None
     with (
@@ -228,7 +228,7 @@ def main() -> int:
         with nothing_left(within=30):
             samples, wrong = soak(args)
     except AssertionError as error:
-        # Where others run clusters on this machine, it may be theirs.
+        # Other users of this machine may have clusters too.
         left = str(error)
         print(left, file=sys.stderr)
     grows = slope(samples)

@@ -1,15 +1,15 @@
-"""How long a report takes from its call to the loop over ``stream()`` in the driver.
+"""Measure the delay of a report from its call to the loop over ``stream()`` in the driver.
 
     python benchmarks/stream.py [--runners 64] [--rate 100] [--seconds 30] [--cluster flame]
 
-One call on each runner reports so many times a second; the driver notes of each report when it has
-it. Printed are the 50th, 99th and 99.9th percentile and the longest delay, how many reports were
-made, given and thinned, and what share of a core the driver (which holds the scheduler) has used.
+One call on each runner reports at a fixed rate; the driver records when it gets each report. The
+output has the 50th, 99th and 99.9th percentile and the maximum of the delay, the number of reports
+made, delivered and thinned out, and the share of a core used by the driver, with the scheduler.
 The promise is a 99th percentile of 250 ms at 64 runners with 100 reports a second.
 
-``--cluster dask`` takes Dask's own LocalCluster, whose driver keeps a copy of the reports.
-``--reader 0.01`` has the loop take 10 ms for each report, which is too slow for it: what is left
-out is then said, and the scheduler is to use no more for that.
+``--cluster dask`` uses Dask's own LocalCluster, whose driver keeps a copy of the reports.
+``--reader 0.01`` makes the loop take 10 ms for each report, which is too slow: the number of
+omitted reports is then shown, and the scheduler must use no more CPU for that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import dask_flame
 
 
 def call(n: int, rate: float, start: float) -> int:
-    """Report so often, evenly, from a moment on; how many reports there were."""
+    """Report at a fixed rate from a moment on; return the number of reports."""
     time.sleep(max(0.0, start - time.time()))
     begun = time.perf_counter()
     for step in range(n):
@@ -40,7 +40,7 @@ def call(n: int, rate: float, start: float) -> int:
 
 @contextlib.contextmanager
 def client_of(kind: str, runners: int) -> Iterator[Client]:
-    """A cluster of this many runners, all of them there."""
+    """Yield the client of a cluster with so many runners, all of them registered."""
     if kind == "dask":
         cluster: Any = LocalCluster(
             n_workers=runners, threads_per_worker=1, dashboard_address="127.0.0.1:0"
@@ -55,7 +55,7 @@ def client_of(kind: str, runners: int) -> Iterator[Client]:
 
 
 def measure(kind: str, runners: int, rate: float, seconds: float, reader: float) -> None:
-    """Run it, and print what was seen."""
+    """Run the benchmark, and print the results."""
     with client_of(kind, runners) as client:
         client.gather([client.submit(call, 1, 1.0, 0.0, pure=False) for _ in range(runners)])
         n = int(rate * seconds)

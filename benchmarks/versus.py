@@ -1,40 +1,40 @@
-"""dask-flame against plain Dask, Ray, loky and Parsl: one table and one picture.
+"""Compare dask-flame with plain Dask, Ray, loky and Parsl: one table and one picture.
 
     python benchmarks/versus.py [--only MEASURE,…] [--contenders NAME,…] [--rounds 3] [--short]
                                 [--ml N] [--picture FILE] [--json FILE] [--from FILE…]
 
-Those that are not installed (``pip install '.[benchmarks]'``) are left out, and named. Every run is
-a fresh process of its own session. In a round each contender has its turn, and each round begins
-with the next one. What one leaves behind is killed before the next begins. The figures are medians;
-one that fails, or takes too long, is in the table as such. Nobody has a dashboard.
+Contenders that are not installed (``pip install '.[benchmarks]'``) are left out, and named. Every
+run is a fresh process in its own session. In a round each contender has its turn, and each round
+begins with the next contender. Processes left behind are killed before the next run. The figures
+are medians; a run that fails or takes too long is marked in the table. Dashboards are disabled.
 
 register64
-    From the constructor until 64 runners have registered. Imports are done before, here and below.
+    From the constructor until 64 runners have registered; without imports, here and below.
 cold
     From the constructor, and from the start of the interpreter, to the result of a call that does
-    nothing. Up to 8 runners may be made; Ray, loky and Parsl make them at once, Dask as it adapts.
+    nothing. Up to 8 runners are allowed; Ray, loky and Parsl start them at once, Dask as it adapts.
 wave16, wave64
-    As many calls of 5 s (they sleep) as there may be runners, from the constructor to the last
-    result. Without boots: less what list scheduling on runners that were up when these were loses
-    by that. Dask's are up when they have registered, others' when their first call begins.
+    As many calls of 5 s (they sleep) as runners allowed, from the constructor to the last result.
+    Without boots: less the time that list scheduling loses by boots of the measured duration.
+    Dask's runners are up when they have registered, others' when their first call begins.
 ml64
     From the constructor until each of 64 runners has answered a call that uses torch and
-    transformers' BertModel, which our pool has in its `preload`; and the memory of all processes
-    but the driver then, each page shared out among those that share it. As many runners as fit into
-    half of the memory that is available at 0.4 GB each, or `--ml`; the label says how many.
+    transformers' BertModel, which dask-flame's pool has in its `preload`; and the memory of all
+    processes except the driver then, with shared pages divided by their users. As many runners as
+    fit into half of the available memory at 0.4 GB each, or `--ml`; the label shows the number.
 warm
     A call that does nothing, and its result, on one runner: 50 in a block.
 map10k
-    10,000 calls that do nothing, by `map` or its like, on two runners: one block.
-    In these two all contenders are up at the same time, and do blocks in turn.
+    10,000 calls that do nothing, by `map` or its equivalent, on two runners: one block.
+    In these two all contenders are up at the same time, and run blocks in turn.
 report
-    What a report() adds to each turn of a loop in a call. Plain Dask: log_event().
+    The time that a report() adds to each turn of a loop in a call. Plain Dask: log_event().
 reports64
-    64 runners report 100 times a second for a minute. Processor time of the scheduler, in cores:
-    that of its process, which is the driver's, less that of a minute before in which the runners
-    were idle; over the share of reports that have arrived, which on a machine that is too busy is
-    not all. Then for half a minute a subscriber in the driver (`Client.subscribe_topic`) notes
-    how old each report is. Plain Dask: log_event() at the same rate.
+    64 runners report 100 times a second for a minute. CPU time of the scheduler, in cores: that of
+    its process, the driver's, less that of a minute before with idle runners; divided by the share
+    of reports that have arrived, which is less than one on an overloaded machine. Then for half a
+    minute a subscriber in the driver (`Client.subscribe_topic`) records the age of each report.
+    Plain Dask: log_event() at the same rate.
 kill
     From SIGKILL of the driver until no process of its 64 runners is left.
 """
@@ -61,12 +61,12 @@ from versus_table import Sample, failures, rows, table
 
 import dask_flame
 
-#: Those that need nothing installed that dask-flame does not need.
+#: Contenders that need no packages beyond dask-flame's.
 _NO_RIVALS = ("flame", "stock")
 
 
 def told(measure: Measure, *, short: bool, ml: int | None) -> dict[str, Any]:
-    """What the runs of a measure are told."""
+    """Return the options for the runs of a measure."""
     options = {**measure.options, **(measure.short if short else {})}
     if measure.name == "ml64" and not short:
         options["runners"] = ml or fitting(options["runners"])
@@ -76,7 +76,7 @@ def told(measure: Measure, *, short: bool, ml: int | None) -> dict[str, Any]:
 def samples(
     measure: Measure, contenders: Sequence[str], options: Mapping[str, Any], rounds: int
 ) -> Iterator[Sample]:
-    """Have each contender do a measure so often, in turn."""
+    """Have each contender run a measure so often, in turn."""
     with contextlib.ExitStack() as stack:
         sessions: dict[str, Run] = {}
 
@@ -96,7 +96,7 @@ def samples(
 
         if measure.blocks:
             for who in contenders:
-                with contextlib.suppress(RunError):  # the first block says so
+                with contextlib.suppress(RunError):  # reported by the first block
                     session(who)
         for turn in range(rounds * max(1, measure.blocks)):
             first = turn % len(contenders)
@@ -118,8 +118,8 @@ def _sample(measure: str, who: str, turn: int, once: Callable[[], dict[str, Any]
 def measured(
     names: Sequence[str], contenders: Sequence[str], rounds: int, *, short: bool, ml: int | None
 ) -> dict[str, Any]:
-    """Do it all; what `--json` keeps."""
-    # As pip does with what it installs: others' libraries are not compiled in each process either.
+    """Run all measures; return the contents for `--json`."""
+    # As pip does at installation: other libraries are not compiled in each process either.
     compileall.compile_dir(Path(dask_flame.__file__).parent, quiet=2)
     there = [who for who in contenders if installed(who) is not None]
     found: dict[str, Any] = {
@@ -144,7 +144,7 @@ def measured(
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """What belongs under the table."""
+    """Return the notes below the table."""
     of = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in of["versions"].items())
     taken = [Sample.from_dict(sample) for sample in found["samples"]]
@@ -161,7 +161,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 
 
 def show(found: Mapping[str, Any], picture: Path | None) -> None:
-    """Print the table and draw the picture."""
+    """Print the table, and draw the picture."""
     lines = rows(map(Sample.from_dict, found["samples"]), found["options"])
     under = notes(found)
     print(table(lines), *under, sep="\n\n")
@@ -177,7 +177,7 @@ def show(found: Mapping[str, Any], picture: Path | None) -> None:
 
 
 def together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured at several times on one machine, as one."""
+    """Merge measurements taken at different times on one machine."""
     first = found[0]
     return {
         **first,
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.sources:
         show(together([json.loads(file.read_text()) for file in chosen.sources]), chosen.picture)
         return
-    # Ended in peace, so that it takes what it has started with it.
+    # Exit in an orderly way, to end the processes that were started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     contenders = chosen.contenders or (_NO_RIVALS if chosen.short else list(CONTENDERS))
     rounds = chosen.rounds or (1 if chosen.short else 3)

@@ -1,4 +1,4 @@
-"""What contenders' processes run; imported there, so nothing else is here."""
+"""Functions that run in contenders' processes; a separate module, because these import it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def nothing(_: Any = None) -> None:
 
 
 def nap(seconds: float) -> tuple[int, float, float]:
-    """Sleep; say where and when, on the clock that all processes share."""
+    """Sleep; return the process, and the times on the clock shared by all processes."""
     begin = time.monotonic()
     time.sleep(seconds)
     return os.getpid(), begin, time.monotonic()
 
 
 def learn(what: str) -> int:
-    """Use the libraries that training needs; the process that did."""
+    """Use the libraries needed for training; return the process."""
     if what != "nothing":
         import torch
         from transformers import BertModel
@@ -30,7 +30,7 @@ def learn(what: str) -> int:
 
 
 def reporting(times: int, loops: int, who: str) -> float:
-    """Seconds that one report adds to a loop: the median of several loops."""
+    """Return the seconds that one report adds to a loop: the median of several loops."""
     from distributed import get_worker
 
     def empty() -> float:
@@ -60,12 +60,12 @@ def reporting(times: int, loops: int, who: str) -> float:
     for _ in range(loops):
         plain = empty()
         took.append(((ours if who == "flame" else stock)() - plain) / times)
-        time.sleep(1.0)  # what it has left to do is done
+        time.sleep(1.0)  # until background work is done
     return sorted(took)[len(took) // 2]
 
 
 def steady(number: int, rate: float, seconds: float, who: str) -> int:
-    """Report at this rate for so long; how often it did."""
+    """Report at this rate for so long; return the number of reports."""
     from distributed import get_worker
 
     from dask_flame import report

@@ -1,4 +1,4 @@
-"""dask-flame and plain Dask, and what is measured of these alone."""
+"""dask-flame and plain Dask, and the measures for these two only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import psutil
 from distributed import Client, LocalCluster, SchedulerPlugin, wait
 from versus_calls import learn, nothing, reporting, steady  # beside this file
 
-#: Seconds between looks at how many runners there are.
+#: Seconds between two counts of the runners.
 _LOOK = 0.005
 
 
 class _Joined(SchedulerPlugin):
-    """When each worker has registered."""
+    """Record when each worker registered."""
 
     name = "versus-joined"
 
@@ -24,13 +24,13 @@ class _Joined(SchedulerPlugin):
         self.at: list[float] = []
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
-        # What holds dask-flame's results takes no calls.
+        # The worker that holds dask-flame's results takes no calls.
         if worker not in getattr(scheduler, "resting", ()):
             self.at.append(time.monotonic())
 
 
 class _Arrived(SchedulerPlugin):
-    """How many reports have arrived in the scheduler."""
+    """Count the reports that have arrived in the scheduler."""
 
     name = "versus-arrived"
 
@@ -45,7 +45,7 @@ class _Arrived(SchedulerPlugin):
 
 
 class Dask:
-    """What both have in common; the scheduler is in this process."""
+    """The common part of both; the scheduler is in this process."""
 
     client: Client
     cluster: Any
@@ -58,7 +58,7 @@ class Dask:
 
     def start(self, runners: int, *, elastic: bool, **options: Any) -> None:
         self.cluster = self.make(runners, elastic=elastic, **options)
-        # From now on only its own event loop touches the scheduler, but this is one assignment.
+        # From now on only its event loop should touch the scheduler; a single assignment is safe.
         if elastic:
             self.cluster.scheduler.add_plugin(self._joined)
         self.client = Client(self.cluster)
@@ -82,7 +82,7 @@ class Dask:
         return list(self._joined.at)
 
     def addresses(self) -> list[str]:
-        """Those of the runners."""
+        """Return the addresses of the runners."""
         scheduler = self.cluster.scheduler
         return [a for a in scheduler.workers if a not in getattr(scheduler, "resting", ())]
 
@@ -117,7 +117,7 @@ def _side(contender: str) -> Dask:
 
 
 def register64(contender: str, *, runners: int, **_: Any) -> dict[str, float]:
-    """From the constructor until all runners have registered."""
+    """Measure the time from the constructor until all runners have registered."""
     who = _side(contender)
     begin = time.monotonic()
     who.cluster = who.make(runners, elastic=False)
@@ -126,9 +126,9 @@ def register64(contender: str, *, runners: int, **_: Any) -> dict[str, float]:
 
 
 def ml64(contender: str, *, runners: int, what: str, **_: Any) -> dict[str, float]:
-    """From the constructor until each runner has used the libraries, and their memory then."""
+    """Measure until each runner has used the libraries, and the memory then."""
     who = _side(contender)
-    # By its own name: transformers imports BertModel when it is first asked for.
+    # By its full name: transformers imports BertModel on first use.
     bert = "transformers.models.bert.modeling_bert"
     modules = [] if what == "nothing" else ["torch", "transformers", bert]
     begin = time.monotonic()
@@ -145,7 +145,7 @@ def ml64(contender: str, *, runners: int, what: str, **_: Any) -> dict[str, floa
 
 
 def _memory() -> int:
-    """Bytes of all processes that this one has started: of what they share, their share."""
+    """Return the bytes of all descendants, with shared memory divided by its users."""
     total = 0
     for process in psutil.Process().children(recursive=True):
         with open(f"/proc/{process.pid}/smaps_rollup") as rollup:
@@ -155,23 +155,23 @@ def _memory() -> int:
 
 
 def report(contender: str, *, times: int, loops: int, **_: Any) -> dict[str, float]:
-    """What one report costs the call that makes it."""
+    """Measure the cost of one report for the call that makes it."""
     who = _side(contender)
     who.start(1, elastic=False)
     if contender != "flame":
-        times = max(1, times // 10)  # its scheduler could not keep up
+        times = max(1, times // 10)  # Dask's scheduler could not keep up
     return {"micros": who.one(reporting, times, loops, contender) * 1e6}
 
 
 def reports64(
     contender: str, *, runners: int, rate: float, seconds: float, **_: Any
 ) -> dict[str, float]:
-    """All runners report at a rate. What that costs, and then how late it is.
+    """Have all runners report at a rate; measure the cost, and then the delay.
 
-    The scheduler is in this process. What it costs is the processor time of this process, with the
-    runners idle for so long, subtracted from that with them reporting for so long. On a machine
-    that is too busy not all arrive meanwhile: it is then what all would have cost. Then a
-    subscriber to the topic that reports travel on notes how old they are, for half as long.
+    The scheduler is in this process. The cost is the CPU time of this process while runners report,
+    less its CPU time while they are idle for as long. On an overloaded machine not all reports
+    arrive in that time: the cost is extrapolated to all of them. Then a subscriber to the topic of
+    the reports records their ages, for half as long.
     """
     who = _side(contender)
     who.start(runners, elastic=False)
@@ -234,7 +234,7 @@ def reports64(
 
 
 def kill(contender: str, *, runners: int, **_: Any) -> dict[str, float]:
-    """Have runners that can be left behind."""
+    """Start runners that could be left behind."""
     who = _side(contender)
     who.start(runners, elastic=False)
     who.all(nothing, range(4 * runners))

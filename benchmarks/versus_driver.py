@@ -2,8 +2,8 @@
 
     python versus_driver.py MEASURE CONTENDER OPTIONS
 
-What it finds goes to standard output as a line of JSON. Where a measure has blocks, each line of
-its standard input asks for one more of them. Whatever it has started is ended by who started it.
+Writes its results to standard output as lines of JSON. If a measure has blocks, each line of
+standard input requests another block. The parent process ends everything that was started.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from versus_calls import nap, nothing  # beside this file
 
 
 class Side(Protocol):
-    """A contender, whose libraries are imported when it is made."""
+    """A contender; its libraries are imported when it is created."""
 
     def start(self, runners: int, *, elastic: bool) -> None:
-        """Make so many runners, or what makes up to so many when there is something to do."""
+        """Start so many runners, or with `elastic` a pool of up to so many."""
 
     def one(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The result of one call."""
+        """Return the result of one call."""
 
     def all(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """The results of many calls, submitted in the quickest way that there is."""
+        """Return the results of many calls, submitted in the quickest way available."""
 
     def joined(self) -> list[float]:
-        """When each runner could take calls, by the monotonic clock; empty where unknown."""
+        """Return when each runner could take calls, on the monotonic clock; empty if unknown."""
 
 
 def side(contender: str) -> Side:
@@ -50,7 +50,7 @@ def side(contender: str) -> Side:
 
 
 def cold(who: Side, *, runners: int, started: float) -> dict[str, float]:
-    """From nothing to the first result."""
+    """Measure the time from nothing to the first result."""
     begin = time.monotonic()
     who.start(runners, elastic=True)
     who.one(nothing)
@@ -59,7 +59,7 @@ def cold(who: Side, *, runners: int, started: float) -> dict[str, float]:
 
 
 def wave(who: Side, *, runners: int, seconds: float, started: float) -> dict[str, Any]:
-    """As many calls as there may be runners, from nothing."""
+    """Measure as many calls as runners allowed, from zero runners."""
     begin = time.monotonic()
     who.start(runners, elastic=True)
     calls = who.all(nap, [seconds] * runners)
@@ -79,7 +79,7 @@ def wave(who: Side, *, runners: int, seconds: float, started: float) -> dict[str
 
 
 def scheduled(up: Sequence[float], calls: int, seconds: float) -> float:
-    """When equal calls are done, at best, on runners that were up at these times."""
+    """Return when equal calls end, at best, on runners that were up at these times."""
     free = list(up)
     heapq.heapify(free)
     last = 0.0
@@ -90,7 +90,7 @@ def scheduled(up: Sequence[float], calls: int, seconds: float) -> float:
 
 
 def warm(who: Side, *, calls: int) -> dict[str, float]:
-    """One call after the other."""
+    """Measure one call after the other."""
     took = []
     for _ in range(calls):
         begin = time.perf_counter()
@@ -100,7 +100,7 @@ def warm(who: Side, *, calls: int) -> dict[str, float]:
 
 
 def many(who: Side, *, calls: int) -> dict[str, float]:
-    """Many calls at once that do nothing."""
+    """Measure many calls at once that do nothing."""
     begin = time.perf_counter()
     who.all(nothing, range(calls))
     return {"seconds": time.perf_counter() - begin}
@@ -109,7 +109,7 @@ def many(who: Side, *, calls: int) -> dict[str, float]:
 def blocks(
     block: Callable[..., dict[str, float]], who: Side, *, runners: int, calls: int, **_: Any
 ) -> Iterator[dict[str, float]]:
-    """Do blocks, after one that does not count."""
+    """Run blocks, after one that does not count."""
     who.start(runners, elastic=False)
     block(who, calls=min(calls, 1_000))
     yield {}
@@ -118,7 +118,7 @@ def blocks(
 
 
 def drive(measure: str, contender: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a measure finds; more than once, where it has blocks."""
+    """Yield the results of a measure; several, if it has blocks."""
     if measure in ("warm", "map10k"):
         yield from blocks(warm if measure == "warm" else many, side(contender), **options)
     elif measure == "cold":

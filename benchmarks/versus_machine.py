@@ -1,4 +1,4 @@
-"""What the figures were taken on, and with what."""
+"""The machine and the versions of the packages measured."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import psutil
 from versus_measures import PACKAGES  # beside this file
 
-#: Memory of a process with torch and transformers that shares none, and how much of what is
-#: available may be used.
+#: Memory of a process with torch and transformers without sharing, and the fraction of the
+#: available memory to use.
 _EACH = 400e6
 _SHARE = 0.5
 
 
 def installed(contender: str) -> str | None:
-    """The version of a contender; None where it is not installed."""
+    """Return the version of a contender; None if it is not installed."""
     try:
         return importlib.metadata.version(PACKAGES[contender])
     except importlib.metadata.PackageNotFoundError:
@@ -25,7 +25,7 @@ def installed(contender: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the system, and the versions of what matters."""
+    """Return the processor, the system, and the versions of relevant packages."""
     versions = {"python": platform.python_version()}
     for package in (*PACKAGES.values(), "torch", "transformers"):
         try:
@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
 
 
 def fitting(most: int) -> int:
-    """How many processes with torch and transformers fit into this machine, up to so many."""
+    """Return how many processes with torch and transformers fit into this machine, up to `most`."""
     fit = int(psutil.virtual_memory().available * _SHARE / _EACH)
     return max(2, min(most, fit if fit < 8 else fit - fit % 8))
 

@@ -1,4 +1,4 @@
-"""What is measured, of whom, with what goal (pure)."""
+"""The measures, their contenders and their goals (pure)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Who is measured, in the order of the table; ours first.
+#: The contenders, in the order of the table; dask-flame first.
 CONTENDERS = {
     "flame": "dask-flame",
     "stock": "plain Dask",
@@ -14,7 +14,7 @@ CONTENDERS = {
     "loky": "loky",
     "parsl": "Parsl",
 }
-#: What has to be installed for each of them.
+#: Packages needed for each of them.
 PACKAGES = {
     "flame": "dask-flame",
     "stock": "distributed",
@@ -28,14 +28,14 @@ _ALL = tuple(CONTENDERS)
 
 @dataclass(frozen=True)
 class Goal:
-    """Ours is to be at most so much, of itself or as a share of the best of others.
+    """An upper bound for dask-flame, absolute or relative to the best of others.
 
     Attributes
     ----------
     limit : float
-        In the quantity's unit; a ratio, where there are others.
+        In the quantity's unit; a ratio, if there are others.
     of : tuple of str
-        Those others, as far as they were measured.
+        The other contenders, as far as they were measured.
     text : str
     """
 
@@ -67,7 +67,7 @@ class Quantity:
     Attributes
     ----------
     name : str
-        What runs call it.
+        Its key in the results of runs.
     label : str
     unit : str
     goal : Goal or None
@@ -84,7 +84,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Measure:
-    """Something that is done by each contender in turn.
+    """A task for each contender in turn.
 
     Attributes
     ----------
@@ -92,14 +92,14 @@ class Measure:
     quantities : tuple of Quantity
     contenders : tuple of str
     options : mapping
-        What a run is told; numbers in labels are written as ``{name}`` of these.
+        Options of a run; numbers in labels are written as ``{name}`` of these.
     short : mapping
-        Those that differ with ``--short``.
+        Options that differ with ``--short``.
     timeout : float
-        Seconds after which a run, or a block of it, is given up.
+        Time limit of a run, or of one of its blocks, in seconds.
     blocks : int
-        0: each run is a fresh process. Otherwise all contenders are there at the same time, and do
-        so many blocks in a round, in turn.
+        0: each run is a fresh process. Otherwise all contenders are up at the same time, and run so
+        many blocks per round, in turn.
     """
 
     name: str

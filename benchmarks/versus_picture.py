@@ -1,4 +1,4 @@
-"""The picture: for each quantity, what each contender takes, and the goal."""
+"""The picture: for each quantity, the figure of each contender, and the goal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from versus_measures import CONTENDERS  # beside this file
 from versus_table import Row, number
 
-#: Okabe and Ito's colours, which those who are colour-blind can tell apart.
+#: Okabe and Ito's colors, which color-blind people can tell apart.
 _COLOURS = {
     "flame": "#d55e00",
     "stock": "#0072b2",
@@ -17,21 +17,21 @@ _COLOURS = {
     "loky": "#cc79a7",
     "parsl": "#e69f00",
 }
-#: Largest ratio of what is shown in one panel that a linear axis can show.
+#: Largest ratio of values within a panel for a linear axis.
 _LINEAR = 25.0
 _WIDE = 3
 
 
 def draw(rows: Sequence[Row], path: Path, foot: str = "") -> None:
-    """Draw a panel for each quantity that anybody has a figure for.
+    """Draw a panel for each quantity with at least one figure.
 
     Parameters
     ----------
     rows : sequence of Row
     path : Path
-        Where to; its folder is made.
+        The file to write; its folder is created.
     foot : str
-        What is written below.
+        Text at the bottom.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""Contenders that are not Dask, each on this machine with as many processes as ours may have."""
+"""Contenders other than Dask, each on this machine with the same maximum number of processes."""
 
 from __future__ import annotations
 

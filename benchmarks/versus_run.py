@@ -1,4 +1,4 @@
-"""Runs one contender in a process of its own, and ends all that it leaves."""
+"""Run one contender in a separate process, and end all processes that it leaves."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from dask_flame.testing import marked_processes
 
 _HERE = Path(__file__).parent
 _TOKEN = "DASK_FLAME_VERSUS"
-_WORDS = 2_000  # of what a run that failed has printed
+_WORDS = 2_000  # characters of a failed run's output to keep
 
 
 class RunError(Exception):
-    """A run has failed, or took too long; says why."""
+    """A run failed, or took too long."""
 
 
 class Run:
-    """A driver that does one measure for one contender, and whatever it starts.
+    """A driver that runs one measure for one contender, with everything that it starts.
 
-    Whatever it starts is ended when the run is over, and found in three ways, because each misses
+    All processes are ended when the run is over. They are found in three ways, because each misses
     some: by the driver's session, by a token in the environment (which a process that changes its
-    title may overwrite), and by descent, as far as it was seen while its parents were there. The
-    run has a folder of its own for what it writes.
+    title may overwrite), and by descent, as far as it was seen while the parents lived. The run has
+    its own folder for files.
 
     Parameters
     ----------
     measure, contender : str
     options : mapping
-        What the measure is told.
+        Options of the measure.
     timeout : float
-        Seconds that each answer may take.
+        Time limit for each answer, in seconds.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Run:
     ) -> None:
         self.measure, self.contender, self.timeout = measure, contender, timeout
         self._token = uuid.uuid4().hex
-        # Short, as contenders put sockets into it, whose paths have a limit.
+        # A short name, because contenders put sockets into it, whose paths have a length limit.
         self._folder = Path(tempfile.mkdtemp(prefix="vs-"))
         self._errors = (self._folder / "errors").open("w+")
         paths = [str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -78,7 +78,7 @@ class Run:
                 _TOKEN: self._token,
                 "TMPDIR": str(self._folder),
                 "PYTHONPATH": os.pathsep.join(paths),
-                # Parsl's programs are looked for here.
+                # Parsl looks for its programs here.
                 "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             },
         )
@@ -99,12 +99,12 @@ class Run:
         self.end()
 
     def answer(self) -> dict[str, Any]:
-        """The next that the driver says.
+        """Return the driver's next answer.
 
         Raises
         ------
         RunError
-            If it ends, fails, or says nothing for `timeout` seconds.
+            If the driver ends, fails, or is silent for `timeout` seconds.
         """
         try:
             said = self._said.get(timeout=self.timeout)
@@ -117,7 +117,7 @@ class Run:
         return said
 
     def ask(self) -> dict[str, Any]:
-        """Have the driver do one more block; its answer."""
+        """Have the driver run one more block; return its answer."""
         assert self.driver.stdin is not None
         try:
             print("go", file=self.driver.stdin, flush=True)
@@ -126,7 +126,7 @@ class Run:
         return self.answer()
 
     def look(self) -> set[psutil.Process]:
-        """Processes of this run that there are, the driver not counted."""
+        """Return the processes of this run, without the driver."""
         with contextlib.suppress(psutil.Error):
             self._seen.update(psutil.Process(self.driver.pid).children(recursive=True))
         for process in psutil.process_iter():
@@ -138,16 +138,16 @@ class Run:
         return {process for process in self._seen if process.pid != self.driver.pid}
 
     def kill_driver(self) -> None:
-        """Kill the driver, and nothing else."""
+        """Kill only the driver."""
         self.driver.kill()
         self.driver.wait()
 
     def end(self) -> None:
-        """Kill the driver and whatever it has started, and remove what they wrote."""
+        """Kill the driver and all processes that it started, and remove their files."""
         left = self.look()
         self.kill_driver()
         for _ in range(100):
-            # Trackers remove the semaphores and shared memory of those that were killed.
+            # Resource trackers remove semaphores and shared memory of killed processes.
             wait_for_trackers(kill_but_trackers([process.pid for process in left])[1])
             left = self.look()
             if not left:
@@ -163,7 +163,7 @@ class Run:
     def _read(self) -> None:
         assert self.driver.stdout is not None
         for line in self.driver.stdout:
-            if line.startswith('{"versus"'):  # not what anybody else has printed
+            if line.startswith('{"versus"'):  # not the output of other code
                 self._said.put(json.loads(line)["versus"])
         self._said.put(None)
 
@@ -173,12 +173,12 @@ class Run:
 
 
 def killed(run: Run, wait: float) -> dict[str, float]:
-    """Kill a driver whose runners are there: seconds until no process of it is left.
+    """Kill a driver with runners; return the seconds until no process of it is left.
 
     Raises
     ------
     RunError
-        If some are there after `wait` seconds, or there were none to begin with.
+        If some are left after `wait` seconds, or there were none at first.
     """
     run.answer()
     left = run.look()
@@ -187,7 +187,7 @@ def killed(run: Run, wait: float) -> dict[str, float]:
         raise RunError("there was nothing to kill but the driver")
     start = time.monotonic()
     run.kill_driver()
-    while left or (left := run.look()):  # at last, also what came after the first look
+    while left or (left := run.look()):  # finally, include processes that were started later
         if time.monotonic() > start + wait:
             raise RunError(f"{len(left)} of {before} processes were there after {wait:g} s")
         time.sleep(0.01)

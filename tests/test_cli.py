@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from conftest import wait_for
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.local.inspector import LocalInspector
-from dask_flame.backends.local.process_scan import look, send
+from dask_flame.backends.local.process_scan import scan_processes, send
 from dask_flame.cli import tables
 from dask_flame.cli.commands import flame
 from dask_flame.core.folder_locks import LOCK
@@ -99,9 +99,13 @@ class Driver:
         return map(str.strip, self.process.stdout)
 
     @property
-    def guard(self) -> psutil.Process:
-        (guard,) = (g for g in look().guards.values() if g.cluster.startswith(f"{self.name}-"))
-        return guard.process
+    def supervisor(self) -> psutil.Process:
+        (supervisor,) = (
+            g
+            for g in scan_processes().supervisors.values()
+            if g.cluster.startswith(f"{self.name}-")
+        )
+        return supervisor.process
 
     def marked(self) -> list[psutil.Process]:
         return marked_processes(f"{self.name}-")
@@ -109,22 +113,26 @@ class Driver:
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
-        for guard in self.guards():
-            guard.resume()  # it sees to the rest
+        for supervisor in self.supervisors():
+            supervisor.resume()  # it sees to the rest
         for process in self.marked():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        wait_for(lambda: not self.marked() and not self.guards())
+        wait_for(lambda: not self.marked() and not self.supervisors())
         if self.folders():
-            # Driver and guard have both been killed, or stopped: see docs/lifetime.md.
+            # Driver and supervisor have both been killed, or stopped: see docs/lifetime.md.
             said("sweep", self.name, "--yes")
             assert not self.folders()
 
     def folders(self) -> list[Path]:
         return list(Path(tempfile.gettempdir()).glob(f"dask-flame-{self.name}-*"))
 
-    def guards(self) -> list[psutil.Process]:
-        return [g.process for g in look().guards.values() if g.cluster.startswith(self.name)]
+    def supervisors(self) -> list[psutil.Process]:
+        return [
+            g.process
+            for g in scan_processes().supervisors.values()
+            if g.cluster.startswith(self.name)
+        ]
 
 
 Drive = Callable[..., Driver]
@@ -196,14 +204,16 @@ def test_a_live_cluster_is_listed_read_and_stopped(drive: Drive, bystanders: Any
     wait_for(lambda: not listed(driver.name))
 
 
-def test_what_has_lost_its_driver_and_its_guard_is_swept(drive: Drive, bystanders: Any) -> None:
+def test_what_has_lost_its_driver_and_its_supervisor_is_swept(
+    drive: Drive, bystanders: Any
+) -> None:
     lost, other = drive(99), drive(600)
     (runner,) = lost.marked()
-    scratch = look().guards[listed(lost.name)["id"]].scratch
+    scratch = scan_processes().supervisors[listed(lost.name)["id"]].scratch
     assert scratch is not None
     # All at one instant, as far as they can tell.
     lost.process.send_signal(signal.SIGSTOP)
-    lost.guard.kill()
+    lost.supervisor.kill()
     lost.process.kill()
     lost.process.wait()
     seen = listed(lost.name)
@@ -224,19 +234,19 @@ def test_what_has_lost_its_driver_and_its_guard_is_swept(drive: Drive, bystander
     assert all(process.is_running() for process in bystanders)
 
 
-def test_a_guard_that_has_frozen(drive: Drive) -> None:
+def test_a_supervisor_that_has_frozen(drive: Drive) -> None:
     driver, lost = drive(600), drive(601)
-    driver.guard.suspend()
+    driver.supervisor.suspend()
     assert "lives on, and was told" in said("stop", driver.name)
     assert driver.marked() == []
-    lost.guard.suspend()
-    guard = lost.guard
+    lost.supervisor.suspend()
+    supervisor = lost.supervisor
     lost.process.kill()
     lost.process.wait()
     assert listed(lost.name)["state"] == "ending"
-    assert f"guard, process {guard.pid}" in said("sweep", lost.name, "--yes")
+    assert f"supervisor, process {supervisor.pid}" in said("sweep", lost.name, "--yes")
     assert not lost.marked()
-    assert not lost.guards()
+    assert not lost.supervisors()
 
 
 def test_what_goes_by_itself_is_no_stray(drive: Drive) -> None:
@@ -259,7 +269,7 @@ def test_a_number_that_is_another_process_by_now(bystanders: Any) -> None:
     ) as marked:
         try:
             process = psutil.Process(marked.pid)
-            wait_for(lambda: look().of("cli-nobody-1"))
+            wait_for(lambda: scan_processes().of("cli-nobody-1"))
             asyncio.run(sweep())
             assert marked.poll() is None
             assert "cli-nobody-1" in said("sweep", "cli-nobody", "--dry-run")
@@ -358,7 +368,7 @@ def test_gpus_are_a_column_where_there_are_any() -> None:
 
 
 def _folder_of(driver: Driver) -> Path:
-    scratch = look().guards[listed(driver.name)["id"]].scratch
+    scratch = scan_processes().supervisors[listed(driver.name)["id"]].scratch
     assert scratch is not None
     return scratch
 
@@ -393,7 +403,7 @@ def test_folders_that_look_like_a_living_clusters_are_not_it(drive: Drive) -> No
             "copied",
             "empty",
         }
-        assert f"process {driver.guard.pid}" not in shown
+        assert f"process {driver.supervisor.pid}" not in shown
         assert str(first.pid) not in shown
         # What is nobody's is gone, and nothing else.
         assert {k for k, place in planted.items() if place.exists()} == {
@@ -413,9 +423,9 @@ def test_folders_that_look_like_a_living_clusters_are_not_it(drive: Drive) -> No
 
 
 @pytest.mark.parametrize("parent", ["dead", "living"])
-def test_a_process_that_looks_like_a_living_clusters_guard(drive: Drive, parent: str) -> None:
+def test_a_process_that_looks_like_a_living_clusters_supervisor(drive: Drive, parent: str) -> None:
     driver = drive(600)
-    (runner,), guard = driver.marked(), driver.guard
+    (runner,), supervisor = driver.marked(), driver.supervisor
     mark, number = listed(driver.name)["id"], os.getpid() if parent == "living" else 1 << 22
     there = set(map(str, scratch_files(_folder_of(driver))))
     with tempfile.TemporaryDirectory() as folder:
@@ -427,10 +437,10 @@ def test_a_process_that_looks_like_a_living_clusters_guard(drive: Drive, parent:
             try:
                 assert forged.stdout is not None
                 forged.stdout.readline()
-                assert forged.pid in look().alike
+                assert forged.pid in scan_processes().alike
                 said("sweep", driver.name, "--yes")
                 assert listed(driver.name)["state"] == "live"
-                assert driver.guard == guard
+                assert driver.supervisor == supervisor
                 assert runner.is_running()
                 assert set(map(str, scratch_files(_folder_of(driver)))) == there
             finally:
@@ -441,19 +451,19 @@ def scratch_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_dir()]
 
 
-def test_a_driver_that_lives_without_its_guard_is_left_alone(drive: Drive) -> None:
-    driver = drive()  # without runners, which would clear up after their guard
+def test_a_driver_that_lives_without_its_supervisor_is_left_alone(drive: Drive) -> None:
+    driver = drive()  # without runners, which would clear up after their supervisor
     scratch, mark = _folder_of(driver), listed(driver.name)["id"]
     with subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"],
-        # Of a driver without a guard that would be its runner still.
+        # Of a driver without a supervisor that would be its runner still.
         env={**os.environ, "DASK_FLAME_RUNNER": f"{mark}/runner-9"},
     ) as runner:
         try:
             driver.process.send_signal(signal.SIGSTOP)
-            driver.guard.kill()
-            wait_for(lambda: mark not in look().guards)
-            wait_for(lambda: runner.pid in {m.process.pid for m in look().of(mark)})
+            driver.supervisor.kill()
+            wait_for(lambda: mark not in scan_processes().supervisors)
+            wait_for(lambda: runner.pid in {m.process.pid for m in scan_processes().of(mark)})
             assert said("sweep", driver.name, "--yes") == "nothing to sweep\n"
             assert runner.poll() is None
             assert scratch.exists()

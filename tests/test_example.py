@@ -177,7 +177,7 @@ def test_a_kernel_that_is_killed_half_way_leaves_nothing(
         )
         client.execute_cell(wait, index)
         assert "training" in json.dumps(wait["outputs"])
-        # The kernel, its guard and two runners, at the least.
+        # The kernel, its supervisor and two runners, at the least.
         assert len(marked_processes(token, variable=_TOKEN)) >= 4
         manager = client.km
         os.kill(manager.provisioner.process.pid, signal.SIGKILL)

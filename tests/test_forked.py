@@ -119,7 +119,7 @@ if __name__ == "__main__":
     future = client.submit(np.ones, 50_000)
     while cluster.home.disk == 0 or cluster.runners:
         time.sleep(0.01)
-    folder, guard = cluster.backend.folder, cluster.backend._guard
+    folder, supervisor = cluster.backend.folder, cluster.backend._supervisor
     ports = [cluster.scheduler.port, cluster.scheduler.http_server.port, cluster.home.worker.port]
     # Held by DataLoaders and pools for as long as they like.
     child = os.fork()
@@ -134,7 +134,7 @@ if __name__ == "__main__":
         assert future.result(timeout=30).sum() == 50_000
         client.close()
         cluster.close()
-        print(guard.returncode, flush=True)
+        print(supervisor.returncode, flush=True)
         assert not os.path.exists(folder)
         for port in ports:
             with socket.socket() as mine:
@@ -149,4 +149,5 @@ def test_a_child_that_lives_on_does_not_hold_up_the_end() -> None:
         [sys.executable, "-c", HELD], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) == 0  # a guard that does not hear of it is killed, after ten seconds
+    # A supervisor that does not hear of it is killed, after ten seconds.
+    assert int(done.stdout) == 0

@@ -755,7 +755,7 @@ def test_a_result_whose_file_was_spoilt_is_made_again(flame: Any, tmp_path: Path
         assert any("the result of" in e.reason for e in cluster.events if e.kind == "lost")
 
 
-def test_results_outlive_guards(flame: Any, tmp_path: Path) -> None:
+def test_results_outlive_supervisors(flame: Any, tmp_path: Path) -> None:
     with dask.config.set({"flame.home.memory": "64 KiB"}):
         cluster, client = flame(max=2, idle_timeout="100ms")
         runs = tmp_path / "runs"
@@ -768,10 +768,13 @@ def test_results_outlive_guards(flame: Any, tmp_path: Path) -> None:
         futures = client.map(counted, range(4))
         files = at_rest(cluster, 4)
         for _ in range(2):
-            guard = cluster.backend._guard
-            guard.kill()
+            supervisor = cluster.backend._supervisor
+            supervisor.kill()
             # It is followed by another, though nothing boots: one has to see to the folder.
-            wait_for(lambda g=guard: cluster.backend._guard not in (None, g), what="another guard")
+            wait_for(
+                lambda g=supervisor: cluster.backend._supervisor not in (None, g),
+                what="another supervisor",
+            )
             assert client.submit(int, 7, pure=False).result(timeout=30) == 7
             assert [int(a[0]) for a in client.gather(futures)] == [0, 1, 2, 3]
         assert all(file.exists() for file in files)

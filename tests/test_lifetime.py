@@ -142,15 +142,15 @@ def test_ways_for_a_driver_to_end_by_itself(end: str, drive: Drive) -> None:
     driver.assert_gone()
 
 
-def test_the_driver_and_the_guard_killed_at_once(drive: Drive) -> None:
+def test_the_driver_and_the_supervisor_killed_at_once(drive: Drive) -> None:
     driver = drive()
     driver.says("busy")
-    guard = next(
+    supervisor = next(
         p
         for p in driver.remains()
         if "dask_flame/backends/local/supervisor" in " ".join(p.cmdline())
     )
-    guard.kill()
+    supervisor.kill()
     driver.process.kill()
     driver.assert_gone()
 
@@ -158,7 +158,7 @@ def test_the_driver_and_the_guard_killed_at_once(drive: Drive) -> None:
 def test_a_child_that_the_driver_forked_does_not_keep_the_runners(
     drive: Drive,
 ) -> None:
-    # The child has a copy of the connection to the guard, which therefore does not close.
+    # The child has a copy of the connection to the supervisor, which therefore does not close.
     driver = drive(
         end="import os; os.fork() or time.sleep(600); print('forked', flush=True); time.sleep(600)"
     )

@@ -87,22 +87,22 @@ def test_a_killed_runner_takes_what_its_calls_have_started_along(helped: Any) ->
     wait_for(lambda: any(e.kind == "lost" and "SIGKILL" in e.reason for e in cluster.events))
 
 
-def test_a_killed_guard_takes_all_runners_along_and_the_calls_run_again(
+def test_a_killed_supervisor_takes_all_runners_along_and_the_calls_run_again(
     flame: Any, tmp_path: Path
 ) -> None:
     cluster, client = flame(max=1)
     assert client.submit(int, 7).result() == 7
     before = {p.pid for p in processes_of(cluster)}
     scratch = cluster.backend.scratch
-    guard = psutil.Process(next(iter(before))).parent()
-    assert guard is not None
-    guard.kill()
+    supervisor = psutil.Process(next(iter(before))).parent()
+    assert supervisor is not None
+    supervisor.kill()
     wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
     assert client.submit(int, 8).result(timeout=30) == 8
     assert not Path(scratch).exists()
 
 
-def test_a_guard_that_is_killed_before_it_has_begun_is_started_again(flame: Any) -> None:
+def test_a_supervisor_that_is_killed_before_it_has_begun_is_started_again(flame: Any) -> None:
     class Unlucky(LocalBackend):
         starts = 0
 
@@ -110,20 +110,22 @@ def test_a_guard_that_is_killed_before_it_has_begun_is_started_again(flame: Any)
             self.starts += 1
             starting = asyncio.ensure_future(super().start())
             if self.starts == 2:
-                while self._guard is None:  # noqa: ASYNC110
+                while self._supervisor is None:  # noqa: ASYNC110
                     await asyncio.sleep(0)
-                self._guard.kill()
+                self._supervisor.kill()
             await starting
 
     cluster, client = flame(max=1, backend=Unlucky)
     assert client.submit(int, 7).result(timeout=30) == 7
-    guard = psutil.Process(processes_of(cluster)[0].pid).parent()
-    assert guard is not None
-    guard.kill()
+    supervisor = psutil.Process(processes_of(cluster)[0].pid).parent()
+    assert supervisor is not None
+    supervisor.kill()
     wait_for(lambda: not cluster.observed)
     assert client.submit(int, 8).result(timeout=60) == 8
     assert cluster.backend.starts == 3
-    assert any("the guard of the local runners did not start" in e.reason for e in cluster.events)
+    assert any(
+        "the supervisor of the local runners did not start" in e.reason for e in cluster.events
+    )
 
 
 def test_a_runner_that_holds_the_interpreter_ends_too(flame: Any) -> None:
@@ -208,13 +210,13 @@ def test_orders_travel_neither_in_arguments_nor_in_the_environment(flame: Any) -
         assert key not in "\0".join(process.environ().values())
 
 
-def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> None:
-    # The guard's parent is a shell that is dead by the time the guard looks.
+def test_a_supervisor_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> None:
+    # The supervisor's parent is a shell that is dead by the time the supervisor looks.
     script = (
         "import os, socket, subprocess, sys\n"
-        "from dask_flame.backends.local.supervisor import __main__ as guard\n"
+        "from dask_flame.backends.local.supervisor import __main__ as program\n"
         "ours, theirs = socket.socketpair()\n"
-        "p = subprocess.Popen([sys.executable, '-P', guard.__file__, str(theirs.fileno()), 'x',"
+        "p = subprocess.Popen([sys.executable, '-P', program.__file__, str(theirs.fileno()), 'x',"
         " str(os.getpid()), '', '', '0'], pass_fds=(theirs.fileno(),))\n"
         "print(p.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
@@ -230,15 +232,15 @@ def test_a_guard_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> N
     wait_for(gone)
 
 
-def test_a_guard_that_is_killed_takes_along_nobody_elses_runners(flame: Any) -> None:
+def test_a_supervisor_that_is_killed_takes_along_nobody_elses_runners(flame: Any) -> None:
     one, first = flame(max=1, name="same")
     two, second = flame(max=1, name="same")
     assert [c.submit(os.getpid).result(timeout=20) > 0 for c in (first, second)] == [True, True]
     before = second.submit(os.getpid, pure=False).result()
     ws = next(iter(one.scheduler.workers.values()))
-    guard = psutil.Process(ws.pid).parent()
-    assert guard is not None
-    guard.kill()
+    supervisor = psutil.Process(ws.pid).parent()
+    assert supervisor is not None
+    supervisor.kill()
     wait_for(lambda: any(e.kind == "lost" for e in one.events))
     assert second.submit(os.getpid, pure=False).result() == before
     assert not any(e.kind == "lost" for e in two.events)

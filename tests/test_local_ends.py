@@ -16,19 +16,19 @@ def test_exit_codes_and_signals_in_words(tmp_path: Path) -> None:
     counters = tmp_path / "vmstat"
     counters.write_text("nr_free_pages 1\noom_kill 3\n")
     ends = ExitReasons(counters)
-    assert ends.why(3, told=False) == "exit code 3"
-    assert ends.why(-signal.SIGSEGV, told=False) == "killed by SIGSEGV"
-    assert ends.why(-signal.SIGKILL, told=True) == "ended by force"
-    assert ends.why(-signal.SIGKILL, told=False) == "killed by SIGKILL"
+    assert ends.why(3, forced=False) == "exit code 3"
+    assert ends.why(-signal.SIGSEGV, forced=False) == "killed by SIGSEGV"
+    assert ends.why(-signal.SIGKILL, forced=True) == "ended by force"
+    assert ends.why(-signal.SIGKILL, forced=False) == "killed by SIGKILL"
     counters.write_text("oom_kill 4\n")
-    words = ends.why(-signal.SIGKILL, told=False)
+    words = ends.why(-signal.SIGKILL, forced=False)
     assert words == "killed by SIGKILL: the kernel ended it for want of memory"
-    assert ends.why(-signal.SIGKILL, told=False) == "killed by SIGKILL"
+    assert ends.why(-signal.SIGKILL, forced=False) == "killed by SIGKILL"
 
 
 def test_where_the_kernel_does_not_count_it_is_only_suspected(tmp_path: Path) -> None:
     ends = ExitReasons(tmp_path / "nothing")
-    assert ends.why(-9, told=False) == "killed by SIGKILL, perhaps for want of memory"
+    assert ends.why(-9, forced=False) == "killed by SIGKILL, perhaps for want of memory"
 
 
 def test_gpus_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.local import LocalBackend
-from dask_flame.backends.local.launch import runner
+from dask_flame.backends.local.launch import displayed
 from dask_flame.backends.redact import HIDDEN
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
@@ -41,7 +41,7 @@ _GIVEN = {"uid", "creationTimestamp", "resourceVersion", "generation", "finalize
 
 
 class Heard(LocalBackend):
-    """Remembers what it has said to its guard."""
+    """Remembers what it has said to its supervisor."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -215,7 +215,7 @@ def test_no_secret_is_shown(env: set[str], secrets: set[str], cpus: Any, config:
     security = {"tls_worker_key": f"-----BEGIN {TOKEN}"}
     spec = replace(SPEC, **values, security=security, cpus=cpus, options=given)
     local = replace(spec, options={"secrets": given["secrets"]})
-    text = str(Manifest([runner(local, {}, 1.0)]))
+    text = str(Manifest([displayed(local, {}, 1.0)]))
     assert TOKEN not in text
     assert "(hidden)" in text
     options = KubernetesOptions(**spec.options)

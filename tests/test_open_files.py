@@ -51,11 +51,11 @@ def test_the_soft_limit_is_raised_for_the_driver_and_not_for_what_it_starts() ->
                     FlameCluster(max=1, dashboard_address=None) as cluster,
                     Client(cluster) as client,
                 ):
-                    # A guard that was killed is followed by one that gives the same.
+                    # A supervisor that was killed is followed by one that gives the same.
                     runner = client.submit(limits, fork).result()
-                    guard = cluster.backend._guard.pid
-                    of_guard = resource.prlimit(guard, resource.RLIMIT_NOFILE)[0]
-                    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], of_guard, *runner)
+                    supervisor = cluster.backend._supervisor.pid
+                    supervisors = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)[0]
+                    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], supervisors, *runner)
         """,
         200,
         1000,

@@ -84,14 +84,14 @@ class Killed:
         self.cluster = self.process.stdout.readline().strip()
         wait_for(lambda: len(list(self.said.iterdir())) == 2, what="both calls run")
         self.runners = sorted(self._runners(), key=lambda r: len(r.children(recursive=True)))
-        (guard,) = (
+        (supervisor,) = (
             p
             for p in self.remains()
             if "dask_flame/backends/local/supervisor" in " ".join(_line(p))
         )
         self.pids = {
             "driver": self.process.pid,
-            "guard": guard.pid,
+            "supervisor": supervisor.pid,
             "runner": self.runners[-1].pid,
             "other": self.runners[0].pid,
         }
@@ -144,7 +144,7 @@ def killed(tmp_path: Path) -> Iterator[Killed]:
 ORDERS = [
     order
     for n in (1, 2, 3)
-    for some in itertools.combinations(("driver", "guard", "runner"), n)
+    for some in itertools.combinations(("driver", "supervisor", "runner"), n)
     for order in itertools.permutations(some)
 ]
 
@@ -159,7 +159,7 @@ def test_who_is_left_ends_the_rest(order: tuple[str, ...], killed: Killed) -> No
         wait_for(lambda: not killed.remains(), 30, "no process is left")
         wait_for(lambda: not killed.folders(), 30, "no folder is left")
         return
-    mine = before if "guard" in order else before - _of_the_other(killed)
+    mine = before if "supervisor" in order else before - _of_the_other(killed)
     wait_for(lambda: not mine & {p.pid for p in killed.descendants()}, 30, "its children are gone")
     killed.process.kill()
     killed.process.wait()
@@ -169,7 +169,7 @@ def test_who_is_left_ends_the_rest(order: tuple[str, ...], killed: Killed) -> No
 
 def test_a_driver_that_is_slow_to_start_its_next_supervisor(killed: Killed) -> None:
     os.kill(killed.process.pid, signal.SIGSTOP)
-    killed.kill(("guard",))
+    killed.kill(("supervisor",))
     wait_for(lambda: not killed.descendants(), 30, "the runners are gone")
     # Longer than any load explains: who removes the folder must not have given up by then.
     time.sleep(5)
@@ -210,9 +210,9 @@ def _of_the_other(killed: Killed) -> set[int]:
 
 def test_what_is_left_when_all_are_killed_is_swept(killed: Killed) -> None:
     # No process is left to do anything. The last one is killed before it can know of the others.
-    for name in ("runner", "other", "guard", "driver"):
+    for name in ("runner", "other", "supervisor", "driver"):
         os.kill(killed.pids[name], signal.SIGSTOP)
-    killed.kill(("runner", "other", "guard", "driver"))
+    killed.kill(("runner", "other", "supervisor", "driver"))
     killed.process.wait()
     left = killed.descendants()
     assert left

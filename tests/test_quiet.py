@@ -11,7 +11,7 @@ import pytest
 from dask.system import CPU_COUNT
 
 from conftest import wait_for
-from dask_flame.backends.local.sampling_intervals import crowd, measure_less
+from dask_flame.backends.local.sampling_intervals import interval_factor, lengthen_intervals
 
 LOOKS = ("profile", "tick", "ticks")
 
@@ -87,10 +87,10 @@ def test_runners_that_share_a_core_measure_more_rarely(flame: Any) -> None:
 
 def test_settings_that_are_not_there_are_left_alone() -> None:
     nested: dict[str, Any] = {"distributed": {"worker": {"profile": {"interval": None}}}}
-    assert measure_less(nested, 3) == nested
-    assert measure_less({}, 3) == {}
+    assert lengthen_intervals(nested, 3) == nested
+    assert lengthen_intervals({}, 3) == {}
     usual = {"distributed": {"admin": {"tick": {"interval": 20, "cycle": "1s"}}}}
-    rarer = measure_less(usual, 2.5)
+    rarer = lengthen_intervals(usual, 2.5)
     assert rarer == {"distributed": {"admin": {"tick": {"interval": "0.05s", "cycle": "2.5s"}}}}
     assert usual["distributed"]["admin"]["tick"]["interval"] == 20
-    assert [crowd(n, cores=2) for n in (0, 2, 3, 64, 200)] == [1, 1, 1.5, 32, 50]
+    assert [interval_factor(n, cores=2) for n in (0, 2, 3, 64, 200)] == [1, 1, 1.5, 32, 50]

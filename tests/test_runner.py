@@ -589,9 +589,9 @@ def test_that_a_runner_was_removed_is_not_its_own_to_tell() -> None:
     source = inspect.getsource(distributed.Worker.heartbeat)
     assert runner_worker._MISSING in source
     record = logging.LogRecord("distributed.worker", 30, "", 1, runner_worker._MISSING, (), None)
-    assert not runner_worker._of_use(record)
+    assert not runner_worker._is_useful(record)
     record.msg = "anything else"
-    assert runner_worker._of_use(record)
+    assert runner_worker._is_useful(record)
 
 
 # What a call leaves behind

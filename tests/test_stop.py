@@ -19,12 +19,12 @@ from dask_flame.core.folder_locks import LOCK
 from dask_flame.testing import marked_processes
 
 
-class Guarded(LocalBackend):
-    """One whose guard can be signalled."""
+class Signalled(LocalBackend):
+    """One whose supervisor can be signalled."""
 
     def signal(self, number: int) -> None:
-        assert self._guard is not None
-        os.kill(self._guard.pid, number)
+        assert self._supervisor is not None
+        os.kill(self._supervisor.pid, number)
 
 
 def speak(seconds: float) -> float:
@@ -39,7 +39,7 @@ def large() -> bytes:
 
 @pytest.mark.parametrize("on_boot_failure", ["fail", "wait"])
 def test_calls_say_that_the_cluster_was_stopped(flame: Any, on_boot_failure: str) -> None:
-    cluster, client = flame(max=2, backend=Guarded, on_boot_failure=on_boot_failure)
+    cluster, client = flame(max=2, backend=Signalled, on_boot_failure=on_boot_failure)
     running = client.map(speak, [600, 601, 602])
     wait_for(lambda: sum(m.busy for m in cluster.runners.values()) == 2)
     cluster.backend.signal(STOP)
@@ -63,7 +63,7 @@ def test_results_that_the_driver_has_outlive_it(flame: Any) -> None:
     import dask
 
     with dask.config.set({"flame.home.memory": "1 MB"}):
-        cluster, client = flame(max=1, backend=Guarded, idle_timeout="0.1s")
+        cluster, client = flame(max=1, backend=Signalled, idle_timeout="0.1s")
     result = client.submit(large)
     wait_for(lambda: result.done() and not cluster.runners, what="it is at home")
     assert [p for p in Path(cluster.backend.folder).glob("*/*/results/*") if p.is_file()]
@@ -76,8 +76,8 @@ def test_results_that_the_driver_has_outlive_it(flame: Any) -> None:
     assert not folder.exists()
 
 
-def test_a_guard_says_what_its_runners_have_printed(flame: Any) -> None:
-    cluster, client = flame(max=1, backend=Guarded)
+def test_a_supervisor_says_what_its_runners_have_printed(flame: Any) -> None:
+    cluster, client = flame(max=1, backend=Signalled)
     future = client.submit(speak, 600)
     wait_for(lambda: sum(m.busy for m in cluster.runners.values()))
     printed = Path(cluster.backend.scratch, PRINTED)
@@ -91,10 +91,10 @@ def test_a_guard_says_what_its_runners_have_printed(flame: Any) -> None:
     assert not future.done()
 
 
-def test_the_folder_is_locked_while_guard_or_driver_live(flame: Any) -> None:
+def test_the_folder_is_locked_while_supervisor_or_driver_live(flame: Any) -> None:
     import fcntl
 
-    cluster, client = flame(max=1, backend=Guarded)
+    cluster, client = flame(max=1, backend=Signalled)
     assert client.submit(int, 1).result() == 1  # a runner is there, and does not hold it
     scratch = os.open(Path(cluster.backend.scratch, LOCK), os.O_RDWR)
     results = os.open(cluster.backend.folder, os.O_RDONLY)
@@ -111,7 +111,7 @@ def test_the_folder_is_locked_while_guard_or_driver_live(flame: Any) -> None:
         assert not free(results)
         cluster.backend.signal(9)
         wait_for(lambda: not cluster.runners)
-        assert not free(results)  # they outlive the guard
+        assert not free(results)  # they outlive the supervisor
         client.close()
         cluster.close()
         assert free(results)

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 import dask_flame.backends.local.fork_server as template_program
-import dask_flame.backends.local.supervisor.__main__ as guard_program
+import dask_flame.backends.local.supervisor.__main__ as supervisor_program
 from conftest import wait_for
 from dask_flame.backends.base import BackendContext, RunnerSpec
 from dask_flame.backends.local import LocalBackend
@@ -42,14 +42,14 @@ class TestWithoutTemplate(BackendConformance):
             yield LocalBackend
 
 
-def guard_of(cluster: Any) -> psutil.Process:
-    return psutil.Process(cluster.backend._guard.pid)
+def supervisor_of(cluster: Any) -> psutil.Process:
+    return psutil.Process(cluster.backend._supervisor.pid)
 
 
 def templates(cluster: Any) -> list[psutil.Process]:
     """The templates of a cluster: what is started as one, and has not become a runner."""
     found = []
-    for process in guard_of(cluster).children():
+    for process in supervisor_of(cluster).children():
         # One may end while it is looked at.
         with contextlib.suppress(psutil.Error):
             if "template" in process.cmdline():
@@ -105,10 +105,10 @@ def test_what_each_forked_runner_has_of_its_own(flame: Any) -> None:
     client.wait_for_workers(4, timeout=30)
     found = list(client.run(look).values())
     assert len(found) == 4
-    guard = guard_of(cluster)
+    supervisor = supervisor_of(cluster)
     for one in found:
         process = psutil.Process(one["pid"])
-        assert one["parent"] == guard.pid
+        assert one["parent"] == supervisor.pid
         assert [word for word in process.cmdline() if word] == ["dask-flame", one["name"]]
         assert mark_of(process) == one["mark"]
         assert one["mark"].endswith(f"/{one['name']}")
@@ -166,8 +166,8 @@ LOOP = "import asyncio\nheld = asyncio.new_event_loop()"
 FILE = "held = open(__file__)"
 TITLE = (
     "import ctypes\n"
-    "from dask_flame.core.processes import room\n"
-    "if (found := room()) is not None:\n"
+    "from dask_flame.core.processes import mark_address\n"
+    "if (found := mark_address()) is not None:\n"
     "    ctypes.memset(found, 0, 8)\n"
 )
 PROCESS = (
@@ -207,7 +207,7 @@ def test_a_preload_that_cannot_be_forked_is_named_and_runners_start_without(
     assert not templates(cluster)
 
     def started() -> list[int]:
-        below = guard_of(cluster).children(recursive=True)
+        below = supervisor_of(cluster).children(recursive=True)
         runners = {ws.pid for ws in cluster.scheduler.workers.values()}
         return [p.pid for p in below if p.pid not in runners and p.ppid() not in runners]
 
@@ -361,7 +361,9 @@ def test_what_forks_a_wave_dies_alone(
     }
     # Nobody else: a runner that was forked and not spoken of is gone.
     wait_for(
-        lambda: {p.pid for p in guard_of(cluster).children(recursive=True)} == pids | {kept.pid}
+        lambda: (
+            {p.pid for p in supervisor_of(cluster).children(recursive=True)} == pids | {kept.pid}
+        )
     )
     assert sorted(client.gather(client.map(abs, range(-9, 0)))) == list(range(1, 10))
 
@@ -414,7 +416,7 @@ def test_the_environment_changes_while_runners_are_being_forked(
     before.suspend()
     futures = client.map(int, [1, 2], pure=False)
     # Listed is not asked for: they get the environment of the moment in which they are.
-    wait_for(lambda: len(cluster.backend._kind_of) == 2, what="the guard is asked for both")
+    wait_for(lambda: len(cluster.backend._kind_of) == 2, what="the supervisor is asked for both")
     monkeypatch.setenv("FLAME_TEST_TODAY", "changed")
     assert client.submit(os.getenv, "FLAME_TEST_TODAY", pure=False).result(timeout=30) == "changed"
     assert any(name == "runner-3" for name in cluster.observed)
@@ -449,7 +451,7 @@ def test_a_template_that_is_killed_is_replaced(flame: Any, imported: list[str]) 
             wait_for(lambda: len(imported) == 3, what="the two before it, and this one")
             here.suspend()
             futures = client.map(int, [3, 4], pure=False)
-            wait_for(lambda: cluster.backend._kind_of, what="the guard is asked for a runner")
+            wait_for(lambda: cluster.backend._kind_of, what="the supervisor is asked for a runner")
             here.kill()
             assert client.gather(futures) == [3, 4]
         else:
@@ -525,21 +527,21 @@ def main_file() -> str:
 
 
 @linux
-def test_the_first_template_is_a_fork_of_the_guard_unless_its_pool_names_variables(
+def test_the_first_template_is_a_fork_of_the_supervisor_unless_its_pool_names_variables(
     flame: Any,
 ) -> None:
     cluster, client = flame(max=1)
-    assert client.submit(main_file).result(timeout=30) == guard_program.__file__
-    assert guard_of(cluster).environ()[MARK] == NO_MARK
+    assert client.submit(main_file).result(timeout=30) == supervisor_program.__file__
+    assert supervisor_of(cluster).environ()[MARK] == NO_MARK
     cluster, client = flame(max=1, env={"LD_LIBRARY_PATH": "/nowhere"})
     assert client.submit(main_file).result(timeout=30) == template_program.__file__
     assert client.submit(os.getenv, "LD_LIBRARY_PATH").result(timeout=30) == "/nowhere"
-    assert guard_of(cluster).environ().get("LD_LIBRARY_PATH") != "/nowhere"
+    assert supervisor_of(cluster).environ().get("LD_LIBRARY_PATH") != "/nowhere"
 
 
 @linux
 @pytest.mark.parametrize("said", ["nothing", "half a line", "another kind", "no fork", "this kind"])
-def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> None:
+def test_a_supervisor_forks_for_the_kind_that_it_was_started_for_only(said: str) -> None:
     kind = {"op": "kind", "key": "k", "env": dict(os.environ), "own": [], "preload": [], "path": []}
     kind |= {"flags": [], "cwd": None}
     line = json.dumps({**kind, "fork": said != "no fork"}).encode()
@@ -551,9 +553,17 @@ def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> N
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            arguments = [str(theirs.fileno()), "test-guard", str(os.getpid()), "", "", "0", "k"]
-            guard = subprocess.Popen(
-                [sys.executable, "-P", guard_program.__file__, *arguments],
+            arguments = [
+                str(theirs.fileno()),
+                "test-supervisor",
+                str(os.getpid()),
+                "",
+                "",
+                "0",
+                "k",
+            ]
+            supervisor = subprocess.Popen(
+                [sys.executable, "-P", supervisor_program.__file__, *arguments],
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, MARK: NO_MARK},
             )
@@ -561,7 +571,7 @@ def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> N
             ours.sendall(words)
             ours.settimeout(20)
             assert json.loads(ours.makefile("rb").readline())["ev"] == "hello"
-            below = psutil.Process(guard.pid).children
+            below = psutil.Process(supervisor.pid).children
 
             def names() -> list[bool]:
                 return [child.cmdline()[:2] == ["dask-flame", "template"] for child in below()]
@@ -570,7 +580,7 @@ def test_a_guard_forks_for_the_kind_that_it_was_started_for_only(said: str) -> N
             template = below()
         finally:
             ours.close()
-            assert guard.wait(timeout=20) == 0
+            assert supervisor.wait(timeout=20) == 0
         assert not any(child.is_running() for child in template)
 
 
@@ -587,7 +597,7 @@ async def test_a_template_of_a_former_kind_goes_with_the_last_that_waits_for_it(
     )
     await backend.start()
     try:
-        guard = psutil.Process(backend._guard.pid)  # type: ignore[union-attr]
+        supervisor = psutil.Process(backend._supervisor.pid)  # type: ignore[union-attr]
         spec = RunnerSpec(
             name="waits",
             scheduler="tcp://127.0.0.1:1",
@@ -596,28 +606,28 @@ async def test_a_template_of_a_former_kind_goes_with_the_last_that_waits_for_it(
             preload=[hangs],
         )
         await backend.boot([spec])
-        await asyncio.to_thread(wait_for, guard.children)
-        (former,) = guard.children()
+        await asyncio.to_thread(wait_for, supervisor.children)
+        (former,) = supervisor.children()
         # Another environment: the pool's runners are of another kind from now on.
         backend.expect([replace(spec, preload=[], env={"NEW": "kind"})])
-        await asyncio.to_thread(wait_for, lambda: len(guard.children()) == 2)
+        await asyncio.to_thread(wait_for, lambda: len(supervisor.children()) == 2)
         assert former.is_running()
         await backend.end(["waits"])
         assert ended == ["waits"]
-        await asyncio.to_thread(wait_for, lambda: former not in guard.children())
+        await asyncio.to_thread(wait_for, lambda: former not in supervisor.children())
     finally:
         await backend.close()
 
 
 @linux
-def test_the_guard_may_open_many_files_and_what_it_starts_as_many_as_usual(flame: Any) -> None:
+def test_the_supervisor_may_open_many_files_and_what_it_starts_as_many_as_usual(flame: Any) -> None:
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     lower = (min(usual[0], 500), usual[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, lower)
     try:
         cluster, client = flame(max=1)
         assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=30) == lower
-        assert guard_of(cluster).rlimit(resource.RLIMIT_NOFILE) == (lower[1], lower[1])
+        assert supervisor_of(cluster).rlimit(resource.RLIMIT_NOFILE) == (lower[1], lower[1])
         cluster, client = flame(max=1, env={"OTHER": "kind"})
         assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=30) == lower
     finally:
@@ -628,13 +638,13 @@ def test_the_guard_may_open_many_files_and_what_it_starts_as_many_as_usual(flame
 def test_a_mark_is_written_over_dots() -> None:
     script = (
         "import os, psutil\n"
-        "from dask_flame.core.processes import MARK, rename, rewrite\n"
-        "rewrite('cluster-1/runner-2')\n"
-        "rename('runner-2')\n"
+        "from dask_flame.core.processes import MARK, set_command_line, write_mark\n"
+        "write_mark('cluster-1/runner-2')\n"
+        "set_command_line('runner-2')\n"
         "me = psutil.Process()\n"
         "print(me.environ()[MARK].rstrip('.'), [w for w in me.cmdline() if w])\n"
         "try:\n"
-        "    rewrite('again')\n"
+        "    write_mark('again')\n"
         "except ValueError as error:\n"
         "    print(error)\n"
     )

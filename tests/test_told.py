@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.core.python_versions import mismatch, of_worker
-from dask_flame.scaling.boot_messages import Told
+from dask_flame.scaling.boot_messages import BootMessages
 
 _texts = st.text("abc :", min_size=1, max_size=80)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), _texts), max_size=20))
 def test_each_reason_is_told_once_whoever_it_is_of(reasons: list[tuple[int, str]]) -> None:
-    told, seen = Told(), set()
+    told, seen = BootMessages(), set()
     for number, text in reasons:
         runner = f"runner-{number}"
         news = told.shorten("cpu", runner, f"{text} {runner}")
@@ -25,7 +25,7 @@ def test_each_reason_is_told_once_whoever_it_is_of(reasons: list[tuple[int, str]
 
 def test_what_was_told_is_not_told_again_within_something_longer() -> None:
     why = "ErrImagePull: failed to resolve reference registry.test/no:1: not found"
-    told = Told()
+    told = BootMessages()
     assert told.shorten("cpu", "cpu-1", why) == why
     longer = f"ImagePullBackOff: Back-off pulling image: {why}; what governs it: image"
     said = told.shorten("cpu", "cpu-1", longer)

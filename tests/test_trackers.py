@@ -129,13 +129,13 @@ def test_what_torch_shares_by_name_goes_with_a_killed_runner(flame: Any) -> None
     wait_for(lambda: not left_of([name]), what="it is removed")
 
 
-def test_it_goes_with_a_runner_whose_guard_is_killed(flame: Any) -> None:
+def test_it_goes_with_a_runner_whose_supervisor_is_killed(flame: Any) -> None:
     cluster, client = flame(max=1)
     names = client.submit(leave).result()
     pid = next(iter(client.run(os.getpid).values()))
-    guard = psutil.Process(pid).parent()
-    assert guard is not None
-    guard.kill()
+    supervisor = psutil.Process(pid).parent()
+    assert supervisor is not None
+    supervisor.kill()
     wait_for(lambda: not left_of(names), what="all is removed")
     wait_for(lambda: not marked_processes(f"{cluster.name}-"), what="no process is left")
 
@@ -166,7 +166,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("killed", ["driver", "driver and guard"])
+@pytest.mark.parametrize("killed", ["driver", "driver and supervisor"])
 def test_it_goes_with_the_driver(killed: str, tmp_path: Path) -> None:
     file = tmp_path / "names"
     code = DRIVER.format(path=[str(Path(__file__).parent)], file=str(file))
@@ -178,10 +178,10 @@ def test_it_goes_with_the_driver(killed: str, tmp_path: Path) -> None:
         wait_for(file.exists)
         pid, *names = file.read_text().split("\n")
         assert left_of(names) == names
-        guard = psutil.Process(int(pid)).parent()
-        assert guard is not None
-        if "guard" in killed:
-            guard.kill()
+        supervisor = psutil.Process(int(pid)).parent()
+        assert supervisor is not None
+        if "supervisor" in killed:
+            supervisor.kill()
     finally:
         driver.kill()
         driver.wait()

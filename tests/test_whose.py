@@ -1,4 +1,4 @@
-"""Which call of a local runner runs alone, as its guard sees it."""
+"""Which call of a local runner runs alone, as its supervisor sees it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Values and small tools that any place uses; nothing here knows a back end or a scheduler."""
+"""Values and small tools for any place; nothing here knows a back end or a scheduler."""

@@ -1,7 +1,7 @@
-"""A server that has no descriptor left for a connection waits for one (scheduler, runner).
+"""Pause a server that has no free descriptor for a new connection (scheduler, runner).
 
-tornado tries again at once, for as long as somebody wants to connect, and logs a traceback each
-time: several thousand a second, and nothing else is done meanwhile.
+By default, tornado retries at once for as long as a connection is pending, and logs a traceback
+each time: several thousand a second, which leaves no time for anything else.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from tornado.ioloop import IOLoop
 
 logger = logging.getLogger("dask_flame")
 
-#: What `accept` fails with where too much is open, here or on this machine, or memory is short.
+#: Errors of `accept` when the process or the machine is out of descriptors or memory.
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: Seconds until it is tried again. Who wants to connect waits.
+#: Seconds until the next attempt; clients wait meanwhile.
 _PAUSE = 1.0
-#: Connections that are accepted in a row before anything else is done.
+#: Connections to accept in a row before the event loop does anything else.
 _IN_A_ROW = 128
 
 
 def accept_patiently(server: Server) -> None:
-    """Have a server of Dask's, and its pages, wait where they cannot accept a connection.
+    """Make a Dask server and its pages pause when they cannot accept a connection.
 
-    By private names of tornado's TCPServer, in which there is no other way.
+    Uses private names of tornado's TCPServer, which has no public hook for this.
     """
     for tcp in _listening(server):
         for descriptor, sock in tcp._sockets.items():
             tcp._handlers.pop(descriptor)()
-            tcp._handlers[descriptor] = Patience(sock, tcp._handle_connection).stop
+            tcp._handlers[descriptor] = AcceptBackoff(sock, tcp._handle_connection).stop
 
 
 def _listening(server: Server) -> Iterator[Any]:
@@ -44,15 +44,15 @@ def _listening(server: Server) -> Iterator[Any]:
         yield pages
 
 
-class Patience:
-    """Accepts connections, on the current event loop.
+class AcceptBackoff:
+    """Accept connections on the current event loop, with pauses after errors.
 
     Parameters
     ----------
     sock : socket.socket
-        It listens, and does not block.
+        A listening, non-blocking socket.
     take : callable
-        Given each connection, and where it comes from.
+        Called with each connection and its address.
     """
 
     def __init__(self, sock: socket.socket, take: Callable[[socket.socket, Any], None]) -> None:
@@ -64,7 +64,7 @@ class Patience:
         self._listen()
 
     def stop(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         if not self._stopped:
             self._stopped = True
             self._loop.remove_handler(self._sock)

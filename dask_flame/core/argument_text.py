@@ -1,9 +1,9 @@
-"""What a call was called with, as a short text; no Dask in it (runner).
+"""Describe the arguments of a call in a short text; does not use Dask (runner).
 
-It is made of any object that somebody's call may get, on that call's time. So nothing is asked of
-an object that could be slow, huge or have effects: numbers, texts and small containers are shown,
-of arrays and tables their shape, of all else the name of its type. What is called as secrets are
-is shown nowhere.
+The arguments may be any objects, and the description takes time from the call. Therefore nothing
+slow, large or with side effects is asked of an object: numbers, texts and small containers are
+shown with their values, arrays and tables with their shape, everything else by its type. Values
+whose names mark them as secrets are never shown.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 from dask_flame.core.redaction import ELSE, names_hash, secret, veiled
 
-#: The most characters of one argument, with its name, and of all.
+#: Maximum number of characters of one argument, with its name, and of the whole text.
 ONE, ALL = 40, 200
-#: What makes another's name or value known to :func:`told`: see there.
+#: Replaces an argument, or an item of one, before it is shown: see :func:`told`.
 Resolve = Callable[[Any], Any]
 
-#: Containers in containers that are looked into, and items of each.
+#: Maximum nesting of containers, and the number of items shown of each.
 _DEPTH, ITEMS = 3, 6
-#: Libraries whose arrays and tables know their shape at once.
+#: Libraries whose arrays and tables know their shape without computation.
 _SHAPED = frozenset({"cupy", "jax", "jaxlib", "numpy", "pandas", "polars", "pyarrow", "scipy"})
 _SHAPED |= {"torch", "xarray"}
 _PLAIN = (bool, int, float, complex, str)
@@ -36,20 +36,20 @@ _SHORT = 12
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 _PATHS = (PosixPath, PurePosixPath, PureWindowsPath, WindowsPath)
 _BRACKETS: dict[Any, str] = {tuple: "()", list: "[]", dict: "{}", set: "{}", frozenset: "{}"}
-#: What knows its length at once, whatever is derived from it.
+#: Types whose length is known at once, also in derived classes.
 _SIZED: tuple[Any, ...] = (*_BRACKETS, str, bytes, bytearray, deque)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NamedArgument:
-    """What is not at hand, and is shown by its name: another task, as a rule."""
+    """An argument shown by its name, because its value is elsewhere: usually another task."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Look:
-    """How things are looked at: what stands for them, and whether what looks random is hidden."""
+    """How to show values: a replacement function, and whether to hide random-looking texts."""
 
     resolve: Resolve
     random: bool = True
@@ -63,24 +63,24 @@ def told(
     *,
     hide_random: bool = True,
 ) -> str:
-    """What a function was called with: ``"rate=0.1, layers=4"``.
+    """Return the arguments of a call as a text: ``"rate=0.1, layers=4"``.
 
     Parameters
     ----------
     function : object
-        Of a ``functools.partial``, what that is of.
+        The function called; a ``functools.partial`` is unwrapped.
     args : iterable
     kwargs : mapping
     resolve : callable, optional
-        Takes an argument, or an item of one, and returns what to show in its place.
+        Takes an argument, or an item of one, and returns the value to show in its place.
     hide_random : bool
-        Whether what looks random is taken for a secret.
+        Whether to treat random-looking texts as secrets.
 
     Returns
     -------
     str
-        `ALL` characters or fewer, `ONE` of each argument; those that it was not given are left
-        out. Empty where there are none, or something is not as it should be: it never raises.
+        At most `ALL` characters, and `ONE` for each argument; default values are left out. Empty
+        if there are no arguments, or on any error: this function never raises.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def told(
         shown = _each(function, args, kwargs, _Look(resolve or _same, hide_random))
         return _cut(", ".join(_until_full(shown)), ALL)
     except Exception:
-        # Objects may be anything, and change while they are looked at.
+        # The objects may be of any kind, and may change during the loop.
         return ""
 
 
@@ -106,7 +106,7 @@ def _each(
     names, rest = _names(function)
     for i, value in enumerate(args):
         name = names[i] if i < len(names) else ""
-        # One that begins so is not for those who call.
+        # Names with a leading underscore are not meant for callers.
         shown = "" if name.startswith("_") else name
         yield _one(shown, value, look, meant=name or rest)
     for name, value in kwargs.items():
@@ -122,16 +122,16 @@ def _one(name: str, value: Any, look: _Look, *, meant: str, depth: int = 0) -> s
         value = look.resolve(value)
         text = ELSE if secret(meant, value) else _short(value, look, depth)
     except Exception:
-        # It has changed meanwhile, say.
+        # For example, the value changed in the meantime.
         text = ELSE
     return _cut(shown + text, ONE)
 
 
 def _names(function: Any) -> tuple[list[str], str]:
-    """Of the arguments by position, and of those that follow them."""
+    """Return the names of the positional parameters, and of the variadic one."""
     kind = type(function)
     if kind not in _FUNCTIONS and kind is not types.MethodType and type not in kind.__mro__:
-        # Of an object, what its class does when it is called; itself it might answer anything.
+        # Use the class's __call__: the instance itself might answer with anything.
         calls = inspect.getattr_static(kind, "__call__", None)
         if type(calls) is not types.FunctionType:
             return [], ""
@@ -146,7 +146,7 @@ def _names(function: Any) -> tuple[list[str], str]:
 
 
 def _short(value: Any, look: _Look, depth: int) -> str:
-    """A value, in about `ONE` characters, by its exact type: what derives from one is another."""
+    """Describe a value in about `ONE` characters, by its exact type, not its base classes."""
     kind = type(value)
     if value is None or value is Ellipsis or kind in (bool, float, complex):
         return repr(value)
@@ -168,7 +168,7 @@ def _short(value: Any, look: _Look, depth: int) -> str:
         return _cut(value.__name__, ONE)
     name = _cut(kind.__name__, ONE)
     if _static(kind, "__dataclass_fields__", dict):
-        # Those that its own repr() would show.
+        # Only the fields that its own repr() would show.
         fields = [f.name for f in _static(kind, "__dataclass_fields__", dict).values() if f.repr]
         return _named(name, fields, _held(value), look, depth)
     if tuple in kind.__mro__ and (fields := _static(kind, "_fields", tuple)):
@@ -183,7 +183,7 @@ def _short(value: Any, look: _Look, depth: int) -> str:
 
 
 def _text(value: str, look: _Look) -> str:
-    # A password in an address may be long: it ends where the address of the host begins.
+    # A password in a URL may be long; it ends where the host begins.
     most = 100 * ONE if "://" in value[: 10 * ONE] else 10 * ONE
     start = veiled(value[:most], random=look.random)
     if len(start) < ONE and len(value) <= most:
@@ -211,7 +211,10 @@ def _items(value: Any, look: _Look, depth: int) -> str:
 
 
 def _members(value: Any, look: _Look, depth: int) -> Iterator[str]:
-    """Items of a container; one that follows a name, as in a command line or a pair, bears it."""
+    """Describe the items of a container; an item after a name is treated as its value.
+
+    Such pairs occur in command lines (``["--token", "…"]``) and in tuples.
+    """
     before: Any = None
     for item in map(look.resolve, islice(value, ITEMS)):
         option = type(before) is str and (before[:1] == "-" or len(value) == 2)
@@ -245,7 +248,7 @@ def _static(kind: type, name: str, expected: type) -> Any:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """Its attributes, read without what its class may do when it is asked for them."""
+    """Return its attributes, without running any code of its class."""
     held: dict[str, Any] = {}
     for cls in type(value).__mro__:
         for name, member in vars(cls).items():
@@ -261,7 +264,7 @@ def _held(value: Any) -> dict[str, Any]:
 
 def _shaped(name: str, value: Any) -> str:
     shape = getattr(value, "shape", None)
-    # What is lazy has a shape that is none yet.
+    # Lazy arrays may have an unknown shape.
     if not isinstance(shape, tuple) or any(type(n) is not int for n in shape):
         return name
     if not shape and type(value).__module__ == "numpy":
@@ -293,6 +296,6 @@ _PLAINLY = _Look(_same)
 
 
 def _cut(text: str, most: int) -> str:
-    """It in so many characters, which any encoding has."""
+    """Shorten a text to so many characters, and make it encodable in UTF-8."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= most else text[: most - 1] + ELSE

@@ -1,7 +1,7 @@
-"""How many calls a pool may run at a time, once its runners are there (driver, runner, scheduler).
+"""The number of calls that a pool can run at a time at full size (driver, runner, scheduler).
 
-Libraries that share work out ask how many workers there are, which is no answer where there are as
-many as are wanted.
+Libraries that divide work ask for the number of workers, which says little in a pool that boots
+workers on demand.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 def capacity(
     client: Client, *, pool: str | None = None, resources: Mapping[str, float] | None = None
 ) -> int | None:
-    """Return how many calls may run at a time in the pool that takes them.
+    """Return how many calls can run at a time in the pool that takes them.
 
     Parameters
     ----------
     client : distributed.Client
-        A synchronous one.
+        A synchronous client.
     pool : str, optional
-        By default the first that offers the resources.
+        By default the first pool that offers the resources.
     resources : mapping of str to float, optional
-        What each call asks for, as in ``client.submit(..., resources={"GPU": 1})``.
+        The resources of each call, as in ``client.submit(..., resources={"GPU": 1})``.
 
     Returns
     -------
     int or None
-        None if the scheduler is none of dask-flame's, or has no such pool.
+        None if the scheduler is not a dask-flame scheduler, or has no such pool.
     """
     try:
         counted: int | None = client.run_on_scheduler(_ask, pool, dict(resources or {}))
     except ImportError:
-        return None  # one that does not have this module
+        return None  # the scheduler does not have this module
     return counted
 
 
@@ -51,7 +51,20 @@ def _ask(
 def slots(
     policies: Mapping[str, Pool], pool: str | None, resources: Mapping[str, float]
 ) -> int | None:
-    """Return how many calls with these wants may run at a time.
+    """Return how many calls with these resources can run at a time.
+
+    Parameters
+    ----------
+    policies : mapping of str to Pool
+    pool : str or None
+        None: the first pool that offers the resources.
+    resources : mapping of str to float
+        The resources of each call.
+
+    Returns
+    -------
+    int or None
+        None if no pool fits.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Messages between a driver and its scheduler's pod, over connections that may break (both).
 
-Each side numbers what it says, and keeps it until the other has taken it in. A connection that
-takes the place of a broken one begins with how far each side has come, and the rest is said again:
-nothing is lost, nothing is heard twice, and all comes in order.
+Each side numbers its messages, and keeps each one until the other side has received it. When a new
+connection replaces a broken one, both sides first exchange the number of the last message
+received, and then resend the rest: no message is lost or delivered twice, and the order is kept.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from dask_flame.core.numbered import Unconfirmed
 logger = logging.getLogger("dask_flame")
 
 Handler = Callable[..., Any]
-#: Its number, what is said, the question that it asks or answers (0: none), and its values.
+#: Number, kind, number of the question asked or answered (0: none), and pickled values.
 Message = tuple[int, str, int, bytes]
 
 _REPLY = "reply"
-#: Messages that are sent together.
+#: Maximum number of messages sent together.
 _AT_ONCE = 1000
 
 
@@ -38,11 +38,10 @@ class Channel:
     Parameters
     ----------
     handlers : mapping of str to callable
-        What is done when the other side says so, with what it has said as keywords, in the order
-        in which it was said. What it returns is the answer to :meth:`ask`; a coroutine does not
-        hold up what is said next.
+        Called for each message of its kind, with the message's values as keywords, in order. The
+        return value is the answer to :meth:`ask`; a coroutine does not delay later messages.
     silence : float
-        Seconds after which a connection on which nothing comes is taken for dead. Each side says
+        Seconds without any message after which a connection is considered dead. Each side sends
         something four times as often.
 
     Attributes
@@ -70,31 +69,32 @@ class Channel:
 
     @property
     def unheard(self) -> float:
-        """Seconds, at least, for which the other side has heard nothing of this one."""
+        """Seconds, at least, since the other side last received anything from this side."""
         if self._comm is not None:
             return 0.0
-        # The clock on the wall goes on while a machine sleeps; what was last heard may be old.
+        # Wall-clock time includes suspended time, unlike the monotonic clock.
         slept = time.time() - self._heard - self._silence / 4
         return max(time.monotonic() - self._parted, slept)
 
     @property
     def waiting(self) -> int:
-        """Messages that the other side has not taken in yet."""
+        """Number of messages that the other side has not confirmed yet."""
         return len(self._said)
 
     def say(self, what: str, /, **values: Any) -> None:
-        """Say something; it is sent as soon as it can be."""
+        """Queue a message; it is sent as soon as possible."""
         self._keep(what, values)
 
     async def ask(self, what: str, /, **values: Any) -> Any:
-        """Say something that the other side answers, however long that takes.
+        """Send a message and wait for its answer, without a timeout.
 
         Raises
         ------
         ConnectionError
-            If the conversation is over before.
+            If the channel is closed before the answer arrives.
         Exception
-            What the other side raised; a RuntimeError with its words where it cannot be had here.
+            The error raised by the other side; a RuntimeError with its text if it cannot be
+            unpickled here.
         """
         if self._over:
             raise ConnectionError(self._over)
@@ -106,7 +106,7 @@ class Channel:
             self._asked.pop(number, None)
 
     async def serve(self, comm: Comm) -> None:
-        """Say and hear over a connection until it is dead, or replaced by another one."""
+        """Exchange messages over a connection until it breaks, or another one replaces it."""
         if self._over:
             comm.abort()
             return
@@ -133,7 +133,7 @@ class Channel:
         except (OSError, TimeoutError) as error:
             logger.debug("a connection has gone: %r", error)
         except Exception as error:
-            # Whatever it was, the next one begins anew, behind what was taken in.
+            # Whatever the error, the next connection continues after the last message received.
             logger.warning("a connection to the other side is given up: %r", error)
         finally:
             if writer is not None:
@@ -144,18 +144,18 @@ class Channel:
                 self._comm, self._parted = None, time.monotonic()
 
     def cut(self) -> None:
-        """End the connection; the conversation goes on over the next one."""
+        """Abort the connection; the next one continues the conversation."""
         if self._comm is not None:
             self._comm.abort()
 
     async def close(self, why: str = "the cluster is closed") -> None:
-        """End the conversation: what is asked for, or under way, is given up."""
+        """Close the channel: cancel handlers that run, and fail questions without an answer."""
         self._over = self._over or why
         self.cut()
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(ConnectionError(self._over))
-                answer.exception()  # whoever waits for it may be gone
+                answer.exception()  # mark as retrieved: nobody may be waiting any more
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -163,7 +163,7 @@ class Channel:
         self._said.clear()
 
     async def flush(self, timeout: float) -> None:
-        """Wait until the other side has taken in all that was said, or no longer."""
+        """Wait until the other side has confirmed all messages, at most ``timeout`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._said and self._comm is not None:  # noqa: ASYNC110 - see `serve`
@@ -189,7 +189,7 @@ class Channel:
     def _keep(
         self, what: str, values: Mapping[str, Any], *, asks: bool = False, answers: int = 0
     ) -> int:
-        """Have something said; its number."""
+        """Queue a message and return its number."""
         message = dumps(values)
         number = self._said.next + 1
         if not self._over:
@@ -198,7 +198,7 @@ class Channel:
         return number
 
     def _hear(self, number: int, what: str, question: int, message: bytes) -> None:
-        self._more.set()  # what was taken in is to be confirmed
+        self._more.set()  # have the message confirmed
         try:
             values = pickle.loads(message)
             if what == _REPLY:
@@ -206,7 +206,7 @@ class Channel:
                 return
             result = self._handlers[what](**values)
         except Exception as error:
-            # Not with what was said, which may be secret.
+            # The message itself is not logged: it may contain secrets.
             logger.warning("what was said of %r could not be taken in: %r", what, error)
             if what == _REPLY:
                 self._answered(question, None, dumps(error), repr(error))
@@ -234,7 +234,7 @@ class Channel:
 
     def _answer(self, number: int, result: Any, error: Exception | None = None) -> None:
         try:
-            # By itself, as the other side may not know its kind.
+            # Pickled separately, as the other side may not have the error's class.
             what = None if error is None else dumps(error)
             values = {"result": result, "error": what, "said": _plain(error)}
             self._keep(_REPLY, values, answers=number)

@@ -1,4 +1,4 @@
-"""Configuration (driver): dask-flame's defaults, under dask's own configuration as ``flame.*``."""
+"""Configuration (driver): dask-flame's defaults, in Dask's configuration under ``flame.*``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from dask_flame.errors import PoolError
 
 _FILE = Path(__file__).parents[1] / "flame.yaml"
-#: The defaults, as nested as ``dask.config.config``; never changed.
+#: The defaults, nested as in ``dask.config.config``; never modified.
 DEFAULTS: dict[str, Any] = yaml.safe_load(_FILE.read_text())
 
 
@@ -29,10 +29,10 @@ _load()
 def get(key: str, *default: Any) -> Any:
     """Read one setting: ``get("pool.max")`` for ``flame.pool.max``.
 
-    One that ``flame.yaml`` does not have, as of another package, has the `default`.
+    A setting that ``flame.yaml`` does not have, as of another package, has the `default`.
 
-    A setting that is missing has its default: the end of a ``with dask.config.set(...)`` block that
-    began before this module was imported takes away all that it finds under the name that it set.
+    Missing settings have their default: when a ``with dask.config.set(...)`` block began before
+    this module was imported, its end removes everything below the names that it set.
     """
     if "flame" not in dask.config.config:
         with dask.config.config_lock:
@@ -42,7 +42,7 @@ def get(key: str, *default: Any) -> Any:
 
 
 def check() -> None:
-    """Refuse settings under ``flame.`` that there are not; sections of other backends may be there.
+    """Refuse unknown settings under ``flame.``, except sections of other back ends.
 
     Raises
     ------

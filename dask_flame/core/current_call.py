@@ -1,8 +1,8 @@
-"""Which call code belongs to: its own thread or coroutine, and those that it has started (runner).
+"""Find the call that the running code belongs to, in threads and coroutines of it too (runner).
 
-A call is known by the thread it runs in, or, on the event loop, by its asyncio task. What it starts
-is known to Python by the context that asyncio hands down, but threads inherit nothing: so a runner
-notes at each start of a thread which call starts it.
+A call is identified by its thread, or, on the event loop, by its asyncio task. asyncio passes the
+context on to coroutines that a call starts. Threads inherit nothing, so a runner records at each
+start of a thread which call started it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dask_flame.core.messages import REPORTS
 
 
 class Execution(Protocol):
-    """One execution of a call, as its runner sees it."""
+    """One execution of a call, as the runner's reporter sees it."""
 
     over: bool
 
 
 class Recorder(Protocol):
-    """What gathers the reports of a runner's calls."""
+    """Collects the reports of a runner's calls."""
 
     forks: int
 
@@ -38,29 +38,29 @@ class Recorder(Protocol):
     def open(self, key: Key) -> Execution: ...
 
 
-#: What sends the reports of a call, and the call. Their own modules know more of both.
+#: The sender of a call's reports, and the call; their own modules have the precise types.
 Place = tuple[Any, Any]
 
-#: Of a thread: the call that has started it; and its key, where nobody sends reports.
+#: Attributes of a thread: the call that started it, and its key if nothing sends reports.
 _STARTED_BY, _KEY_OF_STARTER = "_dask_flame_call", "_dask_flame_key"
-#: The call in whose context code runs, where its runner says so; inherited by what it starts.
+#: The call in whose context code runs, if its runner set it; inherited by what the code starts.
 _within: contextvars.ContextVar[Key | None] = contextvars.ContextVar(
     "dask_flame_within", default=None
 )
-
-#: How many forks this process is away from the one that imported this; asking the system for the
+#: Number of forks between this process and the one that imported this module; cheaper than
+#: os.getpid() at each report.
 #: process's number at each report would cost more than all the rest.
 _forks = 0
 
 
 def forks() -> int:
-    """A number that is another one in a process that was forked from this one."""
+    """Return a number that differs in each process forked from this one."""
     return _forks
 
 
 @functools.cache
 def count_forks() -> None:
-    """From now on, count them."""
+    """Begin to count forks."""
 
     def forked() -> None:
         global _forks
@@ -70,16 +70,16 @@ def count_forks() -> None:
 
 
 def enter(key: Key) -> None:
-    """What runs in this context from now on belongs to this call."""
+    """Make code in this context belong to this call from now on."""
     _within.set(key)
 
 
-#: The key of the call in whose context this is, where its runner says so; quicker than a function.
+#: Return the key set by :func:`enter` in this context; faster than a Python function.
 within = _within.get
 
 
 def follow_threads() -> None:
-    """From now on, threads that a call starts in this process are known to be its own."""
+    """Begin to record which call starts each thread of this process."""
     start = threading.Thread.start
     if hasattr(start, "dask_flame"):
         return
@@ -101,10 +101,10 @@ def follow_threads() -> None:
 
 
 def find() -> Place | None:
-    """The call that this code belongs to, and what sends its reports; None if it is not known.
+    """Return the call that this code belongs to and the sender of its reports; None if unknown.
 
-    Of a thread that an earlier call has started, or whose beginning was not seen, it is the only
-    call that runs here, if there is only one.
+    In a thread started by an earlier call, or before recording began, the only running call is
+    returned, if there is exactly one.
     """
     place = _own()
     if place is not None or _within.get() is not None:
@@ -119,10 +119,10 @@ def find() -> Place | None:
 
 
 def key_here() -> Key | None:
-    """The key of the call that this code belongs to, whether anybody sends reports or not.
+    """Return the key of the call that this code belongs to, whether or not reports are sent.
 
-    As :func:`find`, but it holds in what a call has forked, and on the event loop nothing is taken
-    for a call's that is not known to be.
+    Unlike :func:`find`, this also works in forked processes of a call, and never guesses on the
+    event loop.
     """
     key = _own_key()
     if key is not None:
@@ -141,12 +141,12 @@ def key_here() -> Key | None:
 
 
 def several() -> bool:
-    """Whether this may be of one of several calls, and nobody knows of which."""
+    """Return whether this code may belong to one of several calls, without knowing which."""
     return _may_be_of_a_call() and len(list(_active())) > 1
 
 
 def worker_here() -> Worker | None:
-    """The worker in whose context this is."""
+    """Return the worker in whose context this code runs."""
     try:
         return get_worker()
     except ValueError:
@@ -155,12 +155,12 @@ def worker_here() -> Worker | None:
 
 def sender_of(worker: Worker) -> Recorder | None:
     sender: Recorder | None = worker.plugins.get(REPORTS)
-    # In a process that was forked from a runner there is a copy, which sends nothing.
+    # A process forked from a runner has a copy of the sender, which sends nothing.
     return sender if sender is not None and sender.forks == _forks else None
 
 
 def _own() -> Place | None:
-    """The call whose own thread, or own coroutine, this is, or that has started this coroutine."""
+    """Return the call that runs in this thread or coroutine, or that started this coroutine."""
     worker = worker_here()
     if worker is None:
         return None
@@ -174,7 +174,7 @@ def _own() -> Place | None:
 
 
 def _own_key() -> Key | None:
-    """The key of that call, or of the one whose context this is though it is over."""
+    """Return the key of that call, or of the finished call in whose context this code runs."""
     key = _within.get()
     if key is None and (worker := worker_here()) is not None:
         key = _key_of(worker)
@@ -193,13 +193,13 @@ def _key_of(worker: Worker) -> Key | None:
 
 
 def _inherited() -> Place | None:
-    """The call that has started this thread."""
+    """Return the call that started this thread."""
     place: Place | None = getattr(threading.current_thread(), _STARTED_BY, None)
     return place if place is not None and place[0].forks == _forks else None
 
 
 def _active() -> Iterator[Place]:
-    """The calls that run in this process."""
+    """Yield the calls that run in this process."""
     for worker in list(Worker._instances):
         sender = sender_of(worker)
         if sender is not None:
@@ -208,7 +208,7 @@ def _active() -> Iterator[Place]:
 
 
 def _may_be_of_a_call() -> bool:
-    """Whether this may be a thread of a call: not where the process itself, or a driver, runs."""
+    """Return whether this may be a thread of a call: not the main thread, nor an event loop's."""
     if worker_here() is not None:
         return True
     if threading.current_thread() is threading.main_thread():
@@ -221,10 +221,10 @@ def _may_be_of_a_call() -> bool:
 
 
 def _coroutine(worker: Any) -> Key | None:
-    """The key of the ``async def`` call that this runs in.
+    """Return the key of the ``async def`` call that this code runs in.
 
-    distributed notes the key of a call by its thread, which such calls share with the event loop.
-    The name of their asyncio task is the one thing that tells them apart.
+    distributed records the key of a call by its thread, and such calls share the event loop's.
+    Only the name of the asyncio task tells them apart.
     """
     try:
         task = asyncio.current_task()

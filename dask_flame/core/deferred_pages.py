@@ -1,6 +1,6 @@
-"""Pages that are made when somebody looks at them (scheduler, runner).
+"""Build HTTP pages at the first request for one of them (scheduler, runner).
 
-What a server of Dask's shows by HTTP takes longer to import than the server to start.
+Importing the pages of a Dask server takes longer than starting the server.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from tornado.web import Application, HTTPError, RequestHandler
 def build_later(
     server: Any, build: Callable[[], Awaitable[None]], *, before: Sequence[str] = ()
 ) -> None:
-    """Have a server's further pages built when one of them is asked for.
+    """Build a server's further pages when one of them is requested.
 
     Parameters
     ----------
     server : distributed.core.Server
-        With an HTTP server, and no handler yet for what is to come.
+        A server with an HTTP server, and without handlers for the later pages.
     build : callable
         Adds the handlers; awaited once.
     before : sequence of str
-        Paths, as regular expressions, of which the server has handlers that say something else
-        while the pages are not there.
+        Paths, as regular expressions, whose present handlers must be overridden until the pages
+        are built.
     """
     application = server.http_application
     rules = application.default_router.rules
     building: list[asyncio.Task[None]] = []
-    # What the server asks when none of its own routes fits, as a scheduler does its dashboard.
+    # The server asks this application when none of its routes match, as a scheduler's dashboard.
     later = Application()
 
     async def once() -> None:
@@ -41,7 +41,7 @@ def build_later(
             rules.remove(rule)
 
     class Later(RequestHandler):
-        """Has the pages built, and sends the browser there again."""
+        """Build the pages, and redirect the browser to the same address."""
 
         async def get(self) -> None:
             if not building:
@@ -49,7 +49,7 @@ def build_later(
             await asyncio.shield(building[0])
             if server.status is not Status.running:
                 raise HTTPError(503)
-            # Relative, as a proxy in between may have a path of its own in front of it.
+            # Relative, because a proxy may add a prefix to the path.
             query = self.request.query
             here = self.request.path.rpartition("/")[2] + (f"?{query}" if query else "")
             self.redirect(f"./{here}")
@@ -58,6 +58,6 @@ def build_later(
     application.add_application(later)
     there = list(rules)
     if before:
-        # What is added comes before what a server was made with.
+        # New handlers take precedence over those that the server was created with.
         application.add_handlers(r".*", [(path, Later) for path in before])
     first = [rule for rule in rules if rule not in there]

@@ -1,7 +1,6 @@
-"""Folders of living processes are locked, so that others know them from left ones (all places).
+"""Lock the folders of living processes, to tell them from left-over ones (all places).
 
-Only what the standard library has is imported: processes that guard runners, and runners that end,
-have no time for more.
+Imports only the standard library, because supervisors and ending runners have no time for more.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import os
 import shutil
 import time
 
-#: The file in a folder by which a living process is seen.
+#: The lock file in a folder of a living process. The name is fixed: `dask flame sweep` must
+#: recognize the folders of older versions.
 LOCK = ".guard"
 #: The file in a driver's folder that its supervisor holds.
 _SUPERVISED = ".supervised"
-#: Seconds between two looks at whether a folder is somebody's.
+#: Seconds between two attempts to lock a folder.
 _PAUSE = 0.02
 
 
@@ -32,9 +32,9 @@ def lock(folder: str, name: str = LOCK) -> int:
 
 
 def hold(folder: str) -> list[int]:
-    """Let others see that a folder is a living process's, until all these descriptors are closed.
+    """Show that a folder belongs to this process, until all returned descriptors are closed.
 
-    The folder itself is locked as well: systemd-tmpfiles leaves alone what is.
+    The folder itself is locked as well, because systemd-tmpfiles skips locked folders.
     """
     descriptors = [lock(folder), os.open(folder, os.O_RDONLY)]
     with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ def supervise(folder: str) -> int:
     return lock(folder, _SUPERVISED)
 
 
-def remove_once_nobodys(folder: str, within: float, *, unless_supervised: bool = False) -> bool:
+def remove_when_released(folder: str, within: float, *, unless_supervised: bool = False) -> bool:
     """Remove a folder as soon as the process that holds it (:func:`hold`) has ended.
 
     Parameters
@@ -62,7 +62,7 @@ def remove_once_nobodys(folder: str, within: float, *, unless_supervised: bool =
     Returns
     -------
     bool
-        Whether it is gone.
+        Whether the folder has been removed.
     """
     due = time.monotonic() + within
     while True:

@@ -1,4 +1,4 @@
-"""What runners and the scheduler say to each other is sent at once (runner, scheduler)."""
+"""Send messages between runners and the scheduler at once (runner, scheduler)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ logger = logging.getLogger("dask_flame")
 
 
 def keep_no_log(sender: BatchedSend) -> None:
-    """Have nothing kept of what was sent.
+    """Disable the log of sent messages.
 
-    Dask keeps the last 1,000 messages of each connection, of up to a megabyte each, for its
-    developers to look at.
+    For debugging, Dask keeps the last 1,000 messages of each connection, of up to a megabyte each.
     """
     sender.recent_message_log = deque(maxlen=0)
 
 
 class ImmediateSender(BatchedSend):
-    """Sends what is said in one turn of the event loop, together, in the next one.
+    """Send the messages of one turn of the event loop together in the next turn.
 
-    The base class keeps an interval between messages. A runner is given its next call when it has
-    done with one, so that nothing else is on the way that could be sent with it: to wait gains
-    nothing. The interval's timer, which goes off once for each message, costs runner and scheduler
-    a tenth of their time for calls that do nothing. A loop that is busy has longer turns, and more
-    to say in each.
+    The base class waits for an interval between messages. A runner gets its next call when it has
+    finished one, so that no other message could be sent along, and waiting gains nothing. The
+    interval's timer fires once for each message, and costs runner and scheduler a tenth of their
+    time for calls that do nothing. A busy loop has longer turns, and sends more in each.
 
     Parameters
     ----------
@@ -43,13 +41,13 @@ class ImmediateSender(BatchedSend):
         keep_no_log(self)
 
     def finish(self) -> None:
-        """End when all is sent that was said; the connection is for others to close."""
+        """Stop once all messages are sent; leave the connection open."""
         self.please_stop = True
         self.waker.set()
 
     async def _background_send(self) -> None:
-        # Replaces the base class's, which its `start` begins. `next_deadline` stays None: that is
-        # what has its `send` wake this.
+        # Replaces the base class's method, which its `start` runs. `next_deadline` stays None, so
+        # that the base class's `send` wakes this loop.
         try:
             while self.buffer or not self.please_stop:
                 if not self.buffer:
@@ -67,7 +65,7 @@ class ImmediateSender(BatchedSend):
             logger.debug("%r was closed", self.comm, exc_info=True)
             self.abort()
         except Exception:
-            # How much of it was written is not known: nothing can follow upon that.
+            # An unknown part of the message was written: nothing can follow it.
             logger.exception("could not be sent on %r", self.comm)
             self.abort()
         finally:

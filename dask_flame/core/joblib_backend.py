@@ -13,19 +13,19 @@ from joblib._dask import DaskDistributedBackend
 from dask_flame.core.capacity import capacity
 from dask_flame.core.joblib_hook import backend
 
-#: Least jobs at a time in the driver: a single one joblib would run where it is called.
+#: Minimum number of jobs in the driver: with a single one, joblib runs them locally.
 _SENT = 2
 
 
 class FlameBackend(DaskDistributedBackend):
-    """joblib's backend for Dask, which counts the slots that a pool may have.
+    """joblib's backend for Dask, with the number of slots that a pool can have.
 
-    It is that of the pool to which the calls go. On other schedulers than dask-flame's it does as
+    The pool is the one that takes the calls. On schedulers other than dask-flame's it behaves as
     joblib's own.
     """
 
     def __init__(self, *, nesting_level: int | None = None, **options: Any) -> None:
-        # joblib's own takes the level that `Parallel(backend="dask")` says for an option of calls.
+        # joblib's own passes the level of `Parallel(backend="dask")` on as an option of the calls.
         super().__init__(**options)
         self.nesting_level = nesting_level
 

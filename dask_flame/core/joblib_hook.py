@@ -1,9 +1,9 @@
-"""joblib on pools that may have no runner yet (driver, and inside calls on a runner).
+"""Make joblib work with pools that have no runner yet (driver, and inside calls on a runner).
 
-joblib's backend for Dask takes the workers that it sees for all there will be: from zero it waits
-for the first runner, counts one slot, and then runs everything where it is called. The backend here
-counts what the pool may have. It takes the other's place under its name, so that
-``joblib.parallel_config("dask")`` works as it is, in scikit-learn too.
+joblib's backend for Dask counts the workers present: on an empty pool it waits for the first
+runner, counts one slot, and then runs everything locally. The backend here counts the slots that
+the pool can have. It is registered under the same name, so that
+``joblib.parallel_config("dask")`` works unchanged, in scikit-learn too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def register() -> None:
-    """Have ``"dask"`` name this backend for joblib, now or as soon as joblib is imported."""
+    """Register this backend with joblib as ``"dask"``, now or when joblib is imported."""
     if "joblib" in sys.modules:
         _register()
     elif not any(isinstance(finder, _Imports) for finder in sys.meta_path):
@@ -30,7 +30,7 @@ def _register() -> None:
 
 
 class _Imports(MetaPathFinder):
-    """Waits for the import of joblib, which few need: it is not imported for its own sake."""
+    """Register the backend when joblib is imported; joblib is not imported only for this."""
 
     def find_spec(
         self, fullname: str, path: Any = None, target: ModuleType | None = None
@@ -51,8 +51,8 @@ class _Imports(MetaPathFinder):
 
 
 def backend(**options: Any) -> Any:
-    """Make the backend, with the options of joblib's own: ``client``, ``scatter`` and others."""
-    # Not before it is wanted: it is made of joblib's own, in a module that imports distributed.
+    """Create the backend, with the options of joblib's own: ``client``, ``scatter`` and others."""
+    # Imported late: its base class is in a module that imports distributed.
     from dask_flame.core.joblib_backend import FlameBackend
 
     return FlameBackend(**options)

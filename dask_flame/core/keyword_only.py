@@ -1,4 +1,4 @@
-"""Options that are given by name: a positional one is refused, with the line to write (driver)."""
+"""Refuse positional arguments for keyword options, with the line to write instead (driver)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def by_name(what: str, *names: str, first: int = 1) -> Callable[[Callable[P, R]]
     Parameters
     ----------
     what : str
-        How a user writes the call, such as ``"FlameCluster"``.
+        The call as a user writes it, such as ``"FlameCluster"``.
     *names : str
-        The options that a positional argument may have meant, in order. A single one is taken for
-        the last of the first two, which is the upper bound: it is what others mean by a size.
+        The options that positional arguments may have meant, in order. A single argument is taken
+        for the second option, the upper bound: other libraries mean that by a size.
     first : int
-        Arguments that may be positional, ``self`` among them.
+        Number of arguments that may be positional, ``self`` included.
 
     Raises
     ------
     PositionalError
-        From the method, in place of Python's own TypeError.
+        From the method, in place of Python's TypeError.
     """
 
     def decorate(method: Callable[P, R]) -> Callable[P, R]:
@@ -46,9 +46,21 @@ def by_name(what: str, *names: str, first: int = 1) -> Callable[[Callable[P, R]]
 def refusal(
     what: str, values: tuple[Any, ...], names: tuple[str, ...], before: tuple[Any, ...] = ()
 ) -> PositionalError:
-    """Make the error for positional arguments, with the line that names them."""
+    """Return the error for positional arguments, with the line that names them.
+
+    Parameters
+    ----------
+    what : str
+        The call as a user writes it.
+    values : tuple
+        The positional arguments to refuse.
+    names : tuple of str
+        The options that they may have meant.
+    before : tuple, default ()
+        Permitted positional arguments.
+    """
     if not isinstance(values[0], int | float | str):
-        # A Pool, perhaps.
+        # For example, a Pool.
         return PositionalError(
             f"{what}() takes its options by name; write {what}({names[1]}=8), or, for kinds of "
             'runner with names, FlameCluster(pools={"cpu": Pool(max=8)})'
@@ -64,5 +76,5 @@ def refusal(
 
 
 def _shown(value: Any) -> str:
-    # What was passed may be anything, a secret too: only what bounds are made of is shown.
+    # The argument may be anything, even a secret: show only types that bounds have.
     return repr(value) if isinstance(value, int | float | str) else "…"

@@ -1,63 +1,62 @@
-"""Words that runners, the scheduler and the driver say to each other (all)."""
+"""Names of messages between runners, the scheduler and the driver (all places)."""
 
 from __future__ import annotations
 
-#: The plugins that gather reports, the scheduler's and the runners'; their messages' topic, too.
+#: The plugins that collect reports, on the scheduler and the runners; also their topic.
 REPORTS = "flame-reports"
 
-#: What a runner says of itself when it registers: the name of its pool.
+#: Key of a runner's registration: the name of its pool.
 RUNNER = "flame-runner"
-#: What the home says of itself when it registers: it holds data and takes no calls.
+#: Key of the home's registration: it holds data and takes no calls.
 RESTING = "flame-resting"
 
 # From the scheduler to a runner.
 
-#: After the registration: this scheduler knows these words.
+#: Sent after registration: this scheduler knows the messages below.
 HELLO = "flame-hello"
-#: A call was taken back; its thread is to be interrupted, if asked, and spoken of when it is free.
+#: A call was released: interrupt its thread if asked, and report when the thread is free.
 WATCH = "flame-watch"
-#: The call that asked for a slot again has it.
+#: The call that asked for its slot back has one.
 RETURNED = "flame-returned"
 
 # From a runner to the scheduler.
 
-#: The thread of a call that was taken back is free again.
+#: The thread of a released call is free.
 FREED = "flame-freed"
-#: A call's own timeout has run out; its thread is being interrupted.
+#: A call exceeded its own timeout; its thread is being interrupted.
 OVERRAN = "flame-overran"
-#: The runner is being taken away: no more calls, and its results are to be brought to safety.
+#: The substrate is reclaiming the runner: send it no more calls, and move its results away.
 LEAVING = "flame-leaving"
-#: Dask has the runner begin no calls for now: with the memory that its process has in use, and the
-#: calls that had begun.
+#: Dask paused the runner: with the memory in use by its process, and the calls already begun.
 PAUSED = "flame-paused"
-#: A call that had left its slot, waiting for calls of its own, wants one again.
+#: A call that left its slot to wait for calls of its own wants a slot again.
 RETURN = "flame-return"
 
-#: A result could not be sent to another runner, or not be read there.
+#: A result could not be sent to another runner, or could not be read there.
 UNSENDABLE = "flame-unsendable"
-#: The rpc by which a driver has runners booted that it waits for, see scheduler/awaited_workers.py.
+#: The rpc of a driver that waits for runners, see scheduler/awaited_workers.py.
 HAVE = "flame_have_runners"
 
 # Between a driver and its scheduler's pod: see driver/hosts/remote.py and remote/.
 
-#: The op with which a driver begins the conversation.
+#: The op with which a driver opens the channel.
 DRIVER = "flame_driver"
 
 # Between a driver and the lease on its scheduler: see lease/client_sessions.py and resume.py.
 
-#: Topic under which the scheduler says, in Dask's event log and to its clients, whether it holds a
-#: lease, and up to which message it has read a driver's stream.
+#: Topic of the scheduler's messages, in Dask's event log and to its clients, about whether it has
+#: a lease, and the number of the last message read from a driver's stream.
 LEASE = "flame-lease"
-#: The rpc by which a driver asks where it stands.
+#: The rpc with which a driver asks for the state of its lease.
 STANDING = "flame_standing"
-#: What a driver says on its stream every few seconds: the number of its next message.
+#: Sent by a driver every few seconds: the number of its next message.
 MARK = "flame-mark"
-#: What it says when it is back: the futures it holds, by the status it knows of.
+#: Sent by a driver after a reconnect: the futures it holds, by their last known status.
 TELL = "flame-tell"
-#: Messages of a driver that are not numbered: they may be lost, or said twice.
+#: Messages of a driver without a number: they may be lost, or sent twice.
 UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})
 
-#: Least seconds between two messages of a driver; distributed's own are 10 ms. A call that is
-#: submitted when the one before has returned follows upon a message that lets go of that one's
-#: result, and would wait for it.
+#: Minimum interval between two messages of a driver, in seconds; distributed's is 10 ms. A call
+#: submitted when the one before returned follows the message that releases the earlier result,
+#: and would have to wait for the interval.
 INTERVAL = 0.001

@@ -1,9 +1,9 @@
-"""How many files and connections a driver may have open, and what its runners need (driver).
+"""Limits on open files and connections in the driver, and the needs of runners (driver).
 
-The scheduler has a few connections to each runner. Many systems let a process have 1024 descriptors
-open (macOS: 256), and more if it asks: the soft limit is raised to the hard one where a scheduler
-starts. What it starts in turn has the usual one: there are programs that look at each descriptor
-that they could have, or use select(), which takes no number above 1024.
+The scheduler has a few connections to each runner. Many systems limit a process to 1024
+descriptors (macOS: 256) by default, and allow more on request: the soft limit is raised to the hard
+limit when a scheduler starts. Child processes keep the original limit: some programs iterate over
+all possible descriptors, or use select(), which accepts no number above 1024.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import resource
 
 from dask_flame.errors import PoolError
 
-#: Descriptors that the driver has open for each runner, at most: two that the runner has opened,
-#: the scheduler's, the Client's, and two while results go home. Its guard has fewer.
+#: Maximum number of descriptors in the driver for each runner: two opened by the runner, the
+#: scheduler's, the Client's, and two while results move home. Its supervisor has fewer.
 EACH = 6
-#: What Python, a notebook, Dask and its pages have open besides.
+#: Descriptors used by Python, a notebook, Dask and its pages.
 BESIDES = 100
-#: Where the hard limit is "unlimited", and the kernel takes no such number (macOS).
+#: A limit for kernels that refuse "unlimited" although the hard limit says so (macOS).
 _MANY = 10_240
 
 
-#: What this process's limit was, by what it was raised to here: a process has but one.
+#: The original limit, by the limit that replaced it.
 _raised: dict[int, int] = {}
 
 
 def usual_limit() -> int:
-    """Return how many descriptors this process may have open, but for what was raised here."""
+    """Return the descriptor limit of this process, before :func:`raise_limit`."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _raised.get(soft, soft)
 
 
 def raise_limit() -> int:
-    """Let this process have as many descriptors open as it may; that number."""
+    """Raise the soft descriptor limit of this process to the hard limit; return the new limit."""
     usual = usual_limit()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, _MANY):
@@ -47,19 +47,19 @@ def raise_limit() -> int:
 
 
 def check_room(runners: int) -> None:
-    """Raise the limit, and see that so many runners are below it.
+    """Raise the descriptor limit, and check that it suffices for so many runners.
 
     Raises
     ------
     PoolError
-        They are not, and the limit cannot be raised further from here.
+        If it does not suffice.
     """
     if too_many := why_no_room(runners):
         raise PoolError(too_many)
 
 
 def why_no_room(runners: int) -> str:
-    """Return why so many runners cannot be, and what to write; empty if they can."""
+    """Return why so many runners exceed the limit, and what to write; empty if they do not."""
     limit = raise_limit()
     if limit == resource.RLIM_INFINITY:
         return ""

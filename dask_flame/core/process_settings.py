@@ -1,4 +1,4 @@
-"""What of the driver's process its runners start with: folder, flags, hash seed (driver)."""
+"""Settings of the driver's process that its runners share: folder, flags, hash seed (driver)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 
-#: Options ``-X`` that change what code does, or what is known when it fails; not those that print.
+#: Options ``-X`` that affect what code does or the details of errors; not those that only print.
 _X_OPTIONS = (
     "cpu_count",
     "dev",
@@ -27,7 +27,7 @@ _MOST = 2**32 - 1
 
 
 def working_directory() -> str | None:
-    """Return where the driver is now; None where that folder was deleted."""
+    """Return the driver's working directory; None if it was deleted."""
     try:
         folder = os.getcwd()
     except OSError:
@@ -36,9 +36,9 @@ def working_directory() -> str | None:
 
 
 def main_program() -> dict[str, str]:
-    """Return what the driver's ``__main__`` was read from: a file, or a module by its name.
+    """Return the source of the driver's ``__main__``: a file, or the name of a module.
 
-    multiprocessing reads it again in children that it spawns. A notebook's was not read from any.
+    multiprocessing imports it again in spawned children. A notebook has none.
     """
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
@@ -49,10 +49,9 @@ def main_program() -> dict[str, str]:
 
 
 def interpreter_flags() -> list[str]:
-    """Return the interpreter's arguments that make another one behave as this one.
+    """Return the interpreter options that make another interpreter behave as this one.
 
-    Those that concern where modules are found are not among them: runners are told the driver's
-    own ``sys.path``.
+    Options about where modules are found are left out: runners get the driver's ``sys.path``.
     """
     flags = sys.flags
     words = ["-" + "O" * flags.optimize] if flags.optimize else []
@@ -71,7 +70,7 @@ def interpreter_flags() -> list[str]:
 def hash_seed() -> str:
     """Return a seed for ``hash()`` that all runners of a cluster share.
 
-    It is the driver's own, if that was set. One that was not set cannot be read.
+    This is the driver's seed, if it was set; a random seed cannot be read.
     """
     own = os.environ.get(HASH_SEED, "")
     if own.isdecimal() and int(own) <= _MOST and not sys.flags.ignore_environment:
@@ -83,10 +82,10 @@ _NO_BYTECODE, _NO_USER_SITE = "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"
 
 
 def _warning_options() -> list[str]:
-    """The options ``-W``, without those that a runner has from its environment in any case."""
+    """Return the options ``-W``, without those that a runner inherits from its environment."""
     options = list(sys.warnoptions)
     inherited = [w for w in os.environ.get("PYTHONWARNINGS", "").split(",") if w]
-    # They come first, and a development build, or -X dev, puts its own before all others.
+    # Inherited options come first; -X dev and development builds put their own before them.
     if "dev" in sys._xoptions and options[:1] == ["default"]:
         options = options[1:]
     if options[: len(inherited)] == inherited:

@@ -1,11 +1,11 @@
-"""The mark that a runner's processes carry, and the ways to find and end them (driver, runner).
+"""Mark the processes of a runner, find them and end them (driver, runner).
 
 A runner's processes are found in three ways, because each misses some: its process group, the tree
-below it, and, for those that left both, an environment variable that they have inherited.
+below it, and, for processes that left both, an environment variable that they inherited.
 
-What another process sees of that variable is what this one was started with. A process that is
-forked from a template has been started with the template's, whose mark is a row of dots: it writes
-its own over them.
+Other processes see the environment with which a process was started. A process forked from a
+template was started with the template's, where the mark is a row of dots, and overwrites the dots
+with its own mark.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-#: The environment variable: ``<cluster>-<random>/<guard>/<runner>``, filled up with dots perhaps.
-#: The guards of a cluster are numbered: what a dead one has left is none of the next one's.
+#: The environment variable: ``<cluster>-<random>/<supervisor>/<runner>``, with dots as padding.
+#: The supervisors of a cluster are numbered, so that a new one ignores processes of a dead one.
 MARK = "DASK_FLAME_RUNNER"
-#: Under this name is shown what modules print while they are imported once for many runners.
+#: Name under which output is shown of modules that are imported once for many runners.
 PRELOAD = "preload"
 _DOT = "."
-#: What the mark of a template is: longer than any runner's.
+#: The mark of a template: longer than any runner's.
 NO_MARK = _DOT * 250
 
 
 def below(pid: int) -> list[int]:
-    """Processes that descend from this one."""
+    """Return the descendants of this process."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
@@ -41,49 +41,52 @@ def below(pid: int) -> list[int]:
 
 
 def everywhere() -> list[int]:
-    """All processes of this machine."""
+    """Return all processes of this machine."""
     import psutil
 
     return list(psutil.pids())
 
 
-def within_reach() -> list[int]:
-    """Where orphans of what this process started can be: below it, if it is their subreaper."""
+def orphan_candidates() -> list[int]:
+    """Return the processes among which orphans of this process's children can be.
+
+    On Linux these are its descendants, because it is their subreaper.
+    """
     return below(os.getpid()) if sys.platform == "linux" else everywhere()
 
 
 def kill(pids: Iterable[int]) -> None:
-    """Kill these processes, as far as they are there."""
+    """Kill these processes, if they exist."""
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group that this process leads, or led."""
+    """Kill the process group that this process leads or led."""
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def mark_of(process: psutil.Process) -> str:
-    """The mark that a process carries; empty where it carries none.
+    """Return the mark of a process; empty if it has none.
 
     Raises
     ------
     psutil.Error
-        If the process is gone, or somebody else's.
+        If the process has ended, or belongs to another user.
     """
     return str(process.environ().get(MARK, "")).rstrip(_DOT)
 
 
 def carries(pid: int, mark: str) -> bool:
-    """Whether this process carries this mark.
+    """Return whether this process has this mark.
 
     Parameters
     ----------
     pid : int
     mark : str
-        A runner's, or one that ends with ``/``: that of all runners of a cluster.
+        A runner's mark, or a prefix that ends with ``/``, for all runners with that prefix.
     """
     import psutil
 
@@ -93,74 +96,74 @@ def carries(pid: int, mark: str) -> bool:
     return False
 
 
-def of_guard(mark: str) -> str:
-    """Return what the marks of all runners begin with that have the same guard as this one's."""
-    guard, slash, _ = mark.rpartition("/")
-    return guard + slash if slash else mark
+def supervisor_prefix(mark: str) -> str:
+    """Return the common prefix of the marks of all runners of the same supervisor."""
+    supervisor, slash, _ = mark.rpartition("/")
+    return supervisor + slash if slash else mark
 
 
 def names_in(mark: str) -> tuple[str, str]:
-    """Return the cluster and the runner that a mark names; empty where it names none."""
+    """Return the cluster and the runner named by a mark; empty strings if there are none."""
     cluster, _, rest = mark.partition("/")
     return (cluster, rest.rpartition("/")[2]) if rest else ("", "")
 
 
-def room() -> int | None:
-    """The address at which this process shows its mark, if that is a row of dots (Linux)."""
-    return _where(NO_MARK)
+def mark_address() -> int | None:
+    """Return the address of this process's visible mark, if it is a row of dots (Linux)."""
+    return _address_of(NO_MARK)
 
 
-def hide() -> bool:
-    """Let this process carry no mark any more in the eyes of others; whether that was possible.
+def hide_mark() -> bool:
+    """Remove this process's mark from its environment as others see it; return whether it worked.
 
-    Only on Linux, and not where the environment that others see was written over.
+    Only on Linux, and not if that environment has been overwritten.
     """
     if sys.platform != "linux":
         return False
-    # A runner that was forked has filled up the room for its mark with dots.
+    # A forked runner's mark is padded with dots.
     mark = os.environ.get(MARK, "")
     with contextlib.suppress(OSError):
         for shown in (mark.ljust(len(NO_MARK), _DOT), mark):
-            if (place := _where(shown)) is not None:
+            if (place := _address_of(shown)) is not None:
                 ctypes.memset(place, ord(_DOT), len(shown))
                 return True
     return False
 
 
-def _where(mark: str) -> int | None:
-    """The address at which this process shows this mark, if it does."""
-    start, end = _places()[2:]
+def _address_of(mark: str) -> int | None:
+    """Return the address of this visible mark in this process, if it is there."""
+    start, end = _memory_bounds()[2:]
     shown = b"\0" + ctypes.string_at(start, end - start) if start else b""
     at = shown.find(f"\0{MARK}={mark}\0".encode())
     return None if at < 0 else start + at + len(MARK) + 1
 
 
-def rewrite(mark: str) -> None:
-    """Let this process carry this mark in the eyes of all others, in place of dots (Linux).
+def write_mark(mark: str) -> None:
+    """Write this mark over the dots in this process's visible environment (Linux).
 
     Raises
     ------
     ValueError
-        If there are not as many dots.
+        If there are not enough dots.
     """
-    place = room()
+    place = mark_address()
     if place is None or len(mark) > len(NO_MARK):
         raise ValueError(f"there is no room for the mark {mark!r}")
     ctypes.memmove(place, mark.ljust(len(NO_MARK), _DOT).encode(), len(NO_MARK))
 
 
-def rename(name: str) -> None:
-    """Let this process's command line be ``dask-flame`` and a name, as far as it fits (Linux)."""
-    start, end = _places()[:2]
+def set_command_line(name: str) -> None:
+    """Set this process's command line to ``dask-flame`` and a name, as far as it fits (Linux)."""
+    start, end = _memory_bounds()[:2]
     if start:
         command = f"dask-flame\0{name}".encode()[: end - start - 1]
         ctypes.memmove(start, command.ljust(end - start, b"\0"), end - start)
 
 
-def _places() -> tuple[int, ...]:
-    """Where command line and environment begin and end that others see, in this process's memory.
+def _memory_bounds() -> tuple[int, ...]:
+    """Return the bounds of this process's visible command line and environment, in memory.
 
-    Fields 48 to 51 of ``/proc/self/stat``, see proc_pid_stat(5); zeros where that is kept secret.
+    Fields 48 to 51 of ``/proc/self/stat``, see proc_pid_stat(5); zeros if access is denied.
     """
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()

@@ -1,7 +1,7 @@
-"""Whether processes have Pythons that can read each other's code (all places).
+"""Check that Python versions can exchange pickled code (all places).
 
-Code is pickled as bytecode, which is another one for each minor version: a function that a Python
-3.12 reads of a Python 3.11 may end the process with a SIGSEGV.
+Code is pickled as bytecode, which differs between minor versions: a function that Python 3.12 reads
+from Python 3.11 may crash the process with SIGSEGV.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ def here() -> str:
 
 
 def mismatch(there: str, driver: str) -> str:
-    """Return why code of the driver must not be sent to a Python; empty where it may be.
+    """Return why the driver's code must not be sent to a Python version; empty if it may be.
 
     Parameters
     ----------
     there, driver : str
-        Versions; empty where one is not known.
+        Versions; empty if unknown.
 
     Examples
     --------
@@ -42,9 +42,9 @@ def mismatch(there: str, driver: str) -> str:
 
 
 def of_worker(versions: Mapping[str, Any]) -> str:
-    """Return the version of a worker's Python, as it says it when it registers; or nothing."""
+    """Return a worker's Python version, as stated in its registration; empty if it is not."""
     packages = versions.get("packages") or {}
-    # Such as 3.12.1.final.0.
+    # For example 3.12.1.final.0.
     return ".".join(str(packages.get("python") or "").split(".")[:3])
 
 

@@ -1,7 +1,7 @@
-"""What must not be shown of a call's arguments: secrets, by name and by looks (runner).
+"""Recognize secrets in the arguments of a call, by name and by form (runner).
 
-No rule finds them all. These are meant to hide too much rather than too little, and what they hide
-is one argument's value on a page.
+No rule finds all of them. These rules prefer to hide too much: a false match only hides the value
+of one argument on a page.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from typing import Any
 
 from dask_flame.core import tokens
 
-#: Characters of a name that are looked at.
+#: Number of characters of a name that are examined.
 _LONGEST = 100
-#: In place of what is secret, or left out.
+#: Replaces secrets and omitted parts.
 ELSE = "…"
 
-#: Names of secrets, without what is between their words.
+#: Names of secrets, with only their letters.
 _SECRET = re.compile(
     r"password|passwd|passwrd|passphrase|passcode|^pwd|pwd$|pswd|psw$|pass$|^pw$|^pin$|pincode|jwt|otp$"
     r"|secret|credential|creds?$|^creds|authori[sz]ation|auth$|bearer|cookie|^private$|mnemonic"
     r"|sessionid|sessid|csrf|xsrf|(connection|conn)(string|str|uri|url)|jdbcurl|cardnumber"
     r"|(api|access|private|signing|encryption|license|account|storage)key|token(?!i[sz])"
 )
-#: Those that are parts of other words: only where they are a word of the name, or the name's end.
+#: Short names of secrets that occur inside other words: matched only as a whole word of a name.
 _WORDS = frozenset(
     {"cred", "creds", "cvc", "cvv", "dsn", "pat", "psk", "pwd", "sas", "ssn", "totp"}
 )
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-#: Names of secrets, for longer texts only.
+#: Names of secrets, if the value has at least `_LONG` characters.
 _KEY, _LONG = re.compile(r"keys?$"), 8
-#: Names of what looks random and is none.
+#: Names of values that look random but are not secret.
 _HASH = re.compile(
     r"sha\d*$|hash$|digest|checksum|md5|etag|revision|^rev$|commit|fingerprint|^uuid|uuid$|^id$|_id$"
 )
 
-#: A user and a password in an address. Of what has both the password may have an @ or a / in it.
+#: A user and password in a URL. If both are present, the password may contain @ or /.
 _LOGIN = re.compile(
     r"(?<=://)(?:[^\s/@:]*:\S*|[^/@\s]+)(?=@)|(?<![\w./-])(?<=\b)(?P<user>[\w.%+-]+:)[^\s:/@]{3,}(?=@\w)"
 )
-#: Most texts: a word, or a few, which is no secret by its looks.
+#: Most texts: a word, or a few, which cannot contain a secret.
 _WORDY = re.compile(r"[a-z]{0,19}|.{0,4}|(?:[A-Z]?[a-z]{1,12}[ ,.]{1,2}){1,100}")
-#: What lets somebody in behind an address, whatever else it is called.
+#: Query parameters of a URL that grant access.
 _QUERY = re.compile(
     r"(?P<shown>[?&;#][\w.-]*(?i:token|key|secret|sig|signature|password|credential|code)=)[^&;#\s]+"
 )
-#: A name and its value, as in JSON, in an environment, in a command line.
+#: A name and its value, as in JSON, environments and command lines.
 _PAIR = re.compile(
     r"(?P<shown>(?<![\w.])(?P<name>[A-Za-z_][\w.-]{1,60})(?:\\*[\"'])?\s{0,3}(?:=>|:=|[=:])\s{0,3}"
     r"|(?<![\w-])--?(?P<option>[A-Za-z][\w-]{1,60})[ \t]+(?!-))"
@@ -59,12 +59,12 @@ _HEADER = re.compile(
     r"(?P<shown>\b(?i:bearer)[ \t]+)[^\s,;\"']{4,}"
     r"|(?P<basic>\b(?i:basic)[ \t]+)(?=[\w+/]*[A-Z0-9=])[\w+/]{6,}={0,2}"
 )
-#: A key in PEM, also where its end is missing, or its first line; then it begins as ASN.1 does.
+#: A PEM key, even without its end, or its base64 body, which begins as ASN.1 does.
 _PEM = re.compile(
     r"-----BEGIN.*?(?:-----END[^-]*-----|$)|\bMI[IGEHC][A-Za-z0-9+/](?:[A-Za-z0-9+/=]|\s|\\n){36,}",
     re.DOTALL,
 )
-#: Known beginnings of tokens, for those that are shorter than they should be, or not in the rules.
+#: Prefixes of known tokens, for tokens that are too short for the rules or not in them.
 _PREFIX = re.compile(
     r"(?P<shown>(?<![A-Za-z0-9])(?:hf_|(?:[srp]k|whsec)_(?:live_|test_)?(?=\w*\d)|gh[a-z]_|github_pat_"
     r"|glpat-|xox[a-z]-|xapp-|eyJ|AIza|ya29\.|GOCSPX-|SG\.))[\w+/=.-]{8,}"
@@ -75,7 +75,7 @@ _PREFIX = re.compile(
 
 
 def secret(name: Any, value: Any) -> bool:
-    """Whether something of this name is not to be shown.
+    """Return whether the value of something with this name must be hidden.
 
     Examples
     --------
@@ -90,18 +90,18 @@ def secret(name: Any, value: Any) -> bool:
     if kind is _Kind.KEY:
         return type(value) in (str, bytes) and len(value) >= _LONG
     if kind is _Kind.TOKEN:
-        # How many tokens there may be is no secret.
+        # A number of tokens is not a secret.
         return type(value) not in (bool, int, float, type(None))
     return kind is _Kind.SECRET or (kind is _Kind.WORD and type(value) is not bool)
 
 
 class _Kind(enum.Enum):
-    """What a name says of a value."""
+    """The meaning of a name for its value."""
 
     NOTHING, SECRET, TOKEN, WORD, KEY = range(5)
 
 
-# Calls of one function have the same names.
+# Cached: calls of one function have the same argument names.
 @functools.lru_cache(maxsize=1_000)
 def _kind(name: str) -> _Kind:
     plain = re.sub(r"[^a-z]", "", name.lower())
@@ -115,7 +115,7 @@ def _kind(name: str) -> _Kind:
 
 @functools.lru_cache(maxsize=1_000)
 def names_hash(name: str) -> bool:
-    """Whether what is called so may look random and is no secret.
+    """Return whether values with this name may look random without being secret.
 
     Examples
     --------
@@ -126,13 +126,13 @@ def names_hash(name: str) -> bool:
 
 
 def veiled(text: str, *, random: bool = True) -> str:
-    """A text without what looks like a secret, wherever it is.
+    """Return a text with everything that looks like a secret replaced.
 
     Parameters
     ----------
     text : str
     random : bool
-        Whether what looks random is taken for a secret.
+        Whether to treat random-looking texts as secrets.
 
     Examples
     --------
@@ -165,12 +165,15 @@ def _after_secret(found: re.Match[str]) -> str:
     name = found["name"] or found["option"]
     if not secret(name, found["value"]):
         return _again(found)
-    # A quotation mark that opens it, closes it: what follows is not in it.
+    # The opening quotation mark also ends the value: the text after it remains.
     return found["shown"] + (found["quote"] or "") + ELSE
 
 
 def _again(found: re.Match[str]) -> str:
-    """What is no secret by its name may have others in its value, as JSON in JSON does."""
+    """Return a pair that is not secret by its name, with pairs inside its value redacted.
+
+    JSON inside JSON is an example.
+    """
     value = found["value"]
     return found["shown"] + (_PAIR.sub(_after_secret, value) if len(value) > 5 else value)
 

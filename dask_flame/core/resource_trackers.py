@@ -1,10 +1,10 @@
-"""Processes that remove the shared memory of others that have ended (runner, guard, driver).
+"""Leave alone the processes that remove shared memory of ended processes (driver, runner).
 
-Python's ``multiprocessing`` and joblib's loky register what they make in shared memory with a
-process of their own, a resource tracker; torch has a manager for what it makes by name. Each of
-them removes what was left as soon as those that use it are dead, and then ends. Nobody else knows
-these names. So where a runner's processes are killed, its trackers are not: they end by themselves,
-at once. What only looks like a tracker is killed after a while.
+Python's ``multiprocessing`` and joblib's loky register their shared memory with a separate process,
+a resource tracker; torch has a manager for named shared memory. Each of them removes what is left
+once its users have ended, and then ends. Nothing else knows these names. Therefore trackers are
+not killed with the other processes of a runner: they end by themselves, at once. A process that
+only looks like a tracker is killed after a while.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from collections.abc import Iterable
 
 from dask_flame.core.processes import carries, everywhere, kill_group
 
-#: Seconds that trackers have to remove what the dead have left: milliseconds are enough for them
-#: where the machine is not busy. Less than a driver waits for its guard.
+#: Seconds that trackers have for their clean-up: it takes milliseconds on an idle machine. Less
+#: than the time for which a driver waits for its supervisor.
 WITHIN = 5.0
 _PAUSE = 0.01
-#: What their command lines have.
+#: Parts of the command lines of trackers.
 _TRACKERS = ("resource_tracker import main", "torch_shm_manager")
 
 
 def is_tracker(pid: int) -> bool:
-    """Whether this process removes shared memory when others have ended."""
+    """Return whether this process removes the shared memory of ended processes."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
@@ -35,12 +35,12 @@ def is_tracker(pid: int) -> bool:
 
 
 def kill_but_trackers(pids: Iterable[int]) -> tuple[int, set[int]]:
-    """Kill these processes, as far as they are there, except trackers.
+    """Kill these processes, if they exist, except trackers.
 
     Returns
     -------
     int
-        How many have been killed.
+        Number of processes killed.
     set of int
         The trackers among them.
     """
@@ -56,7 +56,7 @@ def kill_but_trackers(pids: Iterable[int]) -> tuple[int, set[int]]:
 
 
 def end_group(leader: int) -> set[int]:
-    """Kill the process group that this process leads, or led, except trackers; these."""
+    """Kill the group that this process leads or led, except trackers; return the trackers."""
     members = {pid for pid in everywhere() if _group(pid) == leader}
     if not any(map(is_tracker, members)):
         kill_group(leader)
@@ -65,7 +65,9 @@ def end_group(leader: int) -> set[int]:
 
 
 def end_marked(mark: str, pids: Iterable[int]) -> set[int]:
-    """Kill those of these processes, except this one, that carry a mark, and trackers; these.
+    """Kill those of these processes that have a mark, except trackers; return the trackers.
+
+    This process is left alone.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def end_marked(mark: str, pids: Iterable[int]) -> set[int]:
 
 
 def end_all_marked(mark: str) -> set[int]:
-    """Do so everywhere, until there is none left that might start another; the trackers."""
+    """Kill all marked processes until none is left to start another; return the trackers."""
     trackers: set[int] = set()
     killed = 1
     while killed:
@@ -92,7 +94,7 @@ def _kill_marked(mark: str, pids: Iterable[int]) -> tuple[int, set[int]]:
 
 
 def wait_for_trackers(pids: Iterable[int], within: float = WITHIN) -> None:
-    """Wait until these trackers, not children of this process, have ended; then kill them."""
+    """Wait until these trackers have ended, then kill the rest; none may be a child process."""
     due = time.monotonic() + within
     left = set(pids)
     while left and time.monotonic() < due:

@@ -1,4 +1,4 @@
-"""The error of a call that went down with its runner (all places)."""
+"""The error of a call lost with its runner (all places)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dask_flame.errors import PRINTED, FlameError
 
 
 class RunnerLost(FlameError, KilledWorker):
-    """A call went down with its runner and is not run again.
+    """The runner of a call ended, and the call is not run again.
 
     Attributes
     ----------
     key : str
-        The call's.
+        The key of the call.
     runner : str
-        Name of the runner that it was on.
+        Name of the runner.
     why : str
-        What ended the runner, in the substrate's own words, and the last lines that it printed.
+        Why the runner ended, in the substrate's own words, and the last lines that it printed.
     tried : int
-        How many runners it went down with; 0 where it must not be run twice (``rerun=False``).
+        Number of runners lost with this call; 0 if it must not run twice (``rerun=False``).
     """
 
     def __init__(self, key: Any, runner: str, why: str, tried: int = 0) -> None:

@@ -1,6 +1,6 @@
-"""What the configuration says, checked: ``flame.*`` in files, the environment or the code (driver).
+"""Settings ``flame.*`` from files, the environment or code, checked (driver).
 
-What is said of pools is checked where a :class:`dask_flame.Pool` takes it.
+Settings of pools are checked by :class:`dask_flame.Pool`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dask_flame.core.option_checks import (
     yes_or_no,
 )
 
-#: Where a scheduler can be.
+#: Places for the scheduler.
 SEATS = ("auto", "driver", "pod")
 Check = Callable[[str, Any], Any]
 
@@ -38,8 +38,7 @@ def _template(name: str, value: Any) -> Any:
     return value
 
 
-#: By setting, without ``flame.``: what its value must be. Those of pools and of back ends are not
-#: among them.
+#: The check of each setting, without ``flame.``; settings of pools and back ends are not included.
 SETTINGS: dict[str, Check] = {
     "backend": lambda name, value: value if callable(value) else word(name, value),
     "disconnect-grace": _optional(seconds),
@@ -80,7 +79,7 @@ def configured(setting: str) -> Any:
 
 
 def grace(name: str, given: Any) -> float | None:
-    """Return how long a cluster outlives its drivers, as given or configured; None: neither.
+    """Return how long a cluster outlives its drivers, as given or configured; None if neither.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def grace(name: str, given: Any) -> float | None:
 
 
 def check_settings() -> None:
-    """Check all settings but those of pools.
+    """Check all settings except those of pools.
 
     Raises
     ------

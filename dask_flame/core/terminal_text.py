@@ -1,8 +1,8 @@
-"""Text of others, made safe for a terminal; pure (all).
+"""Make text from others safe for a terminal; pure (all places).
 
-Calls, keys, names and what runners print come from whoever writes them. A terminal takes some
-characters for orders: to clear the screen, to write to the clipboard, to show text backwards. All
-text of others that may get to one goes through :func:`tame` or :func:`plain` first.
+The names and keys of calls, and what runners print, may contain control sequences of terminals:
+to clear the screen, to write to the clipboard, to show text backwards. Any such text must pass
+through :func:`tame` or :func:`plain` before it is printed.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import contextlib
 import logging
 import re
 
-#: What begins with an escape character. Of a sequence that has not ended, all of it.
+#: Escape sequences; an unterminated one extends to the end of the text.
 _SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*(?:[@-~]|$)"
     r"|(?:\x1b[]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"
     r"|\x1b[ -/]*(?:[0-~]|$)"
 )
-#: Colours, and other ways to write.
+#: Sequences for colors and other styles.
 _STYLE = re.compile(r"\x1b\[[0-9;:]*m")
-#: Other controls of terminals, C0 and C1, and those of the direction of text.
+#: Other control characters, C0 and C1, and those for the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-#: The same and what ends a line, for what has to be in one.
+#: The same, with line ends and tabs, for text on one line.
 _IN_LINE = re.compile(f"{_CONTROL.pattern[:-1]}\t\n\u2028\u2029]")
 
 
 def tame(text: str) -> str:
-    r"""Text that colours itself only, and does nothing else to the terminal.
+    r"""Return a text without control characters, except those for colors.
 
-    Newlines and tabs stay. Sequences that begin with an escape character are taken out, but for
-    those that set colours; other controls, and what reverses text, are shown as Python writes them.
+    Newlines and tabs stay. Other escape sequences are removed; other control characters, and those
+    that reverse text, are shown as in Python's repr.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def tame(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""A name, or another text of one line: all controls in it are shown as Python writes them.
+    r"""Return a name, or another text of one line, with control characters as in Python's repr.
 
     Examples
     --------
@@ -61,20 +61,20 @@ def plain(text: str) -> str:
 
 def _visible(found: re.Match[str]) -> str:
     character = found[0]
-    # A bell and a backspace say nothing, and are common in what programs print.
+    # These have no meaning as text, and are common in the output of programs.
     return "" if character in "\x00\x07\x08\x0c\x7f" else repr(character)[1:-1]
 
 
 class TameLines(logging.Filter):
-    """Makes log lines safe for a terminal: they bear names of calls, and words of substrates."""
+    """Make log lines safe for a terminal: they contain names of calls and texts of substrates."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take what it says as it is shown."""
-        # What cannot be put together is for the handlers to complain of.
+        """Format the record, and replace its message."""
+        # Leave records with wrong arguments to the handlers, which report them.
         with contextlib.suppress(Exception):
             record.msg, record.args = tame(record.getMessage()), None
         return True
 
 
-# Where anything of this package is imported that others' text goes through: on all its log lines.
+# Attached here, so that any module that handles such text protects all log lines.
 logging.getLogger("dask_flame").addFilter(TameLines())

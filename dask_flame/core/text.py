@@ -1,4 +1,4 @@
-"""Calls and times in few words, for people to read (all)."""
+"""Short texts for keys, sizes and durations, for people to read (all places)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from dask_flame.core.terminal_text import plain
 
-# What distributed puts into keys to make them differ: too long to read, and more than is needed.
+# Tokens that distributed adds to keys to make them unique.
 _TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
 def label(key: Any) -> str:
-    """A key, short enough for a table, and safe for a terminal."""
+    """Return a key as a short text, safe for a terminal."""
     if isinstance(key, tuple):
         return ", ".join(label(part) for part in key)
     return _TOKEN.sub(lambda token: token[0][:6], plain(str(key)))
@@ -23,15 +23,15 @@ _BINARY = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def memory(size: float, *, beside: float | None = None) -> str:
-    """Return a number of bytes as a person writes it.
+    """Return a number of bytes as a short text.
 
-    A size that somebody has written is shown in the units in which it is a short number.
+    Round sizes, as people write them, are shown in the units that make them short.
 
     Parameters
     ----------
     size : float
     beside : float, optional
-        Another size, next to which this one is read: in the same kind of units.
+        Another size shown next to this one; use the same kind of units.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def memory(size: float, *, beside: float | None = None) -> str:
     unit = next((unit for unit, scale in units.items() if size / scale < 999.5), list(units)[-1])
     number = size / units[unit]
     if beside is not None:
-        # Close enough that sums are seen to be more than what there is.
+        # Precise enough for a reader to see when a sum exceeds the total.
         number = round(number, 1 if number < 100 else None)
         return f"{number:g} {unit}"
     digits = 1 if units[unit] >= 10**9 else 0
@@ -55,7 +55,7 @@ def memory(size: float, *, beside: float | None = None) -> str:
 
 
 def exact_memory(size: float) -> str | None:
-    """Return the shortest way to write this size exactly, with up to two decimals, if there is one.
+    """Return the shortest exact text for this size, with up to two decimals, or None.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def exact_memory(size: float) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Return a number of seconds as a short text."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

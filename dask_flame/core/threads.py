@@ -1,4 +1,4 @@
-"""Jobs that must not hold anything up: done in order, by one thread, or dropped (driver)."""
+"""Run jobs in background threads, so that they block nothing (driver)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ logger = logging.getLogger("dask_flame")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call this in a thread, so that the loop goes on; here, where the interpreter is ending."""
+    """Call a function in a thread; directly if the interpreter is shutting down."""
     try:
         return await asyncio.to_thread(function, *args, **kwargs)
     except RuntimeError:
-        # No thread is begun any more; what is done here is to let go of things.
+        # No thread can start any more; calls at this point only release resources.
         return function(*args, **kwargs)
 
 
 def safely(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Call what a user has given; an error in it is logged, and is no more than that."""
+    """Call a user's callback; log any error."""
     try:
         function(*args, **kwargs)
     except Exception:
@@ -34,16 +34,16 @@ def safely(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 class BackgroundThread:
-    """Does jobs one after the other in a daemon thread that exists from the first job on.
+    """Run jobs in order in a daemon thread, which starts with the first job.
 
-    Jobs that come faster than they are done are dropped once too many wait.
+    Jobs are dropped while ``most`` jobs are waiting.
 
     Parameters
     ----------
     name : str
-        The thread's.
+        Name of the thread.
     most : int
-        Jobs that may wait.
+        Maximum number of waiting jobs.
     """
 
     def __init__(self, name: str, *, most: int = 10_000) -> None:
@@ -54,11 +54,11 @@ class BackgroundThread:
 
     @property
     def empty(self) -> bool:
-        """Whether no job waits."""
+        """Whether no job is waiting."""
         return self._jobs.empty()
 
     def do(self, job: Callable[[], object]) -> None:
-        """Do this later; an error that it raises ends the thread, and drops all that follows."""
+        """Queue a job; if it raises, the thread ends and all later jobs are dropped."""
         if self._closed:
             return
         if self._thread is None:
@@ -68,7 +68,7 @@ class BackgroundThread:
             self._jobs.put_nowait(job)
 
     def close(self, timeout: float = 0.5) -> None:
-        """Do what is left, for so many seconds at most; what hangs then is left to hang."""
+        """Run the remaining jobs for at most ``timeout`` seconds; then leave the thread alone."""
         self._closed = True
         if self._thread is not None:
             with contextlib.suppress(queue.Full):

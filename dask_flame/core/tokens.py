@@ -1,8 +1,8 @@
-"""Known kinds of tokens, and what looks random; pure (runner).
+"""Recognize known kinds of tokens, and random-looking text; pure (runner).
 
 The kinds are those of gitleaks, which is kept up to date (its license is MIT, see ``tokens.json``
 for its text and the date). detect-secrets knows 20 of these 110, has had no release since 2024, and
-would bring ``requests`` along.
+would add a dependency on ``requests``.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-#: What might be a token: nothing shorter is compared with the rules.
+#: Minimum length of a token: shorter texts are not compared with the rules.
 _LEAST = re.compile(r"[\w.~-]{10}")
-#: What might be random.
+#: Runs of characters that might be random.
 _RUN = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
-#: A word of a text, for what is around a run.
+#: A word of a text, for the surroundings of a run.
 _WORD = re.compile(r"[^\s\"'(){}\[\],;<>=]+")
 _CHANGE = re.compile(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z])(?=[a-z0-9])|(?<=[0-9])(?=[A-Za-z])")
 _LETTERS = re.compile(r"[a-z]{3,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HEX = re.compile(r"[0-9a-fA-F]+")
-#: Paths, addresses, and files' names: there, numbers and hashes are common.
+#: Paths, URLs and names of files, where numbers and hashes are common.
 _PATH = re.compile(
     r"[~.]{0,2}[/\\]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://|(?:sha\d+|md5|arn|urn):|[a-z][a-z_.-]+/"
 )
 _FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}[/\\]?$")
-#: A key that Dask has made: what follows its name tells calls apart.
+#: A key made by Dask: its name, and a token that tells calls apart.
 _KEY = re.compile(r"(?P<name>[A-Za-z_]\w*)-([0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})(-\d+)*$")
 
 
 def known(text: str) -> Iterator[tuple[int, int]]:
-    """Where known kinds of tokens are in a text: first and last position of each."""
+    """Yield the start and end of each known kind of token in a text."""
     if _LEAST.search(text) is None:
         return
     lower, rules = text.lower(), _rules()
@@ -46,20 +46,22 @@ def known(text: str) -> Iterator[tuple[int, int]]:
 
 
 def random(text: str, is_secret: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
-    """Where a text looks random, which passwords and keys that were made by programs do.
+    """Yield the start and end of each random-looking part of a text.
+
+    Generated passwords and keys look random.
 
     Parameters
     ----------
     text : str
     is_secret : callable
-        Whether something of this name is a secret.
+        Whether a value with this name is a secret.
 
     Notes
     -----
-    Left as they are: UUIDs, what is in a path, an address or the name of a file, and keys of Dask's
-    calls. Of random texts of 32 letters and digits about 1 in 100 is not found, of those of 20
-    characters about 1 in 20; of 94,000 texts in the code of installed libraries 50 are taken for
-    random, most of them names of classes such as ``Wav2Vec2ForCTC``.
+    Exempt are UUIDs, keys of Dask's calls, and parts of paths, URLs and names of files. About 1 in
+    100 random texts of 32 letters and digits is missed, and about 1 in 20 of those with 20
+    characters. Of 94,000 texts in the code of installed libraries, 50 are taken for random, most of
+    them names of classes such as ``Wav2Vec2ForCTC``.
     """
     for found in _RUN.finditer(text):
         if _is_random(found[0]) and not _is_ordinary(text, found, is_secret):
@@ -84,7 +86,7 @@ def _is_random(run: str) -> bool:
 def _is_ordinary(text: str, run: re.Match[str], is_secret: Callable[[str], bool]) -> bool:
     if _UUID.fullmatch(run[0]):
         return True
-    # The word that it is in.
+    # The word that contains the run.
     word = next((w for w in _WORD.finditer(text) if w.end() > run.start()), run)
     if _PATH.match(word[0]) or _FILE.search(word[0]):
         return True
@@ -99,11 +101,11 @@ def _entropy(text: str) -> float:
 
 @functools.cache
 def _rules() -> dict[str, list[Callable[[], re.Pattern[str]]]]:
-    """By the words that a text must have, in small letters, what is looked for then."""
+    """Return the patterns of the rules, by a keyword (in lower case) that the text must contain."""
     given = json.loads(Path(__file__).with_name("tokens.json").read_text(encoding="ascii"))
     rules: dict[str, list[Callable[[], re.Pattern[str]]]] = {}
     for keywords, pattern in given["rules"]:
-        # Compiled when they are needed: all of them would take a tenth of a second.
+        # Compiled on demand: compiling all takes a tenth of a second.
         compiled = functools.cache(functools.partial(re.compile, pattern))
         for keyword in keywords:
             rules.setdefault(keyword, []).append(compiled)

@@ -21,7 +21,7 @@ from dask_flame.history.journal import (
     event_now,
 )
 from dask_flame.history.records import History
-from dask_flame.scaling.boot_messages import Told
+from dask_flame.scaling.boot_messages import BootMessages
 from dask_flame.scaling.decisions import BootRequest, Decision
 from dask_flame.scaling.fleet import Fleet
 
@@ -38,12 +38,12 @@ class JournalWriter:
 
     Attributes
     ----------
-    told : Told
+    told : BootMessages
         What was said of boots that fail.
     """
 
     def __init__(self, history: History) -> None:
-        self.told = Told()
+        self.told = BootMessages()
         self._journal = history.journal
         self._boots = history.boots
 

@@ -1,1 +1,1 @@
-"""What runs on a runner: ``python -m dask_flame.runner`` (runner)."""
+"""The process of a runner: ``python -m dask_flame.runner`` (runner)."""

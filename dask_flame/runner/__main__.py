@@ -1,20 +1,21 @@
-"""A runner's life from its first moment to its last (runner).
+"""The life of a runner's process, from start to exit (runner).
 
-Started as ``python -m dask_flame.runner FD``, or forked from a process that has imported what it
-needs (:mod:`dask_flame.backends.local.fork_server`). Its orders come as one line of JSON on the
-inherited file descriptor FD, so that no secret is in an argument or in the environment. The same
-descriptor, which may be the standard input, is its leash: a line "end" tells it to end in peace;
-when the other end closes, for whatever reason, the runner ends at once, and with it what its calls
-have started.
+The process is started as ``python -m dask_flame.runner FD``, or forked from a process with the
+imports done (:mod:`dask_flame.backends.local.fork_server`). Its launch configuration arrives as one
+line of JSON on the inherited file descriptor FD, so that no secret is in an argument or in the
+environment. The same descriptor, which may be the standard input, is its leash: on a line "end" the
+runner ends in an orderly way; when the other end closes, for whatever reason, the runner ends at
+once, together with everything that its calls have started.
 
 A runner ends in one of these ways, and never leaves a process of its own behind:
 
-- the scheduler, or its leash, tells it to: it closes its worker, does what Python does when it
-  exits (:mod:`dask_flame.runner.process_exit`), then goes, with exit code 0;
+- the scheduler, or a line on its leash, asks it to end: it closes its worker, does what Python does
+  when it exits (:mod:`dask_flame.runner.process_exit`), and exits with code 0;
 - the scheduler is gone: the same, busy or not;
-- a SIGTERM: the substrate takes it away; the scheduler is told, sees it out, and tells it to;
+- a SIGTERM, when the substrate reclaims the machine: the scheduler is notified, moves its results
+  away, and asks it to end;
 - the leash breaks: at once, busy or not;
-- it cannot start: the traceback is the last thing it prints, with exit code 1.
+- it cannot start: the traceback is its last output, and its exit code is 1.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _END = b"end"
 
 
 def live(descriptor: int, parents: Collection[int]) -> NoReturn:
-    """Run until told to end, or until the leash breaks.
+    """Run until asked to end, or until the leash breaks.
 
     Parameters
     ----------
     descriptor : int
         The leash.
     parents : collection of int
-        Processes one of which is this one's parent as long as it is looked after.
+        Process ids, one of which is this process's parent as long as its supervisor lives.
     """
     leash = FileIO(_aside(descriptor) if descriptor == 0 else descriptor)
     line, rest = _line(leash, b"")
@@ -62,7 +63,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     mark = os.environ.get(MARK, "none")
 
     def end(code: int, *, alone: bool = False) -> NoReturn:
-        """End this process and all that was started from it, waiting for no thread."""
+        """End this process and all its descendants, without waiting for threads."""
         try:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
@@ -73,7 +74,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         finally:
             os._exit(code)
 
-    # What to do when told to end in peace: at once, until there is a worker to close.
+    # The action on a line "end": exit at once, until there is a worker to close.
     in_peace: list[Callable[[], None]] = [lambda: end(0)]
 
     def hold(rest: bytes) -> None:
@@ -84,21 +85,21 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
                     break
                 if line == _END:
                     in_peace[-1]()
-        # The guard lets go of the leash by its death only, and may still be known as the parent.
+        # Only the supervisor's death breaks the leash, and it may still be known as the parent.
         end(1, alone=True)
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
-    code, farewell = 1, None
+    code, process_exit = 1, None
     try:
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        farewell = ProcessExit(end, orders["shutdown_timeout"])
-        code = run(orders, farewell, in_peace.append)
+        process_exit = ProcessExit(end, orders["shutdown_timeout"])
+        code = run(orders, process_exit, in_peace.append)
     except BaseException:
         traceback.print_exc()
-    if farewell is not None:
-        farewell(code)
+    if process_exit is not None:
+        process_exit(code)
     end(code)
 
 
@@ -112,8 +113,8 @@ def _aside(descriptor: int) -> int:
 
 
 def _nobody_else() -> None:
-    """See to what other runners have left: the guard is dead, before it has said anything."""
-    with contextlib.suppress(ImportError):  # where they are is in what was not said
+    """Clean up after other runners: the supervisor died before it sent the launch configuration."""
+    with contextlib.suppress(ImportError):  # sys.path is part of the launch configuration
         from dask_flame.core.processes import MARK
         from dask_flame.runner.last_survivor import sweep
 
@@ -122,7 +123,7 @@ def _nobody_else() -> None:
 
 
 def _go_to(*folders: str | None) -> None:
-    """Work in the first of these folders that is there."""
+    """Change to the first of these folders that exists."""
     for folder in folders:
         if folder is not None:
             with contextlib.suppress(OSError):
@@ -131,7 +132,7 @@ def _go_to(*folders: str | None) -> None:
 
 
 def _line(leash: FileIO, rest: bytes) -> tuple[bytes | None, bytes]:
-    """The next line, and what has been read beyond it; None at the leash's end."""
+    """Return the next line, and the bytes read beyond it; None at the end of the leash."""
     while b"\n" not in rest:
         chunk = leash.read(1 << 16)
         if not chunk:

@@ -1,4 +1,4 @@
-"""The calls that a runner executes: their clocks, their ends, what is said of them (runner)."""
+"""The calls that a runner executes: their timeouts, their ends, their messages (runner)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from dask_flame.runner.interrupt import Execution, enter
 from dask_flame.serialization.failures import sealed, sealed_traceback
 from dask_flame.serialization.packed import PackedTask
 
-#: Seconds after which a call that was asked to stop, and goes on, is asked again.
+#: Seconds after which a call that ignored an interruption is interrupted again.
 _ASK_AGAIN = 1.0
 
 
 class Calls:
     """The calls that a runner executes.
 
-    distributed takes a thread for free as soon as its call is cancelled or has failed, while the
-    thread goes on to its end. The scheduler asks about such calls, or is told of them; when the
-    thread is free it hears of that.
+    When a call is cancelled or fails, distributed considers its thread free, while the thread runs
+    on to its end. The scheduler asks about such calls, or is told about them, and is notified when
+    the thread is free.
 
     Parameters
     ----------
@@ -43,31 +43,31 @@ class Calls:
 
     Attributes
     ----------
-    acquainted : bool
-        Whether the scheduler knows the words of :mod:`dask_flame.core.messages`. A stock one does
-        not, and drops a worker that uses them.
+    flame_scheduler : bool
+        Whether the scheduler knows the messages of :mod:`dask_flame.core.messages`. A stock
+        scheduler does not, and drops a worker that uses them.
     """
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.acquainted = False
+        self.flame_scheduler = False
         self._executing: dict[Any, Execution] = {}
-        self._watched: dict[Any, bool] = {}  # taken back, not begun: whether to be interrupted
-        self._untold: set[Any] = set()  # ended, which the worker's state is about to be told
+        self._watched: dict[Any, bool] = {}  # released before they began: whether to interrupt
+        self._unrecorded: set[Any] = set()  # ended, but not yet recorded in the worker's state
         self._returning: dict[Any, asyncio.Future[None]] = {}
         worker.stream_handlers.update(
             {HELLO: self.hello, WATCH: self.watch, RETURNED: self.returned}
         )
 
-    # A call's way
+    # The course of a call
 
     @contextlib.contextmanager
     def execute(self, key: Any) -> Iterator[Execution]:
-        """Look after this call while the body runs it."""
+        """Manage a call while the body runs it."""
         ts = self.worker.state.tasks[key]
         annotations = ts.annotations or {}
         coroutine = bool(ts.run_spec.is_coro)
-        # In our threads it starts when there is one for it; of other executors we know nothing.
+        # In our threads a call starts when a thread is free; other executors do not say.
         unknown = annotations.get("executor", "default") != "default" and not coroutine
         execution = Execution(
             self.worker,
@@ -81,7 +81,7 @@ class Calls:
         if execution.packed:
             ts.run_spec.on_open = execution.begin
         self._executing[key] = execution
-        self._untold.discard(key)
+        self._unrecorded.discard(key)
         if execution.timeout is not None:
             execution.on_start = lambda: self._start_clock(execution)
         elsewhere = coroutine or unknown
@@ -89,10 +89,10 @@ class Calls:
             execution.start()
         if key in self._watched:
             interrupt = self._watched.pop(key)
-            # Not now: a coroutine that is cancelled from within itself, and ends before it awaits
-            # anything, leaves nothing that the worker's state could be told.
+            # Deferred: a coroutine that is cancelled from within, and ends before it awaits
+            # anything, leaves no event for the worker's state.
             loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: self._taken_back(execution, interrupt=interrupt))
+            loop.call_soon(lambda: self._released(execution, interrupt=interrupt))
             execution.unwanted = True
         enter(execution)
         current_call.enter(key)
@@ -110,23 +110,23 @@ class Calls:
             if elsewhere:
                 execution.ended = True
             del self._executing[key]
-            self._untold.add(key)
+            self._unrecorded.add(key)
             self._returning.pop(key, None)
-            if execution.unwanted or (execution.ran is not None and self.acquainted):
-                # distributed has added its own callback, which tells the worker's state, before.
+            if execution.unwanted or (execution.ran is not None and self.flame_scheduler):
+                # distributed's own callback, which updates the worker's state, was added before.
                 assert work is not None
                 work.add_done_callback(lambda work: self.say(FREED, key=key))
             del work
 
     def waiting(self, execution: Execution) -> bool:
-        """Whether a call waits for calls of its own, and has no slot meanwhile."""
+        """Return whether a call waits for its own calls, without a slot."""
         if execution.coroutine:
             return execution.outside > 0
         ts = self.worker.state.tasks.get(execution.key)
         return ts in self.worker.state.long_running and not execution.back
 
     def gone(self, execution: Execution) -> bool:
-        """Whether a call is over, and the object let go, if it was to place one."""
+        """Return whether a call is over, and its actor deleted, if it created one."""
         if not execution.ended:
             return False
         ts = self.worker.state.tasks.get(execution.key)
@@ -134,10 +134,10 @@ class Calls:
         return not there or ts is None or ts.state == "error"
 
     def outcome(self, execution: Execution, event: ExecuteDoneEvent) -> ExecuteDoneEvent:
-        """What is to be told of a call that has ended: an end that we made is no error of its own.
+        """Return the event for a call that has ended; an interruption is not an error of the call.
 
-        Where the scheduler has taken the call back this is told to nobody. It counts when the same
-        call was wanted again meanwhile, and where the scheduler does not know of overruns.
+        If the scheduler has released the call, it ignores the event. The event matters if the same
+        call was submitted again meanwhile, and with a scheduler that does not know timeouts.
         """
         if execution.ran is not None:
             assert execution.timeout is not None
@@ -161,7 +161,7 @@ class Calls:
             event.traceback = sealed_traceback(event.traceback)
         return event
 
-    # Clocks
+    # Timeouts
 
     def _start_clock(self, execution: Execution) -> None:
         if not execution.over:
@@ -175,69 +175,69 @@ class Calls:
             return
         assert execution.since is not None
         execution.ran = time.monotonic() - execution.since
-        if self.acquainted:
+        if self.flame_scheduler:
             self.say(OVERRAN, key=execution.key, timeout=execution.timeout, seconds=execution.ran)
         self._interrupt(execution)
 
     def _interrupt(self, execution: Execution) -> None:
         if not execution.over:
             execution.interrupt()
-            # What catches everything, in a loop, has to be asked more than once.
+            # A loop that catches every exception has to be interrupted more than once.
             asyncio.get_running_loop().call_later(_ASK_AGAIN, self._interrupt, execution)
 
-    # What the scheduler says
+    # Messages from the scheduler
 
     def hello(self, **kwargs: Any) -> None:
-        """The scheduler knows our words."""
-        self.acquainted = True
+        """Note that the scheduler knows dask-flame's messages."""
+        self.flame_scheduler = True
 
     def watch(self, key: Any, interrupt: bool = False, **kwargs: Any) -> None:
-        """The scheduler has taken this call back."""
-        self.acquainted = True
+        """Handle the release of a call by the scheduler."""
+        self.flame_scheduler = True
         execution = self._executing.get(key)
         state = self.worker.state
         ts = state.tasks.get(key)
         if execution is not None:
-            self._taken_back(execution, interrupt=interrupt)
-        elif key in self._untold:
+            self._released(execution, interrupt=interrupt)
+        elif key in self._unrecorded:
             self.say(FREED, key=key)
         elif ts is not None and (ts in state.executing or ts in state.long_running):
-            # Its execution begins in the next turn of the loop; nothing can stop that.
+            # Its execution begins in the next turn of the event loop; that cannot be prevented.
             self._watched[key] = interrupt
         else:
             self.say(FREED, key=key)
 
     def returned(self, key: Any, **kwargs: Any) -> None:
-        """A call that had left its slot has one again."""
+        """Let a call that had left its slot go on: it has one again."""
         waiting = self._returning.pop(key, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _taken_back(self, execution: Execution, *, interrupt: bool) -> None:
+    def _released(self, execution: Execution, *, interrupt: bool) -> None:
         execution.unwanted = True
-        self.returned(execution.key)  # it needs no slot to go on to its end
+        self.returned(execution.key)  # it needs no slot to run to its end
         if interrupt and not execution.interrupted:
             self._interrupt(execution)
 
-    # What is said to the scheduler
+    # Messages to the scheduler
 
     def say(self, word: str, **what: Any) -> None:
         self.worker.batched_send({"op": word, **what})
 
-    def told(self, key: Any) -> None:
-        """The worker's state has been told that this call has ended."""
-        self._untold.discard(key)
+    def recorded(self, key: Any) -> None:
+        """Note that the worker's state has recorded the end of this call."""
+        self._unrecorded.discard(key)
 
     def seceded(self, key: Any) -> None:
-        """The thread of a call has left the pool, not for the first time perhaps."""
+        """Handle a call's departure from the thread pool, possibly a repeated one."""
         execution = self._executing.get(key)
         if execution is not None and execution.back:
             execution.back = False
             self.left_again(execution)
 
     def left_again(self, execution: Execution) -> None:
-        """A call that had come back has left its slot again, which distributed says only once."""
-        if not self.acquainted:
+        """Report that a call left its slot again, which distributed reports only once."""
+        if not self.flame_scheduler:
             return
         stimulus = f"flame-left-{time.time()}"
         again = LongRunningMsg(
@@ -249,7 +249,7 @@ class Calls:
         self.worker.batched_send(again.to_dict())
 
     async def come_back(self, execution: Execution) -> None:
-        """Wait until this call has a slot again, or has no need of one."""
+        """Wait until this call has a slot again, or needs none."""
         if execution.unwanted or execution.over:
             return
         waiting = self._returning[execution.key] = asyncio.get_running_loop().create_future()
@@ -261,4 +261,4 @@ def _seconds(timeout: Any) -> float | None:
     try:
         return None if timeout is None else float(parse_timedelta(timeout))
     except (TypeError, ValueError, KeyError):
-        return None  # somebody else's annotation
+        return None  # another library's annotation

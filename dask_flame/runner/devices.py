@@ -1,10 +1,10 @@
-"""Which GPUs the call that runs here is to use (runner)."""
+"""The GPUs for the call that is running (runner)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-#: What CUDA calls the devices that a process may use. AMD's HIP goes by it as well:
+#: The environment variable with the devices that a process may use, for CUDA and for AMD's HIP:
 #: https://rocm.docs.amd.com/en/latest/conceptual/gpu-isolation.html
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -15,7 +15,7 @@ class Devices(tuple[int, ...]):
     Attributes
     ----------
     environment : dict of str to str
-        What makes them the GPUs of a process that is started with it.
+        Variables that make these the GPUs of a child process.
     """
 
     environment: dict[str, str]
@@ -27,35 +27,35 @@ class Devices(tuple[int, ...]):
 
 
 def devices() -> Devices:
-    """The GPUs of the call that this is called in.
+    """Return the GPUs of the call that this is called in.
 
     A runner whose pool has ``concurrency=1`` gives all its GPUs to the call. Otherwise its slots
-    share them out: each call gets as many as there are for each slot, but one at least, and those
-    that the fewest other calls have; one with ``resources={"GPU": n}`` gets n. So calls that run at
-    the same time have different GPUs wherever there are enough. A call keeps its own to its end,
-    and an object that :func:`dask_flame.place` has made, until it is let go.
+    share the GPUs: each call gets its share, but at least one, and those with the fewest other
+    calls; a call with ``resources={"GPU": n}`` gets n. Calls that run at the same time therefore
+    have different GPUs if there are enough. A call keeps its GPUs until it ends, and an object made
+    by :func:`dask_flame.place` keeps them until it is deleted.
 
     Returns
     -------
     Devices
-        A tuple of their numbers; empty where there are none, and outside of a call.
+        A tuple of GPU numbers; empty if there are none, and outside of a call.
 
     Notes
     -----
-    All calls of a runner are threads of one process, which sees all its GPUs: which of them a call
-    uses is up to what it calls. The first is made the current one of the call's thread for torch
-    and CuPy, if they are imported when the call begins (name them in ``preload``), so that
-    ``"cuda"`` is that one. Threads that the call starts, coroutines, methods of a placed object and
-    other libraries have to be told. CUDA shows a process no more than one MIG device: with several
-    of them, only processes that the call starts can have different ones.
+    All calls of a runner are threads of one process, which sees all its GPUs; the code of a call
+    decides which to use. For torch and CuPy the first one becomes the current device of the call's
+    thread, if they are imported when the call begins (name them in ``preload``), so that ``"cuda"``
+    means that one. Threads that the call starts, coroutines, methods of a placed object and other
+    libraries must choose a device explicitly. CUDA shows a process at most one MIG device: to use
+    several of them, a call must start processes.
 
     Examples
     --------
     >>> tensor.to(f"cuda:{dask_flame.devices()[0]}")                            # doctest: +SKIP
     >>> subprocess.run(command, env=os.environ | dask_flame.devices().environment)  # doctest: +SKIP
     """
-    # Nobody has a GPU here who has not a runner's worker.
-    from dask_flame.runner.interrupt import of_this_call
+    # Imported late, because it imports distributed.
+    from dask_flame.runner.interrupt import execution_here
 
-    execution = of_this_call()
+    execution = execution_here()
     return Devices() if execution is None else execution.devices

@@ -1,8 +1,9 @@
-"""A runner's life on another machine: ``python -m dask_flame.runner.from_file FILE`` (runner).
+"""A runner on another machine: ``python -m dask_flame.runner.from_file FILE`` (runner).
 
-FILE has its orders, as JSON, so that nothing of them is in an argument or in the environment. In a
-pod it is mounted from a Secret. The runner ends when the scheduler tells it to or is gone, and at a
-SIGTERM in peace. What its calls have started ends with the container, or the job, that it is in.
+FILE contains its launch configuration as JSON, so that no secret is in an argument or in the
+environment. In a pod it is mounted from a Secret. The process ends when the scheduler asks it to or
+is gone, and in an orderly way at a SIGTERM. Processes that its calls have started end with the
+container, or the job, that it is in.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any, NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Carry out the orders in a file until the worker has closed."""
-    code, farewell = 1, None
+    """Run a worker by the launch configuration in a file, until it has closed."""
+    code, process_exit = 1, None
     try:
         orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
         scratch = os.environ.get("TMPDIR", "/tmp")
@@ -28,17 +29,17 @@ def main(argv: list[str]) -> NoReturn:
             "directory": scratch,
         }
         if not os.access(os.path.expanduser("~"), os.W_OK):
-            # A user that the image does not know, whose home is "/": caches have to be somewhere.
+            # A user unknown to the image has "/" as home: caches need a writable folder.
             os.environ["HOME"] = scratch
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        farewell = ProcessExit(_end, orders["shutdown_timeout"])
-        code = run(orders, farewell, lambda _: None)
+        process_exit = ProcessExit(_end, orders["shutdown_timeout"])
+        code = run(orders, process_exit, lambda _: None)
     except BaseException:
         traceback.print_exc()
-    if farewell is not None:
-        farewell(code)
+    if process_exit is not None:
+        process_exit(code)
     _end(code)
 
 

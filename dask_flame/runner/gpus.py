@@ -1,4 +1,4 @@
-"""A runner's GPUs, shared out to the calls that run at the same time (runner)."""
+"""Distribute a runner's GPUs among its concurrent calls (runner)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dask_flame.runner.devices import VISIBLE, Devices
 
 
 def visible(number: int) -> list[str]:
-    """The names of the GPUs that this process may use.
+    """Return the names of the GPUs that this process may use.
 
     Parameters
     ----------
     number : int
-        How many it was given, if its environment does not say which.
+        Number of GPUs given to this process, if its environment does not name them.
     """
     named = os.environ.get(VISIBLE)
     if named is None:
-        # In a container there are those that it was given, and no others.
+        # A container has only the GPUs given to it.
         return [str(n) for n in range(number)]
     return [d.strip() for d in named.split(",") if d.strip() not in ("", "-1", "NoDevFiles")]
 
@@ -35,20 +35,20 @@ class _Held:
 
 
 class Gpus:
-    """Gives each call the GPUs that the fewest others have.
+    """Give each call the GPUs with the fewest other calls.
 
     May be used from any thread.
 
     Parameters
     ----------
     names : sequence of str
-        What they are called in :data:`VISIBLE`.
+        Names of the GPUs in :data:`VISIBLE`.
     slots : int
-        How many calls may run at a time.
+        Maximum number of concurrent calls.
     gone : callable
-        Whether a holder has no use for its GPUs any more.
+        Return whether a holder no longer needs its GPUs.
     waiting : callable
-        Whether a holder waits, without a slot, for calls of its own: it makes no use of them now.
+        Return whether a holder waits, without a slot, for its own calls, and so uses no GPU now.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Gpus:
         self._lock = threading.Lock()
 
     def take(self, holder: Hashable, asked: float = 0) -> Devices:
-        """GPUs for a call; all of them where there is one slot.
+        """Return GPUs for a call: all of them, if there is one slot.
 
         Parameters
         ----------
         holder : hashable
-            Who has them until it has gone.
+            Keeps the GPUs until ``gone`` says otherwise.
         asked : float
-            How many it has asked for, if it has.
+            Number of GPUs requested by the call; 0 if it requested none.
         """
         there = len(self.names)
         if not there:
@@ -83,7 +83,7 @@ class Gpus:
         with self._lock:
             for other in [other for other in self._held if self._gone(other)]:
                 del self._held[other]
-            # Those that nobody uses first; then those of holders that could do with fewer.
+            # Prefer GPUs without holders; then those whose holders did not ask for so many.
             users = [[0, 0, 0, n] for n in range(there)]
             for other, held in self._held.items():
                 for n in held.devices:
@@ -96,10 +96,10 @@ class Gpus:
 
 
 def make_current(devices: Devices) -> None:
-    """Make the first of these the current GPU of this thread, for libraries that have such a thing.
+    """Make the first of these the current GPU of this thread, for libraries with that concept.
 
-    CUDA has a current device for each thread of a process. A library that is not imported yet, or
-    that finds no GPU, is left alone.
+    CUDA has a current device for each thread. A library that is not imported yet, or that finds no
+    GPU, is left alone.
     """
     if not devices:
         return

@@ -1,8 +1,8 @@
-"""What a worker measures of the calls that it executes, it does not while it has none (runner).
+"""Pause the worker's profiler while it runs no task (runner).
 
-distributed looks at a worker's threads 100 times a second, for its profile, and 50 times at how
-late its event loop is. That takes a few percent of a core for each worker, be it busy or not: 64
-idle ones keep two cores busy.
+distributed samples a worker's threads 100 times a second for its profile, and measures the delay of
+the event loop 50 times a second. This takes a few percent of a core for each worker, busy or idle:
+64 idle workers keep two cores busy.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from time import monotonic
 from distributed import Worker
 from distributed.metrics import time
 
-#: Callbacks of :class:`distributed.Worker` that tell nothing of an idle one.
-_OF_CALLS = ("profile", "profile-cycle", "tick", "ticks")
-#: Seconds after the last call.
-_LINGER = 1.0
+#: Callbacks of :class:`distributed.Worker` that are of no use on an idle worker.
+_CALLBACKS = ("profile", "profile-cycle", "tick", "ticks")
+#: Seconds between the last call and the pause.
+_DELAY = 1.0
 
 
 class IdleProfiling:
-    """Stops a worker's measurements while it has no call, and no actor.
+    """Pause the measurements of a worker while it has no call and no actor.
 
     Parameters
     ----------
@@ -31,43 +31,43 @@ class IdleProfiling:
         self._worker = worker
         self._calls = 0
         self._since = 0.0
-        self._resting = False
+        self._paused = False
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def resting(self) -> bool:
-        """Whether nothing is measured now."""
-        return self._resting
+    def paused(self) -> bool:
+        """Whether the measurements are paused."""
+        return self._paused
 
     def started(self) -> None:
-        """The worker has started."""
-        self._since = monotonic() - _LINGER
+        """Begin to watch for idleness, once the worker has started."""
+        self._since = monotonic() - _DELAY
         self._look()
 
     def begin(self) -> None:
-        """A call begins."""
+        """Resume the measurements for a call."""
         self._calls += 1
-        if self._resting and not self._closed:
-            self._resting = False
-            # What the measurements compare with, or else the rest would be taken for a delay.
-            # Private names, as there is no other way to begin them anew.
+        if self._paused and not self._closed:
+            self._paused = False
+            # Reset the reference points of the measurements, or the pause would count as a delay.
+            # These names are private; there is no public way to restart the measurements.
             worker = self._worker
             worker._last_tick = worker._last_tick_cycle = time()
             worker._last_tick_counter = worker._tick_counter
-            for name in _OF_CALLS:
+            for name in _CALLBACKS:
                 if name in worker.periodic_callbacks:
                     worker.periodic_callbacks[name].start()
 
     def end(self) -> None:
-        """A call has ended."""
+        """Record the end of a call."""
         self._calls -= 1
         self._since = monotonic()
         if not self._calls and self._timer is None and not self._closed:
-            self._wait(_LINGER)
+            self._wait(_DELAY)
 
     def close(self) -> None:
-        """Start nothing any more."""
+        """Cancel the timer, and resume nothing any more."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -77,13 +77,13 @@ class IdleProfiling:
 
     def _look(self) -> None:
         self._timer = None
-        if self._calls or self._resting:
+        if self._calls or self._paused:
             return
-        left = self._since + _LINGER - monotonic()
+        left = self._since + _DELAY - monotonic()
         if left > 0 or self._worker.state.actors:
-            self._wait(max(left, _LINGER))
+            self._wait(max(left, _DELAY))
             return
-        self._resting = True
-        for name in _OF_CALLS:
+        self._paused = True
+        for name in _CALLBACKS:
             if name in self._worker.periodic_callbacks:
                 self._worker.periodic_callbacks[name].stop()

@@ -1,10 +1,10 @@
-"""Interrupting a call: an exception raised in its thread, and in no other call's (runner).
+"""Interrupt a call by an exception in its thread, without harm to other calls (runner).
 
-CPython can be asked to raise an exception in another thread, at the next moment when that thread
-runs Python code. The difficulty is to raise it in one call and never in what the thread does
-before or after it: a stray one would be the error of a call that nobody wanted to stop, or kill a
-thread of the pool. So it is asked for only while the call is known to be inside; and when the call
-is over, what was asked for and has not been raised yet is taken back.
+CPython can raise an exception in another thread, at the next moment when that thread runs Python
+code. The difficulty is to hit one call, and never the code that the thread runs before or after it:
+a stray exception would become the error of another call, or kill a thread of the pool. Therefore
+the exception is requested only while the call is known to be running, and a request that is still
+pending when the call ends is withdrawn.
 """
 
 from __future__ import annotations
@@ -30,55 +30,56 @@ from dask_flame.runner.devices import Devices
 from dask_flame.runner.gpus import make_current
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, message_of
 
-# Both keep the interpreter's lock, so that nothing comes between a test and what it guards.
-_ask = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+# Both calls keep the interpreter lock, so that nothing runs between a check and the request.
+_request_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
-_take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+_withdraw_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
 
 
 class Execution:
-    """One call, from the moment when the worker takes it up to the moment when it is over.
+    """One call, from the moment when the worker takes it until it is over.
 
     Attributes
     ----------
     key : str
     run_id : int
-        The scheduler's number of this run of the call.
+        The scheduler's number for this run of the call.
     timeout : float or None
-        Seconds that it may execute.
+        Maximum duration of the execution, in seconds.
     work : asyncio.Task or None
-        What runs it on the event loop, until the call is over.
+        The task that runs it on the event loop, until the call is over.
     coroutine : bool
-        Whether its own code runs there too.
+        Whether its code runs on the event loop too.
     since : float or None
-        When its code began, on the clock of :func:`time.monotonic`.
+        When its code began, in seconds of :func:`time.monotonic`.
     ran : float or None
-        Seconds that it had run when its timeout ran out.
+        Seconds for which it had run when its timeout expired.
     interrupted : bool
-        Whether it was asked to stop.
+        Whether it has been asked to stop.
     unwanted : bool
-        Whether the scheduler has taken it back.
+        Whether the scheduler has released it.
     over : bool
+        Whether the worker has finished with it.
     ended : bool
-        Whether its code is over.
+        Whether its code has ended.
     waiting : Future or None
-        What its thread waits for, where an interruption can put an end to that.
+        The future that its thread waits for, if an interruption can cancel it.
     left : bool
-        Whether it has left its slot, perhaps to come back, where it is a coroutine; see
+        For a coroutine: whether it has ever left its slot; see
         :mod:`dask_flame.runner.nested`.
     back : bool
-        Whether its thread has left its slot and has come back.
+        Whether its thread left its slot and came back.
     outside : int
-        Things that it waits for, without a slot, where it is a coroutine.
+        For a coroutine: number of its waits in progress without a slot.
     gpus : float
-        How many it has asked for.
+        Number of GPUs requested.
     packed : bool
-        Whether it says itself when its own code begins.
+        Whether its code itself signals when it begins.
     devices : Devices
-        The GPUs that it has, from when its code begins.
+        Its GPUs, from the moment when its code begins.
     """
 
     def __init__(
@@ -119,32 +120,32 @@ class Execution:
         self._inside = False
 
     def take(self) -> bool:
-        """Whether what is submitted to the pool is this call; true once."""
+        """Return whether a submission to the pool is this call; True only once."""
         first = not (self._taken or self.coroutine)
         self._taken = True
         return first
 
     def start(self) -> None:
-        """It begins to run, in this thread."""
+        """Begin the execution in this thread."""
         self.thread = threading.get_ident()
         self.devices = self.worker.gpus.take(self, self.gpus)
         if not self.packed:
             self.begin()
 
     def begin(self) -> None:
-        """Its own code begins: what it needs has been read, which may have taken an import."""
+        """Begin the call's own code: its inputs have been unpickled, which may involve imports."""
         self.since = time.monotonic()
         if self.on_start is not None:
             self.worker.loop.add_callback(self.on_start)
         if self.packed and not self.coroutine:
-            # Not before: an import that is interrupted may leave the lock of its module behind, for
-            # which all later ones wait.
+            # Not earlier: an interrupted import may leave the lock of its module held, and all
+            # later imports of the module would wait for it.
             self._inside = True
             if self.interrupted:
                 raise Interrupted
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """Run it in this thread; when this is left, nothing is or will be raised in the thread.
+        """Run the call in this thread; afterwards no interruption is or will be raised in it.
 
         Parameters
         ----------
@@ -154,9 +155,9 @@ class Execution:
         Returns
         -------
         dict
-            What that returned. Of a call that was interrupted outside of its own code, which has no
-            result and no error: what it returns of one that asks to be run again, for which nothing
-            is pickled and looked up.
+            The return value of ``call``. If the call was interrupted outside of its own code, and
+            so has no result and no error: the value for a call that asks to be run again, which
+            requires no pickling.
         """
         self.start()
         assert self.thread is not None
@@ -166,62 +167,62 @@ class Execution:
             try:
                 self._inside = not self.packed
                 if self.interrupted:
-                    return _not_run(thread)
+                    return _rescheduled(thread)
                 outcome = call()
             finally:
-                # The interpreter looks for exceptions to raise after calls and at jumps backwards:
-                # there is neither before the second of these lines has done its work.
+                # The interpreter raises pending exceptions after calls and at backward jumps.
+                # Neither occurs before the second of these lines has taken effect.
                 self._inside = False
-                _take_back(thread, None)
+                _withdraw_exception(thread, None)
         except Interrupted as error:
-            # It was raised in what distributed does around the call, which expects none there: most
-            # often a second one, while that writes its account of the first.
+            # Raised in distributed's code around the call, which expects no such error: usually a
+            # second interruption, while distributed records the first.
             with self.worker.active_threads_lock:
                 if self.worker.active_threads.get(thread) == self.key:
                     del self.worker.active_threads[thread]
-            _let_go(error)
-            return _not_run(thread)
+            _clear_frames(error)
+            return _rescheduled(thread)
         except BaseException as error:
-            # distributed's account of what the call has made, or of how it has failed, has failed.
+            # distributed failed to record the result or the error of the call.
             with self.worker.active_threads_lock:
                 self.worker.active_threads.pop(thread, None)
-            return {**_not_run(thread), **_failed(error)}
-        _let_go(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
+            return {**_rescheduled(thread), **_failed(error)}
+        _clear_frames(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
         return outcome
 
     def interrupt(self) -> None:
-        """Ask it to stop; on the event loop only. May have to be repeated."""
+        """Ask the call to stop; on the event loop only. May have to be repeated."""
         self.interrupted = True
         if self.coroutine:
-            # It is suspended in its own code: distributed awaits nothing else once it has begun.
+            # It is suspended in its own code: once started, distributed awaits nothing else.
             if self.work is not None:
                 self.work.cancel()
             return
         with self.worker.active_threads_lock:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
             if known and self._inside and not _stopped(self.thread):
-                _ask(self.thread, Interrupted)
+                _request_exception(self.thread, Interrupted)
         self.wake()
 
     def end(self) -> asyncio.Task[Any] | None:
-        """It is over: let go of what runs it, and return that.
+        """Mark the call as over; drop and return the task that runs it.
 
-        The task's context holds this, and the task, once it is done, the call's result: a circle
-        that would keep the result until the garbage is collected, which a runner that has few and
-        large results does late, if ever.
+        The context of the task refers to this object, and the finished task to the call's result.
+        This cycle would keep the result until garbage is collected, which happens late, if ever, on
+        a runner with few and large results.
         """
         self.over = True
         work, self.work = self.work, None
         return work
 
     def wake(self) -> None:
-        """Put an end to what its thread waits for, if it waits in a way that can be ended."""
+        """Cancel the future that its thread waits for, if there is one."""
         waiting = self.waiting
         if waiting is not None:
             waiting.cancel()
 
 
-def _not_run(thread: int) -> dict[str, Any]:
+def _rescheduled(thread: int) -> dict[str, Any]:
     return {"op": "task-erred", "thread": thread, "actual_exception": Reschedule()}
 
 
@@ -231,9 +232,9 @@ def _failed(error: BaseException) -> dict[str, Any]:
 
 
 def _stopped(thread: int | None) -> bool:
-    """Whether the call in this thread has ended in an error, of which distributed writes now.
+    """Return whether the call in this thread has failed, and distributed is recording its error.
 
-    That takes seconds in a busy process, and would have to be begun again.
+    That takes seconds in a busy process, and an interruption would make it start again.
     """
     frame = sys._current_frames().get(thread or -1)
     while frame is not None:
@@ -243,12 +244,12 @@ def _stopped(thread: int | None) -> bool:
     return False
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Empty the frames that a call has left behind, and let them go, if it ended in an error.
+def _clear_frames(error: BaseException | None) -> None:
+    """Clear the frames that a failed call has left behind.
 
-    distributed's account of an error is in one of them, and holds it: without this, what the call
-    had (futures of calls that it waited for, arrays) would stay until the garbage is collected.
-    What is told of the error has been pickled, and needs them no more.
+    One of the frames holds distributed's record of the error, which refers back to the frames:
+    without this, the objects of the call (futures, arrays) would stay until garbage is collected.
+    The error has been pickled, and needs the frames no more.
     """
     left, seen = [error], set()
     while left:
@@ -256,31 +257,31 @@ def _let_go(error: BaseException | None) -> None:
         if found is None or id(found) in seen:
             continue
         seen.add(id(found))
-        # It may have been asked more than once, and stopped while it handled an error of its own.
+        # The call may have been interrupted while it handled an error of its own.
         traceback.clear_frames(found.__traceback__)
-        # A frame holds those beneath it, which are ours, and have the error among their variables.
+        # A frame refers to its callers, dask-flame's own, which have the error among their locals.
         found.__traceback__ = None
         left += (found.__cause__, found.__context__)
 
 
-#: The call in whose context code runs. It is inherited by what the call starts.
+#: The call in whose context code runs; inherited by what the call starts.
 _context: contextvars.ContextVar[Execution | None] = contextvars.ContextVar(
     "dask_flame_execution", default=None
 )
 
 
 def enter(execution: Execution) -> None:
-    """What runs in this context from now on belongs to this call."""
+    """Make code in this context belong to this call from now on."""
     _context.set(execution)
 
 
-def of_this_call() -> Execution | None:
-    """The call in whose context this is; None outside of any."""
+def execution_here() -> Execution | None:
+    """Return the call in whose context this code runs, or None."""
     return _context.get()
 
 
 def current() -> Execution | None:
-    """The call whose own thread, or own coroutine, this is; None anywhere else."""
+    """Return the call that runs in this thread or coroutine itself, or None."""
     execution = _context.get()
     if execution is None or execution.over:
         return None
@@ -290,15 +291,15 @@ def current() -> Execution | None:
 
 
 class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
-    """A worker's threads, in which calls can be interrupted.
+    """A worker's thread pool, in which calls can be interrupted.
 
     Parameters
     ----------
     nthreads : int
     name : str
-        Of the runner, for the threads' names.
+        Name of the runner, for the names of the threads.
     on_rejoin : callable
-        What a call does, in its thread, before that rejoins the pool.
+        Called in a call's thread before it rejoins the pool.
     """
 
     def __init__(
@@ -311,12 +312,12 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         future: ThreadFuture[Any]
         execution = _context.get()
         call = partial(fn, *args, **kwargs)
-        # Not all that is submitted in a call's context is the call: `rejoin` submits from inside.
+        # `rejoin` also submits a function from inside a call: only the first one is the call.
         if execution is not None and execution.take():
             call = partial(self._run, execution, call)
-        elif (own := current()) is not None and (request := self._take_back_rejoin()):
-            # A thread that is in the pool and waits for a slot would keep the pool from running
-            # the call that has the slot: it joins when the slot is its own.
+        elif (own := current()) is not None and (request := self._withdraw_rejoin()):
+            # A thread in the pool that waits for a slot would keep the pool from running the call
+            # that has the slot: rejoin only once the slot is available.
             self._on_rejoin(own)
             with self._rejoin_lock:
                 self._rejoin_list.append((threading.current_thread(), request))
@@ -326,8 +327,8 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         future = super().submit(call)
         return future
 
-    def _take_back_rejoin(self) -> threading.Event | None:
-        """Take back this thread's request to rejoin the pool; None where it has made none."""
+    def _withdraw_rejoin(self) -> threading.Event | None:
+        """Withdraw this thread's request to rejoin the pool; return None if there is none."""
         me = threading.current_thread()
         with self._rejoin_lock:
             if thread_state.proceed:
@@ -339,7 +340,7 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
                     return request
             if me not in self._threads:
                 return None
-            # Another thread has just left for this one: the pool gets a new one instead.
+            # Another thread has just left in exchange for this one: replace it.
             self._threads.remove(me)
             self._adjust_thread_count()
             return threading.Event()
@@ -353,10 +354,10 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
                 self._leave_or_stay()
 
     def _leave_or_stay(self) -> None:
-        """See to it that the pool's idea of this thread is right, wherever its call was stopped.
+        """Correct the pool's record of this thread, wherever its call was interrupted.
 
-        A call that is interrupted while it waits in `rejoin` leaves its request behind, which takes
-        a thread from the pool in exchange for one that does not know of it.
+        A call interrupted while it waits in `rejoin` leaves its request behind. The pool would give
+        up another thread in exchange for this one, which does not know of it.
         """
         me = threading.current_thread()
         with self._rejoin_lock:

@@ -1,10 +1,10 @@
-"""The driver's ``__main__`` on a runner (runner).
+"""Provide the driver's ``__main__`` on a runner (runner).
 
-What a notebook or a script defines is sent by value: the runner makes functions and classes anew,
-which say that they belong to ``__main__``. Pickle, which knows them by that name alone, would not
-find them there: ``pickle.dumps(Net())``, ``torch.save(net)`` or ``Pool.map(f)`` in a call would
-fail where they work in the notebook. So ``__main__`` on a runner gives, by their names, what the
-call that asks was sent.
+Definitions of a notebook or a script are sent by value: the runner creates functions and classes
+anew, as members of ``__main__``. Pickle refers to them by that name, and would not find them:
+``pickle.dumps(Net())``, ``torch.save(net)`` or ``Pool.map(f)`` in a call would fail although they
+work in the notebook. Therefore ``__main__`` on a runner looks names up among the definitions sent
+with the call that asks.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _MAIN = "__main__"
 
 
 class MainModule(types.ModuleType):
-    """A ``__main__`` that looks different to each call.
+    """A ``__main__`` with different contents for each call.
 
-    A notebook may have sent one version of a function to one call, and another to the next, while
-    both run. What no call is known to hold is found as long as it is in use anywhere.
+    A notebook may send one version of a function to one call and a newer one to the next, while
+    both run. A name unknown to the call is found as long as its object is in use anywhere.
     """
 
     def __init__(self) -> None:
@@ -57,8 +57,8 @@ class MainModule(types.ModuleType):
     def __reduce__(self) -> Any:
         return importlib.import_module, (_MAIN,)
 
-    def came(self, thing: Any) -> None:
-        """A function or class of the driver's ``__main__`` has been made here."""
+    def record(self, thing: Any) -> None:
+        """Record a function or class of the driver's ``__main__`` that was unpickled here."""
         name = getattr(thing, "__qualname__", "")
         if getattr(thing, "__module__", None) != _MAIN or "." in name:
             return
@@ -68,29 +68,29 @@ class MainModule(types.ModuleType):
             self._names.setdefault(key, {})[name] = thing
 
     def use(self, names: MutableMapping[str, Any]) -> None:
-        """Have this call's ``__main__`` be these names, such as those of a cell."""
+        """Use these names, such as those of a cell, as this call's ``__main__``."""
         key = current_call.key_here()
         if key is not None:
             self._names[key] = names
 
     def forget(self, key: Key) -> None:
-        """Let go of what a call was sent, once it is over."""
+        """Drop the definitions of a call that is over."""
         self._names.pop(key, None)
 
 
 def install(program: Mapping[str, str]) -> MainModule:
-    """Put a new ``__main__`` in place, and have cloudpickle fill it; once in a process.
+    """Install the module as ``__main__``, and have cloudpickle fill it; once per process.
 
     Parameters
     ----------
     program : mapping of str to str
-        The ``file`` of the driver's, or the ``name`` of its module, where it has either: what
-        multiprocessing reads in children that a call spawns.
+        The ``file`` of the driver's ``__main__``, or the ``name`` of its module, if it has one:
+        multiprocessing imports it in children that a call spawns.
 
     Notes
     -----
-    Two functions of cloudpickle's are replaced, which are private: they are what a pickle names to
-    finish a function or a class that was sent by value.
+    Replaces two private functions of cloudpickle: pickles refer to them to complete a function or
+    a class sent by value.
     """
     current = sys.modules.get(_MAIN)
     if isinstance(current, MainModule):
@@ -102,24 +102,24 @@ def install(program: Mapping[str, str]) -> MainModule:
         main.__file__ = program["file"]
     for name in ("_function_setstate", "_class_setstate"):
         finish = getattr(cloudpickle.cloudpickle, name)
-        setattr(cloudpickle.cloudpickle, name, _then(finish, main.came))
-    # Its functions live on in the module that they were made in, which nobody else holds.
+        setattr(cloudpickle.cloudpickle, name, _then(finish, main.record))
+    # Functions of the previous __main__ need its module, which nothing else refers to.
     main.__dict__["_program"] = current
     sys.modules[_MAIN] = main
     return main
 
 
 def installed() -> MainModule | None:
-    """Return the ``__main__`` that :func:`install` has put in place; None where it has not."""
+    """Return the ``__main__`` set by :func:`install`, or None."""
     main = sys.modules.get(_MAIN)
     return main if isinstance(main, MainModule) else None
 
 
-def _then(finish: Callable[..., Any], came: Callable[[Any], None]) -> Callable[..., Any]:
-    @functools.wraps(finish)  # so that a pickle made here names it as it names cloudpickle's own
+def _then(finish: Callable[..., Any], record: Callable[[Any], None]) -> Callable[..., Any]:
+    @functools.wraps(finish)  # pickles made here must refer to it by cloudpickle's name
     def finished(thing: Any, state: Any) -> Any:
         value = finish(thing, state)
-        came(thing)
+        record(thing)
         return value
 
     return finished

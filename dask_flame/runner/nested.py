@@ -1,8 +1,8 @@
-"""Calls that wait for calls of their own: they leave their slot meanwhile (runner).
+"""Calls that wait for calls of their own, without a slot meanwhile (runner).
 
-With one slot in all, a call that kept its slot while it waits for another would wait for ever. So
-it leaves the slot, and before it goes on it waits until it has one again: there are never more
-calls executing on a runner than its pool's ``concurrency``.
+With a single slot, a call that keeps it while waiting for another call would wait forever. So it
+leaves the slot, and waits for a slot before it continues: a runner never executes more calls than
+its pool's ``concurrency``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from dask_flame.serialization.failures import Interrupted
 if TYPE_CHECKING:
     from dask_flame.runner.worker import RunnerWorker
 
-#: What a Client runs on the event loop when it waits for results. Private names, as there is no
-#: other way to tell such waits from questions to the scheduler, which are answered at once.
+#: Methods that a Client runs on the event loop to wait for results. These names are private; there
+#: is no other way to tell such waits from requests to the scheduler, which are answered at once.
 WAITS = frozenset({"_result", "_exception", "_traceback", "_gather", "_wait"})
 
 
 class Client(distributed.Client):
-    """A client inside a call: while it waits for results, the call has left its slot.
+    """A client inside a call; while it waits for results, the call has no slot.
 
-    It is what :func:`distributed.get_client` gives on a runner. Iterating over
-    :func:`distributed.as_completed` keeps the slot, as there is nothing to wait in
-    (``with worker_client():`` around it leaves it); so does an explicit ``asynchronous=``. A wait
-    that times out still has to wait for a slot, which the awaited call may have.
+    On a runner, :func:`distributed.get_client` returns this client. Iterating over
+    :func:`distributed.as_completed` keeps the slot, because it does not use the client to wait
+    (use ``with worker_client():`` to leave it); so does an explicit ``asynchronous=``. A wait that
+    times out still has to wait for a slot, which the awaited call may hold.
 
-    The class is named as its base is: its id begins with that name, and is what clients of calls
-    are told from drivers by.
+    The class has the name of its base class: client ids begin with it, and tell clients of calls
+    from drivers.
     """
 
     def sync(
@@ -74,21 +74,21 @@ def _waits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     return not all(future.done() for future in futures)
 
 
-# In a thread
+# In threads
 
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
-    """Have no slot while the body waits."""
-    # Nothing else happens while the KeyError is handled: it would be the context of an error that
-    # the awaited call raises, and it cannot be pickled.
+    """Leave the slot while the body waits."""
+    # Leave the handler of the KeyError first: otherwise it would become the context of an error
+    # raised by the awaited call, and it cannot be pickled.
     seceded = True
     try:
         secede()
     except KeyError:
         seceded = False
     if not seceded:
-        # The call has seceded of its own accord: it has no slot to come back to.
+        # The call itself had seceded before: it has no slot to return to.
         yield
         return
     try:
@@ -102,18 +102,18 @@ def _outside() -> Iterator[None]:
 
 
 def come_back(execution: Execution) -> None:
-    """Wait for a slot: the call's thread is about to rejoin the pool, here or in its own code."""
+    """Wait for a slot before the call's thread rejoins the pool, here or in its own code."""
     worker: RunnerWorker = execution.worker
-    if worker.calls.acquainted:
+    if worker.calls.flame_scheduler:
         _wait(execution, worker.calls.come_back(execution), None)
         if execution.interrupted:
-            # It has none, and might have to wait for another call's thread.
+            # It has no slot, and might have to wait for another call's thread.
             raise Interrupted
         execution.back = True
 
 
 def _wait(execution: Execution, what: Coroutine[Any, Any, Any], seconds: float | None) -> Any:
-    """Wait in this thread, in a way that ends when the call is interrupted."""
+    """Wait in this thread, such that an interruption of the call ends the wait."""
     loop = execution.worker.loop.asyncio_loop
     future = execution.waiting = asyncio.run_coroutine_threadsafe(what, loop)
     try:
@@ -127,7 +127,7 @@ def _wait(execution: Execution, what: Coroutine[Any, Any, Any], seconds: float |
         future.cancel()
 
 
-# In a coroutine
+# In coroutines
 
 
 async def _await_outside(execution: Execution, what: Awaitable[Any], seconds: float | None) -> Any:
@@ -137,7 +137,7 @@ async def _await_outside(execution: Execution, what: Awaitable[Any], seconds: fl
 
 @contextlib.asynccontextmanager
 async def _coroutine_outside(execution: Execution) -> AsyncIterator[None]:
-    """Have no slot while the body awaits; several may do so at once in one call."""
+    """Leave the slot while the body awaits; one call may do so several times at once."""
     worker: RunnerWorker = execution.worker
     execution.outside += 1
     if execution.outside == 1 and execution.left:
@@ -166,5 +166,5 @@ async def _coroutine_outside(execution: Execution) -> AsyncIterator[None]:
 async def _coroutine_back(execution: Execution) -> None:
     worker: RunnerWorker = execution.worker
     execution.outside -= 1
-    if execution.outside == 0 and worker.calls.acquainted:
+    if execution.outside == 0 and worker.calls.flame_scheduler:
         await worker.calls.come_back(execution)

@@ -1,8 +1,8 @@
-"""The end of a runner's process, as Python's own exit would be, within a limit (runner).
+"""End a runner's process in the way Python exits, within a time limit (runner).
 
-A runner does not leave ``main`` as other programs do: threads of calls may still run, and Python's
-own finalization under running threads hangs or crashes in libraries that are not written in Python.
-So its steps are done here one by one, each bounded, and ``os._exit`` is the last one.
+A runner does not return from ``main``: threads of calls may still run, and Python's finalization
+under running threads hangs or crashes in libraries not written in Python. Its steps are therefore
+performed here one by one, each within a limit, and ``os._exit`` is the last one.
 """
 
 from __future__ import annotations
@@ -21,35 +21,33 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-#: Seconds that threads and processes which calls have left running have to end, at most.
+#: Maximum number of seconds to wait for threads and processes left running by calls.
 _LEFT_RUNNING = 5.0
-#: Of the time that there is, the part in which all this is to be done: whoever has told the runner
-#: to end kills it when all of it is over.
+#: Fraction of the limit within which to finish: the process is killed when the limit expires.
 _PART = 0.9
-_FILE: Any = io.IOBase.__base__  # itself, and not what is only registered as one
+_FILE: Any = io.IOBase.__base__  # the base class itself, without its registered subclasses
 _TEXT: Any = io.TextIOWrapper
 _BUFFERED: Any = (io.BufferedWriter, io.BufferedRandom)
 
 
 class ProcessExit:
-    """Ends the process after all that Python does when it exits.
+    """End the process after the steps of Python's own exit.
 
-    In Python's order: threads that are not daemons end, then what is registered with
-    :mod:`atexit` runs, and with it ``weakref.finalize``; at last files are flushed that are still
-    open.
+    In Python's order: threads that are not daemons end, then functions registered with
+    :mod:`atexit` run, ``weakref.finalize`` among them; finally, open files are flushed.
 
     Parameters
     ----------
     end : callable
         Ends the process at once with an exit code.
     within : float
-        Seconds that all this may take: the pool's ``shutdown_timeout``.
+        Limit for all steps, in seconds: the pool's ``shutdown_timeout``.
 
     Attributes
     ----------
     broken_off : bool
-        Whether calls were running when the runner was told to end. What they have started is not
-        waited for then, as they are not.
+        Whether calls were running when the runner was asked to end. In that case the threads and
+        processes that calls have started are not waited for.
     """
 
     def __init__(self, end: Callable[[int], Any], within: float) -> None:
@@ -59,7 +57,7 @@ class ProcessExit:
         self._begun = threading.Lock()
 
     def __call__(self, code: int) -> NoReturn:
-        """End the process with this exit code; whoever comes second waits for the first."""
+        """End the process with this exit code; later callers wait for the first."""
         self._begun.acquire()  # and never released
         if self._within <= 0:
             self._end(code)
@@ -76,18 +74,17 @@ class ProcessExit:
         os._exit(code)
 
     def _await_others(self) -> None:
-        """Let threads and processes end that calls have left running, as Python would."""
+        """Wait for threads and processes left running by calls, as Python would."""
         within = 0.0 if self.broken_off else min(_LEFT_RUNNING, self._within / 2)
         due = time.monotonic() + within
-        # Among what is registered there is what ends the threads of concurrent.futures. It waits
-        # for them, without a limit.
+        # One of these functions joins the threads of concurrent.futures, without a limit.
         waiting = threading.Thread(target=_end_executors, name="flame-executors", daemon=True)
         waiting.start()
         waiting.join(within)
         for thread in threading.enumerate():
             if not thread.daemon and thread not in (threading.main_thread(), waiting):
                 thread.join(max(0.0, due - time.monotonic()))
-        # What is registered with atexit waits for these, without a limit too.
+        # A function registered with atexit waits for these, also without a limit.
         for child in multiprocessing.active_children():
             if not child.daemon:
                 child.join(max(0.0, due - time.monotonic()))
@@ -109,27 +106,27 @@ class ProcessExit:
 
 
 def _end_executors() -> None:
-    # Private, and where concurrent.futures and others have Python end their threads before what is
-    # registered with atexit runs.
+    # Private: concurrent.futures and others use it to end their threads before the functions
+    # registered with atexit run.
     for function in reversed(list(threading._threading_atexits)):  # type: ignore[attr-defined]
         with contextlib.suppress(Exception):
             function()
 
 
 def flush_files() -> None:
-    """Have written what open files of this process still hold back.
+    """Flush the open files of this process, including those of C.
 
-    Those of C, too. A file that has more to write at its end, as a compressed one does, is closed.
+    Files that write a trailer at their end, such as compressed ones, are closed.
     """
     gc.collect()
     standard = (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
-    # By its type alone: to ask a proxy for its class may do anything.
+    # Uses only the type: asking a proxy for its class may run any code.
     objects = (thing for thing in gc.get_objects() if issubclass(type(thing), _FILE))
     files = [file for file in objects if not any(file is other for other in standard)]
     for kind, what in ((_TEXT, "flush"), (_FILE, "close"), (_BUFFERED, "flush")):
         for file in files:
             with contextlib.suppress(Exception):
-                # Those of Python's own kinds lie beneath others, which may be about to write.
+                # Python's own files may lie beneath others, which write to them when closed.
                 own = type(file).__module__ == "_io"
                 if isinstance(file, kind) and own == (what == "flush") and not file.closed:
                     getattr(file, what)()

@@ -1,7 +1,7 @@
-"""What Dask logs of calls that fail, without secrets (runner).
+"""Remove secrets from Dask's log messages about failed calls (runner).
 
-A runner's log is read by others than who has submitted the call: it is shown in the driver, kept by
-the substrate, collected from pods. The error itself reaches its driver as it was raised.
+Other people than the caller read a runner's log: the driver shows it, the substrate keeps it, and
+it is collected from pods. The driver still gets the unchanged error.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import logging
 from dask_flame.core.redaction import veiled
 
 
-class Veil(logging.Filter):
-    """Takes what looks like a secret out of the text of errors, and out of the lines of code."""
+class RedactingFilter(logging.Filter):
+    """Redact whatever looks like a secret in the texts of errors and in lines of code."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take what it says as it may be shown."""
+        """Redact the arguments of the record."""
         if record.levelno >= logging.WARNING and isinstance(record.args, tuple):
             record.args = tuple(veiled(a) if isinstance(a, str) else a for a in record.args)
         return True
 
 
-def veil_logs() -> None:
-    """From now on, in this process: of Dask's own lines on calls, such as ``Compute Failed``."""
+def redact_logs() -> None:
+    """Redact Dask's log messages about calls, such as ``Compute Failed``, from now on."""
     logger = logging.getLogger("distributed.worker")
-    if not any(isinstance(known, Veil) for known in logger.filters):
-        logger.addFilter(Veil())
+    if not any(isinstance(known, RedactingFilter) for known in logger.filters):
+        logger.addFilter(RedactingFilter())

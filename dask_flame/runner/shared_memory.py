@@ -1,8 +1,8 @@
-"""Shared memory that belongs to somebody else stays when a runner ends (runner).
+"""Keep shared memory of other processes when a runner ends (runner).
 
-Python's resource tracker removes what is left of a process in shared memory, and up to Python 3.12
-that is also what the process has only attached to. For a runner that may be the driver's, or
-another runner's.
+Python's resource tracker removes all shared memory that an ended process has used. Before Python
+3.13 this includes segments that the process only attached to, which may belong to the driver or
+another runner.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def track_own_only() -> None:
-    """Have what this process attaches to, without having made it, not removed at its end."""
+    """Do not remove shared memory at exit that this process attached to but did not create."""
     made = shared_memory.SharedMemory.__init__
     if hasattr(made, "__wrapped__"):
         return
@@ -37,7 +37,7 @@ def track_own_only() -> None:
             state.attaching = False
 
     class Tracker:
-        """What the module has in place of its tracker."""
+        """Replaces the module's resource tracker."""
 
         @staticmethod
         def register(name: str, kind: str) -> None:
@@ -46,7 +46,7 @@ def track_own_only() -> None:
 
         @staticmethod
         def unregister(name: str, kind: str) -> None:
-            # It complains of what it does not know.
+            # The tracker prints a traceback for names that it does not know.
             resource_tracker.register(name, kind)
             resource_tracker.unregister(name, kind)
 

@@ -1,4 +1,4 @@
-"""How a runner goes: told to, or taken away by its substrate (runner)."""
+"""End a runner, on request or when its substrate reclaims it (runner)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dask_flame.core.messages import LEAVING
 if TYPE_CHECKING:
     from dask_flame.runner.worker import RunnerWorker
 
-#: Seconds after its registration within which the scheduler greets a runner, if it ever does.
+#: Seconds after its registration within which a dask-flame scheduler greets a runner.
 _GREETING = 1.0
 _GOING = frozenset({Status.closing, Status.closing_gracefully, Status.closed, Status.failed})
 
 
 class Shutdown:
-    """What a worker does when it is told to end, and when it gets a SIGTERM.
+    """Handle requests to end, and SIGTERM.
 
-    A SIGTERM means that the substrate takes the machine back, some seconds from now. The scheduler
-    is told; it gives the runner no more calls, brings its results to safety, and tells it to close.
+    A SIGTERM means that the substrate reclaims the machine within seconds. The scheduler is
+    notified: it gives the runner no more calls, moves its results away, and asks it to close.
 
     Parameters
     ----------
     worker : RunnerWorker
     limit : float
-        Seconds after a SIGTERM that the scheduler has for that.
+        Maximum time for this after a SIGTERM, in seconds.
     """
 
     def __init__(self, worker: RunnerWorker, *, limit: float) -> None:
@@ -42,15 +42,15 @@ class Shutdown:
         self._asked: float | None = None
 
     def started(self) -> None:
-        """The worker has registered."""
+        """Record that the worker has registered."""
         self._since = time.monotonic()
 
-    def told_to_end(self) -> None:
-        """Close the worker; from any thread."""
-        self._on_loop(self._close, "runner-told-to-end")
+    def end(self) -> None:
+        """Close the worker; callable from any thread."""
+        self._on_loop(self._close, "runner-asked-to-end")
 
-    def taken_away(self) -> None:
-        """A SIGTERM has come; from any thread, and from a signal's handler."""
+    def preempted(self) -> None:
+        """Handle a SIGTERM; callable from any thread, and from a signal handler."""
         self._on_loop(self._leave)
 
     def _leave(self) -> None:
@@ -58,14 +58,14 @@ class Shutdown:
         now = time.monotonic()
         self._asked = self._asked or now
         comm = worker.batched_stream.comm
-        heard = worker.calls.acquainted and comm is not None and not comm.closed()
+        heard = worker.calls.flame_scheduler and comm is not None and not comm.closed()
         if not heard and worker.status not in _GOING and not self._leaving:
             if now - (self._since or self._asked) < _GREETING:
-                # The scheduler knows it, perhaps, and has had no time to greet it.
+                # The scheduler may know the messages without having had time to greet.
                 worker.loop.call_later(0.05, self._leave)
                 return
             if self._since is None:
-                # The boot has failed, in the way that the substrate chose.
+                # It never registered: let the signal end it, so that the boot is seen to fail.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -80,5 +80,5 @@ class Shutdown:
         self.worker.loop.add_callback(self.worker.close, reason=reason)
 
     def _on_loop(self, what: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it is ending already
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the runner is ending
             self.worker.loop.asyncio_loop.call_soon_threadsafe(what, *args)

@@ -1,7 +1,7 @@
-"""What a call forks has the signals of any process, not those of its runner (runner).
+"""Give processes forked by a call the default signal handlers, not the runner's (runner).
 
-A runner that gets a SIGTERM sees its calls out. A process that a call has forked, a DataLoader's
-worker or one of a multiprocessing pool, has to end when it is told to.
+At a SIGTERM a runner finishes its calls. A process forked by a call, such as a worker of a
+DataLoader or of a multiprocessing pool, must end instead.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _mask = threading.local()
 
 
 def use_usual_signals() -> None:
-    """From now on, forks of this process begin with the usual handlers."""
+    """Restore the default signal handlers in forks of this process from now on."""
     os.register_at_fork(before=_hold, after_in_parent=_let_through, after_in_child=_begin)
 
 
 def _hold() -> None:
-    # What is sent to a child at once must not meet the handlers that it has inherited.
+    # Block signals to the child until it has dropped the inherited handlers.
     _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
 
 

@@ -1,4 +1,4 @@
-"""Results on their way from runner to runner, and those that cannot go (runner)."""
+"""Transfer results between runners, including those that cannot be sent (runner)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from distributed.worker_state_machine import (
 from dask_flame.serialization.failures import text_of
 from dask_flame.serialization.packed import is_being_cancelled
 
-#: Told of a result that cannot be sent: its key, and why.
+#: Called with the key of a result that cannot be sent, and the reason.
 Unsendable = Callable[[Any, str], None]
 
 
 class SafeComm:
-    """A connection over which results are given to whoever asks, be they what they may.
+    """A connection that sends results, whatever they are.
 
-    distributed writes an error in the place of a result that cannot be sent. Another runner could
-    then read none of the results of the same message: it is given the others. And where the result
-    cannot even be shown for that error, distributed breaks the connection, and is asked again.
+    distributed writes an error in place of a result that cannot be sent, and another runner could
+    then read none of the results in the message; here it gets the others. If such a result cannot
+    even be shown in the error, distributed breaks the connection, and is asked again.
 
     Parameters
     ----------
     comm : distributed.comm.Comm
     unsendable : callable, optional
-        Told of each result that is left out. None: an error is written in its place.
+        Called for each result left out. None: write an error in its place.
     """
 
     def __init__(self, comm: Any, unsendable: Unsendable | None) -> None:
@@ -55,7 +55,7 @@ class SafeComm:
             return await self._write(message, self._without(data, reasons), serializers)
         except BaseException as error:
             self._pass_on(error)
-            # It could be sent a moment ago. Without an answer, whoever asks would ask again.
+            # The results could be serialized a moment ago. Without an answer, the peer would retry.
             reasons = dict.fromkeys(data, text_of(error))
         return await self._write(message, self._without(data, reasons), serializers)
 
@@ -65,7 +65,7 @@ class SafeComm:
         return await self._comm.write(message, serializers=serializers, on_error=on_error)
 
     def _pass_on(self, error: BaseException) -> None:
-        """Raise an error again, unless it is one of the results: nothing has been written then."""
+        """Raise an error again, unless a result caused it: in that case nothing was written."""
         cancelled = isinstance(error, asyncio.CancelledError) and is_being_cancelled()
         if cancelled or self._comm.closed():
             raise error
@@ -82,7 +82,7 @@ class SafeComm:
 
 
 def _why_not(value: Serialize, serializers: Any) -> str:
-    """Return why a result cannot be sent; empty where it can."""
+    """Return why a result cannot be sent; empty if it can."""
     try:
         serialize(value.data, serializers=serializers, on_error="raise")
         return ""
@@ -93,22 +93,21 @@ def _why_not(value: Serialize, serializers: Any) -> str:
 def without_unreadable(
     worker: Worker, event: StateMachineEvent, keys: Collection[Any], unsendable: Unsendable
 ) -> StateMachineEvent:
-    """Return what is to be made of results that another runner has sent, and that were read or not.
+    """Return the event for results from another runner, some of which may be unreadable.
 
     Parameters
     ----------
     worker : distributed.Worker
     event : StateMachineEvent
-        What distributed makes of it: of results that could not be read, an error of theirs that
-        nobody is told of.
+        distributed's event; for unreadable results, a failure that is reported to nobody.
     keys : collection of Key
-        What was asked for.
+        The results requested.
     unsendable : callable
+        Called with each result that could not be read.
     """
     if not isinstance(event, GatherDepFailureEvent) or worker.status not in WORKER_ANY_RUNNING:
         return event
-    # The other side still waits for a word that these were received, and would take the next
-    # request for it.
+    # The other side still waits for a confirmation, and would take the next request for it.
     worker.rpc.remove(event.worker, reason="what it sent could not be read")
     for key in keys:
         unsendable(key, f"it could not be read on {worker.name}: {event.exception_text}")

@@ -1,4 +1,4 @@
-"""The Dask worker that a runner holds (runner)."""
+"""The Dask worker of a runner (runner)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from dask_flame.runner.idle_profiling import IdleProfiling
 from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.process_exit import ProcessExit
-from dask_flame.runner.redacted_logs import veil_logs
+from dask_flame.runner.redacted_logs import redact_logs
 from dask_flame.runner.shared_memory import track_own_only
 from dask_flame.runner.shutdown import Shutdown
 from dask_flame.runner.signals import use_usual_signals
@@ -62,48 +62,48 @@ from dask_flame.serialization.packed import is_being_cancelled
 
 T = TypeVar("T")
 
-#: Longest time that a worker may take to close, once it was told to, in seconds.
+#: Maximum number of seconds for a worker to close.
 _CLOSE_WITHIN = 5.0
-#: Seconds that the scheduler has to take the results of a runner that is being taken away, beyond
-#: the ``shutdown_timeout`` that its calls have. The substrate may not give them.
-_SEE_OFF = 10.0
+#: Seconds for the scheduler to fetch the results of a reclaimed runner, in addition to the
+#: ``shutdown_timeout`` of its calls. The substrate may allow less.
+_FETCH_WITHIN = 10.0
 
-#: Errors of calls that are told elsewhere: that of one that stopped when it was asked to, and of a
-#: notebook's cell, which is shown in the cell.
-_TOLD = ("Interrupted()", "CellFailed(")
+#: Errors of calls that are reported elsewhere: interruptions, and errors of a notebook's cell,
+#: which the cell shows.
+_REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(")
 
-#: What distributed says when a heartbeat has crossed the scheduler's word to close.
+#: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
 
-#: Dask's setting of what workers serve by HTTP.
+#: Dask's setting for the HTTP pages of workers.
 _PAGES = "distributed.worker.http.routes"
 
-#: Takes what is to be done when the runner is told, through its leash, to end in peace.
+#: Takes the function to call when the leash asks the runner to end.
 Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], farewell: ProcessExit, listen: Listen) -> int:
-    """Carry out a runner's orders until its worker has closed; the exit code.
+def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> int:
+    """Run a worker by its launch configuration until it has closed; return the exit code.
 
     Parameters
     ----------
     orders : dict
-        What :class:`dask_flame.backends.RunnerSpec` holds, as JSON gives it.
-    farewell : ProcessExit
+        The fields of :class:`dask_flame.backends.RunnerSpec`, as read from JSON.
+    process_exit : ProcessExit
         Ends the process.
     listen : callable
-        Told what to do when the runner is to end in peace.
+        Given the function to call when the runner is asked to end.
     """
     for stream in (sys.stdout, sys.stderr):
-        # They are pipes, to which Python would write when there is a lot.
-        with contextlib.suppress(AttributeError):  # replaced by what was preloaded
+        # They are pipes, which Python would buffer in blocks.
+        with contextlib.suppress(AttributeError):  # replaced by a preloaded module
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     dask.config.update(dask.config.config, orders["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    logging.getLogger("distributed.worker").addFilter(_of_use)
-    for told in ("distributed.protocol", "distributed.comm.utils"):
-        # What cannot be pickled or read is told by the error of the call that it belongs to.
-        logging.getLogger(told).setLevel(logging.CRITICAL + 1)
+    logging.getLogger("distributed.worker").addFilter(_is_useful)
+    for name in ("distributed.protocol", "distributed.comm.utils"):
+        # Errors of serialization are part of the error of the call that they belong to.
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     for module in orders["preload"]:
         try:
             importlib.import_module(module)
@@ -116,17 +116,17 @@ def run(orders: dict[str, Any], farewell: ProcessExit, listen: Listen) -> int:
     track_own_only()
     joblib_hook.register()
     prints = install(orders)
-    code, worker = _run_to_its_end(_serve(orders, farewell, listen, prints))
+    code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints))
     worker.last_resort.cancel()
     return code
 
 
 def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run this on an event loop that goes on, whatever a call raises in a task or callback of it.
+    """Run a coroutine on an event loop that survives whatever a call raises on it.
 
-    asyncio lets SystemExit and KeyboardInterrupt through to whoever runs the loop.
+    asyncio passes SystemExit and KeyboardInterrupt on to the code that runs the loop.
     """
-    # A call may send it to its own process. Children of the runner have the usual handler.
+    # A call may send SIGINT to its own process. Children of the runner have the default handler.
     signal.signal(signal.SIGINT, lambda *_: None)
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
@@ -137,7 +137,7 @@ def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
             except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
                 if task.done():
                     break
-                # A RuntimeError is the loop's own, which a call has stopped.
+                # A RuntimeError comes from the loop itself, when a call has stopped it.
                 traceback.print_tb(error.__traceback__)
                 said = f"{text_of(error)} was raised on the event loop: the runner goes on"
                 print(said, file=sys.stderr)
@@ -145,7 +145,7 @@ def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _show(module: str, error: BaseException) -> None:
-    """Print why a module cannot be imported: the frames of its own, then all in one line."""
+    """Print why a module cannot be imported: its own frames, then the error in one line."""
     frame = error.__traceback__
     while frame is not None and (
         frame.tb_frame.f_code.co_filename in (__file__, importlib.__file__)
@@ -159,27 +159,27 @@ def _show(module: str, error: BaseException) -> None:
 
 
 async def _add_pages(worker: RunnerWorker, modules: list[str]) -> None:
-    """Have the worker serve what Dask's configuration says."""
+    """Add the pages of Dask's configuration to the worker's HTTP server."""
     for module in modules:
         await in_thread(importlib.import_module, module)
     worker.http_application.add_handlers(".*", get_handlers(server=worker, modules=modules))
 
 
 def know_modules() -> None:
-    """Let the inspect module find the files of all modules, before there is anything to hold up.
+    """Let the inspect module index the files of all modules, while nothing is waiting.
 
-    It does so when the first error is pickled, with several system calls for each module: 20 ms,
-    but seconds in the event loop, or in a thread, of a process where another thread computes.
+    Otherwise it does so when the first error is pickled, with several system calls for each
+    module: 20 ms, but seconds in a process where another thread computes.
     """
     inspect.getmodule(inspect.currentframe())
 
 
 async def _serve(
-    orders: dict[str, Any], farewell: ProcessExit, listen: Listen, prints: FramedPrints | None
+    orders: dict[str, Any], process_exit: ProcessExit, listen: Listen, prints: FramedPrints | None
 ) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
         orders["scheduler"],
-        farewell=farewell,
+        process_exit=process_exit,
         name=orders["name"],
         nthreads=orders["concurrency"],
         resources=orders["resources"] or None,
@@ -193,64 +193,64 @@ async def _serve(
         gpus=orders["gpus"],
         prints=prints,
     )
-    departure = Shutdown(worker, limit=orders["shutdown_timeout"] + _SEE_OFF)
-    # Not the loop's own handler, which the loop takes away when it closes: a second SIGTERM would
-    # then kill a runner that is on its way out.
-    signal.signal(signal.SIGTERM, lambda *_: departure.taken_away())
+    shutdown = Shutdown(worker, limit=orders["shutdown_timeout"] + _FETCH_WITHIN)
+    # Not the loop's own handler, which the loop removes when it closes: a second SIGTERM would
+    # then kill a runner that is exiting.
+    signal.signal(signal.SIGTERM, lambda *_: shutdown.preempted())
     use_usual_signals()
     pages = dask.config.get(_PAGES)
-    # They are not needed to register, and take their time to import.
+    # The pages are not needed for registration, and their import takes time.
     with dask.config.set({_PAGES: []}):
         await worker
     accept_patiently(worker)
     build_later(worker, partial(_add_pages, worker, pages))
-    worker.quiet.started()
-    departure.started()
-    listen(departure.told_to_end)
+    worker.idle_profiling.started()
+    shutdown.started()
+    listen(shutdown.end)
     await worker.finished()
     return 0, worker
 
 
-def _of_use(record: logging.LogRecord) -> bool:
-    """Whether a log line says more than what is told elsewhere.
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Return whether a log record says something that is not reported elsewhere.
 
-    That is how a call ended, that its input cannot come to it, or that the scheduler has removed
-    this runner, as it knows itself.
+    Reported elsewhere are the end of a call, inputs that cannot reach it, and the removal of this
+    runner by the scheduler.
     """
     if isinstance(record.msg, Exception) and record.funcName == "gather_dep":
-        return False  # calls go where their input is: see `transfers`
+        return False  # calls are moved to their inputs: see `transfers`
     if record.msg == _MISSING:
         return False
     if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
         return True
     error = record.getMessage().partition("Exception: ")[2]
-    return not error[1:].startswith(_TOLD)
+    return not error[1:].startswith(_REPORTED_ELSEWHERE)
 
 
 class RunnerWorker(Worker):
     """A worker whose calls can be interrupted, and may wait for calls of their own.
 
-    It does not wait for its threads when it closes, since its process ends with it: a stock worker
-    that loses its scheduler while busy waits for them for up to 30 s.
+    It does not wait for its threads when it closes, because its process ends with it; a stock
+    worker that loses its scheduler while busy waits for them for up to 30 s.
 
     Parameters
     ----------
     *args, **kwargs
-        What :class:`distributed.Worker` takes.
-    farewell : ProcessExit
+        Arguments of :class:`distributed.Worker`.
+    process_exit : ProcessExit
         Ends the process.
     rarely : float
-        How many times the usual interval lies between two looks at the event loop.
+        Factor by which the interval between two checks of the event loop is lengthened.
     gpus : int
-        GPUs that it was given, if its environment does not say which.
+        Number of GPUs given to it, if its environment does not name them.
     prints : FramedPrints, optional
-        What its calls print, where that is read from its output.
+        The output of its calls, if it is read from the runner's output.
     """
 
     def __init__(
         self,
         *args: Any,
-        farewell: ProcessExit,
+        process_exit: ProcessExit,
         name: str,
         nthreads: int = 1,
         rarely: float = 1.0,
@@ -261,11 +261,11 @@ class RunnerWorker(Worker):
         executor = InterruptibleThreadPoolExecutor(nthreads, name, on_rejoin=come_back)
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = ImmediateSender(self.loop)
-        veil_logs()
+        redact_logs()
         answer_always(self.executors["actor"])
-        self._farewell = farewell
-        # A thread, not the loop's timer: it has to fire when the loop hangs.
-        self.last_resort = threading.Timer(_CLOSE_WITHIN, farewell, (0,))
+        self._process_exit = process_exit
+        # A thread, not a timer of the loop, because it must fire when the loop hangs.
+        self.last_resort = threading.Timer(_CLOSE_WITHIN, process_exit, (0,))
         self.last_resort.daemon = True
         self.prints = prints
         if prints is not None:
@@ -277,18 +277,18 @@ class RunnerWorker(Worker):
             gone=self.calls.gone,
             waiting=self.calls.waiting,
         )
-        self.quiet = IdleProfiling(self)
+        self.idle_profiling = IdleProfiling(self)
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
-        self.quiet.begin()
+        self.idle_profiling.begin()
         try:
             with self.calls.execute(key) as execution:
                 event = await self._outcome_of(execution, stimulus_id)
         finally:
-            self.quiet.end()
+            self.idle_profiling.end()
         return self.calls.outcome(execution, event)
 
     async def _outcome_of(self, execution: Execution, stimulus_id: str) -> Any:
@@ -297,8 +297,8 @@ class RunnerWorker(Worker):
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            # Raised by what a coroutine has returned, when it is measured. It would end the loop,
-            # or this task without a word to anybody.
+            # Raised by the result of a coroutine, when its size is measured. The error would end
+            # the loop, or silently this task.
             return ExecuteFailureEvent.from_exception(
                 message_of(error),
                 key=execution.key,
@@ -312,27 +312,27 @@ class RunnerWorker(Worker):
             if isinstance(stimulus, SecedeEvent):
                 self.calls.seceded(stimulus.key)
             elif isinstance(stimulus, ExecuteDoneEvent):
-                self.calls.told(stimulus.key)
+                self.calls.recorded(stimulus.key)
 
     def _send_worker_status_change(self, stimulus_id: str) -> None:
-        # Private, and what tells the scheduler whenever this worker pauses.
+        # Private: notifies the scheduler whenever this worker pauses.
         super()._send_worker_status_change(stimulus_id)
-        if self.status in (Status.paused, Status.closing_gracefully) and self.calls.acquainted:
+        if self.status in (Status.paused, Status.closing_gracefully) and self.calls.flame_scheduler:
             state = self.state
             begun = [ts.key for ts in (*state.executing, *state.long_running)]
             self.calls.say(PAUSED, memory=self.monitor.get_process_memory(), begun=begun)
 
     async def get_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = await super().get_metrics()
-        # Dask's page of the event loops' health has the scheduler's beside it, which looks as
-        # often as Dask's settings say: what is shown is that interval, and the delay beyond it.
+        # Dask's page on the health of event loops also shows the scheduler's, which is checked at
+        # Dask's default interval: report that interval, plus the delay.
         metrics["event_loop_interval"] -= self._between_looks
         return metrics
 
     async def get_data(
         self, comm: Any, keys: Any, who: str | None = None, serializers: Any = None
     ) -> Any:
-        # Who is no worker, a client for one, is told by an error in the place of a result.
+        # A peer that is no worker, such as a client, gets an error in place of a result.
         safe = SafeComm(comm, None if who is None else self.cannot_be_sent)
         return await super().get_data(safe, keys, who=who, serializers=serializers)
 
@@ -341,8 +341,8 @@ class RunnerWorker(Worker):
         return without_unreadable(self, event, to_gather, self.cannot_be_sent)
 
     def cannot_be_sent(self, key: Any, why: str) -> None:
-        """Say that a result cannot go to the runner that asked for it."""
-        if self.calls.acquainted:
+        """Report that a result cannot be sent to the runner that asked for it."""
+        if self.calls.flame_scheduler:
             self.calls.say(UNSENDABLE, key=key, why=why)
 
     async def run(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
@@ -367,8 +367,8 @@ class RunnerWorker(Worker):
             return {"status": "error", "exception": sealed_error(error)}
 
     async def actor_execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # The base class answers what it cannot send, or what is no Exception, with silence: whoever
-        # waits for a method of an actor would wait for ever.
+        # The base class sends no answer for a result that cannot be sent, or for an error that is
+        # not an Exception: the caller of the actor's method would wait forever.
         try:
             answer: dict[str, Any] = await super().actor_execute(*args, **kwargs)
             if answer["status"] == "OK":
@@ -382,7 +382,7 @@ class RunnerWorker(Worker):
         return {"status": "error", "exception": sealed_error(error)}
 
     async def flame_idle(self, function: bytes) -> tuple[bool, str]:
-        """Run the pool's idle check, in a thread: whether this runner may end, or its error."""
+        """Run the pool's idle check in a thread; return whether the runner may end, or an error."""
         try:
             check = pickle.loads(function)
             return bool(await asyncio.to_thread(check)), ""
@@ -390,8 +390,8 @@ class RunnerWorker(Worker):
             return True, f"{type(error).__name__}: {error}"
 
     def _get_client(self, timeout: float | None = None) -> Client:
-        # Private, and where `get_client` and futures that reach a worker get their client from.
-        # The base class takes the default client, if it is one of this scheduler's.
+        # Private: `get_client` and unpickled futures get their client here. The base class would
+        # use the default client, if it belongs to this scheduler.
         if not isinstance(self._client, Client) or self._client.status == "closed":
             if timeout is None:
                 timeout = dask.config.get("distributed.comm.timeouts.connect")
@@ -410,13 +410,12 @@ class RunnerWorker(Worker):
         return adopted
 
     async def close(self, timeout: float = 30, *args: Any, **kwargs: Any) -> str | None:
-        self.quiet.close()
+        self.idle_profiling.close()
         if self.last_resort.ident is None:
-            self._farewell.broken_off = bool(self.state.executing or self.state.long_running)
+            self._process_exit.broken_off = bool(self.state.executing or self.state.long_running)
             self.last_resort.start()
         kwargs["executor_wait"] = False
-        # Calls, transfers and heartbeats that are under way are broken off; that is what closing
-        # means here, and not worth a traceback each.
+        # Closing cancels running calls, transfers and heartbeats; their tracebacks are of no use.
         logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
         done: str | None = await super().close(min(timeout, _CLOSE_WITHIN), *args, **kwargs)
         return done

@@ -1,1 +1,4 @@
-"""The policy: time, demand and runners in, decisions out; no I/O, no clock, no Dask."""
+"""The scaling policy: takes the time, the demand and the runners, and returns decisions.
+
+It performs no I/O, reads no clock and does not use Dask.
+"""

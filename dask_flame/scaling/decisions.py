@@ -1,4 +1,4 @@
-"""What a fleet decides: values, and nothing that acts on them."""
+"""The decisions of a fleet: plain values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class BootRequest:
-    """Runners to boot, all at once, and why."""
+    """Runners to boot in one wave, with the reason."""
 
     names: tuple[str, ...]
     reason: str
@@ -16,7 +16,16 @@ class BootRequest:
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """A runner to end and why; by force where it must not be waited for, or failed to boot."""
+    """A runner to end, with the reason.
+
+    Attributes
+    ----------
+    name, reason : str
+    force : bool
+        Do not wait for the runner.
+    failed : bool
+        Whether its boot failed.
+    """
 
     name: str
     reason: str
@@ -26,9 +35,15 @@ class Retirement:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Why the calls that wait will not be served; late, where boots took too long.
+    """Why the waiting calls cannot be served.
 
-    The runner is the one whose boot failed last.
+    Attributes
+    ----------
+    reason : str
+    late : bool
+        Whether the last boot exceeded ``boot_timeout``.
+    runner : str
+        The runner whose boot failed last.
     """
 
     reason: str
@@ -38,20 +53,20 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do now.
+    """The actions to take now.
 
     Attributes
     ----------
     boot : BootRequest or None
     retire : tuple of Retirement
     check : tuple of str
-        Runners to ask their pool's ``idle_check``; the answer goes to :meth:`Fleet.checked`.
+        Runners to ask their pool's ``idle_check``; pass each answer to :meth:`Fleet.checked`.
     give_up : GiveUp or None
-        Fail the calls that wait.
+        Fail the waiting calls.
     wake : float or None
-        When to decide again, if nothing happens before.
+        Time of the next decision, if nothing happens before it.
     numbers : mapping of str to float
-        What was decided from: demand, target, and the pool's runners and bounds.
+        The inputs of the decision: demand, target, and the pool's runners and bounds.
     """
 
     boot: BootRequest | None = None

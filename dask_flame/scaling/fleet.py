@@ -1,12 +1,11 @@
-"""Which runners to boot and which to retire: decided from what is seen, with no I/O and no clock.
+"""Decide which runners to boot and which to retire; no I/O, no clock.
 
-The whole of a pool's policy is here, and nothing else is. Whoever drives a :class:`Fleet` tells it
-what happened and at what time, asks it to :meth:`~Fleet.decide`, carries the decision out, and asks
-again when something changed or when the time it named has come.
+This module is the whole policy of a pool. The caller reports events with their times to a
+:class:`Fleet`, calls :meth:`~Fleet.decide`, carries the decision out, and calls it again when
+something changes or when the decision's ``wake`` time is reached.
 
-Times are seconds on any clock that does not run backwards, always the same one. What a decision
-costs grows with what has changed, not with the number of runners: see
-:mod:`dask_flame.scaling.runner_index`.
+Times are seconds on one clock that never runs backwards. The cost of a decision grows with the
+number of changes, not with the number of runners: see :mod:`dask_flame.scaling.runner_index`.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from typing import Any
 
 from dask_flame.core.pool import Pool
 from dask_flame.scaling.decisions import BootRequest, Decision, GiveUp, Retirement
-from dask_flame.scaling.no_room import Crowd
+from dask_flame.scaling.no_room import RoomBackoff
 from dask_flame.scaling.runner_index import PAUSED_FOR, Phase, RunnerIndex, RunnerState
 
 __all__ = ["BootRequest", "Decision", "Fleet", "GiveUp", "Phase", "Retirement", "RunnerState"]
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
-#: A wait before another try is shortened by up to this part of it, so that many clusters whose
-#: boots failed together do not all try again together.
+#: Shorten a retry delay by up to this fraction, so that clusters whose boots failed together do
+#: not retry together.
 _JITTER = 0.25
-#: Seconds for which a boot is kept whose calls were taken back: others may follow at once.
+#: Seconds to keep a booting runner whose calls were released: others may follow at once.
 CALLED_OFF = 0.2
 
 
@@ -39,20 +38,20 @@ class Fleet:
     ----------
     pool : Pool
     prefix : str
-        Runners are named ``<prefix>-1``, ``<prefix>-2``, …; a name is never used again.
+        Runners are named ``<prefix>-1``, ``<prefix>-2``, …; a name is never reused.
     chance : callable
-        Gives a number from 0 to 1, for the jitter of tries.
+        Return a random number from 0 to 1, for the jitter of retries.
 
     Notes
     -----
     What holds after every decision, whatever happened before it:
 
-    - no more than ``pool.max`` runners are booted: those that are ending count;
-    - a runner with a call that somebody wants is not retired, unless the fleet is suspended, the
-      runner is being taken away, or a call on it overran and cannot be stopped;
+    - no more than ``pool.max`` runners exist, ending ones included;
+    - a runner with a wanted call is not retired, unless the fleet is suspended, the substrate is
+      reclaiming the runner, or a call on it exceeded its timeout and cannot be stopped;
     - demand for n slots has been answered with ceil(n / concurrency) runners (plus ``spare``), in
       one decision, as far as ``max`` and failed boots allow;
-    - a paused runner is as if it were not there, but for ``max``, and goes if it stays so;
+    - a paused runner counts only toward ``max``, and is retired if it stays paused;
     - every runner is booting within its ``boot_timeout``, ready, paused, draining, or ending.
     """
 
@@ -65,8 +64,8 @@ class Fleet:
     ) -> None:
         self.pool = pool
         self.roster = RunnerIndex()
-        self.suspended = ""  # why it is to have no runner at all
-        self.fixed: int | None = None  # runners to have, whatever the demand
+        self.suspended = ""  # reason to have no runners at all
+        self.fixed: int | None = None  # number of runners to keep, whatever the demand
         self.failures = 0
         self._prefix = prefix
         self._chance = chance
@@ -76,62 +75,79 @@ class Fleet:
         self._retry_at = -math.inf
         self._why_failed = self._who_failed = ""
         self._too_late = self._final = False
-        self._useless = False  # the last one that failed had registered, and never took a call
+        self._never_worked = False  # the last runner that failed had registered but ran no call
         self._stuck: dict[str, tuple[float, bool]] = {}
-        self._crowd = Crowd()
-        self._taken_back = 0.0  # slots of demand that were, since the last decision
+        self._room_backoff = RoomBackoff()
+        self._taken_back = 0.0  # slots of demand released since the last decision
 
     @property
     def members(self) -> Mapping[str, RunnerState]:
-        """The runners there are, by name."""
+        """The runners of the pool, by name."""
         return self.roster.members
 
-    # What happened
+    # Events
 
     def registered(self, name: str, now: float) -> None:
-        """A runner has joined and can take calls."""
+        """Record that a runner registered and can take calls."""
         if self.roster.phase(name) is Phase.BOOTING:
             self.roster.ready(name, now)
-            self._crowd.came_up(self.members[name].asked, now)
-            if not self._useless:
+            self._room_backoff.came_up(self.members[name].asked, now)
+            if not self._never_worked:
                 self.failures = 0
 
     def load(
         self, name: str, busy: int, now: float, *, held: float | None = None, overran: bool = False
     ) -> None:
-        """What a runner is doing.
+        """Record the load of a runner.
 
         Parameters
         ----------
         name : str
         busy : int
-            Calls on it that somebody wants.
+            Number of wanted calls on it.
         now : float
         held : float, optional
-            Since when a call that was taken back has not let go of its thread.
+            Time since which a released call has kept its thread.
         overran : bool
-            Whether that call was taken back because its own timeout had run out.
+            Whether that call was released because its own timeout expired.
         """
         if held is None:
             self._stuck.pop(name, None)
         elif name in self.members:
             self._stuck[name] = (held, overran)
-        if busy and self._useless:
-            self._useless, self.failures = False, 0
+        if busy and self._never_worked:
+            self._never_worked, self.failures = False, 0
         self.roster.load(name, busy, now)
 
     def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
-        """A runner takes no further calls: retire it once it has none, or after so many seconds."""
+        """Give a runner no further calls; retire it once idle, or after ``within`` seconds.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
+        within : float, optional
+            Default: wait for its calls without limit.
+        """
         if self.roster.phase(name) in (Phase.READY, Phase.PAUSED):
             self.roster.drain(name, now, why, math.inf if within is None else now + within)
 
     def paused(self, name: str, now: float, why: str) -> bool:
-        """A runner begins no calls for now: it is no supply, and goes once it has none for a while.
+        """Record that Dask paused a runner: retire it if it stays paused without a call.
+
+        A paused runner is not counted as supply.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
 
         Returns
         -------
         bool
-            Whether that is new.
+            Whether this is a change.
         """
         if self.roster.phase(name) is not Phase.READY:
             return False
@@ -139,7 +155,7 @@ class Fleet:
         return True
 
     def resumed(self, name: str, now: float) -> bool:
-        """A runner that was paused begins calls again; whether that is new."""
+        """Record that a paused runner resumed; return whether this is a change."""
         if self.roster.phase(name) is not Phase.PAUSED:
             return False
         self.roster.resume(name, now)
@@ -154,12 +170,14 @@ class Fleet:
         no_room: bool = False,
         final: bool = False,
     ) -> Phase | None:
-        """A runner is gone from the substrate; the phase it was in, None if it was not known.
+        """Record that the substrate lost a runner; return its phase, or None if it is unknown.
 
         Parameters
         ----------
-        name, now, why
-        no_room, final : bool
+        name : str
+        now : float
+        why : str, default ""
+        no_room, final : bool, default False
             See :class:`dask_flame.backends.Ended`.
         """
         member = self.members.get(name)
@@ -169,10 +187,10 @@ class Fleet:
         phase = member.phase
         self.roster.gone(name, now)
         if no_room and self.members:
-            self._crowd.refused(now)
+            self._room_backoff.refused(now)
             return phase
         if no_room:
-            self._crowd.clear()
+            self._room_backoff.clear()
         else:
             self.freed(now)
         if phase is Phase.BOOTING:
@@ -180,25 +198,32 @@ class Fleet:
         return phase
 
     def freed(self, now: float) -> None:
-        """A runner, of this pool or another, has gone: there may be room for one."""
-        self._crowd.freed(now)
+        """Record that a runner of any pool ended, so that the substrate may have room."""
+        self._room_backoff.freed(now)
 
     def taken_back(self, slots: float) -> None:
-        """Calls that were demand for so many slots were taken back, and not done elsewhere."""
+        """Record that calls worth so many slots of demand were released without being run."""
         self._taken_back += slots
 
     def leaving(self, name: str, now: float) -> None:
-        """A runner has left by itself, and will be gone."""
+        """Record that a runner is leaving by itself."""
         if name in self.members:
             self.roster.end(name, now)
 
     def kept(self, name: str, now: float) -> None:
-        """A runner could not be retired: it goes on, and is asked again ever more rarely."""
+        """Record that a runner could not be retired: retry, with growing delays."""
         if self.roster.phase(name) is Phase.ENDING:
             self.roster.keep(name, now, self.pool.idle_timeout)
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
-        """What a runner has answered to its pool's ``idle_check``."""
+        """Record the answer of a runner to its pool's ``idle_check``.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        may_end : bool
+        """
         self.roster.checked(name, now, may_end=may_end)
 
     def resize(self, **changes: Any) -> None:
@@ -207,49 +232,49 @@ class Fleet:
         Raises
         ------
         PoolError
-            If the changed policy would be wrong; nothing has changed then.
+            If the changed policy is invalid; the old one then stays in force.
         """
         self.pool = self.pool.replace(**changes)
         self.fixed = None
         self._resting = False
-        self._taken_back = math.inf  # what the policy asked for
+        self._taken_back = math.inf  # release all that the old policy asked for
 
     def fix(self) -> int:
-        """Keep the number of runners that there are now until :meth:`resize`; return it."""
+        """Keep the present number of runners until :meth:`resize`; return it."""
         if self.fixed is None:
             self.fixed = self.count(Phase.BOOTING, Phase.READY)
         return self.fixed
 
     def awaited(self, number: int, now: float) -> None:
-        """Somebody waited for so many runners without giving them calls: they are idle from now."""
+        """Restart the idle time of so many runners: a caller waited for them without calls."""
         busy = sum(m.phase is Phase.READY and m.busy > 0 for m in self.members.values())
         self.roster.idle_anew(number - busy, now)
         self.taken_back(number * self.pool.concurrency)
 
-    # What there is
+    # State
 
     def count(self, *phases: Phase) -> int:
-        """How many runners are in these phases."""
+        """Return the number of runners in these phases."""
         return sum(self.roster.counts[phase] for phase in phases)
 
     @property
     def full(self) -> bool:
-        """Whether there are as many runners, of whatever phase, as there may be."""
+        """Whether the pool has ``max`` runners, in any phase."""
         return len(self.members) >= self.pool.max
 
     @property
     def crowded(self) -> bool:
-        """Whether its substrate has no room for more runners, as far as is known."""
-        return self._crowd.there
+        """Whether the substrate, as far as known, has no room for more runners."""
+        return self._room_backoff.there
 
     @property
     def next_name(self) -> str:
-        """What the next runner that is booted will be called."""
+        """Name of the next runner to boot."""
         return self._name(1)
 
     @property
     def next_names(self) -> list[str]:
-        """What the runners will be called that may still be booted, beside those there are."""
+        """Names of all runners that may still be booted beside the present ones."""
         there = self.count(Phase.BOOTING, Phase.READY, Phase.DRAINING)
         return [self._name(1 + n) for n in range(self.pool.max - there)]
 
@@ -257,11 +282,11 @@ class Fleet:
         return f"{self._prefix}-{self._count + number}"
 
     def is_draining(self, name: str) -> bool:
-        """Whether a runner is to have no further calls."""
+        """Return whether a runner gets no further calls."""
         return self.roster.phase(name) is Phase.DRAINING
 
     def target(self, demand: int) -> int:
-        """How many runners this many slots of demand call for, within the bounds."""
+        """Return the number of runners for so many slots of demand, within the bounds."""
         if self.suspended:
             return 0
         if self.fixed is not None:
@@ -278,7 +303,7 @@ class Fleet:
 
     @property
     def bound(self) -> tuple[int, str]:
-        """How many runners there may be now, and what bounds them, with the line to type."""
+        """The present maximum of runners, and the setting behind it with the line to change it."""
         pool = self.pool
         if self.suspended:
             return 0, f"there are to be none: {self.suspended}"
@@ -294,10 +319,10 @@ class Fleet:
     def _alive(self) -> int:
         return self.count(Phase.BOOTING, Phase.READY)
 
-    # What to do
+    # Decisions
 
     def decide(self, now: float, demand: int) -> Decision:
-        """Say what to boot and what to retire, given the slots that could be used now."""
+        """Return the runners to boot and to retire, given the slots that could be used now."""
         if demand:
             self._resting = False
         retire: list[Retirement] = []
@@ -311,7 +336,7 @@ class Fleet:
         else:
             self._end_surplus(now, target, retire, check)
             self._rest(now, target, demand, retire, check)
-            target = self.target(demand)  # lower, where the `min` runners have gone to rest
+            target = self.target(demand)  # lower, if the `min` runners have just been retired
         self._taken_back = 0.0
         there = self._alive
         numbers = {"demand": demand, "target": target, "there": there}
@@ -344,7 +369,7 @@ class Fleet:
             if member.phase is Phase.PAUSED:
                 why += f"; it has had no call running for {PAUSED_FOR:g} s"
                 if not member.worked:
-                    self._useless = True
+                    self._never_worked = True
                     self._failed(member, now, f"was never of use: {member.why}", late=False)
             if member.busy:
                 why += f"; its {member.busy} calls run again elsewhere"
@@ -360,7 +385,7 @@ class Fleet:
         self, now: float, target: int, retire: list[Retirement], check: list[str]
     ) -> None:
         roster, limit = self.roster, self.pool.idle_timeout
-        # The boots asked for last are the ones that can be done without.
+        # The boots requested last are the first to be given up.
         called_off = self._taken_back / self.pool.concurrency
         roster.need(max(0, target - self.count(Phase.READY)), now, called_off=called_off)
         least = max(target, self._floor)
@@ -370,7 +395,7 @@ class Fleet:
                 if over
                 else f"no call for idle_timeout={limit:g} s"
             )
-            # Not booted yet, then longest idle.
+            # Booting runners first, then the longest idle.
             if member := roster.called_off(math.inf if over else now - CALLED_OFF):
                 why = why if over else "nobody wants the calls any more that it boots for"
                 retire.append(self._end(member, now, why))
@@ -417,7 +442,7 @@ class Fleet:
         number = min(target - alive, self.pool.max - len(self.members))
         if number <= 0:
             if target <= alive:
-                self._crowd.satisfied(now)
+                self._room_backoff.satisfied(now)
             return None, None
         if self.failures:
             if self.count(Phase.BOOTING):
@@ -426,8 +451,8 @@ class Fleet:
                 return None, None
             if now < self._retry_at:
                 return None, self._retry_at
-            number = 1  # one tries; the rest follow once it is up
-        number, again = self._crowd.may_boot(number, now)
+            number = 1  # boot one as a trial; the rest follow once it registers
+        number, again = self._room_backoff.may_boot(number, now)
         if not number:
             return None, again
         names = tuple(map(self._name, range(1, number + 1)))
@@ -455,11 +480,11 @@ class Fleet:
         return self.give_up(now) if self._given_up(demand) else None
 
     def give_up(self, now: float) -> GiveUp | None:
-        """Say why nobody should wait for a boot, if they keep failing; the next try is at once."""
+        """Return why callers should not wait, if boots keep failing; retry at once afterwards."""
         pool = self.pool
         if self.failures < pool.boot_attempts or pool.on_boot_failure != "fail":
             return None
-        # What is submitted later deserves one more try, at once.
+        # A later submission gets one more attempt, without delay.
         self.failures = pool.boot_attempts - 1
         self._retry_at = now
         times = "1 boot" if pool.boot_attempts == 1 else f"{pool.boot_attempts} boots"
@@ -514,7 +539,7 @@ class Fleet:
     ) -> None:
         self._who_failed, self._why_failed = member.name, f"{member.name} {why}"
         self._too_late, self._final = late, final
-        # A whole wave that fails for one reason counts once.
+        # A whole wave that fails for one reason counts as one failure.
         if member.asked > self._failed_at:
             self.failures += 1
             self._failed_at = now

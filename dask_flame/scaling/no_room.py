@@ -1,26 +1,26 @@
-"""How a pool tries to boot where its substrate has no room for more, with no I/O and no clock.
+"""Retry boots on a substrate that has no room for more runners; no I/O, no clock.
 
-A quota below ``max`` is no failure: the runners that there are do the work. To ask for the others
-again and again would only have each of them refused, with a warning.
+A quota below ``max`` is not a failure: the existing runners do the work. Requesting all missing
+runners again and again would only produce refusals, each with a warning.
 """
 
 from __future__ import annotations
 
 import math
 
-#: Seconds until it is tried again though no runner has gone: others may have made room.
+#: Seconds until a retry when no runner has ended: other tenants may have freed room.
 PAUSE = 30.0
-#: The first such time after a runner has gone: the substrate may count it for a moment longer.
+#: Seconds until the first retry after a runner has ended: quota may lag behind for a moment.
 _FIRST = 1.0
 
 
-class Crowd:
-    """What has been refused for want of room, and when it is tried again.
+class RoomBackoff:
+    """The state of refused boots, and the time of the next attempt.
 
     Attributes
     ----------
     there : bool
-        Whether something was, so that boots are asked for a few at a time.
+        Whether boots are being refused, so that only a few are requested at a time.
     """
 
     def __init__(self) -> None:
@@ -28,36 +28,36 @@ class Crowd:
         self._refused_at = -math.inf
         self._pause = PAUSE
         self._try_at = -math.inf
-        self._room = 0  # how many there may be room for, as far as is known
+        self._room = 0  # estimated number of runners that fit
 
     def refused(self, now: float) -> None:
-        """A boot was refused as there is no room beside the runners that there are."""
+        """Record that a boot was refused for lack of room."""
         self.there, self._room, self._refused_at = True, 0, now
         self._try_at = now + self._pause
 
     def freed(self, now: float) -> None:
-        """A runner of this substrate has gone."""
+        """Record that a runner on this substrate ended."""
         if self.there:
             self._room += 1
             self._try_at, self._pause = now, _FIRST
 
     def came_up(self, asked: float, now: float) -> None:
-        """A boot that was asked for at this time has come up: there was room, and may be more."""
+        """Record that a boot requested at time ``asked`` succeeded: there may be room for more."""
         if self.there and asked > self._refused_at:
             self._room += 2
             self._try_at, self._pause = now, PAUSE
 
     def satisfied(self, now: float) -> None:
-        """No more runners are wanted than there are."""
+        """Record that no more runners are wanted."""
         if now >= self._try_at:
             self.there, self._pause = False, PAUSE
 
     def clear(self) -> None:
-        """None of the pool's runners is there: what is refused now has failed."""
+        """Reset: without any runner in the pool, a refusal is a failure."""
         self.there = False
 
     def may_boot(self, number: int, now: float) -> tuple[int, float | None]:
-        """Say how many of these boots to ask for now, or else when to look again."""
+        """Return how many of these boots to request now, or else when to retry."""
         if not self.there:
             return number, None
         if now < self._try_at:

@@ -1,8 +1,7 @@
-"""A pool's runners in the order in which its policy looks at them, with no I/O and no clock.
+"""A pool's runners, indexed in the orders that the policy needs; no I/O, no clock.
 
-Every runner is in exactly one of the orders kept here, and each of them has what the policy asks
-for next at one of its ends. So a look, and a change, take the same time with ten runners and with
-ten thousand.
+Each runner is in exactly one of these orders, and the policy only looks at their ends. A lookup or
+a change therefore takes the same time with ten runners as with ten thousand.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from enum import Enum
 
 _AGAIN_FIRST = 2.5
 _AGAIN_MOST = 300.0
-#: Seconds that a paused runner with no call has to come back: as long as Dask may take to write
-#: results to disk, or to see that some were released.
+#: Seconds for which a paused runner without a call may recover: Dask may need as long to write
+#: results to disk, or to notice that some were released.
 PAUSED_FOR = 2.0
 
 
 class Phase(Enum):
-    """Where a runner is in its life."""
+    """The phase of a runner's life."""
 
     BOOTING = "booting"
     READY = "ready"
@@ -33,7 +32,7 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class RunnerState:
-    """One runner as the fleet knows it.
+    """The state of one runner.
 
     Attributes
     ----------
@@ -42,22 +41,22 @@ class RunnerState:
     asked : float
         When its boot was decided.
     since : float
-        When it came into its phase.
+        When it entered its phase.
     busy : int
-        Calls on it that somebody wants.
+        Number of wanted calls on it.
     refusals : int
         How often it could not be retired since its last call.
     idle_since : float
-        Since when it could be done without: for a ready runner since its last call, for a booting
-        one since the demand that asked for it went; infinite while it is needed.
+        Time since which it is not needed: for a ready runner since its last call, for a booting
+        one since the demand for it went away; infinite while it is needed.
     may_end : bool
-        Its ``idle_check`` has said so, since its last call.
+        Whether its ``idle_check`` allowed its end since its last call.
     why : str
         Why it is draining, or paused.
     worked : bool
         Whether it has had a call.
     paused : bool
-        Whether it begins no calls for now, also where it is to go for that.
+        Whether Dask has paused it, also when it is being retired for that reason.
     """
 
     name: str
@@ -71,74 +70,81 @@ class RunnerState:
     why: str = ""
     worked: bool = False
     paused: bool = False
-    stamp: int = 0  # what the heaps know of it is stale once this has changed
+    stamp: int = 0  # heap entries with another stamp are stale
 
 
 _Heap = list[tuple[float, int, RunnerState]]
 
 
 class RunnerIndex:
-    """The runners of one pool, each in the order in which its turn will come.
+    """The runners of one pool, in the orders in which the policy takes them.
 
     Attributes
     ----------
     members : dict of str to RunnerState
     counts : Counter of Phase
     checking : dict of str to RunnerState
-        Those that are being asked whether they may end.
+        Runners whose ``idle_check`` is being asked.
     news : set of str
-        Names of those whose phase has changed, or which got busy or idle, since the reader last
-        cleared it.
+        Names of runners whose phase changed, or that became busy or idle, since the reader last
+        cleared the set.
     """
 
     def __init__(self) -> None:
-        # Ordered dicts: in a plain one, the first of what is left is behind all that was taken out.
+        # OrderedDict: in a plain dict, finding the first key scans past all deleted entries.
         self.members: dict[str, RunnerState] = {}
         self.counts: Counter[Phase] = Counter()
         self.checking: dict[str, RunnerState] = {}
         self.news: set[str] = set()
         self._working = 0
-        self._worked = 0.0  # when busy runners were no longer so, less when they got busy, summed
-        self._asked: set[str] = set()  # those whose answer is to come
-        self._stale: set[str] = set()  # and has been overtaken by a call
+        self._worked = 0.0  # sum of the times at which runners became idle, less those at busy
+        self._asked: set[str] = set()  # runners whose answer is pending
+        self._stale: set[str] = set()  # of these, runners that got a call after the question
         self._needed: OrderedDict[str, RunnerState] = OrderedDict()  # booting, first asked first
         self._unneeded: OrderedDict[str, RunnerState] = (
             OrderedDict()
-        )  # booting, last asked first: longest unneeded first
+        )  # booting, last asked first, that is longest unneeded first
         self._called_off: OrderedDict[str, RunnerState] = (
             OrderedDict()
-        )  # of these, by who asked for it
+        )  # booting and unneeded, because their calls were released
         self._idle: OrderedDict[str, RunnerState] = OrderedDict()  # ready, longest idle first
-        self._approved: OrderedDict[str, RunnerState] = OrderedDict()  # idle, and may end
+        self._approved: OrderedDict[str, RunnerState] = OrderedDict()  # idle, may end
         self._refused: dict[str, RunnerState] = {}  # idle, could not be retired
-        self._again: _Heap = []  # the same, by the time of the next try
-        self._drained: OrderedDict[str, RunnerState] = OrderedDict()  # draining, with no call left
-        # Draining, or paused with no call, by when they are no longer waited for.
+        self._again: _Heap = []  # the refused, by time of the next attempt
+        self._drained: OrderedDict[str, RunnerState] = OrderedDict()  # draining, without a call
+        # Draining, or paused without a call, by the time at which to stop waiting for them.
         self._dues: _Heap = []
         self._stamp = 0
 
     def phase(self, name: str) -> Phase | None:
-        """The phase of a runner, None where there is none of this name."""
+        """Return the phase of a runner, or None if the name is unknown."""
         member = self.members.get(name)
         return None if member is None else member.phase
 
-    # What happens
+    # Events
 
     def add(self, name: str, now: float) -> None:
-        """A runner's boot was decided."""
+        """Add a runner whose boot was decided."""
         self.members[name] = self._needed[name] = RunnerState(name, Phase.BOOTING, now, now)
         self.counts[Phase.BOOTING] += 1
         self.news.add(name)
 
     def ready(self, name: str, now: float) -> None:
-        """A runner has come up."""
+        """Mark a runner as ready."""
         member = self._enter(name, Phase.READY, now)
         member.idle_since = math.inf if member.busy else now
         if not member.busy:
             self._idle[name] = member
 
     def load(self, name: str, busy: int, now: float) -> None:
-        """A runner has this many calls that somebody wants."""
+        """Set the number of wanted calls on a runner.
+
+        Parameters
+        ----------
+        name : str
+        busy : int
+        now : float
+        """
         member = self.members.get(name)
         if member is None or member.busy == busy:
             return
@@ -161,19 +167,35 @@ class RunnerIndex:
             self._await(member, now)
 
     def pause(self, name: str, now: float, why: str) -> None:
-        """A runner begins no calls for now."""
+        """Mark a runner as paused.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
+        """
         member = self._enter(name, Phase.PAUSED, now)
         member.why, member.paused = why, True
         self._await(member, now)
 
     def resume(self, name: str, now: float) -> None:
-        """A runner begins calls again."""
+        """Mark a paused runner as ready again."""
         member = self.members[name]
         member.why, member.paused = "", False
         self.ready(name, now)
 
     def drain(self, name: str, now: float, why: str, due: float) -> None:
-        """A runner takes no further calls."""
+        """Mark a runner as draining; wait for its calls until ``due``.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        why : str
+        due : float
+            When to stop waiting.
+        """
         member = self._enter(name, Phase.DRAINING, now)
         member.why, member.paused = why, False
         if member.busy:
@@ -182,18 +204,26 @@ class RunnerIndex:
             self._drained[name] = member
 
     def end(self, name: str, now: float) -> None:
-        """A runner is to go."""
+        """Mark a runner as ending."""
         self._enter(name, Phase.ENDING, now)
         self._asked.discard(name)
         self._stale.discard(name)
 
     def idle_anew(self, number: int, now: float) -> None:
-        """Begin the idle time of so many ready runners anew: of those that were busy last."""
+        """Restart the idle time of so many ready runners, those that were busy last."""
         for member in list(self._idle.values())[max(0, len(self._idle) - number) :]:
             member.idle_since = now
 
     def keep(self, name: str, now: float, patience: float) -> None:
-        """A runner could not go: it is tried again after this patience, then ever more rarely."""
+        """Put back a runner that could not be retired; retry after ``patience``, then later.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        patience : float
+            Minimum delay in seconds.
+        """
         member = self.members[name]
         member.refusals += 1
         again = min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST)
@@ -210,7 +240,7 @@ class RunnerIndex:
         self._push(self._again, now + max(patience, again), member)
 
     def gone(self, name: str, now: float) -> None:
-        """A runner is there no more."""
+        """Remove a runner."""
         member = self.members.pop(name)
         self._withdraw(member)
         self._asked.discard(name)
@@ -221,10 +251,16 @@ class RunnerIndex:
         self.counts[member.phase] -= 1
 
     def need(self, booting: int, now: float, *, called_off: float = 0.0) -> None:
-        """So many of the booting runners are needed: those that were asked for first.
+        """Keep the first ``booting`` of the booting runners as needed, in the order of their boots.
 
-        Of those that are not any more, so many were called off; for the others there is no call
-        left, but there may be one soon.
+        Of those no longer needed, ``called_off`` are marked as called off; demand for the others
+        may return soon.
+
+        Parameters
+        ----------
+        booting : int
+        now : float
+        called_off : float, default 0
         """
         while len(self._needed) > booting:
             name, member = self._needed.popitem()
@@ -240,9 +276,9 @@ class RunnerIndex:
         return [order for order in (self._unneeded, self._called_off) if order]
 
     def check(self, name: str) -> bool:
-        """An idle runner is to say whether it may end; whether it is to be asked.
+        """Mark an idle runner as being checked; return whether to ask it.
 
-        It is not where it has not answered yet what it was asked before its last call.
+        A runner with an unanswered question from before its last call is not asked again.
         """
         member = self.members[name]
         self._withdraw(member)
@@ -252,15 +288,22 @@ class RunnerIndex:
         return ask
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
-        """It has answered; if it may not end, its idle time begins anew."""
+        """Record a runner's answer; if it may not end, restart its idle time.
+
+        Parameters
+        ----------
+        name : str
+        now : float
+        may_end : bool
+        """
         stale = name in self._stale
         self._asked.discard(name)
         self._stale.discard(name)
         member = self.checking.pop(name, None)
         if member is None:
-            return  # it has got a call, or gone, meanwhile
+            return  # it got a call, or ended, in the meantime
         if stale:
-            # That was before its last call: its turn is still there, to be asked anew.
+            # The answer predates its last call: restore its place in the order, to ask it again.
             idle = sorted((*self._idle.values(), member), key=lambda m: m.idle_since)
             self._idle = OrderedDict((m.name, m) for m in idle)
             return
@@ -271,33 +314,41 @@ class RunnerIndex:
             member.idle_since = now
             self._idle[name] = member
 
-    # What is asked
+    # Queries
 
     def busy_seconds(self, now: float) -> float:
-        """For how long runners had a call, summed over all there have been."""
+        """Return the total time for which runners had a call, in seconds."""
         return self._worked + self._working * now
 
     def busy_before(self, seconds: float) -> None:
-        """Runners had a call for so long, as whoever watches them says; none has one here."""
+        """Set the total busy time before now, as counted elsewhere; no runner may be busy here."""
         self._worked = seconds
 
     def longest_booting(self) -> RunnerState | None:
-        """The runner that has been booting for the longest time."""
+        """Return the runner that has been booting for the longest time."""
         if self._needed:
             return next(iter(self._needed.values()))
         return min(map(_last, self._spare()), key=lambda member: member.asked, default=None)
 
     def longest_unneeded(self) -> RunnerState | None:
-        """The booting runner that has been superfluous for the longest time."""
+        """Return the booting runner that has been unneeded for the longest time."""
         return next(iter(self._unneeded.values()), None)
 
     def called_off(self, before: float) -> RunnerState | None:
-        """A booting runner that was called off before a time, or then."""
+        """Return a booting runner that was called off at or before this time."""
         member = next(iter(self._called_off.values()), None)
         return member if member is not None and member.idle_since <= before else None
 
     def longest_idle(self, now: float, limit: float, *, any_time: bool) -> RunnerState | None:
-        """The idle runner whose turn to go has come; with ``any_time``, also before its time."""
+        """Return the idle runner to retire next; with ``any_time``, even before its time.
+
+        Parameters
+        ----------
+        now : float
+        limit : float
+            The idle timeout, in seconds.
+        any_time : bool
+        """
         if self._approved:
             return next(iter(self._approved.values()))
         member = next(iter(self._idle.values()), None)
@@ -307,14 +358,14 @@ class RunnerIndex:
         return top[1] if top is not None and now >= top[0] else None
 
     def next_idle(self, limit: float) -> float | None:
-        """When the turn of the next idle runner comes; those that may end now are not meant."""
+        """Return when the next idle runner is due; runners approved to end are left out."""
         first = next(iter(self._idle.values()), None)
         top = self._top(self._again)
         times = [] if first is None else [first.idle_since + limit]
         return min(times if top is None else [*times, top[0]], default=None)
 
     def all_idle_since(self) -> float | None:
-        """Since when all runners have been idle; None where one is not, or there is none."""
+        """Return since when all runners have been idle; None if one is busy, or none exists."""
         idle = len(self._idle) + len(self._approved) + len(self._refused)
         if not idle or idle < len(self.members) - self.counts[Phase.ENDING]:
             return None
@@ -323,25 +374,25 @@ class RunnerIndex:
         return max(m.idle_since for m in (others if last is None else [*others, last]))
 
     def idle_members(self) -> list[RunnerState]:
-        """All idle runners, except those that are being asked."""
+        """Return all idle runners, except those being checked."""
         return [*self._approved.values(), *self._idle.values(), *self._refused.values()]
 
     def drained(self, now: float) -> Iterator[RunnerState]:
-        """Runners that take no calls and have none left, or are no longer waited for."""
+        """Yield draining runners without a call, and those whose time to finish is over."""
         while self._drained:
             yield next(iter(self._drained.values()))
         while (top := self._top(self._dues)) is not None and now >= top[0]:
             yield top[1]
 
     def next_due(self) -> float | None:
-        """When the next draining runner is no longer waited for."""
+        """Return when the wait for the next draining or paused runner ends."""
         top = self._top(self._dues)
         return None if top is None else top[0]
 
-    # How it is kept
+    # Implementation
 
     def _await(self, member: RunnerState, now: float) -> None:
-        """Wait for a paused runner as long as it has a call, and then for a while."""
+        """Wait while a paused runner has a call, and then for `PAUSED_FOR` seconds."""
         member.stamp = 0
         if not member.busy:
             self._push(self._dues, now + PAUSED_FOR, member)
@@ -360,7 +411,7 @@ class RunnerIndex:
         self._worked -= more * now
 
     def _withdraw(self, member: RunnerState) -> None:
-        """Take a runner out of the order it is in."""
+        """Remove a runner from the order it is in."""
         if member.name in self._asked:
             self._stale.add(member.name)
         for order in (

@@ -133,8 +133,8 @@ class Case:
     grace: float = 60.0
     kill_at: str = ""  # the phase in which the driver is killed
     kill_after: float = 0.0  # ... and how long after its beginning
-    # ... "guard": the guard as well; "several": that and all runners but one; "frozen": while its
-    # runners are frozen; "paused": it is only stopped for a while
+    # ... "supervisor": its supervisor as well; "several": that and all runners but one;
+    # "frozen": while its runners are frozen; "paused": it is only stopped for a while
     kill_with: str = ""
 
     @property
@@ -170,8 +170,8 @@ class Case:
 
 _KILLS = {
     "": "the driver is killed",
-    "guard": "the driver and the guard are killed",
-    "several": "the driver, the guard and all runners but one are killed at one instant",
+    "supervisor": "the driver and the supervisor are killed",
+    "several": "the driver, the supervisor and all runners but one are killed at one instant",
     "frozen": "all runners are frozen and the driver is killed",
     "paused": "the driver is stopped for a while",
     "api-down": "the API server goes down for a while and the driver is killed",
@@ -182,7 +182,7 @@ _KILLS = {
 
 THEMES = (
     *("driver", "kill", "boots", "link", "backend", "freeze"),
-    *("driver", "kill", "links", "guard", "mix", "template"),
+    *("driver", "kill", "links", "supervisor", "mix", "template"),
 )
 
 
@@ -204,7 +204,7 @@ def make_case(seed: int) -> Case:
         which = turn * THEMES.count("driver") + THEMES[:place].count("driver")
         case["kill_at"] = DRIVER_PHASES[which % len(DRIVER_PHASES)]
         case["kill_after"] = rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0, 0.02)
-        ways = ["", "", "", "guard", "frozen", "paused", "several", "several"]
+        ways = ["", "", "", "supervisor", "frozen", "paused", "several", "several"]
         case["kill_with"] = rng.choice(ways)
         if case["kill_with"] == "several":
             case["rounds"] = tuple(map(_with_children, rounds))
@@ -324,12 +324,14 @@ def _backend(rng: random.Random) -> dict[str, object]:
     return {"unsteady": unsteady}
 
 
-def _guard(rng: random.Random) -> dict[str, object]:
+def _supervisor(rng: random.Random) -> dict[str, object]:
     on_disk = rng.random() < 0.5
-    faults = [Fault("guard", rng.choice(PHASES), moment(rng)) for _ in range(rng.randint(1, 2))]
+    faults = [
+        Fault("supervisor", rng.choice(PHASES), moment(rng)) for _ in range(rng.randint(1, 2))
+    ]
     if on_disk:
         # Where it is killed while no runner is there, nothing is lost.
-        faults[0] = Fault("guard", "resting", moment(rng))
+        faults[0] = Fault("supervisor", "resting", moment(rng))
     return {"faults": tuple(faults), "home_memory": 2**16 if on_disk else None}
 
 
@@ -369,7 +371,7 @@ def _broken(rng: random.Random, ways: tuple[str, ...]) -> Fault:
 def _mix(rng: random.Random) -> dict[str, object]:
     mixed: dict[str, object] = {}
     faults: list[Fault] = []
-    parts = [_kills, _freezes, _boots, _backend, _guard, _templates, _link, _links]
+    parts = [_kills, _freezes, _boots, _backend, _supervisor, _templates, _link, _links]
     for part in rng.sample(parts, k=rng.randint(2, 3)):
         mishaps = part(rng)
         faults += mishaps.pop("faults", ())  # type: ignore[arg-type]
@@ -383,7 +385,7 @@ _MISHAPS = {
     "freeze": _freezes,
     "boots": _boots,
     "backend": _backend,
-    "guard": _guard,
+    "supervisor": _supervisor,
     "template": _templates,
     "link": _link,
     "links": _links,

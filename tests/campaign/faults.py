@@ -155,7 +155,7 @@ class Faults(threading.Thread):
         """Count the processes that there are, whatever the cluster believes."""
         if not self._time_to_count(now):
             return
-        for pool, number in processes(self.backend.guard).items():
+        for pool, number in processes(self.backend.supervisor).items():
             self.seen.most[pool] = max(self.seen.most.get(pool, 0), number)
 
     def _time_to_count(self, now: float) -> bool:
@@ -167,17 +167,17 @@ class Faults(threading.Thread):
     # Striking
 
     def _strike(self, fault: Fault) -> None:
-        if fault.what == "guard":
-            guard = self.backend.guard
-            if guard is not None:
-                self._say("guard killed")
-                self.seen.victims |= dict.fromkeys(self.cluster.runners, "guard")
-                _signal(guard, signal.SIGKILL)
+        if fault.what == "supervisor":
+            supervisor = self.backend.supervisor
+            if supervisor is not None:
+                self._say("supervisor killed")
+                self.seen.victims |= dict.fromkeys(self.cluster.runners, "supervisor")
+                _signal(supervisor, signal.SIGKILL)
             return
         if fault.what == "template":
             self._say("template killed" if fault.seconds is None else "template frozen")
             stop = signal.SIGKILL if fault.seconds is None else signal.SIGSTOP
-            hit = templates(self.backend.guard)
+            hit = templates(self.backend.supervisor)
             for pid in hit:
                 _signal(pid, stop)
             if fault.seconds is not None:
@@ -273,11 +273,11 @@ class Faults(threading.Thread):
         self.seen.said.append(f"{time.monotonic() - self._start:.3f} s: {what}")
 
 
-def processes(guard: int | None) -> Counter[str]:
-    """How many living children of the guard are runners of which pool."""
+def processes(supervisor: int | None) -> Counter[str]:
+    """How many living children of the supervisor are runners of which pool."""
     found: Counter[str] = Counter()
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(guard).children() if guard else []:
+        for child in psutil.Process(supervisor).children() if supervisor else []:
             with contextlib.suppress(psutil.Error):
                 name = mark_of(child).rpartition("/")[2]
                 if name and child.status() != psutil.STATUS_ZOMBIE:
@@ -286,11 +286,11 @@ def processes(guard: int | None) -> Counter[str]:
     return found
 
 
-def templates(guard: int | None) -> list[int]:
-    """The processes that the guard's runners are forked from."""
+def templates(supervisor: int | None) -> list[int]:
+    """The processes that the supervisor's runners are forked from."""
     found = []
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(guard).children() if guard else []:
+        for child in psutil.Process(supervisor).children() if supervisor else []:
             with contextlib.suppress(psutil.Error):
                 if "template" in child.cmdline():
                     found.append(child.pid)

@@ -202,7 +202,7 @@ def _causes(case: Case, played: Played) -> Iterator[str]:
         if event is None:
             if name not in retired:
                 yield f"{name} was killed, and no event says so"
-        elif event.kind == "lost" and not any(w in event.reason for w in ("SIGKILL", "guard")):
+        elif event.kind == "lost" and not any(w in event.reason for w in ("SIGKILL", "supervisor")):
             yield f"{name} was killed, and the event says: {event}"
 
 
@@ -210,11 +210,11 @@ def _hurt(case: Case, played: Played) -> set[str]:
     """Runners that something was done to which may have ended them."""
     names = set(played.seen.victims)
     for event in played.events:
-        # Of a guard that was killed: boots that it was about to do as well.
-        by_guard = "guard of the local runners" in event.reason
+        # Of a supervisor that was killed: boots that it was about to do as well.
+        by_supervisor = "supervisor of the local runners" in event.reason
         # Found to be frozen; on a machine that is very busy, so may others be.
         by_time = case.worker_ttl is not None and event.kind == "lost"
-        if by_guard or by_time or _LATE in event.reason:
+        if by_supervisor or by_time or _LATE in event.reason:
             names.update(event.runners)
     return names
 

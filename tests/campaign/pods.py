@@ -31,7 +31,7 @@ _WORDS = {
 class _Backend(KubernetesBackend):
     """With what the parts of a campaign ask of one."""
 
-    guard: int | None = None
+    supervisor: int | None = None
     refused = 0
 
     def __init__(self, *args: Any) -> None:

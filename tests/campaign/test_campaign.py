@@ -88,7 +88,7 @@ def _in_a_process(case: Case, folder: Path, temporary: Path) -> tuple[list[str],
             )
         try:
             wait_for(lambda: not _remains(token), _GONE_WITHIN, "no process is left")
-            if case.kill_with not in ("guard", "several"):
+            if case.kill_with not in ("supervisor", "several"):
                 # Where both are killed it takes a runner to remove the folder, if there is one.
                 wait_for(lambda: not list(temporary.iterdir()), _GONE_WITHIN, "no folder is left")
         except AssertionError as error:
@@ -112,19 +112,19 @@ def _until_phase(driver: Any, phase: str) -> tuple[list[str], bool]:
 
 def _kill(case: Case, driver: Any, token: str) -> str:
     others = [p for p in _remains(token) if p.pid != driver.pid]
-    guards = [p for p in others if "dask_flame/backends/local/supervisor" in _line(p)]
-    if case.kill_with == "guard":
-        kill(p.pid for p in guards)
+    supervisors = [p for p in others if "dask_flame/backends/local/supervisor" in _line(p)]
+    if case.kill_with == "supervisor":
+        kill(p.pid for p in supervisors)
     elif case.kill_with == "several":
         shown = [(p, _line(p)) for p in others]
         runners = [p for p, s in shown if s.startswith("dask-flame ") and "template" not in s]
-        victims = [driver, *guards, *runners[1:]]
+        victims = [driver, *supervisors, *runners[1:]]
         random.Random(case.seed).shuffle(victims)
         kill(p.pid for p in victims)
         return f"killed {[p.pid for p in victims]}, with {[_line(p) for p in others]}"
     elif case.kill_with == "frozen":
         for process in others:
-            if process not in guards:
+            if process not in supervisors:
                 with contextlib.suppress(psutil.Error):
                     process.suspend()
     if case.kill_with == "paused":

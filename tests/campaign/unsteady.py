@@ -45,9 +45,9 @@ class UnsteadyBackend(LocalBackend):
         return self._mark
 
     @property
-    def guard(self) -> int | None:
-        """The guard's process."""
-        return None if self._guard is None else self._guard.pid
+    def supervisor(self) -> int | None:
+        """The supervisor's process."""
+        return None if self._supervisor is None else self._supervisor.pid
 
     def pid(self, runner: str) -> int | None:
         """A living runner's process."""

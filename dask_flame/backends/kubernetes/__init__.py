@@ -1,4 +1,4 @@
-"""Runners as Kubernetes pods (driver)."""
+"""The Kubernetes back end: runners as pods (driver)."""
 
 from __future__ import annotations
 

@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds of `disconnect_grace`, where nobody says another, for a driver that reaches its scheduler
-#: through the API server: that is away for longer than usual when it is upgraded or starts anew.
+#: Default `disconnect_grace` in seconds if the driver reaches its scheduler through the API server,
+#: which is unavailable for longer when it is upgraded or restarted.
 _GRACE = 120.0
-#: What Kubernetes says of a pod for which a quota has no room.
+#: Part of the refusal of a pod that exceeds a quota.
 _OVER_QUOTA = "exceeded quota"
 _DELETED = "its pod was deleted by somebody else"
-#: Seconds beyond its grace that a pod may take to go; then the API server is to forget it.
+#: Seconds beyond its grace after which a pod is deleted without waiting for its node.
 _OVERDUE = 30.0
-#: Seconds that what a runner has printed last may come after its pod has gone.
+#: Seconds to wait for the last output of a runner after its pod has gone.
 _HEARD_WITHIN = 2.0
-#: Seconds that the end of all may take.
+#: Maximum time in seconds for each step of closing.
 _CLOSE_WITHIN = 15.0
 
 
 @dataclass
 class _Runner:
-    """What is known of a runner that was asked for."""
+    """The state of a runner that was requested."""
 
     pod: str
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,16 +64,16 @@ class _Runner:
 
 
 class KubernetesBackend(Backend):
-    """Runners as pods.
+    """Run runners as pods.
 
-    Each runner is a bare Pod. With a driver in a pod of the same cluster, all are owned by a Job,
-    see :mod:`dask_flame.backends.kubernetes.watchdog`, which is owned by the driver's pod; nothing
-    is made before the first boot. With one elsewhere, they are owned by the Job that the scheduler
-    is in, see :mod:`dask_flame.remote`.
+    Each runner is a bare Pod. If the driver is in a pod of the same cluster, all objects are owned
+    by a Job, see :mod:`dask_flame.backends.kubernetes.watchdog`, which is owned by the driver's
+    pod; nothing is created before the first boot. Otherwise, they are owned by the Job of the
+    scheduler, see :mod:`dask_flame.remote`.
 
     Notes
     -----
-    :data:`dask_flame.backends.kubernetes.api.permissions.NEEDED` are the rights that it needs.
+    The permissions needed are in :data:`dask_flame.backends.kubernetes.api.permissions.NEEDED`.
     """
 
     name: ClassVar[str] = "kubernetes"
@@ -84,7 +84,7 @@ class KubernetesBackend(Backend):
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
-        # Clusters may bear the same name; what they make must not be taken for one another's.
+        # Clusters may have the same name; the random part keeps their objects apart.
         self._id = f"{context.cluster}-{secrets.token_hex(3)}".lower()
         self._api: Api | None = None
         self._watcher: Watcher | None = None
@@ -115,8 +115,10 @@ class KubernetesBackend(Backend):
 
     @property
     def _selector(self) -> str:
-        """Of all pods: runners'; and the keeper's or the
-        scheduler's, through which the driver is told what it has to know."""
+        """Selector of all pods to watch: of runners, and of the watchdog or the scheduler.
+
+        The pods of the latter carry messages for the driver, as annotations.
+        """
         which = "dask.org/component in (worker,keeper,scheduler)"
         return f"dask.org/cluster-name={self._id},{which}"
 
@@ -173,7 +175,7 @@ class KubernetesBackend(Backend):
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
             await self._watcher.start()
             if self._closing is not None:
-                # Closed meanwhile, and perhaps before there was anything to close.
+                # Closed in the meantime, perhaps before there was anything to close.
                 await self._close()
                 raise BackendError("the cluster is closed")
         except KubernetesError as error:
@@ -208,14 +210,14 @@ class KubernetesBackend(Backend):
             runner = self._runners[spec.name] = _Runner(object_name(self._id, spec.name))
             runner.making = asyncio.create_task(self._make(spec, runner))
             making.append(runner.making)
-        # They go on if this is cancelled: who ends the runner waits for them.
+        # Creation continues if this is cancelled: the code that ends a runner waits for it.
         await asyncio.gather(*map(asyncio.shield, making))
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         there = [(n, r) for n in names if (r := self._runners.get(n)) is not None]
         for _, runner in there:
             runner.told = True
-        # Those that were never started first: they may be in the way of others.
+        # Runners that have not started first: others may be waiting for their room.
         there.sort(key=lambda item: "started" in item[1].steps)
         await asyncio.gather(*(self._end(name, runner, grace) for name, runner in there))
 
@@ -254,7 +256,7 @@ class KubernetesBackend(Backend):
         secret, pod = _objects(spec, options, site)
         return [shown(item, spec, options) for item in (*first, secret, pod)]
 
-    # Making
+    # Creation
 
     async def _make(self, spec: RunnerSpec, runner: _Runner) -> None:
         assert self._api is not None
@@ -266,7 +268,7 @@ class KubernetesBackend(Backend):
             if self._why_stopped:
                 raise BackendError(self._why_stopped)
             options = KubernetesOptions(**spec.options)
-            # Another may be the keeper before this is done.
+            # The Job that owns the pod may be replaced before this is done.
             site = await self._estate.owned(spec, options)
             secret, pod = _objects(spec, options, site)
             await self._estate.furnish(site, secret)
@@ -284,7 +286,7 @@ class KubernetesBackend(Backend):
             logger.exception("the pod of %s could not be made", spec.name)
             self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
 
-    # What is seen
+    # Events of the watch
 
     def _seen(self, pod: Pod) -> None:
         assert self._estate is not None
@@ -302,7 +304,7 @@ class KubernetesBackend(Backend):
             return
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
-            if "deletionTimestamp" not in pod["metadata"]:  # given up before it was there
+            if "deletionTimestamp" not in pod["metadata"]:  # given up before it was created
                 self._start(self._delete(pod["metadata"]["name"], 0))
             return
         for step in ("scheduled", "started"):
@@ -311,7 +313,7 @@ class KubernetesBackend(Backend):
                 runner.steps.add(step)
                 self.progress(name, step)
         if "deletionTimestamp" in pod["metadata"] and not runner.told and not runner.why:
-            # It may have been deleted with the keeper, its owner.
+            # Perhaps it was deleted together with its owner, the Job.
             self._estate.doubt()
             runner.why = pod_status.ended(pod, gone=True) if pod_status.taken(pod) else _DELETED
             if "started" in runner.steps:
@@ -347,7 +349,7 @@ class KubernetesBackend(Backend):
             self._start(self._last_words(name, runner.following, why))
 
     async def _last_words(self, name: str, following: asyncio.Task[None], why: str) -> None:
-        """See a runner off whose pod has gone, when what it printed last has come."""
+        """Report the end of a runner whose pod has gone, once its last output has arrived."""
         assert self._output is not None
         await asyncio.wait([following], timeout=_HEARD_WITHIN)
         following.cancel()
@@ -359,13 +361,13 @@ class KubernetesBackend(Backend):
             self._stop(STOPPED)
 
     def _stop(self, why: str) -> None:
-        """Somebody else has ended the cluster: no runner is booted any more."""
+        """Boot no more runners: someone else has stopped the cluster."""
         if not self._why_stopped:
             self._why_stopped = why
             self.stopped(why)
 
     async def _bury(self, name: str, runner: _Runner) -> None:
-        """See to a pod that has ended, or never will start: keep its output, and delete it."""
+        """Fetch the output of a pod that has ended or cannot start, and delete it."""
         await self._fetch(name)
         await self._delete(runner.pod, 0, of=name)
 
@@ -376,15 +378,15 @@ class KubernetesBackend(Backend):
             over = Ended(name=name, why=why, output=output, no_room=no_room, final=runner.final)
             self.ended(over)
 
-    # Ending
+    # Deletion
 
     async def _end(self, name: str, runner: _Runner, grace: float) -> None:
         if runner.making is not None:
             await asyncio.wait([runner.making])
         if runner.gone.is_set():
             return
-        # At once only where there is no process: else a node may still be ending it when the API
-        # server has forgotten it.
+        # Without grace only if there is no process: otherwise a node may still be ending it after
+        # the API server has forgotten it.
         started = "scheduled" in runner.steps
         await self._delete(runner.pod, max(1, grace) if started else 0, of=name)
         try:
@@ -405,7 +407,7 @@ class KubernetesBackend(Backend):
         except KubernetesError as error:
             logger.warning("pod %s could not be deleted: %s", pod, error)
             return
-        # Where it is not there, the watch may be behind, or cut off.
+        # If it does not exist, the watch may be behind, or interrupted.
         if not there and not self._watcher.forget(pod) and of:
             self._over(of, _DELETED)
 
@@ -416,7 +418,7 @@ class KubernetesBackend(Backend):
         return task
 
     async def _fetch(self, name: str) -> None:
-        """Learn what a runner has printed, as long as it is there."""
+        """Fetch the output of a runner whose pod exists."""
         assert self._output is not None
         runner = self._runners.get(name)
         if runner is not None and "started" in runner.steps:
@@ -477,14 +479,14 @@ def _component(pod: Pod) -> str:
 
 
 def _name(pod: Pod) -> str:
-    """The runner's name that a pod bears."""
+    """Return the name of the runner in a pod's labels."""
     return str((pod["metadata"].get("labels") or {}).get("dask-flame/runner", ""))
 
 
 def _objects(
     spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The Secret that a runner needs, and its pod."""
+    """Return the Secret that a runner needs, and its pod."""
     config = spec.launch_config(local=False)
     secret = manifests.secret(site, config, variables(spec, options))
     orders = secret["metadata"]["name"]
@@ -492,7 +494,7 @@ def _objects(
 
 
 def _refusal(error: Exception) -> str:
-    """The server's words, with what governs what it refuses."""
+    """Return the server's message, with the setting behind the refusal."""
     text = str(error)
     if isinstance(error, KubernetesError) and error.code == 403:
         for sign, what in (

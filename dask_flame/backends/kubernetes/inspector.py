@@ -1,4 +1,4 @@
-"""Clusters of a namespace, seen and ended by their labels (command line)."""
+"""Inspect and end the clusters of a namespace, by their labels (command line)."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 from dask_flame.errors import BackendError
 
 POLICIES = ResourceKind("networking.k8s.io/v1", "networkpolicies")
-#: What a cluster may have, owners first; of the last ones only the metadata is looked at.
+#: The kinds of a cluster's objects, owners first; of `_BARE` only the metadata is read.
 _KINDS = (JOBS, PODS, SECRETS, SERVICES, POLICIES)
 _BARE = (SECRETS, SERVICES, POLICIES)
-#: The kinds that own others of ours, as an owner reference says it.
+#: The kinds that own other objects, by the fields of an owner reference.
 _OWNERS = {("batch/v1", "Job"): JOBS, ("v1", "Pod"): PODS}
 _OURS = ",".join(f"{key}={value}" for key, value in MANAGED.items())
 
-#: What a command line does beyond what a driver does: kinds and verbs.
+#: The permissions of the command line: kinds, subresources and verbs.
 NEEDED: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (PODS, "", ("delete", "get", "list", "patch")),
     (PODS, "log", ("get",)),
@@ -49,20 +49,20 @@ NEEDED: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (POLICIES, "", ("delete", "list")),
 )
 
-#: Seconds for which a server that cannot be reached is tried again.
+#: Seconds of retries while the server cannot be reached.
 _PATIENCE = 10.0
 _PAUSE = 0.5
-#: Seconds that a pod which is ended may take, and that a stray may to be gone by itself.
+#: Grace of an ended pod, and time for orphans to disappear by themselves, in seconds.
 _GRACE, _BY_ITSELF = 1.0, 5.0
 _END_WITHIN = 60.0
-#: Seconds that a node may take beyond a pod's grace.
+#: Seconds that a node may need beyond a pod's grace.
 _MOMENT = 10.0
 
 Found = dict[ResourceKind, list[dict[str, Any]]]
 
 
 class KubernetesInspector(Inspector):
-    """The clusters of one namespace, whoever's they are there.
+    """The clusters of one namespace, of all its users.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class KubernetesInspector(Inspector):
         told = await self._tell(found[PODS])
         begun, done = time.monotonic(), set[str]()
         while left := [(kind, obj) for kind in _KINDS for obj in found[kind]]:
-            # Those that a node was told to end before take as long as they were given then.
+            # A pod that was deleted before keeps the grace that it was given then.
             given = [_given(pod) for pod in found[PODS] if pod["metadata"]["uid"] not in done]
             within = max(within, *given, 0.0)
             if time.monotonic() > begun + within:
@@ -138,7 +138,7 @@ class KubernetesInspector(Inspector):
         deadline = time.monotonic() + _BY_ITSELF
         found = {stray.key: stray async for stray in self._strays()}
         while found and time.monotonic() < deadline:
-            # Kubernetes is given a moment to collect what it knows to be garbage.
+            # Give Kubernetes a moment to collect known garbage.
             await asyncio.sleep(_PAUSE)
             there = {stray.key async for stray in self._strays()}
             found = {key: stray for key, stray in found.items() if key in there}
@@ -146,7 +146,7 @@ class KubernetesInspector(Inspector):
 
     async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         wanted = {stray.key for stray in strays}
-        # It may have taken a while to decide.
+        # The caller may have taken a while to decide: look again.
         now = [stray async for stray in self._strays() if stray.key in wanted]
         objects = []
         for kind, name, _, uid in (stray.key for stray in now):
@@ -163,10 +163,10 @@ class KubernetesInspector(Inspector):
             await asyncio.sleep(_PAUSE)
         return now
 
-    # What there is
+    # Queries
 
     async def _find(self, selector: str, *kinds: ResourceKind) -> Found:
-        """The objects of these kinds, as far as they may be seen."""
+        """Return the visible objects of these kinds."""
 
         async def find(kind: ResourceKind) -> list[dict[str, Any]]:
             try:
@@ -185,7 +185,7 @@ class KubernetesInspector(Inspector):
         for kind in _KINDS:
             for obj in found[kind]:
                 if not label(obj, CLUSTER):
-                    continue  # it has a name of ours, and may be another's
+                    continue  # another cluster's object may have the same kind of name
                 for reference in obj["metadata"].get("ownerReferences") or ():
                     if reference["uid"] not in owners:
                         owners[reference["uid"]] = await self._owner(reference, found)
@@ -196,12 +196,12 @@ class KubernetesInspector(Inspector):
                         what=_called(kind, obj),
                         cluster=label(obj, CLUSTER),
                         why=why,
-                        # A driver that moves its deadline lives, whatever clocks say.
+                        # The deadline is part of the key: a driver that moves it is alive.
                         key=(kind, meta["name"], deadline(obj) if owns else None, meta["uid"]),
                     )
 
     async def _owner(self, reference: Object, found: Found) -> Object | None:
-        """What an owner reference is to: None where that is gone, UNKNOWN where nobody tells."""
+        """Return a referenced owner: None if it is gone, UNKNOWN if that cannot be determined."""
         kind = _OWNERS.get((reference["apiVersion"], reference["kind"]))
         if kind is None:
             return UNKNOWN
@@ -219,12 +219,12 @@ class KubernetesInspector(Inspector):
             raise
         return owner if owner["metadata"]["uid"] == reference["uid"] else None
 
-    # What is done
+    # Actions
 
     async def _tell(self, pods: Sequence[Object]) -> bool:
-        """Tell a cluster's driver, which watches its pods; whether that could be done."""
+        """Notify a cluster's driver by an annotation on a pod; return whether it worked."""
         living = [p for p in pods if "deletionTimestamp" not in p["metadata"] and not finished(p)]
-        # Through one that is there from beginning to end, if there is.
+        # Prefer a pod that lives as long as the cluster.
         living.sort(key=lambda pod: label(pod, COMPONENT) == "worker")
         change = {"metadata": {"annotations": {STOP: "dask flame stop"}}}
         for pod in living:
@@ -243,10 +243,10 @@ class KubernetesInspector(Inspector):
     async def _delete_in_order(
         self, left: Sequence[tuple[ResourceKind, Object]], done: set[str]
     ) -> None:
-        """Delete what is not in `done` yet and does not go with a Job, pods before their owners.
+        """Delete objects that are not in `done` and are not deleted with a Job, pods first.
 
-        What the garbage collector deletes first has the grace of its own, which a shorter one does
-        not shorten any more: a node waits for as long as it was told first.
+        A pod deleted by the garbage collector gets its own grace, which a shorter one cannot reduce
+        afterwards: the node keeps to the first.
         """
         for kinds in ((PODS,), (JOBS,), _BARE):
             now = [
@@ -261,7 +261,7 @@ class KubernetesInspector(Inspector):
             await asyncio.gather(*(self._delete(kind, obj) for kind, obj in now))
 
     async def _delete(self, kind: ResourceKind, obj: Object) -> None:
-        """Delete this very object, and what it owns, if that is allowed."""
+        """Delete exactly this object, and the objects it owns, if permitted."""
         meta = obj["metadata"]
         try:
             grace = _GRACE if kind is PODS else None
@@ -286,7 +286,7 @@ def _of(cluster: str) -> str:
 
 
 def _given(pod: Object) -> float:
-    """Seconds within which a pod is to be gone that somebody else has deleted; else 0."""
+    """Return the seconds left for a pod that someone else has deleted; else 0."""
     if "deletionTimestamp" not in pod["metadata"]:
         return 0.0
     first = pod["spec"].get("terminationGracePeriodSeconds") or 0

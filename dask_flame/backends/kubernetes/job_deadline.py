@@ -1,11 +1,11 @@
-"""How long a scheduler's Job may last whose driver has not met it yet (driver).
+"""Limit the life of a scheduler's Job until its driver has reached it (driver).
 
-A driver may die in its constructor, while the pod waits for room, pulls its image, or starts: then
-nobody has spoken to the process that ends everything once its driver is gone, if there is one at
-all. So the Job begins with a deadline, an ``activeDeadlineSeconds`` that Kubernetes itself keeps
-whatever has become of the pod. The driver moves it on for as long as it lives, and takes it away
-when it has heard from the scheduler. Of a Job's spec that field is one of the few that may change:
-``ValidateJobSpecUpdate`` in k8s.io/kubernetes/pkg/apis/batch/validation.
+A driver may die in its constructor, while the pod waits for room, pulls its image, or starts. At
+that time no process can notice the driver's end. Therefore the Job starts with a deadline, an
+``activeDeadlineSeconds``, which Kubernetes enforces whatever the state of the pod. The driver moves
+it as long as it lives, and removes it once it is connected to the scheduler. The field is one of
+the few in a Job's spec that may be changed: see ``ValidateJobSpecUpdate`` in
+k8s.io/kubernetes/pkg/apis/batch/validation.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from dask_flame.backends.kubernetes.objects.orphans import MARGIN
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds between two moves, and that one may take.
+#: Seconds between two updates, and the timeout of an update.
 _PAUSE = 2.0
 _WITHIN = 4.0
 
 
 class Deadline:
-    """Moves a Job's deadline on until the driver has met what is in it.
+    """Move a Job's deadline until the driver is connected to the scheduler in it.
 
     Parameters
     ----------
     api : Api
     grace : float
-        Seconds for which nothing may be heard of the driver: its ``disconnect_grace``.
+        The driver's ``disconnect_grace``, in seconds.
 
     Attributes
     ----------
     first : int
-        Seconds from the Job's start to the deadline that it is made with.
+        Seconds from the Job's start to its first deadline.
     """
 
     def __init__(self, api: Api, grace: float) -> None:
@@ -53,7 +53,7 @@ class Deadline:
 
     @property
     def passed(self) -> str:
-        """What to say where the deadline has passed, as far as can be told here; else empty."""
+        """Why the Job has ended, if the deadline has passed as far as is known here; else empty."""
         if not self._job or self._lifted or _since(self._moved) < self.first:
             return ""
         return (
@@ -62,12 +62,12 @@ class Deadline:
         )
 
     async def keep(self, job: str) -> None:
-        """Move the deadline of this Job, which was just made, now and from now on.
+        """Move the deadline of a new Job, now and periodically.
 
         Raises
         ------
         KubernetesError
-            It cannot be moved: the Job would end though its driver lives.
+            If it cannot be moved: the Job would end although its driver lives.
         """
         self._job = job
         self._made = self._moved = _now()
@@ -75,11 +75,11 @@ class Deadline:
         self._task = asyncio.create_task(self._keep())
 
     def lift(self) -> None:
-        """Take the deadline away: the scheduler looks after its driver itself now."""
+        """Remove the deadline: from now on the scheduler notices its driver's end."""
         self._met.set()
 
     async def close(self) -> None:
-        """Leave the deadline as it is."""
+        """Stop moving the deadline."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -110,5 +110,5 @@ def _now() -> tuple[float, float]:
 
 
 def _since(then: tuple[float, float]) -> float:
-    """Seconds since then, those included for which this machine has slept."""
+    """Return the seconds since then, including time for which this machine was suspended."""
     return max(now - before for now, before in zip(_now(), then, strict=True))

@@ -1,4 +1,4 @@
-"""That this driver is there: a port that its keeper holds a connection to (driver)."""
+"""A port that shows the watchdog that this driver is alive (driver)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import socket
 
 
 class LivenessPort:
-    """Listens for as long as the driver's process, and its cluster, are there.
+    """Listen as long as the driver's process and its cluster exist.
 
-    Nothing is said on it, see :mod:`dask_flame.backends.kubernetes.watchdog`. It is a port of its
-    own, and not the scheduler's: there a connection has to begin with TLS, and one that does not is
-    an error when the scheduler closes.
+    Nothing is sent over the connection, see :mod:`dask_flame.backends.kubernetes.watchdog`. The
+    scheduler's port is not used, because connections to it must begin with TLS, and any other is an
+    error when the scheduler closes.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class LivenessPort:
         self._held: set[asyncio.StreamWriter] = set()
 
     def at(self, host: str) -> int:
-        """The port that it is, or will be, on: always the same one."""
+        """Return the port; it never changes."""
         if self._socket is None:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, 0), family=family)
@@ -29,12 +29,12 @@ class LivenessPort:
         return port
 
     async def listen(self) -> None:
-        """Take connections, once :meth:`at` has said where."""
+        """Accept connections, after a call to :meth:`at`."""
         if self._server is None:
             self._server = await asyncio.start_server(self._hold, sock=self._socket)
 
     async def close(self) -> None:
-        """Be there no more."""
+        """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
             for writer in list(self._held):

@@ -1,4 +1,4 @@
-"""Why a Job has no pod: asked of the API server, since a Job does not say it (driver)."""
+"""Find out why a Job has no pod, which its status does not say (driver)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 
-#: What is in a refusal, and what governs it then: of the scheduler's pod.
+#: Parts of refusals, with the settings behind them for the scheduler's pod.
 _GOVERNS = {
     "exceeded quota": "flame.scheduler.cpus and .memory, or the namespace's ResourceQuota",
     "violates PodSecurity": "flame.scheduler.pod-template, or the namespace's pod security",
@@ -17,13 +17,13 @@ _GOVERNS = {
 
 @dataclass(frozen=True)
 class Podless:
-    """Why a Job has no pod.
+    """The reason why a Job has no pod.
 
     Attributes
     ----------
     why : str
     refused : bool
-        Whether these are the words of the server, which takes no such pod.
+        Whether `why` is the server's message, and it accepts no such pod.
     """
 
     why: str
@@ -31,22 +31,22 @@ class Podless:
 
     @property
     def advised(self) -> str:
-        """Why, with what governs it for the scheduler's pod."""
+        """The reason, with the setting behind it for the scheduler's pod."""
         signs = (what for sign, what in _GOVERNS.items() if self.refused and sign in self.why)
         return next((f"{self.why}; what governs it: {what}" for what in signs), self.why)
 
 
 async def podless(api: Api, job: Mapping[str, Any]) -> Podless | None:
-    """Why this Job, which is there, has no pod; None where it has one.
+    """Return why an existing Job has no pod; None if it has one.
 
-    Kubernetes tells only in an Event, which a driver has no right to read. But it may make pods:
-    one such as the Job's is asked for as a trial (``dryRun``), for which quotas, pod security and
-    webhooks answer as they do for the Job's own.
+    Kubernetes reports the reason only in an Event, which a driver may not read. It may create pods,
+    however: a pod like the Job's is requested as a dry run, to which quotas, pod security and
+    webhooks respond in the same way.
 
     Raises
     ------
     KubernetesError
-        Nobody can tell now.
+        If the reason cannot be found out now.
     """
     name = job["metadata"]["name"]
     there, _ = await api.list(PODS, f"batch.kubernetes.io/job-name={name}")

@@ -1,4 +1,4 @@
-"""Where the driver is: its own pod, if it is in one, and what of it others take over (driver)."""
+"""The driver's own pod, if it is in one, and the properties that other pods inherit (driver)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class OwnPod:
     ----------
     name, uid, address : str
     image : str
-        Of the container that the driver is most likely in.
+        Image of the container that the driver is most likely in.
     pull_secrets : tuple of str
         Names of the Secrets that its images are pulled with.
     user, group : int or None
-        Whom it runs as, where it says so.
+        Ids that it runs as, if set.
     nodes : mapping
-        The fields of a pod that say which nodes it may be on.
+        The fields of its spec that select nodes.
     labels : mapping of str to str
-        Those that a NetworkPolicy may tell it by; empty where none does.
+        Labels that a NetworkPolicy can select it by; may be empty.
     """
 
     name: str
@@ -43,25 +43,25 @@ class OwnPod:
 
     @classmethod
     def none(cls) -> OwnPod:
-        """Of a driver that is in no pod."""
+        """Return the value for a driver outside of any pod."""
         return cls("", "", "", "", (), None, None, {}, {})
 
     @property
     def owner(self) -> dict[str, Any]:
-        """The owner reference of what is to go with this pod."""
+        """The owner reference for objects to be deleted with this pod."""
         return {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": self.uid}
 
 
 async def own_pod(api: Api) -> OwnPod | None:
-    """The driver's pod; None where it is in none, or may not look.
+    """Return the driver's pod; None if it is in none, or may not read it.
 
-    None as well where runners are to be in another namespace than the driver: what is there cannot
-    be owned by a pod that is not.
+    Also None if runners are in another namespace than the driver, because objects cannot be owned
+    by a pod in another namespace.
 
-    A pod knows its name as its host's; ``POD_NAME`` says it where that was changed.
+    The name of a pod is its host name, unless that was changed: then set ``POD_NAME``.
     """
     if api.elsewhere:
-        return None  # another pod may have its name there
+        return None  # another pod may have the same name there
     name = os.environ.get("POD_NAME") or (
         socket.gethostname() if "KUBERNETES_SERVICE_HOST" in os.environ else ""
     )
@@ -81,7 +81,7 @@ def _read(pod: Mapping[str, Any], address: str) -> OwnPod:
     spec, metadata = pod["spec"], pod["metadata"]
     annotation = (metadata.get("annotations") or {}).get("kubectl.kubernetes.io/default-container")
     containers = spec["containers"]
-    # JupyterHub's notebook container is called so; else it is the first that is no helper.
+    # The name of JupyterHub's notebook container; otherwise the first container.
     container = next(
         (c for c in containers if c["name"] in (annotation, "notebook", "driver")), containers[0]
     )
@@ -92,17 +92,17 @@ def _read(pod: Mapping[str, Any], address: str) -> OwnPod:
         address=address,
         image=container["image"],
         pull_secrets=tuple(s["name"] for s in spec.get("imagePullSecrets") or ()),
-        # A root driver's runners are not root.
+        # If the driver runs as root, its runners do not.
         user=context.get("runAsUser") or None,
         group=context.get("runAsGroup") or context.get("fsGroup") or None,
         nodes={key: spec[key] for key in ("nodeSelector", "tolerations") if spec.get(key)},
-        # No selector matches a pod that has its node's network, with most network plug-ins.
+        # With most network plug-ins, no selector matches a pod in its node's network.
         labels={} if spec.get("hostNetwork") else _telling(metadata.get("labels") or {}),
     )
 
 
-#: Labels that controllers set, and that policies do not see everywhere: a selector with one of them
-#: would match no pod at all with Cilium, which gives pods that differ in these only one identity.
+#: Labels set by controllers, and not visible to policies everywhere: with Cilium, which gives pods
+#: that differ only in these one identity, a selector with one of them would match no pod at all.
 #: https://docs.cilium.io/en/stable/operations/performance/scalability/identity-relevant-labels/
 _UNSEEN = re.compile(
     r"(pod-template-hash|pod-template-generation|controller-revision-hash|controller-uid"
@@ -111,5 +111,5 @@ _UNSEEN = re.compile(
 
 
 def _telling(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels of a pod by which it may be told from others."""
+    """Return the labels of a pod that distinguish it from others."""
     return {key: value for key, value in labels.items() if not _UNSEEN.fullmatch(key)}

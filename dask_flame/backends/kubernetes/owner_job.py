@@ -1,4 +1,4 @@
-"""What a cluster has beside its runners, and what owns it all: the keeper and its like (driver)."""
+"""The Job that owns a cluster's objects, and the objects that runners share (driver)."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ from dask_flame.backends.kubernetes.objects.context import ObjectContext, object
 from dask_flame.backends.kubernetes.objects.pod_status import kept_from_its_work
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 
-#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often.
+#: Seconds within which Kubernetes creates a Job's pod, and the interval of queries afterwards.
 _SEEN_WITHIN = 10.0
 _ASK_AGAIN = 2.0
-#: Seconds that the scheduler's process may take to end.
+#: Grace in seconds for the scheduler's process.
 _LEAVE = 5
-#: Stands for a uid that the API server has not given yet.
+#: Stands for a uid that the API server has not assigned yet.
 YET_TO_BE_GIVEN = "(given by the API server)"
 
 
 class OwnerJob:
-    """Makes the Job that owns all else, a NetworkPolicy and Secrets.
+    """Create the Job that owns all other objects, a NetworkPolicy and Secrets.
 
     The Job runs :mod:`dask_flame.backends.kubernetes.watchdog`.
 
-    Nothing is made before it is needed. A keeper that has gone is made anew, as Kubernetes would
-    delete at once what it were to own.
+    Objects are created on demand. A Job that has gone is replaced, because Kubernetes would at once
+    delete objects that refer to it.
 
     Parameters
     ----------
     api : Api
     site : ObjectContext
-        Its owner, the driver's pod, becomes the keeper's.
+        Its owner, the driver's pod, becomes the Job's.
     policy : callable, optional
-        Makes the NetworkPolicy of a site; without it there is none.
+        Return the NetworkPolicy for a context; None: create none.
     trouble : callable, optional
-        Told why the keeper does not run; each reason once.
+        Called with the reason why the watchdog does not run, once for each reason.
     grace : float
-        Seconds that the keeper outlives a driver's process that is gone, and a scheduler one that
-        it has not met.
+        Seconds for which the watchdog outlives its driver, and a scheduler a driver that has not
+        reached it.
 
     Attributes
     ----------
     site : ObjectContext
-        As it is now: what is made is owned by the keeper, once there is one.
+        The present context: objects are owned by the Job, once there is one.
     lodged : str
-        The name of the Job that the scheduler is in; empty where there is none.
+        Name of the scheduler's Job; empty if there is none.
     deadline : Deadline
-        That Job's.
+        The deadline of the scheduler's Job.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class OwnerJob:
         self._trouble = trouble
         self.grace = grace
         self._told: set[str] = set()
-        self._seen = False  # whether the keeper has a pod
-        self._looking: asyncio.Task[None] | None = None  # for the keeper's pod
+        self._seen = False  # whether the watchdog has a pod
+        self._looking: asyncio.Task[None] | None = None  # waits for the watchdog's pod
         self._driver = site.owner
         self._keeper: asyncio.Task[None] | None = None
-        self._sent: list[dict[str, Any]] = []  # what owns the rest, as it was asked for
-        self._kept = False  # whether there is a keeper, as far as is known
-        self._doubt = False  # whether it may have gone
+        self._sent: list[dict[str, Any]] = []  # the owner and its companions, as requested
+        self._kept = False  # whether the Job exists, as far as is known
+        self._doubt = False  # whether the Job may have gone
         self.lodged = ""
         self._made: dict[str, asyncio.Task[None]] = {}
         self._presence = LivenessPort()
@@ -97,15 +97,15 @@ class OwnerJob:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """What is being made, or has been."""
+        """The creations in progress or done."""
         return [task for task in (self._keeper, *self._made.values()) if task is not None]
 
     def doubt(self) -> None:
-        """The keeper may have gone: something that it owns has."""
+        """Note that the Job may have gone, because an object that it owns has."""
         self._doubt = True
 
     async def owned(self, spec: RunnerSpec, options: KubernetesOptions) -> ObjectContext:
-        """The site, with a keeper that is there. It finds the driver where its scheduler is."""
+        """Return the context with an existing Job; create the watchdog's if there is none."""
         if self.lodged:
             return self.site
         keeper = self._keeper
@@ -117,7 +117,7 @@ class OwnerJob:
         return self.site
 
     async def lodge(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
-        """Make the Job that the scheduler is in, in place of a keeper, and its orders."""
+        """Create the scheduler's Job, which replaces the watchdog's, and its Secret."""
         self._keeper = asyncio.create_task(self._lodge(spec, options))
         await asyncio.shield(self._keeper)
 
@@ -142,7 +142,7 @@ class OwnerJob:
                 await self._make_once(POLICIES, policy)
 
     async def furnish(self, site: ObjectContext, secret: Mapping[str, Any]) -> None:
-        """Make what a runner of this site needs to be there before it: each once, all at a time."""
+        """Create the objects that a runner needs, each once, concurrently."""
         items = [(SECRETS, secret)]
         if self._policy is not None:
             items.append((POLICIES, self._policy(site)))
@@ -156,15 +156,15 @@ class OwnerJob:
         await asyncio.shield(making)
 
     def see(self, pod: Mapping[str, Any]) -> None:
-        """A keeper's pod is new, or has changed."""
+        """Handle a new or changed pod of the watchdog."""
         self._seen = True
         self._tell(kept_from_its_work(pod))
 
     async def _look(self, job: Mapping[str, Any]) -> None:
-        """Tell of a keeper that has no pod when it should."""
+        """Report a watchdog without a pod."""
         await asyncio.sleep(_SEEN_WITHIN)
         while not self._seen:
-            # What cannot be asked now says nothing of the keeper.
+            # If the server cannot be asked now, ask again.
             with contextlib.suppress(KubernetesError):
                 if (found := await podless(self.api, job)) is not None:
                     self._tell(found.why)
@@ -172,12 +172,12 @@ class OwnerJob:
             await asyncio.sleep(_ASK_AGAIN)
 
     async def podless(self) -> Podless | None:
-        """Why the scheduler's Job has no pod; None where it has one, or is not made yet.
+        """Return why the scheduler's Job has no pod; None if it has one, or does not exist yet.
 
         Raises
         ------
         KubernetesError
-            Nobody can tell now.
+            If the reason cannot be found out now.
         """
         if not (self.lodged and self._sent):
             return None
@@ -192,7 +192,7 @@ class OwnerJob:
             )
 
     async def delete(self) -> None:
-        """Delete all keepers; Kubernetes deletes what they own."""
+        """Delete all Jobs; Kubernetes deletes the objects they own."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -204,7 +204,7 @@ class OwnerJob:
             await self.api.delete(JOBS, self._name(number + 1), grace=0)
 
     async def close(self) -> None:
-        """Have the keeper find nobody, if it is there still; it ends by itself then."""
+        """Close the liveness port; a remaining watchdog then ends by itself."""
         await self._presence.close()
 
     async def _make_keeper(self, spec: RunnerSpec, options: KubernetesOptions) -> None:
@@ -213,7 +213,7 @@ class OwnerJob:
         self._kept = False
         self.site, keeper = self._next(spec, options)
         await self._presence.listen()
-        # Its pod may be seen before the answer is.
+        # Its pod may be seen before the response to this request.
         self._seen = False
         job = await self.api.create(JOBS, keeper)
         self.site, self._sent = replace(self.site, owner=_owner(job)), [keeper]
@@ -225,9 +225,9 @@ class OwnerJob:
     def planned(
         self, spec: RunnerSpec, options: KubernetesOptions
     ) -> tuple[ObjectContext, list[dict[str, Any]]]:
-        """The site as it is for the next runner, and what was, or would be, made for it first.
+        """Return the context for the next runner, and the objects that precede it.
 
-        The uid that a keeper will have is not known before it is there.
+        The uid of a Job is unknown until it exists.
         """
         site, sent = self.site, self._sent
         if not self._kept and not self.lodged:
@@ -239,7 +239,7 @@ class OwnerJob:
     def _next(
         self, spec: RunnerSpec, options: KubernetesOptions
     ) -> tuple[ObjectContext, dict[str, Any]]:
-        """The site that the next keeper is made in, and that keeper."""
+        """Return the context for the next Job of the watchdog, and that Job."""
         site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
         host, _ = get_address_host_port(spec.scheduler)
         port = self._presence.at(host)
@@ -259,7 +259,7 @@ class OwnerJob:
 
 
 def _owner(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The owner reference of what is to go with this Job."""
+    """Return the owner reference for objects to be deleted with this Job."""
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
 

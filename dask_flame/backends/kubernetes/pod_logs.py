@@ -1,4 +1,4 @@
-"""What runners in pods have printed, kept as long as somebody may ask for it (driver)."""
+"""The last output of runners in pods (driver)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 
 _KEPT = 200
 _LINES = 200
-#: Logs that are followed at a time; of others there is what there was at first.
+#: Maximum number of logs followed at a time; of others only the first part is known.
 _FOLLOWED = 16
 
 
 class PodLogs:
-    """The last lines of runners, which go with their pods.
+    """The last lines of runners, which are lost with their pods.
 
     Parameters
     ----------
@@ -29,26 +29,26 @@ class PodLogs:
         self._ears = asyncio.Semaphore(_FOLLOWED)
 
     def of(self, name: str) -> str:
-        """What is known of a runner's output; empty where nothing is."""
+        """Return the known output of a runner; may be empty."""
         return self._text.get(name, "")
 
     async def fetch(self, name: str, pod: str) -> None:
-        """Learn what a runner has printed so far."""
+        """Fetch the present output of a runner."""
         self._keep(name, await self.api.log(pod, CONTAINER, lines=_LINES))
 
     async def follow(self, name: str, pod: str, within: float) -> None:
-        """Learn what a runner prints until it ends, or this is cancelled.
+        """Read the output of a runner until it ends, or this is cancelled.
 
-        Once its pod has gone nothing can be fetched any more, but what is being read comes to its
-        end.
+        Once its pod has gone, its output cannot be requested, but a stream already open is read to
+        its end.
 
         Parameters
         ----------
         name, pod : str
         within : float
-            Seconds.
+            Time limit in seconds.
         """
-        # The queue for a stream may be long.
+        # Fetched first, because the queue for a stream may be long.
         await self.fetch(name, pod)
         lines: deque[str] = deque(maxlen=_LINES)
         async with self._ears:

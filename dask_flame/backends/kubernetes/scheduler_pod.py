@@ -1,4 +1,4 @@
-"""The pod of a scheduler that is apart from its driver: made, watched, and reached (driver)."""
+"""The pod of a remote scheduler: create it, watch it and connect to it (driver)."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from dask_flame.errors import PRINTED, BackendError
 logger = logging.getLogger("dask_flame")
 
 _LINES = 50
-#: Seconds between two looks at whether a Service has an address: clouds take a minute or two.
+#: Seconds between two queries for a Service's address: clouds take a minute or two.
 _ASK_AGAIN = 1.0
-#: Seconds within which Kubernetes makes a Job's pod; then it is asked why not, this often. What it
-#: refuses for so long it refuses for good: a cluster that ends may have made room until then. And
-#: only then a pod is missed that it does not refuse.
+#: Seconds within which Kubernetes creates a Job's pod; also the interval of queries for the reason
+#: if it does not. A refusal is final after `_PATIENCE` seconds: until then, an ending cluster may
+#: free room. A pod missing without a refusal is reported only then.
 _SEEN_WITHIN = 2.0
 _PATIENCE = 10.0
 _DELETED = "the scheduler's pod was deleted by somebody else"
 
 
 class SchedulerPod:
-    """A scheduler's pod.
+    """The pod of a scheduler.
 
     Parameters
     ----------
     api : Api
     estate : OwnerJob
-        Makes the Job, which owns all else then.
+        Creates the Job, which then owns all other objects.
     over : callable
-        Told why the pod has ended, unless :meth:`close` was called before.
+        Called with the reason when the pod has ended, unless :meth:`close` was called before.
     stopped : callable
-        Told before, where it ends because somebody else has deleted it.
+        Called before `over`, if someone else has deleted the pod.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class SchedulerPod:
         self._closed = False
 
     async def start(self, spec: SchedulerSpec) -> str:
-        """Make the Job; returns when its pod's container has started.
+        """Create the Job; return once the container of its pod has started.
 
         Returns
         -------
         str
-            Host and port of its Service; empty where there is none.
+            Host and port of its Service; empty if it has none.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class SchedulerPod:
             await asyncio.gather(looking, return_exceptions=True)
 
     async def _address(self, spec: SchedulerSpec) -> str:
-        """Where its Service is, once the cluster, or the cloud, has said so."""
+        """Return the address of its Service, once the cluster or the cloud has assigned one."""
         while True:
             found = await self._api.get(SERVICES, self._estate.lodged)
             if host := address_of(found, self._node):
@@ -117,7 +117,7 @@ class SchedulerPod:
         return next((forward.trouble for forward in self._forwards if forward.trouble), "")
 
     async def close(self) -> None:
-        """End all connections. The pod goes with its Job."""
+        """Close all connections. The pod is deleted with its Job."""
         self._closed = True
         if not self._started.done():
             self._started.cancel()
@@ -128,7 +128,7 @@ class SchedulerPod:
             await forward.close()
 
     async def _look(self) -> None:
-        """Say why there is no pod when there should be one; give up where it is refused."""
+        """Report why an expected pod is missing; give up if it is refused."""
         waited = refused = 0.0
         said = ""
         while not self._pod:
@@ -152,15 +152,15 @@ class SchedulerPod:
                 )
                 return
 
-    # What the watch tells
+    # Events of the watch
 
     def seen(self, pod: Mapping[str, Any]) -> None:
-        """The pod has changed."""
+        """Handle a change of the pod."""
         self._pod = pod["metadata"]["name"]
         self._node = (pod.get("status") or {}).get("hostIP") or ""
         held = pod_status.held_up(pod)
         if held and held != self._held:
-            # There is no cluster yet whose events could be looked at.
+            # A warning, because there is no cluster with events yet.
             logger.warning("the scheduler's pod is held up by %s", held)
         self._held = held or self._held
         if why := pod_status.ended(pod) or pod_status.hopeless(pod):
@@ -171,13 +171,13 @@ class SchedulerPod:
             self._started.set_result(None)
 
     def gone(self, pod: Mapping[str, Any]) -> None:
-        """The pod is there no more."""
+        """Handle the end of the pod."""
         if not (why := pod_status.ended(pod, gone=True)):
             self._delete_seen()
         self._end(why or _DELETED)
 
     def _delete_seen(self) -> None:
-        """Somebody else has deleted the pod: how its process ends then says nothing."""
+        """Report that someone else deleted the pod: the exit of its process is then irrelevant."""
         if not self._closed and self._burying is None and self._started.done():
             self._stopped(_DELETED)
 
@@ -186,7 +186,7 @@ class SchedulerPod:
             self._burying = asyncio.create_task(self._bury(why))
 
     async def _bury(self, why: str) -> None:
-        """Say why it has ended, with what it printed last."""
+        """Report why the pod has ended, with its last output."""
         why = self._estate.deadline.passed or why
         with contextlib.suppress(KubernetesError):
             printed = await self._api.log(self._pod, pod_status.SCHEDULER, lines=_LINES)
@@ -199,7 +199,7 @@ class SchedulerPod:
 
 
 def address_of(service: Mapping[str, Any], node: str) -> str:
-    """The host at which a Service is reached, by its type; empty where it has none yet."""
+    """Return the host of a Service, by its type; empty if it has none yet."""
     spec = service["spec"]
     if spec["type"] == "ClusterIP":
         return str(spec.get("clusterIP") or "")

@@ -1,15 +1,15 @@
-"""Watch over a driver in a cluster, until it is gone (a pod).
+"""The watchdog: ends when its driver in the cluster is gone (a pod).
 
 Run as ``python -m dask_flame.backends.kubernetes.watchdog HOST PORT GRACE``.
 
-Kubernetes deletes what a Job owns when the Job has ended and is deleted. So all that a driver makes
-is owned by a Job whose one pod does nothing but hold a connection to the driver, and ends when that
-is gone. A notebook's kernel may die, and its pod live on: what the kernel had made
-goes all the same, runners that have ended included.
+Kubernetes deletes the objects owned by a Job when the Job has ended and is deleted. Therefore all
+objects of a driver are owned by a Job whose only pod holds a connection to the driver, and ends
+when the driver is gone. If a notebook's kernel dies while its pod lives on, everything that the
+kernel created is deleted all the same, including runners that have ended.
 
-The connection is a plain one on which nothing is said: that somebody listens is all there is to
-know. Where nobody does, the driver's process is dead, and the keeper ends after GRACE seconds. A
-driver that is out of reach has a minute more: its network may come back.
+Nothing is sent over the connection: it only shows that the driver listens. If the connection is
+refused, the driver's process is dead, and the watchdog ends after GRACE seconds. A driver that
+cannot be reached has a minute more, because its network may recover.
 """
 
 from __future__ import annotations
@@ -19,15 +19,23 @@ import socket
 import sys
 import time
 
-#: Seconds between two attempts to connect, and that one may take.
+#: Seconds between two attempts to connect, and the timeout of an attempt.
 _PAUSE = 1.0
 _ATTEMPT = 10.0
-#: Seconds more for a driver that cannot be reached, when it is not said that nobody listens.
+#: Additional seconds for a driver that cannot be reached, but has not refused a connection.
 _PATIENCE = 60.0
 
 
 def keep(host: str, port: int, grace: float) -> None:
-    """Return when the driver is gone, or has been out of reach for too long."""
+    """Return when the driver is gone, or has been out of reach for too long.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+    grace : float
+        Seconds to wait after a refused connection.
+    """
     seen = time.monotonic()
     while True:
         try:
@@ -45,7 +53,7 @@ def keep(host: str, port: int, grace: float) -> None:
 
 
 def _hold(connection: socket.socket) -> None:
-    """Return when the other side is gone, or has had enough of silence."""
+    """Return when the other side has closed the connection, or is found dead."""
     with connection, contextlib.suppress(OSError):
         connection.settimeout(None)
         _look_after(connection)
@@ -54,7 +62,7 @@ def _hold(connection: socket.socket) -> None:
 
 
 def _look_after(connection: socket.socket) -> None:
-    """Have the kernel find out when the other side is there no more, within a minute."""
+    """Have the kernel detect within a minute that the other side is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
@@ -62,7 +70,7 @@ def _look_after(connection: socket.socket) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Keep until the driver is gone."""
+    """Run until the driver is gone."""
     host, port, grace = argv
     keep(host, int(port), float(grace))
 

@@ -1,4 +1,4 @@
-"""Runners that are processes of this machine: the default (driver)."""
+"""The default backend: runners as processes of this machine (driver)."""
 
 from __future__ import annotations
 

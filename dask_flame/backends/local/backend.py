@@ -1,4 +1,4 @@
-"""The local backend: asks its guard for processes, and hears from it how they fare (driver)."""
+"""The local backend: starts and ends processes through its supervisor (driver)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ import dask.config
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.local.exit_reasons import ExitReasons
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
-from dask_flame.backends.local.launch import runner, told
+from dask_flame.backends.local.launch import displayed, shared_config
 from dask_flame.backends.local.options import LocalOptions
 from dask_flame.backends.local.result_folder import DriverFolder
-from dask_flame.backends.local.sampling_intervals import crowd
+from dask_flame.backends.local.sampling_intervals import interval_factor
 from dask_flame.backends.local.supervisor.control_signals import STOPPED
 from dask_flame.backends.local.templates import RunnerKinds
 from dask_flame.core.backend_options import BackendOptions
@@ -49,19 +49,19 @@ logger = logging.getLogger("dask_flame")
 
 _START_WITHIN = 30.0
 _END_WITHIN = 10.0
-#: Seconds after the end of a guard in which a boot starts the next one, if there is one to boot.
+#: Seconds between the end of a supervisor and the start of the next one.
 _AGAIN_AFTER, _AGAIN_AT_MOST = 0.5, 30.0
-#: Seconds after which the import of a module is what holds a boot up.
+#: Seconds after which an import is reported as the cause of a slow boot.
 _LONG = 1.0
 _KEPT_LOGS = 200
 _KEPT_TEXT = 16_000
 
 
 class LocalBackend(Backend):
-    """Runners as processes of this machine, each in a session of its own.
+    """Run runners as processes of this machine, each in its own session.
 
-    They are started by a guard, a small process that outlives the driver just long enough to end
-    them; see :mod:`dask_flame.backends.local.supervisor`.
+    A supervisor starts them: a small process that outlives the driver just long enough to end them,
+    see :mod:`dask_flame.backends.local.supervisor`.
     """
 
     name: ClassVar[str] = "local"
@@ -72,16 +72,16 @@ class LocalBackend(Backend):
         super().__init__(context)
         self._limits = limits() if shown() else None
         self._show = DriversShow(self._limits) if self._limits is not None else None
-        # Clusters may bear the same name; what they started must not be taken for one another's.
+        # Clusters may have the same name; the random part keeps their processes apart.
         self._mark = f"{context.cluster}-{secrets.token_hex(4)}"
-        self._guards = 0  # that there have been
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._supervisors = 0  # number of supervisors started so far
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._hello: asyncio.Future[None] | None = None
         self._runners: dict[str, int | None] = {}
-        self._kind_of: dict[str, str] = {}  # of runners that are not up
-        self._importing: dict[str, str] = {}  # by kind
+        self._kind_of: dict[str, str] = {}  # of runners that are still booting
+        self._importing: dict[str, str] = {}  # the module being imported, by kind
         self._gone: dict[str, asyncio.Event] = {}
         self._text: dict[str, str] = {}
         self._closed = False
@@ -91,11 +91,11 @@ class LocalBackend(Backend):
         self._locks: list[int] = []
         self._folder: DriverFolder | None = None
         self._restarting = asyncio.Lock()
-        self._tidying: asyncio.Future[None] | None = None
-        self._again: asyncio.Task[None] | None = None
+        self._cleanup: asyncio.Future[None] | None = None
+        self._restart: asyncio.Task[None] | None = None
         self._kinds = RunnerKinds()
         self._devices = GpuAllocation()
-        self._causes = ExitReasons()
+        self._exit_reasons = ExitReasons()
 
     @property
     def scratch(self) -> str | None:
@@ -116,27 +116,27 @@ class LocalBackend(Backend):
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
         if self._closed:
             raise BackendError("the cluster is closed")
-        guard = find_spec("dask_flame.backends.local.supervisor.__main__")
-        assert guard is not None
-        assert guard.origin is not None
+        supervisor = find_spec("dask_flame.backends.local.supervisor.__main__")
+        assert supervisor is not None
+        assert supervisor.origin is not None
         place = _place()
         if self._folder is None:
             self._folder = _make_folder(self._mark, place)
-        self._guards += 1
+        self._supervisors += 1
         ours, theirs = socket.socketpair()
         first = self._kinds.first()
         try:
-            mark, files = f"{self._mark}/{self._guards}", str(usual_limit())
+            mark, files = f"{self._mark}/{self._supervisors}", str(usual_limit())
             words = [str(theirs.fileno()), mark, str(os.getpid())]
             words += [place, self._folder.path, files]
             environment = dict(os.environ)
             if first is not None:
-                # It forks the first template from itself, at once.
+                # The supervisor forks the first template from itself, at once.
                 words.append(first["key"])
                 environment = {**environment, **first["env"], MARK: NO_MARK}
-            # Not asyncio's own: its child watcher would outlive the loop.
-            self._guard = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", *interpreter_flags(), guard.origin, *words],
+            # Not asyncio's subprocess: its child watcher would outlive the loop.
+            self._supervisor = subprocess.Popen(  # noqa: ASYNC220
+                [sys.executable, "-P", *interpreter_flags(), supervisor.origin, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
@@ -156,8 +156,8 @@ class LocalBackend(Backend):
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
-            await self._end_guard()
-            raise BackendError("the guard of the local runners did not start") from error
+            await self._end_supervisor()
+            raise BackendError("the supervisor of the local runners did not start") from error
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:
         for spec in specs:
@@ -167,14 +167,14 @@ class LocalBackend(Backend):
         if self._why_stopped:
             raise BackendError(self._why_stopped)
         self.check_new(specs, self._runners)
-        await self._have_guard()
+        await self._have_supervisor()
         for spec in specs:
             self._devices.warn_of(spec.gpus)
         if specs and specs[0].cwd is None:
             self._no_folder()
-        times = crowd(len(self._runners) + len(specs))
+        times = interval_factor(len(self._runners) + len(specs))
         for alike in _alike(specs):
-            kind, orders = self._kind(alike[0]), told(alike[0], times, self._limits)
+            kind, orders = self._kind(alike[0]), shared_config(alike[0], times, self._limits)
             if not self._devices.all:
                 orders["gpus"] = 0
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
@@ -183,7 +183,7 @@ class LocalBackend(Backend):
                 self._kind_of[name] = kind
                 self._gone[name] = asyncio.Event()
             if kind in self._importing:
-                self._look_at_import(kind)
+                self._watch_import(kind)
             self._say({"op": "boot", "runners": runners, "kind": kind, "orders": orders})
         await self._drain()
 
@@ -212,24 +212,24 @@ class LocalBackend(Backend):
         return LocalInspector()
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        times = crowd(len(self._runners) + 1)
-        return [runner(spec, self._devices.choose(spec.gpus), times, self._limits)]
+        times = interval_factor(len(self._runners) + 1)
+        return [displayed(spec, self._devices.choose(spec.gpus), times, self._limits)]
 
     async def close(self) -> None:
         self._closed = True
         async with self._restarting:
             if self._folder is not None:
-                # While the guard is there, which would do it if this process were killed now.
+                # Now, because the supervisor would remove it if this process were killed meanwhile.
                 await in_thread(self._folder.remove)
-            await self._end_guard()
-        if self._again is not None:
-            self._again.cancel()
-            await asyncio.wait({self._again})
+            await self._end_supervisor()
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.wait({self._restart})
         if self._show is not None:
             await self._show.finish()
 
     def _no_folder(self) -> None:
-        """Say, once, that the driver is in a folder that is gone."""
+        """Report, once, that the driver's working directory was deleted."""
         if not self._said_no_folder:
             self._said_no_folder = True
             why = (
@@ -238,8 +238,8 @@ class LocalBackend(Backend):
             )
             self.trouble("", why)
 
-    def _look_at_import(self, kind: str) -> None:
-        """Say in a while what the runners of this kind wait for, if they still do."""
+    def _watch_import(self, kind: str) -> None:
+        """Report the import that runners of this kind wait for, if it takes long."""
         module = self._importing[kind]
 
         def look() -> None:
@@ -249,57 +249,57 @@ class LocalBackend(Backend):
 
         asyncio.get_running_loop().call_later(_LONG, look)
 
-    # The guard
+    # The supervisor
 
     def _kind(self, spec: RunnerSpec) -> str:
-        """What the guard knows runners of this kind by; it is told of new ones."""
+        """Return the key of this kind of runners; announce a new kind to the supervisor."""
         key, news = self._kinds.of(spec)
         for message in news:
             self._say(message)
         return key
 
-    async def _have_guard(self) -> None:
-        """Start a guard if there is none: it was killed, and its runners with it."""
+    async def _have_supervisor(self) -> None:
+        """Start a supervisor if there is none, because it was killed together with its runners."""
         async with self._restarting:
             if not self._closed and (self._listening is None or self._listening.done()):
-                await self._end_guard()
+                await self._end_supervisor()
                 await self.start()
 
-    async def _have_guard_again(self) -> None:
-        """Start one though nothing is to be booted: it sees to the driver's folder, too."""
-        # Later each time: what kills them may go on to do so.
-        await asyncio.sleep(min(_AGAIN_AFTER * self._guards, _AGAIN_AT_MOST))
+    async def _have_supervisor_again(self) -> None:
+        """Start a supervisor even if nothing is to be booted: the driver's folder needs one."""
+        # Wait longer each time: the next supervisor may be killed as well.
+        await asyncio.sleep(min(_AGAIN_AFTER * self._supervisors, _AGAIN_AT_MOST))
         try:
-            await self._have_guard()
+            await self._have_supervisor()
         except BackendError as error:
             self.trouble("", str(error))
 
-    async def _end_guard(self) -> None:
-        """Let go of the guard, which then ends all runners and itself; wait until it has."""
+    async def _end_supervisor(self) -> None:
+        """Disconnect the supervisor, which then ends all runners and itself; wait for its end."""
         if self._writer is not None:
-            await self._hang_up(self._writer)
+            await self._disconnect(self._writer)
             self._writer = None
-        if self._guard is not None:
-            await _gone(self._guard)
-            self._guard = None
+        if self._supervisor is not None:
+            await _gone(self._supervisor)
+            self._supervisor = None
         if self._listening is not None:
             await self._listening
             self._listening = None
-        if self._tidying is not None:
-            await self._tidying
-            self._tidying = None
+        if self._cleanup is not None:
+            await self._cleanup
+            self._cleanup = None
         while self._scratch:
-            # By now the guard has done it, unless it was killed.
+            # The supervisor has removed it, unless it was killed.
             shutil.rmtree(self._scratch.pop(), ignore_errors=True)
         while self._locks:
             os.close(self._locks.pop())
 
-    async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
+    async def _disconnect(self, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError):
-            # Closing alone says nothing while a child that was forked has the socket, too.
+            # Closing alone has no effect while a forked child has the socket, too.
             writer.write_eof()
             writer.close()
-            # What does not read is killed.
+            # A supervisor that does not read is killed.
             await asyncio.wait_for(writer.wait_closed(), _END_WITHIN)
         writer.transport.abort()
 
@@ -317,29 +317,29 @@ class LocalBackend(Backend):
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
-            # A line without an end is what a killed guard was about to say.
+            # A line without an end was cut off by the death of the supervisor.
             while (line := await reader.readline()).endswith(b"\n"):
                 try:
                     self._hear(json.loads(line))
                 except Exception:
-                    logger.exception("what the guard said could not be taken in")
+                    logger.exception("what the supervisor said could not be taken in")
         except (OSError, ValueError):
             pass
         finally:
             self._importing.clear()
-            self._guard_lost()
+            self._supervisor_lost()
 
-    def _guard_lost(self) -> None:
+    def _supervisor_lost(self) -> None:
         if self._hello is not None and not self._hello.done():
-            self._hello.set_exception(ConnectionError("the guard is gone"))
+            self._hello.set_exception(ConnectionError("the supervisor is gone"))
             self._hello.exception()
         if not self._closed:
-            # The guard is dead: what it would have seen to is done here.
+            # The supervisor was killed: clean up in its place.
             trackers = end_all_marked(f"{self._mark}/")
-            self._tidying = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
-            if not self._why_stopped and (self._again is None or self._again.done()):
-                self._again = asyncio.ensure_future(self._have_guard_again())
-        lost = self._why_stopped or "the guard of the local runners is gone"
+            self._cleanup = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
+            if not self._why_stopped and (self._restart is None or self._restart.done()):
+                self._restart = asyncio.ensure_future(self._have_supervisor_again())
+        lost = self._why_stopped or "the supervisor of the local runners is gone"
         why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
             self._over(name, why)
@@ -363,7 +363,7 @@ class LocalBackend(Backend):
         elif event == "importing":
             if message["module"]:
                 self._importing[message["key"]] = message["module"]
-                self._look_at_import(message["key"])
+                self._watch_import(message["key"])
             else:
                 self._importing.pop(message["key"], None)
         elif event == "booted":
@@ -380,7 +380,7 @@ class LocalBackend(Backend):
             self._printed(message["name"], message["text"], *message.get("piece", ()))
         elif event == "ended":
             used, limit = message["used"]
-            why = self._causes.why(message["code"], told=message["told"])
+            why = self._exit_reasons.why(message["code"], forced=message["forced"])
             if used:
                 why = f"ran out of memory ({memory(used, beside=limit)} of {memory(limit)}); "
                 why += "what governs it: memory"
@@ -419,7 +419,7 @@ class LocalBackend(Backend):
 
 
 def _place() -> str:
-    """Return where the scratch folder is made, by Dask's own setting; empty: the usual place.
+    """Return where to create the scratch folder, by Dask's setting; empty for the default.
 
     Raises
     ------
@@ -451,16 +451,16 @@ def _make_folder(cluster: str, place: str) -> DriverFolder:
         ) from error
 
 
-async def _gone(guard: subprocess.Popen[bytes]) -> None:
+async def _gone(supervisor: subprocess.Popen[bytes]) -> None:
     try:
-        await in_thread(guard.wait, _END_WITHIN)
+        await in_thread(supervisor.wait, _END_WITHIN)
     except subprocess.TimeoutExpired:
-        guard.kill()
-        await in_thread(guard.wait)
+        supervisor.kill()
+        await in_thread(supervisor.wait)
 
 
 def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:
-    """Runs of specs that have all in common but their names."""
+    """Yield runs of specs that differ only in their names."""
     alike: list[RunnerSpec] = []
     for spec in specs:
         if alike and replace(alike[0], name=spec.name) != spec:

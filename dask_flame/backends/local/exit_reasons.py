@@ -1,4 +1,4 @@
-"""Why a local runner's process has ended, in words (driver)."""
+"""Describe why a local runner's process has ended (driver)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 class ExitReasons:
-    """Puts exit codes into words; knows whether the kernel has killed for want of memory.
+    """Describe exit codes; detect kills by the kernel for lack of memory.
 
-    Linux counts such kills for the whole machine. A runner that dies by SIGKILL when the count has
-    risen is taken for one of them.
+    Linux counts such kills for the whole machine. If a runner dies by SIGKILL and the count has
+    risen, the kill is attributed to the kernel.
 
     Parameters
     ----------
     vmstat : Path
-        The kernel's counters; where the file is not there, a SIGKILL is only suspected.
+        The kernel's counters; if the file is missing, lack of memory is only suspected.
     """
 
     def __init__(self, vmstat: Path = _VMSTAT) -> None:
         self._vmstat = vmstat
         self._killed = self._oom_kills()
 
-    def why(self, code: int, *, told: bool) -> str:
-        """What ended a process.
+    def why(self, code: int, *, forced: bool) -> str:
+        """Return why a process ended.
 
         Parameters
         ----------
         code : int
-            As :class:`subprocess.Popen` gives it: below zero, the signal.
-        told : bool
-            Whether it was killed because it had been told to end and did not.
+            The return code of :class:`subprocess.Popen`: negative for a signal.
+        forced : bool
+            Whether the supervisor killed it, because it had not ended when asked to.
         """
         if code >= 0:
             return f"exit code {code}"
-        if told:
+        if forced:
             return "ended by force"
         try:
             name = signal.Signals(-code).name

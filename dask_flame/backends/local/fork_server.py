@@ -1,22 +1,22 @@
-"""The process that local runners are forked from, with all they need imported (runner).
+"""The process that local runners are forked from, with all their imports done (runner).
 
-A fresh interpreter takes half a second of CPU to import distributed, and seconds for torch; a fork
-takes milliseconds, and shares the memory until one of the two writes to it. The price is that what
-cannot be forked must not be here: threads other than this one, sockets, event loops, the state of a
-GPU. After each import that is looked at, and a template that finds any of it says so and is not
-used. OpenBLAS has threads from the moment when it is loaded, but puts them away in a fork and
-starts them again when it needs them: so the look follows a fork.
+A fresh interpreter needs half a second of CPU to import distributed, and seconds for torch. A fork
+takes milliseconds, and shares memory until one of the two processes writes to it. In return, this
+process must not contain anything that cannot be forked: other threads, sockets, event loops, the
+state of a GPU. This is checked after each import; a template that fails the check says so and is
+not used. OpenBLAS starts threads when it is loaded, but stops them in a fork and starts them again
+on demand, so the check comes after a fork.
 
-A wave of runners is forked by a child that ends when it has done so. They are thereby orphans,
-which the kernel hands to the guard, their nearest ancestor that is a subreaper: it is their parent
+Each wave of runners is forked by a child that then ends. The runners are thereby orphans, which the
+kernel hands to the supervisor, their nearest ancestor that is a subreaper: it becomes their parent
 as if it had started them. Linux only.
 
-The first one is forked from the guard when that starts; others are started, as ``template.py FD
-GUARD``. Messages of JSON go both ways over the socket FD, which keeps their boundaries. To it: what
-to import, unless it was forked, then waves of runners, with the descriptors of their leashes and
-outputs. From it: ``importing`` for each module; ``ready`` or ``unfit``; for each wave ``forked`` or
-``refused`` for each of its runners and ``done``, or ``stale`` when a file has changed that was
-imported here.
+The supervisor forks the first template from itself when it starts; it runs others as
+``fork_server.py FD SUPERVISOR``. JSON messages go both ways over the socket FD, which preserves
+message boundaries. The template receives the list of imports, unless it was forked, and then waves
+of runners, with the descriptors of their leashes and outputs. It sends ``importing`` for each
+module; ``ready`` or ``unfit``; for each wave ``forked`` or ``refused`` for each of its runners and
+``done``, or ``stale`` if an imported file has changed.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # started by path, from wherever the package is
     sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from dask_flame.core.processes import MARK, rename, rewrite, room
+from dask_flame.core.processes import MARK, mark_address, set_command_line, write_mark
 
 if __name__ == "__main__":
     del sys.path[0]
 
-#: Bytes of the longest message: less than a socket's buffer takes.
+#: Maximum number of bytes in a message: less than the buffer of a socket.
 LONGEST = 1 << 17
-#: Runners of a wave; each comes with two file descriptors, of which a process may have 256.
+#: Maximum number of runners in a wave: each needs two descriptors, and a process may have only 256.
 MOST_AT_ONCE = 50
 
 _PR_SET_PDEATHSIG = 1
-#: What a runner is.
+#: The module that every runner imports.
 _RUNNER = "dask_flame.runner.worker"
-#: Seconds without a word, after which what could wait is done.
+#: Seconds without a message after which deferred work is done.
 _A_MOMENT = 0.1
-#: What a process has open that a fork must not share, by what its links in /proc begin with.
+#: Open descriptors that forks must not share, by the prefixes of their links in /proc.
 _NOT_TO_SHARE = {
     "socket:": "a socket",
     "pipe:": "a pipe",
@@ -72,43 +72,43 @@ _NOT_TO_SHARE = {
 
 
 class ForkServer:
-    """Imports, looks, and forks.
+    """Import modules, check that the process can be forked, and fork runners.
 
     Parameters
     ----------
     connection : socket.socket
-        To the guard.
-    guard : int
-        The guard's process.
+        Connection to the supervisor.
+    supervisor : int
+        Process id of the supervisor.
     """
 
-    def __init__(self, connection: socket.socket, guard: int) -> None:
+    def __init__(self, connection: socket.socket, supervisor: int) -> None:
         self.connection = connection
-        self.guard = guard
+        self.supervisor = supervisor
         self._before = dict(_open())
         self._files: dict[str, tuple[int, int]] = {}
 
     def serve(self, orders: dict[str, Any] | None = None) -> tuple[dict[str, Any], int, int]:
-        """Serve the guard; returns in forked runners only.
+        """Serve the supervisor; return only in forked runners.
 
         Parameters
         ----------
         orders : dict, optional
-            What to import, where the guard will not say it.
+            The imports, if the supervisor does not send them.
 
         Returns
         -------
         dict
-            The runner's request.
+            The request for the runner.
         int
-            Its leash.
+            The descriptor of its leash.
         int
-            The process that has forked it, its parent for a moment.
+            The process that forked it, which is its parent for a moment.
         """
         self._prepare(orders or json.loads(self._hear()[0]))
         tidy = False
         while True:
-            # It takes longer than a wave: not while somebody waits for the first one.
+            # Takes longer than forking a wave: wait until no request is pending.
             if not tidy and not select.select([self.connection], [], [], _A_MOMENT)[0]:
                 tidy = True
                 _tidy()
@@ -149,16 +149,16 @@ class ForkServer:
                 self._hear()
             self._note()
         _warm()
-        # What is here now is not looked through again, in no process: that would copy its pages.
+        # Exclude existing objects from later collections, which would copy their pages in forks.
         gc.freeze()
         _flush()
         self._say(ev="ready")
 
     def _unfit(self) -> str | None:
-        """Why this process cannot be forked, if it cannot."""
+        """Return why this process cannot be forked, or None."""
         if others := [t.name for t in threading.enumerate() if t is not threading.main_thread()]:
             return f"starts threads ({', '.join(others)})"
-        with warnings.catch_warnings(action="ignore"):  # of threads
+        with warnings.catch_warnings(action="ignore"):  # about forks with threads
             if (probe := os.fork()) == 0:
                 os._exit(0)
         os.waitpid(probe, 0)
@@ -174,7 +174,7 @@ class ForkServer:
                     return f"opens {what}"
             if _shares_its_place(descriptor):
                 return f"opens a file ({link})"
-        if room() is None:
+        if mark_address() is None:
             return "writes over the environment that others see"
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
@@ -184,7 +184,7 @@ class ForkServer:
     # Files
 
     def _note(self) -> None:
-        """Remember the files of modules that may be edited: those outside of the installation."""
+        """Record the state of module files that may be edited: those not in the installation."""
         paths = sysconfig.get_paths()
         kinds = ("stdlib", "platstdlib", "purelib", "platlib")
         installed = tuple(os.path.join(paths[kind], "") for kind in kinds)
@@ -196,13 +196,13 @@ class ForkServer:
                 self._files[file] = _state(file)
 
     def _changed(self) -> str | None:
-        """A file that is not any more what was imported."""
+        """Return an imported file that has changed since its import, or None."""
         return next((f for f, state in self._files.items() if _state(f) != state), None)
 
     # Forks
 
     def _fork(self, wave: list[dict[str, Any]], descriptors: list[int]) -> tuple[Any, int, int]:
-        """Fork the runners of a wave; returns in each of them, not in this process."""
+        """Fork the runners of a wave; return in each runner, but not in this process."""
         middle = os.getpid()
         for number, request in enumerate(wave):
             try:
@@ -215,7 +215,7 @@ class ForkServer:
                 os.setsid()
                 os.dup2(output, 1)
                 os.dup2(output, 2)
-                # Detached, lest it is closed a second time, when its number is another file's.
+                # Detached, or it would be closed again when the number belongs to another file.
                 for descriptor in (*descriptors, self.connection.detach()):
                     if descriptor != leash:
                         os.close(descriptor)
@@ -223,7 +223,7 @@ class ForkServer:
             self._say(ev="forked", name=request["name"], pid=pid)
         os._exit(0)
 
-    # The guard
+    # The supervisor
 
     def _hear(self) -> tuple[bytes, list[int]]:
         try:
@@ -231,7 +231,7 @@ class ForkServer:
         except OSError:
             words = b""
         if not words:
-            os._exit(0)  # the guard is gone, or has no more use for this
+            os._exit(0)  # the supervisor is gone, or needs this process no more
         return words, descriptors
 
     def _say(self, **message: Any) -> None:
@@ -242,13 +242,13 @@ class ForkServer:
 
 
 def has_children(proc: Path = Path("/proc")) -> bool:
-    """Whether this process, which has one thread, has children, dead ones too.
+    """Return whether this single-threaded process has children, including zombies.
 
     Parameters
     ----------
     proc : Path
-        Where the kernel tells it in one line, if it was built to (CONFIG_PROC_CHILDREN). Otherwise
-        all processes are looked through.
+        Mount point of procfs. If the kernel lacks CONFIG_PROC_CHILDREN, all processes are
+        examined instead.
     """
     try:
         return bool((proc / f"self/task/{os.getpid()}/children").read_text().strip())
@@ -259,16 +259,16 @@ def has_children(proc: Path = Path("/proc")) -> bool:
 
 
 def _open() -> Iterable[tuple[int, str]]:
-    """The descriptors of this process, and what they are."""
+    """Yield the open descriptors of this process, and the targets of their links."""
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
             yield descriptor, os.readlink(f"/proc/self/fd/{descriptor}")
         except OSError:
-            continue  # the listing's own
+            continue  # the descriptor of the listing itself
 
 
 def _shares_its_place(descriptor: int) -> bool:
-    """Whether a fork would read on where this process, or another fork, has read up to."""
+    """Return whether forks would share the read position of this descriptor."""
     try:
         regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         return regular and not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
@@ -285,7 +285,7 @@ def _state(file: str) -> tuple[int, int]:
 
 
 def _warm() -> None:
-    """Have done once what every worker does when it starts, and keeps."""
+    """Do once all work that every worker does when it starts, and whose results forks share."""
     import psutil
     from dask.utils import parse_timedelta
     from distributed.versions import get_versions
@@ -301,27 +301,27 @@ def _warm() -> None:
 
 
 def _flush() -> None:
-    """Have printed what modules have printed, lest every runner prints it too."""
+    """Flush the output of modules, or every runner would print it again."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    ctypes.CDLL(None).fflush(None)  # what is not Python's
+    ctypes.CDLL(None).fflush(None)  # the buffers of C
 
 
 def _tidy() -> None:
-    """Let go of what the imports have left behind."""
+    """Collect the garbage left by the imports."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
 
 
 def _become(request: Mapping[str, Any]) -> None:
-    """Make a runner of what was a copy of the template."""
-    rewrite(request["env"][MARK])
-    rename(request["name"])
+    """Turn this fork of the template into a runner."""
+    write_mark(request["env"][MARK])
+    set_command_line(request["name"])
     os.environ.update(request["env"])
-    # Each runner has a folder for temporary files, and random numbers, of its own. The random
-    # module sees to itself.
+    # Each runner needs its own folder for temporary files and its own random numbers. The random
+    # module reseeds itself in forks.
     tempfile.tempdir = None
     for name, reseed in (("numpy.random", "seed"), ("torch", "seed")):
         if name in sys.modules:
@@ -330,19 +330,19 @@ def _become(request: Mapping[str, Any]) -> None:
 
 
 def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
-    """``template.py FD GUARD``; what to import, where the guard will not say it."""
-    descriptor, guard = int(argv[0]), int(argv[1])
+    """Run ``fork_server.py FD SUPERVISOR``; `orders` has the imports, if they are not sent."""
+    descriptor, supervisor = int(argv[0]), int(argv[1])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    if os.getppid() != guard:
+    if os.getppid() != supervisor:
         os._exit(1)
     gc.disable()
-    rename("template")
+    set_command_line("template")
     from dask_flame.runner.__main__ import live
 
-    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), guard).serve(orders)
+    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), supervisor).serve(orders)
     _become(request)
-    # Until its parent ends, this is not the guard's own.
-    live(leash, {guard, middle})
+    # Until the forking process ends, it is the parent, not the supervisor.
+    live(leash, {supervisor, middle})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which of this machine's GPUs a local runner sees (driver)."""
+"""Assign this machine's GPUs to local runners (driver)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ logger = logging.getLogger("dask_flame")
 
 
 class GpuAllocation:
-    """Gives each runner the GPUs that the fewest others have.
+    """Give each runner the GPUs with the fewest other runners.
 
-    The machine's GPUs are those that the driver itself may use: what its ``CUDA_VISIBLE_DEVICES``
-    names, or else what NVIDIA's kernel module shows.
+    The machine's GPUs are those that the driver may use: those in its ``CUDA_VISIBLE_DEVICES``, or
+    else those shown by NVIDIA's kernel module.
     """
 
     def __init__(self) -> None:
@@ -26,21 +26,21 @@ class GpuAllocation:
         self._warned = False
 
     def warn_of(self, number: int) -> None:
-        """Say once that runners are to have more GPUs than the machine has."""
+        """Warn, once, if runners want more GPUs than the machine has."""
         if number > len(self.all) and not self._warned:
             self._warned = True
             there = f"{len(self.all)} GPU" + ("" if len(self.all) == 1 else "s")
             logger.warning("gpus=%d: this machine shows %s; runners run without", number, there)
 
     def give(self, runner: str, number: int) -> dict[str, str]:
-        """Environment variables for a runner that is to have so many GPUs."""
+        """Assign GPUs to a runner; return the environment variables for it."""
         chosen = self.choose(number)
         if chosen:
             self._given[runner] = chosen[VISIBLE].split(",")
         return chosen
 
     def choose(self, number: int) -> dict[str, str]:
-        """What the next runner that is to have so many GPUs would be given."""
+        """Return the variables that the next runner with so many GPUs would get."""
         if not number or not self.all:
             return {}
         used = Counter(device for given in list(self._given.values()) for device in given)
@@ -48,7 +48,7 @@ class GpuAllocation:
         return {VISIBLE: ",".join(chosen)}
 
     def take_back(self, runner: str) -> None:
-        """A runner is gone."""
+        """Release the GPUs of a runner that has ended."""
         self._given.pop(runner, None)
 
 

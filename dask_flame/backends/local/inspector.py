@@ -1,4 +1,4 @@
-"""Local clusters seen and ended from outside (command line)."""
+"""Inspect and end local clusters from outside (command line)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dask_flame.backends.local.process_scan import (
     SupervisorProcess,
     cluster_of,
     described,
-    look,
+    scan_processes,
     send,
 )
 from dask_flame.backends.local.supervisor.control_signals import NO_MORE, OUTPUT, PRINTED, STOP
@@ -35,121 +35,123 @@ from dask_flame.core.resource_trackers import WITHIN as TRACKERS_WITHIN
 from dask_flame.core.resource_trackers import is_tracker
 from dask_flame.errors import BackendError
 
-#: Seconds that a guard may take to answer.
+#: Seconds to wait for a supervisor's answer.
 _ANSWER_WITHIN = 5.0
-#: Seconds that what has lost its driver may take to end by itself.
+#: Seconds for processes that lost their driver to end by themselves.
 _BY_ITSELF = 3.0
 _END_WITHIN = 10.0
 _PAUSE = 0.1
 
 
 class LocalInspector(Inspector):
-    """The clusters of this user on this machine, outside of containers that this one is not in."""
+    """The clusters of this user on this machine, within the same container."""
 
     async def clusters(self) -> list[ClusterListing]:
-        census = look()
-        ids = {*census.guards, *(m.cluster for m in census.marked)}
-        return sorted((_seen(id, census) for id in ids), key=lambda c: (c.started or 0, c.id))
+        scan = scan_processes()
+        ids = {*scan.supervisors, *(m.cluster for m in scan.marked)}
+        return sorted((_listing(id, scan) for id in ids), key=lambda c: (c.started or 0, c.id))
 
     async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
-        guard = look().guards.get(cluster.id)
-        scratch = guard.scratch if guard is not None else None
-        if guard is None or scratch is None:
-            raise BackendError(f"{cluster.id} has no guard that knows what its runners print")
+        supervisor = scan_processes().supervisors.get(cluster.id)
+        scratch = supervisor.scratch if supervisor is not None else None
+        if supervisor is None or scratch is None:
+            raise BackendError(f"{cluster.id} has no supervisor that knows what its runners print")
         file = scratch / PRINTED
         file.unlink(missing_ok=True)
-        send(guard.process, OUTPUT)
+        send(supervisor.process, OUTPUT)
         if not await _until(file.exists, _ANSWER_WITHIN):
-            raise BackendError(f"the guard of {cluster.id} does not answer")
+            raise BackendError(f"the supervisor of {cluster.id} does not answer")
         said: dict[str, str] = json.loads(file.read_text())
         return {
             name: "\n".join(said.get(name, "").splitlines()[-lines:]) for name in _names(cluster)
         }
 
     async def stop(self, cluster: ClusterListing, *, within: float) -> str:
-        guard = look().guards.get(cluster.id)
-        if guard is None or not guard.has_driver:
+        supervisor = scan_processes().supervisors.get(cluster.id)
+        if supervisor is None or not supervisor.has_driver:
             await self._kill({cluster.id}, within, spare_living=False)
             _check_ended(cluster.id)
             return "ended; its driver was gone"
-        driver = described(guard.driver)
+        driver = described(supervisor.driver)
         if await self._tell(cluster.id, within):
             return f"stopped; its driver, {driver}, lives on, and was told"
-        # Its guard is as good as dead. If the driver begins another one, that is told.
+        # The supervisor does not respond. The driver may start another one: notify that one too.
         for process in _processes([cluster.id]):
             send(process, signal.SIGKILL)
         if await self._tell(cluster.id, _END_WITHIN):
             return f"stopped; its driver, {driver}, lives on, and was told"
         _check_ended(cluster.id)
         return (
-            f"ended by force, as its guard did not answer within {within:g} s; its driver, "
+            f"ended by force, as its supervisor did not answer within {within:g} s; its driver, "
             f"{driver}, was not told, and may begin again"
         )
 
     async def _tell(self, cluster: str, within: float) -> bool:
-        """Have a guard end its runners and tell its driver; whether it has."""
-        told: set[int] = set()
+        """Make a supervisor end its runners and notify its driver; return whether it has."""
+        notified: set[int] = set()
 
         def over() -> bool:
-            census = look()
-            guard = census.guards.get(cluster)
-            if guard is None or not guard.has_driver:
+            scan = scan_processes()
+            supervisor = scan.supervisors.get(cluster)
+            if supervisor is None or not supervisor.has_driver:
                 return False
-            if guard.process.pid not in told:
-                told.add(guard.process.pid)
-                send(guard.process, STOP)
-                send(guard.process, signal.SIGCONT)  # it may be suspended
-            scratch = guard.scratch
+            if supervisor.process.pid not in notified:
+                notified.add(supervisor.process.pid)
+                send(supervisor.process, STOP)
+                send(supervisor.process, signal.SIGCONT)  # in case it is suspended
+            scratch = supervisor.scratch
             noted = scratch is not None and (scratch / NO_MORE).exists()
-            return noted and not guard.busy and not census.of(cluster)
+            return noted and not supervisor.busy and not scan.of(cluster)
 
         return await _until(over, within)
 
     async def strays(self) -> list[Orphan]:
-        found = {stray.key: stray for stray in _strays(look())}
+        found = {stray.key: stray for stray in _orphans(scan_processes())}
 
         def gone() -> bool:
-            there = {stray.key for stray in _strays(look())}
+            there = {stray.key for stray in _orphans(scan_processes())}
             for key in list(found):
                 if key not in there:
                     del found[key]
             return not found
 
-        # Guards end what is theirs within a second of their driver's end, and runners themselves.
+        # After the driver's end, supervisors end their processes within a second, as runners do.
         await _until(gone, _BY_ITSELF)
         return list(found.values())
 
     async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
         wanted = {stray.key for stray in strays}
-        # It may have taken a while to decide.
-        now = [stray for stray in _strays(look()) if stray.key in wanted]
-        for marked in look().abandoned():
+        # The caller may have taken a while to decide: look again.
+        now = [stray for stray in _orphans(scan_processes()) if stray.key in wanted]
+        for marked in scan_processes().abandoned():
             if _key(marked) in wanted:
                 send(marked.process, signal.SIGKILL)
-        # What a folder is called says nothing of who lives: it may be a copy.
+        # The name of a folder proves nothing about a living process: it may be a copy.
         await self._kill({s.cluster for s in now if s.cluster and s.key[0] == "process"})
         for stray in now:
             if stray.key[0] == "folder":
                 _remove(Path(str(stray.key[1])), stray.key)
-        return [stray for stray in _strays(look()) if stray.key in wanted]
+        return [stray for stray in _orphans(scan_processes()) if stray.key in wanted]
 
     async def _kill(
         self, clusters: set[str], within: float = _END_WITHIN, *, spare_living: bool = True
     ) -> None:
-        """Kill what belongs to clusters that have no driver until there is nothing left."""
-        guards = look().guards
+        """Kill the processes of clusters without a driver until none is left."""
+        supervisors = scan_processes().supervisors
         spare_until = time.monotonic() + TRACKERS_WITHIN
         folders = {
             scratch
             for id in clusters
-            if id in guards and not guards[id].has_driver and (scratch := guards[id].scratch)
+            if id in supervisors
+            and not supervisors[id].has_driver
+            and (scratch := supervisors[id].scratch)
         }
 
         def over() -> bool:
-            census = look()
-            spared = _living(census) if spare_living else set()
-            there = _processes(clusters - spared, census)
-            # Again and again: what has just been started may have started more.
+            scan = scan_processes()
+            spared = _living(scan) if spare_living else set()
+            there = _processes(clusters - spared, scan)
+            # Repeated, because a process just found may have started others.
             for process in there:
                 if time.monotonic() > spare_until or not is_tracker(process.pid):
                     send(process, signal.SIGKILL)
@@ -161,13 +163,11 @@ class LocalInspector(Inspector):
             _remove(folder)
 
 
-def _processes(
-    clusters: Collection[str], census: ProcessScan | None = None
-) -> list[psutil.Process]:
-    """Guards first: they would start others."""
-    census = look() if census is None else census
-    guards = [census.guards[id].process for id in clusters if id in census.guards]
-    return guards + [m.process for m in census.marked if m.cluster in clusters]
+def _processes(clusters: Collection[str], scan: ProcessScan | None = None) -> list[psutil.Process]:
+    """Return the processes of clusters, supervisors first, because they could start others."""
+    scan = scan_processes() if scan is None else scan
+    supervisors = [scan.supervisors[id].process for id in clusters if id in scan.supervisors]
+    return supervisors + [m.process for m in scan.marked if m.cluster in clusters]
 
 
 def _check_ended(cluster: str) -> None:
@@ -180,17 +180,17 @@ def _names(cluster: ClusterListing) -> list[str]:
     return [runner.name for runner in cluster.runners]
 
 
-def _seen(id: str, census: ProcessScan) -> ClusterListing:
-    guard = census.guards.get(id)
+def _listing(id: str, scan: ProcessScan) -> ClusterListing:
+    supervisor = scan.supervisors.get(id)
     state, driver = "orphaned", "none"
-    if guard is not None:
-        scratch = guard.scratch
+    if supervisor is not None:
+        scratch = supervisor.scratch
         stopped = scratch is not None and (scratch / NO_MORE).exists()
-        state = ("stopped" if stopped else "live") if guard.has_driver else "ending"
-        driver = described(guard.driver) if guard.has_driver else "gone"
-    runners = tuple(_runners(id, census))
+        state = ("stopped" if stopped else "live") if supervisor.has_driver else "ending"
+        driver = described(supervisor.driver) if supervisor.has_driver else "gone"
+    runners = tuple(_runners(id, scan))
     starts = [r.started for r in runners if r.started is not None]
-    starts += [] if guard is None else [guard.started]
+    starts += [] if supervisor is None else [supervisor.started]
     return ClusterListing(
         id=id,
         name=id.rpartition("-")[0],
@@ -201,11 +201,11 @@ def _seen(id: str, census: ProcessScan) -> ClusterListing:
     )
 
 
-def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
+def _runners(id: str, scan: ProcessScan) -> Iterator[RunnerListing]:
     first: dict[str, Marked] = {}
-    for marked in census.of(id):
+    for marked in scan.of(id):
         there = first.get(marked.runner)
-        # Others that carry its mark were started by the runner, and after it.
+        # Other processes with the same mark were started by the runner, and after it.
         if there is None or marked.started < there.started:
             first[marked.runner] = marked
     for name in sorted(first, key=lambda n: (n.rpartition("-")[0], len(n), n)):
@@ -223,23 +223,23 @@ def _runners(id: str, census: ProcessScan) -> Iterator[RunnerListing]:
         )
 
 
-def _strays(census: ProcessScan) -> Iterator[Orphan]:
-    """What has no living driver, whether or not it is about to end."""
-    living = _living(census)
-    for id, guard in census.guards.items():
+def _orphans(scan: ProcessScan) -> Iterator[Orphan]:
+    """Yield everything without a living driver, even if it is about to end."""
+    living = _living(scan)
+    for id, supervisor in scan.supervisors.items():
         if id not in living:
-            why = f"its driver, process {guard.driver}, is gone"
-            yield _process(guard, "guard", id, why)
-    for marked in census.marked:
+            why = f"its driver, process {supervisor.driver}, is gone"
+            yield _process(supervisor, "supervisor", id, why)
+    for marked in scan.marked:
         if marked.cluster not in living:
             yield _process(marked, marked.runner, marked.cluster, "its cluster has no driver")
-    for marked in census.abandoned():
-        yield _process(marked, "template", "", "its guard is gone")
+    for marked in scan.abandoned():
+        yield _process(marked, "template", "", "its supervisor is gone")
     for folder in _folders():
         yield Orphan(
             what=f"folder {folder}",
             cluster=cluster_of(folder),
-            why="neither a guard nor a driver has it locked",
+            why="neither a supervisor nor a driver has it locked",
             key=_folder_key(folder),
         )
 
@@ -257,18 +257,18 @@ def _folder_key(folder: Path) -> tuple[object, ...]:
     return ("folder", str(folder), _identity(folder))
 
 
-def _living(census: ProcessScan) -> set[str]:
-    """Clusters whose driver lives: their guard is its child, or it has their folder locked."""
-    guards = census.guards.values()
-    living = {g.cluster for g in guards if g.has_driver}
-    dying = {_identity(scratch) for g in guards if not g.has_driver and (scratch := g.scratch)}
-    # Where its guard was killed, a driver still has results there, and may begin another guard.
+def _living(scan: ProcessScan) -> set[str]:
+    """Return clusters with a living driver: parent of the supervisor, or holder of a lock."""
+    supervisors = scan.supervisors.values()
+    living = {g.cluster for g in supervisors if g.has_driver}
+    dying = {_identity(scratch) for g in supervisors if not g.has_driver and (scratch := g.scratch)}
+    # If only its supervisor was killed, a driver has results there, and may start another one.
     held = [f for f in _all_folders() if _in_use(f) and _identity(f) not in dying]
     return living | set(map(cluster_of, held))
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What no other folder has, by whatever path it was found; None where it is gone."""
+    """Return a unique id of a folder, independent of its path; None if it does not exist."""
     with contextlib.suppress(OSError):
         there = folder.stat()
         return there.st_dev, there.st_ino
@@ -276,18 +276,18 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _all_folders() -> Iterator[Path]:
-    """Scratch folders, by their names, of this user, where clusters make them."""
+    """Yield this user's scratch folders, recognized by name, from the usual places."""
     places = {tempfile.gettempdir(), dask.config.get("temporary-directory", default=None) or "."}
     places.discard(".")
     for folder in sorted(f for place in places for f in Path(place).glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):
-            # A link leads to what is somebody else's, or to where it is seen anyway.
+            # Skip links: their targets belong to someone else, or are listed anyway.
             if stat.S_ISDIR(folder.lstat().st_mode) and folder.lstat().st_uid == os.getuid():
                 yield folder
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether a process has the folder locked."""
+    """Return whether a process holds the folder's lock."""
     try:
         with _locked(folder):
             return False
@@ -298,7 +298,7 @@ def _in_use(folder: Path) -> bool:
 
 
 def _folders() -> Iterator[Path]:
-    """Scratch folders of nobody."""
+    """Yield scratch folders that no process has locked."""
     for folder in _all_folders():
         with contextlib.suppress(OSError), _locked(folder):
             yield folder
@@ -306,7 +306,7 @@ def _folders() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Have the folder's lock; OSError where it has none, or it is somebody else's."""
+    """Hold the folder's lock; raise OSError if it has none, or another process holds it."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,14 +316,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path, key: tuple[object, ...] | None = None) -> None:
-    """Remove a folder of nobody; with a key, unless another one has its name by now."""
+    """Remove an unlocked folder; with a key, only if it is still the same folder."""
     with contextlib.suppress(OSError), _locked(folder):
         if key in (None, _folder_key(folder)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _until(condition: Callable[[], object], within: float) -> bool:
-    """Wait until this holds; whether it did, within so many seconds."""
+    """Wait until a condition holds, at most ``within`` seconds; return whether it does."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a local runner is told, and how that is shown (driver)."""
+"""The launch configuration of a local runner, and its display (driver)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ import dask.config
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
-from dask_flame.backends.local.sampling_intervals import measure_less
+from dask_flame.backends.local.sampling_intervals import lengthen_intervals
 from dask_flame.backends.local.templates import kind
 from dask_flame.backends.redact import HIDDEN, hide, plain
 from dask_flame.core.process_settings import import_path, main_program
 from dask_flame.prints.rate_limit import Limits
 
-#: Where it is False, Dask is not to end workers for their memory; nor are runners ended then.
+#: False in Dask's configuration: never end workers for their memory, and so no runners either.
 _TERMINATE = "distributed.worker.memory.terminate"
 
 
-def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any]:
-    """What runners like this one are told, each beside its name and folder.
+def shared_config(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any]:
+    """Return the part of the launch configuration that alike runners share.
 
-    They measure their calls so many times as rarely as Dask's settings say, and mark what these
-    print, as much of it as is to be shown.
+    Parameters
+    ----------
+    spec : RunnerSpec
+    times : float
+        Factor by which runners lengthen the intervals between measurements.
+    limits : Limits or None
+        Limits for the output of calls; None: do not mark it for display.
     """
     return {
         **spec.launch_config(local=True),
-        "config": measure_less(spec.config, times),
+        "config": lengthen_intervals(spec.config, times),
         "rarely": times,
         "path": import_path(),
         "cwd": spec.cwd,
@@ -39,24 +44,26 @@ def told(spec: RunnerSpec, times: float, limits: Limits | None) -> dict[str, Any
     }
 
 
-def runner(
+def displayed(
     spec: RunnerSpec, own: Mapping[str, str], times: float, limits: Limits | None = None
 ) -> dict[str, Any]:
-    """All that is said of a runner, without its secrets: as an object of YAML.
+    """Return the whole configuration of a runner, without secrets, as plain data for YAML.
 
-    Its environment is the driver's, with what the pool and Dask add. What is in a variable is shown
-    of few, and of Dask's configuration, which may hold anything, nothing.
+    The environment is the driver's, with the variables of the pool and of Dask. Only a few values
+    are shown, and none of Dask's configuration, because they may contain anything.
 
     Parameters
     ----------
     spec : RunnerSpec
     own : mapping of str to str
-        Variables of this runner alone.
+        Variables of this runner only.
     times : float
+        See :func:`shared_config`.
     limits : Limits or None
+        See :func:`shared_config`.
     """
     what = kind(spec)
-    orders = told(spec, times, limits)
+    orders = shared_config(spec, times, limits)
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     orders["config"] = HIDDEN
     orders["security"] = hide(orders["security"])

@@ -1,9 +1,9 @@
-"""The processes of this user's local clusters, known by what they show (command line).
+"""Find the processes of this user's local clusters (command line).
 
-A guard is known by its command line, which says whose it is, and its driver by being its parent:
-the kernel gives a child whose parent is dead to another. What runners are and have started is known
-by the mark in its environment. Processes of other users, and of other containers, are not looked
-at.
+A supervisor is recognized by its command line, which names its cluster and its driver. The driver
+lives as long as it is the supervisor's parent, because the kernel gives orphans another parent.
+Runners and the processes that they started are recognized by the mark in their environment.
+Processes of other users and in other containers are ignored.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import psutil
 from dask_flame.core.folder_locks import LOCK
 from dask_flame.core.processes import MARK, mark_of, names_in
 
-#: What the names of scratch folders begin with.
+#: Prefix of the names of scratch folders.
 PREFIX = "dask-flame-"
-_GUARD = os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
+_SUPERVISOR = os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
 
 
 @dataclass(frozen=True)
 class SupervisorProcess:
-    """A guard that lives.
+    """A living supervisor.
 
     Attributes
     ----------
     process : psutil.Process
     cluster : str
-        What the marks of its runners begin with.
+        Prefix of the marks of its runners.
     driver : int
-        The process that has started it.
+        The process that started it.
     started : float
         Unix time, in seconds.
     """
@@ -48,14 +48,14 @@ class SupervisorProcess:
 
     @property
     def has_driver(self) -> bool:
-        """Whether its driver lives; its number alone might be another process's by now."""
+        """Whether its driver lives; another process may have reused the driver's id."""
         with contextlib.suppress(psutil.Error):
             return self.process.ppid() == self.driver
         return False
 
     @property
     def scratch(self) -> Path | None:
-        """Its folder: where the file is that it keeps locked, by a name that is its cluster's."""
+        """Its folder, found by the open lock file, if the folder's name is of its cluster."""
         with contextlib.suppress(psutil.Error):
             for file in self.process.open_files():
                 folder = Path(file.path).parent
@@ -65,7 +65,7 @@ class SupervisorProcess:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a process below it."""
+        """Whether it has child processes."""
         with contextlib.suppress(psutil.Error):
             return bool(self.process.children())
         return False
@@ -73,13 +73,13 @@ class SupervisorProcess:
 
 @dataclass(frozen=True)
 class Marked:
-    """A process that carries a mark: a runner, or what its calls have started.
+    """A process with a mark: a runner, or a process that its calls have started.
 
     Attributes
     ----------
     process : psutil.Process
     cluster, runner : str
-        Empty where the mark is a template's.
+        Empty if the mark is a template's.
     started : float
         Unix time, in seconds.
     """
@@ -92,30 +92,30 @@ class Marked:
 
 @dataclass
 class ProcessScan:
-    """What there is.
+    """The processes found.
 
     Attributes
     ----------
-    guards : dict of str to SupervisorProcess
-        By their clusters.
+    supervisors : dict of str to SupervisorProcess
+        By cluster.
     alike : set of int
-        Numbers of all processes that look like guards, those included.
+        Ids of all processes that look like supervisors, including `supervisors`.
     marked : list of Marked
     templates : list of Marked
-        What carries the mark of no runner: templates, and what their imports have started.
+        Processes with a template's mark: templates, and processes started by their imports.
     """
 
-    guards: dict[str, SupervisorProcess] = field(default_factory=dict)
+    supervisors: dict[str, SupervisorProcess] = field(default_factory=dict)
     alike: set[int] = field(default_factory=set)
     marked: list[Marked] = field(default_factory=list)
     templates: list[Marked] = field(default_factory=list)
 
     def of(self, cluster: str) -> list[Marked]:
-        """What carries a mark of this cluster."""
+        """Return the processes with a mark of this cluster."""
         return [m for m in self.marked if m.cluster == cluster]
 
     def abandoned(self) -> list[Marked]:
-        """Templates, and what these have started, that are not below a guard."""
+        """Return templates, and processes started by them, that have no supervisor above."""
         left = []
         for marked in self.templates:
             with contextlib.suppress(psutil.Error):
@@ -124,49 +124,49 @@ class ProcessScan:
         return left
 
 
-def look() -> ProcessScan:
-    """Look at all processes of this user."""
-    census = ProcessScan()
+def scan_processes() -> ProcessScan:
+    """Find the processes of all clusters of this user."""
+    scan = ProcessScan()
     for process in _mine():
         with contextlib.suppress(psutil.Error, OSError):
-            if (guard := _guard(process)) is not None:
-                census.alike.add(process.pid)
-                there = census.guards.get(guard.cluster)
-                if there is None or _before(guard, there):
-                    census.guards[guard.cluster] = guard
+            if (supervisor := _supervisor(process)) is not None:
+                scan.alike.add(process.pid)
+                there = scan.supervisors.get(supervisor.cluster)
+                if there is None or _before(supervisor, there):
+                    scan.supervisors[supervisor.cluster] = supervisor
                 continue
             if MARK not in process.environ():
                 continue
             cluster, runner = names_in(mark_of(process))
             marked = Marked(process, cluster, runner, process.create_time())
-            (census.marked if cluster else census.templates).append(marked)
-    return census
+            (scan.marked if cluster else scan.templates).append(marked)
+    return scan
 
 
-def _before(guard: SupervisorProcess, other: SupervisorProcess) -> bool:
-    """Whether this one of two that look like a cluster's guard is it."""
-    # A template looks like its guard, for the moment in which it is forked from it.
-    if guard.process.pid == other.process.ppid():
+def _before(supervisor: SupervisorProcess, other: SupervisorProcess) -> bool:
+    """Return whether the first of two candidates is the supervisor of their cluster."""
+    # Just after a template was forked from its supervisor, both look the same.
+    if supervisor.process.pid == other.process.ppid():
         return True
-    # Anybody may be called like one: what lives, and has a folder of this cluster, comes first.
-    return (guard.has_driver, guard.scratch is not None) > (
+    # Any process can imitate the command line: prefer one with a driver and a folder.
+    return (supervisor.has_driver, supervisor.scratch is not None) > (
         other.has_driver,
         other.scratch is not None,
     )
 
 
 def cluster_of(folder: Path) -> str:
-    """The cluster that a scratch folder was made for, by its name; empty where it is none."""
+    """Return the cluster that a scratch folder belongs to, by its name; empty if it has none."""
     name = folder.name.removeprefix(PREFIX)
     return name.rpartition("-")[0] if name != folder.name else ""
 
 
 def send(process: psutil.Process, number: int) -> bool:
-    """Send a signal to this very process, not to one that has its number by now; whether it was."""
+    """Send a signal to exactly this process, even if its id is reused; return whether it was."""
     descriptor, hold = None, getattr(os, "pidfd_open", None)
     try:
         if hold is not None:
-            # From here on its number is not given to another one unnoticed.
+            # From here on, the descriptor refers to this process even if its id is reused.
             descriptor = hold(process.pid)
         if not process.is_running():
             return False
@@ -183,7 +183,7 @@ def send(process: psutil.Process, number: int) -> bool:
 
 
 def described(pid: int) -> str:
-    """A process in a few words, without its arguments: they may be secret."""
+    """Return a short description of a process, without arguments, which may be secret."""
     try:
         words = psutil.Process(pid).cmdline()
     except psutil.Error:
@@ -204,7 +204,7 @@ def described(pid: int) -> str:
 
 def _mine() -> Iterator[psutil.Process]:
     user, place = os.getuid(), _place(os.getpid())
-    # Nobody ends who asks.
+    # Leave out the calling process and its ancestors, so that it cannot end itself.
     asks = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -215,14 +215,14 @@ def _mine() -> Iterator[psutil.Process]:
 
 
 def _place(pid: int) -> str:
-    """Which processes this one counts among: those of its container."""
+    """Return the pid namespace of a process, which differs between containers."""
     return os.readlink(f"/proc/{pid}/ns/pid") if sys.platform == "linux" else ""
 
 
-def _guard(process: psutil.Process) -> SupervisorProcess | None:
+def _supervisor(process: psutil.Process) -> SupervisorProcess | None:
     words = process.cmdline()
-    # Between "-P" and the program are the flags that the driver's interpreter has.
-    program = next((n for n, word in enumerate(words) if word.endswith(_GUARD)), 0)
+    # The flags of the driver's interpreter are between "-P" and the program.
+    program = next((n for n, word in enumerate(words) if word.endswith(_SUPERVISOR)), 0)
     if program < 2 or words[1] != "-P" or len(words) < program + 4:
         return None
     descriptor, mark, driver = words[program + 1 : program + 4]

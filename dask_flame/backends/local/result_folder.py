@@ -1,4 +1,4 @@
-"""The driver's folder, for results that rest on its disk (driver)."""
+"""The driver's folder for results spilled to its disk (driver)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dask_flame.core.folder_locks import hold
 
 
 class DriverFolder:
-    """A folder that lasts as long as its driver, whatever becomes of guards.
+    """A folder that lives as long as its driver, even if supervisors are killed.
 
-    The driver removes it. Where the driver is killed its guard does, or a runner that has outlived
-    both; ``dask flame sweep`` knows it by its lock, which ends with the driver.
+    The driver removes it. If the driver is killed, its supervisor does so, or a runner that has
+    outlived both; ``dask flame sweep`` recognizes it by its lock, which ends with the driver.
 
     Parameters
     ----------
     cluster : str
-        What the marks of the cluster's processes begin with.
+        Prefix of the marks of the cluster's processes.
     place : str
-        Where to make it; empty: in the usual place for temporary files.
+        Where to create it; empty: the default place for temporary files.
     """
 
     def __init__(self, cluster: str, place: str) -> None:
@@ -29,12 +29,12 @@ class DriverFolder:
         self._held = hold(self.path)
 
     def let_go(self) -> None:
-        """Hold it no longer, as in a child that was forked: its lock is the driver's."""
+        """Close the lock without removing the folder, as in a forked child."""
         while self._held:
             os.close(self._held.pop())
 
     def remove(self) -> None:
-        """Remove it with all that is in it, in the process that has made it."""
+        """Remove the folder with its contents; only in the process that created it."""
         if os.getpid() == self._made_by:
             shutil.rmtree(self.path, ignore_errors=True)
             self.let_go()

@@ -1,8 +1,8 @@
-"""How often runners that share a machine measure their calls (driver).
+"""Lengthen the measuring intervals of runners that share a machine (driver).
 
-distributed looks at the threads of a busy worker 100 times a second, for its profile, and 50 times
-at how late its event loop is: about 3 percent of a core for each worker. 64 busy runners would ask
-two cores for that alone.
+distributed samples the threads of a busy worker 100 times a second for its profile, and measures
+the delay of the event loop 50 times a second: about 3 percent of a core for each worker. For 64
+busy runners this would be two cores.
 """
 
 from __future__ import annotations
@@ -15,42 +15,41 @@ from dask.config import get
 from dask.system import CPU_COUNT
 from dask.utils import parse_timedelta
 
-#: Settings of Dask that are intervals, and what a bare number in each of them counts.
+#: Settings of Dask that are intervals, with the unit of a bare number.
 _INTERVALS = {
     "distributed.worker.profile.interval": "ms",
     "distributed.admin.tick.interval": "ms",
-    # Over which the event loop's delay is averaged: of as many looks as before.
+    # The delay of the event loop is averaged over this time: keep the number of samples.
     "distributed.admin.tick.cycle": "s",
 }
-#: Most times that an interval is taken. An event loop that is looked at less than once a second
-#: is soon taken for one that hangs.
+#: Maximum factor. An event loop measured less than once a second would soon count as blocked.
 _MOST = 50.0
 
 
-def crowd(runners: int, *, cores: int = CPU_COUNT) -> float:
-    """How many times as rarely each of `runners` measures, for all to cost one on every core.
+def interval_factor(runners: int, *, cores: int = CPU_COUNT) -> float:
+    """Return the factor that limits the cost of measuring to that of one runner per core.
 
     Examples
     --------
-    >>> crowd(8, cores=2), crowd(1, cores=2)
+    >>> interval_factor(8, cores=2), interval_factor(1, cores=2)
     (4.0, 1.0)
     """
     return min(max(runners / cores, 1.0), _MOST)
 
 
-def measure_less(settings: Mapping[str, Any], times: float) -> dict[str, Any]:
-    """The settings of Dask, with longer intervals between measurements of calls.
+def lengthen_intervals(settings: Mapping[str, Any], times: float) -> dict[str, Any]:
+    """Return Dask's settings with longer intervals between measurements of calls.
 
     Parameters
     ----------
     settings : mapping
-        As nested as ``dask.config.config``; left as it is.
+        Nested as ``dask.config.config``; not modified.
     times : float
-        How many times as long, 1 or more.
+        Factor for the intervals, 1 or more.
 
     Examples
     --------
-    >>> measure_less({"distributed": {"worker": {"profile": {"interval": "10ms"}}}}, 4)
+    >>> lengthen_intervals({"distributed": {"worker": {"profile": {"interval": "10ms"}}}}, 4)
     {'distributed': {'worker': {'profile': {'interval': '0.04s'}}}}
     """
     if times == 1:

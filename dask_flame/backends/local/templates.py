@@ -1,4 +1,4 @@
-"""What local runners have in common, so that they can be forked from one template (driver)."""
+"""The kinds of local runners; all runners of a kind are forked from one template (driver)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dask_flame.runner.devices import VISIBLE
 
 
 class RunnerKinds:
-    """The kinds of runners that are asked for, one for each pool.
+    """The kinds of runners in use, one for each pool.
 
-    A kind is an environment, the modules to import first, and where they are found. All are what
-    they are in the driver now: a pool's kind is another one after a change of the environment.
+    A kind is an environment, the modules to import first, and their search path, all as they are
+    in the driver at the moment: a pool's kind changes with the environment.
     """
 
     def __init__(self) -> None:
@@ -29,20 +29,20 @@ class RunnerKinds:
         self._messages: dict[str, dict[str, Any]] = {}
 
     def all(self) -> Iterable[dict[str, Any]]:
-        """What a guard is to be told that has just been started."""
+        """Return the messages for a new supervisor."""
         return self._messages.values()
 
     def first(self) -> dict[str, Any] | None:
-        """The first of :meth:`all`, if a guard may be started with its environment.
+        """Return the first of :meth:`all`, if the supervisor may start with its environment.
 
-        Not if the pool has named variables: what they do to its runners, they need not do to the
-        guard.
+        It may not if the pool sets variables: they are meant for runners, and could affect the
+        supervisor.
         """
         first = next(iter(self._messages.values()), None)
         return first if first is not None and first["fork"] and not first["own"] else None
 
     def of(self, spec: RunnerSpec) -> tuple[str, list[dict[str, Any]]]:
-        """A runner's kind, and what the guard has to be told first."""
+        """Return the key of a runner's kind, and the messages to send to the supervisor first."""
         what = kind(spec)
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         before = self._of.get(spec.pool)
@@ -58,12 +58,12 @@ class RunnerKinds:
 
 
 def kind(spec: RunnerSpec) -> dict[str, Any]:
-    """What a guard is told of runners like this one before the first of them."""
+    """Return the message that describes runners like this one to a supervisor."""
     return {
         "env": _environment(spec),
         "own": sorted({**spec.env, **_secrets(spec)}),
         "preload": list(spec.preload),
-        # Without modules of the user's own it does not matter, and may change.
+        # Without preloaded modules the path does not matter, and may change.
         "path": import_path() if spec.preload else [],
         "cwd": spec.cwd if spec.preload else None,
         "flags": list(spec.flags),
@@ -72,21 +72,21 @@ def kind(spec: RunnerSpec) -> dict[str, Any]:
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:
-    # Without the driver's own folder for temporary files: a runner has one that goes with it. Nor
-    # with the driver's GPUs, where it has been given its own.
+    # Leave out the driver's folder for temporary files, as each runner has its own, and the
+    # driver's GPUs, if the runner is given its own.
     kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
     inherited = {k: v for k, v in os.environ.items() if k not in kept}
     if sys.flags.ignore_environment:
-        # Not by -E, which would ignore the hash seed of runners as well.
+        # Option -E would also ignore the hash seed of runners.
         inherited = {k: v for k, v in inherited.items() if not k.startswith("PYTHON")}
     if inherited.get(HASH_SEED) == "random":
-        del inherited[HASH_SEED]  # as if it were not set: all runners are to have the same
+        del inherited[HASH_SEED]  # as if unset: all runners need the same seed
     own = {**spec.env, **_secrets(spec)}
     return {**usual_environment(spec), **inherited, **threads(spec), **own}
 
 
 def _secrets(spec: RunnerSpec) -> dict[str, str]:
-    """Variables that are kept secret elsewhere; here, others of this user may see any variable."""
+    """Return secret variables; locally, other processes of this user can read any variable."""
     secrets = spec.options.get("secrets") or {}
     for name, value in secrets.items():
         if not isinstance(value, str):

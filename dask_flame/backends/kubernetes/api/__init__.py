@@ -1,1 +1,1 @@
-"""The Kubernetes API: requests, a watch, port forwarding, and its errors (driver)."""
+"""The Kubernetes API: requests, a watch, port forwarding, and errors (driver)."""

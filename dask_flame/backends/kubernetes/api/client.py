@@ -1,4 +1,4 @@
-"""The Kubernetes API as a backend needs it: requests that are tried again, and a watch (driver)."""
+"""A client of the Kubernetes API: requests with retries, streams and a watch (driver)."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from dask_flame.backends.kubernetes.api.streams import PROTOCOL, PortStream
 
 logger = logging.getLogger("dask_flame")
 
-#: Where a pod with a service account finds out where it is.
+#: Files in a pod with a service account.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-#: Seconds until a request is given up, until it is not tried again, and until a WebSocket on which
-#: a ping has no answer is.
+#: Seconds: timeout of a request, total time of its retries, and time for the response to a ping on
+#: a WebSocket.
 _TIMEOUT = 15.0
 _PATIENCE = 60.0
 _PONG = 60.0
-#: Seconds before the first and before the later ones of what is tried again.
+#: First and longest delay of retries, in seconds.
 _FIRST, _LONGEST = 0.1, 5.0
-#: Seconds after it was out of reach within which a server's refusal need not be its last word.
+#: Seconds after an outage within which the server may refuse permitted requests.
 _READY_WITHIN = 15.0
-#: Requests under way at a time.
+#: Maximum number of concurrent requests.
 _AT_ONCE = 32
-#: Lists of objects without what is in them. https://kubernetes.io/docs/reference/using-api/api-concepts
+#: Lists with metadata only. https://kubernetes.io/docs/reference/using-api/api-concepts
 _BARE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-#: Seconds that one watch lasts; beyond it, and a moment, the connection is dead.
+#: Duration of a watch in seconds; a connection that lasts `_MOMENT` longer is dead.
 _WATCH = 60
 _MOMENT = 10
 
 
-#: The reason of an error where requests are made too late.
+#: The reason of errors after the client was closed.
 CLOSED = "Closed"
 
 
 @dataclass(frozen=True)
 class ResourceKind:
-    """A kind of object: where the API has it."""
+    """A kind of object: its version and its plural in the API."""
 
     version: str
     plural: str
@@ -72,21 +72,20 @@ REVIEWS = ResourceKind("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 class Api:
     """Requests to one namespace.
 
-    Made by :meth:`connect`, which finds the server as kr8s does: a kubeconfig, or the service
-    account of the pod that this runs in.
+    Created by :meth:`connect`, which finds the server as kr8s does: by a kubeconfig, or by the
+    service account of this pod.
 
     Parameters
     ----------
     api : kr8s.asyncio.Api
     namespace : str
     patience : float
-        Seconds for which what may pass is tried again.
+        Seconds of retries after temporary errors.
 
     Attributes
     ----------
     elsewhere : bool
-        Whether that is another namespace, or another cluster's, than it would be without being
-        told.
+        Whether the namespace or the cluster differs from the default.
     """
 
     def __init__(self, api: Any, namespace: str, *, patience: float = _PATIENCE) -> None:
@@ -97,7 +96,7 @@ class Api:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._sessions = Sessions(api)
         self._closed = False
-        self._away = -math.inf  # when the server was last out of reach
+        self._away = -math.inf  # when the server was last unreachable
         self._under_way: set[asyncio.Task[httpx.Response]] = set()
 
     @classmethod
@@ -108,18 +107,18 @@ class Api:
         context: str | None = None,
         patience: float = _PATIENCE,
     ) -> Api:
-        """Find the server, and the namespace: that of the kubeconfig's context, or of the pod.
+        """Find the server, and the namespace: from the kubeconfig's context, or the pod.
 
         Parameters
         ----------
         namespace, context : str, optional
-            Where it is to be another one.
+            To be used instead of the default.
         patience : float
-            Seconds for which what may pass is tried again.
+            Seconds of retries after temporary errors.
         """
         try:
             async with asyncio.timeout(_TIMEOUT):
-                # Not the one that others in this process may use: its session is closed here.
+                # Not the instance shared within this process, because its session is closed here.
                 given = {"context": context} if context else {}
                 api = kr8s.asyncio.Api(bypass_factory=True, **given)
                 await api.auth
@@ -133,9 +132,9 @@ class Api:
         return made
 
     async def close(self) -> None:
-        """Break off all requests and close all connections; further ones are refused, here."""
+        """Cancel all requests and close all connections; later requests raise an error."""
         self._closed = True
-        # A connection that is being opened when its session closes would stay open.
+        # A connection being opened when its session closes would stay open.
         for request in list(self._under_way):
             request.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -144,9 +143,17 @@ class Api:
     async def create(
         self, kind: ResourceKind, item: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Make an object; or, as a `dry_run`, only see whether it would be taken.
+        """Create an object; as a `dry_run`, only check whether it would be accepted.
 
-        When it is asked for again, one that is there already is the one that was made unnoticed.
+        If a retry finds the object present, an earlier attempt has created it.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        item : mapping
+            The manifest.
+        dry_run : bool, default False
+            Create nothing.
         """
         tried = False
         params = {"dryRun": "All"} if dry_run else None
@@ -159,7 +166,7 @@ class Api:
             except KubernetesError as error:
                 if again and error.reason == "AlreadyExists":
                     if kind in (SECRETS, POLICIES):
-                        return dict(item)  # what is in it is in its name; it need not be read
+                        return dict(item)  # its contents are part of its name: no need to read it
                     return await self._once("GET", kind, item["metadata"]["name"])
                 error.unsure = again or not error.code
                 raise
@@ -177,7 +184,17 @@ class Api:
         *,
         patience: float | None = None,
     ) -> dict[str, Any]:
-        """Lay these changes over an object."""
+        """Apply a merge patch to an object.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        name : str
+        changes : mapping
+            None as a value removes the key.
+        patience : float, optional
+            Seconds of retries, if not the client's own.
+        """
         headers = {"Content-Type": "application/merge-patch+json"}
         return await self._retried(
             lambda: self._once("PATCH", kind, name, body=changes, headers=headers), patience
@@ -186,9 +203,16 @@ class Api:
     async def list(
         self, kind: ResourceKind, selector: str, *, bare: bool = False
     ) -> tuple[list[dict[str, Any]], str]:
-        """All objects with these labels, and the version that this is the state of.
+        """Return all objects with these labels, and the resource version of the list.
 
-        Where they may be `bare`, only their metadata is asked for.
+        With `bare`, only their metadata is requested.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        selector : str
+            Label selector.
+        bare : bool, default False
         """
         headers = {"Accept": f"{_BARE},application/json"} if bare else {}
         items: list[dict[str, Any]] = []
@@ -206,9 +230,17 @@ class Api:
     async def delete(
         self, kind: ResourceKind, name: str, *, grace: float | None = None, uid: str | None = None
     ) -> bool:
-        """Delete an object, and all that it owns; whether it was there.
+        """Delete an object, with all that it owns; return whether it existed.
 
-        With its uid, only that very one, not another that has its name by now.
+        With a uid, only this very object, and no other that has the same name.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        name : str
+        grace : float, optional
+            Grace period in seconds, if not the object's own.
+        uid : str, optional
         """
         options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
         options["propagationPolicy"] = "Background"
@@ -234,20 +266,40 @@ class Api:
         return True
 
     async def log(self, name: str, container: str, *, lines: int) -> str:
-        """The end of what a pod's container has printed; empty where there is none."""
+        """Return the last lines of a container's log; empty on any error.
+
+        Parameters
+        ----------
+        name, container : str
+        lines : int
+            Maximum number of lines.
+        """
         with contextlib.suppress(KubernetesError):
             return await self.read_log(name, container, lines=lines)
         return ""
 
     async def read_log(self, name: str, container: str, *, lines: int) -> str:
-        """The same; where there is none, it is said why."""
+        """Return the last lines of a container's log; raise an error if there is none.
+
+        Parameters
+        ----------
+        name, container : str
+        lines : int
+            Maximum number of lines.
+        """
         params = {"container": container, "tailLines": str(lines)}
         return await self._text(f"pods/{name}/log", params)
 
     async def follow(self, name: str, container: str, *, lines: int) -> AsyncGenerator[str]:
-        """The last lines that a pod's container has printed, and those to come until it ends.
+        """Yield the last lines of a container's log, and new ones until the container ends.
 
-        Without their newlines. A pause in which nothing is printed is no error.
+        Lines have no newline. A pause in the output is no error.
+
+        Parameters
+        ----------
+        name, container : str
+        lines : int
+            Maximum number of present lines; all new ones follow.
         """
         params = {"container": container, "tailLines": str(lines), "follow": "true"}
         async with self._stream("v1", f"pods/{name}/log", params, read=None) as response:
@@ -255,7 +307,14 @@ class Api:
                 yield line
 
     async def allowed(self, verb: str, kind: ResourceKind, subresource: str = "") -> bool:
-        """Whether this user may do that in the namespace."""
+        """Return whether this user may perform an action in the namespace.
+
+        Parameters
+        ----------
+        verb : str
+        kind : ResourceKind
+        subresource : str, default ""
+        """
         group = kind.version.rpartition("/")[0]
         attributes = {
             "namespace": self.namespace,
@@ -278,7 +337,7 @@ class Api:
             await asyncio.sleep(_LONGEST / 5)
 
     async def has_namespace(self) -> bool:
-        """Whether the namespace is there, as far as a user who may create pods in it can see."""
+        """Return whether the namespace exists; only certain if this user may create pods in it."""
         container = {"name": "none", "image": "none"}
         pod = {
             "apiVersion": PODS.version,
@@ -287,7 +346,7 @@ class Api:
             "spec": {"containers": [container]},
         }
         try:
-            # Nothing is made. The namespace is looked for before the pod is looked at.
+            # Nothing is created. The namespace is checked before the pod.
             await self._retried(
                 lambda: self._once("POST", PODS, body=pod, params={"dryRun": "All"})
             )
@@ -298,14 +357,22 @@ class Api:
     async def watch(
         self, kind: ResourceKind, selector: str, version: str
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        """What happens from a version on: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``.
+        """Yield events after a version: ``ADDED``, ``MODIFIED``, ``DELETED``, ``BOOKMARK``.
 
-        Ends when the server ends it; that is no error.
+        Returns when the server ends the watch, which is no error.
+
+        Parameters
+        ----------
+        kind : ResourceKind
+        selector : str
+            Label selector.
+        version : str
+            The resource version of a list.
 
         Raises
         ------
         KubernetesError
-            With code 410 where the version is too old: list again.
+            With code 410 if the version is too old: list again.
         """
         params = {
             "watch": "true",
@@ -329,7 +396,7 @@ class Api:
     async def _stream(
         self, version: str, url: str, params: Mapping[str, str], *, read: float | None
     ) -> AsyncGenerator[httpx.Response]:
-        """An answer that goes on and on; `read` is how long it may say nothing."""
+        """Open a streaming response, with a timeout of `read` seconds between chunks."""
         self._check_open()
         try:
             async with (
@@ -355,12 +422,12 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def forward(self, pod: str, port: int) -> AsyncGenerator[PortStream]:
-        """One connection to a port of a pod.
+        """Open a connection to a port of a pod.
 
         Raises
         ------
         KubernetesError
-            It cannot be made, or has broken.
+            If it cannot be opened, or breaks.
         """
         self._check_open()
         try:
@@ -372,26 +439,26 @@ class Api:
                     url=f"pods/{pod}/portforward",
                     params={"ports": str(port)},
                     subprotocols=[PROTOCOL],
-                    # Until it is one; a server that only accepts the connection says nothing.
+                    # For the upgrade: a server may accept the connection and then not respond.
                     timeout=_TIMEOUT,
-                    # The answer to a ping waits behind the data that are under way.
+                    # The response to a ping waits behind other data.
                     keepalive_ping_timeout_seconds=_PONG,
                 ) as socket,
             ):
                 yield PortStream(socket)
         except httpx_ws.WebSocketUpgradeError as error:
             if error.response.status_code == 401 and self._sessions.age > _LONGEST:
-                await self.renew()  # for the one that is tried next
+                await self.renew()  # for the next attempt
             raise said(error.response) from error
         except (httpx_ws.HTTPXWSException, httpx.HTTPError, RuntimeError, OSError) as error:
             raise KubernetesError(0, "Unreachable", worded(error)) from error
         except ExceptionGroup as group:
-            # What goes wrong while it is open, httpx_ws wraps.
+            # httpx_ws wraps errors that occur while the socket is open.
             raise KubernetesError(0, "Unreachable", worded(group.exceptions[0])) from group
 
     @property
     def _just_back(self) -> bool:
-        """Whether the server was out of reach a moment ago."""
+        """Whether the server was unreachable a moment ago."""
         return time.monotonic() < self._away + _READY_WITHIN
 
     def _check_open(self) -> None:
@@ -399,7 +466,7 @@ class Api:
             raise KubernetesError(0, CLOSED, "the cluster is closed")
 
     async def _retried(self, once: Any, patience: float | None = None) -> dict[str, Any]:
-        """Do something, and again as long as the server asks for patience."""
+        """Call a function, and retry after temporary errors."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.patience if patience is None else patience)
         pause = _FIRST
@@ -473,8 +540,8 @@ class Api:
     async def _request(
         self, method: str, version: str, url: str, namespaced: bool, **more: Any
     ) -> httpx.Response:
-        # Without `raise_for_status`: kr8s takes every 403 for a token that has run out, and opens
-        # a new session, which breaks what else is under way on the old one.
+        # Without `raise_for_status`: kr8s takes every 403 for an expired token, and opens a new
+        # session, which breaks all requests on the old one.
         try:
             async with (
                 self._sessions.used(),
@@ -495,16 +562,16 @@ class Api:
         except (httpx.HTTPError, kr8s.APITimeoutError, ssl.SSLError, OSError) as error:
             raise KubernetesError(0, "Unreachable", worded(error)) from error
         except RuntimeError as error:
-            # The session was closed meanwhile.
+            # The session was closed in the meantime.
             raise KubernetesError(0, "Unreachable", "the connection was closed") from error
 
     async def renew(self) -> None:
-        """Read the credentials again: tokens run out.
+        """Read the credentials again, because tokens expire.
 
         Raises
         ------
         KubernetesError
-            They cannot be read, as where another program has to be asked for them.
+            If they cannot be read, for example because an external program fails.
         """
         try:
             await self._sessions.renew()
@@ -519,23 +586,23 @@ def _namespace(auth: Any, given: str | None, context: str | None) -> str:
     if given:
         return given
     if context:
-        # kr8s takes the current context's.
+        # kr8s uses the namespace of the current context.
         return str(auth.kubeconfig.get_context(context).get("namespace") or "default")
     if not auth.active_context and (ACCOUNT / "namespace").is_file():
-        # kr8s takes "default" for it: https://github.com/kr8s-org/kr8s/issues/532
+        # kr8s uses "default" instead: https://github.com/kr8s-org/kr8s/issues/532
         return (ACCOUNT / "namespace").read_text().strip()
     return str(auth.namespace)
 
 
 def _is_elsewhere(auth: Any, given: str | None, context: str | None) -> bool:
-    """Whether it makes a difference that a namespace or a context is given."""
+    """Return whether a given namespace or context differs from the default."""
     if context and context != auth.kubeconfig.current_context:
         return True
     return bool(given) and given != _namespace(auth, None, context)
 
 
 def contexts() -> list[str]:
-    """Return the names of the kubeconfig's contexts, as far as it can be read."""
+    """Return the names of the kubeconfig's contexts, as far as they can be read."""
     names: list[str] = []
     for path in os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep):
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError, TypeError, LookupError):

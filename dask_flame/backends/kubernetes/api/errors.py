@@ -1,4 +1,4 @@
-"""What the Kubernetes API says when it refuses, or cannot be reached; pure (driver)."""
+"""Errors of the Kubernetes API; pure (driver)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 
 import httpx
 
-#: What the server says when it is not to blame, nor what was asked: try again.
+#: Status codes of temporary errors, which are worth a retry.
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
-#: ... and parts of what it says then, whatever the status.
+#: Parts of messages of temporary errors, whatever the status.
 _PASSING = ("status unknown for quota", "not yet ready to handle request")
-#: Parts of refusals that have nothing to do with who asks.
+#: Parts of refusals that do not depend on the user.
 _DECIDED = ("exceeded quota", "failed quota", "violates PodSecurity", "denied the request")
 
 
 class KubernetesError(Exception):
-    """The API server has refused, or could not be reached.
+    """The API server refused a request, or could not be reached.
 
     Attributes
     ----------
     code : int
-        The HTTP status; 0 where there was none.
+        The HTTP status; 0 if there was no response.
     reason : str
-        In one word: ``"NotFound"``, ``"Forbidden"``, ….
+        The kind of error: ``"NotFound"``, ``"Forbidden"``, ….
     message : str
-        In the server's own words.
+        The server's message.
     wait : float
-        Seconds that the server asks for before it is tried again.
+        Seconds to wait before a retry, as requested by the server.
     unsure : bool
-        Whether what was asked for may have been done all the same.
+        Whether the request may have taken effect all the same.
     """
 
     unsure = False
@@ -44,30 +44,30 @@ class KubernetesError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether the same request may be granted a moment later."""
+        """Whether the same request may succeed a moment later."""
         return (
             self.code in _AGAIN
-            # As with a quota that many requests count against at a time.
+            # For example, concurrent requests that count against one quota.
             or self.reason == "Conflict"
             or any(sign in self.message for sign in _PASSING)
         )
 
     @property
     def decided(self) -> bool:
-        """Whether this is the answer of a server that is ready.
+        """Whether the server was ready when it gave this answer.
 
-        One that has just come back may refuse for some seconds what it allows otherwise: until it
-        has read who may do what, it takes everybody for nobody.
+        A server that has just started may refuse permitted requests for some seconds, until it has
+        read the permissions of its users.
         """
         return self.code not in (401, 403) or any(sign in self.message for sign in _DECIDED)
 
 
 def said(response: httpx.Response) -> KubernetesError:
-    """What a response says that refuses."""
+    """Return the error in a response."""
     try:
         error = stated(response.json())
     except httpx.StreamError:
-        # Where there was to be a WebSocket, it may be closed already.
+        # The response to a failed WebSocket upgrade may already be closed.
         words = f"answered with {response.status_code} {response.reason_phrase}"
         error = KubernetesError(0, response.reason_phrase, words)
     except ValueError:
@@ -79,12 +79,12 @@ def said(response: httpx.Response) -> KubernetesError:
 
 
 def stated(status: Mapping[str, Any]) -> KubernetesError:
-    """What a Status object says that refuses."""
+    """Return the error in a Status object."""
     return KubernetesError(
         int(status.get("code") or 0), status.get("reason") or "", status.get("message") or "refused"
     )
 
 
 def worded(error: BaseException) -> str:
-    """What went wrong; httpx's errors may be empty. None of them holds a header, or a token."""
+    """Return the text of an error, which httpx may leave empty. It never contains a header."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""Whether the driver may do what it has to, asked before the first pod (driver)."""
+"""Check the driver's permissions before the first pod (driver)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dask_flame.errors import BackendError
 
 Right = tuple[ResourceKind, str, str]
 
-#: All that a driver in the cluster does: objects, the part of them, verbs.
+#: Permissions for a driver in the cluster: kinds, subresources, verbs.
 NEEDED: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (PODS, "", ("create", "delete", "get", "list", "watch")),
     (PODS, "log", ("get",)),
@@ -32,15 +32,15 @@ NEEDED: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
 )
 
 
-#: What a driver outside of the cluster does besides. A port is forwarded by GET, which is both.
+#: Additional ones for a driver outside of the cluster. Port forwarding uses GET: both verbs.
 NEEDED_APART: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (PODS, "portforward", ("create", "get")),
-    # To move, and lift, the deadline of the scheduler's.
+    # To move and remove the deadline of the scheduler's Job.
     (JOBS, "", ("patch",)),
 )
 
 
-#: And where its scheduler has a Service.
+#: Additional ones if the scheduler has a Service.
 NEEDED_SERVICE: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
     (SERVICES, "", ("create", "get")),
 )
@@ -49,7 +49,7 @@ NEEDED_SERVICE: tuple[tuple[ResourceKind, str, tuple[str, ...]], ...] = (
 async def check(
     api: Api, *, apart: bool, service: bool = False, but: Collection[ResourceKind] = ()
 ) -> None:
-    """Ask the server for each right.
+    """Check each permission with the server.
 
     Parameters
     ----------
@@ -57,26 +57,26 @@ async def check(
     apart : bool
         Whether the driver is outside of the cluster.
     service : bool
-        Whether its scheduler is to have a Service.
+        Whether the scheduler has a Service.
     but : collection of ResourceKind
-        What will not be made, so that no right is needed for it.
+        Kinds that are not created, so that no permission is needed.
 
     Raises
     ------
     BackendError
-        With the rules of a Role that are missing.
+        With the missing rules of a Role.
     """
     needed = (*NEEDED, *(NEEDED_APART if apart else ()))
     if apart and service:
         needed += NEEDED_SERVICE
     rights = [(kind, part, verb) for kind, part, verbs in needed for verb in verbs]
     rights = [right for right in rights if right[0] not in but]
-    # All of them, so that none goes on where one fails.
+    # Wait for all of them, so that none continues after an error.
     asked = (api.allowed(verb, kind, part) for kind, part, verb in rights)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, KubernetesError) and answer.code:
-            return  # it does not tell; what is not allowed will be refused
+            return  # permissions cannot be queried; missing ones lead to refusals later
         if isinstance(answer, BaseException):
             raise answer
     missing = [right for right, may in zip(rights, answers, strict=True) if not may]
@@ -89,7 +89,7 @@ async def check(
 
 
 def rules(rights: Iterable[Right]) -> str:
-    """The rules of a Role, as YAML.
+    """Return the rules of a Role, as YAML.
 
     Examples
     --------

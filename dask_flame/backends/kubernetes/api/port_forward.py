@@ -1,4 +1,4 @@
-"""A port of a pod on this machine's loopback address, by way of the API server (driver)."""
+"""Forward a local port to a port of a pod, through the API server (driver)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _CHUNK = 1 << 18
 
 
 class PortForward:
-    """Listens here, and has each connection lead to a port of a pod.
+    """Listen on the loopback address, and forward each connection to a port of a pod.
 
-    A connection that breaks is ended on both sides; what connects anew gets a new one, so that the
-    port outlives a network that is gone for a while, and the API server itself.
+    A broken connection is closed on both sides, and a new one is forwarded anew: the port survives
+    outages of the network and of the API server.
 
     Parameters
     ----------
     api : Api
     pod : str
     port : int
-        The pod's.
+        Port of the pod.
 
     Attributes
     ----------
     trouble : str
-        Why the last connection could not be made, or broke; empty once one has brought something.
+        Why the last connection failed or broke; empty once one has received data.
     """
 
     def __init__(self, api: Api, pod: str, port: int) -> None:
@@ -42,7 +42,7 @@ class PortForward:
         self._passing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self, at: int = 0) -> int:
-        """Listen at this port of this machine, if it is free, else at any; which one it is."""
+        """Listen on this port, or any if it is in use; return the port."""
         try:
             self._server = await asyncio.start_server(self._accepted, "127.0.0.1", at)
         except OSError:
@@ -51,7 +51,7 @@ class PortForward:
         return port
 
     async def close(self) -> None:
-        """Listen no more, and end all connections."""
+        """Stop listening, and close all connections."""
         self._closed = True
         if self._server is not None:
             self._server.close()
@@ -60,7 +60,7 @@ class PortForward:
             task.cancel()
         await asyncio.gather(*passing, return_exceptions=True)
         for writer in passing.values():
-            # One that was cancelled before it had begun has closed nothing.
+            # A task cancelled before it started has not closed its connection.
             if not writer.is_closing():
                 writer.transport.abort()
                 with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ class PortForward:
                     self.trouble = ""
                     writer.write(data)
                     await writer.drain()
-            # What was said last may not have been taken yet.
+            # Flush the last data.
             writer.close()
             await writer.wait_closed()
             closed = True

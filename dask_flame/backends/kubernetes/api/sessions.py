@@ -1,4 +1,4 @@
-"""Sessions with the API server: that with the credentials of now, and older ones (driver)."""
+"""Sessions with the API server, across renewals of the credentials (driver)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import httpx
 
 
 class Sessions:
-    """What kr8s sends requests through, and how credentials that have run out are replaced.
+    """The HTTP sessions of kr8s, with renewal of expired credentials.
 
-    kr8s itself ends the old session then, and with it all that is under way on it: forwarded ports
-    among them, which the server would let live for hours. Here an old one ends when nobody uses it
-    any more.
+    At a renewal kr8s closes the old session with everything on it, including forwarded ports, which
+    the server would keep for hours. Here an old session is closed when it is no longer in use.
 
     Parameters
     ----------
     api : kr8s.asyncio.Api
-        Its private parts are touched here alone.
+        Only this class uses its private names.
     """
 
     def __init__(self, api: Any) -> None:
@@ -40,8 +39,8 @@ class Sessions:
         return time.monotonic() - self._since
 
     async def open(self) -> None:
-        """Open the first, or another one with the credentials that kr8s has now."""
-        # On a copy: requests that come meanwhile would each open one, or find it closed.
+        """Open the first session, or a new one with kr8s's present credentials."""
+        # On a copy: concurrent requests would each open a session, or find it closed.
         other = copy.copy(self._api)
         other._session = None
         await other._create_session()
@@ -55,7 +54,7 @@ class Sessions:
             await self.close()
 
     async def renew(self) -> None:
-        """Read the credentials again, once for all who ask for it meanwhile."""
+        """Read the credentials again, once for all concurrent callers."""
         before = self._renewed
         async with self._renewing:
             if self._renewed == before:
@@ -65,7 +64,7 @@ class Sessions:
 
     @contextlib.asynccontextmanager
     async def used(self) -> AsyncGenerator[None]:
-        """For as long as something is under way on the session of now."""
+        """Mark the present session as in use while the body runs."""
         session = self._api._session
         self._users[session] += 1
         try:
@@ -78,9 +77,9 @@ class Sessions:
                     await _end(session)
 
     async def close(self) -> None:
-        """End all, and what is under way."""
+        """Close all sessions, with the requests on them."""
         self._closed = True
-        # kr8s ends its session by the garbage collector only.
+        # kr8s leaves closing its session to the garbage collector.
         last, self._api._session = self._api._session, None
         for session in {last, *self._users} - {None}:
             await _end(session)
@@ -92,6 +91,6 @@ async def _end(session: httpx.AsyncClient) -> None:
 
 
 async def _read_refusal(response: httpx.Response) -> None:
-    # Where there was to be a WebSocket, it is closed before anybody could read it.
+    # The response to a failed WebSocket upgrade is closed before anyone can read it.
     if response.status_code >= 400:
         await response.aread()

@@ -1,4 +1,4 @@
-"""The bytes of one forwarded port, over a WebSocket to the API server (driver)."""
+"""The byte stream of a forwarded port, over a WebSocket to the API server (driver)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import httpx_ws
 
-#: The name that both ends agree on for messages whose first byte is the channel.
+#: The WebSocket subprotocol in which the first byte of a message is the channel.
 PROTOCOL = "v4.channel.k8s.io"
 _DATA, _ERROR = b"\0", b"\1"
 
 
 class PortStream:
-    """Bytes to a pod's port, and from it.
+    """A byte stream to and from a pod's port.
 
-    One port has two channels, 0 for data and 1 for errors. The first message on each is the port's
-    number in two bytes; see ``k8s.io/kubelet/pkg/cri/streaming/portforward``.
+    A port has two channels, 0 for data and 1 for errors. The first message on each contains the
+    port's number in two bytes; see ``k8s.io/kubelet/pkg/cri/streaming/portforward``.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class PortStream:
             raise ConnectionError(str(error)) from error
 
     async def end(self) -> None:
-        """Say that nothing more will come: the protocol has no end of one direction alone."""
+        """End the stream, in both directions: the protocol cannot end a single one."""
         with contextlib.suppress(httpx_ws.HTTPXWSException):
             await self._socket.close()
 
@@ -44,7 +44,7 @@ class PortStream:
             try:
                 message: bytes = await self._socket.receive_bytes()
             except httpx_ws.HTTPXWSException:
-                return  # closed, or broken, which is the same to bytes
+                return  # closed or broken: the same for a byte stream
             channel, data = message[:1], message[1:]
             if channel not in begun:
                 begun.add(channel)

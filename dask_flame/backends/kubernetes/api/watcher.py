@@ -1,4 +1,4 @@
-"""The pods of a cluster as the API server tells of them: one watch for all (driver)."""
+"""Watch the pods of a cluster, with one watch for all (driver)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from dask_flame.backends.kubernetes.api.client import CLOSED, PODS, Api, Kuberne
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds between attempts to reach a server that is not there; the longest, and the first.
+#: Longest and first delay of retries, in seconds.
 _LONGEST, _FIRST = 5.0, 0.1
 
-#: Pods that are remembered when they have gone.
+#: Maximum number of deleted pods to remember.
 _REMEMBERED = 1_000
 
 Pod = dict[str, Any]
 
 
 class Watcher:
-    """Knows all pods with some labels, and tells what changes.
+    """Keep track of all pods with certain labels, and report changes.
 
     Parameters
     ----------
     api : Api
     selector : str
     seen : callable
-        Told of a pod that is new, or has changed.
+        Called with a new or changed pod.
     gone : callable
-        Told of a pod that is there no more, as it was last.
+        Called with the last state of a pod that has been deleted.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Learn what there is, and watch from then on."""
+        """List the pods, and start the watch."""
         await self._list()
         if not self._closed:
             self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Watch no more, nor begin to."""
+        """Stop the watch, or prevent its start."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -64,11 +64,11 @@ class Watcher:
             self._task = None
 
     def take(self, pod: Pod) -> None:
-        """Take in what a pod is, as an answer of the server tells."""
+        """Record the state of a pod from another response of the server."""
         self._change("MODIFIED", pod)
 
     def forget(self, name: str) -> bool:
-        """A pod is not there any more, as an answer of the server tells; whether that is news."""
+        """Record that a pod does not exist, by another response; return whether that is new."""
         pod = self.pods.get(name)
         if pod is not None:
             self._change("DELETED", pod)
@@ -83,7 +83,7 @@ class Watcher:
             try:
                 if not self._version:
                     await self._list()
-                # Closed here and now, and its connection with it, if this is cancelled.
+                # aclosing: if this is cancelled, the watch's connection is closed at once.
                 watch = self.api.watch(PODS, self.selector, self._version)
                 async with contextlib.aclosing(watch) as events:
                     async for kind, pod in events:
@@ -92,7 +92,7 @@ class Watcher:
                         if kind != "BOOKMARK":
                             self._change(kind, pod)
                 if loop.time() > begun + _LONGEST:
-                    continue  # it has lasted as long as it may
+                    continue  # it has lasted for its full duration
             except KubernetesError as error:
                 if error.reason == CLOSED:
                     return
@@ -121,7 +121,7 @@ class Watcher:
         self._version = version
         there = {pod["metadata"]["name"]: pod for pod in pods}
         for name, known in list(self.pods.items()):
-            # One that was made since is not in the list, and there all the same.
+            # A pod created after the list was made is not in it.
             if name not in there and _version(known) <= int(version):
                 self._change("DELETED", known)
         for pod in there.values():
@@ -135,16 +135,16 @@ class Watcher:
             if self.pods.pop(name, None) is not None:
                 self._gone(pod)
         elif uid in self._dead:
-            pass  # the answer to its creation, read after it has gone
+            pass  # a response to its creation, read after its deletion
         elif known is None or _version(pod) >= _version(known):
             self.pods[name] = pod
             self._seen(pod)
 
 
 def _version(pod: Pod) -> int:
-    """The version of a pod's state; an answer may be read after what the watch tells of later.
+    """Return the version of a pod's state, to recognize responses older than a watch event.
 
-    Versions may be compared as numbers, says Kubernetes since 1.35:
+    Since version 1.35, Kubernetes documents that versions may be compared as numbers:
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
     """
     return int(pod["metadata"]["resourceVersion"])

@@ -1,1 +1,1 @@
-"""Kubernetes objects: written, laid over each other, read and shown; pure (driver)."""
+"""Create, merge, read and display Kubernetes objects; pure (driver)."""

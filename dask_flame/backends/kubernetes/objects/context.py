@@ -1,4 +1,4 @@
-"""Where a cluster's objects go, and what they are called; pure (driver)."""
+"""The context of a cluster's objects, their names and labels; pure (driver)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.options import PodTemplate
 
-#: Labels of all that a cluster makes.
+#: Labels of all objects of any cluster.
 MANAGED = {"app.kubernetes.io/managed-by": "dask-flame"}
-#: The annotation of a pod by which a driver is told that its cluster has been stopped.
+#: The annotation of a pod that notifies a driver that its cluster has been stopped.
 STOP = "dask-flame/stopped"
-#: What the driver then says of it.
+#: The reason that the driver then gives.
 STOPPED = "the cluster was stopped with `dask flame stop`"
 
 _USER = 1000
@@ -22,7 +22,7 @@ _USER = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectContext:
-    """Where a cluster's pods go, and what they have in common.
+    """Common properties of a cluster's pods.
 
     Attributes
     ----------
@@ -30,23 +30,23 @@ class ObjectContext:
         The cluster's name.
     namespace : str
     image : str or None
-        Of pods that name none.
+        Default image of pods.
     owner : mapping or None
-        The owner reference of all that is made: what Kubernetes deletes it with.
+        The owner reference of all objects: Kubernetes deletes them with their owner.
     keeper : int
-        How many keepers there have been, with the one that is there.
+        Number of watchdog Jobs so far, including the present one.
     nodes : mapping
-        The fields of the driver's pod that say which nodes it may be on.
+        The fields of the driver's pod that select nodes.
     pull_secrets : sequence of str
         Names of Secrets to pull `image` with.
     user, group : int
-        Whom containers run as, where neither an option nor the template says so.
+        Default ids for containers.
     gpu_kinds : mapping
-        By kind: ``node-selector``, ``tolerations`` and ``resource``.
+        For each kind: ``node-selector``, ``tolerations`` and ``resource``.
     gpu_label : str
-        The node label that says which GPU a node has, for other kinds.
+        Label of nodes with their kind of GPU, for other kinds.
     template : mapping, path or None
-        What runners' pods are laid over where their pool has no template of its own.
+        Default pod template of runners.
     """
 
     cluster: str
@@ -64,7 +64,7 @@ class ObjectContext:
 
 
 def object_name(*parts: str) -> str:
-    """A name for an object, such as Kubernetes takes: another one for other parts.
+    """Return a valid, unique name for an object.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def object_name(*parts: str) -> str:
 
 
 def labels(site: ObjectContext, component: str, **more: str) -> dict[str, str]:
-    """The labels of an object of a cluster; `more` are dask-flame's own."""
+    """Return the labels of an object; `more` are dask-flame's own."""
     return {
         **MANAGED,
         "dask.org/cluster-name": site.cluster,
@@ -89,7 +89,17 @@ def labels(site: ObjectContext, component: str, **more: str) -> dict[str, str]:
 
 
 def metadata(site: ObjectContext, name: str, component: str, **more: str) -> dict[str, Any]:
-    """The metadata of an object; `more` are dask-flame's own labels."""
+    """Return the metadata of an object; `more` are dask-flame's own labels.
+
+    Parameters
+    ----------
+    site : ObjectContext
+    name : str
+    component : str
+        Value of the label ``dask.org/component``.
+    **more : str
+        Labels ``dask-flame/<key>``.
+    """
     made: dict[str, Any] = {
         "name": name,
         "namespace": site.namespace,

@@ -1,4 +1,4 @@
-"""What a cluster's objects say of it; pure (command line)."""
+"""Describe a cluster by its objects; pure (command line)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ CLUSTER, COMPONENT = "dask.org/cluster-name", "dask.org/component"
 
 
 def label(obj: Object, name: str) -> str:
-    """A label of an object, empty where it has none of the name."""
+    """Return a label of an object; empty if it does not have the label."""
     return str((obj["metadata"].get("labels") or {}).get(name, ""))
 
 
 def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> ClusterListing:
-    """A cluster, by those of these objects that are its own."""
+    """Describe a cluster, using those of these objects that belong to it.
+
+    Parameters
+    ----------
+    id : str
+        The cluster's id.
+    jobs, pods : sequence of mapping
+    """
     mine = [job for job in jobs if label(job, CLUSTER) == id]
     others = [pod for pod in pods if label(pod, CLUSTER) == id]
     runners = [_runner(pod) for pod in others if label(pod, COMPONENT) == "worker"]
@@ -46,7 +53,7 @@ def _state(jobs: Sequence[Object], pods: Sequence[Object]) -> str:
         return "stopped" if told else "starting" if unmet else "live"
     if ending or jobs:
         return "ending"
-    # Where Jobs may not be seen, pods tell that they have one.
+    # Without permission to see Jobs, the pods' owners show that there is one.
     return "live" if any(_owners(pod) for pod in pods) else "orphaned"
 
 
@@ -63,7 +70,7 @@ def _runner(pod: Object) -> RunnerListing:
 
 
 def _gpus(pod: Object) -> float:
-    """How many GPUs a pod asks for, whatever its vendors call them."""
+    """Return the number of GPUs that a pod requests, of any vendor."""
     limits = [
         (container.get("resources") or {}).get("limits") or {}
         for container in pod["spec"].get("containers") or ()

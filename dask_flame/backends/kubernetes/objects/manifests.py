@@ -1,4 +1,4 @@
-"""What is sent to Kubernetes: a runner's pod, and what it is told; pure (driver)."""
+"""Manifests of pods, Jobs, Secrets, Services and network policies; pure (driver)."""
 
 from __future__ import annotations
 
@@ -36,19 +36,27 @@ from dask_flame.backends.kubernetes.objects.resources import (
 from dask_flame.backends.kubernetes.options import OURS, KubernetesOptions
 from dask_flame.errors import PoolError
 
-#: Where a runner may write; it goes with the pod.
+#: The writable folder of a runner, deleted with its pod.
 SCRATCH = "/var/run/dask-flame"
-#: Seconds beyond `shutdown_timeout` for a runner's results to leave it.
+#: Seconds to fetch a runner's results, in addition to `shutdown_timeout`.
 SEE_OFF = 10
 
 
 def secret(
     site: ObjectContext, orders: Mapping[str, Any], variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A Secret with what runners are told, and with variables of theirs.
+    """Return a Secret with the launch configuration of runners, and with their variables.
 
-    Its name is another one for other contents, as it cannot be changed, and for another keeper:
-    what the one before owned may be about to be deleted.
+    Its name depends on the contents, because it is immutable, and on the number of the watchdog's
+    Job, because objects of an earlier Job may be about to be deleted.
+
+    Parameters
+    ----------
+    site : ObjectContext
+    orders : mapping
+        The launch configuration.
+    variables : mapping
+        Only those with text values are included.
     """
     contents = {
         ORDERS_FILE: json.dumps(orders, sort_keys=True),
@@ -70,21 +78,21 @@ def secret(
 def keeper(
     site: ObjectContext, options: KubernetesOptions, host: str, port: int, grace: float
 ) -> dict[str, Any]:
-    """Return the Job that owns all that a driver in the cluster makes.
+    """Return the Job that owns all objects of a driver in the cluster.
 
-    It runs :mod:`dask_flame.backends.kubernetes.watchdog`.
-
-    Its pod is as safe as a runner's, and small. It has the driver's image and may be on the
-    driver's nodes, whatever the pools say.
+    It runs :mod:`dask_flame.backends.kubernetes.watchdog`. Its pod is small, and as restricted as a
+    runner's. It has the driver's image, and may run on the driver's nodes, whatever the pools say.
 
     Parameters
     ----------
     site : ObjectContext
         Its owner becomes the Job's.
     options : KubernetesOptions
-        Of a pool; for the image where `site` has none.
-    host, port, grace
-        What the keeper is told.
+        Options of a pool, for the image if `site` has none.
+    host : str
+    port : int
+    grace : float
+        Arguments of the watchdog.
     """
     given = {"image": site.image or options.image, "service_account": options.service_account}
     spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
@@ -98,7 +106,7 @@ def keeper(
     }
     del container["env"], container["volumeMounts"], made["volumes"]
     made |= {**site.nodes, "terminationGracePeriodSeconds": 1}
-    # A keeper that is evicted, or crashes, is not the driver's end.
+    # An evicted or crashed watchdog does not mean that the driver is gone.
     ignored = {"type": "DisruptionTarget", "status": "True"}
     rules = {"rules": [{"action": "Ignore", "onPodConditions": [ignored]}]}
     name = object_name(site.cluster, "keeper", str(site.keeper))
@@ -113,27 +121,27 @@ def scheduler(
     *,
     deadline: int,
 ) -> dict[str, Any]:
-    """The Job of a scheduler apart from its driver, see :mod:`dask_flame.remote`; it owns all else.
+    """Return the Job of a remote scheduler, see :mod:`dask_flame.remote`; it owns all else.
 
-    Its pod has no GPU, and none of what the pool asks of its own nodes.
+    Its pod has no GPU, and none of the pool's requirements for nodes.
 
     Parameters
     ----------
     site : ObjectContext
     spec : SchedulerSpec
     options : KubernetesOptions
-        Of the first pool: for the image where `site` has none, and for what it is pulled with.
+        Options of the first pool, for the image if `site` has none, and its pull secrets.
     orders : str
-        Name of the Secret with its orders, which is made after the Job.
+        Name of the Secret with the launch configuration, which is created after the Job.
     deadline : int
-        Seconds that the Job may last, unless the driver moves or lifts that.
+        Maximum duration of the Job in seconds, unless the driver changes it.
     """
     given = {
         "image": site.image or options.image,
         "service_account": options.service_account,
         "image_pull_secrets": options.image_pull_secrets,
         "pod_template": spec.template,
-        # What scales a cluster down must not take the pod that all others need.
+        # The pod that all others need must not be removed when a cluster is scaled down.
         "annotations": {
             "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
             "karpenter.sh/do-not-disrupt": "true",
@@ -150,7 +158,7 @@ def scheduler(
     container["resources"] = {"requests": amounts, "limits": dict(amounts)}
     for volume in made["volumes"]:
         if "secret" in volume:
-            # A driver may die between the two; the pod ends then by itself.
+            # If the driver dies between the two, the pod must start, to end by itself.
             volume["secret"]["optional"] = True
     made |= {**site.nodes, "terminationGracePeriodSeconds": SEE_OFF}
     return _job(
@@ -165,7 +173,15 @@ def scheduler(
 
 
 def service(site: ObjectContext, kind: str, port: int) -> dict[str, Any]:
-    """The Service of this type by which drivers elsewhere reach a scheduler apart."""
+    """Return the Service of this type, through which drivers elsewhere reach the scheduler.
+
+    Parameters
+    ----------
+    site : ObjectContext
+    kind : str
+        Type of the Service.
+    port : int
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -179,7 +195,7 @@ def service(site: ObjectContext, kind: str, port: int) -> dict[str, Any]:
 
 
 def open_port(site: ObjectContext, port: int) -> dict[str, Any]:
-    """A NetworkPolicy that lets all in to the scheduler's port, which asks for a certificate."""
+    """Return a NetworkPolicy that opens the scheduler's port, which requires a certificate."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -205,7 +221,7 @@ def _job(
     annotations: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A Job of one pod, that goes as soon as this has ended, and all that it owns with it."""
+    """Return a Job with one pod, deleted with all that it owns as soon as the pod has ended."""
     template: dict[str, Any] = {"labels": labels(site, component)}
     if annotations:
         template["annotations"] = dict(annotations)
@@ -222,27 +238,27 @@ def _job(
 
 
 def network_policy(site: ObjectContext, driver: Mapping[str, str], address: str) -> dict[str, Any]:
-    """The NetworkPolicy that lets nobody in but a cluster's own pods, and its driver.
+    """Return the NetworkPolicy that admits only a cluster's own pods, and its driver.
 
-    It holds for all pods of the cluster, runners or not: nobody else's bears their label, which a
-    pool's ``labels`` and ``pod_template`` cannot set. What goes out is free: data have to come from
-    somewhere. Like a Secret's, its name is another one for another keeper.
+    It applies to all pods of the cluster. No other pods have their label, which a pool's ``labels``
+    and ``pod_template`` cannot set. Outgoing connections are unrestricted, because runners load
+    data. As with a Secret, its name depends on the number of the watchdog's Job.
 
     Parameters
     ----------
     site : ObjectContext
     driver : mapping of str to str
-        Labels of the driver's pod. Empty: it is known by its address alone.
+        Labels of the driver's pod. Empty: it is recognized by its address alone.
     address : str
-        The driver's address; empty where it is in no pod, and reaches the cluster's pods otherwise.
+        The driver's address; empty if it is in no pod, and reaches the pods in another way.
     """
     peers = {"matchLabels": {"dask.org/cluster-name": site.cluster}}
     admitted: list[dict[str, Any]] = [{"podSelector": peers}]
     if driver:
         admitted.append({"podSelector": {"matchLabels": dict(driver)}})
     elif address:
-        # Meant for addresses outside of the cluster. Calico and others that filter by address let a
-        # pod's match as well; Cilium and its kin (GKE Dataplane V2, Terway) do not: there the
+        # Intended for addresses outside of the cluster. Calico and others that filter by address
+        # also match pods; Cilium and its derivatives (GKE Dataplane V2, Terway) do not: there the
         # driver's pod needs a label. https://github.com/projectcalico/calico/issues/6634,
         # https://github.com/cilium/cilium/issues/9209
         admitted.append({"ipBlock": {"cidr": str(ipaddress.ip_network(address))}})
@@ -265,27 +281,27 @@ def pod(
     environment: Mapping[str, str],
     orders: str,
 ) -> dict[str, Any]:
-    """The pod of a runner.
+    """Return the pod of a runner.
 
-    Defaults, then ``pod_template`` where it is a mapping or a file, then the pool's options are
-    laid over each other, see :func:`merge`; a template that is a function has the result. What
-    makes a pod a runner of this cluster is set at the end.
+    Defaults, a ``pod_template`` that is a mapping or a file, and the pool's options are merged in
+    this order, see :func:`merge`; a template that is a function is applied to the result. The
+    properties that make a pod a runner of this cluster are set last.
 
     Parameters
     ----------
     spec : RunnerSpec
     options : KubernetesOptions
-        Of the runner's pool.
+        Options of the runner's pool.
     site : ObjectContext
     environment : mapping of str to str
-        Variables that are usual for runners; the template's and the pool's come before them.
+        Default variables; those of the template and the pool take precedence.
     orders : str
-        Name of the Secret that its orders are in.
+        Name of the Secret with its launch configuration.
 
     Raises
     ------
     PoolError
-        If there is no image, or what the template gives is not a pod.
+        If there is no image, or the template is not a pod.
     """
     template = site.template if options.pod_template is None else options.pod_template
     built = merge(_defaults(site), {"spec": {"containers": [_container(environment)]}})
@@ -305,10 +321,10 @@ def _defaults(site: ObjectContext) -> dict[str, Any]:
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
-    # dask-kubernetes' own, so that its users find what they know.
+    # dask-kubernetes' defaults, which its users are familiar with.
     spec: dict[str, Any] = make_worker_spec(image=site.image, n_workers=1, env=[])["spec"]
     (container,) = spec["containers"]
-    # No page of a single worker: the dashboard is the scheduler's.
+    # Without the page of a single worker: the scheduler's dashboard shows all of them.
     del container["ports"], container["resources"], container["env"], container["args"]
     container["securityContext"] = security
     if site.image is None:
@@ -323,8 +339,8 @@ def _defaults(site: ObjectContext) -> dict[str, Any]:
             **spec,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            # The pause process is its PID 1, which takes leave of what calls leave behind, and the
-            # runner is one that signals end as usual.
+            # The pause process becomes PID 1, and reaps orphans of calls; signals then end the
+            # runner as usual.
             "shareProcessNamespace": True,
             "securityContext": {
                 "runAsNonRoot": True,
@@ -342,7 +358,7 @@ def _container(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read(template: Any) -> dict[str, Any]:
-    """A template that is a mapping, or a file of one."""
+    """Return a template that is a mapping, or a file with one."""
     if isinstance(template, Mapping):
         given: Any = template
     else:
@@ -359,7 +375,7 @@ def _read(template: Any) -> dict[str, Any]:
     if containers is not None:
         if not isinstance(containers, list) or not all(isinstance(c, dict) for c in containers):
             raise _no_pod("its containers are not a list of mappings")
-        # The one without a name, or the only one, is the runner.
+        # The container without a name, or the only one, is the runner.
         if not any(c.get("name") == CONTAINER for c in containers):
             plain = [c for c in containers if "name" not in c] or containers[:1]
             if len(containers) == 1 or "name" not in plain[0]:
@@ -381,7 +397,7 @@ def _ours(
     site: ObjectContext,
     orders: str,
 ) -> dict[str, Any]:
-    """The pod with what makes it a runner of this cluster, whatever was asked for."""
+    """Set the properties that make the pod a runner of this cluster, and cannot be overridden."""
     containers = built.get("spec", {}).get("containers") or []
     container = next((c for c in containers if c.get("name") == CONTAINER), None)
     if container is None:

@@ -1,4 +1,4 @@
-"""One Kubernetes object laid over another; pure (driver)."""
+"""Merge Kubernetes objects; pure (driver)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-#: What tells the items of a list apart, by the list's name. As in Kubernetes' strategic merge
+#: Keys that identify the items of a list, by the list's name. As in Kubernetes' strategic merge
 #: patch: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
 _KEYS = {
     "containers": "name",
@@ -22,19 +22,18 @@ _KEYS = {
     "topologySpreadConstraints": "topologyKey",
     "resourceClaims": "name",
 }
-#: Of these an item is one thing or another: the later one takes the place of the earlier.
+#: Lists whose items are replaced, not merged, because their fields exclude each other.
 _WHOLE = frozenset({"env", "volumes"})
-#: Lists of which both are wanted.
+#: Lists that are concatenated.
 _JOINED = frozenset({"tolerations", "envFrom", "ownerReferences", "readinessGates"})
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid over it; neither is changed.
+    """Return `base` with `over` merged into it; neither is modified.
 
-    Mappings are merged, and None takes a key away. Lists whose items have a name (containers,
-    mounts, ports, …) are merged item by item; of variables and volumes the later one is taken.
-    Tolerations and their like are joined. Any other list, and any other value, takes the place of
-    what was there.
+    Mappings are merged, and None removes a key. Lists whose items have a name (containers, mounts,
+    ports, …) are merged item by item; variables and volumes are replaced as a whole. Tolerations
+    and similar lists are concatenated. Any other list, and any other value, is replaced.
 
     Examples
     --------

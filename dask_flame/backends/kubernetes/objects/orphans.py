@@ -1,4 +1,4 @@
-"""Which of our objects nobody is there for any more; pure (command line)."""
+"""Find dask-flame's objects that no driver needs any more; pure (command line)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 Object = Mapping[str, Any]
 
-#: Stands for an owner of which nobody could say whether it is there.
+#: Stands for an owner whose existence cannot be determined.
 UNKNOWN: Object = {"kind": "Unknown"}
-#: Seconds between the grace of a driver that has not met its scheduler and the deadline of their
-#: Job, see :mod:`dask_flame.backends.kubernetes.job_deadline`; and of these, those that are left
-#: when the driver is taken for gone: one that lives is heard of every two seconds.
+#: Seconds between the grace of a driver that has not reached its scheduler and the deadline of
+#: their Job, see :mod:`dask_flame.backends.kubernetes.job_deadline`; and the seconds left before
+#: the deadline when the driver is considered gone: a living one moves it every two seconds.
 MARGIN = 5
 _LEFT = 2
 
@@ -20,19 +20,19 @@ _LEFT = 2
 def why_orphan(
     obj: Object, *, owns: bool, owner: Callable[[str], Object | None], now: float = 0.0
 ) -> str:
-    """Why an object is an orphan; empty where it is none, or where that is not known.
+    """Return why an object is an orphan; empty if it is none, or if that is unknown.
 
-    Kubernetes deletes what has lost its owner, and a Job of ours when it has finished: what this
-    finds are objects that it does not know to be ours, or could not delete.
+    Kubernetes deletes objects without an owner, and dask-flame's Jobs when they have finished. What
+    remains are objects that it could not delete, or does not know to be owned.
 
     Parameters
     ----------
     obj : mapping
     owns : bool
-        Whether it owns others, as a Job does: then it is there for itself, while it runs.
+        Whether it owns other objects, as a Job does: while it runs, it needs no owner.
     owner : callable
-        Given an owner's uid, that owner as it is; None where it is gone; :data:`UNKNOWN` where
-        nobody can tell.
+        Given the uid of an owner, return the owner; None if it is gone; :data:`UNKNOWN` if that
+        cannot be determined.
     now : float
         Unix time, in seconds.
     """
@@ -59,13 +59,13 @@ def why_orphan(
 
 
 def deadline(job: Object) -> int | None:
-    """Seconds that a Job may last whose driver has not met it; None of what has no such limit."""
+    """Return the maximum duration of a Job whose driver has not reached it; None without limit."""
     seconds = (job.get("spec") or {}).get("activeDeadlineSeconds")
     return None if seconds is None else int(seconds)
 
 
 def forsaken(job: Object, now: float) -> bool:
-    """Whether nothing was heard for its grace of a driver that has not met its scheduler."""
+    """Return whether a driver has not reached its scheduler, and was silent for its grace."""
     seconds = deadline(job)
     if seconds is None:
         return False
@@ -74,7 +74,7 @@ def forsaken(job: Object, now: float) -> bool:
 
 
 def finished(obj: Object) -> str:
-    """How a Job or a pod has ended: ``"finished"`` or ``"failed"``; empty where it has not."""
+    """Return how a Job or a pod ended, ``"finished"`` or ``"failed"``; empty if it has not."""
     status = obj.get("status") or {}
     words = {"Complete": "finished", "Failed": "failed", "Succeeded": "finished"}
     for condition in status.get("conditions") or ():

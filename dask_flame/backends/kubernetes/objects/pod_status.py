@@ -1,6 +1,6 @@
-"""What a pod's status says of a runner: how far it has come, what holds it up, why it ended.
+"""Read the status of a runner's pod: progress, obstacles, and the reason of its end.
 
-Pure (driver). What is read is a Pod as the API server gives it, see
+Pure (driver). The input is a Pod as the API server returns it, see
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/.
 """
 
@@ -15,7 +15,7 @@ from dask_flame.backends.kubernetes.objects.resources import CONTAINER
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"
-#: Reasons for which a container does not start and will not, whatever is waited for.
+#: Reasons for which a container will never start, with the setting behind each.
 _HOPELESS = {
     "ErrImageNeverPull": "image",
     "ImagePullBackOff": "image",
@@ -26,9 +26,9 @@ _HOPELESS = {
     "RunContainerError": "pod_template",
     "ContainerCannotRun": "image",
 }
-#: What is in the message where such a reason passes: a node that has too much to do at the moment.
+#: Parts of messages of temporary causes: an overloaded node.
 _PASSING = ("failed to sync", "deadline exceeded")
-#: What registries and container runtimes say of an image that there is not, or not for us.
+#: Messages of registries and container runtimes for a missing or inaccessible image.
 _NO_IMAGE = (
     "not found",
     "manifest unknown",
@@ -38,7 +38,7 @@ _NO_IMAGE = (
     "authorization failed",
     "403 Forbidden",
 )
-#: Reasons that the kubelet gives for a pod that it has not let run, or has ended.
+#: Reasons of the kubelet for a pod that it rejected or ended.
 _TAKEN = {
     "Evicted": "memory and volumes",
     "Preempting": "priority_class",
@@ -54,7 +54,7 @@ _MOST = 600
 
 
 def step(pod: Mapping[str, Any]) -> str:
-    """How far a pod's boot has come: ``""``, ``"scheduled"`` or ``"started"``."""
+    """Return the progress of a pod's boot: ``""``, ``"scheduled"`` or ``"started"``."""
     status = pod.get("status") or {}
     container = _container(status)
     if container.get("state", {}).get("running") or container.get("state", {}).get("terminated"):
@@ -63,7 +63,7 @@ def step(pod: Mapping[str, Any]) -> str:
 
 
 def held_up(pod: Mapping[str, Any]) -> str:
-    """What keeps a pod from running for now, in Kubernetes' words; empty where nothing does."""
+    """Return what keeps a pod from running for now, in Kubernetes' words; may be empty."""
     status = pod.get("status") or {}
     if status.get("phase", "Pending") != "Pending":
         return ""
@@ -77,7 +77,7 @@ def held_up(pod: Mapping[str, Any]) -> str:
 
 
 def hopeless(pod: Mapping[str, Any]) -> str:
-    """Why a pod will never run, in Kubernetes' words with what to change; empty where it may."""
+    """Return why a pod will never run, with the setting to change; empty if it may run."""
     status = pod.get("status") or {}
     reason, message = _waiting(status)
     if reason not in _HOPELESS or any(sign in message for sign in _PASSING):
@@ -87,7 +87,7 @@ def hopeless(pod: Mapping[str, Any]) -> str:
 
 
 def final(pod: Mapping[str, Any]) -> bool:
-    """Whether another pod like one that is hopeless would be so for the same reason."""
+    """Return whether another pod like a hopeless one would fail for the same reason."""
     reason, message = _waiting(pod.get("status") or {})
     if reason in ("InvalidImageName", "ErrImageNeverPull"):
         return True
@@ -95,7 +95,7 @@ def final(pod: Mapping[str, Any]) -> bool:
 
 
 def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
-    """Why a pod has ended; empty where it has not, or, where it is `gone`, nothing tells."""
+    """Return why a pod ended; empty if it has not, or if it is `gone` and the reason unknown."""
     status = pod.get("status") or {}
     container = _container(status)
     terminated = container.get("state", {}).get("terminated")
@@ -105,10 +105,10 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
         return ""
     reason, message = status.get("reason") or "", status.get("message") or ""
     if disruption.get("reason") == "TerminationByKubelet":
-        # The condition may be there before the reason is.
+        # The condition may be set before the reason.
         reason, message = reason or "Evicted", message or disruption.get("message") or ""
     elif disruption:
-        # By preemption, a drain, or a taint: says who, where the pod's own reason does not.
+        # Preemption, a drain, or a taint: the condition names the cause, unlike the reason.
         why = disruption.get("reason") or reason
         return _cut(f"preempted: {why}: {disruption.get('message') or message}".removesuffix(": "))
     if reason:
@@ -119,9 +119,9 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
 
 
 def kept_from_its_work(pod: Mapping[str, Any]) -> str:
-    """Why a keeper's pod does not run, in Kubernetes' words; empty where it does, or is to go.
+    """Return why a watchdog's pod does not run; empty if it runs, or is being deleted.
 
-    One that was taken away for others' sake is made again, and no matter.
+    A pod that was evicted is replaced, and does not count.
     """
     if "deletionTimestamp" in pod["metadata"] or taken(pod):
         return ""
@@ -130,7 +130,7 @@ def kept_from_its_work(pod: Mapping[str, Any]) -> str:
 
 
 def taken(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has been taken away for another one's sake, or its node's."""
+    """Return whether a pod was evicted, for another pod or because of its node."""
     return bool(_condition(pod.get("status") or {}, "DisruptionTarget"))
 
 
@@ -171,7 +171,7 @@ def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
-    """Reason and message of the first container that waits, those that come before it included."""
+    """Return reason and message of the first waiting container, init containers included."""
     for kind in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(kind) or []:
             waiting = (container.get("state") or {}).get("waiting")

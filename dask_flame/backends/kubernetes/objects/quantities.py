@@ -1,4 +1,4 @@
-"""Amounts as Kubernetes writes them, which it repeats in what it says of them; pure (driver).
+"""Quantities in the notation of Kubernetes, which repeats them in messages; pure (driver).
 
 https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 """
@@ -25,7 +25,7 @@ def cpu_quantity(cpus: float) -> str:
 
 
 def memory_quantity(size: int) -> str:
-    """Return a number of bytes as a quantity, in the largest unit that it is a whole number of.
+    """Return a number of bytes as a quantity, in the largest unit without a fraction.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def memory_quantity(size: int) -> str:
 
 
 def memory_text(quantity: str) -> str:
-    """Return a quantity of memory as a person writes it; as it is where it cannot be read.
+    """Return a quantity of memory as text for people; unchanged if it cannot be parsed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""An object that would be sent, as it may be shown: without its secrets; pure (driver)."""
+"""Remove secrets from an object for display; pure (driver)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 
-#: Variables whose values are ours, whatever a template says.
+#: Variables whose values dask-flame sets, whatever a template says.
 _OURS = frozenset({"DASK_WORKER_NAME", "TMPDIR"})
 
 
 def shown(item: Mapping[str, Any], spec: RunnerSpec, options: KubernetesOptions) -> dict[str, Any]:
-    """An object without what is secret, or may be.
+    """Return an object without secret values.
 
-    That is what is in Secrets; the value of each variable that has one in clear, but for a few
-    known ones, since a template or Dask's configuration may have put anything there; and the values
-    of ``secrets``, wherever a template has put them.
+    Hidden are the contents of Secrets; the values of all variables except a few known ones, because
+    a template or Dask's configuration may contain anything; and the values of ``secrets`` wherever
+    a template has put them.
 
     Parameters
     ----------
     item : mapping
     spec : RunnerSpec
-        Of the runner that it is for.
+        The runner that the object is for.
     options : KubernetesOptions
-        Of its pool.
+        Options of its pool.
     """
     seen: dict[str, Any] = plain(item)
     for name in ("data", "stringData"):
@@ -44,7 +44,7 @@ def shown(item: Mapping[str, Any], spec: RunnerSpec, options: KubernetesOptions)
 
 
 def _containers(item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The containers of a pod, or of the pods that a Job makes."""
+    """Return the containers of a pod, or of the pods of a Job."""
     spec = item.get("spec") or {}
     inside = ((spec.get("template") or {}).get("spec") or {}) if item["kind"] == "Job" else spec
     kinds = ("initContainers", "containers", "ephemeralContainers")

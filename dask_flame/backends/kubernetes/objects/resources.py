@@ -1,4 +1,4 @@
-"""What a pool's options ask of a pod; pure (driver)."""
+"""Translate a pool's options into fields of a pod; pure (driver)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 
-#: The container of a pod that is the runner, as dask-kubernetes calls it.
+#: Name of the runner's container, as in dask-kubernetes.
 CONTAINER = "worker"
-#: Where a runner finds its orders, and the file of them.
+#: Folder and file of a runner's launch configuration.
 ORDERS = "/etc/dask-flame"
 ORDERS_FILE = "orders.json"
 
 _GPU = "nvidia.com/gpu"
-#: The labels by which clouds mark nodes that they may take away, and the taints they put on them.
+#: Labels, and taints, of nodes that a cloud may reclaim.
 #: GKE: cloud.google.com/kubernetes-engine/docs/concepts/spot-vms. EKS: docs.aws.amazon.com/eks,
 #: "Managed node groups". AKS: learn.microsoft.com/azure/aks/spot-node-pool. Karpenter:
 #: karpenter.sh/docs/concepts/scheduling.
@@ -33,7 +33,17 @@ _SPOT = {
 def asked_for(
     spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext, orders: str
 ) -> dict[str, Any]:
-    """What the options of the pool say."""
+    """Return the fields of a pod for the options of a pool.
+
+    Parameters
+    ----------
+    spec : RunnerSpec
+    options : PodOptions
+        Options of the runner's pool.
+    site : ObjectContext
+    orders : str
+        Name of the Secret with the launch configuration and the variables.
+    """
     container: dict[str, Any] = {"name": CONTAINER, "env": [], "volumeMounts": []}
     asked: dict[str, Any] = {"containers": [container], "volumes": [], "tolerations": []}
     if options.image is not None:
@@ -84,7 +94,7 @@ def asked_for(
 
 
 def variables(spec: RunnerSpec, options: KubernetesOptions) -> dict[str, Any]:
-    """The variables that a pool gives, all of which may be secret: see :func:`secret`."""
+    """Return a pool's variables, all of which may be secret: see :func:`secret`."""
     return {**spec.env, **(options.secrets or {})}
 
 
@@ -105,13 +115,13 @@ def _ask_for_gpus(
     if selector := kind.get("node-selector"):
         asked["nodeSelector"] = dict(selector)
     asked["tolerations"] += [dict(t) for t in kind.get("tolerations", ())]
-    # Clouds keep others off their GPU nodes by a taint of the resource's name; where Kubernetes'
-    # ExtendedResourceToleration adds the same, twice is as good as once.
+    # Clouds keep other pods off their GPU nodes by a taint with the resource's name. Kubernetes'
+    # ExtendedResourceToleration may add the same toleration again, which does no harm.
     asked["tolerations"].append({"key": resource, "operator": "Exists", "effect": "NoSchedule"})
 
 
 def _ask_for_spot(asked: dict[str, Any]) -> None:
-    # Terms are alternatives: whichever cloud it is.
+    # The terms are alternatives, one for each cloud.
     terms = [
         {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
         for key, value in _SPOT.items()
@@ -125,11 +135,11 @@ def _ask_for_spot(asked: dict[str, Any]) -> None:
 
 
 def plain(name: str, value: str) -> dict[str, Any]:
-    # Or else Kubernetes would put other variables in the place of "$(NAME)".
+    # Escaped, because Kubernetes expands "$(NAME)".
     return {"name": name, "value": value.replace("$", "$$")}
 
 
 def fits(name: str) -> bool:
-    """Whether a variable's name may be a key of a Secret: no path that leads out of its folder."""
+    """Return whether a variable's name is a valid key of a Secret: no path out of its folder."""
     plain = re.fullmatch(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}", name)
     return plain is not None and name != ORDERS_FILE

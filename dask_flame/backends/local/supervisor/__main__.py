@@ -1,11 +1,11 @@
-"""Where a guard begins: ``guard/__main__.py FD OWNER PARENT PLACE FOLDER FILES [KEY]`` (guard).
+"""The program ``supervisor/__main__.py FD OWNER PARENT PLACE FOLDER FILES [KEY]`` (supervisor).
 
-PLACE is where it makes its scratch folder, FOLDER one of the driver's, which goes when the driver
-is gone, FILES the number of open files that runners may have, 0 for as many as this process.
+PLACE is where to create the scratch folder. FOLDER is a folder of the driver, to be removed when
+the driver is gone. FILES is the limit of open files for runners; 0: the limit of this process.
 
-A template takes half a second to import Dask, and a first call waits for it. So it is forked before
-the guard itself imports what it needs, if the driver says that this process has been started with
-the environment of the kind KEY, which is then the first thing that it says over FD.
+A template takes half a second to import Dask, and a first call waits for it. Therefore it is forked
+before the supervisor itself imports its modules, if the driver says by KEY that this process has
+the environment of that kind. The kind is then the first message over FD.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import socket
 import sys
 import warnings
 
-TYPE_CHECKING = False  # without what typing imports, and it with it
+TYPE_CHECKING = False  # without the import of typing
 if TYPE_CHECKING:
     from typing import Any
 
 _ROOT = os.path.abspath(__file__).removesuffix(
     os.path.join("dask_flame", "backends", "local", "supervisor", "__main__.py")
 )
-#: Seconds for the driver to say the first kind. What it says later is as good, if not as early.
+#: Seconds to wait for the first kind. A later message works as well, only later.
 _PATIENCE = 0.5
 
 
 def main() -> None:
-    """Fork the first template, if there is one; then guard."""
+    """Fork the first template, if there is one; then run the supervisor."""
     descriptor, owner, parent, place, folder, files, *first = sys.argv[1:]
     connection = socket.socket(fileno=int(descriptor))
     heard = b""
@@ -39,25 +39,25 @@ def main() -> None:
         kind = json.loads(heard) if heard.endswith(b"\n") else {}
         if kind.get("key") == first[0]:
             seed = _fork(connection, kind, int(files))
-    # Here, as the template needs none of it.
+    # Imported here, because the template does not need them.
     sys.path.insert(0, _ROOT)
     from dask_flame.backends.local.supervisor.runners import Forked
     from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
     del sys.path[0]
-    # The driver's warning filters are for runners: nobody reads what this process warns of.
+    # The driver's warning filters are meant for runners; this process has no visible output.
     warnings.simplefilter("ignore")
-    guard = Supervisor(
+    supervisor = Supervisor(
         connection, owner, int(parent), heard, place=place, folder=folder, files=int(files)
     )
     if seed is not None:
         connection, pid, output = seed
-        guard.seed = (connection, Forked(pid), output)
-    guard.run()
+        supervisor.seed = (connection, Forked(pid), output)
+    supervisor.run()
 
 
 def _line(connection: socket.socket) -> bytes:
-    """The first line that is said, and no byte more; less if it does not come in time."""
+    """Return the first line received, and no byte more; less if it does not arrive in time."""
     heard = b""
     connection.settimeout(_PATIENCE)
     try:
@@ -74,8 +74,8 @@ def _line(connection: socket.socket) -> bytes:
 def _fork(
     connection: socket.socket, kind: dict[str, Any], files: int
 ) -> tuple[socket.socket, int, int]:
-    """Fork a template for runners of this kind: the connection to it, its process, its output."""
-    guard = os.getpid()
+    """Fork a template for this kind; return the connection to it, its process id, its output."""
+    supervisor = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     read, write = os.pipe()
     if pid := os.fork():
@@ -98,7 +98,7 @@ def _fork(
         from dask_flame.backends.local import fork_server
 
         del sys.path[0]
-        sys.argv = [fork_server.__file__, str(theirs.detach()), str(guard)]
+        sys.argv = [fork_server.__file__, str(theirs.detach()), str(supervisor)]
         fork_server.main(sys.argv[1:], kind)
     finally:
         os._exit(1)

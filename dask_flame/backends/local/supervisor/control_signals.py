@@ -1,9 +1,9 @@
-"""What others than its driver may know of a guard, and ask of it (guard).
+"""Let other processes than the driver inspect and stop a supervisor (supervisor).
 
-The command line finds guards among the processes. A signal asks one to stop its cluster, another
-for what its runners have printed, which the guard writes into its scratch folder. A file there is
-locked for as long as the guard or its driver lives, whatever ends them: a folder with a file that
-is not locked is nobody's.
+The command line finds supervisors among the processes. One signal asks a supervisor to stop its
+cluster. Another asks for the output of its runners, which it writes into its scratch folder. A file
+there is locked as long as the supervisor or its driver lives, whatever ends them: a folder with an
+unlocked lock file is left over.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from collections.abc import Mapping
 
 from dask_flame.core.folder_locks import lock
 
-#: Asks a guard to stop its cluster, and to write down what its runners have printed last.
+#: Signals that ask a supervisor to stop its cluster, and to write the output of its runners.
 STOP, OUTPUT = signal.SIGUSR1, signal.SIGUSR2
-#: In the scratch folder: the file that is locked; what runners have printed, by name;
-#: and a file that is there once the cluster has been stopped.
+#: Files in the scratch folder: the output of runners, by name, and one that exists once the cluster
+#: has been stopped.
 PRINTED, NO_MORE = ".printed.json", ".stopped"
-#: What drivers say of a cluster that has been stopped so.
+#: The reason that drivers give for a cluster stopped in this way.
 STOPPED = "the cluster was stopped with `dask flame stop`"
 
 
 class ControlSignals:
-    """Hears what is asked of a guard, and answers.
+    """Receive requests to a supervisor, and answer them.
 
     Parameters
     ----------
     scratch : str
-        The guard's folder.
+        The supervisor's folder.
 
     Attributes
     ----------
     asked_to_stop : bool
     asked_for_output : bool
-        Whether an answer is due.
+        Whether a request is pending.
     """
 
     def __init__(self, scratch: str) -> None:
@@ -47,23 +47,23 @@ class ControlSignals:
         self._lock = lock(scratch)
 
     def listen(self) -> None:
-        """Take note of signals from now on. They wake the guard as any signal does."""
+        """Install the signal handlers. Any signal wakes the supervisor's loop."""
         signal.signal(STOP, self._hear)
         signal.signal(OUTPUT, self._hear)
 
     def tell(self, output: Mapping[str, str]) -> None:
-        """Write down what runners have printed."""
+        """Write the output of runners into the file."""
         self.asked_for_output = False
         path = os.path.join(self.scratch, PRINTED)
         with contextlib.suppress(OSError):
-            # Whoever waits for the file finds all of it.
+            # Replaced at once, so that a waiting reader finds the complete file.
             descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 json.dump(output, file)
             os.replace(f"{path}.new", path)
 
     def note_stop(self) -> None:
-        """Let others see that this cluster has been stopped."""
+        """Create the file that shows that this cluster has been stopped."""
         with contextlib.suppress(OSError):
             os.close(os.open(os.path.join(self.scratch, NO_MORE), os.O_CREAT, 0o600))
 

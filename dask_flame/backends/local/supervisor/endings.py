@@ -1,4 +1,4 @@
-"""How runners end, and all that came from them (guard)."""
+"""End runners and all processes that came from them (supervisor)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dask_flame.backends.local.supervisor.runners import Runner
-from dask_flame.core.processes import below, kill, within_reach
+from dask_flame.core.processes import below, kill, orphan_candidates
 from dask_flame.core.resource_trackers import (
     WITHIN,
     end_all_marked,
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
 _PR_SET_CHILD_SUBREAPER = 36
-#: The part of its ``boot_timeout`` after which a runner that is ended was late.
+#: Fraction of its ``boot_timeout`` after which an ended runner counts as late.
 _SLOW = 0.9
-#: Seconds between two looks at what is being ended.
+#: Seconds between two checks of processes that are being ended.
 _PAUSE = 0.005
 
 
 class Endings:
-    """Ends runners when that is asked for or due, and sees to those that have ended.
+    """End runners on request or when due, and clean up after those that have ended.
 
     Parameters
     ----------
-    guard : Supervisor
+    supervisor : Supervisor
     """
 
-    def __init__(self, guard: Supervisor) -> None:
-        self.guard = guard
-        self._trackers: dict[int, float] = {}  # of runners that have ended: when to kill them
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self._trackers: dict[int, float] = {}  # of ended runners, with the time to kill them
 
     def due(self) -> list[float]:
-        """When something is to be killed, by the monotonic clock."""
-        runners = [r.kill_at for r in self.guard.runners.values() if r.kill_at is not None]
+        """Return the times of the next kills, on the monotonic clock."""
+        runners = [r.kill_at for r in self.supervisor.runners.values() if r.kill_at is not None]
         return [*runners, *self._trackers.values()]
 
     def end(self, name: str, grace: float) -> None:
-        """End a runner: tell it to, and kill it when the grace, in seconds, is over."""
-        runner = self.guard.runners.get(name)
+        """Ask a runner to end, and kill it after ``grace`` seconds."""
+        runner = self.supervisor.runners.get(name)
         if runner is None or (runner.process is not None and runner.process.poll() is not None):
             return
         if grace <= 0:
@@ -58,26 +58,26 @@ class Endings:
             return
         due = time.monotonic() + grace
         if runner.kill_at is None:
-            # Not a SIGTERM, by which a runner knows that somebody else takes it away.
-            self.guard.tell(runner, b"end")
+            # Not by SIGTERM: to a runner that means that its substrate reclaims the machine.
+            self.supervisor.tell(runner, b"end")
         runner.kill_at = min(due, runner.kill_at or due)
 
     def kill(self, runner: Runner) -> None:
-        """Kill a runner; that it has ended is seen later."""
+        """Kill a runner; its end is noticed later."""
         runner.killed = True
         if runner.process is None:
-            self._kill_unborn(runner)
+            self._kill_unstarted(runner)
             return
-        # The tree first: once its root is dead, nobody can tell what was below it.
+        # The tree first: once its root is dead, its members cannot be found.
         tree = below(runner.process.pid)
         end_group(runner.process.pid)
-        # By itself too: it may have been forked so lately that it leads no group yet.
+        # The process itself too: if it was only just forked, it does not lead a group yet.
         kill_but_trackers([runner.process.pid, *tree])
 
     def look(self) -> None:
-        """Kill who is due, and take leave of who has ended."""
+        """Kill overdue runners, and handle runners that have ended."""
         now = time.monotonic()
-        for runner in list(self.guard.runners.values()):
+        for runner in list(self.supervisor.runners.values()):
             if runner.kill_at is not None and now >= runner.kill_at:
                 runner.kill_at = None
                 self.kill(runner)
@@ -89,24 +89,24 @@ class Endings:
                 kill([pid])
         self._reap_orphans()
 
-    def everything(self) -> None:
-        """End all that came from here, and wait until it has ended."""
+    def end_all(self) -> None:
+        """End all processes started from here, and wait for their end."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for template in self.guard.templates.values():
+        for template in self.supervisor.templates.values():
             template.close()
-        if self.guard.adopts:
-            self._everything_below()
+        if self.supervisor.is_subreaper:
+            self._end_descendants()
             return
-        for runner in self.guard.runners.values():
+        for runner in self.supervisor.runners.values():
             if runner.process is not None:
                 self.kill(runner)
                 while runner.process.poll() is None:
                     os.waitpid(runner.process.pid, 0)
-        wait_for_trackers(end_all_marked(f"{self.guard.owner}/"))
+        wait_for_trackers(end_all_marked(f"{self.supervisor.owner}/"))
 
-    def _everything_below(self) -> None:
-        """End what is below this process: all that runners have started is, once it is orphaned."""
+    def _end_descendants(self) -> None:
+        """End all descendants; processes started by runners become descendants when orphaned."""
         due = time.monotonic() + WITHIN
         with contextlib.suppress(ChildProcessError):
             while True:
@@ -119,58 +119,58 @@ class Endings:
                 time.sleep(_PAUSE)
 
     def _reap_orphans(self) -> None:
-        """Take leave of dead processes that became ours because their parents are dead."""
-        if not self.guard.adopts:
+        """Reap dead processes that were handed to this one as orphans."""
+        if not self.supervisor.is_subreaper:
             return
         with contextlib.suppress(ChildProcessError):
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if dead.si_pid not in self._processes():
-                    # A runner of which its template has told before it became ours, perhaps.
-                    for template in list(self.guard.templates.values()):
+                    # Perhaps a runner that its template has reported in the meantime.
+                    for template in list(self.supervisor.templates.values()):
                         template.hear()
                 if dead.si_pid in self._processes():
-                    return  # has just died: the next turn takes it
+                    return  # it has just died: handled in the next turn
                 os.waitpid(dead.si_pid, 0)
                 self._trackers.pop(dead.si_pid, None)
 
     def _processes(self) -> set[int]:
-        guard = self.guard
-        runners = {r.process.pid for r in guard.runners.values() if r.process is not None}
-        return runners | {t.process.pid for t in guard.templates.values()}
+        supervisor = self.supervisor
+        runners = {r.process.pid for r in supervisor.runners.values() if r.process is not None}
+        return runners | {t.process.pid for t in supervisor.templates.values()}
 
-    def _of_templates(self) -> set[int]:
-        """The templates, and what modules have started that are being imported there."""
-        templates = {t.process.pid for t in self.guard.templates.values()}
+    def _template_processes(self) -> set[int]:
+        """Return the templates, and the processes started by modules being imported there."""
+        templates = {t.process.pid for t in self.supervisor.templates.values()}
         return templates.union(*(below(pid) for pid in templates))
 
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
         trackers = end_group(pid)
-        trackers |= end_marked(f"{self.guard.owner}/{runner.name}", within_reach())
-        if len(self.guard.runners) == 1:
-            # Orphans that hid their mark may be any runner's; now there is none left to be.
-            trackers |= kill_but_trackers(set(below(os.getpid())) - self._of_templates())[1]
+        trackers |= end_marked(f"{self.supervisor.owner}/{runner.name}", orphan_candidates())
+        if len(self.supervisor.runners) == 1:
+            # Orphans without a mark may belong to any runner; this was the last one.
+            trackers |= kill_but_trackers(set(below(os.getpid())) - self._template_processes())[1]
         for tracker in trackers:
             self._trackers.setdefault(tracker, time.monotonic() + WITHIN)
-        self.guard.ended(runner, code, told=runner.killed and code == -signal.SIGKILL)
+        self.supervisor.ended(runner, code, forced=runner.killed and code == -signal.SIGKILL)
 
-    def _kill_unborn(self, runner: Runner) -> None:
+    def _kill_unstarted(self, runner: Runner) -> None:
         late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
-        for template in list(self.guard.templates.values()):
+        for template in list(self.supervisor.templates.values()):
             if runner in template.waiting:
                 template.waiting.remove(runner)
-                self.guard.ended(runner, -signal.SIGKILL, told=True)
+                self.supervisor.ended(runner, -signal.SIGKILL, forced=True)
             elif runner not in template.wave.values():
                 continue
             if late:
-                # What has held it up would hold up the next one too. Its end will be heard of.
+                # The template is stuck, and would delay the next runner too. Its end is noticed.
                 template.process.kill()
             elif template.leaving:
                 template.leave()
-        # Else it is being forked, and is killed when that is told.
+        # Otherwise it is being forked, and is killed when the template reports it.
 
 
 def adopt_orphans() -> bool:
-    """Have the kernel hand orphans to this process, as their subreaper; whether it does."""
+    """Make this process the subreaper of its descendants; return whether it worked."""
     if sys.platform != "linux":
         return False
     import ctypes

@@ -1,10 +1,10 @@
-"""The limit of a runner's memory, watched from outside (guard).
+"""Enforce a runner's memory limit from outside (supervisor).
 
-Dask spills and pauses by ``memory=`` from within the runner: it does not see a single call that
-allocates while it holds the GIL, and it ends nothing without a nanny. A limit that the kernel
-enforces would be exact, but none is available to everybody: control groups need rights that users
-do not have, and the limits of a process count addresses rather than memory, of which CUDA and torch
-reserve plenty. So the guard looks several times a second at what a runner's processes have in use.
+Dask spills and pauses within the runner, by ``memory=``. It does not notice a single call that
+allocates while it holds the GIL, and without a nanny it ends no worker. A limit enforced by the
+kernel would be exact, but is not generally available: control groups need privileges, and resource
+limits count address space rather than memory, of which CUDA and torch reserve plenty. Therefore the
+supervisor measures the memory of a runner's processes several times a second.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from collections.abc import Iterable, Mapping
 
 from dask_flame.backends.local.supervisor.runners import Runner
 
-#: Seconds between two looks.
+#: Seconds between two measurements.
 EVERY = 0.2
-#: Looks after which it is seen anew which processes there are.
+#: Number of measurements between two listings of all processes.
 _PROCESSES_EVERY = 5
-#: How many times as long as an exact look has taken there is none: it holds up the process.
+#: Pause after an exact measurement, as a multiple of its duration: it stalls the process.
 _PAUSE = 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class MemoryLimit:
-    """Looks at the memory that runners with a limit have in use.
+    """Measure the memory of runners with a limit.
 
-    First at what is cheap to know, which counts what processes share once for each. Only where that
-    is beyond the limit is it found out what they really have.
+    First by a cheap measure that counts shared memory once for each process. Only if that exceeds
+    the limit, the exact use is measured.
     """
 
     def __init__(self) -> None:
         self.due = 0.0
-        self.watches = False  # as of the last look
+        self.watches = False  # whether any runner had a limit at the last measurement
         self._looks = 0
         self._below: Mapping[int, list[int]] = {}
         self._not_before: dict[str, float] = {}
 
     def look(self, runners: Iterable[Runner]) -> list[tuple[Runner, int]]:
-        """Runners that have more in use than they may, and how much, in bytes."""
+        """Return runners beyond their limit, with their memory use in bytes."""
         now = time.monotonic()
         if now < self.due or sys.platform != "linux":
             return []
@@ -70,12 +70,12 @@ class MemoryLimit:
         return used
 
     def forget(self, runner: Runner) -> None:
-        """A runner has ended."""
+        """Drop the state of a runner that has ended."""
         self._not_before.pop(runner.name, None)
 
 
 def _children() -> Mapping[int, list[int]]:
-    """The processes of this machine, by their parents."""
+    """Return the child processes of each process of this machine."""
     children: dict[int, list[int]] = defaultdict(list)
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -91,16 +91,16 @@ def _tree(pid: int, children: Mapping[int, list[int]]) -> Iterable[int]:
 
 
 def _resident(pid: int) -> int:
-    """What a process has in memory, shared or not."""
+    """Return the resident memory of a process, shared or not, in bytes."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE
     return 0
 
 
 def _proportional(pid: int) -> int:
-    """The same, with what is shared divided by the number of those who share it.
+    """Return the memory of a process, with shared memory divided by the number of its users.
 
-    Without what is only read from files, which the kernel takes back when it needs to.
+    Without pages of files, which the kernel drops on demand.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         words = [line.split() for line in file]
@@ -108,4 +108,4 @@ def _proportional(pid: int) -> int:
         if b"Pss_Anon:" in sizes:
             return sizes[b"Pss_Anon:"] + sizes[b"Pss_Shmem:"]
         return sizes[b"Pss:"]
-    return 0  # it has just ended, or is somebody else's
+    return 0  # it has just ended, or belongs to another user

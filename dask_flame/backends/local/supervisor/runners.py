@@ -1,4 +1,4 @@
-"""A runner as its guard knows it: a process, a leash, an output (guard)."""
+"""A runner in its supervisor: a process, a leash, an output (supervisor)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Protocol
 from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker
 from dask_flame.prints.sole_call import SoleCall
 
-#: Bytes of what it has printed last.
+#: Maximum number of bytes of output to keep.
 MOST_KEPT = 16_000
 
 
 @dataclass
 class RunnerKind:
-    """What runners have in common, so that one template serves them all.
+    """The common properties of runners that share a template.
 
     Attributes
     ----------
     env : mapping of str to str
-        The whole environment.
+        The complete environment.
     preload, path : list of str
-        Modules to import, and where from.
+        Modules to import, and the import path.
     fork : bool
-        Whether to use a template; where not, each runner is an interpreter of its own.
+        Whether to fork from a template; otherwise each runner is started as an interpreter.
     flags : list of str
-        The interpreter's arguments.
+        Options of the interpreter.
     cwd : str or None
-        Where to import the modules.
+        Working directory for the imports.
     """
 
     env: Mapping[str, str]
@@ -45,25 +45,25 @@ class RunnerKind:
 
 
 class Process(Protocol):
-    """What is known of a runner's process."""
+    """The process of a runner."""
 
     pid: int
     returncode: int | None
 
     def poll(self) -> int | None:
-        """The exit code, below zero for a signal; None while it runs."""
+        """Return the exit code, negative for a signal; None while the process runs."""
 
     def kill(self) -> None:
-        """Kill it, if it is there."""
+        """Kill the process, if it exists."""
 
     def wait(self) -> int:
-        """Wait until it has ended; the exit code."""
+        """Wait until the process has ended; return the exit code."""
 
 
 class Forked:
-    """A process that was not started as an interpreter.
+    """A process that was forked, not started as an interpreter.
 
-    This one has forked it, or a template has, and the kernel hands it to this one.
+    Either this process forked it, or a template did, and the kernel hands it to this process.
     """
 
     def __init__(self, pid: int) -> None:
@@ -72,7 +72,7 @@ class Forked:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            # Not ours yet, in the moment before what has forked it ends.
+            # Until the process that forked it has ended, it is not a child of this one.
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
@@ -90,21 +90,21 @@ class Forked:
 
 
 class Runner:
-    """One process, its leash, and the end of what it printed.
+    """One process, its leash, and the last part of its output.
 
     Attributes
     ----------
     process : Process or None
-        None until it has been started.
+        None until it is started.
     env : dict of str to str
-        What its environment has beyond that of its kind.
+        Environment variables in addition to those of its kind.
     theirs : tuple of int
         The other ends of leash and output, until the process has them.
     word : str
-        What it begins its frames with; empty where it makes none. See
+        Prefix of the frames in its output; empty if it writes no frames. See
         :mod:`dask_flame.prints.frames`.
     whose : str
-        The file in which it notes whose it is what has no frame.
+        The file in which it records the owner of output without a frame.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class Runner:
         self.asked = time.monotonic()
         self.boot_timeout = float("inf")
         self.process: Process | None = None
-        self.words = b""  # on their way through the leash
+        self.words = b""  # not yet written to the leash
         self.kill_at: float | None = None
         self.killed = False
-        self.memory = 0  # bytes that it may have in use; 0: any number
-        self.used = 0  # more than that, for which it was killed
-        self.stranded = False  # it may or may not have been started, and nobody can tell
+        self.memory = 0  # limit in bytes; 0: no limit
+        self.used = 0  # memory beyond the limit, for which it was killed
+        self.stranded = False  # unknown whether it was forked
         self.output: collections.deque[bytes] = collections.deque()
         self.size = 0
         self.word = word
@@ -148,21 +148,21 @@ class Runner:
         os.set_blocking(self.leash, False)
 
     def let_go(self) -> None:
-        """Close what is the process's own, here."""
+        """Close the process's ends of the pipes in this process."""
         for descriptor in self.theirs:
             os.close(descriptor)
         self.theirs = ()
 
     def owner(self) -> Owner:
-        """The call that runs alone there, and so has written what has no frame."""
+        """Return the call that runs alone in the runner, and so owns output without a frame."""
         if self._whose is None and self.whose:
-            # It is not there before the runner has come so far.
+            # The file does not exist until the runner has started.
             with contextlib.suppress(OSError, ValueError):
                 self._whose = SoleCall(self.whose, write=False)
         return NOBODY if self._whose is None else self._whose.read()
 
     def take_apart(self, chunk: bytes, owner: Owner) -> list[Piece]:
-        """What is in this that it has written; it is kept."""
+        """Split output into pieces by call; keep the text."""
         if self._unpacker is None:
             pieces = [Piece(FREE, 0, 0, "", chunk)] if chunk else []
         else:
@@ -173,7 +173,7 @@ class Runner:
         return pieces
 
     def forget(self) -> None:
-        """Remove what it has noted."""
+        """Remove the file of the owner."""
         if self._whose is not None:
             self._whose.close()
         if self.whose:

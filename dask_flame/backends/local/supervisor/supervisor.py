@@ -1,21 +1,21 @@
-"""The guard of a cluster's local runners: starts them, and outlives the driver to end them.
+"""Supervise a cluster's local runners: start them, and outlive the driver to end them.
 
-A process of its own, in a session of its own, with one thread. It starts runners when the driver
-says so and tells the driver what they print and how they end. When its connection to the driver
-closes, or its parent is another process than before, the driver is gone, however it went, and the
-guard kills every runner with all that came from it, removes the scratch folder, and goes. When the
-guard itself is gone, those that are left of its runners do so: see
+The supervisor is a separate process, in its own session, with one thread. It starts runners on the
+driver's request, and reports their output and their ends. When its connection to the driver closes,
+or its parent process changes, the driver is gone, for whatever reason; the supervisor then kills
+every runner with all processes that came from it, removes the scratch folder, and exits. If the
+supervisor itself is killed, its surviving runners do this: see
 :mod:`dask_flame.runner.last_survivor`.
 
-How a runner's processes are found is said in :mod:`dask_flame.core.processes`. On Linux the guard
-is their subreaper, so that orphans become its children.
+See :mod:`dask_flame.core.processes` for how the processes of a runner are found. On Linux the
+supervisor is their subreaper, so that orphans become its children.
 
-On Linux runners are forked from templates, see
-:mod:`dask_flame.backends.local.supervisor.templates`; where that cannot be, each is an interpreter
-of its own.
+On Linux, runners are forked from templates, see
+:mod:`dask_flame.backends.local.supervisor.templates`; elsewhere, and as a fallback, each is started
+as an interpreter.
 
-Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To it:
-``hello``, ``importing``, ``unfit``, ``booted``, ``refused``, ``output``, ``ended``.
+Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To the driver:
+``hello``, ``importing``, ``unfit``, ``booted``, ``refused``, ``output``, ``stopped``, ``ended``.
 """
 
 from __future__ import annotations
@@ -41,43 +41,43 @@ from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
 from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
 from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
 from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
-from dask_flame.core.folder_locks import remove_once_nobodys, supervise
+from dask_flame.core.folder_locks import remove_when_released, supervise
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5
-#: Seconds after its end in which the kernel takes away a process's locks.
+#: Seconds after its end within which the kernel releases a process's locks.
 _LET_GO_WITHIN = 2.0
-#: Bytes for a driver that does not read; beyond them what runners print is only kept, not sent.
+#: Maximum number of bytes queued for the driver; beyond it, output is kept but not sent.
 _MOST_UNREAD = 4_000_000
 
 
 class Supervisor:
-    """The loop: the driver's words, the runners' output, and the runners' ends.
+    """The main loop: messages from the driver, output of runners, ends of runners.
 
     Parameters
     ----------
     connection : socket.socket
-        To the driver.
+        Connection to the driver.
     owner : str
-        What the marks of the cluster's runners begin with.
+        Prefix of the marks of the cluster's runners.
     parent : int
-        The driver's process.
+        Process id of the driver.
     heard : bytes
-        What the driver has said already.
+        Bytes already received from the driver.
     place : str
-        Where to make the scratch folder; empty: in the usual place for temporary files.
+        Where to create the scratch folder; empty: the default place for temporary files.
     folder : str
-        One of the driver's own, which is removed when the driver is gone; empty: there is none.
+        A folder of the driver, to be removed when the driver is gone; empty: none.
     files : int
-        Open files that runners, and what they start, may have: as many as the driver might before
-        it raised its own limit. 0: as many as this process.
+        Limit of open files for runners and their children: the driver's, before the driver raised
+        its own. 0: the limit of this process.
 
     Attributes
     ----------
     seed : (socket.socket, Process, int) or None
-        A template that has been forked already, for the first kind in `heard`.
-    adopts : bool
+        A template that has already been forked, for the first kind in `heard`.
+    is_subreaper : bool
         Whether the kernel hands orphans to this process.
     """
 
@@ -101,38 +101,38 @@ class Supervisor:
         self.templates: dict[str, Template] = {}
         self.endings = Endings(self)
         self.memory = MemoryLimit()
-        self.adopts = False
+        self.is_subreaper = False
         self.seed: Seed | None = None
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = (files or soft, hard)
-        # Each runner takes two descriptors here, four while it waits.
+        # Each runner needs two descriptors here, and four while it waits.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cluster = owner.partition("/")[0]
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
-        self.outside = ControlSignals(self.scratch)
+        self.control = ControlSignals(self.scratch)
         self.stopped = False
-        self._kept_only: dict[str, bytes] = {}  # by runner, what was printed and is not shown
+        self._kept_only: dict[str, bytes] = {}  # by runner, output that is kept but not shown
         self._tell_kept_at = 0.0
         self._buffer = heard
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
 
     def usual_limits(self) -> None:
-        """Give a process that is being started the limits that this one was started with."""
+        """Restore the original limits in a process that is being started."""
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
 
     def run(self) -> None:
-        """Guard until the driver is gone; then end everything."""
+        """Run until the driver is gone; then end everything."""
         try:
-            self.adopts = adopt_orphans()
+            self.is_subreaper = adopt_orphans()
             wake_r, wake_w = os.pipe()
             os.set_blocking(wake_w, False)
             os.set_blocking(wake_r, False)
             signal.set_wakeup_fd(wake_w)
             signal.signal(signal.SIGCHLD, lambda *_: None)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-            self.outside.listen()
+            self.control.listen()
             if self.folder:
                 with contextlib.suppress(OSError):  # the driver has just removed it
                     supervise(self.folder)
@@ -146,12 +146,12 @@ class Supervisor:
                 pass
         finally:
             self._drop_seed()
-            self.endings.everything()
+            self.endings.end_all()
             shutil.rmtree(self.scratch, ignore_errors=True)
             if self.folder:
-                # A driver that lives holds it. One that was killed closes its connection a moment
-                # before the kernel gives this process another parent, so that cannot be asked.
-                remove_once_nobodys(self.folder, _LET_GO_WITHIN)
+                # A living driver holds it. After a kill, the driver's connection closes a moment
+                # before the kernel changes this process's parent, so the parent proves nothing.
+                remove_when_released(self.folder, _LET_GO_WITHIN)
 
     def _turn(self, wake: int) -> bool:
         writing = selectors.EVENT_WRITE if self._out else 0
@@ -168,7 +168,7 @@ class Supervisor:
             elif isinstance(key.data, Template | TemplateOutput):
                 key.data.hear()
             elif key.data not in self.runners.values():
-                continue  # dismissed a moment ago
+                continue  # dismissed earlier in this turn
             elif events & selectors.EVENT_WRITE:
                 self._pass_on(key.data)
             else:
@@ -181,9 +181,9 @@ class Supervisor:
             self._tell_kept_at = time.monotonic() + _LOOK_FOR_PARENT
             for name in list(self._kept_only):
                 self._tell_kept(name)
-        if self.outside.asked_for_output:
-            self.outside.tell({name: runner.tail() for name, runner in self.runners.items()})
-        if self.outside.asked_to_stop:
+        if self.control.asked_for_output:
+            self.control.tell({name: runner.tail() for name, runner in self.runners.items()})
+        if self.control.asked_to_stop:
             self._stop()
         return True
 
@@ -212,34 +212,34 @@ class Supervisor:
         for line in lines:
             message = json.loads(line)
             if message["op"] == "kind":
-                self._meet(message.pop("key"), message)
+                self._add_kind(message.pop("key"), message)
             elif message["op"] == "forget":
-                self._forget(message["key"])
+                self._drop_kind(message["key"])
             elif message["op"] == "boot":
                 for name, environment in message["runners"].items():
                     self._boot(name, message["kind"], environment, message["orders"])
             elif message["op"] == "end":
                 self.endings.end(message["name"], message["grace"])
-        # Not one by one: a wave is what has been asked for at once.
+        # After all messages, so that everything requested at once is one wave.
         for template in self.templates.values():
             template.fork()
 
     def _stop(self) -> None:
-        """End all there is, and start nothing any more; the driver may have things in the folder.
+        """End all runners, and start nothing any more; leave the driver's folder alone.
 
-        Said first, so that the driver does not look for others to do what is lost.
+        The driver is notified first, so that it does not replace the lost runners.
         """
-        self.outside.asked_to_stop = False
+        self.control.asked_to_stop = False
         self.stopped = True
         self.say(ev="stopped")
         for name in list(self.runners):
             self.endings.end(name, 0)
         for key in list(self.kinds):
-            self._forget(key)
-        self.outside.note_stop()
+            self._drop_kind(key)
+        self.control.note_stop()
 
     def say(self, **message: Any) -> None:
-        """Tell the driver something."""
+        """Queue a message to the driver."""
         self._out += json.dumps(message).encode() + b"\n"
 
     def _write(self) -> bool:
@@ -253,11 +253,11 @@ class Supervisor:
 
     # Templates
 
-    def _meet(self, key: str, kind: dict[str, Any]) -> None:
-        """Runners of this kind will be asked for: have a template by then."""
+    def _add_kind(self, key: str, kind: dict[str, Any]) -> None:
+        """Prepare a template for runners of this kind."""
         if self.stopped:
             return
-        fork = kind["fork"] and self.adopts
+        fork = kind["fork"] and self.is_subreaper
         self.kinds[key] = RunnerKind(
             kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
         )
@@ -272,7 +272,7 @@ class Supervisor:
             try:
                 template = Template(self, key, kind, seed)
             except (OSError, ValueError):
-                return None  # nor can runners be started; they say why
+                return None  # runners cannot be started either, and report why
             self.templates[key] = template
             self._selector.register(template.connection, selectors.EVENT_READ, template)
             prints = template.prints
@@ -280,7 +280,7 @@ class Supervisor:
         return self.templates.get(key)
 
     def _drop_seed(self) -> None:
-        """End what was forked for a kind that is not forked, or not spoken of."""
+        """End a template that was forked for a kind that is not forked, or never announced."""
         if self.seed is not None:
             connection, process, output = self.seed
             self.seed = None
@@ -289,21 +289,31 @@ class Supervisor:
             process.kill()
             process.wait()
 
-    def _forget(self, key: str) -> None:
-        """No runners of this kind will be asked for."""
+    def _drop_kind(self, key: str) -> None:
+        """Drop a kind; no more runners of it will be requested."""
         self.kinds.pop(key, None)
         if (template := self.templates.get(key)) is not None:
             template.leave()
 
     def replace(self, template: Template) -> None:
-        """Fork from a new template instead, when there is something to fork."""
+        """Drop a template; start a new one if runners wait for it."""
         template.close()
         del self.templates[template.key]
         for runner in template.waiting:
             self._fork(runner, template.key)
 
     def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None:
-        """Start without a template: for good, or, where it has only failed, for this time."""
+        """Start runners without a template: from now on, or if it only failed, this time.
+
+        Parameters
+        ----------
+        template : Template
+        module : str
+            The module that makes it unfit.
+        why : str
+        failed : bool
+            Whether it only failed this time.
+        """
         template.close()
         template.strand()
         del self.templates[template.key]
@@ -314,7 +324,7 @@ class Supervisor:
             self._start(runner)
 
     def unregister(self, what: int | socket.socket) -> None:
-        """Listen to this no longer, if it was listened to."""
+        """Stop listening to this descriptor, if it was registered."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(what)
 
@@ -324,9 +334,9 @@ class Supervisor:
         self, name: str, kind: str, variables: dict[str, str], common: dict[str, Any]
     ) -> None:
         folder = os.path.join(self.scratch, name)
-        # What calls put into temporary folders goes with their runner.
+        # Temporary files of calls are removed with their runner.
         environment = {"TMPDIR": folder, **variables, MARK: f"{self.owner}/{name}"}
-        # Dots hide it from those who look what runners have left.
+        # A hidden file, to be ignored by code that looks for a runner's left-over folders.
         word, whose = secrets.token_hex(6), os.path.join(self.scratch, f".whose-{name}")
         limits = common.get("prints")
         prints = limits and {"word": word, "whose": whose, "limits": limits}
@@ -353,7 +363,7 @@ class Supervisor:
         orders: bytes,
         marks: dict[str, str],
     ) -> Runner | None:
-        """Make all that a runner needs, but its process."""
+        """Create everything that a runner needs, except its process."""
         try:
             os.makedirs(environment["TMPDIR"], exist_ok=True)
             runner = Runner(name, kind, environment, orders, **marks)
@@ -374,11 +384,11 @@ class Supervisor:
             template.ask(runner)
 
     def _start(self, runner: Runner) -> None:
-        """Start a runner as an interpreter of its own."""
+        """Start a runner as an interpreter."""
         leash, output = runner.theirs
         try:
             process = subprocess.Popen(
-                # By path: what the runner may import is in its orders.
+                # By path: the import path of the runner is in its launch configuration.
                 [sys.executable, "-P", *runner.kind.flags, runner_program.__file__, str(leash)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -394,7 +404,7 @@ class Supervisor:
             self.booted(runner, process)
 
     def booted(self, runner: Runner, process: Process) -> None:
-        """A runner has been started."""
+        """Record that a runner has been started."""
         runner.process = process
         runner.let_go()
         self.say(ev="booted", name=runner.name, pid=process.pid)
@@ -402,13 +412,13 @@ class Supervisor:
             self.endings.kill(runner)
 
     def refused(self, runner: Runner, why: str) -> None:
-        """A runner cannot be started."""
+        """Report that a runner cannot be started."""
         self._dismiss(runner)
         self.say(ev="refused", name=runner.name, why=why)
 
     def stranded(self, runner: Runner) -> None:
-        """A runner was to be forked, and nobody can say whether it was: see that it was not."""
-        # If it was, it ends. It is gone when nobody has the other end of its output any more.
+        """Handle a runner that may or may not have been forked: make sure that it ends."""
+        # If it was forked, it ends; this is noticed when its end of the output closes.
         runner.stranded = True
         runner.let_go()
         self.tell(runner, b"end")
@@ -418,7 +428,7 @@ class Supervisor:
         self._dismiss(runner)
         if runner.killed:
             code = -signal.SIGKILL
-            self.say(ev="ended", name=runner.name, code=code, told=True, used=[0, 0], output="")
+            self.say(ev="ended", name=runner.name, code=code, forced=True, used=[0, 0], output="")
             return
         marks = {"word": runner.word, "whose": runner.whose}
         again = self._admit(runner.name, runner.kind, runner.env, runner.orders, marks)
@@ -428,8 +438,16 @@ class Supervisor:
             if runner.kill_at is not None:
                 self.tell(again, b"end")
 
-    def ended(self, runner: Runner, code: int | None, *, told: bool) -> None:
-        """A runner has ended, and nothing is left of it; whether it was told to."""
+    def ended(self, runner: Runner, code: int | None, *, forced: bool) -> None:
+        """Report the end of a runner, and whether it was killed on request.
+
+        Parameters
+        ----------
+        runner : Runner
+        code : int or None
+            Exit code; negative for a signal.
+        forced : bool
+        """
         while self._read(runner):
             pass
         self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
@@ -437,11 +455,11 @@ class Supervisor:
         self._dismiss(runner)
         used = [runner.used, runner.memory]
         self.say(
-            ev="ended", name=runner.name, code=code, told=told, used=used, output=runner.tail()
+            ev="ended", name=runner.name, code=code, forced=forced, used=used, output=runner.tail()
         )
 
     def _dismiss(self, runner: Runner) -> None:
-        """Let go of all that belongs to a runner."""
+        """Release all resources of a runner."""
         del self.runners[runner.name]
         self._kept_only.pop(runner.name, None)
         runner.let_go()
@@ -453,19 +471,19 @@ class Supervisor:
         shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
 
     def tell(self, runner: Runner, line: bytes) -> None:
-        """Say a line to a runner through its leash, as soon as the pipe takes it."""
+        """Queue a line for a runner's leash."""
         if not runner.words:
             self._selector.register(runner.leash, selectors.EVENT_WRITE, runner)
         runner.words += line + b"\n"
 
     def _pass_on(self, runner: Runner) -> None:
-        """Pass on as much of what is to be said as the pipe takes."""
+        """Write as much of the queued lines as the pipe takes."""
         try:
             runner.words = runner.words[os.write(runner.leash, runner.words) :]
         except BlockingIOError:
             return
         except OSError:
-            runner.words = b""  # it is dead
+            runner.words = b""  # the runner is dead
         if not runner.words:
             self.unregister(runner.leash)
 
@@ -486,13 +504,13 @@ class Supervisor:
         return True
 
     def _tell_pieces(self, runner: Runner, pieces: list[Piece]) -> None:
-        """Pass on what was printed, and whose it is."""
+        """Send output, with its owner, to the driver."""
         name, last = runner.name, None
         text = b""
         for piece in pieces:
             if piece.kind == KEEP:
                 kept = self._kept_only.get(name, b"") + piece.text
-                most = len(kept) > 4 * MOST_KEPT  # not each time
+                most = len(kept) > 4 * MOST_KEPT  # not at each piece
                 self._kept_only[name] = kept[-MOST_KEPT:] if most else kept
                 continue
             if last is not None and piece[:4] != last[:4]:
@@ -504,13 +522,21 @@ class Supervisor:
             self.printed(name, text, last)
 
     def _tell_kept(self, name: str) -> None:
-        """Pass on what is not shown; there may be a lot of it, of which the end is enough."""
+        """Send output that is not shown; only its last part, as there may be a lot of it."""
         kept = self._kept_only.pop(name, b"")
         if kept:
             self.printed(name, kept[-MOST_KEPT:], Piece(KEEP, 0, 0, "", b""))
 
     def printed(self, name: str, what: bytes, piece: Piece | None = None) -> None:
-        """Pass on what was printed, unless the driver does not read."""
+        """Send output to the driver, unless the driver does not read.
+
+        Parameters
+        ----------
+        name : str
+        what : bytes
+        piece : Piece, optional
+            Kind and owner of the output.
+        """
         if len(self._out) < _MOST_UNREAD:
             whose = {} if piece is None else {"piece": piece[:4]}
             self.say(ev="output", name=name, text=what.decode(errors="replace"), **whose)

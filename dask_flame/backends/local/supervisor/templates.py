@@ -1,6 +1,6 @@
-"""The guard's side of the templates that runners are forked from (guard).
+"""The supervisor's side of the templates that runners are forked from (supervisor).
 
-What a template is, and what is said to it, is in :mod:`dask_flame.backends.local.fork_server`.
+See :mod:`dask_flame.backends.local.fork_server` for the template process and its messages.
 """
 
 from __future__ import annotations
@@ -23,71 +23,71 @@ if TYPE_CHECKING:
     from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
 
-#: A template that has been forked already and knows its kind: the connection, the output.
+#: A template that has been forked and knows its kind: connection, process, output.
 Seed = tuple[socket.socket, Process, int]
 
 _KEPT_OUTPUT = 16_000
 
 
 class TemplateOutput:
-    """What a template prints while it imports.
+    """The output of a template during its imports.
 
-    It is told once, as that of all its runners, when the template is ready. Before it is kept:
-    where the template is of no use, each runner imports, and prints, by itself.
+    When the template is ready, it is sent once, on behalf of all its runners. Until then it is
+    kept: if the template is unfit, each runner imports, and prints, by itself.
 
     Parameters
     ----------
-    guard : Supervisor
+    supervisor : Supervisor
     descriptor : int
-        Where it comes from.
+        The pipe to read from.
     """
 
-    def __init__(self, guard: Supervisor, descriptor: int) -> None:
-        self.guard = guard
+    def __init__(self, supervisor: Supervisor, descriptor: int) -> None:
+        self.supervisor = supervisor
         self.descriptor = descriptor
         self._kept: bytes | None = b""
         self._closed = False
         os.set_blocking(descriptor, False)
 
     def hear(self) -> None:
-        """Take in what has been printed by now."""
+        """Read the output available now."""
         if self._closed:
-            return  # by what was heard of its template in the same turn
+            return  # closed by a message of its template in the same turn
         try:
             while chunk := os.read(self.descriptor, 1 << 16):
                 if self._kept is None:
-                    self.guard.printed(PRELOAD, chunk)
+                    self.supervisor.printed(PRELOAD, chunk)
                 else:
                     self._kept = (self._kept + chunk)[-_KEPT_OUTPUT:]
-            self.guard.unregister(self.descriptor)  # the template is dead
+            self.supervisor.unregister(self.descriptor)  # the template is dead
         except BlockingIOError:
             pass
 
     def tell(self) -> None:
-        """Pass on what there is, and what comes."""
+        """Send the kept output, and all later output."""
         self.hear()
         kept, self._kept = self._kept, None
         if kept:
-            self.guard.printed(PRELOAD, kept)
+            self.supervisor.printed(PRELOAD, kept)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.guard.unregister(self.descriptor)
+            self.supervisor.unregister(self.descriptor)
             os.close(self.descriptor)
 
 
 class Template:
-    """A process to fork runners of one kind from, and the runners that wait for it.
+    """A process that runners of one kind are forked from, and the runners that wait for it.
 
     Parameters
     ----------
-    guard : Supervisor
+    supervisor : Supervisor
     key : str
-        Of the kind.
+        Key of the kind.
     kind : RunnerKind
     seed : (socket.socket, Process, int) or None
-        One that has been forked already and knows its kind, and the connection to it.
+        A template that has already been forked, to be used instead of a new one.
 
     Raises
     ------
@@ -96,9 +96,9 @@ class Template:
     """
 
     def __init__(
-        self, guard: Supervisor, key: str, kind: RunnerKind, seed: Seed | None = None
+        self, supervisor: Supervisor, key: str, kind: RunnerKind, seed: Seed | None = None
     ) -> None:
-        self.guard = guard
+        self.supervisor = supervisor
         self.key = key
         self.kind = kind
         self.waiting: collections.deque[Runner] = collections.deque()
@@ -109,7 +109,7 @@ class Template:
         self.over = False
         self.connection, self.process, output = seed or self._start()
         self.connection.setblocking(False)
-        self.prints = TemplateOutput(guard, output)
+        self.prints = TemplateOutput(supervisor, output)
         if seed is None:
             self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
 
@@ -124,7 +124,7 @@ class Template:
         words = [program.__file__, str(theirs.fileno()), str(os.getpid())]
         try:
             process = subprocess.Popen(
-                # By path: what a runner may import is in the message that follows.
+                # By path: the import path is in the next message.
                 [sys.executable, "-P", *self.kind.flags, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=write,
@@ -132,7 +132,7 @@ class Template:
                 pass_fds=(theirs.fileno(),),
                 env={**self.kind.env, MARK: NO_MARK},
                 start_new_session=True,
-                preexec_fn=self.guard.usual_limits,
+                preexec_fn=self.supervisor.usual_limits,
             )
         except BaseException:
             ours.close()
@@ -144,28 +144,28 @@ class Template:
         return ours, process, read
 
     def ask(self, runner: Runner) -> None:
-        """Fork this runner, in the next wave."""
+        """Add a runner to the next wave."""
         self.waiting.append(runner)
 
     def fork(self) -> None:
-        """Have a wave of those that wait forked, if one can be now."""
+        """Fork a wave of the waiting runners, if the template is ready and idle."""
         if self.ready and not self.busy and self.waiting:
             self._wave()
 
     def leave(self) -> None:
-        """Be ended, when all that was asked for has been forked."""
+        """End the template once all requested runners are forked."""
         self.leaving = True
         if not self.busy and not self.waiting:
-            self.guard.unfit(self, "", "", failed=True)
+            self.supervisor.unfit(self, "", "", failed=True)
 
     def strand(self) -> None:
-        """Give up what was asked for and has not been spoken of."""
+        """Hand over the requested runners about which the template has not reported."""
         for runner in self.wave.values():
-            self.guard.stranded(runner)
+            self.supervisor.stranded(runner)
         self.wave.clear()
 
     def hear(self) -> None:
-        """Take in what the template has said by now."""
+        """Handle the messages available now."""
         while not self.over:
             try:
                 words = self.connection.recv(LONGEST)
@@ -179,14 +179,14 @@ class Template:
             self._take_in(json.loads(words))
 
     def close(self) -> None:
-        """End the template; what it has forked goes on."""
+        """End the template; runners forked from it live on."""
         self.over = True
-        self.guard.unregister(self.connection)
+        self.supervisor.unregister(self.connection)
         self.connection.close()
         self.prints.close()
         if not self.ready:
-            self.guard.say(ev="importing", key=self.key, module="")
-        # As long as it imports, what is below it are no runners, but what a module has started.
+            self.supervisor.say(ev="importing", key=self.key, module="")
+        # During the imports, its descendants are not runners, but processes started by a module.
         tree = [] if self.ready else below(self.process.pid)
         if not self.ready:
             kill_group(self.process.pid)
@@ -198,16 +198,16 @@ class Template:
     def _take_in(self, message: dict[str, Any]) -> None:
         event = message["ev"]
         if event == "importing":
-            self.guard.say(ev="importing", key=self.key, module=message["module"])
+            self.supervisor.say(ev="importing", key=self.key, module=message["module"])
         elif event == "ready":
             self.ready = True
             self.prints.tell()
-            self.guard.say(ev="importing", key=self.key, module="")
+            self.supervisor.say(ev="importing", key=self.key, module="")
             self.fork()
         elif event == "forked":
-            self.guard.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
+            self.supervisor.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
         elif event == "refused":
-            self.guard.refused(self.wave.pop(message["name"]), message["why"])
+            self.supervisor.refused(self.wave.pop(message["name"]), message["why"])
         elif event == "done":
             self.strand()
             self.busy = False
@@ -217,16 +217,16 @@ class Template:
         elif event == "stale":
             self.waiting.extendleft(reversed(self.wave.values()))
             self.wave.clear()
-            self.guard.replace(self)
+            self.supervisor.replace(self)
         elif event == "unfit":
-            self.guard.unfit(self, message["module"], message["why"], failed=message["failed"])
+            self.supervisor.unfit(self, message["module"], message["why"], failed=message["failed"])
 
     def _lost(self) -> None:
         self.strand()
         if self.ready:
-            self.guard.replace(self)
+            self.supervisor.replace(self)
         else:
-            self.guard.unfit(self, "", "ended while it was imported", failed=True)
+            self.supervisor.unfit(self, "", "ended while it was imported", failed=True)
 
     def _wave(self) -> None:
         self.busy = True
@@ -245,8 +245,8 @@ class Template:
         self._say(requests, descriptors)
 
     def _say(self, message: Any, descriptors: list[int] | None = None) -> None:
-        # It listens, and has read all before: there is room. Where there is not, or the kernel
-        # passes on no more descriptors, it is ended; reading will find that.
+        # The template is listening and has read everything before, so the buffer has room. If it
+        # has not, or the kernel passes no more descriptors, end it; the next read notices.
         try:
             socket.send_fds(self.connection, [json.dumps(message).encode()], descriptors or [])
         except OSError:
