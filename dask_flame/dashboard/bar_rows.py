@@ -15,6 +15,7 @@ from bokeh.models import (
     Range1d,
 )
 
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.time_range import FAR, TimeRange
 
 #: Pixels: the least of a row, and most of all rows together where they cannot be thinner.
@@ -23,16 +24,6 @@ _AXIS = 26
 #: Bars beyond those at the last time when all of them were sent, before they are all sent again.
 _SPARE = 1_500
 _LONGEST_NAME = 17
-
-_SINCE = """
-const { data } = source, i = special_vars.index, left = data.left[i];
-const two = (n) => String(n).padStart(2, "0"), date = new Date(left);
-const end = Math.min(data.right[i], cover.left), s = Math.max(0, end - left) / 1000;
-const lasted = s < 10 ? `${s.toFixed(2)} s` : s < 100 ? `${s.toFixed(1)} s`
-  : s < 6000 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(1)} h`;
-const clock = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-return `${clock}, for ${lasted}${data.right[i] > cover.left ? " so far" : ""}`;
-"""
 
 
 class Bar(NamedTuple):
@@ -130,7 +121,10 @@ class BarRows:
             fill_color={"field": "colour", "transform": self.colours},
             line_color=None,
         )
-        since = CustomJSHover(args={"source": self.source, "cover": span.covers[-1]}, code=_SINCE)
+        since = CustomJSHover(
+            args={"source": self.source, "cover": span.covers[-1]},
+            code=function_call("times", "since(source, cover, special_vars.index)"),
+        )
         fig.add_tools(
             HoverTool(
                 renderers=[bars],

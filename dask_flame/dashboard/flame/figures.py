@@ -16,17 +16,8 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.theme import canvas, plain
-
-# Steps are whole numbers; of times the browser says the unit.
-_ACROSS = """
-const said = axis_label === "step" ? null : tick;
-if (said === null) return Number(tick.toPrecision(9)).toLocaleString("en");
-const [h, m, s] = [Math.floor(tick / 3600), Math.floor(tick / 60) % 60, tick % 60];
-if (tick < 60) return `${+tick.toPrecision(6)} s`;
-if (h) return m ? `${h} h ${m} min` : `${h} h`;
-return s ? `${m}:${String(Math.round(s)).padStart(2, "0")}` : `${m} min`;
-"""
 
 
 def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
@@ -58,7 +49,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     )
     fig.toolbar.autohide = True
     fig.xaxis.formatter = CustomJSTickFormatter(
-        code=_ACROSS.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
+        code=function_call("times", "stepTick(tick, axis.axis_label)"), args={"axis": fig.xaxis[0]}
     )
     fig.xaxis.ticker = BasicTicker(min_interval=1e-3, num_minor_ticks=0)
     if kind == "linear":
@@ -170,10 +161,7 @@ def _source(columns: str, name: str) -> ColumnDataSource:
 def _tell_of_the_mouse(fig: Any) -> None:
     told = CustomJS(
         args={"origin": fig},
-        code="""
-        const { event_name: kind, x, y } = cb_obj;
-        dispatchEvent(new CustomEvent("flame-figure", { detail: { kind, x, y, origin } }));
-        """,
+        code=function_call("times", "tellOfTheMouse(cb_obj, origin)"),
     )
     for event in (MouseMove, MouseLeave, Reset):
         fig.js_on_event(event, told)
