@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dask_flame.dashboard.flame import page
 
-ROOT = Path(__file__).parents[1]
+ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
 STATIC = ROOT / "dask_flame/dashboard/static"
 CHECK = ROOT / "scripts/javascript"
 
