@@ -36,7 +36,7 @@ class LineFilter(Generic[K]):
 
     Examples
     --------
-    >>> lines: Lines[str] = Lines()
+    >>> lines: LineFilter[str] = LineFilter()
     >>> lines.add("runner-1", "one\\n 10%", now=0.0)
     ['one']
     >>> lines.add("runner-1", "\\r 20%", now=0.5), lines.late(now=1.0)

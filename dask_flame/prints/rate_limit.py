@@ -57,7 +57,7 @@ class RateLimit:
 
     Examples
     --------
-    >>> limit = Limit(burst=3, rate=2)
+    >>> limit = RateLimit(burst=3, rate=2)
     >>> limit.offer(5, now=0.0), limit.offer(1, now=0.9), limit.offer(1, now=1.1)
     (3, 0, 1)
     >>> limit.say()
