@@ -85,7 +85,7 @@ def names(kind: str | None) -> Iterator[dict[str, Any]]:
         "slow": lambda: 1,
         "stills": [-1],
         "train": train,
-        "upload": abs,
+        "upload": len,
     }
     if kind is None:
         yield found
