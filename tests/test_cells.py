@@ -371,10 +371,11 @@ def test_it_runs_on_any_dask_cluster(shell: Notebook) -> None:
         assert "pool=, timeout= and rerun= are a FlameCluster's" in shell.fails("1", "gpu")
 
 
-def test_the_cells_of_the_readme_run(shell: Notebook, flame: Flame) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/notebook.md"])
+def test_the_cells_of_the_documentation_run(shell: Notebook, flame: Flame, page: str) -> None:
     flame(pools={"cpu": Pool(max=1), "gpu": Pool(max=1)})
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    cells = re.findall(r"```ipython\n(.*?)```", readme, re.DOTALL)
+    text = (Path(__file__).parents[1] / page).read_text()
+    cells = re.findall(r"```ipython\n(.*?)```", text, re.DOTALL)
     assert any("%%flame" in cell for cell in cells)
     for cell in cells:
         for part in re.split(r"\n\n(?=%)", cell.replace("5m", "1m")):

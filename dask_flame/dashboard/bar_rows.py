@@ -15,6 +15,7 @@ from bokeh.models import (
     Range1d,
 )
 
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.time_range import FAR, TimeRange
 
 #: Minimum height of a row, and maximum height of all rows at that minimum, in pixels.
@@ -23,16 +24,6 @@ _AXIS = 26
 #: Number of bars to add before all bars are sent again.
 _SPARE = 1_500
 _LONGEST_NAME = 17
-
-_SINCE = """
-const { data } = source, i = special_vars.index, left = data.left[i];
-const two = (n) => String(n).padStart(2, "0"), date = new Date(left);
-const end = Math.min(data.right[i], cover.left), s = Math.max(0, end - left) / 1000;
-const lasted = s < 10 ? `${s.toFixed(2)} s` : s < 100 ? `${s.toFixed(1)} s`
-  : s < 6000 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(1)} h`;
-const clock = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-return `${clock}, for ${lasted}${data.right[i] > cover.left ? " so far" : ""}`;
-"""
 
 
 class Bar(NamedTuple):
@@ -135,7 +126,10 @@ class BarRows:
             fill_color={"field": "color", "transform": self.colors},
             line_color=None,
         )
-        since = CustomJSHover(args={"source": self.source, "cover": span.covers[-1]}, code=_SINCE)
+        since = CustomJSHover(
+            args={"source": self.source, "cover": span.covers[-1]},
+            code=function_call("times", "since(source, cover, special_vars.index)"),
+        )
         fig.add_tools(
             HoverTool(
                 renderers=[bars],

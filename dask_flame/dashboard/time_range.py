@@ -20,6 +20,7 @@ from bokeh.models import (
 from bokeh.models.layouts import Row
 from bokeh.plotting import figure
 
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.theme import plain
 
 #: Length in seconds by button; 0 shows everything.
@@ -36,18 +37,6 @@ BUTTONS = """
 .bk-input { background-color: var(--flame-card); color: var(--flame-ink);
  border-color: var(--flame-rule) }
 .bk-btn:hover { border-color: var(--flame-quiet); background: var(--flame-bar) }
-"""
-#: Format times by the browser's clock, as precisely as the distance between ticks requires.
-_CLOCK = """
-const date = new Date(tick), apart = ticks.length > 1 ? ticks[1] - ticks[0] : 60000;
-const two = (n) => String(n).padStart(2, "0");
-if (apart >= 86400000) {
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-}
-const minutes = `${two(date.getHours())}:${two(date.getMinutes())}`;
-if (apart >= 60000) return minutes;
-const seconds = `${minutes}:${two(date.getSeconds())}`;
-return apart >= 1000 ? seconds : `${seconds}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 """
 
 
@@ -126,7 +115,9 @@ class TimeRange:
         )
         plain(fig)
         fig.xaxis.ticker = DatetimeTicker(desired_num_ticks=8, num_minor_ticks=0)
-        fig.xaxis.formatter = CustomJSTickFormatter(code=_CLOCK)
+        fig.xaxis.formatter = CustomJSTickFormatter(
+            code=function_call("times", "clockTick(tick, ticks)")
+        )
         zoom = BoxZoomTool(dimensions="width")
         wheel = WheelZoomTool(dimensions="width", modifiers={"ctrl": True})
         fig.add_tools(zoom, wheel, *tools)

@@ -141,9 +141,12 @@ class FlameCluster(PoolsApi):
     Examples
     --------
     >>> from dask.distributed import Client
-    >>> cluster = FlameCluster(max=8, concurrency=1, idle_timeout="60s")   # doctest: +SKIP
-    >>> client = Client(cluster)                                           # doctest: +SKIP
-    >>> client.gather(client.map(train, variants))                         # doctest: +SKIP
+    >>> cluster = FlameCluster(max=8, concurrency=1, idle_timeout="60s")
+    >>> client = Client(cluster)
+    >>> client.gather(client.map(abs, [-1, -2]))
+    [1, 2]
+    >>> client.close()
+    >>> cluster.close()
     """
 
     _open: ClassVar[weakref.WeakSet[FlameCluster]] = weakref.WeakSet()

@@ -157,8 +157,10 @@ class PoolsApi(Cluster):
 
         Examples
         --------
-        >>> print(cluster.manifest())                                    # doctest: +SKIP
-        >>> Path("flame.yaml").write_text(str(cluster.manifest()))       # doctest: +SKIP
+        >>> print(cluster.manifest())
+        kind: Runner
+        ...
+        >>> size = Path("flame.yaml").write_text(str(cluster.manifest()))
         """
         if self.status in (Status.created, Status.undefined):
             self._check_running()

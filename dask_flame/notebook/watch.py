@@ -82,8 +82,10 @@ def watch(
 
     Examples
     --------
-    >>> futures = client.map(train, rates)                     # doctest: +SKIP
-    >>> dask_flame.watch(futures, metric="accuracy")           # doctest: +SKIP
+    >>> futures = client.map(train, rates)
+    >>> dask_flame.watch(futures, metric="loss")
+    1 call: 1 done; best loss first
+      1  train-...  0.9 at step 0  done
     """
     given, client = futures_of(futures, "watch", "dask_flame.watch(client.map(train, rates))")
     if metric is not None:

@@ -16,17 +16,8 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.theme import canvas, plain
-
-# Steps are whole numbers. Times are formatted with a unit.
-_STEP_OR_TIME = """
-const said = axis_label === "step" ? null : tick;
-if (said === null) return Number(tick.toPrecision(9)).toLocaleString("en");
-const [h, m, s] = [Math.floor(tick / 3600), Math.floor(tick / 60) % 60, tick % 60];
-if (tick < 60) return `${+tick.toPrecision(6)} s`;
-if (h) return m ? `${h} h ${m} min` : `${h} h`;
-return s ? `${m}:${String(Math.round(s)).padStart(2, "0")}` : `${m} min`;
-"""
 
 
 def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
@@ -60,7 +51,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     )
     fig.toolbar.autohide = True
     fig.xaxis.formatter = CustomJSTickFormatter(
-        code=_STEP_OR_TIME.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
+        code=function_call("times", "stepTick(tick, axis.axis_label)"), args={"axis": fig.xaxis[0]}
     )
     fig.xaxis.ticker = BasicTicker(min_interval=1e-3, num_minor_ticks=0)
     if kind == "linear":
@@ -172,10 +163,7 @@ def _source(columns: str, name: str) -> ColumnDataSource:
 def _forward_mouse_events(fig: Any) -> None:
     forward = CustomJS(
         args={"origin": fig},
-        code="""
-        const { event_name: kind, x, y } = cb_obj;
-        dispatchEvent(new CustomEvent("flame-figure", { detail: { kind, x, y, origin } }));
-        """,
+        code=function_call("times", "tellOfTheMouse(cb_obj, origin)"),
     )
     for event in (MouseMove, MouseLeave, Reset):
         fig.js_on_event(event, forward)

@@ -20,6 +20,7 @@ from bokeh.models.layouts import Column
 from bokeh.plotting import figure
 
 from dask_flame.charts.colors import BAD, BOOTING, IDLE, QUIET
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.theme import FULL_WIDTH, plain
 from dask_flame.history.boots import (
     ACCEPTED,
@@ -130,7 +131,9 @@ class BootBars:
         fig.xgrid.grid_line_color = fig.ygrid.grid_line_color
         fig.ygrid.grid_line_color = None
         fig.xaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
-        fig.xaxis.formatter = CustomJSTickFormatter(code="return `${+tick.toPrecision(6)} s`")
+        fig.xaxis.formatter = CustomJSTickFormatter(
+            code=function_call("times", "secondsTick(tick)")
+        )
         fig.yaxis.major_tick_line_color = None
         bars = fig.hbar(
             "y",

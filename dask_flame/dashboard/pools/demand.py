@@ -19,6 +19,7 @@ from bokeh.models.layouts import Column
 
 from dask_flame.charts.colors import BAD, BOOTING, BUSY, DEMAND, IDLE, QUIET
 from dask_flame.dashboard.pools.rows import total
+from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.time_range import TimeRange
 from dask_flame.history.events import Event
 from dask_flame.history.state import PoolSummary, Sample
@@ -38,10 +39,6 @@ MARKS = {
     "held": ("circle", BAD),
     "stopped": ("circle", BAD),
 }
-_CLOCK = """
-const two = (n) => String(n).padStart(2, "0"), date = new Date(value);
-return [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-"""
 #: Height of the plot as a multiple of the existing and planned runners; demand beyond is cut off.
 _ROOM = 2.0
 
@@ -74,7 +71,7 @@ class Demand:
             {name: [] for name in ("x", "y", "marker", "color", "kind", "text")},
             name="pools-event-marks",
         )
-        clock = CustomJSHover(code=_CLOCK)
+        clock = CustomJSHover(code=function_call("times", "clock(value)"))
         self.figure = fig = span.figure(y_range=Range1d(0, 4), height=190, name="pools-demand-plot")
         fig.extra_y_ranges = {"marks": Range1d(0, 1)}
         fig.yaxis.ticker.num_minor_ticks = 0

@@ -27,7 +27,25 @@ def run_when_ready(doc: Document, *scripts: str, **args: Any) -> None:
 
 
 @cache
+def function_call(script: str, call: str) -> str:
+    """Return code for a ``CustomJS`` model: the functions of a script, then a call of one.
+
+    Parameters
+    ----------
+    script : str
+        The name of a file of this folder without ``.js``.
+    call : str
+        An expression. Its value is the value of the code.
+    """
+    return f"{_read(script)}\nreturn {call};\n"
+
+
+@cache
 def _module(scripts: tuple[str, ...]) -> str:
-    parts = [files(__name__).joinpath(f"{name}.js").read_text("utf-8") for name in scripts]
+    parts = map(_read, scripts)
     last = "export default (args, obj, data, context) => main(args, context);\n"
     return "\n".join((*parts, last))
+
+
+def _read(script: str) -> str:
+    return files(__name__).joinpath(f"{script}.js").read_text("utf-8")

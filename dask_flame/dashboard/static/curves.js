@@ -91,6 +91,8 @@ class Curves {
     this.cut = 0; // number of curves with outliers that are not shown
     this.drawn = [];
     this.moving = false;
+    /** @type {(() => void) | null} called when somebody has zoomed */
+    this.zoomed = null;
     for (const { figure } of Object.values(figures)) {
       for (const range of [figure.x_range, figure.y_range]) {
         for (const end of ["start", "end"]) {

@@ -71,7 +71,7 @@ function main(args, { index }) {
       if (axis.axis_label !== label) axis.axis_label = label;
       if (figure.left[0].axis_label !== calls.metric) figure.left[0].axis_label = calls.metric;
     }
-    if (view === "grid") multiples.draw(calls, rows, options, focus, curves);
+    if (view === "grid") multiples.draw(rows, options, focus, curves);
     else if (view !== "empty") curves.draw(calls, rows, options, focus);
     if (side) table.draw(calls, rows, focus);
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
@@ -100,6 +100,7 @@ function main(args, { index }) {
   });
   feed.document.on_event("connection_lost", () => controls.gone(true));
 
+  /** @param {any} event A CustomEvent that figures.py dispatches. */
   const point = ({ detail }) => {
     const here = { linear: linear.figure, log: log.figure, grid: grid.figure };
     const drawn = here[shownView] === detail.origin;

@@ -31,10 +31,12 @@ function commonPrefix(names) {
 
 class Grid {
   constructor({ figure, cells, titles, numbers, lines, ends }, colors) {
-    Object.assign(this, { figure, cells, titles, numbers, lines, ends, colors });
+    this.figure = figure;
+    this.sources = { cells, titles, numbers, lines, ends };
+    this.colors = colors;
     this.layout = [];
   }
-  draw(calls, rows, options, focus, curves) {
+  draw(rows, options, focus, curves) {
     const [width, height] = [this.figure.inner_width || 800, this.figure.inner_height || 500];
     this.figure.x_range.setv({ start: 0, end: width });
     this.figure.y_range.setv({ start: height, end: 0 });
@@ -84,7 +86,7 @@ class Grid {
       }
       return cell;
     });
-    for (const [name, values] of Object.entries(columns)) put(this[name], values);
+    for (const [name, values] of Object.entries(columns)) put(this.sources[name], values);
   }
   /** The common range of all charts, as text. */
   said(metric, options) {
@@ -100,7 +102,7 @@ class Grid {
       own.get(a.runner).push(a);
     }
     for (const calls of own.values()) {
-      calls.sort((a, b) => (a.state === "running") - (b.state === "running"));
+      calls.sort((a, b) => Number(a.state === "running") - Number(b.state === "running"));
     }
     const order = (a, b) => a[0].localeCompare(b[0], undefined, { numeric: true });
     return [...own].sort(order).slice(0, MOST_CELLS);

@@ -44,7 +44,7 @@ class Prints(SchedulerPlugin):
 
     Examples
     --------
-    >>> client.register_plugin(dask_flame.Prints())  # doctest: +SKIP
+    >>> client.register_plugin(dask_flame.Prints())
     """
 
     name = NAME

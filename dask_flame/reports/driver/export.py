@@ -62,7 +62,7 @@ class Exports:
 
         Examples
         --------
-        >>> store.select(pool="gpu", metric="loss", state=["running", "done"])  # doctest: +SKIP
+        >>> found = cluster.reports.select(pool="gpu", metric="loss", state=["running", "done"])
         """
         wanted = {"key": _any_of(call), "runner": _any_of(runner), "pool": _any_of(pool)}
         wanted["state"], names = _any_of(state), _any_of(metric)
@@ -109,9 +109,9 @@ class Exports:
 
         Examples
         --------
-        >>> df = cluster.reports.to_pandas()                                 # doctest: +SKIP
-        >>> df.groupby("call").loss.min()                                    # doctest: +SKIP
-        >>> df.pivot(index="step", columns="call", values="loss").plot()     # doctest: +SKIP
+        >>> frame = cluster.reports.to_pandas()
+        >>> best = frame.groupby("call").loss.min()
+        >>> curves = frame.pivot(index="step", columns="call", values="loss")
         """
         try:
             import pandas as pd
@@ -175,7 +175,7 @@ class Exports:
 
         Examples
         --------
-        >>> cluster.reports.to_tensorboard("runs")     # doctest: +SKIP
+        >>> folders = cluster.reports.to_tensorboard("runs")
         >>> # tensorboard --logdir runs
         """
         open_writer = _writer()

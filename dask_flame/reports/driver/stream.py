@@ -66,9 +66,10 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
 
     Examples
     --------
-    >>> futures = client.map(train, rates)                                 # doctest: +SKIP
-    >>> for r in dask_flame.stream(futures):                               # doctest: +SKIP
+    >>> futures = client.map(train, rates)
+    >>> for r in dask_flame.stream(futures):
     ...     print(r.task, r.runner, r.step, r.values["loss"])
+    train-... cpu-... 0 0.9
     """
     use = "for r in dask_flame.stream(client.map(train, rates)): ..."
     given, client = futures_of(futures, "stream", use)

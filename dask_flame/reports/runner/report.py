@@ -61,7 +61,7 @@ class _Report:
     ...     for step in range(100):
     ...         loss = (1 - rate) ** step
     ...         dask_flame.report(step=step, loss=loss)
-    >>> futures = client.map(train, [0.01, 0.03, 0.1])  # doctest: +SKIP
+    >>> futures = client.map(train, [0.01, 0.03, 0.1])
     """
 
     def __call__(

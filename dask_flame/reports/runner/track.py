@@ -46,7 +46,7 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
 
     Examples
     --------
-    >>> for epoch in range(3):                                   # doctest: +SKIP
+    >>> for epoch in range(3):
     ...     for batch in dask_flame.track(loader):
     ...         loss = train(batch)
     ...         dask_flame.report(loss=loss)

@@ -58,7 +58,7 @@ class Reports(SchedulerPlugin):
 
     Examples
     --------
-    >>> client.register_plugin(dask_flame.Reports())  # doctest: +SKIP
+    >>> client.register_plugin(dask_flame.Reports())
     """
 
     name = NAME

@@ -49,7 +49,7 @@ class ReportStore(Exports):
 
     Examples
     --------
-    >>> calls = client.run_on_scheduler(  # doctest: +SKIP
+    >>> calls = client.run_on_scheduler(
     ...     lambda dask_scheduler: dask_scheduler.plugins["flame-reports"].store.calls)
     """
 
