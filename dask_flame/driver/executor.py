@@ -11,6 +11,7 @@ from typing import Any
 from distributed.protocol import pickle
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.core.backoff import Backoff
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.history.journal import Journal
 from dask_flame.scaling.fleet import Retirement
@@ -123,7 +124,7 @@ class DecisionExecutor:
             await self._end(unknown)
 
     async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
-        left, wait, said = set(names), _AGAIN_FIRST, ""
+        left, backoff, said = set(names), Backoff(_AGAIN_FIRST, _AGAIN_MOST), ""
         while left:
             why = "the backend still has it"
             try:
@@ -139,8 +140,7 @@ class DecisionExecutor:
                         "failed", f"could not be ended, trying on: {why}", runners=left
                     )
                 said, grace = why, 0
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, _AGAIN_MOST)
+                await asyncio.sleep(backoff.next())
         await self._forget(names, "is not known to the backend")
 
     async def _there(self) -> set[str] | None:
@@ -153,10 +153,9 @@ class DecisionExecutor:
 
     async def _forget(self, names: Collection[str], why: str) -> None:
         """Take runners that the backend does not have, and never reported, for ended."""
-        wait = _AGAIN_FIRST
-        while (there := await self._there()) is None:
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, _AGAIN_MOST)
+        backoff = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        while (there := await self._there()) is None:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(backoff.next())
         for name in names:
             if name not in there and self._fleets.of(name) is not None:
                 self._ended(Ended(name=name, why=why))

@@ -25,6 +25,7 @@ from distributed.comm import CommClosedError
 from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.core.backoff import Backoff
 from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import INTERVAL, LEASE, STANDING, TELL
 from dask_flame.lease.answers import ClientAnswers
@@ -363,14 +364,14 @@ class ResumableLink:
     async def _try(self, patience: float) -> None:
         client = self.client
         deadline = monotonic() + patience
-        attempt = _FIRST
+        attempts = Backoff(_FIRST, _LAST)
         while (left := deadline - monotonic()) > 0:
             closed = client.cluster and client.cluster.status in (Status.closed, Status.closing)
             if closed or self._over:
                 break
             client.status, client.scheduler_comm = "connecting", None
             try:
-                await client._ensure_connected(timeout=min(attempt, left))
+                await client._ensure_connected(timeout=min(attempts.next(), left))
                 return
             except ImportError:
                 break
@@ -380,7 +381,6 @@ class ResumableLink:
                     return
                 if client.scheduler_comm is not None:
                     client.scheduler_comm.abort()
-                attempt = min(2 * attempt, _LAST)
                 await asyncio.sleep(0.1)
         else:
             logger.error("not connected again within %g s: closing the client", patience)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dask_flame.core.backoff import doubled
 from dask_flame.core.pool import Pool
 from dask_flame.scaling.decisions import BootRequest, Decision, GiveUp, Retirement
 from dask_flame.scaling.no_room import RoomBackoff
@@ -543,7 +544,7 @@ class Fleet:
         if member.asked > self._failed_at:
             self.failures += 1
             self._failed_at = now
-            wait = min(_BACKOFF_FIRST * 2 ** min(self.failures, 10), _BACKOFF_MOST)
+            wait = doubled(_BACKOFF_FIRST, self.failures, _BACKOFF_MOST)
             self._retry_at = now + wait * (1 - _JITTER * self._chance())
         if final:
             self.failures = max(self.failures, self.pool.boot_attempts)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from dask_flame.core.backoff import doubled
+
 _AGAIN_FIRST = 2.5
 _AGAIN_MOST = 300.0
 #: Seconds for which a paused runner without a call may recover: Dask may need as long to write
@@ -226,7 +228,7 @@ class RunnerIndex:
         """
         member = self.members[name]
         member.refusals += 1
-        again = min(_AGAIN_FIRST * 2 ** min(member.refusals, 10), _AGAIN_MOST)
+        again = doubled(_AGAIN_FIRST, member.refusals, _AGAIN_MOST)
         if member.why:
             self._enter(name, Phase.PAUSED if member.paused else Phase.DRAINING, now)
             self._push(self._dues, now + again, member)

@@ -21,6 +21,7 @@ from distributed.protocol import pickle
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
+from dask_flame.core.backoff import Backoff
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
@@ -380,7 +381,7 @@ class RemoteScheduler:
     # The connection
 
     async def _connect(self) -> None:
-        pause = _FIRST
+        backoff = Backoff(_FIRST, _LONGEST)
         while True:
             begun = time.monotonic()
             try:
@@ -394,8 +395,9 @@ class RemoteScheduler:
             except Exception as error:
                 # Whatever it is: without a connection, all ends.
                 logger.debug("the scheduler's pod could not be reached: %r", error)
-            pause = _FIRST if time.monotonic() > begun + _LONGEST else min(2 * pause, _LONGEST)
-            await asyncio.sleep(pause)
+            if time.monotonic() > begun + _LONGEST:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     async def _follow(self) -> None:
         """Have distributed's Cluster hear of workers again: it subscribes once, when it starts."""

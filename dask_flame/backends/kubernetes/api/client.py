@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -26,6 +25,7 @@ from dask_flame.backends.kubernetes.api.errors import KubernetesError as Kuberne
 from dask_flame.backends.kubernetes.api.errors import said, stated, worded
 from dask_flame.backends.kubernetes.api.sessions import Sessions
 from dask_flame.backends.kubernetes.api.streams import PROTOCOL, PortStream
+from dask_flame.core.backoff import Backoff
 
 logger = logging.getLogger("dask_flame")
 
@@ -37,7 +37,7 @@ _TIMEOUT = 15.0
 _PATIENCE = 60.0
 _PONG = 60.0
 #: First and longest delay of retries, in seconds.
-_FIRST, _LONGEST = 0.1, 5.0
+_FIRST, _LONGEST = 0.2, 5.0
 #: Seconds after an outage within which the server may refuse permitted requests.
 _READY_WITHIN = 15.0
 #: Maximum number of concurrent requests.
@@ -469,7 +469,7 @@ class Api:
         """Call a function, and retry after temporary errors."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.patience if patience is None else patience)
-        pause = _FIRST
+        backoff = Backoff(_FIRST, _LONGEST)
         renewed = False
         while True:
             try:
@@ -486,8 +486,7 @@ class Api:
                 not_ready = self._just_back and not error.decided
                 if self._closed or (error.code and not error.passes and not not_ready):
                     raise
-                pause = min(2 * pause, _LONGEST)
-                wait = max(error.wait, pause * random.uniform(0.5, 1.0))
+                wait = max(error.wait, backoff.next_with_jitter())
                 if loop.time() + wait > until:
                     raise
                 logger.debug("asked again in %.1f s: %s", wait, error)

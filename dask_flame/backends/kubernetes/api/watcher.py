@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import CLOSED, PODS, Api, KubernetesError
+from dask_flame.core.backoff import Backoff
 
 logger = logging.getLogger("dask_flame")
 
 #: Longest and first delay of retries, in seconds.
-_LONGEST, _FIRST = 5.0, 0.1
+_LONGEST, _FIRST = 5.0, 0.2
 
 #: Maximum number of deleted pods to remember.
 _REMEMBERED = 1_000
@@ -75,7 +75,7 @@ class Watcher:
         return pod is not None
 
     async def _watch(self) -> None:
-        pause = _FIRST
+        backoff = Backoff(_FIRST, _LONGEST)
         loop = asyncio.get_running_loop()
         while True:
             wait = 0.0
@@ -87,7 +87,7 @@ class Watcher:
                 watch = self.api.watch(PODS, self.selector, self._version)
                 async with contextlib.aclosing(watch) as events:
                     async for kind, pod in events:
-                        pause = _FIRST
+                        backoff.reset()
                         self._version = pod["metadata"]["resourceVersion"]
                         if kind != "BOOKMARK":
                             self._change(kind, pod)
@@ -107,8 +107,7 @@ class Watcher:
             except Exception:
                 logger.exception("what the API server said of pods could not be taken in")
                 self._version = ""
-            pause = min(2 * pause, _LONGEST)
-            await asyncio.sleep(max(wait, pause * random.uniform(0.5, 1.0)))
+            await asyncio.sleep(max(wait, backoff.next_with_jitter()))
 
     async def _renew(self) -> None:
         try:
