@@ -15,6 +15,8 @@ from typing import Any
 from distributed.core import Server
 from tornado.ioloop import IOLoop
 
+from dask_flame.core.distributed_internals import accept_by
+
 logger = logging.getLogger("dask_flame")
 
 #: What `accept` fails with where too much is open, here or on this machine, or memory is short.
@@ -26,14 +28,9 @@ _IN_A_ROW = 128
 
 
 def accept_patiently(server: Server) -> None:
-    """Have a server of Dask's, and its pages, wait where they cannot accept a connection.
-
-    By private names of tornado's TCPServer, in which there is no other way.
-    """
+    """Have a server of Dask's, and its pages, wait where they cannot accept a connection."""
     for tcp in _listening(server):
-        for descriptor, sock in tcp._sockets.items():
-            tcp._handlers.pop(descriptor)()
-            tcp._handlers[descriptor] = Patience(sock, tcp._handle_connection).stop
+        accept_by(tcp, lambda sock, handle: Patience(sock, handle).stop)
 
 
 def _listening(server: Server) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 
+from dask_flame.core.distributed_internals import replace
 from dask_flame.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -42,4 +43,4 @@ def answer_for_closed() -> None:
         return sync(self, *args, **kwargs)
 
     checked.dask_flame = True  # type: ignore[attr-defined]
-    Client.sync = checked
+    replace(Client, "sync", checked)

@@ -20,6 +20,7 @@ from tornado.ioloop import IOLoop
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.backends.registry import find_backend, made
 from dask_flame.core import config, joblib_hook
+from dask_flame.core.distributed_internals import stop_loop
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
 from dask_flame.core.pool import Pool
@@ -422,7 +423,7 @@ class FlameCluster(PoolsApi):
             if not client.asynchronous:
                 with contextlib.suppress(Exception):
                     client.close(END_GRACE)
-                client._loop_runner.stop()
+                stop_loop(client)
 
     def __del__(self) -> None:
         if self._made_by == os.getpid():

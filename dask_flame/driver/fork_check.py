@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import distributed.utils
 from distributed import Client
 from distributed.diskutils import WorkDir
 
+from dask_flame.core import distributed_internals as internals
 from dask_flame.errors import ForkedError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def clients_of(cluster: FlameCluster) -> Iterator[Client]:
-    """The Clients of a cluster in this process; by a private name, as there is no other way."""
-    for client in list(Client._instances):
+    """The Clients of a cluster in this process."""
+    for client in internals.clients():
         if client.cluster is cluster:
             yield client
 
@@ -33,8 +33,8 @@ def clients_of(cluster: FlameCluster) -> Iterator[Client]:
 def leave_alone(clusters: Iterable[FlameCluster]) -> None:
     """Have these clusters, in a child that was forked, do nothing but say so."""
     # Its thread stays in the parent, too, and what a cluster made here gives it would wait for
-    # ever. Private, as is all that distributed has of it.
-    distributed.utils._offload_executor = ThreadPoolExecutor(1, "Dask-Offload")
+    # ever.
+    internals.renew_offload_executor(ThreadPoolExecutor(1, "Dask-Offload"))
     _keep_folders()
     for cluster in clusters:
         cluster.forked_from = os.getppid()
@@ -42,7 +42,7 @@ def leave_alone(clusters: Iterable[FlameCluster]) -> None:
             cluster.backend.forked()
         with contextlib.suppress(Exception):
             _let_go_of_connections(cluster)
-        for client in list(Client._instances):
+        for client in internals.clients():
             if client.cluster is cluster or _address(client) == cluster.scheduler_address:
                 _cut_off(client, cluster)
 
@@ -65,9 +65,9 @@ def _cut_off(client: Client, cluster: FlameCluster) -> None:
     def refused(*args: Any, **kwargs: Any) -> NoReturn:
         refuse(cluster)
 
-    # All that it does goes through one of these two, the second of which is private.
-    client.sync = refused
-    client._send_to_scheduler = refused
+    # All that it does goes through one of these two.
+    internals.replace(client, "sync", refused)
+    internals.replace(client, "_send_to_scheduler", refused)
     client.status = "closed"  # so that it is not the default one, and is not closed at exit
 
 
@@ -91,12 +91,12 @@ def _let_go_of_connections(cluster: FlameCluster) -> None:
 
     Their numbers stay taken, as objects that have them are still there. Those that are known are
     what the cluster's event loop listens to, if that is Dask's own, of which the thread is not in
-    this process: by private names of distributed and asyncio.
+    this process: by a private name of asyncio.
     """
-    runner = cluster._loop_runner
-    if runner._all_loops.get(runner._loop, (0, None))[1] is None:
+    own = internals.own_loop(cluster)
+    if own is None:
         return  # it is the user's
-    loop: Any = runner._loop.asyncio_loop
+    loop: Any = own.asyncio_loop
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
         for descriptor in list(loop._selector.get_map()):

@@ -11,7 +11,8 @@ import asyncio
 from time import monotonic
 
 from distributed import Worker
-from distributed.metrics import time
+
+from dask_flame.core.distributed_internals import restart_ticks
 
 #: Callbacks of :class:`distributed.Worker` that tell nothing of an idle one.
 _OF_CALLS = ("profile", "profile-cycle", "tick", "ticks")
@@ -51,10 +52,8 @@ class IdleProfiling:
         if self._resting and not self._closed:
             self._resting = False
             # What the measurements compare with, or else the rest would be taken for a delay.
-            # Private names, as there is no other way to begin them anew.
             worker = self._worker
-            worker._last_tick = worker._last_tick_cycle = time()
-            worker._last_tick_counter = worker._tick_counter
+            restart_ticks(worker)
             for name in _OF_CALLS:
                 if name in worker.periodic_callbacks:
                     worker.periodic_callbacks[name].start()

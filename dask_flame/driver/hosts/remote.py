@@ -23,6 +23,7 @@ from dask_flame._version import __version__
 from dask_flame.backends.base import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
 from dask_flame.core.channel import Channel
+from dask_flame.core.distributed_internals import watch_worker_status, worker_status_lost
 from dask_flame.core.messages import DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
 from dask_flame.core.pod_options import POD_OPTIONS
@@ -377,7 +378,7 @@ class RemoteScheduler:
         """Have distributed's Cluster hear of workers again: it subscribes once, when it starts."""
         cluster = self._cluster
         while True:
-            await asyncio.wait([cluster._watch_worker_status_task])
+            await worker_status_lost(cluster)
             if self._closing:
                 return
             try:
@@ -392,10 +393,7 @@ class RemoteScheduler:
                 logger.debug("not told of workers yet: %r", error)
                 await asyncio.sleep(_LONGEST)
             else:
-                cluster._watch_worker_status_comm = comm
-                cluster._watch_worker_status_task = asyncio.ensure_future(
-                    cluster._watch_worker_status(comm)
-                )
+                watch_worker_status(cluster, comm)
 
 
 def _inline(security: Security) -> dict[str, Any]:

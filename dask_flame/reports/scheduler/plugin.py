@@ -11,6 +11,7 @@ from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
+from dask_flame.core.distributed_internals import forget_events
 from dask_flame.core.option_checks import whole, yes_or_no
 from dask_flame.core.redaction import veiled
 from dask_flame.core.settings import configured
@@ -114,9 +115,9 @@ class Reports(SchedulerPlugin):
     def log_event(self, topic: str, msg: Any) -> None:
         if topic != TOPIC or self._scheduler is None:
             return
-        # Dask would keep the last 1,000 messages, of up to a thousand reports each: what is kept is
-        # in the store. There is no public way; a test says when this one is gone.
-        self._scheduler._broker.truncate(TOPIC)
+        # Dask would keep the last 1,000 messages, of up to a thousand reports each, of which all
+        # that is kept is in the store.
+        forget_events(self._scheduler, TOPIC)
         for batch in decode(msg):
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")
