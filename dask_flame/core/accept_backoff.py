@@ -15,6 +15,8 @@ from typing import Any
 from distributed.core import Server
 from tornado.ioloop import IOLoop
 
+from dask_flame.core.distributed_internals import accept_by
+
 logger = logging.getLogger("dask_flame")
 
 #: Errors of `accept` when the process or the machine is out of descriptors or memory.
@@ -26,14 +28,9 @@ _IN_A_ROW = 128
 
 
 def accept_patiently(server: Server) -> None:
-    """Make a Dask server and its pages pause when they cannot accept a connection.
-
-    Uses private names of tornado's TCPServer, which has no public hook for this.
-    """
+    """Make a Dask server and its pages pause when they cannot accept a connection."""
     for tcp in _listening(server):
-        for descriptor, sock in tcp._sockets.items():
-            tcp._handlers.pop(descriptor)()
-            tcp._handlers[descriptor] = AcceptBackoff(sock, tcp._handle_connection).stop
+        accept_by(tcp, lambda sock, handle: AcceptBackoff(sock, handle).stop)
 
 
 def _listening(server: Server) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from dask.typing import Key
 from distributed import Worker, get_worker
 
+from dask_flame.core.distributed_internals import workers
 from dask_flame.core.messages import REPORTS
 
 
@@ -136,7 +137,7 @@ def key_here() -> Key | None:
     key = getattr(threading.current_thread(), _KEY_OF_STARTER, None)
     if key is None and not _may_be_of_a_call():
         return None
-    active = [k for worker in list(Worker._instances) for k in list(worker.active_keys)]
+    active = [k for worker in workers() for k in list(worker.active_keys)]
     return active[0] if len(active) == 1 and key not in active else key
 
 
@@ -200,7 +201,7 @@ def _inherited() -> Place | None:
 
 def _active() -> Iterator[Place]:
     """Yield the calls that run in this process."""
-    for worker in list(Worker._instances):
+    for worker in workers():
         sender = sender_of(worker)
         if sender is not None:
             for key in list(worker.active_keys):

@@ -9,6 +9,8 @@ from typing import Any
 
 from distributed import Actor
 
+from dask_flame.core.distributed_internals import parts_of
+
 
 class Placed(Actor):
     """A Dask actor that is let go at the moment when its proxy is.
@@ -25,8 +27,9 @@ class Placed(Actor):
 
     def __init__(self, actor: Actor) -> None:
         self._beneath = actor
-        super().__init__(actor._cls, actor._address, actor._key, actor._worker)
-        weakref.finalize(self, actor._future.release).atexit = False
+        *arguments, future = parts_of(actor)
+        super().__init__(*arguments)
+        weakref.finalize(self, future.release).atexit = False
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._beneath, name)

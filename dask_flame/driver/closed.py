@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from distributed import Client
 
+from dask_flame.core.distributed_internals import replace
 from dask_flame.errors import ClosedError
 
 
@@ -61,4 +62,4 @@ def answer_for_closed(kind: type[Closable]) -> None:
         return sync(self, *args, **kwargs)
 
     checked.dask_flame = True  # type: ignore[attr-defined]
-    Client.sync = checked
+    replace(Client, "sync", checked)

@@ -23,6 +23,7 @@ from tornado.ioloop import IOLoop
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import find_backend, made
 from dask_flame.core import config, joblib_hook
+from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
 from dask_flame.core.pool import Pool
@@ -439,7 +440,7 @@ class FlameCluster(PoolsApi):
         OSError
             The scheduler was not reached.
         """
-        await asyncio.wait([self._watch_worker_status_task])
+        await worker_status_lost(self)
         if self.status is not Status.running:
             return False
         comm = await self.scheduler_comm.live_comm()
@@ -449,8 +450,7 @@ class FlameCluster(PoolsApi):
         except BaseException:
             comm.abort()
             raise
-        self._watch_worker_status_comm = comm
-        self._watch_worker_status_task = asyncio.ensure_future(self._watch_worker_status(comm))
+        watch_worker_status(self, comm)
         return True
 
     async def _close(self) -> None:
@@ -510,7 +510,7 @@ class FlameCluster(PoolsApi):
             if not client.asynchronous:
                 with contextlib.suppress(Exception):
                     client.close(END_GRACE)
-                client._loop_runner.stop()
+                stop_loop(client)
 
     def __del__(self) -> None:
         if self._made_by == os.getpid():

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, Protocol
 
-import distributed.utils
 from distributed import Client
 from distributed.diskutils import WorkDir
 
 from dask_flame.backends.base import Backend
+from dask_flame.core import distributed_internals as internals
 from dask_flame.errors import ForkedError
 
 
@@ -42,8 +42,8 @@ class Forkable(Protocol):
 
 
 def clients_of(cluster: object) -> Iterator[Client]:
-    """The Clients of a cluster in this process; by a private name, as there is no other way."""
-    for client in list(Client._instances):
+    """Yield the Clients of a cluster in this process."""
+    for client in internals.clients():
         if client.cluster is cluster:
             yield client
 
@@ -51,15 +51,15 @@ def clients_of(cluster: object) -> Iterator[Client]:
 def leave_alone(clusters: Iterable[Forkable]) -> None:
     """Let go of these clusters in a child that was forked: their Clients say so when used."""
     # Its thread stays in the parent, too, and what a cluster made here gives it would wait for
-    # ever. Private, as is all that distributed has of it.
-    distributed.utils._offload_executor = ThreadPoolExecutor(1, "Dask-Offload")
+    # ever.
+    internals.renew_offload_executor(ThreadPoolExecutor(1, "Dask-Offload"))
     _keep_folders()
     for cluster in clusters:
         with contextlib.suppress(Exception):  # of a backend
             cluster.backend.forked()
         with contextlib.suppress(Exception):
             _let_go_of_connections(cluster)
-        for client in list(Client._instances):
+        for client in internals.clients():
             if client.cluster is cluster or _address(client) == cluster.scheduler_address:
                 _cut_off(client, cluster)
 
@@ -82,9 +82,9 @@ def _cut_off(client: Client, cluster: Forkable) -> None:
     def refused(*args: Any, **kwargs: Any) -> NoReturn:
         refuse(cluster)
 
-    # All that it does goes through one of these two, the second of which is private.
-    client.sync = refused
-    client._send_to_scheduler = refused
+    # All that it does goes through one of these two.
+    internals.replace(client, "sync", refused)
+    internals.replace(client, "_send_to_scheduler", refused)
     client.status = "closed"  # so that it is not the default one, and is not closed at exit
 
 
@@ -108,12 +108,12 @@ def _let_go_of_connections(cluster: Forkable) -> None:
 
     Their numbers stay taken, as objects that have them are still there. Those that are known are
     what the cluster's event loop listens to, if that is Dask's own, of which the thread is not in
-    this process: by private names of distributed and asyncio.
+    this process: by a private name of asyncio.
     """
-    runner = cluster._loop_runner
-    if runner._all_loops.get(runner._loop, (0, None))[1] is None:
+    own = internals.own_loop(cluster)
+    if own is None:
         return  # it is the user's
-    loop: Any = runner._loop.asyncio_loop
+    loop: Any = own.asyncio_loop
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
         for descriptor in list(loop._selector.get_map()):

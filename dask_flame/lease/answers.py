@@ -13,8 +13,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from distributed import Client
-
+from dask_flame.core import distributed_internals as internals
 from dask_flame.core.messages import LEASE, MARK
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ class ClientAnswers:
         self._link = link
         self._client = client = link.client
         self._marks: deque[asyncio.Event] = deque()
-        client._restart = self._restart
-        client._cancel = self._cancel
-        client._stream_handlers["restart"] = self._restarted
+        internals.replace(client, "_restart", self._restart)
+        internals.replace(client, "_cancel", self._cancel)
+        internals.stream_handlers(client)["restart"] = self._restarted
 
     def mark(self, sender: Any, n: int) -> asyncio.Event:
         """Put a mark with this number into the stream, and return what its answer will set."""
@@ -79,13 +78,13 @@ class ClientAnswers:
 
     async def _restart(self, *args: Any, **kwargs: Any) -> None:
         try:
-            await Client._restart(self._client, *args, **kwargs)
+            await internals.stock_restart(self._client, *args, **kwargs)
         finally:
             if self._link.on:
                 await asyncio.gather(*map(self._have_heard, self._all()))
 
     async def _cancel(self, *args: Any, **kwargs: Any) -> None:
-        await Client._cancel(self._client, *args, **kwargs)
+        await internals.stock_cancel(self._client, *args, **kwargs)
         if self._link.on:
             await self.hear(_CANCELLED)
 
@@ -96,7 +95,7 @@ class ClientAnswers:
         address = self._client.scheduler.address
         links = [
             client.extensions[LEASE]
-            for client in list(Client._instances)
+            for client in internals.clients()
             if LEASE in client.extensions
             and client.status == "running"
             and client.scheduler.address == address
@@ -107,7 +106,7 @@ class ClientAnswers:
         here, there = asyncio.get_running_loop(), other._client.loop.asyncio_loop
         if there is here:
             await other.hear(_RESTARTED)
-        elif not other._client._asynchronous:
+        elif not internals.made_asynchronous(other._client):
             # Its loop has a thread of its own; that of an asynchronous one may be held up by this.
             hearing = asyncio.run_coroutine_threadsafe(other.hear(_RESTARTED), there)
             await asyncio.wrap_future(hearing)
@@ -120,10 +119,10 @@ class ClientAnswers:
         """
         client = self._client
         # Under this lock futures are made and their graph is handed to the loop.
-        with client._refcount_lock:
+        with internals.futures_lock(client):
             keys = list(client.futures)
-            client._handle_restart()
+            internals.handle_restart(client)
             if keys and self._link.on:
-                client._send_to_scheduler(
-                    {"op": "client-releases-keys", "keys": keys, "client": client.id}
+                internals.send_to_scheduler(
+                    client, {"op": "client-releases-keys", "keys": keys, "client": client.id}
                 )

@@ -20,6 +20,7 @@ from distributed.metrics import time
 from distributed.scheduler import heartbeat_interval
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.core.distributed_internals import replace, restore
 from dask_flame.core.messages import LEASE, MARK, STANDING, TELL
 from dask_flame.lease.clients import LATE, Alarm, ClientRecord, first_alone, keeps
 
@@ -75,7 +76,7 @@ class ClientSessions:
         self._stock_register = s.handlers["register-client"]
         self._stock_remove = s.remove_client
         s.handlers["register-client"] = self._register
-        s.remove_client = self._remove
+        replace(s, "remove_client", self._remove)
         s.handlers[STANDING] = self._standing
         s.stream_handlers[MARK] = self._mark
         s.stream_handlers[TELL] = self._tell
@@ -108,13 +109,13 @@ class ClientSessions:
         self._look_out.stop()
         s = self.scheduler
         s.handlers["register-client"] = self._stock_register
-        del s.remove_client
+        restore(s, "remove_client")
         del s.handlers[STANDING]
         # Until they have heard of it, clients say these as before: what a scheduler has no handler
         # for ends a client's stream.
         s.stream_handlers[MARK] = s.stream_handlers[TELL] = _ignore
         for sender in s.client_comms.values():
-            vars(sender.comm).pop("read", None)
+            restore(sender.comm, "read")
         records, self.records = self.records, {}
         for client, record in records.items():
             if record.release is not None:
@@ -173,7 +174,7 @@ class ClientSessions:
             else:
                 await self._stock_register(comm, client=client, **kwargs)
         finally:
-            vars(comm).pop("write", None)
+            restore(comm, "write")
 
     async def _register_kept(self, comm: Comm, client: str, **kwargs: Any) -> None:
         self._latest[client] = comm
@@ -192,7 +193,7 @@ class ClientSessions:
         try:
             await self._stock_register(comm, client=client, **kwargs)
         finally:
-            vars(comm).pop("read", None)
+            restore(comm, "read")
             # A connection that ends in the middle of its beginning ends without a `remove_client`.
             if client in self.records and client not in self.scheduler.client_comms:
                 self._remove(client)
@@ -245,7 +246,7 @@ class ClientSessions:
             record.count(messages)
             return messages
 
-        comm.read = counted
+        replace(comm, "read", counted)
 
     def _standing(self, client: str) -> dict[str, Any] | None:
         record = self.records.get(client)

@@ -11,6 +11,7 @@ from typing import Any
 from distributed.comm import Comm
 from distributed.scheduler import ClientState
 
+from dask_flame.core.distributed_internals import replace, restore
 from dask_flame.core.messages import MARK, UNNUMBERED
 
 #: Seconds later than this and the process itself was stopped, or had no time, meanwhile.
@@ -90,13 +91,13 @@ def first_alone(comm: Comm) -> None:
     write = comm.write
 
     async def first(messages: Any, **kwargs: Any) -> int:
-        vars(comm).pop("write", None)
+        restore(comm, "write")
         written: int = await write(messages[:1], **kwargs)
         if len(messages) > 1:
             written += await write(messages[1:], **kwargs)
         return written
 
-    comm.write = first
+    replace(comm, "write", first)
 
 
 def _named(client: str, *names: str) -> bool:

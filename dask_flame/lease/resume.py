@@ -25,6 +25,7 @@ from distributed.comm import CommClosedError
 from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.core import distributed_internals as internals
 from dask_flame.core.backoff import Backoff
 from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import INTERVAL, LEASE, STANDING, TELL
@@ -69,9 +70,9 @@ def resume_clients() -> None:
     >>> import dask_flame
     >>> dask_flame.resume_clients()
     """
-    if hasattr(Client._reconnect, "dask_flame"):
+    connect, reconnect = internals.connecting()
+    if hasattr(reconnect, "dask_flame"):
         return
-    connect, reconnect = Client._ensure_connected, Client._reconnect
 
     @functools.wraps(connect)
     async def _ensure_connected(self: Client, timeout: float | None = None) -> None:
@@ -89,13 +90,13 @@ def resume_clients() -> None:
             await reconnect(self)
 
     _reconnect.dask_flame = True  # type: ignore[attr-defined]
-    Client._ensure_connected = _ensure_connected
-    Client._reconnect = _reconnect
+    internals.replace(Client, "_ensure_connected", _ensure_connected)
+    internals.replace(Client, "_reconnect", _reconnect)
     # What is scattered is pickled for its key, and handlers of events are called, on the loop that
     # a FlameCluster and its Client share: what exits would end it.
-    Client._scatter = shielded(Client._scatter)
-    Client._handle_event = shielded(Client._handle_event)
-    for client in list(Client._instances):
+    for name in ("_scatter", "_handle_event"):
+        internals.replace(Client, name, shielded(getattr(Client, name)))
+    for client in internals.clients():
         if client.status == "running" and keeps(client.id):
             client.loop.add_callback(ResumableLink.of(client).join)
 
@@ -111,7 +112,7 @@ def tell_clients(cluster: Any, why: str, error: type[Exception] | None = None) -
         What their calls fail with, those that are submitted from now on included; by default they
         are cancelled.
     """
-    for client in list(Client._instances):
+    for client in internals.clients():
         link = client.extensions.get(LEASE)
         if client.cluster is cluster and link is not None:
             client.loop.add_callback(link.over, why, error)
@@ -147,7 +148,7 @@ class ResumableLink:
         self._over = ""  # why the cluster is no more, where it has said so
         self._error: type[Exception] | None = None  # what calls fail with then
         # On this instance: all that a Client says but its heartbeat goes through this.
-        client._send_to_scheduler_safe = self.post
+        internals.replace(client, "_send_to_scheduler_safe", self.post)
         self.answers = ClientAnswers(self)
 
     @staticmethod
@@ -183,7 +184,7 @@ class ResumableLink:
             if sender is None or sender is self._sender or client.status != "running":
                 return
             keep_no_log(sender)
-            client._event_handlers[LEASE] = self._told
+            internals.event_handlers(client)[LEASE] = self._told
             try:
                 standing = await self._ask(timeout)
             except Exception as error:
@@ -225,12 +226,13 @@ class ResumableLink:
         self.outbox.renumber()
         self._resumed = -1
         beat = min(_BEAT, self.silence / 4 or _BEAT)
-        old = client._periodic_callbacks.pop(LEASE, None)
+        callbacks = internals.client_callbacks(client)
+        old = callbacks.pop(LEASE, None)
         if old is not None:
             old.stop()
-        client._periodic_callbacks[LEASE] = PeriodicCallback(self._beat, beat * 1000)
+        callbacks[LEASE] = PeriodicCallback(self._beat, beat * 1000)
         self._open(sender)
-        client._periodic_callbacks[LEASE].start()
+        callbacks[LEASE].start()
 
     def _open(self, sender: Any) -> None:
         """Speak through this connection, beginning with what the log holds."""
@@ -283,7 +285,7 @@ class ResumableLink:
     async def _futures(self) -> dict[Any, Any]:
         """The futures there are; what was said of them has been posted when this returns."""
         # Under this lock futures are made and their graph is handed to the loop.
-        with self.client._refcount_lock:
+        with internals.futures_lock(self.client):
             futures = dict(self.client.futures)
         posted = asyncio.Event()
         self.client.loop.add_callback(posted.set)
@@ -323,12 +325,12 @@ class ResumableLink:
         self._cancel(dict(self.client.futures), why)
         if error is not None:
             # The Client closes soon: a call that is submitted then is told the same.
-            self.client._send_to_scheduler = self._refuse
+            internals.replace(self.client, "_send_to_scheduler", self._refuse)
 
     def _refuse(self, message: dict[str, Any]) -> None:
         if self._error is not None and self.client.status == "closed" and submits(message):
             raise self._error(self._over)
-        type(self.client)._send_to_scheduler(self.client, message)
+        internals.stock_send(self.client, message)
 
     def off(self) -> None:
         """Be as stock: the scheduler holds no lease any more."""
@@ -341,7 +343,7 @@ class ResumableLink:
         if client.scheduler is not None:
             for name in ("gather", "who_has", "scatter"):
                 vars(client.scheduler).pop(name, None)
-        if (beat := client._periodic_callbacks.pop(LEASE, None)) is not None:
+        if (beat := internals.client_callbacks(client).pop(LEASE, None)) is not None:
             beat.stop()
         self._up.set()
 
@@ -356,7 +358,7 @@ class ResumableLink:
         # Requests under way on other connections may wait for ever: those too are lost.
         client.rpc.remove(client.scheduler.address, reason="the connection was lost")
         try:
-            await self._try(max(client._timeout, self.grace))
+            await self._try(max(internals.client_timeout(client), self.grace))
         finally:
             if client.status not in ("connecting", "running"):
                 self._up.set()  # who waits is not to wait for ever
@@ -371,7 +373,7 @@ class ResumableLink:
                 break
             client.status, client.scheduler_comm = "connecting", None
             try:
-                await client._ensure_connected(timeout=min(attempts.next(), left))
+                await internals.connect(client, min(attempts.next(), left))
                 return
             except ImportError:
                 break
@@ -389,7 +391,7 @@ class ResumableLink:
             "what governs it: disconnect_grace, and the Client's timeout."
         )
         self._cancel(dict(client.futures), self._over or lost)
-        await client._close()
+        await internals.close_client(client)
         self.off()
 
     # What is said and heard
@@ -397,7 +399,7 @@ class ResumableLink:
     def post(self, message: dict[str, Any]) -> None:
         """Say something to the scheduler, now or when it is there again."""
         if not self.on:
-            type(self.client)._send_to_scheduler_safe(self.client, message)
+            internals.stock_send_safe(self.client, message)
             return
         if self.client.status == "closed":
             return
@@ -407,7 +409,7 @@ class ResumableLink:
                 # It would break the connection, and take along what others have submitted.
                 pickled = pickle.dumps(error)
                 for key in message["keys"]:
-                    self.client._handle_task_erred(key=key, exception=pickled)
+                    internals.fail_future(self.client, key, pickled)
                 return
         elif cannot_name(message.get("keys", ())):
             message = {**message, "keys": [k for k in message["keys"] if not cannot_name([k])]}

@@ -20,6 +20,7 @@ from distributed import Client, Future, get_client, wait
 from IPython.core.displayhook import DisplayHook
 from IPython.core.error import UsageError
 
+from dask_flame.core import distributed_internals as internals
 from dask_flame.core.terminal_text import tame
 from dask_flame.driver import calls
 from dask_flame.errors import FlameError
@@ -303,12 +304,12 @@ def _unsubscribe(client: Client, topic: str) -> None:
     """Unsubscribe from a topic, and remove it from the scheduler."""
     with contextlib.suppress(Exception):
         client.unsubscribe_topic(topic)
-        client._event_handlers.pop(topic, None)
+        internals.event_handlers(client).pop(topic, None)
         client.run_on_scheduler(_drop_topic, topic, wait=False)
 
 
 async def _drop_topic(topic: str, dask_scheduler: Any) -> None:
-    dask_scheduler._broker._topics.pop(topic, None)
+    internals.topics(dask_scheduler).pop(topic, None)
 
 
 def _not_sendable(parcel: Parcel) -> str:

@@ -11,7 +11,8 @@ import asyncio
 from time import monotonic
 
 from distributed import Worker
-from distributed.metrics import time
+
+from dask_flame.core.distributed_internals import restart_ticks
 
 #: Callbacks of :class:`distributed.Worker` that are of no use on an idle worker.
 _CALLBACKS = ("profile", "profile-cycle", "tick", "ticks")
@@ -50,11 +51,9 @@ class IdleProfiling:
         self._calls += 1
         if self._paused and not self._closed:
             self._paused = False
-            # Reset the reference points of the measurements, or the pause would count as a delay.
-            # These names are private; there is no public way to restart the measurements.
+            # Or the pause would count as a delay.
             worker = self._worker
-            worker._last_tick = worker._last_tick_cycle = time()
-            worker._last_tick_counter = worker._tick_counter
+            restart_ticks(worker)
             for name in _CALLBACKS:
                 if name in worker.periodic_callbacks:
                     worker.periodic_callbacks[name].start()

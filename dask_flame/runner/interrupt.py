@@ -26,6 +26,7 @@ from distributed.core import error_message
 from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
+from dask_flame.core.distributed_internals import set_proceed
 from dask_flame.runner.devices import Devices
 from dask_flame.runner.gpus import make_current
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, message_of
@@ -362,4 +363,4 @@ class InterruptibleThreadPoolExecutor(ThreadPoolExecutor):
         me = threading.current_thread()
         with self._rejoin_lock:
             self._rejoin_list[:] = [item for item in self._rejoin_list if item[0] is not me]
-            thread_state.proceed = me in self._threads
+            set_proceed(me in self._threads)

@@ -32,6 +32,7 @@ from distributed.worker_state_machine import (
 from dask_flame.core import joblib_hook
 from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
+from dask_flame.core.distributed_internals import adopt_client
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
 from dask_flame.core.threads import in_thread
@@ -405,7 +406,7 @@ class RunnerWorker(Worker):
                 name="worker",
                 timeout=parse_timedelta(timeout, "s"),
             )
-            Worker._initialized_clients.add(client)
+            adopt_client(client)
         adopted: Client = super()._get_client(timeout)
         return adopted
 

@@ -4,8 +4,6 @@ A stock scheduler notes some things for as long as it lives: a span for each bur
 of events for each worker there has ever been, a prefix for each kind of key, and a line whenever
 the number of threads changes. Where runners come and go all day, and a client is at work, that is
 megabytes a minute. Each list here has a most, beyond which the oldest of what is over goes.
-
-All of it is in private names of distributed, which has no public way.
 """
 
 from __future__ import annotations
@@ -16,10 +14,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from distributed import Scheduler, Worker
-from distributed._async_taskgroup import AsyncTaskGroup
 from distributed.core import ConnectionPool
 from distributed.scheduler import TaskGroup
 from distributed.spans import Span, SpansSchedulerExtension
+
+from dask_flame.core import distributed_internals as internals
 
 #: Spans (see :func:`distributed.span`), kinds of keys, and changes of the number of threads.
 MOST_SPANS, MOST_PREFIXES, MOST_CHANGES = 1_000, 5_000, 10_000
@@ -72,7 +71,7 @@ def _take_out(index: dict[Any, list[Span]], name: Any, span: Span) -> None:
         del index[name]
 
 
-class SoonDone(AsyncTaskGroup):
+class SoonDone(internals.AsyncTaskGroup):
     """Tasks that a scheduler puts off for an hour, all of them to clean up, are done in a minute.
 
     Each of them waits with a coroutine, a timer and a context, one for each worker that is gone.
@@ -87,15 +86,15 @@ class SoonDone(AsyncTaskGroup):
 
 def bound(scheduler: Scheduler) -> None:
     """Have a scheduler, which has not started, forget soon what has gone."""
-    scheduler._ongoing_background_tasks = SoonDone()
-    lines = scheduler._deque_handler
+    internals.set_background_tasks(scheduler, SoonDone())
+    lines = internals.log_handler(scheduler)
     if lines.deque.maxlen == _STOCK_LINES:
         lines.deque = deque(lines.deque, maxlen=MOST_LINES)
 
 
 def forget_worker(scheduler: Scheduler, address: str) -> None:
     """Forget what is noted of a worker that is gone: Dask only empties it, after a while."""
-    topics = scheduler._broker._topics
+    topics = internals.topics(scheduler)
     # Not of this one only: the last word of a worker comes when it has been removed.
     for name in [n for n in topics if "://" in n and n not in scheduler.workers]:
         if not topics[name].subscribers:
@@ -110,8 +109,9 @@ def forget_lines(worker: Worker) -> None:
     Its handler goes with the worker, and is held by the logger until then; a line that it has kept
     may hold the worker, by an error's frames.
     """
-    logging.getLogger("distributed.worker").removeHandler(worker._deque_handler)
-    worker._deque_handler.deque.clear()
+    handler = internals.log_handler(worker)
+    logging.getLogger("distributed.worker").removeHandler(handler)
+    handler.deque.clear()
 
 
 def forget_connections(pool: ConnectionPool) -> None:
@@ -137,8 +137,7 @@ def forget_changes(scheduler: Scheduler) -> None:
         gone = len(changes) // 2
         del changes[:gone]
         # Spans know by a position when they began.
-        for span in scheduler.extensions["spans"].spans.values():
-            span._total_nthreads_offset = max(0, span._total_nthreads_offset - gone)
+        internals.shift_threads_history(scheduler.extensions["spans"].spans.values(), gone)
 
 
 def forget_prefixes(scheduler: Scheduler) -> None:

@@ -25,6 +25,7 @@ from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
 from dask_flame.core import python_versions
+from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
 from dask_flame.core.pool import Pool
@@ -276,7 +277,7 @@ class FlameScheduler(ClientAnswers):
         return False
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
-        if not ts._queueable:
+        if not queueable(ts):
             # Private, and set by the P2P shuffle alone, on tasks that only reschedule themselves:
             # holding them back would slow the shuffle down, and they keep no slot.
             return super().decide_worker_non_rootish(ts)

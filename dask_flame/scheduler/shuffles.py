@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.scheduler import TaskState
-from distributed.shuffle._core import ShuffleSpec, barrier_key
-from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+from distributed.shuffle import ShuffleSchedulerPlugin
 
+from dask_flame.core.distributed_internals import ShuffleSpec, barrier_key
 from dask_flame.scheduler.base import SchedulerBase
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Scheduler, SchedulerPlugin, Status
 from distributed.scheduler import TaskState, WorkerState
 
+from dask_flame.core.distributed_internals import reschedule
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import HELLO, RESTING, RETURNED, RUNNER, WATCH
 from dask_flame.core.pool import Pool
@@ -272,7 +273,7 @@ class Slots(SchedulerPlugin):
                 self._wait(dts)
             elif dts.state == "processing" and dts.processing_on not in holders:
                 # It waits there for what never comes.
-                scheduler._reschedule(dts.key, stimulus_id=f"flame-pinned-{time.time()}")
+                reschedule(scheduler, dts.key, f"flame-pinned-{time.time()}")
         scheduler.reopen()
 
     def freed(self, key: Any, worker: str, **kwargs: Any) -> None:

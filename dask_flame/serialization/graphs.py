@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cloudpickle
-from dask._task_spec import DataNode, GraphNode
 from dask.typing import Key
 from distributed.scheduler import TaskState
 
+from dask_flame.core.distributed_internals import DataNode, GraphNode
 from dask_flame.errors import CallFailed
 from dask_flame.serialization.failures import text_of
 

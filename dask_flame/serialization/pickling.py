@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import distributed.utils
 from distributed.protocol import pickle as dask_pickle
 
+from dask_flame.core.distributed_internals import offload_executor, replace
 from dask_flame.serialization.by_value import send_by_value
 from dask_flame.serialization.failures import Interrupted, answer_always, text_of
 
@@ -28,12 +28,12 @@ def prepare(*, interruptible: bool) -> None:
         Whether a KeyboardInterrupt in the main thread may come from the user, who pressed Ctrl-C.
     """
     send_by_value()
-    # Large messages are pickled in this executor. It is private; there is no public one.
-    answer_always(distributed.utils._offload_executor)
+    # Large messages are pickled in this executor.
+    answer_always(offload_executor())
     for name, error in (("dumps", pickle.PicklingError), ("loads", pickle.UnpicklingError)):
         function = getattr(dask_pickle, name)
         if not hasattr(function, "dask_flame"):
-            setattr(dask_pickle, name, _only_exceptions(function, error, interruptible))
+            replace(dask_pickle, name, _only_exceptions(function, error, interruptible))
 
 
 def _only_exceptions(

@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dask._task_spec import Alias, DataNode, Dict, List, Set, Task, TaskRef, Tuple
 from dask.typing import Key
 from dask.utils import apply
 from distributed import Worker
 
 from dask_flame.core.argument_text import ITEMS, NamedArgument, told
+from dask_flame.core.distributed_internals import (
+    Alias,
+    DataNode,
+    Dict,
+    List,
+    Set,
+    Task,
+    TaskRef,
+    Tuple,
+)
 from dask_flame.serialization.packed import PackedTask
 
 #: Suffix that makes the key of a call unique.

@@ -7,9 +7,10 @@ from time import monotonic
 from typing import Any
 
 from dask.typing import Key
-from distributed import Scheduler, Worker, WorkerPlugin
+from distributed import Worker, WorkerPlugin
 
 from dask_flame.core.current_call import count_forks, forks
+from dask_flame.core.distributed_internals import has_scheduler
 from dask_flame.prints.frames import KEEP, SHOW
 from dask_flame.prints.lines import trimmed
 from dask_flame.prints.rate_limit import Limits
@@ -128,7 +129,7 @@ class PrintSender(WorkerPlugin):
         self._transport: StreamTransport | None = None
 
     def setup(self, worker: Worker) -> None:
-        if isinstance(sys.stdout, CallStream) or Scheduler._instances:
+        if isinstance(sys.stdout, CallStream) or has_scheduler():
             return
         self._transport = StreamTransport(worker)
         self._prints = PrintStreams(self._transport, self.limits)

@@ -13,6 +13,7 @@ from dask.typing import Key
 from distributed import Client, Future
 from distributed.utils import in_async_call
 
+from dask_flame.core.distributed_internals import state_of
 from dask_flame.core.option_checks import whole
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
@@ -100,7 +101,7 @@ class Stream:
             return
         # With an asynchronous client, errors are raised by the first read.
         source = None if client.asynchronous else client.sync(source_of, client)
-        states = [future._state for future in futures]
+        states = [state_of(future) for future in futures]
         client.loop.add_callback(self._inbox.follow, client, states, source)
 
     def __iter__(self) -> Stream:

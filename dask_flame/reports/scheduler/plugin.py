@@ -11,6 +11,7 @@ from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
+from dask_flame.core.distributed_internals import forget_events
 from dask_flame.core.option_checks import whole, yes_or_no
 from dask_flame.core.redaction import veiled
 from dask_flame.core.settings import configured
@@ -119,8 +120,8 @@ class Reports(SchedulerPlugin):
         if topic != TOPIC or self._scheduler is None:
             return
         # Dask would keep the last 1,000 messages of up to a thousand reports each; the store
-        # already has them. There is no public method, so a test checks that this one exists.
-        self._scheduler._broker.truncate(TOPIC)
+        # already has them.
+        forget_events(self._scheduler, TOPIC)
         for batch in decode(msg):
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")

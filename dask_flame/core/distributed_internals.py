@@ -1,0 +1,417 @@
+"""All names inside of Dask that dask-flame uses though they are not public (any place).
+
+A name that begins with an underscore may move with any release of dask, distributed or tornado, and
+so may a method that is replaced. No other module uses such names, but for overriding the methods in
+:data:`OVERRIDDEN`. A test looks up each name that is registered here, and fails when one has moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import distributed.utils
+from dask._task_spec import (  # how a graph's nodes are told from data, and read
+    Alias,
+    DataNode,
+    Dict,
+    GraphNode,
+    List,
+    Set,
+    Task,
+    TaskRef,
+    Tuple,
+)
+from dask.typing import Key
+from distributed import Actor, Client, Future, Scheduler, Worker
+from distributed._async_taskgroup import AsyncTaskGroup  # to put off for less than an hour
+from distributed.deploy.cluster import Cluster
+from distributed.metrics import time
+from distributed.scheduler import TaskState
+from distributed.shuffle._core import ShuffleSpec, barrier_key  # to restrict one to a pool
+from distributed.spans import Span
+from distributed.threadpoolexecutor import thread_state
+from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.tcpserver import TCPServer
+
+if TYPE_CHECKING:
+    from distributed.broker import Topic
+    from distributed.client import FutureState
+    from distributed.comm import Comm
+    from distributed.utils import DequeHandler, LoopRunner
+
+__all__ = [
+    "Alias",
+    "AsyncTaskGroup",
+    "DataNode",
+    "Dict",
+    "GraphNode",
+    "List",
+    "Set",
+    "ShuffleSpec",
+    "Task",
+    "TaskRef",
+    "Tuple",
+    "barrier_key",
+]
+
+#: Methods that are overridden in a subclass, and why. None of them is public.
+OVERRIDDEN = {
+    "BatchedSend._background_send": "what is said is sent at once, without an interval",
+    "Cluster._close": "a cluster closes its own parts first",
+    "Cluster._get_logs": "logs of runners come from the substrate",
+    "Cluster._repr_html_": "a cluster is shown by its pools",
+    "Cluster._start": "a cluster starts its own parts",
+    "Cluster._update_worker_status": "home is no runner",
+    "Cluster._wait_for_workers": "runners that are waited for are booted",
+    "Cluster._widget": "a cluster is shown by its pools",
+    "Scheduler._create_taskstate_from_graph": "the last moment at which a graph can be changed",
+    "Scheduler._task_to_msg": "a task is sent so that reading it cannot harm a connection",
+    "ShuffleSchedulerPlugin._calculate_worker_for": "a shuffle stays within a pool",
+    "Worker._get_client": "a call that waits in its client leaves its slot",
+    "Worker._send_worker_status_change": "a paused runner returns the calls it has not begun",
+}
+
+#: Methods that :func:`replace` may replace on a class or on one instance, functions that it may
+#: replace in a module, and why.
+REPLACED = {
+    "Client._cancel": "returns when the scheduler has heard of it",
+    "Client._ensure_connected": "a client that is back takes up its lease",
+    "Client._handle_event": "an event handler that exits must not end the event loop",
+    "Client._reconnect": "a lost connection is resumed",
+    "Client._restart": "returns when all clients of this process have heard of it",
+    "Client._scatter": "data that exits when it is pickled must not end the event loop",
+    "Client._send_to_scheduler": "a client without its cluster says why",
+    "Client._send_to_scheduler_safe": "messages are numbered, to be sent again when they are lost",
+    "Client.sync": "a closed or forked cluster says so",
+    "Comm.read": "messages of a client are counted",
+    "Comm.write": "a client's first message is sent alone",
+    "Scheduler.remove_client": "what a client wanted is kept while it is away",
+    "distributed.protocol.pickle.dumps": "what exits as it is pickled must not end the event loop",
+    "distributed.protocol.pickle.loads": "what exits as it is read must not end the event loop",
+}
+
+#: What each function here uses: the class (or module) and the name. Filled by :func:`uses`.
+USED: list[tuple[str, str]] = []
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def uses(*names: str) -> Callable[[_F], _F]:
+    """Register what a function uses, each as ``"Class._name"``."""
+
+    def registered(function: _F) -> _F:
+        for name in names:
+            owner, _, attribute = name.rpartition(".")
+            USED.append((owner, attribute))
+        return function
+
+    return registered
+
+
+def replace(owner: object, name: str, function: Callable[..., Any]) -> None:
+    """Replace a method of Dask's by another, for a class or one instance; or a module's function.
+
+    Raises
+    ------
+    LookupError
+        If it is not one of :data:`REPLACED`.
+    """
+    if isinstance(owner, ModuleType):
+        names = [owner.__name__]
+    else:
+        cls = owner if isinstance(owner, type) else type(owner)
+        names = [base.__name__ for base in cls.__mro__]
+    if not any(f"{owner_name}.{name}" in REPLACED for owner_name in names):
+        raise LookupError(f"{names[0]}.{name} is not listed in REPLACED")
+    setattr(owner, name, function)
+
+
+def restore(instance: object, name: str) -> None:
+    """Let an instance have the method of its class again, if it was replaced."""
+    vars(instance).pop(name, None)
+
+
+# What there is in this process. There is no public list.
+
+
+@uses("Client._instances")
+def clients() -> list[Client]:
+    """Return the Clients of this process."""
+    return list(Client._instances)
+
+
+@uses("Worker._instances")
+def workers() -> list[Worker]:
+    """Return the workers of this process."""
+    return list(Worker._instances)
+
+
+@uses("Scheduler._instances")
+def has_scheduler() -> bool:
+    """Return whether there is a scheduler in this process."""
+    return bool(Scheduler._instances)
+
+
+# Clients
+
+
+@uses("Client._refcount_lock")
+def futures_lock(client: Client) -> threading.RLock:
+    """Return the lock under which futures are made and their graph is handed to the loop."""
+    lock: threading.RLock = client._refcount_lock
+    return lock
+
+
+@uses("Client._periodic_callbacks")
+def client_callbacks(client: Client) -> dict[str, PeriodicCallback]:
+    """Return what a Client calls from time to time; it ends with the Client."""
+    callbacks: dict[str, PeriodicCallback] = client._periodic_callbacks
+    return callbacks
+
+
+@uses("Client._event_handlers")
+def event_handlers(client: Client) -> dict[str, Callable[..., Any]]:
+    """Return the handlers of a Client by topic: subscribing would ask the scheduler."""
+    handlers: dict[str, Callable[..., Any]] = client._event_handlers
+    return handlers
+
+
+@uses("Client._stream_handlers")
+def stream_handlers(client: Client) -> dict[str, Callable[..., Any]]:
+    """Return the handlers of what the scheduler says to a Client."""
+    handlers: dict[str, Callable[..., Any]] = client._stream_handlers
+    return handlers
+
+
+@uses("Client._timeout")
+def client_timeout(client: Client) -> float:
+    """Return the seconds that a Client has been given to connect."""
+    return float(client._timeout)
+
+
+@uses("Client._asynchronous")
+def made_asynchronous(client: Client) -> bool:
+    """Return whether a Client was made for a user's own event loop, wherever this is called."""
+    return bool(client._asynchronous)
+
+
+@uses("Client._handle_restart")
+def handle_restart(client: Client) -> None:
+    """Forget all futures of a Client."""
+    client._handle_restart()
+
+
+@uses("Client._handle_task_erred")
+def fail_future(client: Client, key: Key, exception: bytes) -> None:
+    """Let the futures of a key fail with an exception, without the scheduler."""
+    client._handle_task_erred(key=key, exception=exception)
+
+
+@uses("Client._send_to_scheduler")
+def send_to_scheduler(client: Client, message: dict[str, Any]) -> None:
+    """Send a message as this Client does, in the order of all that it says."""
+    client._send_to_scheduler(message)
+
+
+@uses("Client._send_to_scheduler")
+def stock_send(client: Client, message: dict[str, Any]) -> None:
+    """Send a message as the Client's class does, where that is replaced on the instance."""
+    type(client)._send_to_scheduler(client, message)
+
+
+@uses("Client._send_to_scheduler_safe")
+def stock_send_safe(client: Client, message: dict[str, Any]) -> None:
+    """Send a message at once, as the Client's class does."""
+    type(client)._send_to_scheduler_safe(client, message)
+
+
+@uses("Client._ensure_connected", "Client._reconnect")
+def connecting() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the methods by which Clients connect, and connect again."""
+    return Client._ensure_connected, Client._reconnect
+
+
+@uses("Client._restart")
+async def stock_restart(client: Client, *args: Any, **kwargs: Any) -> None:
+    """Restart as the class does."""
+    await Client._restart(client, *args, **kwargs)
+
+
+@uses("Client._cancel")
+async def stock_cancel(client: Client, *args: Any, **kwargs: Any) -> None:
+    """Cancel as the class does."""
+    await Client._cancel(client, *args, **kwargs)
+
+
+@uses("Client._ensure_connected")
+async def connect(client: Client, timeout: float) -> None:
+    """Connect a Client again."""
+    await client._ensure_connected(timeout=timeout)
+
+
+@uses("Client._close")
+async def close_client(client: Client) -> None:
+    """Close a Client from its own event loop."""
+    await client._close()
+
+
+@uses("Client._loop_runner", "LoopRunner.stop")
+def stop_loop(client: Client) -> None:
+    """End the thread of a Client's event loop, which it cannot end from inside."""
+    client._loop_runner.stop()
+
+
+@uses("Future._state")
+def state_of(future: Future) -> FutureState:
+    """Return the state that all futures of a key share."""
+    state: FutureState = future._state
+    return state
+
+
+@uses("Actor._cls", "Actor._address", "Actor._key", "Actor._worker", "Actor._future")
+def parts_of(actor: Actor) -> tuple[Any, str, Key, Worker | None, Future]:
+    """Return the four arguments with which another proxy is made, and the future it holds."""
+    return actor._cls, actor._address, actor._key, actor._worker, actor._future
+
+
+# Clusters
+
+
+@uses("Cluster._loop_runner", "LoopRunner._loop", "LoopRunner._all_loops")
+def own_loop(cluster: Cluster) -> IOLoop | None:
+    """Return the event loop of a cluster; None if it is the user's and not Dask's."""
+    runner: LoopRunner = cluster._loop_runner
+    if runner._all_loops.get(runner._loop, (0, None))[1] is None:
+        return None
+    loop: IOLoop = runner._loop
+    return loop
+
+
+@uses("Cluster._watch_worker_status_task")
+async def worker_status_lost(cluster: Cluster) -> None:
+    """Wait until a cluster hears of its workers no more."""
+    await asyncio.wait([cluster._watch_worker_status_task])
+
+
+@uses(
+    "Cluster._watch_worker_status",
+    "Cluster._watch_worker_status_comm",
+    "Cluster._watch_worker_status_task",
+)
+def watch_worker_status(cluster: Cluster, comm: Comm) -> None:
+    """Let a cluster hear of its workers by another connection: it connects once, as it starts."""
+    cluster._watch_worker_status_comm = comm
+    cluster._watch_worker_status_task = asyncio.ensure_future(cluster._watch_worker_status(comm))
+
+
+@uses("distributed.utils._offload_executor")
+def offload_executor() -> ThreadPoolExecutor:
+    """Return what pickles and reads large messages in its thread."""
+    executor: ThreadPoolExecutor = distributed.utils._offload_executor
+    return executor
+
+
+@uses("distributed.utils._offload_executor")
+def renew_offload_executor(executor: ThreadPoolExecutor) -> None:
+    """Replace the thread for large messages, which a forked process does not have."""
+    distributed.utils._offload_executor = executor
+
+
+# The scheduler
+
+
+@uses("TaskState._queueable")
+def queueable(ts: TaskState) -> bool:
+    """Return whether a task may wait: not those of a P2P shuffle that reschedule themselves."""
+    return bool(ts._queueable)
+
+
+@uses("Scheduler._reschedule")
+def reschedule(scheduler: Scheduler, key: Key, stimulus_id: str) -> None:
+    """Give a call that has been sent to a worker to another one."""
+    scheduler._reschedule(key, stimulus_id=stimulus_id)
+
+
+@uses("Scheduler._broker", "Broker._topics")
+def topics(scheduler: Scheduler) -> dict[str, Topic]:
+    """Return the topics of events: Dask only empties those that are over, after a while."""
+    found: dict[str, Topic] = scheduler._broker._topics
+    return found
+
+
+@uses("Scheduler._broker", "Broker.truncate")
+def forget_events(scheduler: Scheduler, topic: str) -> None:
+    """Forget the events of a topic: Dask would keep the last 1,000."""
+    scheduler._broker.truncate(topic)
+
+
+@uses("Scheduler._ongoing_background_tasks")
+def set_background_tasks(scheduler: Scheduler, tasks: AsyncTaskGroup) -> None:
+    """Replace what holds the tasks of a scheduler that has not started."""
+    scheduler._ongoing_background_tasks = tasks
+
+
+@uses("Scheduler._deque_handler", "Worker._deque_handler")
+def log_handler(server: Scheduler | Worker) -> DequeHandler:
+    """Return the handler that keeps the log of a scheduler or a worker."""
+    handler: DequeHandler = server._deque_handler
+    return handler
+
+
+@uses("Span._total_nthreads_offset")
+def shift_threads_history(spans: Iterable[Span], gone: int) -> None:
+    """Let spans know that the oldest changes of the number of threads are forgotten."""
+    for span in spans:
+        span._total_nthreads_offset = max(0, span._total_nthreads_offset - gone)
+
+
+# Workers
+
+
+@uses(
+    "Worker._last_tick",
+    "Worker._last_tick_cycle",
+    "Worker._last_tick_counter",
+    "Worker._tick_counter",
+)
+def restart_ticks(worker: Worker) -> None:
+    """Begin to measure the event loop's delays anew, after a pause that is no delay."""
+    worker._last_tick = worker._last_tick_cycle = time()
+    worker._last_tick_counter = worker._tick_counter
+
+
+@uses("Worker._initialized_clients")
+def adopt_client(client: Client) -> None:
+    """Let a worker close this client with itself, as those that it has made."""
+    Worker._initialized_clients.add(client)
+
+
+@uses("distributed.threadpoolexecutor.thread_state")
+def set_proceed(proceed: bool) -> None:
+    """Set whether the current thread of a worker's pool takes another task."""
+    thread_state.proceed = proceed
+
+
+# Servers
+
+
+@uses("TCPServer._sockets", "TCPServer._handlers", "TCPServer._handle_connection")
+def accept_by(
+    tcp: TCPServer, accept: Callable[[Any, Callable[..., Any]], Callable[[], None]]
+) -> None:
+    """Accept a server's connections in another way.
+
+    Parameters
+    ----------
+    tcp : tornado.tcpserver.TCPServer
+    accept : callable
+        Takes a listening socket and what handles a connection; returns what stops it.
+    """
+    for descriptor, sock in tcp._sockets.items():
+        tcp._handlers.pop(descriptor)()
+        tcp._handlers[descriptor] = accept(sock, tcp._handle_connection)
