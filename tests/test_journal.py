@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections import Counter
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from conftest import wait_for
+from dask_flame.core.pool import Pool
+from dask_flame.driver.fleets import PoolFleets
+from dask_flame.driver.hosts.replication import SchedulerProxy
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, BootLog
 from dask_flame.history.events import EventLog
 from dask_flame.history.journal import (
@@ -28,6 +32,7 @@ from dask_flame.history.journal import (
 from dask_flame.history.records import History
 from dask_flame.history.timeline import RunnerTimeline, StateChange
 from dask_flame.history.usage import UsageByPool
+from dask_flame.scaling.runner_index import Phase, RunnerState
 
 ASKED = Event(100.0, "boot", "demand of 3", ("r-1", "r-2", "r-3"), "cpu", {"demand": 3})
 READY = Event(101.0, "ready", "registered 1.00 s after its boot", ("r-1",), "cpu")
@@ -178,3 +183,28 @@ def test_a_clusters_records_are_folds_over_its_journal(flame: Any) -> None:
         again.journal.append(entry)
     assert records(again) == records(cluster._history)
     assert again.usage["default"].ended["ended"] == again.usage["default"].boots > 0
+
+
+def test_a_driver_knows_the_runners_of_a_scheduler_elsewhere_by_its_journal() -> None:
+    fleets = PoolFleets({"cpu": Pool(max=3)})
+    proxy, history = SchedulerProxy(fleets), History(["cpu"])
+    history.journal.subscribe(proxy.apply)
+    history.journal.append(ENTRIES[0])
+    fleet = fleets.fleets["cpu"]
+    assert list(fleets.members) == list(NAMES)
+    assert (fleet.count(Phase.BOOTING), fleets.of("r-1")) == (3, "cpu")
+    ready = RunnerState("r-1", Phase.READY, asked=70.0, since=69.0, busy=1)
+    numbers = {"cpu": (4, 3, 12, "")}
+    proxy.take(members=[ready, RunnerState("r-9", Phase.READY, 1.0, 1.0)], numbers=numbers)
+    assert list(fleets.members) == list(NAMES)  # of others nothing is known any more
+    assert (fleet.count(Phase.BOOTING), fleet.count(Phase.READY)) == (2, 1)
+    assert (proxy.demand("cpu"), proxy.waiting("cpu")) == (4, 3)
+    assert fleet.roster.busy_seconds(0) == 12
+    paid = history.usage["cpu"].paid(fleets.members.values(), time.monotonic())
+    assert paid == pytest.approx(70.0, abs=5)
+    for entry in ENTRIES[1:]:
+        history.journal.append(entry)
+    assert fleets.members == {}
+    assert (fleet.count(Phase.BOOTING), fleet.count(Phase.READY)) == (0, 0)
+    assert fleets.of("r-1") is None
+    assert history.usage["cpu"].paid([], 0) == 60.5 + 61.5 + 70.0

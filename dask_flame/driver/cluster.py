@@ -50,7 +50,6 @@ from dask_flame.history.boots import is_step
 from dask_flame.history.costs import Costs
 from dask_flame.history.records import History
 from dask_flame.history.state import Snapshot
-from dask_flame.lease.resume import tell_clients
 from dask_flame.prints.driver.show import DriversShow
 from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.scheduler.plugin import Prints, Taker
@@ -401,6 +400,7 @@ class FlameCluster(PoolsApi):
             return self._make_own_host()
         # Not everybody needs it.
         from dask_flame.driver.hosts.remote import RemoteScheduler
+        from dask_flame.lease.resume import tell_clients
 
         return RemoteScheduler(
             self._host_parts(),
