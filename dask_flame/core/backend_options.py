@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
 import dask.config
@@ -27,7 +27,7 @@ logger = logging.getLogger("dask_flame")
 GROUP = "dask_flame.backends"
 
 _classes: dict[str, type[BackendOptions]] = {}  # by the name of the back end
-_modules: dict[str, str] = {}  # of entry points, by the name of the back end
+_points: dict[str, EntryPoint] = {}  # by the name of the back end
 _imported: set[str] = set()  # names of those whose modules have been imported
 
 
@@ -132,7 +132,7 @@ def check_settings() -> None:
     PoolError
     """
     sections = dask.config.get("flame", None) or {}
-    for name in sorted({*DEFAULTS["flame"], *sections} & _installed().keys()):
+    for name in sorted({*DEFAULTS["flame"], *sections} & installed().keys()):
         _import(name)
         if name in _classes:
             _classes[name].check_settings()
@@ -142,7 +142,7 @@ def knowing(name: str) -> list[type[BackendOptions]]:
     """Return the classes that declare an option, in an order that is always the same."""
     _import_all()
     if not any(name in known.declared() for known in _classes.values()):
-        _modules.clear()  # it may have been installed a moment ago
+        installed(again=True)
         _import_all()
     found = [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
     # First one that the option is most likely meant for.
@@ -197,14 +197,22 @@ def shown(options: Mapping[str, Any]) -> dict[str, str]:
     return {n: o.shown(options[n]) for n, o in known.items() if o is not None}
 
 
-def _installed() -> Mapping[str, str]:
-    if not _modules:
-        _modules.update((point.name, point.module) for point in entry_points(group=GROUP))
-    return _modules
+def installed(*, again: bool = False) -> Mapping[str, EntryPoint]:
+    """Return the entry points of back ends, by name.
+
+    Parameters
+    ----------
+    again : bool
+        Whether to look again: one may have been installed a moment ago.
+    """
+    if again or not _points:
+        _points.clear()
+        _points.update((point.name, point) for point in entry_points(group=GROUP))
+    return _points
 
 
 def _import_all() -> None:
-    for name in _installed():
+    for name in list(installed()):
         _import(name)
 
 
@@ -213,7 +221,7 @@ def _import(name: str) -> None:
         return
     _imported.add(name)
     try:
-        known = getattr(import_module(_installed()[name]), "Options", None)
+        known = getattr(import_module(installed()[name].module), "Options", None)
     except Exception:
         # Whoever names the back end is told why.
         logger.debug("the options of backend=%r cannot be imported", name, exc_info=True)
