@@ -242,9 +242,9 @@ class Backend(ABC):
     imports the modules of ``preload``, connects to ``scheduler`` and registers under its name. The
     back end need not know when that happens.
 
-    **Ending a runner.** A runner ends by itself when the scheduler tells it to or is gone, and when
-    its configuration's channel closes. A back end must also be able to end it by force, with all
-    processes that it has started.
+    **Ending a runner.** A runner ends by itself when the scheduler tells it to or is gone, at a
+    SIGTERM, and, where it has its configuration from its standard input, when that closes. A back
+    end must also be able to end it by force, with all processes that it has started.
 
     **A runner's exit.** The code is 0 when the runner was told to end, or when the scheduler was
     gone; 1 when it could not start, and then the traceback is the last of its output, or when the
@@ -296,7 +296,12 @@ class Backend(ABC):
 
         It is called before :meth:`start`, with one runner for each pool, and again whenever a
         pool's policy has changed. Names and the scheduler's address are empty. By default nothing
-        happens. It must not fail.
+        happens.
+
+        Raises
+        ------
+        BackendError
+            If there could be no such runner.
         """
 
     @abstractmethod
@@ -310,8 +315,8 @@ class Backend(ABC):
           living one is not touched.
         - The substrate refuses a request: the request counts as accepted, and `ended` is called
           with the refusal, before or after the return.
-        - The substrate cannot be reached, or all requests fail alike: raise BackendError. No
-          ``ended`` follows for these runners.
+        - The substrate cannot be reached: the same for each runner, or raise BackendError. After
+          an exception no `ended` follows for these runners.
         - After :meth:`close`: `ended` is called for each, or BackendError is raised.
         - Cancelled: each runner either was accepted, or was never there.
 

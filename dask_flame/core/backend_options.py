@@ -71,7 +71,7 @@ class BackendOptions(Declared):
             raise PoolError(f"unknown option {unknown}; there are {', '.join(declared) or 'none'}")
         for name, known in declared.items():
             value = given.get(name)
-            object.__setattr__(self, name, None if value is None else known.check(name, value))
+            object.__setattr__(self, name, None if value is None else known.checked(name, value))
 
     @property
     def given(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _checked(name: str, value: Any) -> Any:
     first: PoolError | None = None
     for known in knowing(name):
         try:
-            return known.declared()[name].check(name, value)
+            return known.declared()[name].checked(name, value)
         except PoolError as error:
             first = first or error
     assert first is not None, name
