@@ -44,7 +44,7 @@ class BackendOptions(Declared):
         The name of the back end.
     makes : str
         The word for its runners, in the plural, for the error of another back end that is given an
-        option: ``"pods"``.
+        option: ``"pods"``. By default they are called by the back end's name.
     settings : mapping of str to Option
         Settings of the back end that are not options of a pool, by their names in the section
         ``flame.<backend>`` of the configuration.
@@ -87,6 +87,11 @@ class BackendOptions(Declared):
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={text}" for name, text in self.shown.items())
         return f"{type(self).__name__}({options})"
+
+    @classmethod
+    def runners(cls) -> str:
+        """Return the word for its runners, in the plural."""
+        return cls.makes or f"runners of {cls.backend!r}"
 
     @classmethod
     def configured(cls) -> BackendOptions:
