@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder, for imports and entry points of this process and of those that it starts."""
-    for name in ("_classes", "_modules"):
+    for name in ("_classes", "_points"):
         monkeypatch.setattr(backend_options, name, dict(getattr(backend_options, name)))
     monkeypatch.setattr(backend_options, "_imported", set(backend_options._imported))
     monkeypatch.syspath_prepend(str(folder))

@@ -6,7 +6,6 @@ What holds on any Kubernetes is in ``real_kubernetes``; here a server misbehaves
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
-from dask_flame.testing.conformance import BackendConformance
 from fakes.kubernetes import FakeKubernetes
 from other_python import other_python
 
@@ -126,29 +124,6 @@ def pods(fake: FakeKubernetes) -> list[dict[str, Any]]:
 def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
     time.sleep(seconds)
     return get_worker().name, os.environ.get("TOKEN")
-
-
-class TestConformance(BackendConformance):
-    @pytest.fixture
-    def fake(self, kubernetes: Start) -> FakeKubernetes:
-        return kubernetes()
-
-    @pytest.fixture
-    def factory(self, fake: FakeKubernetes) -> type[KubernetesBackend]:
-        return KubernetesBackend
-
-    @pytest.fixture
-    def outage(self, fake: FakeKubernetes) -> Any:
-        @contextlib.asynccontextmanager
-        async def outage(backend: Any) -> AsyncIterator[None]:
-            backend._api.patience = 1.0
-            await asyncio.to_thread(fake.down)
-            try:
-                yield
-            finally:
-                await asyncio.to_thread(fake.up)
-
-        return outage
 
 
 def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) -> None:

@@ -246,7 +246,20 @@ CLUSTER = [
     Row(
         "backend",
         [
-            *(True, 0, 1, nan, "", " ", int, object, Backend, Pool, lambda: None, lambda a: None),
+            *(
+                True,
+                0,
+                1,
+                nan,
+                "",
+                " ",
+                int,
+                object,
+                Backend,
+                Pool,
+                lambda: None,
+                lambda a, b: None,
+            ),
             *(junk for junk in _JUNK if junk is not print),
         ],
         ["local", nothing, partial(nothing)],

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerSpec:
-    """What one runner is told: whom to serve, and with what.
+    """The description of one runner: its scheduler, its resources and its environment.
+
+    :func:`dask_flame.backends.runner_command` makes a command of it.
 
     Attributes
     ----------
     name : str
-        Unique in its cluster for the cluster's whole life.
+        The runner's name. A cluster uses no name twice.
     scheduler : str
         Address to register at.
     concurrency : int
@@ -41,9 +43,10 @@ class RunnerSpec:
     pool : str
         The pool that it belongs to.
     shutdown_timeout : float
-        Seconds that it may take to see its calls out when it is being taken away.
+        Seconds that its calls may take to end when the runner is taken away.
     cpus : float or None
-        CPUs that it is given, or else threads for numerical libraries: one at least.
+        CPUs of the runner. Where the substrate gives none, numerical libraries use as many threads,
+        at least one.
     gpus : int
         GPUs that it needs.
     resources : mapping of str to float
@@ -51,20 +54,20 @@ class RunnerSpec:
     memory : int or None
         Bytes; None for no limit.
     env : mapping of str to str
-        Environment variables over the substrate's own. May hold secrets.
+        Environment variables, over those of the substrate. May hold secrets.
     preload : sequence of str
-        Modules to import first.
+        Modules to import before the runner registers.
     config : mapping
         Dask configuration.
     security : mapping of str to str
         What :class:`distributed.Security` takes for a worker. Holds a private key.
     flags : sequence of str
-        Arguments of its Python interpreter, as those of the driver's.
+        Arguments for the Python interpreter, with which it behaves as the driver's.
     hash_seed : str
-        Its ``PYTHONHASHSEED``, where its environment does not say another; empty: a random one.
+        Value of ``PYTHONHASHSEED``, where the environment has no other; empty: a random one.
     cwd : str or None
-        The driver's working directory now, for runners on the same machine; None: it is gone;
-        empty: whatever they start in.
+        The driver's working directory, for a runner on the same machine; None: that folder was
+        deleted; empty: the runner stays where it starts.
     options : mapping
         The pool's options for this back end, checked by its :attr:`Backend.Options`. May hold
         secrets.
@@ -187,7 +190,7 @@ class Ended:
 
 
 def _unheard(*_: str) -> None:
-    """Nobody wants to know."""
+    """Ignore what a back end says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +242,9 @@ class Backend(ABC):
     imports the modules of ``preload``, connects to ``scheduler`` and registers under its name. The
     back end need not know when that happens.
 
-    **Ending a runner.** A runner ends by itself when the scheduler tells it to or is gone, and when
-    its configuration's channel closes. A back end must also be able to end it by force, with all
-    processes that it has started.
+    **Ending a runner.** A runner ends by itself when the scheduler tells it to or is gone, at a
+    SIGTERM, and, where it has its configuration from its standard input, when that closes. A back
+    end must also be able to end it by force, with all processes that it has started.
 
     **A runner's exit.** The code is 0 when the runner was told to end, or when the scheduler was
     gone; 1 when it could not start, and then the traceback is the last of its output, or when the
@@ -293,7 +296,12 @@ class Backend(ABC):
 
         It is called before :meth:`start`, with one runner for each pool, and again whenever a
         pool's policy has changed. Names and the scheduler's address are empty. By default nothing
-        happens. It must not fail.
+        happens.
+
+        Raises
+        ------
+        BackendError
+            If there could be no such runner.
         """
 
     @abstractmethod
@@ -307,8 +315,8 @@ class Backend(ABC):
           living one is not touched.
         - The substrate refuses a request: the request counts as accepted, and `ended` is called
           with the refusal, before or after the return.
-        - The substrate cannot be reached, or all requests fail alike: raise BackendError. No
-          ``ended`` follows for these runners.
+        - The substrate cannot be reached: the same for each runner, or raise BackendError. After
+          an exception no `ended` follows for these runners.
         - After :meth:`close`: `ended` is called for each, or BackendError is raised.
         - Cancelled: each runner either was accepted, or was never there.
 
@@ -448,31 +456,32 @@ class Backend(ABC):
 
     @classmethod
     def overseer(cls, **where: str) -> Inspector:
-        """Who sees and ends this user's clusters from outside, for ``dask flame``.
+        """Return an inspector, by which ``dask flame`` sees and ends this user's clusters.
 
-        It is not asked of a backend; one that has it can be named there by ``--backend``.
+        A back end need not have one. With one, ``dask flame --backend`` takes its name. It is
+        called without an instance, in a process that has no cluster.
 
         Parameters
         ----------
         **where : str
-            Which of several places to look in, of those options that were given: ``namespace`` and
-            ``context``.
+            The places to look in: those of the options ``namespace`` and ``context`` that the user
+            has given.
 
         Raises
         ------
         BackendError
-            If the backend has none, or no use for such an option.
+            If the back end has no inspector, or has no use for such an option.
         """
         raise BackendError(
             f"backend={cls.name!r} cannot be asked by the command line for its clusters"
         )
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        """What would be sent to the substrate for a runner; nothing is.
+        """Return the objects that would be sent to the substrate for a runner, and send nothing.
 
-        It is not asked of a backend, but without it :meth:`dask_flame.FlameCluster.manifest` has
-        nothing to show. It may be called from any thread, after :meth:`start`, and must be made by
-        what makes that which is sent.
+        A back end need not have it; without it :meth:`dask_flame.FlameCluster.manifest` has nothing
+        to show. It may be called from any thread, between :meth:`start` and :meth:`close`. The code
+        that boots runners must also make these objects, so that they are the same.
 
         Parameters
         ----------
@@ -482,15 +491,15 @@ class Backend(ABC):
         Returns
         -------
         sequence of mapping
-            The objects: the runner's own, and all that is there for its sake, in the order in which
-            they are sent. Made of what YAML's safe dumper takes, and without secrets: of ``env``,
-            ``config``, ``security`` and ``options["secrets"]`` no value is shown; see
+            The runner's own object and all others that are made for it, in the order in which they
+            are sent. YAML's safe dumper can write them. They hold no secrets: no value of ``env``,
+            ``config``, ``security`` and ``options["secrets"]`` is shown; see
             :mod:`dask_flame.backends.redact`.
 
         Raises
         ------
         BackendError
-            If the backend does not show what it sends, or there could be no such runner.
+            If the back end shows nothing, or there could be no such runner.
         PoolError
             If an option is wrong.
         """
@@ -498,7 +507,10 @@ class Backend(ABC):
 
     @property
     def listening(self) -> dict[str, Any]:
-        """Where the scheduler listens, so that runners reach it: what its constructor takes."""
+        """Arguments with which the scheduler listens where runners reach it.
+
+        Known when :meth:`start` has returned.
+        """
         return {"host": "127.0.0.1"}
 
     @property
@@ -512,20 +524,24 @@ class Backend(ABC):
 
     @property
     def apart(self) -> bool:
-        """Whether the scheduler is to be by the runners; known when :meth:`start` has returned."""
+        """Whether the scheduler runs by the runners, started by :meth:`lodge`, not in the driver.
+
+        Known when :meth:`start` has returned.
+        """
         return False
 
     async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
-        """Start a process for the scheduler by the runners; returns when it has started.
+        """Start a process for the scheduler by the runners. Return when it has started.
 
-        All that the backend makes is to go when that process ends.
+        It is called once, after :meth:`start`, and only where :attr:`apart` is true. When that
+        process ends, all that the back end has made ends with it.
 
         Parameters
         ----------
         spec : SchedulerSpec
         over : callable
-            To be called on the event loop with the reason when it has ended, unless :meth:`close`
-            has ended it.
+            Call it on the event loop, with the reason, when the process has ended, unless
+            :meth:`close` has ended it.
 
         Returns
         -------
@@ -540,50 +556,52 @@ class Backend(ABC):
         raise NotImplementedError
 
     def met(self) -> None:
-        """The process that :meth:`lodge` has started has answered: it looks after itself now.
+        """Hear that the process that :meth:`lodge` has started is connected to its driver.
 
-        Until then its backend sees to it that it goes when this driver's process does. By default
-        nothing is to be done.
+        From now on it ends by itself when it has lost its driver. Until then the back end must end
+        it when the driver's process is gone. By default nothing happens.
         """
         return
 
     async def reach(self, port: int, *, at: int = 0) -> int:
-        """Lead a port of this machine's loopback address to one of the scheduler's process.
+        """Forward a port of this machine's loopback address to the scheduler's process.
+
+        It is called after :meth:`lodge`, perhaps several times.
 
         Parameters
         ----------
         port : int
-            The scheduler's.
+            The scheduler's port.
         at : int
-            This machine's, if it is free; by default, and else, any.
+            The port of this machine to use if it is free; 0, or where it is not free: any.
 
         Returns
         -------
         int
-            This machine's port. What connects to it reaches the scheduler, until :meth:`close`.
+            This machine's port. A connection to it reaches the scheduler, until :meth:`close`.
         """
         raise NotImplementedError
 
     @property
     def out_of_reach(self) -> str:
-        """Why the last connection by way of :meth:`reach` could not be made; empty if it was.
-
-        It is not asked of a backend.
-        """
+        """The reason why the last connection through :meth:`reach` failed; empty if it did not."""
         return ""
 
     @property
     def scratch(self) -> str | None:
-        """A folder on the driver's machine that goes when the backend goes, if there is one."""
+        """A folder on the driver's machine that ends with the back end; None: there is none."""
         return None
 
     @property
     def folder(self) -> str | None:
-        """The driver's own, for what must last as long as the driver does; None: Dask's default.
+        """A folder for files that must last as long as the driver; None: Dask's default.
 
-        Where the backend has none of this kind, it is :attr:`scratch`.
+        By default it is :attr:`scratch`.
         """
         return self.scratch
 
     def forked(self) -> None:  # noqa: B027
-        """In a child that was forked from the driver: let go of what would hold up the driver."""
+        """Release, in a child that was forked from the driver, what would hold up the driver.
+
+        It may be called at any time, in a process in which the event loop does not run.
+        """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 from dask_flame.backends.base import Backend, BackendContext
+from dask_flame.core.backend_options import installed
 from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError
 
@@ -36,7 +36,7 @@ def find_backend(name: str | BackendFactory) -> BackendFactory:
         return name
     if not isinstance(name, str) or not name.strip():
         raise wrong("backend", name, _WANTED)
-    found = {point.name: point for point in entry_points(group="dask_flame.backends")}
+    found = installed(again=name not in installed())
     if name not in found:
         known = ", ".join(repr(n) for n in sorted(found)) or "none"
         raise BackendError(

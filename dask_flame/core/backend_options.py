@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
 import dask.config
@@ -27,7 +27,7 @@ logger = logging.getLogger("dask_flame")
 GROUP = "dask_flame.backends"
 
 _classes: dict[str, type[BackendOptions]] = {}  # by the name of the back end
-_modules: dict[str, str] = {}  # of entry points, by the name of the back end
+_points: dict[str, EntryPoint] = {}  # by the name of the back end
 _imported: set[str] = set()  # names of those whose modules have been imported
 
 
@@ -44,7 +44,7 @@ class BackendOptions(Declared):
         The name of the back end.
     makes : str
         The word for its runners, in the plural, for the error of another back end that is given an
-        option: ``"pods"``.
+        option: ``"pods"``. By default they are called by the back end's name.
     settings : mapping of str to Option
         Settings of the back end that are not options of a pool, by their names in the section
         ``flame.<backend>`` of the configuration.
@@ -71,7 +71,7 @@ class BackendOptions(Declared):
             raise PoolError(f"unknown option {unknown}; there are {', '.join(declared) or 'none'}")
         for name, known in declared.items():
             value = given.get(name)
-            object.__setattr__(self, name, None if value is None else known.check(name, value))
+            object.__setattr__(self, name, None if value is None else known.checked(name, value))
 
     @property
     def given(self) -> dict[str, Any]:
@@ -87,6 +87,11 @@ class BackendOptions(Declared):
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={text}" for name, text in self.shown.items())
         return f"{type(self).__name__}({options})"
+
+    @classmethod
+    def runners(cls) -> str:
+        """Return the word for its runners, in the plural."""
+        return cls.makes or f"runners of {cls.backend!r}"
 
     @classmethod
     def configured(cls) -> BackendOptions:
@@ -132,7 +137,7 @@ def check_settings() -> None:
     PoolError
     """
     sections = dask.config.get("flame", None) or {}
-    for name in sorted({*DEFAULTS["flame"], *sections} & _installed().keys()):
+    for name in sorted({*DEFAULTS["flame"], *sections} & installed().keys()):
         _import(name)
         if name in _classes:
             _classes[name].check_settings()
@@ -142,7 +147,7 @@ def knowing(name: str) -> list[type[BackendOptions]]:
     """Return the classes that declare an option, in an order that is always the same."""
     _import_all()
     if not any(name in known.declared() for known in _classes.values()):
-        _modules.clear()  # it may have been installed a moment ago
+        installed(again=True)
         _import_all()
     found = [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
     # First one that the option is most likely meant for.
@@ -179,7 +184,7 @@ def _checked(name: str, value: Any) -> Any:
     first: PoolError | None = None
     for known in knowing(name):
         try:
-            return known.declared()[name].check(name, value)
+            return known.declared()[name].checked(name, value)
         except PoolError as error:
             first = first or error
     assert first is not None, name
@@ -197,14 +202,22 @@ def shown(options: Mapping[str, Any]) -> dict[str, str]:
     return {n: o.shown(options[n]) for n, o in known.items() if o is not None}
 
 
-def _installed() -> Mapping[str, str]:
-    if not _modules:
-        _modules.update((point.name, point.module) for point in entry_points(group=GROUP))
-    return _modules
+def installed(*, again: bool = False) -> Mapping[str, EntryPoint]:
+    """Return the entry points of back ends, by name.
+
+    Parameters
+    ----------
+    again : bool
+        Whether to look again: one may have been installed a moment ago.
+    """
+    if again or not _points:
+        _points.clear()
+        _points.update((point.name, point) for point in entry_points(group=GROUP))
+    return _points
 
 
 def _import_all() -> None:
-    for name in _installed():
+    for name in list(installed()):
         _import(name)
 
 
@@ -213,7 +226,7 @@ def _import(name: str) -> None:
         return
     _imported.add(name)
     try:
-        known = getattr(import_module(_installed()[name]), "Options", None)
+        known = getattr(import_module(installed()[name].module), "Options", None)
     except Exception:
         # Whoever names the back end is told why.
         logger.debug("the options of backend=%r cannot be imported", name, exc_info=True)

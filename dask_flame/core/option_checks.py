@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextvars import ContextVar
 from datetime import timedelta
 from numbers import Real
 from typing import Any
@@ -93,9 +94,18 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+#: The example of the option that is being checked, where its declaration has one.
+declared_example: ContextVar[str] = ContextVar("declared_example", default="")
+
+
+def example_for(name: str) -> str:
+    """Return a value that works for an option, or for a setting, as Python source."""
+    return declared_example.get() or EXAMPLES.get(name) or EXAMPLES[option(name)]
+
+
 def line(name: str) -> str:
     """What to write to give an option, or a setting, a value that works."""
-    example = EXAMPLES.get(name) or EXAMPLES[option(name)]
+    example = example_for(name)
     if name.startswith("flame."):
         return f'dask.config.set({{"{name}": {example}}})'
     return f"{name}={example}"
@@ -224,8 +234,7 @@ def size(name: str, value: Any) -> int:
             raise TypeError
         amount = int(parse_bytes(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, AttributeError, IndexError, OverflowError):
-        example = EXAMPLES.get(name) or EXAMPLES[option(name)]
-        raise wrong(name, given, f"a size such as {example}") from None
+        raise wrong(name, given, f"a size such as {example_for(name)}") from None
     if amount < 1:
         raise wrong(name, given, "a size of one byte or more")
     if not least_size(name) <= amount <= LARGEST:

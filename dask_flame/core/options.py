@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dask_flame.core import config
-from dask_flame.core.option_checks import EXAMPLES
+from dask_flame.core.option_checks import EXAMPLES, declared_example
 from dask_flame.core.text import exact_memory, memory
 
 #: Checks a value: it is given the option's name and the value, and returns the value in its one
@@ -64,6 +64,19 @@ class Option:
     in_bytes: bool = False
     amount: Check | None = None
 
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value in its one form; errors show the declared example.
+
+        Raises
+        ------
+        PoolError
+        """
+        token = declared_example.set(self.example)
+        try:
+            return self.check(name, value)
+        finally:
+            declared_example.reset(token)
+
     def taken(self, name: str, value: Any) -> Any:
         """Return the checked value: as given, else as configured, else the default.
 
@@ -72,7 +85,7 @@ class Option:
         PoolError
         """
         if value is not None:
-            return self.check(name, value)
+            return self.checked(name, value)
         if not self.section:
             return copy(self.default)
         return self.configured(f"{self.section}.{name.replace('_', '-')}")
@@ -87,7 +100,7 @@ class Option:
         value = config.get(setting, self.default)
         if value is None and self.nullable:
             return copy(self.default)
-        return self.check(f"flame.{setting}", value)
+        return self.checked(f"flame.{setting}", value)
 
     def shown(self, value: Any) -> str:
         """Return the value as a ``repr`` shows it."""

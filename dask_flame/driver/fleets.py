@@ -147,10 +147,10 @@ class PoolFleets:
         refuse_unknown(changes)
         for fixed in changes:
             # Placement and running runners were told once and for all.
-            if known_option(fixed).fixed:
+            if (known := known_option(fixed)).fixed:
                 raise PoolError(
                     f"{fixed} cannot be changed while the cluster runs; "
-                    f'declare another pool: pools={{"other": Pool({line(fixed)})}}'
+                    f'declare another pool: pools={{"other": Pool({fixed}={known.example})}}'
                 )
         self.fleets[name].resize(**changes)
         return self.fleets[name].pool

@@ -163,8 +163,8 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
             continue
         other = knowing(option)[0]
         raise PoolError(
-            f"{option} is an option of {other.makes}, and backend={name!r} makes none; leave it "
-            f'out, or write backend="{other.backend}"'
+            f"{option} is an option of {other.runners()}, and backend={name!r} makes none; "
+            f'leave it out, or write backend="{other.backend}"'
         )
     known(**taken)
 
@@ -191,7 +191,7 @@ def places_for(backend: object, **given: str | None) -> dict[str, str]:
             if value is not None:
                 other = configuring(option)[0]
                 raise PoolError(
-                    f"{option} says where {other.makes} are, and backend={name!r} makes none; "
+                    f"{option} says where {other.runners()} are, and backend={name!r} makes none; "
                     f'leave it out, or write backend="{other.backend}"'
                 )
             continue

@@ -51,12 +51,16 @@ class Said:
     ended: list[Ended] = field(default_factory=list)
     steps: list[tuple[str, str]] = field(default_factory=list)
     late: list[tuple[str, str]] = field(default_factory=list)
+    troubles: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def context(self) -> BackendContext:
         """A context for a back end that is to say it here."""
         return BackendContext(
-            cluster="conformance", ended=self.ended.append, progress=self._progress
+            cluster="conformance",
+            ended=self.ended.append,
+            progress=self._progress,
+            trouble=lambda name, why: self.troubles.append((name, why)),
         )
 
     def _progress(self, name: str, step: str) -> None:
@@ -176,6 +180,7 @@ class BackendConformance:
     @pytest.mark.asyncio
     async def test_runners_boot_register_and_end(self, stage: Stage) -> None:
         names = {"one", "two", "three"}
+        stage.backend.expect([stage.spec("", scheduler="", concurrency=2)])
         await stage.backend.boot([stage.spec(name) for name in names])
         assert await stage.backend.list() == names
         await stage.registered(*names)
@@ -201,6 +206,7 @@ class BackendConformance:
         assert all(is_step(step) for _, step in said.steps), said.steps
         assert max(Counter(said.steps).values(), default=1) == 1
         assert said.late == []
+        assert {name for name, _ in said.troubles} <= {"", "one", "two", "broken"}
 
     @pytest.mark.asyncio
     async def test_boot_does_not_wait_for_the_runner(self, stage: Stage) -> None:

@@ -19,7 +19,7 @@ from dask_flame.backends.kubernetes.objects import manifests, pod_status
 from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.objects.resources import variables
-from dask_flame.backends.kubernetes.options import KubernetesOptions, context, namespace
+from dask_flame.backends.kubernetes.options import KubernetesOptions, check_context, check_namespace
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
@@ -80,7 +80,10 @@ class KubernetesBackend(Backend):
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
     seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
-    places: ClassVar[Mapping[str, Check]] = {"namespace": namespace, "context": context}
+    places: ClassVar[Mapping[str, Check]] = {
+        "namespace": check_namespace,
+        "context": check_context,
+    }
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)

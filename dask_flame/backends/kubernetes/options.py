@@ -111,14 +111,14 @@ def _is_file(path: str | Path) -> bool:
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-def namespace(name: str, value: Any) -> str:
+def check_namespace(name: str, value: Any) -> str:
     """Check the name of a namespace."""
     if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
         raise wrong(name, value, "the name of a namespace: lower-case letters, digits and -")
     return value
 
 
-def context(name: str, value: Any) -> str:
+def check_context(name: str, value: Any) -> str:
     """Check the name of a context of a kubeconfig."""
     return word(name, value, "the name of a context: a name")
 
