@@ -91,7 +91,7 @@ def names(kind: str | None) -> Iterator[dict[str, Any]]:
         yield found
     elif kind == "plain":
         with (
-            LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+            LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
             Client(cluster) as client,
         ):
             yield found | {"client": client, "cluster": cluster}
