@@ -17,7 +17,7 @@ from dask_flame.backends.inspector import ClusterListing, Orphan, RunnerListing
 from dask_flame.charts.curves import board, text
 from dask_flame.charts.ranking import labels
 from dask_flame.cli import commands
-from dask_flame.cli.tables import of_clusters, of_runners, of_strays
+from dask_flame.cli.tables import of_clusters, of_orphans, of_runners
 from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.text import label
 from dask_flame.driver.control_loop import _last_lines
@@ -144,7 +144,7 @@ def _of_tables() -> str:
         id=f"a{NASTY}", name="a", state="live", driver=NASTY, runners=(runner,)
     )
     strays = [Orphan(what=NASTY, cluster=NASTY, why=NASTY)]
-    return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_strays(strays)))
+    return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_orphans(strays)))
 
 
 PLACES = {
@@ -176,7 +176,7 @@ def test_what_runners_have_printed_gets_through_only_with_its_colours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = {f"r{NASTY}": f"\x1b[31mred\x1b[0m {NASTY}\nplain"}
-    monkeypatch.setattr(commands, "_do", lambda what, where: answers)
+    monkeypatch.setattr(commands, "_inspect", lambda what, where: answers)
     result = CliRunner().invoke(commands.flame, ["logs", "any"], color=True)
     assert result.exit_code == 0, result.output
     assert "\x1b[31mred" in result.output

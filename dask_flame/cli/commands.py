@@ -67,10 +67,10 @@ def flame() -> None:
 def ps(output: str, runners: bool, **where: str | None) -> None:
     """List clusters with their drivers, states and runners."""
 
-    async def seen(overseer: Inspector) -> list[ClusterListing]:
-        return await overseer.clusters()
+    async def list_clusters(inspector: Inspector) -> list[ClusterListing]:
+        return await inspector.clusters()
 
-    clusters = _do(seen, where)
+    clusters = _inspect(list_clusters, where)
     if output == "json":
         click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
         return
@@ -98,18 +98,18 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
     With several runners, each line begins with the name of its runner.
     """
 
-    async def read(overseer: Inspector) -> dict[str, str]:
-        found = _named(cluster, await overseer.clusters())
+    async def read(inspector: Inspector) -> dict[str, str]:
+        found = _named(cluster, await inspector.clusters())
         names = [one.name for one in found.runners]
         if runner is not None and runner not in names:
             there = ", ".join(names) or "none"
             raise click.ClickException(f"{found.id} has no runner {runner}; there are: {there}")
         chosen = tuple(one for one in found.runners if runner in (None, one.name))
-        return dict(await overseer.logs(replace(found, runners=chosen), lines=tail))
+        return dict(await inspector.logs(replace(found, runners=chosen), lines=tail))
 
     from dask_flame.core.terminal_text import plain, tame
 
-    for name, text in _do(read, where).items():
+    for name, text in _inspect(read, where).items():
         for line in text.splitlines():
             line = tame(line)
             click.echo(line if runner is not None else f"[{plain(name)}] {line}")
@@ -135,55 +135,55 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
 
     from dask_flame.core.terminal_text import tame
 
-    async def end(overseer: Inspector) -> None:
-        there = await overseer.clusters()
+    async def end(inspector: Inspector) -> None:
+        there = await inspector.clusters()
         for found in [_named(name, there) for name in clusters]:
-            said = await overseer.stop(found, within=timeout)
-            click.echo(tame(f"{found.id}: {said}"))
+            outcome = await inspector.stop(found, within=timeout)
+            click.echo(tame(f"{found.id}: {outcome}"))
 
-    _do(end, where)
+    _inspect(end, where)
 
 
 @flame.command()
 @_where
 @_OUTPUT
-@click.option("--dry-run", is_flag=True, help="Only list the leftovers.")
+@click.option("--dry-run", is_flag=True, help="Only list the orphans.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.argument("clusters", nargs=-1, metavar="[CLUSTER]...")
 def sweep(
     clusters: Sequence[str], output: str, dry_run: bool, yes: bool, **where: str | None
 ) -> None:
-    """Find and delete leftovers of clusters whose drivers have ended.
+    """End orphans: what is left of clusters whose drivers have ended.
 
-    There should never be any. Leftovers that may still end by themselves are given a moment to do
-    so. With the name of a CLUSTER, only its leftovers.
+    There should never be any. Orphans that may still end by themselves are given a moment to do so.
+    With the name of a CLUSTER, only its orphans.
     """
     if output == "json" and not (dry_run or yes):
         raise click.UsageError("--output json does not ask: add --yes, or --dry-run")
 
-    async def clean(overseer: Inspector) -> None:
-        strays = [s for s in await overseer.strays() if not clusters or _is_of(s, clusters)]
+    async def clean(inspector: Inspector) -> None:
+        orphans = [o for o in await inspector.strays() if not clusters or _is_of(o, clusters)]
         if output == "json":
-            shown = [{"what": s.what, "cluster": s.cluster, "why": s.why} for s in strays]
+            shown = [{"what": o.what, "cluster": o.cluster, "why": o.why} for o in orphans]
             click.echo(json.dumps(shown, indent=2))
         else:
-            from dask_flame.cli.tables import of_strays
+            from dask_flame.cli.tables import of_orphans
 
-            click.echo(of_strays(strays) if strays else "nothing to sweep")
-        if dry_run or not strays:
+            click.echo(of_orphans(orphans) if orphans else "nothing to sweep")
+        if dry_run or not orphans:
             return
         if not yes:
-            click.confirm(f"End {'it' if len(strays) == 1 else 'these'}?", abort=True)
-        if left := await overseer.end(strays):
-            raise click.ClickException("still there: " + "; ".join(stray.what for stray in left))
+            click.confirm(f"End {'it' if len(orphans) == 1 else 'these'}?", abort=True)
+        if left := await inspector.end(orphans):
+            raise click.ClickException("still there: " + "; ".join(orphan.what for orphan in left))
         if output == "table":
             click.echo("ended")
 
-    _do(clean, where)
+    _inspect(clean, where)
 
 
-def _is_of(stray: Orphan, clusters: Sequence[str]) -> bool:
-    return not {stray.cluster, stray.cluster.rpartition("-")[0]}.isdisjoint(clusters)
+def _is_of(orphan: Orphan, clusters: Sequence[str]) -> bool:
+    return not {orphan.cluster, orphan.cluster.rpartition("-")[0]}.isdisjoint(clusters)
 
 
 def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
@@ -197,7 +197,7 @@ def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
     raise click.ClickException(f"there is no cluster {name}; there are: {there}")
 
 
-def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
+def _inspect(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
     """Call a function with the inspector that the options select, and show the notes."""
     from dask_flame.backends.registry import find_backend
     from dask_flame.core import config
@@ -211,11 +211,11 @@ def _do(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None])
         factory = find_backend(backend)
         if not hasattr(factory, "overseer"):
             raise click.ClickException(f"--backend {backend} does not list its clusters")
-        async with factory.overseer(**given) as overseer:
+        async with factory.overseer(**given) as inspector:
             try:
-                return await what(overseer)
+                return await what(inspector)
             finally:
-                for note in overseer.notes:
+                for note in inspector.notes:
                     click.echo(tame(f"note: {note}"), err=True)
 
     try:

@@ -80,9 +80,9 @@ def of_runners(clusters: Sequence[ClusterListing], now: float | None = None) -> 
     return table(["CLUSTER", "RUNNER", "POOL", "STATE", "AGE", *more, "WHERE"], rows)
 
 
-def of_strays(strays: Sequence[Orphan]) -> str:
-    """Return a table with a line for each leftover."""
-    rows = [[stray.what, stray.cluster or "?", stray.why] for stray in strays]
+def of_orphans(orphans: Sequence[Orphan]) -> str:
+    """Return a table with a line for each orphan."""
+    rows = [[orphan.what, orphan.cluster or "?", orphan.why] for orphan in orphans]
     return table(["WHAT", "CLUSTER", "WHY"], rows)
 
 
