@@ -93,7 +93,7 @@ def test_clients_that_are_gone_are_told_nothing() -> None:
 
 def test_one_that_does_not_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     # So that it is never told of a change, but only that there was one.
-    monkeypatch.setattr(following, "_MOST_WAITING", -1)
+    monkeypatch.setattr(following, "_MAX_QUEUED", -1)
     with stock(Reports()) as cluster, Client(cluster) as client:
         copy = reports_of(client)
         client.gather(client.map(train, range(1, 20), key=[f"call-{i}" for i in range(1, 20)]))

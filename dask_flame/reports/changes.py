@@ -84,7 +84,7 @@ class Subscribers:
     def remove(self, callback: Callable[[Change], object]) -> None:
         self._callbacks = tuple(c for c in self._callbacks if c != callback)
 
-    def tell(self, change: Change) -> None:
+    def notify(self, change: Change) -> None:
         for callback in self._callbacks:
             try:
                 callback(change)

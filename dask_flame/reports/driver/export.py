@@ -24,7 +24,7 @@ COLUMNS = ("call", "attempt", "runner", "pool", "state", "step", "time")
 #: A cell that starts with one of these is a formula to spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: Suffix of the files that dask-flame writes into a TensorBoard folder.
-_OURS = ".dask-flame"
+_SUFFIX = ".dask-flame"
 
 
 class Exports:
@@ -146,10 +146,10 @@ class Exports:
         at = COLUMNS.index("time")
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(map(_inert, names))
+            writer.writerow(map(_escaped, names))
             for row in rows:
                 row[at] = datetime.fromtimestamp(row[at], UTC).isoformat(timespec="microseconds")
-                writer.writerow(map(_inert, row))
+                writer.writerow(map(_escaped, row))
 
     def to_tensorboard(self, folder: str | os.PathLike[str], **which: Any) -> list[Path]:
         """Write the reports as TensorBoard logs, with a run for each call.
@@ -182,9 +182,9 @@ class Exports:
         made: list[Path] = []
         for name, call in _runs(self.select(**which).values()):
             run = Path(folder, name)
-            for old in run.glob(f"events.out.tfevents.*{_OURS}"):
+            for old in run.glob(f"events.out.tfevents.*{_SUFFIX}"):
                 old.unlink()
-            writer = open_writer(str(run), filename_suffix=_OURS)
+            writer = open_writer(str(run), filename_suffix=_SUFFIX)
             try:
                 for metric, series in call.series.items():
                     for step, value, at in zip(
@@ -233,7 +233,7 @@ def _table(calls: Iterable[CallReports]) -> tuple[list[str], Iterator[list[Any]]
     return [*COLUMNS, *_names(metrics)], rows()
 
 
-def _inert(cell: Any) -> Any:
+def _escaped(cell: Any) -> Any:
     """Return a cell that no spreadsheet reads as a formula (CSV injection, see OWASP)."""
     if isinstance(cell, (int, float)) or cell is None:
         return cell

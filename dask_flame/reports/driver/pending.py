@@ -16,9 +16,9 @@ from dask_flame.reports.wire import Batch
 #: States in which a call ends for good: it runs again only if it is submitted again.
 ENDED = frozenset({"done", "cancelled"})
 #: Minimum reports of one call to read from the store at once; fewer would change the curve.
-_LEAST_SHARE = 100
+_MIN_SHARE = 100
 #: Values that a typical report has at most.
-_FEW = 20
+_TYPICAL_VALUES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class PendingReports:
     @property
     def share(self) -> int:
         """Maximum number of reports of one call to read from the store at once."""
-        return max(_LEAST_SHARE, self._limit // (1 + len(self._from_store)))
+        return max(_MIN_SHARE, self._limit // (1 + len(self._from_store)))
 
     def add(self, change: Change) -> None:
         """Queue a change of the store."""
@@ -124,24 +124,26 @@ class PendingReports:
 
 def _weight(batch: Batch) -> int:
     """Return the number of reports that a batch counts for: more if it has very many values."""
-    return max(len(batch.steps), batch.size // _FEW)
+    return max(len(batch.steps), batch.size // _TYPICAL_VALUES)
 
 
 class Reader:
     """Turn queued changes and stored calls into reports, each report once."""
 
     def __init__(self) -> None:
-        self._read: dict[Key, _Read] = {}
+        self._positions: dict[Key, _Position] = {}
 
     def fresh(self, change: Change) -> list[Report]:
         """Return the reports of a change that has just arrived."""
         if change.batch is None:
             return []
-        return self._read.setdefault(change.key, _Read()).batch(change.batch, change.attempt)
+        return self._positions.setdefault(change.key, _Position()).batch(
+            change.batch, change.attempt
+        )
 
     def stored(self, call: CallReports, limit: int) -> list[Report]:
         """Return at most `limit` unread reports of a call, as the store has it."""
-        read = self._read.setdefault(call.key, _Read())
+        read = self._positions.setdefault(call.key, _Position())
         attempts: list[CallReports] = []
         for attempt in (*call.earlier, call):
             if attempts and attempts[-1].state in ENDED:
@@ -153,7 +155,7 @@ class Reader:
 
 
 @dataclass(slots=True)
-class _Read:
+class _Position:
     """Position of the reader in a call: attempt, time, and points read of each metric."""
 
     attempt: int = 0

@@ -14,7 +14,7 @@ from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW, NAME
 
 #: Seconds to wait before a replica that could not be renewed is requested again.
-_AGAIN = 1.0
+_RETRY_DELAY = 1.0
 
 
 class Source(Protocol):
@@ -80,24 +80,24 @@ async def source_of(client: Client) -> Source:
     own: Source | None = getattr(client.cluster, "_report_source", None)
     if own is not None:
         return own
-    copy = client.extensions.get(NAME)
-    if copy is None:
-        copy = client.extensions[NAME] = _Copy(client)
-    await copy.follow()
-    return copy  # type: ignore[no-any-return]
+    replica = client.extensions.get(NAME)
+    if replica is None:
+        replica = client.extensions[NAME] = _Replica(client)
+    await replica.follow()
+    return replica  # type: ignore[no-any-return]
 
 
-class _Copy:
+class _Replica:
     """Replica of the store in a client's scheduler; used on the client's event loop."""
 
     def __init__(self, client: Client) -> None:
         self.store = ReportStore()
         self._client = client
         self._number = -1
-        self._told_meanwhile: list[tuple[int, Any]] = []
-        self._renewing: asyncio.Task[None] | None = None
+        self._queued: list[tuple[int, Any]] = []
+        self._loading: asyncio.Task[None] | None = None
         self._connection: object = None  # the one on which changes arrive
-        client.subscribe_topic(FOLLOW, self._told)
+        client.subscribe_topic(FOLLOW, self._on_event)
 
     async def follow(self) -> None:
         """Start to replicate the store of the scheduler.
@@ -107,45 +107,45 @@ class _Copy:
         FlameError
             The scheduler has no store.
         """
-        if self._renewing is None and self._connection is not self._client.scheduler_comm:
+        if self._loading is None and self._connection is not self._client.scheduler_comm:
             # The scheduler drops the subscription when the connection breaks.
-            self._renewing = asyncio.create_task(self._renew(patient=False))
-        if self._renewing is not None:
-            await asyncio.shield(self._renewing)
+            self._loading = asyncio.create_task(self._load(patient=False))
+        if self._loading is not None:
+            await asyncio.shield(self._loading)
 
     async def caught_up(self) -> None:
         # Changes arrive before the results of calls, on the same stream, unless some were missed.
-        while self._renewing is not None:
-            await asyncio.wait([self._renewing])
+        while self._loading is not None:
+            await asyncio.wait([self._loading])
 
-    def _told(self, event: tuple[int, Any]) -> None:
+    def _on_event(self, event: tuple[int, Any]) -> None:
         number, change = event
-        if self._renewing is not None:
-            self._told_meanwhile.append(event)
+        if self._loading is not None:
+            self._queued.append(event)
         elif change is not None and number == self._number + 1:
             self._number = number
             self.store.take(Change.unpack(change))
         elif change is None or number > self._number:
-            self._renewing = asyncio.create_task(self._renew(patient=True))
+            self._loading = asyncio.create_task(self._load(patient=True))
 
-    async def _renew(self, *, patient: bool) -> None:
+    async def _load(self, *, patient: bool) -> None:
         # Changes that arrive meanwhile are queued, and applied before the loop runs anything else.
         try:
-            while not await self._ask(patient=patient):
+            while not await self._request(patient=patient):
                 pass
         finally:
-            self._renewing = None
+            self._loading = None
 
-    async def _ask(self, *, patient: bool) -> bool:
+    async def _request(self, *, patient: bool) -> bool:
         """Request the whole store; return False if it must be requested again."""
-        self._told_meanwhile.clear()
+        self._queued.clear()
         client, connection = self._client, self._client.scheduler_comm
         try:
             answer = await getattr(client.scheduler, FOLLOW)(client=client.id)
         except OSError:
             if not patient or client.status not in ("running", "connecting"):
                 raise
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY_DELAY)
             return False
         if answer is None:
             raise FlameError(
@@ -156,11 +156,11 @@ class _Copy:
         self.store.load(answer["calls"])
         self._number = answer["number"]
         self._connection = connection
-        return self._caught_up()
+        return self._apply_queued()
 
-    def _caught_up(self) -> bool:
+    def _apply_queued(self) -> bool:
         """Apply the queued changes; return False if one is missing."""
-        for number, change in self._told_meanwhile:
+        for number, change in self._queued:
             if change is None:
                 return False
             if number > self._number:

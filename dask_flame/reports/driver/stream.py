@@ -22,7 +22,7 @@ from dask_flame.reports.driver.replica import Source, source_of
 from dask_flame.reports.scheduler.store import ReportStore
 
 #: Seconds between two checks that the client is still open.
-_LOOK = 1.0
+_CHECK_EVERY = 1.0
 
 
 def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream:
@@ -106,11 +106,11 @@ class Stream:
         return self
 
     def __next__(self) -> Report:
-        while not self._more():
-            self._check()
+        while not self._has_more():
+            self._check_thread()
             with self._inbox.news:
-                self._inbox.news.wait_for(self._inbox.has_news, _LOOK)
-            self._look()
+                self._inbox.news.wait_for(self._inbox.has_news, _CHECK_EVERY)
+            self._check_client()
         if not self._read:
             raise StopIteration
         return self._read.popleft()
@@ -119,16 +119,16 @@ class Stream:
         return self
 
     async def __anext__(self) -> Report:
-        while not self._more():
+        while not self._has_more():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(_CHECK_EVERY):
                     await self._inbox.wait()
-            self._look()
+            self._check_client()
         if not self._read:
             raise StopAsyncIteration
         return self._read.popleft()
 
-    def _more(self) -> bool:
+    def _has_more(self) -> bool:
         """Return whether there is something to yield, or the stream has ended."""
         # Read `over` first: all reports that arrived before the end are then pending.
         over = self._inbox.over
@@ -136,7 +136,7 @@ class Stream:
             self._read.extend(self._inbox.take())
         return bool(self._read) or over
 
-    def _check(self) -> None:
+    def _check_thread(self) -> None:
         client = self._client
         if client is not None and (client.asynchronous or in_async_call(client.loop)):
             raise FlameError(
@@ -144,7 +144,7 @@ class Stream:
                 "async for r in dask_flame.stream(futures): ..."
             )
 
-    def _look(self) -> None:
+    def _check_client(self) -> None:
         # A client that closes stops its event loop, and with it every task that waits there.
         if self._client is not None and self._client.status == "closed":
             self._inbox.end()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Environment variable that tells a child process of a call where to send its reports.
 VARIABLE = "DASK_FLAME_REPORT"
 #: Seconds to wait until the runner acknowledges a report of another process.
-_WITHIN = 30.0
+_TIMEOUT = 30.0
 
 
 class BoundReport:
@@ -56,7 +56,7 @@ class BoundReport:
         self._lock = threading.Lock()
         self._pid = 0
         self._file: Any = None
-        self._gone = False
+        self._lost = False
         self._complaints: set[str] = set()
         self._tracked = 0
 
@@ -88,11 +88,11 @@ class BoundReport:
             sender, call = self._local
             sender.add(call, step, numbers)
         else:
-            self._say({"step": step, "values": numbers})
+            self._send({"step": step, "values": numbers})
 
     def aside(self, step: int, values: dict[str, float]) -> None:
         """Report from another process, without changing the call's next default step."""
-        self._say({"step": step, "values": values, "aside": True})
+        self._send({"step": step, "values": values, "aside": True})
 
     def count(self, new: int, values: dict[str, float]) -> None:
         """Report from another process; the step is the number of items done in that process."""
@@ -107,7 +107,7 @@ class BoundReport:
             self._complaints.add(about)
             with contextlib.suppress(UserWarning):
                 warnings.warn(message, stacklevel=4)
-            self._say({"about": about, "complaint": message})
+            self._send({"about": about, "complaint": message})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BoundReport, (self._port, self._secret)
@@ -115,33 +115,33 @@ class BoundReport:
     def __repr__(self) -> str:
         return "<report() bound to a call>"
 
-    def _say(self, what: dict[str, Any]) -> None:
+    def _send(self, what: dict[str, Any]) -> None:
         with self._lock:
-            if self._gone or not self._port:
+            if self._lost or not self._port:
                 return
             try:
                 if self._pid != os.getpid():
                     # Two processes must not share a connection.
                     self._file = self._connect()
                     self._pid = os.getpid()
-                _ask(self._file, what)
+                _exchange(self._file, what)
             except (OSError, ValueError) as error:
-                self._gone = True
+                self._lost = True
                 why = f"report() cannot reach the runner of its call any more: {error}"
                 with contextlib.suppress(UserWarning):
                     warnings.warn(why, stacklevel=4)
 
     def _connect(self) -> Any:
-        connection = socket.create_connection(("127.0.0.1", self._port), timeout=_WITHIN)
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=_TIMEOUT)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection:
             # The connection stays open until the file is closed, too.
             file = connection.makefile("rwb")
-        _ask(file, self._secret)
+        _exchange(file, self._secret)
         return file
 
 
-def _ask(file: Any, what: Any) -> None:
+def _exchange(file: Any, what: Any) -> None:
     file.write(json.dumps(what).encode() + b"\n")
     file.flush()
     if file.readline() != b"\n":
@@ -203,7 +203,7 @@ def checked(
 
 
 @functools.lru_cache(maxsize=4)
-def _of(text: str) -> BoundReport | None:
+def _parse(text: str) -> BoundReport | None:
     port, _, secret = text.partition(":")
     return BoundReport(int(port), secret) if port.isdigit() and secret else None
 
@@ -211,4 +211,4 @@ def _of(text: str) -> BoundReport | None:
 def from_environment() -> BoundReport | None:
     """Return the report function of the call that started this process, from its environment."""
     text = os.environ.get(VARIABLE)
-    return _of(text) if text else None
+    return _parse(text) if text else None

@@ -88,7 +88,7 @@ class _Report:
                 if not values:
                     return
             checked(step, values, _complain)
-            _say_why_not(worker_here())
+            _warn_if_lost(worker_here())
 
     def bind(self) -> BoundReport:
         """Return a function that reports for the running call from anywhere on this machine.
@@ -114,7 +114,7 @@ class _Report:
             return BoundReport.local(*place)
         bound = from_environment()
         if bound is None:
-            _say_why_not(worker_here())
+            _warn_if_lost(worker_here())
             bound = BoundReport()
         return bound
 
@@ -154,7 +154,7 @@ def _complain(about: str, message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def _say_why_not(worker: Worker | None) -> None:
+def _warn_if_lost(worker: Worker | None) -> None:
     """Warn if the report should have arrived and cannot."""
     if worker is None:
         if several():

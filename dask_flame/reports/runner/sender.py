@@ -132,7 +132,7 @@ class ReportSender(WorkerPlugin):
             Whether to leave the next default step unchanged.
         """
         if not values.keys() <= call.names:
-            values = self._fitting(call, values)
+            values = self._accepted(call, values)
             if not values:
                 return
         with self._lock:
@@ -153,7 +153,7 @@ class ReportSender(WorkerPlugin):
             self._full = True
             self._worker.loop.add_callback(self.flush)
 
-    def _fitting(self, call: RunningCall, values: dict[str, float]) -> dict[str, float]:
+    def _accepted(self, call: RunningCall, values: dict[str, float]) -> dict[str, float]:
         """Return the values whose names are known or can be added."""
         fitting, unfit = {}, ""
         with self._lock:

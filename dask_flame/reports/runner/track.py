@@ -81,7 +81,7 @@ class Tracked(Generic[T]):
         return len(self._items)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[T]:
-        done = told = 0
+        done = reported = 0
         last = perf_counter()
         total = self._total
         if total is None:
@@ -95,15 +95,15 @@ class Tracked(Generic[T]):
                 done += 1
                 now = perf_counter()
                 if now - last >= self._every:
-                    _tell(done, done - told, now - last, total)
-                    told, last = done, now
+                    _report(done, done - reported, now - last, total)
+                    reported, last = done, now
         finally:
             # Also if the loop was left early.
-            if done > told:
-                _tell(done, done - told, perf_counter() - last, total)
+            if done > reported:
+                _report(done, done - reported, perf_counter() - last, total)
 
 
-def _tell(done: int, new: int, passed: float, total: int) -> None:
+def _report(done: int, new: int, passed: float, total: int) -> None:
     values = {"speed": new / max(passed, 1e-9)}
     if total:
         values = {"progress": min(1.0, done / total), **values}

@@ -13,7 +13,7 @@ from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW
 
 #: Maximum number of queued messages for a client; beyond it the client must reload the store.
-_MOST_WAITING = 10_000
+_MAX_QUEUED = 10_000
 
 
 class Followers:
@@ -43,13 +43,13 @@ class Followers:
         limits = self._store.limits
         return {"number": self._number, "limits": limits, "calls": self._store.dump()}
 
-    def returned(self, client: str) -> None:
+    def reconnected(self, client: str) -> None:
         """Handle a client that connected, perhaps again."""
         if client in self._clients:
             # Wait until its new stream exists.
-            self._scheduler.loop.add_callback(self._missed, client)
+            self._scheduler.loop.add_callback(self._notify_missed, client)
 
-    def leave(self, client: str) -> None:
+    def remove(self, client: str) -> None:
         """Unsubscribe a client that disconnected."""
         if self._clients.pop(client, None) is not None and not self._clients:
             self._store.unsubscribe(self._changed)
@@ -57,7 +57,7 @@ class Followers:
     def close(self) -> None:
         """Unsubscribe all clients."""
         for client in list(self._clients):
-            self.leave(client)
+            self.remove(client)
         self._scheduler.handlers.pop(FOLLOW, None)
 
     def _changed(self, change: Change) -> None:
@@ -67,13 +67,13 @@ class Followers:
             stream = self._scheduler.client_comms.get(client)
             if behind or stream is None:
                 continue
-            if len(stream.buffer) > _MOST_WAITING:
-                self._missed(client)
+            if len(stream.buffer) > _MAX_QUEUED:
+                self._notify_missed(client)
             else:
                 message = message or change.pack()
                 self._send(client, message)
 
-    def _missed(self, client: str) -> None:
+    def _notify_missed(self, client: str) -> None:
         if client in self._clients:
             self._clients[client] = True
             self._send(client, None)

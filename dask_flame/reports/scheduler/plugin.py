@@ -21,7 +21,7 @@ from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
 
 #: Maximum length of an exception's text, in characters.
-_LONGEST = 300
+_MAX_TEXT = 300
 
 logger = logging.getLogger("dask_flame")
 
@@ -144,17 +144,17 @@ class Reports(SchedulerPlugin):
             self.store.end(key, "done", time())
         elif finish == "erred" or stimulus_id.startswith("task-erred"):
             # A task with retries left becomes "released", with the stimulus of the worker's error.
-            self.store.end(key, "failed", time(), _short(kwargs.get("exception_text")))
+            self.store.end(key, "failed", time(), _shortened(kwargs.get("exception_text")))
         else:
             self.store.end(key, "lost" if self._wanted(key) else "cancelled", time())
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         if self._followers is not None:
-            self._followers.returned(client)
+            self._followers.reconnected(client)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         if self._followers is not None:
-            self._followers.leave(client)
+            self._followers.remove(client)
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
@@ -172,10 +172,10 @@ class Reports(SchedulerPlugin):
         return ts is not None and bool(ts.who_wants or ts.waiters)
 
 
-def _short(text: Any) -> str:
+def _shortened(text: Any) -> str:
     """Return an exception's text on one line, without secrets and of limited length."""
     line = veiled(" ".join(str(text or "").split()))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
 
 
 def _make(cls: type[Reports], options: dict[str, Any]) -> Reports:

@@ -22,7 +22,7 @@ from dask_flame.reports.wire import Batch
 logger = logging.getLogger("dask_flame")
 
 #: Minimum points of a series; with fewer the curve would look different.
-_LEAST_POINTS = 100
+_MIN_POINTS = 100
 
 
 class ReportStore(Exports):
@@ -56,8 +56,8 @@ class ReportStore(Exports):
     def __init__(self, *, calls: int = 1_000, points: int = 4_000, total: int = 5_000_000) -> None:
         self.limits = (
             whole("calls", calls, 1),
-            whole("points", points, _LEAST_POINTS),
-            whole("total", total, _LEAST_POINTS),
+            whole("points", points, _MIN_POINTS),
+            whole("total", total, _MIN_POINTS),
         )
         # Held while subscribers are notified, and reentrant because they may read.
         self._lock = threading.RLock()
@@ -239,7 +239,7 @@ class ReportStore(Exports):
 
     def _extend(self, call: CallRecord, batch: Batch) -> None:
         _, points, total = self.limits
-        most = total // _LEAST_POINTS
+        most = total // _MIN_POINTS
         new = sum(name not in call.curves for name in batch.values)
         if self._curves + new > most:
             self._shrink(call, curves=max(0, most - new))
@@ -247,14 +247,14 @@ class ReportStore(Exports):
             curve = call.curves.get(name)
             if curve is None:
                 if self._curves >= most:
-                    self._say_full(call, most)
+                    self._warn_full(call, most)
                     continue
                 curve = call.curves[name] = CurveRecord()
                 self._curves += 1
             before = len(curve.steps)
             curve.extend(batch, name)
             # With hundreds of series in a call, each gets its share of `total` instead of `points`.
-            limit = min(points, max(_LEAST_POINTS, total // self._curves))
+            limit = min(points, max(_MIN_POINTS, total // self._curves))
             if len(curve.steps) > limit:
                 curve.thin(limit // 2)
             self._total += len(curve.steps) - before
@@ -285,7 +285,7 @@ class ReportStore(Exports):
             if other is not spared:
                 self._drop(other)
 
-    def _say_full(self, call: CallRecord, most: int) -> None:
+    def _warn_full(self, call: CallRecord, most: int) -> None:
         if not self._full:
             self._full = True
             logger.warning(
@@ -318,5 +318,5 @@ class ReportStore(Exports):
         self._version += 1
         if self._subscribers:
             why = call.why if what == "end" else ""
-            told = Change(what, call.key, call.attempt, call.state, at, batch, why)
-            self._subscribers.tell(told)
+            change = Change(what, call.key, call.attempt, call.state, at, batch, why)
+            self._subscribers.notify(change)
