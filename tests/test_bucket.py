@@ -25,8 +25,8 @@ def test_no_more_than_the_burst_and_the_rate_and_each_line_is_counted(
         offered += lines
         given_out.append((now, given))
         if n % 3 == 0:
-            said += limit.say()
-    assert sum(g for _, g in given_out) + said + limit.say() == offered
+            said += limit.take_left_out()
+    assert sum(g for _, g in given_out) + said + limit.take_left_out() == offered
     assert limit.left_out == 0
     for i, (begin, _) in enumerate(given_out):  # in any stretch of time
         for j in range(i, len(given_out)):

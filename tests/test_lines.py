@@ -31,7 +31,7 @@ def test_however_it_comes_each_line_is_told_once_and_in_order(
             assert line == seen(printed.split("\n")[-1]) + UNFINISHED
     for name, all_told in told.items():
         printed = "".join(p for n, p in pieces if n == name)
-        left = lines.over(name)
+        left = lines.finish(name)
         whole = [seen(line) for line in printed.split("\n")]
         assert all_told + (left or [""]) == whole
     assert lines.due() is None
@@ -78,7 +78,7 @@ def test_what_does_not_change_is_not_repeated() -> None:
 def test_a_line_without_end_fills_no_memory() -> None:
     lines = LineFilter()
     told = [line for _ in range(100) for line in lines.add("runner-1", "x" * 1000, 0)]
-    told += lines.over("runner-1")
+    told += lines.finish("runner-1")
     assert "".join(told) == "x" * 100_000
     assert max(map(len, told)) < 20_000
     for step in range(10_000):  # nor does one that is written over
@@ -124,5 +124,5 @@ def test_a_line_without_an_end_comes_in_parts() -> None:
     lines: LineFilter[str] = LineFilter()
     given = lines.add("a", "x" * 40_000, now=0.0)
     assert [len(line) for line in given] == [16_000, 16_000]
-    assert [len(line) for line in lines.over("a")] == [8_000]
+    assert [len(line) for line in lines.finish("a")] == [8_000]
     assert [len(line) for line in lines.add("a", "y" * 20_000 + "\n", now=0.0)] == [16_000, 4_000]

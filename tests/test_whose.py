@@ -19,9 +19,9 @@ def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:
     theirs = SoleCall(path, write=False)
     assert theirs.read() == NOBODY
     for call, name in ((3, "rate=0.1"), (12345, "\U0001f600" * 96), (4, "")):
-        mine.tell(call, name)
+        mine.set(call, name)
         assert theirs.read() == (call, name)
-    mine.tell(0, "")
+    mine.set(0, "")
     assert theirs.read() == NOBODY
     mine.close()
     theirs.close()

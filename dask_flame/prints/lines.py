@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 #: Seconds after which an unfinished line is shown.
-_FIRST = 0.8
+_FIRST_WAIT = 0.8
 #: Maximum interval in seconds for showing an unfinished line, or one second for each such line if
 #: that is longer.
-_MOST = 10.0
+_MAX_WAIT = 10.0
 #: Maximum length of a line, in characters; a longer one is split.
 LONGEST = 16_000
 #: Suffix of an unfinished line.
@@ -28,7 +28,7 @@ UNFINISHED = " …"
 class _Line:
     text: str
     due: float
-    wait: float = _FIRST
+    wait: float = _FIRST_WAIT
     shown: str = ""
 
 
@@ -47,11 +47,11 @@ class LineFilter(Generic[K]):
     """
 
     def __init__(self) -> None:
-        self._begun: dict[K, _Line] = {}
+        self._unfinished: dict[K, _Line] = {}
 
     def __contains__(self, name: object) -> bool:
         """Return whether a source has an unfinished line."""
-        return name in self._begun
+        return name in self._unfinished
 
     def add(self, name: K, text: str, now: float) -> list[str]:
         """Add output of a source; return the lines that it completes.
@@ -69,7 +69,7 @@ class LineFilter(Generic[K]):
         -------
         list of str
         """
-        line = self._begun.pop(name, None)
+        line = self._unfinished.pop(name, None)
         before = "" if line is None else line.text
         *whole, rest = (before + text).split("\n")
         if whole:
@@ -79,32 +79,32 @@ class LineFilter(Generic[K]):
             whole.append(rest[:LONGEST])
             rest, line = rest[LONGEST:], None
         if rest:
-            line = line or _Line(rest, now + _FIRST)
+            line = line or _Line(rest, now + _FIRST_WAIT)
             line.text = rest
-            self._begun[name] = line
-        return [part for w in whole for part in _cut(_seen(w))]
+            self._unfinished[name] = line
+        return [part for w in whole for part in _cut(_visible(w))]
 
-    def over(self, name: K) -> list[str]:
+    def finish(self, name: K) -> list[str]:
         """Return the unfinished line of a source that has ended."""
-        line = self._begun.pop(name, None)
-        return [] if line is None else [_seen(line.text)]
+        line = self._unfinished.pop(name, None)
+        return [] if line is None else [_visible(line.text)]
 
     def late(self, now: float) -> list[tuple[K, str]]:
         """Return the unfinished lines that are due to be shown, with their sources."""
         late = []
-        for name, line in self._begun.items():
+        for name, line in self._unfinished.items():
             if now < line.due:
                 continue
-            line.wait = min(2 * line.wait, max(_MOST, len(self._begun)))
+            line.wait = min(2 * line.wait, max(_MAX_WAIT, len(self._unfinished)))
             line.due = now + line.wait
-            if (seen := _seen(line.text)) != line.shown:
+            if (seen := _visible(line.text)) != line.shown:
                 line.shown = seen
                 late.append((name, seen + UNFINISHED))
         return late
 
     def due(self) -> float | None:
         """Return the time of the next call of :meth:`late`, or None."""
-        return min((line.due for line in self._begun.values()), default=None)
+        return min((line.due for line in self._unfinished.values()), default=None)
 
 
 def _cut(text: str) -> list[str]:
@@ -112,7 +112,7 @@ def _cut(text: str) -> list[str]:
     return [text[i : i + LONGEST] for i in range(0, len(text), LONGEST)] or [""]
 
 
-def _seen(text: str) -> str:
+def _visible(text: str) -> str:
     """Return the visible text of a line: the part after the last carriage return, if not empty."""
     return next((part for part in reversed(text.split("\r")) if part), "")
 
@@ -120,4 +120,4 @@ def _seen(text: str) -> str:
 def trimmed(text: str) -> str:
     """Drop the invisible text of an unfinished line."""
     over, back, last = text.rpartition("\r")
-    return last or _seen(over) + back
+    return last or _visible(over) + back

@@ -55,61 +55,61 @@ class RateLimit:
     Attributes
     ----------
     left_out : int
-        Lines dropped since the last :meth:`say`.
+        Lines dropped since the last :meth:`take_left_out`.
 
     Examples
     --------
     >>> limit = RateLimit(burst=3, rate=2)
     >>> limit.offer(5, now=0.0), limit.offer(1, now=0.9), limit.offer(1, now=1.1)
     (3, 0, 1)
-    >>> limit.say()
+    >>> limit.take_left_out()
     3
     """
 
-    __slots__ = ("_again", "_at", "_burst", "_dry", "_rate", "_tokens", "left_out")
+    __slots__ = ("_burst", "_closed", "_filled_at", "_rate", "_reopen_at", "_tokens", "left_out")
 
     def __init__(self, burst: int, rate: float) -> None:
         self._burst = self._tokens = float(burst)
         self._rate = rate
-        self._again = min(self._burst, max(1.0, rate * _PAUSE))
-        self._at = float("-inf")
-        self._dry = False
+        self._reopen_at = min(self._burst, max(1.0, rate * _PAUSE))
+        self._filled_at = float("-inf")
+        self._closed = False
         self.left_out = 0
 
     @property
     def pause(self) -> float:
         """Seconds for which an empty bucket gives no token."""
-        return self._again / self._rate
+        return self._reopen_at / self._rate
 
     def offer(self, lines: int, now: float) -> int:
         """Return how many of these lines may be shown, and count the others as dropped."""
-        if now > self._at:
+        if now > self._filled_at:
             self._fill(now)
-        if self._dry:
-            self._dry = self._tokens < self._again
-        if not self._dry and lines <= self._tokens:
+        if self._closed:
+            self._closed = self._tokens < self._reopen_at
+        if not self._closed and lines <= self._tokens:
             self._tokens -= lines
             return lines
         given = 0
-        if not self._dry:
+        if not self._closed:
             given = int(self._tokens)
             self._tokens -= given
-            self._dry = True
+            self._closed = True
         self.left_out += lines - given
         return given
 
     def full_enough(self, now: float) -> bool:
         """Return whether the bucket would give a token now."""
         self._fill(now)
-        return self._tokens >= self._again
+        return self._tokens >= self._reopen_at
 
-    def say(self) -> int:
+    def take_left_out(self) -> int:
         """Return the number of dropped lines, and reset it."""
         said, self.left_out = self.left_out, 0
         return said
 
     def _fill(self, now: float) -> None:
-        if now > self._at:
-            full = self._tokens + (now - self._at) * self._rate
+        if now > self._filled_at:
+            full = self._tokens + (now - self._filled_at) * self._rate
             self._tokens = self._burst if full > self._burst else full
-            self._at = now
+            self._filled_at = now

@@ -47,7 +47,7 @@ class SoleCall:
             os.close(descriptor)
         self._number = 0
 
-    def tell(self, call: int, name: str) -> None:
+    def set(self, call: int, name: str) -> None:
         """Write the call that runs alone, or 0 if none does."""
         begin, length = self._FORM.size, 0
         if call:

@@ -14,7 +14,7 @@ from dask_flame.prints.lines import LineFilter
 from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
 #: A runner, the number and the name of a call's execution, and the stream.
-_Place = tuple[str, int, str, int]
+_Source = tuple[str, int, str, int]
 
 
 class Show:
@@ -37,12 +37,12 @@ class Show:
         self._write = write
         self._limits = limits
         self._rest = rest
-        self._lines: LineFilter[_Place] = LineFilter()
-        self._of: dict[str, set[_Place]] = {}
-        self._all = RateLimit(limits.total_burst, limits.total_rate)
-        self._free: dict[str, RateLimit] = {}
+        self._lines: LineFilter[_Source] = LineFilter()
+        self._unfinished: dict[str, set[_Source]] = {}
+        self._total = RateLimit(limits.total_burst, limits.total_rate)
+        self._by_runner: dict[str, RateLimit] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._saying: dict[RateLimit, asyncio.TimerHandle] = {}
+        self._notices: dict[RateLimit, asyncio.TimerHandle] = {}
 
     def said(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
         """Show output of a runner's calls, as sent by the runner."""
@@ -75,17 +75,17 @@ class Show:
         free : bool, default False
             Whether the output was not limited yet.
         """
-        place = runner, call, name, stream
-        for other in sorted(self._of.get(runner, ())):
+        source = runner, call, name, stream
+        for other in sorted(self._unfinished.get(runner, ())):
             # Finish unframed output of the call that ran alone before.
             if other[3] == 0 and other[1] not in (0, call):
-                self._over(other)
+                self._finish(other)
         now = asyncio.get_running_loop().time()
-        for line in self._lines.add(place, text, now):
-            self._show(place, line, free=free)
-        if place in self._lines:
-            self._of.setdefault(runner, set()).add(place)
-        self._plan()
+        for line in self._lines.add(source, text, now):
+            self._show(source, line, free=free)
+        if source in self._lines:
+            self._unfinished.setdefault(runner, set()).add(source)
+        self._schedule()
 
     def end(self, runner: str, call: int, name: str) -> None:
         """Show the unfinished lines of a call that has ended.
@@ -100,32 +100,32 @@ class Show:
             Short name of the call.
         """
         for stream in (0, 1, 2):
-            self._over((runner, call, name, stream))
+            self._finish((runner, call, name, stream))
 
     def over(self, runner: str) -> None:
         """Show the unfinished lines of a runner that has ended."""
-        for place in sorted(self._of.pop(runner, ())):
-            self._over(place)
-        if (limit := self._free.pop(runner, None)) is not None:
-            self._say(limit, runner)
+        for source in sorted(self._unfinished.pop(runner, ())):
+            self._finish(source)
+        if (limit := self._by_runner.pop(runner, None)) is not None:
+            self._notify(limit, runner)
 
     def close(self) -> None:
         """Show all unfinished lines and the numbers of dropped lines."""
-        for runner in list(self._of):
+        for runner in list(self._unfinished):
             self.over(runner)
-        for runner, limit in self._free.items():
-            self._say(limit, runner)
-        self._say(self._all, "")
+        for runner, limit in self._by_runner.items():
+            self._notify(limit, runner)
+        self._notify(self._total, "")
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _over(self, place: _Place) -> None:
-        for line in self._lines.over(place):
-            self._show(place, line, free=False)
-        self._of.get(place[0], set()).discard(place)
+    def _finish(self, source: _Source) -> None:
+        for line in self._lines.finish(source):
+            self._show(source, line, free=False)
+        self._unfinished.get(source[0], set()).discard(source)
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         due = self._lines.due()
         if self._timer is not None:
             if due is not None and self._timer.when() <= due:
@@ -133,53 +133,53 @@ class Show:
             self._timer.cancel()
             self._timer = None
         if due is not None:
-            self._timer = asyncio.get_running_loop().call_at(due, self._look)
+            self._timer = asyncio.get_running_loop().call_at(due, self._show_late)
 
-    def _look(self) -> None:
+    def _show_late(self) -> None:
         self._timer = None
-        for place, line in self._lines.late(asyncio.get_running_loop().time()):
-            self._show(place, line, free=False)
-        self._plan()
+        for source, line in self._lines.late(asyncio.get_running_loop().time()):
+            self._show(source, line, free=False)
+        self._schedule()
 
-    def _show(self, place: _Place, line: str, *, free: bool) -> None:
-        runner, _, name, _ = place
+    def _show(self, source: _Source, line: str, *, free: bool) -> None:
+        runner, _, name, _ = source
         if free:
-            limit = self._free.get(runner)
+            limit = self._by_runner.get(runner)
             if limit is None:
-                limit = self._free[runner] = RateLimit(self._limits.burst, self._limits.rate)
-            if not self._given(limit, runner):
+                limit = self._by_runner[runner] = RateLimit(self._limits.burst, self._limits.rate)
+            if not self._allowed(limit, runner):
                 return
-        if self._given(self._all, ""):
+        if self._allowed(self._total, ""):
             who = plain(f"{runner} {name}" if name else runner)
             self._write(f"[{who}] {tame(line)}\n")
 
-    def _given(self, limit: RateLimit, runner: str) -> bool:
+    def _allowed(self, limit: RateLimit, runner: str) -> bool:
         """Return whether one more line may be shown; if not, schedule a message about it."""
         before = limit.left_out
         if limit.offer(1, asyncio.get_running_loop().time()):
             if before:
-                self._say(limit, runner)
+                self._notify(limit, runner)
             return True
-        if limit not in self._saying:
+        if limit not in self._notices:
             self._wait(limit, runner)
         return False
 
     def _wait(self, limit: RateLimit, runner: str) -> None:
         loop = asyncio.get_running_loop()
-        self._saying[limit] = loop.call_later(limit.pause, self._look_at, limit, runner)
+        self._notices[limit] = loop.call_later(limit.pause, self._notify_or_wait, limit, runner)
 
-    def _look_at(self, limit: RateLimit, runner: str) -> None:
-        del self._saying[limit]
+    def _notify_or_wait(self, limit: RateLimit, runner: str) -> None:
+        del self._notices[limit]
         if limit.left_out:
             if limit.full_enough(asyncio.get_running_loop().time()):
-                self._say(limit, runner)
+                self._notify(limit, runner)
             else:
                 self._wait(limit, runner)
 
-    def _say(self, limit: RateLimit, runner: str) -> None:
-        if (timer := self._saying.pop(limit, None)) is not None:
+    def _notify(self, limit: RateLimit, runner: str) -> None:
+        if (timer := self._notices.pop(limit, None)) is not None:
             timer.cancel()
-        if count := limit.say():
+        if count := limit.take_left_out():
             self._write(f"[{plain(runner) or 'all runners'}] {left_out(count, self._rest)}")
 
 

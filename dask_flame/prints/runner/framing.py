@@ -18,7 +18,7 @@ from dask_flame.prints.sole_call import SoleCall, unread
 _PIPE = 1
 
 
-class Framed:
+class PipeTransport:
     """Writes frames into the pipe at once, so that nothing is lost if the process is killed.
 
     If a call has replaced the file descriptor, for instance to capture the output of C code, the
@@ -35,13 +35,13 @@ class Framed:
 
     def __init__(self, word: str) -> None:
         self._word = word.encode()
-        self._pipe = _identity(_PIPE)
+        self._pipe = _file_of(_PIPE)
 
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         if kind == SHOW and not _ready(stream):
             return False
         data = text.encode(errors="backslashreplace")
-        if _identity(stream) == self._pipe:
+        if _file_of(stream) == self._pipe:
             begin = source.made.get((kind, stream))
             if begin is None:
                 begin = beginning(self._word, kind, stream, source.number, source.name)
@@ -62,7 +62,7 @@ class Framed:
         self._mark(change(self._word, before, after))
 
     def _mark(self, frame: bytes) -> None:
-        if _identity(_PIPE) == self._pipe and _ready(_PIPE):
+        if _file_of(_PIPE) == self._pipe and _ready(_PIPE):
             _write(_PIPE, frame)
 
 
@@ -72,45 +72,45 @@ class FramedPrints(PrintStreams):
     Parameters
     ----------
     word : str
-        See :class:`Framed`.
+        See :class:`PipeTransport`.
     whose : str
         Path of the shared memory in which the supervisor reads the owner of unframed output.
     limits : Limits
         Maximum number of lines.
     """
 
-    way: Framed
+    transport: PipeTransport
 
     def __init__(self, word: str, whose: str, limits: Limits) -> None:
-        super().__init__(Framed(word), limits)
+        super().__init__(PipeTransport(word), limits)
         self._running: dict[Key, Source] = {}
         self._alone = NOBODY
-        self._whose: SoleCall | None = None
+        self._sole_call: SoleCall | None = None
         with contextlib.suppress(OSError, ValueError):
-            self._whose = SoleCall(whose, write=True)
+            self._sole_call = SoleCall(whose, write=True)
 
     def begin(self, key: Key) -> None:
         """Record that a call begins to run; on the event loop."""
         self.sources.pop(key, None)  # from an earlier execution
         self._running[key] = self.open(key)
-        self._tell()
+        self._update_alone()
 
     def end(self, key: Key) -> Source | None:
         source = super().end(key)
         self._running.pop(key, None)
-        self._tell()
+        self._update_alone()
         return source
 
-    def _tell(self) -> None:
+    def _update_alone(self) -> None:
         alone = NOBODY
         if len(self._running) == 1:
             (source,) = self._running.values()
             alone = source.number, source.name
-        if alone != self._alone and self._whose is not None:
+        if alone != self._alone and self._sole_call is not None:
             if unread(_PIPE):
-                self.way.changed(self._alone, alone)
+                self.transport.changed(self._alone, alone)
             self._alone = alone
-            self._whose.tell(*alone)
+            self._sole_call.set(*alone)
 
 
 def install(orders: dict[str, Any]) -> FramedPrints | None:
@@ -126,15 +126,15 @@ def install(orders: dict[str, Any]) -> FramedPrints | None:
     -------
     FramedPrints or None
     """
-    told = orders.get("prints")
-    if not told:
+    options = orders.get("prints")
+    if not options:
         return None
-    prints = FramedPrints(told["word"], told["whose"], Limits(**told["limits"]))
+    prints = FramedPrints(options["word"], options["whose"], Limits(**options["limits"]))
     prints.install()
     return prints
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
+def _file_of(descriptor: int) -> tuple[int, int] | None:
     try:
         status = os.fstat(descriptor)
     except OSError:

@@ -17,7 +17,7 @@ from dask_flame.prints.runner.streams import CallStream, PrintStreams, Source
 from dask_flame.prints.wire import NAME, SAID
 
 #: Maximum number of unsent characters; beyond it output is dropped, with a message.
-_MOST = 256 * 1024
+_MAX_CHARACTERS = 256 * 1024
 #: Minimum seconds between two messages, unless a call ends; and seconds to wait before the first.
 _INTERVAL, _BURST = 0.1, 0.02
 
@@ -29,7 +29,7 @@ _RUNNING = frozenset({"executing", "long-running", "cancelled", "resumed"})
 _REST = "cluster.get_logs() has the last of them"
 
 
-class Sent:
+class StreamTransport:
     """Buffers output, and sends it on the stream that also carries task results.
 
     Parameters
@@ -55,7 +55,7 @@ class Sent:
     def send(self, source: Source, stream: int, text: str, kind: str) -> bool:
         if kind == KEEP or self._forks != forks():
             return True
-        if self._size + len(text) > _MOST and kind != SHOW:  # pieces of kind SHOW are few
+        if self._size + len(text) > _MAX_CHARACTERS and kind != SHOW:  # pieces of kind SHOW are few
             return False
         self._size += len(text)
         self._items.append((source.number, source.name, stream, text))
@@ -79,7 +79,7 @@ class Sent:
         if items:
             self._size -= sum(len(item[3]) for item in items)
             self._sent = monotonic()
-            said = {"op": SAID, "runner": str(self._worker.name), "pieces": _together(items)}
+            said = {"op": SAID, "runner": str(self._worker.name), "pieces": _joined(items)}
             self._worker.batched_send(said)
 
     def _wake(self) -> None:
@@ -94,7 +94,7 @@ class Sent:
             self._timer = self._worker.loop.call_later(delay, self.flush)
 
 
-def _together(items: list[tuple[int, str, int, str]]) -> list[list[Any]]:
+def _joined(items: list[tuple[int, str, int, str]]) -> list[list[Any]]:
     """Join consecutive output of a call, and drop the invisible text of unfinished lines."""
     pieces: list[list[Any]] = []
     for number, name, stream, text in items:
@@ -125,28 +125,28 @@ class PrintSender(WorkerPlugin):
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._prints: PrintStreams | None = None
-        self._way: Sent | None = None
+        self._transport: StreamTransport | None = None
 
     def setup(self, worker: Worker) -> None:
         if isinstance(sys.stdout, CallStream) or Scheduler._instances:
             return
-        self._way = Sent(worker)
-        self._prints = PrintStreams(self._way, self.limits)
+        self._transport = StreamTransport(worker)
+        self._prints = PrintStreams(self._transport, self.limits)
         self._prints.later = later(worker)
         self._prints.install()
 
     def teardown(self, worker: Worker) -> None:
-        if self._prints is not None and self._way is not None:
+        if self._prints is not None and self._transport is not None:
             self._prints.uninstall()
-            self._way.flush()
+            self._transport.flush()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
         # Runs before the worker sends the same transition to the scheduler on the same stream, so
         # that the output arrives before the result.
-        if self._prints is None or self._way is None or finish in _RUNNING:
+        if self._prints is None or self._transport is None or finish in _RUNNING:
             return
         if self._prints.end(key) is not None:
-            self._way.flush()
+            self._transport.flush()
 
 
 def later(worker: Worker) -> Any:

@@ -30,14 +30,14 @@ from dask_flame.prints.lines import LONGEST
 from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
 #: Maximum number of pieces, and of characters, to buffer of an unfinished line.
-_MOST_PIECES, _MOST_TEXT = 200, 8192
+_MAX_PIECES, _MAX_TEXT = 200, 8192
 #: Number of last dropped lines to show once the output has stopped.
-_LAST = 10
+_LAST_LINES = 10
 #: Number of calls to remember, including ended ones whose threads may still print.
-_MOST_CALLS = 1_000
+_MAX_CALLS = 1_000
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """Transport of output to the driver.
 
     Attributes
@@ -104,10 +104,10 @@ class Source:
         self.made: dict[tuple[str, int], bytes] = {}
         self.parts: tuple[dict[int, list[str]], ...] = ({}, {}, {})
         self._prints = prints
-        self._way = prints.way
+        self._transport = prints.transport
         self._limit = RateLimit(prints.limits.burst, prints.limits.rate)
-        self._last: deque[str] = deque(maxlen=_LAST)
-        self._looking = False
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._scheduled = False
         self._unfinished = False
 
     def flush(self, stream: int) -> None:
@@ -121,9 +121,9 @@ class Source:
                 for thread in list(begun):
                     self._take(stream, thread)
         if self._limit.left_out:
-            self._settle()
+            self._send_last()
         if self._unfinished:
-            self._way.end(self)
+            self._transport.end(self)
 
     def forget(self) -> None:
         """Drop unfinished lines, which belong to the parent process after a fork."""
@@ -139,7 +139,7 @@ class Source:
         """Send output, as far as the limit allows."""
         if self._prints.forked:
             self._unfinished |= text[-1:] != "\n"
-            self._way.send(self, stream, text, FREE)
+            self._transport.send(self, stream, text, FREE)
             return
         limit = self._limit
         # A line without an end counts as well, by its length.
@@ -148,60 +148,60 @@ class Source:
         given = limit.offer(lines, monotonic()) if lines else 0
         if given == lines and not before:
             self._unfinished |= text[-1] != "\n"
-            if not self._way.send(self, stream, text, BOTH):
+            if not self._transport.send(self, stream, text, BOTH):
                 self._leave_out(text, lines)
             return
         if not given:
-            self._way.send(self, stream, text, KEEP)
-            self._note(text)
+            self._transport.send(self, stream, text, KEEP)
+            self._remember(text)
             return
         if before:
             limit.left_out -= before
-            self._say(before)
+            self._send_notice(before)
             self._last.clear()
         ended = text.count("\n") == lines
         whole = text.split("\n")
         shown = "\n".join(whole[:given]) + "\n" if ended else text[: given * LONGEST]
-        if not self._way.send(self, stream, shown, BOTH):
+        if not self._transport.send(self, stream, shown, BOTH):
             self._leave_out(shown, given)
         if rest := text[len(shown) :]:
-            self._way.send(self, stream, rest, KEEP)
-            self._note(rest)
+            self._transport.send(self, stream, rest, KEEP)
+            self._remember(rest)
 
     def _leave_out(self, text: str, lines: int) -> None:
         self._limit.left_out += lines
-        self._note(text)
+        self._remember(text)
 
-    def _note(self, text: str) -> None:
+    def _remember(self, text: str) -> None:
         """Remember the last lines that were not shown, to show them after a pause."""
         if "\n" in text[:-1] or len(text) > LONGEST:
-            *whole, rest = text.rsplit("\n", _LAST)
+            *whole, rest = text.rsplit("\n", _LAST_LINES)
             self._last.extend(line[-LONGEST:] + "\n" for line in whole)
             text = rest[-LONGEST:]
         if text:
             self._last.append(text)
-        if not self._looking:
-            self._looking = True
-            self._prints.later(self._limit.pause, self._look)
+        if not self._scheduled:
+            self._scheduled = True
+            self._prints.later(self._limit.pause, self._check_pause)
 
-    def _look(self) -> None:
+    def _check_pause(self) -> None:
         if self._limit.left_out and not self._limit.full_enough(monotonic()):
-            self._prints.later(self._limit.pause, self._look)
+            self._prints.later(self._limit.pause, self._check_pause)
             return
-        self._looking = False
+        self._scheduled = False
         if self._limit.left_out:
-            self._settle()
+            self._send_last()
 
-    def _settle(self) -> None:
+    def _send_last(self) -> None:
         """Send the number of dropped lines, and the last of them."""
         last = [self._last.popleft() for _ in range(len(self._last))]
-        if count := self._limit.say() - sum(line.endswith("\n") for line in last):
-            self._say(count)
+        if count := self._limit.take_left_out() - sum(line.endswith("\n") for line in last):
+            self._send_notice(count)
         if last:
-            self._way.send(self, 1, "".join(last), SHOW)
+            self._transport.send(self, 1, "".join(last), SHOW)
 
-    def _say(self, count: int) -> None:
-        if not self._way.send(self, 1, left_out(count, self._way.rest), SHOW):
+    def _send_notice(self, count: int) -> None:
+        if not self._transport.send(self, 1, left_out(count, self._transport.rest), SHOW):
             self._limit.left_out += count
 
 
@@ -210,7 +210,7 @@ class PrintStreams:
 
     Parameters
     ----------
-    way : Way
+    transport : Transport
         Transport to the driver.
     limits : Limits
         Maximum number of lines of each call.
@@ -225,8 +225,8 @@ class PrintStreams:
         Whether this is a process that a call has forked.
     """
 
-    def __init__(self, way: Way, limits: Limits) -> None:
-        self.way = way
+    def __init__(self, transport: Transport, limits: Limits) -> None:
+        self.transport = transport
         self.limits = limits
         self.forked = False
         self.later: Callable[[float, Callable[[], None]], object] = lambda seconds, function: None
@@ -243,7 +243,7 @@ class PrintStreams:
                 stream = CallStream(number, behind, self)
                 self._streams.append((name, stream))
                 setattr(sys, name, stream)
-                _rebind(behind, stream)
+                _redirect_logging(behind, stream)
         me = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forked(me()))
 
@@ -252,7 +252,7 @@ class PrintStreams:
         for name, stream in self._streams:
             if getattr(sys, name) is stream:
                 setattr(sys, name, stream.behind)
-            _rebind(stream, stream.behind)
+            _redirect_logging(stream, stream.behind)
 
     def here(self) -> Source | None:
         """Return the source of the call that runs this code, or None."""
@@ -268,7 +268,7 @@ class PrintStreams:
         """Return the source of a call that begins, or that has ended and still prints."""
         new = Source(self, next(self._numbers), short(label(key)))
         source = self.sources.setdefault(key, new)
-        while len(self.sources) > _MOST_CALLS:
+        while len(self.sources) > _MAX_CALLS:
             with contextlib.suppress(KeyError, RuntimeError):
                 del self.sources[next(iter(self.sources))]
         return source
@@ -306,7 +306,7 @@ class CallStream(io.TextIOBase):
         self._number = number
         self._prints = prints
         self._sources = prints.sources
-        self._beside = prints.way.beside
+        self._beside = prints.transport.beside
         self._has_buffer = False
 
     shown_in_driver = True
@@ -325,13 +325,13 @@ class CallStream(io.TextIOBase):
         elif self._has_buffer:
             self.behind.flush()  # earlier text, written to the original buffer
         begun, thread = source.parts[self._number], get_ident()
-        if "\n" in text or len(text) > _MOST_TEXT:
+        if "\n" in text or len(text) > _MAX_TEXT:
             parts = begun.pop(thread, None)
             source.emit(self._number, text if parts is None else "".join(parts) + text)
         elif text:
             parts = begun.setdefault(thread, [])
             parts.append(text)
-            if len(parts) > _MOST_PIECES:
+            if len(parts) > _MAX_PIECES:
                 source.flush(self._number)
         return len(text)
 
@@ -371,7 +371,7 @@ def _forked(prints: PrintStreams | None) -> None:
         prints.forget()
 
 
-def _rebind(old: Any, new: Any) -> None:
+def _redirect_logging(old: Any, new: Any) -> None:
     """Let handlers of logging that write to the old stream write to the new one."""
     for handler in _handlers():
         if handler.stream is old:
