@@ -104,8 +104,8 @@ class Board:
     def title(self) -> str:
         """Summary of the calls in one line."""
         order = ("running", "done", "failed", "cancelled", "lost", "waiting")
-        told = [f"{self.states[state]} {state}" for state in order if self.states.get(state)]
-        return f"{counted(self.calls, 'call')}: {', '.join(told)}" if told else "no calls"
+        parts = [f"{self.states[state]} {state}" for state in order if self.states.get(state)]
+        return f"{counted(self.calls, 'call')}: {', '.join(parts)}" if parts else "no calls"
 
     @property
     def headline(self) -> str:

@@ -125,16 +125,16 @@ def _head(head: Head, state: Snapshot) -> str:
         for word, address in (head.links or {}).items()
         if address and not head.over
     )
-    told = head.over or _paid(state)
+    usage = head.over or _usage(state)
     return (
         f'<div class="head"><b>FlameCluster</b> {escape(head.name)}'
         f'<span class="quiet">{escape(head.backend)}</span>'
-        f'<span class="quiet">{escape(told)}</span>'
+        f'<span class="quiet">{escape(usage)}</span>'
         f'<span class="push">{links}</span></div>'
     )
 
 
-def _paid(state: Snapshot) -> str:
+def _usage(state: Snapshot) -> str:
     used = costs(state.pools)
     words = f"{duration(used.runner_seconds)} of runners so far"
     if used.runner_seconds and used.amount is not None:
@@ -172,12 +172,12 @@ def _kind(runner: RunnerSummary, under_way: Mapping[str, Boot]) -> str:
 
 
 def _numbers(number: Counter[str]) -> str:
-    told = [
+    parts = [
         f'<span class="key"><i class="{kind}"></i>{number[kind]} {word}</span>'
         for kind, word in _KINDS.items()
         if number[kind]
     ]
-    return "".join(told) or '<span class="quiet">no runner</span>'
+    return "".join(parts) or '<span class="quiet">no runner</span>'
 
 
 def _tiles(

@@ -120,7 +120,7 @@ class FlameMagic:
         no).
         """
         options = self._options.changed(line)
-        with _no_frames(FlameError):
+        with _as_usage_errors(FlameError):
             annotations = options.annotations()
             with contextlib.suppress(ValueError):
                 calls.check_pool(get_client(), annotations)
@@ -136,10 +136,10 @@ class FlameMagic:
         order = self._order(cell, key)
         news: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         client = self._client()
-        client.subscribe_topic(order.topic, lambda event: _heard(event[1], key, news))
+        client.subscribe_topic(order.topic, lambda event: _queue_items(event[1], key, news))
         try:
             with (
-                _no_frames(FlameError),
+                _as_usage_errors(FlameError),
                 # Dask's advice to leave large data on the cluster does not apply to cells.
                 dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}),
             ):
@@ -149,12 +149,12 @@ class FlameMagic:
                 self._follow(client, future, news)
                 outcome, error = self._outcome(future)
             except KeyboardInterrupt as stopped:
-                raise _shown(stopped, partial(_told, shell, stopped)) from None
+                raise _with_rendering(stopped, partial(_short_traceback, shell, stopped)) from None
             finally:
                 # Releasing the future cancels the task if it is still running.
                 future.release()
         finally:
-            _forget(client, order.topic)
+            _unsubscribe(client, order.topic)
         value = None
         if outcome is not None:
             value = self._take(outcome)
@@ -196,7 +196,7 @@ class FlameMagic:
         ]
         parcel = pack(namespace, namespace, used, follow=True)
         if parcel.failed:
-            raise UsageError(_cannot_travel(parcel))
+            raise UsageError(_not_sendable(parcel))
         return Order(
             source=source,
             filename=filename,
@@ -212,7 +212,7 @@ class FlameMagic:
         self, client: Client, future: Future, news: queue.SimpleQueue[tuple[Any, ...]]
     ) -> None:
         """Show the output until the cell has ended."""
-        client.loop.add_callback(_tell_end, future, news)
+        client.loop.add_callback(_put_end, future, news)
         begun = 0
         while (item := news.get())[0] != "end":
             what, *details = item
@@ -244,16 +244,16 @@ class FlameMagic:
             return outcome, self._error(outcome)
         except Exception as error:
             # The runner was lost or the timeout expired: no line of the cell raised this error.
-            return None, _shown(error, partial(_told, self._shell, error))
+            return None, _with_rendering(error, partial(_short_traceback, self._shell, error))
 
     def _error(self, outcome: Outcome) -> BaseException:
         namespace = self._shell.user_ns
         loaded, _ = unpack(Parcel((((ERROR,), outcome.error),)), namespace)
-        kind, said, text = outcome.told
+        kind, said, text = outcome.error_text
         error = loaded.get(ERROR)
         if not isinstance(error, BaseException):
             # Its class is not installed here, or it cannot be pickled.
-            return _shown(_named(kind)(said), lambda: text.splitlines())
+            return _with_rendering(_class_named(kind)(said), lambda: text.splitlines())
         frames = error.__traceback__
         tracebacks = self._shell.InteractiveTB
 
@@ -263,7 +263,7 @@ class FlameMagic:
             )
             return lines
 
-        return _shown(error, render)
+        return _with_rendering(error, render)
 
     def _take(self, outcome: Outcome) -> Any:
         """Assign the cell's names in the notebook, and return the value of its last expression."""
@@ -272,7 +272,7 @@ class FlameMagic:
         lost = {**outcome.names.failed, **lost}
         value = values.pop(VALUE, None)
         namespace.update(values)
-        for name in outcome.gone:
+        for name in outcome.deleted:
             namespace.pop(name, None)
         if lost.pop(VALUE, None):
             self._shell.display_pub.publish(outcome.shown)
@@ -282,13 +282,15 @@ class FlameMagic:
         return value
 
 
-def _heard(message: dict[str, Any], key: str, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+def _queue_items(
+    message: dict[str, Any], key: str, news: queue.SimpleQueue[tuple[Any, ...]]
+) -> None:
     if message["cell"] == key:
         for item in pickle.loads(message["items"]):
             news.put(item)
 
 
-async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+async def _put_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) -> None:
     # Events of a call arrive before its end, on the same connection.
     try:
         with contextlib.suppress(Exception):
@@ -297,7 +299,7 @@ async def _tell_end(future: Future, news: queue.SimpleQueue[tuple[Any, ...]]) ->
         news.put(("end",))
 
 
-def _forget(client: Client, topic: str) -> None:
+def _unsubscribe(client: Client, topic: str) -> None:
     """Unsubscribe from a topic, and remove it from the scheduler."""
     with contextlib.suppress(Exception):
         client.unsubscribe_topic(topic)
@@ -309,14 +311,14 @@ async def _drop_topic(topic: str, dask_scheduler: Any) -> None:
     dask_scheduler._broker._topics.pop(topic, None)
 
 
-def _cannot_travel(parcel: Parcel) -> str:
-    told = []
+def _not_sendable(parcel: Parcel) -> str:
+    reasons = []
     for name, why in parcel.failed.items():
         user = parcel.users.get(name)
-        told.append(
+        reasons.append(
             f"{name}{f', which {user} uses,' if user else ''} cannot travel to a runner: {why}"
         )
-    return "\n".join([*told, "make it inside of the cell, or take it out"])
+    return "\n".join([*reasons, "make it inside of the cell, or take it out"])
 
 
 def _unparsable(shell: Any, error: SyntaxError) -> Exception:
@@ -325,20 +327,20 @@ def _unparsable(shell: Any, error: SyntaxError) -> Exception:
         return lines
 
     # For a SyntaxError IPython would show all frames, which here belong to dask-flame.
-    return _shown(_named(type(error).__name__)(str(error)), render)
+    return _with_rendering(_class_named(type(error).__name__)(str(error)), render)
 
 
-def _named(kind: str) -> type[Exception]:
+def _class_named(kind: str) -> type[Exception]:
     """Return an exception class with the name of a class that is not available here."""
     return type(kind, (Exception,), {"__module__": "builtins"})
 
 
-def _told(shell: Any, error: BaseException) -> list[str]:
+def _short_traceback(shell: Any, error: BaseException) -> list[str]:
     lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, None)
     return lines
 
 
-def _shown(error: E, render: Callable[[], list[str]]) -> E:
+def _with_rendering(error: E, render: Callable[[], list[str]]) -> E:
     """Let IPython show an error as rendered, without the frames that raise it."""
     with contextlib.suppress(AttributeError, TypeError):
         error._render_traceback_ = render  # type: ignore[attr-defined]
@@ -346,7 +348,7 @@ def _shown(error: E, render: Callable[[], list[str]]) -> E:
 
 
 @contextlib.contextmanager
-def _no_frames(*kinds: type[Exception]) -> Iterator[None]:
+def _as_usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Show errors of these classes in one line, without a traceback."""
     try:
         yield

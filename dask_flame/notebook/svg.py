@@ -52,7 +52,7 @@ def svg(board: Board) -> str:
     size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"',
-        f' aria-label="{escape(_spoken(board))}">',
+        f' aria-label="{escape(_description(board))}">',
         f"<style>{_STYLE}{_colors(board)}</style>",
         f'<rect class="card" x=".5" y=".5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" rx="6"/>',
         _text(18, 26, board.metric or "curves", "ink b title"),
@@ -73,12 +73,12 @@ def html(board: Board, picture: str) -> str:
     """
     data = b64encode(picture.encode()).decode()
     return (
-        f'<img alt="{escape(_spoken(board))}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'<img alt="{escape(_description(board))}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'style="max-width:100%;height:auto" src="data:image/svg+xml;base64,{data}">'
     )
 
 
-def _spoken(board: Board) -> str:
+def _description(board: Board) -> str:
     return "; ".join(filter(None, (board.title, board.headline)))
 
 
@@ -157,14 +157,14 @@ def _axes(scale: _Scale) -> str:
     along = [step for step in ticks(scale.x0, scale.x1, 6) if step == round(step)]
     if scale.log:
         up = log_ticks(scale.y0, scale.y1)
-        told = [10**t for t in up]
+        labels = [10**t for t in up]
     else:
-        up = told = ticks(scale.y0, scale.y1, 5)
+        up = labels = ticks(scale.y0, scale.y1, 5)
     parts = []
-    for place, value in zip(up, told, strict=True):
+    for place, value in zip(up, labels, strict=True):
         y = scale.y(place)
         parts.append(f'<path class="rule" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>')
-        written = f"{value:.3g}" if scale.log else tick(value, told)
+        written = f"{value:.3g}" if scale.log else tick(value, labels)
         parts.append(_text(_LEFT - 8, round(y + 4, 1), written, "quiet r"))
     for step in along:
         parts.append(_text(round(scale.x(step), 1), _BOTTOM + 18, tick(step, along), "quiet m"))
@@ -233,8 +233,8 @@ def _peak(leader: Curve, scale: _Scale) -> str:
     where, words = f'x="{place:.1f}" y="{above:.1f}"', f">{shown(leader.best)}</text>"
     # A halo keeps the label legible on top of curves.
     around = f'<text {where} stroke-width="4" class="halo b {side}"{words}'
-    told = f'<text {where} class="ink b {side}"{words}'
-    return ring + around + told
+    label = f'<text {where} class="ink b {side}"{words}'
+    return ring + around + label
 
 
 # The table

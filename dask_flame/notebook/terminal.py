@@ -44,11 +44,11 @@ def _chart(
 ) -> list[Text]:
     x0, x1, y0, y1 = limits
     low, high = (10**y0, 10**y1) if board.log else (y0, y1)
-    told = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
-    margin = max(map(len, told))
+    labels = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]
+    margin = max(map(len, labels))
     rows = dots(board, max(10, width - margin - 3), height).rows()
     lines = []
-    for label, row in zip(told, rows, strict=True):
+    for label, row in zip(labels, rows, strict=True):
         line = Text(f"{label:>{margin}} │", "dim")
         for characters, color in row:
             line.append(characters, style=f"not dim {color}" if color else "")

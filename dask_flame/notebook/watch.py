@@ -22,9 +22,9 @@ from dask_flame.reports.driver.futures import futures_of
 from dask_flame.reports.driver.replica import Source, source_of
 
 #: Minimum seconds between two pictures, and seconds between two checks for the end of all calls.
-_PICTURE, _LOOK = 0.5, 0.05
+_PICTURE, _CHECK = 0.5, 0.05
 #: Minimum interval between two pictures, as a multiple of the time to draw one.
-_SPARE = 4
+_DRAWING_FACTOR = 4
 _ENDED = {"finished": "done", "error": "failed", "cancelled": "cancelled", "lost": "lost"}
 
 
@@ -93,10 +93,10 @@ def watch(
     view = _View(given, {"metric": metric, "best_is": best, "log": yes_or_no("log", log)})
     if client is None:
         return view.last(None)
-    return _awaited(view, client) if client.asynchronous else _waited(view, client)
+    return _watch_async(view, client) if client.asynchronous else _watch(view, client)
 
 
-def _waited(view: _View, client: Client) -> None:
+def _watch(view: _View, client: Client) -> None:
     source = client.sync(source_of, client)
     if view.ended:
         client.sync(source.caught_up)
@@ -112,7 +112,7 @@ def _waited(view: _View, client: Client) -> None:
             view.last(source)
 
 
-async def _awaited(view: _View, client: Client) -> None:
+async def _watch_async(view: _View, client: Client) -> None:
     source = await source_of(client)
     if view.ended:
         await source.caught_up()
@@ -158,8 +158,8 @@ class _View:
                 drawn = state
                 self._draw(source)
                 took = time.monotonic() - now
-                due = now + max(_PICTURE, _SPARE * took)
-            yield _LOOK
+                due = now + max(_PICTURE, _DRAWING_FACTOR * took)
+            yield _CHECK
 
     def last(self, source: Source | None) -> None:
         """Draw the final picture."""
@@ -169,7 +169,7 @@ class _View:
         drawn = self._board(source)
         self.screen.show(drawn, last=last)
         # The metric may be reported later. Warn early only if the name looks like a typo.
-        if drawn.unreported and not self._warned and (last or _meant(drawn)):
+        if drawn.unreported and not self._warned and (last or _similar(drawn)):
             self._warned = True
             warnings.warn(_unreported(drawn), UserWarning, stacklevel=2)
 
@@ -186,19 +186,19 @@ class _View:
 
 def _unreported(board: Board) -> str:
     yet = " yet; it is drawn once it is" if board.alive else ""
-    instead = (_meant(board) or board.others)[0]
+    instead = (_similar(board) or board.others)[0]
     return (
         f"metric={board.metric!r} was not reported by these calls{yet}; there is "
         f'{", ".join(board.others)}; write metric="{instead}"'
     )
 
 
-def _meant(board: Board) -> list[str]:
+def _similar(board: Board) -> list[str]:
     """Return a reported name that is similar to the requested metric, as a list."""
     return difflib.get_close_matches(board.metric, board.others, n=1, cutoff=0.75)
 
 
-def _screen() -> _Cell | _Terminal | _Paper:
+def _screen() -> _Cell | _Terminal | _Plain:
     """Return the screen on which boards are drawn, each replacing the one before."""
     if is_kernel():
         return _Cell()
@@ -207,7 +207,7 @@ def _screen() -> _Cell | _Terminal | _Paper:
             return _Terminal()
         except ImportError:
             pass
-    return _Paper()
+    return _Plain()
 
 
 class _Cell(contextlib.nullcontext[None]):
@@ -253,7 +253,7 @@ class _Terminal:
         self._live.update(Drawn(board), refresh=True)
 
 
-class _Paper(contextlib.nullcontext[None]):
+class _Plain(contextlib.nullcontext[None]):
     """File, pipe, or terminal without rich: prints the ranking at the end."""
 
     def show(self, board: Board, *, last: bool) -> None:

@@ -24,13 +24,13 @@ from dask_flame.reports.series import CallReports, Series
 #: Approximate number of points of all curves in a page (24 bytes each).
 POINTS = 300_000
 #: Minimum number of points of a curve; with fewer the curve would look different.
-_LEAST = 200
+_MIN_POINTS = 200
 #: Number of other metrics whose last values are sent.
 _OTHERS = 4
 
 
 @dataclass(slots=True)
-class _Told:
+class _SentAttempt:
     """Data of one attempt that a page already has."""
 
     id: int
@@ -60,7 +60,7 @@ class Feed:
 
     def forget(self) -> None:
         """Send everything again, because earlier updates did not arrive."""
-        self._told: dict[tuple[Key, int], _Told] = {}
+        self._sent: dict[tuple[Key, int], _SentAttempt] = {}
         self._places: dict[Key, int] = {}
         self._metric: str | None = None
         self._metrics: list[str] = []
@@ -97,28 +97,28 @@ class Feed:
             metric = wanted
         anew = not self._begun or metric != self._metric
         if anew:
-            self._told.clear()
+            self._sent.clear()
         heading = (metric, known) != (self._metric, self._metrics)
         self._begun, self._metric, self._metrics = True, metric, known
         attempts = list(_attempts(calls))
         self._palette.assign(list(dict.fromkeys(call.runner for call, _ in attempts)))
         names = _names(calls)
         gone = self._drop({(call.key, call.attempt) for call, _ in attempts})
-        limit = max(_LEAST, self._points // max(1, len(attempts)))
+        limit = max(_MIN_POINTS, self._points // max(1, len(attempts)))
         rows: list[dict[str, Any]] = []
         points = _Points()
         for call, latest in attempts:
-            told = self._told.setdefault((call.key, call.attempt), _Told(-1))
-            if told.id < 0:
-                told.id = next(self._ids)
+            sent = self._sent.setdefault((call.key, call.attempt), _SentAttempt(-1))
+            if sent.id < 0:
+                sent.id = next(self._ids)
             name = names[call.key]
-            if told.call is call and told.name == name:
+            if sent.call is call and sent.name == name:
                 continue
-            rows.append(self._row(told.id, call, name, latest=latest))
+            rows.append(self._row(sent.id, call, name, latest=latest))
             series = call.series.get(metric)
             if series is not None and len(series):
-                points.add(told, series, call.started, limit)
-            told.call, told.name = call, name
+                points.add(sent, series, call.started, limit)
+            sent.call, sent.name = call, name
         if not (anew or heading or rows or gone):
             return None
         return {
@@ -128,12 +128,12 @@ class Feed:
             "higher": higher_is_better(metric),
             "gone": gone,
             "rows": rows,
-            **points.told(),
+            **points.columns(),
         }
 
     def _drop(self, there: Collection[tuple[Key, int]]) -> list[int]:
-        gone = [which for which in self._told if which not in there]
-        return [self._told.pop(which).id for which in gone]
+        gone = [which for which in self._sent if which not in there]
+        return [self._sent.pop(which).id for which in gone]
 
     def _row(self, number: int, call: CallReports, name: str, *, latest: bool) -> dict[str, Any]:
         metric = self._metric or ""
@@ -173,30 +173,30 @@ class _Points:
         self._y: list[Any] = []
         self._t: list[Any] = []
 
-    def add(self, told: _Told, series: Series, started: float, limit: int) -> None:
+    def add(self, sent: _SentAttempt, series: Series, started: float, limit: int) -> None:
         """Add the new points of a series, or all points if it was downsampled meanwhile."""
         n = len(series)
         made = max(series.made, n)
-        dropped, new = made - n, made - told.made
+        dropped, new = made - n, made - sent.made
         # The page may hold twice the limit before it gets a downsampled curve.
-        same = told.made and dropped == told.dropped and new >= 0
+        same = sent.made and dropped == sent.dropped and new >= 0
         if same and not new:
             return
-        if same and told.points + new <= 2 * limit:
+        if same and sent.points + new <= 2 * limit:
             chosen: Any = slice(n - new, n)
-            points, replace = told.points + new, False
+            points, replace = sent.points + new, False
         else:
             chosen = slice(None) if n <= limit else thin(series.values, limit)
             replace = True
             points = n if n <= limit else len(chosen)
-        told.made, told.dropped, told.points = made, dropped, points
+        sent.made, sent.dropped, sent.points = made, dropped, points
         x = np.asarray(series.steps, dtype=float)[chosen]
         self._x.append(x)
         self._y.append(np.asarray(series.values, dtype=float)[chosen])
         self._t.append((np.asarray(series.times) - started)[chosen])
-        self._runs.append((told.id, len(x), replace))
+        self._runs.append((sent.id, len(x), replace))
 
-    def told(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, Any]:
         def joined(parts: list[Any], kind: str) -> Any:
             return np.concatenate([*parts, np.empty(0)]).astype(kind)
 

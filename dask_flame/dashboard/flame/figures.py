@@ -19,7 +19,7 @@ from bokeh.plotting import figure
 from dask_flame.dashboard.theme import canvas, plain
 
 # Steps are whole numbers. Times are formatted with a unit.
-_ACROSS = """
+_STEP_OR_TIME = """
 const said = axis_label === "step" ? null : tick;
 if (said === null) return Number(tick.toPrecision(9)).toLocaleString("en");
 const [h, m, s] = [Math.floor(tick / 3600), Math.floor(tick / 60) % 60, tick % 60];
@@ -60,7 +60,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     )
     fig.toolbar.autohide = True
     fig.xaxis.formatter = CustomJSTickFormatter(
-        code=_ACROSS.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
+        code=_STEP_OR_TIME.replace("axis_label", "axis.axis_label"), args={"axis": fig.xaxis[0]}
     )
     fig.xaxis.ticker = BasicTicker(min_interval=1e-3, num_minor_ticks=0)
     if kind == "linear":
@@ -99,7 +99,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         background_fill_color="ground",
         background_fill_alpha=0.75,
     )
-    _tell_of_the_mouse(fig)
+    _forward_mouse_events(fig)
     return {"figure": fig, "lines": lines, "strong": strong, "ends": ends, "notes": notes}
 
 
@@ -154,7 +154,7 @@ def grid(name: str, **sizing: Any) -> dict[str, Any]:
     words |= {"text_baseline": "alphabetic", "text_font": value("Helvetica, Arial, sans-serif")}
     fig.text("x", "y", source=titles, text_font_style="style", **words)
     fig.text("x", "y", source=numbers, text_align="right", **words)
-    _tell_of_the_mouse(fig)
+    _forward_mouse_events(fig)
     return {
         "figure": fig,
         "cells": cells,
@@ -169,8 +169,8 @@ def _source(columns: str, name: str) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns.split()}, name=name)
 
 
-def _tell_of_the_mouse(fig: Any) -> None:
-    told = CustomJS(
+def _forward_mouse_events(fig: Any) -> None:
+    forward = CustomJS(
         args={"origin": fig},
         code="""
         const { event_name: kind, x, y } = cb_obj;
@@ -178,4 +178,4 @@ def _tell_of_the_mouse(fig: Any) -> None:
         """,
     )
     for event in (MouseMove, MouseLeave, Reset):
-        fig.js_on_event(event, told)
+        fig.js_on_event(event, forward)

@@ -139,9 +139,9 @@ class Board:
         self._scheduler = scheduler
         self._workers = workers
         self._feed = Feed(palette)
-        self._told = FlameFeed(name="flame-feed")
+        self._shared = FlameFeed(name="flame-feed")
         # Update at once when the user chooses a metric.
-        self._told.on_change("wanted", lambda attr, old, new: self.update())
+        self._shared.on_change("wanted", lambda attr, old, new: self.update())
         self._version: tuple[Gatherer | None, int, str | None] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
@@ -162,7 +162,7 @@ class Board:
         )
         self.root = self._layout()
         self.args: dict[str, Any] = {
-            "feed": self._told,
+            "feed": self._shared,
             "bar": self._bar,
             "side": self._side if workers is not None else None,
             "empty": self._empty,
@@ -179,12 +179,12 @@ class Board:
 
     def update(self) -> None:
         """Send an update if the browser has processed the previous one."""
-        told = self._told
-        if told.lost != self._lost:
-            self._lost = told.lost
+        shared = self._shared
+        if shared.lost != self._lost:
+            self._lost = shared.lost
             self._feed.forget()
             self._version = self._pools = None
-        elif told.seen < told.payload["number"]:
+        elif shared.seen < shared.payload["number"]:
             return
         reports = plugin_of(self._scheduler)
         news = {"calls": self._calls(reports), "pools": self._counts(reports)}
@@ -192,14 +192,14 @@ class Board:
         if news:
             # The number comes first, so that Bokeh's comparison with the previous value in the
             # browser finds a difference immediately.
-            told.payload = {"number": told.payload["number"] + 1, **news}
+            shared.payload = {"number": shared.payload["number"] + 1, **news}
 
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
-        version = reports, reports.store.version if reports else 0, self._told.wanted
+        version = reports, reports.store.version if reports else 0, self._shared.wanted
         if version == self._version:
             return None
         self._version = version
-        return self._feed.next(reports.store.calls if reports else {}, self._told.wanted)
+        return self._feed.next(reports.store.calls if reports else {}, self._shared.wanted)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """Return the counts of each pool, if they have changed."""
@@ -236,5 +236,5 @@ class Board:
             name="flame-page",
             stylesheets=[theme.sheet()],
             # Makes the feed part of the document; Bokeh synchronizes only models of the document.
-            tags=[self._told],
+            tags=[self._shared],
         )

@@ -112,7 +112,7 @@ class PoolsBoard:
         self._boots = BootBars(sizing_mode="stretch_width", styles=_half("420px"))
         self._events = EventList(sizing_mode="stretch_width", styles=_half("520px"))
         self.root = self._layout()
-        self.root.on_change("tags", self._told)
+        self.root.on_change("tags", self._set_offset)
 
     def update(self) -> None:
         """Update the page; send only what has changed."""
@@ -164,7 +164,7 @@ class PoolsBoard:
             "colors": DARK,
         }
 
-    def _told(self, attr: str, old: Any, new: Any) -> None:
+    def _set_offset(self, attr: str, old: Any, new: Any) -> None:
         """Take the browser's offset from UTC, in minutes."""
         if new and isinstance(new[0], int | float) and abs(new[0]) < 24 * 60:
             self._events.offset = float(new[0])

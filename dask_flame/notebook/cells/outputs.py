@@ -17,9 +17,9 @@ from distributed import Worker
 #: Seconds for which printed text is collected before it is sent.
 _INTERVAL = 0.05
 #: Maximum number of unsent characters. Beyond it a print blocks, as with a pipe.
-_MOST = 256 * 1024
+_MAX_UNSENT = 256 * 1024
 #: Maximum seconds for which a print blocks.
-_PATIENCE = 5.0
+_MAX_BLOCK = 5.0
 
 #: Outputs of the cell in whose context the code runs.
 _own: ContextVar[Outputs | None] = ContextVar("dask_flame_outputs", default=None)
@@ -59,13 +59,13 @@ class Outputs:
                 self._items.append((stream, [text]))
             self._size += len(text)
             self._wake()
-            if self._size > _MOST and threading.get_ident() != self.worker.thread_id:
-                deadline = time.monotonic() + _PATIENCE
+            if self._size > _MAX_UNSENT and threading.get_ident() != self.worker.thread_id:
+                deadline = time.monotonic() + _MAX_BLOCK
                 # Wait in short intervals, because an interrupt is delivered only between them.
-                while self._size > _MOST and time.monotonic() < deadline:
+                while self._size > _MAX_UNSENT and time.monotonic() < deadline:
                     self._room.wait(0.05)
 
-    def say(self, what: str, *details: Any) -> None:
+    def add(self, what: str, *details: Any) -> None:
         """Add an item other than text."""
         with self._room:
             self._items.append((what, *details))
@@ -92,11 +92,13 @@ class Outputs:
             self._size, self._awake = 0, False
             self._room.notify_all()
         if items:
-            told = [_told(item) for item in items]
-            self.worker.log_event(self._topic, {"cell": self._cell, "items": pickle.dumps(told)})
+            sendable = [_picklable(item) for item in items]
+            self.worker.log_event(
+                self._topic, {"cell": self._cell, "items": pickle.dumps(sendable)}
+            )
 
 
-def _told(item: tuple[Any, ...]) -> tuple[Any, ...]:
+def _picklable(item: tuple[Any, ...]) -> tuple[Any, ...]:
     what, *details = item
     if what in ("stdout", "stderr"):
         return what, "".join(details[0])

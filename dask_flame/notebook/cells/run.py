@@ -76,21 +76,21 @@ class Outcome:
     ----------
     names : Parcel
         Assigned values, and the value of the last expression.
-    gone : tuple of str
+    deleted : tuple of str
         Names that the cell has deleted.
     shown : mapping of str to object
         Display data of the last expression's value, in case the value cannot be sent.
     error : bytes
         The pickled error; empty without an error, or if it cannot be pickled.
-    told : tuple of str
+    error_text : tuple of str
         Class name, message and traceback of the error as text.
     """
 
     names: Parcel
-    gone: tuple[str, ...]
+    deleted: tuple[str, ...]
     shown: dict[str, Any]
     error: bytes = b""
-    told: tuple[str, str, str] = ("", "", "")
+    error_text: tuple[str, str, str] = ("", "", "")
 
 
 class CellFailed(Exception):
@@ -121,7 +121,7 @@ def run_cell(packed: bytes) -> bytes:
     order: Order = cloudpickle.loads(packed)
     worker = get_worker()
     outputs = Outputs(worker, order.topic, order.key)
-    outputs.say("begin", str(worker.name))
+    outputs.add("begin", str(worker.name))
     namespace = {"__name__": "__main__", "__doc__": None, "__builtins__": builtins}
     if (main := main_module.installed()) is not None:
         main.use(namespace)
@@ -131,8 +131,8 @@ def run_cell(packed: bytes) -> bytes:
     finally:
         outputs.finish()
     answer: bytes = cloudpickle.dumps(outcome)
-    if outcome.told[0]:
-        raise CellFailed(": ".join(filter(None, outcome.told[:2])), answer)
+    if outcome.error_text[0]:
+        raise CellFailed(": ".join(filter(None, outcome.error_text[:2])), answer)
     return answer
 
 
@@ -159,16 +159,16 @@ def _run(order: Order, namespace: dict[str, Any]) -> Outcome:
     if value is not None and not order.quiet:
         assigned.append(VALUE)
     parcel = pack({**namespace, VALUE: value}, namespace, assigned, follow=False)
-    gone = tuple(name for name in given if name not in namespace)
+    deleted = tuple(name for name in given if name not in namespace)
     if error is not None:
-        return _failed(error, order, parcel, gone)
+        return _failed(error, order, parcel, deleted)
     shown: dict[str, Any] = {}
     if VALUE in assigned and type(value).__module__ != "builtins":
         # Send the full display only if the value itself cannot be sent.
         shown = show(value) if VALUE in parcel.failed else {"text/plain": _text(value)}
     elif VALUE in parcel.failed:
         shown = {"text/plain": _text(value)}
-    return Outcome(parcel, gone, shown)
+    return Outcome(parcel, deleted, shown)
 
 
 def _execute(order: Order, namespace: dict[str, Any]) -> Any:
@@ -241,14 +241,16 @@ def _text(value: Any) -> str:
 
 
 def _cannot_unpack(lost: dict[str, str]) -> str:
-    told = "; ".join(f"{name} ({why})" for name, why in lost.items())
+    reasons = "; ".join(f"{name} ({why})" for name, why in lost.items())
     return (
-        f"what the cell uses cannot be unpacked on the runner: {told}. "
+        f"what the cell uses cannot be unpacked on the runner: {reasons}. "
         "Is everything installed there that is imported here?"
     )
 
 
-def _failed(error: BaseException, order: Order, parcel: Parcel, gone: tuple[str, ...]) -> Outcome:
+def _failed(
+    error: BaseException, order: Order, parcel: Parcel, deleted: tuple[str, ...]
+) -> Outcome:
     """Return the outcome of a cell that has raised, without frames of dask-flame."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != order.filename:
@@ -261,7 +263,7 @@ def _failed(error: BaseException, order: Order, parcel: Parcel, gone: tuple[str,
         data = cloudpickle.dumps({ERROR: error})
     except Exception:
         data = b""
-    return Outcome(parcel, gone, {}, data, (kind, _said(error), text))
+    return Outcome(parcel, deleted, {}, data, (kind, _said(error), text))
 
 
 def _said(error: BaseException) -> str:

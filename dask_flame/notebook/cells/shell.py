@@ -35,12 +35,12 @@ class CellPublisher(DisplayPublisher):
     ) -> None:
         outputs = current()
         if outputs is not None:
-            outputs.say("display", data, metadata or {}, transient or {}, update)
+            outputs.add("display", data, metadata or {}, transient or {}, update)
 
     def clear_output(self, wait: bool = False) -> None:
         outputs = current()
         if outputs is not None:
-            outputs.say("clear", wait)
+            outputs.add("clear", wait)
 
 
 class CellShell(InteractiveShell):
