@@ -177,7 +177,7 @@ def test_what_runners_have_printed_gets_through_only_with_its_colours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = {f"r{NASTY}": f"\x1b[31mred\x1b[0m {NASTY}\nplain"}
-    monkeypatch.setattr(commands, "_do", lambda what, where: answers)
+    monkeypatch.setattr(commands, "_inspect", lambda what, where: answers)
     result = CliRunner().invoke(commands.flame, ["logs", "any"], color=True)
     assert result.exit_code == 0, result.output
     assert "\x1b[31mred" in result.output
