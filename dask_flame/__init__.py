@@ -1,6 +1,6 @@
 """Elastic Dask for notebooks: runners appear when you call, and are gone when you stop.
 
-Names are imported on first use: a runner or its supervisor must not pay for
+Names are imported on first use: a runner or the process that guards runners must not pay for
 importing the driver's half.
 """
 
@@ -99,7 +99,7 @@ __all__ = [
 
 
 # The defaults are in Dask's configuration from the import on. Where nobody uses Dask there is none:
-# the supervisors of runners do without.
+# the processes that guard runners do without.
 if "dask.config" in sys.modules:
     import_module("dask_flame.core.config")
 

@@ -13,7 +13,7 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
-    A process that runs or supervises runners imports one module of a package, and must not pay for
+    A process that runs or guards runners imports one module of a package, and must not pay for
     the others.
 
     Parameters
