@@ -95,7 +95,7 @@ REPLACED = {
     "distributed.protocol.pickle.loads": "what exits as it is read must not end the event loop",
 }
 
-#: The private names that functions here use: the class or module, and the name. :func:`uses` fills it.
+#: The private names that functions here use: the class or module, and the name; see :func:`uses`.
 USED: list[tuple[str, str]] = []
 
 _F = TypeVar("_F", bound=Callable[..., Any])
