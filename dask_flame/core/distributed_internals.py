@@ -95,14 +95,14 @@ REPLACED = {
     "distributed.protocol.pickle.loads": "what exits as it is read must not end the event loop",
 }
 
-#: What each function here uses: the class (or module) and the name. Filled by :func:`uses`.
+#: The private names that functions here use: the class or module, and the name; see :func:`uses`.
 USED: list[tuple[str, str]] = []
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def uses(*names: str) -> Callable[[_F], _F]:
-    """Register what a function uses, each as ``"Class._name"``."""
+    """Register the private names that a function uses, each as ``"Class._name"``."""
 
     def registered(function: _F) -> _F:
         for name in names:
@@ -136,7 +136,7 @@ def restore(instance: object, name: str) -> None:
     vars(instance).pop(name, None)
 
 
-# What there is in this process. There is no public list.
+# Objects of this process, of which there is no public list
 
 
 @uses("Client._instances")
@@ -169,7 +169,7 @@ def futures_lock(client: Client) -> threading.RLock:
 
 @uses("Client._periodic_callbacks")
 def client_callbacks(client: Client) -> dict[str, PeriodicCallback]:
-    """Return what a Client calls from time to time; it ends with the Client."""
+    """Return the periodic callbacks of a Client, which end with it."""
     callbacks: dict[str, PeriodicCallback] = client._periodic_callbacks
     return callbacks
 
@@ -183,7 +183,7 @@ def event_handlers(client: Client) -> dict[str, Callable[..., Any]]:
 
 @uses("Client._stream_handlers")
 def stream_handlers(client: Client) -> dict[str, Callable[..., Any]]:
-    """Return the handlers of what the scheduler says to a Client."""
+    """Return the handlers of a Client for the scheduler's messages."""
     handlers: dict[str, Callable[..., Any]] = client._stream_handlers
     return handlers
 
@@ -214,7 +214,7 @@ def fail_future(client: Client, key: Key, exception: bytes) -> None:
 
 @uses("Client._send_to_scheduler")
 def send_to_scheduler(client: Client, message: dict[str, Any]) -> None:
-    """Send a message as this Client does, in the order of all that it says."""
+    """Send a message as this Client does, in the order of its other messages."""
     client._send_to_scheduler(message)
 
 
@@ -311,7 +311,7 @@ def watch_worker_status(cluster: Cluster, comm: Comm) -> None:
 
 @uses("distributed.utils._offload_executor")
 def offload_executor() -> ThreadPoolExecutor:
-    """Return what pickles and reads large messages in its thread."""
+    """Return the executor that pickles and reads large messages."""
     executor: ThreadPoolExecutor = distributed.utils._offload_executor
     return executor
 
@@ -352,7 +352,7 @@ def forget_events(scheduler: Scheduler, topic: str) -> None:
 
 @uses("Scheduler._ongoing_background_tasks")
 def set_background_tasks(scheduler: Scheduler, tasks: AsyncTaskGroup) -> None:
-    """Replace what holds the tasks of a scheduler that has not started."""
+    """Replace the group of background tasks of a scheduler that has not started."""
     scheduler._ongoing_background_tasks = tasks
 
 
@@ -410,7 +410,7 @@ def accept_by(
     ----------
     tcp : tornado.tcpserver.TCPServer
     accept : callable
-        Takes a listening socket and what handles a connection; returns what stops it.
+        Takes a listening socket and the handler of a connection; returns a function that stops it.
     """
     for descriptor, sock in tcp._sockets.items():
         tcp._handlers.pop(descriptor)()

@@ -1,4 +1,4 @@
-"""What the scheduler has told since the last decision (driver)."""
+"""News from the scheduler since the last decision (driver)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RecentNews:
 
 
 class SchedulerNews:
-    """Collects what a scheduler tells, until the next decision takes it.
+    """Collects news from a scheduler until the next decision takes it.
 
     This is a :class:`~dask_flame.scheduler.observer.SchedulerObserver`.
 
@@ -67,7 +67,7 @@ class SchedulerNews:
         self.leaving.pop(name, None)
         self.retired.discard(name)
 
-    # What the scheduler tells
+    # Called by the scheduler
 
     def demand_changed(self) -> None:
         self._on_change()
