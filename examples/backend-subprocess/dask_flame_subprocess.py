@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
@@ -26,14 +27,10 @@ class Child:
 
     async def live(self, spec: RunnerSpec) -> str:
         command = runner_command(spec, self.folder)
-        environment = {**os.environ, **command.environment}
+        env = {**os.environ, **command.environment}
         try:
             process = await asyncio.create_subprocess_exec(
-                *command.arguments,
-                env=environment,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=self.printed,
-                stderr=self.printed,
+                *command.arguments, env=env, stdin=PIPE, stdout=self.printed, stderr=self.printed
             )
             self.leash = process.stdin
             assert self.leash is not None
