@@ -42,13 +42,13 @@ from pathlib import Path
 from typing import Any
 
 # The place for drivers' pods is that of the tests.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from kubernetes_driver import MARK  # beside this file
 
-from real_kubernetes import setting
-from real_kubernetes.asking import Refused
-from real_kubernetes.world import World
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.asking import Refused
+from tests.e2e.real_kubernetes.world import World
 
 _STEPS = ("accepted", "scheduled", "started", "registered", "first call")
 #: KubeCluster's drivers may do anything in the namespace that is made for this.
@@ -166,8 +166,7 @@ def _median(measured: Mapping[str, Any], step: str) -> float | None:
 @contextmanager
 def fake() -> Iterator[None]:
     """The fake Kubernetes in the place of a real one."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from fakes.kubernetes import FakeKubernetes
+    from tests.fakes.kubernetes import FakeKubernetes
 
     everything = {"admin": _ALL}
     with (

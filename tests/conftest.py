@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 
 # Fixtures that tests of the dashboard's pages share; not where few of these files are, as in the
-# pod of tests/real_kubernetes.
-if Path(__file__).with_name("browser_help.py").exists():
-    pytest_plugins = ("browser_help",)
+# pod of tests/e2e/real_kubernetes.
+if (Path(__file__).parent / "support" / "browser_help.py").exists():
+    pytest_plugins = ("tests.support.browser_help",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,15 +75,6 @@ def _checked() -> Iterator[None]:
         }
     ):
         yield
-
-
-def wait_for(condition: Callable[[], Any], within: float = 40, what: str = "") -> Any:
-    """Wait until a condition holds and return what it gave; fail after a deadline."""
-    deadline = time.monotonic() + within
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.charts.panel import Head, duration, panel
 from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
+from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 NOW = 1_700_000_000.0

@@ -23,7 +23,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import wait_for
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.local.inspector import LocalInspector
 from dask_flame.backends.local.process_scan import look, send
@@ -31,6 +30,7 @@ from dask_flame.cli import tables
 from dask_flame.cli.commands import flame
 from dask_flame.core.folder_locks import LOCK
 from dask_flame.testing import marked_processes
+from tests.support.waiting import wait_for
 
 DRIVER = """
 import ctypes, sys, time

@@ -31,13 +31,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, Reports, report, reports_of
 from dask_flame.core.argument_text import ALL, ONE, told
 from dask_flame.core.redaction import ELSE, secret, veiled
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.wire import Batch, RunningCall, decode, encode
 from dask_flame.serialization.task_arguments import arguments_of
+from tests.support.waiting import wait_for
 
 X = "\N{MULTIPLICATION SIGN}"
 

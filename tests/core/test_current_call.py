@@ -22,13 +22,12 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Reports, report
 from dask_flame.reports.runner.bound import BoundReport
 from dask_flame.reports.runner.report import _warn_forked, _warn_no_call
-from test_copies import there
-
-HERE = str(Path(__file__).parent)
+from tests.reports.driver.test_replica import there
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +61,7 @@ def running(kind: str) -> Iterator[Client]:
             cluster = FlameCluster(min=1, max=1, concurrency=4, dashboard_address=None)
     with cluster, Client(cluster) as client:
         client.wait_for_workers(1)
-        client.run(_know, HERE)
+        client.run(_know, str(ROOT))
         client.run(_track)
         yield client
 

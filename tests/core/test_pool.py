@@ -22,7 +22,7 @@ from dask_flame.core.text import exact_memory, memory
 from dask_flame.driver.fleets import make_pools
 from dask_flame.driver.launch import runner_spec
 from dask_flame.errors import BackendError, FlameError, PoolError, PositionalError
-from fakes.kubernetes.quantities import parse
+from tests.fakes.kubernetes.quantities import parse
 
 
 def test_defaults_come_from_the_configuration() -> None:

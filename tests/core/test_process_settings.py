@@ -13,9 +13,9 @@ import dask.config
 import pytest
 from distributed import get_worker
 
-from conftest import wait_for
 from dask_flame import Pool
 from dask_flame.core.process_settings import hash_seed, interpreter_flags, working_directory
+from tests.support.waiting import wait_for
 
 DRIVER = """
 import json, os, sys

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from conftest import wait_for
 from dask_flame.testing import marked_processes
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is looked into")
 _SHM = Path("/dev/shm")
@@ -157,7 +158,7 @@ import sys, time
 sys.path[:0] = {path!r}
 from dask.distributed import Client
 from dask_flame import FlameCluster
-from test_trackers import leave
+from tests.core.test_resource_trackers import leave
 
 if __name__ == "__main__":
     cluster = FlameCluster(max=1, dashboard_address=None)
@@ -169,7 +170,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("killed", ["driver", "driver and guard"])
 def test_it_goes_with_the_driver(killed: str, tmp_path: Path) -> None:
     file = tmp_path / "names"
-    code = DRIVER.format(path=[str(Path(__file__).parent)], file=str(file))
+    code = DRIVER.format(path=[str(ROOT)], file=str(file))
     driver = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "T": str(tmp_path), "TMPDIR": str(tmp_path)},

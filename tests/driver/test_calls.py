@@ -20,9 +20,9 @@ import pytest
 from distributed import Client, LocalCluster, get_client, get_worker, wait
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import CallTimeout, FlameCluster, FlameError, Pool, RunnerLost
 from dask_flame.errors import PoolError
+from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

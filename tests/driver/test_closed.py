@@ -11,9 +11,9 @@ import dask.config
 import pytest
 from distributed import Client
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool, PoolError, on
 from dask_flame.errors import BackendError, ClosedError
+from tests.support.waiting import wait_for
 
 #: Holds the scheduler up, as a machine that is busy may, once its lease has begun.
 SLOW = """

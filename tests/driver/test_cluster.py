@@ -13,11 +13,11 @@ import pytest
 from distributed import Client, Event, get_worker
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.errors import BackendError, BootError
+from tests.support.waiting import wait_for
 
 
 def name_of_runner(*args: Any, seconds: float = 0) -> str:

@@ -12,12 +12,12 @@ import numpy
 import pytest
 
 import dask_flame
-from conftest import wait_for
 from dask_flame.core.text import memory
 from dask_flame.dashboard.pools.cards import why
 from dask_flame.dashboard.pools.rows import count
 from dask_flame.errors import RunnerLost
 from dask_flame.scaling import runner_index
+from tests.support.waiting import wait_for
 
 _KEPT: list[Any] = []
 

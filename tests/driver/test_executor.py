@@ -11,9 +11,9 @@ import dask
 import pytest
 from distributed import get_worker
 
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.scaling.runner_index import Phase
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.lib.pretty import pretty
 
-import test_kubernetes
 from dask_flame import FlameCluster, Pool
 from dask_flame.backends import Backend
 from dask_flame.backends.base import RunnerSpec
@@ -29,9 +28,10 @@ from dask_flame.backends.redact import HIDDEN
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
-from kubernetes_help import Caller
-from test_kubernetes import Start, whoami
-from test_manifests import SITE
+from tests.backends.kubernetes import test_backend as test_kubernetes
+from tests.backends.kubernetes.objects.test_manifests import SITE
+from tests.backends.kubernetes.test_backend import Start, whoami
+from tests.support.kubernetes_help import Caller
 
 kubernetes = test_kubernetes.kubernetes
 cluster = test_kubernetes.cluster

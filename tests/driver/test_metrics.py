@@ -6,8 +6,8 @@ import re
 import urllib.request
 from typing import Any
 
-from conftest import wait_for
 from dask_flame import Pool
+from tests.support.waiting import wait_for
 
 
 def scrape(cluster: Any) -> dict[str, float]:

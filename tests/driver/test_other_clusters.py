@@ -20,12 +20,12 @@ from distributed.diagnostics.plugin import Environ, NannyPlugin, UploadDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.driver.ignored_settings import UNHEEDED
 from dask_flame.driver.other_clusters import ELSEWHERE, adapt_bounds, runners_for
 from dask_flame.errors import BackendError, BootError, PoolError, PositionalError
 from dask_flame.scaling.runner_index import Phase
+from tests.support.waiting import wait_for
 
 
 def name_of_runner(*args: Any) -> str:

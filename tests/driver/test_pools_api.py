@@ -11,9 +11,9 @@ import dask
 import pytest
 from distributed import Event, get_worker, wait
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BootError, PoolError, RunnerLost
+from tests.support.waiting import wait_for
 
 
 def whoami(*args: Any, seconds: float = 0) -> str:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 # Run from where it lies, as a script.
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from tests.support.paths import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
 import bigdata
 
 SCRIPT = Path(bigdata.__file__)

@@ -1,4 +1,4 @@
-"""The command that runs distributed's own tests, on a file in their style: tests/dask_client."""
+"""The command of tests/e2e/dask_client, on a file in the style of distributed's own tests."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_listed_test_that_passes_or_is_skipped_and_one_that_is_not_listed_fail
     assert code == 1, text
     assert "3 failed, 1 passed" in text
     for failed in ("test_fixtures[1]", "test_inside", "test_wrong"):
-        assert f"FAILED tests/dask_client/test_client.py::{failed}" in text
+        assert f"FAILED tests/e2e/dask_client/test_client.py::{failed}" in text
 
 
 def test_a_wrong_list_is_refused(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from distributed import Client
 import dask_flame
 from dask_flame.backends.kubernetes.api import permissions
 from dask_flame.core.pod_options import PodOptions
-from fakes.kubernetes.security import violations
+from tests.fakes.kubernetes.security import violations
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 VERSIONS = ("1.30", "1.36")

@@ -11,17 +11,17 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from conftest import wait_for
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.core import config
 from dask_flame.core.pod_options import PodOptions
-from fakes.kubernetes import FakeKubernetes
-from fakes.kubernetes.security import violations
-from kubernetes_help import Caller
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.security import violations
+from tests.support.kubernetes_help import Caller
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy/kubernetes"
 TYPE = "node.kubernetes.io/instance-type"
 PRODUCT = "nvidia.com/gpu.product"

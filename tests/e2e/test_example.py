@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_for
 from dask_flame.testing import marked_processes
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 nbformat = pytest.importorskip("nbformat")
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 SCRIPT = EXAMPLES / "bert_tuning.py"
 NOTEBOOK = EXAMPLES / "bert_tuning.ipynb"
 SMALL = ["--variants", "2", "--runners", "2", "--samples", "100", "--max-length", "24"]
@@ -68,7 +69,7 @@ def test_it_trains_ranks_saves_and_draws(tmp_path: Path, token: str) -> None:
 
 def test_it_runs_in_pods(tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiohttp")
-    from fakes.kubernetes import FakeKubernetes
+    from tests.fakes.kubernetes import FakeKubernetes
 
     container = {"name": "hub", "image": "hub/image:1", "args": ["sleep", "3600"]}
     pod = {"metadata": {"name": "me", "namespace": "team"}, "spec": {"containers": [container]}}

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from browser_help import ARGUMENTS, CHROMIUM
-from conftest import wait_for
 from dask_flame.core.processes import MARK
 from dask_flame.testing import marked_processes
 from dask_flame.testing.lab import Lab, jupyterlab
+from tests.support.browser_help import ARGUMENTS, CHROMIUM
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipywidgets")
@@ -27,7 +28,7 @@ pytest.importorskip("jupyterlab", reason="pip install jupyterlab")
 pytest.importorskip("dask_labextension", reason="pip install dask-labextension")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
-FACTORY = Path(__file__).parents[1] / "deploy" / "jupyterlab" / "labextension.yaml"
+FACTORY = ROOT / "deploy" / "jupyterlab" / "labextension.yaml"
 
 _TOKEN = "DASK_FLAME_TEST_LAB"
 

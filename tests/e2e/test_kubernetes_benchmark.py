@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("aiohttp")
 pytest.importorskip("kr8s")
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kubernetes.py"
+SCRIPT = ROOT / "benchmarks" / "kubernetes.py"
 
 
 def test_it_measures_and_says_what_it_does_not(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from real_kubernetes import setting
-from real_kubernetes.world import _packed
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.world import _packed
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 #: What is imported where there is a fake, and so not in a pod.
 _HERE_ALONE = ("browser_help", "other_python")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -125,12 +125,20 @@ def test_pytest_starts_in_the_image(tests: Path, tmp_path: Path) -> None:
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": f"{tests / 'tests'}:{site}",
+        "PYTHONPATH": f"{tests}:{site}",
         **dict.fromkeys((setting.TOKEN, setting.ROOM, setting.GPUS), "1"),
     }
     # As in `away`, and without this machine's own packages.
-    words = ["-m", "pytest", "-q", "-p", "real_kubernetes.inside", "-p", "no:cacheprovider"]
-    words += ["--rootdir=.", "--collect-only", "-m", "kubernetes", "tests/real_kubernetes"]
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.e2e.real_kubernetes.inside",
+        "-p",
+        "no:cacheprovider",
+    ]
+    words += ["--rootdir=.", "--collect-only", "-m", "kubernetes", "tests/e2e/real_kubernetes"]
     done = subprocess.run(
         [sys.executable, "-S", *words], cwd=tests, env=env, capture_output=True, text=True
     )

@@ -21,9 +21,9 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.driver.launch import settings
+from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import wait_for
 from dask_flame.testing import marked_processes
+from tests.support.waiting import wait_for
 
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
 

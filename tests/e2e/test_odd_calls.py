@@ -1,6 +1,6 @@
 """Searched for: a thing or an error that harms anybody but the call that brings it.
 
-``pytest tests/test_odd_calls.py --odd-calls 2000`` looks further than the few that are tried by
+``pytest tests/e2e/test_odd_calls.py --odd-calls 2000`` looks further than the few that are tried by
 default.
 """
 
@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import dask_flame
-import odd
-from conftest import wait_for
 from dask_flame import FlameCluster
+from tests.support import odd
+from tests.support.waiting import wait_for
 
 Make = Callable[..., tuple[FlameCluster, Client]]
 

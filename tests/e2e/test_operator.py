@@ -6,7 +6,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import dask_kubernetes.operator
@@ -14,11 +13,12 @@ import pytest
 from dask.distributed import Client
 from distributed.client import Future
 
-from conftest import wait_for
 from dask_flame import report
-from fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
-PAGE = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 
 
 class Operator:
@@ -72,7 +72,7 @@ class Operator:
 def documented(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Any]]]:
     """Runs the code of the documentation, on this operator; what it defines."""
     image = {
-        "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}",
+        "PYTHONPATH": str(ROOT),
         "DASK_FLAME__DISCONNECT_GRACE": "1s",
     }
     with FakeKubernetes(env=image).in_thread() as fake:

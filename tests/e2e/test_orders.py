@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import wait_for
 from dask_flame.core.processes import mark_of
 from dask_flame.testing import marked_processes
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="marks are hidden on Linux alone")
 _TOKEN = "DASK_FLAME_TEST_DRIVER"

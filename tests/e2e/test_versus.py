@@ -11,8 +11,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.support.paths import ROOT
+
 # Run from where it lies, as a script: what is beside it is imported by name.
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 import versus
 from versus_driver import scheduled
 from versus_measures import CONTENDERS, MEASURES, Goal, Quantity, at_most, no_more_than, times_less

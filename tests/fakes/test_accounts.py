@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from conftest import wait_for
-from fakes.kubernetes import FakeKubernetes
-from kubernetes_help import TEAM, Caller, pod, reaches
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.kubernetes_help import TEAM, Caller, pod, reaches
+from tests.support.waiting import wait_for
 
 RBAC = "rbac.authorization.k8s.io"
 ROLES = f"/apis/{RBAC}/v1/namespaces/team"

@@ -16,9 +16,9 @@ kr8s = pytest.importorskip("kr8s")
 
 import httpx  # noqa: E402
 
-from conftest import wait_for  # noqa: E402
-from fakes.kubernetes import FakeKubernetes  # noqa: E402
-from kubernetes_help import JOBS, SLEEP, TEAM, Caller, job, pod, reaches, secret  # noqa: E402
+from tests.fakes.kubernetes import FakeKubernetes  # noqa: E402
+from tests.support.kubernetes_help import JOBS, SLEEP, TEAM, Caller, job, pod, reaches, secret  # noqa: E402
+from tests.support.waiting import wait_for  # noqa: E402
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from conftest import wait_for
-from fakes.kubernetes import FakeKubernetes
-from kubernetes_help import (
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.kubernetes_help import (
     JOBS,
     SLEEP,
     TEAM,
@@ -26,6 +25,7 @@ from kubernetes_help import (
     secret,
     seen,
 )
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

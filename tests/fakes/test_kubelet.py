@@ -15,9 +15,8 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from conftest import wait_for
-from fakes.kubernetes import FakeKubernetes
-from kubernetes_help import (
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.kubernetes_help import (
     SLEEP,
     TEAM,
     Caller,
@@ -30,6 +29,7 @@ from kubernetes_help import (
     seen,
     state,
 )
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from conftest import wait_for
-from fakes.kubernetes import FakeKubernetes
-from kubernetes_help import (
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.kubernetes_help import (
     SLEEP,
     TEAM,
     Caller,
@@ -22,6 +21,7 @@ from kubernetes_help import (
     secret,
     seen,
 )
+from tests.support.waiting import wait_for
 
 REVIEWS = "/apis/authorization.k8s.io/v1"
 GPU = "nvidia.com/gpu"

@@ -9,11 +9,11 @@ from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import wait_for
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, REGISTERED, BootLog, in_order, is_step
 from dask_flame.history.usage import PoolUsage
+from tests.support.waiting import wait_for
 
 STEPS = [ACCEPTED, "up", "image pulled", REGISTERED, FIRST_CALL]
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool, PoolError
 from dask_flame.history.costs import amount, costs, money
 from dask_flame.history.state import PoolSummary
+from tests.support.waiting import wait_for
 
 
 def pool(name: str = "gpu", **changes: Any) -> PoolSummary:

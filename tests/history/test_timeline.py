@@ -12,10 +12,10 @@ from distributed import Client, Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.history.timeline import BUSY, IDLE, RunnerTimeline, StateChange, thin
 from dask_flame.scaling.fleet import Fleet
+from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.core.messages import LEASE
+from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

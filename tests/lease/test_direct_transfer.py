@@ -12,9 +12,9 @@ import pytest
 from dask.distributed import Client, wait
 from distributed.worker import get_worker
 
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.lease.direct_transfer import scheduler_beside
+from tests.support.waiting import wait_for
 
 #: Bytes of a large result, and what there may be beside it.
 LARGE, SMALL = 8_000_000, 500_000

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from distributed import Client, Event, LocalCluster, Scheduler, Variable
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Lease
 from dask_flame.lease.plugin import dask_setup, is_driver
+from tests.support.waiting import wait_for
 
 
 def test_closing_the_last_client_ends_the_runners_and_a_new_one_boots_them_again() -> None:

@@ -21,12 +21,13 @@ from distributed import Client, LocalCluster, fire_and_forget
 from distributed.client import FutureCancelledError
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, Lease
 from dask_flame.core.messages import LEASE, MARK
 from dask_flame.errors import CallFailed
 from dask_flame.lease.resume import ResumableLink
 from dask_flame.testing import Proxy
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 dask_flame.resume_clients()
 
@@ -554,7 +555,7 @@ def test_a_scheduler_that_is_long_at_work_is_not_taken_for_silent(tmp_path: Path
 def commanded(folder: Path, **settings: str) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """`dask scheduler` and `dask worker`, processes of their own; yields the address and both."""
     file = folder / "scheduler.json"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     env |= {f"DASK_FLAME__{k.upper()}": v for k, v in settings.items()}
     dask = [sys.executable, "-m", "dask"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

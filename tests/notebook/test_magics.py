@@ -12,14 +12,14 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytest.importorskip("IPython")
 from IPython.core.displaypub import CapturingDisplayPublisher
@@ -373,7 +373,7 @@ def test_it_runs_on_any_dask_cluster(shell: Notebook) -> None:
 
 def test_the_cells_of_the_readme_run(shell: Notebook, flame: Flame) -> None:
     flame(pools={"cpu": Pool(max=1), "gpu": Pool(max=1)})
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     cells = re.findall(r"```ipython\n(.*?)```", readme, re.DOTALL)
     assert any("%%flame" in cell for cell in cells)
     for cell in cells:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_for
 from dask_flame.testing import marked_processes
+from tests.support.waiting import wait_for
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, FlameError, PoolError, report
 from dask_flame.charts.curves import Board, board, text
 from dask_flame.charts.ticks import log_ticks, tick, ticks
@@ -27,6 +26,7 @@ from dask_flame.notebook import watch as watching
 from dask_flame.notebook.braille import dots
 from dask_flame.notebook.svg import svg
 from dask_flame.reports import CallReports, Series
+from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 

@@ -11,8 +11,8 @@ from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import wait_for
 from dask_flame.prints.lines import UNFINISHED, LineFilter
+from tests.support.waiting import wait_for
 
 TEXT = st.text(alphabet="ab\r\n", max_size=12)
 

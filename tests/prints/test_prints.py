@@ -22,10 +22,10 @@ import dask
 import pytest
 from distributed import Client, Event, LocalCluster
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Prints, RunnerLost
 from dask_flame.errors import PoolError
 from dask_flame.prints.rate_limit import Limits
+from tests.support.waiting import wait_for
 
 Seen = Callable[[], list[str]]
 

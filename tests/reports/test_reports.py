@@ -29,12 +29,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
-from conftest import wait_for
 from dask_flame.reports import CallReports, Reports, ReportStore, Series, report
 from dask_flame.reports.downsample import LEAST, thin
 from dask_flame.reports.runner.report import _warn_unregistered
 from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.wire import NAME, TOPIC, Batch, RunningCall, decode, encode
+from tests.support.waiting import wait_for
 
 numbers = st.floats() | st.integers(-3, 3).map(float)
 

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.runner.devices import VISIBLE, Devices
 from dask_flame.runner.gpus import Gpus, make_current, visible
+from tests.support.waiting import wait_for
 
 Start = Callable[..., tuple[FlameCluster, Client]]
 

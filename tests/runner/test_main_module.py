@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import cloudpickle.cloudpickle
 import pytest
 from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.runner.main_module import MainModule
+from tests.support.paths import ROOT
 
 
 def test_a_scripts_own_functions_and_classes() -> None:
-    script = Path(__file__).with_name("main_script.py")
+    script = ROOT / "tests/support/main_script.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("all well\n")

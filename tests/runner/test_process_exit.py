@@ -10,7 +10,7 @@ from typing import Any
 import dask.config
 import pytest
 
-from conftest import wait_for
+from tests.support.waiting import wait_for
 
 _KEPT: list[Any] = []
 

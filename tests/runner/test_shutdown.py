@@ -12,8 +12,8 @@ import dask
 import pytest
 from distributed import Event, get_worker
 
-from conftest import wait_for
 from dask_flame.errors import RunnerLost
+from tests.support.waiting import wait_for
 
 
 def pid_of(cluster: Any, runner: str) -> int:

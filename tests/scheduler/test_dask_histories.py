@@ -15,12 +15,12 @@ import pytest
 from distributed import Client, span
 
 import dask_flame
-from conftest import wait_for
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.history.boots import BootLog
 from dask_flame.history.events import EventLog
 from dask_flame.scheduler import dask_histories
 from dask_flame.serialization.packed import PackedTask
+from tests.support.waiting import wait_for
 
 #: These tests collect garbage, of whatever test this process has run before, too: what that has to
 #: complain of is not theirs.

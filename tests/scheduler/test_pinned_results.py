@@ -14,9 +14,9 @@ import pytest
 from distributed import Client, get_worker
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import CallFailed
+from tests.support.waiting import wait_for
 
 Make = Callable[..., tuple[FlameCluster, Client]]
 

@@ -17,7 +17,7 @@ import pytest
 from distributed import Event, as_completed, get_worker, wait, worker_client
 
 import dask_flame
-from conftest import wait_for
+from tests.support.waiting import wait_for
 
 
 def whoami(*args: Any, seconds: float = 0.0, after: Any = None) -> tuple[str, float, float]:

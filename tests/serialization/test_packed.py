@@ -16,10 +16,10 @@ import pytest
 from distributed import Client, SchedulerPlugin, WorkerPlugin, get_worker
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.errors import CallFailed
 from dask_flame.serialization.packed import PackedTask
+from tests.support.waiting import wait_for
 
 Make = Callable[..., tuple[FlameCluster, Client]]
 

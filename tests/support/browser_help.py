@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from conftest import wait_for
 from dask_flame import Reports
+from tests.support.waiting import wait_for
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = [

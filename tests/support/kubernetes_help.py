@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from conftest import wait_for
-from fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.waiting import wait_for
 
 Object = dict[str, Any]
 

@@ -26,14 +26,15 @@ import yaml
 from dask.distributed import Client, get_worker
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
-from fakes.kubernetes import FakeKubernetes
-from other_python import other_python
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.other_python import other_python
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 DRIVER = {
     "apiVersion": "v1",
@@ -59,9 +60,7 @@ DRIVER = {
         ],
     },
 }
-ROLE = next(
-    yaml.safe_load_all((Path(__file__).parents[1] / "deploy/kubernetes/role.yaml").read_text())
-)
+ROLE = next(yaml.safe_load_all((ROOT / "deploy/kubernetes/role.yaml").read_text()))
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 Start = Callable[..., FakeKubernetes]
@@ -74,8 +73,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Star
 
     def start(**options: Any) -> FakeKubernetes:
         # What calls import is in the image.
-        tests = Path(__file__).parent
-        image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
+        image = {"PYTHONPATH": str(ROOT)}
         fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
         fake.start()
         started.append(fake)
@@ -520,7 +518,7 @@ def test_a_keeper_whose_image_cannot_be_pulled(kubernetes: Start, cluster: Any) 
 
 def test_a_keeper_that_crashes(kubernetes: Start, cluster: Any) -> None:
     # As in an image without dask-flame.
-    broken = {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHOME": "/nonexistent"}
+    broken = {"PYTHONPATH": str(ROOT), "PYTHONHOME": "/nonexistent"}
     kubernetes(env=broken)
     flame, client = cluster(max=1, boot_attempts=1)
     future = client.submit(whoami)
@@ -671,9 +669,9 @@ def _busy(client: Client) -> bool:
 
 def test_the_code_of_the_documentation_runs(kubernetes: Start, tmp_path: Path) -> None:
     fake = kubernetes()
-    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
     text = text.partition("## With dask-kubernetes' operator")[0]  # test_operator.py
-    before, _, after = text.partition("## From a laptop")  # test_apart.py
+    before, _, after = text.partition("## From a laptop")  # test_remote.py
     text = before + after.partition("\n## ")[2]
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     code += "\nprint(client.submit(abs, -3).result())\ncluster.close()\n"

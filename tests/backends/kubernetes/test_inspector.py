@@ -17,17 +17,18 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import test_kubernetes
-from conftest import wait_for
 from dask_flame import BootError
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.backends.kubernetes.inspector import NEEDED
 from dask_flame.backends.kubernetes.objects.orphans import UNKNOWN, finished, forsaken, why_orphan
 from dask_flame.cli.commands import flame
-from fakes.kubernetes import FakeKubernetes
-from fakes.kubernetes.access import EVERYTHING
-from kubernetes_help import SLEEP, job, pod, reaches, secret, seen
-from test_kubernetes import Start, pods, whoami
+from tests.backends.kubernetes import test_backend as test_kubernetes
+from tests.backends.kubernetes.test_backend import Start, pods, whoami
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
+from tests.support.kubernetes_help import SLEEP, job, pod, reaches, secret, seen
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 kubernetes = test_kubernetes.kubernetes
 cluster = test_kubernetes.cluster
@@ -249,7 +250,7 @@ def test_places_that_there_are_not(tmp_path: Path, kubernetes: Start, admin: Any
 
 
 def test_the_role_for_it_is_what_it_asks_for() -> None:
-    text = (Path(__file__).parents[1] / "deploy/kubernetes/overseer.yaml").read_text()
+    text = (ROOT / "deploy/kubernetes/overseer.yaml").read_text()
     (role,) = yaml.safe_load_all(text)
     rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
     assert yaml.safe_load(rules(rights))["rules"] == role["rules"]
@@ -257,7 +258,7 @@ def test_the_role_for_it_is_what_it_asks_for() -> None:
 
 def test_that_role_is_enough(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes()
-    text = (Path(__file__).parents[1] / "deploy/kubernetes/overseer.yaml").read_text()
+    text = (ROOT / "deploy/kubernetes/overseer.yaml").read_text()
     config = admin(fake, yaml.safe_load(text)["rules"])
     _, client = cluster(max=1, name="role")
     client.submit(whoami, pure=False).result(timeout=60)

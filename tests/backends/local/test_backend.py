@@ -17,12 +17,12 @@ import psutil
 import pytest
 from distributed import wait
 
-from conftest import wait_for
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BackendError, BootError, RunnerLost
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
+from tests.support.waiting import wait_for
 
 
 class TestLocal(BackendConformance):

@@ -25,12 +25,12 @@ import pytest
 
 import dask_flame.backends.local.fork_server as template_program
 import dask_flame.backends.local.supervisor.__main__ as guard_program
-from conftest import wait_for
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.core.processes import MARK, NO_MARK, mark_of
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.testing.conformance import BackendConformance
+from tests.support.waiting import wait_for
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="templates are for Linux")
 

@@ -10,8 +10,8 @@ import dask
 import pytest
 from dask.system import CPU_COUNT
 
-from conftest import wait_for
 from dask_flame.backends.local.sampling_intervals import crowd, measure_less
+from tests.support.waiting import wait_for
 
 LOOKS = ("profile", "tick", "ticks")
 

@@ -21,8 +21,6 @@ from bokeh.server.tornado import BokehTornado
 from distributed import Client, get_worker
 from distributed.dashboard.scheduler import template_variables
 
-from browser_help import Browser, Page, cluster_of, get, url
-from conftest import wait_for
 from dask_flame import Reports, dashboard, report
 from dask_flame.charts.colors import BAD, Palette
 from dask_flame.charts.ranking import best, higher_is_better, labels, metrics
@@ -31,6 +29,8 @@ from dask_flame.dashboard import install
 from dask_flame.dashboard.flame import page as flame_page
 from dask_flame.dashboard.mount import mount
 from dask_flame.reports import CallReports, Series
+from tests.support.browser_help import Browser, Page, cluster_of, get, url
+from tests.support.waiting import wait_for
 
 # Words and numbers
 

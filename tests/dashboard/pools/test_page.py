@@ -17,8 +17,6 @@ from distributed import Client, Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from browser_help import Page, cluster_of, get, url
-from conftest import wait_for
 from dask_flame import Pool, Reports, on
 from dask_flame.charts.colors import BAD
 from dask_flame.dashboard.bar_rows import BarRows
@@ -33,6 +31,8 @@ from dask_flame.history import events as log
 from dask_flame.history.boots import Boot
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 from dask_flame.history.timeline import RunnerTimeline
+from tests.support.browser_help import Page, cluster_of, get, url
+from tests.support.waiting import wait_for
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -29,21 +29,22 @@ import yaml
 from click.testing import CliRunner
 from dask.distributed import Client, Status, get_worker
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.cli.commands import flame as command_line
 from dask_flame.driver.hosts import remote as driver
 from dask_flame.errors import BackendError, BootError, PoolError
-from fakes.kubernetes import FakeKubernetes
-from fakes.kubernetes.access import EVERYTHING
-from kubernetes_help import TEAM, Caller
-from other_python import other_python
-from test_kubernetes import DRIVER
+from tests.backends.kubernetes.test_backend import DRIVER
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
+from tests.support.kubernetes_help import TEAM, Caller
+from tests.support.other_python import other_python
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 IMAGE = "ghcr.io/me/runner:1.0"
-ROLE = Path(__file__).parents[1] / "deploy/kubernetes/role-remote.yaml"
+ROLE = ROOT / "deploy/kubernetes/role-remote.yaml"
 RIGHTS = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -71,8 +72,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def start(**options: Any) -> FakeKubernetes:
         # What calls import is in the image.
-        tests = Path(__file__).parent
-        image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
+        image = {"PYTHONPATH": str(ROOT)}
         fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
         fake.start()
         started.append(fake)
@@ -221,7 +221,7 @@ def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: 
 
 def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None:
     outside()
-    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
     section = text.partition("## From a laptop")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict[str, Any] = {"FlameCluster": FlameCluster}

@@ -13,7 +13,7 @@ from typing import Any
 from distributed import get_worker
 
 import dask_flame
-from campaign.case import CallPlan
+from tests.e2e.campaign.case import CallPlan
 
 
 class Meant(Exception):

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from campaign.case import make_case
-from campaign.judge import judge
-from campaign.play import play
-from campaign.pods import Pods
-from campaign.pods_case import make_pods_case
+from tests.e2e.campaign.case import make_case
+from tests.e2e.campaign.judge import judge
+from tests.e2e.campaign.play import play
+from tests.e2e.campaign.pods import Pods
+from tests.e2e.campaign.pods_case import make_pods_case
 
 
 def main(seed: str, folder: str, where: str = "") -> None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from campaign.case import LINK_FAULTS, LINK_PAUSES, Case, Fault
-from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster
 from dask_flame.core.processes import mark_of
 from dask_flame.scaling.fleet import Phase
 from dask_flame.scaling.runner_index import RunnerState
 from dask_flame.testing import Proxy
+from tests.e2e.campaign.case import LINK_FAULTS, LINK_PAUSES, Case, Fault
+from tests.e2e.campaign.unsteady import UnsteadyBackend
 
 _LOOK_EVERY = 0.004
 _COUNT_EVERY = 0.1

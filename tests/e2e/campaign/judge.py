@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
-from campaign.calls import Meant, result
-from campaign.case import CallPlan, Case
-from campaign.play import Played
 from dask_flame import errors
 from dask_flame.testing import marked_processes
+from tests.e2e.campaign.calls import Meant, result
+from tests.e2e.campaign.case import CallPlan, Case
+from tests.e2e.campaign.play import Played
 
 _OVER = ("ended", "lost", "failed")
 _LATE = "did not register"

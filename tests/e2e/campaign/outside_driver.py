@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from dask.distributed import Client
 
-from campaign.outside_case import GRACE, make_outside_case
 from dask_flame import FlameCluster
+from tests.e2e.campaign.outside_case import GRACE, make_outside_case
 
 #: Seconds that a call of a driver that is to be killed takes, at least.
 _LONG = 300.0

@@ -17,16 +17,16 @@ import dask
 from distributed import Client, Future
 from distributed.comm.core import CommClosedError
 
-from campaign.boots import VARIABLE
-from campaign.calls import work
-from campaign.case import CallPlan, Case
-from campaign.faults import Faults, Seen
-from campaign.unsteady import UnsteadyBackend
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import FlameError
 from dask_flame.history.events import Event
 from dask_flame.scaling.fleet import Phase
 from dask_flame.testing import Proxy
+from tests.e2e.campaign.boots import VARIABLE
+from tests.e2e.campaign.calls import work
+from tests.e2e.campaign.case import CallPlan, Case
+from tests.e2e.campaign.faults import Faults, Seen
+from tests.e2e.campaign.unsteady import UnsteadyBackend
 
 #: Seconds for anything that a case waits for: far more than it takes on a machine that is at work.
 WITHIN = 60.0
@@ -169,7 +169,7 @@ def play(
 def _pool(case: Case, plan: Any, folder: Path) -> Pool:
     preload, env = (), {}
     if case.boots or case.all_boots:
-        preload, env = ("campaign.boots",), {VARIABLE: str(folder)}
+        preload, env = ("tests.e2e.campaign.boots",), {VARIABLE: str(folder)}
         ways = {"first": case.boots, "then": case.all_boots or "ok"}
         (folder / "boots").write_text(json.dumps(ways))
     return Pool(

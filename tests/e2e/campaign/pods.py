@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from campaign.case import Case, Fault
-from campaign.faults import Faults, phase_of
-from campaign.play import Local, Played
 from dask_flame.backends.kubernetes import KubernetesBackend
 from dask_flame.scaling.fleet import Phase
-from fakes.kubernetes import FakeKubernetes
+from tests.e2e.campaign.case import Case, Fault
+from tests.e2e.campaign.faults import Faults, phase_of
+from tests.e2e.campaign.play import Local, Played
+from tests.fakes.kubernetes import FakeKubernetes
 
 _SLOW = 0.4
 #: What may stand in the reason of a runner's end that had such a thing done to it.
@@ -204,7 +204,7 @@ _DO: dict[str, Callable[[FakeKubernetes, str], None]] = {
 
 
 def judge_pods(case: Case, played: Played) -> Iterator[str]:
-    """What is wrong beside what :func:`campaign.judge.judge` finds."""
+    """What is wrong beside what :func:`tests.e2e.campaign.judge.judge` finds."""
     lost = {name: e for e in played.events if e.kind == "lost" for name in e.runners}
     for name, what in played.seen.victims.items():
         words = _WORDS.get(what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from campaign.case import DRIVER_PHASES, PHASES, Case, Fault, moment, pools_of, rounds_of
+from tests.e2e.campaign.case import DRIVER_PHASES, PHASES, Case, Fault, moment, pools_of, rounds_of
 
 #: What is done to the API server for a while: nobody listens; each answer comes late; requests are
 #: answered with 429, 500, 503; answers are cut off when what was asked is done; watches are cut;

@@ -1,6 +1,7 @@
 """Cases of a campaign of faults: after each nothing is left, and nothing that was wanted is lost.
 
-``pytest tests/campaign --campaign 1000`` plays that many; ``--campaign-seed`` says from which on.
+``pytest tests/e2e/campaign --campaign 1000`` plays that many; ``--campaign-seed`` says from which
+on.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any
 import psutil
 import pytest
 
-from campaign.case import Case, make_case
-from campaign.judge import judge
-from campaign.play import WITHIN, play
-from conftest import wait_for
 from dask_flame.core.processes import kill
 from dask_flame.testing import marked_processes
+from tests.e2e.campaign.case import Case, make_case
+from tests.e2e.campaign.judge import judge
+from tests.e2e.campaign.play import WITHIN, play
+from tests.support.waiting import wait_for
 
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
@@ -58,7 +59,7 @@ def test_case(seed: int, tmp_path: Path, tally: Counter[str]) -> None:
 
 
 def _report(case: Case, said: list[str], wrong: list[str]) -> list[str]:
-    again = f"pytest tests/campaign --campaign 1 --campaign-seed {case.seed}"
+    again = f"pytest tests/e2e/campaign --campaign 1 --campaign-seed {case.seed}"
     return [*wrong, "", str(case), "", *said, "", f"To play it again: {again}"]
 
 

@@ -1,6 +1,6 @@
 """Cases of drivers outside of the cluster, whose scheduler is in a pod: nothing is left of them.
 
-``pytest tests/campaign --campaign-backend outside --campaign 100`` plays that many.
+``pytest tests/e2e/campaign --campaign-backend outside --campaign 100`` plays that many.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import wait_for
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("kr8s")
 
-from campaign.outside_case import GRACE, OutsideCase, make_outside_case
-from fakes.kubernetes import FakeKubernetes
-from test_apart import free_port
+from tests.driver.hosts.test_remote import free_port
+from tests.e2e.campaign.outside_case import GRACE, OutsideCase, make_outside_case
+from tests.fakes.kubernetes import FakeKubernetes
 
 _DRIVER = str(Path(__file__).with_name("outside_driver.py"))
-_ROLE = Path(__file__).parents[2] / "deploy/kubernetes/role-remote.yaml"
+_ROLE = ROOT / "deploy/kubernetes/role-remote.yaml"
 #: Seconds after a driver's end in which all must be gone, beside its grace: where nothing else
 #: takes the processors it is less than 15, as a test of its own says.
 _GONE_WITHIN = 60.0
@@ -44,8 +45,7 @@ _FAKES: dict[str, dict[str, Any]] = {
 def fake(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     """A cluster, and a kubeconfig of it in the environment."""
     case = make_outside_case(seed)
-    tests = Path(__file__).parents[1]
-    image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
+    image = {"PYTHONPATH": str(ROOT)}
     options = _FAKES.get(case.pod, {})
     with FakeKubernetes(namespaces={"team": {}}, env=image, **options).in_thread() as fake:
         fake.grant("driver", next(yaml.safe_load_all(_ROLE.read_text()))["rules"])
@@ -78,9 +78,8 @@ def test_case(seed: int, tmp_path: Path, tally: Counter[str], fake: FakeKubernet
         wrong += ["there is left:", *fake.left()]
     tally["seconds until all was gone"] += round(time.monotonic() - begun)
     if wrong:
-        again = (
-            f"pytest tests/campaign --campaign-backend outside --campaign 1 --campaign-seed {seed}"
-        )
+        again = "pytest tests/e2e/campaign --campaign-backend outside --campaign 1 "
+        again += f"--campaign-seed {seed}"
         end = (tmp_path / "errors").read_text()[-4000:]
         lines = ["", *wrong, "", str(case), "", *said, "", end, f"To play it again: {again}"]
         pytest.fail("\n".join(lines), pytrace=False)

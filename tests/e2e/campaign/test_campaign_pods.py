@@ -1,6 +1,6 @@
 """Cases of the campaign on Kubernetes: pods, API server and driver fail, and nothing is left.
 
-``pytest tests/campaign --campaign-backend kubernetes --campaign 100`` plays that many.
+``pytest tests/e2e/campaign --campaign-backend kubernetes --campaign 100`` plays that many.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_for
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("kr8s")
 
-from campaign.judge import judge
-from campaign.play import WITHIN, play
-from campaign.pods import Pods, judge_pods, strike_keeper, trouble
-from campaign.pods_case import Case, make_pods_case
-from fakes.kubernetes import FakeKubernetes
+from tests.e2e.campaign.judge import judge
+from tests.e2e.campaign.play import WITHIN, play
+from tests.e2e.campaign.pods import Pods, judge_pods, strike_keeper, trouble
+from tests.e2e.campaign.pods_case import Case, make_pods_case
+from tests.fakes.kubernetes import FakeKubernetes
 
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 #: Seconds that trouble lasts around a driver's end, and that one is stopped for.
@@ -39,8 +40,7 @@ _TEAM = {"team": {"pod-security.kubernetes.io/enforce": "restricted"}}
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     """A cluster with a pod that this process, and those it starts, take for their own."""
-    tests = Path(__file__).parents[1]
-    image = {"PYTHONPATH": f"{tests.parent}:{tests}"}
+    image = {"PYTHONPATH": str(ROOT)}
     with FakeKubernetes(namespaces=_TEAM, env=image).in_thread() as fake:
         container = {
             "name": "driver",
@@ -103,7 +103,7 @@ def _lines(fake: FakeKubernetes) -> list[str]:
 
 
 def _report(case: Case, said: list[str], wrong: list[str]) -> list[str]:
-    again = "pytest tests/campaign --campaign-backend kubernetes --campaign 1"
+    again = "pytest tests/e2e/campaign --campaign-backend kubernetes --campaign 1"
     again += f" --campaign-seed {case.seed}"
     return [*wrong, "", str(case), "", *said, "", f"To play it again: {again}"]
 

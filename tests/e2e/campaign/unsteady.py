@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from campaign.case import Unsteady
 from dask_flame.backends import Ended, RunnerSpec
 from dask_flame.backends.local import LocalBackend
+from tests.e2e.campaign.case import Unsteady
 
 _SLOW = 0.4
 

@@ -29,14 +29,14 @@ from distributed.utils_test import (  # noqa: F401
     requires_default_ports,
 )
 
-from dask_client import stand_ins
-from dask_client.skips import skipped
+from tests.e2e.dask_client import stand_ins
+from tests.e2e.dask_client.skips import skipped
 
 OPTION = "--dask-client-tests"
 HINT = (
     "distributed does not ship its tests: git clone --depth 1 --branch "
     f"{distributed.__version__} https://github.com/dask/distributed, then "
-    f"pytest tests/dask_client {OPTION} distributed/distributed/tests/test_client.py"
+    f"pytest tests/e2e/dask_client {OPTION} distributed/distributed/tests/test_client.py"
 )
 EXPECTED = "expected.toml"
 MODULE = "test_client"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from real_kubernetes.inside import MARK
-from real_kubernetes.world import World
+from tests.e2e.real_kubernetes.inside import MARK
+from tests.e2e.real_kubernetes.world import World
 
 _TAIL = 60
 
@@ -27,7 +27,7 @@ class Away:
     def __init__(self, config: pytest.Config, world: World, nodeids: Sequence[str]) -> None:
         self._config = config
         self._world = world
-        plugins = ["-p", "real_kubernetes.inside", "-p", "no:cacheprovider"]
+        plugins = ["-p", "tests.e2e.real_kubernetes.inside", "-p", "no:cacheprovider"]
         chosen = ["--rootdir=.", *nodeids]
         self.pod = world.drive("tests", "-m", "pytest", "-q", *plugins, *chosen)
         self._lines = world.ask.log(self.pod)

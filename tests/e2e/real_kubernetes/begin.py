@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         tests.extractall(work, filter="data")
     Path(os.environ["TMPDIR"]).mkdir(parents=True, exist_ok=True)
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(work / "tests"), before)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(work), before)))
     os.execv(sys.executable, [sys.executable, *argv])
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from dask.distributed import Client
 
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.backends.kubernetes import KubernetesBackend
-from real_kubernetes import setting
-from real_kubernetes.asking import Asking
-from real_kubernetes.away import Away
-from real_kubernetes.ground import NO_IMAGE, Ground
-from real_kubernetes.world import GPU, World
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.asking import Asking
+from tests.e2e.real_kubernetes.away import Away
+from tests.e2e.real_kubernetes.ground import NO_IMAGE, Ground
+from tests.e2e.real_kubernetes.world import GPU, World
+from tests.support.waiting import wait_for
 
 _AWAY = pytest.StashKey[Away]()
 _WORLD = pytest.StashKey[World]()
@@ -90,8 +90,8 @@ def ground(
             yield ground
             wait_for(ground.at_rest, 120, "no pod is left")
         return
-    kubernetes = pytest.importorskip("fakes.kubernetes")
-    from other_python import other_python  # which is not among what comes to a pod
+    kubernetes = pytest.importorskip("tests.fakes.kubernetes")
+    from tests.support.other_python import other_python  # which is not among what comes to a pod
 
     with kubernetes.FakeKubernetes(
         pythons={_OTHER: other_python(tmp_path)[0]},
@@ -172,7 +172,7 @@ def world(
     if request.param == "real":
         yield request.config.stash[_WORLD]
         return
-    kubernetes = pytest.importorskip("fakes.kubernetes")
+    kubernetes = pytest.importorskip("tests.fakes.kubernetes")
     # A pull is tried once only, so that the reason stays the first one.
     bad = {NO_IMAGE: "no such host"}
     made = kubernetes.FakeKubernetes(users={"admin": _ALL}, bad_images=bad, back_off=60)

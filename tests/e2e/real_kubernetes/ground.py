@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from real_kubernetes import setting
-from real_kubernetes.asking import Asking, Object
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.asking import Asking, Object
 
 if TYPE_CHECKING:
     # Images for drivers need not have what it needs.
-    from fakes.kubernetes import FakeKubernetes
+    from tests.fakes.kubernetes import FakeKubernetes
 
 OURS = "app.kubernetes.io/managed-by=dask-flame"
 #: No registry has it: names under "invalid" are nobody's.

@@ -1,6 +1,7 @@
 """What pytest in a driver's pod tells of its tests, a line for each report (pod).
 
-A plug-in of pytest: ``-p real_kubernetes.inside``. :mod:`real_kubernetes.away` reads the lines.
+A plug-in of pytest: ``-p tests.e2e.real_kubernetes.inside``.
+:mod:`tests.e2e.real_kubernetes.away` reads the lines.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def missing() -> str:
     if inside():
         return ""
     if not os.environ.get(IMAGE):
-        return f"no real Kubernetes: set {IMAGE}, and KUBECONFIG, see tests/real_kubernetes"
+        return f"no real Kubernetes: set {IMAGE}, and KUBECONFIG, see tests/e2e/real_kubernetes"
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if not any(Path(path).is_file() for path in paths.split(os.pathsep)):
         return "no real Kubernetes: KUBECONFIG names no file"

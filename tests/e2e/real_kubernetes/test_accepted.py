@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dask_flame import Pool
-from real_kubernetes.asking import Refused
-from real_kubernetes.ground import Ground
+from tests.e2e.real_kubernetes.asking import Refused
+from tests.e2e.real_kubernetes.ground import Ground
 
 _POD: dict[str, Any] = {
     "metadata": {"labels": {"a": "b"}},

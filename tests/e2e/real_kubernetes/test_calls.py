@@ -15,10 +15,10 @@ import pytest
 from dask.distributed import get_worker
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import Pool
-from real_kubernetes.ground import Ground, owner
-from real_kubernetes.world import GPU
+from tests.e2e.real_kubernetes.ground import Ground, owner
+from tests.e2e.real_kubernetes.world import GPU
+from tests.support.waiting import wait_for
 
 #: Seconds that a pod may take to be there, its image pulled.
 _UP = 180

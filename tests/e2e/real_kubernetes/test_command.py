@@ -8,20 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fakes.kubernetes import FakeKubernetes
-from real_kubernetes import setting
-from real_kubernetes.ground import NO_IMAGE
-from real_kubernetes.world import GPU
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.ground import NO_IMAGE
+from tests.e2e.real_kubernetes.world import GPU
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.paths import ROOT
 
-_ROOT = Path(__file__).parents[2]
 _PYTEST = [sys.executable, "-m", "pytest", "-v", "-m", "kubernetes", "-p", "no:cacheprovider"]
 _FEW = "test_runners_boot_register or test_no_room or test_gpus or without_rights or all_is_as"
 
 
 def _command(fake: FakeKubernetes, path: Path, *more: str, **env: str) -> tuple[int, str]:
     done = subprocess.run(
-        [*_PYTEST, "tests/real_kubernetes", *more],
-        cwd=_ROOT,
+        [*_PYTEST, "tests/e2e/real_kubernetes", *more],
+        cwd=ROOT,
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
             "KUBECONFIG": fake.kubeconfig(path, user="admin", namespace="default"),

@@ -8,7 +8,7 @@ import pytest
 
 from dask_flame.backends.kubernetes import KubernetesBackend
 from dask_flame.testing.conformance import BackendConformance
-from real_kubernetes.ground import Ground
+from tests.e2e.real_kubernetes.ground import Ground
 
 
 class TestConformance(BackendConformance):

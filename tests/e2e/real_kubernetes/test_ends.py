@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import wait_for
-from real_kubernetes.ground import Ground
+from tests.e2e.real_kubernetes.ground import Ground
+from tests.support.waiting import wait_for
 
 SCRIPT = """
 import sys, time

@@ -7,12 +7,12 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from conftest import wait_for
 from dask_flame.backends.kubernetes.api.permissions import NEEDED
 from dask_flame.cli.commands import flame
-from real_kubernetes.ground import NO_IMAGE
-from real_kubernetes.test_ends import SCRIPT
-from real_kubernetes.world import World, driver_rules
+from tests.e2e.real_kubernetes.ground import NO_IMAGE
+from tests.e2e.real_kubernetes.test_ends import SCRIPT
+from tests.e2e.real_kubernetes.world import World, driver_rules
+from tests.support.waiting import wait_for
 
 _UP = 300
 

@@ -9,11 +9,11 @@ from typing import Any
 import dask
 import pytest
 
-from conftest import wait_for
 from dask_flame import Pool, RunnerLost
 from dask_flame.errors import BackendError, BootError, BootTimeout
-from real_kubernetes import setting
-from real_kubernetes.ground import NO_IMAGE, Ground
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.ground import NO_IMAGE, Ground
+from tests.support.waiting import wait_for
 
 _UP = 180
 _NOWHERE = {"dask-flame/no-node-has": "this"}

@@ -15,11 +15,13 @@ from typing import Any, Self
 
 import yaml
 
-from real_kubernetes import setting
-from real_kubernetes.asking import Asking, Object, Refused
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.asking import Asking, Object, Refused
+from tests.support.paths import ROOT
 
-_ROOT = Path(__file__).parents[2]
 _HERE = Path(__file__).parent
+#: The helpers that these tests import in a pod.
+_SUPPORT = ("__init__", "paths", "waiting")
 #: Where the tests lie in a driver's pod, and where it may write.
 _FILES, _WORK = "/opt/dask-flame-test", "/work"
 _OURS = "app.kubernetes.io/managed-by=dask-flame"
@@ -329,7 +331,7 @@ def _label(obj: Object, name: str) -> str:
 
 def driver_rules(file: str = "role.yaml") -> list[Object]:
     """The rules of a Role of ``deploy/``: by default of drivers in pods."""
-    text = (_ROOT / "deploy" / "kubernetes" / file).read_text()
+    text = (ROOT / "deploy" / "kubernetes" / file).read_text()
     rules: list[Object] = next(o for o in yaml.safe_load_all(text) if o["kind"] == "Role")["rules"]
     return rules
 
@@ -338,10 +340,11 @@ def _packed(more: Sequence[Path]) -> bytes:
     """The tests, and what they need of the repository."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        fakes = (_ROOT / "tests" / "fakes").rglob("*.py")
-        files = (_ROOT / "pyproject.toml", _ROOT / "tests/conftest.py", *_HERE.glob("*.py"), *fakes)
+        files = [ROOT / "pyproject.toml", *(ROOT / "tests").glob("*.py"), *_HERE.glob("*.py")]
+        files += [_HERE.parent / "__init__.py", *(ROOT / "tests" / "fakes").rglob("*.py")]
+        files += [ROOT / "tests" / "support" / f"{name}.py" for name in _SUPPORT]
         for path in files:
-            tar.add(path, str(path.relative_to(_ROOT)))
+            tar.add(path, str(path.relative_to(ROOT)))
         for path in more:
             tar.add(path, path.name)
     return out.getvalue()

@@ -11,14 +11,14 @@ import pytest
 from distributed import Client, LocalCluster
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameError, Lease, Reports, reports_of
 from dask_flame.driver.hosts import replication
 from dask_flame.reports import ReportStore
 from dask_flame.reports.scheduler import followers as following
 from dask_flame.reports.wire import NAME, Batch
 from dask_flame.testing import Proxy
-from test_link import Pair
+from tests.core.test_channel import Pair
+from tests.support.waiting import wait_for
 
 go = threading.Event()
 

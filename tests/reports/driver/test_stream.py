@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dask_flame
-from conftest import wait_for
 from dask_flame import FlameCluster, FlameError, Report, Reports, stream
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.driver.pending import PendingReports, Reader
 from dask_flame.reports.wire import Batch
-from test_copies import stock, there
+from tests.reports.driver.test_replica import stock, there
+from tests.support.waiting import wait_for
 
 # Reading from a store, at any speed
 

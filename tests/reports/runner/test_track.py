@@ -15,7 +15,7 @@ from distributed import Client
 from dask_flame import Reports, report, track
 from dask_flame.errors import PoolError
 from dask_flame.reports import CallReports, Series
-from test_copies import stock, there
+from tests.reports.driver.test_replica import stock, there
 
 
 @pytest.fixture

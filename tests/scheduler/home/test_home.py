@@ -23,10 +23,11 @@ import pytest
 from distributed import WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.errors import PoolError, RunnerLost
 from dask_flame.scheduler.home import worker as resting
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 
 def double(x: Any) -> Any:
@@ -141,7 +142,7 @@ def _counted() -> Counted:
 def test_a_result_that_the_driver_cannot_unpickle_comes_home(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(ROOT))
     cluster, client = flame(max=1, idle_timeout="100ms")
     future = client.submit(OnlyThere)
     wait_for(lambda: gone(cluster) and cluster.home.held == 1)
@@ -155,7 +156,7 @@ def test_a_result_that_the_driver_cannot_unpickle_comes_home(
 
 
 def test_nothing_is_unpickled_on_its_way_home(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setattr(Counted, "unpickled", 0)
     cluster, client = flame(max=1, idle_timeout="100ms")
     future = client.submit(Counted)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-import kubernetes_help as kube
-from conftest import wait_for
 from dask_flame.backends.kubernetes.api import client as requests
 from dask_flame.backends.kubernetes.api.client import PODS, Api
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
-from fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support import kubernetes_help as kube
+from tests.support.waiting import wait_for
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from dask.distributed import Client
 
-from conftest import wait_for
 from dask_flame import FlameCluster
 from dask_flame.errors import BackendError, PoolError
-from fakes.kubernetes import FakeKubernetes
-from test_apart import free_port
+from tests.driver.hosts.test_remote import free_port
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 IMAGE = "ghcr.io/me/runner:1.0"
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubern
     monkeypatch.setenv("DASK_FLAME__SCHEDULER__DASHBOARD_PORT", str(free_port()))
     monkeypatch.delenv("POD_NAME", raising=False)
     dask.config.refresh()
-    image = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+    image = {"PYTHONPATH": str(ROOT)}
     with FakeKubernetes(namespaces=["team", "other"], env=image).in_thread() as fake:
         path = Path(fake.kubeconfig(tmp_path / "kubeconfig"))
         found = yaml.safe_load(path.read_text())

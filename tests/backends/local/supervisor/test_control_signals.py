@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from dask.distributed import Client
 
-from conftest import wait_for
 from dask_flame import BootError, FlameCluster
 from dask_flame.backends.local import LocalBackend
 from dask_flame.backends.local.supervisor.control_signals import NO_MORE, OUTPUT, PRINTED, STOP
 from dask_flame.core.folder_locks import LOCK
 from dask_flame.testing import marked_processes
+from tests.support.waiting import wait_for
 
 
 class Guarded(LocalBackend):
