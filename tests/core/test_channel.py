@@ -161,7 +161,7 @@ async def test_what_cannot_be_read_is_said_and_holds_nothing_up(
             ("nonsense", {}, "nonsense"),
         ):
             with pytest.raises(Exception, match=words):
-                await asyncio.wait_for(pair.here.ask(question, **values), 5)
+                await asyncio.wait_for(pair.here.ask(question, **values), 40)
         assert await pair.here.ask("at_once", n=2) == 4
         assert pair.comms[0] is pair.here._comm  # the connection is the first one
     assert heard == [1]

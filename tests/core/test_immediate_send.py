@@ -25,7 +25,7 @@ class Line:
         self.sender = ImmediateSender()
 
     async def heard(self) -> Any:
-        return await asyncio.wait_for(self.arrived.get(), 10)
+        return await asyncio.wait_for(self.arrived.get(), 40)
 
 
 @pytest_asyncio.fixture
@@ -93,7 +93,7 @@ async def test_a_connection_that_breaks_ends_it(line: Line) -> None:
     assert await line.heard() == ["one"]
     line.sender.send("two")
     line.comm.abort()
-    await asyncio.wait_for(line.sender.stopped.wait(), 10)
+    await asyncio.wait_for(line.sender.stopped.wait(), 40)
     with pytest.raises(CommClosedError):
         line.sender.send("three")
     await line.sender.close()  # has nothing to do
@@ -108,7 +108,7 @@ async def test_what_cannot_be_sent_ends_the_connection(
 
     line.sender.start(line.comm)
     line.sender.send("one", Stubborn())
-    await asyncio.wait_for(line.sender.stopped.wait(), 10)
+    await asyncio.wait_for(line.sender.stopped.wait(), 40)
     assert "could not be sent" in caplog.text
     assert line.comm.closed()
 
@@ -130,11 +130,11 @@ async def test_one_that_is_finished_says_what_it_has_to_say_and_ends(line: Line)
     line.sender.send("the last")
     line.sender.finish()
     assert await line.heard() == ["the last"]
-    await asyncio.wait_for(line.sender.stopped.wait(), 10)
+    await asyncio.wait_for(line.sender.stopped.wait(), 40)
 
 
 async def test_one_that_has_nothing_to_say_ends_when_it_is_finished(line: Line) -> None:
     line.sender.start(line.comm)
     await asyncio.sleep(0)
     line.sender.finish()
-    await asyncio.wait_for(line.sender.stopped.wait(), 10)
+    await asyncio.wait_for(line.sender.stopped.wait(), 40)

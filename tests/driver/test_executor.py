@@ -48,10 +48,10 @@ def test_calls_that_are_taken_back_take_their_boots_with_them(
     futures = client.map(whoami, [0.0] * 12, pure=False)
     wait_for(lambda: counts(cluster) == (6, 0))
     client.cancel(futures[4:])
-    wait_for(lambda: counts(cluster) == (2, 0), 10)
+    wait_for(lambda: counts(cluster) == (2, 0))
     # Futures that are let go of are no different.
     del futures
-    wait_for(lambda: counts(cluster) == (1, 0), 10)  # which is kept at all times
+    wait_for(lambda: counts(cluster) == (1, 0))  # which is kept at all times
     client.close()
     assert counts(cluster) == (1, 0)
     gate.touch()
@@ -94,8 +94,8 @@ def test_who_waits_no_longer_and_a_bound_that_is_lowered(flame: Any, slow: dict[
     with pytest.raises(TimeoutError):
         cluster.wait_for_workers(3, timeout=0.5)
     assert counts(cluster) == (3, 0)
-    wait_for(lambda: counts(cluster) == (0, 0), 15)
+    wait_for(lambda: counts(cluster) == (0, 0))
     cluster.resize(min=4)
     wait_for(lambda: counts(cluster) == (4, 0))
     cluster.resize(min=1)
-    wait_for(lambda: counts(cluster) == (1, 0), 10)
+    wait_for(lambda: counts(cluster) == (1, 0))

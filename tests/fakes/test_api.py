@@ -240,7 +240,7 @@ def test_a_version_that_is_forgotten_is_gone(cluster: FakeKubernetes, api: Calle
     thread.start()
     wait_for(lambda: cluster.watches == 1)
     cluster.compact(open_watches=True)
-    thread.join(5)
+    thread.join(40)
     assert [event["object"]["code"] for event in told] == [410]
     with Caller(cluster) as other:
         (event,) = other.watch(f"{TEAM}/secrets", resourceVersion=since)

@@ -129,7 +129,7 @@ def test_a_notebook_from_top_to_bottom(token: str) -> None:
     last = "".join(o["text"] for o in outputs(notebook, "end"))
     # What the failing cell had assigned before it failed is here too.
     assert "['or', 'not', 'that'] [0.1, 0.2] FlameCluster(" in last
-    wait_for(lambda: not marked_processes(token, variable=_TOKEN), 10)
+    wait_for(lambda: not marked_processes(token, variable=_TOKEN))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -151,4 +151,4 @@ def test_a_kernel_that_is_killed_half_way_leaves_nothing(token: str, during: str
             pass
         assert len(marked_processes(token, variable=_TOKEN)) >= 3
         os.kill(client.km.provisioner.process.pid, signal.SIGKILL)
-        wait_for(lambda: not marked_processes(token, variable=_TOKEN), 10)
+        wait_for(lambda: not marked_processes(token, variable=_TOKEN))

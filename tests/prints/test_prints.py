@@ -260,7 +260,7 @@ def in_children() -> list[int | None]:
         for i in range(8):
             child = fork.Process(target=print, args=("child", i), kwargs={"flush": True})
             child.start()
-            child.join(10)
+            child.join(40)
             codes.append(child.exitcode)
     finally:
         stop.set()

@@ -62,7 +62,7 @@ def test_runners_that_are_gone_leave_nothing_in_the_driver(
     wait_for(lambda: _living(ImmediateSender) <= before + 1)
     wait_for(lambda: _living(PackedTask) <= packed)
     wait_for(lambda: len(scheduler._ongoing_background_tasks) < 8)
-    asyncio.run_coroutine_threadsafe(_forget(scheduler), cluster.loop.asyncio_loop).result(10)
+    asyncio.run_coroutine_threadsafe(_forget(scheduler), cluster.loop.asyncio_loop).result(40)
     # The home of results is a worker in the driver.
     assert {n for n in scheduler._broker._topics if "://" in n} <= set(scheduler.workers)
     wait_for(lambda: sum(map(len, client.rpc.available.values())) <= 2)

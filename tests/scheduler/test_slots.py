@@ -269,7 +269,7 @@ def test_a_new_call_goes_past_a_cancelled_one_to_a_free_runner(flame: Any, tmp_p
         stubborn.has_begun()
         held = wait_for(lambda: [name for name, m in cluster.runners.items() if m.busy])[0]
         first.cancel()
-        names = {client.submit(whoami, pure=False).result(timeout=10)[0] for _ in range(6)}
+        names = {client.submit(whoami, pure=False).result(timeout=40)[0] for _ in range(6)}
         assert held not in names
 
 

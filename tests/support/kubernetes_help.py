@@ -22,7 +22,7 @@ class Caller(httpx.Client):
 
     def __init__(self, cluster: FakeKubernetes, user: str | None = "driver") -> None:
         headers = {"Authorization": f"Bearer {cluster.token(user)}"} if user else {}
-        super().__init__(base_url=cluster.url, headers=headers, timeout=10)
+        super().__init__(base_url=cluster.url, headers=headers, timeout=40)
 
     def ok(self, method: str, path: str, **more: Any) -> Any:
         response = self.request(method, path, **more)

@@ -337,7 +337,7 @@ def test_boots_whose_calls_were_taken_back_end_at_once(kubernetes: Start, cluste
     futures += client.map(whoami, [600.0] * 16, pure=False)
     wait_for(lambda: len(pods(fake)) == 16)
     client.cancel(futures)
-    wait_for(lambda: len(pods(fake)) <= 2, within=10)
+    wait_for(lambda: len(pods(fake)) <= 2)
     reasons = [e.reason for e in flame.events if e.kind == "retire"]
     assert any("nobody wants the calls any more" in reason for reason in reasons)
     assert len(flame.runners) >= 1
@@ -656,7 +656,7 @@ def test_what_calls_in_pods_print_is_shown_before_their_results_are_known(
     mine = "[runner-1 rate=0.1] "
     lines = f"{mine}hello\n{mine}and an error\n{mine}no end\n"
     # Another thread writes it, which needs a moment.
-    wait_for(lambda: shown().count("\n") >= 3, 5)
+    wait_for(lambda: shown().count("\n") >= 3)
     assert seen == lines
     log = str(flame.get_logs()["runner-1"])
     assert "hello\nand an error\n" in log

@@ -326,6 +326,6 @@ def test_a_boot_that_is_accepted_after_it_was_given_up_is_ended(flame: Any) -> N
         client.submit(int, 1).result(timeout=20)
     wait_for(lambda: not cluster.runners)
     gate.set()
-    assert booted.wait(10)
-    wait_for(lambda: not cluster.sync(cluster.backend.list), 10, "the late runner is ended")
+    assert booted.wait(40)
+    wait_for(lambda: not cluster.sync(cluster.backend.list), what="the late runner is ended")
     assert processes_of(cluster) == []

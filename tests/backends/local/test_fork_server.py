@@ -486,10 +486,10 @@ def test_a_preload_that_hangs_is_given_up_with_the_boot_that_waits_for_it(
         "    time.sleep(600)\n"
     )
     name = module(tmp_path, "hanging_preload", once)
-    cluster, client = flame(max=1, preload=[name], boot_timeout=5)
+    cluster, client = flame(max=1, preload=[name], boot_timeout=10)
     assert client.submit(int, 1).result(timeout=60) == 1
     (late,) = [e for e in cluster.events if e.kind == "retire"]
-    assert "boot_timeout=5 s" in late.reason
+    assert "boot_timeout=10 s" in late.reason
 
 
 @linux

@@ -485,7 +485,7 @@ def test_a_frozen_runner_that_is_given_up_meanwhile_is_not_waited_for(flame: Any
     retiring = begin(cluster, [a])
     wait_for(lambda: cluster.home._traffic._now > 0)
     cluster.sync(cluster.scheduler.remove_worker, a, stimulus_id="test")
-    assert retiring.result(10) == {}
+    assert retiring.result(40) == {}
     os.kill(pid, signal.SIGKILL)
     assert len(future.result(timeout=20)) == 1_000_000
 

@@ -139,7 +139,7 @@ async def test_closing_while_a_file_is_written_or_read(tmp_path: Path) -> None:
 def _threads() -> list[threading.Thread]:
     for thread in threading.enumerate():
         if thread.name.startswith("flame-home"):
-            thread.join(5)
+            thread.join(40)
     return threading.enumerate()
 
 
