@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, settings
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 
+pytest_plugins = ["tests.support.kinds"]
 # Fixtures that tests of the dashboard's pages share; not where few of these files are, as in the
 # pod of tests/e2e/real_kubernetes.
 if (Path(__file__).parent / "support" / "browser_help.py").exists():
-    pytest_plugins = ("tests.support.browser_help",)
+    pytest_plugins.append("tests.support.browser_help")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

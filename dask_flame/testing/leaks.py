@@ -140,14 +140,17 @@ def _abandoned_shared_memory() -> set[str]:
     for pattern in ("sem.mp-*", "sem.loky-*", "psm_*"):
         for path in Path("/dev/shm").glob(pattern):
             with contextlib.suppress(OSError):
-                there[path.stat().st_ino] = str(path)
+                of = path.stat()
+                there[of.st_dev, of.st_ino] = str(path)
     if there:
         for maps in Path("/proc").glob("[0-9]*/maps"):
             with contextlib.suppress(OSError):
-                # By inode: a semaphore is made under another name, which its map keeps.
+                # By device and inode: a semaphore is made under another name, which its map keeps.
                 for line in maps.read_text().splitlines():
                     if "/dev/shm/" in line:
-                        there.pop(int(line.split()[4]), None)
+                        _, _, _, device, inode, *_ = line.split()
+                        major, minor = (int(part, 16) for part in device.split(":"))
+                        there.pop((os.makedev(major, minor), int(inode)), None)
     return {path for path in there.values() if os.path.exists(path)}
 
 

@@ -64,6 +64,7 @@ class _Balanced(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.unit
 def test_each_runner_is_a_tile_and_each_kind_a_number() -> None:
     under_way = Boot("d", "default", NOW - 9, (("accepted", 0.1),))
     asked = Boot("e", "default", NOW - 3)
@@ -97,6 +98,7 @@ def test_each_runner_is_a_tile_and_each_kind_a_number() -> None:
     assert reader.open == []
 
 
+@pytest.mark.unit
 def test_what_holds_up_a_boot_and_how_long_boots_took() -> None:
     came = (("accepted", 0.1), ("up", 0.3), ("registered", 0.4))
     done = Boot("a", "default", NOW - 99, came)
@@ -107,6 +109,7 @@ def test_what_holds_up_a_boot_and_how_long_boots_took() -> None:
     assert "boots: median 0.400 s" in shown(panel(HEAD, state(runner("a")), [done]))
 
 
+@pytest.mark.unit
 def test_many_runners_share_a_bar() -> None:
     page = panel(HEAD, state(*(runner(str(n), busy=n % 2) for n in range(1000)), most=4000), [])
     assert '<i class="busy" style="flex-grow:500"></i>' in page
@@ -114,6 +117,7 @@ def test_many_runners_share_a_bar() -> None:
     assert len(page) < 6_000
 
 
+@pytest.mark.unit
 def test_nothing_that_is_not_ours_is_html() -> None:
     bad = "<script>alert(1)</script>"
     told = state(runner(bad), name=bad, events=[Event(NOW, "boot", f"{bad}\nsecond line")])
@@ -122,12 +126,14 @@ def test_nothing_that_is_not_ours_is_html() -> None:
     assert "second line</div>" not in page
 
 
+@pytest.mark.unit
 def test_a_cluster_that_is_over_says_why() -> None:
     text = shown(panel(Head("mine", "local", "closed: max_lifetime=2 h"), state(), []))
     assert "closed: max_lifetime=2 h" in text
     assert "runners" not in text
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0, "0 s"), (99, "99 s"), (100, "1 min 40 s"), (7322, "2 h 02 min")]
 )
@@ -135,6 +141,7 @@ def test_durations(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
+@pytest.mark.process
 def test_the_widget_follows_the_pool_and_changes_it(flame: Flame) -> None:
     pytest.importorskip("ipywidgets")
     cluster, client = flame(pools={"cpu": Pool(max=2), "gpu": Pool(max=1)})
@@ -173,6 +180,7 @@ def test_the_widget_follows_the_pool_and_changes_it(flame: Flame) -> None:
     root.close_all()
 
 
+@pytest.mark.process
 def test_a_widget_of_a_cluster_that_was_closed_says_so(flame: Flame) -> None:
     pytest.importorskip("ipywidgets")
     cluster, _ = flame(max=2)
@@ -183,6 +191,7 @@ def test_a_widget_of_a_cluster_that_was_closed_says_so(flame: Flame) -> None:
     assert buttons.layout.display == "none"
 
 
+@pytest.mark.process
 def test_it_degrades_to_html_and_to_text(flame: Flame, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("IPython")
     from IPython.core.interactiveshell import InteractiveShell
@@ -199,6 +208,7 @@ def test_it_degrades_to_html_and_to_text(flame: Flame, monkeypatch: pytest.Monke
     assert "0 to 2 runners" in bundles[0]["text/html"]
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_one_that_was_never_started_can_be_shown() -> None:
     cluster = FlameCluster(max=1, asynchronous=True, dashboard_address=None, name="never")

@@ -32,6 +32,8 @@ from dask_flame.core.folder_locks import LOCK
 from dask_flame.testing import marked_processes
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 DRIVER = """
 import ctypes, sys, time
 from dask.distributed import Client

@@ -143,6 +143,7 @@ VALUES: list[tuple[Any, str]] = [
     ]  # fmt: skip
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("value", "shown"), VALUES, ids=range(len(VALUES)))
 def test_what_is_small_and_plain_is_shown_and_of_all_else_its_kind(value: Any, shown: str) -> None:
     assert told(any_call, (value,), {}) == shown
@@ -150,6 +151,7 @@ def test_what_is_small_and_plain_is_shown_and_of_all_else_its_kind(value: Any, s
     assert told(any_call, (), {"n": value}) in (f"n={shown}", f"n={shown}"[: ONE - 1] + ELSE)
 
 
+@pytest.mark.unit
 def test_tensors_have_their_shape() -> None:
     torch = pytest.importorskip("torch")
     tensor, scalar = torch.zeros(3, 2), torch.tensor(1.0)
@@ -191,6 +193,7 @@ CALLED: list[Any] = [
     ]  # fmt: skip
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("function", "args", "kwargs", "shown"), CALLED, ids=range(len(CALLED)))
 def test_arguments_have_the_names_that_the_function_gives_them(
     function: Any, args: Any, kwargs: Any, shown: str
@@ -198,6 +201,7 @@ def test_arguments_have_the_names_that_the_function_gives_them(
     assert told(function, args, kwargs) == shown
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "name",
     ["token", "HF_TOKEN", "hf-token", "apiKey", "api_key", "DB_PASSWORD", "passwd", "secret",
@@ -208,6 +212,7 @@ def test_names_of_secrets(name: str) -> None:
     assert told(any_call, (), {name.replace("-", "_"): "hunter2"}).endswith(f"={ELSE}")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "value"),
     [("max_tokens", 512), ("tokenizer", "bert"), ("tokenize", True), ("tokenization", "bpe"),
@@ -218,10 +223,12 @@ def test_names_of_no_secrets(name: Any, value: Any) -> None:
     assert not secret(name, value)
 
 
+@pytest.mark.unit
 def test_keys_are_secret_where_they_are_long() -> None:
     assert told(any_call, (), {"key": "0123456789abcdef"}) == f"key={ELSE}"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "text",
     [
@@ -240,6 +247,7 @@ def test_texts_that_look_like_secrets_are_none(text: str) -> None:
     assert "hunter2" not in told(any_call, (text, [text]), {"a": {"b": text}})
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "text",
     ["https://host/data?part=1&step=2", "a-sk-b", "basic training", "hf_model", "eyjafjallajokull"],
@@ -258,6 +266,7 @@ anything: Any = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.unit
 @given(st.lists(anything, max_size=8), st.dictionaries(st.text(), anything, max_size=8))
 def test_it_is_short_and_travels_whatever_it_is_of(args: list[Any], kwargs: dict[str, Any]) -> None:
     shown = told(any_call, args, kwargs)
@@ -269,6 +278,7 @@ def test_it_is_short_and_travels_whatever_it_is_of(args: list[Any], kwargs: dict
 _SECRETS = ["token", "my_token", "password", "API_KEY", "secret", "authorization", "credentials"]
 
 
+@pytest.mark.unit
 @given(
     st.sampled_from(_SECRETS),
     st.recursive(
@@ -290,6 +300,7 @@ def test_no_secret_is_in_it(name: str, hidden: Any, other: str) -> None:
         assert "hunter2" not in shown
 
 
+@pytest.mark.unit
 def test_what_changes_or_contains_itself_is_no_trouble() -> None:
     loop: list[Any] = []
     loop.append(loop)
@@ -304,6 +315,7 @@ def test_what_changes_or_contains_itself_is_no_trouble() -> None:
     assert told(any_call, None, {}) == ""  # type: ignore[arg-type]
 
 
+@pytest.mark.unit
 def test_it_takes_no_time_for_what_is_huge() -> None:
     huge = [list(range(10**6)), "x" * 10**7, dict.fromkeys(range(10**6)), [[[{}] * 99] * 99] * 99]
     start = time.thread_time()
@@ -314,6 +326,7 @@ def test_it_takes_no_time_for_what_is_huge() -> None:
 # On the way, and in the store
 
 
+@pytest.mark.unit
 def test_it_travels_once_for_each_execution_and_is_kept() -> None:
     call = RunningCall("call", "a", False, arguments="rate=0.1")
     messages = [encode("r0", [(call, step, 1.0, {"loss": 1.0})]) for step in range(2)]
@@ -329,6 +342,7 @@ def test_it_travels_once_for_each_execution_and_is_kept() -> None:
     assert [s.calls["call"].arguments for s in (store, copy, later)] == ["rate=0.1"] * 3
 
 
+@pytest.mark.unit
 def test_each_attempt_has_its_own() -> None:
     store = ReportStore()
     values = {"loss": [1.0]}
@@ -397,6 +411,7 @@ def of(client: Client, *futures: Any) -> list[str]:
     return [store.calls[future.key].arguments for future in futures]
 
 
+@pytest.mark.process
 def test_the_arguments_of_calls_are_known(client: Client) -> None:
     partial = functools.partial(train, layers=8)
     frame = client.submit(lambda: pd.DataFrame({"a": [1, 2]}), pure=False)
@@ -453,6 +468,7 @@ def elsewhere(rate: float) -> None:
     process.join()
 
 
+@pytest.mark.process
 def test_they_are_of_calls_of_all_kinds(client: Client) -> None:
     assert of(
         client, client.submit(coroutine, 0.1), client.submit(elsewhere, 0.2)
@@ -470,6 +486,7 @@ def reported(client: Client) -> list[str]:
     return [call.arguments for call in reports_of(client).calls.values()][-1:]
 
 
+@pytest.mark.process
 def test_what_call_and_place_are_told_is_what_is_known() -> None:
     with running("flame") as client:
         dask_flame.call(train, 0.1, timeout="1m")
@@ -492,6 +509,7 @@ def fails_once(folder: Path, rate: float) -> None:
     report(loss=rate)
 
 
+@pytest.mark.process
 def test_they_come_again_with_a_new_attempt(client: Client, tmp_path: Path) -> None:
     future = client.submit(fails_once, tmp_path, 0.1, retries=1)
     future.result()
@@ -500,6 +518,7 @@ def test_they_come_again_with_a_new_attempt(client: Client, tmp_path: Path) -> N
     assert all(c.arguments.endswith("rate=0.1") for c in (*call.earlier, call))
 
 
+@pytest.mark.unit
 def test_what_is_not_at_hand_is_shown_by_its_key() -> None:
     uuid = "6f5dc808-5404-4ded-9fc1-240b384d2204"
     layers, more = List(Alias(("block", 1)), 2), Dict({"b": Alias("x")})
@@ -509,6 +528,7 @@ def test_what_is_not_at_hand_is_shown_by_its_key() -> None:
     assert arguments_of(worker, "another") == ""
 
 
+@pytest.mark.unit
 def test_of_fused_tasks_it_is_the_last_one_that_counts() -> None:
     one, two = Task("one", train, 1), Task("two", train, TaskRef("one"), TaskRef("far"), b=3)
     ts = SimpleNamespace(run_spec=Task.fuse(one, two))
@@ -516,6 +536,7 @@ def test_of_fused_tasks_it_is_the_last_one_that_counts() -> None:
     assert arguments_of(worker, "two") == "rate=one, layers=[7], b=3"
 
 
+@pytest.mark.process
 def test_what_it_costs(client: Client, record_property: Callable[[str, Any], None]) -> None:
     # Noted, not asserted: other programs share this machine.
     def measure(rate: float, layers: int, name: str, sizes: list[int]) -> float:
@@ -532,6 +553,7 @@ def test_what_it_costs(client: Client, record_property: Callable[[str, Any], Non
     print(f"the arguments of a call, at its first report: {took:.1f} µs")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -589,6 +611,7 @@ HIDDEN_IN = [
 ]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("text", HIDDEN_IN)
 def test_secrets_of_all_kinds_are_hidden_in_texts(text: str) -> None:
     assert "hunter2" not in veiled(text)
@@ -597,6 +620,7 @@ def test_secrets_of_all_kinds_are_hidden_in_texts(text: str) -> None:
     assert "hunter2" not in told(any_call, (text,), {"a": [text], "b": {"c": text}})
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "name",
     ["creds", "db_creds", "pswd", "passcode", "dsn", "connection_string", "connStr", "session_id",
@@ -607,6 +631,7 @@ def test_more_names_of_secrets(name: str) -> None:
         assert told(any_call, (), {name: value}) == f"{name}={ELSE}"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "name", ["class_name", "pin_memory", "passes", "pattern", "session", "sassy", "desk", "seed"]
 )
@@ -615,6 +640,7 @@ def test_more_names_of_no_secrets(name: str) -> None:
     assert told(any_call, (), {name: "abc"}) == f"{name}='abc'"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "token",
     ["ASIA" + "Y34FZKBOKMUTVV7A", "AKIA" + "Y34FZKBOKMUTVV7A", "glpat-" + "aB3dE6gH9jK2mN5pQ8sT",
@@ -637,6 +663,7 @@ ALPHABETS = {
 }
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("alphabet", ALPHABETS)
 def test_what_looks_random_is_hidden(alphabet: str) -> None:
     chance = random.Random(alphabet)
@@ -647,6 +674,7 @@ def test_what_looks_random_is_hidden(alphabet: str) -> None:
     assert sum(made[i][:30] in shown[i] for i in range(1_000)) >= 950
 
 
+@pytest.mark.unit
 def test_words_and_paths_of_programs_do_not_look_random() -> None:
     folder = Path(dask.__file__).parent
     words = {word for file in folder.rglob("*.py") for word in file.read_text().split()}
@@ -656,6 +684,7 @@ def test_words_and_paths_of_programs_do_not_look_random() -> None:
     assert len(wrong) <= len(words) / 2_000, wrong
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "text",
     [
@@ -678,12 +707,14 @@ def test_ordinary_texts_are_shown(text: str) -> None:
     assert veiled(text) == text
 
 
+@pytest.mark.unit
 def test_a_hash_that_is_called_one_is_shown() -> None:
     digest = "a304af7e52b1c9d8e7f6a5b4c3d2e1f0a9b8c7d6"
     assert told(any_call, (), {"revision": digest}).startswith("revision='a304af7e52b1")
     assert told(any_call, (), {"setting": digest}) == f"setting='{ELSE}'"
 
 
+@pytest.mark.unit
 def test_no_text_takes_long() -> None:
     for text in (
         "a-",
@@ -704,6 +735,7 @@ def test_no_text_takes_long() -> None:
         assert time.thread_time() - start < 0.5, text
 
 
+@pytest.mark.unit
 def test_arguments_cost_little() -> None:
     def call(rate: float, layers: int, name: str, path: str) -> None: ...
 
@@ -719,6 +751,7 @@ def fails(user: str, key: str, url: str) -> None:
     raise ValueError(f"cannot open {url}")
 
 
+@pytest.mark.process
 def test_what_dask_logs_of_a_call_that_fails_has_no_secrets(flame: Any) -> None:
     cluster, client = flame(max=1)
     future = client.submit(fails, "me", "hunter2hunter2", "ftp://me:hunter2@host/x", key="k")
@@ -735,6 +768,7 @@ def call_with_token(config: str) -> None:
     dask_flame.report(loss=1.0)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("hide", [True, False])
 def test_whether_random_texts_are_hidden_is_a_setting(flame: Any, hide: bool) -> None:
     with dask.config.set({"flame.reports.hide-random": hide}):

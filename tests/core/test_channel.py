@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from dask_flame.core.channel import Channel
 
+pytestmark = pytest.mark.process
+
 
 class Pair:
     """Two links, and a port of this machine on which they meet."""

@@ -12,6 +12,8 @@ from dask.system import CPU_COUNT
 
 from dask_flame.core import config
 
+pytestmark = pytest.mark.process
+
 #: Prints what Dask says of three settings, then what a pool takes for them.
 _SHOW = """
 def show():

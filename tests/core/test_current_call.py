@@ -29,6 +29,8 @@ from tests.reports.driver.test_replica import there
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _tracker() -> None:

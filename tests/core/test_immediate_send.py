@@ -13,7 +13,7 @@ from distributed.comm import Comm, CommClosedError, connect, listen
 
 from dask_flame.core.immediate_send import ImmediateSender
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.process, pytest.mark.asyncio]
 
 
 class Line:

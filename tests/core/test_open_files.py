@@ -15,6 +15,8 @@ import pytest
 
 from dask_flame.core.open_files import BESIDES, EACH, why_no_room
 
+pytestmark = pytest.mark.process
+
 
 def run(script: str, soft: int, hard: int, within: float = 120) -> str:
     """Run a driver that may have so many open files; what it prints."""

@@ -446,6 +446,7 @@ def nothing_starts() -> Iterator[None]:
     assert started == []
 
 
+@pytest.mark.process
 def test_what_watches_for_starts_sees_them() -> None:
     with watched() as started:
         thread = threading.Thread(target=int)
@@ -458,6 +459,7 @@ def test_what_watches_for_starts_sees_them() -> None:
 ROWS = [*POOL, *CLUSTER, *CONFIGURED, *ELSEWHERE]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("row", ROWS, ids=str)
 @pytest.mark.usefixtures("nothing_starts")
 def test_a_wrong_value_is_refused_at_once(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
@@ -475,6 +477,7 @@ def test_a_wrong_value_is_refused_at_once(row: Row, capsys: pytest.CaptureFixtur
         row.use(row.name, value)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("row", [r for r in POOL if r.right], ids=str)
 def test_a_right_value_is_held_as_pythons_own(row: Row) -> None:
     held = []
@@ -489,6 +492,7 @@ def test_a_right_value_is_held_as_pythons_own(row: Row) -> None:
             json.dumps(value)
 
 
+@pytest.mark.unit
 def test_every_option_is_in_the_table() -> None:
     def options(what: Callable[..., Any], *left_out: str) -> set[str]:
         kinds = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -519,6 +523,7 @@ def test_every_option_is_in_the_table() -> None:
     assert {name for name in sections if not name.startswith("pool.")} == set(SETTINGS)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("what", [dask_flame.stream, dask_flame.watch])
 @pytest.mark.parametrize("value", FUTURES, ids=lambda v: type(v).__name__)
 def test_what_are_no_futures(what: Callable[..., object], value: Any) -> None:
@@ -526,12 +531,14 @@ def test_what_are_no_futures(what: Callable[..., object], value: Any) -> None:
         what(value)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", ["", 5, True, object(), [3]])
 def test_what_is_no_client(value: Any) -> None:
     with pytest.raises(TypeError, match=r"client=.* is not a distributed\.Client; write"):
         dask_flame.reports_of(value)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", [5, "f", [3], object()])
 @pytest.mark.parametrize("how", [dask_flame.call, dask_flame.cast, dask_flame.place])
 def test_what_is_no_function(how: Callable[..., object], value: Any) -> None:
@@ -539,6 +546,7 @@ def test_what_is_no_function(how: Callable[..., object], value: Any) -> None:
         how(value)
 
 
+@pytest.mark.process
 def test_an_event_loop_that_stands_still() -> None:
     loop = IOLoop(make_current=False)
     try:
@@ -550,6 +558,7 @@ def test_an_event_loop_that_stands_still() -> None:
         loop.close()
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("given", "line"),
     [
@@ -594,6 +603,7 @@ _ANYTHING = st.recursive(
 _OPTIONS = sorted({row.name for row in CLUSTER} - {"backend"})
 
 
+@pytest.mark.unit
 @settings(max_examples=300)
 @given(
     st.dictionaries(
@@ -610,6 +620,7 @@ def test_whatever_is_given_is_refused_in_our_words(options: dict[str, Any]) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.unit
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(SETTINGS)), _ANYTHING)
 @pytest.mark.usefixtures("nothing_starts")
@@ -620,6 +631,7 @@ def test_whatever_is_configured_is_refused_in_our_words(name: str, value: Any) -
     assert said.startswith("backend=<function nothing") or "Dask's configuration" in said
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("given", [{"flame.pool": 5}, {"flame": [1]}, {"flame.home": "16 GiB"}])
 def test_a_section_of_the_configuration_that_is_none(given: dict[str, Any]) -> None:
     (name,) = given
@@ -658,6 +670,7 @@ def _steered(cluster: FlameCluster) -> list[Row]:
     ]
 
 
+@pytest.mark.process
 def test_a_cluster_that_runs_refuses_wrong_values_and_goes_on(flame: Any) -> None:
     cluster, client = flame(max=8, memory="1 GiB")
     before = cluster.pools["default"]
@@ -691,6 +704,7 @@ def test_a_cluster_that_runs_refuses_wrong_values_and_goes_on(flame: Any) -> Non
             row.use(row.name, _given(line, row.name))
 
 
+@pytest.mark.unit
 def test_the_largest_pool_is_decided_upon_in_a_moment() -> None:
     fleet = Fleet(Pool(min=RUNNERS, max=RUNNERS, concurrency=RUNNERS))
     begin = time.thread_time()

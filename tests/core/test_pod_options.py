@@ -10,6 +10,8 @@ import pytest
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PoolError
 
+pytestmark = pytest.mark.unit
+
 
 def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
     template = tmp_path / "pod.yaml"

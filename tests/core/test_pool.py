@@ -24,6 +24,8 @@ from dask_flame.driver.launch import runner_spec
 from dask_flame.errors import BackendError, FlameError, PoolError, PositionalError
 from tests.fakes.kubernetes.quantities import parse
 
+pytestmark = pytest.mark.unit
+
 
 def test_defaults_come_from_the_configuration() -> None:
     with dask.config.set({"flame.pool.max": 7, "flame.pool.idle-timeout": "2m"}):

@@ -17,6 +17,8 @@ from dask_flame import Pool
 from dask_flame.core.process_settings import hash_seed, interpreter_flags, working_directory
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 DRIVER = """
 import json, os, sys
 from dask.distributed import Client

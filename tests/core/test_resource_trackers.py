@@ -18,7 +18,10 @@ from dask_flame.testing import marked_processes
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is looked into")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is looked into"),
+]
 _SHM = Path("/dev/shm")
 _KEPT: list[Any] = []
 # The tests' own, which stays.

@@ -44,6 +44,7 @@ pieces = st.sampled_from(
 texts = st.text() | st.lists(pieces | st.characters(), max_size=30).map("".join)
 
 
+@pytest.mark.unit
 @given(texts)
 def test_what_is_tamed_orders_nothing_but_colours(given: str) -> None:
     shown = tame(given)
@@ -54,6 +55,7 @@ def test_what_is_tamed_orders_nothing_but_colours(given: str) -> None:
     assert shown.count("\n") <= given.count("\n")
 
 
+@pytest.mark.unit
 @given(texts)
 def test_a_name_is_in_one_line_and_orders_nothing(given: str) -> None:
     shown = plain(given)
@@ -63,11 +65,13 @@ def test_a_name_is_in_one_line_and_orders_nothing(given: str) -> None:
     assert plain(shown) == shown
 
 
+@pytest.mark.unit
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
 def test_other_text_is_as_it_was(given: str) -> None:
     assert tame(given) == plain(given) == given
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
@@ -163,6 +167,7 @@ PLACES = {
 }
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_that_others_write_gets_through(place: str) -> None:
     shown = PLACES[place]()
@@ -172,6 +177,7 @@ def test_nothing_that_others_write_gets_through(place: str) -> None:
     assert "\x85" not in shown
 
 
+@pytest.mark.process
 def test_what_runners_have_printed_gets_through_only_with_its_colours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

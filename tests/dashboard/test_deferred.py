@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 
 def served(dask_worker: Any) -> int:
     return int(dask_worker.http_server.port)

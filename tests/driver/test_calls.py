@@ -24,6 +24,8 @@ from dask_flame import CallTimeout, FlameCluster, FlameError, Pool, RunnerLost
 from dask_flame.errors import PoolError
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Flame = Callable[..., tuple[FlameCluster, Client]]
 
 

@@ -12,6 +12,7 @@ from dask_flame.driver.certificates import temporary_security
 from dask_flame.driver.launch import make_security
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("security", "remote"), [(True, False), (None, True)])
 def test_they_are_valid_where_clocks_are_behind(security: bool | None, remote: bool) -> None:
     made = make_security(security, remote=remote)
@@ -23,6 +24,7 @@ def test_they_are_valid_where_clocks_are_behind(security: bool | None, remote: b
     assert certificate.not_valid_after_utc > now + timedelta(days=300)
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_nobody_else_gets_in() -> None:
     mine, other = temporary_security(), temporary_security()

@@ -15,6 +15,8 @@ from dask_flame import FlameCluster, Pool, PoolError, on
 from dask_flame.errors import BackendError, ClosedError
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 #: Holds the scheduler up, as a machine that is busy may, once its lease has begun.
 SLOW = """
 import asyncio, time

@@ -19,6 +19,8 @@ from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.errors import BackendError, BootError
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def name_of_runner(*args: Any, seconds: float = 0) -> str:
     time.sleep(seconds)

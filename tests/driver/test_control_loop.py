@@ -19,6 +19,8 @@ from dask_flame.errors import RunnerLost
 from dask_flame.scaling import runner_index
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 _KEPT: list[Any] = []
 
 

@@ -15,6 +15,8 @@ from dask_flame import FlameCluster
 from dask_flame.scaling.runner_index import Phase
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 DRIVER = """
 import multiprocessing, os, sys, time
 from dask.distributed import Client, wait

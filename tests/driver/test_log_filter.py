@@ -38,6 +38,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "how",
     ["one after the other", "first first", "last first", "clients first", "busy", "at exit"],
@@ -49,6 +50,7 @@ def test_two_clusters_in_a_script_close_without_a_line(how: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.unit
 def test_levels_are_put_back_when_the_last_one_has_gone() -> None:
     handler = logging.StreamHandler()
     logger = logging.getLogger("distributed")

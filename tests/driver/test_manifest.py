@@ -33,6 +33,8 @@ from tests.backends.kubernetes.objects.test_manifests import SITE
 from tests.backends.kubernetes.test_backend import Start, whoami
 from tests.support.kubernetes_help import Caller
 
+pytestmark = pytest.mark.process
+
 kubernetes = test_kubernetes.kubernetes
 cluster = test_kubernetes.cluster
 

@@ -6,8 +6,12 @@ import re
 import urllib.request
 from typing import Any
 
+import pytest
+
 from dask_flame import Pool
 from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.process
 
 
 def scrape(cluster: Any) -> dict[str, float]:

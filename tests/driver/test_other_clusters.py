@@ -40,6 +40,7 @@ def policy(cluster: FlameCluster) -> tuple[int, int]:
 # How many
 
 
+@pytest.mark.unit
 @given(
     concurrency=st.integers(1, 16),
     cpus=st.none() | st.integers(1, 16),
@@ -53,6 +54,7 @@ def test_runners_that_have_so_many_cores(concurrency: int, cpus: int | None, cor
     assert most * each <= cores < (most + 1) * each
 
 
+@pytest.mark.unit
 @given(low=st.integers(0, 100), high=st.integers(0, 100))
 def test_bounds_of_adapt_are_those_of_a_pool_or_refused(low: int, high: int) -> None:
     pool = Pool(min=0, max=50)
@@ -64,6 +66,7 @@ def test_bounds_of_adapt_are_those_of_a_pool_or_refused(low: int, high: int) -> 
             adapt_bounds(pool, given_bounds)
 
 
+@pytest.mark.process
 def test_scale_and_adapt_take_what_scripts_give_them(flame: Any) -> None:
     cluster, _ = flame(max=4, concurrency=2, memory="1 GB", idle_timeout="100ms")
     assert cluster.scale(memory="3 GB") is None
@@ -98,11 +101,13 @@ def test_scale_and_adapt_take_what_scripts_give_them(flame: Any) -> None:
     assert policy(cluster) == (2, 5)
 
 
+@pytest.mark.unit
 def test_memory_counts_only_where_runners_have_a_limit() -> None:
     with pytest.raises(PoolError, match=r'write Pool\(memory="4 GiB"\), or count runners'):
         runners_for(Pool(max=1), memory="10GB")
 
 
+@pytest.mark.process
 def test_an_asynchronous_cluster_is_scaled_as_a_speccluster() -> None:
     async def script() -> None:
         async with FlameCluster(max=2, dashboard_address=None, asynchronous=True) as cluster:
@@ -114,6 +119,7 @@ def test_an_asynchronous_cluster_is_scaled_as_a_speccluster() -> None:
     asyncio.run(script())
 
 
+@pytest.mark.process
 def test_workers_are_there_as_in_a_speccluster(flame: Any) -> None:
     cluster, client = flame(max=2, idle_timeout="100ms")
     # Those that may come: tpot, for one, submits as many calls at a time as there are workers.
@@ -138,6 +144,7 @@ def test_workers_are_there_as_in_a_speccluster(flame: Any) -> None:
 # adapt(...).stop()
 
 
+@pytest.mark.process
 def test_a_stopped_adaptive_keeps_its_runners_until_it_is_told_otherwise(flame: Any) -> None:
     cluster, client = flame(max=3, idle_timeout="100ms")
     client.wait_for_workers(2, timeout=30)
@@ -165,6 +172,7 @@ def test_a_stopped_adaptive_keeps_its_runners_until_it_is_told_otherwise(flame: 
     wait_for(lambda: not cluster.runners)
 
 
+@pytest.mark.process
 def test_calls_that_wait_for_a_stopped_adaptive_say_so_and_go_on(flame: Any) -> None:
     cluster, client = flame(max=1, idle_timeout="100ms", dashboard_address="127.0.0.1:0")
     with pytest.warns(UserWarning, match="there is none: calls wait until") as said:
@@ -185,6 +193,7 @@ def test_calls_that_wait_for_a_stopped_adaptive_say_so_and_go_on(flame: Any) -> 
 # From zero
 
 
+@pytest.mark.process
 def test_data_is_sent_to_runners_that_boot_for_it(flame: Any) -> None:
     cluster, client = flame(max=3, idle_timeout="1s")
     futures = client.scatter([1, 2, 3], direct=True, timeout=30)
@@ -223,6 +232,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path / "go"
 
 
+@pytest.mark.process
 def test_runners_that_are_waited_for_are_kept_until_all_are_there(gate: Path, flame: Any) -> None:
     cluster, client = flame(max=2, idle_timeout="300ms", preload=["flame_gate"])
     waiting = threading.Thread(target=client.wait_for_workers, args=(2,))
@@ -242,6 +252,7 @@ def test_runners_that_are_waited_for_are_kept_until_all_are_there(gate: Path, fl
     assert time.monotonic() > came + 0.2
 
 
+@pytest.mark.process
 def test_waiting_for_runners_ends_with_a_reason(flame: Any, gate: Path) -> None:
     cluster, client = flame(max=3, idle_timeout="60s", preload=["flame_gate"], boot_attempts=1)
     with pytest.raises(PoolError, match=r"4 runners are asked for, and max=3; write cluster.resi"):
@@ -264,6 +275,7 @@ def test_waiting_for_runners_ends_with_a_reason(flame: Any, gate: Path) -> None:
         client.scatter([1], direct=True, timeout=60)
 
 
+@pytest.mark.process
 def test_runners_of_all_pools_count_unless_one_is_named(flame: Any) -> None:
     pools = {"cpu": Pool(max=2), "gpu": Pool(max=2)}
     cluster, client = flame(pools=pools)
@@ -276,6 +288,7 @@ def test_runners_of_all_pools_count_unless_one_is_named(flame: Any) -> None:
     assert set(cluster.runners) == {"gpu-1", "gpu-2", "cpu-1", "cpu-2"}
 
 
+@pytest.mark.process
 def test_what_the_first_pool_may_not_have_is_of_the_others(flame: Any) -> None:
     cluster, client = flame(pools={"cpu": Pool(max=1), "none": Pool(max=0), "gpu": Pool(max=2)})
     client.wait_for_workers(2, timeout=60)
@@ -294,6 +307,7 @@ class Plain(WorkerPlugin):
     pass
 
 
+@pytest.mark.process
 def test_plugins_of_nannies_act_on_runners(flame: Any, tmp_path: Path) -> None:
     (tmp_path / "flame_pack").mkdir()
     (tmp_path / "flame_pack" / "flame_in_a_folder.py").write_text("answer = 42\n")
@@ -319,6 +333,7 @@ def test_plugins_of_nannies_act_on_runners(flame: Any, tmp_path: Path) -> None:
     assert "FLAME_ENVIRON" not in os.environ
 
 
+@pytest.mark.process
 def test_settings_that_count(flame: Any, tmp_path: Path) -> None:
     place = tmp_path / "fast disk"
     given = {
@@ -342,6 +357,7 @@ def test_settings_that_count(flame: Any, tmp_path: Path) -> None:
     assert not list(place.iterdir())
 
 
+@pytest.mark.process
 def test_a_temporary_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = "temporary-directory in Dask's configuration is"
@@ -352,6 +368,7 @@ def test_a_temporary_directory_that_cannot_be_written_to_is_named(tmp_path: Path
         FlameCluster(max=1, dashboard_address=None)
 
 
+@pytest.mark.process
 def test_settings_that_do_not_count_are_named_once(flame: Any) -> None:
     with warnings.catch_warnings(action="error"):
         flame(max=1)
@@ -376,6 +393,7 @@ def test_settings_that_do_not_count_are_named_once(flame: Any) -> None:
     assert warning.filename.endswith("conftest.py")  # where the cluster is made
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("name", UNHEEDED)
 def test_what_is_said_not_to_count_is_a_setting_of_dask(name: str) -> None:
     missing = object()

@@ -15,6 +15,8 @@ from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BootError, PoolError, RunnerLost
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def whoami(*args: Any, seconds: float = 0) -> str:
     time.sleep(seconds)

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # Run from where it lies, as a script.
 from tests.support.paths import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 import bigdata
+
+pytestmark = pytest.mark.process
 
 SCRIPT = Path(bigdata.__file__)
 

@@ -23,6 +23,7 @@ def trace(*parts, **options):
     return Trace("test", parts, **{"max": 2, "idle": 1.0, **options})
 
 
+@pytest.mark.unit
 class TestIdeal:
     def test_calls_share_the_runners(self):
         found = ideal(trace(Part(((0, 1.0), (0, 2.0), (0, 3.0)))))
@@ -86,6 +87,7 @@ def account(who="flame", late=0.0):
     return Account(asked, who, 10, lives, ((0, 2), (2.5, 3.5)), waits)
 
 
+@pytest.mark.unit
 class TestSums:
     def test_what_was_paid_is_split_in_four(self):
         got = account()
@@ -128,6 +130,7 @@ class TestSums:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["flame", "stock"])
 def test_a_run_accounts_for_every_call_and_runner(who):
@@ -147,6 +150,7 @@ def test_a_run_accounts_for_every_call_and_runner(who):
         assert life.registered is not None or not life.calls
 
 
+@pytest.mark.process
 def test_a_driver_that_fails_says_why():
     with pytest.raises(RuntimeError, match="max=-1 is not"):
         cost.run(trace(Part(((0, 1.0),)), max=-1), "flame")

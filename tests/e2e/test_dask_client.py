@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 _FOLDER = Path(__file__).with_name("dask_client")
 
 _TESTS = """

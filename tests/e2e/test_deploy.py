@@ -74,6 +74,7 @@ def chooses(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return bool(selector["matchLabels"].items() <= labels.items())
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_the_jupyterlab_extension_can_start_a_cluster() -> None:
     # As dask_labextension's make_cluster does it.
@@ -87,12 +88,14 @@ async def test_the_jupyterlab_extension_can_start_a_cluster() -> None:
         assert await client.submit(int, 2) == 2
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_is_valid(version: str) -> None:
     for item in objects():
         kubernetes_validate.validate(item, version, strict=True)
 
 
+@pytest.mark.unit
 def test_what_is_deployed_is_safe() -> None:
     specs = [item["spec"]["template"]["spec"] for item in objects() if item["kind"] == "DaemonSet"]
     assert len(specs) == 2
@@ -104,6 +107,7 @@ def test_what_is_deployed_is_safe() -> None:
             assert set(container["resources"]) == {"requests", "limits"}
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda p: str(p.parent.relative_to(DEPLOY)))
 def test_kustomizations_have_what_is_beside_them_and_nothing_else(path: Path) -> None:
     made = yaml.safe_load(path.read_text())
@@ -116,6 +120,7 @@ def test_kustomizations_have_what_is_beside_them_and_nothing_else(path: Path) ->
     assert beside - about_helm == {name for name in listed + generated if name.endswith(".yaml")}
 
 
+@pytest.mark.process
 @pytest.mark.skipif(KUSTOMIZE is None, reason="kubectl is not there")
 @pytest.mark.parametrize(("folder", "namespace"), OVERLAYS.items())
 def test_what_kustomize_makes_of_it(folder: str, namespace: str) -> None:
@@ -157,6 +162,7 @@ def needed(*groups: tuple[tuple[Any, str, tuple[str, ...]], ...]) -> set[tuple[s
     return granted(yaml.safe_load(permissions.rules(asked))["rules"])
 
 
+@pytest.mark.unit
 def test_the_roles_are_what_the_backend_asks_for() -> None:
     driver = granted(named("Role", "dask-flame-driver")["rules"])
     policies = {("networking.k8s.io", "networkpolicies", "create")}
@@ -167,6 +173,7 @@ def test_the_roles_are_what_the_backend_asks_for() -> None:
     assert granted(named("Role", "dask-flame-remote")["rules"]) == driver | apart
 
 
+@pytest.mark.unit
 def test_bindings_name_what_there_is() -> None:
     there = objects()
     names = {(item["kind"], item.get("metadata", {}).get("name")) for item in there}
@@ -185,6 +192,7 @@ def test_bindings_name_what_there_is() -> None:
     assert ("ServiceAccount", values["serviceAccountName"]) in names
 
 
+@pytest.mark.unit
 def test_a_hub_s_notebooks_are_drivers() -> None:
     values = load("jupyterhub/values.yaml")["singleuser"]
     to_them = named("NetworkPolicy", "dask-flame-ingress")["spec"]["podSelector"]
@@ -206,6 +214,7 @@ def test_a_hub_s_notebooks_are_drivers() -> None:
         assert load(f"{folder}/flame.yaml") == load("jupyterhub/flame.yaml")
 
 
+@pytest.mark.unit
 def test_a_hub_s_configuration_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     values = load("jupyterhub/values.yaml")["singleuser"]
     read = dask.config.collect([str(DEPLOY / "jupyterhub/flame.yaml")], env=values["extraEnv"])
@@ -215,6 +224,7 @@ def test_a_hub_s_configuration_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert link == "/user/me/proxy/8787/status"
 
 
+@pytest.mark.unit
 def test_a_notebook_apart_is_within_restricted() -> None:
     spawner = load("jupyterhub/apart/values.yaml")["hub"]["config"]["KubeSpawner"]
     spec = {
@@ -233,6 +243,7 @@ def instructions(name: str) -> list[tuple[str, str]]:
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_images_are_of_this_version_and_run_what_they_are_given(name: str) -> None:
     steps = instructions(name)
@@ -251,6 +262,7 @@ def test_images_are_of_this_version_and_run_what_they_are_given(name: str) -> No
     assert ignored[1:] == ["*", "!constraints.txt", "!dist/dask_flame-*.whl"]
 
 
+@pytest.mark.unit
 def test_what_one_image_pickles_the_other_can_read() -> None:
     (python,) = [t for step, t in instructions("Dockerfile") if t.startswith("PYTHON=")]
     minor = re.match(r"PYTHON=(3\.\d+)\.", python)
@@ -258,6 +270,7 @@ def test_what_one_image_pickles_the_other_can_read() -> None:
     assert f"python{minor[1]} -m venv" in (DEPLOY / "docker/Dockerfile.cuda").read_text()
 
 
+@pytest.mark.unit
 def test_the_versions_are_the_same_everywhere() -> None:
     tags = [
         tag
@@ -270,6 +283,7 @@ def test_the_versions_are_the_same_everywhere() -> None:
     assert {"".join(tag) for tag in tags} == {dask_flame.__version__}
 
 
+@pytest.mark.process
 def test_the_guide_leads_somewhere() -> None:
     guide = (DEPLOY / "README.md").read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", guide):

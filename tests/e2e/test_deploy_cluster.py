@@ -22,6 +22,8 @@ from tests.support.kubernetes_help import Caller
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 KUBERNETES = ROOT / "deploy/kubernetes"
 TYPE = "node.kubernetes.io/instance-type"
 PRODUCT = "nvidia.com/gpu.product"

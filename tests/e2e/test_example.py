@@ -22,6 +22,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 nbformat = pytest.importorskip("nbformat")
 
+pytestmark = pytest.mark.process
+
 EXAMPLES = ROOT / "examples"
 SCRIPT = EXAMPLES / "bert_tuning.py"
 NOTEBOOK = EXAMPLES / "bert_tuning.ipynb"

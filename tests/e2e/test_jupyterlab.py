@@ -162,6 +162,7 @@ def grown(page: Any, than: int, within: float = 120) -> int:
         page.wait_for_timeout(200)
 
 
+@pytest.mark.browser
 def test_the_sidebar_starts_shows_and_ends_a_cluster(lab: Lab, page: Any) -> None:
     open_notebook(page, lab, TRAIN, RUN)
     page.locator('[data-id="dask-dashboard-launcher"]').click()
@@ -196,6 +197,7 @@ def test_the_sidebar_starts_shows_and_ends_a_cluster(lab: Lab, page: Any) -> Non
     wait_for(lambda: not of_clusters(), 20, "the end of all runners")
 
 
+@pytest.mark.browser
 def test_buttons_work_beside_the_cell_that_runs(lab: Lab, page: Any) -> None:
     open_notebook(page, lab, TRAIN, PANEL, RUN)
     (lab.work / "enough").unlink(missing_ok=True)
@@ -217,6 +219,7 @@ def test_buttons_work_beside_the_cell_that_runs(lab: Lab, page: Any) -> None:
     wait_for(lambda: not of_clusters(), 20, "the end of all runners")
 
 
+@pytest.mark.process
 def test_a_server_that_is_killed_leaves_no_runner(tmp_path: Path) -> None:
     with _marked(), jupyterlab(tmp_path / "lab", dask_config=_factory()) as lab:
         made = lab.ask("dask/clusters", "PUT")

@@ -15,6 +15,8 @@ from tests.support.paths import ROOT
 pytest.importorskip("aiohttp")
 pytest.importorskip("kr8s")
 
+pytestmark = pytest.mark.process
+
 SCRIPT = ROOT / "benchmarks" / "kubernetes.py"
 
 

@@ -25,6 +25,8 @@ from tests.e2e.real_kubernetes import setting
 from tests.e2e.real_kubernetes.world import _packed
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.process
+
 #: What is imported where there is a fake, and so not in a pod.
 _HERE_ALONE = ("browser_help", "other_python")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

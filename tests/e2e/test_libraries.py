@@ -25,6 +25,8 @@ from dask_flame import FlameCluster, Pool
 from dask_flame.driver.launch import settings
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Flame = Callable[..., tuple[FlameCluster, Client]]
 
 

@@ -18,6 +18,8 @@ import pytest
 from dask_flame.testing import marked_processes
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
 
 DRIVER = """

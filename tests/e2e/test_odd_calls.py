@@ -21,6 +21,8 @@ from dask_flame import FlameCluster
 from tests.support import odd
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., tuple[FlameCluster, Client]]
 
 

@@ -18,6 +18,8 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 
 

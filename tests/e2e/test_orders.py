@@ -18,7 +18,10 @@ from dask_flame.core.processes import mark_of
 from dask_flame.testing import marked_processes
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="marks are hidden on Linux alone")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="marks are hidden on Linux alone"),
+]
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
 
 # Two runners; one has started all that outlives its parent: a child in a session of its own, an

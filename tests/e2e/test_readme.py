@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -15,6 +17,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.process
 def test_the_code_runs_from_top_to_bottom() -> None:
     code = "\n".join(blocks("python")).replace('idle_timeout="60s"', 'idle_timeout="1s"')
     # As a script that ends without closing what the last block has opened.
@@ -33,6 +36,7 @@ def test_the_code_runs_from_top_to_bottom() -> None:
     assert "runner-1 … runner-4 (4): demand of 4 slots calls for 4" in done.stdout
 
 
+@pytest.mark.unit
 def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> None:
     example, tests = blocks("sh")
     assert example.strip().endswith("examples/bert_tuning.py")
@@ -42,6 +46,7 @@ def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> 
         assert command.count("\n") == 1
 
 
+@pytest.mark.unit
 def test_every_picture_is_there() -> None:
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file(), path

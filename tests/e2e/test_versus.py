@@ -29,6 +29,7 @@ def row(goal, *, failed=None, **values):
     return Row("test", Quantity("q", "a thing", goal=goal), "a thing", found, failed or {})
 
 
+@pytest.mark.unit
 class TestGoals:
     @given(ours=st.lists(some, min_size=1), limit=some)
     def test_an_absolute_one_is_met_by_the_median(self, ours, limit):
@@ -63,6 +64,7 @@ class TestGoals:
         assert row(at_most(1, "1"), flame=[], failed={"flame": 2}).met is False
 
 
+@pytest.mark.unit
 class TestSchedules:
     def test_boots_that_take_no_time(self):
         assert scheduled([0, 0, 0], 3, 5) == 5
@@ -82,6 +84,7 @@ class TestSchedules:
         assert done <= min(up) + calls * seconds + 1e-6
 
 
+@pytest.mark.unit
 class TestTable:
     def samples(self):
         found = [("flame", 1.0), ("flame", 3.0), ("flame", 8.0), ("stock", 40.0)]
@@ -120,6 +123,7 @@ class TestTable:
                 assert all(q.label.format(**told) for q in measure.quantities)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_short_run(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
@@ -150,6 +154,7 @@ def test_a_short_run(tmp_path, capsys, monkeypatch):
     assert Path("again.png").stat().st_size == len(picture)
 
 
+@pytest.mark.process
 def test_a_run_that_fails_says_why_and_leaves_nothing():
     with (
         Run("register64", "flame", {"runners": -1}, timeout=60) as run,
@@ -158,6 +163,7 @@ def test_a_run_that_fails_says_why_and_leaves_nothing():
         run.answer()
 
 
+@pytest.mark.process
 def test_a_run_that_takes_too_long_is_given_up():
     with (
         Run("cold", "stock", {"runners": 1}, timeout=0.01) as run,
@@ -166,6 +172,7 @@ def test_a_run_that_takes_too_long_is_given_up():
         run.answer()
 
 
+@pytest.mark.process
 def test_one_that_is_not_installed_is_left_out_and_named(monkeypatch, capsys):
     monkeypatch.setattr(versus, "installed", lambda who: None)
     versus.show(versus.measured(["cold"], ["ray"], 1, short=True, ml=None), None)

@@ -14,6 +14,8 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.kubernetes_help import TEAM, Caller, pod, reaches
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 RBAC = "rbac.authorization.k8s.io"
 ROLES = f"/apis/{RBAC}/v1/namespaces/team"
 ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "me"}}

@@ -20,6 +20,8 @@ from tests.fakes.kubernetes import FakeKubernetes  # noqa: E402
 from tests.support.kubernetes_help import JOBS, SLEEP, TEAM, Caller, job, pod, reaches, secret  # noqa: E402
 from tests.support.waiting import wait_for  # noqa: E402
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def cluster() -> Iterator[FakeKubernetes]:

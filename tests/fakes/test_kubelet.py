@@ -31,6 +31,8 @@ from tests.support.kubernetes_help import (
 )
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def cluster() -> Iterator[FakeKubernetes]:

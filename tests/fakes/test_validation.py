@@ -23,6 +23,8 @@ from tests.support.kubernetes_help import (
 )
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 REVIEWS = "/apis/authorization.k8s.io/v1"
 GPU = "nvidia.com/gpu"
 

@@ -26,6 +26,7 @@ def booted(*steps: tuple[str, float], name: str = "r-1", boots: BootLog | None =
     return boots
 
 
+@pytest.mark.unit
 def test_a_boot_tells_its_steps() -> None:
     boots = booted((ACCEPTED, 0.002), ("up", 0.0312), (REGISTERED, 0.094), (FIRST_CALL, 12.04))
     (boot,) = boots
@@ -36,6 +37,7 @@ def test_a_boot_tells_its_steps() -> None:
     assert repr(boots).splitlines() == [repr(boot), boots.summary()]
 
 
+@pytest.mark.unit
 def test_a_boot_that_fails_tells_how_far_it_came() -> None:
     boots = booted((ACCEPTED, 0.01), ("up", 0.05))
     boots.ended("r-1", "exit code 1", 100.3, failed=True)
@@ -51,6 +53,7 @@ def test_a_boot_that_fails_tells_how_far_it_came() -> None:
     assert repr(boots[-1]) == "r-2: given up after 60.0 s: not needed"
 
 
+@pytest.mark.unit
 def test_an_empty_record_says_so() -> None:
     boots = BootLog()
     assert repr(boots) == "no boots yet"
@@ -60,6 +63,7 @@ def test_an_empty_record_says_so() -> None:
     assert booted((REGISTERED, 0.0)).summary() == "median 0.000 s, 0.000 of it until registered"
 
 
+@pytest.mark.unit
 def test_medians_are_those_of_a_pool_and_in_order() -> None:
     boots = BootLog()
     for n, pool in enumerate(["cpu", "cpu", "cpu", "gpu"], 1):
@@ -73,6 +77,7 @@ def test_medians_are_those_of_a_pool_and_in_order() -> None:
     assert boots.summary("gpu") == "median 40.0 s, 31.0 of it until registered"
 
 
+@pytest.mark.unit
 def test_what_is_under_way_is_never_forgotten() -> None:
     boots = BootLog(kept=3)
     boots.asked([f"r-{n}" for n in range(10)], "cpu", 0, at=0)
@@ -86,6 +91,7 @@ def test_what_is_under_way_is_never_forgotten() -> None:
     assert [b.name for b in boots[-2:]] == ["r-8", "r-9"]
 
 
+@pytest.mark.unit
 def test_a_backend_that_says_ever_new_steps_fills_no_memory() -> None:
     boots, ledger = booted(), PoolUsage()
     for n in range(1000):
@@ -109,6 +115,7 @@ told = st.lists(
 )
 
 
+@pytest.mark.unit
 @given(told)
 def test_steps_may_be_told_in_any_order_or_not_at_all(told: list[tuple[str, str, float]]) -> None:
     boots, summed, now = BootLog(), 0.0, 50.0
@@ -146,6 +153,7 @@ def test_steps_may_be_told_in_any_order_or_not_at_all(told: list[tuple[str, str,
 # On a real cluster
 
 
+@pytest.mark.process
 def test_each_step_of_a_boot_is_noted(flame: Any) -> None:
     cluster, client = flame(max=2)
     gate = Event("gate", client=client)
@@ -181,6 +189,7 @@ class Odd(LocalBackend):
         super().progress("nobody", step)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("backend", "more"), [(Silent, set()), (Odd, {"kind"})])
 def test_a_backend_may_say_nothing_or_nonsense(flame: Any, backend: Any, more: set[str]) -> None:
     cluster, client = flame(max=1, backend=backend)
@@ -191,6 +200,7 @@ def test_a_backend_may_say_nothing_or_nonsense(flame: Any, backend: Any, more: s
     assert boot.name == "runner-1"
 
 
+@pytest.mark.process
 def test_a_boot_that_fails_says_how_far_it_had_come(flame: Any) -> None:
     cluster, client = flame(max=1, preload=["no_such_module_here"], boot_attempts=1)
     far = r"\(accepted after \d+\.\d+ s, up after \d+\.\d+ s, never registered\); it printed last"
@@ -213,6 +223,7 @@ class Nowhere(LocalBackend):
         await super().boot([replace(s, scheduler="tcp://127.0.0.1:1") for s in specs])
 
 
+@pytest.mark.process
 def test_a_boot_that_is_too_slow_says_how_far_it_had_come(flame: Any) -> None:
     cluster, client = flame(max=1, backend=Nowhere, boot_attempts=1, boot_timeout="6s")
     far = r"boot_timeout=6 s \(accepted after \d+\.\d+ s, up after \d+\.\d+ s, never registered\)"

@@ -21,6 +21,7 @@ def pool(name: str = "gpu", **changes: Any) -> PoolSummary:
     return PoolSummary(name, min=0, max=8, concurrency=1, **{**used, **changes})
 
 
+@pytest.mark.unit
 def test_a_line_for_each_pool_and_the_sum() -> None:
     one = costs([pool()])
     assert repr(one) == "gpu: 2 h 00 min of runners, 4 h 00 min of GPUs, busy for 50 % of it, $5.00"
@@ -34,6 +35,7 @@ def test_a_line_for_each_pool_and_the_sum() -> None:
     assert both.runner_seconds == 10_800
 
 
+@pytest.mark.unit
 def test_without_a_price_there_is_no_amount() -> None:
     one = costs([pool(price=None)])
     assert one["gpu"].amount is None
@@ -45,18 +47,21 @@ def test_without_a_price_there_is_no_amount() -> None:
     assert costs([]).amount == 0
 
 
+@pytest.mark.unit
 @given(st.floats(0, 1e9), st.floats(0.001, 1e4))
 def test_an_amount_is_hours_times_the_price(seconds: float, price: float) -> None:
     assert amount(seconds, price) == pytest.approx(seconds * price / 3600)
     assert amount(seconds, None) is None
 
 
+@pytest.mark.unit
 def test_a_currency_is_a_sign_or_a_word() -> None:
     assert [money(0.0), money(0.0123), money(1234.5)] == ["$0.00", "$0.0123", "$1,234.50"]
     with dask.config.set({"flame.currency": "EUR"}):
         assert money(3.0) == "3.00 EUR"
 
 
+@pytest.mark.unit
 def test_a_price_is_a_number() -> None:
     for wrong in (0, -1, "2", True, float("inf")):
         with pytest.raises(PoolError, match=r"price=.* is not a number above zero; write price=2"):
@@ -67,6 +72,7 @@ def test_a_price_is_a_number() -> None:
         assert Pool().price == 0.5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("price", [None, 36.0])
 def test_of_a_cluster_while_it_runs_and_after(flame: Any, price: float | None) -> None:
     cluster, client = flame(max=2, gpus=1, price=price)

@@ -24,6 +24,7 @@ def states(life: Any) -> list[str]:
     return [change.state for change in life.changes]
 
 
+@pytest.mark.unit
 def test_a_life_from_its_boot_to_its_end() -> None:
     lives = RunnerTimeline()
     lives.asked(["r-1", "r-2"], "cpu", 100.0, "demand of 2")
@@ -47,6 +48,7 @@ def test_a_life_from_its_boot_to_its_end() -> None:
     assert len(two.why) == 300
 
 
+@pytest.mark.unit
 def test_what_lasted_no_time_is_not_there() -> None:
     lives = RunnerTimeline()
     lives.asked(["a"], "cpu", 5.0, "")
@@ -62,6 +64,7 @@ def test_what_lasted_no_time_is_not_there() -> None:
     assert life.rewritten == 3
 
 
+@pytest.mark.unit
 def test_those_that_are_over_are_forgotten_first() -> None:
     lives = RunnerTimeline(kept=3)
     lives.asked(["a", "b", "c"], "cpu", 0, "")
@@ -85,6 +88,7 @@ happenings = st.lists(
 )
 
 
+@pytest.mark.unit
 @given(happenings)
 def test_it_is_what_was_told_at_every_moment(happenings: list[tuple[str, str, str, int]]) -> None:
     lives, now = RunnerTimeline(), 0
@@ -122,6 +126,7 @@ turns = st.lists(
 )
 
 
+@pytest.mark.unit
 @given(turns, st.floats(0.01, 20))
 def test_thinning_keeps_what_matters(turns: list[tuple[str, float]], grain: float) -> None:
     changes, at = [StateChange(0.0, "booting")], 1.0
@@ -147,6 +152,7 @@ def test_thinning_keeps_what_matters(turns: list[tuple[str, float]], grain: floa
     assert len(thin(thinned, grain / 2)) <= len(thinned) <= len(changes)
 
 
+@pytest.mark.unit
 def test_however_often_they_change_they_fill_no_memory() -> None:
     lives, now, chance = RunnerTimeline(changes=2_000), 0.0, random.Random(0)
     names = [f"r-{n}" for n in range(64)]
@@ -172,6 +178,7 @@ def test_however_often_they_change_they_fill_no_memory() -> None:
         assert life.changes[-1].state == IDLE
 
 
+@pytest.mark.unit
 def test_ten_thousand_that_cannot_be_fewer_are_not_thinned_again_and_again() -> None:
     lives = RunnerTimeline(kept=1_000, changes=100)
     lives.asked([f"r-{n}" for n in range(1_000)], "cpu", 0, "")
@@ -182,6 +189,7 @@ def test_ten_thousand_that_cannot_be_fewer_are_not_thinned_again_and_again() -> 
     assert before == lives._limit == 2_002
 
 
+@pytest.mark.unit
 @given(st.lists(st.tuples(names, st.sampled_from(["add", "busy", "idle", "gone"])), max_size=60))
 def test_busy_time_is_the_sum_of_its_parts(happenings: list[tuple[str, str]]) -> None:
     fleet = Fleet(Pool(max=8))
@@ -206,6 +214,7 @@ def test_busy_time_is_the_sum_of_its_parts(happenings: list[tuple[str, str]]) ->
 # Over real runners
 
 
+@pytest.mark.process
 def test_the_lives_of_real_runners(flame: Flame) -> None:
     cluster, client = flame(max=2, idle_timeout="1s")
     go = Event("go", client=client)
@@ -235,6 +244,7 @@ def test_the_lives_of_real_runners(flame: Flame) -> None:
     last.cancel()
 
 
+@pytest.mark.process
 def test_a_boot_that_fails_is_a_life_that_failed(flame: Flame) -> None:
     cluster, client = flame(max=1, preload=["no_such_module"], boot_attempts=1)
     call = client.submit(int)

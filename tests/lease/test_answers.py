@@ -15,6 +15,8 @@ from dask_flame import FlameCluster
 from dask_flame.core.messages import LEASE
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Flame = Callable[..., tuple[FlameCluster, Client]]
 
 

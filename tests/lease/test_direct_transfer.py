@@ -16,6 +16,8 @@ from dask_flame import FlameCluster
 from dask_flame.lease.direct_transfer import scheduler_beside
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 #: Bytes of a large result, and what there may be beside it.
 LARGE, SMALL = 8_000_000, 500_000
 

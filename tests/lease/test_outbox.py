@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.core.messages import MARK
 from dask_flame.lease.clients import ClientRecord
 from dask_flame.lease.outbox import Outbox
+
+pytestmark = pytest.mark.unit
 
 
 class Wire:

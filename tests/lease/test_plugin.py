@@ -17,6 +17,7 @@ from dask_flame.lease.plugin import dask_setup, is_driver
 from tests.support.waiting import wait_for
 
 
+@pytest.mark.process
 def test_closing_the_last_client_ends_the_runners_and_a_new_one_boots_them_again() -> None:
     with FlameCluster(min=1, max=3, disconnect_grace="300ms", dashboard_address=None) as cluster:
         wait_for(lambda: len(cluster.observed) == 1, what="min runners boot without a client")
@@ -34,6 +35,7 @@ def test_closing_the_last_client_ends_the_runners_and_a_new_one_boots_them_again
             assert third.submit(int, 3).result(timeout=20) == 3
 
 
+@pytest.mark.process
 def test_busy_runners_end_too_when_nobody_is_there(tmp_path: Any) -> None:
     with FlameCluster(max=1, disconnect_grace="200ms", dashboard_address=None) as cluster:
         with Client(cluster) as client:
@@ -51,6 +53,7 @@ def _sleep(path: str) -> None:
     time.sleep(600)
 
 
+@pytest.mark.process
 def test_a_client_that_comes_within_the_grace_finds_the_fleet_as_it_was() -> None:
     with FlameCluster(max=1, disconnect_grace="10s", dashboard_address=None) as cluster:
         for _ in range(3):
@@ -59,6 +62,7 @@ def test_a_client_that_comes_within_the_grace_finds_the_fleet_as_it_was() -> Non
         assert sum(e.kind == "boot" for e in cluster.events) == 1
 
 
+@pytest.mark.process
 def test_clients_that_calls_open_hold_nothing(flame: Any) -> None:
     cluster, client = flame(max=1)
 
@@ -76,6 +80,7 @@ def test_clients_that_calls_open_hold_nothing(flame: Any) -> None:
     assert lease._clients == {client.id}
 
 
+@pytest.mark.process
 def test_alone_on_a_stock_cluster() -> None:
     with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         with Client(cluster) as client:
@@ -84,6 +89,7 @@ def test_alone_on_a_stock_cluster() -> None:
         wait_for(lambda: cluster.scheduler.status.name == "closed")
 
 
+@pytest.mark.process
 def test_what_outlives_its_client_on_the_scheduler_is_no_driver() -> None:
     with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         with Client(cluster) as client:
@@ -116,6 +122,7 @@ def commanded(folder: Any, *options: str, **settings: str) -> Iterator[Any]:
             part.wait()
 
 
+@pytest.mark.process
 def test_alone_on_a_scheduler_and_a_worker_of_the_command_line(tmp_path: Any) -> None:
     script = tmp_path / "lease.py"
     script.write_text(
@@ -129,24 +136,28 @@ def test_alone_on_a_scheduler_and_a_worker_of_the_command_line(tmp_path: Any) ->
         assert client.submit(int, 5).result(timeout=20) == 5
 
 
+@pytest.mark.process
 def test_as_a_preload_with_what_the_configuration_says(tmp_path: Any) -> None:
     lease = ("--preload", "dask_flame.lease")
     with commanded(tmp_path, *lease, disconnect_grace="300ms") as connect, connect() as client:
         assert client.submit(int, 5).result(timeout=20) == 5
 
 
+@pytest.mark.process
 def test_registered_from_the_driver_on_a_scheduler_of_the_command_line(tmp_path: Any) -> None:
     with commanded(tmp_path) as connect, connect() as client:
         client.register_plugin(Lease("300ms"))
         assert client.submit(int, 5).result(timeout=20) == 5
 
 
+@pytest.mark.unit
 @pytest.mark.asyncio
 async def test_the_preload_is_for_a_scheduler_alone() -> None:
     with pytest.raises(TypeError, match="for the scheduler, not for a str"):
         await dask_setup("a worker")
 
 
+@pytest.mark.process
 def test_a_cluster_that_never_has_a_client_may_be_given_a_limit() -> None:
     with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster:
 
@@ -159,11 +170,13 @@ def test_a_cluster_that_never_has_a_client_may_be_given_a_limit() -> None:
         wait_for(lambda: cluster.scheduler.status.name == "closed")
 
 
+@pytest.mark.unit
 def test_a_wrong_grace_is_refused() -> None:
     with pytest.raises(ValueError, match=r'grace=-3 is not a duration.*write grace="10s"'):
         Lease(-3)
 
 
+@pytest.mark.process
 def test_calls_go_on_through_a_short_absence() -> None:
     with (
         FlameCluster(max=1, disconnect_grace="20s", dashboard_address=None) as cluster,
@@ -178,6 +191,7 @@ def test_calls_go_on_through_a_short_absence() -> None:
         assert future.result(timeout=20)
 
 
+@pytest.mark.process
 def test_an_observer_holds_nothing() -> None:
     with (
         FlameCluster(max=1, disconnect_grace="300ms", dashboard_address=None) as cluster,
@@ -191,6 +205,7 @@ def test_an_observer_holds_nothing() -> None:
         assert looking.scheduler_info()["workers"] == {}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", ["goodbye", "drop"])
 def test_the_fleet_lives_until_the_last_driver_goes(way: str) -> None:
     with (
@@ -215,6 +230,7 @@ def test_the_fleet_lives_until_the_last_driver_goes(way: str) -> None:
         second.close()
 
 
+@pytest.mark.process
 def test_a_goodbye_keeps_nothing() -> None:
     with FlameCluster(max=1, disconnect_grace="60s", dashboard_address=None) as cluster:
         with Client(cluster) as client:
@@ -224,6 +240,7 @@ def test_a_goodbye_keeps_nothing() -> None:
         assert cluster.scheduler.plugins[Lease.name]._keeper.records == {}
 
 
+@pytest.mark.process
 def test_max_lifetime_ends_a_stock_cluster_whatever_clients_there_are() -> None:
     with (
         LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
@@ -240,6 +257,7 @@ def test_max_lifetime_ends_a_stock_cluster_whatever_clients_there_are() -> None:
         wait_for(lambda: cluster.scheduler.status.name == "closed")
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_the_reasons_of_a_lapse() -> None:
     reasons: list[str] = []
@@ -275,6 +293,7 @@ async def _until(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_nothing_of_it_stays_on_a_scheduler_that_closes() -> None:
     scheduler = Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0")
@@ -292,6 +311,7 @@ async def test_nothing_of_it_stays_on_a_scheduler_that_closes() -> None:
             assert lease._end is None
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("option", "example"), [("silence", "60s"), ("max_lifetime", "8h"), ("first", "5m")]
 )

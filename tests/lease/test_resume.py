@@ -29,6 +29,8 @@ from dask_flame.testing import Proxy
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 dask_flame.resume_clients()
 
 

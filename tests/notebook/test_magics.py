@@ -26,6 +26,8 @@ from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
+pytestmark = pytest.mark.process
+
 Flame = Callable[..., tuple[FlameCluster, Client]]
 
 

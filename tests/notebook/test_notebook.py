@@ -18,6 +18,8 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipywidgets")
 
+pytestmark = pytest.mark.process
+
 _TOKEN = "DASK_FLAME_TEST_NOTEBOOK"
 
 CELLS = {

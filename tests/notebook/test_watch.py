@@ -59,6 +59,7 @@ def paths(picture: str, kind: str) -> list[str]:
 # What is drawn
 
 
+@pytest.mark.unit
 def test_the_best_comes_first_and_stands_out() -> None:
     calls = [call("a", loss=[3, 2]), call("b", "done", loss=[3, 1]), call("c", "failed", loss=[4])]
     drawn = of(calls)
@@ -75,6 +76,7 @@ def test_the_best_comes_first_and_stands_out() -> None:
     assert "failed" in words
 
 
+@pytest.mark.unit
 def test_what_is_best_is_judged_by_name_or_said() -> None:
     calls = [call("a", accuracy=[0.1]), call("b", accuracy=[0.9])]
     assert of(calls).curves[0].name == "b"
@@ -85,6 +87,7 @@ def test_what_is_best_is_judged_by_name_or_said() -> None:
     assert of(both).others == ("accuracy",)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("drawn", "said"),
     [
@@ -102,6 +105,7 @@ def test_there_may_be_nothing_to_draw(drawn: Board, said: str) -> None:
     assert not any(bits for row in dots(drawn, 20, 5).rows() for bits, colour in row if colour)
 
 
+@pytest.mark.unit
 def test_a_gap_is_a_gap_and_a_point_is_a_point() -> None:
     path, _ = paths(svg(of([call("a", loss=[1, 2, math.nan, 1, math.inf, 2])])), "line")
     assert path.count("M") == 3
@@ -109,6 +113,7 @@ def test_a_gap_is_a_gap_and_a_point_is_a_point() -> None:
     assert path.endswith("h0")
 
 
+@pytest.mark.unit
 def test_five_hundred_are_thinned_and_the_legend_too() -> None:
     calls = [
         call(f"call {n}", "done", loss=[n + math.sin(i * n) for i in range(4000)])
@@ -124,6 +129,7 @@ def test_five_hundred_are_thinned_and_the_legend_too() -> None:
     assert text(of(calls)).endswith("and 490 more")
 
 
+@pytest.mark.unit
 def test_names_are_no_markup() -> None:
     picture = svg(of([call("<b>&\"'", **{"<loss>": [1.0]})]))
     assert "<b>&\"'" in texts(picture)
@@ -133,6 +139,7 @@ def test_names_are_no_markup() -> None:
 _values = st.lists(st.floats(allow_nan=True, width=64), max_size=12)
 
 
+@pytest.mark.unit
 @given(st.lists(st.tuples(_values, st.sampled_from(["running", "done", "lost"])), max_size=12))
 def test_whatever_is_reported_is_a_picture(told: list[tuple[list[float], str]]) -> None:
     calls = [call(f"c{n}", state, loss=values) for n, (values, state) in enumerate(told)]
@@ -149,6 +156,7 @@ def test_whatever_is_reported_is_a_picture(told: list[tuple[list[float], str]]) 
         dots(drawn, 30, 6).rows()
 
 
+@pytest.mark.unit
 @given(st.floats(-1e12, 1e12), st.floats(1e-6, 1e12), st.integers(2, 8))
 def test_ticks_are_few_round_and_inside(low: float, length: float, about: int) -> None:
     high = low + length
@@ -160,6 +168,7 @@ def test_ticks_are_few_round_and_inside(low: float, length: float, about: int) -
     assert found == sorted(set(found))
 
 
+@pytest.mark.unit
 def test_ticks_of_logarithms() -> None:
     assert log_ticks(-3, 0) == [-3, -2, -1, 0]
     assert [round(10**t, 3) for t in log_ticks(-1, 0.1)] == [0.1, 0.2, 0.5, 1.0]
@@ -169,6 +178,7 @@ def test_ticks_of_logarithms() -> None:
     assert tick(1234, [0, 1234]) == "1,234"
 
 
+@pytest.mark.unit
 def test_a_terminal_shows_the_same() -> None:
     console = pytest.importorskip("rich.console")
     from dask_flame.notebook.terminal import Drawn
@@ -230,6 +240,7 @@ def _states(drawn: Board) -> Mapping[str, int]:
     return dict(drawn.states)
 
 
+@pytest.mark.process
 def test_curves_grow_while_one_watches(flame: Flame, screen: Screen, tmp_path: Path) -> None:
     _, client = flame(max=2)
     go = tmp_path / "go"
@@ -254,6 +265,7 @@ def test_curves_grow_while_one_watches(flame: Flame, screen: Screen, tmp_path: P
     assert screen.boards[-1].higher
 
 
+@pytest.mark.process
 def test_stopping_it_stops_no_call(flame: Flame, screen: Screen, tmp_path: Path) -> None:
     _, client = flame(max=1)
     future = client.submit(train, 1, tmp_path / "go", key="one")
@@ -272,6 +284,7 @@ def test_stopping_it_stops_no_call(flame: Flame, screen: Screen, tmp_path: Path)
     assert future.result() == 1
 
 
+@pytest.mark.process
 def test_without_a_notebook_or_a_terminal_the_ranking_is_printed(
     flame: Flame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +297,7 @@ def test_without_a_notebook_or_a_terminal_the_ranking_is_printed(
     assert re.search(r"^  1  two +0\.1667 at step 4 +done$", out, re.MULTILINE), out
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_with_an_asynchronous_client(screen: Screen, tmp_path: Path) -> None:
     async with (
@@ -300,6 +314,7 @@ async def test_with_an_asynchronous_client(screen: Screen, tmp_path: Path) -> No
     assert _states(screen.boards[-1]) == {"done": 2}
 
 
+@pytest.mark.process
 def test_on_any_dask_cluster(screen: Screen, tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     with (
@@ -314,6 +329,7 @@ def test_on_any_dask_cluster(screen: Screen, tmp_path: Path) -> None:
     assert screen.boards[-1].curves[0].last == (5.0, 2.0)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("futures", "options", "said"),
     [
@@ -326,6 +342,7 @@ def test_what_is_refused(futures: Any, options: Any, said: str) -> None:
         dask_flame.watch(futures, **options)
 
 
+@pytest.mark.process
 def test_a_metric_that_nobody_reports(
     flame: Flame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,6 +374,7 @@ def test_a_metric_that_nobody_reports(
     assert "los was not reported; there is loss" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_a_metric_that_comes_later_is_waited_for(
     flame: Flame, screen: Screen, tmp_path: Path
 ) -> None:
@@ -383,6 +401,7 @@ def test_a_metric_that_comes_later_is_waited_for(
     assert screen.boards[-1].headline == "best score 2 at step 1 by both"
 
 
+@pytest.mark.unit
 def test_no_futures_are_no_calls(screen: Screen) -> None:
     dask_flame.watch([])
     assert screen.boards[-1].title == "no calls"

@@ -22,6 +22,8 @@ from dask_flame.prints.frames import (
     short,
 )
 
+pytestmark = pytest.mark.unit
+
 WORD = b"0123456789ab"
 # What is made of pieces of frames, too.
 TEXT = st.text(alphabet="a\n\r\x1e\x1f0 19\u2600\U0001f600", max_size=12)

@@ -17,6 +17,7 @@ from tests.support.waiting import wait_for
 TEXT = st.text(alphabet="ab\r\n", max_size=12)
 
 
+@pytest.mark.unit
 @given(st.lists(st.tuples(st.sampled_from(["one", "two"]), TEXT), max_size=20))
 def test_however_it_comes_each_line_is_told_once_and_in_order(
     pieces: list[tuple[str, str]],
@@ -42,6 +43,7 @@ def seen(line: str) -> str:
     return ([part for part in line.split("\r") if part] or [""])[-1]
 
 
+@pytest.mark.unit
 def test_a_line_that_goes_on_is_shown_within_a_second_and_then_ever_more_rarely() -> None:
     lines = LineFilter()
     shown = []
@@ -56,6 +58,7 @@ def test_a_line_that_goes_on_is_shown_within_a_second_and_then_ever_more_rarely(
     assert all(line == "." * round(at * 10 + 1) + UNFINISHED for at, line in shown)
 
 
+@pytest.mark.unit
 def test_many_progress_bars_are_no_flood() -> None:
     lines = LineFilter()
     shown = 0
@@ -67,6 +70,7 @@ def test_many_progress_bars_are_no_flood() -> None:
     assert lines.add("runner-1", "\r600 of 600\n", 600) == ["600 of 600"]
 
 
+@pytest.mark.unit
 def test_what_does_not_change_is_not_repeated() -> None:
     lines = LineFilter()
     lines.add("runner-1", "Continue? ", 0)
@@ -75,6 +79,7 @@ def test_what_does_not_change_is_not_repeated() -> None:
     assert lines.add("runner-1", "\n", 100) == ["Continue? "]
 
 
+@pytest.mark.unit
 def test_a_line_without_end_fills_no_memory() -> None:
     lines = LineFilter()
     told = [line for _ in range(100) for line in lines.add("runner-1", "x" * 1000, 0)]
@@ -94,6 +99,7 @@ def write(text: str) -> None:
     print(text, end="", flush=True)
 
 
+@pytest.mark.process
 def test_prints_are_shown_while_the_call_runs(
     flame: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +126,7 @@ def test_prints_are_shown_while_the_call_runs(
     wait_for(lambda: shown("[runner-1 bar] waiting\n"), 20, "and then as it was left")
 
 
+@pytest.mark.unit
 def test_a_line_without_an_end_comes_in_parts() -> None:
     lines: LineFilter[str] = LineFilter()
     given = lines.add("a", "x" * 40_000, now=0.0)

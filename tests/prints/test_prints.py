@@ -27,6 +27,8 @@ from dask_flame.errors import PoolError
 from dask_flame.prints.rate_limit import Limits
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Seen = Callable[[], list[str]]
 
 

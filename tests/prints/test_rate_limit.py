@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.prints.rate_limit import RateLimit, left_out
+
+pytestmark = pytest.mark.unit
 
 BURSTS = st.integers(1, 50)
 RATES = st.floats(0.1, 100)

@@ -10,6 +10,8 @@ import pytest
 from dask_flame.prints.frames import NOBODY
 from dask_flame.prints.sole_call import SoleCall, unread
 
+pytestmark = pytest.mark.unit
+
 
 def test_whose_it_is_is_seen_by_another(tmp_path: Path) -> None:
     path = str(tmp_path / "whose")

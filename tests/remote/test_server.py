@@ -19,6 +19,8 @@ from dask_flame.core.messages import DRIVER
 from dask_flame.driver.hosts.remote import _inline
 from dask_flame.remote.server import SchedulerServer
 
+pytestmark = pytest.mark.process
+
 HEARD = ("state", "event", "reports", "prints", "resized", "over", "boot", "end", "list", "logs")
 
 

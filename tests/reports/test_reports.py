@@ -78,6 +78,7 @@ class Broken:
         raise RuntimeError("the device is lost")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "value",
     [
@@ -104,6 +105,7 @@ def test_real_numbers_are_taken(value: Any) -> None:
     report(loss=value)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -140,6 +142,7 @@ def test_anything_else_is_told_in_one_line_with_one_that_works(
         assert word in message
 
 
+@pytest.mark.unit
 def test_outside_a_task_nothing_happens() -> None:
     assert dask_flame.report is report
     report(step=np.int32(3), loss=0.5)
@@ -165,6 +168,7 @@ records = st.lists(
 )
 
 
+@pytest.mark.unit
 @given(records)
 def test_the_wire_keeps_every_report_in_order(made: list[Any]) -> None:
     calls = [RunningCall(key, f"run-{i}", False) for i, key in enumerate(["a", ("b", 1), "c"])]
@@ -190,6 +194,7 @@ def test_the_wire_keeps_every_report_in_order(made: list[Any]) -> None:
 # Thinning
 
 
+@pytest.mark.unit
 @given(st.lists(numbers, min_size=1, max_size=300), st.integers(LEAST, 60))
 def test_thinning_keeps_ends_extremes_and_order(values: list[float], limit: int) -> None:
     kept = thin(values, limit)
@@ -206,6 +211,7 @@ def test_thinning_keeps_ends_extremes_and_order(values: list[float], limit: int)
         assert len(chosen) < len(kept)
 
 
+@pytest.mark.unit
 @given(st.lists(numbers, min_size=61, max_size=300), st.integers(LEAST, 60))
 def test_thinning_keeps_the_extremes_of_every_bucket(values: list[float], limit: int) -> None:
     kept = set(thin(values, limit))
@@ -222,6 +228,7 @@ def test_thinning_keeps_the_extremes_of_every_bucket(values: list[float], limit:
         assert not nans or nans[0] in kept
 
 
+@pytest.mark.unit
 def test_thinning_to_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="limit=4 is too small"):
         thin([1.0] * 10, 4)
@@ -230,6 +237,7 @@ def test_thinning_to_nothing_is_refused() -> None:
 # The store
 
 
+@pytest.mark.process
 def test_a_store_keeps_what_was_reported() -> None:
     store = ReportStore()
     assert (store.calls, len(store), "call" in store) == ({}, 0, False)
@@ -245,6 +253,7 @@ def test_a_store_keeps_what_was_reported() -> None:
     assert (list(acc.steps), list(acc.values), len(acc)) == ([1], [0.5], 1)
 
 
+@pytest.mark.process
 def test_a_snapshot_does_not_change_and_is_made_once() -> None:
     store = ReportStore()
     store.add(batch("a", loss=[1.0]))
@@ -261,6 +270,7 @@ def test_a_snapshot_does_not_change_and_is_made_once() -> None:
     assert len(store.calls) == 2
 
 
+@pytest.mark.process
 def test_a_call_that_runs_again_starts_a_new_attempt() -> None:
     store = ReportStore()
     store.add(batch(run="a", loss=[1.0, 2.0]))
@@ -282,6 +292,7 @@ def test_a_call_that_runs_again_starts_a_new_attempt() -> None:
     assert list(call.series["loss"].values) == [4.0]
 
 
+@pytest.mark.process
 def test_what_earlier_attempts_have_reported_is_kept() -> None:
     store = ReportStore()
     for run in range(6):
@@ -296,6 +307,7 @@ def test_what_earlier_attempts_have_reported_is_kept() -> None:
     assert all(c.earlier == () for c in earlier)
 
 
+@pytest.mark.process
 def test_a_series_says_of_how_many_points_it_is() -> None:
     store = ReportStore(points=100)
     for i in range(5):
@@ -304,6 +316,7 @@ def test_a_series_says_of_how_many_points_it_is() -> None:
     assert (len(loss) <= 100, loss.made) == (True, 450)
 
 
+@pytest.mark.unit
 def test_finished_calls_go_first_and_oldest_first() -> None:
     store = ReportStore(calls=3)
     for key in "abc":
@@ -326,6 +339,7 @@ reported = st.tuples(
 )
 
 
+@pytest.mark.process
 @given(st.lists(reported, max_size=25))
 def test_a_store_is_bounded(made: list[tuple[str, str, int, str]]) -> None:
     store = ReportStore(calls=4, points=150, total=800)
@@ -349,11 +363,13 @@ def test_a_store_is_bounded(made: list[tuple[str, str, int, str]]) -> None:
         assert calls[key].series[name].values[-1] == values[-1]
 
 
+@pytest.mark.unit
 def test_limits_that_cannot_be_kept_are_refused() -> None:
     with pytest.raises(ValueError, match="points=10"):
         ReportStore(points=10)
 
 
+@pytest.mark.process
 def test_reading_while_writing() -> None:
     store, stop, torn = ReportStore(points=200), threading.Event(), []
 
@@ -378,6 +394,7 @@ def test_reading_while_writing() -> None:
     assert not torn
 
 
+@pytest.mark.unit
 def test_the_plugin_travels() -> None:
     plugin = loads(dumps(Reports(calls=7)))
     assert isinstance(plugin, Reports)
@@ -474,6 +491,7 @@ def train(n: int, *, raises: bool = False, delay: float = 0.0, **values: float) 
     return str(get_worker().name)
 
 
+@pytest.mark.process
 def test_all_is_there_when_the_result_is(client: Client) -> None:
     # At once, and without waiting: it was sent before the result.
     for n in (1, 10, 2000):
@@ -491,6 +509,7 @@ def test_all_is_there_when_the_result_is(client: Client) -> None:
         assert call.finished >= call.started
 
 
+@pytest.mark.process
 def test_all_is_there_when_the_error_is(client: Client) -> None:
     future = client.submit(train, 50, raises=True, key=key())
     with pytest.raises(RuntimeError, match="on purpose"):
@@ -500,6 +519,7 @@ def test_all_is_there_when_the_error_is(client: Client) -> None:
     assert list(call.series["loss"].steps) == list(range(50))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("key", [("block", 3, 2.5), 7, ("a", ("b", "c"))])
 def test_all_that_dask_takes_as_a_key_is_a_key(client: Client, key: Any) -> None:
     future = client.submit(train, 3, key=key)
@@ -508,6 +528,7 @@ def test_all_that_dask_takes_as_a_key_is_a_key(client: Client, key: Any) -> None
     assert (call.state, list(call.series["loss"].steps)) == ("done", [0, 1, 2])
 
 
+@pytest.mark.process
 def test_many_calls_at_once_are_kept_apart(client: Client) -> None:
     futures = [client.submit(train, 20 + i, rate=float(i), key=key()) for i in range(40)]
     client.gather(futures)
@@ -522,6 +543,7 @@ def until(flag: Flag, n: int) -> None:
     flag.wait()
 
 
+@pytest.mark.process
 def test_reports_are_seen_while_the_call_runs(client: Client, tmp_path: Path) -> None:
     flag = Flag(tmp_path)
     future = client.submit(until, flag, 3, key=key())
@@ -538,6 +560,7 @@ def odd(values: list[float]) -> None:
         report(loss=value)
 
 
+@pytest.mark.process
 def test_nan_and_infinities_arrive_as_such(client: Client) -> None:
     values = [1.0, math.nan, math.inf, -math.inf, 5e-324, -0.0]
     future = client.submit(odd, values, key=key())
@@ -554,6 +577,7 @@ def counts() -> None:
     report(loss=4.0)
 
 
+@pytest.mark.process
 def test_steps_go_on_from_the_last_one(client: Client) -> None:
     for _ in range(2):
         future = client.submit(counts, key=key())
@@ -570,6 +594,7 @@ def bad() -> str:
     return "trained"
 
 
+@pytest.mark.process
 def test_a_bad_value_is_told_once_and_never_the_calls_error(client: Client) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -597,6 +622,7 @@ async def concurrently(n: int) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.process
 def test_calls_that_secede_or_are_coroutines_report_too(client: Client) -> None:
     seceding = client.submit(leaves_its_slot, key=key())
     coroutines = [client.submit(concurrently, n, key=key(), pure=False) for n in (3, 4, 5, 6)]
@@ -615,6 +641,7 @@ class Trainer:
         return str(get_worker().name)
 
 
+@pytest.mark.process
 def test_methods_of_actors_report_under_their_runner(client: Client) -> None:
     made = client.submit(Trainer, actor=True, key=key())
     actor = made.result()
@@ -638,6 +665,7 @@ def fails_once(flag: Flag) -> str:
     return str(get_worker().name)
 
 
+@pytest.mark.process
 def test_a_retry_is_another_attempt(client: Client, tmp_path: Path) -> None:
     future = client.submit(fails_once, Flag(tmp_path), retries=1, key=key())
     future.result()
@@ -646,6 +674,7 @@ def test_a_retry_is_another_attempt(client: Client, tmp_path: Path) -> None:
     assert list(call.series["loss"].values) == [1.0]
 
 
+@pytest.mark.process
 def test_a_cancelled_call_says_so(client: Client, tmp_path: Path) -> None:
     flag = Flag(tmp_path)
     future = client.submit(until, flag, 2, key=key())
@@ -657,12 +686,14 @@ def test_a_cancelled_call_says_so(client: Client, tmp_path: Path) -> None:
     wait_for(lambda: not any(client.processing().values()))
 
 
+@pytest.mark.process
 def test_registering_twice_changes_nothing(client: Client) -> None:
     before = plugin_of(client)
     client.register_plugin(Reports())
     assert plugin_of(client) is before
 
 
+@pytest.mark.process
 def test_calls_that_do_not_report_are_not_kept(client: Client) -> None:
     version = store_of(client).version
     client.gather(client.map(lambda i: i, range(50), pure=False))
@@ -674,6 +705,7 @@ def idle(dask_worker: Any) -> bool:
     return sender._timer is None and not sender._awake and not sender._buffer
 
 
+@pytest.mark.process
 def test_nothing_is_polled_when_there_is_nothing_to_send(client: Client) -> None:
     client.gather([client.submit(train, 5, key=key()) for _ in range(8)])
     assert all(client.run(idle).values())
@@ -693,6 +725,7 @@ def timed(n: int) -> tuple[float, float]:
     return best * 1e6, (time.perf_counter() - start) / n * 1e6
 
 
+@pytest.mark.process
 def test_what_a_report_costs(client: Client, record_property: Callable[[str, Any], None]) -> None:
     # Noted, not asserted: other programs share this machine.
     best, mean = client.submit(timed, 20_000, key=key()).result()
@@ -734,6 +767,7 @@ def send_hourly(client: Client, size: int = 10**9) -> None:
     client.submit(train, 1, key=key()).result()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("processes", [True, False])
 def test_what_is_left_is_sent_at_the_end_of_a_call(processes: bool) -> None:
     with cluster_of(processes=processes) as client:
@@ -745,6 +779,7 @@ def test_what_is_left_is_sent_at_the_end_of_a_call(processes: bool) -> None:
             assert len(series(client, future.key)) == n
 
 
+@pytest.mark.process
 def test_what_is_left_is_sent_at_the_end_of_the_plugin(tmp_path: Path) -> None:
     with cluster_of(processes=False) as client:
         client.register_plugin(Reports())
@@ -756,6 +791,7 @@ def test_what_is_left_is_sent_at_the_end_of_the_plugin(tmp_path: Path) -> None:
         call.end()
 
 
+@pytest.mark.process
 def test_what_is_left_is_sent_at_the_end_of_the_runner(tmp_path: Path) -> None:
     with cluster_of() as client:
         client.register_plugin(Reports())
@@ -767,6 +803,7 @@ def test_what_is_left_is_sent_at_the_end_of_the_runner(tmp_path: Path) -> None:
         call.go.set()
 
 
+@pytest.mark.process
 def test_enough_reports_are_sent_at_once(tmp_path: Path) -> None:
     with cluster_of(processes=False) as client:
         client.register_plugin(Reports())
@@ -786,6 +823,7 @@ def dies_once(flag: Flag) -> str:
     return str(get_worker().name)
 
 
+@pytest.mark.process
 def test_the_call_of_a_lost_runner_is_another_attempt(tmp_path: Path) -> None:
     with cluster_of(2, threads_per_worker=1) as client:
         client.register_plugin(Reports())
@@ -812,6 +850,7 @@ def _noting(end: Callable[..., None], states: list[str]) -> Callable[..., None]:
     return noted
 
 
+@pytest.mark.process
 def test_the_actor_of_a_lost_runner_is_lost() -> None:
     with cluster_of(processes=False) as client:
         client.register_plugin(Reports())
@@ -822,6 +861,7 @@ def test_the_actor_of_a_lost_runner_is_lost() -> None:
         wait_for(lambda: store_of(client).calls[shown].state == "lost")
 
 
+@pytest.mark.process
 def test_a_worker_that_comes_later_reports_too() -> None:
     with cluster_of(0, processes=False) as client:
         client.register_plugin(Reports())
@@ -831,6 +871,7 @@ def test_a_worker_that_comes_later_reports_too() -> None:
         assert len(series(client, future.key)) == 5
 
 
+@pytest.mark.process
 def test_a_scheduler_may_be_started_with_it() -> None:
     with cluster_of(processes=False, plugins=[Reports()]) as client:
         future = client.submit(train, 5, key=key())
@@ -838,6 +879,7 @@ def test_a_scheduler_may_be_started_with_it() -> None:
         assert len(series(client, future.key)) == 5
 
 
+@pytest.mark.process
 def test_a_restart_ends_what_runs(tmp_path: Path) -> None:
     with cluster_of() as client:
         client.register_plugin(Reports())
@@ -847,6 +889,7 @@ def test_a_restart_ends_what_runs(tmp_path: Path) -> None:
         assert store_of(client).calls[call.key].state == "cancelled"
 
 
+@pytest.mark.process
 def test_what_was_reported_can_be_read_after_the_end() -> None:
     with cluster_of(processes=False) as client:
         client.register_plugin(Reports())
@@ -855,6 +898,7 @@ def test_what_was_reported_can_be_read_after_the_end() -> None:
     assert len(store.calls["call"].series["loss"]) == 5
 
 
+@pytest.mark.process
 def test_without_the_plugin_it_warns_once() -> None:
     _warn_unregistered.cache_clear()
     with cluster_of(processes=False) as client:
@@ -863,6 +907,7 @@ def test_without_the_plugin_it_warns_once() -> None:
         client.submit(train, 3, key=key()).result()
 
 
+@pytest.mark.process
 def test_any_client_can_follow_the_topic() -> None:
     with cluster_of(processes=False) as client:
         client.register_plugin(Reports())
@@ -881,6 +926,7 @@ def unnamed_reports() -> None:
     report({1: 2.0})
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings(r"ignore:report\(\) got a value without a name")
 def test_values_without_names_are_taken_from_mappings_and_else_refused(client: Client) -> None:
     client.submit(unnamed_reports, key="call").result()

@@ -61,6 +61,7 @@ def both(client: Client) -> None:
     assert sorted(devices for _, _, devices in used) == [(0,), (1,)]
 
 
+@pytest.mark.process
 def test_calls_at_the_same_time_have_different_gpus(runner: Callable[..., Client]) -> None:
     client = runner()
     used = client.gather(client.map(mine, [0.05, 0.2, 0.1] * 5, pure=False))
@@ -69,6 +70,7 @@ def test_calls_at_the_same_time_have_different_gpus(runner: Callable[..., Client
     assert dask_flame.devices() == ()
 
 
+@pytest.mark.process
 def test_processes_that_a_call_starts_can_be_given_its_gpu(runner: Callable[..., Client]) -> None:
     def child() -> tuple[tuple[int, ...], str]:
         code = f"import os; print(os.environ['{VISIBLE}'])"
@@ -82,6 +84,7 @@ def test_processes_that_a_call_starts_can_be_given_its_gpu(runner: Callable[...,
     assert sorted(client.gather(futures)) == [((0,), "0"), ((1,), "GPU-5")]
 
 
+@pytest.mark.process
 def test_gpus_are_given_back_after_errors_timeouts_and_cancellations(
     runner: Callable[..., Client],
 ) -> None:
@@ -105,6 +108,7 @@ def test_gpus_are_given_back_after_errors_timeouts_and_cancellations(
     both(client)
 
 
+@pytest.mark.process
 def test_one_that_was_cancelled_and_goes_on_keeps_its_gpu(
     runner: Callable[..., Client], tmp_path: Path
 ) -> None:
@@ -122,6 +126,7 @@ def test_one_that_was_cancelled_and_goes_on_keeps_its_gpu(
     assert {devices for _, _, devices in used} == {(1 - int(began.read_text()),)}
 
 
+@pytest.mark.process
 def test_a_placed_object_keeps_its_gpu_until_it_is_let_go(runner: Callable[..., Client]) -> None:
     # One of distributed's assertions is wrong where an actor waits: see the tests of `place`.
     with dask.config.set({"distributed.scheduler.validate": False}):
@@ -147,6 +152,7 @@ def placed(dask_worker: Any) -> int:
     return len(dask_worker.state.actors)
 
 
+@pytest.mark.process
 def test_calls_that_ask_for_gpus_get_as_many(runner: Callable[..., Client]) -> None:
     client = runner(concurrency=4)
     three = [
@@ -159,10 +165,12 @@ def test_calls_that_ask_for_gpus_get_as_many(runner: Callable[..., Client]) -> N
     assert client.submit(mine, resources={"GPU": 2}).result()[2] == (0, 1)
 
 
+@pytest.mark.process
 def test_one_slot_has_all(runner: Callable[..., Client]) -> None:
     assert runner(concurrency=1).submit(mine).result()[2] == (0, 1)
 
 
+@pytest.mark.process
 def test_a_call_that_waits_for_another_lends_it_its_gpu(runner: Callable[..., Client]) -> None:
     def outer() -> tuple[tuple[int, ...], ...]:
         inner = get_client().submit(mine, pure=False)
@@ -175,6 +183,7 @@ def test_a_call_that_waits_for_another_lends_it_its_gpu(runner: Callable[..., Cl
     assert own == lent != busy.result()[2]
 
 
+@pytest.mark.process
 def test_coroutines_have_gpus_too(runner: Callable[..., Client]) -> None:
     async def coroutine() -> tuple[int, ...]:
         import asyncio
@@ -188,12 +197,14 @@ def test_coroutines_have_gpus_too(runner: Callable[..., Client]) -> None:
     both(client)
 
 
+@pytest.mark.process
 def test_without_gpus_there_are_none(flame: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "")
     _, client = flame(max=1, gpus=2, concurrency=2)
     assert client.submit(mine).result()[2] == ()
 
 
+@pytest.mark.process
 def test_the_current_device_is_that_of_the_calls_thread(
     flame: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -221,6 +232,7 @@ def test_the_current_device_is_that_of_the_calls_thread(
     assert {number for number, _ in found} == {0, 1}
 
 
+@pytest.mark.unit
 def test_a_library_that_fails_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(number: int) -> None:
         raise RuntimeError("CUDA error: invalid device ordinal")
@@ -230,6 +242,7 @@ def test_a_library_that_fails_does_not_matter(monkeypatch: pytest.MonkeyPatch) -
     make_current(Devices([1], ["0", "1"]))
 
 
+@pytest.mark.unit
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VISIBLE, raising=False)
     assert visible(2) == ["0", "1"]
@@ -240,6 +253,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Devices().environment == {}
 
 
+@pytest.mark.unit
 @given(
     there=st.integers(1, 8),
     slots=st.integers(1, 8),
@@ -260,6 +274,7 @@ def test_nobody_shares_where_there_are_enough(there: int, slots: int, moves: lis
             assert max(users) <= 1
 
 
+@pytest.mark.unit
 def test_many_threads() -> None:
     over: set[tuple[int, int]] = set()
     gpus = Gpus(["0", "1", "2", "3"], 4, gone=lambda who: who in over)

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 _KEPT: list[Any] = []
 
 

@@ -15,6 +15,8 @@ from distributed import Event, get_worker
 from dask_flame.errors import RunnerLost
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def pid_of(cluster: Any, runner: str) -> int:
     (ws,) = (ws for ws in cluster.scheduler.workers.values() if ws.name == runner)

@@ -32,6 +32,8 @@ from dask_flame.runner import worker as runner_worker
 from dask_flame.scheduler.scheduler import FlameScheduler
 from dask_flame.testing.conformance import Stage
 
+pytestmark = pytest.mark.process
+
 
 class Listening(FlameScheduler):
     """Notes what runners say."""

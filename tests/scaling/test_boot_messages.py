@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.core.python_versions import mismatch, of_worker
 from dask_flame.scaling.boot_messages import Told
+
+pytestmark = pytest.mark.unit
 
 _texts = st.text("abc :", min_size=1, max_size=80)
 

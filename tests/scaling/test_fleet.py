@@ -21,6 +21,8 @@ from dask_flame.scaling.fleet import CALLED_OFF, Decision, Fleet, Phase
 from dask_flame.scaling.no_room import PAUSE
 from dask_flame.scaling.runner_index import RunnerState
 
+pytestmark = pytest.mark.unit
+
 
 def ready(fleet: Fleet, decision: Decision, now: float) -> list[str]:
     assert decision.boot is not None

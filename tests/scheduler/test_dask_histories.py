@@ -24,9 +24,12 @@ from tests.support.waiting import wait_for
 
 #: These tests collect garbage, of whatever test this process has run before, too: what that has to
 #: complain of is not theirs.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+    ),
+]
 
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 

@@ -18,6 +18,8 @@ from dask_flame import FlameCluster, Pool
 from dask_flame.errors import CallFailed
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., tuple[FlameCluster, Client]]
 
 

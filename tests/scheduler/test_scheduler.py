@@ -32,6 +32,7 @@ from dask_flame.scheduler.home.worker import HomeWorker
 from dask_flame.scheduler.scheduler import FlameScheduler
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("owner", "name", "takes"),
     [
@@ -92,6 +93,7 @@ def test_methods_that_are_overridden_or_called(owner: type, name: str, takes: li
     assert set(takes) <= set(parameters)
 
 
+@pytest.mark.unit
 def test_results_are_passed_on_as_frames() -> None:
     assert "deserialize" in inspect.signature(Server).parameters
     assert list(inspect.signature(Serialized).parameters) == ["header", "frames"]
@@ -103,6 +105,7 @@ def test_results_are_passed_on_as_frames() -> None:
         merge_and_deserialize(header, frames)
 
 
+@pytest.mark.unit
 def test_state_that_is_read() -> None:
     task = {
         "run_id",
@@ -118,6 +121,7 @@ def test_state_that_is_read() -> None:
     assert {"amm", "stealing"} <= set(DEFAULT_EXTENSIONS)
 
 
+@pytest.mark.process
 def test_what_a_runner_relies_on() -> None:
     owners = (Future, Client, distributed.client)
     assert all(any(hasattr(owner, name) for owner in owners) for name in WAITS)
@@ -137,6 +141,7 @@ def test_what_a_runner_relies_on() -> None:
     assert set(again) == {"op", "key", "run_id", "compute_duration", "stimulus_id"}
 
 
+@pytest.mark.unit
 @pytest.mark.asyncio
 async def test_what_a_running_scheduler_has() -> None:
     async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler:
@@ -146,6 +151,7 @@ async def test_what_a_running_scheduler_has() -> None:
             assert len(getattr(scheduler, name)) >= 0
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_what_keeping_and_coming_back_rely_on() -> None:
     assert {"wants_what", "last_seen", "versions"} <= set(ClientState.__slots__)
@@ -177,6 +183,7 @@ async def test_what_keeping_and_coming_back_rely_on() -> None:
             assert client.futures == {}
 
 
+@pytest.mark.process
 def test_what_closing_a_cluster_relies_on() -> None:
     with Client(processes=False, dashboard_address=":0") as client:
         assert client in Client._instances
@@ -184,6 +191,7 @@ def test_what_closing_a_cluster_relies_on() -> None:
     runner.stop()  # once more is once
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("ours", "stock"),
     [(FlameScheduler, Scheduler), (RunnerWorker, Worker), (HomeWorker, Worker)],
@@ -201,6 +209,7 @@ def test_handlers_name_what_distributed_looks_for_in_their_signature(
             assert (parameter in mine) == (parameter in theirs), (name, parameter)
 
 
+@pytest.mark.process
 def test_a_client_with_serializers_of_its_own_has_answers_in_them(flame: Any) -> None:
     cluster, _ = flame(min=2, max=2)
     with Client(cluster, serializers=["dask", "msgpack"], set_as_default=False) as client:

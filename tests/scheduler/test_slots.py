@@ -19,6 +19,8 @@ from distributed import Event, as_completed, get_worker, wait, worker_client
 import dask_flame
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def whoami(*args: Any, seconds: float = 0.0, after: Any = None) -> tuple[str, float, float]:
     start = time.time()

@@ -23,6 +23,8 @@ from dask_flame.serialization.failures import (
     text_of,
 )
 
+pytestmark = pytest.mark.unit
+
 
 def raiser(kind: type[BaseException]) -> Callable[..., Any]:
     def method(*args: Any, **kwargs: Any) -> Any:

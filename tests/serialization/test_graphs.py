@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from dask._task_spec import DataNode, Task, TaskRef
 from distributed import Client
 from distributed.scheduler import TaskGroup, TaskPrefix, TaskState
@@ -25,6 +26,7 @@ def plus(x: float, data: Any = None, **more: Any) -> float:
     return float(x + data[0] + sum(other[0] for other in more.values()))
 
 
+@pytest.mark.process
 def test_map_with_large_arguments(flame: Make) -> None:
     cluster, client = flame(max=2)
     first = client.map(plus, [1, 2, 3], data=np.full(LARGE, 10.0))
@@ -41,6 +43,7 @@ def test_map_with_large_arguments(flame: Make) -> None:
     assert {e.kind for e in cluster.events} <= {"boot", "ready"}
 
 
+@pytest.mark.process
 def test_it_comes_from_zero_and_goes_when_nobody_holds_the_calls(flame: Make) -> None:
     cluster, client = flame(max=1, idle_timeout="0.1s")
     futures = client.map(plus, range(3), data=np.full(LARGE, 1.0))
@@ -63,12 +66,14 @@ def graph() -> dict[Any, Any]:
     }
 
 
+@pytest.mark.unit
 def test_what_names_its_own_nodes_keeps_them() -> None:
     order = {"f-1": 0, "f-2": 1, "data": 2}
     assert name_data_of_map(graph(), order, {}) == (graph(), order)
     assert name_data_of_map(graph(), {}, {}) == (graph(), {})
 
 
+@pytest.mark.unit
 def test_calls_that_are_known_keep_their_data() -> None:
     named, order = name_data_of_map(graph(), {"f-1": 0, "f-2": 1}, {})
     (name,) = set(named) - {"f-1", "f-2"}
@@ -87,6 +92,7 @@ _plain = st.recursive(
 )
 
 
+@pytest.mark.unit
 @given(_plain)
 def test_what_is_plain_fits_and_what_holds_anything_else_is_not(value: Any) -> None:
     assert plain(value)

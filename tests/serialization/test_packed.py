@@ -21,6 +21,8 @@ from dask_flame.errors import CallFailed
 from dask_flame.serialization.packed import PackedTask
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., tuple[FlameCluster, Client]]
 
 

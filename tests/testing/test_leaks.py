@@ -11,7 +11,10 @@ import pytest
 from dask_flame.testing import nothing_left
 from dask_flame.testing.leaks import _abandoned_shared_memory
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's"),
+]
 
 _HOLDS_A_SEMAPHORE = """
 import multiprocessing, multiprocessing.resource_tracker, os, signal

@@ -36,6 +36,8 @@ from tests.support.other_python import other_python
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 DRIVER = {
     "apiVersion": "v1",
     "kind": "Pod",

@@ -80,6 +80,7 @@ def talk(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.process
 def test_a_live_cluster_is_listed_read_and_stopped(
     kubernetes: Start, cluster: Any, admin: Any
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_live_cluster_is_listed_read_and_stopped(
     assert fake.left() == []
 
 
+@pytest.mark.process
 def test_an_idle_cluster_is_stopped_for_good(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes()
     config = admin(fake)
@@ -127,6 +129,7 @@ def test_an_idle_cluster_is_stopped_for_good(kubernetes: Start, cluster: Any, ad
     assert fake.left() == []
 
 
+@pytest.mark.process
 def test_with_the_rights_of_a_driver_it_says_what_it_cannot_see(
     kubernetes: Start, cluster: Any, admin: Any
 ) -> None:
@@ -203,6 +206,7 @@ def names(fake: FakeKubernetes) -> set[str]:
     }
 
 
+@pytest.mark.process
 def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes(namespaces={"team": {}})
     config = admin(fake)
@@ -224,6 +228,7 @@ def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, adm
     fake.delete(seen(fake, "other", "job"))
 
 
+@pytest.mark.process
 def test_what_may_not_be_deleted_is_said(kubernetes: Start, admin: Any) -> None:
     fake = kubernetes(namespaces={"team": {}})
     config = admin(fake, [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}])
@@ -238,6 +243,7 @@ def test_what_may_not_be_deleted_is_said(kubernetes: Start, admin: Any) -> None:
     assert "still there: secret alone" in done.stderr
 
 
+@pytest.mark.process
 def test_places_that_there_are_not(tmp_path: Path, kubernetes: Start, admin: Any) -> None:
     config = admin(kubernetes())
     ask = ["ps", "--backend", "kubernetes"]
@@ -249,6 +255,7 @@ def test_places_that_there_are_not(tmp_path: Path, kubernetes: Start, admin: Any
     assert "the Kubernetes API cannot be used" in done.stderr
 
 
+@pytest.mark.unit
 def test_the_role_for_it_is_what_it_asks_for() -> None:
     text = (ROOT / "deploy/kubernetes/overseer.yaml").read_text()
     (role,) = yaml.safe_load_all(text)
@@ -256,6 +263,7 @@ def test_the_role_for_it_is_what_it_asks_for() -> None:
     assert yaml.safe_load(rules(rights))["rules"] == role["rules"]
 
 
+@pytest.mark.process
 def test_that_role_is_enough(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes()
     text = (ROOT / "deploy/kubernetes/overseer.yaml").read_text()
@@ -278,6 +286,7 @@ OVER: dict[str, Any] = {"status": {"conditions": [{"type": "Failed", "status": "
 OWNER = st.sampled_from([None, UNKNOWN, RUNS, OVER])
 
 
+@pytest.mark.unit
 @given(
     references=st.lists(REFERENCE, max_size=3),
     owners=st.fixed_dictionaries(dict.fromkeys("abcd", OWNER)),
@@ -300,6 +309,7 @@ def begun(ago: float, deadline: int | None, **status: Any) -> dict[str, Any]:
     return {"metadata": {"creationTimestamp": born}, "spec": spec, "status": status}
 
 
+@pytest.mark.unit
 def test_a_job_whose_driver_is_not_heard_of_is_one() -> None:
     def why(job: dict[str, Any]) -> str:
         return why_orphan(job, owns=True, owner={}.get, now=1000)
@@ -313,6 +323,7 @@ def test_a_job_whose_driver_is_not_heard_of_is_one() -> None:
     assert not forsaken(begun(99, None), 1000)
 
 
+@pytest.mark.unit
 def test_a_job_of_ours_that_is_over_is_one() -> None:
     complete = {"metadata": {}, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
     assert why_orphan(complete, owns=True, owner={}.get) == "it has finished"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from dask_flame.backends.kubernetes.own_pod import _read
+
+pytestmark = pytest.mark.unit
 
 HUB = {
     "app": "jupyterhub",

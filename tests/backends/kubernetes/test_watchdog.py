@@ -11,6 +11,8 @@ import pytest
 
 from dask_flame.backends.kubernetes import watchdog
 
+pytestmark = pytest.mark.process
+
 
 def kept(port: int, grace: float) -> tuple[threading.Thread, float]:
     thread = threading.Thread(target=watchdog.keep, args=("127.0.0.1", port, grace))

@@ -24,6 +24,8 @@ from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 class TestLocal(BackendConformance):
     @pytest.fixture

@@ -11,6 +11,8 @@ from dask_flame.backends.local.exit_reasons import ExitReasons
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.runner.devices import VISIBLE
 
+pytestmark = pytest.mark.unit
+
 
 def test_exit_codes_and_signals_in_words(tmp_path: Path) -> None:
     counters = tmp_path / "vmstat"

@@ -32,6 +32,8 @@ from dask_flame.errors import BootError, BootTimeout
 from dask_flame.testing.conformance import BackendConformance
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="templates are for Linux")
 
 

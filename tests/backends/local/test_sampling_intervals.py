@@ -13,6 +13,8 @@ from dask.system import CPU_COUNT
 from dask_flame.backends.local.sampling_intervals import crowd, measure_less
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 LOOKS = ("profile", "tick", "ticks")
 
 

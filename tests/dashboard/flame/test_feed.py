@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from dask_flame.charts.colors import Palette
 from dask_flame.dashboard.flame.feed import Feed
 from dask_flame.reports import CallReports, ReportStore, Series
 from dask_flame.reports.wire import Batch
+
+pytestmark = pytest.mark.unit
 
 
 class Viewer:

@@ -43,11 +43,13 @@ def call(key: str = "a", runner: str = "r0", **values: list[float]) -> CallRepor
     return CallReports(key, runner, "running", 1, 0.0, None, series)
 
 
+@pytest.mark.unit
 def test_metrics_begin_with_the_loss() -> None:
     assert metrics([]) == []
     assert metrics([call(acc=[1.0], rate=[1.0]), call(loss=[1.0])]) == ["loss", "acc", "rate"]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "higher"),
     [
@@ -67,6 +69,7 @@ def test_which_way_is_better(name: str, higher: bool) -> None:
     assert higher_is_better(name) is higher
 
 
+@pytest.mark.unit
 def test_the_best_is_the_first_finite_extreme() -> None:
     series = call(loss=[math.nan, 3.0, -math.inf, 1.0, 5.0, 1.0]).series["loss"]
     assert best(series, higher=False) == (1.0, 3)
@@ -74,6 +77,7 @@ def test_the_best_is_the_first_finite_extreme() -> None:
     assert best(call(loss=[math.nan]).series["loss"], higher=True) is None
 
 
+@pytest.mark.unit
 def test_labels_are_short_and_their_own() -> None:
     token = "0123456789abcdef" * 2
     other = token[:-1] + "0"
@@ -84,6 +88,7 @@ def test_labels_are_short_and_their_own() -> None:
     assert list(labels(keys).values()) == ["train-012345", keys[1], "rate=0.1"]
 
 
+@pytest.mark.unit
 def test_a_runner_keeps_its_colour() -> None:
     palette = Palette()
     names = [f"r{i}" for i in range(20)]
@@ -125,6 +130,7 @@ def train(i: int, half: Flag | None = None, n: int = 40) -> dict[str, list[float
     return said
 
 
+@pytest.mark.process
 def test_the_plots_list_and_the_navigation_name_it() -> None:
     with cluster_of() as client:
         assert "Flame" not in get(client, "/status")
@@ -137,6 +143,7 @@ def test_the_plots_list_and_the_navigation_name_it() -> None:
             assert text.count(">Flame Curves</a>") == 1
 
 
+@pytest.mark.process
 def test_adding_it_again_does_nothing() -> None:
     with cluster_of(plugins=[Reports()]) as client:
         assert client.cluster.sync(_install, client.cluster.scheduler)
@@ -148,6 +155,7 @@ async def _install(scheduler: Any) -> bool:
     return install(scheduler)
 
 
+@pytest.mark.process
 def test_without_a_dashboard_there_is_no_page() -> None:
     with cluster_of(dashboard=False, plugins=[Reports()]) as client:
         assert not install(client.cluster.scheduler)
@@ -158,12 +166,14 @@ def test_without_a_dashboard_there_is_no_page() -> None:
         assert "call" in client.cluster.scheduler.plugins["flame-reports"].store
 
 
+@pytest.mark.process
 def test_without_bokeh_there_is_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster_of() as client:
         monkeypatch.delitem(sys.modules, "bokeh")
         assert not install(client.cluster.scheduler)
 
 
+@pytest.mark.process
 def test_a_dashboard_is_built_when_it_is_looked_at() -> None:
     script = """
 import sys, urllib.request
@@ -179,6 +189,7 @@ with FlameCluster(max=1, dashboard_address="127.0.0.1:0") as cluster:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_a_page_that_cannot_be_added_does_not_stop_reports(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +204,7 @@ def test_a_page_that_cannot_be_added_does_not_stop_reports(
     assert "The page /flame could not be added" in caplog.text
 
 
+@pytest.mark.process
 def test_what_is_relied_on_of_bokehs_server_is_there() -> None:
     """If this fails, bokeh's server has moved: see ``mount._serve``."""
     with cluster_of() as client:
@@ -276,6 +288,7 @@ def choose(page: Page, **choices: Any) -> None:
             page.do(lambda p, n=name, v=value: p.click(f"button[name={n}][value={v}]"))
 
 
+@pytest.mark.browser
 def test_before_during_and_after_a_run(
     client: Client, visit: Callable[[str], Page], tmp_path: Path
 ) -> None:
@@ -305,6 +318,7 @@ def test_before_during_and_after_a_run(
     wait_for(lambda: drawn(after, said))
 
 
+@pytest.mark.browser
 def test_the_first_points_are_there_within_a_second(
     client: Client, visit: Callable[[str], Page], tmp_path: Path
 ) -> None:
@@ -334,6 +348,7 @@ def report_once() -> float:
     return time.time()
 
 
+@pytest.mark.browser
 def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     # The loss is chosen as soon as there is one, until the user has chosen.
@@ -362,6 +377,7 @@ def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Pag
     wait_for(lambda: {line["kind"] for line in lines(page).values()} == {"linear"})
 
 
+@pytest.mark.browser
 def test_time_smoothing_colours_and_search(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     said = {k: client.submit(train, i, key=k).result() for i, k in enumerate(["one", "two"])}
@@ -399,6 +415,7 @@ def test_time_smoothing_colours_and_search(client: Client, visit: Callable[[str]
     wait_for(lambda: drawn(page, said))
 
 
+@pytest.mark.browser
 def test_a_chart_for_each_runner(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     where = {
@@ -442,6 +459,7 @@ def never() -> None:
     report(loss=math.nan)
 
 
+@pytest.mark.browser
 def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     client.gather([client.submit(odd, key="odd"), client.submit(never, key="never")])
@@ -461,6 +479,7 @@ def fails(i: int) -> None:
     raise ValueError(i)
 
 
+@pytest.mark.browser
 def test_failed_and_retried_calls_are_marked(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     with pytest.raises(ValueError, match="7"):
@@ -480,6 +499,7 @@ def test_failed_and_retried_calls_are_marked(client: Client, visit: Callable[[st
     assert [line["dash"] for line in page.read(DRAWN)] == ["dotted", "solid", "solid"]
 
 
+@pytest.mark.browser
 def test_a_point_under_the_mouse_is_named(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     client.gather([client.submit(train, i, key=f"call {i}") for i in range(3)])
@@ -500,6 +520,7 @@ def test_a_point_under_the_mouse_is_named(client: Client, visit: Callable[[str],
     wait_for(lambda: max(lines(page).values(), key=lambda line: line["alpha"])["key"] == "call 1")
 
 
+@pytest.mark.browser
 def test_a_view_that_was_zoomed_stays(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
     said = {"a": client.submit(train, 0, key="a").result()}
@@ -517,6 +538,7 @@ def test_a_view_that_was_zoomed_stays(client: Client, visit: Callable[[str], Pag
     assert page.read(f"() => {x_range}.end") > 399
 
 
+@pytest.mark.browser
 def test_curves_alone(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/individual-flame-curves"))
     charts = visit(url(client, "/individual-flame-multiples"))
@@ -530,6 +552,7 @@ def test_curves_alone(client: Client, visit: Callable[[str], Page]) -> None:
         assert "runner" not in [c.strip() for c in alone.text().split("best loss")]
 
 
+@pytest.mark.browser
 def test_what_a_connection_has_lost_comes_again(
     client: Client, visit: Callable[[str], Page]
 ) -> None:
@@ -546,6 +569,7 @@ def test_what_a_connection_has_lost_comes_again(
     wait_for(lambda: drawn(page, said))
 
 
+@pytest.mark.browser
 def test_light_and_dark(client: Client, visit: Callable[[str], Page]) -> None:
     client.submit(train, 0, key="a").result()
     ground = "() => getComputedStyle(document.body).backgroundColor"
@@ -564,6 +588,7 @@ def test_light_and_dark(client: Client, visit: Callable[[str], Page]) -> None:
     wait_for(lambda: system.read("() => document.documentElement.dataset.flameTheme") == "dark")
 
 
+@pytest.mark.browser
 def test_five_hundred_curves(client: Client, visit: Callable[[str], Page]) -> None:
     client.gather(client.map(train, range(500), key=[f"call {i}" for i in range(500)]))
     page = visit(url(client, "/flame"))
@@ -574,6 +599,7 @@ def test_five_hundred_curves(client: Client, visit: Callable[[str], Page]) -> No
     wait_for(lambda: lines(page).keys() == {"call 499"})
 
 
+@pytest.mark.browser
 def test_names_are_not_markup(client: Client, visit: Callable[[str], Page]) -> None:
     evil = "<img src=x onerror=alert(1)>"
     page = visit(url(client, "/flame"))
@@ -591,6 +617,7 @@ def scripted(page: Page, expression: str) -> Any:
     return page.read(f"() => {{ {code}\nreturn {expression} }}")
 
 
+@pytest.mark.browser
 def test_what_is_drawn_keeps_the_shape(visit: Callable[[str], Page]) -> None:
     page = visit("data:text/html,<p>nothing</p>")
     thousand = "Float64Array.from({ length: 10000 }, (_, i) => i)"
@@ -607,6 +634,7 @@ def test_what_is_drawn_keeps_the_shape(visit: Callable[[str], Page]) -> None:
     assert scripted(page, f"[...visible({back}, {back}, 2.5, 9, false, 300)]") == list(range(6))
 
 
+@pytest.mark.browser
 def test_numbers_are_short(visit: Callable[[str], Page]) -> None:
     page = visit("data:text/html,<p>nothing</p>")
     numbers = "[0, 0.025, 1234.56, 1e7, 0.00001234, -3, NaN, null, Infinity]"
@@ -618,6 +646,7 @@ def test_numbers_are_short(visit: Callable[[str], Page]) -> None:
     ]
 
 
+@pytest.mark.browser
 def test_a_prefix_and_a_plugin_from_the_start(
     browser: Browser, visit: Callable[[str], Page]
 ) -> None:
@@ -631,6 +660,7 @@ def test_a_prefix_and_a_plugin_from_the_start(
         page.close()
 
 
+@pytest.mark.browser
 def test_the_page_outlives_the_plugin(client: Client, visit: Callable[[str], Page]) -> None:
     client.submit(train, 0, key="a").result()
     page = visit(url(client, "/flame"))
@@ -668,6 +698,7 @@ def heap(page: Page) -> float:
     return float(page.do(measure))
 
 
+@pytest.mark.browser
 @pytest.mark.slow
 def test_a_long_run_fills_no_memory_and_a_page_that_was_closed_holds_none(
     visit: Callable[[str], Page], tmp_path: Path
@@ -710,6 +741,7 @@ def spread(key: str) -> None:
         report(step=step, loss=1e9 if key == "far" and step == 50 else 1 + step / 100)
 
 
+@pytest.mark.browser
 def test_one_value_far_off_does_not_hide_the_others(
     client: Client, visit: Callable[[str], Page]
 ) -> None:
@@ -737,6 +769,7 @@ def huge() -> None:
     report(step=20, loss=3.0)
 
 
+@pytest.mark.browser
 def test_odd_names_and_huge_values_do_not_stop_the_page(
     client: Client, visit: Callable[[str], Page]
 ) -> None:
@@ -756,6 +789,7 @@ def test_odd_names_and_huge_values_do_not_stop_the_page(
         wait_for(lambda name=name: page.read("() => daskFlame.calls.metric") == name)
 
 
+@pytest.mark.browser
 def test_a_scheduler_that_is_gone_is_told_of(
     browser: Browser, visit: Callable[[str], Page]
 ) -> None:

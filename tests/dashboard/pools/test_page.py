@@ -48,6 +48,7 @@ def runner(name: str, state: str = "ready", busy: int = 0) -> RunnerSummary:
 # Words and numbers
 
 
+@pytest.mark.unit
 def test_runners_are_counted() -> None:
     runners = [
         runner("a", "booting"),
@@ -66,6 +67,7 @@ samples = st.lists(
 ).map(sorted)
 
 
+@pytest.mark.unit
 @given(st.lists(samples, max_size=3))
 def test_histories_add_up_at_every_moment(histories: list[list[Any]]) -> None:
     summed = total(histories)
@@ -79,6 +81,7 @@ def test_histories_add_up_at_every_moment(histories: list[list[Any]]) -> None:
         assert at(summed, now) == tuple(map(sum, zip((0, 0, 0, 0, 0), *parts, strict=True)))
 
 
+@pytest.mark.process
 def test_workers_are_shown_as_a_pool() -> None:
     with cluster_of(2, plugins=[Reports()]) as client:
 
@@ -95,6 +98,7 @@ def test_workers_are_shown_as_a_pool() -> None:
         assert len(client.cluster.sync(state, pool).pools[0].history) == 1
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("pool", "n", "boots", "said", "bad"),
     [
@@ -186,6 +190,7 @@ class Play:
             self.lives.seen(name, what, self.now, f"call at {self.now}")
 
 
+@pytest.mark.unit
 @given(happenings)
 def test_a_row_only_grows_unless_it_says_so(happenings: list[tuple[str, str, float]]) -> None:
     play = Play()
@@ -210,6 +215,7 @@ def columns(rows: BarRows, now: float) -> list[tuple[Any, ...]]:
     return sorted(zip(*(data[name] for name in sorted(data)), strict=True), key=repr)
 
 
+@pytest.mark.unit
 @settings(deadline=None, max_examples=60)
 @given(st.lists(happenings.map(tuple), max_size=5))
 def test_what_was_sent_bit_by_bit_is_what_there_is(
@@ -228,6 +234,7 @@ def test_what_was_sent_bit_by_bit_is_what_there_is(
     assert columns(bit_by_bit, play.now) == columns(whole, play.now)
 
 
+@pytest.mark.unit
 @settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 5), max_size=4), max_size=5))
 def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) -> None:
@@ -250,6 +257,7 @@ def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) ->
         assert whole["x"][-1] == 2e12
 
 
+@pytest.mark.unit
 def test_while_nothing_happens_next_to_nothing_is_sent() -> None:
     lives, now = RunnerTimeline(), time.time()
     lives.asked([f"r-{n}" for n in range(64)], "default", now - 60, "")
@@ -320,6 +328,7 @@ def states(page: Page) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.process
 def test_the_navigation_and_the_list_of_plots_name_it() -> None:
     with cluster_of(plugins=[Reports()]) as client:
         plots = json.loads(get(client, "/individual-plots.json")).values()
@@ -330,6 +339,7 @@ def test_the_navigation_and_the_list_of_plots_name_it() -> None:
             assert text.count(">Flame Runners</a>") == text.count(">Flame Pools</a>") == 1
 
 
+@pytest.mark.browser
 def test_the_workers_of_any_cluster_are_runners(
     client: Client, visit: Callable[[str], Page]
 ) -> None:
@@ -353,6 +363,7 @@ def _hold() -> None:
     Event("go").wait("60s")
 
 
+@pytest.mark.browser
 def test_before_the_first_runner(flame: Any, visit: Callable[[str], Page]) -> None:
     cluster, _ = flame(
         pools={"cpu": Pool(max=2), "gpu": Pool(max=1, gpus=1)}, dashboard_address="127.0.0.1:0"
@@ -368,6 +379,7 @@ def test_before_the_first_runner(flame: Any, visit: Callable[[str], Page]) -> No
     assert not any(states(page).values())
 
 
+@pytest.mark.browser
 def test_the_life_of_real_runners(flame: Any, visit: Callable[[str], Page]) -> None:
     cluster, client = flame(
         pools={
@@ -445,6 +457,7 @@ def shown(client: Client) -> Iterator[dict[str, Any]]:
     plugin.pools = None
 
 
+@pytest.mark.browser
 def test_nothing_in_names_is_markup(
     client: Client, visit: Callable[[str], Page], shown: dict[str, Any]
 ) -> None:
@@ -536,6 +549,7 @@ END = f"""(name) => {{{FIND}
 }}"""
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("number", [1, 64, 500])
 def test_one_and_many_fit(
     client: Client, visit: Callable[[str], Page], shown: dict[str, Any], number: int
@@ -562,6 +576,7 @@ def test_one_and_many_fit(
     assert page.read("() => document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.browser
 def test_the_stretch_of_time_follows_now_until_it_is_zoomed(
     client: Client, visit: Callable[[str], Page], shown: dict[str, Any]
 ) -> None:
@@ -600,6 +615,7 @@ def test_the_stretch_of_time_follows_now_until_it_is_zoomed(
     assert end - start == pytest.approx(60_000)
 
 
+@pytest.mark.browser
 def test_what_workers_measure(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/pools"))
     wait_for(lambda: set(read(page, "pools-machines")["row"]))
@@ -625,6 +641,7 @@ def test_what_workers_measure(client: Client, visit: Callable[[str], Page]) -> N
     wait_for(lambda: measured("GPU memory: 1.00 GiB of 4.00 GiB", 97))
 
 
+@pytest.mark.browser
 def test_plots_alone(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/individual-flame-runners"))
     page.shows("2 runners in view")
@@ -656,6 +673,7 @@ def boot(n: int, *steps: tuple[str, float], ended: str = "", failed: bool = Fals
     return Boot(f"runner-{n}", "default", time.time(), steps, ended, failed, lasted)
 
 
+@pytest.mark.browser
 def test_boots_are_bars_of_their_phases(client: Client, visit: Callable[[str], Page]) -> None:
     evil = "<b onclick=alert(1)>"
     shown: list[Any] = []

@@ -43,6 +43,8 @@ from tests.support.other_python import other_python
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 IMAGE = "ghcr.io/me/runner:1.0"
 ROLE = ROOT / "deploy/kubernetes/role-remote.yaml"
 RIGHTS = next(yaml.safe_load_all(ROLE.read_text()))["rules"]

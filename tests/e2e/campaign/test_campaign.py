@@ -28,6 +28,8 @@ from tests.e2e.campaign.judge import judge
 from tests.e2e.campaign.play import WITHIN, play
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 _TOKEN = "DASK_FLAME_TEST_DRIVER"
 #: Seconds for which a driver is stopped.

@@ -26,6 +26,8 @@ from tests.driver.hosts.test_remote import free_port
 from tests.e2e.campaign.outside_case import GRACE, OutsideCase, make_outside_case
 from tests.fakes.kubernetes import FakeKubernetes
 
+pytestmark = pytest.mark.process
+
 _DRIVER = str(Path(__file__).with_name("outside_driver.py"))
 _ROLE = ROOT / "deploy/kubernetes/role-remote.yaml"
 #: Seconds after a driver's end in which all must be gone, beside its grace: where nothing else

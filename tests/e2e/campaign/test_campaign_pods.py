@@ -29,6 +29,8 @@ from tests.e2e.campaign.pods import Pods, judge_pods, strike_keeper, trouble
 from tests.e2e.campaign.pods_case import Case, make_pods_case
 from tests.fakes.kubernetes import FakeKubernetes
 
+pytestmark = pytest.mark.process
+
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 #: Seconds that trouble lasts around a driver's end, and that one is stopped for.
 _TROUBLE, _PAUSE = 1.5, 4.0

@@ -89,12 +89,16 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     config = parent.config
     file: Path | None = config.getoption(OPTION, None)
     if file is None:
-        return Absent.from_parent(parent, path=file_path)
+        absent = Absent.from_parent(parent, path=file_path)
+        absent.add_marker(pytest.mark.process)
+        return absent
     folder = tempfile.TemporaryDirectory(prefix="dask-client-tests-")
     config.add_cleanup(folder.cleanup)
-    return ClientTests.from_parent(
+    given = ClientTests.from_parent(
         parent, path=_imported(file, Path(folder.name)), nodeid=f"{parent.nodeid}/{MODULE}.py"
     )
+    given.add_marker(pytest.mark.process)
+    return given
 
 
 def _imported(file: Path, folder: Path) -> Path:

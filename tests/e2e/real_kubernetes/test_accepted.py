@@ -10,6 +10,8 @@ from dask_flame import Pool
 from tests.e2e.real_kubernetes.asking import Refused
 from tests.e2e.real_kubernetes.ground import Ground
 
+pytestmark = pytest.mark.process
+
 _POD: dict[str, Any] = {
     "metadata": {"labels": {"a": "b"}},
     "spec": {

@@ -20,6 +20,8 @@ from tests.e2e.real_kubernetes.ground import Ground, owner
 from tests.e2e.real_kubernetes.world import GPU
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 #: Seconds that a pod may take to be there, its image pulled.
 _UP = 180
 

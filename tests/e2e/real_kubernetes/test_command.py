@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.real_kubernetes import setting
 from tests.e2e.real_kubernetes.ground import NO_IMAGE
 from tests.e2e.real_kubernetes.world import GPU
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.process
 
 _PYTEST = [sys.executable, "-m", "pytest", "-v", "-m", "kubernetes", "-p", "no:cacheprovider"]
 _FEW = "test_runners_boot_register or test_no_room or test_gpus or without_rights or all_is_as"

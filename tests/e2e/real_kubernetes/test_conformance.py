@@ -10,6 +10,8 @@ from dask_flame.backends.kubernetes import KubernetesBackend
 from dask_flame.testing.conformance import BackendConformance
 from tests.e2e.real_kubernetes.ground import Ground
 
+pytestmark = pytest.mark.process
+
 
 class TestConformance(BackendConformance):
     @pytest.fixture

@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.real_kubernetes.ground import Ground
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 SCRIPT = """
 import sys, time
 from dask.distributed import Client

@@ -14,6 +14,8 @@ from tests.e2e.real_kubernetes.test_ends import SCRIPT
 from tests.e2e.real_kubernetes.world import World, driver_rules
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 _UP = 300
 
 

@@ -15,6 +15,8 @@ from tests.e2e.real_kubernetes import setting
 from tests.e2e.real_kubernetes.ground import NO_IMAGE, Ground
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 _UP = 180
 _NOWHERE = {"dask-flame/no-node-has": "this"}
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from dask_flame.notebook.cells.names import changed, submodules, used
 
+pytestmark = pytest.mark.unit
+
 
 def needs(source: str) -> list[str]:
     return sorted(used(ast.parse(source)))

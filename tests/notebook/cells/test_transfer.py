@@ -3,7 +3,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from dask_flame.notebook.cells.transfer import Parcel, pack, unpack
+
+pytestmark = pytest.mark.unit
 
 
 def notebook(source: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dask_flame.core.terminal_text import tame
 from dask_flame.prints.driver.show import Show
 from dask_flame.prints.rate_limit import Limits
 
+pytestmark = pytest.mark.unit
+
 GENEROUS = Limits(burst=10**6, total_burst=10**6)
 
 

@@ -16,6 +16,8 @@ from dask_flame.reports import ReportStore
 from dask_flame.reports.driver.export import COLUMNS, _table
 from dask_flame.reports.wire import Batch
 
+pytestmark = pytest.mark.unit
+
 FIRST = 1_700_000_000.0
 FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
 

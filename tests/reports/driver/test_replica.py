@@ -20,6 +20,8 @@ from dask_flame.testing import Proxy
 from tests.core.test_channel import Pair
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 go = threading.Event()
 
 

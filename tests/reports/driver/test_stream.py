@@ -80,6 +80,7 @@ def play(read: Read, acts: list[tuple[str, str, int]]) -> dict[tuple[str, int], 
     return made
 
 
+@pytest.mark.unit
 @given(st.lists(acts, max_size=60))
 def test_who_reads_fast_enough_gets_everything(acts: list[tuple[str, str, int]]) -> None:
     read = Read(100_000)
@@ -91,6 +92,7 @@ def test_who_reads_fast_enough_gets_everything(acts: list[tuple[str, str, int]])
     assert set(read.got) <= set(made)
 
 
+@pytest.mark.unit
 @given(st.lists(acts, max_size=60), st.integers(1, 300))
 def test_who_reads_slowly_is_told_what_was_thinned(
     acts: list[tuple[str, str, int]], limit: int
@@ -107,6 +109,7 @@ def test_who_reads_slowly_is_told_what_was_thinned(
         assert sum(1 + r.thinned for r in read.got[run]) == len(made[run])
 
 
+@pytest.mark.unit
 def test_what_is_thinned_keeps_its_shape() -> None:
     read = Read(150)
     values = [float(i * 7919 % 1009) for i in range(1000)]
@@ -167,6 +170,7 @@ def steps(reports: Any) -> dict[Any, list[int]]:
     return dict(found)
 
 
+@pytest.mark.process
 def test_all_is_given_before_it_ends(client: Client) -> None:
     futures = [
         client.submit(train, 30, key="done"),
@@ -187,12 +191,14 @@ def test_all_is_given_before_it_ends(client: Client) -> None:
     assert not dask_flame.reports_of(client)._subscribers
 
 
+@pytest.mark.process
 def test_reports_come_as_they_are_made(client: Client) -> None:
     future = client.submit(train, 60, seconds=0.05, key="slow")
     before = [not future.done() for _ in stream(future)]
     assert before.count(True) > 30
 
 
+@pytest.mark.process
 def test_calls_that_are_cancelled_end(client: Client) -> None:
     future = client.submit(train, 60, seconds=0.05, key="cancelled")
     got = []
@@ -213,6 +219,7 @@ def dies_once(path: str) -> str:
     return str(get_worker().name)
 
 
+@pytest.mark.process
 def test_what_a_killed_runner_had_sent_is_given(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(max=2)
     future = client.submit(dies_once, str(tmp_path / "flag"), key="call")
@@ -228,6 +235,7 @@ def test_what_a_killed_runner_had_sent_is_given(flame: Any, tmp_path: Path) -> N
     assert (first.runner, first.state, len(first.series["loss"])) == ("runner-1", "lost", 3)
 
 
+@pytest.mark.process
 def test_who_is_slow_holds_up_nobody() -> None:
     with stock(Reports()) as cluster, Client(cluster) as client:
         future = client.submit(train, 20_000, key="call")
@@ -240,6 +248,7 @@ def test_who_is_slow_holds_up_nobody() -> None:
         assert len(got) < 2_000
 
 
+@pytest.mark.process
 def test_it_ends_when_nobody_reads_it_any_more() -> None:
     go.clear()
     with stock(Reports()) as cluster, Client(cluster) as client:
@@ -262,6 +271,7 @@ def test_it_ends_when_nobody_reads_it_any_more() -> None:
         wait_for(lambda: not any(client.processing().values()))
 
 
+@pytest.mark.process
 def test_it_ends_with_its_client() -> None:
     go.clear()
     with stock(Reports()) as cluster:
@@ -277,6 +287,7 @@ def test_it_ends_with_its_client() -> None:
         wait_for(lambda: not any(w.state.executing for w in cluster.workers.values()))
 
 
+@pytest.mark.process
 def test_a_key_that_runs_again_gives_what_it_reports_now() -> None:
     with stock(Reports()) as cluster, Client(cluster) as client:
         go.set()
@@ -289,6 +300,7 @@ def test_a_key_that_runs_again_gives_what_it_reports_now() -> None:
         assert {(r.attempt, r.step) for r in reports} == {(2, i) for i in range(3)}
 
 
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_in_async_for() -> None:
     async with (
@@ -313,6 +325,7 @@ async def test_in_async_for() -> None:
             next(stream(client.submit(train, 3, seconds=0.3, key="late")))
 
 
+@pytest.mark.process
 def test_in_async_for_on_another_event_loop(client: Client) -> None:
     future = client.submit(train, 30, seconds=0.01, key="call")
 
@@ -322,6 +335,7 @@ def test_in_async_for_on_another_event_loop(client: Client) -> None:
     assert asyncio.run(read()) == list(range(30))
 
 
+@pytest.mark.process
 def test_what_is_refused() -> None:
     with stock() as cluster, Client(cluster) as one, Client(cluster) as two:
         futures = [one.submit(math.sqrt, 4), two.submit(math.sqrt, 9)]

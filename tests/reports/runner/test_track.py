@@ -17,6 +17,8 @@ from dask_flame.errors import PoolError
 from dask_flame.reports import CallReports, Series
 from tests.reports.driver.test_replica import stock, there
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def client() -> Iterator[Client]:

@@ -23,6 +23,7 @@ names = st.sampled_from("abcdef")
 reports = st.lists(st.dictionaries(names, st.floats(allow_nan=False), min_size=1), max_size=20)
 
 
+@pytest.mark.unit
 @given(reports)
 def test_what_is_sent_is_what_was_reported(made: list[dict[str, float]]) -> None:
     call = RunningCall("call", "run", False)
@@ -40,6 +41,7 @@ def test_what_is_sent_is_what_was_reported(made: list[dict[str, float]]) -> None
         assert here == ([] if got is None else list(zip(got.steps, got.values, strict=True)))
 
 
+@pytest.mark.unit
 def test_a_batch_of_many_names_is_as_large_as_what_was_reported() -> None:
     call = RunningCall("call", "run", False)
     records = [(call, i, float(i), {f"name-{i}": 0.5}) for i in range(1_000)]
@@ -53,6 +55,7 @@ def _adding(store: ReportStore, calls: int, names: int) -> None:
         store.add(Batch(f"call-{call}", "a", "r0", False, [0], [float(call)], values))
 
 
+@pytest.mark.unit
 def test_names_of_many_calls_have_a_most_of_memory(caplog: pytest.LogCaptureFixture) -> None:
     tracemalloc.start()
     try:
@@ -72,6 +75,7 @@ def test_names_of_many_calls_have_a_most_of_memory(caplog: pytest.LogCaptureFixt
     assert "Report fewer names" in line
 
 
+@pytest.mark.unit
 def test_where_calls_have_finished_they_make_room() -> None:
     store = ReportStore(total=100_000)  # 1,000 series
     for call in range(50):
@@ -83,6 +87,7 @@ def test_where_calls_have_finished_they_make_room() -> None:
     assert store._curves == 1_000
 
 
+@pytest.mark.unit
 def test_earlier_attempts_count() -> None:
     store = ReportStore(total=100_000)
     for run in range(20):
@@ -106,6 +111,7 @@ def complain_much() -> None:
         dask_flame.report({f"bad{i}": "no number"})
 
 
+@pytest.mark.process
 def test_a_call_has_a_most_of_names_and_is_told_once(
     flame: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +136,7 @@ def test_a_call_has_a_most_of_names_and_is_told_once(
     assert shown.count("what else is wrong in this call is not said") == 1
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("wrong", [0, "many", -1, 1.5])
 def test_a_most_that_is_none_is_refused(wrong: Any) -> None:
     setting = dask.config.set({"flame.reports.names": wrong})
@@ -139,6 +146,7 @@ def test_a_most_that_is_none_is_refused(wrong: Any) -> None:
         Reports(names=wrong)
 
 
+@pytest.mark.unit
 def test_its_settings_travel_with_the_plugin() -> None:
     made = pickle.loads(pickle.dumps(Reports(names=7, hide_random=False)))
     assert (made._names, made._hide) == (7, False)

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.wire import Batch
 
+pytestmark = pytest.mark.unit
+
 
 def batch(key: Any = "call", run: str = "a", *, first: int = 0, n: int = 1) -> Batch:
     steps = range(first, first + n)

@@ -29,6 +29,8 @@ from dask_flame.scheduler.home import worker as resting
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def double(x: Any) -> Any:
     return x * 2

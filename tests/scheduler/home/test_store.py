@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from dask_flame.scheduler.home.store import Parcel, ResultStore
 
+pytestmark = pytest.mark.unit
+
 SIZES = st.integers(0, 120)
 KEYS = st.integers(0, 5)
 STEPS = st.one_of(

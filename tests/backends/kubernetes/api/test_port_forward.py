@@ -19,6 +19,8 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.support import kubernetes_help as kube
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 

@@ -19,6 +19,8 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.process
+
 IMAGE = "ghcr.io/me/runner:1.0"
 
 

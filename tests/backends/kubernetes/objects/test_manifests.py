@@ -20,6 +20,8 @@ from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.core.pod_options import PodOptions
 from dask_flame.errors import PoolError
 
+pytestmark = pytest.mark.unit
+
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": "u-1"}
 SITE = ObjectContext(cluster="c1", namespace="team", image="img:1", owner=OWNER)
 VERSIONS = ("1.30", "1.36")

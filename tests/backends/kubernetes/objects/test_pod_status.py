@@ -14,6 +14,8 @@ from dask_flame.backends.kubernetes.objects.pod_status import (
     step,
 )
 
+pytestmark = pytest.mark.unit
+
 
 def pod(phase: str = "Pending", limit: str = "", **status: Any) -> dict[str, Any]:
     resources = {"limits": {"memory": limit}} if limit else {}
