@@ -312,7 +312,7 @@ def test_stopping_the_cell_stops_it_on_its_runner(shell: Notebook, flame: Flame)
     cluster, _ = flame(max=1)
 
     def stop() -> None:
-        wait_for(lambda: "running" in shell.live.getvalue())
+        wait_for(lambda: "running" in shell.live.getvalue(), 200)
         os.kill(os.getpid(), signal.SIGINT)
 
     stopping = threading.Thread(target=stop)

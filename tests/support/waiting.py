@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], within: float = 40, what: str = "") -> Any:
+def wait_for(condition: Callable[[], Any], within: float = 60, what: str = "") -> Any:
     """Wait until a condition holds and return what it gave; fail after a deadline."""
     deadline = time.monotonic() + within
     while not (value := condition()):

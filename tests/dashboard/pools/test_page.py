@@ -216,7 +216,7 @@ def columns(rows: BarRows, now: float) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.unit
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(happenings.map(tuple), max_size=5))
 def test_what_was_sent_bit_by_bit_is_what_there_is(
     stretches: list[tuple[tuple[str, str, float], ...]],
@@ -235,7 +235,7 @@ def test_what_was_sent_bit_by_bit_is_what_there_is(
 
 
 @pytest.mark.unit
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 5), max_size=4), max_size=5))
 def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) -> None:
     def plot(histories: list[Any]) -> Demand:
