@@ -80,7 +80,7 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
         Naming all that is left; for a thread with its stack.
     """
     token = uuid.uuid4().hex
-    before = _state(token)
+    before = _state()
     outer = os.environ.get(_WATCHED)
     os.environ[_WATCHED] = token
     try:
@@ -100,10 +100,12 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
 _State = dict[str, dict[object, str]]
 
 
-def _state(token: str) -> _State:
+def _state(token: str = "") -> _State:
     me = psutil.Process()
     processes: dict[object, str] = {}
-    for process in {*me.children(recursive=True), *marked_processes(token, variable=_WATCHED)}:
+    # No process has a token before it is set.
+    marked = marked_processes(token, variable=_WATCHED) if token else []
+    for process in {*me.children(recursive=True), *marked}:
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
                 processes[(process.pid, process.create_time())] = " ".join(process.cmdline())
