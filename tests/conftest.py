@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hypothesis import HealthCheck, settings
 
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
+from dask_flame.testing.leaks import _SHARED
+from tests.support.waiting import wait_for
 
 pytest_plugins = ["tests.support.kinds"]
 # Fixtures that tests of the dashboard's pages share; not where few of these files are, as in the
@@ -58,8 +61,19 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if not t.name.startswith(_SHARED)}
+
+
 @pytest.fixture(autouse=True)
-def _clean() -> Iterator[None]:
+def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("unit"):
+        # It starts no process and no socket: tests/support/kinds.py sees to that. To look at all
+        # processes would take longer than the test.
+        before = set(threading.enumerate())
+        yield
+        wait_for(lambda: not _threads() - before, what="the end of the threads that it started")
+        return
     # Where a machine is busy, what was told to end takes its time.
     with nothing_left(within=15):
         yield
