@@ -459,8 +459,12 @@ def test_what_watches_for_starts_sees_them() -> None:
 ROWS = [*POOL, *CLUSTER, *CONFIGURED, *ELSEWHERE]
 
 
-@pytest.mark.unit
-@pytest.mark.parametrize("row", ROWS, ids=str)
+def _kind(row: Row) -> pytest.MarkDecorator:
+    # Whether a port is free is seen by taking it.
+    return pytest.mark.process if row.name == "dashboard_address" else pytest.mark.unit
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=str(r), marks=_kind(r)) for r in ROWS])
 @pytest.mark.usefixtures("nothing_starts")
 def test_a_wrong_value_is_refused_at_once(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
     written = set()

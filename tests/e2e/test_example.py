@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from dask_flame.testing import marked_processes
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+# They take seconds to import, which the example does itself.
+for _needed in ("torch", "transformers"):
+    if find_spec(_needed) is None:
+        pytest.skip(f"pip install {_needed}", allow_module_level=True)
 nbformat = pytest.importorskip("nbformat")
 
 pytestmark = pytest.mark.process
