@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dask.config
 import dask_kubernetes.operator
 import pytest
 from dask.distributed import Client
@@ -77,7 +78,9 @@ def documented(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[st
         "PYTHONPATH": str(ROOT),
         "DASK_FLAME__DISCONNECT_GRACE": "1s",
     }
-    with FakeKubernetes(env=image).in_thread() as fake:
+    # The scheduler's pod is said to run before its Python has started.
+    slow = dask.config.set({"distributed.comm.timeouts.connect": "60s"})
+    with FakeKubernetes(env=image).in_thread() as fake, slow:
         monkeypatch.setattr(
             dask_kubernetes.operator,
             "KubeCluster",

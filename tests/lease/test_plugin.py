@@ -246,9 +246,9 @@ def test_max_lifetime_ends_a_stock_cluster_whatever_clients_there_are() -> None:
         LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster, timeout="1s") as client,
     ):
+        assert client.submit(int, 3).result() == 3
         client.register_plugin(Lease("60s", max_lifetime="1s"))
         plugin = cluster.scheduler.plugins[Lease.name]
-        assert client.submit(int, 3).result() == 3
         waiting = client.submit(int, 3, resources={"what nobody has": 1})
         wait_for(lambda: plugin.expired)
         assert plugin.lapsed
