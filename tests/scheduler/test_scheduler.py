@@ -141,7 +141,7 @@ def test_what_a_runner_relies_on() -> None:
     assert set(again) == {"op", "key", "run_id", "compute_duration", "stimulus_id"}
 
 
-@pytest.mark.unit
+@pytest.mark.process
 @pytest.mark.asyncio
 async def test_what_a_running_scheduler_has() -> None:
     async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler:
