@@ -608,7 +608,7 @@ _OPTIONS = sorted({row.name for row in CLUSTER} - {"backend"})
 
 
 @pytest.mark.unit
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.dictionaries(
         st.sampled_from(_OPTIONS) | st.from_regex("[a-z_]{1,12}", fullmatch=True), _ANYTHING
@@ -625,7 +625,7 @@ def test_whatever_is_given_is_refused_in_our_words(options: dict[str, Any]) -> N
 
 
 @pytest.mark.unit
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(SETTINGS)), _ANYTHING)
 @pytest.mark.usefixtures("nothing_starts")
 def test_whatever_is_configured_is_refused_in_our_words(name: str, value: Any) -> None:

@@ -901,5 +901,5 @@ def places(fleet: Fleet, member: RunnerState) -> list[str]:
     return found
 
 
-World.TestCase.settings = settings(max_examples=300, stateful_step_count=60)
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestWorld = World.TestCase

@@ -454,7 +454,7 @@ options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     options=options,
     amounts=st.fixed_dictionaries(
