@@ -41,13 +41,13 @@ from pathlib import Path
 from typing import Any
 
 # The tests have the code that creates pods of drivers.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from kubernetes_driver import MARK  # beside this file
 
-from real_kubernetes import setting
-from real_kubernetes.asking import Refused
-from real_kubernetes.world import World
+from tests.e2e.real_kubernetes import setting
+from tests.e2e.real_kubernetes.asking import Refused
+from tests.e2e.real_kubernetes.world import World
 
 _STEPS = ("accepted", "scheduled", "started", "registered", "first call")
 #: KubeCluster's drivers have all permissions in the namespace created for this benchmark.
@@ -165,8 +165,7 @@ def _median(measured: Mapping[str, Any], step: str) -> float | None:
 @contextmanager
 def fake() -> Iterator[None]:
     """Use the fake Kubernetes instead of a real one."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from fakes.kubernetes import FakeKubernetes
+    from tests.fakes.kubernetes import FakeKubernetes
 
     everything = {"admin": _ALL}
     with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from hypothesis import HealthCheck, settings
 
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
+from dask_flame.testing.leaks import _SHARED
+from tests.support.waiting import wait_for
 
+pytest_plugins = ["tests.support.kinds"]
 # Fixtures that tests of the dashboard's pages share; not where few of these files are, as in the
-# pod of tests/real_kubernetes.
-if Path(__file__).with_name("browser_help.py").exists():
-    pytest_plugins = ("browser_help",)
+# pod of tests/e2e/real_kubernetes.
+if (Path(__file__).parent / "support" / "browser_help.py").exists():
+    pytest_plugins.append("tests.support.browser_help")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # Whether an example is quick depends on what else this machine does.
-settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ours", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("ours")
 
 
@@ -58,8 +63,19 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if not t.name.startswith(_SHARED)}
+
+
 @pytest.fixture(autouse=True)
-def _clean() -> Iterator[None]:
+def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("unit"):
+        # It starts no process and no socket: tests/support/kinds.py sees to that. To look at all
+        # processes would take longer than the test.
+        before = set(threading.enumerate())
+        yield
+        wait_for(lambda: not _threads() - before, what="the end of the threads that it started")
+        return
     # Where a machine is busy, what was told to end takes its time.
     with nothing_left(within=15):
         yield
@@ -76,15 +92,6 @@ def _checked() -> Iterator[None]:
         }
     ):
         yield
-
-
-def wait_for(condition: Callable[[], Any], within: float = 40, what: str = "") -> Any:
-    """Wait until a condition holds and return what it gave; fail after a deadline."""
-    deadline = time.monotonic() + within
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

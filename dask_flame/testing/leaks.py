@@ -91,7 +91,7 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
         Something is left; the message lists it, with the stacks of threads.
     """
     token = uuid.uuid4().hex
-    before = _state(token)
+    before = _state()
     outer = os.environ.get(_WATCHED)
     os.environ[_WATCHED] = token
     try:
@@ -111,10 +111,12 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
 _State = dict[str, dict[object, str]]
 
 
-def _state(token: str) -> _State:
+def _state(token: str = "") -> _State:
     me = psutil.Process()
     processes: dict[object, str] = {}
-    for process in {*me.children(recursive=True), *marked_processes(token, variable=_WATCHED)}:
+    # No process has a token before it is set.
+    marked = marked_processes(token, variable=_WATCHED) if token else []
+    for process in {*me.children(recursive=True), *marked}:
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
                 processes[(process.pid, process.create_time())] = " ".join(process.cmdline())
@@ -151,14 +153,18 @@ def _abandoned_shared_memory() -> set[str]:
     for pattern in ("sem.mp-*", "sem.loky-*", "psm_*"):
         for path in Path("/dev/shm").glob(pattern):
             with contextlib.suppress(OSError):
-                there[path.stat().st_ino] = str(path)
+                of = path.stat()
+                there[of.st_dev, of.st_ino] = str(path)
     if there:
         for maps in Path("/proc").glob("[0-9]*/maps"):
             with contextlib.suppress(OSError):
-                # Compare inodes: a semaphore is created under another name, which the map shows.
+                # Compare device and inode: a semaphore is created under another name, which its map
+                # shows.
                 for line in maps.read_text().splitlines():
                     if "/dev/shm/" in line:
-                        there.pop(int(line.split()[4]), None)
+                        _, _, _, device, inode, *_ = line.split()
+                        major, minor = (int(part, 16) for part in device.split(":"))
+                        there.pop((os.makedev(major, minor), int(inode)), None)
     return {path for path in there.values() if os.path.exists(path)}
 
 

@@ -3,7 +3,7 @@
 Needs aiohttp and PyYAML: ``pip install aiohttp``. Only tests import it.
 """
 
-from fakes.kubernetes.cluster import FakeKubernetes
-from fakes.kubernetes.requests import Request, Requests
+from tests.fakes.kubernetes.cluster import FakeKubernetes
+from tests.fakes.kubernetes.requests import Request, Requests
 
 __all__ = ["FakeKubernetes", "Request", "Requests"]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fakes.kubernetes.errors import Refused, forbidden
-from fakes.kubernetes.kinds import ACCESS_REVIEW, REVIEWS, Kind, by_plural
+from tests.fakes.kubernetes.errors import Refused, forbidden
+from tests.fakes.kubernetes.kinds import ACCESS_REVIEW, REVIEWS, Kind, by_plural
 
 Rules = Iterable[Mapping[str, Any]]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import yaml
 
-from fakes.kubernetes.access import Access
-from fakes.kubernetes.kinds import ACCOUNTS, BINDINGS, ROLES
-from fakes.kubernetes.store import Change, Object, Store
+from tests.fakes.kubernetes.access import Access
+from tests.fakes.kubernetes.kinds import ACCOUNTS, BINDINGS, ROLES
+from tests.fakes.kubernetes.store import Change, Object, Store
 
 
 def user_of(namespace: str, account: str) -> str:

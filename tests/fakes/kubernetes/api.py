@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fakes.kubernetes import defaults, fields, patches, quotas, security, validation
-from fakes.kubernetes.errors import (
+from tests.fakes.kubernetes import defaults, fields, patches, quotas, security, validation
+from tests.fakes.kubernetes.errors import (
     Refused,
     already_exists,
     bad_request,
@@ -19,9 +19,9 @@ from fakes.kubernetes.errors import (
     no_such_resource,
     required,
 )
-from fakes.kubernetes.kinds import JOBS, NAMESPACES, PODS, SERVICES, Kind
-from fakes.kubernetes.selectors import Chooses, by_fields, by_labels
-from fakes.kubernetes.store import Object, Store, now
+from tests.fakes.kubernetes.kinds import JOBS, NAMESPACES, PODS, SERVICES, Kind
+from tests.fakes.kubernetes.selectors import Chooses, by_fields, by_labels
+from tests.fakes.kubernetes.store import Object, Store, now
 
 #: Called with ``"CREATE"`` or ``"UPDATE"`` and the object; a text is why it is refused.
 Admission = Callable[[str, Object], str | None]

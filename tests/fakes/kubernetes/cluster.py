@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fakes.kubernetes import accounts, kinds, scheduler
-from fakes.kubernetes.access import EVERYTHING, Access, Rules
-from fakes.kubernetes.api import Admission, Api
-from fakes.kubernetes.garbage import Garbage
-from fakes.kubernetes.jobs import Jobs
-from fakes.kubernetes.kinds import EVENTS, NAMESPACES, NODES
-from fakes.kubernetes.kubelet import Kubelet, Settings
-from fakes.kubernetes.mischief import Mischief
-from fakes.kubernetes.process import Reaper
-from fakes.kubernetes.quotas import Quotas
-from fakes.kubernetes.requests import Requests
-from fakes.kubernetes.scheduler import Scheduler
-from fakes.kubernetes.server import Server
-from fakes.kubernetes.store import Object, Store
-from fakes.kubernetes.watches import Watches
+from tests.fakes.kubernetes import accounts, kinds, scheduler
+from tests.fakes.kubernetes.access import EVERYTHING, Access, Rules
+from tests.fakes.kubernetes.api import Admission, Api
+from tests.fakes.kubernetes.garbage import Garbage
+from tests.fakes.kubernetes.jobs import Jobs
+from tests.fakes.kubernetes.kinds import EVENTS, NAMESPACES, NODES
+from tests.fakes.kubernetes.kubelet import Kubelet, Settings
+from tests.fakes.kubernetes.mischief import Mischief
+from tests.fakes.kubernetes.process import Reaper
+from tests.fakes.kubernetes.quotas import Quotas
+from tests.fakes.kubernetes.requests import Requests
+from tests.fakes.kubernetes.scheduler import Scheduler
+from tests.fakes.kubernetes.server import Server
+from tests.fakes.kubernetes.store import Object, Store
+from tests.fakes.kubernetes.watches import Watches
 
 T = TypeVar("T")
 

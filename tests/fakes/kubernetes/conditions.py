@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fakes.kubernetes.store import now
+from tests.fakes.kubernetes.store import now
 
 
 def put(obj: dict[str, Any], type: str, status: bool, reason: str = "", message: str = "") -> None:

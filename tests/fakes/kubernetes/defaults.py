@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from fakes.kubernetes.kinds import (
+from tests.fakes.kubernetes.kinds import (
     EVENTS,
     JOBS,
     NAMESPACES,
@@ -14,7 +14,7 @@ from fakes.kubernetes.kinds import (
     SERVICES,
     Kind,
 )
-from fakes.kubernetes.quantities import quality
+from tests.fakes.kubernetes.quantities import quality
 
 Object = dict[str, Any]
 

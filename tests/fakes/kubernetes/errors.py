@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fakes.kubernetes.kinds import Kind
+from tests.fakes.kubernetes.kinds import Kind
 
 _REASONS = {
     400: "BadRequest",

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from fakes.kubernetes.errors import Refused, bad_request
+from tests.fakes.kubernetes.errors import Refused, bad_request
 
 PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
 

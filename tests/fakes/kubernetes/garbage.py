@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from fakes.kubernetes.api import FOREGROUND, ORPHAN, Api
-from fakes.kubernetes.errors import Refused
-from fakes.kubernetes.kinds import NAMESPACES, Kind, by_name
-from fakes.kubernetes.store import Change, Object
+from tests.fakes.kubernetes.api import FOREGROUND, ORPHAN, Api
+from tests.fakes.kubernetes.errors import Refused
+from tests.fakes.kubernetes.kinds import NAMESPACES, Kind, by_name
+from tests.fakes.kubernetes.store import Change, Object
 
 
 class Garbage:

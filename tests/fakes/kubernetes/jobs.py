@@ -6,12 +6,12 @@ import asyncio
 import copy
 import time
 
-from fakes.kubernetes import conditions
-from fakes.kubernetes.api import Api
-from fakes.kubernetes.errors import Refused
-from fakes.kubernetes.kinds import JOBS, PODS
-from fakes.kubernetes.recorder import Recorder
-from fakes.kubernetes.store import Change, Object, now
+from tests.fakes.kubernetes import conditions
+from tests.fakes.kubernetes.api import Api
+from tests.fakes.kubernetes.errors import Refused
+from tests.fakes.kubernetes.kinds import JOBS, PODS
+from tests.fakes.kubernetes.recorder import Recorder
+from tests.fakes.kubernetes.store import Change, Object, now
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 _ENDED = ("Succeeded", "Failed")

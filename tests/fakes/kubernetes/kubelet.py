@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from fakes.kubernetes.errors import bad_request
-from fakes.kubernetes.kinds import CONFIG_MAPS, PODS, SECRETS
-from fakes.kubernetes.life import Life
-from fakes.kubernetes.process import Reaper
-from fakes.kubernetes.recorder import Recorder
-from fakes.kubernetes.store import Change, Object, Store
+from tests.fakes.kubernetes.errors import bad_request
+from tests.fakes.kubernetes.kinds import CONFIG_MAPS, PODS, SECRETS
+from tests.fakes.kubernetes.life import Life
+from tests.fakes.kubernetes.process import Reaper
+from tests.fakes.kubernetes.recorder import Recorder
+from tests.fakes.kubernetes.store import Change, Object, Store
 
 
 @dataclass

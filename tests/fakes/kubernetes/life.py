@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fakes.kubernetes import conditions, statuses
-from fakes.kubernetes.kinds import PODS
-from fakes.kubernetes.process import MARK, Process, Reaper
-from fakes.kubernetes.recorder import Recorder
-from fakes.kubernetes.store import Object, Store, now
-from fakes.kubernetes.volumes import Missing, Surroundings
+from tests.fakes.kubernetes import conditions, statuses
+from tests.fakes.kubernetes.kinds import PODS
+from tests.fakes.kubernetes.process import MARK, Process, Reaper
+from tests.fakes.kubernetes.recorder import Recorder
+from tests.fakes.kubernetes.store import Object, Store, now
+from tests.fakes.kubernetes.volumes import Missing, Surroundings
 
 if TYPE_CHECKING:
-    from fakes.kubernetes.kubelet import Settings
+    from tests.fakes.kubernetes.kubelet import Settings
 
 _DEADLINE = "Pod was active on the node longer than the specified deadline"
 

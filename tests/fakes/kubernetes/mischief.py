@@ -7,18 +7,18 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from fakes.kubernetes import conditions
-from fakes.kubernetes.access import Access, Rules
-from fakes.kubernetes.api import Admission, Api
-from fakes.kubernetes.kinds import PODS
-from fakes.kubernetes.kubelet import Kubelet
-from fakes.kubernetes.life import Life
-from fakes.kubernetes.recorder import Recorder
-from fakes.kubernetes.requests import Fault, Match
-from fakes.kubernetes.scheduler import Scheduler
-from fakes.kubernetes.server import Server
-from fakes.kubernetes.store import Object, Store
-from fakes.kubernetes.watches import Watches
+from tests.fakes.kubernetes import conditions
+from tests.fakes.kubernetes.access import Access, Rules
+from tests.fakes.kubernetes.api import Admission, Api
+from tests.fakes.kubernetes.kinds import PODS
+from tests.fakes.kubernetes.kubelet import Kubelet
+from tests.fakes.kubernetes.life import Life
+from tests.fakes.kubernetes.recorder import Recorder
+from tests.fakes.kubernetes.requests import Fault, Match
+from tests.fakes.kubernetes.scheduler import Scheduler
+from tests.fakes.kubernetes.server import Server
+from tests.fakes.kubernetes.store import Object, Store
+from tests.fakes.kubernetes.watches import Watches
 
 T = TypeVar("T")
 

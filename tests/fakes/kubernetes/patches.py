@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from fakes.kubernetes.errors import Refused, bad_request
+from tests.fakes.kubernetes.errors import Refused, bad_request
 
 MERGE = ("application/merge-patch+json", "application/strategic-merge-patch+json")
 JSON = "application/json-patch+json"

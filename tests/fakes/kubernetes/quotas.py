@@ -7,11 +7,11 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from fakes.kubernetes import quantities
-from fakes.kubernetes.errors import forbidden
-from fakes.kubernetes.kinds import PODS, QUOTAS, Kind
-from fakes.kubernetes.quantities import Amounts
-from fakes.kubernetes.store import Store
+from tests.fakes.kubernetes import quantities
+from tests.fakes.kubernetes.errors import forbidden
+from tests.fakes.kubernetes.kinds import PODS, QUOTAS, Kind
+from tests.fakes.kubernetes.quantities import Amounts
+from tests.fakes.kubernetes.store import Store
 
 Object = dict[str, Any]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from fakes.kubernetes.kinds import EVENTS, NAMESPACES, by_name
-from fakes.kubernetes.store import Object, Store, now
+from tests.fakes.kubernetes.kinds import EVENTS, NAMESPACES, by_name
+from tests.fakes.kubernetes.store import Object, Store, now
 
 
 class Recorder:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fakes.kubernetes.errors import Refused
+from tests.fakes.kubernetes.errors import Refused
 
 
 @dataclass

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from fakes.kubernetes import conditions, quantities
-from fakes.kubernetes.kinds import NODES, PODS
-from fakes.kubernetes.recorder import Recorder
-from fakes.kubernetes.selectors import one_of
-from fakes.kubernetes.store import Change, Object, Store
+from tests.fakes.kubernetes import conditions, quantities
+from tests.fakes.kubernetes.kinds import NODES, PODS
+from tests.fakes.kubernetes.recorder import Recorder
+from tests.fakes.kubernetes.selectors import one_of
+from tests.fakes.kubernetes.store import Change, Object, Store
 
 _UNRESOLVABLE = "Preemption is not helpful for scheduling"
 _NO_VICTIMS = "No preemption victims found for incoming pod"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fakes.kubernetes.errors import bad_request
-from fakes.kubernetes.kinds import EVENTS, JOBS, NAMESPACES, PODS, SECRETS, Kind
+from tests.fakes.kubernetes.errors import bad_request
+from tests.fakes.kubernetes.kinds import EVENTS, JOBS, NAMESPACES, PODS, SECRETS, Kind
 
 Object = dict[str, Any]
 Chooses = Callable[[Object], bool]

@@ -12,19 +12,19 @@ from typing import Any, BinaryIO, Protocol
 
 from aiohttp import web
 
-from fakes.kubernetes import kinds
-from fakes.kubernetes.access import Access
-from fakes.kubernetes.api import Api
-from fakes.kubernetes.errors import (
+from tests.fakes.kubernetes import kinds
+from tests.fakes.kubernetes.access import Access
+from tests.fakes.kubernetes.api import Api
+from tests.fakes.kubernetes.errors import (
     Refused,
     bad_request,
     no_such_resource,
     not_supported,
 )
-from fakes.kubernetes.forward import forward
-from fakes.kubernetes.kinds import PODS, REVIEWS, Kind
-from fakes.kubernetes.requests import Fault, Request, Requests
-from fakes.kubernetes.watches import Watches
+from tests.fakes.kubernetes.forward import forward
+from tests.fakes.kubernetes.kinds import PODS, REVIEWS, Kind
+from tests.fakes.kubernetes.requests import Fault, Request, Requests
+from tests.fakes.kubernetes.watches import Watches
 
 #: A version that clients of now support.
 VERSION = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fakes.kubernetes import conditions
-from fakes.kubernetes.store import Object, now
+from tests.fakes.kubernetes import conditions
+from tests.fakes.kubernetes.store import Object, now
 
 
 def creating(pod: Object) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fakes.kubernetes.errors import already_exists, conflict, expired, not_found
-from fakes.kubernetes.kinds import Kind
+from tests.fakes.kubernetes.errors import already_exists, conflict, expired, not_found
+from tests.fakes.kubernetes.kinds import Kind
 
 Object = dict[str, Any]
 Key = tuple[str, str]

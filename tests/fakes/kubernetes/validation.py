@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fakes.kubernetes import quantities
-from fakes.kubernetes.errors import (
+from tests.fakes.kubernetes import quantities
+from tests.fakes.kubernetes.errors import (
     Wrong,
     bad_request,
     duplicate_value,
@@ -24,7 +24,7 @@ from fakes.kubernetes.errors import (
     not_supported_value,
     required,
 )
-from fakes.kubernetes.kinds import (
+from tests.fakes.kubernetes.kinds import (
     CONFIG_MAPS,
     JOBS,
     NAMESPACES,

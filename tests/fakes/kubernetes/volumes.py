@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fakes.kubernetes import quantities
-from fakes.kubernetes.kinds import CONFIG_MAPS, SECRETS, SERVICES, Kind
-from fakes.kubernetes.store import Object, Store
+from tests.fakes.kubernetes import quantities
+from tests.fakes.kubernetes.kinds import CONFIG_MAPS, SECRETS, SERVICES, Kind
+from tests.fakes.kubernetes.store import Object, Store
 
 _REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 _SERVICE = re.compile(r"\b([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?\b")

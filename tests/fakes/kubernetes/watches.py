@@ -11,11 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from fakes.kubernetes.api import Api
-from fakes.kubernetes.errors import Refused, bad_request
-from fakes.kubernetes.kinds import Kind
-from fakes.kubernetes.selectors import Chooses
-from fakes.kubernetes.store import Change, Object
+from tests.fakes.kubernetes.api import Api
+from tests.fakes.kubernetes.errors import Refused, bad_request
+from tests.fakes.kubernetes.kinds import Kind
+from tests.fakes.kubernetes.selectors import Chooses
+from tests.fakes.kubernetes.store import Change, Object
 
 Event = dict[str, Any]
 

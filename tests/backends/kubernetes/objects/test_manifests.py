@@ -1,0 +1,512 @@
+"""What is sent to Kubernetes: valid by its schemas, safe by its rules, and what was asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dask_flame.backends.base import RunnerSpec, SchedulerSpec
+from dask_flame.backends.kubernetes.objects import manifests
+from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
+from dask_flame.backends.kubernetes.objects.merge import merge
+from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.errors import PoolError
+
+pytestmark = pytest.mark.unit
+
+OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "owner", "uid": "u-1"}
+SITE = ObjectContext(cluster="c1", namespace="team", image="img:1", owner=OWNER)
+VERSIONS = ("1.30", "1.36")
+
+
+def spec(**more: Any) -> RunnerSpec:
+    base: dict[str, Any] = {"name": "runner-1", "scheduler": "tls://10.0.0.1:1", "concurrency": 1}
+    return RunnerSpec(**{**base, "boot_timeout": 60, **more})
+
+
+def pod(
+    site: ObjectContext = SITE, options: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    made = manifests.pod(
+        spec(**more), KubernetesOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "orders"
+    )
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    return made
+
+
+def worker(made: dict[str, Any]) -> dict[str, Any]:
+    (container,) = [c for c in made["spec"]["containers"] if c["name"] == "worker"]
+    return dict(container)
+
+
+def restricted(made: dict[str, Any]) -> list[str]:
+    """What the restricted Pod Security standard has against a pod.
+
+    https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+    """
+    wrong: list[str] = []
+    inside = made["spec"]
+    context = inside.get("securityContext", {})
+    allowed = {
+        *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
+        *("persistentVolumeClaim", "projected", "secret"),
+    }
+    wrong += [f"host {k}" for k in ("hostNetwork", "hostPID", "hostIPC") if inside.get(k)]
+    wrong += [f"volume {v}" for v in inside.get("volumes", []) if not set(v) - {"name"} <= allowed]
+    for container in inside["containers"] + inside.get("initContainers", []):
+        own = container.get("securityContext", {})
+        name = container["name"]
+        if own.get("allowPrivilegeEscalation") is not False:
+            wrong.append(f"{name}: privilege escalation")
+        if own.get("capabilities", {}).get("drop") != ["ALL"] or own["capabilities"].get("add"):
+            wrong.append(f"{name}: capabilities")
+        if own.get("privileged") or own.get("procMount", "Default") != "Default":
+            wrong.append(f"{name}: privileged")
+        if not own.get("runAsNonRoot", context.get("runAsNonRoot")):
+            wrong.append(f"{name}: root")
+        if own.get("runAsUser", context.get("runAsUser")) == 0:
+            wrong.append(f"{name}: user 0")
+        seccomp = own.get("seccompProfile", context.get("seccompProfile", {})).get("type")
+        if seccomp not in ("RuntimeDefault", "Localhost"):
+            wrong.append(f"{name}: seccomp")
+        if any("hostPort" in port for port in container.get("ports", [])):
+            wrong.append(f"{name}: host port")
+    return wrong
+
+
+def test_a_plain_runner() -> None:
+    made = pod()
+    assert made["metadata"]["name"] == "flame-c1-runner-1"
+    assert made["metadata"]["namespace"] == "team"
+    assert made["metadata"]["ownerReferences"] == [OWNER]
+    assert made["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "dask-flame",
+        "dask.org/cluster-name": "c1",
+        "dask.org/component": "worker",
+        "dask-flame/pool": "default",
+        "dask-flame/runner": "runner-1",
+    }
+    assert made["spec"]["restartPolicy"] == "Never"
+    assert made["spec"]["automountServiceAccountToken"] is False
+    assert made["spec"]["terminationGracePeriodSeconds"] == 40
+    container = worker(made)
+    assert container["image"] == "img:1"
+    assert "resources" not in container
+    assert "ports" not in container
+    assert container["args"][-1] == "/etc/dask-flame/orders.json"
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    assert env["OMP_NUM_THREADS"] == "1"
+    assert env["DASK_WORKER_NAME"] == "runner-1"
+    assert restricted(made) == []
+
+
+def test_what_is_asked_for_is_requested_and_is_the_limit() -> None:
+    made = pod(cpus=4, memory=8_000_000_000, gpus=2)
+    amounts = {"cpu": "4", "memory": "8G", "nvidia.com/gpu": "2"}
+    assert worker(made)["resources"] == {"limits": amounts, "requests": amounts}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in made["spec"][
+        "tolerations"
+    ]
+    (shm,) = [v for v in made["spec"]["volumes"] if v["name"] == "dask-flame-shm"]
+    assert shm["emptyDir"] == {"medium": "Memory"}
+    assert "nodeSelector" not in made["spec"]
+
+
+def test_kinds_of_gpus() -> None:
+    made = pod(gpus=1, options={"gpu_kind": "NVIDIA-A100-SXM4-40GB", "shm_size": "2 GiB"})
+    assert made["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
+    (shm,) = [v for v in made["spec"]["volumes"] if v["name"] == "dask-flame-shm"]
+    assert shm["emptyDir"]["sizeLimit"] == "2Gi"
+    known = ObjectContext(
+        cluster="c1",
+        namespace="team",
+        image="img",
+        gpu_kinds={
+            "mi300": {
+                "node-selector": {"gpu": "mi300"},
+                "tolerations": [{"key": "amd", "operator": "Exists"}],
+                "resource": "amd.com/gpu",
+            }
+        },
+    )
+    made = pod(known, gpus=1, options={"gpu_kind": "mi300", "node_selector": {"zone": "a"}})
+    assert made["spec"]["nodeSelector"] == {"gpu": "mi300", "zone": "a"}
+    assert worker(made)["resources"]["limits"] == {"amd.com/gpu": "1"}
+    assert [t["key"] for t in made["spec"]["tolerations"]] == ["amd", "amd.com/gpu"]
+    made = pod(gpus=1, options={"gpu_resource": "nvidia.com/mig-1g.10gb"})
+    assert worker(made)["resources"]["limits"] == {"nvidia.com/mig-1g.10gb": "1"}
+
+
+def test_spot_nodes_of_any_cloud() -> None:
+    made = pod(options={"spot": True})
+    affinity = made["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    labels = {term["matchExpressions"][0]["key"] for term in terms}
+    assert len(labels) == len(terms) == 4
+    assert {t["key"] for t in made["spec"]["tolerations"]} == labels
+
+
+def test_volumes_and_variables() -> None:
+    options = {
+        "volumes": {
+            "/data": "claim",
+            "/cfg/": {"configMap": {"name": "cfg"}, "readOnly": True, "subPath": "a"},
+        },
+        "secrets": {"TOKEN": "xyzzy", "KEY": {"name": "there", "key": "k"}},
+    }
+    made = pod(options=options, env={"A": "1", "OMP_NUM_THREADS": "8", "odd name": "$(A)"})
+    container = worker(made)
+    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+    assert mounts["/cfg"]["subPath"] == "a"
+    assert mounts["/cfg"]["readOnly"] is True
+    sources = {v["name"]: v for v in made["spec"]["volumes"]}
+    claim = sources[mounts["/data"]["name"]]["persistentVolumeClaim"]
+    assert claim == {"claimName": "claim"}
+    env = {e["name"]: e for e in container["env"]}
+    assert env["A"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "A"}
+    assert "value" not in env["OMP_NUM_THREADS"]
+    assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "TOKEN"}
+    assert env["KEY"]["valueFrom"]["secretKeyRef"] == {"name": "there", "key": "k"}
+    assert env["odd name"]["value"] == "$$(A)"
+    assert "xyzzy" not in json.dumps(made)
+    kept = manifests.secret(SITE, {"scheduler": "tls://"}, options["secrets"])
+    for version in VERSIONS:
+        kubernetes_validate.validate(kept, version, strict=True)
+    assert kept["stringData"] == {"orders.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
+    assert kept["metadata"]["ownerReferences"] == [OWNER]
+    other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
+    later = manifests.secret(replace(SITE, keeper=2), {"scheduler": "tls://"}, options["secrets"])
+    assert len({item["metadata"]["name"] for item in (kept, other, later)}) == 3
+
+
+@pytest.mark.parametrize("name", [".", "..", "..A"])
+def test_variables_that_may_be_no_key_of_a_secret(name: str) -> None:
+    made = pod(env={name: "1", ".A": "2"})
+    env = {e["name"]: e for e in worker(made)["env"]}
+    assert env[name]["value"] == "1"
+    assert env[".A"]["valueFrom"]["secretKeyRef"]["key"] == ".A"
+    kept = manifests.secret(SITE, {}, {name: "1", ".A": "2"})["stringData"]
+    assert set(kept) == {"orders.json", ".A"}
+
+
+def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
+    options = KubernetesOptions(
+        image="gpu:2", gpu_kind="a", shm_size="1 GiB", priority_class="high"
+    )
+    nodes = {"tolerations": [{"key": "user", "operator": "Exists"}], "nodeSelector": {"a": "b"}}
+    site = replace(SITE, pull_secrets=["reg"], nodes=nodes, keeper=2)
+    made = manifests.keeper(site, options, "10.0.0.1", 8786, 10.0)
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    template = made["spec"]["template"]
+    assert restricted(template) == []
+    container = worker(template)
+    assert container["image"] == "img:1"
+    program = "dask_flame.backends.kubernetes.watchdog"
+    assert container["args"] == ["python", "-m", program, "10.0.0.1", "8786", "10"]
+    assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+    assert template["spec"]["imagePullSecrets"] == [{"name": "reg"}]
+    assert template["spec"]["tolerations"] == nodes["tolerations"]
+    assert "priorityClassName" not in template["spec"]
+    assert "nvidia.com/gpu" not in json.dumps(made)
+    assert made["metadata"]["name"] == "flame-c1-keeper-2"
+    assert made["metadata"]["ownerReferences"] == [OWNER]
+    assert made["spec"]["ttlSecondsAfterFinished"] == 0
+    assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
+
+
+@pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort", "ClusterIP"])
+def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
+    service = manifests.service(SITE, kind, 8786)
+    hole = manifests.open_port(SITE, 8786)
+    job = manifests.scheduler(
+        SITE, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
+    )
+    for version in VERSIONS:
+        kubernetes_validate.validate(service, version, strict=True)
+        kubernetes_validate.validate(hole, version, strict=True)
+    labels = job["spec"]["template"]["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= labels
+    assert hole["spec"]["podSelector"]["matchLabels"].items() <= labels
+    # Only the scheduler's, and only its port.
+    runner = pod()["metadata"]["labels"].items()
+    assert not service["spec"]["selector"].items() <= runner
+    assert not hole["spec"]["podSelector"]["matchLabels"].items() <= runner
+    assert hole["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8786}]}]
+    assert service["metadata"]["ownerReferences"] == hole["metadata"]["ownerReferences"] == [OWNER]
+
+
+@settings(max_examples=30)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "image": st.just("gpu:2"),
+            "gpu_kind": st.just("a"),
+            "shm_size": st.just("1 GiB"),
+            "service_account": st.just("me"),
+            "image_pull_secrets": st.just(["reg"]),
+            "priority_class": st.just("high"),
+            "pod_template": st.just({"spec": {"hostname": "h"}}),
+        },
+    ),
+    st.sampled_from([None, {"spec": {"nodeSelector": {"a": "b"}, "hostname": "boss"}}]),
+    st.sampled_from([SITE, replace(SITE, image=None), replace(SITE, owner=None)]),
+)
+def test_the_schedulers_pod_is_safe_and_has_no_gpu(
+    options: dict[str, Any], template: Any, site: ObjectContext
+) -> None:
+    asked = SchedulerSpec(orders={}, cpus=0.5, memory=2**30, template=template)
+    if site.image is None and "image" not in options:
+        with pytest.raises(PoolError, match="needs an image"):
+            manifests.scheduler(
+                site, asked, KubernetesOptions(**options), "the-orders", deadline=15
+            )
+        return
+    made = manifests.scheduler(site, asked, KubernetesOptions(**options), "the-orders", deadline=15)
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    pod = made["spec"]["template"]
+    assert restricted(pod) == []
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "scheduler"
+    assert container["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
+    assert made["spec"]["backoffLimit"] == made["spec"]["ttlSecondsAfterFinished"] == 0
+    assert pod["spec"].get("nodeSelector") == (template and {"a": "b"})
+    assert pod["spec"].get("hostname") == (template and "boss")
+    assert "nvidia.com/gpu" not in json.dumps(made)
+    assert made["metadata"].get("ownerReferences") == ([OWNER] if site.owner else None)
+    (volume,) = (v["secret"] for v in pod["spec"]["volumes"] if "secret" in v)
+    assert (volume["secretName"], volume["optional"]) == ("the-orders", True)
+    assert pod["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("driver", "address", "admitted"),
+    [
+        ({"app": "hub"}, "10.0.0.9", [{"podSelector": {"matchLabels": {"app": "hub"}}}]),
+        ({}, "10.0.0.9", [{"ipBlock": {"cidr": "10.0.0.9/32"}}]),
+        ({}, "FD00:0::9", [{"ipBlock": {"cidr": "fd00::9/128"}}]),
+        ({}, "", []),
+    ],
+)
+def test_nobody_gets_in_but_peers_and_the_driver(
+    driver: dict[str, str], address: str, admitted: list[Any]
+) -> None:
+    made = manifests.network_policy(SITE, driver, address)
+    for version in VERSIONS:
+        kubernetes_validate.validate(made, version, strict=True)
+    peers = {"matchLabels": {"dask.org/cluster-name": "c1"}}
+    assert made["spec"] == {
+        "podSelector": peers,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": peers}, *admitted]}],
+    }
+    assert made["metadata"]["ownerReferences"] == [OWNER]
+    later = manifests.network_policy(replace(SITE, keeper=2), driver, address)
+    assert later["metadata"]["name"] != made["metadata"]["name"]
+    # The keeper's pod is one of them.
+    keeper = manifests.keeper(SITE, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
+    labels = keeper["spec"]["template"]["metadata"]["labels"]
+    assert peers["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize("how", [dict, lambda template: lambda built: {**built, **template}])
+def test_no_template_makes_a_pod_another_clusters_peer(how: Any) -> None:
+    template = {"metadata": {"labels": {"dask.org/cluster-name": "c2", "app": "web"}}}
+    made = pod(options={"pod_template": how(template)})
+    assert made["metadata"]["labels"]["dask.org/cluster-name"] == "c1"
+    assert made["metadata"]["labels"]["app"] == "web"
+    with pytest.raises(PoolError, match=r"dask\.org/cluster-name"):
+        KubernetesOptions(labels={"dask.org/cluster-name": "c2"})
+
+
+TEMPLATE = {
+    "metadata": {"labels": {"team": "vision", "dask.org/component": "mine"}},
+    "spec": {
+        "restartPolicy": "Always",
+        "nodeSelector": {"disk": "ssd", "zone": "b"},
+        "containers": [
+            {
+                "image": "other:2",
+                "args": ["sleep", "1"],
+                "env": [{"name": "A", "value": "template"}, {"name": "B", "value": "template"}],
+                "securityContext": {"runAsUser": 7},
+            },
+            {"name": "sidecar", "image": "side:1"},
+        ],
+        "tolerations": [{"key": "x", "operator": "Exists"}],
+    },
+}
+
+
+def check_template(made: dict[str, Any]) -> None:
+    container = worker(made)
+    assert container["image"] == "other:2"
+    assert container["args"][0] == "python"
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    assert (env["A"], env["B"], env["OMP_NUM_THREADS"]) == (None, "template", "1")
+    assert container["securityContext"]["runAsUser"] == 7
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert made["spec"]["nodeSelector"] == {"disk": "ssd", "zone": "a"}
+    assert made["spec"]["restartPolicy"] == "Never"
+    assert [c["name"] for c in made["spec"]["containers"]] == ["worker", "sidecar"]
+    labels = made["metadata"]["labels"]
+    assert labels["team"] == "vision"
+    assert labels["dask.org/component"] == "worker"
+
+
+@pytest.mark.parametrize("how", ["mapping", "file"])
+def test_options_are_laid_over_a_template(how: str, tmp_path: Path) -> None:
+    template: Any = TEMPLATE
+    if how == "file":
+        template = tmp_path / "pod.yaml"
+        template.write_text(yaml.safe_dump(TEMPLATE))
+    options = {"pod_template": template, "node_selector": {"zone": "a"}}
+    check_template(pod(options=options, env={"A": "pool"}))
+    assert "pool" not in yaml.safe_dump(TEMPLATE)
+
+
+def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
+    site = replace(SITE, template={"spec": {"hostname": "site", "dnsPolicy": "Default"}})
+    assert pod(site)["spec"]["hostname"] == "site"
+    own = pod(site, {"pod_template": {"spec": {"hostname": "own"}}})["spec"]
+    assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
+    keeper = manifests.keeper(site, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
+    scheduler = manifests.scheduler(
+        site, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
+    )
+    assert "hostname" not in json.dumps([keeper, scheduler])
+
+
+def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_ours() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def change(built: dict[str, Any]) -> dict[str, Any]:
+        seen.append(built)
+        built["spec"]["nodeSelector"]["zone"] = "c"
+        built["spec"]["restartPolicy"] = "Always"
+        built["metadata"] = {"name": "mine", "annotations": {"a": "b"}}
+        built["spec"]["volumes"] = []
+        return built
+
+    made = pod(options={"pod_template": change, "node_selector": {"zone": "a"}})
+    assert made["spec"]["nodeSelector"] == {"zone": "c"}
+    assert made["spec"]["restartPolicy"] == "Never"
+    assert made["metadata"]["name"] == "flame-c1-runner-1"
+    assert made["metadata"]["annotations"] == {"a": "b"}
+    assert {v["name"] for v in made["spec"]["volumes"]} >= {"dask-flame-orders"}
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (lambda built: None, "returned a NoneType"),
+        (lambda built: {"spec": {}}, "no container 'worker'"),
+        ({"kind": "Deployment"}, "its kind is Deployment"),
+        ({"spec": []}, "it is a dict"),
+        ({"spec": {"containers": "worker"}}, "not a list"),
+        ({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}, "needs an image"),
+    ],
+)
+def test_templates_that_are_no_pod(template: Any, says: str) -> None:
+    site = ObjectContext(cluster="c", namespace="n")
+    with pytest.raises(PoolError, match=says):
+        pod(site, {"pod_template": template})
+
+
+def test_without_an_image() -> None:
+    with pytest.raises(PoolError, match='write image="ghcr'):
+        pod(ObjectContext(cluster="c", namespace="n"))
+    assert worker(pod(ObjectContext(cluster="c", namespace="n"), {"image": "i"}))["image"] == "i"
+
+
+names = st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
+labels = st.dictionaries(names, names, max_size=3)
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": names,
+        "gpu_kind": names,
+        "gpu_resource": st.sampled_from(["nvidia.com/gpu", "amd.com/gpu"]),
+        "shm_size": st.integers(1 << 16, 1 << 40),
+        "node_selector": labels,
+        "tolerations": st.lists(
+            st.fixed_dictionaries({"key": names, "operator": st.just("Exists")}), max_size=2
+        ),
+        "spot": st.booleans(),
+        "priority_class": names,
+        "runtime_class": names,
+        "service_account": names,
+        "image_pull_secrets": st.lists(names, max_size=2),
+        "volumes": st.dictionaries(names.map("/{}".format), names, max_size=2),
+        "secrets": st.dictionaries(names.map(lambda n: n.replace("-", "_")), names, max_size=2),
+        "labels": labels,
+        "annotations": labels,
+        "pod_template": st.sampled_from([TEMPLATE, {"spec": {"hostname": "h"}}, lambda pod: pod]),
+    },
+)
+
+
+@settings(max_examples=30)
+@given(
+    options=options,
+    amounts=st.fixed_dictionaries(
+        {"gpus": st.integers(0, 8)},
+        optional={"cpus": st.integers(1, 9), "memory": st.integers(1, 1 << 40)},
+    ),
+    env=st.dictionaries(names.map(lambda n: n.replace("-", "_")), names, max_size=2),
+)
+def test_every_combination_is_valid_and_restricted(
+    options: dict[str, Any], amounts: dict[str, Any], env: dict[str, str]
+) -> None:
+    made = pod(options=options, env=env, **amounts)
+    against = [why for why in restricted(made) if not why.startswith("sidecar")]
+    assert against == []
+    # No two of a name, which the API server refuses.
+    for where in (made["spec"]["volumes"], worker(made)["env"]):
+        assert len({item["name"] for item in where}) == len(where)
+    mounts = [m["mountPath"] for m in worker(made)["volumeMounts"]]
+    assert len(set(mounts)) == len(mounts)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(names, json_values, max_size=4), st.dictionaries(names, json_values, max_size=4)
+)
+def test_merging(base: dict[str, Any], over: dict[str, Any]) -> None:
+    before = json.dumps([base, over])
+    merged = merge(base, over)
+    assert json.dumps([base, over]) == before
+    assert merge(merged, over) == merged
+    assert merge(base, {}) == base
+    for key, value in over.items():
+        if value is None:
+            assert key not in merged
+        elif not isinstance(value, dict):
+            assert merged[key] == value
+
+
+def test_names_of_objects() -> None:
+    assert object_name("c", "runner-1") == "flame-c-runner-1"
+    long = object_name("C" * 41, "pool", "p" * 41)
+    other = object_name("c" * 41, "pool", "p" * 41)
+    assert long != other
+    assert all(len(name) <= 63 for name in (long, other))
+    assert object_name("A") != object_name("a")

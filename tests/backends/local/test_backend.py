@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import psutil
+import pytest
+from distributed import wait
+
+from dask_flame.backends import RunnerSpec
+from dask_flame.backends.local import LocalBackend
+from dask_flame.errors import BackendError, BootError, RunnerLost
+from dask_flame.testing import marked_processes
+from dask_flame.testing.conformance import BackendConformance
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.process
+
+
+class TestLocal(BackendConformance):
+    @pytest.fixture
+    def factory(self) -> type[LocalBackend]:
+        return LocalBackend
+
+
+def start_helpers(folder: str) -> int:
+    """Start what a call may start: a child, one in a session of its own, one that is orphaned."""
+    import subprocess
+
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    subprocess.Popen(sleep)
+    subprocess.Popen(sleep, start_new_session=True)
+    orphan = (
+        "import os, subprocess, sys; "
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
+        "start_new_session=True)"
+    )
+    subprocess.run([sys.executable, "-c", orphan], check=True)
+    Path(folder, "started").touch()
+    time.sleep(600)
+    return 0
+
+
+def processes_of(cluster: Any) -> list[psutil.Process]:
+    return marked_processes(f"{cluster.name}-")
+
+
+@pytest.fixture
+def helped(flame: Any, tmp_path: Path) -> Any:
+    """A cluster with one busy runner whose call has started three processes."""
+    cluster, client = flame(max=1)
+    future = client.submit(start_helpers, str(tmp_path))
+    wait_for((tmp_path / "started").exists)
+    wait_for(lambda: len(processes_of(cluster)) == 4, what="a runner and three helpers")
+    return cluster, client, future
+
+
+def test_closing_the_cluster_ends_what_calls_have_started(helped: Any) -> None:
+    cluster, client, _ = helped
+    client.close()
+    cluster.close()
+    assert processes_of(cluster) == []
+
+
+def test_ending_a_runner_ends_what_its_calls_have_started(helped: Any) -> None:
+    cluster, _, _ = helped
+    before = {p.pid for p in processes_of(cluster)}
+    (runner,) = cluster.runners
+    cluster.sync(cluster.backend.end, [runner])
+    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
+
+
+def test_a_killed_runner_takes_what_its_calls_have_started_along(helped: Any) -> None:
+    cluster, _, _ = helped
+    before = {p.pid for p in processes_of(cluster)}
+    ws = next(iter(cluster.scheduler.workers.values()))
+    os.kill(ws.pid, signal.SIGKILL)
+    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
+    wait_for(lambda: any(e.kind == "lost" and "SIGKILL" in e.reason for e in cluster.events))
+
+
+def test_a_killed_supervisor_takes_all_runners_along_and_the_calls_run_again(
+    flame: Any, tmp_path: Path
+) -> None:
+    cluster, client = flame(max=1)
+    assert client.submit(int, 7).result() == 7
+    before = {p.pid for p in processes_of(cluster)}
+    scratch = cluster.backend.scratch
+    supervisor = psutil.Process(next(iter(before))).parent()
+    assert supervisor is not None
+    supervisor.kill()
+    wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
+    assert client.submit(int, 8).result(timeout=30) == 8
+    assert not Path(scratch).exists()
+
+
+def test_a_supervisor_that_is_killed_before_it_has_begun_is_started_again(flame: Any) -> None:
+    class Unlucky(LocalBackend):
+        starts = 0
+
+        async def start(self) -> None:
+            self.starts += 1
+            starting = asyncio.ensure_future(super().start())
+            if self.starts == 2:
+                while self._supervisor is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                self._supervisor.kill()
+            await starting
+
+    cluster, client = flame(max=1, backend=Unlucky)
+    assert client.submit(int, 7).result(timeout=30) == 7
+    supervisor = psutil.Process(processes_of(cluster)[0].pid).parent()
+    assert supervisor is not None
+    supervisor.kill()
+    wait_for(lambda: not cluster.observed)
+    assert client.submit(int, 8).result(timeout=60) == 8
+    assert cluster.backend.starts == 3
+    assert any(
+        "the supervisor of the local runners did not start" in e.reason for e in cluster.events
+    )
+
+
+def test_a_runner_that_holds_the_interpreter_ends_too(flame: Any) -> None:
+    cluster, client = flame(max=1)
+
+    def hold() -> None:
+        import re
+
+        re.match(r"(a+)+$", "a" * 60 + "b")  # one C call, for years, without a thread switch
+
+    future = client.submit(hold)
+    wait_for(lambda: cluster.runners and all(m.busy for m in cluster.runners.values()))
+    time.sleep(0.2)
+    del future
+    client.close()
+    cluster.close()
+    assert processes_of(cluster) == []
+
+
+def test_prints_are_shown_with_the_runner_they_came_from(
+    flame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, client = flame(max=1)
+    wait(client.submit(print, "hello\nfrom afar", flush=True, key="far"))
+    seen = ""
+
+    def shown() -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return "[runner-1 far] hello\n[runner-1 far] from afar\n" in seen
+
+    wait_for(shown)
+
+
+def test_secrets_are_variables_of_runners_and_shown_nowhere(flame: Any) -> None:
+    cluster, client = flame(max=1, secrets={"TOKEN": "xyzzy"}, env={"PLAIN": "1"})
+    read = client.submit(lambda: [os.environ.get(n) for n in ("TOKEN", "PLAIN")])
+    assert read.result(timeout=30) == ["xyzzy", "1"]
+    cluster.resize(secrets={"TOKEN": "plugh"})
+    shown = repr(cluster) + repr(cluster.pools) + str(cluster.events) + str(cluster.boots)
+    assert "xyzzy" not in shown
+    assert "plugh" not in shown
+    with pytest.raises(BackendError, match=r"write secrets=\{\"TOKEN\": os.environ"):
+        flame(max=1, secrets={"TOKEN": {"name": "there", "key": "k"}})
+
+
+def _die(words: bytes) -> None:
+    os.write(2, words)
+    os._exit(9)
+
+
+def test_last_words_are_shown_and_in_the_error_though_they_do_not_end_a_line(
+    flame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, client = flame(max=1)
+    with dask.annotate(rerun=False):
+        lost = client.submit(_die, b"first\nfatal: no newline", key="it")
+    with pytest.raises(RunnerLost) as error:
+        lost.result(timeout=30)
+    assert str(error.value).endswith(
+        "exit code 9; it is not run again (rerun=False); it printed last:\n"
+        "    first\n    fatal: no newline"
+    )
+    seen = ""
+
+    def shown() -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return "[runner-1 it] first\n[runner-1 it] fatal: no newline\n" in seen
+
+    wait_for(shown)
+    assert "fatal: no newline" in str(cluster.get_logs()["runner-1"])
+
+
+def test_orders_travel_neither_in_arguments_nor_in_the_environment(flame: Any) -> None:
+    cluster, client = flame(max=1, security=True)
+    assert client.submit(int, 1).result() == 1
+    key = cluster.security.tls_worker_key
+    assert key
+    for process in processes_of(cluster):
+        assert key not in "\0".join(process.cmdline())
+        assert key not in "\0".join(process.environ().values())
+
+
+def test_a_supervisor_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path) -> None:
+    # The supervisor's parent is a shell that is dead by the time the supervisor looks.
+    script = (
+        "import os, socket, subprocess, sys\n"
+        "from dask_flame.backends.local.supervisor import __main__ as program\n"
+        "ours, theirs = socket.socketpair()\n"
+        "p = subprocess.Popen([sys.executable, '-P', program.__file__, str(theirs.fileno()), 'x',"
+        " str(os.getpid()), '', '', '0'], pass_fds=(theirs.fileno(),))\n"
+        "print(p.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    pid = int(done.stdout)
+
+    def gone() -> bool:
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return True
+
+    wait_for(gone)
+
+
+def test_a_supervisor_that_is_killed_takes_along_nobody_elses_runners(flame: Any) -> None:
+    one, first = flame(max=1, name="same")
+    two, second = flame(max=1, name="same")
+    assert [c.submit(os.getpid).result(timeout=20) > 0 for c in (first, second)] == [True, True]
+    before = second.submit(os.getpid, pure=False).result()
+    ws = next(iter(one.scheduler.workers.values()))
+    supervisor = psutil.Process(ws.pid).parent()
+    assert supervisor is not None
+    supervisor.kill()
+    wait_for(lambda: any(e.kind == "lost" for e in one.events))
+    assert second.submit(os.getpid, pure=False).result() == before
+    assert not any(e.kind == "lost" for e in two.events)
+
+
+def test_orders_larger_than_a_pipe_arrive(flame: Any) -> None:
+    large = {f"key-{i}": "x" * 1000 for i in range(300)}
+    with dask.config.set({"flame-test": large, "flame-test-path": Path("/a/b")}):
+        _, client = flame(max=1)
+        seen = client.submit(lambda: dask.config.get("flame-test")).result(timeout=20)
+        path = client.submit(lambda: dask.config.get("flame-test-path")).result()
+    assert seen == large
+    assert path == "/a/b"
+
+
+def test_what_cannot_be_asked_for_fails_with_the_reason_and_later_calls_run(flame: Any) -> None:
+    cluster, client = flame(max=1, boot_attempts=1)
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": 5}):
+        with pytest.raises(BootError, match="could not be asked for: AttributeError"):
+            client.submit(int, 1).result(timeout=20)
+        assert not cluster.runners
+    assert client.submit(int, 2).result(timeout=20) == 2
+
+
+def test_a_working_directory_that_was_deleted(
+    flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.syspath_prepend("")
+    gone.rmdir()
+    _, client = flame(max=1)
+    assert client.submit(int, 2).result(timeout=20) == 2
+
+
+@pytest.mark.parametrize("output", ["closed", "broken pipe", "ascii", "nobody reads"])
+def test_a_driver_whose_output_cannot_be_written_goes_on(output: str, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from dask.distributed import Client\n"
+        "from dask_flame import FlameCluster\n"
+        "runner = {'PYTHONIOENCODING': 'utf-8'}\n"
+        "with (FlameCluster(max=1, dashboard_address=None, env=runner) as c,\n"
+        "      Client(c) as client):\n"
+        "    if sys.argv[2] == 'closed': sys.stdout.close()\n"
+        "    f = lambda i: [print('\u2600' * 1000, flush=True) for _ in range(200)] and i\n"
+        "    for i in range(3):\n"
+        "        assert client.submit(f, i).result(timeout=20) == i\n"
+        "    ended = [e for e in c.events if e.kind in ('lost', 'failed')]\n"
+        "open(sys.argv[1], 'w').write(str(ended))\n"
+    )
+    # Ends as soon as its output was written; a pipe is full after 64 KiB.
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii" if output == "ascii" else "utf-8"}
+    said = tmp_path / "said"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, str(said), output],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert driver.stdout is not None
+    if output == "broken pipe":
+        driver.stdout.close()
+    if output == "ascii":
+        driver.communicate(timeout=60)
+    wait_for(lambda: said.exists() and said.read_text(), 60)
+    assert said.read_text() == "[]"
+    driver.stdout.close()
+    driver.wait(timeout=30)
+
+
+def test_a_boot_that_is_accepted_after_it_was_given_up_is_ended(flame: Any) -> None:
+    gate = threading.Event()
+
+    class Late(LocalBackend):
+        async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+            await asyncio.to_thread(gate.wait)
+            await super().boot(specs)
+            booted.set()
+
+    booted = threading.Event()
+    cluster, client = flame(max=1, backend=Late, boot_timeout="100ms", boot_attempts=1)
+    with pytest.raises(BootError, match="did not register within boot_timeout"):
+        client.submit(int, 1).result(timeout=20)
+    wait_for(lambda: not cluster.runners)
+    gate.set()
+    assert booted.wait(40)
+    wait_for(lambda: not cluster.sync(cluster.backend.list), what="the late runner is ended")
+    assert processes_of(cluster) == []

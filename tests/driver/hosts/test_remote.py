@@ -1,0 +1,873 @@
+"""A scheduler in a pod, for a driver outside of the cluster: end to end on the fake API server."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import platform
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import yaml
+from click.testing import CliRunner
+from dask.distributed import Client, Status, get_worker
+
+from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
+from dask_flame.backends.kubernetes.api.client import JOBS, PODS
+from dask_flame.backends.kubernetes.api.permissions import rules
+from dask_flame.cli.commands import flame as command_line
+from dask_flame.driver.hosts import remote as driver
+from dask_flame.errors import BackendError, BootError, PoolError
+from tests.backends.kubernetes.test_backend import DRIVER
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
+from tests.support.kubernetes_help import TEAM, Caller
+from tests.support.other_python import other_python
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.process
+
+IMAGE = "ghcr.io/me/runner:1.0"
+ROLE = ROOT / "deploy/kubernetes/role-remote.yaml"
+RIGHTS = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+Start = Callable[..., FakeKubernetes]
+
+
+def free_port() -> int:
+    # Not one of those that connections are given: another process might have it before the pod.
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts a cluster with a restricted namespace, and gives the driver a kubeconfig of it."""
+    started: list[FakeKubernetes] = []
+    # All pods of the fake share this machine's ports.
+    monkeypatch.setenv("DASK_FLAME__SCHEDULER__PORT", str(free_port()))
+    monkeypatch.setenv("DASK_FLAME__SCHEDULER__DASHBOARD_PORT", str(free_port()))
+    monkeypatch.setenv("DASK_FLAME__SCHEDULER__TIMEOUT", "30s")
+    dask.config.refresh()
+
+    def start(**options: Any) -> FakeKubernetes:
+        # What calls import is in the image.
+        image = {"PYTHONPATH": str(ROOT)}
+        fake = FakeKubernetes(**{"namespaces": {"team": RESTRICTED}, "env": image, **options})
+        fake.start()
+        started.append(fake)
+        fake.grant("driver", RIGHTS)
+        monkeypatch.setenv("KUBECONFIG", fake.kubeconfig(tmp_path / "kubeconfig"))
+        return fake
+
+    yield start
+    try:
+        for fake in started:
+            wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    finally:
+        for fake in started:
+            fake.close()
+        monkeypatch.undo()
+        dask.config.refresh()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., tuple[FlameCluster, Client]]]:
+    made: list[Any] = []
+
+    def make(**options: Any) -> tuple[FlameCluster, Client]:
+        given = {"backend": "kubernetes", "image": IMAGE, "dashboard_address": None, "max": 2}
+        cluster = FlameCluster(**{**given, **options})
+        made.append(cluster)
+        client = Client(cluster)
+        made.append(client)
+        return cluster, client
+
+    yield make
+    for thing in reversed(made):
+        thing.close()
+
+
+def pods(fake: FakeKubernetes, component: str = "worker") -> list[dict[str, Any]]:
+    what = "dask.org/component"
+    return [p for p in fake.objects("pods") if p["metadata"]["labels"].get(what) == component]
+
+
+def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
+    report(step=1, slept=seconds)
+    time.sleep(seconds)
+    return get_worker().name, os.environ.get("TOKEN")
+
+
+def talk(lines: int) -> None:
+    for i in range(lines):
+        print("line", i)
+
+
+def test_what_calls_print_is_shown(
+    outside: Start, cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside()
+    with dask.config.set({"flame.prints.burst": 3, "flame.prints.rate": 1e-3}):
+        _, client = cluster(max=1)
+    client.submit(talk, 100, key="rate=0.1").result(timeout=60)
+    seen = ""
+
+    def shown(last: str) -> bool:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return last in seen
+
+    mine = "[runner-1 rate=0.1] "
+    wait_for(lambda: shown(f"{mine}line 99\n"))
+    head = "".join(f"{mine}line {i}\n" for i in range(3))
+    tail = "".join(f"{mine}line {i}\n" for i in range(90, 100))
+    said = f"{mine}\u2026 87 lines not shown; cluster.get_logs() has the last of them\n"
+    assert seen == head + said + tail
+
+
+def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(max=3, idle_timeout="1s", secrets={"TOKEN": "xyzzy"})
+    (head,) = pods(fake, "scheduler")
+    (job,) = fake.objects("jobs")
+    assert flame.scheduler.address.startswith(f"tls://{head['status']['podIP']}:")
+    assert flame.scheduler_address.startswith("tls://127.0.0.1:")
+    futures = client.map(whoami, [0.5] * 3, pure=False)
+    told = [(r.runner, r.step, r.values, r.thinned) for r in stream(futures)]
+    assert sorted(told) == [(f"runner-{n}", 1, {"slept": 0.5}, 0) for n in (1, 2, 3)]
+    assert sorted(client.gather(futures)) == [(f"runner-{n}", "xyzzy") for n in (1, 2, 3)]
+    for pod in pods(fake):
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    # What is secret is in Secrets, and what only runners need is not in the scheduler's.
+    private = ("xyzzy", "PRIVATE KEY", flame.security.tls_worker_key)
+    for kind in ("pods", "jobs", "events"):
+        text = json.dumps(fake.objects(kind))
+        assert not any(secret in text for secret in private)
+    volume = next(v for v in head["spec"]["volumes"] if "secret" in v)
+    orders = next(
+        s for s in fake.objects("secrets")
+        if s["metadata"]["name"] == volume["secret"]["secretName"]
+    )  # fmt: skip
+    assert "xyzzy" not in json.dumps(orders)
+    # What is known here is what is known there.
+    assert [e.kind for e in flame.events][:2] == ["boot", "ready"]
+    assert {step for step, _ in flame.boots[0].steps} >= {"accepted", "started", "registered"}
+    assert [c.series["slept"].values[-1] for c in flame.reports.calls.values()] == [0.5] * 3
+    assert {c.arguments for c in flame.reports.calls.values()} == {"seconds=0.5"}
+    wait_for(lambda: not flame.runners, what="idle runners have gone")
+    used = wait_for(lambda: (c := flame.cost()["default"]).busy_seconds >= 1 and c)
+    assert used.busy_seconds < used.runner_seconds
+    assert flame.cost() == {"default": used}  # nothing is used now
+    assert [e.kind for e in flame.events].count("retire") >= 1
+    assert client.gather(futures[0])[1] == "xyzzy"  # it has gone home, which is there
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-4"
+    assert "1 ready" in wait_for(lambda: "1 ready" in repr(flame) and repr(flame))
+    assert "runner-4" in flame._repr_html_()
+    flame.close()
+    wait_for(fake.at_rest)
+
+
+def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: Any) -> None:
+    outside()
+    grown: list[tuple[str, int]] = []
+    pools = {
+        "cpu": Pool(max=1, image=IMAGE, idle_timeout="1s", on_grow=lambda *a: grown.append(a)),
+        "other": Pool(max=1, image=IMAGE),
+    }
+    with pytest.raises(PoolError, match="'nope'"):
+        cluster(max=None, image=None, pools=pools)[0].resize("nope", max=2)
+    flame = next(iter(FlameCluster._open))
+    client = Client(flame)
+    assert flame.resize("cpu", max=2, env={"TOKEN": "later"}).max == 2
+    names = {client.submit(whoami, 0.5, pure=False) for _ in range(2)}
+    assert {f.result(timeout=60) for f in names} == {("cpu-1", "later"), ("cpu-2", "later")}
+    assert grown[-1] == ("cpu", 2)
+    (changed,) = [e for e in flame.events if e.kind == "policy"]
+    assert "max=2" in changed.reason
+    assert "later" not in changed.reason
+    assert flame.adapt(minimum=1).minimum == 1
+    wait_for(lambda: [e for e in flame.events if e.reason.startswith("adapt")])
+    client.wait_for_workers(2, timeout=60)
+    assert len([w for w in flame.workers.values() if w.status is Status.running]) == 2
+    # Two of this pool, and one of the other.
+    with pytest.raises(PoolError, match="4 runners are asked for, and max=2"):
+        client.wait_for_workers(4, timeout=60)
+    flame.adapt(minimum=0).stop()
+    wait_for(lambda: [e for e in flame.events if "2 runners are kept" in e.reason])
+    assert "kept at 2 by adapt(...).stop()" in repr(flame)
+    client.close()
+
+
+def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None:
+    outside()
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    section = text.partition("## From a laptop")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {"FlameCluster": FlameCluster}
+    exec(code, names)
+    with names["laptop"] as laptop, Client(laptop) as client:
+        assert client.submit(abs, -3).result(timeout=60) == 3
+        assert capsys.readouterr().out.strip() == laptop.dashboard_link
+
+
+SERVICES = [{"apiGroups": [""], "resources": ["services"], "verbs": ["create", "get"]}]
+
+
+@pytest.mark.parametrize("kind", ["ClusterIP", "LoadBalancer"])
+def test_it_may_be_reached_by_a_service(kind: str, outside: Start, cluster: Any) -> None:
+    fake = outside()
+    fake.grant("driver", [*RIGHTS, *SERVICES])
+    cloud = [{"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]}]
+    fake.grant("cloud", cloud)
+    found: list[Any] = []
+
+    def give_an_address() -> None:
+        found.append(wait_for(lambda: fake.objects("services"), within=60)[0])
+        with Caller(fake, "cloud") as caller:
+            caller.ok(
+                "PATCH",
+                f"{TEAM}/services/{found[0]['metadata']['name']}/status",
+                json={"status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}},
+                headers={"Content-Type": "application/merge-patch+json"},
+            )
+
+    giving = threading.Thread(target=give_an_address)
+    giving.start()
+    try:
+        with dask.config.set({"flame.scheduler.service": kind}):
+            flame, client = cluster(max=1)
+            port = dask.config.get("flame.scheduler.port")
+            assert flame.scheduler_address == f"tls://127.0.0.1:{port}"
+            kinds = [item["kind"] for item in flame.manifest()]
+            assert kinds[:4] == ["Job", "Secret", "Service", "NetworkPolicy"]
+        assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    finally:
+        giving.join()
+    assert found[0]["spec"]["type"] == kind
+
+
+def test_a_service_that_gets_no_address_or_is_none(outside: Start) -> None:
+    fake = outside()
+
+    def make(**settings: Any) -> None:
+        with dask.config.set({f"flame.scheduler.{k}": v for k, v in settings.items()}):
+            FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+
+    with pytest.raises(PoolError, match=r"scheduler\.service='moon'"):
+        make(service="moon")
+    with pytest.raises(BackendError, match=r'(?s)resources: \["services"\]'):
+        make(service="LoadBalancer")
+    fake.grant("driver", [*RIGHTS, *SERVICES])
+    with pytest.raises(BackendError, match="of type LoadBalancer has no address yet"):
+        make(service="LoadBalancer", timeout="4s")
+    wait_for(fake.at_rest)
+
+
+def test_the_dashboard_is_on_this_machine(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    wanted = free_port()
+    flame, client = cluster(dashboard_address=f"127.0.0.1:{wanted}")
+    assert flame.dashboard_link == f"http://127.0.0.1:{wanted}/status"
+    client.submit(whoami).result(timeout=60)
+    with urllib.request.urlopen(flame.flame_link, timeout=30) as page:
+        assert page.status == 200
+    # Nobody else in the cluster can look at it.
+    (head,) = pods(fake, "scheduler")
+    assert "8787" not in json.dumps(head)
+
+
+def test_a_connection_that_drops(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(disconnect_grace="20s")
+    assert client.submit(whoami, pure=False).result(timeout=60)
+    future = client.submit(whoami, 3.0, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    time.sleep(1.0)  # as long as the network is away
+    fake.up()
+    name, _ = future.result(timeout=60)
+    assert name == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    assert flame.resize(max=1).max == 1
+    wait_for(lambda: any(e.kind == "policy" for e in flame.events))
+    assert not [e for e in flame.events if e.kind in ("lost", "failed")]
+    # The base class's view of the workers is alive, too.
+    wait_for(lambda: len(flame.scheduler_info["workers"]) == len(flame.runners))
+
+
+def test_each_connection_comes_back_by_itself(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside()
+    flame, client = cluster(idle_timeout="1s")
+    assert client.submit(whoami, pure=False).result(timeout=60)
+    host, told = flame._host, flame._watch_worker_status_comm
+    flame.loop.add_callback(host._link.cut)
+    wait_for(lambda: not host._link.connected)
+    wait_for(lambda: host._link.connected)
+    wait_for(lambda: not flame.runners and not flame.scheduler_info["workers"])
+    assert flame._watch_worker_status_comm is told
+    flame.loop.add_callback(told.abort)
+    wait_for(told.closed)
+    assert client.submit(whoami, pure=False).result(timeout=60)
+    wait_for(lambda: flame.scheduler_info["n_workers"] == 1)
+    wait_for(lambda: not flame.runners and not flame.scheduler_info["workers"])
+    assert [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == []
+
+
+def test_what_is_not_in_the_image_is_said(
+    outside: Start, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside()
+    (tmp_path / "only_here.py").write_text("def idle():\n    return True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    idle = importlib.import_module("only_here").idle
+    with pytest.raises(BackendError, match="No module named 'only_here'; what the") as error:
+        cluster(idle_check=idle)
+    assert "x80" not in str(error.value)  # nor what was to be read
+    flame, client = cluster()
+    flame.resize(idle_check=idle)
+    (said,) = wait_for(lambda: [e for e in flame.events if e.kind == "failed"])
+    assert "No module named 'only_here'" in said.reason
+    assert flame.resize(idle_check=None, max=1).max == 1
+    wait_for(lambda: [e for e in flame.events if e.kind == "policy"])
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
+def test_an_api_server_that_is_away_for_long(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the tunnel: by default the fleet outlives it for longer than elsewhere."""
+    fake = outside()
+    flame, client = cluster()
+    flame._sync_interval = 0.05  # so that distributed complains within these seconds
+    assert flame.disconnect_grace == 120
+    future = client.submit(whoami, 5.0, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    time.sleep(12)  # longer than the grace that there is elsewhere
+    fake.up()
+    assert future.result(timeout=60)[0] == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+    assert not [e for e in flame.events if e.kind in ("lost", "failed")]
+    assert not [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_network_that_stays_away(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    flame, client = cluster(disconnect_grace="1s")
+    assert flame.disconnect_grace == 1
+    future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    # Kubernetes deletes what the scheduler's Job owned, though nobody can ask it to.
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    fake.up()
+    wait_for(lambda: flame.status.name == "closed", within=30)
+    (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
+    assert re.search(
+        r"out of reach for \d+ s, which is more than disconnect_grace=1 s", lost.reason
+    )
+    # One sentence: in the error, and in one line of the log.
+    with pytest.raises(CancelledError, match="disconnect_grace=1 s") as error:
+        future.result()
+    assert str(error.value).count("\n") == 1  # after what distributed says of its key
+    lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert [line for line in lines if "out of reach" in line] == [f"lost: {lost.reason}"]
+    assert not [line for line in lines if "\n" in line]
+    assert len(lines) == 1, lines
+
+
+def test_closing_while_the_network_is_away(
+    outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    monkeypatch.setattr("dask_flame.backends.kubernetes.backend._CLOSE_WITHIN", 0.5)
+    flame, client = cluster(disconnect_grace="1s")
+    future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    fake.down()
+    begun = time.monotonic()
+    client.close()
+    flame.close()
+    assert time.monotonic() - begun < 8
+    assert "could not be deleted (no answer within 0.5 s); it ends by itself" in caplog.text
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    fake.up()
+    del future
+
+
+def test_a_driver_in_a_pod_may_have_it_so_too(
+    outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = outside()
+    fake.create(DRIVER)
+    wait_for(lambda: fake.objects("pods")[0]["status"].get("podIP"))
+    monkeypatch.setenv("POD_NAME", "jupyter-me")
+    flame, client = cluster(image=None, scheduler="pod")
+    assert flame.disconnect_grace == 120
+    (head,) = pods(fake, "scheduler")
+    (job,) = fake.objects("jobs")
+    assert head["spec"]["containers"][0]["image"] == "hub/image:1"
+    assert job["metadata"]["ownerReferences"][0]["name"] == "jupyter-me"
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
+SCRIPT = f"""
+import sys, time
+from dask.distributed import Client
+from dask_flame import FlameCluster
+
+def work(seconds):
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    print("begun", flush=True)
+    cluster = FlameCluster(
+        backend="kubernetes", image="{IMAGE}", max=3, dashboard_address=None, disconnect_grace="1s"
+    )
+    print("up", flush=True)
+    client = Client(cluster)
+    futures = client.map(work, [600, 600, 600], pure=False)
+    print("submitted", flush=True)
+    while sum(m.busy for m in cluster.runners.values()) < 3:
+        time.sleep(0.01)
+    print("busy", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "end"),
+    [
+        ("submitted", signal.SIGKILL),
+        ("busy", signal.SIGKILL),
+        ("busy", signal.SIGTERM),
+        ("busy", signal.SIGINT),
+    ],
+)
+def test_nothing_outlives_the_driver(
+    moment: str, end: signal.Signals, outside: Start, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fake = outside()
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout is not None
+            for line in driver.stdout:
+                if line.strip() == moment:
+                    break
+        finally:
+            driver.send_signal(end)
+            driver.wait(timeout=30)
+    wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+
+
+SMALL = {"cpu": "100m", "memory": "1Gi"}
+QUOTA = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "few", "namespace": "team"},
+    "spec": {"hard": {"pods": "0"}},
+}
+
+
+def waits(fake: FakeKubernetes, reason: str) -> bool:
+    """Whether the scheduler's pod waits for this reason."""
+    return any(reason in json.dumps(pod["status"]) for pod in pods(fake, "scheduler"))
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({}, lambda fake: waits(fake, '"running"')),
+        ({"bad_images": {IMAGE: "none"}, "back_off": 60}, lambda fake: waits(fake, "ErrImagePull")),
+        ({"nodes": [SMALL]}, lambda fake: waits(fake, "Insufficient cpu")),
+        ({}, lambda fake: not pods(fake, "scheduler") and fake.objects("secrets")),
+    ],
+    ids=["running", "image", "room", "quota"],
+)
+def test_nothing_outlives_a_driver_that_had_just_begun(
+    options: dict[str, Any], there: Callable[[FakeKubernetes], Any],
+    outside: Start, tmp_path: Path, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    fake = outside(**options)
+    # Its scheduler, if it runs, never hears from it.
+    fake.fail("get pods/portforward", times=10_000)
+    if "quota" in request.node.name:
+        fake.create(QUOTA)
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            wait_for(lambda: there(fake), within=60)
+            # It has been there for a while.
+            wait_for(lambda: fake.requests.count("patch", "jobs") > 1)
+        finally:
+            driver.kill()
+    begun = time.monotonic()
+    # The grace, 1 s, and 15 s.
+    wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
+    print("gone after", time.monotonic() - begun)
+    assert time.monotonic() - begun < 30
+
+
+def test_a_driver_that_lives_may_take_its_time(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    fake = outside(nodes=[SMALL])
+    fake.grant("admin", EVERYTHING)
+    config = fake.kubeconfig(tmp_path / "admin", user="admin")
+    seen: list[Any] = []
+
+    def make_room() -> None:
+        # Beyond the deadline that the Job was made with.
+        wait_for(lambda: fake.requests.count("patch", "jobs") > 4, within=60)
+        seen.extend(states(config))
+        fake.add_node({"cpu": 8, "memory": "16Gi"})
+
+    making = threading.Thread(target=make_room)
+    making.start()
+    try:
+        _, client = cluster(disconnect_grace=0.5, max=1)
+    finally:
+        making.join()
+    assert seen == ["starting"]
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+    (job,) = wait_for(
+        lambda: [j for j in fake.objects("jobs") if "activeDeadlineSeconds" not in j["spec"]]
+    )
+    assert job["metadata"]["generation"] > 4
+    assert states(config) == ["live"]
+
+
+def states(kubeconfig: str) -> list[str]:
+    """What `dask flame ps` says of each cluster."""
+    command = ["ps", "--backend", "kubernetes", "--output", "json"]
+    done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": kubeconfig})
+    return [cluster["state"] for cluster in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize("how", ["stop", "delete", "delete the job", "force"])
+def test_somebody_ends_it(
+    how: str, outside: Start, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    flame, client = cluster(name="mine")
+    done = client.submit(whoami, pure=False)
+    assert done.result(timeout=60)
+    futures = client.map(whoami, [600, 601], pure=False)
+    wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 2)
+    if how == "stop":
+        stop(fake, tmp_path, "mine")
+    elif how == "delete the job":
+        fake.delete(fake.objects("jobs")[0])
+    else:
+        fake.delete(pods(fake, "scheduler")[0], grace=0 if how == "force" else None)
+    words = "stopped with `dask flame stop`" if how == "stop" else "was deleted by somebody else"
+    for future in (*futures, done):
+        with pytest.raises(BootError, match=words) as error:
+            future.result(timeout=30)
+        assert "\n" not in str(error.value)
+    wait_for(lambda: client.status == "closed")
+    with pytest.raises(BootError, match=f"{words}.*make a new FlameCluster"):
+        client.submit(whoami, pure=False)
+    assert any(e.kind == "stopped" and words in e.reason for e in flame.events)
+    lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    assert len(lines) == 1, lines
+    assert not [line for line in lines if "\n" in line]
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+
+
+def stop(fake: FakeKubernetes, folder: Path, name: str) -> str:
+    """Type `dask flame stop`; what it shows."""
+    fake.grant("admin", EVERYTHING)
+    config = fake.kubeconfig(folder / "admin", user="admin")
+    command = ["stop", "--backend", "kubernetes", name]
+    done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": config})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_busy_pods_of_a_driver_that_is_gone_are_stopped_at_once(
+    outside: Start, tmp_path: Path
+) -> None:
+    fake = outside()
+    script = tmp_path / "driver.py"
+    script.write_text(SCRIPT.replace('disconnect_grace="1s"', 'disconnect_grace="10m", name="far"'))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout is not None
+            assert "busy\n" in iter(driver.stdout.readline, "")
+        finally:
+            driver.kill()
+    assert len(pods(fake)) == 3
+    begun = time.monotonic()
+    assert "may live on" in stop(fake, tmp_path, "far")
+    assert fake.left() == []
+    # A busy runner takes the 40 s that its pod has, if it is given them first.
+    print("stopped after", time.monotonic() - begun)
+    assert time.monotonic() - begun < 30
+    deleted = [r.resource for r in fake.requests if r.verb == "delete" and r.user == "admin"]
+    assert deleted.index("jobs") >= 3
+
+
+@pytest.mark.parametrize("late", [0.0, 2.0])
+def test_a_scheduler_that_is_taken_away(
+    late: float, outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = driver.RemoteScheduler._ended
+
+    def hears(self: driver.RemoteScheduler, why: str) -> None:
+        # Of its pod's end, which may be after all that the scheduler itself has said.
+        asyncio.get_running_loop().call_later(late, ended, self, why)
+
+    monkeypatch.setattr(driver.RemoteScheduler, "_ended", hears)
+    fake = outside()
+    flame, client = cluster()
+    future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    (head,) = pods(fake, "scheduler")
+    fake.evict(head)
+    wait_for(lambda: flame.status.name == "closed", within=30)
+    (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
+    assert "Evicted" in lost.reason or "preempted" in lost.reason
+    assert "Warning" not in lost.reason  # among what it printed last
+    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    with pytest.raises(CancelledError, match=r"Evicted|preempted"):
+        future.result()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bad_images": {IMAGE: "not found"}, "back_off": 0.2}, "ImagePullBackOff.*image"),
+        ({"nodes": [{"cpu": "100m", "memory": "1Gi"}]}, r"0/1 nodes.*Insufficient cpu"),
+        ({"admission": lambda verb, o: "no Jobs here" if o["kind"] == "Job" else None}, "no Jobs"),
+    ],
+)
+def test_a_scheduler_that_cannot_start(
+    options: dict[str, Any], words: str, outside: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = outside(**options)
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"(?s)the scheduler's pod.*{words}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    wait_for(fake.at_rest)
+
+
+def test_a_scheduler_whose_pod_is_refused(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.scheduler_pod._SEEN_WITHIN", 0.5)
+    words = 'admission webhook "policy.fake.test" denied the request: no pods here'
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"did not start within.*{words}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == f"the scheduler's pod is not there yet: {words}"
+    wait_for(fake.at_rest)
+
+
+def test_a_quota_that_keeps_the_schedulers_pod_away(
+    outside: Start, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    quota = fake.create(QUOTA)
+    words = "exceeded quota: few, requested: pods=1, used: pods=0, limited: pods=0"
+    begun = time.monotonic()
+    with pytest.raises(BackendError, match=f"the scheduler's pod was refused: pods.*{words}.*cpus"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    # Not after the 30 s that it has for its start.
+    assert time.monotonic() - begun < 28
+    (said,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert words in said.getMessage()
+    assert said.created < time.time() - 5
+    # One that is ended meanwhile keeps nobody away.
+    making = threading.Timer(4, fake.delete, [quota])
+    making.start()
+    try:
+        _, client = cluster(max=1)
+    finally:
+        making.join()
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
+def test_nobody_can_tell_why_there_is_no_pod(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A webhook that cannot be tried answers no trial; what is left is where to look."""
+    fake = outside(admission=lambda verb, o: "no pods here" if o["kind"] == "Pod" else None)
+    fake.fail(lambda request: "dryRun" in request.query, status=400, times=10_000)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.scheduler_pod._SEEN_WITHIN", 0.5)
+    monkeypatch.setattr("dask_flame.backends.kubernetes.scheduler_pod._PATIENCE", 0.5)
+    where = "kubectl --namespace team describe job"
+    with (
+        dask.config.set({"flame.scheduler.timeout": "2s"}),
+        pytest.raises(BackendError, match=f"did not start within.*{where}"),
+    ):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert re.match(f"the scheduler's pod is not there yet: .*{where}", said)
+    wait_for(fake.at_rest)
+
+
+def test_what_the_scheduler_printed_is_in_the_error(outside: Start) -> None:
+    fake = outside()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            dask.config.set({"flame.scheduler.port": taken.getsockname()[1]}),
+            pytest.raises(BackendError, match=r"(?s)exit code 1.*already in use"),
+        ):
+            FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    wait_for(fake.at_rest)
+
+
+def test_another_version_there(outside: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside()
+    monkeypatch.setattr("dask_flame.driver.hosts.remote.__version__", "0.0.0")
+    with pytest.raises(BackendError, match=r"this driver 0\.0\.0; name an image"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+
+
+def test_another_python_in_the_schedulers_image(outside: Start, tmp_path: Path) -> None:
+    program, version = other_python(tmp_path)
+    fake = outside(pythons={IMAGE: program})
+    mine = platform.python_version()
+    said = (
+        rf"(?s)the scheduler's pod has Python {version}, and the driver has Python {mine}: .*image="
+    )
+    with pytest.raises(BackendError, match=said) as error:
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    assert "Traceback" not in str(error.value)
+    wait_for(fake.at_rest)
+
+
+def test_another_python_in_the_image_of_a_pool(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    program, version = other_python(tmp_path)
+    outside(pythons={"other:1": program})
+    pools = {"good": Pool(max=1, image=IMAGE), "other": Pool(max=2, image="other:1")}
+    flame, client = cluster(max=None, image=None, pools=pools)
+    with on("other"):
+        futures = client.map(lambda n: n + 1, range(2))
+    with pytest.raises(BootError, match=f"has Python {version}, and the driver has Python"):
+        client.gather(futures)
+    assert client.submit(lambda: 3).result(timeout=60) == 3
+    wait_for(lambda: sum(version in e.reason for e in flame.events) == 1)
+
+
+def test_a_scheduler_that_is_not_reached(
+    outside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = outside()
+    fake.fail("get pods/portforward", status=403, times=10_000)
+    monkeypatch.setattr("dask_flame.driver.hosts.remote._HELLO_WITHIN", 2.0)
+    monkeypatch.setattr("dask_flame.driver.hosts.remote._SAID_AFTER", 1.0)
+    with pytest.raises(BackendError, match=r"not reached within 2 s: the server is not well"):
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    assert "is not reached yet: the server is not well" in caplog.text
+    wait_for(fake.at_rest)
+
+
+def test_rights_that_are_missing(outside: Start) -> None:
+    fake = outside()
+    fake.grant("driver", [r for r in RIGHTS if "pods/portforward" not in r["resources"]])
+    with pytest.raises(BackendError) as error:
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    missing = [(PODS, "portforward", "create"), (PODS, "portforward", "get")]
+    assert rules(missing) in str(error.value)
+    poor = [{**rule, "verbs": [v for v in rule["verbs"] if v != "patch"]} for rule in RIGHTS]
+    fake.grant("driver", poor)
+    with pytest.raises(BackendError) as error:
+        FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
+    assert rules([(JOBS, "", "patch")]) in str(error.value)
+    assert fake.left() == []
+
+
+def test_without_an_image(outside: Start) -> None:
+    fake = outside()
+    with pytest.raises(PoolError, match="a pod needs an image"):
+        FlameCluster(backend="kubernetes", max=1, dashboard_address=None)
+    assert fake.left() == []
+
+
+def end_late(folder: Path) -> None:
+    def work() -> None:
+        time.sleep(2.5)  # longer than workers may take to close
+        (folder / "ended").touch()
+
+    atexit.register(work)
+
+
+def test_runners_end_as_python_does_when_the_cluster_closes(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    outside()
+    _, client = cluster(max=1)
+    client.submit(end_late, tmp_path).result(timeout=60)
+    client.close()
+    client.cluster.close()
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_lifetime_that_is_over(outside: Start, cluster: Any) -> None:
+    outside()
+    flame, client = cluster(max_lifetime="2s")
+    client.submit(whoami, pure=False)
+    wait_for(lambda: flame.status.name == "closed", within=30)
+    assert any("max_lifetime=2 s" in e.reason for e in flame.events)
+
+
+def test_a_lost_runner_says_why(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    flame, client = cluster(max=1)
+    with on(rerun=False):
+        future = client.submit(whoami, 600, pure=False)
+    wait_for(lambda: any(m.busy for m in flame.runners.values()))
+    (pod,) = pods(fake)
+    fake.oom(pod)
+    with pytest.raises(RunnerLost, match="OOMKilled"):
+        future.result(timeout=60)
+
+
+def test_only_where_the_backend_knows_how() -> None:
+    with pytest.raises(PoolError, match=re.escape('write scheduler="auto"')):
+        FlameCluster(max=1, scheduler="pod")
+    with pytest.raises(PoolError, match="scheduler='moon'"):
+        FlameCluster(max=1, scheduler="moon")

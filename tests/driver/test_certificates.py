@@ -1,0 +1,46 @@
+"""Certificates of a cluster's own, on machines whose clocks differ."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from distributed.comm import connect, listen
+
+from dask_flame.driver.certificates import temporary_security
+from dask_flame.driver.launch import make_security
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("security", "remote"), [(True, False), (None, True)])
+def test_they_are_valid_where_clocks_are_behind(security: bool | None, remote: bool) -> None:
+    made = make_security(security, remote=remote)
+    parts = ("ca_file", "client_cert", "scheduler_cert", "worker_cert")
+    (text,) = {getattr(made, f"tls_{part}") for part in parts}
+    certificate = x509.load_pem_x509_certificate(text.encode())
+    now = datetime.now(UTC)
+    assert certificate.not_valid_before_utc < now - timedelta(hours=23)
+    assert certificate.not_valid_after_utc > now + timedelta(days=300)
+
+
+@pytest.mark.process
+@pytest.mark.asyncio
+async def test_nobody_else_gets_in() -> None:
+    mine, other = temporary_security(), temporary_security()
+
+    async def answer(comm: object) -> None:
+        pass
+
+    listener = await listen("tls://127.0.0.1:0", answer, **mine.get_listen_args("scheduler"))
+    try:
+        for security, lets in ((mine, True), (other, False)):
+            arguments = security.get_connection_args("client")
+            if lets:
+                comm = await connect(listener.contact_address, **arguments)
+                comm.abort()
+            else:
+                with pytest.raises(OSError, match="certificate"):
+                    await connect(listener.contact_address, timeout=2, **arguments)
+    finally:
+        listener.stop()

@@ -1,0 +1,207 @@
+"""The code of the README and of docs/ runs as it stands, and CI runs the README's test command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
+
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: The line above a block that is not run, and why.
+NOT_RUN = re.compile(r"<!-- not run here: (\S.+) -->\n$")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the blocks in a language, without those that are marked as not run."""
+    text = page.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block[1] for block in found if not NOT_RUN.search(text[: block.start()])]
+
+
+def run(code: str, **env: str) -> str:
+    """Run a script that does not close what its last block has opened; return what it printed."""
+    done = subprocess.run(
+        # Another cluster on this machine may have the dashboard's usual port.
+        [sys.executable, "-W", "error::UserWarning", "-W", "ignore:Port:UserWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env=os.environ | env,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_page(page: Path) -> str:
+    # Nobody waits a minute for idle runners.
+    return run("\n".join(blocks(page, "python")).replace('idle_timeout="60s"', 'idle_timeout="1s"'))
+
+
+def test_the_readme_runs_from_top_to_bottom() -> None:
+    out = run_page(README)
+    assert out.startswith("[0, 1, 4, 9, 16, 25, 36, 49]\n")
+    assert "/flame\n" in out
+    assert re.search(r"^runner-\d+ 25 0\.\d+$", out, re.MULTILINE)
+    assert out.endswith("1\n[1, 2]\n")
+
+
+#: Pages with code, and what they must print.
+PRINTED = {
+    "calls": [r"^0\.95$", r"^\d\.\d+\.\d+ ", r"^1$", r"^\[0\.9, 0\.8\]$", r"^0\.9\d+$"],
+    "dask": [r"^\{\}$"],
+    "errors": [r"SystemExit", r"^1$", r"max=4"],
+    "gpus": [r"^(cpu|cuda:\d)$"],
+    "local": [r"^True$"],
+    "pools": [
+        r"runner-1 … runner-4 \(4\): demand of 4 slots calls for 4",
+        r"^runner-\d+: accepted \d+\.\d+ s, ",
+        r"^default: .* of runners, busy for ",
+        r"^\[4\.0, 3\.0, 2\.0, 1\.0\]$",
+    ],
+    "reports": [r"/flame$", r"^rate=0\.3 runner-\d done ", r"2 calls: 2 done; best loss first"],
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_page_runs_from_top_to_bottom(name: str) -> None:
+    out = run_page(ROOT / "docs" / f"{name}.md")
+    for pattern in PRINTED[name]:
+        assert re.search(pattern, out, re.MULTILINE), (pattern, out)
+
+
+def test_every_page_with_code_is_run() -> None:
+    with_code = {page.stem for page in PAGES if blocks(page, "python")}
+    assert with_code == {"README", "kubernetes", *PRINTED}
+
+
+def free_port() -> int:
+    # Not one of those that connections are given: another process might have it before the pod.
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Environment of a driver outside of a fake cluster."""
+    image = {"PYTHONPATH": str(ROOT)}
+    with FakeKubernetes(env=image).in_thread() as fake:
+        fake.grant("driver", EVERYTHING)
+        yield {
+            "KUBECONFIG": str(fake.kubeconfig(tmp_path / "kubeconfig")),
+            "DASK_FLAME__KUBERNETES__IMAGE": "ghcr.io/me/train:1.0",
+            # All pods of the fake share this machine's ports.
+            "DASK_FLAME__SCHEDULER__PORT": str(free_port()),
+            "DASK_FLAME__SCHEDULER__DASHBOARD_PORT": str(free_port()),
+        }
+        wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+
+
+def test_the_page_of_kubernetes_runs(kubernetes: dict[str, str]) -> None:
+    page = ROOT / "docs/kubernetes.md"
+    first, laptop, manifest, pools = blocks(page, "python")
+    call = "\nprint(client.submit(abs, -1).result())\n"
+    close = "\nclient.close()\ncluster.close()\n"
+    out = run(first + call + manifest + close, **kubernetes)
+    assert out.startswith("1\n")
+    assert {obj["kind"] for obj in yaml.safe_load_all(out[2:])} >= {"Pod", "Secret"}
+    assert re.match(r"http.*/status$", run(laptop + "\nlaptop.close()\n", **kubernetes))
+    made = "\ncluster = FlameCluster(pools=pools, backend='kubernetes')\n"
+    several = "from dask_flame import FlameCluster\n" + pools + made
+    shown = run(several + "print(cluster.manifest())\ncluster.close()\n", **kubernetes)
+    assert "NVIDIA-A100-SXM4-40GB" in shown
+    assert "hostname: trainer" in shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_other_blocks_can_be_read(page: Path) -> None:
+    for text in blocks(page, "yaml"):
+        assert yaml.safe_load(text)
+    for text in blocks(page, "sh"):
+        checked = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+        assert checked.stderr == "", text
+    languages = set(re.findall(r"^ *```(\w*)$", page.read_text(), re.MULTILINE)) - {""}
+    assert languages <= {"python", "ipython", "sh", "yaml", "text"}
+
+
+@pytest.mark.unit
+def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> None:
+    example, tests = blocks(README, "sh")
+    assert example.strip().endswith("examples/bert_tuning.py")
+    assert tests.strip().endswith("-m pytest -n 3")
+    for command in (example, tests):
+        assert "-c constraints.txt" in command
+        assert command.count("\n") == 1
+
+
+def found_by_ci(readme: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "scripts/readme_test_command.py"
+    return subprocess.run([sys.executable, script, readme], capture_output=True, text=True)
+
+
+def test_ci_finds_the_test_command_wherever_it_is(tmp_path: Path) -> None:
+    _, tests = blocks(README, "sh")
+    assert found_by_ci(README).stdout == tests
+    marked = re.search(r"<!-- .*next block.*-->\n```sh\n.*\n```\n", README.read_text())
+    assert marked is not None
+    other = tmp_path / "README.md"
+    for text in (
+        marked[0] + README.read_text().replace(marked[0], ""),
+        README.read_text().replace(marked[0], "") + marked[0],
+    ):
+        other.write_text(text)
+        assert found_by_ci(other).stdout == tests
+    for text, error in (
+        (README.read_text() + marked[0], "2 times"),
+        (README.read_text().replace(marked[0], ""), "0 times"),
+        (README.read_text().replace("-->\n```sh", "-->\n\nwords\n```sh"), "block of one line"),
+    ):
+        other.write_text(text)
+        found = found_by_ci(other)
+        assert found.returncode == 1
+        assert error in found.stderr
+        assert found.stdout == ""
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids that GitHub gives to a page's headings."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_has_every_page() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.stem == "index" or f"]({page.name})" in index, page
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150

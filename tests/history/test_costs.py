@@ -1,0 +1,94 @@
+"""``cluster.cost()``: the time of runners, and money."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import dask.config
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_flame import FlameCluster, Pool, PoolError
+from dask_flame.history.costs import amount, costs, money
+from dask_flame.history.state import PoolSummary
+from tests.support.waiting import wait_for
+
+
+def pool(name: str = "gpu", **changes: Any) -> PoolSummary:
+    used = {"runner_seconds": 7200.0, "busy_seconds": 3600.0, "gpus": 2, "price": 2.5}
+    return PoolSummary(name, min=0, max=8, concurrency=1, **{**used, **changes})
+
+
+@pytest.mark.unit
+def test_a_line_for_each_pool_and_the_sum() -> None:
+    one = costs([pool()])
+    assert repr(one) == "gpu: 2 h 00 min of runners, 4 h 00 min of GPUs, busy for 50 % of it, $5.00"
+    assert (one["gpu"].amount, one["gpu"].gpu_seconds) == (5.0, 14_400)
+    both = costs([pool(), pool("cpu", gpus=0, price=0.1, runner_seconds=3600.0)])
+    assert repr(both).splitlines()[1:] == [
+        "cpu: 1 h 00 min of runners, busy for 100 % of it, $0.1000",
+        "together: $5.10",
+    ]
+    assert both.amount == pytest.approx(5.1)
+    assert both.runner_seconds == 10_800
+
+
+@pytest.mark.unit
+def test_without_a_price_there_is_no_amount() -> None:
+    one = costs([pool(price=None)])
+    assert one["gpu"].amount is None
+    assert one.amount is None
+    assert "$" not in repr(one)
+    # A pool that had no runner needs no price.
+    idle = pool("cpu", price=None, runner_seconds=0.0, busy_seconds=0.0)
+    assert costs([pool(), idle]).amount == 5.0
+    assert costs([]).amount == 0
+
+
+@pytest.mark.unit
+@given(st.floats(0, 1e9), st.floats(0.001, 1e4))
+def test_an_amount_is_hours_times_the_price(seconds: float, price: float) -> None:
+    assert amount(seconds, price) == pytest.approx(seconds * price / 3600)
+    assert amount(seconds, None) is None
+
+
+@pytest.mark.unit
+def test_a_currency_is_a_sign_or_a_word() -> None:
+    assert [money(0.0), money(0.0123), money(1234.5)] == ["$0.00", "$0.0123", "$1,234.50"]
+    with dask.config.set({"flame.currency": "EUR"}):
+        assert money(3.0) == "3.00 EUR"
+
+
+@pytest.mark.unit
+def test_a_price_is_a_number() -> None:
+    for wrong in (0, -1, "2", True, float("inf")):
+        with pytest.raises(PoolError, match=r"price=.* is not a number above zero; write price=2"):
+            Pool(price=wrong)
+    assert Pool(price=3).price == 3.0
+    assert Pool().price is None
+    with dask.config.set({"flame.pool.price": 0.5}):
+        assert Pool().price == 0.5
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("price", [None, 36.0])
+def test_of_a_cluster_while_it_runs_and_after(flame: Any, price: float | None) -> None:
+    cluster, client = flame(max=2, gpus=1, price=price)
+    assert isinstance(cluster, FlameCluster)
+    assert cluster.cost().runner_seconds == 0
+    client.gather(client.map(time.sleep, [0.3, 0.3], pure=False))
+    used = cluster.cost()["default"]
+    assert 0.6 < used.busy_seconds <= used.runner_seconds == used.gpu_seconds
+    wait_for(lambda: cluster.cost()["default"].runner_seconds > used.runner_seconds)
+    if price is None:
+        assert used.amount is None
+    else:
+        assert used.amount == pytest.approx(used.runner_seconds / 100)
+        assert "of runners so far, $" in cluster._repr_html_()
+    client.close()
+    cluster.close()
+    came_to = cluster.cost()
+    assert came_to["default"].runner_seconds >= used.runner_seconds
+    assert cluster.cost() == came_to

@@ -1,0 +1,16 @@
+"""Waiting for a condition, instead of for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def wait_for(condition: Callable[[], Any], within: float = 60, what: str = "") -> Any:
+    """Wait until a condition holds and return what it gave; fail after a deadline."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
+        time.sleep(0.01)
+    return value
