@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_for
 from dask_flame import FlameCluster, Pool, PoolError
 from dask_flame.backends import find_backend
 from dask_flame.core import backend_options
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.process
+
+
 PACKAGE = ROOT / "examples" / "backend-subprocess"
 PAGE = (ROOT / "docs" / "backends.md").read_text()
 

@@ -20,6 +20,8 @@ from dask_flame.backends import (
     runner_command_from_file,
 )
 
+pytestmark = pytest.mark.process
+
 _WITHIN = 60.0
 
 

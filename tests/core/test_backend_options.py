@@ -18,6 +18,8 @@ from dask_flame.core.option_checks import one_of, size, whole, word, yes_or_no
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.driver.launch import check_taken
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from distributed.shuffle import ShuffleSchedulerPlugin
 import dask_flame
 from dask_flame.core import distributed_internals as internals
 
+pytestmark = pytest.mark.process
+
 PACKAGE = Path(dask_flame.__file__).parent
 HERE = PACKAGE / "core" / "distributed_internals.py"
 STOCK: dict[str, Any] = {

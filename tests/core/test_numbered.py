@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.core.numbered import Unconfirmed
+
+pytestmark = pytest.mark.unit
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-3, 40)), max_size=80))

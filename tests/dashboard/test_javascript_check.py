@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dask_flame.dashboard.flame import page
+import pytest
 
-ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
+from dask_flame.dashboard.flame import page
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.unit
+
 STATIC = ROOT / "dask_flame/dashboard/static"
 CHECK = ROOT / "scripts/javascript"
 

@@ -20,6 +20,8 @@ from dask.distributed import Client, LocalCluster
 import dask_flame
 from dask_flame import FlameCluster, Pool
 
+pytestmark = pytest.mark.process
+
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 #: Examples that use `client` and `cluster`, or runners; "plain" has a cluster without our plugins.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 import grimp
+import pytest
+
+pytestmark = pytest.mark.unit
 
 MOST = 3
 #: What may be otherwise: packages whose circles are not looked at yet, and single circles.

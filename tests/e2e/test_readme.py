@@ -52,6 +52,7 @@ def run_page(page: Path) -> str:
     return run("\n".join(blocks(page, "python")).replace('idle_timeout="60s"', 'idle_timeout="1s"'))
 
 
+@pytest.mark.process
 def test_the_readme_runs_from_top_to_bottom() -> None:
     out = run_page(README)
     assert out.startswith("[0, 1, 4, 9, 16, 25, 36, 49]\n")
@@ -77,6 +78,7 @@ PRINTED = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", PRINTED)
 def test_a_page_runs_from_top_to_bottom(name: str) -> None:
     out = run_page(ROOT / "docs" / f"{name}.md")
@@ -84,6 +86,7 @@ def test_a_page_runs_from_top_to_bottom(name: str) -> None:
         assert re.search(pattern, out, re.MULTILINE), (pattern, out)
 
 
+@pytest.mark.unit
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     assert with_code == {"README", "kubernetes", *PRINTED}
@@ -114,6 +117,7 @@ def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
         wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
 
 
+@pytest.mark.process
 def test_the_page_of_kubernetes_runs(kubernetes: dict[str, str]) -> None:
     page = ROOT / "docs/kubernetes.md"
     first, laptop, manifest, pools = blocks(page, "python")
@@ -130,6 +134,7 @@ def test_the_page_of_kubernetes_runs(kubernetes: dict[str, str]) -> None:
     assert "hostname: trainer" in shown
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_other_blocks_can_be_read(page: Path) -> None:
     for text in blocks(page, "yaml"):
@@ -156,6 +161,7 @@ def found_by_ci(readme: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, script, readme], capture_output=True, text=True)
 
 
+@pytest.mark.process
 def test_ci_finds_the_test_command_wherever_it_is(tmp_path: Path) -> None:
     _, tests = blocks(README, "sh")
     assert found_by_ci(README).stdout == tests
@@ -186,6 +192,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
@@ -197,11 +204,13 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.unit
 def test_the_index_has_every_page() -> None:
     index = (ROOT / "docs/index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.stem == "index" or f"]({page.name})" in index, page
 
 
+@pytest.mark.unit
 def test_the_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 150

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_for
 from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.driver.hosts.replication import SchedulerProxy
@@ -33,6 +32,7 @@ from dask_flame.history.records import History
 from dask_flame.history.timeline import RunnerTimeline, StateChange
 from dask_flame.history.usage import UsageByPool
 from dask_flame.scaling.runner_index import Phase, RunnerState
+from tests.support.waiting import wait_for
 
 ASKED = Event(100.0, "boot", "demand of 3", ("r-1", "r-2", "r-3"), "cpu", {"demand": 3})
 READY = Event(101.0, "ready", "registered 1.00 s after its boot", ("r-1",), "cpu")
@@ -72,6 +72,7 @@ ENTRIES: list[Entry] = [
 ]
 
 
+@pytest.mark.unit
 def test_events_are_those_of_the_entries_in_their_order() -> None:
     events = EventLog()
     for entry in ENTRIES:
@@ -80,6 +81,7 @@ def test_events_are_those_of_the_entries_in_their_order() -> None:
     assert events.counts == Counter(["boot", "held", "ready", "retire", "lease", "ended"])
 
 
+@pytest.mark.unit
 def test_boots_are_folded_from_entries() -> None:
     boots = BootLog()
     for entry in ENTRIES:
@@ -93,6 +95,7 @@ def test_boots_are_folded_from_entries() -> None:
     assert [boot.trouble for boot in boots] == ["", "no room", ""]
 
 
+@pytest.mark.unit
 def test_boots_are_measured_from_the_request_on_its_own_clock() -> None:
     boots = BootLog()
     boots.apply(ENTRIES[0])
@@ -107,6 +110,7 @@ def test_boots_are_measured_from_the_request_on_its_own_clock() -> None:
     assert not boots.is_news("r-9", "no image")
 
 
+@pytest.mark.unit
 def test_the_timeline_is_folded_from_entries() -> None:
     timeline = RunnerTimeline()
     for entry in ENTRIES:
@@ -127,6 +131,7 @@ def test_the_timeline_is_folded_from_entries() -> None:
     ]
 
 
+@pytest.mark.unit
 def test_usage_is_folded_from_entries() -> None:
     usage = UsageByPool(["cpu", "gpu"])
     for entry in ENTRIES:
@@ -149,6 +154,7 @@ def records(history: History) -> tuple[Any, ...]:
     )
 
 
+@pytest.mark.unit
 def test_a_journal_that_was_sent_elsewhere_gives_the_same_records_there() -> None:
     here, there = History(["cpu"]), History(["cpu"])
     here.journal.subscribe(lambda entry: there.journal.append(pickle.loads(pickle.dumps(entry))))
@@ -158,6 +164,7 @@ def test_a_journal_that_was_sent_elsewhere_gives_the_same_records_there() -> Non
     assert list(there.journal) == list(here.journal) == ENTRIES
 
 
+@pytest.mark.unit
 def test_a_journal_is_bounded_and_tells_all_to_its_subscribers() -> None:
     journal, heard = Journal(kept=3), []
     journal.subscribe(heard.append)
@@ -168,12 +175,14 @@ def test_a_journal_is_bounded_and_tells_all_to_its_subscribers() -> None:
     assert (events[0].pool, events[0].numbers, events[0].runners) == ("cpu", {"max": 0}, ())
 
 
+@pytest.mark.unit
 def test_entries_cannot_be_changed() -> None:
     for entry in ENTRIES:
         with pytest.raises(FrozenInstanceError):
             setattr(entry, fields(entry)[0].name, None)
 
 
+@pytest.mark.process
 def test_a_clusters_records_are_folds_over_its_journal(flame: Any) -> None:
     cluster, client = flame(max=2, idle_timeout="1s")
     assert client.gather(client.map(abs, range(-4, 0))) == [4, 3, 2, 1]
@@ -185,6 +194,7 @@ def test_a_clusters_records_are_folds_over_its_journal(flame: Any) -> None:
     assert again.usage["default"].ended["ended"] == again.usage["default"].boots > 0
 
 
+@pytest.mark.unit
 def test_a_driver_knows_the_runners_of_a_scheduler_elsewhere_by_its_journal() -> None:
     fleets = PoolFleets({"cpu": Pool(max=3)})
     proxy, history = SchedulerProxy(fleets), History(["cpu"])

@@ -15,6 +15,8 @@ from dask_flame import Pool
 from dask_flame.driver.scheduler_news import SchedulerNews
 from dask_flame.scheduler.scheduler import FlameScheduler
 
+pytestmark = pytest.mark.process
+
 
 class Notes:
     """Writes down what a scheduler tells."""
