@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def test_a_page_runs_from_top_to_bottom(name: str) -> None:
 @pytest.mark.unit
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
-    assert with_code == {"README", "kubernetes", *PRINTED}
+    # tests/backends/test_backend_package.py runs those of backends.md.
+    assert with_code == {"README", "backends", "kubernetes", *PRINTED}
 
 
 def free_port() -> int:
@@ -139,11 +141,13 @@ def test_the_page_of_kubernetes_runs(kubernetes: dict[str, str]) -> None:
 def test_other_blocks_can_be_read(page: Path) -> None:
     for text in blocks(page, "yaml"):
         assert yaml.safe_load(text)
+    for text in blocks(page, "toml"):
+        assert tomllib.loads(text)
     for text in blocks(page, "sh"):
         checked = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
         assert checked.stderr == "", text
     languages = set(re.findall(r"^ *```(\w*)$", page.read_text(), re.MULTILINE)) - {""}
-    assert languages <= {"python", "ipython", "sh", "yaml", "text"}
+    assert languages <= {"python", "ipython", "sh", "toml", "yaml", "text"}
 
 
 @pytest.mark.unit
