@@ -120,7 +120,7 @@ def wrong(name: str, value: object, wanted: str) -> PoolError:
         The name of the option; that of a setting begins with ``flame.``.
     value : object
     wanted : str
-        What a valid value is, for the sentence "… is not …".
+        A description of valid values, for the error.
 
     Returns
     -------
@@ -201,6 +201,19 @@ def cpus(name: str, value: Any) -> int | float:
 
 
 def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
+    """Check that a value is one of several words.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    words : tuple of str
+        The valid values.
+
+    Raises
+    ------
+    PoolError
+    """
     given, value = value, plain(value)
     if not isinstance(value, str) or value not in words:
         raise wrong(name, given, "one of " + ", ".join(map(repr, words)))
@@ -215,7 +228,19 @@ def yes_or_no(name: str, value: Any) -> bool:
 
 
 def word(name: str, value: Any, wanted: str = "a name") -> str:
-    """Check text that is not empty and has no space around it."""
+    """Check text that is not empty and has no space around it.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    wanted : str, default "a name"
+        A description of valid values, for the error.
+
+    Raises
+    ------
+    PoolError
+    """
     if not isinstance(value, str) or not value.strip() or value != value.strip():
         raise wrong(name, value, wanted)
     return str(value)
@@ -229,7 +254,19 @@ def function(name: str, value: Any) -> Any:
 
 
 def seconds(name: str, value: Any, *, zero: bool = True) -> float:
-    """Return a duration in seconds; 0 is only valid with `zero`."""
+    """Return a duration in seconds.
+
+    Parameters
+    ----------
+    name : str
+    value : duration
+    zero : bool, default True
+        Whether 0 is valid.
+
+    Raises
+    ------
+    PoolError
+    """
     given, value = value, plain(value)
     if isinstance(value, timedelta):
         value = value.total_seconds()
