@@ -323,7 +323,7 @@ def in_order(boots: Collection[Boot]) -> list[str]:
         for place, (step, _) in enumerate(boot.steps):
             places.setdefault(step, []).append(place)
     mean = {step: sum(where) / len(where) for step, where in places.items()}
-    # These two are always last, even if boots with other steps do not have them.
+    # These two are always last, although their mean position is low in boots with few steps.
     late = {REGISTERED: 1, FIRST_CALL: 2}
     return sorted(mean, key=lambda step: (late.get(step, 0), mean[step]))
 

@@ -64,7 +64,7 @@ class PoolSummary:
     target : int
         Number of runners for the current demand.
     held : str
-        The actors that hold all slots; empty if slots are free.
+        The actors that hold all slots; empty if actors do not hold all of them.
     gpus : int
         GPUs of each runner.
     price : float or None
