@@ -95,14 +95,14 @@ REPLACED = {
     "distributed.protocol.pickle.loads": "what exits as it is read must not end the event loop",
 }
 
-#: The class (or module) and the name of everything used here. Filled by :func:`uses`.
+#: The private names that functions here use: the class or module, and the name; see :func:`uses`.
 USED: list[tuple[str, str]] = []
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def uses(*names: str) -> Callable[[_F], _F]:
-    """Register the names that a function uses, each as ``"Class._name"``."""
+    """Register the private names that a function uses, each as ``"Class._name"``."""
 
     def registered(function: _F) -> _F:
         for name in names:
@@ -142,7 +142,7 @@ def restore(instance: object, name: str) -> None:
     vars(instance).pop(name, None)
 
 
-# Instances in this process; Dask has no public list of them
+# Objects of this process, of which there is no public list
 
 
 @uses("Client._instances")
@@ -175,7 +175,7 @@ def futures_lock(client: Client) -> threading.RLock:
 
 @uses("Client._periodic_callbacks")
 def client_callbacks(client: Client) -> dict[str, PeriodicCallback]:
-    """Return the periodic callbacks of a Client; they end with the Client."""
+    """Return the periodic callbacks of a Client, which end with it."""
     callbacks: dict[str, PeriodicCallback] = client._periodic_callbacks
     return callbacks
 
@@ -189,7 +189,7 @@ def event_handlers(client: Client) -> dict[str, Callable[..., Any]]:
 
 @uses("Client._stream_handlers")
 def stream_handlers(client: Client) -> dict[str, Callable[..., Any]]:
-    """Return the handlers of the scheduler's messages to a Client."""
+    """Return the handlers of a Client for the scheduler's messages."""
     handlers: dict[str, Callable[..., Any]] = client._stream_handlers
     return handlers
 
@@ -228,7 +228,7 @@ def fail_future(client: Client, key: Key, exception: bytes) -> None:
 
 @uses("Client._send_to_scheduler")
 def send_to_scheduler(client: Client, message: dict[str, Any]) -> None:
-    """Send a message through this Client's method, in order with its other messages."""
+    """Send a message as this Client does, in the order of its other messages."""
     client._send_to_scheduler(message)
 
 
@@ -325,7 +325,7 @@ def watch_worker_status(cluster: Cluster, comm: Comm) -> None:
 
 @uses("distributed.utils._offload_executor")
 def offload_executor() -> ThreadPoolExecutor:
-    """Return the executor that pickles and unpickles large messages."""
+    """Return the executor that pickles and reads large messages."""
     executor: ThreadPoolExecutor = distributed.utils._offload_executor
     return executor
 
@@ -373,7 +373,7 @@ def forget_events(scheduler: Scheduler, topic: str) -> None:
 
 @uses("Scheduler._ongoing_background_tasks")
 def set_background_tasks(scheduler: Scheduler, tasks: AsyncTaskGroup) -> None:
-    """Replace the task group of a scheduler that has not started."""
+    """Replace the group of background tasks of a scheduler that has not started."""
     scheduler._ongoing_background_tasks = tasks
 
 
@@ -431,8 +431,7 @@ def accept_by(
     ----------
     tcp : tornado.tcpserver.TCPServer
     accept : callable
-        Called with a listening socket and a handler of connections; returns a function that stops
-        it.
+        Takes a listening socket and the handler of a connection; returns a function that stops it.
     """
     for descriptor, sock in tcp._sockets.items():
         tcp._handlers.pop(descriptor)()
