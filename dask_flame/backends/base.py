@@ -1,9 +1,9 @@
-"""The contract between a cluster and the back end that boots its runners (driver).
+"""The contract between a cluster and the backend that boots its runners (driver).
 
-A back end knows one substrate and nothing of Dask: it starts runners from a :class:`RunnerSpec`,
-ends them by name, and says when one has ended and why. It decides nothing. A third party adds one
-through the entry point group ``dask_flame.backends``. :mod:`dask_flame.testing.conformance` tests
-each statement that :class:`Backend` makes of its methods.
+A backend knows one substrate, and nothing of Dask. It starts runners from a :class:`RunnerSpec`,
+ends them by name, and reports when a runner has ended, and why. It makes no decisions. Other
+packages add backends through the entry point group ``dask_flame.backends``.
+:mod:`dask_flame.testing.conformance` tests the statements about the methods of :class:`Backend`.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ if TYPE_CHECKING:
 class RunnerSpec:
     """The description of one runner: its scheduler, its resources and its environment.
 
-    :func:`dask_flame.backends.runner_command` makes a command of it.
+    :func:`dask_flame.backends.runner_command` returns the command for it.
 
     Attributes
     ----------
     name : str
         The runner's name. A cluster uses no name twice.
     scheduler : str
-        Address to register at.
+        Address of the scheduler.
     concurrency : int
-        Calls at a time.
+        Number of concurrent calls.
     boot_timeout : float
-        Seconds after which a runner that finds no scheduler ends itself.
+        Seconds after which a runner that cannot connect to its scheduler ends itself.
     pool : str
-        The pool that it belongs to.
+        The runner's pool.
     shutdown_timeout : float
-        Seconds that its calls may take to end when the runner is taken away.
+        Seconds that its calls may take to end when the runner is reclaimed.
     cpus : float or None
-        CPUs of the runner. Where the substrate gives none, numerical libraries use as many threads,
-        at least one.
+        CPUs of the runner, also as the number of threads of numerical libraries, at least one. None
+        for no limit.
     gpus : int
-        GPUs that it needs.
+        GPUs of the runner.
     resources : mapping of str to float
-        Dask resources that its worker has.
+        Dask resources of its worker.
     memory : int or None
         Bytes; None for no limit.
     env : mapping of str to str
-        Environment variables, over those of the substrate. May hold secrets.
+        Environment variables, which override those of the substrate. May hold secrets.
     preload : sequence of str
         Modules to import before the runner registers.
     config : mapping
         Dask configuration.
     security : mapping of str to str
-        What :class:`distributed.Security` takes for a worker. Holds a private key.
+        Arguments of :class:`distributed.Security` for a worker. Holds a private key.
     flags : sequence of str
-        Arguments for the Python interpreter, with which it behaves as the driver's.
+        Arguments for the Python interpreter, so that it behaves as the driver's.
     hash_seed : str
-        Value of ``PYTHONHASHSEED``, where the environment has no other; empty: a random one.
+        Value of ``PYTHONHASHSEED``, unless the environment sets it; empty for a random one.
     cwd : str or None
-        The driver's working directory, for a runner on the same machine; None: that folder was
-        deleted; empty: the runner stays where it starts.
+        The driver's working directory, for a runner on the same machine; None if that folder was
+        deleted; empty if the runner stays where it starts.
     options : mapping
-        The pool's options for this back end, checked by its :attr:`Backend.Options`. May hold
+        The pool's options for this backend, checked by its :attr:`Backend.Options`. May hold
         secrets.
     """
 
@@ -95,13 +95,13 @@ class RunnerSpec:
     def launch_config(self, *, local: bool) -> LaunchConfig:
         """Return the configuration that a runner reads when it starts.
 
-        A back end adds what it alone knows: ``directory`` and ``host``.
+        A backend adds the values that only it knows: ``directory`` and ``host``.
 
         Parameters
         ----------
         local : bool
-            Whether the runner is on the driver's machine. Elsewhere it gets certificates and keys
-            themselves in place of the names of files.
+            Whether the runner is on the driver's machine. On another machine, it gets certificates
+            and keys instead of the names of their files.
         """
         security = dict(self.security)
         return {
@@ -123,7 +123,7 @@ class RunnerSpec:
 
 
 def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
-    """Return certificates and keys themselves, where files of the driver's are named."""
+    """Replace the names of files with their content: certificates and keys."""
     return {
         key: Path(value).read_text()
         if isinstance(value, str) and "-----BEGIN" not in value
@@ -134,24 +134,26 @@ def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSpec:
-    """What a scheduler apart from its driver is told, see :mod:`dask_flame.remote`.
+    """The description of a scheduler outside the driver, see :mod:`dask_flame.remote`.
 
     Attributes
     ----------
     orders : mapping
-        As JSON takes it. Holds private keys.
+        The configuration of its process, in types of JSON. Holds private keys.
     options : mapping
-        The options of the first pool for this back end.
+        The options of the first pool for this backend.
     timeout : float
         Seconds that its start may take.
-    cpus, memory : float, int
-        Of its pod.
+    cpus : float
+        CPUs of its pod.
+    memory : int
+        Memory of its pod, in bytes.
     template : mapping, path or None
-        What its pod is laid over.
+        Template of its pod.
     service : str
-        By what Clients reach it, in the substrate's words; empty: by :meth:`Backend.reach`.
+        How Clients connect to it, in the substrate's terms; empty for :meth:`Backend.reach`.
     port : int
-        At which it listens.
+        The port that it listens on.
     """
 
     orders: Mapping[str, Any] = field(repr=False)
@@ -166,20 +168,21 @@ class SchedulerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A runner is gone from the substrate.
+    """A report that a runner has ended.
 
     Attributes
     ----------
     name : str
+        The runner's name.
     why : str
-        In the substrate's own words: ``"exit code 1"``, ``"killed by SIGKILL"``, …
+        The reason, in the substrate's terms: ``"exit code 1"``, ``"killed by SIGKILL"``, …
     output : str
-        The end of what it printed.
+        The end of its output.
     no_room : bool
-        Whether it was refused, before it was anything, as there is no room for it beside others:
-        it is no failure where there are some, and is tried again when one has gone.
+        Whether the substrate refused it because of lack of space. If the pool has other runners,
+        this is not a failure, and the boot is tried again when one has ended.
     final : bool
-        Whether another boot would fail for the same reason: what waits for it fails at once.
+        Whether another boot would fail for the same reason. Calls that wait for it fail at once.
     """
 
     name: str
@@ -190,32 +193,33 @@ class Ended:
 
 
 def _unheard(*_: str) -> None:
-    """Ignore what a back end says."""
+    """Ignore a report of a backend."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendContext:
-    """All that a cluster gives its back end.
+    """The arguments that a cluster gives its backend.
 
     Attributes
     ----------
     cluster : str
-        The cluster's name. What the back end makes on the substrate bears it, so that ``dask flame
-        sweep`` can find it. Two clusters may have the same name.
+        The cluster's name. The backend labels the objects that it creates with it, so that ``dask
+        flame sweep`` can find them. Two clusters may have the same name.
     ended : callable
-        Takes an :class:`Ended`; see :meth:`Backend.ended`.
+        Called with an :class:`Ended`; see :meth:`Backend.ended`.
     progress : callable
-        Takes a runner's name and a step; see :meth:`Backend.progress`.
+        Called with a runner's name and a step; see :meth:`Backend.progress`.
     trouble : callable
-        Takes a runner's name and a reason; see :meth:`Backend.trouble`.
+        Called with a runner's name and a reason; see :meth:`Backend.trouble`.
     stopped : callable
-        Takes a reason; see :meth:`Backend.stopped`.
+        Called with a reason; see :meth:`Backend.stopped`.
     scheduler : {"auto", "driver", "pod"}
-        Where the user wants the scheduler.
+        The user's choice of a place for the scheduler.
     places : mapping of str to str
-        Where the user wants the runners: values of the options in :attr:`Backend.places`.
+        The user's choice of a place for the runners: values of the options in
+        :attr:`Backend.places`.
     disconnect_grace : float or None
-        Seconds that the fleet outlives a lost driver; None: the user has not said it.
+        Seconds that the cluster outlives a lost driver; None if the user has not set it.
     """
 
     cluster: str
@@ -229,50 +233,50 @@ class BackendContext:
 
 
 class Backend(ABC):
-    """Boots and ends runners on one substrate.
+    """Boot and end runners on one substrate.
 
-    A back end is made, started once, and closed. Every method is called on one event loop, unless
-    it says otherwise. Methods may be called while others are under way, and may be cancelled.
+    A backend is created, started once, and closed. Every method is called on one event loop, unless
+    it says otherwise. Methods may be called while others are running, and may be cancelled.
 
-    **Starting a runner.** For each :class:`RunnerSpec`, a back end starts one process that runs
+    **Starting a runner.** For each :class:`RunnerSpec`, a backend starts one process that runs
     ``dask_flame.runner``. :func:`dask_flame.backends.runner_command` returns the command, the
-    environment and the configuration for a process of the driver's machine;
+    environment and the configuration for a process on the driver's machine;
     :func:`dask_flame.backends.runner_command_from_file` does so for another machine. The
-    configuration holds private keys, so it never is an argument or a variable. The runner reads it,
-    imports the modules of ``preload``, connects to ``scheduler`` and registers under its name. The
-    back end need not know when that happens.
+    configuration holds private keys, so it must not be passed as an argument or a variable. The
+    runner reads it, imports the modules of ``preload``, connects to ``scheduler`` and registers
+    under its name. The backend need not know when that happens.
 
-    **Ending a runner.** A runner ends by itself when the scheduler tells it to or is gone, at a
-    SIGTERM, and, where it has its configuration from its standard input, when that closes. A back
-    end must also be able to end it by force, with all processes that it has started.
+    **Ending a runner.** A runner ends by itself when the scheduler asks it to or is lost, at a
+    SIGTERM, and, if it reads its configuration from its standard input, when that closes. A backend
+    must also be able to end it by force, with all processes that it has started.
 
-    **A runner's exit.** The code is 0 when the runner was told to end, or when the scheduler was
-    gone; 1 when it could not start, and then the traceback is the last of its output, or when the
-    driver was lost; anything else comes from the calls that it ran, or from the operating system. A
-    back end reports every exit by :meth:`ended`, in words, and decides nothing from it: the cluster
-    knows whether the exit was wanted, and runs lost calls again.
+    **A runner's exit.** The exit code is 0 when the runner was asked to end, or when the scheduler
+    was lost. It is 1 when the runner could not start, in which case its output ends with the
+    traceback, or when the driver was lost. Other codes come from the calls that it ran, or from the
+    operating system. A backend reports every exit by :meth:`ended`, as text, and makes no decision
+    from it: the cluster knows whether the exit was expected, and runs lost calls again.
 
-    **After the driver's death**, however it came about, nothing that the back end made is left.
+    **After the driver's death**, for whatever reason, none of the backend's objects are left.
 
     Parameters
     ----------
     context : BackendContext
     """
 
-    #: The name by which a user chooses it.
+    #: The name for ``backend=``.
     name: ClassVar[str]
-    #: The options that it adds to those of a pool. The module of the back end's entry point offers
-    #: the same class as ``Options``.
+    #: The options that it adds to those of a pool. The module of the backend's entry point has the
+    #: same class as ``Options``.
     Options: ClassVar[type[BackendOptions]] = BackendOptions
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
-    #: Where the scheduler can be: in the ``"driver"``, or in a ``"pod"`` by the runners.
+    #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
     seats: ClassVar[frozenset[str]] = frozenset({"driver"})
-    #: Whether it shows what runners print; otherwise the scheduler is told of it.
+    #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
     shows: ClassVar[bool] = False
-    #: The options of a cluster that say where its runners are, of ``namespace`` and ``context``,
-    #: with the check of each; :meth:`overseer` takes them as well. ``flame.<name>.<option>``
-    #: configures them.
+    #: The options of a cluster that determine the place of its runners, of ``namespace`` and
+    #: ``context``, with the check of each; :meth:`overseer` takes them as well. Their settings are
+    #: ``flame.<name>.<option>``.
     places: ClassVar[Mapping[str, Check]] = {}
 
     def __init__(self, context: BackendContext) -> None:
@@ -280,45 +284,44 @@ class Backend(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Make ready to boot. A cluster calls it once, before any other method but `expect`.
+        """Prepare to boot runners. A cluster calls this once, before other methods but `expect`.
 
-        After :meth:`close`, which may come before it or while it runs, it raises, and nothing is
-        left behind.
+        After :meth:`close`, which may be called earlier or while this runs, it raises.
 
         Raises
         ------
         BackendError
-            If the back end cannot work here, or is closed; nothing is left behind.
+            If the backend cannot work here, or is closed; nothing is left behind.
         """
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:  # noqa: B027
-        """Hear of runners that are likely to be asked for, to make ready for them.
+        """Prepare for runners that are likely to be requested.
 
-        It is called before :meth:`start`, with one runner for each pool, and again whenever a
-        pool's policy has changed. Names and the scheduler's address are empty. By default nothing
-        happens.
+        This is called before :meth:`start`, with one runner for each pool, and again whenever the
+        options of a pool have changed. Names and the scheduler's address are empty. By default,
+        it does nothing.
 
         Raises
         ------
         BackendError
-            If there could be no such runner.
+            If such a runner would be impossible.
         """
 
     @abstractmethod
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
-        """Ask for runners. Return when the requests are accepted, not when runners are up.
+        """Request runners. Return when the requests are accepted, not when runners have started.
 
-        - Of no runners: nothing happens.
-        - A name that no runner has: the request is accepted. From now on :meth:`list` has it, until
-          it has ended. No name is ever used twice by a cluster.
-        - A name of a living runner: raise BackendError. None of the runners is booted then, and the
-          living one is not touched.
+        - No runners: do nothing.
+        - A new name: the request is accepted. From now on :meth:`list` includes it, until the
+          runner has ended. A cluster never uses a name twice.
+        - The name of a running runner: raise BackendError. Then none of the runners is booted, and
+          the running one is not affected.
         - The substrate refuses a request: the request counts as accepted, and `ended` is called
           with the refusal, before or after the return.
-        - The substrate cannot be reached: the same for each runner, or raise BackendError. After
-          an exception no `ended` follows for these runners.
-        - After :meth:`close`: `ended` is called for each, or BackendError is raised.
-        - Cancelled: each runner either was accepted, or was never there.
+        - The substrate is unreachable: the same for each runner, or raise BackendError. After an
+          exception, `ended` is not called for these runners.
+        - After :meth:`close`: `ended` is called for each runner, or BackendError is raised.
+        - Cancelled: each runner was either accepted or never existed.
 
         Raises
         ------
@@ -326,7 +329,7 @@ class Backend(ABC):
         """
 
     def check_new(self, specs: Sequence[RunnerSpec], living: Collection[str]) -> None:
-        """Refuse runners whose names are taken, for :meth:`boot` of a subclass.
+        """Raise if names of runners are in use; for :meth:`boot` of a subclass.
 
         Raises
         ------
@@ -340,19 +343,19 @@ class Backend(ABC):
 
     @abstractmethod
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
-        """End runners. Return when they are gone, and `ended` has been called for each.
+        """End runners. Return when they have ended, and `ended` has been called for each.
 
-        - An unknown name, or a runner that has ended: it is passed over.
-        - A runner that boots: its boot is given up.
-        - A runner that another call is ending: both calls return when it is gone. The shorter
-          grace holds.
-        - After :meth:`close`: nothing is left to end, so it returns at once.
-        - The substrate cannot be reached: raise BackendError. The cluster asks again.
+        - An unknown name, or a runner that has ended: it is ignored.
+        - A booting runner: its boot is given up.
+        - A runner that another call is ending: both calls return when it has ended. The shorter
+          grace applies.
+        - After :meth:`close`: return at once.
+        - The substrate is unreachable: raise BackendError. The cluster tries again.
 
         Parameters
         ----------
         names : collection of str
-        grace : float
+        grace : float, default 0
             Seconds that a runner may take to end by itself before it is ended by force.
 
         Raises
@@ -362,14 +365,14 @@ class Backend(ABC):
 
     @abstractmethod
     async def list(self) -> set[str]:
-        """Return the names of the runners that exist, as the substrate has them.
+        """Return the names of the runners that exist on the substrate.
 
-        The cluster takes a runner that is not among them for lost.
+        The cluster considers runners that are not included as lost.
 
         - Before :meth:`start`, and after :meth:`close`: none.
-        - A runner that boots, or is being ended: it is among them.
-        - A runner whose `ended` has been called: it is not.
-        - The substrate cannot be reached: raise BackendError, and do not guess.
+        - A runner that is booting or being ended: it is included.
+        - A runner whose `ended` has been called: it is not included.
+        - The substrate is unreachable: raise BackendError, and do not guess.
 
         Raises
         ------
@@ -378,74 +381,73 @@ class Backend(ABC):
 
     @abstractmethod
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
-        """Return the end of what these runners have printed, as far as it is known.
+        """Return the end of the output of these runners, as far as it is known.
 
-        - A runner that has ended: what it printed, for as long as the back end keeps it.
-        - An unknown name, or a runner that has printed nothing: it may be left out.
-        - Before :meth:`start`: nothing. After :meth:`close`: what is still known.
-        - The substrate cannot be reached: what is known without it.
+        - A runner that has ended: its output, for as long as the backend keeps it.
+        - An unknown name, or a runner without output: it may be left out.
+        - Before :meth:`start`: nothing. After :meth:`close`: the output that is still known.
+        - The substrate is unreachable: the output that is known without it.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """End everything that this back end made, and call `ended` for each runner.
+        """End everything that this backend created, and call `ended` for each runner.
 
-        It may be called at any moment: before :meth:`start`, while that or :meth:`boot` is under
-        way, several times, and several times at once. Each call returns when all is gone. It does
-        not raise for a substrate that cannot be reached: then the substrate's own rule ends what is
-        left.
+        This may be called at any time: before :meth:`start`, while that or :meth:`boot` is running,
+        several times, and concurrently. Each call returns when everything has ended. It does not
+        raise if the substrate is unreachable: then the substrate itself ends the rest by its own
+        rules.
         """
 
     def ended(self, what: Ended) -> None:
-        """Say that a runner is gone; for a back end to call, on the event loop.
+        """Report that a runner has ended; for a backend to call, on the event loop.
 
-        It is called exactly once for each runner whose boot was accepted, whatever has ended it.
-        The runner's process is gone then, and its last output is known.
+        Call this exactly once for each runner whose boot was accepted, whatever the cause. By then,
+        the runner's process must have ended, and its last output must be known.
         """
         self.context.ended(what)
 
     def progress(self, name: str, step: str) -> None:
-        """Say how far a boot has come; for a back end to call, on the event loop.
+        """Report the progress of a boot; for a backend to call, on the event loop.
 
-        A back end need not call it. Without it, a slow boot does not show where it is slow: the
-        moment of the call is what is noted. Each step is said once for a runner, between the
-        beginning of its :meth:`boot` and its `ended`.
+        This is optional. It shows users which step of a boot is slow; the step counts from the
+        moment of the call. Report each step once for a runner, between the start of its
+        :meth:`boot` and its `ended`.
 
         Parameters
         ----------
         name : str
-            A runner that was asked for.
+            The name of a requested runner.
         step : str
-            The runner's state in the substrate's words, up to 40 characters: ``"up"``,
-            ``"scheduled"``, ``"image pulled"``, ``"container started"``. A back end has a handful
-            of them, always the same. ``"accepted"``, ``"registered"`` and ``"first call"`` are
-            ignored: the cluster sees them by itself.
+            The runner's state in the substrate's terms, up to 40 characters: ``"up"``,
+            ``"scheduled"``, ``"image pulled"``, ``"container started"``. Use few steps, and always
+            the same ones. ``"accepted"``, ``"registered"`` and ``"first call"`` are ignored,
+            because the cluster records them itself.
         """
         self.context.progress(name, step)
 
     def trouble(self, name: str, why: str) -> None:
-        """Say what holds a runner's boot up for now; for a back end to call, on the event loop.
+        """Report a delay of a runner's boot; for a backend to call, on the event loop.
 
-        This is no failure: the boot goes on. Users see it at once, and again in the error of the
-        calls that waited, if the boot fails or takes too long.
+        This is not a failure: the boot continues. Users see it at once, and again in the error of
+        waiting calls if the boot fails or takes too long.
 
         Parameters
         ----------
         name : str
-            A runner that was asked for. Empty: the trouble is not one runner's, and holds no boot
-            up.
+            The name of a requested runner. Empty if the trouble does not concern one runner, and
+            delays no boot.
         why : str
-            In the substrate's own words, and in the same words for many runners. Empty: the
-            trouble is over.
+            The reason in the substrate's terms, with the same text for many runners. Empty when the
+            trouble has ended.
         """
         self.context.trouble(name, why)
 
     def stopped(self, why: str) -> None:
-        """Say that somebody has stopped this cluster; for a back end to call, on the event loop.
+        """Report that this cluster was stopped; for a backend to call, on the event loop.
 
-        Its runners end then and no others boot, for good; calls that wait, and later ones, fail
-        with this reason. A back end calls it when somebody wants that, not when runners are merely
-        lost.
+        The cluster then ends its runners and never boots others. Waiting and later calls fail with
+        this reason. Call this if a user or an administrator wants it, not if runners are lost.
 
         Parameters
         ----------
@@ -456,50 +458,50 @@ class Backend(ABC):
 
     @classmethod
     def overseer(cls, **where: str) -> Inspector:
-        """Return an inspector, by which ``dask flame`` sees and ends this user's clusters.
+        """Return an inspector, which ``dask flame`` uses to list and end this user's clusters.
 
-        A back end need not have one. With one, ``dask flame --backend`` takes its name. It is
-        called without an instance, in a process that has no cluster.
+        This is optional. With it, ``dask flame --backend`` accepts the backend's name. It is called
+        without an instance, in a process that has no cluster.
 
         Parameters
         ----------
         **where : str
-            The places to look in: those of the options ``namespace`` and ``context`` that the user
-            has given.
+            The places to inspect: the options ``namespace`` and ``context`` that the user has
+            given.
 
         Raises
         ------
         BackendError
-            If the back end has no inspector, or has no use for such an option.
+            If the backend has no inspector, or does not know such an option.
         """
         raise BackendError(
             f"backend={cls.name!r} cannot be asked by the command line for its clusters"
         )
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        """Return the objects that would be sent to the substrate for a runner, and send nothing.
+        """Return the objects that would be sent to the substrate for a runner, without sending.
 
-        A back end need not have it; without it :meth:`dask_flame.FlameCluster.manifest` has nothing
-        to show. It may be called from any thread, between :meth:`start` and :meth:`close`. The code
-        that boots runners must also make these objects, so that they are the same.
+        This is optional; :meth:`dask_flame.FlameCluster.manifest` uses it. It may be called from
+        any thread, between :meth:`start` and :meth:`close`. The code that boots runners must also
+        create these objects, so that they are the same.
 
         Parameters
         ----------
         spec : RunnerSpec
-            A runner that may be asked for next.
+            A runner that may be requested next.
 
         Returns
         -------
         sequence of mapping
-            The runner's own object and all others that are made for it, in the order in which they
-            are sent. YAML's safe dumper can write them. They hold no secrets: no value of ``env``,
-            ``config``, ``security`` and ``options["secrets"]`` is shown; see
+            The runner's own object and all others for it, in the order in which they are sent.
+            YAML's safe dumper must be able to write them. They must not contain secrets: the values
+            of ``env``, ``config``, ``security`` and ``options["secrets"]``; see
             :mod:`dask_flame.backends.redact`.
 
         Raises
         ------
         BackendError
-            If the back end shows nothing, or there could be no such runner.
+            If the backend does not implement this, or such a runner would be impossible.
         PoolError
             If an option is wrong.
         """
@@ -507,7 +509,7 @@ class Backend(ABC):
 
     @property
     def listening(self) -> dict[str, Any]:
-        """Arguments with which the scheduler listens where runners reach it.
+        """Arguments of the scheduler, so that it listens where runners can connect.
 
         Known when :meth:`start` has returned.
         """
@@ -515,70 +517,70 @@ class Backend(ABC):
 
     @property
     def disconnect_grace(self) -> float:
-        """Seconds that the fleet outlives a lost driver; known when :meth:`start` has returned.
+        """Seconds that the cluster outlives a lost driver; known when :meth:`start` has returned.
 
-        A back end may choose it where the user has not.
+        A backend may choose it if the user has not.
         """
         given = self.context.disconnect_grace
         return GRACE if given is None else given
 
     @property
     def apart(self) -> bool:
-        """Whether the scheduler runs by the runners, started by :meth:`lodge`, not in the driver.
+        """Whether :meth:`lodge` starts the scheduler near the runners; false if in the driver.
 
         Known when :meth:`start` has returned.
         """
         return False
 
     async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
-        """Start a process for the scheduler by the runners. Return when it has started.
+        """Start a process for the scheduler near the runners. Return when it has started.
 
-        It is called once, after :meth:`start`, and only where :attr:`apart` is true. When that
-        process ends, all that the back end has made ends with it.
+        This is called once, after :meth:`start`, and only if :attr:`apart` is true. When that
+        process ends, everything that the backend created must end with it.
 
         Parameters
         ----------
         spec : SchedulerSpec
         over : callable
-            Call it on the event loop, with the reason, when the process has ended, unless
+            Call this on the event loop, with the reason, when the process has ended, unless
             :meth:`close` has ended it.
 
         Returns
         -------
         str
-            Host and port at which Clients reach the scheduler; empty: by :meth:`reach`.
+            Host and port of the scheduler for Clients; empty if they use :meth:`reach`.
 
         Raises
         ------
         BackendError
-            If it cannot start, in the substrate's words and with the setting to change.
+            If it cannot start. The message has the substrate's reason and the setting to change.
         """
         raise NotImplementedError
 
     def met(self) -> None:
-        """Hear that the process that :meth:`lodge` has started is connected to its driver.
+        """Handle the first connection between the driver and the process started by :meth:`lodge`.
 
-        From now on it ends by itself when it has lost its driver. Until then the back end must end
-        it when the driver's process is gone. By default nothing happens.
+        From now on that process ends by itself when it has lost its driver. Before that, the
+        backend must end it when the driver's process has ended. By default, this does nothing.
         """
         return
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         """Forward a port of this machine's loopback address to the scheduler's process.
 
-        It is called after :meth:`lodge`, perhaps several times.
+        This is called after :meth:`lodge`, perhaps several times.
 
         Parameters
         ----------
         port : int
             The scheduler's port.
-        at : int
-            The port of this machine to use if it is free; 0, or where it is not free: any.
+        at : int, default 0
+            The port of this machine to use if it is free. If it is not, or for 0: any.
 
         Returns
         -------
         int
-            This machine's port. A connection to it reaches the scheduler, until :meth:`close`.
+            The port of this machine. It is forwarded to the scheduler until :meth:`close`.
         """
         raise NotImplementedError
 
@@ -589,19 +591,19 @@ class Backend(ABC):
 
     @property
     def scratch(self) -> str | None:
-        """A folder on the driver's machine that ends with the back end; None: there is none."""
+        """A folder on the driver's machine that is removed with the backend; None if none."""
         return None
 
     @property
     def folder(self) -> str | None:
-        """A folder for files that must last as long as the driver; None: Dask's default.
+        """A folder for files that must last as long as the driver; None for Dask's default.
 
-        By default it is :attr:`scratch`.
+        By default, it is :attr:`scratch`.
         """
         return self.scratch
 
     def forked(self) -> None:  # noqa: B027
-        """Release, in a child that was forked from the driver, what would hold up the driver.
+        """Release resources that would block the driver, in a child forked from the driver.
 
-        It may be called at any time, in a process in which the event loop does not run.
+        This may be called at any time, in a process in which the event loop does not run.
         """

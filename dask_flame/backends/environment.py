@@ -14,15 +14,15 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-#: Variables whose values are no secret, where neither a pool nor a template sets them.
+#: Variables whose values are not secret, unless a pool or a template sets them.
 KNOWN = frozenset({*_THREADS, "MALLOC_TRIM_THRESHOLD_", HASH_SEED})
 
 
 def usual_environment(spec: RunnerSpec) -> dict[str, str]:
-    """Variables for a runner: Dask's own, and how many threads its libraries may use.
+    """Return variables for a runner: Dask's settings, and the numbers of threads of libraries.
 
-    As for distributed's own workers: what is set to null is left out, and ``environ`` wins over
-    ``pre-spawn-environ``, which for a runner are the same moment.
+    As for distributed's own workers, settings of null are ignored, and ``environ`` overrides
+    ``pre-spawn-environ``, although both apply before the start of a runner.
     """
     usual: dict[str, str] = {}
     for setting in ("pre-spawn-environ", "environ"):
@@ -33,8 +33,9 @@ def usual_environment(spec: RunnerSpec) -> dict[str, str]:
 
 
 def threads(spec: RunnerSpec) -> dict[str, str]:
-    """Variables that say how many threads numerical libraries may use, where the pool does.
+    """Return variables with the number of threads of numerical libraries, if the pool has cpus.
 
-    One at least; of a fraction beyond it there is none, as the substrate would slow all down.
+    Fractions are rounded down, because the substrate would throttle another thread; the minimum is
+    1.
     """
     return {} if spec.cpus is None else dict.fromkeys(_THREADS, str(max(1, int(spec.cpus))))

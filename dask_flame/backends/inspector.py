@@ -1,7 +1,7 @@
-"""What the command line asks of a backend: clusters seen and ended from outside (command line).
+"""The interface through which the command line lists and ends clusters (command line).
 
-A backend that offers it has a class method ``overseer``, see :meth:`Backend.overseer`. Nothing here
-needs the cluster's driver, which may be dead, or somewhere else.
+A backend with an inspector has a class method ``overseer``, see :meth:`Backend.overseer`. An
+inspector does not need the cluster's driver, which may be dead or on another machine.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Self
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerListing:
-    """A runner, as the substrate shows it.
+    """A runner, as listed by the substrate.
 
     Attributes
     ----------
     name, pool : str
     state : str
-        In the substrate's word: ``"running"``, ``"Pending"``, ….
+        The state in the substrate's terms: ``"running"``, ``"Pending"``, ….
     started : float or None
         Unix time, in seconds.
     where : str
-        The process, or the node; empty where it has none yet.
+        The process, or the node; empty if it has none yet.
     gpus : float
-        How many it has asked for, as far as the substrate tells.
+        Number of requested GPUs, as far as the substrate reports it.
     """
 
     name: str
@@ -40,20 +40,20 @@ class RunnerListing:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterListing:
-    """A cluster, as the substrate shows it.
+    """A cluster, as listed by the substrate.
 
     Attributes
     ----------
     id : str
-        What nothing else is called.
+        A unique id.
     name : str
-        What its driver calls it; several may have the same.
+        The name that its driver uses; not unique.
     state : str
-        ``"live"``; ``"starting"``: its driver has not met its scheduler yet; ``"stopped"``: its
-        driver lives, and was told to have no runners; ``"ending"``: it goes by itself;
-        ``"orphaned"``: see :meth:`Inspector.strays`.
+        ``"live"``; ``"starting"``: its driver has not connected to its scheduler yet;
+        ``"stopped"``: its driver is running, and must not boot runners; ``"ending"``: it is about
+        to end by itself; ``"orphaned"``: see :meth:`Inspector.strays`.
     driver : str
-        Where it is, as far as that is known.
+        The place of its driver, as far as it is known.
     started : float or None
         Unix time, in seconds.
     runners : tuple of RunnerListing
@@ -69,18 +69,18 @@ class ClusterListing:
 
 @dataclass(frozen=True, kw_only=True)
 class Orphan:
-    """Something of a cluster's that nobody is there for any more.
+    """An object of a cluster whose driver no longer exists.
 
     Attributes
     ----------
     what : str
-        What it is, and its name or number.
+        The kind of object, and its name or number.
     cluster : str
-        The id of the cluster that it was made for; empty where that is not known.
+        The id of its cluster; empty if unknown.
     why : str
-        Why it is taken for one.
+        Why it is considered an orphan.
     key : tuple
-        The backend's own; what another thing of the same name, or number, does not have.
+        The backend's key, which distinguishes it from other objects of the same name or number.
     """
 
     what: str
@@ -90,14 +90,14 @@ class Orphan:
 
 
 class Inspector(ABC):
-    """Sees clusters from outside, and ends them. To be used with ``async with``.
+    """List and end clusters, without their drivers. Use it with ``async with``.
 
-    Only what is the user's own, and was made by this backend for a cluster, is ever shown or ended.
+    An inspector only lists or ends objects of this user that this backend created for a cluster.
 
     Attributes
     ----------
     notes : list of str
-        What could not be seen or done, and why; for the user to read.
+        Messages for the user about everything that could not be listed or done, and why.
     """
 
     def __init__(self) -> None:
@@ -116,31 +116,37 @@ class Inspector(ABC):
 
     @abstractmethod
     async def clusters(self) -> list[ClusterListing]:
-        """All clusters there are, oldest first."""
+        """Return all clusters, oldest first."""
 
     @abstractmethod
     async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
-        """What a cluster's runners have printed last, so many lines each, by their names."""
+        """Return the last ``lines`` lines of output of each of a cluster's runners, by name."""
 
     @abstractmethod
     async def stop(self, cluster: ClusterListing, *, within: float) -> str:
-        """End all runners of a cluster, and all that was made for it, and tell its driver.
+        """End all runners and objects of a cluster, and notify its driver.
+
+        Parameters
+        ----------
+        cluster : ClusterListing
+        within : float
+            Maximum duration, in seconds.
 
         Returns
         -------
         str
-            What has become of it and its driver.
+            The outcome for the cluster and its driver.
 
         Raises
         ------
         BackendError
-            If something is left after so many seconds.
+            If something is left after `within` seconds.
         """
 
     @abstractmethod
     async def strays(self) -> list[Orphan]:
-        """What bears our marks and has nobody; what is just about to end by itself is left out."""
+        """Return objects of clusters without a driver, except those about to end by themselves."""
 
     @abstractmethod
     async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
-        """End these, as far as they are strays still; returns those that are left all the same."""
+        """End objects that are still orphaned; return those that could not be ended."""

@@ -1,4 +1,4 @@
-"""The options that a back end adds to a pool's, and those that several of them have (driver)."""
+"""Options that a backend adds to those of a pool, and options shared by backends (driver)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def secrets_option() -> Any:
-    """Declare the option ``secrets``: environment variables that nobody else may see."""
+    """Declare the option ``secrets``: environment variables with hidden values."""
     return option(_secrets, '{"HF_TOKEN": "hf_…"}', secret=True)
 
 
@@ -30,7 +30,7 @@ def _secrets(name: str, value: Any) -> dict[str, str | Mapping[str, str]]:
         isinstance(key, str) and _VARIABLE.fullmatch(key) and fits(item)
         for key, item in value.items()
     ):
-        # The values are secrets: the error must not show them.
+        # The values are secrets, so the error does not show them.
         raise PoolError(
             f"{name} is not a mapping of environment variables to values, or to "
             f'{{"name": …, "key": …}} of a Secret; write {line(name)}'

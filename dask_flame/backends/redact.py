@@ -1,4 +1,4 @@
-"""What is shown of what is sent to a substrate: all of it but its secrets; pure (driver)."""
+"""Remove secrets from objects for a substrate, to display them; pure (driver)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-#: What is shown where a secret is sent.
+#: Replaces a secret.
 HIDDEN = "(hidden)"
-#: A shorter text is in others by chance.
+#: Minimum length of a secret to search for: a shorter text may occur in others by chance.
 _TELLING = 8
 
 
 def plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An object as JSON carries it, which is how it is sent; shares nothing with what was given."""
+    """Return a deep copy of an object in types of JSON, as it is sent."""
     sent: dict[str, Any] = json.loads(json.dumps(item))
     return sent
 
 
 def hide(values: Mapping[str, Any], *, shown: Collection[str] = ()) -> dict[str, Any]:
-    """The same names, with the values of these few only.
+    """Replace all values except those of the names in ``shown``.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def hide(values: Mapping[str, Any], *, shown: Collection[str] = ()) -> dict[str,
 
 
 def scrub(item: Any, secrets: Collection[str]) -> Any:
-    """An object without these texts, wherever they are: a template may have put them anywhere."""
+    """Remove these texts from an object, wherever a template may have put them."""
     if isinstance(item, Mapping):
         return {scrub(key, secrets): scrub(value, secrets) for key, value in item.items()}
     if isinstance(item, list | tuple):

@@ -1,4 +1,4 @@
-"""The backends that are installed, by their names (driver)."""
+"""The installed backends, by name (driver)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ BackendFactory = Callable[[BackendContext], Backend]
 
 
 def find_backend(name: str | BackendFactory) -> BackendFactory:
-    """The backend of this name, from the entry points ``dask_flame.backends``.
+    """Return the backend of this name, from the entry points ``dask_flame.backends``.
 
     Parameters
     ----------
     name : str or callable
         A backend's name, or a :class:`Backend` subclass (or a function with the same argument),
-        which is returned as it is.
+        which is returned unchanged.
 
     Raises
     ------
     BackendError
         If there is no such backend, or it cannot be imported.
     PoolError
-        If it is neither a name nor what makes a backend.
+        If it is neither a name nor such a callable.
     """
     if callable(name):
         _check_factory(name)
@@ -54,12 +54,12 @@ def find_backend(name: str | BackendFactory) -> BackendFactory:
 
 
 def made(factory: BackendFactory, context: BackendContext) -> Backend:
-    """Make the backend.
+    """Create the backend.
 
     Raises
     ------
     PoolError
-        If what is made is none.
+        If the factory does not return a backend.
     """
     backend = factory(context)
     if not isinstance(backend, Backend):
@@ -77,4 +77,4 @@ def _check_factory(factory: BackendFactory) -> None:
     except TypeError:
         raise wrong("backend", factory, _WANTED) from None
     except ValueError:
-        pass  # one of C's, that does not tell
+        pass  # some functions written in C have no signature

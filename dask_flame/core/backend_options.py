@@ -1,8 +1,8 @@
-"""The options of pools that only some back ends know: a class for each back end (driver).
+"""The options of pools that belong to certain backends: a class for each backend (driver).
 
-A back end names its class as ``Options``, and the module that its entry point names offers the same
-class under that name, so that ``Pool(image=…)`` is checked before a back end is chosen. That module
-is imported for it, and should load little.
+A backend has its class as the attribute ``Options``. The module of its entry point has the same
+class under that name, so that ``Pool(image=…)`` is checked before a backend is chosen. That module
+is imported for this check, and should import little.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from dask_flame.errors import PoolError
 
 logger = logging.getLogger("dask_flame")
 
-#: The entry points of back ends.
+#: The entry point group of backends.
 GROUP = "dask_flame.backends"
 
-_classes: dict[str, type[BackendOptions]] = {}  # by the name of the back end
-_points: dict[str, EntryPoint] = {}  # by the name of the back end
-_imported: set[str] = set()  # names of those whose modules have been imported
+_classes: dict[str, type[BackendOptions]] = {}  # by the name of the backend
+_points: dict[str, EntryPoint] = {}  # by the name of the backend
+_imported: set[str] = set()  # names of the backends whose modules have been imported
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class BackendOptions(Declared):
-    """Options of a pool for one back end. Those that are None were not given.
+    """Options of a pool for one backend; None for an option that was not given.
 
     A subclass declares each as a field, see :func:`dask_flame.core.options.option`, and is a
     dataclass with ``frozen=True, init=False, repr=False``.
@@ -41,18 +41,18 @@ class BackendOptions(Declared):
     Attributes
     ----------
     backend : str
-        The name of the back end.
+        The name of the backend.
     makes : str
-        The word for its runners, in the plural, for the error of another back end that is given an
-        option: ``"pods"``. By default they are called by the back end's name.
+        The word for its runners, in the plural, such as ``"pods"``. The error of another backend
+        that is given one of these options uses it. By default, the name of the backend is used.
     settings : mapping of str to Option
-        Settings of the back end that are not options of a pool, by their names in the section
+        Settings of the backend that are not options of a pool, by their names in the section
         ``flame.<backend>`` of the configuration.
 
     Raises
     ------
     PoolError
-        Naming the option, and a line that works.
+        An option is wrong; the message has its name and a line that works.
     """
 
     backend: ClassVar[str] = ""
@@ -80,7 +80,7 @@ class BackendOptions(Declared):
 
     @property
     def shown(self) -> dict[str, str]:
-        """The same as anybody may see them."""
+        """The texts of the given options, without secrets, by name."""
         declared = self.declared()
         return {name: declared[name].shown(value) for name, value in self.given.items()}
 
@@ -95,7 +95,7 @@ class BackendOptions(Declared):
 
     @classmethod
     def configured(cls) -> BackendOptions:
-        """Return the options that the configuration gives for all pools.
+        """Return the options that are configured for all pools.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class BackendOptions(Declared):
 
     @classmethod
     def check_settings(cls) -> None:
-        """Check the whole section of the configuration.
+        """Check the backend's section of the configuration.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class BackendOptions(Declared):
 
 
 def check_settings() -> None:
-    """Check the sections of the configuration that belong to installed back ends.
+    """Check the sections of the configuration that belong to installed backends.
 
     Raises
     ------
@@ -144,13 +144,13 @@ def check_settings() -> None:
 
 
 def knowing(name: str) -> list[type[BackendOptions]]:
-    """Return the classes that declare an option, in an order that is always the same."""
+    """Return the classes that declare an option, in a fixed order."""
     _import_all()
     if not any(name in known.declared() for known in _classes.values()):
         installed(again=True)
         _import_all()
     found = [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
-    # First one that the option is most likely meant for.
+    # Put the class first that the option is most likely meant for.
     return sorted(found, key=lambda known: not known.makes)
 
 
@@ -161,13 +161,13 @@ def configuring(setting: str) -> list[type[BackendOptions]]:
 
 
 def option_names() -> frozenset[str]:
-    """Return the names of the options of all installed back ends."""
+    """Return the names of the options of all installed backends."""
     _import_all()
     return frozenset(name for known in _classes.values() for name in known.declared())
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options in their one form; each must be right for one back end that knows it.
+    """Return the normalized options; each must be valid for a backend that declares it.
 
     Raises
     ------
@@ -192,23 +192,23 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def declared(name: str) -> Option | None:
-    """Return what is known of an option of some back end; None: there is none of this name."""
+    """Return the declaration of a backend's option; None if no backend declares it."""
     return next((known.declared()[name] for known in knowing(name)), None)
 
 
 def shown(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return options as a ``repr`` shows them."""
+    """Return the texts of options for a ``repr``."""
     known = {name: declared(name) for name in options}
     return {n: o.shown(options[n]) for n, o in known.items() if o is not None}
 
 
 def installed(*, again: bool = False) -> Mapping[str, EntryPoint]:
-    """Return the entry points of back ends, by name.
+    """Return the entry points of backends, by name.
 
     Parameters
     ----------
-    again : bool
-        Whether to look again: one may have been installed a moment ago.
+    again : bool, default False
+        Whether to read them again, because a backend may have been installed in the meantime.
     """
     if again or not _points:
         _points.clear()
@@ -228,7 +228,7 @@ def _import(name: str) -> None:
     try:
         known = getattr(import_module(installed()[name].module), "Options", None)
     except Exception:
-        # Whoever names the back end is told why.
+        # Choosing this backend raises the error.
         logger.debug("the options of backend=%r cannot be imported", name, exc_info=True)
     else:
         if isinstance(known, type) and issubclass(known, BackendOptions):

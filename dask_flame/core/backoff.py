@@ -11,8 +11,9 @@ def doubled(first: float, times: int, longest: float) -> float:
     Parameters
     ----------
     first : float
-        The delay before it is doubled, in seconds.
+        The initial delay, in seconds.
     times : int
+        How often it is doubled.
     longest : float
         The maximum, in seconds.
 
@@ -21,7 +22,7 @@ def doubled(first: float, times: int, longest: float) -> float:
     >>> [doubled(0.5, times, 30) for times in (0, 1, 2, 1000)]
     [0.5, 1.0, 2.0, 30]
     """
-    # Beyond 2**64 the exact number does not matter, and a float would overflow.
+    # Doubling more than 64 times makes no difference, and a float would overflow.
     return min(first * float(1 << min(times, 64)), longest)
 
 
@@ -53,9 +54,9 @@ class Backoff:
         return doubled(self._first, self._attempts - 1, self._longest)
 
     def next_with_jitter(self) -> float:
-        """Return between half of the delay and the whole, so that many clients spread out."""
+        """Return a random delay between half and all of it, so that many clients spread out."""
         return self.next() * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin again with the first delay."""
+        """Start again with the first delay."""
         self._attempts = 0

@@ -155,7 +155,7 @@ class Channel:
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(ConnectionError(self._over))
-                answer.exception()  # mark as retrieved: nobody may be waiting any more
+                answer.exception()  # mark as retrieved: its caller may have been cancelled
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -206,7 +206,7 @@ class Channel:
                 return
             result = self._handlers[what](**values)
         except Exception as error:
-            # The message itself is not logged: it may contain secrets.
+            # Do not log the message itself: it may contain secrets.
             logger.warning("what was said of %r could not be taken in: %r", what, error)
             if what == _REPLY:
                 self._answered(question, None, dumps(error), repr(error))

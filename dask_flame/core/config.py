@@ -1,4 +1,4 @@
-"""Configuration (driver): dask-flame's defaults, in Dask's configuration under ``flame.*``."""
+"""The defaults of dask-flame in Dask's configuration, under ``flame.*`` (driver)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _load()
 
 
 def get(key: str, *default: Any) -> Any:
-    """Read one setting: ``get("pool.max")`` for ``flame.pool.max``.
+    """Return a setting: ``get("pool.max")`` for ``flame.pool.max``.
 
-    A setting that ``flame.yaml`` does not have, as of another package, has the `default`.
+    `default` is for a setting that is not in ``flame.yaml``, such as one of another package.
 
-    Missing settings have their default: when a ``with dask.config.set(...)`` block began before
-    this module was imported, its end removes everything below the names that it set.
+    The defaults are loaded again if they are missing. If a ``with dask.config.set(...)`` block
+    began before this module was imported, its end removes all names below the ones that it set.
     """
     if "flame" not in dask.config.config:
         with dask.config.config_lock:
@@ -42,7 +42,7 @@ def get(key: str, *default: Any) -> Any:
 
 
 def check() -> None:
-    """Refuse unknown settings under ``flame.``, except sections of other back ends.
+    """Raise for unknown settings under ``flame.``, except in sections of other backends.
 
     Raises
     ------

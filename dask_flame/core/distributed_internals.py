@@ -1,8 +1,8 @@
-"""All names inside of Dask that dask-flame uses though they are not public (any place).
+"""All private names in Dask that dask-flame uses (any place).
 
-A name that begins with an underscore may move with any release of dask, distributed or tornado, and
-so may a method that is replaced. No other module uses such names, but for overriding the methods in
-:data:`OVERRIDDEN`. A test looks up each name that is registered here, and fails when one has moved.
+A name that begins with an underscore may change with any release of dask, distributed or tornado,
+and so may a method that is replaced. No other module uses such names, except to override the
+methods in :data:`OVERRIDDEN`. A test looks up each registered name, and fails when one has changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import distributed.utils
-from dask._task_spec import (  # how a graph's nodes are told from data, and read
+from dask._task_spec import (  # to read a graph, and distinguish its nodes from data
     Alias,
     DataNode,
     Dict,
@@ -28,11 +28,11 @@ from dask._task_spec import (  # how a graph's nodes are told from data, and rea
 )
 from dask.typing import Key
 from distributed import Actor, Client, Future, Scheduler, Worker
-from distributed._async_taskgroup import AsyncTaskGroup  # to put off for less than an hour
+from distributed._async_taskgroup import AsyncTaskGroup  # to shorten delays of an hour
 from distributed.deploy.cluster import Cluster
 from distributed.metrics import time
 from distributed.scheduler import TaskState
-from distributed.shuffle._core import ShuffleSpec, barrier_key  # to restrict one to a pool
+from distributed.shuffle._core import ShuffleSpec, barrier_key  # to restrict a shuffle to a pool
 from distributed.spans import Span
 from distributed.threadpoolexecutor import thread_state
 from tornado.ioloop import IOLoop, PeriodicCallback
@@ -59,7 +59,7 @@ __all__ = [
     "barrier_key",
 ]
 
-#: Methods that are overridden in a subclass, and why. None of them is public.
+#: Methods that are overridden in a subclass, with the reason. None of them is public.
 OVERRIDDEN = {
     "BatchedSend._background_send": "what is said is sent at once, without an interval",
     "Cluster._close": "a cluster closes its own parts first",
@@ -76,8 +76,8 @@ OVERRIDDEN = {
     "Worker._send_worker_status_change": "a paused runner returns the calls it has not begun",
 }
 
-#: Methods that :func:`replace` may replace on a class or on one instance, functions that it may
-#: replace in a module, and why.
+#: Methods that :func:`replace` may replace on a class or an instance, and functions that it may
+#: replace in a module, with the reason.
 REPLACED = {
     "Client._cancel": "returns when the scheduler has heard of it",
     "Client._ensure_connected": "a client that is back takes up its lease",
@@ -114,12 +114,18 @@ def uses(*names: str) -> Callable[[_F], _F]:
 
 
 def replace(owner: object, name: str, function: Callable[..., Any]) -> None:
-    """Replace a method of Dask's by another, for a class or one instance; or a module's function.
+    """Replace a method of Dask on a class or an instance, or a function of a module.
+
+    Parameters
+    ----------
+    owner : type, object or module
+    name : str
+    function : callable
 
     Raises
     ------
     LookupError
-        If it is not one of :data:`REPLACED`.
+        The name is not in :data:`REPLACED`.
     """
     if isinstance(owner, ModuleType):
         names = [owner.__name__]
@@ -132,7 +138,7 @@ def replace(owner: object, name: str, function: Callable[..., Any]) -> None:
 
 
 def restore(instance: object, name: str) -> None:
-    """Let an instance have the method of its class again, if it was replaced."""
+    """Restore a method that was replaced on an instance."""
     vars(instance).pop(name, None)
 
 
@@ -162,7 +168,7 @@ def has_scheduler() -> bool:
 
 @uses("Client._refcount_lock")
 def futures_lock(client: Client) -> threading.RLock:
-    """Return the lock under which futures are made and their graph is handed to the loop."""
+    """Return the lock held while futures are created and their graph is sent to the loop."""
     lock: threading.RLock = client._refcount_lock
     return lock
 
@@ -176,7 +182,7 @@ def client_callbacks(client: Client) -> dict[str, PeriodicCallback]:
 
 @uses("Client._event_handlers")
 def event_handlers(client: Client) -> dict[str, Callable[..., Any]]:
-    """Return the handlers of a Client by topic: subscribing would ask the scheduler."""
+    """Return the event handlers of a Client by topic, as subscribing would send a request."""
     handlers: dict[str, Callable[..., Any]] = client._event_handlers
     return handlers
 
@@ -190,13 +196,13 @@ def stream_handlers(client: Client) -> dict[str, Callable[..., Any]]:
 
 @uses("Client._timeout")
 def client_timeout(client: Client) -> float:
-    """Return the seconds that a Client has been given to connect."""
+    """Return a Client's timeout for connecting, in seconds."""
     return float(client._timeout)
 
 
 @uses("Client._asynchronous")
 def made_asynchronous(client: Client) -> bool:
-    """Return whether a Client was made for a user's own event loop, wherever this is called."""
+    """Return whether a Client was created for the user's own event loop."""
     return bool(client._asynchronous)
 
 
@@ -208,7 +214,15 @@ def handle_restart(client: Client) -> None:
 
 @uses("Client._handle_task_erred")
 def fail_future(client: Client, key: Key, exception: bytes) -> None:
-    """Let the futures of a key fail with an exception, without the scheduler."""
+    """Fail the futures of a key with an exception, without the scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    key : Key
+    exception : bytes
+        The pickled exception.
+    """
     client._handle_task_erred(key=key, exception=exception)
 
 
@@ -220,37 +234,37 @@ def send_to_scheduler(client: Client, message: dict[str, Any]) -> None:
 
 @uses("Client._send_to_scheduler")
 def stock_send(client: Client, message: dict[str, Any]) -> None:
-    """Send a message as the Client's class does, where that is replaced on the instance."""
+    """Send a message by the method of the class, which is replaced on the instance."""
     type(client)._send_to_scheduler(client, message)
 
 
 @uses("Client._send_to_scheduler_safe")
 def stock_send_safe(client: Client, message: dict[str, Any]) -> None:
-    """Send a message at once, as the Client's class does."""
+    """Send a message immediately, by the method of the class."""
     type(client)._send_to_scheduler_safe(client, message)
 
 
 @uses("Client._ensure_connected", "Client._reconnect")
 def connecting() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the methods by which Clients connect, and connect again."""
+    """Return the methods by which Clients connect and reconnect."""
     return Client._ensure_connected, Client._reconnect
 
 
 @uses("Client._restart")
 async def stock_restart(client: Client, *args: Any, **kwargs: Any) -> None:
-    """Restart as the class does."""
+    """Restart the cluster by the method of the class."""
     await Client._restart(client, *args, **kwargs)
 
 
 @uses("Client._cancel")
 async def stock_cancel(client: Client, *args: Any, **kwargs: Any) -> None:
-    """Cancel as the class does."""
+    """Cancel futures by the method of the class."""
     await Client._cancel(client, *args, **kwargs)
 
 
 @uses("Client._ensure_connected")
 async def connect(client: Client, timeout: float) -> None:
-    """Connect a Client again."""
+    """Reconnect a Client."""
     await client._ensure_connected(timeout=timeout)
 
 
@@ -262,7 +276,7 @@ async def close_client(client: Client) -> None:
 
 @uses("Client._loop_runner", "LoopRunner.stop")
 def stop_loop(client: Client) -> None:
-    """End the thread of a Client's event loop, which it cannot end from inside."""
+    """End the thread of a Client's event loop; call this from another thread."""
     client._loop_runner.stop()
 
 
@@ -275,7 +289,7 @@ def state_of(future: Future) -> FutureState:
 
 @uses("Actor._cls", "Actor._address", "Actor._key", "Actor._worker", "Actor._future")
 def parts_of(actor: Actor) -> tuple[Any, str, Key, Worker | None, Future]:
-    """Return the four arguments with which another proxy is made, and the future it holds."""
+    """Return the four arguments to create another proxy of an actor, and the future it holds."""
     return actor._cls, actor._address, actor._key, actor._worker, actor._future
 
 
@@ -284,7 +298,7 @@ def parts_of(actor: Actor) -> tuple[Any, str, Key, Worker | None, Future]:
 
 @uses("Cluster._loop_runner", "LoopRunner._loop", "LoopRunner._all_loops")
 def own_loop(cluster: Cluster) -> IOLoop | None:
-    """Return the event loop of a cluster; None if it is the user's and not Dask's."""
+    """Return the event loop of a cluster; None if it is the user's own loop."""
     runner: LoopRunner = cluster._loop_runner
     if runner._all_loops.get(runner._loop, (0, None))[1] is None:
         return None
@@ -294,7 +308,7 @@ def own_loop(cluster: Cluster) -> IOLoop | None:
 
 @uses("Cluster._watch_worker_status_task")
 async def worker_status_lost(cluster: Cluster) -> None:
-    """Wait until a cluster hears of its workers no more."""
+    """Wait until a cluster no longer receives the status of its workers."""
     await asyncio.wait([cluster._watch_worker_status_task])
 
 
@@ -304,7 +318,7 @@ async def worker_status_lost(cluster: Cluster) -> None:
     "Cluster._watch_worker_status_task",
 )
 def watch_worker_status(cluster: Cluster, comm: Comm) -> None:
-    """Let a cluster hear of its workers by another connection: it connects once, as it starts."""
+    """Receive the status of workers through another connection; a cluster connects only once."""
     cluster._watch_worker_status_comm = comm
     cluster._watch_worker_status_task = asyncio.ensure_future(cluster._watch_worker_status(comm))
 
@@ -318,7 +332,7 @@ def offload_executor() -> ThreadPoolExecutor:
 
 @uses("distributed.utils._offload_executor")
 def renew_offload_executor(executor: ThreadPoolExecutor) -> None:
-    """Replace the thread for large messages, which a forked process does not have."""
+    """Replace the executor for large messages, whose thread is missing in a forked process."""
     distributed.utils._offload_executor = executor
 
 
@@ -327,26 +341,33 @@ def renew_offload_executor(executor: ThreadPoolExecutor) -> None:
 
 @uses("TaskState._queueable")
 def queueable(ts: TaskState) -> bool:
-    """Return whether a task may wait: not those of a P2P shuffle that reschedule themselves."""
+    """Return whether a task may be queued; false for tasks of a P2P shuffle that reschedule."""
     return bool(ts._queueable)
 
 
 @uses("Scheduler._reschedule")
 def reschedule(scheduler: Scheduler, key: Key, stimulus_id: str) -> None:
-    """Give a call that has been sent to a worker to another one."""
+    """Move a call that was sent to a worker to another one.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    key : Key
+    stimulus_id : str
+    """
     scheduler._reschedule(key, stimulus_id=stimulus_id)
 
 
 @uses("Scheduler._broker", "Broker._topics")
 def topics(scheduler: Scheduler) -> dict[str, Topic]:
-    """Return the topics of events: Dask only empties those that are over, after a while."""
+    """Return the topics of events; Dask empties ended ones after a while, but keeps them."""
     found: dict[str, Topic] = scheduler._broker._topics
     return found
 
 
 @uses("Scheduler._broker", "Broker.truncate")
 def forget_events(scheduler: Scheduler, topic: str) -> None:
-    """Forget the events of a topic: Dask would keep the last 1,000."""
+    """Forget the events of a topic, of which Dask would keep the last 1,000."""
     scheduler._broker.truncate(topic)
 
 
@@ -365,7 +386,7 @@ def log_handler(server: Scheduler | Worker) -> DequeHandler:
 
 @uses("Span._total_nthreads_offset")
 def shift_threads_history(spans: Iterable[Span], gone: int) -> None:
-    """Let spans know that the oldest changes of the number of threads are forgotten."""
+    """Adjust spans after the oldest entries of the history of thread counts were removed."""
     for span in spans:
         span._total_nthreads_offset = max(0, span._total_nthreads_offset - gone)
 
@@ -380,20 +401,20 @@ def shift_threads_history(spans: Iterable[Span], gone: int) -> None:
     "Worker._tick_counter",
 )
 def restart_ticks(worker: Worker) -> None:
-    """Begin to measure the event loop's delays anew, after a pause that is no delay."""
+    """Restart the measurement of the event loop's delays after an intended pause."""
     worker._last_tick = worker._last_tick_cycle = time()
     worker._last_tick_counter = worker._tick_counter
 
 
 @uses("Worker._initialized_clients")
 def adopt_client(client: Client) -> None:
-    """Let a worker close this client with itself, as those that it has made."""
+    """Let a worker close this client when it closes, as it does with its own."""
     Worker._initialized_clients.add(client)
 
 
 @uses("distributed.threadpoolexecutor.thread_state")
 def set_proceed(proceed: bool) -> None:
-    """Set whether the current thread of a worker's pool takes another task."""
+    """Set whether the current thread of a worker's executor takes another task."""
     thread_state.proceed = proceed
 
 
@@ -404,7 +425,7 @@ def set_proceed(proceed: bool) -> None:
 def accept_by(
     tcp: TCPServer, accept: Callable[[Any, Callable[..., Any]], Callable[[], None]]
 ) -> None:
-    """Accept a server's connections in another way.
+    """Replace the function that accepts a server's connections.
 
     Parameters
     ----------

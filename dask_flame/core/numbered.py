@@ -1,4 +1,4 @@
-"""Numbered messages that are kept until the other side has taken them in (all places). No I/O."""
+"""Numbered messages, kept until the other side confirms them (all places). No I/O."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 
 class Unconfirmed(Generic[T]):
-    """Messages in order, numbered from 0, without those that are confirmed.
+    """Messages in order, numbered from 0, without the confirmed ones.
 
-    What both conversations that survive a broken connection are made of: the one of a Client with a
-    leased scheduler (:mod:`dask_flame.lease.outbox`), and the one of a driver with its scheduler's
-    pod (:mod:`dask_flame.core.channel`). A connection that replaces a broken one begins with the
-    number of messages that each side has taken in; the rest is sent again.
+    This is the basis of both protocols that survive a broken connection: between a Client and a
+    leased scheduler (:mod:`dask_flame.lease.outbox`), and between a driver and its scheduler's pod
+    (:mod:`dask_flame.core.channel`). On a new connection, each side first sends the number of
+    messages that it has received; the other side then sends the rest again.
 
     Attributes
     ----------
     start : int
-        Number of the first message here: as many are confirmed, or given up.
+        Number of the first message here; all earlier ones are confirmed or given up.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class Unconfirmed(Generic[T]):
 
     @property
     def next(self) -> int:
-        """Number of the message that will be added next."""
+        """Number of the next message to be added."""
         return self.start + len(self._kept)
 
     def add(self, message: T) -> int:

@@ -1,4 +1,4 @@
-"""Checks of what users pass: each error names the option, the value and a line that works."""
+"""Checks of users' values; each error has the option's name, the value and a line that works."""
 
 from __future__ import annotations
 
@@ -80,31 +80,31 @@ EXAMPLES = {
 }
 
 
-#: Characters of a value that an error shows.
+#: Maximum number of characters of a value in an error.
 _SHOWN = 60
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: in few characters, whatever it is."""
+    """Return the text of a value for an error, truncated."""
     try:
         text = repr(value)
-    except Exception:  # a number of 5,000 digits has no repr, and an object may have a faulty one
+    except Exception:  # an int of 5,000 digits has no repr, and that of an object may be faulty
         bits = f" of {value.bit_length():,} bits" if isinstance(value, int) else ""
         text = f"<{type(value).__name__}{bits}>"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-#: The example of the option that is being checked, where its declaration has one.
+#: The example of the option that is being checked, if its declaration has one.
 declared_example: ContextVar[str] = ContextVar("declared_example", default="")
 
 
 def example_for(name: str) -> str:
-    """Return a value that works for an option, or for a setting, as Python source."""
+    """Return a valid value for an option or a setting, as Python source."""
     return declared_example.get() or EXAMPLES.get(name) or EXAMPLES[option(name)]
 
 
 def line(name: str) -> str:
-    """What to write to give an option, or a setting, a value that works."""
+    """Return a line of code that gives an option or a setting a valid value."""
     example = example_for(name)
     if name.startswith("flame."):
         return f'dask.config.set({{"{name}": {example}}})'
@@ -112,23 +112,50 @@ def line(name: str) -> str:
 
 
 def wrong(name: str, value: object, wanted: str) -> PoolError:
-    """Make the error for a value of an option, or of a setting, whose name begins ``flame.``."""
+    """Return the error for a wrong value of an option or a setting.
+
+    Parameters
+    ----------
+    name : str
+        The name of the option; that of a setting begins with ``flame.``.
+    value : object
+    wanted : str
+        A description of valid values, for the error.
+
+    Returns
+    -------
+    PoolError
+    """
     where = " in Dask's configuration" if name.startswith("flame.") else ""
     return PoolError(f"{name}={shown(value)}{where} is not {wanted}; write {line(name)}")
 
 
 def plain(value: Any) -> Any:
-    """What numpy made of a number, a word or a duration, as Python's own; all else as it is."""
+    """Convert a number, text or duration of numpy to Python's own type; return others unchanged."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if type(value).__module__ != "numpy" or getattr(value, "ndim", None) != 0:
         return value
-    if kind == "m":  # to whole microseconds, which is what Python's own have
+    if kind == "m":  # convert to microseconds, the resolution of timedelta
         return value.astype("timedelta64[us]").item()
     return value.item() if kind in "biufU" else value
 
 
 def whole(name: str, value: Any, least: int, *, beside: str = "") -> int:
-    """A whole number of `least` or more; `beside` says what else would have been right."""
+    """Check a whole number.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    least : int
+        The minimum.
+    beside : str, default ""
+        The valid values as text for the error; by default made of `least`.
+
+    Raises
+    ------
+    PoolError
+    """
     given, value = value, plain(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -140,7 +167,7 @@ def whole(name: str, value: Any, least: int, *, beside: str = "") -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """A number above zero."""
+    """Check a number above zero."""
     given, value = value, plain(value)
     if not _is_number(value) or not 0 < value < math.inf:
         raise wrong(name, given, "a number above zero")
@@ -149,12 +176,12 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-#: A number of CPUs as Kubernetes writes it: a plain number, or thousandths of one.
+#: A number of CPUs as in Kubernetes: a plain number, or thousandths with the suffix "m".
 _CPUS = re.compile(r"(\d+\.?\d*|\.\d+)(m?)")
 
 
 def cpus(name: str, value: Any) -> int | float:
-    """Return a number of CPUs, which may be a fraction; whole thousandths, as in Kubernetes.
+    """Return a number of CPUs, which may be a fraction, rounded up to thousandths as in Kubernetes.
 
     Examples
     --------
@@ -168,12 +195,25 @@ def cpus(name: str, value: Any) -> int | float:
         raise wrong(name, value, 'a number of CPUs such as 2, 0.5 or "500m"')
     if number > most(name):
         raise wrong(name, value, f"a number of {most(name):,} CPUs or less")
-    # Rounded up, as Kubernetes does; what is left of a product like 0.2 * 3 does not count.
+    # Kubernetes rounds up too. The inner `round` removes errors of floats such as 0.2 * 3.
     thousandths = math.ceil(round(number * 1000, 6))
     return thousandths // 1000 if thousandths % 1000 == 0 else thousandths / 1000
 
 
 def one_of(name: str, value: Any, words: tuple[str, ...]) -> str:
+    """Check that a value is one of several words.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    words : tuple of str
+        The valid values.
+
+    Raises
+    ------
+    PoolError
+    """
     given, value = value, plain(value)
     if not isinstance(value, str) or value not in words:
         raise wrong(name, given, "one of " + ", ".join(map(repr, words)))
@@ -188,28 +228,52 @@ def yes_or_no(name: str, value: Any) -> bool:
 
 
 def word(name: str, value: Any, wanted: str = "a name") -> str:
-    """Text that is not empty, without space around it."""
+    """Check text that is not empty and has no space around it.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    wanted : str, default "a name"
+        A description of valid values, for the error.
+
+    Raises
+    ------
+    PoolError
+    """
     if not isinstance(value, str) or not value.strip() or value != value.strip():
         raise wrong(name, value, wanted)
     return str(value)
 
 
 def function(name: str, value: Any) -> Any:
-    """What can be called."""
+    """Check a callable."""
     if not callable(value):
         raise wrong(name, value, "a function")
     return value
 
 
 def seconds(name: str, value: Any, *, zero: bool = True) -> float:
-    """A duration in seconds; without `zero`, not one of 0."""
+    """Return a duration in seconds.
+
+    Parameters
+    ----------
+    name : str
+    value : duration
+    zero : bool, default True
+        Whether 0 is valid.
+
+    Raises
+    ------
+    PoolError
+    """
     given, value = value, plain(value)
     if isinstance(value, timedelta):
         value = value.total_seconds()
     try:
         if not (_is_number(value) or _has_digits(value)):
             raise TypeError
-        # parse_timedelta takes no number below zero for one.
+        # parse_timedelta does not accept negative numbers.
         duration = float(parse_timedelta(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
         raise wrong(name, given, 'a duration such as 60, "60s" or "2m"') from None
@@ -222,12 +286,12 @@ def seconds(name: str, value: Any, *, zero: bool = True) -> float:
     return duration
 
 
-#: Seconds of `disconnect_grace` where nobody has said another.
+#: Default of `disconnect_grace`, in seconds.
 GRACE = 10.0
 
 
 def size(name: str, value: Any) -> int:
-    """A number of bytes."""
+    """Return a size in bytes."""
     given, value = value, plain(value)
     try:
         if not (_is_number(value) or _has_digits(value)):
@@ -248,12 +312,12 @@ def _is_number(value: object) -> bool:
 
 
 def _has_digits(value: object) -> bool:
-    """Whether it is text with a number in it; of a unit alone Dask takes one."""
+    """Return whether text contains a digit; Dask accepts a unit alone."""
     return isinstance(value, str) and any(map(str.isdigit, value))
 
 
 def _bytes(amount: int) -> str:
-    """A size as :func:`dask.utils.parse_bytes` reads it."""
+    """Format a size as :func:`dask.utils.parse_bytes` reads it."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
     power = min((amount.bit_length() - 1) // 10, len(units) - 1)
     return f"{amount >> 10 * power} {units[power]}"

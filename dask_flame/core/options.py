@@ -1,6 +1,6 @@
-"""Options as fields of a class, whose metadata say all about each of them (driver).
+"""Options as dataclass fields, with metadata for their use (driver).
 
-:class:`dask_flame.Pool` and the options of back ends (:mod:`dask_flame.core.backend_options`)
+:class:`dask_flame.Pool` and the options of backends (:mod:`dask_flame.core.backend_options`)
 declare each option in one place: how its value is checked, where its default is configured, how it
 is shown, and whether it may be changed while the cluster runs.
 """
@@ -18,39 +18,39 @@ from dask_flame.core import config
 from dask_flame.core.option_checks import EXAMPLES, declared_example
 from dask_flame.core.text import exact_memory, memory
 
-#: Checks a value: it is given the option's name and the value, and returns the value in its one
-#: form or raises a PoolError made by :func:`dask_flame.core.option_checks.wrong`.
+#: A function that checks a value. Called with the option's name and the value, it returns the
+#: normalized value or raises a PoolError made by :func:`dask_flame.core.option_checks.wrong`.
 Check = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """All that is known of one option, or of one setting.
+    """The declaration of an option or a setting.
 
     Attributes
     ----------
     check : callable
         See :data:`Check`.
     example : str
-        A value that works, as Python source. Errors show it.
+        A valid value, as Python source, for messages of errors.
     default : Any
-        The value where the option is neither given nor configured.
+        The value if the option is neither given nor configured.
     section : str
-        The section of ``flame.yaml`` that has a default for it, such as ``"pool"`` for
-        ``flame.pool.idle-timeout``; empty: it has none.
+        The section of ``flame.yaml`` with its default, such as ``"pool"`` for
+        ``flame.pool.idle-timeout``; empty if it cannot be configured.
     nullable : bool
-        Whether the setting may be null, so that `default` holds.
+        Whether the setting may be null, which means `default`.
     fixed : bool
         Whether it cannot be changed while the cluster runs.
     for_runners : bool
-        Whether runners or the driver use it, and the scheduler does not.
+        Whether only runners or the driver use it, and not the scheduler.
     secret : bool
-        Whether its value may hold secrets. Only the names in it are shown.
+        Whether its value may hold secrets. Then only the names in it are shown.
     in_bytes : bool
         Whether it is a size.
     amount : callable or None
-        Checks whether an error may repeat a value that was given under another name. Only numbers,
-        durations and sizes have it.
+        Check whether an error may repeat a value that was given under another name; only for
+        numbers, durations and sizes.
     """
 
     check: Check
@@ -65,7 +65,7 @@ class Option:
     amount: Check | None = None
 
     def checked(self, name: str, value: Any) -> Any:
-        """Return the value in its one form; errors show the declared example.
+        """Return the normalized value; errors show the declared example.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Option:
             declared_example.reset(token)
 
     def taken(self, name: str, value: Any) -> Any:
-        """Return the checked value: as given, else as configured, else the default.
+        """Return the checked value: the given one, else the configured one, else the default.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Option:
         return self.configured(f"{self.section}.{name.replace('_', '-')}")
 
     def configured(self, setting: str) -> Any:
-        """Return a setting's checked value: ``configured("pool.max")`` for ``flame.pool.max``.
+        """Return the checked value of a setting: ``configured("pool.max")`` for ``flame.pool.max``.
 
         Raises
         ------
@@ -103,13 +103,13 @@ class Option:
         return self.checked(f"flame.{setting}", value)
 
     def shown(self, value: Any) -> str:
-        """Return the value as a ``repr`` shows it."""
+        """Return the text of the value for a ``repr``."""
         if self.secret:
             return names_of(value)
         return repr((self.in_bytes and exact_memory(value or 0)) or value)
 
     def said(self, value: Any) -> str:
-        """Return the value as an event shows it."""
+        """Return the text of the value for an event."""
         if self.secret:
             return names_of(value)
         return str(memory(value) if self.in_bytes and value else value)
@@ -121,9 +121,11 @@ def option(check: Check, example: str, *, hash: bool | None = None, **more: Any)
     Parameters
     ----------
     check : callable
+        See :data:`Check`.
     example : str
+        A valid value, as Python source.
     hash : bool, optional
-        Whether it counts for the hash of the object: False for mappings.
+        Whether the hash of the object includes it: False for mappings.
     **more
         Further attributes of :class:`Option`.
     """
@@ -131,7 +133,7 @@ def option(check: Check, example: str, *, hash: bool | None = None, **more: Any)
 
 
 class Declared:
-    """A class whose options are fields made with :func:`option`.
+    """Base of a class whose options are fields made with :func:`option`.
 
     A subclass is a dataclass with ``frozen=True, init=False, repr=False``.
     """
@@ -153,7 +155,7 @@ class Declared:
 
     @classmethod
     def declared(cls) -> Mapping[str, Option]:
-        """Return what is known of each option, by name."""
+        """Return the declaration of each option, by name."""
         return {
             name: known.metadata["option"]
             for name, known in cls.__dataclass_fields__.items()

@@ -1,4 +1,4 @@
-"""The declared policy of a kind of runner: what a user asks for, checked at once."""
+"""The options of a pool of runners, checked when the pool is created."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _environment(name: str, env: Any) -> Mapping[str, str]:
     if not isinstance(env, Mapping) or not all(
         isinstance(k, str) and isinstance(v, str) for k, v in env.items()
     ):
-        # The values may be secrets: the error must not show them.
+        # The values may be secrets, so the error does not show them.
         raise PoolError(f"env is not a mapping of str to str; write env={EXAMPLES['env']}")
     for variable, value in env.items():
         if not variable or "=" in variable or "\0" in variable + value:
@@ -67,7 +67,7 @@ def _modules(name: str, preload: Any) -> tuple[str, ...]:
 
 
 def _count(least: int, example: str, *, beside: str = "", **more: Any) -> Any:
-    # Where there must be one for anything to run, an amount is one at least.
+    # An error does not suggest a 0 that was given under another name if 1 or more is usual.
     amount = partial(whole, least=max(least, int(bool(beside))))
     return option(partial(whole, least=least, beside=beside), example, amount=amount, **more)
 
@@ -87,80 +87,83 @@ def _is_options(value: Any) -> bool:
 
 @dataclass(frozen=True, init=False, repr=False)
 class Pool(Declared):
-    """How many runners of one kind there may be, for how long, and what each is given.
+    """The bounds, timeouts and resources of one kind of runner.
 
     Parameters
     ----------
     min : int, default 0
         Runners kept at all times.
     max : int, default: the machine's cores
-        The most runners at a time, booting ones counted; 10,000 or fewer. With 0, calls wait until
+        Maximum number of runners, including booting ones; 10,000 or fewer. With 0, calls wait until
         it is raised.
     concurrency : int, default 1
-        Calls at a time on one runner: its slots.
+        Concurrent calls on one runner: its slots.
     idle_timeout : duration, default "60s"
         A runner that has had no call for this long ends.
     min_idle_timeout : duration, optional
         The same for the last ``min`` runners; by default they stay.
     boot_timeout : duration, default "2m"
-        Longest time from the boot request to the runner's registration.
+        Maximum time from the boot request to the runner's registration.
     shutdown_timeout : duration, default "30s"
-        Longest time from being told to end to being ended by force. What is registered with
-        :mod:`atexit` and ``weakref.finalize`` runs in it, and open files are flushed. Threads
-        that are not daemons, and processes, that calls have left running are waited for up to
-        five seconds of it, at most half.
+        Maximum time from the request to end until the runner is ended by force. In this time,
+        functions registered with :mod:`atexit` and ``weakref.finalize`` run, and open files are
+        flushed. Non-daemon threads, and processes, that calls have left running may use up to five
+        seconds of it, and at most half.
     spare : int, default 0
-        Free runners kept ahead of demand while there is any demand.
+        Free runners kept in addition to the demand while there is any demand.
     single_use : bool, default False
         A runner takes no further call once one has ended on it, and ends.
     idle_check : callable, optional
-        Asked on a runner that has been idle for its timeout, with no argument: where it returns
-        False, the runner stays, and its idle time begins anew.
+        Called without arguments on a runner that has been idle for its timeout. If it returns
+        False, the runner stays, and its idle time starts again.
     boot_attempts : int, default 3
         Waves of boots that may fail in a row before the calls that wait for them fail.
     on_boot_failure : {"fail", "wait"}, default "fail"
-        Whether calls that wait fail when boots keep failing, or wait on while boots are tried.
+        Whether waiting calls fail when boots keep failing, or wait while more boots are tried.
     on_grow, on_shrink : callable, optional
-        Called in the driver, in a thread of its own, with the pool's name and the number of its
-        runners (booting ones counted, ending ones not) when runners are asked for, or told to end.
+        Called in the driver, in a separate thread, with the pool's name and the number of its
+        runners (including booting ones, without ending ones) when runners are requested or asked
+        to end.
     cpus : float or str, optional
-        CPUs of one runner: what a pod requests and is limited to, which may be a fraction, such as
-        0.5 or ``"500m"``; and, in whole numbers, at least one, the threads that numerical libraries
-        may use (OMP_NUM_THREADS and its like). By default what dask sets for its own workers: one
-        thread, and no limit.
+        CPUs of one runner, which may be a fraction such as 0.5 or ``"500m"``. This is the request
+        and the limit of a pod. As a whole number of at least one, it is also the number of threads
+        that numerical libraries may use (OMP_NUM_THREADS and similar variables). By default, as for
+        Dask's own workers: one thread, and no limit.
     memory : size, optional
-        Memory of one runner, such as ``"4 GiB"``; 64 MiB or more. Dask spills and pauses a
-        runner's worker by it; a paused runner gets no calls, is replaced, and ends once it has had
-        no call for two seconds. A runner whose processes use more is ended, and its calls run again
-        elsewhere, up to Dask's ``allowed-failures``: local ones on Linux within about 0.2 s, unless
-        Dask's ``distributed.worker.memory.terminate`` is False (its fraction is not used); in
-        Kubernetes by the kernel. By default it is not limited.
+        Memory of one runner, such as ``"4 GiB"``; 64 MiB or more; unlimited by default. Dask spills
+        and pauses a runner's worker based on it. A paused runner gets no calls, is replaced, and
+        ends once it has had no call for two seconds. A runner whose processes use more is ended,
+        and its calls run again on other runners, up to Dask's ``allowed-failures``. Local runners
+        on Linux are ended within about 0.2 s, unless Dask's
+        ``distributed.worker.memory.terminate`` is False (its fraction is not used); in Kubernetes
+        the kernel ends them.
     gpus : int, default 0
-        GPUs of one runner. It has them as Dask's resource ``GPU`` as well.
+        GPUs of one runner. It also has them as Dask's resource ``GPU``.
     price : float, optional
-        What one runner costs an hour, for ``cluster.cost()`` and the page ``/pools``; by default
-        ``flame.pool.price``, and not known.
+        Price of one runner per hour, for ``cluster.cost()`` and the page ``/pools``; by default
+        ``flame.pool.price``, which is unset.
     resources : mapping of str to float, optional
-        Dask resources of one runner, for calls that ask for them by ``resources=``.
+        Dask resources of one runner, for calls with ``resources=``.
     env : mapping of str to str, optional
-        Environment variables for the runner, over those of the driver.
+        Environment variables for the runner, which override those of the driver.
     preload : sequence of str, optional
-        Modules that are imported before a runner registers. Local runners are forked from a process
-        that has imported them, on Linux, if that starts no threads or processes, opens no files or
-        sockets and initialises no GPU.
+        Modules to import before a runner registers. On Linux, local runners are forked from a
+        process that has imported them, provided that the import starts no threads or processes,
+        opens no files or sockets and initializes no GPU.
     **options
-        Options that only some back ends take: see
+        Options of certain backends: see
         :class:`dask_flame.backends.kubernetes.KubernetesOptions` for ``backend="kubernetes"``.
     options : mapping of str to object, optional
-        Such options together.
+        The same options in a mapping.
 
-    Durations are numbers of seconds, or what :func:`dask.utils.parse_timedelta` reads; sizes are
-    what :func:`dask.utils.parse_bytes` reads. Once made, a pool holds seconds and bytes.
+    Durations are numbers of seconds, or strings that :func:`dask.utils.parse_timedelta` accepts;
+    sizes are numbers of bytes, or strings that :func:`dask.utils.parse_bytes` accepts. The
+    attributes of a pool are in seconds and bytes.
 
     Raises
     ------
     PoolError
-        Naming the field, the value, and a line that works.
+        An option is wrong; the message has its name, its value and a line that works.
 
     Examples
     --------
@@ -233,21 +236,21 @@ class Pool(Declared):
 
     @property
     def offers(self) -> Mapping[str, float]:
-        """The Dask resources that a runner of this pool has."""
+        """The Dask resources of a runner of this pool."""
         return {**({"GPU": float(self.gpus)} if self.gpus else {}), **self.resources}
 
     @property
     def abridged(self) -> Pool:
-        """The same policy without what only its runners are told, and without callbacks."""
+        """A copy without callbacks, and without options that the scheduler does not use."""
         names = [name for name, known in self.declared().items() if known.for_runners]
         return self.replace(**dict.fromkeys(names), options={})
 
     def replace(self, **changes: Any) -> Pool:
-        """The same policy with these options changed; they are checked as in ``Pool(...)``."""
+        """Return a copy with these options changed; they are checked as in ``Pool(...)``."""
         return Pool(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
 
     def said(self, names: Iterable[str]) -> dict[str, str]:
-        """Return these options as an event shows them, without those that may hold secrets."""
+        """Return the text of these options for an event, without options that may hold secrets."""
         known = {name: known_option(name) for name in names}
         return {
             name: o.said(getattr(self, name, self.options.get(name)))
@@ -257,12 +260,12 @@ class Pool(Declared):
 
 
 def known_option(name: str) -> Option:
-    """Return what is known of an option of a pool, or of a back end's.
+    """Return the declaration of an option of a pool or of a backend.
 
     Raises
     ------
     KeyError
-        There is none of this name.
+        No option has this name.
     """
     found = Pool.declared().get(name) or backend_options.declared(name)
     if found is None:
@@ -270,7 +273,7 @@ def known_option(name: str) -> Option:
     return found
 
 
-_OTHER_NAMES = {  # what those that are used to another tool write
+_OTHER_NAMES = {  # names in other libraries, and the option with the same meaning
     **dict.fromkeys(
         ("n_workers", "max_workers", "num_workers", "n_runners", "max_runners", "n_jobs"), "max"
     ),
@@ -292,7 +295,7 @@ _OTHER_NAMES = {  # what those that are used to another tool write
     "worker_dashboard_address": "dashboard_address",
     "diagnostics_port": "dashboard_address",
 }
-_LEAVE_OUT = {  # ... and that has no other name here
+_LEAVE_OUT = {  # names in other libraries without a counterpart, and the reason
     **dict.fromkeys(
         ("processes", "nanny", "worker_class"), "runners are processes that hold one worker each"
     ),
@@ -305,15 +308,15 @@ _LEAVE_OUT = {  # ... and that has no other name here
 
 
 def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) -> None:
-    """Refuse options that no pool takes, with the right one where it can be guessed.
+    """Raise for unknown options, and suggest the right one if it can be guessed.
 
     Parameters
     ----------
     options : mapping
-        The values of unknown ones may be secrets: only what :func:`_own_value` lets through is
-        shown.
-    others : iterable of str
-        Further names that would have been right.
+        The values of unknown options may be secrets: they are only shown if :func:`_own_value`
+        accepts them.
+    others : iterable of str, default ()
+        Further valid names.
 
     Raises
     ------
@@ -336,7 +339,7 @@ def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) ->
         raise PoolError(f"unknown option {name}; {hint}")
 
 
-#: Options of a cluster whose values are durations and sizes, and hold no secrets.
+#: Options of a cluster whose values are durations or sizes, and never secrets.
 _AMOUNTS: Mapping[str, Check] = {
     **dict.fromkeys(("disconnect_grace", "max_lifetime"), seconds),
     "home_limit": size,
@@ -344,7 +347,7 @@ _AMOUNTS: Mapping[str, Check] = {
 
 
 def _own_value(name: str, value: Any) -> str:
-    """What the user has given under another name, if this option would take it; else an example."""
+    """Return the user's value if it is valid for the suggested option, else an example."""
     own = Pool.declared()
     check = own[name].amount if name in own else _AMOUNTS.get(name)
     try:
@@ -353,5 +356,5 @@ def _own_value(name: str, value: Any) -> str:
         check(name, value)
     except PoolError:
         return EXAMPLES.get(name, "…")
-    # Written as text, as both quotes of the examples do.
+        # Write text with double quotes, as the examples do.
     return f'"{value}"' if isinstance(value, str) else shown(plain(value))

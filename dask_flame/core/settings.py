@@ -23,7 +23,7 @@ from dask_flame.core.option_checks import (
     yes_or_no,
 )
 
-#: Places for the scheduler.
+#: Where the scheduler can run.
 SEATS = ("auto", "driver", "pod")
 Check = Callable[[str, Any], Any]
 
@@ -38,7 +38,7 @@ def _template(name: str, value: Any) -> Any:
     return value
 
 
-#: The check of each setting, without ``flame.``; settings of pools and back ends are not included.
+#: The check of each setting, without ``flame.``; settings of pools and backends are not included.
 SETTINGS: dict[str, Check] = {
     "backend": lambda name, value: value if callable(value) else word(name, value),
     "disconnect-grace": _optional(seconds),
@@ -69,7 +69,7 @@ SETTINGS: dict[str, Check] = {
 
 
 def configured(setting: str) -> Any:
-    """Read and check one setting: ``configured("home.limit")`` for ``flame.home.limit``.
+    """Return the checked value of a setting: ``configured("home.limit")`` for ``flame.home.limit``.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""What happened to the pools and their runners, kept in bounded memory."""
+"""The history of the pools and their runners, in bounded memory."""

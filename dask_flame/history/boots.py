@@ -1,9 +1,9 @@
-"""How the runners' boots fare, step by step, with no I/O and no clock.
+"""The boots of runners, step by step, with no I/O and no clock.
 
-A boot comes to its steps one after the other: ``accepted`` (the backend has taken the request),
-those that the substrate tells of (``up`` for a local process), ``registered`` (the scheduler has
-the runner), ``first call`` (the runner was given one). What lies between two steps is a phase, and
-bears the name of the step that it leads to.
+A boot reaches its steps one after the other: ``accepted`` (the backend has taken the request), the
+steps that the backend reports (``up`` for a local process), ``registered`` (the scheduler has the
+runner), ``first call`` (the runner got its first call). A phase is the time between two steps; its
+name is that of the later step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dask_flame.history.journal import (
 )
 
 ACCEPTED, REGISTERED, FIRST_CALL = "accepted", "registered", "first call"
-#: Not for backends to say: the cluster's own steps, and the names of an event's other numbers.
+#: Names that backends must not use: the cluster's own steps, and other numbers of an event.
 TAKEN = frozenset({"asked", ACCEPTED, REGISTERED, FIRST_CALL, "seconds", "runners", "pool"})
 
 _KEPT = 1_000
-#: Steps that are noted of one boot: a backend that says ever new ones fills no memory.
+#: Maximum number of steps of a boot, to bound the memory if a backend reports ever new ones.
 _MOST_STEPS = 12
 _LONGEST_STEP = 40
 
@@ -41,21 +41,22 @@ class Boot:
     Attributes
     ----------
     name : str
-        The runner's.
+        The runner's name.
     pool : str
+        The runner's pool.
     at : float
-        When it was asked for: Unix time, in seconds.
+        When the runner was requested: Unix time, in seconds.
     steps : tuple of (str, float)
-        What it has come to and after how many seconds, in the order in which it came to it. A step
-        that nobody told of is not there.
+        The steps that the boot has reached, in order, each with the seconds since the request.
+        Steps that were not reported are missing.
     ended : str
-        Why it was over before the runner had registered; empty where it was not.
+        Why the boot ended before the runner registered; empty if it did not.
     failed : bool
-        Whether that is a failure: False for a boot that nobody needed any more.
+        Whether that is a failure: False for a boot that was no longer needed.
     lasted : float
-        Seconds after which it was over in that way.
+        Seconds from the request to that end.
     trouble : str
-        What holds it up, in the substrate's words; empty where nothing does that is known.
+        What delays the boot, in the backend's words; empty if nothing is known to.
     """
 
     name: str
@@ -69,27 +70,27 @@ class Boot:
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds from each step to the next, by the name of the later one."""
+        """Seconds of each phase, by the name of the step at its end."""
         before = (0.0, *(seconds for _, seconds in self.steps))
         return {step: at - last for (step, at), last in zip(self.steps, before, strict=False)}
 
     @property
     def seconds(self) -> float | None:
-        """From its request to its registration; None where there was none."""
+        """Seconds from the request to the registration; None if the runner has not registered."""
         return self.after(REGISTERED)
 
     def after(self, step: str) -> float | None:
-        """Seconds after which it had come to a step; None where it has not."""
+        """Return the seconds from the request to a step; None if the boot has not reached it."""
         return next((seconds for name, seconds in self.steps if name == step), None)
 
     @property
     def last(self) -> str:
-        """The last step that it has come to."""
+        """The last step that the boot has reached."""
         return self.steps[-1][0] if self.steps else "asked"
 
     @property
     def story(self) -> str:
-        """How far it has come, as a part of a sentence."""
+        """The progress of the boot, as a part of a sentence."""
         told = [f"{step} after {shown(seconds)} s" for step, seconds in self.steps]
         if self.seconds is None:
             told.append("never registered" if self.steps else "never accepted")
@@ -108,29 +109,44 @@ class Boot:
 
 
 class BootLog(Sequence[Boot]):
-    """The last boots of a cluster in the order in which they were asked for; bounded.
+    """The last boots of a cluster, in the order of their requests; bounded.
 
-    Those that are under way are all there, with about a thousand of those that are over. Noting
-    from the cluster's event loop while another thread reads is safe: a read works on a copy.
+    Contains all boots in progress, and about a thousand finished ones. Appending from the cluster's
+    event loop while another thread reads is safe: a read works on a copy.
+
+    Parameters
+    ----------
+    kept : int, default 1000
+        Number of finished boots to keep.
     """
 
     def __init__(self, kept: int = _KEPT) -> None:
         self._kept = kept
         self._count = 0
-        # Each with its number and, on the clock of whoever notes, when it was asked for.
+        # By name: the boot's number, the time of its request on the caller's clock, and the boot.
         self._under_way: dict[str, tuple[int, float, Boot]] = {}
         self._over: OrderedDict[str, tuple[int, float, Boot]] = OrderedDict()
 
-    # What happens; times are on one clock that does not run backwards
+    # Add; times are on one monotonic clock
 
     def asked(self, names: Collection[str], pool: str, now: float, *, at: float) -> None:
-        """These runners are asked for, at this Unix time."""
+        """Add requested runners.
+
+        Parameters
+        ----------
+        names : collection of str
+        pool : str
+        now : float
+            Time on the clock that measures boots, in seconds.
+        at : float
+            The same moment as Unix time, in seconds.
+        """
         for name in names:
             self._count += 1
             self._under_way[name] = (self._count, now, Boot(name, pool, at))
 
     def apply(self, entry: Entry) -> None:
-        """Note what an entry of the journal says of a boot."""
+        """Update the boot that a journal entry is about."""
         match entry:
             case RunnersAsked():
                 self.asked(entry.runners, entry.pool, entry.clock, at=entry.event.at)
@@ -145,15 +161,24 @@ class BootLog(Sequence[Boot]):
                 self._end(entry.runner, entry.why, entry.seconds, failed=failed)
 
     def measure(self, name: str, step: str, now: float) -> tuple[Boot, float] | None:
-        """Return a boot as it is once it has come to a step; nothing is noted.
+        """Return a copy of a boot with a further step; the log is not changed.
 
-        The steps of a boot may be told in any order, and each counts when it is told for the first
-        time. Those of runners that are not known, or whose boot has failed, are passed over.
+        Steps may be reported in any order, and count when they are reported for the first time.
+        Steps of unknown runners, and of boots that have failed, do not count.
+
+        Parameters
+        ----------
+        name : str
+            The runner's name.
+        step : str
+            The step that it has reached.
+        now : float
+            Time on the clock that measures boots, in seconds.
 
         Returns
         -------
         (Boot, float) or None
-            The boot as it is then, and the seconds since its step before; None where the step does
+            The boot with the step, and the seconds since its previous step; None if the step does
             not count.
         """
         known = self._under_way.get(name) or self._over.get(name)
@@ -167,16 +192,16 @@ class BootLog(Sequence[Boot]):
         return _stepped(boot, step, seconds), seconds - last
 
     def is_news(self, name: str, why: str) -> bool:
-        """Whether it is news that a boot is held up for this reason.
+        """Return whether a boot's delay for this reason is worth an event.
 
-        It is none where another boot is held up for the same reason, or the boot is not under way.
+        It is not if another boot is delayed for the same reason, or if the boot is not in progress.
         """
         if not why or name not in self._under_way:
             return False
         return all(boot.trouble != why for _, _, boot in self._under_way.values())
 
     def held_up(self, name: str, why: str) -> None:
-        """A boot is held up, or no longer (``""``)."""
+        """Set the reason for a boot's delay; empty if it is no longer delayed."""
         if (known := self._under_way.get(name)) is not None:
             number, asked, boot = known
             self._under_way[name] = (number, asked, replace(boot, trouble=why))
@@ -206,29 +231,29 @@ class BootLog(Sequence[Boot]):
         while len(self._over) > self._kept:
             self._over.popitem(last=False)
 
-    # What there is
+    # Read
 
     def of(self, name: str) -> Boot | None:
-        """The boot of this runner, None where it is not known (any more)."""
+        """Return the boot of this runner; None if it is unknown or forgotten."""
         known = self._under_way.get(name) or self._over.get(name)
         return None if known is None else known[2]
 
     def medians(self, pool: str | None = None) -> dict[str, float]:
-        """The median seconds of each phase, over the boots that came up, in their usual order.
+        """Return the median seconds of each phase of successful boots, in the usual order.
 
         Parameters
         ----------
         pool : str, optional
-            By default all pools.
+            The pool to consider; all pools by default.
         """
         return medians(self._of(pool))
 
     def summary(self, pool: str | None = None) -> str:
-        """The median boot and its slowest phase, in a few words; empty before the first."""
+        """Return the median boot time and the slowest phase; empty before the first boot."""
         return summary(self._of(pool))
 
     def how_far(self, names: Collection[str]) -> str:
-        """How far these boots have come: the story of one, or how many came how far."""
+        """Return the progress of one boot, or the numbers of boots by their last step."""
         boots = [boot for name in names if (boot := self.of(name)) is not None]
         if len(boots) == 1:
             return boots[0].story
@@ -258,7 +283,7 @@ class BootLog(Sequence[Boot]):
         return "\n".join(line for line in lines if line) or "no boots yet"
 
     def _all(self) -> list[Boot]:
-        # A boot that is settled between the two copies is in both of them: the later one holds.
+        # A boot that ends between the two copies is in both of them: prefer the later one.
         known = {b.name: (number, b) for number, _, b in list(self._under_way.values())}
         known |= {b.name: (number, b) for number, _, b in list(self._over.values())}
         return [boot for _, boot in sorted(known.values(), key=lambda known: known[0])]
@@ -270,7 +295,7 @@ def _stepped(boot: Boot, step: str, seconds: float) -> Boot:
 
 
 def medians(boots: Collection[Boot]) -> dict[str, float]:
-    """The median seconds of each phase, over those of these boots that came up."""
+    """Return the median seconds of each phase of the successful ones among these boots."""
     took: dict[str, list[float]] = {step: [] for step in in_order(boots)}
     for boot in boots:
         if boot.seconds is not None:
@@ -280,9 +305,9 @@ def medians(boots: Collection[Boot]) -> dict[str, float]:
 
 
 def summary(boots: Collection[Boot]) -> str:
-    """The median of these boots and its slowest phase, in a few words; empty before the first."""
+    """Return the median time of these boots and the slowest phase; empty if none succeeded."""
     phases = medians(boots)
-    # How long a runner waits for its first call says nothing of its boot.
+    # The time until the first call is not a part of the boot.
     phases.pop(FIRST_CALL, None)
     if not phases:
         return ""
@@ -292,22 +317,22 @@ def summary(boots: Collection[Boot]) -> str:
 
 
 def in_order(boots: Collection[Boot]) -> list[str]:
-    """The steps of these boots, each once, in the order in which most boots come to them."""
+    """Return the steps of these boots, each once, in the order in which most boots reach them."""
     places: dict[str, list[int]] = {}
     for boot in boots:
         for place, (step, _) in enumerate(boot.steps):
             places.setdefault(step, []).append(place)
     mean = {step: sum(where) / len(where) for step, where in places.items()}
-    # What is always last is so where it was told of steps that others were not, too.
+    # These two are always last, although their mean position is low in boots with few steps.
     late = {REGISTERED: 1, FIRST_CALL: 2}
     return sorted(mean, key=lambda step: (late.get(step, 0), mean[step]))
 
 
 def is_step(step: object) -> bool:
-    """Whether a backend may say this of a boot."""
+    """Return whether a backend may report this value as a step."""
     return isinstance(step, str) and 0 < len(step) <= _LONGEST_STEP and step not in TAKEN
 
 
 def shown(seconds: float) -> str:
-    """Seconds as they are written of a boot."""
+    """Format the seconds of a boot."""
     return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"

@@ -1,4 +1,4 @@
-"""What runners have cost so far: their time, and money where a price is known (driver)."""
+"""The cost of runners so far: their time, and money if a price is known (driver)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dask_flame.history.state import PoolSummary
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the runners of one pool have cost since the cluster began.
+    """The cost of one pool's runners since the cluster started.
 
     Attributes
     ----------
     pool : str
     runner_seconds : float
-        From the request for a runner to its end, or until now, summed over all there have been.
+        Seconds from the request for a runner to its end, or until now, summed over all runners.
     busy_seconds : float
-        For how long of that runners had a call.
+        Part of `runner_seconds` in which the runner had a call.
     gpu_seconds : float
         `runner_seconds` times the GPUs of a runner.
     amount : float or None
-        In units of `currency`: the runner-hours times ``price`` of the :class:`Pool`. None where
-        it has none. It is what the runners were there for, not the substrate's bill, which may
-        count by the minute, or a machine that runners share.
+        Runner-hours times ``price`` of the :class:`Pool`, in units of `currency`; None if the pool
+        has no price. The provider's bill may differ, for example if it counts minutes, or if
+        runners share a machine.
     currency : str
         ``flame.currency``.
     """
@@ -51,16 +51,16 @@ class Cost:
 
 
 class Costs(dict[str, Cost]):
-    """The cost of each pool, by name; shown as a line each."""
+    """The cost of each pool, by name; displayed as one line for each pool."""
 
     @property
     def runner_seconds(self) -> float:
-        """Of all pools."""
+        """Sum over all pools, in seconds."""
         return sum(cost.runner_seconds for cost in self.values())
 
     @property
     def amount(self) -> float | None:
-        """Of all pools; None where one of them that has had runners has no price."""
+        """Sum over all pools; None if a pool that has had runners has no price."""
         used = [cost.amount for cost in self.values() if cost.runner_seconds]
         known = [amount for amount in used if amount is not None]
         return sum(known) if len(known) == len(used) else None
@@ -93,12 +93,12 @@ def costs(pools: Iterable[PoolSummary]) -> Costs:
 
 
 def amount(runner_seconds: float, price: float | None) -> float | None:
-    """What runners have cost at a price by the hour."""
+    """Return the cost of runners at a price per hour."""
     return None if price is None else runner_seconds / 3600 * price
 
 
 def money(amount: float, currency: str | None = None) -> str:
-    """An amount, to be read: a sign is written before it, a word behind; ``flame.currency``."""
+    """Format an amount: a currency sign comes first, a word last; ``flame.currency`` by default."""
     currency = str(config.get("currency")) if currency is None else currency
     number = f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.4f}"
     return f"{number} {currency}" if currency.isalpha() else f"{currency}{number}"

@@ -1,4 +1,4 @@
-"""What was decided and what happened, each with its reason (driver)."""
+"""The decisions and events of a cluster, each with its reason (driver)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dask_flame.history.journal import Event as Event
 
 logger = logging.getLogger("dask_flame")
 
-#: Kinds that users should see though they have asked for nothing.
+#: Kinds that are logged as warnings, so that users see them by default.
 _BAD = frozenset({"failed", "held", "lost", "overran", "paused", "stopped", "waiting"})
 
 
@@ -26,7 +26,7 @@ class EventLog(Sequence[Event]):
     Attributes
     ----------
     counts : Counter of str
-        How many of each kind there have been, those that are forgotten included.
+        Number of events of each kind, including forgotten ones.
     """
 
     def __init__(self, maxlen: int = 5_000) -> None:
@@ -34,14 +34,14 @@ class EventLog(Sequence[Event]):
         self.counts: Counter[str] = Counter()
 
     def apply(self, entry: Entry) -> None:
-        """Note the event of an entry, if there is one; it is logged as well."""
+        """Add and log the event of a journal entry, if it has one."""
         event = entry if isinstance(entry, Event) else entry.event
         if event is None:
             return
         self._events.append(event)
         self.counts[event.kind] += 1
         level = logging.WARNING if event.kind in _BAD else logging.INFO
-        # What a runner printed, on the lines below the first, has been shown already.
+        # The lines below the first are a runner's output, which was already shown.
         logger.log(level, "%s: %s", event.kind, event.text.partition(PRINTED)[0])
 
     @overload

@@ -1,8 +1,8 @@
 """The journal of a cluster: each decision and each observation, appended once, with no I/O.
 
-The records that are kept of a cluster are folds over it: its events, the boots, the timeline of its
-runners, and what its pools have used. Each takes one entry after the other in its ``apply``, and
-knows nothing else, so that a journal which is applied elsewhere gives the same records there.
+The records of a cluster are folds over its journal: events, boots, the timeline of its runners, and
+the usage of its pools. Each record takes one entry at a time in its ``apply``, and has no other
+input. A journal that is applied in another process therefore gives the same records there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KEPT = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One decision or happening in a cluster's life.
+    """A decision or an observation in a cluster.
 
     Attributes
     ----------
@@ -30,16 +30,16 @@ class Event:
         ``boot``, ``held``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``,
         ``kept``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped`` or ``policy``.
     reason : str
-        Why, in a sentence, with its numbers.
+        The reason, as a sentence with its numbers.
     runners : tuple of str
-        Names of the runners it is about.
+        Names of the runners concerned.
     pool : str or None
-        The pool it is about, None where it is about the whole cluster.
+        The pool concerned; None for the whole cluster.
     numbers : mapping of str to float
-        What it was decided from: for ``boot`` and ``retire`` the ``demand`` in slots, the
-        ``target`` and the runners ``there``, and the bounds ``min`` and ``max``; for ``ready`` the
-        ``seconds`` that the boot took, and for each step of it (``accepted``, ``up``, …,
-        ``registered``) after how many it had come there; see :mod:`dask_flame.history.boots`.
+        The numbers behind the decision. For ``boot`` and ``retire``: the ``demand`` in slots, the
+        ``target``, the number of runners ``there``, and the bounds ``min`` and ``max``. For
+        ``ready``: the ``seconds`` of the boot, and for each step (``accepted``, ``up``, …,
+        ``registered``) the seconds until it was reached; see :mod:`dask_flame.history.boots`.
     """
 
     at: float
@@ -55,7 +55,7 @@ class Event:
 
     @property
     def text(self) -> str:
-        """The reason, led by the runners it is about; safe for a terminal."""
+        """The reason, with the names of the runners in front; safe for a terminal."""
         names = self.runners
         who = f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 3 else ", ".join(names)
         return tame(f"{who}: {self.reason}" if who else self.reason)
@@ -63,12 +63,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnersAsked:
-    """Runners were asked for.
+    """Runners were requested.
 
     Attributes
     ----------
     clock : float
-        The same moment as that of the event, on the clock by which boots are measured.
+        The time of the event on the clock that measures boots, in seconds.
     """
 
     pool: str
@@ -79,12 +79,12 @@ class RunnersAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootStepped:
-    """A boot has come to a step.
+    """A boot has reached a step.
 
     Attributes
     ----------
     seconds, took : float
-        Since the runner was asked for, and since the step before.
+        Seconds since the request for the runner, and since the previous step.
     """
 
     pool: str
@@ -97,7 +97,7 @@ class BootStepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootHeldUp:
-    """A boot is held up, or no longer (an empty reason); an event if that is news."""
+    """A boot is delayed, or no longer (an empty reason); with an event if that is news."""
 
     runner: str
     why: str
@@ -106,12 +106,12 @@ class BootHeldUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootFailed:
-    """A boot was given up as it took too long; its runner is still to be ended.
+    """A boot was given up because it took too long; its runner has yet to be ended.
 
     Attributes
     ----------
     seconds : float
-        Since the runner was asked for.
+        Seconds since the request for the runner.
     """
 
     runner: str
@@ -122,12 +122,12 @@ class BootFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerRegistered:
-    """A runner has come up.
+    """A runner has registered.
 
     Attributes
     ----------
     seconds : float
-        Since it was asked for.
+        Seconds since the request for it.
     """
 
     pool: str
@@ -138,7 +138,7 @@ class RunnerRegistered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSeen:
-    """A runner has come into a state, see :class:`dask_flame.history.timeline.StateChange`."""
+    """A runner has changed its state, see :class:`dask_flame.history.timeline.StateChange`."""
 
     at: float
     runner: str
@@ -149,7 +149,7 @@ class RunnerSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnersRetired:
-    """Runners were told to end."""
+    """Runners were asked to end."""
 
     runners: tuple[str, ...]
     event: Event
@@ -157,18 +157,18 @@ class RunnersRetired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerEnded:
-    """A runner is gone.
+    """A runner has ended.
 
     Attributes
     ----------
     how : str
-        ``failed`` (it never came up), ``lost`` (it went by itself) or ``ended``.
+        ``failed`` (it never registered), ``lost`` (it ended unexpectedly) or ``ended``.
     late : bool
         Whether its boot had been given up before.
     seconds : float
-        Since it was asked for.
+        Seconds since the request for it.
     event : Event or None
-        None if its like was said of another runner.
+        None if the event of another runner covers this one.
     """
 
     at: float
@@ -203,20 +203,30 @@ def event_now(
     pool: str | None = None,
     **numbers: float,
 ) -> Event:
-    """Return an event of this moment; it is in no journal yet."""
+    """Return an event with the current time, without adding it to a journal.
+
+    Parameters
+    ----------
+    kind : str
+    reason : str
+    runners : collection of str, default ()
+    pool : str, optional
+    **numbers : float
+        See :class:`Event`.
+    """
     return Event(time.time(), kind, reason, tuple(runners), pool, numbers)
 
 
 class Journal:
-    """The last entries of a cluster's journal, oldest first, and who is told of each.
+    """The last entries of a cluster's journal, oldest first, and its subscribers.
 
     Appending from the cluster's event loop while another thread reads is safe: a read works on
     a copy.
 
     Parameters
     ----------
-    kept : int
-        Entries that are kept.
+    kept : int, default 5000
+        Number of entries to keep.
     """
 
     def __init__(self, kept: int = _KEPT) -> None:
@@ -224,11 +234,11 @@ class Journal:
         self._subscribers: list[Callable[[Entry], object]] = []
 
     def subscribe(self, subscriber: Callable[[Entry], object]) -> None:
-        """Have this called with each entry from now on, in the order of subscription."""
+        """Call this with each entry from now on, in the order of subscription."""
         self._subscribers.append(subscriber)
 
     def append(self, entry: Entry) -> None:
-        """Append an entry; who has subscribed is told of it before this returns."""
+        """Append an entry, and pass it to all subscribers before returning."""
         self._entries.append(entry)
         for subscriber in self._subscribers:
             subscriber(entry)
@@ -243,7 +253,17 @@ class Journal:
         pool: str | None = None,
         **numbers: float,
     ) -> Event:
-        """Append an event of this moment, and return it."""
+        """Append an event with the current time, and return it.
+
+        Parameters
+        ----------
+        kind : str
+        reason : str
+        runners : collection of str, default ()
+        pool : str, optional
+        **numbers : float
+            See :class:`Event`.
+        """
         event = event_now(kind, reason, runners=runners, pool=pool, **numbers)
         self.append(event)
         return event

@@ -1,4 +1,4 @@
-"""The journal of a cluster with the records that are folded from it (driver)."""
+"""The journal of a cluster and the records made from it (driver)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dask_flame.history.usage import UsageByPool
 
 
 class History:
-    """What happened in a cluster: written to the journal, read from the other attributes.
+    """The history of a cluster: append to its journal, read its other attributes.
 
     Parameters
     ----------
     pools : iterable of str
-        Their names.
+        Names of the pools.
 
     Attributes
     ----------

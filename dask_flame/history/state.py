@@ -1,7 +1,7 @@
-"""The pools as pages, the notebook and ``repr`` are told of them; values, and no I/O.
+"""The state of the pools for dashboard pages, the notebook and ``repr``: values, and no I/O.
 
-All times are Unix times, in seconds. Whoever owns the runners makes a :class:`Snapshot`; it is read
-in the scheduler's process and in the driver's.
+All times are Unix times, in seconds. The process that manages the runners creates a
+:class:`Snapshot`; the scheduler's process and the driver read it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event
 from dask_flame.history.timeline import RunnerTimeline
 
-#: (unix seconds, demand in slots, booting, ready, busy runners, runners that demand calls for);
-#: each holds until the next.
+#: (Unix seconds, demand in slots, booting, ready, busy runners, target of runners); each is valid
+#: until the next.
 Sample = tuple[float, int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerSummary:
-    """One runner.
+    """The state of one runner.
 
     Attributes
     ----------
@@ -28,11 +28,11 @@ class RunnerSummary:
     state : str
         ``booting``, ``ready``, ``paused``, ``draining`` or ``ending``.
     since : float
-        When it came to this state.
+        When it entered this state.
     busy : int
-        Calls that run on it.
+        Number of calls that run on it.
     why : str
-        Why it is paused, or draining.
+        Why it is paused or draining.
     """
 
     name: str
@@ -44,41 +44,42 @@ class RunnerSummary:
 
 @dataclass(frozen=True, slots=True)
 class PoolSummary:
-    """One pool: its policy, what is asked of it, and what it has.
+    """The state of one pool: its options, its demand and its runners.
 
     Attributes
     ----------
     name : str
     min : int
     max : int or None
-        None where these are the workers of a cluster without pools.
+        None for the workers of a cluster without pools.
     concurrency : int
-        Calls at a time on one runner.
+        Concurrent calls on one runner.
     demand : int
         Slots that could be used now.
     waiting : int
-        Calls that wait.
+        Number of pending calls.
     runners : sequence of RunnerSummary
     history : sequence of Sample
-        The oldest first.
+        Samples, oldest first.
     target : int
-        Runners that demand calls for now.
+        Number of runners for the current demand.
     held : str
-        The actors that hold all slots; empty where none do.
+        The actors that hold all slots; empty if actors do not hold all of them.
     gpus : int
-        Of each runner.
+        GPUs of each runner.
     price : float or None
-        Of each runner, for an hour.
+        Price of each runner per hour.
     idle_timeout : float or None
-        Seconds; None where there is no such thing.
+        Seconds; None if runners are not ended when idle.
     suspended : str
-        Why there is to be no runner at all.
+        Why the pool must not have runners; empty if it may.
     fixed : int or None
-        Runners that ``adapt(...).stop()`` keeps.
+        Number of runners that ``adapt(...).stop()`` keeps.
     runner_seconds : float or None
-        From each runner's request to its end, summed; None where nobody counts them.
+        Seconds from the request for a runner to its end, summed over all runners; None if they are
+        not counted.
     busy_seconds : float
-        Of `runner_seconds`, those in which a runner had a call.
+        Part of `runner_seconds` in which the runner had a call.
     """
 
     name: str
@@ -102,19 +103,19 @@ class PoolSummary:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All pools of a cluster, at one moment.
+    """The state of all pools of a cluster at one moment.
 
     Attributes
     ----------
     now : float
-        That moment.
+        The time of this state.
     pools : sequence of PoolSummary
     events : sequence of Event or None
-        The newest last; None where nobody decides.
+        Events, newest last; None in a cluster that makes no scaling decisions.
     lives : RunnerTimeline or None
-        What each runner did, and when.
+        The states of each runner over time.
     boots : sequence of Boot or None
-        The newest last; None where nothing boots.
+        Boots, newest last; None in a cluster that boots no runners.
     """
 
     now: float

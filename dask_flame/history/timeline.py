@@ -1,7 +1,7 @@
-"""What each runner did and when, from its boot to its end, with no I/O and no clock (driver).
+"""The states of each runner over time, from boot to end, with no I/O and no clock (driver).
 
-A runner's life is a row of the timeline on the page ``/pools``: the states that it came into, each
-with its time and what is to be said of it, then how it ended and why.
+The life of a runner is a row of the timeline on the page ``/pools``: its states, each with a time
+and a note, then how it ended and why.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BOOTING, DRAINING, ENDING = Phase.BOOTING.value, Phase.DRAINING.value, Phase.END
 _KEPT = 1_000
 _MOST_CHANGES = 20_000
 _LONGEST_NOTE = 300
-#: Seconds: states that are shorter than this are put together first, then those of twice it.
+#: Seconds: states shorter than this are merged first; the limit doubles while that is not enough.
 _FINEST = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """A runner came into a state.
+    """A runner entered a state.
 
     Attributes
     ----------
@@ -43,8 +43,7 @@ class StateChange:
     state : str
         ``booting``, ``idle``, ``busy``, ``draining`` or ``ending``.
     note : str
-        What is to be said of it: why the runner was asked for or is to go; of ``busy``, a call that
-        it began with.
+        For ``busy``, the key of a call that it started with; otherwise the reason for this state.
     """
 
     at: float
@@ -54,27 +53,27 @@ class StateChange:
 
 @dataclass(slots=True, eq=False)
 class RunnerLife:
-    """One runner's life.
+    """The life of one runner.
 
     Attributes
     ----------
     name, pool : str
     number : int
-        In the order in which runners were asked for.
+        Position in the order of requests.
     steps : tuple of (str, float)
-        What its boot has come to until it registered, and after how many seconds; see
-        :class:`dask_flame.history.boots.Boot`.
+        The steps that its boot reached, up to the registration, each with the seconds since the
+        request; see :class:`dask_flame.history.boots.Boot`.
     changes : list of StateChange
-        In the order in which they happened; no two that follow each other are of the same state.
+        Changes in the order of time; two successive ones differ in their state.
     over : float or None
-        When it was gone: Unix time, in seconds.
+        When it ended: Unix time, in seconds.
     how : str
-        ``failed`` (never came up), ``lost`` (went by itself) or ``ended``; empty while it is there.
+        ``failed`` (it never registered), ``lost`` (it ended unexpectedly) or ``ended``; empty while
+        it is running.
     why : str
-        Why it is gone.
+        Why it ended.
     rewritten : int
-        How often earlier changes were replaced: as long as it stays the same, changes were only
-        appended.
+        How often earlier changes were replaced. While this is constant, changes were only appended.
     """
 
     name: str
@@ -89,22 +88,22 @@ class RunnerLife:
 
     @property
     def state(self) -> str:
-        """What it does, or did last."""
+        """The current state, or the last one."""
         return self.changes[-1].state
 
 
 class RunnerTimeline:
-    """The last lives of a cluster's runners; bounded.
+    """The lives of a cluster's most recent runners; bounded.
 
-    There are about a thousand, and those that are over go first. Where runners are busy and idle by
-    turns so often that their changes are too many, the shortest turns are put together.
+    When there are too many lives, those that ended first are forgotten. When runners switch between
+    busy and idle too often to keep all changes, the shortest states are merged.
 
     Parameters
     ----------
-    kept : int
-        Lives that are kept.
-    changes : int
-        Changes that all of them together may have, about.
+    kept : int, default 1000
+        Number of lives to keep.
+    changes : int, default 20000
+        Approximate number of changes to keep, in all lives together.
     """
 
     def __init__(self, kept: int = _KEPT, changes: int = _MOST_CHANGES) -> None:
@@ -115,10 +114,10 @@ class RunnerTimeline:
         self._number = 0
         self._changes = 0
 
-    # What happens; times are Unix times, and one that has run backwards is put right
+    # Add; times are Unix times, and a clock that has run backwards is corrected
 
     def apply(self, entry: Entry) -> None:
-        """Note what an entry of the journal says of a runner's life."""
+        """Update the life that a journal entry is about."""
         match entry:
             case RunnersAsked():
                 self.asked(entry.runners, entry.pool, entry.event.at, entry.event.reason)
@@ -135,7 +134,17 @@ class RunnerTimeline:
                 self.ended(entry.runner, entry.at, how, entry.why)
 
     def asked(self, names: Collection[str], pool: str, at: float, why: str) -> None:
-        """These runners are asked for."""
+        """Add requested runners.
+
+        Parameters
+        ----------
+        names : collection of str
+        pool : str
+        at : float
+            Unix time, in seconds.
+        why : str
+            The reason for the request.
+        """
         first = self._number
         self._number += len(names)
         for number, name in list(enumerate(names, first + 1))[-self._kept :]:
@@ -146,11 +155,11 @@ class RunnerTimeline:
         self._forget()
 
     def stepped(self, name: str, steps: Sequence[tuple[str, float]]) -> None:
-        """A runner's boot has come to these steps."""
+        """Set the steps of a runner's boot."""
         life = self._alive.get(name)
         if life is not None:
             steps = tuple(step for step in steps if step[0] != FIRST_CALL)
-            # Steps may be told late, or out of order.
+            # Steps may be reported late or out of order.
             told_late = life.state != BOOTING or steps[: len(life.steps)] != life.steps
             if told_late and steps != life.steps:
                 life.rewritten += 1
@@ -159,15 +168,16 @@ class RunnerTimeline:
     def news(
         self, roster: RunnerIndex, at: float, calls_on: Callable[[str], Sequence[str]]
     ) -> Iterator[RunnerSeen]:
-        """Give an entry for each runner that is in another state than it was seen in last.
+        """Yield an entry for each runner whose state differs from its last recorded one.
 
         Parameters
         ----------
         roster : RunnerIndex
             Its ``news`` is cleared.
         at : float
+            Unix time, in seconds.
         calls_on : callable
-            Gives keys of the calls on a runner.
+            Return the keys of the calls on a runner.
         """
         news, roster.news = roster.news, set()
         for name in news:
@@ -182,13 +192,23 @@ class RunnerTimeline:
             yield RunnerSeen(at=at, runner=name, state=state, note=note)
 
     def seen(self, name: str, state: str, at: float, note: str = "") -> None:
-        """A runner is in this state."""
+        """Record the state of a runner.
+
+        Parameters
+        ----------
+        name : str
+        state : str
+        at : float
+            Unix time, in seconds.
+        note : str, default ""
+            See :class:`StateChange`.
+        """
         life = self._alive.get(name)
         if life is None or life.state == state:
             return
         last = life.changes[-1]
         if at <= last.at and len(life.changes) > 1:
-            # It was not in the last state for any time.
+            # The last state had no duration.
             life.changes.pop()
             self._changes -= 1
             life.rewritten += 1
@@ -201,7 +221,17 @@ class RunnerTimeline:
             self._thin()
 
     def ended(self, name: str, at: float, how: str, why: str) -> None:
-        """A runner is gone."""
+        """Record the end of a runner.
+
+        Parameters
+        ----------
+        name : str
+        at : float
+            Unix time, in seconds.
+        how : str
+            ``failed``, ``lost`` or ``ended``.
+        why : str
+        """
         life = self._alive.pop(name, None)
         if life is not None:
             if (namesake := self._over.pop(name, None)) is not None:
@@ -210,10 +240,10 @@ class RunnerTimeline:
             self._over[name] = life
             self._forget()
 
-    # What there is
+    # Read
 
     def __iter__(self) -> Iterator[RunnerLife]:
-        """In the order in which they were asked for."""
+        """Iterate over lives in the order in which their runners were requested."""
         lives = (*self._over.values(), *self._alive.values())
         return iter(sorted(lives, key=lambda life: life.number))
 
@@ -235,18 +265,18 @@ class RunnerTimeline:
                     life.changes = thinned
                     life.rewritten += 1
             grain *= 2
-        # What cannot be fewer is not tried again at each change.
+        # If this is the minimum, do not try again at each change.
         self._limit = max(self._most, 2 * self._changes)
 
 
 def thin(changes: list[StateChange], grain: float) -> list[StateChange]:
-    """Put together turns of busy and idle that are shorter than a grain, about as long as it.
+    """Merge successive busy and idle states shorter than ``grain`` seconds into longer ones.
 
-    What is put together is in the state in which the runner was for most of it. The first and the
-    last change stay, as does what is neither busy nor idle.
+    A merged state is the one that the runner was in for most of the time. The first and the last
+    change are kept, and so are states other than busy and idle.
     """
     thinned: list[StateChange] = []
-    turns: list[tuple[StateChange, float]] = []  # that are being put together, with their seconds
+    turns: list[tuple[StateChange, float]] = []  # states to merge, with their seconds
     for change, after in pairwise(changes):
         lasts = after.at - change.at
         if change.state in (IDLE, BUSY) and lasts < grain:
@@ -270,10 +300,10 @@ def _together(turns: Sequence[tuple[StateChange, float]]) -> Iterator[StateChang
 
 
 def state_of(member: RunnerState) -> str:
-    """What a runner does, in the words of its life."""
+    """Return the state of a runner, as named in its life."""
     if member.phase is Phase.READY:
         return BUSY if member.busy else IDLE
-    # Paused, as draining, it has no more calls for now; its note says which.
+        # Like a draining runner, a paused one gets no calls; its note tells the two apart.
     return DRAINING if member.phase is Phase.PAUSED else str(member.phase.value)
 
 

@@ -1,4 +1,4 @@
-"""What a pool has used: boots, runners' ends, and runner-seconds (driver)."""
+"""The usage of a pool: boots, ends of runners, and runner-seconds (driver)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from dask_flame.history.journal import (
 )
 from dask_flame.scaling.runner_index import RunnerState
 
-#: A backend has a handful of steps. Each is a time series in Prometheus: that is not to be flooded.
+#: Maximum number of phases: each is a time series in Prometheus, and a backend has few steps.
 _MOST_PHASES = 20
 
 
 @dataclass(slots=True)
 class PoolUsage:
-    """Running totals of one pool, from the cluster's start.
+    """Running totals of one pool since the cluster started.
 
     Attributes
     ----------
     boots : int
-        Runners asked for.
+        Number of runners requested.
     registered : int
-        Of them, those that came up.
+        Number of these that have registered.
     boot_seconds : float
-        From request to registration, summed over these.
+        Seconds from request to registration, summed over the registered ones.
     ended : dict of str to int
-        Runners gone: ``failed`` (never came up), ``lost`` (went by themselves), ``ended`` (were
-        told to).
+        Number of ended runners: ``failed`` (never registered), ``lost`` (ended unexpectedly),
+        ``ended`` (were asked to).
     phases : dict of str to (float, int)
-        Of the boots' phases (see :mod:`dask_flame.history.boots`), by name: the seconds, summed,
-        and how many boots have been through it. Bounded; names beyond are counted as ``other``.
+        For each phase of a boot (see :mod:`dask_flame.history.boots`), the sum of its seconds and
+        the number of boots. Bounded; further names are counted as ``other``.
     runner_seconds : float
-        From the request for a runner to its end, summed over those that are gone; see
-        :meth:`paid` for all.
+        Seconds from the request for a runner to its end, summed over the ended ones; :meth:`paid`
+        includes the others.
     """
 
     boots: int = 0
@@ -49,14 +49,14 @@ class PoolUsage:
     runner_seconds: float = 0.0
 
     def phase(self, name: str, seconds: float) -> None:
-        """A boot has been through a phase."""
+        """Count a phase of a boot."""
         if name not in self.phases and len(self.phases) >= _MOST_PHASES:
             name = "other"
         summed, number = self.phases.get(name, (0.0, 0))
         self.phases[name] = (summed + seconds, number + 1)
 
     def apply(self, entry: Entry) -> None:
-        """Add up what an entry of the journal says; it must be of this pool."""
+        """Count a journal entry, which must be about this pool."""
         match entry:
             case RunnersAsked():
                 self.boots += len(entry.runners)
@@ -70,22 +70,23 @@ class PoolUsage:
                 self.runner_seconds += entry.seconds
 
     def paid(self, members: Iterable[RunnerState], now: float) -> float:
-        """Runner-seconds of those that are gone and of these, which are there."""
+        """Return the runner-seconds of the ended runners and of these, which are running."""
         return self.runner_seconds + sum(now - m.asked for m in members)
 
 
 class UsageByPool(dict[str, PoolUsage]):
-    """What each pool has used, by its name.
+    """The usage of each pool, by its name.
 
     Parameters
     ----------
     pools : iterable of str
+        Names of the pools.
     """
 
     def __init__(self, pools: Iterable[str]) -> None:
         super().__init__((pool, PoolUsage()) for pool in pools)
 
     def apply(self, entry: Entry) -> None:
-        """Add up what an entry of the journal says of a pool."""
+        """Count a journal entry for its pool."""
         if isinstance(entry, RunnersAsked | BootStepped | RunnerRegistered | RunnerEnded):
             self[entry.pool].apply(entry)

@@ -1,4 +1,4 @@
-"""The lease: who is connected to a scheduler, what it keeps for them, how they come back.
+"""The lease: track the clients of a scheduler, keep their work, and let them reconnect.
 
 As a preload, ``dask scheduler --preload dask_flame.lease`` gives any scheduler a lease.
 """

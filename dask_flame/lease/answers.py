@@ -1,9 +1,9 @@
-"""When a request of a Client returns, the Client knows what has come of it (driver).
+"""Make a Client's requests return only after their effects have reached the Client (driver).
 
-What the scheduler says of futures is in a stream of its own, and may be read after the answer to a
-request. So a Client that had restarted its cluster would still cancel all its futures a moment
-later, and with them those of calls that were submitted since. The same goes for a call that is
-submitted again as soon as it was cancelled.
+The scheduler reports changes of futures in a separate stream, which may be read after the answer to
+a request. Without this module, a Client that has restarted its cluster would cancel all its futures
+a moment later, including those of calls submitted after the restart. The same would happen to a
+call that is submitted again directly after it was cancelled.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from dask_flame.core.messages import LEASE, MARK
 if TYPE_CHECKING:
     from dask_flame.lease.resume import ResumableLink
 
-#: Longest waits for the stream, in seconds: after a restart, and after a cancellation, which
-#: must not hold up who has just interrupted a call.
+#: Longest waits for the stream, in seconds, after a restart and after a cancellation. The second is
+#: short because the user has just interrupted a call.
 _RESTARTED, _CANCELLED = 30.0, 2.0
 
 
 class ClientAnswers:
-    """What a Client waits for before its requests return. Used on the Client's loop.
+    """Wait for the scheduler's stream before a Client's requests return.
 
-    Each mark on the Client's stream is answered on the scheduler's, behind all that the scheduler
-    said before it read the mark.
+    The Client sends a mark in its stream. The scheduler answers it in its own stream, after all
+    messages that it sent before it read the mark. Use this on the Client's event loop only.
 
     Parameters
     ----------
     link : ResumableLink
-        Its Client's ``restart`` and ``cancel`` are replaced, by attributes of this one instance;
-        they behave as stock while the link is off.
+        The connection to use. ``restart`` and ``cancel`` of its Client are replaced on that
+        instance; they behave as in distributed while the link is off.
     """
 
     def __init__(self, link: ResumableLink) -> None:
@@ -46,29 +46,29 @@ class ClientAnswers:
         internals.stream_handlers(client)["restart"] = self._restarted
 
     def mark(self, sender: Any, n: int) -> asyncio.Event:
-        """Put a mark with this number into the stream, and return what its answer will set."""
+        """Send a mark with this number, and return the event that its answer sets."""
         sender.send({"op": MARK, "n": n})
         heard = asyncio.Event()
         self._marks.append(heard)
         return heard
 
     def answered(self) -> None:
-        """The oldest mark was answered."""
+        """Handle the answer to the oldest mark."""
         if self._marks:
             self._marks.popleft().set()
 
     def dropped(self) -> None:
-        """The connection is gone, and the answers with it."""
+        """Handle a lost connection: no mark that was sent on it will be answered."""
         while self._marks:
             self._marks.popleft().set()
 
     async def hear(self, within: float) -> None:
-        """Read all that the scheduler has said by now, and what it says to all that was asked.
+        """Read all messages that the scheduler has sent so far, and answers to earlier requests.
 
-        Returns when that is done, after so many seconds, or when the connection drops.
+        Return when that is done, after ``within`` seconds, or when the connection drops.
         """
         posted = asyncio.Event()
-        self._client.loop.add_callback(posted.set)  # behind what other threads have asked
+        self._client.loop.add_callback(posted.set)  # after the requests of other threads
         await posted.wait()
         sender = self._link.sender
         if sender is None or sender.closed():
@@ -89,7 +89,7 @@ class ClientAnswers:
             await self.hear(_CANCELLED)
 
     def _all(self) -> list[ClientAnswers]:
-        """The Clients of this process that are connected to the same scheduler."""
+        """Return the Clients of this process that are connected to the same scheduler."""
         if self._client.status != "running":
             return []
         address = self._client.scheduler.address
@@ -107,18 +107,19 @@ class ClientAnswers:
         if there is here:
             await other.hear(_RESTARTED)
         elif not internals.made_asynchronous(other._client):
-            # Its loop has a thread of its own; that of an asynchronous one may be held up by this.
+            # Its loop runs in its own thread. An asynchronous Client's loop may be blocked by us.
             hearing = asyncio.run_coroutine_threadsafe(other.hear(_RESTARTED), there)
             await asyncio.wrap_future(hearing)
 
     def _restarted(self) -> None:
-        """The scheduler has forgotten all: forget all futures, and calls that it did not know yet.
+        """Forget all futures, and release calls that the scheduler may not have read yet.
 
-        A call that was submitted before this was heard, and read after the restart, would run for
-        nobody, and its result be kept for ever.
+        The scheduler forgets everything in a restart. A call that was submitted before this message
+        arrived, and is read after the restart, would otherwise run without a future, and its result
+        would never be released.
         """
         client = self._client
-        # Under this lock futures are made and their graph is handed to the loop.
+        # Client creates futures and sends their graph to the loop while it holds this lock.
         with internals.futures_lock(client):
             keys = list(client.futures)
             internals.handle_restart(client)

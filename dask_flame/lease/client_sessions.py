@@ -1,9 +1,9 @@
-"""What a driver wanted is kept while its connection is gone (scheduler); a part of the lease.
+"""Keep the work of clients whose connection is lost (scheduler); a part of the lease.
 
-Stock Dask releases what a client wanted in the moment its connection ends, and knows a client that
-comes back, with the same id, as a new one. Here its state stays as it is for the grace. Of each
-driver's stream it is known how many messages were read, so that a driver that comes back sends
-again exactly what was lost: see :mod:`dask_flame.lease.resume`.
+Stock Dask releases the keys of a client as soon as its connection ends, and treats a client that
+reconnects with the same id as a new one. Here, the client's state is kept for the grace. The
+scheduler counts the messages that it has read from each driver, so that a driver that reconnects
+sends exactly the lost ones again: see :mod:`dask_flame.lease.resume`.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from dask_flame.lease.clients import LATE, Alarm, ClientRecord, first_alone, kee
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds for the last words to clients.
+#: Seconds to send the last messages to clients.
 _PARTING = 1.0
 
 
 class ClientSessions:
-    """Keeps what clients want through drops of their connections, and drops those that are silent.
+    """Keep the state of clients whose connection is lost, and disconnect silent clients.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
     grace : float
-        Seconds for which the wants of a client whose connection ended are kept.
+        Seconds for which the state of a disconnected client is kept.
     silence : float
-        Seconds without a word after which a connection is ended; 0: never.
+        Seconds without a message after which a connection is closed; 0 means never.
     on_drop : callable
-        Called with the id of a client whose connection has ended without a goodbye.
+        Called with the id of a client whose connection has ended before the client closed.
     in_force : callable
-        Whether the plugin is still registered: distributed takes plugins out without a word.
+        Return whether the plugin is still registered. distributed does not notify a plugin when it
+        is unregistered.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class ClientSessions:
         self._look_out = PeriodicCallback(self._look, interval * 1000)
 
     def start(self, records: dict[str, ClientRecord] | None = None) -> None:
-        """Begin, with the clients there are; ``records`` are those of a lease replaced by this."""
+        """Start with the connected clients, and the ``records`` of the lease that this replaces."""
         s = self.scheduler
-        # Plugins hear of a client's end only after its keys are gone, and a second connection with
-        # the same id would be ended with the first: so these two are replaced, on this instance.
-        # The goodbye of a client, "close-client", calls the class's own method.
+        # Plugins are notified of a client's end only after its keys are released, and a second
+        # connection with the same id would end with the first. So both are replaced on this
+        # instance. A client's "close-client" message calls the method of the class.
         self._stock_register = s.handlers["register-client"]
         self._stock_remove = s.remove_client
         s.handlers["register-client"] = self._register
@@ -96,12 +97,12 @@ class ClientSessions:
         self._look_out.start()
 
     def stop(self, *, release: bool = True) -> dict[str, ClientRecord]:
-        """Leave the scheduler as it was; by default what was kept for absent clients is released.
+        """Restore the scheduler's methods; by default, release the work of disconnected clients.
 
         Returns
         -------
         dict
-            What was known of each client.
+            The record of each client, by its id.
         """
         if not self._started:
             return {}
@@ -111,8 +112,8 @@ class ClientSessions:
         s.handlers["register-client"] = self._stock_register
         restore(s, "remove_client")
         del s.handlers[STANDING]
-        # Until they have heard of it, clients say these as before: what a scheduler has no handler
-        # for ends a client's stream.
+        # Clients send these messages until they learn of the end of the lease. A message without a
+        # handler would end the client's stream.
         s.stream_handlers[MARK] = s.stream_handlers[TELL] = _ignore
         for sender in s.client_comms.values():
             restore(sender.comm, "read")
@@ -129,22 +130,22 @@ class ClientSessions:
         return records
 
     def say_last(self, words: str) -> None:
-        """Tell clients that this is the end, and why: there is no use in coming back."""
+        """Tell clients that the cluster ends, and why, so that they do not try to reconnect."""
         self._notify({"over": words})
 
     async def part(self) -> None:
-        """Close the clients' connections, so that they hear that this is the end."""
+        """Close the clients' connections, so that clients notice the end of the scheduler."""
         senders = [s for c, s in self.scheduler.client_comms.items() if keeps(c)]
         with contextlib.suppress(TimeoutError):
             closing = (sender.close() for sender in senders)
             await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), _PARTING)
 
-    # Clients come and go
+    # Clients connect and disconnect
 
     def arrived(self, client: str) -> None:
-        """The scheduler has just made a new state for this client: if it is back, it has its old.
+        """Give a client that has reconnected its old state, in place of the new one.
 
-        To be called from a plugin's ``add_client``, before anything else can happen.
+        Call this from a plugin's ``add_client``, before anything else can run.
         """
         if not keeps(client):
             return
@@ -161,7 +162,7 @@ class ClientSessions:
         self.scheduler.clients[client] = record.state
 
     def gone(self, client: str) -> None:
-        """The scheduler has removed this client: it said goodbye, or its grace is over."""
+        """Forget a client that the scheduler has removed: it closed, or its grace has passed."""
         record = self.records.pop(client, None)
         if record is not None and record.release is not None:
             record.release.cancel()
@@ -180,7 +181,7 @@ class ClientSessions:
         self._latest[client] = comm
         try:
             while (old := self.scheduler.client_comms.get(client)) is not None:
-                # It is half-open: its driver is here. What it had said is handled to its end.
+                # The old connection is half-open. Messages already read from it are still handled.
                 old.abort()
                 await asyncio.sleep(0.01)
                 if self._latest.get(client) is not comm:
@@ -194,7 +195,7 @@ class ClientSessions:
             await self._stock_register(comm, client=client, **kwargs)
         finally:
             restore(comm, "read")
-            # A connection that ends in the middle of its beginning ends without a `remove_client`.
+            # `remove_client` is not called for a connection that ends while it is registered.
             if client in self.records and client not in self.scheduler.client_comms:
                 self._remove(client)
 
@@ -219,10 +220,10 @@ class ClientSessions:
 
     def _here(self) -> bool:
         if self._started and not self._in_force():
-            self.stop()  # no harm where that has happened already
+            self.stop()  # does nothing if already stopped
         return self._started and self.scheduler.status is Status.running
 
-    # What they say
+    # Messages
 
     def _listen(self, comm: Comm, client: str) -> None:
         read = comm.read
@@ -265,7 +266,7 @@ class ClientSessions:
         self._say(client, {"taken": n})
 
     def _tell(self, client: str, pending: list[Any], finished: list[Any], error: list[Any]) -> None:
-        """A driver that is back says what it knows: answer where it is not so."""
+        """Compare a driver's view of its futures with the scheduler's, and send the differences."""
         s = self.scheduler
         wants = s.clients[client].wants_what
         lost = []
@@ -308,7 +309,7 @@ class ClientSessions:
             if record.listening is None:
                 continue
             record.listening = min(now, record.listening + stopped)
-            # Without the driver's half, which marks its stream, only Dask's own heartbeat is heard.
+            # A driver that sends no marks is heard only by its heartbeat, which is less frequent.
             limit = self.silence if record.taken is not None else max(self.silence, told)
             if self.silence and now - record.listening > limit:
                 logger.info("%s: nothing heard for silence=%g s", client, limit)
@@ -319,16 +320,16 @@ class ClientSessions:
     def _notify(self, message: dict[str, Any]) -> None:
         for client, sender in list(self.scheduler.client_comms.items()):
             if keeps(client) and sender.batch_count == 0:
-                # Its first message is on the way, and must come alone.
+                # Its first message has not been sent yet, and must be sent alone.
                 asyncio.get_running_loop().call_later(0.1, self._say, client, message)
             elif keeps(client):
                 self._say(client, message)
 
     def _say(self, client: str, message: dict[str, Any]) -> None:
-        # As an event, which a client that does not know the topic ignores.
+        # Send an event, because a client ignores events of a topic that it does not know.
         event = {"op": "event", "topic": LEASE, "event": (time(), message)}
         self.scheduler.client_send(client, event)
 
 
 def _ignore(**_: Any) -> None:
-    """Take a message that has no meaning any more."""
+    """Ignore a message that no longer has a meaning."""

@@ -1,4 +1,4 @@
-"""Clients as a leased scheduler knows them (scheduler): who is a driver, what is noted of each."""
+"""Records of a leased scheduler's clients, and tests for the kinds of clients (scheduler)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from distributed.scheduler import ClientState
 from dask_flame.core.distributed_internals import replace, restore
 from dask_flame.core.messages import MARK, UNNUMBERED
 
-#: Seconds later than this and the process itself was stopped, or had no time, meanwhile.
+#: A callback that is late by more than this (seconds): the process was suspended or starved.
 LATE = 1.0
 
 
 class Alarm:
-    """Calls back once this process has run for a while; started anew if it was stopped meanwhile.
+    """Call back after a delay, and start again if the process was suspended in the meantime.
 
-    Those who wait to be heard again must not be judged by a clock that went on while nobody
-    listened.
+    While the process is suspended it cannot receive messages, so that time must not count against
+    a client.
     """
 
     def __init__(self, delay: float, callback: Callable[[], None]) -> None:
@@ -47,23 +47,24 @@ class Alarm:
 
 @dataclass
 class ClientRecord:
-    """What is known of one client, connected or not.
+    """The record of a client, connected or not.
 
     Attributes
     ----------
     state : ClientState
-        The scheduler's own: what the client wants.
+        The scheduler's own state of the client, with the keys that it wants.
     epoch : str
-        Tells this record from another of the same client, made after the first was given up.
+        A unique id of this record. If the client's work is released and the client comes back, its
+        new record has another epoch.
     taken : int or None
-        How many messages of its stream were read, over all its connections; None until it has
-        said where its count begins.
+        Number of messages read from its stream, over all connections; None until the client has
+        sent the number to start from.
     listening : float or None
-        Since when nothing was heard of it; None while what it said is being handled.
+        Time of the last message; None while a message is being handled.
     release : Alarm or None
-        Ends what is kept for it; None while it is connected.
+        Releases its work after the grace; None while it is connected.
     garbled : bool
-        Whether its last connection ended because what it said could not be unpickled here.
+        Whether its last connection ended because a message could not be unpickled.
     """
 
     state: ClientState
@@ -85,8 +86,8 @@ class ClientRecord:
 def first_alone(comm: Comm) -> None:
     """Write the first message by itself, as a Client that connects requires.
 
-    There may be more to say at once: a client that is back wants keys from the start, and when any
-    client cancels calls, distributed tells all clients of it.
+    More messages may be pending: a client that reconnects wants keys from the start, and when a
+    client cancels calls, distributed notifies all clients.
     """
     write = comm.write
 
@@ -101,19 +102,19 @@ def first_alone(comm: Comm) -> None:
 
 
 def _named(client: str, *names: str) -> bool:
-    # "<class>-<name>-<uuid>", or without a name "<class>-<uuid>".
+    # A client's id is "<class>-<name>-<uuid>", or "<class>-<uuid>" without a name.
     return any(client.split("-", 1)[-1].startswith(f"{name}-") for name in names)
 
 
 def keeps(client: str) -> bool:
-    """Whether what a client wants is kept when its connection drops: not for one a call opened."""
+    """Return whether a lease keeps a client's work; false for clients that calls have opened."""
     return client != "fire-and-forget" and not _named(client, "worker")
 
 
 def is_driver(client: str) -> bool:
-    """Whether a client's id, as the scheduler knows it, is that of a driver.
+    """Return whether a client's id, as the scheduler knows it, belongs to a driver.
 
-    ``fire-and-forget`` is the scheduler's own; ``Client-worker-…`` are clients that calls opened,
-    ``Client-observer-…`` those that only look.
+    ``fire-and-forget`` is the scheduler's own client; ``Client-worker-…`` are clients that calls
+    opened; ``Client-observer-…`` are clients that only observe.
     """
     return client != "fire-and-forget" and not _named(client, "worker", "observer")

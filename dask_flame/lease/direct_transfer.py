@@ -1,9 +1,9 @@
-"""A Client beside its scheduler has its data from runners, and sends it there, itself (driver).
+"""Transfer data between runners and a Client in the scheduler's process directly (driver).
 
-Stock Dask moves what a Client gathers and scatters by way of the scheduler. Where that is in the
-Client's own process, on the same event loop, it means a connection of a thread to itself: each byte
-is copied twice more, into memory that is twice as much, and nothing else is done meanwhile. With
-``direct_to_workers`` it goes straight, but then nobody who scatters waits for a runner to boot.
+In stock Dask, gathered and scattered data pass through the scheduler. If the scheduler runs in the
+Client's process, on the same event loop, the data would go through a connection from a thread to
+itself: each byte is copied two more times, memory use doubles, and the loop is blocked. The option
+``direct_to_workers`` avoids this, but then ``scatter`` does not wait for a runner to boot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Request = Callable[..., Awaitable[Any]]
 
 
 def scheduler_beside(client: Client) -> Scheduler | None:
-    """The scheduler of this Client, where it runs on the Client's own event loop."""
+    """Return the scheduler if it runs on this Client's event loop, else None."""
     scheduler = getattr(client.cluster, "scheduler", None)
     if not isinstance(scheduler, Scheduler) or scheduler.address != client.scheduler.address:
         return None
@@ -28,19 +28,20 @@ def scheduler_beside(client: Client) -> Scheduler | None:
 
 
 def straight_gather(client: Client, request: Request) -> Request:
-    """What asks for results without asking the scheduler's side of a connection for them.
+    """Return a replacement of ``gather`` that reads results directly from runners.
 
     Parameters
     ----------
     client : distributed.Client
     request : callable
-        The scheduler's ``gather``, over a connection: asked for what does not come this way, since
-        its runner is gone or busy. It then looks further, and says what is lost.
+        The scheduler's ``gather`` RPC. It is called for the results that could not be read
+        directly because their runner is lost or busy; it tries other runners and reports the
+        missing results.
 
     Returns
     -------
     callable
-        ``request`` itself, where the scheduler is not beside the Client.
+        ``request`` itself if the scheduler does not run on the Client's event loop.
     """
     scheduler = scheduler_beside(client)
     if scheduler is None:
@@ -61,29 +62,29 @@ def straight_gather(client: Client, request: Request) -> Request:
 
 
 def straight_scatter(client: Client, request: Request) -> Request:
-    """What has the scheduler send data to runners without sending it to the scheduler.
+    """Return a replacement of ``scatter`` that sends data directly to runners.
 
     Parameters
     ----------
     client : distributed.Client
     request : callable
-        The scheduler's ``scatter``, over a connection.
+        The scheduler's ``scatter`` RPC.
 
     Returns
     -------
     callable
-        ``request`` itself, where the scheduler is not beside the Client.
+        ``request`` itself if the scheduler does not run on the Client's event loop.
     """
     scheduler = scheduler_beside(client)
     if scheduler is None or client.scheduler.serializers is not None:
-        # Serializers that a Client is given hold for its own connections.
+        # The serializers of a Client apply to its own connections only.
         return request
     handler: Request = scheduler.handlers["scatter"]
     return handler
 
 
 async def _from_runners(client: Client, scheduler: Scheduler, keys: list[Any]) -> dict[Any, Any]:
-    """What can be had of these results."""
+    """Return the results that could be read from runners."""
     if scheduler.status is not Status.running:
         return {}
     places: dict[str, list[Any]] = {}
@@ -97,18 +98,18 @@ async def _from_runners(client: Client, scheduler: Scheduler, keys: list[Any]) -
     data: dict[Any, Any] = {}
     for answer in answers:
         if isinstance(answer, OSError):
-            continue  # gone, or about to go
+            continue  # the runner has ended or is ending
         if isinstance(answer, BaseException):
-            raise answer  # what it sent cannot be read here
+            raise answer  # its data cannot be unpickled here
         data.update(answer.get("data", {}))
     return data
 
 
 async def _ask(client: Client, address: str, keys: list[Any]) -> dict[str, Any]:
-    """What a runner says when it is asked for results.
+    """Ask a runner for results, and return its answer.
 
-    Not distributed's ``get_data_from_worker``, which leaves the runner waiting for an answer when
-    what it sent cannot be unpickled here: the next question on the connection was taken for it.
+    distributed's ``get_data_from_worker`` does not confirm an answer that cannot be unpickled, so
+    the runner would take the next request on this connection for the confirmation.
     """
     pool = client.rpc
     comm = await pool.connect(address)

@@ -1,9 +1,9 @@
-"""Plugins of nannies, on runners, which have none (scheduler, and a runner).
+"""Run nanny plugins on runners, which have no nanny (scheduler, and a runner).
 
-A Nanny is the parent process that restarts distributed's own workers. A runner's place is taken by
-another runner instead. So what distributed's own plugins of nannies do, they do on the runner
-itself: :class:`distributed.diagnostics.plugin.Environ`, ``UploadDirectory``, and what is installed
-with ``restart_workers=True``.
+A Nanny is the parent process that restarts a worker of distributed. A runner is instead replaced
+with another runner. So the nanny plugins of distributed itself run on the runner:
+:class:`distributed.diagnostics.plugin.Environ`, ``UploadDirectory``, and packages installed with
+``restart_workers=True``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dask_flame.errors import PoolError
 
 
 class NannyPluginOnRunner(WorkerPlugin):
-    """Does on a runner what a plugin of nannies does.
+    """Run a nanny plugin on a runner.
 
     Parameters
     ----------
     plugin : NannyPlugin
-        One of distributed's own. They are given the worker, which has the attributes of a nanny
-        that they use. Nothing is restarted: what a module has read of a variable when it was
-        imported, it keeps.
+        A nanny plugin of distributed itself. It gets the worker, which has the attributes of a
+        nanny that these plugins use. Nothing is restarted: a module that has read an environment
+        variable when it was imported keeps the old value.
     """
 
     def __init__(self, plugin: NannyPlugin) -> None:
@@ -49,12 +49,12 @@ class NannyPluginOnRunner(WorkerPlugin):
 
 
 def on_runner(plugin: bytes) -> bytes:
-    """Return the plugin of workers that does what a pickled plugin of nannies does.
+    """Return the worker plugin that does the work of a pickled nanny plugin.
 
     Raises
     ------
     PoolError
-        If it is none of distributed's own: nobody can say what it needs of a nanny.
+        If the plugin is not one of distributed's own: it may need an actual nanny.
     """
     made = pickle.loads(plugin)
     kind = type(made)

@@ -1,7 +1,7 @@
-"""What a driver has said to its scheduler and might have to say again (driver). No I/O.
+"""The messages that a driver may have to send again to its scheduler (driver). No I/O.
 
-Messages are numbered from 0. Those that are known to be read are forgotten; those that were handed
-to a connection may have been read, or lost; the others were never sent.
+Messages are numbered from 0. A message is forgotten once it is known to be read. A message that was
+passed to a connection may have been read or lost. The others were never sent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dask_flame.core.numbered import Unconfirmed
 
 Message = dict[str, Any]
 
-#: Most bytes of messages remembered that were sent and are not known to be read.
+#: Maximum bytes of kept messages that were sent and are not known to be read.
 REMEMBERED = 256 * 2**20
 
 
@@ -24,14 +24,14 @@ class Outbox(Unconfirmed[tuple[Message, int]]):
 
     Parameters
     ----------
-    limit : int
-        Bytes. Of more than this the oldest that were sent are forgotten: should they turn out to
-        be lost, they are not sent again.
+    limit : int, default 256 MiB
+        Bytes. Above this, the oldest sent messages are forgotten; if they were lost, they are not
+        sent again.
 
     Attributes
     ----------
     handed : int
-        Number of the first that was never handed to a connection.
+        Number of the first message that was never passed to a connection.
     """
 
     def __init__(self, limit: int = REMEMBERED) -> None:
@@ -41,8 +41,8 @@ class Outbox(Unconfirmed[tuple[Message, int]]):
         self._bytes = 0
 
     def note(self, message: Message) -> None:
-        """Keep a message; ``hand_over`` says that it was sent."""
-        # A copy: a connection within the process hands over the message itself, to be taken apart.
+        """Keep a message; ``hand_over`` or ``handed_last`` marks it as sent."""
+        # Keep a copy: an in-process connection passes on the message itself, which is modified.
         self._weigh(dict(message))
 
     def _weigh(self, message: Message) -> None:
@@ -51,14 +51,14 @@ class Outbox(Unconfirmed[tuple[Message, int]]):
         self._bytes += size
 
     def hand_over(self) -> list[Message]:
-        """All messages here, to be sent in this order now; from here on they count as sent."""
+        """Return all messages, in the order to send them now, and mark them as sent."""
         self.handed = self.next
         messages = [dict(message) for message, _ in self]
         self._trim()
         return messages
 
     def handed_last(self) -> None:
-        """The last message was sent, as were all before it."""
+        """Mark all messages as sent."""
         self.handed = self.next
         self._trim()
 
@@ -67,11 +67,11 @@ class Outbox(Unconfirmed[tuple[Message, int]]):
             self.forget(self.start + 1)
 
     def forget(self, upto: int) -> None:
-        """Messages below this number were read, or are given up."""
+        """Forget the messages below this number: they were read, or are given up."""
         self._bytes -= sum(size for _, size in self.confirm(upto))
 
     def replace(self, change: Callable[[Message], Message]) -> None:
-        """Put something else in a message's place."""
+        """Replace each message with the result of ``change``."""
         first, messages = self.start, [message for message, _ in self]
         self.clear()
         self.start, self._bytes = first, 0
@@ -79,23 +79,23 @@ class Outbox(Unconfirmed[tuple[Message, int]]):
             self._weigh(change(message))
 
     def renumber(self) -> None:
-        """Forget what was sent; the others are numbered from 0."""
+        """Forget the sent messages, and number the others from 0."""
         self.forget(self.handed)
         self.start = self.handed = 0
 
     def submitted(self) -> set[Any]:
-        """Keys of the calls that were never sent."""
+        """Return the keys of the calls that were never sent."""
         unsent = [message for message, _ in self.since(self.handed) if submits(message)]
         return {key for message in unsent for key in message["keys"]}
 
 
 def submits(message: Message) -> bool:
-    """Whether a message brings calls."""
+    """Return whether a message submits calls."""
     return bool(message["op"] == "update-graph")
 
 
 def weight(message: Message) -> int:
-    """Bytes that a message holds on to, roughly."""
+    """Return the approximate bytes of memory that a message uses."""
     if submits(message):
         return 1024 + sum(int(nbytes(frame)) for frame in message["expr_ser"].frames)
     return 256

@@ -1,11 +1,11 @@
-"""The lease: who keeps whom alive (scheduler).
+"""The lease, a scheduler plugin that ends a cluster without drivers (scheduler).
 
-A cluster lives for its drivers. When the last one's connection is gone and none has come back
-within the grace, the lease lapses and everything ends. A plain Dask plugin, usable on any cluster::
+When the last driver's connection has ended and no driver has connected within the grace, the lease
+lapses and the cluster ends. This is a plain Dask plugin, for use on any cluster::
 
     client.register_plugin(dask_flame.Lease("30s"))
 
-or, with what ``flame.*`` says in Dask's configuration, from the command line::
+or, with the options ``flame.*`` of Dask's configuration, from the command line::
 
     dask scheduler --preload dask_flame.lease.plugin
 """
@@ -32,37 +32,38 @@ logger = logging.getLogger("dask_flame")
 
 
 class Lease(SchedulerPlugin):
-    """Ends a cluster when its last driver has been gone for a while; keeps its work until then.
+    """End a cluster when its last driver has been disconnected for a while.
 
-    A driver is any Client but those that calls on workers have opened, and observers: a client
-    made by ``Client(address, name="observer")`` holds no lease.
+    Until then, keep the work of disconnected drivers. A driver is any Client except those that
+    calls on workers have opened, and observers: a client made by
+    ``Client(address, name="observer")`` does not hold the lease.
 
     Parameters
     ----------
     grace : duration, default "10s" (``flame.disconnect-grace``)
-        How long the cluster outlives its last driver. When a driver's connection drops without
-        its goodbye, what it wanted is kept for it for as long: its calls go on, and if it comes
-        back within this time it finds all as it was.
+        How long the cluster outlives its last driver. If a driver's connection drops before the
+        driver closes, its work is kept for the same time: its calls continue, and a driver that
+        reconnects within this time finds everything as it was.
     silence : duration, default "60s" (``flame.silence``)
-        A client of which nothing was heard for this long (stopped, its machine gone, its link
-        dead) is taken for gone: its connection is ended, and the grace begins. 0: never. In the
-        scheduler this counts for clients without :func:`dask_flame.resume_clients` from three of
-        Dask's own heartbeats on, 15 s or more.
+        A client that sends nothing for this long (it is suspended, its machine is lost, or its
+        network fails) is considered lost: its connection is closed, and the grace begins. 0 means
+        never. For clients without :func:`dask_flame.resume_clients`, the scheduler waits for at
+        least three of Dask's heartbeats, 15 s or more.
     max_lifetime : duration, optional (``flame.max-lifetime``)
-        When this has passed since the start, the lease lapses whatever drivers there are.
+        The lease lapses when this time has passed since the start, even if drivers are connected.
     first : duration, optional
-        How long a cluster that never had a driver may live; by default it is not limited.
+        How long a cluster may wait for its first driver; unlimited by default.
     on_lapse : callable, optional
-        What to do when the lease lapses; takes the reason, a str. By default the scheduler closes,
-        and its workers with it.
+        Called with the reason, a str, when the lease lapses. By default, the scheduler closes
+        together with its workers.
     on_return : callable, optional
-        What to do when a driver comes after a lapse. Of use only with an ``on_lapse`` that leaves
-        the scheduler running. Not called after ``max_lifetime``.
+        Called when a driver connects after the lease has lapsed. Only useful with an ``on_lapse``
+        that leaves the scheduler running. Not called after ``max_lifetime``.
 
     Attributes
     ----------
     lapsed : bool
-        Whether the lease has lapsed, and no driver has come since.
+        Whether the lease has lapsed, and no driver has connected since.
     expired : bool
         Whether ``max_lifetime`` has passed.
 
@@ -73,13 +74,13 @@ class Lease(SchedulerPlugin):
 
     Notes
     -----
-    Making one lets the Clients of this process resume: see :func:`dask_flame.resume_clients`,
-    which drivers in other processes call themselves. A client without it that comes back has its
-    results kept, but has cancelled its own futures.
+    Creating a Lease also lets the Clients of this process resume. Drivers in other processes call
+    :func:`dask_flame.resume_clients` themselves. If a client without it reconnects, its results
+    have been kept, but it has cancelled its own futures.
 
-    The scheduler sees a client's end when its connection closes. A client whose machine vanishes
-    is noticed when TCP gives up (``distributed.comm.timeouts.tcp``, 30 s by default) or after
-    ``silence``. The time during which the scheduler's own process was stopped counts for neither.
+    The scheduler notices the end of a client when its connection closes. It notices a client whose
+    machine is lost when TCP times out (``distributed.comm.timeouts.tcp``, 30 s by default) or after
+    ``silence``. Time during which the scheduler's own process was suspended does not count.
     """
 
     name = "flame-lease"
@@ -122,11 +123,11 @@ class Lease(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         if self._keeper is not None and not self._stopped:
-            return  # distributed starts what a preload has registered and started once more
+            return  # distributed starts a plugin twice if a preload has registered it
         self._stopped = self._seen = False
         self.scheduler = scheduler
         others = [p for p in scheduler.plugins.values() if isinstance(p, Lease) and p is not self]
-        # One that is registered anew replaces the old, of which distributed tells nobody.
+        # distributed does not notify a plugin that is replaced by one with the same name.
         records = others[0].stop(replaced=True) if others else None
         self._keeper = ClientSessions(
             scheduler,
@@ -136,7 +137,7 @@ class Lease(SchedulerPlugin):
             in_force=self._in_force,
         )
         self._keeper.start(records)
-        # Of those that are connected: `scheduler.clients` has variables and queues as well.
+        # Read the connections: `scheduler.clients` also has variables and queues.
         self._clients = {c for c in scheduler.client_comms if is_driver(c)}
         if not self._clients and others:
             self._arm(self.grace, self._gone)
@@ -147,7 +148,7 @@ class Lease(SchedulerPlugin):
             self._end = loop.call_later(self.max_lifetime, self._expire, self.max_lifetime)
 
     def stop(self, *, replaced: bool = False) -> Any:
-        """End what this started and leave the scheduler as it was; safe to call twice."""
+        """Stop, and restore the scheduler's methods; safe to call twice."""
         self._stopped = True
         self._disarm()
         if self._end is not None:
@@ -184,7 +185,7 @@ class Lease(SchedulerPlugin):
         return f"no client for disconnect_grace={self.grace:g} s"
 
     def _left(self, client: str) -> None:
-        # Once for each: one whose grace is over was already counted out when its connection fell.
+        # A client whose grace has passed was already discarded when its connection ended.
         if client in self._clients:
             self._clients.discard(client)
             if not self._clients and not self.lapsed and not self._stopped:
@@ -213,7 +214,7 @@ class Lease(SchedulerPlugin):
         self._lapse(f"max_lifetime={after:g} s has passed")
 
     def say_last(self, reason: str) -> None:
-        """Tell the drivers that all ends now, though they are there: what they wait for fails."""
+        """Notify the drivers that the cluster ends while they are connected, so that calls fail."""
         if self._keeper is not None:
             self._keeper.say_last(
                 f"The cluster has ended: {reason}, after which it ends whatever runs. Make one "
@@ -234,13 +235,13 @@ class Lease(SchedulerPlugin):
             self._closing = asyncio.ensure_future(self.scheduler.close(reason="flame-lease-lapsed"))
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is sent to a scheduler elsewhere is the policy, not the state.
+        # Only the options are sent to a scheduler in another process, not the state.
         state = dict.fromkeys(("_timer", "_end", "_closing", "_keeper"))
         return {**self.__dict__, **state, "_clients": set(), "_seen": False}
 
 
 async def dask_setup(scheduler: Scheduler) -> None:
-    """As a preload of ``dask scheduler``; takes what ``flame.*`` says in Dask's configuration."""
+    """Register a lease, as a preload of ``dask scheduler``, with the options of ``flame.*``."""
     if not isinstance(scheduler, Scheduler):
         raise TypeError(
             f"--preload dask_flame.lease is for the scheduler, not for a {type(scheduler).__name__}"

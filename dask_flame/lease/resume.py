@@ -1,12 +1,12 @@
-"""A Client goes on where it was when its connection drops and comes back (driver).
+"""Let a Client continue after its connection to the scheduler was lost (driver).
 
 The other half is the lease on the scheduler: see :mod:`dask_flame.lease.client_sessions`. Stock
-distributed cancels every future of a Client that loses its scheduler. Here, where the scheduler
-holds a lease, the futures stay as they are while the Client tries to come back; what it says to the
-scheduler is numbered and remembered until it is known to be read, so that afterwards exactly what
-was lost is sent again; and it asks how its futures stand.
+distributed cancels every future of a Client that loses its scheduler. If the scheduler holds a
+lease, futures stay as they are while the Client reconnects. The Client numbers its messages and
+keeps each one until the scheduler is known to have read it. After it has reconnected, it sends the
+lost messages again and asks for the status of its futures.
 
-With :mod:`dask_flame.lease.answers` the one place that replaces private methods of
+Only this module and :mod:`dask_flame.lease.answers` replace private methods of
 :class:`distributed.Client`.
 """
 
@@ -38,32 +38,33 @@ from dask_flame.serialization.graphs import cannot_name, unfit
 
 logger = logging.getLogger("dask_flame")
 
-#: Most keys in one message.
+#: Maximum number of keys in one message.
 _CHUNK = 10_000
-#: Seconds between two marks, at most; the stock heartbeat of a client.
+#: Maximum seconds between two marks: the interval of a client's heartbeat in distributed.
 _BEAT = 5.0
-#: Seconds for the first attempt to come back; each further one gets twice as long, up to the last.
+#: Timeout of the first attempt to reconnect, in seconds. It doubles with each attempt up to _LAST.
 _FIRST, _LAST = 2.0, 16.0
-#: Attempts of a read-only rpc while the connection seems well.
+#: Attempts of a read-only RPC while the connection seems to work.
 _ATTEMPTS = 5
 
 
 def resume_clients() -> None:
-    """Let the Clients of this process go on where they were when their connection comes back.
+    """Let the Clients of this process resume after they have lost their connection.
 
-    Making a :class:`dask_flame.Lease` or a :class:`dask_flame.FlameCluster` does this as well. A
-    driver that only attaches to a leased scheduler elsewhere calls it once, before or after it
-    makes its Client, or has ``distributed.client.preload: dask_flame.lease.resume`` in its
-    configuration. Clients of a scheduler that holds no lease behave as ever.
+    Creating a :class:`dask_flame.Lease` or a :class:`dask_flame.FlameCluster` does this as well. A
+    driver that only connects to a leased scheduler calls this once, before or after it creates its
+    Client, or sets ``distributed.client.preload: dask_flame.lease.resume`` in its configuration.
+    Clients of a scheduler without a lease are not affected.
 
     Notes
     -----
-    While the connection is gone, futures keep their status, ``result()`` waits, and what is
-    submitted is sent later. The Client tries for its ``timeout`` or the lease's grace, whichever is
-    longer; then it cancels its futures and closes. If it is back within the grace all is as it
-    was, and no call runs twice because of the drop. If it comes later, the futures from before are
-    cancelled and say why. ``gather`` and ``result`` are repeated when the connection breaks under
-    them; other requests (``scatter``, ``run``, ``who_has``, …) raise ``CommClosedError`` as ever.
+    While the connection is down, futures keep their status, ``result()`` waits, and submitted calls
+    are sent later. The Client tries to reconnect for its ``timeout`` or for the grace of the lease,
+    whichever is longer; then it cancels its futures and closes. If it reconnects within the grace,
+    it continues as before, and no call runs twice because of the lost connection. If it reconnects
+    later, its earlier futures are cancelled with an explanation. ``gather`` and ``result`` are
+    repeated when the connection breaks; other requests (``scatter``, ``run``, ``who_has``, …) raise
+    ``CommClosedError``, as in distributed.
 
     Examples
     --------
@@ -92,8 +93,8 @@ def resume_clients() -> None:
     _reconnect.dask_flame = True  # type: ignore[attr-defined]
     internals.replace(Client, "_ensure_connected", _ensure_connected)
     internals.replace(Client, "_reconnect", _reconnect)
-    # What is scattered is pickled for its key, and handlers of events are called, on the loop that
-    # a FlameCluster and its Client share: what exits would end it.
+    # Scattered data are pickled and event handlers are called on the loop that a FlameCluster and
+    # its Client share. A SystemExit raised there would end the loop.
     for name in ("_scatter", "_handle_event"):
         internals.replace(Client, name, shielded(getattr(Client, name)))
     for client in internals.clients():
@@ -102,15 +103,19 @@ def resume_clients() -> None:
 
 
 def tell_clients(cluster: Any, why: str, error: type[Exception] | None = None) -> None:
-    """Tell the Clients of this process why their cluster is no more, where its scheduler cannot.
+    """Notify the Clients of this process that their cluster has ended.
+
+    Needed when the scheduler can no longer notify them.
 
     Parameters
     ----------
     cluster : FlameCluster
+        The cluster that has ended.
     why : str
+        The reason, for the message of the error.
     error : type of Exception, optional
-        What their calls fail with, those that are submitted from now on included; by default they
-        are cancelled.
+        The error that pending calls, and calls submitted from now on, fail with. By default,
+        pending calls are cancelled.
     """
     for client in internals.clients():
         link = client.extensions.get(LEASE)
@@ -119,20 +124,23 @@ def tell_clients(cluster: Any, why: str, error: type[Exception] | None = None) -
 
 
 async def dask_setup(client: Client) -> None:
-    """As a preload of ``distributed.client.preload``."""
+    """Set up a Client as a preload of ``distributed.client.preload``."""
     resume_clients()
     if keeps(client.id):
-        # This one is connected already, and not yet among those there are.
+        # This Client is already connected, but distributed does not list it yet.
         await ResumableLink.of(client).join()
 
 
 class ResumableLink:
-    """One Client's connection to a leased scheduler, over its drops. Used on the Client's loop.
+    """Connect a Client to a leased scheduler, across lost connections.
+
+    Use this on the Client's event loop only.
 
     Attributes
     ----------
     on : bool
-        Whether the scheduler is known to hold a lease; where not, nothing is different.
+        Whether the scheduler is known to hold a lease. If not, the Client behaves as in
+        distributed.
     """
 
     def __init__(self, client: Client) -> None:
@@ -143,17 +151,17 @@ class ResumableLink:
         self._joining = asyncio.Lock()
         self._up = asyncio.Event()
         self.outbox = Outbox()
-        self._resumed = -1  # the number of the first message that was sent again the last time
+        self._resumed = -1  # number of the first message sent again at the last reconnection
         self._heard = self._beaten = 0.0
-        self._over = ""  # why the cluster is no more, where it has said so
-        self._error: type[Exception] | None = None  # what calls fail with then
-        # On this instance: all that a Client says but its heartbeat goes through this.
+        self._over = ""  # the reason why the cluster has ended, if it has
+        self._error: type[Exception] | None = None  # the error that calls fail with after that
+        # All messages of this Client, except its heartbeat, go through `post`.
         internals.replace(client, "_send_to_scheduler_safe", self.post)
         self.answers = ClientAnswers(self)
 
     @staticmethod
     def of(client: Client) -> ResumableLink:
-        """This Client's link; made if there is none."""
+        """Return this Client's link; create it if needed."""
         if LEASE not in client.extensions:
             client.extensions[LEASE] = ResumableLink(client)
         link: ResumableLink = client.extensions[LEASE]
@@ -165,18 +173,18 @@ class ResumableLink:
 
     @property
     def sender(self) -> Any:
-        """What the scheduler is spoken to through; None while it is not."""
+        """The stream to the scheduler; None while there is no connection."""
         return self._sender
 
-    # Coming and coming back
+    # Connect and reconnect
 
     async def join(self, timeout: float | None = None) -> None:
-        """On a new connection: take up what was, or begin, or be as stock without a lease.
+        """Handle a new connection: resume, begin, or do nothing if there is no lease.
 
         Raises
         ------
         OSError
-            The connection broke; only where there is something to take up.
+            The connection broke while there was a session to resume.
         """
         async with self._joining:
             client = self.client
@@ -205,7 +213,7 @@ class ResumableLink:
                 self._begin(sender, standing)
 
     async def _ask(self, timeout: float | None) -> dict[str, Any] | None:
-        # In the event log first: a stock scheduler warns of a request that it does not know.
+        # Read the event log first: a stock scheduler logs a warning about an unknown request.
         async def ask() -> Any:
             events = await self.client.scheduler.events(topic=LEASE)
             if not events or not events[-1][1]["in-force"]:
@@ -235,7 +243,7 @@ class ResumableLink:
         callbacks[LEASE].start()
 
     def _open(self, sender: Any) -> None:
-        """Speak through this connection, beginning with what the log holds."""
+        """Send through this connection, starting with the messages in the outbox."""
         self.answers.dropped()
         self.answers.mark(sender, self.outbox.start)
         sender.send(*self.outbox.hand_over())
@@ -249,12 +257,12 @@ class ResumableLink:
         if taken is not None:
             outbox.forget(taken)
         if garbled:
-            # The scheduler cannot read something of what was sent: not again and again. What goes
-            # with it is among the futures that it will not know.
+            # The scheduler cannot unpickle some of these messages, so do not send them again. The
+            # futures that this loses are among those that the scheduler will not know.
             logger.error("the scheduler could not unpickle what was submitted last")
             outbox.forget(outbox.handed)
         elif self._resumed == outbox.start:
-            # Nothing was read of what was sent twice: is there something that cannot be written?
+            # The same messages were sent twice and never read: drop those that cannot be written.
             outbox.replace(self._speakable)
         self._resumed = outbox.start
         again = outbox.handed - outbox.start
@@ -270,7 +278,10 @@ class ResumableLink:
         return message
 
     async def _tell(self) -> None:
-        """Ask where the scheduler knows otherwise, behind all that was said of these futures."""
+        """Report the known status of all futures, so that the scheduler answers where it differs.
+
+        This is sent after all earlier messages about these futures.
+        """
         futures = await self._futures()
         known: dict[str, list[Any]] = {"pending": [], "finished": [], "error": []}
         for key, state in futures.items():
@@ -283,8 +294,8 @@ class ResumableLink:
                     self._sender.send({"op": TELL, **nothing, status: keys[at : at + _CHUNK]})
 
     async def _futures(self) -> dict[Any, Any]:
-        """The futures there are; what was said of them has been posted when this returns."""
-        # Under this lock futures are made and their graph is handed to the loop.
+        """Return all futures, once all earlier messages about them have been posted."""
+        # Client creates futures and sends their graph to the loop while it holds this lock.
         with internals.futures_lock(self.client):
             futures = dict(self.client.futures)
         posted = asyncio.Event()
@@ -293,7 +304,7 @@ class ResumableLink:
         return futures
 
     async def _lost(self, sender: Any, standing: dict[str, Any] | None) -> None:
-        """What was is gone: only what was submitted since the connection broke goes on."""
+        """Cancel all futures, except those submitted since the connection broke."""
         futures = await self._futures()
         keys = self.outbox.submitted()
         self._cancel(
@@ -313,18 +324,18 @@ class ResumableLink:
         reason = "cluster-ended" if self._over else "scheduler-connection-lost"
         for key, state in futures.items():
             if self._error is not None:
-                # One for each: what is raised collects a traceback.
+                # One instance for each future: raising it adds a traceback to it.
                 state.set_error(self._error(why), None)
             else:
                 state.cancel(reason=reason, msg=why)
             self.client.futures.pop(key, None)
 
     def over(self, why: str, error: type[Exception] | None = None) -> None:
-        """The cluster is no more, and so are its futures."""
+        """Cancel or fail all futures, because the cluster has ended."""
         self._over, self._error = why, error
         self._cancel(dict(self.client.futures), why)
         if error is not None:
-            # The Client closes soon: a call that is submitted then is told the same.
+            # The Client closes soon: a call that is submitted after that fails with this error too.
             internals.replace(self.client, "_send_to_scheduler", self._refuse)
 
     def _refuse(self, message: dict[str, Any]) -> None:
@@ -333,7 +344,7 @@ class ResumableLink:
         internals.stock_send(self.client, message)
 
     def off(self) -> None:
-        """Be as stock: the scheduler holds no lease any more."""
+        """Behave as in distributed, because the scheduler no longer holds a lease."""
         if not self.on:
             return
         client = self.client
@@ -348,20 +359,20 @@ class ResumableLink:
         self._up.set()
 
     async def reconnect(self) -> None:
-        """Try to come back for as long as the Client's timeout or the grace, then close it."""
+        """Try to reconnect for the Client's timeout or the grace; if that fails, close it."""
         client = self.client
         self._sender = None
         self._up.clear()
         self.answers.dropped()
         if client.scheduler_comm is not None:
             client.scheduler_comm.abort()
-        # Requests under way on other connections may wait for ever: those too are lost.
+        # Pending requests on other connections might wait forever: end those connections too.
         client.rpc.remove(client.scheduler.address, reason="the connection was lost")
         try:
             await self._try(max(internals.client_timeout(client), self.grace))
         finally:
             if client.status not in ("connecting", "running"):
-                self._up.set()  # who waits is not to wait for ever
+                self._up.set()  # do not let pending requests wait forever
 
     async def _try(self, patience: float) -> None:
         client = self.client
@@ -394,10 +405,10 @@ class ResumableLink:
         await internals.close_client(client)
         self.off()
 
-    # What is said and heard
+    # Messages
 
     def post(self, message: dict[str, Any]) -> None:
-        """Say something to the scheduler, now or when it is there again."""
+        """Send a message to the scheduler, now or once it is connected again."""
         if not self.on:
             internals.stock_send_safe(self.client, message)
             return
@@ -406,7 +417,7 @@ class ResumableLink:
         if submits(message):
             error = cannot_name(message["keys"]) or unfit(message["annotations"].data)
             if error is not None:
-                # It would break the connection, and take along what others have submitted.
+                # This call would break the connection, and other submitted calls would be lost too.
                 pickled = pickle.dumps(error)
                 for key in message["keys"]:
                     internals.fail_future(self.client, key, pickled)
@@ -420,7 +431,7 @@ class ResumableLink:
             self._sender.send(message)
             self.outbox.handed_last()
         except CommClosedError:
-            # Not noticed yet by who reads from it, and about to be.
+            # The task that reads from this connection has not noticed yet, and soon will.
             self._sender = None
             self._up.clear()
 
@@ -443,12 +454,12 @@ class ResumableLink:
             return
         pause, self._beaten = now - self._beaten, now
         if pause > _BEAT + 1:
-            self._heard = now  # this process was stopped: nothing could be heard
+            self._heard = now  # this process was suspended and could not receive anything
         with contextlib.suppress(CommClosedError):
             self.answers.mark(sender, self.outbox.handed)
         if not self.silence or now - self._heard <= self.silence:
             return
-        # A scheduler that is long at work on what was sent reads nothing further: ask apart.
+        # A scheduler that is busy with earlier messages reads no others: use another connection.
         try:
             standing = await self._ask(max(1.0, self.silence / 2))
         except Exception:
@@ -460,7 +471,7 @@ class ResumableLink:
             sender.abort()
 
     def _again(self, request: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """The same request, repeated when the connection breaks under it; for what only reads."""
+        """Return this request with retries when the connection breaks; it must be read-only."""
 
         async def ask(**kwargs: Any) -> Any:
             attempt = 0

@@ -1,4 +1,4 @@
-"""A cluster whose driver is elsewhere (scheduler's pod)."""
+"""A cluster whose driver is in another process (scheduler's pod)."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from dask_flame.remote.proxy_backend import ProxyBackend
 
 
 class PodCluster(FlameCluster):
-    """A FlameCluster beside the runners, which its driver follows over a channel.
+    """A FlameCluster near the runners, connected to its driver by a channel.
 
     Parameters
     ----------
     link : Channel
-        To the driver.
+        The channel to the driver.
     serve : callable
-        Answers the driver's request to connect, from the moment when the scheduler listens.
+        Handler of the driver's request to connect, from the moment when the scheduler listens.
     resized : callable
-        Takes ``"on_grow"`` or ``"on_shrink"``, a pool and its number of runners, in the thread of
-        callbacks: the functions themselves are in the driver.
+        Called with ``"on_grow"`` or ``"on_shrink"``, a pool and its number of runners, in the
+        thread for callbacks. The user's functions are in the driver.
     listening : mapping
         See :attr:`dask_flame.backends.Backend.listening`.
     scratch : str
+        Folder for temporary files.
     security : distributed.Security
     pools : mapping of str to Pool
     **options
-        Of :class:`dask_flame.FlameCluster`.
+        Options of :class:`dask_flame.FlameCluster`.
     """
 
     def __init__(
@@ -79,37 +80,46 @@ class PodCluster(FlameCluster):
         return PrintPublisher(self._link)
 
     def _handlers(self) -> Mapping[str, Callable[..., Any]]:
-        # The driver may come as soon as the port listens.
+        # The driver may connect as soon as the port listens.
         return {DRIVER: self._serve}
 
     def _make_host(self) -> InProcessScheduler:
         self._own_host = self._make_own_host()
         return self._own_host
 
-    # What the driver says
+    # Requests of the driver
 
     def follow_resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        """Take over a policy that the driver has changed, and say so in its words."""
+        """Apply options that the driver has changed, and note the driver's text as an event.
+
+        Parameters
+        ----------
+        pool : str
+        changes : mapping of str to object
+            The changed options of the pool.
+        text : str
+            The text of the event.
+        """
         self.fleets.resize(pool, changes)
         self._own_host.resized(pool, changes, text)
 
     def follow_fix(self, pool: str) -> None:
-        """Have a pool follow demand no longer."""
+        """Stop adapting a pool to demand."""
         self._own_host.fixed(pool)
 
     def follow_stop(self, why: str) -> None:
-        """Boot no runner any more: the cluster has been stopped from outside."""
+        """Boot no further runners, because the cluster was stopped from outside."""
         self._own_host.stopped(why)
 
     async def end_runners(self) -> None:
-        """Decide nothing any more, and let runners end by themselves."""
+        """Stop scaling, and let runners end by themselves."""
         await self._own_host.finish()
 
     def part_from_clients(self) -> None:
-        """Let go of the Clients as if their connection dropped."""
+        """Disconnect the Clients as if their connection were lost."""
         self._own_host.part_from_clients()
 
     def state_publisher(self) -> StatePublisher:
-        """Return what tells the driver of the runners; once the cluster has started."""
+        """Return the publisher of the runners' state; call this once the cluster has started."""
         assert self._own_host.scheduler is not None
         return StatePublisher(self._own_host.scheduler, self.fleets, self._link)

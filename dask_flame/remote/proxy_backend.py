@@ -1,4 +1,4 @@
-"""A backend that asks the driver's, for a scheduler apart from it (scheduler's pod)."""
+"""A backend that forwards requests to the driver's backend (scheduler's pod)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from dask_flame.core.channel import Channel
 
 
 class ProxyBackend(Backend):
-    """Passes on what is asked of it, and what is said of runners.
+    """Forward requests, and reports about runners, between the cluster and the driver's backend.
 
-    What runners are told is for the driver to say: it has their environment and their secrets,
-    which the scheduler needs not have.
+    The driver creates the launch configuration of runners: it has their environment and secrets,
+    which the scheduler does not need.
 
     Parameters
     ----------
     context : BackendContext
     link : Channel
+        The channel to the driver.
     listening : mapping
         See :attr:`dask_flame.backends.Backend.listening`.
     scratch : str
+        Folder for temporary files.
     """
 
     remote: ClassVar[bool] = True
@@ -48,7 +50,7 @@ class ProxyBackend(Backend):
         return self._scratch
 
     async def start(self) -> None:
-        """There is nothing to do: what the driver has is there already."""
+        """Do nothing: the driver's backend has already started."""
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         await self._link.ask("boot", runners={spec.name: spec.pool for spec in specs})
@@ -65,4 +67,4 @@ class ProxyBackend(Backend):
         return texts
 
     async def close(self) -> None:
-        """There is nothing to end here: the runners go with the Job that the scheduler is in."""
+        """Do nothing: the runners end with the Job that the scheduler belongs to."""

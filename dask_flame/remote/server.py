@@ -1,8 +1,8 @@
 """The scheduler's process: ``python -m dask_flame.remote.server FILE`` (scheduler's pod).
 
-FILE has its orders, as JSON: it is mounted from a Secret, which may be made a moment after the pod.
-The process ends, with exit code 0, when the driver tells it to, or has been gone for the grace;
-Kubernetes then deletes the Job that it belongs to, and all that this owns.
+FILE contains its configuration as JSON. It is mounted from a Secret, which may be created shortly
+after the pod. The process exits with code 0 when the driver closes it or has been disconnected for
+the grace. Kubernetes then deletes the Job of this pod, and all objects that the Job owns.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from dask_flame.reports.scheduler.publisher import ReportPublisher
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds until the orders have to be there, and until a driver has to have come.
+#: Seconds to wait for the configuration, and for the first connection of a driver.
 _ORDERS_WITHIN = 120.0
 _DRIVER_WITHIN = 120.0
-#: Seconds between two looks at what has changed.
+#: Seconds between two checks for changes.
 _LOOK = 0.2
-#: Seconds that the end may take, beyond what runners may take for theirs.
+#: Seconds that closing may take, in addition to the time for runners to end.
 _CLOSE_WITHIN = 10.0
 
 
 class SchedulerServer:
-    """A cluster whose driver is elsewhere.
+    """A cluster whose driver is in another process.
 
     Parameters
     ----------
     orders : mapping
-        ``cluster``: keyword arguments of FlameCluster, pickled; ``security``: what
-        :class:`distributed.Security` takes; ``grace`` and ``silence``: seconds; ``listening``;
+        ``cluster``: keyword arguments of FlameCluster, pickled; ``security``: the arguments of
+        :class:`distributed.Security`; ``grace`` and ``silence``: seconds; ``listening``;
         ``scratch``.
     """
 
@@ -90,7 +90,7 @@ class SchedulerServer:
         self._reports = ReportPublisher(self.cluster.reports)
 
     async def run(self) -> None:
-        """Be there until it is over."""
+        """Run until the cluster ends."""
         for sig in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(sig, self._over.set)
         try:
@@ -99,25 +99,25 @@ class SchedulerServer:
             teller = self.cluster.state_publisher()
             while not self._over.is_set() and not self._forsaken():
                 if self.link.connected:
-                    # Else what it will have to know then is told then.
+                    # Otherwise all changes are sent after the driver has connected again.
                     teller.tell()
                 if self.cluster.status is not Status.running:
-                    break  # its max_lifetime is over
+                    break  # max_lifetime has passed
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), _LOOK)
             if self._forsaken():
                 print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
             if not self._told_to_close:
-                # The driver tells them why this has ended, when it knows; until then what they
-                # wait for is not to fail for want of a lease.
+                # Only the driver knows why this has ended, and will notify the Clients. Until then
+                # their calls must not fail because the lease has ended.
                 self.cluster.part_from_clients()
             if self.cluster.over:
-                # Else the pod tells by its end why it has ended.
+                # Otherwise the driver learns the reason from the end of the pod.
                 self.link.say("over", why=self.cluster.over)
                 await self.link.flush(1.0)
         finally:
             if self._told_to_close and self.link.connected:
-                # Those that do not go by themselves the driver ends, as long as it is there.
+                # The driver, while it is connected, ends the runners that do not end by themselves.
                 await self._within_limit(self.cluster.end_runners())
             await self.link.close()
             await self._within_limit(self.cluster.close())
@@ -128,7 +128,7 @@ class SchedulerServer:
             await asyncio.wait_for(work, _CLOSE_WITHIN + longest)
 
     def _forsaken(self) -> bool:
-        """Whether the driver has been gone for too long."""
+        """Return whether the driver has been disconnected for too long."""
         now = time.monotonic()
         if self.link.connected:
             self._lost = None
@@ -140,14 +140,14 @@ class SchedulerServer:
         return now > self._lost + patience
 
     async def _serve(self, comm: Comm, version: str) -> Status:
-        """The driver has connected; it waits until there is what it will speak of."""
+        """Serve a driver's connection, once the cluster has started."""
         await self._ready.wait()
         if not self.link.spoken:
             self.link.say("hello", address=self.cluster.scheduler.address, version=__version__)
         await self.link.serve(comm)
         return Status.dont_reply
 
-    # What the driver says
+    # Requests of the driver
 
     def _ended(self, what: Ended) -> None:
         self.cluster.backend.ended(what)
@@ -171,21 +171,21 @@ class SchedulerServer:
         return self._reports.follow("driver", DriverFollower(self.link))
 
     async def _told(self) -> None:
-        """The answer to this comes after all that was said before."""
+        """Do nothing; the answer to this request arrives after all earlier messages."""
 
     def _close(self) -> None:
         self._told_to_close = True
         self._over.set()
 
     def _resized(self, which: str, pool: str, count: int) -> None:
-        # In the thread of callbacks.
+        # This runs in the thread for callbacks.
         with contextlib.suppress(RuntimeError):  # the loop has ended
             say = partial(self.link.say, "resized", which=which, pool=pool, count=count)
             self._loop.call_soon_threadsafe(say)
 
 
 def _options(text: str) -> dict[str, Any]:
-    """What the cluster is made with."""
+    """Return the keyword arguments for the cluster."""
     try:
         options: dict[str, Any] = pickle.loads(base64.b64decode(text))
     except (ImportError, AttributeError) as error:
@@ -211,21 +211,21 @@ async def _run(orders: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Carry out the orders in a file until the driver is gone."""
+    """Run a scheduler by the configuration in a file, until its driver is disconnected or ends."""
     code = 1
     try:
         orders = _read(Path(argv[0]))
         if why := python_versions.mismatch(python_versions.here(), orders.get("python", "")):
-            # Before anything is read that was pickled.
+            # Check before unpickling anything.
             raise SystemExit(f"the image of the scheduler's pod {why}")
         dask.config.update(dask.config.config, orders["config"], priority="new")
         scratch = orders["scratch"] = os.environ.get("TMPDIR", "/tmp")
         if not os.access(os.path.expanduser("~"), os.W_OK):
             os.environ["HOME"] = scratch
         address, listening = os.environ["DASK_FLAME_POD_IP"], orders["listening"]
-        # Ports are forwarded to the loopback address, and runners come to the pod's.
+        # Port forwarding uses the loopback address, and runners use that of the pod.
         listening["host"] = list(dict.fromkeys([address, "127.0.0.1"]))
-        # The driver's subscription takes the place of that of the cluster here, which needs none.
+        # The driver's subscription replaces that of this cluster, which does not need one.
         warnings.filterwarnings("ignore", "Scheduler already contains a plugin with name worker-st")
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
         asyncio.run(_run(orders))

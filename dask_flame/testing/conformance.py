@@ -1,19 +1,19 @@
-"""The tests that every backend has to pass.
+"""Tests that every backend must pass.
 
-A backend opts in with a class and a fixture::
+To run them, define a class and a fixture::
 
     class TestLocal(BackendConformance):
         @pytest.fixture
         def factory(self):
             return LocalBackend
 
-``factory`` makes a back end from a :class:`dask_flame.backends.BackendContext`. Each statement that
-:class:`dask_flame.backends.Backend` makes of its methods is a test here. A class may also have a
-fixture ``outage``, an asynchronous context manager inside which the substrate cannot be reached,
-and which takes the back end; without it, the test that needs one is skipped.
+``factory`` creates a backend from a :class:`dask_flame.backends.BackendContext`. The tests cover
+the statements about the methods of :class:`dask_flame.backends.Backend`. The class may also have a
+fixture ``outage``: a function that takes the backend and returns an asynchronous context manager,
+inside which the substrate is unreachable. Without it, the test that needs it is skipped.
 
-Runners register at a plain :class:`distributed.Scheduler` that the suite starts, so that what is
-tested is the backend and the runner, and nothing of a cluster.
+Runners register with a plain :class:`distributed.Scheduler` that the tests start, so that they test
+the backend and the runner, without a cluster.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Factory = Callable[[BackendContext], Backend]
 
 @dataclass
 class Said:
-    """All that a back end has said."""
+    """All reports of a backend."""
 
     ended: list[Ended] = field(default_factory=list)
     steps: list[tuple[str, str]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Said:
 
     @property
     def context(self) -> BackendContext:
-        """A context for a back end that is to say it here."""
+        """A context that records the reports of a backend here."""
         return BackendContext(
             cluster="conformance",
             ended=self.ended.append,
@@ -71,7 +71,7 @@ class Said:
 
 @dataclass
 class Stage:
-    """A scheduler, a started backend, and all that the backend has said."""
+    """A scheduler, a started backend, and all reports of the backend."""
 
     scheduler: Scheduler
     backend: Backend
@@ -83,7 +83,7 @@ class Stage:
         return self.said.ended
 
     def spec(self, name: str, **more: Any) -> RunnerSpec:
-        """A runner of this name for the stage's scheduler."""
+        """Return the description of a runner of this name, for this scheduler."""
         base: dict[str, Any] = {
             "name": name,
             "scheduler": self.scheduler.address,
@@ -93,7 +93,7 @@ class Stage:
         return RunnerSpec(**{**base, **more})
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait for a condition, with a deadline."""
+        """Wait for a condition; fail after a timeout."""
         deadline = time.monotonic() + _WITHIN
         while not condition():
             if time.monotonic() > deadline:
@@ -105,14 +105,14 @@ class Stage:
         await self.until(lambda: set(names) <= set(self.scheduler.aliases), f"{names} registered")
 
     async def gone(self, *names: str) -> None:
-        """Wait until these runners have been reported as ended, each once."""
+        """Wait until these runners have been reported as ended; fail if one is reported twice."""
         await self.until(lambda: set(names) <= {e.name for e in self.ended}, f"{names} ended")
         counts = Counter(e.name for e in self.ended)
         assert all(counts[name] == 1 for name in names), counts
 
 
 class BackendConformance:
-    """Subclass it, and give it a ``factory`` fixture: a function from a context to a back end."""
+    """Tests of a backend. A subclass has a fixture ``factory``, which creates the backend."""
 
     @pytest.fixture
     def outage(self) -> Any:
@@ -162,7 +162,7 @@ class BackendConformance:
         starting = asyncio.ensure_future(backend.start())
         await asyncio.sleep(0)
         await backend.close()
-        with contextlib.suppress(BackendError):  # it may have been there already
+        with contextlib.suppress(BackendError):  # its start may already have finished
             await starting
         await backend.close()
         assert await backend.list() == set()
@@ -171,7 +171,7 @@ class BackendConformance:
         options = getattr(factory, "Options", BackendOptions)
         assert options().given == {}
         for name, known in options.declared().items():
-            # The line that an error shows works.
+            # The example in an error must be valid.
             value = eval(known.example, {})
             assert options(**{name: value}).given.keys() == {name}
 
@@ -193,7 +193,7 @@ class BackendConformance:
     async def test_what_is_said_of_a_boot_is_said_once_and_of_runners_there_are(
         self, stage: Stage
     ) -> None:
-        # A backend need not say anything; it must not say it of others, nor when it is over.
+        # Reports are optional, but must be about these runners, and not come after their end.
         said = stage.said
         assert said.steps == []
         await stage.backend.boot([stage.spec("one"), stage.spec("two")])
@@ -210,12 +210,12 @@ class BackendConformance:
 
     @pytest.mark.asyncio
     async def test_boot_does_not_wait_for_the_runner(self, stage: Stage) -> None:
-        # Nobody listens there: a boot that waited for registration would never return.
+        # Nothing listens there, so a boot that waits for the registration would never return.
         nowhere = stage.spec("lost", scheduler="tcp://127.0.0.1:1")
         await asyncio.wait_for(stage.backend.boot([nowhere]), _WITHIN)
         assert await stage.backend.list() == {"lost"}
         await stage.backend.end(["lost"])
-        # It has said so when it returns.
+        # `ended` must be called before `end` returns.
         assert [e.name for e in stage.ended] == ["lost"]
 
     @pytest.mark.asyncio
@@ -272,7 +272,7 @@ class BackendConformance:
         await stage.backend.boot([stage.spec("one", shutdown_timeout=_WITHIN)])
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
-            # At its exit it would sleep for longer than the test waits.
+            # At exit, the runner would sleep for longer than the test waits.
             await client.submit(atexit.register, time.sleep, 3 * _WITHIN, pure=False)
             patient = asyncio.ensure_future(stage.backend.end(["one"], grace=3 * _WITHIN))
             await stage.until(lambda: not stage.scheduler.aliases, "its worker has closed")
@@ -284,7 +284,7 @@ class BackendConformance:
         for delay in (0.0, 0.05, 0.2, 0.4):
             name = f"boot-{int(delay * 1000)}"
             await stage.backend.boot([stage.spec(name)])
-            await asyncio.sleep(delay)  # at different points of a boot, each as good as any other
+            await asyncio.sleep(delay)  # at different points of the boot
             await stage.backend.end([name], grace=5)
             await stage.gone(name)
 
@@ -332,7 +332,7 @@ class BackendConformance:
         assert "hello from a runner" in text["one"]
         assert "never was" not in text
         await stage.backend.end(["one"], grace=10)
-        # It is known still.
+        # The output is still known.
         assert "hello from a runner" in (await stage.backend.logs(["one"]))["one"]
 
     @pytest.mark.asyncio
@@ -399,7 +399,7 @@ class BackendConformance:
 
 
 def _start_a_process() -> int:
-    """Start a process in a session of its own (runner)."""
+    """Start a process in its own session (runner)."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     return subprocess.Popen(sleep, start_new_session=True).pid
 

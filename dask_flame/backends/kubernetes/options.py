@@ -1,4 +1,4 @@
-"""What a runner's pod is to be like: the options of a pool that only Kubernetes knows (driver)."""
+"""The options of a pool on Kubernetes, which describe the pods of its runners (driver)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dask_flame.errors import PoolError
 
 PodTemplate = Mapping[str, Any] | str | Path | Callable[[dict[str, Any]], Mapping[str, Any]]
 
-#: Labels and annotations that say whose a pod is; a user's own may not begin so.
+#: Prefixes of the labels and annotations that Kubernetes and dask-flame set, and users may not.
 OURS = ("dask-flame/", "dask.org/", "kubernetes.io/", "k8s.io/")
 
 
@@ -35,7 +35,7 @@ _VALUE = re.compile(rf"({_PART})?")
 
 
 def _pairs(name: str, value: Any, *, free: bool = False) -> dict[str, str]:
-    """Labels; with `free`, annotations, whose values are any text."""
+    """Check labels; with `free`, annotations, whose values are arbitrary text."""
     if not isinstance(value, Mapping):
         raise wrong(name, value, "a mapping of str to str")
     for key, text in value.items():
@@ -65,7 +65,7 @@ def _tolerations(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 class _Names:
-    """What an error shows of a mapping: its names."""
+    """Show only the names in a mapping, for an error."""
 
     def __init__(self, values: Mapping[Any, Any]) -> None:
         self._values = values
@@ -103,11 +103,11 @@ def _template(name: str, value: Any) -> PodTemplate:
 def _is_file(path: str | Path) -> bool:
     try:
         return Path(path).is_file()
-    except OSError:  # its name is too long, or a folder on the way is closed to us
+    except OSError:  # the name is too long, or a parent folder is not accessible
         return False
 
 
-#: The form of a namespace's name.
+#: Syntax of a namespace's name.
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -119,7 +119,7 @@ def check_namespace(name: str, value: Any) -> str:
 
 
 def check_context(name: str, value: Any) -> str:
-    """Check the name of a context of a kubeconfig."""
+    """Check the name of a kubeconfig context."""
     return word(name, value, "the name of a context: a name")
 
 
@@ -137,49 +137,50 @@ def _template_setting(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True, init=False, repr=False)
 class KubernetesOptions(BackendOptions):
-    """Options of a pool whose runners are pods. What is None was not given.
+    """Options of a pool whose runners are pods; None for an option that was not given.
 
     Parameters
     ----------
     image : str, optional
-        The runner's image. By default the driver's own, where the driver is in a pod, else
-        ``flame.kubernetes.image``. It needs Python, dask-flame and what calls import.
+        The runner's image. By default, the image of the driver if it runs in a pod, else
+        ``flame.kubernetes.image``. It needs Python, dask-flame and all packages that calls import.
     gpu_kind : str, optional
-        Which GPU: a name in ``flame.kubernetes.gpu-kinds``, which says how nodes with it are
-        chosen, or else the value of the node label ``flame.kubernetes.gpu-label``, by default
+        The kind of GPU: a name in ``flame.kubernetes.gpu-kinds``, which defines how to select nodes
+        with it, or else a value of the node label ``flame.kubernetes.gpu-label``, by default
         ``nvidia.com/gpu.product``.
     gpu_resource : str, optional
-        What a GPU is called among a node's resources, ``"nvidia.com/gpu"`` by default:
+        The name of a GPU among a node's resources, ``"nvidia.com/gpu"`` by default:
         ``"amd.com/gpu"``, ``"nvidia.com/mig-1g.10gb"``, ….
     shm_size : size, optional
-        Size of ``/dev/shm``, which counts as memory. Pods with GPUs have one that may grow to
-        their memory by default; others have the container runtime's, mostly 64 MB.
+        Size of ``/dev/shm``, which counts as memory. By default, in pods with GPUs it may grow to
+        their memory; in others it has the container runtime's size, usually 64 MB.
     node_selector : mapping of str to str, optional
-        Labels that the node must have.
+        Required labels of the node.
     tolerations : sequence of mapping, optional
-        Taints that the node may have, as Kubernetes writes them.
+        Tolerated taints of the node, in the format of Kubernetes.
     spot : bool, optional
-        Only nodes that may be taken away, by the labels and taints of GKE, EKS, AKS and Karpenter.
+        Use only spot nodes, by the labels and taints of GKE, EKS, AKS and Karpenter.
     priority_class, runtime_class, service_account : str, optional
         Names. The service account's token is not mounted.
     image_pull_secrets : sequence of str, optional
         Names of Secrets.
     volumes : mapping, optional
-        By mount path: the name of a PersistentVolumeClaim, or any volume source as Kubernetes
-        writes it, with ``readOnly`` and ``subPath`` beside it.
+        By mount path: the name of a PersistentVolumeClaim, or any volume source in the format of
+        Kubernetes, optionally with ``readOnly`` and ``subPath``.
     secrets : mapping, optional
-        Environment variables that are kept in a Secret of the cluster's: by name, the value, or
-        ``{"name": …, "key": …}`` of a Secret that is there already.
+        Environment variables that are stored in a Secret of the cluster: by name, the value, or
+        ``{"name": …, "key": …}`` of an existing Secret.
     labels, annotations : mapping of str to str, optional
-        For the pod.
+        Labels and annotations of the pod.
     pod_template : mapping, path or callable, optional
-        A pod, or a part of one, that the options are laid over; the path of a YAML file with it;
-        or a function that is given the pod as built and returns the one to send.
+        A pod, or a part of one, to which the options are applied; the path of a YAML file with it;
+        or a function that takes the complete pod and returns the one to send.
 
     Raises
     ------
     PoolError
-        Naming the option, and a line that works. Values of `secrets` are not shown.
+        An option is wrong; the message has its name and a line that works, without the values of
+        `secrets`.
     """
 
     backend: ClassVar[str] = "kubernetes"
@@ -228,5 +229,5 @@ class KubernetesOptions(BackendOptions):
     )
 
 
-#: The name by which a pool finds them.
+#: The name under which pools look up this class.
 Options = KubernetesOptions

@@ -12,12 +12,12 @@ from dask_flame.core.option_checks import yes_or_no
 
 @dataclass(frozen=True, init=False, repr=False)
 class LocalOptions(BackendOptions):
-    """Options of a pool whose runners are processes of this machine.
+    """Options of a pool whose runners are processes on this machine.
 
     Parameters
     ----------
     secrets : mapping of str to str, optional
-        Environment variables whose values are shown nowhere.
+        Environment variables with hidden values.
     """
 
     backend: ClassVar[str] = "local"
@@ -26,5 +26,5 @@ class LocalOptions(BackendOptions):
     secrets: Mapping[str, str] | None = secrets_option()
 
 
-#: The name by which a pool finds them.
+#: The name under which pools look up this class.
 Options = LocalOptions

@@ -1,1 +1,1 @@
-"""Where wanted results rest when their runner ends (scheduler)."""
+"""Storage for results whose runner ends (scheduler)."""

@@ -1,9 +1,8 @@
-"""Where wanted results rest when their runner ends (scheduler).
+"""Storage for results whose runner ends (scheduler).
 
-A pool can only shrink to nothing if the results that somebody still wants have somewhere to go.
-Home is a worker in the scheduler's process that holds data and takes no calls; it exists only
-while there is something to hold. What it holds it does not understand: results arrive, rest and
-leave as the bytes that their runner sent.
+A pool can only shrink to zero if results with futures are stored elsewhere. Home is a worker in the
+scheduler's process that holds data and runs no calls. It exists only while it holds results. It
+does not deserialize them: it stores and sends the bytes that their runner sent.
 """
 
 from __future__ import annotations
@@ -39,30 +38,30 @@ from dask_flame.scheduler.scheduler import FlameScheduler
 logger = logging.getLogger("dask_flame")
 
 _LOOK_EVERY = 5.0
-#: Results are asked for in messages of about this size, and of at most as many results.
+#: Results are requested in batches of about this size (bytes), and of at most this many results.
 _BATCH = 16 * 2**20
 _BATCH_KEYS = 500
 
 
 class Home:
-    """Keeps what retiring runners hold, in the memory of the scheduler's process and on its disk.
+    """Store the results of retiring runners, in memory of the scheduler's process and on disk.
 
     Parameters
     ----------
     scheduler : FlameScheduler
-    security : distributed.Security or None
-    directory : callable
-        Says where files may be kept, in a folder that goes with home; None for Dask's default.
-    limit : int or None
-        Bytes that home holds at most, in memory and on disk together; None: no limit.
-    memory : int or None
-        Bytes of results kept in memory at most; beyond it the least recently used ones are written
-        to files. None: all are kept in memory.
+    security : distributed.Security, optional
+    directory : callable, optional
+        Return the folder for files, which home may remove; None for Dask's default.
+    limit : int, optional
+        Maximum bytes of results, in memory and on disk together; unlimited by default.
+    memory : int, optional
+        Maximum bytes of results in memory. Beyond it, the least recently used results are written
+        to files. By default, all results are kept in memory.
 
     Notes
     -----
-    A result counts with the bytes that its runner sends. Up to 64 MiB that are being moved, or one
-    larger result, are in memory on top of ``memory``.
+    The size of a result is the number of bytes that its runner sends. In addition to ``memory``, up
+    to 64 MiB that are in transfer, or one larger result, use memory.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Home:
         self.limit = limit
         self._memory = memory
         self._worker: HomeWorker | None = None
-        self._door = asyncio.Lock()  # held to open home, and to close it
+        self._door = asyncio.Lock()  # held while the worker is started or closed
         self._watching: asyncio.Task[None] | None = None
         self._visits = 0
         self._promised = 0
@@ -91,12 +90,12 @@ class Home:
 
     @property
     def worker(self) -> HomeWorker | None:
-        """The worker that holds what there is; None where there is nothing."""
+        """The worker that holds the results; None if there are none."""
         return self._worker
 
     @property
     def held(self) -> int:
-        """Number of results at home."""
+        """Number of results in home."""
         return len(self._worker.shelf) if self._worker is not None else 0
 
     @property
@@ -110,26 +109,26 @@ class Home:
         return self._worker.shelf.disk if self._worker is not None else 0
 
     async def copy(self, addresses: Collection[str]) -> dict[str, str]:
-        """Take in what only these workers hold, and let them go on.
+        """Copy the results that only these workers hold; the workers continue.
 
         Returns
         -------
         dict of str to str
-            Addresses of the workers of which something was not taken in, and why.
+            The reason for each worker with results that were not copied, by address.
         """
         return await self._visit(addresses, remove=False)
 
     async def retire(self, addresses: Collection[str]) -> dict[str, str]:
-        """Take in what only these workers hold, then remove them from the scheduler.
+        """Copy the results that only these workers hold, then remove the workers.
 
-        A worker that is busy is removed all the same, once its results are safe: its calls run
-        again elsewhere. Actors cannot be moved, and go with their worker.
+        A busy worker is removed too once its results are copied: its calls run again on other
+        workers. Actors cannot be moved, and end with their worker.
 
         Returns
         -------
         dict of str to str
-            Addresses of the workers that stay, with all their data, and why. All others are
-            removed and have been told to close: none before its results are safe.
+            The reason for each worker that was not removed, by address; it keeps all its data. All
+            others have been removed and asked to close, each after its results were copied.
         """
         return await self._visit(addresses, remove=True)
 
@@ -142,7 +141,7 @@ class Home:
         stay: dict[str, str] = {}
         promised: dict[str, int] = {}
         try:
-            # The smallest first, so that as many go as can.
+            # Smallest first, to retire as many workers as possible.
             risks = {address: self._at_risk(address, leaving) for address in leaving}
             for address in sorted(risks, key=lambda a: _nbytes(risks[a])):
                 need = _nbytes(risks[address])
@@ -157,7 +156,7 @@ class Home:
             )
             reasons = dict(zip(promised, outcomes, strict=True))
             if len(reasons) > 1:
-                # One that did not fit may have been in the way of others that do.
+                # A worker that did not fit may have taken space that others need: try again.
                 for address in [a for a, why in reasons.items() if isinstance(why, _Full)]:
                     self._staying.discard(address)
                     reasons[address] = await self._see_off(address, leaving, promised, remove)
@@ -167,7 +166,7 @@ class Home:
         return stay | {address: str(why) for address, why in reasons.items() if why}
 
     async def close(self) -> None:
-        """Let go of everything: memory, files and the thread that wrote them."""
+        """Release everything: memory, files and the thread that writes them."""
         self._closed = True
         async with self._door:
             if self._watching is not None:
@@ -177,10 +176,10 @@ class Home:
                 worker, self._worker = self._worker, None
                 await end(worker, "flame-home-closed")
 
-    # Who has what
+    # Holders of results
 
     def _at_risk(self, address: str, leaving: Collection[str]) -> list[TaskState]:
-        """What would be lost with this worker. Copies on others that leave as well do not count."""
+        """Return the results that only this worker, or others that are leaving too, hold."""
         scheduler = self.scheduler
         ws = scheduler.workers.get(address)
         if ws is None:
@@ -211,12 +210,28 @@ class Home:
             f"home_limit={memory(limit)} are taken; raise home_limit or release futures"
         )
 
-    # Moving
+    # Transfers
 
     async def _see_off(
         self, address: str, leaving: Collection[str], promised: dict[str, int], remove: bool
     ) -> str | None:
-        """Bring a worker's results home, and remove it if asked; or the reason why it stays."""
+        """Copy a worker's results, and remove it if asked.
+
+        Parameters
+        ----------
+        address : str
+        leaving : collection of str
+            Addresses of all workers that are leaving.
+        promised : dict of str to int
+            Bytes reserved for each worker.
+        remove : bool
+            Whether to remove the worker.
+
+        Returns
+        -------
+        str or None
+            The reason why it stays; None if all results were copied.
+        """
         brought: list[TaskState] = []
         self._visits += 1
         try:
@@ -237,8 +252,8 @@ class Home:
                         await self._take_back(brought)
                         return reason
             if remove:
-                # Not `retire_workers`, which wants running workers to move results to. Nothing can
-                # happen between the check above and this.
+                # Not `retire_workers`, which requires running workers to move results to. There is
+                # no await between the check above and this call.
                 await self.scheduler.remove_worker(
                     address, expected=True, close=True, stimulus_id=f"flame-retire-{time()}"
                 )
@@ -249,11 +264,11 @@ class Home:
     async def _bring(
         self, address: str, tasks: Collection[TaskState], promised: dict[str, int]
     ) -> str | None:
-        """Copy results from a worker; or the reason why that is not possible."""
+        """Copy results from a worker; return the reason if that is not possible, else None."""
         estimate = _nbytes(tasks)
         async with self._traffic.share(estimate):
             worker = await self._open()
-            # A former result of the same name may still have to be let go of there.
+            # An earlier result with the same key may still have to be removed.
             await worker.caught_up(self.scheduler)
             runs = {ts.key: (ts, ts.run_id) for ts in tasks if self._stands(ts) and ts.who_has}
             data, _, _, silent = await self._unless_silent(
@@ -269,7 +284,7 @@ class Home:
             problems = [why for parcel in parcels.values() if (why := parcel.problem())]
             if problems:
                 return _not_copied(len(problems), problems[0])
-            # Released, or computed anew, while it was copied: not what it was.
+            # Skip results that were released or computed again during the transfer.
             parcels = {
                 key: parcel
                 for key, parcel in parcels.items()
@@ -293,15 +308,15 @@ class Home:
     def _put(self, worker: HomeWorker, parcels: dict[Any, Parcel]) -> None:
         ws = self.scheduler.workers.get(worker.address)
         if ws is None:
-            return  # home was closed, as by `client.restart`
+            return  # home was closed, for example by `client.restart`
         stimulus = f"flame-home-{time()}"
         worker.update_data(parcels, stimulus_id=stimulus)
         for key in parcels:
-            # The worker says so as well, but later.
+            # The worker reports this too, but later.
             self.scheduler.add_replica(self.scheduler.tasks[key], ws)
 
     async def _take_back(self, tasks: Collection[TaskState]) -> None:
-        """Drop the copies at home of results that are elsewhere too."""
+        """Remove the copies of results that other workers hold too."""
         superfluous = [
             ts.key for ts in tasks if self._has(ts) and self._stands(ts) and len(ts.who_has) > 1
         ]
@@ -314,7 +329,7 @@ class Home:
                 await worker.caught_up(self.scheduler)
 
     async def _why_not_sent(self, tasks: Collection[TaskState]) -> str:
-        """Return why a runner has not sent these, which it says at about the same time."""
+        """Return why a runner has not sent these results; its report arrives at about this time."""
         pins = self.scheduler.slots.pins
         for _ in range(50):
             if why := next(filter(None, (pins.why(ts.key) for ts in tasks)), ""):
@@ -329,7 +344,7 @@ class Home:
         return any(ws.address in self.scheduler.resting for ws in ts.who_has or ())
 
     async def _unless_silent(self, address: str, work: Any) -> Any:
-        """The outcome of some work with a worker, which is not waited for once it is frozen."""
+        """Wait for work with a worker, and raise TimeoutError if the worker stops responding."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
@@ -344,10 +359,10 @@ class Home:
                 task.cancel()
                 await asyncio.wait({task})
 
-    # Being there
+    # The worker
 
     async def _open(self) -> HomeWorker:
-        # Whoever waits may be cancelled; a worker that has been half started could not be ended.
+        # The caller may be cancelled, and a worker whose start is interrupted cannot be closed.
         opening = asyncio.ensure_future(self._opened())
         opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(opening)
@@ -371,7 +386,7 @@ class Home:
                 worker.on_lost = partial(self._lost, worker)
                 await worker
                 accept_patiently(worker)
-                # Paused, so that nobody counts it as a place to run calls on.
+                # A paused worker is not counted as a place to run calls.
                 worker.status = Status.paused
                 self._worker = worker
                 if self._watching is None or self._watching.done():
@@ -379,7 +394,7 @@ class Home:
             return self._worker
 
     def _lost(self, worker: HomeWorker, why: dict[Any, str]) -> None:
-        """Results cannot be read any more: their calls run again, or fail."""
+        """Handle results that can no longer be read: their calls run again or fail."""
         self.scheduler.losses.broken(worker.address, why)
 
     def _is_there(self, worker: Worker) -> bool:
@@ -402,7 +417,7 @@ class Home:
 
 
 class _Full(str):
-    """A reason to stay that may not hold once there is more room at home."""
+    """A reason to stay that may no longer hold when home has more space."""
 
 
 def _batches(tasks: Collection[TaskState]) -> Iterator[list[TaskState]]:

@@ -1,4 +1,4 @@
-"""Results as the frames they were sent in: in memory, and beyond a limit in files (scheduler)."""
+"""Store results as the frames of their messages, in memory and in files (scheduler)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ from distributed.spill import SpilledSize
 
 _T = TypeVar("_T")
 
-#: Errors of which a file is not the reason: there is no memory, or too much is open.
+#: Temporary errors, which say nothing about the file: no memory, or too many open files.
 _FOR_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Parcel(Serialized):
-    """A result as its runner sent it: a header and frames, which nobody unpickles on the way.
+    """A result as its runner sent it: a header and frames, which are not deserialized.
+
+    Parameters
+    ----------
+    header : dict
+    frames : sequence of bytes-like
 
     Attributes
     ----------
@@ -45,7 +50,7 @@ class Parcel(Serialized):
         return self.nbytes  # read by `dask.sizeof`
 
     def problem(self) -> str | None:
-        """Why this is no result: its runner could not serialize it, and sent the error instead."""
+        """Return the error if the runner sent one because it could not serialize the result."""
         if self.header.get("serializer") == "error":
             frames = self.frames
             if "compression" in self.header:
@@ -59,32 +64,32 @@ class Parcel(Serialized):
 
 
 class ResultStore(MutableMapping[Any, Parcel]):
-    """Parcels by key, the least recently used ones in files.
+    """Parcels by key; the least recently used ones are in files.
 
-    To set an item never waits: it stays in memory until :meth:`settle` has made room. Files are
-    written, read and removed in a thread of the shelf's own, in the order in which that was asked
-    for; an item that is deleted takes its file with it.
+    Setting an item never blocks: it stays in memory until :meth:`settle` writes parcels to files. A
+    thread of the store writes, reads and removes files, in the order of the requests. Deleting an
+    item also removes its file.
 
     Parameters
     ----------
-    folder : path
-        Where the files are. Made with the first of them, removed by :meth:`close`.
+    folder : Path
+        Folder for the files. It is created with the first file and removed by :meth:`close`.
     memory : int or None
-        Bytes kept in memory; None: all of them.
+        Maximum bytes in memory; None for no limit.
 
     Attributes
     ----------
     memory, disk : int
         Bytes in memory and in files.
     broken : dict of object to str
-        Why parcels that are still here cannot be read any more, by key: their file was removed,
-        cut short, or written over by somebody else.
+        The reason for each parcel in the store that can no longer be read, by key: its file was
+        removed, truncated, or overwritten by another process.
 
     Notes
     -----
-    Not made of zict's mappings: ``AsyncBuffer`` moves to memory what is read, so that a read has to
-    write and fails where the disk is full, and ``File`` leaves the part it could write and takes
-    names from keys, which are longer than a file's name may be.
+    This does not use zict's mappings. ``AsyncBuffer`` moves items to memory when they are read, so
+    that a read has to write, and fails if the disk is full. ``File`` leaves a partly written file
+    after an error, and derives file names from keys, which may be too long.
     """
 
     def __init__(self, folder: Path, *, memory: int | None) -> None:
@@ -102,11 +107,11 @@ class ResultStore(MutableMapping[Any, Parcel]):
 
     @property
     def spilled_total(self) -> SpilledSize:
-        """What distributed asks its workers' mappings, for the dashboard's sake."""
+        """Bytes in files, as distributed's dashboard reads them."""
         return SpilledSize(self.disk, self.disk)
 
     def weigh(self, keys: Collection[Any]) -> int:
-        """Bytes that these keys take, wherever they are."""
+        """Return the bytes of these keys, in memory or in files."""
         found = (self._kept.get(key) or self._files.get(key) for key in keys)
         return sum(item.nbytes for item in found if item is not None)
 
@@ -116,23 +121,23 @@ class ResultStore(MutableMapping[Any, Parcel]):
         Raises
         ------
         OSError
-            A file could not be written. Its parcel, and all others, are still there.
+            A file could not be written. Its parcel, and all others, stay in the store.
         """
         if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle())
             self._settling.add_done_callback(_look_at)
-        # Whoever waits may be cancelled; what has been written must be accounted for.
+        # The caller may be cancelled, but files that were written must be counted.
         await asyncio.shield(self._settling)
 
     async def load(self, keys: Collection[Any]) -> dict[Any, Parcel]:
-        """The parcels with these keys, from memory or read from their files.
+        """Return the parcels with these keys, from memory or from their files.
 
-        Not those that are gone since, or that turn out to be broken.
+        Keys that are missing, or whose file is broken, are left out.
 
         Raises
         ------
         OSError
-            A file cannot be opened now, as too many others are open.
+            A file cannot be opened at the moment, for example because too many files are open.
         """
         found = {}
         for key in keys:
@@ -144,7 +149,7 @@ class ResultStore(MutableMapping[Any, Parcel]):
                 except OSError as error:
                     if error.errno in _FOR_NOW:
                         raise
-                    if self._files.get(key) is file:  # else it was let go of meanwhile
+                    if self._files.get(key) is file:  # not deleted in the meantime
                         self.broken[key] = (
                             f"the file in which it rested, {file.path}, {_why(error)}"
                         )
@@ -153,7 +158,7 @@ class ResultStore(MutableMapping[Any, Parcel]):
         return found
 
     async def close(self) -> None:
-        """Remove all files, after the one that is being written; the thread ends."""
+        """Remove all files, after any write in progress, and end the thread."""
         self._closed = True
         if self._settling is not None:
             await asyncio.wait({self._settling})
@@ -161,12 +166,12 @@ class ResultStore(MutableMapping[Any, Parcel]):
             if self.folder.exists():
                 await self._in_thread(partial(shutil.rmtree, self.folder, ignore_errors=True))
         except RuntimeError:
-            # The interpreter is ending and lets no thread do anything any more.
+            # The interpreter is shutting down, and threads take no more work.
             shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             self._thread.shutdown(wait=False)
 
-    # A mapping, as distributed wants its workers' data to be
+    # The mapping that distributed expects as its workers' data
 
     def __setitem__(self, key: Any, value: Serialized) -> None:
         parcel = value if isinstance(value, Parcel) else Parcel(value.header, value.frames)
@@ -174,7 +179,7 @@ class ResultStore(MutableMapping[Any, Parcel]):
         self._kept[key] = parcel
         self.memory += parcel.nbytes
         if parcel.nbytes > self._most:
-            # It has to go to a file itself: not after all that is smaller.
+            # It must go to a file: write it first, and keep the smaller ones in memory.
             self._kept.move_to_end(key, last=False)
 
     def __getitem__(self, key: Any) -> Parcel:
@@ -194,7 +199,7 @@ class ResultStore(MutableMapping[Any, Parcel]):
         return len(self._kept) + len(self._files)
 
     def pop_silently(self, key: Any) -> bool:
-        """Let go of a key without reading its file; whether it was there."""
+        """Delete a key without reading its file; return whether it was there."""
         self.broken.pop(key, None)
         if (parcel := self._kept.pop(key, None)) is not None:
             self.memory -= parcel.nbytes
@@ -212,7 +217,7 @@ class ResultStore(MutableMapping[Any, Parcel]):
             key, parcel = next(iter(self._kept.items()))
             file = await self._in_thread(partial(self._write, parcel))
             if self._kept.get(key) is not parcel:
-                self._remove(file)  # let go of in the meantime
+                self._remove(file)  # deleted in the meantime
                 continue
             del self._kept[key]
             self.memory -= parcel.nbytes
@@ -233,9 +238,9 @@ class ResultStore(MutableMapping[Any, Parcel]):
 
     def _remove(self, file: _File) -> None:
         if not self._closed:
-            # To remove a large file takes a while as well. Asked for before any later write, so
-            # there is never more on disk than is accounted for. Once the interpreter is ending no
-            # thread takes orders; the file then goes with the folder.
+            # Removing a large file takes time. The thread removes it before any later write, so
+            # the disk never holds more than is counted. While the interpreter shuts down, the
+            # thread takes no more work; the file is then removed with the folder.
             with suppress(RuntimeError):
                 self._thread.submit(file.path.unlink, missing_ok=True)
 
@@ -245,7 +250,7 @@ class ResultStore(MutableMapping[Any, Parcel]):
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A parcel in a file: its frames one after the other."""
+    """A parcel in a file, which contains its frames one after the other."""
 
     path: Path
     header: dict[str, Any]
@@ -254,12 +259,12 @@ class _File:
     checksum: int
 
     def read(self) -> Parcel:
-        """Read it again.
+        """Read the parcel.
 
         Raises
         ------
         OSError
-            The file is gone, or is not what was written.
+            The file is missing, or its content has changed.
         """
         buffer = bytearray(self.nbytes)
         with self.path.open("rb") as f:
@@ -274,7 +279,7 @@ class _File:
 
 
 def _checksum(frames: Iterable[Any]) -> int:
-    """Return what tells these bytes from others, by chance, once in 4 thousand million times."""
+    """Return a CRC-32, which different bytes share with a probability of 1 in 4 billion."""
     checksum = 0
     for frame in frames:
         checksum = zlib.crc32(frame, checksum)
@@ -288,7 +293,7 @@ def _why(error: OSError) -> str:
 
 
 def _let_go(frames: Sequence[Any]) -> list[Any]:
-    """Frames that do not keep a message alive of which they are but a small part."""
+    """Copy frames that are a small part of a message, so that they do not keep it in memory."""
     views = [memoryview(frame) for frame in frames]
     used: dict[int, int] = {}
     for view in views:
@@ -305,4 +310,4 @@ def _broken(header: dict[str, Any]) -> bool:
 
 def _look_at(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
-        task.exception()  # or asyncio complains that nobody did
+        task.exception()  # otherwise asyncio logs that it was never retrieved

@@ -1,4 +1,4 @@
-"""The worker that home is, and what keeps its results there (scheduler)."""
+"""The worker that stores results, and the policy that keeps them there (scheduler)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from dask_flame.scheduler.dask_histories import forget_lines
 from dask_flame.scheduler.home.store import ResultStore
 from dask_flame.scheduler.scheduler import FlameScheduler
 
-#: Bytes that may be on their way to home at a time, or from it; one larger result may be, alone.
+#: Maximum bytes in transfer to home, or from it; one larger result may be transferred alone.
 UNDER_WAY = 64 * 2**20
-#: Seconds without a heartbeat, beyond what is usual, after which a runner is not waited for.
+#: Seconds without a heartbeat, beyond the usual interval, after which a runner is not waited for.
 SILENT = 30.0
-#: Seconds after which results are given out although much is under way: whoever it goes to may be
-#: frozen.
+#: Seconds after which results are sent although much is in transfer: its receiver may be frozen.
 _PATIENCE = 5.0
 _CAUGHT_UP = "flame-caught-up"
 
 
 class HomeWorker(Worker):
-    """A worker that runs nothing: neither calls nor what users want to run on their workers.
+    """A worker that stores results and runs neither calls nor worker plugins.
 
-    It takes in what Home gives it, and gives it out to whoever asks.
+    It stores the results that Home gives it, and sends them to workers and clients on request.
     """
 
     shelf: ResultStore
@@ -48,7 +47,7 @@ class HomeWorker(Worker):
             nthreads=1,
             memory_limit=0,
             startup_information={RESTING: lambda worker: True},
-            # What others send stays as it is on the wire.
+            # Keep results serialized, as they were sent.
             deserialize=False,
             data=data,
             **kwargs,
@@ -56,7 +55,7 @@ class HomeWorker(Worker):
         self._numbers = itertools.count()
         self._marks: dict[int, asyncio.Event] = {}
         self._serving = Traffic(UNDER_WAY)
-        #: Told which results cannot be read any more, and why, after they have been let go of.
+        #: Called with the keys of lost results and the reasons, after they were removed.
         self.on_lost: Callable[[dict[Any, str]], None] = lambda why: None
         self.stream_handlers[_CAUGHT_UP] = self._mark
 
@@ -64,11 +63,11 @@ class HomeWorker(Worker):
         return {"status": "OK"}
 
     async def gather(self, who_has: dict[Any, Any]) -> dict[str, Any]:
-        """Refuse: home takes in no more than what would be lost."""
+        """Refuse: home stores only results that would be lost."""
         return {"status": "partial-fail", "keys": list(who_has)}
 
     async def caught_up(self, scheduler: FlameScheduler) -> None:
-        """Wait until all that the scheduler has said so far has been done."""
+        """Wait until this worker has handled all messages that the scheduler has sent so far."""
         mark = next(self._numbers)
         self._marks[mark] = event = asyncio.Event()
         try:
@@ -84,7 +83,7 @@ class HomeWorker(Worker):
     async def get_data(
         self, comm: Any, keys: Collection[Any], who: str | None = None, serializers: Any = None
     ) -> Any:
-        # Not the base class's: it would read files here and now, and split frames once more.
+        # The base class would read files on the event loop, and split frames again.
         async with self._serving.share(self.shelf.weigh(keys), patience=_PATIENCE):
             parcels = await self.shelf.load(keys)
             self._part_from_broken(keys)
@@ -97,23 +96,24 @@ class HomeWorker(Worker):
         return Status.dont_reply
 
     def _part_from_broken(self, keys: Collection[Any]) -> None:
-        """Let go of what cannot be read: it is computed again, where that can be, or fails."""
+        """Remove results that can no longer be read: they are computed again, or fail."""
         if broken := {key: self.shelf.broken[key] for key in keys if key in self.shelf.broken}:
             stimulus = f"flame-broken-{time()}"
             self.handle_stimulus(RemoveReplicasEvent(keys=list(broken), stimulus_id=stimulus))
             self.on_lost(broken)
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
-        # First, as the base class removes the folder, file by file, without giving way.
+        # Close the store first: the base class removes the folder file by file, and blocks.
         await self.shelf.close()
         return await super().close(*args, **kwargs)
 
 
 class HomeKeeps(ReduceReplicas):
-    """Distributed's policy, but a copy at home is not the one to drop.
+    """distributed's policy, except that copies at home are not dropped.
 
-    Stock drops from workers that are paused first. A result would leave home with the first call
-    that uses it, be lost with that call's runner, and otherwise come home once more.
+    Stock distributed drops replicas from paused workers first. A result would then leave home with
+    the first call that uses it. It could be lost with that call's runner, or would have to be
+    copied to home again.
     """
 
     def run(self) -> Any:
@@ -132,7 +132,13 @@ def never_drop_from_home(scheduler: FlameScheduler) -> None:
 
 
 class Traffic:
-    """Bounds the bytes under way; what is larger than the bound goes alone."""
+    """Limit the bytes in transfer; a transfer larger than the limit runs alone.
+
+    Parameters
+    ----------
+    most : int
+        Bytes.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -155,8 +161,8 @@ class Traffic:
 
 
 async def end(worker: Worker, reason: str) -> None:
-    # A heartbeat that is under way when a worker closes is reported as an error: no further one
-    # is sent, and the one under way is answered before one that is sent after it.
+    # A heartbeat in progress while a worker closes is logged as an error. So stop the heartbeats,
+    # and send a last one: the one in progress is answered before it.
     worker.periodic_callbacks["heartbeat"].stop()
     if worker.status is Status.paused:
         await worker.heartbeat()
