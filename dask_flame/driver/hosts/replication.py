@@ -10,7 +10,14 @@ from typing import Any
 from dask_flame.core.channel import Channel
 from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
-from dask_flame.history.journal import Entry, Journal, RunnerEnded, RunnersAsked, RunnerSeen
+from dask_flame.history.journal import (
+    Entry,
+    Journal,
+    RunnerEnded,
+    RunnerRegistered,
+    RunnersAsked,
+    RunnerSeen,
+)
 from dask_flame.prints.rate_limit import left_out
 from dask_flame.scaling.runner_index import Phase, RunnerState
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -179,6 +186,9 @@ class SchedulerProxy:
                 self._fleets.booted(entry.pool, entry.runners)
                 for name in entry.runners:
                     self._set(RunnerState(name, Phase.BOOTING, now, now))
+            case RunnerRegistered():
+                if (member := self._known(entry.runner)) is not None:
+                    self._set(replace(member, phase=Phase.READY, since=time.monotonic()))
             case RunnerEnded():
                 self._drop(entry.runner)
                 self._fleets.forget(entry.runner)
@@ -201,6 +211,10 @@ class SchedulerProxy:
             roster.counts[known.phase] -= 1
         roster.members[member.name] = member
         roster.counts[member.phase] += 1
+
+    def _known(self, name: str) -> RunnerState | None:
+        fleet = self._fleets.fleet_of(name)
+        return None if fleet is None else fleet.members.get(name)
 
     def _drop(self, name: str) -> None:
         fleet = self._fleets.fleet_of(name)
