@@ -127,7 +127,7 @@ class FlameCluster(PoolsApi):
         Address of the dashboard; another port is used if this one is taken. None disables the
         dashboard.
     silence_logs : int, str or None, default logging.WARNING
-        Hide the scheduler's log messages below this level; None shows all.
+        Hide the scheduler's log messages below this level (a number or a name); None shows all.
     loop : tornado.ioloop.IOLoop, optional
         A running event loop; by default the cluster starts its own.
 
@@ -554,7 +554,7 @@ class FlameCluster(PoolsApi):
             self.fleets.stop(why)
 
     def _expire(self, why: str, *, logged: bool = False) -> None:
-        """Close the cluster without a request of the user; `logged`: the reason was logged."""
+        """Close the cluster without a request of the user; log the reason unless `logged`."""
         self.over = why
         if not logged:
             logger.warning("cluster %s ends: %s", self.name, why)
@@ -576,7 +576,7 @@ class FlameCluster(PoolsApi):
             names |= {PRELOAD, *self.fleets.members}
             for name, text in (await self.backend.logs(names)).items():
                 logs[name] = Log(text)
-        # Runners print their log lines, so their entries from the scheduler are often empty.
+        # Drop empty entries. Runners print their log lines, so the backend's entries have them.
         return Logs({k: v for k, v in logs.items() if v or k in ("Cluster", "Scheduler")})
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
@@ -619,7 +619,7 @@ def _forked() -> None:
     FlameCluster._open = weakref.WeakSet()
     for cluster in clusters:
         cluster.forked_from = os.getppid()
-    with contextlib.suppress(Exception):  # an error of a fork hook cannot be caught
+    with contextlib.suppress(Exception):  # the caller of os.fork could not catch it
         leave_alone(clusters)
 
 

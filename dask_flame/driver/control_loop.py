@@ -143,7 +143,7 @@ class FlameAdaptive(Adaptive):
     # Deciding
 
     def wake(self) -> None:
-        """Decide once for all changes of this iteration of the event loop."""
+        """Schedule one decision for all changes in this iteration of the event loop."""
         if not self._woken and not self._over:
             self._woken = True
             asyncio.get_running_loop().call_soon(self.decide)

@@ -38,7 +38,7 @@ class DecisionExecutor:
     specs : callable
         Returns the launch specifications of the named runners.
     ended : callable
-        Called for each runner that does not exist in the backend, though it reported no end.
+        Called for each runner that the backend no longer lists but did not report as ended.
     accepted : callable
         Called with the names of runners whose request the backend has accepted.
     done : callable
@@ -161,7 +161,7 @@ class DecisionExecutor:
     async def _forget(self, names: Collection[str], why: str) -> None:
         """Report the end of runners that the backend no longer lists but did not report."""
         backoff = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
-        while (there := await self._there()) is None:  # noqa: ASYNC110 - nobody sets an event
+        while (there := await self._there()) is None:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(backoff.next())
         for name in names:
             if name not in there and self._fleets.of(name) is not None:

@@ -54,7 +54,7 @@ class Load:
         Number of calls, including actors and calls that left their slot (``secede``), plus one if
         it participates in a P2P shuffle.
     cancelled : int, default 0
-        Number of cancelled or timed out calls whose threads still run.
+        Number of cancelled, timed out or rescheduled calls whose threads still run.
     held : float, optional
         Time at which the oldest of these was taken back, as :func:`time.monotonic`.
     overran : bool, default False

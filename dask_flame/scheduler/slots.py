@@ -39,7 +39,7 @@ class Slots(SchedulerPlugin):
 
     Waiting calls are in distributed's state ``no-worker``. These occupy a worker's slots: running
     calls, except those that have left their slot (``secede``); actors; calls that wait to get
-    their slot back; and *taken back* calls, which were cancelled, timed out or rescheduled while
+    their slot back; and *taken-back* calls, which were cancelled, timed out or rescheduled while
     their thread still runs.
 
     Parameters
@@ -82,7 +82,7 @@ class Slots(SchedulerPlugin):
     def demand(self, pool: str) -> int:
         """Return the number of slots of this pool that could be used now.
 
-        While calls wait, slots that taken back calls have held for a while count as well.
+        While calls wait, slots that taken-back calls have held for a while count as well.
         """
         waiting = self.lanes.demand[pool]
         stuck = self._stuck(pool) if waiting else 0
@@ -91,7 +91,7 @@ class Slots(SchedulerPlugin):
         return demand
 
     def _stuck(self, pool: str) -> int:
-        """Return the number of this pool's slots that taken back calls have held for a while."""
+        """Return the number of this pool's slots that taken-back calls have held for a while."""
         since = time.monotonic() - _LETS_GO
         return sum(
             held <= since
@@ -105,7 +105,7 @@ class Slots(SchedulerPlugin):
         return self._taken_back.pop(pool, 0.0)
 
     def taken_back(self, ws: WorkerState) -> Mapping[Any, tuple[float, bool]]:
-        """Return the taken back calls of a worker: the time, and whether the call timed out."""
+        """Return the taken-back calls of a worker: the time, and whether the call timed out."""
         return self._held.get(ws.address, {})
 
     def pool_of(self, ts: TaskState) -> str | None:
@@ -179,7 +179,7 @@ class Slots(SchedulerPlugin):
         """Return the key of the call for the next free slot; None if no call can use one."""
         if not len(self.lanes) or not any(self._rooms.values()):
             return None
-        # A taken back call that is submitted again cannot run where its old thread still runs.
+        # A taken-back call that is submitted again cannot run where its old thread still runs.
         choosy = {key for calls in self._held.values() for key in calls}
         heads = self.lanes.heads(choosy)
         return next((ts.key for ts in heads if self.choose(ts) is not None), None)
@@ -237,7 +237,7 @@ class Slots(SchedulerPlugin):
         return own is not None and pool in (None, own) and ws in self._rooms[own]
 
     def _suits(self, ws: WorkerState, ts: TaskState) -> bool:
-        # A worker cannot distinguish a call from its taken back predecessor that still runs.
+        # A worker cannot distinguish a call from its taken-back predecessor that still runs.
         return ts.key not in self.taken_back(ws) and all(
             ws.resources.get(name, 0) - ws.used_resources.get(name, 0) >= amount
             for name, amount in (ts.resource_restrictions or {}).items()
@@ -278,7 +278,7 @@ class Slots(SchedulerPlugin):
         scheduler.reopen()
 
     def freed(self, key: Any, worker: str, **kwargs: Any) -> None:
-        """Handle the end of a taken back call's thread."""
+        """Handle the end of a taken-back call's thread."""
         ws = self.scheduler.workers.get(worker)
         if ws is not None and self._held.get(worker, {}).pop(key, None) is not None:
             self._used(ws)
@@ -429,7 +429,7 @@ class Slots(SchedulerPlugin):
         if key in self._returning.get(ws.address, ()):
             self._returning[ws.address].remove(key)
         if (overran or not over) and ws.extra.get(RUNNER):
-            # The thread of a taken back call may continue: its slot is free when the runner reports
+            # The thread of a taken-back call may continue: its slot is free when the runner reports
             # it. Distributed considers it free immediately.
             self._held.setdefault(ws.address, {})[key] = (time.monotonic(), overran)
             self.scheduler.loop.call_later(_LETS_GO, self.scheduler.demand_changed)

@@ -207,7 +207,7 @@ class InProcessScheduler:
     # Requests of the user
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        """Apply a changed policy and record the event; see :class:`SchedulerHost`."""
+        """Apply a changed policy and record the event; see :meth:`SchedulerHost.resized`."""
         parts, adaptive = self._parts, self._adaptive
         assert adaptive is not None
         if pool == parts.fleets.default:

@@ -274,7 +274,7 @@ class RemoteScheduler:
         await self._reports.caught_up()
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        """Apply a changed policy; see :class:`SchedulerHost`."""
+        """Apply a changed policy; see :meth:`SchedulerHost.resized`."""
         default = self._parts.fleets.policies[self._parts.fleets.default]
         self._bounds.minimum, self._bounds.maximum = default.min, default.max
         # The driver itself passes options for runners on to them.
