@@ -207,7 +207,7 @@ class Channel:
             result = self._handlers[what](**values)
         except Exception as error:
             # Do not log the message itself: it may contain secrets.
-            logger.warning("what was said of %r could not be taken in: %r", what, error)
+            logger.warning("the message %r could not be handled: %r", what, error)
             if what == _REPLY:
                 self._answered(question, None, dumps(error), repr(error))
             elif question:
@@ -227,7 +227,7 @@ class Channel:
             if asked:
                 self._answer(number, None, error)
             else:
-                logger.warning("what was said of %r could not be done: %r", what, error)
+                logger.warning("the message %r could not be carried out: %r", what, error)
         else:
             if asked:
                 self._answer(number, value)

@@ -1,1 +1,1 @@
-"""What a user holds, and its wiring (driver)."""
+"""The cluster object and the parts that it connects (driver)."""

@@ -13,16 +13,16 @@ from dask_flame.core.distributed_internals import parts_of
 
 
 class Placed(Actor):
-    """A Dask actor that is let go at the moment when its proxy is.
+    """The proxy of a Dask actor that releases the actor as soon as it is deleted.
 
-    Each call of a method of a :class:`distributed.Actor` leaves a cycle of references behind that
-    holds the proxy, and so the actor and its slot, until garbage is collected. Here it holds an
-    actor beneath this one.
+    Each method call of a :class:`distributed.Actor` creates a reference cycle that keeps the proxy,
+    and thus the actor and its slot, until garbage collection. Here such cycles only refer to an
+    inner proxy.
 
     Parameters
     ----------
     actor : distributed.Actor
-        Nobody else's.
+        The inner proxy; it must have no other references.
     """
 
     def __init__(self, actor: Actor) -> None:
@@ -39,7 +39,7 @@ class Placed(Actor):
         @functools.wraps(attribute)
         def method(*args: Any, **kwargs: Any) -> Any:
             future = attribute(*args, **kwargs)
-            # Until then the object is needed, whoever holds the proxy.
+            # Keep the object until the method has finished, even if the proxy is deleted.
             self._io_loop.add_callback(_hold, self, future)
             return future
 

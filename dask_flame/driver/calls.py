@@ -1,8 +1,8 @@
-"""Calls, casts, placed objects, and which pool they go to (driver, and inside calls on a runner).
+"""Calls, casts and placed objects (driver, and inside calls on a runner).
 
-All of it is Dask underneath: a call is a task, what governs it are annotations of the task, a
-placed object is an actor. So the same annotations govern ``client.submit``, ``client.map``,
-``dask.delayed`` and collections, by :func:`on`.
+A call is a Dask task, its options are task annotations, and a placed object is an actor. With
+:func:`on`, the same annotations apply to ``client.submit``, ``client.map``, ``dask.delayed`` and
+collections.
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from dask_flame.errors import FlameError, PoolError
 def on(
     pool: str | None = None, *, timeout: Duration | None = None, rerun: bool | None = None
 ) -> contextlib.AbstractContextManager[None]:
-    """Govern everything that is submitted inside the block.
+    """Apply these options to all tasks submitted inside the block.
 
-    Reaches ``client.submit`` and ``client.map``, executors made by ``client.get_executor()``, what
-    :func:`call`, :func:`cast` and :func:`place` do, and ``dask.delayed`` objects and collections
-    that are *computed* inside. What is only built inside and computed outside may be governed or
-    not, as Dask's optimizations fuse tasks and drop what was noted of them.
+    This includes ``client.submit`` and ``client.map``, executors from ``client.get_executor()``,
+    :func:`call`, :func:`cast` and :func:`place`, and ``dask.delayed`` objects and collections that
+    are *computed* inside the block. Collections that are built inside and computed outside may lose
+    the options, because Dask's optimizations fuse tasks and drop annotations.
 
     Parameters
     ----------
     pool : str, optional
-        Run on this pool's runners. Without it: on those of the cluster's first pool.
+        Name of the pool whose runners run the tasks; the cluster's first pool by default.
     timeout : duration, optional
-        Seconds, or ``"5m"``, that each task may execute. See :func:`call`.
+        Maximum execution time of each task, in seconds or as a string such as ``"5m"``. See
+        :func:`call`.
     rerun : bool, optional
-        False: a task whose runner was lost is not run again; it fails with
+        If False, a task whose runner was lost does not run again; it fails with
         :class:`dask_flame.RunnerLost`.
 
     Raises
     ------
     PoolError
-        An argument is wrong; or, when the block is entered, the current client's FlameCluster has
-        no such pool.
+        An argument is invalid; or, on entering the block, the current client's FlameCluster has no
+        such pool.
 
     Notes
     -----
-    Blocks may be nested: what an inner one says wins over what an outer one says.
+    Blocks may be nested; options of the inner block take precedence.
 
     Examples
     --------
@@ -58,7 +59,7 @@ def on(
     """
     annotations = annotations_of(pool, timeout, rerun)
     if not annotations:
-        raise PoolError('on() was told nothing; write with dask_flame.on("gpu"):')
+        raise PoolError('on() needs a pool or an option; write with dask_flame.on("gpu"):')
     return _governed(annotations)
 
 
@@ -67,7 +68,7 @@ def _governed(annotations: dict[str, Any]) -> Iterator[None]:
     try:
         client = get_client()
     except ValueError:
-        pass  # whoever submits inside will need one
+        pass  # a submission inside the block raises if there is still no client
     else:
         check_pool(client, annotations)
     with dask.annotate(**annotations):
@@ -83,61 +84,61 @@ def call(
     rerun: bool | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Run a function on a runner, wait for it, and return what it returns or raise what it raises.
+    """Run a function on a runner, wait for it, and return its result or raise its exception.
 
-    Over a block, as a decorator, it runs the function at once, and the name becomes its value.
+    As a decorator, run the function immediately and bind its name to the result.
 
     Parameters
     ----------
     fn : callable
-        A coroutine function runs on the runner's event loop.
+        The function. A coroutine function runs on the runner's event loop.
     *args, **kwargs
-        Its arguments; futures among them are replaced by their results. For a function with
-        parameters of its own that are called ``pool``, ``timeout`` or ``rerun``, write
+        Arguments of the function; futures are replaced by their results. If the function itself has
+        a parameter ``pool``, ``timeout`` or ``rerun``, write
         ``call(functools.partial(fn, timeout=3))``.
     pool : str, optional
-        Run on this pool's runners; by default on those of the cluster's first pool.
+        Name of the pool whose runners run the call; the cluster's first pool by default.
     timeout : duration, optional
-        Seconds, or ``"5m"``, that it may execute. The clock starts when its code begins to run:
-        neither the wait for a runner nor the transfer of its inputs counts (the pool's
-        ``boot_timeout`` governs the first); waiting for calls of its own does.
+        Maximum execution time, in seconds or as a string such as ``"5m"``. It starts when the
+        function begins: the time to wait for a runner (see the pool's ``boot_timeout``) and to
+        transfer inputs does not count. The time to wait for nested calls counts.
     rerun : bool, optional
-        False: if its runner is lost, it is not run again and fails with
-        :class:`dask_flame.RunnerLost`. By default it is run again.
+        If False, the call does not run again when its runner is lost; it fails with
+        :class:`dask_flame.RunnerLost`. By default it runs again.
 
     Returns
     -------
     object
-        With an asynchronous client: an awaitable for it.
+        The function's result; with an asynchronous client, an awaitable.
 
     Raises
     ------
     CallTimeout
-        It was not done within `timeout`.
+        The call did not finish within `timeout`.
     RunnerLost
-        It went down with its runner, too often or with ``rerun=False``.
+        Its runner was lost, too often or with ``rerun=False``.
     BootError
         No runner could start.
     PoolError
-        An argument is wrong, or there is no such pool.
+        An argument is invalid, or there is no such pool.
     FlameError
         There is no client.
 
     Notes
     -----
-    It is never taken for the same as another call, so it always runs.
+    Each call runs, even if an identical one has run before.
 
     Interrupting the driver's thread (the notebook's stop button, Ctrl-C), or cancelling the asyncio
-    task that awaits it, cancels it. A call that is cancelled, or runs beyond its timeout, is
-    interrupted: an exception that is not an :class:`Exception` is raised in its code, again every
-    second until it ends, so that ``finally:`` and ``with`` do their work. What waits outside Python
-    (``time.sleep``, ``subprocess.run``, a long computation in C) is interrupted when it returns to
-    Python; if that does not happen within the pool's ``shutdown_timeout``, the runner is ended and
-    the other calls on it run again elsewhere. A coroutine is cancelled.
+    task that awaits the call, cancels it. A call that is cancelled or exceeds its timeout is
+    interrupted: an exception that is not an :class:`Exception` is raised in its code, and again
+    every second until it ends, so that ``finally:`` and ``with`` blocks run. Code that waits
+    outside Python (``time.sleep``, ``subprocess.run``, a long computation in C) is interrupted when
+    it returns to Python. If it does not return within the pool's ``shutdown_timeout``, the runner
+    is ended and its other calls run again elsewhere. A coroutine is cancelled.
 
-    Inside a call on a runner it makes a nested call, which needs a slot as any other: the outer
-    call gives up its own while it waits, and goes on when it has one again. Its timeout is not
-    handed down. Methods of placed objects keep their slot.
+    Inside a call on a runner, this makes a nested call, which needs its own slot. The outer call
+    releases its slot while it waits, and needs a slot again to continue. Nested calls do not
+    inherit its timeout. Methods of placed objects keep their slot.
 
     Examples
     --------
@@ -166,15 +167,20 @@ def cast(
     rerun: bool | None = None,
     **kwargs: Any,
 ) -> None:
-    """Run a function on a runner, and forget it: returns at once.
+    """Run a function on a runner without waiting for it.
 
-    Takes what :func:`call` takes. What it returns is dropped; that it failed is logged, and is
-    among ``cluster.events``. It goes on when the client closes, and is lost when the cluster does.
+    The result is dropped. A failure is logged and recorded in ``cluster.events``. The call
+    continues if the client closes, and is lost if the cluster closes.
+
+    Parameters
+    ----------
+    fn, *args, pool, timeout, rerun, **kwargs
+        As in :func:`call`.
 
     Raises
     ------
     PoolError
-        An argument is wrong, or there is no such pool.
+        An argument is invalid, or there is no such pool.
     FlameError
         There is no client.
 
@@ -189,41 +195,40 @@ def cast(
 
 
 def place(cls: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwargs: Any) -> Any:
-    """Make an object on a runner, where it stays, and return a proxy for it.
+    """Create an object that stays on a runner, and return a proxy for it.
 
-    It is a Dask actor: a method of the proxy returns a future, whose ``result()`` waits for what
-    the method returned on the runner; an attribute that its class has is fetched when it is read.
-    It holds a slot, and keeps its runner, for as long as a proxy for it is held: ``del`` the last
-    one to let it go.
+    The object is a Dask actor. Methods of the proxy return futures; ``result()`` waits for the
+    method's return value. Attributes of the class are fetched when they are read. The object
+    occupies a slot and keeps its runner until the last proxy for it is deleted.
 
     Parameters
     ----------
     cls : callable
-        A class, as a rule.
+        Usually a class.
     *args, **kwargs
-        Its arguments; futures among them are replaced by their results. For parameters of its own
-        that are called ``pool`` use :func:`functools.partial`.
+        Arguments of `cls`; futures are replaced by their results. If `cls` itself has a parameter
+        ``pool``, use :func:`functools.partial`.
     pool : str, optional
         As in :func:`call`.
 
     Returns
     -------
     distributed.Actor
-        When the object has been made. With an asynchronous client: an awaitable for it.
+        The proxy, once the object exists; with an asynchronous client, an awaitable.
 
     Raises
     ------
     PoolError
-        An argument is wrong, or there is no such pool.
+        An argument is invalid, or there is no such pool.
     FlameError
         There is no client.
 
     Notes
     -----
-    It is not made anew: if its runner dies, its methods raise an error that says so.
+    The object is not created again if its runner is lost; its methods then raise an error.
 
-    Inside a call on a runner it needs a slot besides that of the call, which is not given up for
-    it: there must be room in its pool.
+    Inside a call on a runner, the object needs its own slot while the call keeps its slot: its pool
+    must have room.
 
     Examples
     --------
@@ -235,7 +240,20 @@ def place(cls: Callable[..., Any], /, *args: Any, pool: str | None = None, **kwa
 
 
 def annotations_of(pool: Any, timeout: Any, rerun: Any) -> dict[str, Any]:
-    """What is noted of a task that these govern; those that are None are not."""
+    """Return the task annotations for these options.
+
+    Parameters
+    ----------
+    pool : str or None
+    timeout : duration or None
+    rerun : bool or None
+        Options as in :func:`call`; None omits the annotation.
+
+    Raises
+    ------
+    PoolError
+        An option is invalid.
+    """
     annotations: dict[str, Any] = {}
     if pool is not None:
         annotations["pool"] = word("pool", pool, "the name of a pool")
@@ -253,7 +271,30 @@ def submitted(
     annotations: dict[str, Any],
     **options: Any,
 ) -> tuple[Client, Future]:
-    """Have this run, as a call of its own; `options` are those of ``client.submit``."""
+    """Submit a function to the current client, as a new call.
+
+    Parameters
+    ----------
+    fn : callable
+    args : tuple
+    kwargs : dict
+        Arguments of `fn`.
+    annotations : dict
+        Annotations of the task.
+    **options
+        Options of ``client.submit``.
+
+    Returns
+    -------
+    tuple of (Client, Future)
+
+    Raises
+    ------
+    PoolError
+        There is no such pool.
+    FlameError
+        There is no client.
+    """
     if not callable(fn):
         raise TypeError(f"fn={shown(fn)} cannot be called; write call(fn, 1, 2)")
     try:
@@ -274,7 +315,7 @@ def submitted(
 
 @functools.cache
 def _options_of_submit() -> frozenset[str]:
-    """Names that ``client.submit`` would take for its own."""
+    """Return the names of the parameters of ``client.submit``."""
     parameters = inspect.signature(Client.submit).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return frozenset(p.name for p in parameters if p.kind not in variable)
@@ -285,8 +326,8 @@ def _wait(client: Client, future: Future, *, placed: bool = False) -> Any:
         return _awaited(client, future, placed=placed)
     with _held(client, future):
         if placed:
-            # Said explicitly, it keeps the slot of the call that this is in, if it is in one: the
-            # object might take it.
+            # An explicit `asynchronous` keeps the slot of a surrounding call; otherwise the object
+            # could occupy it.
             return Placed(client.gather(future, asynchronous=False))
         return future.result()
 
@@ -301,19 +342,19 @@ async def _awaited(client: Client, future: Future, *, placed: bool) -> Any:
 @contextlib.contextmanager
 def _held(client: Client, future: Future) -> Iterator[None]:
     try:
-        # What is in the result, an actor for one, binds itself to the client that is current.
+        # Objects in the result, such as actors, bind themselves to the current client.
         with client.as_current():
             yield
     finally:
-        # Whatever ended the wait: what is still running is cancelled by this.
+        # However the wait ended, this cancels a call that still runs.
         future.release()
 
 
 def check_pool(client: Client, annotations: dict[str, Any]) -> None:
-    """Refuse what the client's cluster has no pool for."""
+    """Raise PoolError if the client's cluster cannot apply these annotations."""
     if not annotations.keys() & {"pool", "timeout", "rerun"} or client.cluster is None:
         return
-    # Imported here: a runner has no use for it, and its clients have no cluster.
+    # Imported here: runners do not need it, as their clients have no cluster.
     from dask_flame.driver.cluster import FlameCluster
 
     if not isinstance(client.cluster, FlameCluster):

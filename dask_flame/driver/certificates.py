@@ -1,4 +1,4 @@
-"""Certificates made for one cluster, for machines whose clocks differ (driver)."""
+"""Temporary certificates for one cluster, valid on machines whose clocks differ (driver)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from datetime import timedelta
 
 from distributed import Security
 
-#: How far behind the driver's clock another machine's may be.
+#: Maximum lag of another machine's clock behind the driver's.
 _BEHIND = timedelta(days=1)
 
 
 def temporary_security() -> Security:
-    """What :meth:`distributed.Security.temporary` makes, valid from a day before.
+    """Return :meth:`distributed.Security.temporary`, with certificates valid since yesterday.
 
-    Distributed's is valid from the second in which it is made: a laptop whose clock is a minute
-    ahead is refused for a minute by the pods that it has made.
+    Distributed's certificates are valid from the current second: if the clock of a laptop is a
+    minute ahead, its pods reject the connection for a minute.
     """
     security = Security.temporary()
-    # An extra; without it distributed has just said what to install.
+    # An optional dependency: if it is missing, distributed has raised a helpful error above.
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key

@@ -1,6 +1,6 @@
-"""What is asked of a closed cluster, or of its Clients, is answered in plain words (driver).
+"""Raise a clear error when a closed cluster or one of its Clients is used (driver).
 
-distributed's own is ``RuntimeError: IOLoop is closed``.
+Distributed raises ``RuntimeError: IOLoop is closed``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Closable(Protocol):
     ----------
     name : str
     over : str
-        Why it has ended; empty where somebody has closed it.
+        Why it ended; empty if the user closed it.
     """
 
     over: str
@@ -31,25 +31,25 @@ class Closable(Protocol):
 
 
 def closed(name: str, why: str = "") -> ClosedError:
-    """Make the error for what comes after a cluster's end.
+    """Return the error for the use of a cluster after its end.
 
     Parameters
     ----------
     name : str
-        The cluster's.
-    why : str
-        Why it has ended; empty where somebody has closed it.
+        Name of the cluster.
+    why : str, default ""
+        Why it ended; empty if the user closed it.
     """
     ended = f"has ended: {why}" if why else "is closed"
     return ClosedError(
-        f"the cluster {name} {ended}; what is wanted of it later is gathered before, and "
+        f"the cluster {name} {ended}; gather results before you close a cluster. "
         "cluster.reports and cluster.events can still be read. Make a new one: "
         "client = Client(FlameCluster(max=8))"
     )
 
 
 def answer_for_closed(kind: type[Closable]) -> None:
-    """Have the Clients of this process say so once their cluster, of this class, has closed."""
+    """Make all Clients of this process raise ClosedError after a cluster of class `kind` closed."""
     if hasattr(Client.sync, "dask_flame"):
         return
     sync = Client.sync

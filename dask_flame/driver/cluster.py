@@ -1,4 +1,4 @@
-"""FlameCluster: what a user holds (driver). It wires the parts together, and ends them."""
+"""FlameCluster: start, connect and end the parts of a cluster (driver)."""
 
 from __future__ import annotations
 
@@ -83,60 +83,60 @@ _OWN_OPTIONS = (
 
 
 class FlameCluster(PoolsApi):
-    """A Dask cluster whose runners appear when there is something to run, and go when there is not.
+    """A Dask cluster that boots runners for calls and ends them when they are idle.
 
-    The scheduler runs in this process. Runners boot in one wave, as many as the calls that are
-    ready need; a runner that has had no call for ``idle_timeout`` ends; when this process goes,
-    whatever makes it go, all of them end.
+    The scheduler runs in this process, or in a pod beside the runners. Runners boot in one wave,
+    as many as the ready calls need. A runner without calls for ``idle_timeout`` ends. All runners
+    end when this process ends, for whatever reason.
 
     Parameters
     ----------
     min, max, concurrency, idle_timeout, **options
-        The policy: see :class:`dask_flame.Pool`, which takes the same.
+        The policy of the only pool: the options of :class:`dask_flame.Pool`.
     pools : mapping of str to Pool, optional
-        Several kinds of runner, each with a policy of its own, in place of the options above. Calls
-        go to the first pool, unless :func:`dask_flame.on` or the ``resources=`` that they ask for
-        say another.
+        Several kinds of runners, each with its own policy, in place of the options above. Calls
+        run in the first pool, unless :func:`dask_flame.on` or their ``resources=`` select another.
     backend : str or callable, optional
-        What boots runners: ``"local"`` (the default, ``flame.backend``) or the name of another
-        installed backend, or a :class:`dask_flame.backends.Backend` subclass.
+        The backend that boots runners: ``"local"`` (the default, ``flame.backend``), the name of
+        another installed backend, or a :class:`dask_flame.backends.Backend` subclass.
     scheduler : {"auto", "driver", "pod"}, default "auto" (``flame.scheduler.where``)
-        Where the scheduler is: in this process, or in a pod of its own beside the runners, reached
-        through a forwarded port. By default it is here if runners can reach this process.
+        Location of the scheduler: this process, or a separate pod beside the runners that is
+        reached through a forwarded port. ``"auto"`` selects this process if runners can reach it.
     namespace, context : str, optional
-        For ``backend="kubernetes"``: the namespace that runners are in, and the kubeconfig's
-        context by which the cluster is reached (``flame.kubernetes.namespace`` and ``.context``).
-        By default the driver's own namespace, or that of the current context.
+        For ``backend="kubernetes"``: the namespace of the runners, and the kubeconfig context
+        (``flame.kubernetes.namespace`` and ``.context``). The default namespace is the driver's
+        own, or that of the current context.
     disconnect_grace : duration, default "10s"
-        Once the last Client has closed, runners are kept for this long; a new Client boots them
-        again. A scheduler in a pod ends, and all with it, once this process has been gone for it;
-        "2m" by default where that is reached through Kubernetes' API server, which may be away.
+        Time for which runners are kept after the last Client has closed; a new Client boots them
+        again. A scheduler in a pod ends, with its runners, after this process has been
+        disconnected for this long. The default is "2m" if that pod is reached through the
+        Kubernetes API server, which may be unavailable for a while.
     max_lifetime : duration, optional
-        The cluster closes after this long, whatever runs and whoever is connected.
+        Time after which the cluster closes, even if calls run or Clients are connected.
     home_limit : size, default "16 GiB"
-        Most bytes of results that are kept, in this process and on its disk, for runners that have
-        ended. A runner whose results do not fit stays.
+        Maximum size of the results of ended runners that are kept in the scheduler's process and
+        on its disk. A runner whose results do not fit stays.
     name : str, optional
-        Letters, digits and ``-``. By default a random one.
+        Letters, digits and ``-``; random by default.
     asynchronous : bool, default False
-        To be used with ``async with``, on the running event loop.
+        Whether the cluster is used with ``async with``, on the running event loop.
     security : distributed.Security or bool, optional
-        TLS between all parts; True makes certificates for this cluster alone. Without it,
-        connections are unencrypted and confined to this machine's loopback address.
+        TLS between all parts; True makes certificates for this cluster only. By default,
+        connections to runners on this machine are unencrypted and use its loopback address.
     dashboard_address : str or None, default "127.0.0.1:8787"
-        Where the dashboard listens; another port is taken if that one is in use. None: no
+        Address of the dashboard; another port is used if this one is taken. None disables the
         dashboard.
     silence_logs : int, str or None, default logging.WARNING
-        The scheduler's log lines below this level, or the level of this name, are not shown; None:
-        all are.
+        Hide the scheduler's log messages below this level (a number or a name); None shows all.
     loop : tornado.ioloop.IOLoop, optional
+        A running event loop; by default the cluster starts its own.
 
     Raises
     ------
     PoolError
-        An option is wrong; nothing was started.
+        An option is invalid; nothing was started.
     BackendError
-        The backend is unknown or cannot be used here; nothing is left behind.
+        The backend is unknown or cannot be used here; everything started was ended.
 
     Examples
     --------
@@ -151,11 +151,11 @@ class FlameCluster(PoolsApi):
 
     _open: ClassVar[weakref.WeakSet[FlameCluster]] = weakref.WeakSet()
     _quiet: ClassVar[QuietLogs] = QuietLogs()
-    #: In a process that was forked from the driver, the driver's number.
+    #: In a process forked from the driver: the driver's process ID.
     forked_from: int | None = None
-    #: The process that has made it.
+    #: ID of the process that made this cluster.
     _made_by: int | None = None
-    _watch_worker_status_task: Any  # of the base class
+    _watch_worker_status_task: Any  # set by the base class
 
     @by_name("FlameCluster", "min", "max", "concurrency", "idle_timeout")
     def __init__(
@@ -181,7 +181,7 @@ class FlameCluster(PoolsApi):
         loop: IOLoop | None = None,
         **options: Any,
     ) -> None:
-        self.status = Status.closed  # so that an error below leaves nothing to warn of
+        self.status = Status.closed  # so that __del__ does not warn after an error below
         self._made_by = os.getpid()
         config.check()
         check_settings()
@@ -216,7 +216,7 @@ class FlameCluster(PoolsApi):
         self._history = History(policies)
         self.events, self.boots = self._history.events, self._history.boots
         self._hash_seed = hash_seed()
-        self._warned: set[str] = set()  # of links
+        self._warned: set[str] = set()  # link templates already warned about
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.status = Status.closed
         told = BackendContext(
@@ -238,8 +238,8 @@ class FlameCluster(PoolsApi):
         self._expiring: asyncio.Task[None] | None = None
         self._host: SchedulerHost | None = None
         self._shown: Widget | None = None
-        self._came_to: Costs | None = None  # once it is over
-        self.over = ""  # why it has ended, if it was not closed
+        self._came_to: Costs | None = None  # final costs, once closed
+        self.over = ""  # why the cluster ended, if the user did not close it
         self._show: DriversShow | None = None
         self._prints: Taker | None = None
         if shown() and not getattr(self.backend, "shows", False):
@@ -272,11 +272,11 @@ class FlameCluster(PoolsApi):
             )
         return where
 
-    # What there is
+    # State
 
     @property
     def scheduler(self) -> SchedulerView:
-        """The scheduler: Dask's own if it is in this process, else a view of it."""
+        """The Dask scheduler if it runs in this process; otherwise a view of it."""
         if (scheduler := self._view) is None:
             raise AttributeError("the cluster has not started, so it has no scheduler yet")
         return scheduler
@@ -287,24 +287,24 @@ class FlameCluster(PoolsApi):
 
     @property
     def home(self) -> Home | None:
-        """Where results of ended runners are kept; None if the scheduler is apart from here."""
+        """The store for results of ended runners; None if the scheduler runs elsewhere."""
         return None if self._host is None else self._host.home
 
     @property
     def reports(self) -> ReportStore:
-        """What calls have reported."""
+        """The store of all reports made by calls."""
         return self._reports.store
 
     @property
     def _report_source(self) -> ClusterReports:
-        """Where clients of this process find what is reported: see reports/driver/replica.py."""
+        """The source of reports for clients in this process: see reports/driver/replica.py."""
         return ClusterReports(self.reports, self._host, lambda: self.loop)
 
     @property
     def dashboard_link(self) -> str:
         """Address of the dashboard; empty without one, as in distributed."""
         if not self.dashboard_address:
-            return ""  # the scheduler still serves its health and metrics
+            return ""  # the scheduler still serves its health and metrics pages
         if self._host is not None and (port := self._host.dashboard_port):
             return dashboard_link("127.0.0.1", port, self._warned)
         served = self.scheduler_info.get("services", {}).get("dashboard")
@@ -319,7 +319,7 @@ class FlameCluster(PoolsApi):
         return page_link(self.dashboard_link, "flame")
 
     def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
-        """What runners of these names are told."""
+        """Return the launch specifications of the named runners."""
         pools = [self.fleets.of(name) or self.fleets.default for name in names]
         common = {pool: self._spec(pool) for pool in set(pools)}
         return [replace(common[pool], name=n) for pool, n in zip(pools, names, strict=True)]
@@ -335,7 +335,7 @@ class FlameCluster(PoolsApi):
             hash_seed=self._hash_seed,
         )
 
-    # Life
+    # Start and close
 
     def __await__(self) -> Any:
         async def started() -> FlameCluster:
@@ -360,7 +360,7 @@ class FlameCluster(PoolsApi):
             self._start_task = None
 
     async def _start_parts(self) -> None:
-        # What is pushed first ends last.
+        # The stack closes in reverse order.
         await self._stack.__aenter__()
         if self._silence_logs:
             self._stack.enter_context(FlameCluster._quiet.held(self._silence_logs))
@@ -398,7 +398,7 @@ class FlameCluster(PoolsApi):
     def _make_host(self) -> SchedulerHost:
         if not self.backend.apart:
             return self._make_own_host()
-        # Not everybody needs it.
+        # Imported only if needed.
         from dask_flame.driver.hosts.remote import RemoteScheduler
         from dask_flame.lease.resume import tell_clients
 
@@ -419,26 +419,26 @@ class FlameCluster(PoolsApi):
         )
 
     def _handlers(self) -> Mapping[str, Callable[..., Any]]:
-        """Return what the scheduler answers beside Dask's own requests, as soon as it listens."""
+        """Return additional request handlers, installed before the scheduler listens."""
         return {}
 
     def _print_taker(self, print_limits: Limits) -> Taker:
-        """Return what takes that which runners print, see :mod:`dask_flame.prints`."""
+        """Return the callable that receives the runners' output: see :mod:`dask_flame.prints`."""
         self._show = DriversShow(print_limits)
         return self._show.said
 
     async def _watch_again(self) -> bool:
-        """Subscribe to news of workers again, once the subscription of the base class has ended.
+        """Wait until the base class's subscription to worker status is lost, then subscribe again.
 
         Returns
         -------
         bool
-            False if the cluster closes.
+            False if the cluster is closing.
 
         Raises
         ------
         OSError
-            The scheduler was not reached.
+            The scheduler could not be reached.
         """
         await worker_status_lost(self)
         if self.status is not Status.running:
@@ -459,7 +459,7 @@ class FlameCluster(PoolsApi):
         await asyncio.shield(self._closing)
 
     async def _close_parts(self) -> None:
-        # The base class sets `closing`, ends its own connections, and sets `closed`.
+        # The base class sets `closing`, closes its own connections, and sets `closed`.
         self.status = Status.closing
         try:
             if self._host is not None:
@@ -477,7 +477,7 @@ class FlameCluster(PoolsApi):
     @property
     def loop(self) -> Any:
         if self.forked_from is not None:
-            refuse(self)  # a Client that is made with it begins with this
+            refuse(self)  # a new Client reads this attribute first
         return super().loop
 
     def sync(self, *args: Any, **kwargs: Any) -> Any:
@@ -488,9 +488,14 @@ class FlameCluster(PoolsApi):
         return super().sync(*args, **kwargs)
 
     def close(self, timeout: Duration | None = None) -> Any:
-        """End every runner, the scheduler, all that was made for them, and the Clients of it.
+        """End all runners and the scheduler, remove their resources, and close the Clients.
 
-        In a process that was forked from the driver, nothing: it is the driver's.
+        In a process forked from the driver, do nothing: the cluster belongs to the driver.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            Seconds, or a string such as ``"30s"``.
         """
         if self.forked_from is not None:
             return None
@@ -504,8 +509,8 @@ class FlameCluster(PoolsApi):
                 self._loop_runner.stop()
 
     def _close_clients(self) -> None:
-        # A Client whose cluster has gone closes by itself, and then leaves its event loop's thread
-        # behind, which it cannot end from inside.
+        # A Client that loses its cluster closes itself, but cannot end the thread of its own event
+        # loop.
         for client in clients_of(self):
             if not client.asynchronous:
                 with contextlib.suppress(Exception):
@@ -517,7 +522,7 @@ class FlameCluster(PoolsApi):
             super().__del__()
 
     def print_plugins(self) -> list[Prints]:
-        """Return the plugins by which the scheduler is told of what runners print, if it is."""
+        """Return the scheduler plugins that receive the runners' output, if any."""
         return [] if self._prints is None else [Prints(limits(), to=self._prints)]
 
     def _ended(self, what: Ended) -> None:
@@ -543,18 +548,18 @@ class FlameCluster(PoolsApi):
             self._note_stop(why)
 
     def _note_stop(self, why: str) -> None:
-        """Boot no runner any more: the cluster has been stopped from outside."""
+        """Boot no more runners, because the cluster was stopped from outside."""
         if not self.fleets.stopped:
             self._history.journal.note("stopped", why)
             self.fleets.stop(why)
 
     def _expire(self, why: str, *, logged: bool = False) -> None:
-        """Close the cluster, for a reason that nobody has asked for it; perhaps it is logged."""
+        """Close the cluster without a request of the user; log the reason unless `logged`."""
         self.over = why
         if not logged:
             logger.warning("cluster %s ends: %s", self.name, why)
         if self._start_task is not None:
-            self._start_task.cancel()  # which closes what has started
+            self._start_task.cancel()  # it closes the parts that have started
             return
         self._expiring = asyncio.ensure_future(self._close())
 
@@ -571,7 +576,7 @@ class FlameCluster(PoolsApi):
             names |= {PRELOAD, *self.fleets.members}
             for name, text in (await self.backend.logs(names)).items():
                 logs[name] = Log(text)
-        # What a runner logs, it prints as well: the scheduler's copy of it says no more.
+        # Drop empty entries. Runners print their log lines, so the backend's entries have them.
         return Logs({k: v for k, v in logs.items() if v or k in ("Cluster", "Scheduler")})
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
@@ -580,7 +585,7 @@ class FlameCluster(PoolsApi):
             for client in clients_of(self):
                 client.loop.add_callback(forget_connections, client.rpc)
         workers = self.scheduler_info["workers"].values()
-        # The base class keeps the totals of the moment when it started.
+        # The base class does not update these totals after its start.
         self.scheduler_info["n_workers"] = len(workers)
         self.scheduler_info["total_threads"] = sum(w["nthreads"] for w in workers)
         self.scheduler_info["total_memory"] = sum(w["memory_limit"] or 0 for w in workers)
@@ -595,9 +600,9 @@ class FlameCluster(PoolsApi):
         return display.html(self, Snapshot(time.time()) if self._view is None else self._pools())
 
     def _widget(self) -> Any:
-        """Return the pools, live in a notebook; None without ipywidgets."""
+        """Return the live notebook widget; None without ipywidgets."""
         if self._shown is None:
-            # Imported here, as a script has no use for it.
+            # Imported here, as scripts do not need it.
             from dask_flame.driver.widget import Widget
 
             try:
@@ -614,7 +619,7 @@ def _forked() -> None:
     FlameCluster._open = weakref.WeakSet()
     for cluster in clusters:
         cluster.forked_from = os.getppid()
-    with contextlib.suppress(Exception):  # nobody could catch it
+    with contextlib.suppress(Exception):  # the caller of os.fork could not catch it
         leave_alone(clusters)
 
 
@@ -626,9 +631,10 @@ if hasattr(os, "register_at_fork"):
 def _close_all() -> None:
     for cluster in list(FlameCluster._open):
         if cluster._made_by != os.getpid():
-            continue  # it is the parent's
+            continue  # it belongs to the parent process
         with contextlib.suppress(Exception):
-            # Of an asynchronous one the loop stands still: what ends with this process ends it.
+            # The loop of an asynchronous cluster no longer runs; the backends' own safeguards end
+            # its runners when this process ends.
             if not cluster.called_from_running_loop:
                 longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
                 cluster.close(timeout=10 + longest)

@@ -1,4 +1,4 @@
-"""Checks of what a cluster alone is told, beside its pools: before anything is started (driver)."""
+"""Check the options of a cluster other than its pools, before it starts (driver)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 
 def cluster_name(value: Any) -> str | None:
-    """The name of a cluster; None: a random one."""
+    """Check the name of a cluster; None means a random name."""
     if value is None:
         return None
     if not isinstance(value, str) or not _NAME.fullmatch(value):
@@ -26,7 +26,7 @@ def cluster_name(value: Any) -> str | None:
 
 
 def dashboard_address(value: Any) -> str | None:
-    """A host of this machine and a port, or one of the two; None: no dashboard."""
+    """Check the dashboard's address: a host of this machine and a port; None disables it."""
     if value is None:
         return None
     wanted = 'a host of this machine and a port, such as "127.0.0.1:8787" or ":0"'
@@ -56,7 +56,7 @@ def _is_of_this_machine(host: str) -> bool:
 
 
 def log_level(value: Any) -> int | None:
-    """A level of Python's logging, or its name; None, and False as in distributed: not any."""
+    """Return a logging level from its number or name; None or False means no level."""
     value = plain(value)
     if value is None or value is False:
         return None
@@ -67,7 +67,7 @@ def log_level(value: Any) -> int | None:
 
 
 def event_loop(value: Any) -> IOLoop | None:
-    """An event loop of tornado's that runs; None: one of the cluster's own."""
+    """Check that the value is a running tornado event loop; None means a new one."""
     if value is None:
         return None
     loop = getattr(value, "asyncio_loop", None) if isinstance(value, IOLoop) else None
@@ -77,7 +77,7 @@ def event_loop(value: Any) -> IOLoop | None:
 
 
 def asynchronous(value: Any, loop: IOLoop | None) -> bool:
-    """Whether the cluster is used on the event loop that runs here."""
+    """Check whether the cluster is used on the running event loop."""
     if yes_or_no("asynchronous", value) and loop is None:
         try:
             asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Demand in, the fleets' decisions out (driver)."""
+"""The control loop: pass demand to the fleets and carry out their decisions (driver)."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ from dask_flame.scheduler.scheduler import FlameScheduler
 
 logger = logging.getLogger("dask_flame")
 
-#: Samples of history kept for the dashboard: one a second, while something changes.
+#: Number of history samples kept for the dashboard; at most one per second, on changes.
 _HISTORY = 3600
-#: Seconds after which there is one though nothing has.
+#: Sample at least this often (seconds), even when nothing changed.
 _UNCHANGED = 60.0
-#: Seconds that a runner which has left by itself, or was dropped, may take to be gone.
+#: Maximum grace (seconds) for a runner that the scheduler has dropped.
 _GONE_WITHIN = 5.0
-#: Least seconds between two events that say of the same runner that it is paused.
+#: Minimum interval (seconds) between two "paused" events of the same runner.
 _OFTEN = 10.0
-#: What becomes of boots for which a substrate has no room now.
+#: Added to the event of boots for which the substrate has no room.
 _WAITS = "; the others wait until a runner has gone, and are tried again now and then"
-#: Seconds within which what changes is decided upon together, where no call waits for a boot.
+#: Delay (seconds) in which changes are collected for one decision if no call waits for a boot.
 _CALM = 0.02
 
 
 class FlameAdaptive(Adaptive):
-    """Distributed's adaptive scaling, with the fleets' decisions in place of the stock estimate.
+    """Distributed's adaptive scaling, based on the fleets' decisions.
 
-    Stock adaptivity asks every so often how many seconds of work there are. This one counts slots,
-    and is woken by the scheduler whenever their number may have changed; the periodic call of its
-    base class only samples the history and is a safety net.
+    Distributed's ``Adaptive`` estimates the remaining work at intervals. This class counts slots,
+    and the scheduler wakes it whenever their number may have changed. The periodic call of the base
+    class samples the history and serves as a safety net.
 
     Parameters
     ----------
     cluster : distributed.deploy.cluster.Cluster
-        Must be running. For the base class alone.
+        A running cluster, for the base class.
     parts : HostParts
     scheduler : FlameScheduler
     home : Home
     **kwargs
-        What :class:`distributed.deploy.Adaptive` takes.
+        Options of :class:`distributed.deploy.Adaptive`.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class FlameAdaptive(Adaptive):
         self.journal = parts.history.journal
         self._writer = JournalWriter(parts.history)
         self._timeline = parts.history.timeline
-        self._placement = scheduler  # the base class has a `scheduler`, which is a connection
+        self._placement = scheduler  # `scheduler` of the base class is a connection
         self._fix = parts.fix
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
         }
-        self._left: set[str] = set()  # gone from the scheduler without having been told to
-        self._paused_at: dict[str, float] = {}  # when it was last said
-        self._paused: set[str] = set()  # those of which it was
-        self._held: dict[str, str] = {}  # by pool: what its calls wait for
+        self._left: set[str] = set()  # left the scheduler without a request
+        self._paused_at: dict[str, float] = {}  # time of the last "paused" event
+        self._paused: set[str] = set()  # runners with a "paused" event since they last took calls
+        self._held: dict[str, str] = {}  # by pool: reason for which its calls wait
         self._woken = False
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -112,7 +112,7 @@ class FlameAdaptive(Adaptive):
             coming=lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY),
         )
 
-    # What distributed's Adaptive is made of
+    # Interface of distributed's Adaptive
 
     async def target(self) -> int:
         return sum(f.target(self._placement.demand(pool)) for pool, f in self.fleets)
@@ -122,15 +122,15 @@ class FlameAdaptive(Adaptive):
         self._sample()
 
     def stop(self, reason: str = "unknown") -> None:
-        """Follow demand no longer: keep the runners that the default pool has now.
+        """Stop following demand: keep the default pool's current number of runners.
 
-        ``cluster.adapt()``, ``cluster.scale(n)`` and ``cluster.resize(…)`` let it go on. May be
-        called from any thread, and more than once. Runners that are lost are replaced.
+        Lost runners are replaced. ``cluster.adapt()``, ``cluster.scale(n)`` and
+        ``cluster.resize(…)`` end this state. Callable from any thread, and more than once.
         """
         self._fix()
 
     async def finish(self) -> None:
-        """Decide nothing any more, and break off what is under way: the cluster closes."""
+        """Make no more decisions and cancel those in progress, as the cluster closes."""
         self._over = True
         super().stop("cluster-closed")
         for timer in (self._timer, self._later):
@@ -143,23 +143,24 @@ class FlameAdaptive(Adaptive):
     # Deciding
 
     def wake(self) -> None:
-        """Decide soon: once for all that changes in this turn of the event loop."""
+        """Schedule one decision for all changes in this iteration of the event loop."""
         if not self._woken and not self._over:
             self._woken = True
             asyncio.get_running_loop().call_soon(self.decide)
 
     def _changed(self) -> None:
-        """Demand or a load may have changed: decide at once where boots are due or under way.
+        """React to a change of demand or load; decide immediately if boots are due or in progress.
 
-        Otherwise there is a moment's time. It keeps decisions, of which there would be two for each
-        call, out of the way of calls that follow upon each other.
+        Otherwise decide after a short delay. Without it, there would be two decisions per call,
+        which slow down consecutive calls.
         """
         if self._woken or self._over:
             return
         waiting = self._placement.waiting
-        # This is called several times for each call: a plain loop, as any() takes longer.
+        # A plain loop is faster than any(); this runs several times per call.
         for pool, fleet in self.fleets:
-            # One that has just come up may be killed by its first call before that moment is over.
+            # Do not delay while runners boot: a new runner may be killed by its first call before
+            # its registration is noted.
             if fleet.count(Phase.BOOTING) or (not fleet.full and waiting(pool)):
                 self.wake()
                 return
@@ -167,7 +168,7 @@ class FlameAdaptive(Adaptive):
             self._later = asyncio.get_running_loop().call_later(_CALM, self.decide)
 
     def decide(self) -> None:
-        """Tell the fleets what has changed, and carry out what they decide."""
+        """Report all changes to the fleets, and carry out their decisions."""
         self._woken = False
         if self._later is not None:
             self._later.cancel()
@@ -190,7 +191,7 @@ class FlameAdaptive(Adaptive):
         self._wake_at(min((w for w in wakes if w is not None), default=None), now)
 
     def ended(self, what: Ended) -> None:
-        """The backend says that a runner is gone."""
+        """Handle the end of a runner, as reported by the backend."""
         now = time.monotonic()
         pool = self.fleets.of(what.name)
         if pool is None:
@@ -222,7 +223,7 @@ class FlameAdaptive(Adaptive):
         elif not self._over and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
-        # What ends a runner that is paused is not that it is.
+        # A pause is not the reason why a runner was lost.
         seen_out = member.why and not (member.paused and kind == "lost")
         cause = f"{member.why} ({what.why})" if seen_out else what.why
         if kind != "failed":
@@ -232,24 +233,24 @@ class FlameAdaptive(Adaptive):
         else:
             told = self._writer.why_it_failed(pool, what, how_far, printed)
         self._writer.ended(what, pool, kind, told, now - member.asked)
-        # Also where it was seen out, and its calls were not done when its time was over.
+        # Also after a drain, as its calls may not have finished in time.
         scheduler.runner_ended(what.name, cause + printed)
         if not self._over:
             self.wake()
 
     def _make_room(self, fleet: Fleet, what: Ended) -> None:
-        """Let other pools know that a runner has gone: they may share what it has taken."""
+        """Notify the other pools that a runner ended, as they may use its capacity."""
         if not what.no_room:
             for _, other in self.fleets:
                 if other is not fleet:
                     other.freed(time.monotonic())
 
     def reached(self, name: str, step: str) -> None:
-        """A runner's boot has come to a step."""
+        """Record that a runner's boot has reached a step."""
         self._writer.stepped(name, step)
 
     def held_up(self, name: str, why: str) -> None:
-        """A boot is held up, or no longer."""
+        """Record that a boot is held up, or no longer."""
         self._writer.held_up(name, self.fleets.of(name) or "", why)
 
     def _accepted(self, names: Collection[str]) -> None:
@@ -271,20 +272,20 @@ class FlameAdaptive(Adaptive):
         scheduler, fleet = self._placement, self.fleets.fleets[pool]
         member = fleet.members[name]
         if name in self._news.refused and member.phase is Phase.BOOTING:
-            self._orders.end([name])  # should it not end by itself
+            self._orders.end([name])  # in case it does not end by itself
             return
         if name not in scheduler.aliases:
             if member.phase in (Phase.READY, Phase.PAUSED, Phase.DRAINING):
-                # It left by itself, or distributed dropped it: see it out.
+                # It left by itself, or distributed dropped it: end it.
                 fleet.leaving(name, now)
                 self._left.add(name)
                 limit = fleet.pool.shutdown_timeout
-                # One that was retired ends as Python does; one that was dropped may hang.
+                # A retired runner exits normally; a dropped one may hang.
                 grace = limit if name in self._news.retired else min(limit, _GONE_WITHIN)
                 self._orders.end([name], grace=grace)
             return
         if not scheduler.is_up(name):
-            return  # its plugins are being set up
+            return  # its plugins are still starting
         if member.phase is Phase.BOOTING:
             fleet.registered(name, now)
             self._writer.registered(name, pool, now - member.asked)
@@ -292,7 +293,7 @@ class FlameAdaptive(Adaptive):
         if began or load.busy:
             self.reached(name, FIRST_CALL)
         if began and not load.busy:
-            # A call that has come and gone since the last look: it has been idle since then only.
+            # A call began and ended since the last decision: restart the idle time.
             fleet.load(name, 1, now)
         fleet.load(name, load.busy, now, held=load.held, overran=load.overran)
         self._see_pause(name, pool, load.paused, now)
@@ -301,7 +302,7 @@ class FlameAdaptive(Adaptive):
             fleet.drain(name, now, why, within=limit)
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
             self.journal.note("leaving", why, runners=[name], pool=pool)
-            # The substrate may not leave it the time that its calls have.
+            # The substrate may end it before its calls finish: copy its results now.
             self._orders.save(name)
         elif member.phase is Phase.READY and load.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
@@ -313,14 +314,14 @@ class FlameAdaptive(Adaptive):
                 self._paused.discard(name)
                 self.journal.note("ready", "begins calls again", runners=[name], pool=pool)
         elif fleet.paused(name, now, why) and now >= self._paused_at.get(name, -math.inf) + _OFTEN:
-            # Where memory is full by turns, not each time.
+            # At most one event per interval, as memory use may oscillate.
             self._paused_at[name] = now
             self._paused.add(name)
             why = f"{why}; it gets no calls, and ends if that does not change (memory=)"
             self.journal.note("paused", why, runners=[name], pool=pool)
 
     def _say_if_held(self, pool: str, fleet: Fleet) -> None:
-        """Say it once, where calls begin to wait for what does not come by itself."""
+        """Record one event when calls begin to wait for something that only the user can change."""
         scheduler = self._placement
         kind, held = "actors", scheduler.held_by_actors(pool, fleet.pool)
         if not fleet.bound[0] and not fleet.suspended and scheduler.waiting(pool):
@@ -354,23 +355,23 @@ class FlameAdaptive(Adaptive):
         elif self._placement.asks.waiting(pool) and (
             (give_up := fleet.give_up(time.monotonic())) is not None
         ):
-            # Calls have the runners that there are; who waits for more has nothing of them.
+            # Calls can use the current runners, but waits for more runners must fail.
             self._placement.asks.fail(pool, self._boot_error(pool, give_up)[0])
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         error, why = self._boot_error(pool, give_up)
         why = self._writer.told.shorten(pool, give_up.runner, why)
-        self._writer.told.forget(pool)  # what is submitted from now on is another story
+        self._writer.told.forget(pool)  # report failures in full again for later calls
         failed = self._placement.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
-        # There may be none, where runners were waited for by their number.
+        # There may be no calls, as wait_for_workers() also boots runners.
         self.journal.note("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
 
     def _boot_error(self, pool: str, give_up: GiveUp) -> tuple[BootError, str]:
-        """The error of what waits for boots that keep failing, and why they do."""
+        """Return the error for calls that wait for failing boots, and the reason."""
         why = give_up.reason
         if give_up.late:
-            # Of one that ended by itself this was said when it did.
+            # For a boot that ended by itself, its own event says how far it came.
             why += self._writer.how_far([give_up.runner])
         preload, limit = self.fleets.policies[pool].preload, self.fleets.policies[pool].boot_timeout
         if give_up.late and preload:
@@ -382,7 +383,7 @@ class FlameAdaptive(Adaptive):
         of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
         error = kind(
             f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
-            "What governs it: preload, env, boot_timeout, boot_attempts and on_boot_failure of the "
+            "Relevant settings: preload, env, boot_timeout, boot_attempts and on_boot_failure of the "
             "pool. See cluster.events and cluster.get_logs() for more; calls submitted from now "
             "on try again."
         )

@@ -1,4 +1,4 @@
-"""Links to the dashboard, by the template in Dask's configuration (driver)."""
+"""Links to the dashboard, from the template in Dask's configuration (driver)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from distributed.utils import format_dashboard_link
 
 
 def dashboard_link(host: str, port: int, warned: set[str]) -> str:
-    """Return the dashboard's address; a plain one where the template cannot be filled in.
+    """Return the dashboard's link; its plain address if the template cannot be filled in.
 
     Parameters
     ----------
     host : str
     port : int
     warned : set of str
-        Templates that were warned of already. The one that is warned of is added.
+        Templates that have caused a warning; updated in place to warn once for each.
     """
     try:
         return str(format_dashboard_link(host, port))
@@ -37,5 +37,5 @@ def dashboard_link(host: str, port: int, warned: set[str]) -> str:
 
 
 def page_link(dashboard: str, page: str) -> str:
-    """Return the address of a page of the dashboard; empty without one."""
+    """Return the address of a dashboard page; empty without a dashboard."""
     return dashboard and f"{dashboard.removesuffix('/status').rstrip('/')}/{page}"

@@ -1,4 +1,4 @@
-"""A cluster as text, and as the dashboard's page and the notebook want it (driver)."""
+"""Representations of a cluster for terminals, notebooks and the dashboard (driver)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SHOWN_BOOTS = 64
 
 
 class Displayed(Protocol):
-    """The parts of a cluster that are shown: see :class:`FlameCluster`.
+    """The attributes of :class:`FlameCluster` that are shown.
 
     Attributes
     ----------
     name : str
     status : distributed.Status
     over : str
-        Why it has ended; empty where somebody has closed it.
+        Why it ended; empty if the user closed it.
     forked_from : int or None
-        In a process that was forked from the driver, the driver's number.
+        In a process forked from the driver: the driver's process ID.
     fleets : PoolFleets
     backend : Backend
     boots : BootLog
@@ -61,7 +61,7 @@ class Displayed(Protocol):
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
-    """How many runners are booting, ready, busy (of the ready ones), paused, draining, ending."""
+    """Return the number of runners in each phase, and of ready runners that are busy."""
     members = list(fleet.members.values())
     return {
         "booting": sum(m.phase is Phase.BOOTING for m in members),
@@ -74,7 +74,7 @@ def counts(fleet: Fleet) -> dict[str, int]:
 
 
 def text(cluster: Displayed, scheduler: SchedulerView | None) -> str:
-    """Return the one line that a terminal shows; there is no scheduler before the start."""
+    """Return the one-line representation; `scheduler` is None before the start."""
     if cluster.forked_from is not None:
         return f"FlameCluster({cluster.name}, of process {cluster.forked_from})"
     if cluster.status is Status.closed:
@@ -113,8 +113,8 @@ def _pool(name: str, fleet: Fleet, waiting: int, held: str) -> str:
 
 
 def html(cluster: Displayed, state: Snapshot) -> str:
-    """Return the pools, runner by runner, as a notebook shows them."""
-    # Imported here, as a script has no use for it.
+    """Return the notebook representation: all pools and their runners."""
+    # Imported here, as scripts do not need it.
     from dask_flame.charts.panel import Head, panel
 
     over = ""
@@ -133,7 +133,16 @@ def snapshot(
     scheduler: SchedulerView,
     history: History,
 ) -> Snapshot:
-    """Return the pools as the dashboard's pages and the notebook show them."""
+    """Return the state of the pools, for the dashboard's pages and the notebook.
+
+    Parameters
+    ----------
+    pools : PoolFleets
+    adaptive : AdaptiveBounds or None
+        None before the cluster has started.
+    scheduler : SchedulerView
+    history : History
+    """
     now, monotonic = time.time(), time.monotonic()
     return Snapshot(
         now,
@@ -157,7 +166,7 @@ def _summary(
     monotonic: float,
 ) -> PoolSummary:
     policy, demand = fleet.pool, scheduler.demand(name)
-    members = list(fleet.members.values())  # another thread may change them
+    members = list(fleet.members.values())  # a copy, as other threads may change it
     return PoolSummary(
         name,
         min=policy.min,

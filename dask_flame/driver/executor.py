@@ -1,4 +1,4 @@
-"""A decision carried out: runners asked for, seen home, ended, and found to be gone (driver)."""
+"""Carry out decisions: boot, drain and end runners (driver)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AGAIN_MOST = 30.0
 
 
 class DecisionExecutor:
-    """What is under way at the backend and at the runners, each as a task that is owned here.
+    """Run operations on the backend and the runners, each in its own asyncio task.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ class DecisionExecutor:
     fleets : PoolFleets
     journal : Journal
     specs : callable
-        Returns what runners of these names are told.
+        Returns the launch specifications of the named runners.
     ended : callable
-        Told of runners that the backend does not have and never reported.
+        Called for each runner that the backend no longer lists but did not report as ended.
     accepted : callable
-        Told of runners whose request the backend has accepted.
+        Called with the names of runners whose request the backend has accepted.
     done : callable
-        Called with no argument when something has been carried out.
+        Called without arguments when an operation has finished.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class DecisionExecutor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def cancel(self) -> None:
-        """Break off all that is under way."""
+        """Cancel all operations in progress."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def boot(self, names: Sequence[str]) -> None:
-        """Ask for these runners, all at once."""
+        """Request these runners from the backend, in one request."""
         self._do(self._boot(names))
 
     def retire(self, retirements: Sequence[Retirement]) -> None:
-        """End these runners: at once by force, or with their results brought home first."""
+        """End these runners: by force, or after their results have moved to home."""
         scheduler = self._scheduler
         by_force = [item.name for item in retirements if item.force]
         in_peace = [item.name for item in retirements if not item.force]
@@ -90,24 +90,31 @@ class DecisionExecutor:
             self.end(by_force)
         addresses = {n: scheduler.aliases[n] for n in in_peace if n in scheduler.aliases}
         if addresses:
-            # From this moment on they are given nothing.
+            # They get no more calls.
             scheduler.drain(*addresses.values())
             self._do(self._see_home(addresses))
         if lost := [name for name in in_peace if name not in addresses]:
             self.end(lost)
 
     def save(self, name: str) -> None:
-        """Bring this runner's results home already, while it still runs."""
+        """Copy this runner's results to home while it still runs."""
         address = self._scheduler.aliases.get(name)
         if address is not None:
             self._do(self._home.copy([address]))
 
     def end(self, names: Collection[str], *, grace: float = 0) -> None:
-        """End these runners, and see that they are gone."""
+        """End these runners, and retry until the backend no longer lists them.
+
+        Parameters
+        ----------
+        names : collection of str
+        grace : float, default 0
+            Seconds that they may take to exit.
+        """
         self._do(self._end(names, grace=grace))
 
     def check(self, names: Collection[str], predicate: Callable[[], object]) -> None:
-        """Ask these runners whether they may end."""
+        """Evaluate `predicate` on these runners to decide whether they may end."""
         for name in names:
             self._do(self._check(name, predicate))
 
@@ -119,7 +126,7 @@ class DecisionExecutor:
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
         else:
             self._accepted(names)
-        # Given up while the request was under way: nobody would ever end it.
+        # Their boots were given up during the request: nothing else would end them.
         if unknown := [name for name in names if self._fleets.of(name) is None]:
             await self._end(unknown)
 
@@ -144,7 +151,7 @@ class DecisionExecutor:
         await self._forget(names, "is not known to the backend")
 
     async def _there(self) -> set[str] | None:
-        """The runners that the backend has; None where it cannot say."""
+        """Return the names of the backend's runners; None if it cannot list them."""
         try:
             return await self.backend.list()
         except Exception:
@@ -152,16 +159,16 @@ class DecisionExecutor:
             return None
 
     async def _forget(self, names: Collection[str], why: str) -> None:
-        """Take runners that the backend does not have, and never reported, for ended."""
+        """Report the end of runners that the backend no longer lists but did not report."""
         backoff = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
-        while (there := await self._there()) is None:  # noqa: ASYNC110 - nobody sets an event
+        while (there := await self._there()) is None:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(backoff.next())
         for name in names:
             if name not in there and self._fleets.of(name) is not None:
                 self._ended(Ended(name=name, why=why))
 
     async def _see_home(self, addresses: dict[str, str]) -> None:
-        """Bring the results of these runners home, then end them."""
+        """Move the results of these runners to home, then end them."""
         scheduler = self._scheduler
         try:
             stay = dict(await self._home.retire(addresses.values()))
@@ -189,7 +196,7 @@ class DecisionExecutor:
 
     async def _check(self, name: str, predicate: Callable[[], object]) -> None:
         scheduler, fleet = self._scheduler, self._fleets.fleet_of(name)
-        # A predicate that cannot be asked, or fails, must not keep a runner for ever.
+        # A predicate that fails or cannot be evaluated must not keep a runner forever.
         may_end, problem = True, ""
         try:
             async with asyncio.timeout(_CHECK_WITHIN):

@@ -18,15 +18,15 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,39}[A-Za-z0-9])?")
 def make_pools(
     pools: Mapping[str, Pool] | None, options: Mapping[str, Any], others: tuple[str, ...]
 ) -> dict[str, Pool]:
-    """The pools that a cluster's arguments ask for, by name; the first is the default.
+    """Return the pools for a cluster's arguments, by name; the first is the default.
 
     Parameters
     ----------
     pools : mapping of str to Pool, or None
     options : mapping
-        Options of the one pool of a cluster that names none; those that are None were not given.
+        Options of the only pool if `pools` is None; options whose value is None are ignored.
     others : tuple of str
-        Options that are not a pool's, for the error where there is an unknown one.
+        Names of the cluster's other options, for the error about an unknown option.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def make_pools(
     refuse_unknown(given, others=others)
     if pools is None:
         if "max" in given:
-            # Not 0, as in a pool beside others, or while it runs: nothing could ever run.
+            # 0 is valid beside other pools and in resize(), but here nothing could ever run.
             whole("max", given["max"], 1)
         return {"default": Pool(**given)}
     if given:
@@ -61,13 +61,13 @@ def make_pools(
 
 
 class PoolFleets:
-    """The fleets of a cluster, by the names of their pools.
+    """The fleets of a cluster, by pool name.
 
     Parameters
     ----------
     pools : mapping of str to Pool
-        The first is the default. Runners bear their pool's name, except those of a cluster that
-        has but one pool without a name.
+        The first is the default. Names of runners begin with the pool's name, or with ``runner`` in
+        a cluster with one unnamed pool.
     """
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
@@ -76,27 +76,27 @@ class PoolFleets:
         self.fleets = {
             name: Fleet(pool, prefix="runner" if plain else name) for name, pool in pools.items()
         }
-        self.stopped = ""  # why there is to be no runner any more
+        self.stopped = ""  # why no runner boots any more
         self._pool_of: dict[str, str] = {}
 
     @property
     def policies(self) -> dict[str, Pool]:
-        """The policies in force."""
+        """The current policies, by pool name."""
         return {name: fleet.pool for name, fleet in self.fleets.items()}
 
     @property
     def members(self) -> dict[str, RunnerState]:
-        """All runners, by name; a copy."""
+        """A copy of all runners, by name."""
         return {
             name: m for fleet in self.fleets.values() for name, m in list(fleet.members.items())
         }
 
     def booted(self, pool: str, names: tuple[str, ...]) -> None:
-        """These runners of a pool were asked for."""
+        """Record that these runners of a pool were requested."""
         self._pool_of.update(dict.fromkeys(names, pool))
 
     def of(self, runner: str) -> str | None:
-        """The pool of a runner, None where it is not known."""
+        """Return the pool of a runner; None if the runner is unknown."""
         return self._pool_of.get(runner)
 
     def fleet_of(self, runner: str) -> Fleet | None:
@@ -104,21 +104,21 @@ class PoolFleets:
         return None if pool is None else self.fleets[pool]
 
     def forget(self, runner: str) -> None:
-        """A runner is gone."""
+        """Forget a runner that has ended."""
         self._pool_of.pop(runner, None)
 
     def suspend(self, why: str) -> None:
-        """Have no runner at all, for this reason; with an empty one, go on, unless stopped."""
+        """Keep no runners, for this reason; an empty reason resumes, unless stopped."""
         for fleet in self.fleets.values():
             fleet.suspended = self.stopped or why
 
     def stop(self, why: str) -> None:
-        """Have no runner any more, for this reason."""
+        """Permanently keep no runners, for this reason."""
         self.stopped = why
         self.suspend(why)
 
     def known(self, pool: str | None) -> str:
-        """Return the name of a pool, by default the first one's.
+        """Return the name of an existing pool, by default the first one.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class PoolFleets:
         """
         name = self.default if pool is None else pool
         if not isinstance(name, str) or name not in self.fleets:
-            # A number in its place was meant for a bound.
+            # A number was probably meant as a bound.
             hint = f"; write cluster.resize(max={name})" if shown(name).isdigit() else ""
             raise PoolError(
                 f"there is no pool {shown(name)}; there are {', '.join(map(repr, self.fleets))}"
@@ -141,12 +141,13 @@ class PoolFleets:
         Raises
         ------
         PoolError
-            If there is no such pool, an option is wrong, or cannot be changed; nothing has changed.
+            If there is no such pool, or an option is invalid or cannot be changed. Nothing has
+            changed.
         """
         name = self.known(pool)
         refuse_unknown(changes)
         for fixed in changes:
-            # Placement and running runners were told once and for all.
+            # The scheduler and running runners receive these options only once.
             if (known := known_option(fixed)).fixed:
                 raise PoolError(
                     f"{fixed} cannot be changed while the cluster runs; "

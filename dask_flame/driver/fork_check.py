@@ -1,7 +1,7 @@
-"""A fork of the driver: it says that the cluster is not its own, and leaves it alone (driver).
+"""Protect the cluster from use in a fork of the driver (driver).
 
-A child that was made by ``os.fork`` has the cluster and its Clients as they were in its parent, but
-not the thread that runs them: to use them would hang, and to end them would end the parent's.
+A child process of ``os.fork`` has copies of the cluster and its Clients, but not the thread that
+runs them. Using them would hang, and closing them would close the parent's cluster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dask_flame.errors import ForkedError
 
 
 class Forkable(Protocol):
-    """A cluster that a process which was forked from its driver has as well.
+    """A cluster of which a forked process has a copy.
 
     Attributes
     ----------
@@ -49,13 +49,12 @@ def clients_of(cluster: object) -> Iterator[Client]:
 
 
 def leave_alone(clusters: Iterable[Forkable]) -> None:
-    """Let go of these clusters in a child that was forked: their Clients say so when used."""
-    # Its thread stays in the parent, too, and what a cluster made here gives it would wait for
-    # ever.
+    """Detach a forked process from these clusters; their Clients then raise ForkedError."""
+    # The thread of this executor also stays in the parent: work of a cluster made here would hang.
     internals.renew_offload_executor(ThreadPoolExecutor(1, "Dask-Offload"))
     _keep_folders()
     for cluster in clusters:
-        with contextlib.suppress(Exception):  # of a backend
+        with contextlib.suppress(Exception):  # errors of a backend
             cluster.backend.forked()
         with contextlib.suppress(Exception):
             _let_go_of_connections(cluster)
@@ -65,7 +64,7 @@ def leave_alone(clusters: Iterable[Forkable]) -> None:
 
 
 def refuse(cluster: Forkable) -> NoReturn:
-    """Say that this process cannot use its parent's cluster, and what it can do.
+    """Raise the error for the use of the parent's cluster.
 
     Raises
     ------
@@ -82,10 +81,10 @@ def _cut_off(client: Client, cluster: Forkable) -> None:
     def refused(*args: Any, **kwargs: Any) -> NoReturn:
         refuse(cluster)
 
-    # All that it does goes through one of these two.
+    # All methods of a Client use one of these two.
     internals.replace(client, "sync", refused)
     internals.replace(client, "_send_to_scheduler", refused)
-    client.status = "closed"  # so that it is not the default one, and is not closed at exit
+    client.status = "closed"  # it is not the default client, and is not closed at exit
 
 
 def _address(client: Client) -> str | None:
@@ -93,9 +92,9 @@ def _address(client: Client) -> str | None:
 
 
 def _keep_folders() -> None:
-    """Have no folder of the parent's servers removed when this process exits.
+    """Keep the folders of the parent's servers when this process exits.
 
-    By a private name of :mod:`weakref`: who is about to open home, say, is not known to a cluster.
+    Uses a private name of :mod:`weakref`, as a cluster does not know all servers of its process.
     """
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         what = finalizer.peek()
@@ -104,15 +103,15 @@ def _keep_folders() -> None:
 
 
 def _let_go_of_connections(cluster: Forkable) -> None:
-    """Have the parent's connections and ports end with the parent, though this process goes on.
+    """Close this process's copies of the parent's sockets, so that they end with the parent.
 
-    Their numbers stay taken, as objects that have them are still there. Those that are known are
-    what the cluster's event loop listens to, if that is Dask's own, of which the thread is not in
-    this process: by a private name of asyncio.
+    The file descriptors are redirected to the null device rather than closed, as Python objects
+    still refer to them. They are found through a private name of asyncio in the cluster's event
+    loop, if Dask started it.
     """
     own = internals.own_loop(cluster)
     if own is None:
-        return  # it is the user's
+        return  # the user's event loop
     loop: Any = own.asyncio_loop
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:

@@ -1,7 +1,7 @@
-"""Settings of Dask that do not count here: they are named once, if somebody has set them (driver).
+"""Warn about Dask settings that have no effect here, if the user has set them (driver).
 
-What does count: ``distributed.nanny.environ`` and ``pre-spawn-environ``, ``temporary-directory``,
-and all that a worker or a scheduler reads by itself.
+These do have an effect: ``distributed.nanny.environ`` and ``pre-spawn-environ``,
+``temporary-directory``, and all settings that a worker or a scheduler reads itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import dask.config
 
 _NO_NANNY = "no nanny watches a runner"
-#: By name, what to write, or why there is nothing to write.
+#: For each setting: the replacement, or why there is none.
 UNHEEDED = {
     "distributed.nanny.preload": f"{_NO_NANNY}; write Pool(preload=[…])",
     "distributed.nanny.preload-argv": f"{_NO_NANNY}; write Pool(preload=[…])",
@@ -32,7 +32,7 @@ UNHEEDED = {
 
 
 def warn_of_unheeded(stacklevel: int) -> None:
-    """Name, in one warning, the settings that somebody has changed and that do not count."""
+    """Warn once about all changed settings that have no effect."""
     defaults = dask.config.merge(*dask.config.defaults)
     changed = [
         name

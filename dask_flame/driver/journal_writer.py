@@ -1,4 +1,4 @@
-"""What the control loop decides and sees of runners, as entries of the journal (driver)."""
+"""Write the control loop's decisions and observations to the journal (driver)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from dask_flame.scaling.boot_messages import BootMessages
 from dask_flame.scaling.decisions import BootRequest, Decision
 from dask_flame.scaling.fleet import Fleet
 
-#: Of what a runner printed last, in the event of its end: lines, and characters of each.
+#: Maximum number of lines, and of characters per line, of a runner's last output in an event.
 _SHOWN_LINES, _LONGEST_LINE = 25, 500
 
 
 class JournalWriter:
-    """Writes what the control loop decides and sees of runners, each time once.
+    """Write journal entries about runners, without repetitions.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class JournalWriter:
     Attributes
     ----------
     told : BootMessages
-        What was said of boots that fail.
+        Messages about failing boots that were already written.
     """
 
     def __init__(self, history: History) -> None:
@@ -52,13 +52,23 @@ class JournalWriter:
     def asked(
         self, pool: str, request: BootRequest, clock: float, numbers: Mapping[str, float]
     ) -> None:
-        """Note that runners were asked for, at a time of the monotonic clock."""
+        """Record a request for runners.
+
+        Parameters
+        ----------
+        pool : str
+        request : BootRequest
+        clock : float
+            Time of the request on the monotonic clock, in seconds.
+        numbers : mapping of str to float
+            Numbers that led to the decision.
+        """
         names = request.names
         event = event_now("boot", request.reason, runners=names, pool=pool, **numbers)
         self._journal.append(RunnersAsked(pool=pool, runners=names, clock=clock, event=event))
 
     def stepped(self, name: str, step: str) -> None:
-        """Note that a boot has come to a step, if that is news."""
+        """Record that a boot has reached a step, unless already recorded."""
         if (measured := self._boots.measure(name, step, time.monotonic())) is not None:
             boot, took = measured
             _, seconds = boot.steps[-1]
@@ -67,7 +77,16 @@ class JournalWriter:
             )
 
     def held_up(self, name: str, pool: str, why: str) -> None:
-        """Note that a boot is held up, or no longer, if that is news."""
+        """Record that a boot is held up, or no longer, unless already recorded.
+
+        Parameters
+        ----------
+        name : str
+            Name of the runner.
+        pool : str
+        why : str
+            The reason; empty if the boot is no longer held up.
+        """
         boot, event = self._boots.of(name), None
         if boot is None or boot.trouble == why:
             return
@@ -76,7 +95,16 @@ class JournalWriter:
         self._journal.append(BootHeldUp(runner=name, why=why, event=event))
 
     def registered(self, name: str, pool: str, took: float) -> None:
-        """Note that a runner has come up, so many seconds after it was asked for."""
+        """Record that a runner has registered.
+
+        Parameters
+        ----------
+        name : str
+            Name of the runner.
+        pool : str
+        took : float
+            Seconds since the runner was requested.
+        """
         self.told.forget(pool)
         self.stepped(name, REGISTERED)
         boot = self._boots.of(name)
@@ -88,12 +116,12 @@ class JournalWriter:
         self._journal.append(RunnerRegistered(pool=pool, runner=name, seconds=took, event=event))
 
     def how_far(self, names: Collection[str]) -> str:
-        """Return how far these boots have come, as a part of a sentence; empty if unknown."""
+        """Return the progress of these boots as part of a sentence; empty if unknown."""
         how_far = self._boots.how_far(names)
         return f" ({how_far})" if how_far else ""
 
     def how_far_one_came(self, what: Ended) -> str:
-        """Return how far a boot has come that is over, without what its end says anyway."""
+        """Return the progress of a failed boot, without trouble that its end already mentions."""
         boot = self._boots.of(what.name)
         if boot is not None and boot.trouble and boot.trouble in what.why:
             self._journal.append(BootHeldUp(runner=what.name, why=""))
@@ -102,7 +130,14 @@ class JournalWriter:
     # Ends
 
     def retired(self, pool: str, fleet: Fleet, decision: Decision) -> None:
-        """Note that runners are told to end, in one event for each reason."""
+        """Record that runners are asked to end, in one event per reason.
+
+        Parameters
+        ----------
+        pool : str
+        fleet : Fleet
+        decision : Decision
+        """
         for reason in dict.fromkeys(item.reason for item in decision.retire):
             items = [item for item in decision.retire if item.reason == reason]
             late = [item.name for item in items if item.failed]
@@ -115,24 +150,38 @@ class JournalWriter:
             self._journal.append(RunnersRetired(runners=event.runners, event=event))
 
     def why_it_failed(self, pool: str, what: Ended, how_far: str, printed: str) -> str:
-        """Return why a boot has failed, without what was said of others; empty if all of it was."""
+        """Return the text of a failed boot's event, shortened if similar ones were written.
+
+        Parameters
+        ----------
+        pool : str
+        what : Ended
+        how_far : str
+            Progress of the boot; see :meth:`how_far`.
+        printed : str
+            Last output of the runner; see :func:`last_words`.
+
+        Returns
+        -------
+        str
+            Empty if it adds nothing to earlier events.
+        """
         news = self.told.shorten(pool, what.name, what.why + printed)
         said, mark, lines = news.partition(PRINTED)
         return said + how_far + mark + lines if news else ""
 
     def ended(self, what: Ended, pool: str, how: str, told: str, seconds: float) -> None:
-        """Note that a runner is gone.
+        """Record that a runner has ended.
 
         Parameters
         ----------
         what : Ended
         pool : str
-        how : str
-            ``failed``, ``lost`` or ``ended``.
+        how : {"failed", "lost", "ended"}
         told : str
-            Why, for the event. A boot that has failed has none if this is empty.
+            Text of the event. A failed boot with an empty text has no event.
         seconds : float
-            Since the runner was asked for.
+            Seconds since the runner was requested.
         """
         event = event_now(how, told, runners=[what.name], pool=pool)
         boot = self._boots.of(what.name)
@@ -151,12 +200,12 @@ class JournalWriter:
 
 
 def last_words(output: str) -> str:
-    """Return the end of what a runner printed, as the end of a sentence; empty if it was silent."""
+    """Return a runner's last output as the end of a sentence; empty without output."""
     tail = output.strip()
     return PRINTED + textwrap.indent(last_lines(tail), "    ") if tail else ""
 
 
 def last_lines(text: str) -> str:
-    """Return the last lines of a text, each shortened, safe for a terminal."""
+    """Return the last lines of a text, shortened and safe to print on a terminal."""
     lines: Iterable[str] = tame(text).splitlines()
     return "\n".join(line[:_LONGEST_LINE] for line in list(lines)[-_SHOWN_LINES:])

@@ -1,4 +1,4 @@
-"""What a runner is told, gathered from the cluster's policy, address and security (driver)."""
+"""Build the launch specifications of runners (driver)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from dask_flame.errors import PoolError
 def runner_spec(
     name: str, pool: Pool, *, of: str, scheduler: str, security: Security, hash_seed: str = ""
 ) -> RunnerSpec:
-    """The orders of one runner of a pool.
+    """Return the launch specification of one runner.
 
     Parameters
     ----------
     name : str
+        Name of the runner.
     pool : Pool
     of : str
-        The pool's name.
+        Name of the pool.
     scheduler : str
-        Address to register at.
+        Address of the scheduler.
     security : distributed.Security
-        The cluster's; a runner gets the worker's part of it.
-    hash_seed : str
-        The cluster's.
+        Security of the cluster; a runner receives the worker's keys and certificates.
+    hash_seed : str, default ""
+        Value of ``PYTHONHASHSEED`` in this cluster.
     """
     return RunnerSpec(
         name=name,
@@ -59,37 +60,37 @@ def runner_spec(
     )
 
 
-#: Settings of ``distributed.client`` that say what Clients of the driver load.
+#: Settings of ``distributed.client`` with the modules that the driver's Clients preload.
 _PRELOADS = frozenset({"preload", "preload-argv", "preload_argv"})
 
 
 def settings() -> dict[str, Any]:
-    """Return Dask's configuration for other processes, as far as JSON carries it.
+    """Return Dask's configuration for other processes, without values that JSON cannot represent.
 
-    What a Client has set for this process alone is left out: a runner has no Client until one of
-    its calls needs it. A scheduler that the user has chosen, such as ``"threads"``, is kept.
+    The scheduler setting of a Client is omitted, as a runner has no Client until one of its calls
+    needs it. A scheduler that the user has chosen, such as ``"threads"``, is kept.
     """
-    with dask.config.config_lock:  # another thread may be changing it
+    with dask.config.config_lock:  # other threads may change it
         plain: dict[str, Any] = _plain(dask.config.config)
     if str(plain.get("scheduler")).lower() in ("dask.distributed", "distributed"):
         del plain["scheduler"]
     if isinstance(distributed := plain.get("distributed"), dict):
         client = distributed.get("client")
         if isinstance(client, dict):
-            # Modules of the driver: the Client of a call is not the one that they are meant for.
+            # These modules are for the driver's Clients, not for the Client of a call.
             for name in _PRELOADS & client.keys():
                 del client[name]
     return plain
 
 
 def make_security(security: Security | bool | None, *, remote: bool = False) -> Security:
-    """The cluster's security: what the user gave, or certificates made for this cluster alone.
+    """Return the security of a cluster: the user's, or temporary certificates.
 
     Parameters
     ----------
     security : distributed.Security, bool or None
-    remote : bool
-        Whether runners are on other machines: all connections are TLS then.
+    remote : bool, default False
+        Whether runners are on other machines, which requires TLS.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def _worker_security(security: Security) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dask's configuration as far as JSON carries it; what it cannot carry stays here."""
+    """Return a configuration value without parts that JSON cannot represent."""
     if isinstance(value, Mapping):
         items = {str(key): _plain(item) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not _LEFT_OUT}
@@ -139,18 +140,18 @@ _LEFT_OUT = object()
 
 
 def check_taken(backend: object, options: Mapping[str, Any]) -> None:
-    """Check options of a pool against the back end that the cluster has.
+    """Check the backend options of a pool.
 
     Parameters
     ----------
     backend : Backend or callable
     options : mapping
-        Those of a pool itself are passed over.
+        Options of the pool; those that every backend has are not checked.
 
     Raises
     ------
     PoolError
-        One is for other back ends, or is wrong for this one.
+        An option belongs to another backend, or is invalid for this one.
     """
     known: type[BackendOptions] = getattr(backend, "Options", BackendOptions)
     name = getattr(backend, "name", getattr(backend, "__name__", "?"))
@@ -170,18 +171,18 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
 
 
 def places_for(backend: object, **given: str | None) -> dict[str, str]:
-    """Return what a backend is told of where runners are to be: options, or the configuration.
+    """Return the location options of a backend, from arguments or the configuration.
 
     Parameters
     ----------
     backend : Backend or callable
     **given : str or None
-        ``namespace`` and ``context``; None was not given.
+        ``namespace`` and ``context``; None means that the argument was not given.
 
     Raises
     ------
     PoolError
-        One is wrong, or the backend has no such places.
+        An option is invalid, or the backend does not have it.
     """
     takes: Mapping[str, Check] = getattr(backend, "places", {})
     name = getattr(backend, "name", getattr(backend, "__name__", "?"))
@@ -196,7 +197,7 @@ def places_for(backend: object, **given: str | None) -> dict[str, str]:
                 )
             continue
         where = "" if value is not None else f" (it is flame.{name}.{option} in the configuration)"
-        # A backend of another package may have such settings, or none.
+        # A backend of another package may have no such settings.
         value = dask.config.get(f"flame.{name}.{option}", None) if value is None else value
         if value is None:
             continue

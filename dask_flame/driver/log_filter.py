@@ -1,4 +1,4 @@
-"""Dask's log lines, left out as long as there is a cluster that wants it (driver)."""
+"""Hide Dask's log messages while a cluster requests it (driver)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _ROOTS = ("distributed", "bokeh")
 
 
 class QuietLogs:
-    """Raises the levels of Dask's log handlers while it is held, by however many.
+    """Raise the levels of Dask's log handlers while at least one cluster requests it.
 
-    distributed's own way puts back what it has found. Of two clusters that overlap, the first to
-    close would thereby have the other one's lines shown.
+    Distributed's ``silence_logging_cmgr`` restores the level that it found: of two clusters, the
+    first one to close would show the messages of the other.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class QuietLogs:
 
     @contextlib.contextmanager
     def held(self, level: int) -> Iterator[None]:
-        """Leave out lines below a level; of several, the lowest level counts."""
+        """Hide messages below a level; the lowest of several requested levels applies."""
         key = object()
         self._levels[key] = level
         self._apply()
@@ -39,7 +39,7 @@ class QuietLogs:
             if not isinstance(handler, logging.StreamHandler):
                 continue
             if handler in self._before and handler.level != self._set:
-                del self._before[handler]  # somebody has changed it since: it is theirs
+                del self._before[handler]  # changed elsewhere since: keep that level
                 continue
             if self._levels:
                 self._before.setdefault(handler, handler.level)
@@ -51,7 +51,7 @@ class QuietLogs:
 
 @contextlib.contextmanager
 def without(logger: str, begins: str) -> Iterator[None]:
-    """Drop what a logger says that begins so, for as long as this is held."""
+    """Drop the messages of a logger that begin with `begins`, inside the block."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith(begins)

@@ -1,4 +1,4 @@
-"""What would be sent to the substrate, to be read, checked and dumped (driver)."""
+"""The objects that a backend would send to its substrate, for inspection (driver)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import yaml
 
 
 class Manifest(list[dict[str, Any]]):
-    """Objects, as they would be sent but for their secrets; what is the same is there once.
+    """A list of distinct objects as a backend would send them, with secrets hidden.
 
-    Shown as YAML, each object a document of its own.
+    It is shown as YAML, with one document per object.
 
     Parameters
     ----------
@@ -34,6 +34,6 @@ class Manifest(list[dict[str, Any]]):
     def __str__(self) -> str:
         return str(yaml.safe_dump_all(self, sort_keys=False, allow_unicode=True)).rstrip("\n")
 
-    # Else a notebook would show it as any other list.
+    # Notebooks would otherwise show it as a plain list.
     def __repr__(self) -> str:
         return str(self)

@@ -1,8 +1,8 @@
-"""Counters and gauges of the clusters in this process, for Prometheus (driver).
+"""Prometheus metrics of the clusters in this process (driver).
 
-Dask's scheduler serves ``/metrics`` beside its dashboard, from the process's one registry, where
-``prometheus_client`` is installed (``pip install 'dask-flame[metrics]'``). The metrics bear the
-cluster's and the pool's name as labels, as several clusters may be in one process.
+If ``prometheus_client`` is installed (``pip install 'dask-flame[metrics]'``), Dask's scheduler
+serves the process's registry at ``/metrics`` beside its dashboard. The metrics have the names of
+cluster and pool as labels, as a process may have several clusters.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dask_flame.scheduler.home.home import Home
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The parts of a cluster that its metrics are read from.
+    """The parts of a cluster from which its metrics are read.
 
     Attributes
     ----------
     name : str
-        The cluster's.
+        Name of the cluster.
     scheduler : SchedulerView
     home : Home
     fleets : PoolFleets
@@ -47,26 +47,26 @@ _registered = False
 
 
 def expose(cluster: Measured) -> None:
-    """Have this cluster's numbers in the process's registry until :func:`withdraw`."""
+    """Add this cluster's metrics to the process's registry, until :func:`withdraw`."""
     global _registered
     with suppress(ImportError):
         if not _registered:
             import prometheus_client
 
-            # The registry keeps what it was given for the life of the process.
+            # Registered once, for the life of the process.
             prometheus_client.REGISTRY.register(_Collector())
             _registered = True
         _clusters.add(cluster)
 
 
 def withdraw(cluster: Measured) -> None:
-    """A cluster is closed."""
+    """Remove a closed cluster's metrics."""
     _clusters.discard(cluster)
 
 
 class _Collector:
     def describe(self) -> Iterable[Any]:
-        # Asked once, when it is registered: what it gives depends on the clusters there are.
+        # Called once, at registration; the metrics depend on the clusters at collection.
         return ()
 
     def collect(self) -> Iterator[Any]:
@@ -120,7 +120,7 @@ def _counters(clusters: list[Measured]) -> Iterator[Any]:
     paid = Counter(
         "dask_flame_runner_seconds", "From request to end, summed over runners", labels=by_pool
     )
-    events = Counter("dask_flame_events", "Decisions and happenings", labels=["cluster", "kind"])
+    events = Counter("dask_flame_events", "Decisions and observations", labels=["cluster", "kind"])
     now = time.monotonic()
     for cluster in clusters:
         for pool, fleet in cluster.fleets:

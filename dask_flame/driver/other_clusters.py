@@ -1,4 +1,4 @@
-"""What scripts written for distributed's own clusters say, and what it means here (driver)."""
+"""Compatibility with scripts written for distributed's clusters (driver)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATUS = {
     Phase.DRAINING: Status.closing_gracefully,
     Phase.ENDING: Status.closing,
 }
-#: Keywords of distributed's Adaptive, and of what it asks the scheduler, that govern nothing here.
+#: Keywords of distributed's Adaptive and of ``workers_to_close`` that have no effect here.
 _MEANINGLESS = (
     "Adaptive",
     "interval",
@@ -34,7 +34,7 @@ _MEANINGLESS = (
     "attribute",
 )
 _BY_AMOUNT = ("minimum_cores", "maximum_cores", "minimum_memory", "maximum_memory")
-#: Attributes of distributed's clusters that are not there, and what to write.
+#: Attributes of distributed's clusters that do not exist here, and their replacements.
 ELSEWHERE = {
     "worker_spec": "cluster.runners for the runners there are, cluster.pools for what they are",
     "new_spec": "cluster.pools for what runners are, cluster.resize(…) to change it",
@@ -52,16 +52,16 @@ ELSEWHERE = {
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A runner as one of the workers of distributed's own clusters.
+    """A runner, in the form of a worker of distributed's clusters.
 
     Attributes
     ----------
     name : str
     status : distributed.Status
-        ``undefined`` before it is asked for, ``created`` while it boots, then ``running``;
-        ``closing_gracefully`` or ``closing`` when it is on its way out.
+        ``undefined`` before it is requested, ``created`` while it boots, then ``running``;
+        ``closing_gracefully`` while it drains, ``closing`` while it ends.
     address : str or None
-        Of its worker; None until it has registered.
+        Address of its worker; None until it has registered.
     """
 
     name: str
@@ -70,22 +70,22 @@ class WorkerView:
 
     @property
     def worker_address(self) -> str | None:
-        """The same address, by the name that a Nanny has for it."""
+        """The address, under the name that a Nanny uses."""
         return self.address
 
 
 def worker_views(
     members: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], to_come: Iterable[str] = ()
 ) -> dict[str, WorkerView]:
-    """Return the runners as workers, by name.
+    """Return views of the runners as workers, by name.
 
     Parameters
     ----------
-    members : mapping of str to Member
+    members : mapping of str to RunnerState
     known : mapping
-        What the scheduler has said of its workers, by address.
-    to_come : iterable of str
-        Names of runners that may be booted.
+        The workers in ``scheduler_info``, by address.
+    to_come : iterable of str, default ()
+        Names of runners that may still boot.
     """
     addresses = {worker["name"]: address for address, worker in known.items()}
     return {
@@ -97,19 +97,19 @@ def worker_views(
 def runners_for(
     pool: Pool, *, cores: Any = None, memory: Any = None, least: bool = True, bound: str = ""
 ) -> int:
-    """Count the runners of a pool that have so many cores, or so much memory.
+    """Return the number of runners with a total number of cores, or a total memory.
 
     Parameters
     ----------
     pool : Pool
-        A runner has its ``memory``, and as many cores as it runs calls at a time, or ``cpus`` if
-        that is more.
+        Each runner has its ``memory``, and ``concurrency`` or ``cpus`` cores, whichever is larger.
     cores : int, optional
     memory : size, optional
-    least : bool
-        Whether it is the least number that has them, or the largest that has no more.
-    bound : str
-        What the option's name begins with, as ``"minimum_"``.
+    least : bool, default True
+        Return the smallest number with at least these resources; if False, the largest number with
+        at most these resources.
+    bound : str, default ""
+        Prefix of the option's name in errors, such as ``"minimum_"``.
 
     Raises
     ------
@@ -133,14 +133,14 @@ def runners_for(
 
 
 def adapt_bounds(pool: Pool, given: Mapping[str, Any]) -> dict[str, int]:
-    """Return what the keywords of ``Cluster.adapt`` mean for a pool: ``min`` and ``max``.
+    """Convert the keywords of ``Cluster.adapt`` to ``min`` and ``max`` of a pool.
 
-    There is one warning for those that mean nothing here.
+    Warn once about keywords that have no effect here.
 
     Raises
     ------
     PoolError
-        A bound is wrong, or there is no such keyword.
+        A bound is invalid, or a keyword is unknown.
     """
     others = [n for n in given if n not in ("minimum", "maximum", *_BY_AMOUNT, *_MEANINGLESS)]
     if others:

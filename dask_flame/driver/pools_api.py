@@ -1,4 +1,4 @@
-"""What a user sees and changes of a cluster's pools (driver)."""
+"""The public interface to a cluster's pools (driver)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _OBSERVED = (Phase.READY, Phase.PAUSED, Phase.DRAINING)
 
 
 class PoolsApi(Cluster):
-    """The side of a :class:`dask_flame.FlameCluster` that is about its pools."""
+    """The methods of :class:`dask_flame.FlameCluster` that inspect and change its pools."""
 
     fleets: PoolFleets
     over: str
@@ -66,18 +66,18 @@ class PoolsApi(Cluster):
     @property
     @abstractmethod
     def _view(self) -> SchedulerView | None:
-        """The scheduler as every process can read it; None before the cluster has started."""
+        """The readable view of the scheduler; None before the cluster has started."""
 
     @abstractmethod
     def _pools(self) -> Snapshot:
-        """Return the pools as they are now."""
+        """Return the current state of the pools."""
 
     @abstractmethod
     def _spec(self, pool: str) -> RunnerSpec:
-        """What a runner of this pool is told, but for its name."""
+        """Return the launch specification of this pool's runners, without a name."""
 
     def _expected(self) -> list[RunnerSpec]:
-        """What runners of each pool are told, but for their names and where the scheduler is."""
+        """Return a specification per pool, without a runner name and a scheduler address."""
         return [
             runner_spec(
                 "",
@@ -90,16 +90,16 @@ class PoolsApi(Cluster):
             for pool, policy in self.fleets.policies.items()
         ]
 
-    # What there is
+    # State
 
     @property
     def pools(self) -> Mapping[str, Pool]:
-        """The policies in force, by name; the first is the default."""
+        """The current pool policies, by name; the first is the default."""
         return MappingProxyType(self.fleets.policies)
 
     @property
     def runners(self) -> Mapping[str, RunnerState]:
-        """The runners there are, by name; booting and ending ones too. A copy."""
+        """A copy of the current runners, by name; includes booting and ending ones."""
         return MappingProxyType(self.fleets.members)
 
     @property
@@ -115,15 +115,15 @@ class PoolsApi(Cluster):
         return {m.name for m in self.fleets.members.values() if m.phase in _OBSERVED}
 
     def cost(self) -> Costs:
-        """What the runners of each pool have cost so far, those that are there now included.
+        """Return the cost of each pool's runners so far, including the current ones.
 
         Returns
         -------
         Costs
-            A mapping from names of pools to :class:`dask_flame.history.costs.Cost`, shown as a line
-            for each: the time of runners and of GPUs, how much of it with a call, and, where the
-            pool's ``price`` says what a runner costs an hour, the amount. Empty before the cluster
-            has started. Once it has closed, it is what it came to.
+            A mapping of pool names to :class:`dask_flame.history.costs.Cost`, shown as one line
+            each: the time of runners and GPUs, the busy share of it, and the amount if the pool
+            has a ``price`` (the cost of one runner per hour). Empty before the cluster has
+            started; the final cost after it has closed.
 
         Examples
         --------
@@ -137,11 +137,11 @@ class PoolsApi(Cluster):
         return costs(self._pools().pools) if self._view is not None else Costs()
 
     def manifest(self) -> Manifest:
-        """What would be sent to the substrate if each pool were to boot one more runner.
+        """Return the objects that the backend would send to boot one more runner per pool.
 
-        Nothing is sent. It is made by what makes that which is sent; values of variables and other
-        secrets are shown as ``(hidden)``. What the substrate itself is yet to give, such as the
-        ``uid`` of an owner that is not made yet, is said in parentheses.
+        Nothing is sent. The objects come from the code that makes the real ones. Secrets and values
+        of environment variables are shown as ``(hidden)``. Values that the substrate assigns later,
+        such as the ``uid`` of an owner, are described in parentheses.
 
         Returns
         -------
@@ -151,9 +151,9 @@ class PoolsApi(Cluster):
         Raises
         ------
         BackendError
-            If the cluster has not started, or the backend does not show what it sends.
+            If the cluster has not started, or the backend does not support manifests.
         PoolError
-            If a pool could have no runner, as with a ``pod_template`` that is no pod.
+            If a pool's options are invalid, such as a ``pod_template`` that is not a pod.
 
         Examples
         --------
@@ -172,10 +172,10 @@ class PoolsApi(Cluster):
 
     @property
     def workers(self) -> Mapping[str, WorkerView]:
-        """The runners there may be, as distributed's own clusters have their workers.
+        """Current and possible runners, in the form of the workers of distributed's clusters.
 
-        Libraries take their number for how much the cluster can do at a time. So those are among
-        them that the default pool may still boot; see ``runners`` for those that there are.
+        Libraries use their number as the capacity of the cluster. It therefore includes the runners
+        that the default pool may still boot; see ``runners`` for the current ones.
         """
         known = self.scheduler_info.get("workers", {})
         to_come = self.fleets.fleets[self.fleets.default].next_names
@@ -186,27 +186,32 @@ class PoolsApi(Cluster):
             raise AttributeError(f"a FlameCluster has no {name}; write {ELSEWHERE[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    # What can be changed
+    # Changes
 
     def scale(self, n: int | None = None, memory: Any = None, cores: Any = None) -> Any:
-        """Have exactly n runners, whatever the demand: sets the default pool's min and max to n.
+        """Set the default pool's min and max to n: keep exactly n runners, whatever the demand.
 
-        Runners that are busy are left to finish their calls before they go. ``adapt`` makes the
-        pool follow demand again, for example ``cluster.adapt(minimum=0, maximum=8)``.
+        Busy runners finish their calls before they end. ``adapt`` makes the pool follow demand
+        again, for example ``cluster.adapt(minimum=0, maximum=8)``.
+
+        If several arguments are given, the largest resulting number of runners is used.
 
         Parameters
         ----------
         n : int, optional
+            Number of runners.
         memory : size, optional
-            As many runners as have this much memory together, by the pool's ``memory``.
+            Total memory of the runners; each has the pool's ``memory``.
         cores : int, optional
-            As many as have so many cores, of which a runner has its pool's ``concurrency``, or
-            ``cpus`` if that is more. Of several of the three, the largest number counts.
+            Total number of cores; each runner has the pool's ``concurrency`` or ``cpus``, whichever
+            is larger.
 
         Raises
         ------
         PoolError
+            An argument is invalid, or none is given.
         ClosedError
+            The cluster has closed.
         """
         policy = self.fleets.policies[self.fleets.default]
         numbers = [] if n is None else [whole("n", n, 0)]
@@ -215,7 +220,7 @@ class PoolsApi(Cluster):
         if cores is not None:
             numbers.append(runners_for(policy, cores=cores))
         if not numbers:
-            raise PoolError("scale() is told how many runners there are to be; write scale(4)")
+            raise PoolError("scale() needs the number of runners; write scale(4)")
         n = max(numbers)
         self._resize(None, {"min": n, "max": n}, f"scale({n})")
         # As in distributed, where it may be awaited.
@@ -228,31 +233,33 @@ class PoolsApi(Cluster):
         maximum: float | None = None,
         **others: Any,
     ) -> AdaptiveBounds:
-        """Follow demand within these bounds; those not given stay as they are.
+        """Follow demand within these bounds in the default pool.
 
-        It is the default pool's bounds that change; see :meth:`resize` for another pool's.
+        Bounds that are not given do not change. Use :meth:`resize` for other pools.
 
         Parameters
         ----------
         minimum, maximum : int, optional
-            An infinite ``maximum`` leaves the pool's ``max`` as it is, with a warning.
+            Number of runners. An infinite ``maximum`` keeps the pool's ``max`` and warns.
         **others
-            ``minimum_cores``, ``maximum_cores``, ``minimum_memory`` and ``maximum_memory`` are
-            counted as in :meth:`scale`. What else distributed's own takes (``Adaptive``,
-            ``interval``, ``wait_count``, ``target_duration``, ``worker_key``) governs nothing, and
-            is warned of.
+            ``minimum_cores``, ``maximum_cores``, ``minimum_memory`` and ``maximum_memory`` count
+            runners as in :meth:`scale`. Other keywords of distributed's ``adapt`` (``Adaptive``,
+            ``interval``, ``wait_count``, ``target_duration``, ``worker_key``) have no effect and
+            cause a warning.
 
         Returns
         -------
         AdaptiveBounds
-            Its ``stop()`` keeps the number of runners that there are then, whatever the demand,
-            until the next ``adapt``, ``scale`` or ``resize``. Where the scheduler is apart from the
-            driver, it has the bounds and ``stop()`` alone.
+            Its ``stop()`` keeps the current number of runners, whatever the demand, until the next
+            ``adapt``, ``scale`` or ``resize``. If the scheduler runs outside the driver, the object
+            has only the bounds and ``stop()``.
 
         Raises
         ------
         PoolError
+            An argument is invalid.
         ClosedError
+            The cluster has closed.
         """
         if len(positional) == 1 and isinstance(positional[0], type):
             others["Adaptive"] = positional[0]
@@ -265,10 +272,10 @@ class PoolsApi(Cluster):
         return self._adaptive
 
     def fix(self) -> None:
-        """Keep the runners that the default pool has now, whatever the demand.
+        """Keep the current number of runners in the default pool, whatever the demand.
 
-        It is what ``cluster.adapt(...).stop()`` does. The next ``adapt``, ``scale`` or ``resize``
-        of the pool lets it go on.
+        ``cluster.adapt(...).stop()`` calls this. The next ``adapt``, ``scale`` or ``resize`` makes
+        the pool follow demand again.
         """
         if self.status is not Status.running:
             return
@@ -289,28 +296,29 @@ class PoolsApi(Cluster):
     def wait_for_workers(
         self, n_workers: int, timeout: Duration | None = None, *, pool: str | None = None
     ) -> Any:
-        """Have so many runners, and wait until they are there.
+        """Boot missing runners, and wait until there are `n_workers`.
 
-        Those that are missing boot. They are kept while this waits; then they are idle, and end
-        after ``idle_timeout`` if there is no call for them.
+        The runners are kept during the wait. Afterwards they end after ``idle_timeout`` without a
+        call.
 
         Parameters
         ----------
         n_workers : int
+            Number of runners to wait for.
         timeout : duration, optional
-            Seconds, or ``"2m"``.
+            Seconds, or a string such as ``"2m"``; no limit by default.
         pool : str, optional
-            Whose runners. By default those of all pools count, and what is missing boots in the
-            first one, as far as its ``max`` allows, then in the others.
+            Count and boot runners of this pool only. By default runners of all pools count, and
+            missing ones boot in the first pool, up to its ``max``, then in the others.
 
         Raises
         ------
         PoolError
-            The pool may not have so many: see ``max``.
+            `n_workers` exceeds ``max``, or there is no such pool.
         BootError
             Runners could not start.
         TimeoutError
-            They were not there in time.
+            The runners did not start in time.
         """
         n_workers = whole("n_workers", n_workers, 1)
         self.fleets.known(pool)
@@ -323,7 +331,7 @@ class PoolsApi(Cluster):
         deadline = time.monotonic() + (math.inf if timeout is None else timeout)
         key = f"{self.name}-{uuid.uuid4().hex}"
         while True:
-            # Again and again, so that it ends with this process, and outlives a lost connection.
+            # Short requests: the wait ends with this process and survives a lost connection.
             ask = getattr(self.scheduler_comm, HAVE)
             answer = await ask(number=n_workers, pool=pool, key=key)
             if "error" in answer:
@@ -336,16 +344,16 @@ class PoolsApi(Cluster):
 
     @by_name("cluster.resize", "min", "max", first=2)
     def resize(self, pool: str | None = None, **changes: Any) -> Pool:
-        """Change a pool's policy while it runs.
+        """Change a pool's policy while the cluster runs.
 
-        What a runner is told when it boots (``env``, ``preload``, ``cpus``, ``memory``) holds for
-        those that boot from now on; all else holds at once. Busy runners beyond a lower ``max``
-        finish their calls first.
+        Options that runners receive when they boot (``env``, ``preload``, ``cpus``, ``memory``)
+        apply to new runners; all others apply immediately. Busy runners in excess of a lower
+        ``max`` finish their calls first.
 
         Parameters
         ----------
         pool : str, optional
-            By default the first one.
+            Name of the pool; the first one by default.
         **changes
             Options of :class:`dask_flame.Pool`, except ``concurrency``, ``single_use``, ``gpus``
             and ``resources``.
@@ -353,12 +361,12 @@ class PoolsApi(Cluster):
         Returns
         -------
         Pool
-            The policy that is now in force.
+            The new policy.
 
         Raises
         ------
         PoolError
-            Nothing has changed then.
+            An option is invalid or cannot be changed; nothing has changed.
         ClosedError
             The cluster has closed.
         """
@@ -380,11 +388,11 @@ class PoolsApi(Cluster):
         self._do(change)
 
     def _check_room(self, pool: str | None, changes: Mapping[str, Any]) -> None:
-        """See that a higher ``max`` is not more than this process can be connected to."""
+        """Check that this process can open enough connections for a higher ``max``."""
         policies, name = self.fleets.policies, pool or self.fleets.default
         if self.backend.apart or name not in policies:
             return
-        most = policies[name].replace(**changes).max  # what is wrong in it is said first
+        most = policies[name].replace(**changes).max  # raises for invalid options
         if most > policies[name].max:
             check_room(most + sum(p.max for other, p in policies.items() if other != name))
 
@@ -395,10 +403,10 @@ class PoolsApi(Cluster):
             raise closed(self.name, self.over)
 
     def _do(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a change that never waits on the cluster's event loop."""
+        """Run a coroutine function that never suspends, on the cluster's event loop."""
         self._check_running()
         if self.called_from_running_loop:
-            # Run to its end here and now, as what calls this is not a coroutine.
+            # The caller is on this loop and cannot await: run the coroutine to its end here.
             with contextlib.suppress(StopIteration):
                 change().send(None)
         else:

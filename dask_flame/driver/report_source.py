@@ -1,4 +1,4 @@
-"""The reports of a FlameCluster of this process, for its clients (driver)."""
+"""Give clients in the driver access to the reports of their FlameCluster (driver)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from dask_flame.reports.scheduler.store import ReportStore
 
 
 class ClusterReports:
-    """The store of a FlameCluster; a :class:`~dask_flame.reports.driver.replica.Source`.
+    """The report source of a FlameCluster.
+
+    This is a :class:`~dask_flame.reports.driver.replica.Source`.
 
     Parameters
     ----------
@@ -36,9 +38,9 @@ class ClusterReports:
         return self._store
 
     async def caught_up(self) -> None:
-        """Wait until all is in the store that calls had reported whose end is known here."""
+        """Wait until the store has all reports of calls that are known to have ended."""
         host, loop = self._host, self._loop().asyncio_loop
         if host is not None:
-            # A client's event loop may be another one than its cluster's.
+            # A client may use another event loop than its cluster.
             with contextlib.suppress(RuntimeError, OSError):
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(host.told(), loop))

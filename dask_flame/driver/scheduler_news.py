@@ -1,4 +1,4 @@
-"""News from the scheduler since the last decision (driver)."""
+"""Collect the scheduler's notifications until the next decision (driver)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class RecentNews:
     Attributes
     ----------
     changed : set of str
-        Names of runners that came or went, or whose load may have changed.
+        Names of runners that were added or removed, or whose load may have changed.
     began : set of str
-        Names of those on which a call has begun.
+        Names of runners on which a call has begun.
     not_awaited : list of (str, int)
-        Pools and numbers of runners for which nobody waits any more.
+        Pools and numbers of runners that no client waits for any more.
     happened : deque of (str, str)
-        Kinds and texts of events. The oldest are dropped if there are too many.
+        Kinds and texts of events. If there are too many, the oldest are dropped.
     """
 
     changed: set[str] = field(default_factory=set)
@@ -30,7 +30,7 @@ class RecentNews:
 
 
 class SchedulerNews:
-    """Collects news from a scheduler until the next decision takes it.
+    """Collect notifications of a scheduler until the next decision takes them.
 
     This is a :class:`~dask_flame.scheduler.observer.SchedulerObserver`.
 
@@ -42,11 +42,11 @@ class SchedulerNews:
     Attributes
     ----------
     refused : dict of str to str
-        Names of runners that the scheduler did not let in, and why.
+        Names of runners that the scheduler refused, with the reason.
     leaving : dict of str to str
-        Names of runners that are being taken away, and why.
+        Names of runners that their substrate reclaims, with the reason.
     retired : set of str
-        Names of runners that have been retired, and close.
+        Names of runners that were retired and are closing.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -57,7 +57,7 @@ class SchedulerNews:
         self.retired: set[str] = set()
 
     def take(self) -> RecentNews:
-        """Return the changes since this was last called."""
+        """Return the changes since the last call of this method."""
         recent, self._recent = self._recent, RecentNews()
         return recent
 
@@ -67,7 +67,7 @@ class SchedulerNews:
         self.leaving.pop(name, None)
         self.retired.discard(name)
 
-    # Called by the scheduler
+    # Methods of the observer, called by the scheduler
 
     def demand_changed(self) -> None:
         self._on_change()

@@ -1,4 +1,4 @@
-"""A cluster's pools, live in a notebook, with buttons (driver)."""
+"""A notebook widget that shows and controls a cluster's pools (driver)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dask_flame.errors import FlameError
 
 
 class Controlled(Protocol):
-    """A cluster that is shown, resized and ended by a widget: see :class:`FlameCluster`."""
+    """The methods of :class:`FlameCluster` that the widget uses."""
 
     status: Status
     periodic_callbacks: dict[str, PeriodicCallback]
@@ -35,10 +35,10 @@ class Controlled(Protocol):
 
 
 class Widget:
-    """A cluster's pools, with buttons.
+    """A view of a cluster's pools, with buttons to resize and end it.
 
-    It moves while a cell runs. Its buttons work when the kernel is free, or in notebooks that talk
-    to widgets beside the cell that runs.
+    The view updates while a cell runs. The buttons work when the kernel is idle, and in notebooks
+    that support subshells also while a cell runs.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Widget:
     Raises
     ------
     ImportError
-        Without ipywidgets.
+        If ipywidgets is not installed.
     """
 
     def __init__(self, cluster: Controlled) -> None:
@@ -87,7 +87,7 @@ class Widget:
             _beside(control)
         cluster.loop.add_callback(self._install)
 
-    # What is shown
+    # View
 
     def _install(self) -> None:
         seconds = parse_timedelta(dask.config.get("distributed.deploy.cluster-repr-interval"), "ms")
@@ -96,7 +96,7 @@ class Widget:
         callback.start()
 
     def update(self) -> None:
-        """Show what is now."""
+        """Show the current state."""
         self._panel.value = self._cluster._repr_html_()
         if self._cluster.status in (Status.closing, Status.closed):
             for control in (*self._controls, self._really):
@@ -107,7 +107,7 @@ class Widget:
         policy = self._cluster.pools[self._pool.value]
         self._min.value, self._max.value = policy.min, policy.max
 
-    # What is done
+    # Buttons
 
     def _guarded(self, action: Any) -> Any:
         def act(_: Any) -> None:
@@ -138,10 +138,10 @@ class Widget:
 
 
 def _beside(control: Any) -> None:
-    """Let a notebook talk to this beside the cell that runs.
+    """Handle a control's messages in the subshell that receives them.
 
-    JupyterLab sends what is clicked to a subshell of the kernel. ipykernel since 7.4 sends it on to
-    the shell that has shown the widget last, which is the one that the cell holds up.
+    JupyterLab sends clicks to a subshell of the kernel. Since version 7.4, ipykernel forwards them
+    to the shell that showed the widget last, which is blocked by the running cell.
     """
-    # What an older ipykernel has no use for.
+    # Older versions of ipykernel ignore this attribute.
     control.comm._reply_subshell_for = lambda data, default: default

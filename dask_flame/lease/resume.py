@@ -399,7 +399,7 @@ class ResumableLink:
             logger.error("not connected again within %g s: closing the client", patience)
         lost = (
             f"The connection to the scheduler was lost and did not come back in {patience:g} s; "
-            "what governs it: disconnect_grace, and the Client's timeout."
+            "relevant settings: disconnect_grace, and the Client's timeout."
         )
         self._cancel(dict(client.futures), self._over or lost)
         await internals.close_client(client)

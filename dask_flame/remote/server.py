@@ -200,7 +200,9 @@ def _read(file: Path) -> dict[str, Any]:
     until = time.monotonic() + _ORDERS_WITHIN
     while not file.exists():
         if time.monotonic() > until:
-            raise SystemExit("there are no orders: whoever has made this pod is gone")
+            raise SystemExit(
+                "there is no launch configuration: the driver that created this pod is gone"
+            )
         time.sleep(0.1)
     orders: dict[str, Any] = json.loads(file.read_text())
     return orders

@@ -1,1 +1,1 @@
-"""The parts inside Dask's scheduler: which runner takes which call, and how many are wanted."""
+"""The parts inside Dask's scheduler: placement of calls, and demand for runners (scheduler)."""

@@ -1,4 +1,4 @@
-"""Runners that somebody waits for by their number, without a call (scheduler)."""
+"""Waits for a number of runners, independent of calls (scheduler)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ from dask_flame.errors import PoolError
 from dask_flame.scheduler.base import SchedulerBase
 from dask_flame.scheduler.slots import Slots
 
-#: Seconds for which runners are wanted after their number was last asked for: a client asks again
-#: and again while it waits, and may be gone.
+#: Seconds for which runners are kept after the last request for them. A waiting client repeats its
+#: request, and may disconnect.
 LINGER = 3.0
-#: Look at least this often (seconds): a worker's status may change without a note.
+#: Check at least this often (seconds), as a worker's status may change without a notification.
 _LOOK_EVERY = 0.1
 
 
 @dataclass
 class WorkerWait:
-    """Somebody wants so many runners of a pool until a time (of :func:`time.monotonic`)."""
+    """A request for a number of runners of a pool.
+
+    Attributes
+    ----------
+    pool : str
+    number : int
+    until : float, default inf
+        End of the request, as :func:`time.monotonic`.
+    """
 
     pool: str
     number: int
@@ -32,14 +40,13 @@ class WorkerWait:
 
 
 class AwaitedWorkers:
-    """The runners that are wanted by their number: they are booted, and kept while it is asked.
+    """Requests for numbers of runners: these boot, and are kept while the requests last.
 
     Parameters
     ----------
     scheduler : SchedulerBase
     slots : Slots
-        Which knows the pool of each runner.
-
+        Knows the pool of each runner.
     """
 
     def __init__(self, scheduler: SchedulerBase, slots: Slots) -> None:
@@ -53,19 +60,19 @@ class AwaitedWorkers:
     def follow(
         self, *, bound: Callable[[str], tuple[float, str]], coming: Callable[[str], int]
     ) -> None:
-        """Follow the pools as they are scaled.
+        """Set the sources for the current sizes of pools.
 
         Parameters
         ----------
         bound : callable
-            Returns how many runners a pool may have now, and the reason.
+            Returns the maximum number of runners of a pool now, and the reason.
         coming : callable
-            Returns how many runners a pool has, those that boot included.
+            Returns the number of runners of a pool, including booting ones.
         """
         self.bound, self._coming = bound, coming
 
     def wanted(self, pool: str) -> int:
-        """Return how many runners of a pool are wanted by their number."""
+        """Return the largest number of runners that is requested in a pool."""
         if not self._asks:
             return 0
         now = time.monotonic()
@@ -73,14 +80,14 @@ class AwaitedWorkers:
         return max((a.number for a in asks if a.pool == pool and a.until > now), default=0)
 
     def waiting(self, pool: str) -> bool:
-        """Whether somebody waits for more runners of a pool than there are."""
+        """Return whether a request waits for more runners of a pool than there are."""
         return any(self._lack(asks, pool) for asks in self._failing.values())
 
     def _lack(self, asks: list[WorkerWait], pool: str) -> bool:
         return any(ask.pool == pool and self.there(pool) < ask.number for ask in asks)
 
     def there(self, pool: str | None = None) -> int:
-        """Count the runners of a pool, or of all, that take calls."""
+        """Return the number of runners, of one pool or of all, that take calls."""
         scheduler = self._scheduler
         return sum(
             ws.status is Status.running
@@ -91,15 +98,15 @@ class AwaitedWorkers:
         )
 
     def spread(self, number: int) -> dict[str, int]:
-        """Say how many runners of which pools are wanted, where any pools' will do.
+        """Distribute a number of runners over the pools.
 
-        Those that are there count, and those that boot. What is missing is of the first pool, as
-        far as it may have so many, then of the others.
+        Current and booting runners count. Missing ones are assigned to the first pool, up to its
+        limit, then to the others.
 
         Raises
         ------
         PoolError
-            If all together may not have so many.
+            If the pools together may not have so many runners.
         """
         pools, missing = list(self._slots.pools), number
         plan = dict.fromkeys(pools, 0)
@@ -121,33 +128,33 @@ class AwaitedWorkers:
         total: float = math.inf,
         within: float = math.inf,
     ) -> bool:
-        """Want so many runners of these pools, and wait until they are there.
+        """Request runners, and wait until they take calls.
 
-        They are wanted until :meth:`release`, or for a moment after this has returned for want of
-        time.
+        The request lasts until :meth:`release`, but at most for `LINGER` seconds after this method
+        has returned.
 
         Parameters
         ----------
         key : hashable
-            Who asks: the same one may ask again.
+            Identifies the request; a repeated request replaces the earlier one.
         plan : mapping of str to int
-            Numbers by pool.
-        total : int
-            As many of any pools are enough.
-        within : float
-            Seconds to wait at most.
+            Numbers of runners by pool.
+        total : int, default inf
+            Also stop waiting when all pools together have this many runners.
+        within : float, default inf
+            Maximum wait in seconds.
 
         Returns
         -------
         bool
-            Whether they are there.
+            False if the time ran out.
 
         Raises
         ------
         BootError
-            If boots fail until those that wait are given up.
+            If boots keep failing.
         PoolError
-            If a pool may not have so many.
+            If a pool may not have so many runners.
         """
         deadline = time.monotonic() + within
         asks = [WorkerWait(pool, number) for pool, number in plan.items()]
@@ -187,7 +194,7 @@ class AwaitedWorkers:
                 raise _too_many(ask.number, why)
 
     def release(self, key: object) -> None:
-        """Want these runners no longer; their idle time begins now."""
+        """End a request; the idle time of its runners begins now."""
         asks = self._asks.pop(key, None)
         if asks is not None:
             for ask in asks:
@@ -195,11 +202,11 @@ class AwaitedWorkers:
             self._scheduler.demand_changed()
 
     def fail(self, pool: str, error: Exception) -> None:
-        """Fail those that wait for more runners of a pool than there are."""
+        """Fail all requests that wait for more runners of a pool than there are."""
         for future, asks in self._failing.items():
             if self._lack(asks, pool) and not future.done():
                 future.set_exception(error)
-                future.exception()  # seen, whoever looks
+                future.exception()  # mark it as retrieved, so that asyncio does not warn
         for event in self._scheduler.waiters:
             event.set()
 

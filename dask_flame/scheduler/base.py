@@ -1,7 +1,7 @@
-"""The scheduler as its parts know it: a stock scheduler, and the states of its runners (scheduler).
+"""The base class of the scheduler: a stock scheduler with states of its runners (scheduler).
 
-:class:`~dask_flame.scheduler.scheduler.FlameScheduler` consists of parts, each of which needs only
-what is here, and the parts that it is handed.
+Each part of :class:`~dask_flame.scheduler.scheduler.FlameScheduler` depends only on this class and
+the other parts that it receives.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from dask_flame.scheduler.observer import NoObserver, SchedulerObserver
 class SchedulerBase(Scheduler):
     """A :class:`distributed.Scheduler` that knows which runners take calls.
 
-    Takes what ``Scheduler`` takes.
+    It accepts the parameters of ``Scheduler``.
 
     Attributes
     ----------
     observer : SchedulerObserver
-        It is told of changes; see :meth:`report_to`.
+        Is notified of changes; see :meth:`report_to`.
     draining : set of str
         Addresses of workers that get no further calls.
     unwelcome : set of str
-        Names of workers that get no calls should they still register: they are being ended.
+        Names of workers that are being ended, and get no calls if they still register.
     resting : set of str
-        Addresses of workers that only hold data: never given calls, left out of broadcasts.
+        Addresses of workers that only hold data: they get no calls and no broadcasts.
     spent : set of str
         Names of workers of single-use pools on which a call has ended.
     paused : dict of str to str
-        Names of workers that Dask has begin no calls for now, and why.
+        Names of workers that Dask has paused, with the reason.
     waiters : set of asyncio.Event
-        Set whenever demand or a runner's load may have changed.
+        Events that are set whenever demand or a runner's load may have changed.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -51,34 +51,34 @@ class SchedulerBase(Scheduler):
         super().__init__(**kwargs)
 
     def report_to(self, observer: SchedulerObserver) -> None:
-        """Tell this observer of changes from now on, and no other."""
+        """Notify this observer of changes, in place of the previous one."""
         self.observer = observer
 
     def demand_changed(self) -> None:
-        """Tell all that wait that demand may have changed."""
+        """Notify the observer and all waiters that demand may have changed."""
         for event in self.waiters:
             event.set()
         self.observer.demand_changed()
 
     def runner_changed(self, name: str) -> None:
-        """Tell all that wait that demand, or the load of this worker, may have changed."""
+        """Notify the observer and all waiters that this worker's load may have changed."""
         for event in self.waiters:
             event.set()
         self.observer.runner_changed(name)
 
     def reopen(self) -> None:
-        """Give out slots that may have opened, after all that happens in this turn of the loop."""
+        """Assign free slots in the next iteration of the event loop."""
         self.loop.add_callback(
             lambda: self.stimulus_queue_slots_maybe_opened(stimulus_id=f"flame-slots-{time()}")
         )
 
     def fail(self, keys: Iterable[Any], error: Exception) -> None:
-        """Fail those of these calls that wait for a slot."""
+        """Fail these calls if they wait for a slot."""
         pickled = pickle.dumps(error)
         for key in keys:
             ts = self.tasks.get(key)
             if ts is not None and ts.state == "no-worker":
-                # As distributed does it when `no-workers-timeout` has passed.
+                # As distributed does after `no-workers-timeout`.
                 stimulus = f"flame-failed-{time()}"
                 further = self.transition(
                     key,
@@ -91,5 +91,5 @@ class SchedulerBase(Scheduler):
                 self.transitions(further, stimulus)
 
     def fail_soon(self, keys: Iterable[Any], error: Exception) -> None:
-        """Fail these calls, as far as they then wait, after this turn of the loop."""
+        """Fail these calls in the loop's next iteration, if they then wait for a slot."""
         self.loop.add_callback(self.fail, list(keys), error)

@@ -1,8 +1,8 @@
-"""The scheduler's answers to clients that wait for runners (scheduler).
+"""Requests of clients that need runners (scheduler).
 
-A stock scheduler answers with the workers that it has. Here there may be none yet: what needs
-runners waits until they have booted, and what asks all workers leaves out those that only hold
-data, and those that are about to end.
+A stock scheduler uses the workers that it has. Here there may be none yet: requests that need
+runners wait until they have booted. Requests to all workers exclude those that only hold data and
+those that are about to end.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from dask_flame.scheduler.base import SchedulerBase
 from dask_flame.scheduler.slots import Slots
 from dask_flame.serialization.failures import unharmed
 
-#: Seconds after which a client that waits for runners is answered; it asks again.
+#: Maximum seconds until a client that waits for runners gets an answer; it repeats its request.
 _ANSWER_WITHIN = 1.0
-#: The operations by which distributed tells workers of their plugins.
+#: Operations with which distributed sends plugins to workers.
 _OF_PLUGINS = frozenset({"plugin-add", "plugin-remove"})
 
 
 class ClientAnswers(SchedulerBase):
-    """A scheduler that has runners boot for clients which need some without a call.
+    """A scheduler that boots runners for client requests other than calls.
 
-    Takes what ``Scheduler`` takes.
+    It accepts the parameters of ``Scheduler``.
 
     Attributes
     ----------
@@ -50,10 +50,10 @@ class ClientAnswers(SchedulerBase):
         broadcast: bool | int = False,
         timeout: float = 2,
     ) -> Any:
-        # To scatter needs a runner to scatter to, or as many as there are to be copies. Stock waits
-        # for the first one, for as long as it was told.
+        # Boot one runner, or one per copy. The stock scheduler waits for the first worker, up to
+        # `timeout`.
         if timeout == parse_timedelta(dask.config.get("distributed.comm.timeouts.connect")):
-            # Nobody has asked for it: a runner may take longer to boot than a connection.
+            # It is the default: booting a runner may take longer than opening a connection.
             timeout = max(timeout, self.slots.pools[self.slots.default].boot_timeout)
         key = ("scatter", object())
         copies = 1 if broadcast is True or not broadcast else int(broadcast)
@@ -67,15 +67,18 @@ class ClientAnswers(SchedulerBase):
             self.asks.release(key)
 
     def _as_many(self, number: int) -> dict[str, int]:
-        """So many runners, counting those of all pools, or as many as there may be."""
+        """Return a plan for a number of runners, up to the default pool's limit.
+
+        Runners of other pools count.
+        """
         pool = self.slots.default
         others = self.asks.there() - self.asks.there(pool)
         return {pool: int(min(number - others, self.asks.bound(pool)[0]))}
 
     async def runners_to_scatter_to(self, workers: Any = None) -> dict[str, int]:
-        """Answer a client that scatters by itself (``direct=True``): there is to be a runner.
+        """Return the runners for a client that scatters directly (``direct=True``); boot one.
 
-        It asks again and again, so a runner that boots is not waited for to its end.
+        The client repeats its request, so this does not wait for the end of a boot.
         """
         if workers is None and not self.asks.there():
             key = ("scatter", object())
@@ -86,16 +89,29 @@ class ClientAnswers(SchedulerBase):
     async def have_runners(
         self, number: int, pool: str | None = None, key: str = ""
     ) -> dict[str, Any]:
-        """Answer a driver that waits for so many runners: how many there are.
+        """Return the number of runners to a driver that waits for `number` of them.
 
-        They are booted, and kept as long as it asks again and again.
+        Missing runners boot, and are kept while the driver repeats its request.
+
+        Parameters
+        ----------
+        number : int
+        pool : str, optional
+            Count and boot runners of this pool only.
+        key : str
+            Identifies the request.
+
+        Returns
+        -------
+        dict
+            ``there``: the number of runners, or ``error``: a pickled exception.
         """
         try:
             plan = {pool: number} if pool else self.asks.spread(number)
             total = math.inf if pool else number
             here = await self.asks.wait(key, plan, total=total, within=_ANSWER_WITHIN)
         except FlameError as error:
-            # An error that is raised here would be logged as the scheduler's own.
+            # If it were raised here, the scheduler would log it as its own error.
             return {"error": pickle.dumps(error)}
         there = self.asks.there(pool)
         if here := here or there >= number:
@@ -105,7 +121,7 @@ class ClientAnswers(SchedulerBase):
     async def replicate(
         self, keys: Any, n: int | None = None, workers: Any = None, **kwargs: Any
     ) -> Any:
-        # Stock makes as many copies as there are workers: here they come when they are wanted.
+        # The stock scheduler makes one copy per current worker; here missing runners boot.
         if workers is not None:
             return await super().replicate(keys, n=n, workers=workers, **kwargs)
         plan = self._as_many(self.asks.there() or 1 if n is None else n)
@@ -121,17 +137,17 @@ class ClientAnswers(SchedulerBase):
         return await unharmed(super().run_function(comm, *args, **kwargs))
 
     async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
-        # Stock waits until as many workers have come back: here they come when they are wanted.
+        # The stock scheduler waits until all workers are back; here they boot on demand.
         return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
 
     async def register_nanny_plugin(
         self, comm: None, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
-        # Also what the plugins of schedulers call that have something done by nannies.
+        # Scheduler plugins call this method, too.
         try:
             plugin = on_runner(plugin)
         except PoolError as error:
-            # As the answer of a runner: what is raised here would be logged as well.
+            # In the form of a runner's answer; the scheduler would log an error raised here.
             return {"": error_message(error)}
         return await self.register_worker_plugin(
             comm, plugin=plugin, name=name, idempotent=idempotent
@@ -141,7 +157,7 @@ class ClientAnswers(SchedulerBase):
         return await self.unregister_worker_plugin(comm, name=name)
 
     async def rebalance(self, *, workers: Any = None, **kwargs: Any) -> Any:
-        # Stock would take home for the fullest of all workers, or for the emptiest.
+        # The stock scheduler would include home, as the fullest or emptiest worker.
         among = self.workers if workers is None else workers
         workers = [a for a in among if a not in self.resting]
         return await super().rebalance(workers=workers, **kwargs)
@@ -154,7 +170,7 @@ class ClientAnswers(SchedulerBase):
         serializers: Any = None,
         **kwargs: Any,
     ) -> Any:
-        # distributed gives a client's serializers to those handlers alone that name them.
+        # Distributed passes a client's serializers only to handlers with such a parameter.
         kwargs["serializers"] = serializers
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
@@ -162,7 +178,7 @@ class ClientAnswers(SchedulerBase):
             return await super().broadcast(msg=msg, workers=workers, **kwargs)
         answers = await super().broadcast(msg=msg, workers=workers, on_error="return", **kwargs)
         for address, answer in list(answers.items()):
-            # A runner that has gone meanwhile needs none; others have it when they register.
+            # Ignore runners that have ended meanwhile; new runners get the plugins on registration.
             if isinstance(answer, OSError) and not self._takes_calls(address):
                 del answers[address]
             elif isinstance(answer, Exception):

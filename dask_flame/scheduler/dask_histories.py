@@ -1,9 +1,9 @@
-"""What Dask's scheduler keeps of what is over, kept bounded (scheduler).
+"""Bound the histories that Dask's scheduler keeps (scheduler).
 
-A stock scheduler notes some things for as long as it lives: a span for each burst of calls, a topic
-of events for each worker there has ever been, a prefix for each kind of key, and a line whenever
-the number of threads changes. Where runners come and go all day, and a client is at work, that is
-megabytes a minute. Each list here has a most, beyond which the oldest of what is over goes.
+A stock scheduler keeps some records forever: a span for each burst of calls, an event topic for
+each worker, a prefix for each kind of key, and an entry for each change of the number of threads.
+If runners start and end all day while a client works, these take megabytes a minute. Here each has
+a maximum, beyond which the oldest obsolete entries are removed.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from distributed.spans import Span, SpansSchedulerExtension
 
 from dask_flame.core import distributed_internals as internals
 
-#: Spans (see :func:`distributed.span`), kinds of keys, and changes of the number of threads.
+#: Maximum numbers of spans (see :func:`distributed.span`), key prefixes, and thread count changes.
 MOST_SPANS, MOST_PREFIXES, MOST_CHANGES = 1_000, 5_000, 10_000
-#: Lines of the scheduler's log, where ``distributed.admin.log-length`` says nothing else than Dask.
+#: Maximum lines of the scheduler's log if ``distributed.admin.log-length`` has Dask's default.
 MOST_LINES, _STOCK_LINES = 1_000, 10_000
-#: Seconds after which the events of a worker or client that is gone are forgotten.
+#: Seconds after which the events of a removed worker or client are deleted.
 _AFTER = 60.0
 
 
 class Spans(SpansSchedulerExtension):
-    """Dask's spans, of which the oldest that are done are forgotten."""
+    """Dask's spans extension, without the oldest finished spans."""
 
     def observe_tasks(self, *args: Any, **kwargs: Any) -> dict[Any, dict[Any, Any]]:
-        """Find the spans of new tasks."""
+        """Assign new tasks to spans, then remove old spans if there are too many."""
         out: dict[Any, dict[Any, Any]] = super().observe_tasks(*args, **kwargs)
         if len(self.spans) > MOST_SPANS:
             self._forget()
         return out
 
     def heartbeat(self, ws: Any, data: Mapping[tuple[Any, ...], float]) -> None:
-        """Take in what a worker has measured, but of spans that are forgotten."""
+        """Record a worker's measurements, except those of removed spans."""
         known = {what: value for what, value in data.items() if what[1] in self.spans}
         super().heartbeat(ws, known)
 
     def _forget(self) -> None:
-        # Not down to the most only: this takes its time, and is not to be done for each new one.
+        # Remove a quarter at once, as this is too slow to do for each new span.
         extra = len(self.spans) - MOST_SPANS * 3 // 4
         for span in list(self.root_spans):
             if extra <= 0:
@@ -58,7 +58,7 @@ class Spans(SpansSchedulerExtension):
 
     def _forget_one(self, span: Span) -> None:
         for group in span.groups:
-            group.span_id = None  # further tasks of the same group get another span
+            group.span_id = None  # new tasks of the same group get a new span
         del self.spans[span.id]
         _take_out(self.spans_search_by_name, span.name, span)
         for tag in set(span.name):
@@ -72,20 +72,20 @@ def _take_out(index: dict[Any, list[Span]], name: Any, span: Span) -> None:
 
 
 class SoonDone(internals.AsyncTaskGroup):
-    """Tasks that a scheduler puts off for an hour, all of them to clean up, are done in a minute.
+    """Run the scheduler's delayed cleanup tasks after a minute rather than an hour.
 
-    Each of them waits with a coroutine, a timer and a context, one for each worker that is gone.
+    Each removed worker has one such task, with a coroutine, a timer and a context.
     """
 
     def call_later(
         self, delay: float, afunc: Callable[..., Coroutine[Any, Any, None]], /, *a: Any, **k: Any
     ) -> None:
-        """Do this then, or in a minute if that is sooner."""
+        """Schedule a coroutine function, after a minute at most."""
         super().call_later(min(delay, _AFTER), afunc, *a, **k)
 
 
 def bound(scheduler: Scheduler) -> None:
-    """Have a scheduler, which has not started, forget soon what has gone."""
+    """Bound the delays and the log of a scheduler that has not started."""
     internals.set_background_tasks(scheduler, SoonDone())
     lines = internals.log_handler(scheduler)
     if lines.deque.maxlen == _STOCK_LINES:
@@ -93,9 +93,9 @@ def bound(scheduler: Scheduler) -> None:
 
 
 def forget_worker(scheduler: Scheduler, address: str) -> None:
-    """Forget what is noted of a worker that is gone: Dask only empties it, after a while."""
+    """Delete the records of a removed worker, which Dask would only empty, after a while."""
     topics = internals.topics(scheduler)
-    # Not of this one only: the last word of a worker comes when it has been removed.
+    # Check all topics, as a worker's last event comes after its removal.
     for name in [n for n in topics if "://" in n and n not in scheduler.workers]:
         if not topics[name].subscribers:
             del topics[name]
@@ -104,10 +104,10 @@ def forget_worker(scheduler: Scheduler, address: str) -> None:
 
 
 def forget_lines(worker: Worker) -> None:
-    """Forget the log of a worker that has closed, while its process goes on (anywhere).
+    """Delete the log of a closed worker whose process continues (anywhere).
 
-    Its handler goes with the worker, and is held by the logger until then; a line that it has kept
-    may hold the worker, by an error's frames.
+    The logger keeps the worker's handler as long as the worker exists; but a log record in it can
+    keep the worker alive, through the frames of an exception.
     """
     handler = internals.log_handler(worker)
     logging.getLogger("distributed.worker").removeHandler(handler)
@@ -115,10 +115,10 @@ def forget_lines(worker: Worker) -> None:
 
 
 def forget_connections(pool: ConnectionPool) -> None:
-    """Forget connections that the other side has closed, of those that are not in use (anywhere).
+    """Remove unused connections that the other side has closed (anywhere).
 
-    Dask does so where one is needed to the same address, which does not happen to a runner that is
-    gone, or where there are 512.
+    Dask removes them when it connects to the same address, which does not happen after a runner has
+    ended, or when there are 512.
     """
     for address in list(pool.available):
         comms = pool.available[address]
@@ -131,20 +131,20 @@ def forget_connections(pool: ConnectionPool) -> None:
 
 
 def forget_changes(scheduler: Scheduler) -> None:
-    """Of the changes of the number of threads, forget the oldest half where they are too many."""
+    """Remove the older half of the thread count changes if there are too many."""
     changes = scheduler.total_nthreads_history
     if len(changes) > MOST_CHANGES:
         gone = len(changes) // 2
         del changes[:gone]
-        # Spans know by a position when they began.
+        # Spans refer to positions in this list.
         internals.shift_threads_history(scheduler.extensions["spans"].spans.values(), gone)
 
 
 def forget_prefixes(scheduler: Scheduler) -> None:
-    """Of the kinds of keys, forget the oldest of which there are no tasks.
+    """Remove the oldest key prefixes without tasks if there are too many.
 
-    What is lost with one is how long its tasks take. A prefix is a key without what looks like a
-    number of a task: keys that users choose have one each.
+    This loses the average duration of their tasks. A prefix is a key without its token; keys chosen
+    by users often have a prefix each.
     """
     prefixes = scheduler.task_prefixes
     if len(prefixes) <= MOST_PREFIXES:

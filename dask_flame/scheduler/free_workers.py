@@ -1,4 +1,4 @@
-"""Runners with a free slot, in the order in which calls are given to them (scheduler)."""
+"""Runners with free slots, in the order in which calls are assigned to them (scheduler)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from distributed.scheduler import WorkerState
 
 
 class FreeWorkers:
-    """Workers of one pool that have a free slot: the fullest first, of those the last to join.
+    """Workers of one pool with free slots: the fullest first, the latest first among equals.
 
-    Calls fill the fullest runner first, and of several idle ones the one that was used last, so
-    that the others become idle, stay idle, and can go. Every operation takes the same time
-    whatever the number of workers.
+    Calls fill the busiest runner first, and among idle ones the one used last, so that the others
+    become idle, stay idle, and can end. The time of all operations is independent of the number of
+    workers.
     """
 
     def __init__(self) -> None:
-        # Ordered dicts: in a plain one, the last of what is left is before all that was taken out.
+        # A plain dict is slow here: finding its last item passes over all removed ones after it.
         self._by_free: dict[int, OrderedDict[str, WorkerState]] = {}
         self._free: dict[str, int] = {}
 
     def put(self, ws: WorkerState, free: int) -> None:
-        """This worker has so many free slots now."""
+        """Set the number of free slots of a worker."""
         if self._free.get(ws.address, 0) == max(0, free):
             return
         self.remove(ws.address)
@@ -31,7 +31,7 @@ class FreeWorkers:
             self._by_free.setdefault(free, OrderedDict())[ws.address] = ws
 
     def remove(self, address: str) -> None:
-        """This worker is not to be given calls."""
+        """Remove a worker, which gets no calls."""
         free = self._free.pop(address, 0)
         if free:
             del self._by_free[free][address]

@@ -1,9 +1,9 @@
-"""Calls that go down with their runner: which run again, and what the others are told (scheduler).
+"""Calls whose runner is lost: run them again, or fail them (scheduler).
 
-A call whose runner is lost runs again elsewhere, as in Dask, until it has gone down with
-``distributed.scheduler.allowed-failures`` + 1 runners; a call with ``rerun=False`` does not. Those
-that do not run again are held back until it is known what ended the runner, so that the error
-says it.
+As in Dask, such a call runs again elsewhere, until it has lost
+``distributed.scheduler.allowed-failures`` + 1 runners; a call with ``rerun=False`` does not. Calls
+that do not run again are held until the reason for the runner's end is known, so that their error
+includes it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from distributed.scheduler import TaskState, WorkerState
 from dask_flame.core.runner_lost import RunnerLost
 from dask_flame.scheduler.base import SchedulerBase
 
-#: Seconds after which a call fails without the reason, if nobody has told it.
+#: Seconds after which a call fails without a reason, if none is known.
 _TELL_WITHIN = 10.0
-#: Keys that nobody can make again of which it is remembered why they are gone.
+#: Number of lost scattered keys whose reasons are kept.
 _KEPT = 1000
 
 
 class LostCalls:
-    """The calls that are held back, and why.
+    """The calls that are held because their runner was lost, with the reasons.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class LostCalls:
     Attributes
     ----------
     limit : int
-        How many runners a call may go down with and run again.
+        Maximum number of lost runners after which a call still runs again.
     """
 
     def __init__(self, scheduler: SchedulerBase) -> None:
@@ -48,7 +48,10 @@ class LostCalls:
         return key in self._runner
 
     def leaves(self, ws: WorkerState, *, expected: bool) -> None:
-        """A worker is about to be removed: hold back what must not run again because of it."""
+        """Hold the calls that must not run again after the removal of a worker.
+
+        Called before the removal; `expected` removals do not count as failures.
+        """
         held = []
         for ts in ws.processing:
             tried = ts.suspicious + (not expected)
@@ -59,7 +62,7 @@ class LostCalls:
             else:
                 continue
             held.append(ts.key)
-        # A result that nobody else has would be computed again.
+        # Dask would recompute results of which this worker has the only copy.
         held += [
             ts.key
             for ts in ws.has_what
@@ -74,9 +77,16 @@ class LostCalls:
             )
 
     def broken(self, address: str, why: Mapping[Any, str]) -> None:
-        """A worker cannot read these results any more: have those that nobody else has made again.
+        """Handle results that a worker can no longer read: recompute those without another copy.
 
-        Those of ``rerun=False`` fail, with what has been scattered, and all that needs it.
+        Results of calls with ``rerun=False``, scattered data, and tasks that depend on them fail.
+
+        Parameters
+        ----------
+        address : str
+            Address of the worker.
+        why : mapping
+            Reasons by key.
         """
         scheduler = self.scheduler
         ws = scheduler.workers.get(address)
@@ -89,7 +99,7 @@ class LostCalls:
             if _only_once(ts) and len(ts.who_has or ()) == 1:
                 self._runner[key], self._tried[key], self._why[key] = str(ws.name), 0, reason
             wanted = [] if ts.run_spec else _wanted_with(ts)
-            # As when the worker itself says so, which it does a moment later.
+            # The worker sends the same message a moment later.
             scheduler.release_worker_data(key, address, stimulus_id=f"flame-broken-{time()}")
             self._cancel(wanted, f"what was scattered is lost: {reason}; scatter it again")
         if lost:
@@ -98,7 +108,7 @@ class LostCalls:
             scheduler.demand_changed()
 
     def _cancel(self, wanted: list[tuple[str, Any]], why: str) -> None:
-        """Say why these keys, as far as they are not known any more, have no result."""
+        """Notify clients why those of these keys that no longer exist have no result."""
         for client, key in wanted:
             if key not in self.scheduler.tasks:
                 self._cancelled[key] = why
@@ -107,21 +117,21 @@ class LostCalls:
             del self._cancelled[next(iter(self._cancelled))]
 
     def cancelled(self, key: Any) -> dict[str, Any]:
-        """What a client is told that asks for this; empty where it is not known why it is gone."""
+        """Return the message for a client that requests a lost key; empty without a reason."""
         if key not in self._cancelled:
             return {}
         why = self._cancelled[key]
         return {"op": "cancelled-keys", "keys": [key], "reason": "flame-lost", "msg": why}
 
     def settle(self, name: str, why: str) -> None:
-        """It is known what ended a runner: the calls that went down with it fail with it."""
+        """Fail the held calls of a runner, with the reason for its end."""
         for key, runner in list(self._runner.items()):
             if runner == name and key not in self._why:
                 self._why[key] = why
                 self.waits(key)
 
     def waits(self, key: Any) -> None:
-        """A call that is held back has come to wait for a slot, where it can be failed."""
+        """Fail a held call that waits for a slot, if the reason is known."""
         ts = self.scheduler.tasks.get(key)
         if key in self._why and ts is not None and ts.state == "no-worker":
             tried = self._tried.get(key, 0)
@@ -129,13 +139,13 @@ class LostCalls:
             self.scheduler.fail_soon([key], error)
 
     def forget(self, key: Any) -> None:
-        """A call is known no more, or is being tried anew."""
+        """Forget a call that was removed, has failed, or is tried again."""
         for known in (self._runner, self._tried, self._why):
             known.pop(key, None)
 
 
 def _wanted_with(ts: TaskState) -> list[tuple[str, Any]]:
-    """Who wants something, and all that depends on it, by client and key."""
+    """Return the clients and keys that want a task or its dependents."""
     wanted, seen, todo = [], {ts}, [ts]
     while todo:
         each = todo.pop()

@@ -1,4 +1,4 @@
-"""The interface through which the scheduler tells about runners and calls (scheduler)."""
+"""The interface for notifications of the scheduler about runners and calls (scheduler)."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from typing import Protocol
 
 
 class SchedulerObserver(Protocol):
-    """Hears of changes from a scheduler, as they happen and in its event loop.
+    """Is notified of changes by a scheduler, immediately and on its event loop.
 
-    Some methods are called several times for each call. They must return soon, and must not raise.
+    Some methods are called several times per call. They must return quickly and must not raise.
     """
 
     def demand_changed(self) -> None:
-        """Demand may have changed."""
+        """Handle a possible change of demand."""
 
     def runner_changed(self, name: str) -> None:
-        """A worker came or went, or its load may have changed; demand may have changed too."""
+        """Handle a worker that was added or removed, or a possible change of its load or demand."""
 
     def call_began(self, name: str) -> None:
-        """A call has begun on a worker, and so its load has changed."""
+        """Handle a call that has begun on a worker, which changes its load."""
 
     def runner_refused(self, name: str, why: str) -> None:
-        """A worker was not let in."""
+        """Handle a worker that was not allowed to register."""
 
     def runner_leaves(self, name: str, why: str) -> None:
-        """A worker is being taken away by its substrate. It gets no further calls."""
+        """Handle a worker that its substrate reclaims; it gets no further calls."""
 
     def runner_retired(self, name: str) -> None:
-        """A worker has been retired, and closes."""
+        """Handle a worker that was retired and is closing."""
 
     def not_awaited(self, pool: str, number: int) -> None:
-        """Nobody waits for this number of runners any more: their idle time begins anew."""
+        """Handle the end of a request for a number of runners; their idle time begins now."""
 
     def happened(self, kind: str, text: str) -> None:
-        """A call has met with something that the user should know: a kind of event, a sentence."""
+        """Handle an event of a call that the user should see."""
 
 
 class NoObserver:
-    """The observer of a scheduler that has none."""
+    """An observer that ignores all notifications."""
 
     def demand_changed(self) -> None:
         pass

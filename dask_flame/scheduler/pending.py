@@ -1,4 +1,4 @@
-"""Calls that wait for a slot, in lanes of those that could run on the same runners (scheduler)."""
+"""Calls that wait for a slot, grouped by the runners on which they could run (scheduler)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _PRIORITY = operator.attrgetter("priority")
 
 
 class Needs(NamedTuple):
-    """What calls that wait for the same runners have in common.
+    """The requirements of calls that can run on the same runners.
 
     Attributes
     ----------
     pool : str or None
-        The pool whose runners may take them; None where they name workers of any pool.
+        Name of the pool; None if the calls are restricted to workers of any pool.
     workers, hosts : frozenset of str
-        What they are restricted to.
+        Worker and host restrictions.
     resources : frozenset of (str, float)
-        The Dask resources they ask for.
+        Requested Dask resources.
     loose : bool
-        Whether other workers will do.
-    held : bool
-        They are not to run again: they wait for the reason to be known.
+        Whether other workers are allowed as well.
+    held : bool, default False
+        Whether the calls must not run again, and will fail when the reason is known.
     """
 
     pool: str | None
@@ -41,7 +41,7 @@ class Needs(NamedTuple):
     held: bool = False
 
     def served_by(self, offers: Mapping[str, float]) -> bool:
-        """Whether a new runner of their pool, with these resources, could take them."""
+        """Return whether a new runner of the pool, with these resources, could run the calls."""
         return (
             not self.held
             and self.pool is not None
@@ -53,10 +53,24 @@ class Needs(NamedTuple):
 def slots_of(
     resources: Iterable[tuple[str, float]], offers: Mapping[str, float], concurrency: int
 ) -> float:
-    """Slots that one call takes from others: more than one, where it asks for more than its share.
+    """Return the number of slots that a call counts for, by its share of the resources.
 
-    With two GPUs and four slots on a runner, a call that asks for a GPU leaves room for one other
-    such call, and so counts as two slots.
+    For example, on a runner with two GPUs and four slots, a call that requests one GPU counts as
+    two slots.
+
+    Parameters
+    ----------
+    resources : iterable of (str, float)
+        Resources that the call requests.
+    offers : mapping of str to float
+        Resources of a runner.
+    concurrency : int
+        Slots of a runner.
+
+    Returns
+    -------
+    float
+        At least 1.
     """
     shares = [amount / offers[name] for name, amount in resources if offers.get(name)]
     return max(1.0, concurrency * max(shares, default=0.0))
@@ -67,15 +81,15 @@ class PendingLane:
     """Calls with the same needs, in order of priority."""
 
     needs: Needs
-    weight: float  # slots that each is demand for; none where a new runner would not help
+    weight: float  # demand per call, in slots; 0 if a new runner would not help
     calls: HeapSet[TaskState] = field(default_factory=lambda: HeapSet(key=_PRIORITY))
 
 
 class PendingCalls:
-    """All calls that wait.
+    """All waiting calls, in one lane per set of needs.
 
-    When slots open, only the heads of the lanes have to be looked at; how many calls wait for a
-    pool is known without counting.
+    When a slot opens, only the heads of the lanes have to be checked. The demand of a pool is known
+    without counting calls.
 
     Parameters
     ----------
@@ -84,7 +98,7 @@ class PendingCalls:
     Attributes
     ----------
     demand : dict of str to float
-        For each pool, the slots that its waiting calls are demand for.
+        Demand of the waiting calls of each pool, in slots.
     """
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
@@ -94,7 +108,7 @@ class PendingCalls:
         self._lane_of: dict[Any, PendingLane] = {}
 
     def add(self, ts: TaskState, needs: Needs) -> bool:
-        """A call waits; whether it is the first in its lane."""
+        """Add a call; return whether it is the only one in its lane."""
         lane = self._lanes.get(needs)
         first = lane is None
         if lane is None:
@@ -105,7 +119,7 @@ class PendingCalls:
         return first
 
     def discard(self, ts: TaskState) -> float:
-        """A call waits no more; the slots that it was demand for."""
+        """Remove a call; return its demand in slots."""
         lane = self._lane_of.pop(ts.key, None)
         if lane is not None:
             lane.calls.discard(ts)
@@ -115,17 +129,17 @@ class PendingCalls:
         return lane.weight if lane is not None else 0.0
 
     def heads(self, choosy: Collection[Any] = ()) -> list[TaskState]:
-        """The first call of each lane, in order of priority; those held are left out.
+        """Return the first call of each lane, in order of priority, except held calls.
 
         Parameters
         ----------
         choosy : collection of keys
-            Calls that may not take a slot that others could: they hide nobody behind them.
+            Calls that cannot use every slot of their lane; the calls behind them are returned too.
         """
         first = []
         for needs, lane in self._lanes.items():
             if not needs.held:
-                # To look at more than one takes a while.
+                # Reading more than the first call is slow.
                 more = len(choosy) if lane.calls.peek().key in choosy else 0
                 for ts in lane.calls.peekn(1 + more):
                     first.append(ts)
@@ -134,12 +148,12 @@ class PendingCalls:
         return sorted(first, key=_PRIORITY)
 
     def count(self, pool: str) -> int:
-        """How many calls wait that a new runner of this pool would help."""
+        """Return the number of calls that a new runner of this pool could run."""
         lanes = self._lanes.values()
         return sum(len(lane.calls) for lane in lanes if lane.needs.pool == pool and lane.weight)
 
     def waiting_for(self, pool: str) -> list[Any]:
-        """Keys of the calls that a new runner of this pool would help."""
+        """Return the keys of the calls that a new runner of this pool could run."""
         return [
             ts.key
             for lane in self._lanes.values()

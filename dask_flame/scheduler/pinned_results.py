@@ -1,4 +1,4 @@
-"""Results that cannot leave the runner that has them, and the calls that use them (scheduler)."""
+"""Results that cannot be sent, and the calls that depend on them (scheduler)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dask_flame.errors import CallFailed
 
 
 class PinnedResults:
-    """Results that could not be sent, such as an open socket or a lock: calls go where they are.
+    """Results that cannot be sent, such as a socket or a lock: calls run on their workers.
 
-    Stock Dask gives a call to any worker, which asks for its input for ever.
+    Stock Dask may assign a dependent call to any worker, which then requests its input forever.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
     may_run : callable
-        Whether a worker may ever run a call, be it busy at the moment or not.
+        Returns whether a worker may run a call, now or later.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class PinnedResults:
         self._why: dict[Any, str] = {}
 
     def note(self, key: Any, why: str) -> bool:
-        """A runner could not send this result, or another could not read it; whether it is news."""
+        """Record that a result could not be sent or read; return False if that was known."""
         ts = self.scheduler.tasks.get(key)
         if ts is None or ts.state != "memory" or key in self._why:
             return False
@@ -39,20 +39,20 @@ class PinnedResults:
         return True
 
     def forget(self, key: Any) -> None:
-        """A result is gone."""
+        """Forget a result that no longer exists."""
         self._why.pop(key, None)
 
     def why(self, key: Any) -> str:
-        """Return why a result cannot be sent; empty where nothing is known of it."""
+        """Return why a result cannot be sent; empty if it is not known to be pinned."""
         return self._why.get(key, "")
 
     def holders(self, ts: TaskState) -> list[WorkerState] | None:
-        """Return the workers that have what this call needs and others cannot be sent.
+        """Return the workers that hold all pinned inputs of a call.
 
         Returns
         -------
         list of WorkerState or None
-            Those on which it may run. None where all that it needs can be sent.
+            The holders that may run the call; None if it has no pinned inputs.
         """
         if not self._why:
             return None
@@ -63,7 +63,7 @@ class PinnedResults:
         return [ws for ws in having if self._may_run(ws, ts)]
 
     def error(self, ts: TaskState) -> CallFailed:
-        """Return the error of a call that can run on none of them."""
+        """Return the error of a call that no holder of its inputs can run."""
         told = [
             f"{dts.key} is on {', '.join(sorted(str(ws.name) for ws in dts.who_has or ()))} "
             f"({self._why[dts.key]})"

@@ -1,11 +1,10 @@
-"""Placement and demand (scheduler): which runner takes which call, and how many slots are wanted.
+"""Placement of calls and demand for slots (scheduler).
 
-With its neighbours (:mod:`~dask_flame.scheduler.slots`, :mod:`~dask_flame.scheduler.lost_calls`)
-the one place that touches the inside of distributed's scheduler. Stock Dask gives a worker more
-tasks than it has threads, unless the tasks belong to a group that looks "root-ish", and moves them
-later by stealing. Here no runner is given more calls than it has slots, whatever the calls depend
-on; the others wait in the scheduler, in order of priority, and go to the first slot that opens in
-their pool.
+Together with the other modules of this package, such as :mod:`~dask_flame.scheduler.slots`, this
+extends the internals of distributed's scheduler. Stock Dask assigns more tasks to a worker than it
+has threads, unless they are "root-ish", and later moves them by work stealing. Here a runner never
+gets more calls than it has slots, whatever the calls depend on. The other calls wait in the
+scheduler, in order of priority, for the first free slot in their pool.
 """
 
 from __future__ import annotations
@@ -47,23 +46,23 @@ logger = logging.getLogger("dask_flame")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one runner is doing.
+    """The load of one runner.
 
     Attributes
     ----------
     busy : int
-        Calls on it that somebody wants, those that left their slot (``secede``) and actors too;
-        and one for a P2P shuffle that it holds a part of.
-    cancelled : int
-        Calls on it that were taken back and whose thread has not come back.
-    held : float or None
-        Since when, on the clock of :func:`time.monotonic`, the longest of these has been so.
-    overran : bool
-        Whether one of these was taken back because its own timeout had run out.
-    paused : str
-        Why it begins no calls; empty where it does.
-    spent : bool
-        Whether it takes no further call, since its pool is ``single_use`` and one has ended on it.
+        Number of calls, including actors and calls that left their slot (``secede``), plus one if
+        it participates in a P2P shuffle.
+    cancelled : int, default 0
+        Number of cancelled, timed out or rescheduled calls whose threads still run.
+    held : float, optional
+        Time at which the oldest of these was taken back, as :func:`time.monotonic`.
+    overran : bool, default False
+        Whether one of these has timed out.
+    paused : str, default ""
+        Why it begins no calls; empty if it does.
+    spent : bool, default False
+        Whether it takes no further calls, as its pool is ``single_use`` and a call has ended on it.
     """
 
     busy: int
@@ -75,16 +74,17 @@ class Load:
 
 
 class FlameScheduler(ClientAnswers):
-    """A :class:`distributed.Scheduler` whose workers never hold more calls than they have slots.
+    """A :class:`distributed.Scheduler` whose workers never have more calls than slots.
 
-    A worker's slots are its ``nthreads``. A task that called ``secede`` has left its slot; an actor
-    holds one; a call that was taken back keeps its slot until its thread comes back. Takes what
-    ``Scheduler`` takes.
+    A worker has ``nthreads`` slots. A task that called ``secede`` has left its slot, and an actor
+    occupies one. A cancelled call keeps its slot until its thread ends.
 
     Parameters
     ----------
     pools : mapping of str to Pool, optional
-        The pools there are; the first takes the calls that name none.
+        The pools of the cluster; the first is the default.
+    **kwargs
+        Parameters of ``Scheduler``.
     """
 
     def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
@@ -99,13 +99,13 @@ class FlameScheduler(ClientAnswers):
         plugins = (self.slots, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
         dask_histories.bound(self)
-        # One task a thread, and nothing waits on a worker.
+        # One task per thread: no task waits on a worker.
         self.WORKER_SATURATION = 1.0
-        # Calls wait here for runners that boot; boots that fail are the fleet's to judge.
+        # Calls wait here for booting runners; the fleet decides when failing boots are given up.
         self.no_workers_timeout = None
-        # A cluster without calls is one without runners, and ends with its driver.
+        # An idle cluster has no runners; it ends with its driver.
         self.idle_timeout = None
-        # How often a call runs again is for `losses` to say, which knows what ended its runner.
+        # `losses` limits how often a call runs again, as it knows why its runner ended.
         self.losses.limit = int(self.allowed_failures)  # type: ignore[has-type]
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
@@ -119,16 +119,18 @@ class FlameScheduler(ClientAnswers):
         self.stream_handlers[PAUSED] = self.runner_pauses
         self.stream_handlers[RETURN] = self.slots.wants_back
 
-    # What the driver's half reads and does
+    # Interface to the control loop
 
     def demand(self, pool: str | None = None) -> int:
-        """Slots that could be used now: calls running, calls ready to run, and actors.
+        """Return the number of slots that could be used: for running and ready calls, and actors.
+
+        Ready calls that no new runner of the pool could run, because of restrictions to workers or
+        resources, do not count.
 
         Parameters
         ----------
         pool : str, optional
-            By default the first one. Calls that no new runner of it could take, since they name a
-            worker or ask for other resources, are not counted.
+            The first one by default.
         """
         pool = pool or self.slots.default
         demand = self.slots.demand(pool)
@@ -137,19 +139,19 @@ class FlameScheduler(ClientAnswers):
         return demand
 
     def waiting(self, pool: str | None = None) -> int:
-        """Calls that are ready to run and have no slot: all, or those that wait for this pool."""
+        """Return the number of ready calls without a slot, of all pools or of one."""
         return len(self.slots.lanes) if pool is None else self.slots.lanes.count(pool)
 
     def withdrawn(self, pool: str) -> float:
-        """Slots that calls were demand for which nobody wants any more, since this was asked."""
+        """Return the demand, in slots, of calls released since the last call of this method."""
         return self.slots.withdrawn(pool)
 
     def held_by_actors(self, pool: str, policy: Pool) -> str:
-        """Which actors hold all slots of a pool for which calls wait; empty where they do not."""
+        """Describe the actors that hold all slots of a pool while calls wait; empty otherwise."""
         return self.slots.held_by_actors(pool, policy)
 
     def load(self, name: str) -> Load:
-        """What the worker of this name is doing; nothing, where it is unknown."""
+        """Return the load of a worker; no load if the worker is unknown."""
         ws = self.workers.get(self.aliases.get(name, ""))
         if ws is None:
             return Load(0)
@@ -164,21 +166,21 @@ class FlameScheduler(ClientAnswers):
         )
 
     def is_up(self, name: str) -> bool:
-        """Whether the worker of this name has begun to take calls, be it that it is paused now."""
+        """Return whether a worker has finished its start; it may be paused."""
         ws = self.workers.get(self.aliases.get(name, ""))
         return ws is not None and ws.status is not Status.init
 
     def calls_on(self, name: str, most: int = 1) -> list[str]:
-        """Keys of so many calls that the worker of this name has now."""
+        """Return the keys of up to `most` current calls of a worker."""
         ws = self.workers.get(self.aliases.get(name, ""))
         return [] if ws is None else [str(ts.key) for ts in islice(ws.processing, most)]
 
     def turn_away(self, names: Iterable[str]) -> None:
-        """Give these workers no calls should they still register: they are being ended."""
+        """Give no calls to these workers if they still register, as they are being ended."""
         self.unwelcome.update(names)
 
     def runner_ended(self, name: str, why: str) -> None:
-        """Fail the calls that went down with a runner for good, with the reason; forget it."""
+        """Fail the held calls of an ended runner, with the reason, and forget the runner."""
         self.unwelcome.discard(name)
         self.spent.discard(name)
         self.losses.settle(name, why)
@@ -199,12 +201,12 @@ class FlameScheduler(ClientAnswers):
         self.reopen()
 
     def fail_waiting(self, error: Exception, pool: str | None = None) -> int:
-        """Fail every call that waits for a runner of this pool (by default the first one).
+        """Fail all calls that wait for a runner of this pool (by default the first one).
 
         Returns
         -------
         int
-            Their number.
+            The number of these calls.
         """
         pool = pool or self.slots.default
         keys = self.slots.lanes.waiting_for(pool)
@@ -213,7 +215,7 @@ class FlameScheduler(ClientAnswers):
         return len(keys)
 
     def _give_up_on(self, key: Any, error: Exception) -> None:
-        """Fail a call that could not be given to a runner, and let it hold up no other."""
+        """Fail a call that could not be sent to a runner, so that it does not block others."""
         logger.exception("%s could not be given to a runner", key)
         try:
             self.fail([key], CallFailed(f"{key} could not be given to a runner: {text_of(error)}"))
@@ -222,12 +224,23 @@ class FlameScheduler(ClientAnswers):
         if (ts := self.tasks.get(key)) is not None and ts.state == "no-worker":
             self.slots.lanes.discard(ts)
 
-    # What runners say
+    # Messages of runners
 
     def call_overran(
         self, key: Any, worker: str, timeout: float, seconds: float, **kwargs: Any
     ) -> None:
-        """A call's own timeout has run out: it has failed, while its thread is being stopped."""
+        """Fail a call that has timed out; its runner interrupts its thread.
+
+        Parameters
+        ----------
+        key : Key
+        worker : str
+            Address of the worker.
+        timeout : float
+            The timeout in seconds.
+        seconds : float
+            Execution time so far.
+        """
         ts, ws = self.tasks.get(key), self.workers.get(worker)
         if ts is None or ws is None or ts.processing_on is not ws:
             return
@@ -246,18 +259,28 @@ class FlameScheduler(ClientAnswers):
             exception=pickle.dumps(error),
             exception_text=repr(error),
         )
-        # The worker takes the call for one that runs: it is to forget it.
+        # The worker still considers the call as running: release it there.
         self.worker_send(worker, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus})
 
     def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
-        """A runner is being taken away: it gets no calls, and whoever reads this sees it out."""
+        """Handle a runner that its substrate reclaims: drain it, and notify the observer."""
         ws = self.workers.get(worker)
         if ws is not None:
             self.drain(worker)
             self.observer.runner_leaves(ws.name, why)
 
     def runner_pauses(self, worker: str, memory: int, begun: list[Any], **kwargs: Any) -> None:
-        """A runner begins no calls: those that it has been given meanwhile go elsewhere."""
+        """Handle a paused runner: move the calls that it has not begun.
+
+        Parameters
+        ----------
+        worker : str
+            Address of the worker.
+        memory : int
+            Memory in use, in bytes.
+        begun : list of Key
+            Calls that have begun.
+        """
         ws = self.workers.get(worker)
         if ws is None or ws.status is Status.running:
             return
@@ -270,22 +293,22 @@ class FlameScheduler(ClientAnswers):
             self.transitions(dict.fromkeys(waiting, "released"), f"flame-paused-{time()}")
         self.runner_changed(ws.name)
 
-    # What distributed asks, answered here instead
+    # Overridden methods of distributed's scheduler
 
     def is_rootish(self, ts: TaskState) -> bool:
-        # Root-ish tasks would wait in the stock queue, which knows neither lanes nor draining.
+        # Root-ish tasks would wait in the stock queue, which ignores lanes and draining.
         return False
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
         if not queueable(ts):
-            # Private, and set by the P2P shuffle alone, on tasks that only reschedule themselves:
-            # holding them back would slow the shuffle down, and they keep no slot.
+            # A private attribute that only the P2P shuffle sets, on tasks that only reschedule
+            # themselves. They keep no slot, and holding them would slow the shuffle down.
             return super().decide_worker_non_rootish(ts)
         return self.slots.choose(ts)
 
     def bulk_schedule_unrunnable_after_adding_worker(self, ws: WorkerState) -> dict[Any, Any]:
-        # Stock offers all that waits to the newcomer. Its slots are given out, in order, by
-        # `stimulus_queue_slots_maybe_opened`, which distributed calls right after this.
+        # The stock scheduler offers all waiting tasks to a new worker. Here
+        # `stimulus_queue_slots_maybe_opened`, which distributed calls next, assigns its slots.
         return {}
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
@@ -294,12 +317,12 @@ class FlameScheduler(ClientAnswers):
             try:
                 self.transitions({key: "processing"}, stimulus_id)
             except Exception as error:
-                # It is one call's matter. The runner that has just registered would be dropped,
-                # and so would those that boot in its place.
+                # Fail only this call: otherwise distributed would drop the runner that has just
+                # registered, and those that boot in its place.
                 self._give_up_on(key, error)
 
     def check_idle_saturated(self, ws: WorkerState, occ: float = -1.0) -> None:
-        # Called whenever a worker's calls or its status have changed.
+        # Distributed calls this whenever a worker's calls or its status have changed.
         super().check_idle_saturated(ws, occ)
         self.slots.recount(ws)
 
@@ -313,15 +336,15 @@ class FlameScheduler(ClientAnswers):
             self.runner_changed(ws.name)
 
     def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
-        # Private. It runs in the midst of passes over all that waits, and what it returns is read
-        # by the connection of a runner: neither is to be harmed by what is in a call.
+        # A private method. Contents of a call must break neither the loop over waiting calls, in
+        # which this runs, nor the runner's connection, which reads the message.
         message: dict[str, Any] = super()._task_to_msg(ts)
         message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec))
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
         return message
 
     async def handle_stream(self, comm: Any, extra: dict[str, Any] | None = None) -> None:
-        # What is said to this client goes through what has just been made.
+        # Distributed has just made the sender for this client.
         if (said := self.client_comms.get((extra or {}).get("client", ""))) is not None:
             keep_no_log(said)
         await super().handle_stream(comm, extra)
@@ -330,7 +353,7 @@ class FlameScheduler(ClientAnswers):
         try:
             await super().update_graph(client=client, keys=keys, **kwargs)
         except (SystemExit, KeyboardInterrupt) as error:
-            # An annotation may be a function, which is called here.
+            # Annotations may be functions, which update_graph calls.
             told = message_of(error)
             for key in keys:
                 op = {"op": "task-erred", "key": key}
@@ -340,14 +363,14 @@ class FlameScheduler(ClientAnswers):
     def _create_taskstate_from_graph(
         self, *, dsk: dict[Any, Any], ordered: dict[Any, int], **kwargs: Any
     ) -> Any:
-        # Private. The last moment at which a graph can be changed.
+        # A private method, the last one in which a graph can be changed.
         dask_histories.forget_prefixes(self)
         dsk, ordered = name_data_of_map(dsk, ordered, self.tasks)
         return super()._create_taskstate_from_graph(dsk=dsk, ordered=ordered, **kwargs)
 
     def handle_long_running(self, key: Any, worker: str, **kwargs: Any) -> None:
         ts, ws = self.tasks.get(key), self.workers.get(worker)
-        # A call that came back may leave again; distributed takes note of the first time only.
+        # A call may leave its slot several times; distributed expects only the first.
         if ts is None or ws is None or ts not in ws.long_running:
             super().handle_long_running(key=key, worker=worker, **kwargs)
         self.slots.left_again(key, worker)
@@ -359,7 +382,7 @@ class FlameScheduler(ClientAnswers):
         if why := python_versions.mismatch(
             python_versions.of_worker(versions), python_versions.here()
         ):
-            # Before anything that is pickled reaches it, the plugins of workers for one.
+            # Before any pickled message, such as worker plugins, is sent to it.
             self.observer.runner_refused(name, why)
             answer = {"status": "error", "message": f"{name} {why}", "time": time()}
             await comm.write(answer)
@@ -371,7 +394,7 @@ class FlameScheduler(ClientAnswers):
     ) -> Literal["OK", "already-removed"]:
         ws = self.workers.get(address)
         if ws is not None:
-            # Its calls are looked for a place before anybody is told that it is gone.
+            # Distributed reassigns its calls before it calls plugins: exclude the worker first.
             self.drain(address)
             self.losses.leaves(ws, expected=expected)
             self._removed.append(address)
@@ -385,14 +408,15 @@ class FlameScheduler(ClientAnswers):
 
     def heartbeat_worker(self, *, address: str, **kwargs: Any) -> dict[str, Any]:
         if address not in self.workers and address in self._removed:
-            # It had been sent when the worker was removed, and waited until a large message was
-            # read, perhaps. Stock answers the same, and warns.
+            # The worker sent this before it was removed, and reading it was delayed, for example by
+            # a large message. The stock scheduler returns the same answer, but warns.
             return {"status": "missing"}
         answer: dict[str, Any] = super().heartbeat_worker(address=address, **kwargs)
         return answer
 
     def report_on_key(self, key: Any = None, *, ts: Any = None, client: str | None = None) -> None:
-        # A client asks so for what it has not got. Stock says no more than that it is cancelled.
+        # Clients request missing keys this way; the stock scheduler reports them as cancelled
+        # without a reason.
         if ts is None and key not in self.tasks and (why := self.losses.cancelled(key)):
             self.report(why, client=client)
         else:

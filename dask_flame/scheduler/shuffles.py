@@ -1,4 +1,4 @@
-"""Which runners a P2P shuffle may use (scheduler)."""
+"""Restrict P2P shuffles to runners of one pool (scheduler)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dask_flame.scheduler.base import SchedulerBase
 class Shuffles(ShuffleSchedulerPlugin):
     """Distributed's P2P shuffle, within one pool.
 
-    Stock pins the outputs to all workers there are: to other pools' runners, to those that take no
-    further calls, and to home.
+    The stock plugin pins outputs to all workers, including runners of other pools, draining ones,
+    and home.
 
     Parameters
     ----------
     scheduler : SchedulerBase
     fit : callable
-        Returns the addresses of the workers that a call may run on.
+        Returns the addresses of the workers on which a call may run.
     """
 
     scheduler: SchedulerBase
@@ -32,7 +32,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         self._fit = fit
 
     def _calculate_worker_for(self, spec: ShuffleSpec) -> dict[Any, str]:
-        # Private, as there is no other place where stock can be told which workers to take.
+        # A private method: there is no public way to restrict the workers of a shuffle.
         barrier = self.scheduler.tasks[barrier_key(spec.id)]
         asked = barrier.worker_restrictions
         if not asked:
@@ -44,7 +44,7 @@ class Shuffles(ShuffleSchedulerPlugin):
             barrier.worker_restrictions = asked
 
     def takes_part(self, address: str) -> bool:
-        """Whether a worker holds a part of a shuffle that goes on."""
+        """Return whether a worker participates in an active shuffle."""
         ws = self.scheduler.workers.get(address)
         return ws is not None and not self.valid_workers_downscaling(self.scheduler, [ws])
 
@@ -56,7 +56,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         super().transition(*args, **kwargs)
         for shuffle_id, shuffle in before.items():
             if shuffle_id not in self.active_shuffles:
-                # Those that took part in it are free to go.
+                # Its participants may end now.
                 workers = self.scheduler.workers
                 for address in shuffle.participating_workers:
                     if address in workers:

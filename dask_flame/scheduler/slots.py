@@ -1,4 +1,4 @@
-"""Which slots are free, and which call gets one (scheduler)."""
+"""Track the slots of runners, and assign calls to them (scheduler)."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ from dask_flame.scheduler.lost_calls import LostCalls
 from dask_flame.scheduler.pending import Needs, PendingCalls, slots_of
 from dask_flame.scheduler.pinned_results import PinnedResults
 
-#: Seconds that an interrupted call may take to end before others are not to wait for its slot.
+#: Seconds after which the slot of an interrupted call that still runs counts as demand.
 _LETS_GO = 1.0
-#: Least seconds between two messages to a client: distributed's own, and where there is much to do.
+#: Minimum interval (seconds) of messages to a client: distributed's default, and with many calls.
 _SOON, _TOGETHER = 0.002, 0.01
-#: Calls that wait for each that runs, beyond which there is.
+#: Ratio of waiting calls to used slots above which the longer interval applies.
 _MANY = 4
-#: Actors that are named at most.
+#: Maximum number of actors named in a message.
 _NAMED = 8
 
 
 class Slots(SchedulerPlugin):
-    """Which slots are free, and which call gets one.
+    """Track the slots of workers, and choose the worker of each call.
 
-    Calls that wait are in distributed's state ``no-worker``. What a worker's slots are taken by:
-    calls that run, except those that left their slot and do not have it back; actors; threads of
-    calls that were taken back; calls that wait to have their slot back.
+    Waiting calls are in distributed's state ``no-worker``. These occupy a worker's slots: running
+    calls, except those that have left their slot (``secede``); actors; calls that wait to get
+    their slot back; and *taken-back* calls, which were cancelled, timed out or rescheduled while
+    their thread still runs.
 
     Parameters
     ----------
     scheduler : SchedulerBase
     pools : mapping of str to Pool
-        The first takes the calls that name none.
+        The first is the default.
     losses : LostCalls
-        Which calls are held back, though slots are free.
+        The calls that are held although slots are free.
     """
 
     name = "flame-slots"
@@ -76,21 +77,21 @@ class Slots(SchedulerPlugin):
         self._interval = _SOON
         self._taken_back: defaultdict[str | None, float] = defaultdict(float)
 
-    # What there is
+    # State
 
     def demand(self, pool: str) -> int:
-        """Slots of this pool that could be used now.
+        """Return the number of slots of this pool that could be used now.
 
-        While calls wait, those count as well that calls which were taken back do not let go of.
+        While calls wait, slots that taken-back calls have held for a while count as well.
         """
         waiting = self.lanes.demand[pool]
         stuck = self._stuck(pool) if waiting else 0
-        # Rounded, since it is a sum of shares such as a third.
+        # Rounded, as it is a sum of fractions.
         demand: int = math.ceil(round(self.running[pool] + waiting + stuck, 6))
         return demand
 
     def _stuck(self, pool: str) -> int:
-        """Slots of this pool that calls which were taken back have held for a while."""
+        """Return the number of this pool's slots that taken-back calls have held for a while."""
         since = time.monotonic() - _LETS_GO
         return sum(
             held <= since
@@ -100,15 +101,15 @@ class Slots(SchedulerPlugin):
         )
 
     def withdrawn(self, pool: str) -> float:
-        """Slots that calls were demand for which nobody wants any more, since this was asked."""
+        """Return the demand, in slots, of calls released since the last call of this method."""
         return self._taken_back.pop(pool, 0.0)
 
     def taken_back(self, ws: WorkerState) -> Mapping[Any, tuple[float, bool]]:
-        """Calls that were taken back and hold their thread: since when, and if they overran."""
+        """Return the taken-back calls of a worker: the time, and whether the call timed out."""
         return self._held.get(ws.address, {})
 
     def pool_of(self, ts: TaskState) -> str | None:
-        """The pool whose runners may take a call; None where it names workers of any pool."""
+        """Return the pool of a call; None if it is restricted to workers of any pool."""
         named = (ts.annotations or {}).get("pool")
         if named is not None:
             return str(named)
@@ -122,18 +123,18 @@ class Slots(SchedulerPlugin):
         return self.default
 
     def pool_at(self, address: str) -> str | None:
-        """The pool of the worker at an address; None where it is in none."""
+        """Return the pool of the worker at an address; None if there is no such worker."""
         return self._pool_of.get(address)
 
     def fit(self, ts: TaskState) -> set[str]:
-        """Addresses of the workers that a call may run on, whether they are free or not."""
+        """Return the addresses of the workers on which a call may run, free or not."""
         pool = self.pool_of(ts) or self.default
         scheduler = self.scheduler
         own = {a for a, name in self._pool_of.items() if name == pool} - scheduler.resting
         return own - scheduler.draining or own
 
     def held_by_actors(self, pool: str, policy: Pool) -> str:
-        """Which actors hold all slots that there may be, where calls wait for one; else empty."""
+        """Describe the actors that hold all slots of a pool while calls wait; empty otherwise."""
         if not self._actors or not self.lanes.count(pool):
             return ""
         held = [
@@ -146,12 +147,12 @@ class Slots(SchedulerPlugin):
             return ""
         names = ", ".join(held[:_NAMED]) + ("…" if len(held) > _NAMED else "")
         verb = "an actor holds the only slot" if slots == 1 else f"actors hold all {slots} slots"
-        return f"{verb} ({names}); let go of one, or raise max={policy.max}"
+        return f"{verb} ({names}); release one, or raise max={policy.max}"
 
-    # Who gets a slot
+    # Assignment
 
     def choose(self, ts: TaskState) -> WorkerState | None:
-        """The worker for a call that is ready to run; None where it has to wait."""
+        """Return the worker for a ready call; None if it has to wait."""
         if ts.key in self._losses:
             return None
         pinned = self.pins.holders(ts)
@@ -175,16 +176,16 @@ class Slots(SchedulerPlugin):
         return self._nearest(ts, [best, *(ws for ws in holders if self._suits(ws, ts))])
 
     def next(self) -> Any | None:
-        """Key of the call that should have the next free slot; None where none can have one."""
+        """Return the key of the call for the next free slot; None if no call can use one."""
         if not len(self.lanes) or not any(self._rooms.values()):
             return None
-        # One that was taken back and is wanted again does not go where its thread still is.
+        # A taken-back call that is submitted again cannot run where its old thread still runs.
         choosy = {key for calls in self._held.values() for key in calls}
         heads = self.lanes.heads(choosy)
         return next((ts.key for ts in heads if self.choose(ts) is not None), None)
 
     def give_back(self) -> None:
-        """Give slots to the calls that had left theirs and want one again."""
+        """Assign slots to the calls that left theirs and need one again."""
         for address, keys in list(self._returning.items()):
             ws = self.scheduler.workers[address]
             while keys and self._free(ws, self._busy(ws)) + len(keys) > 0:
@@ -196,7 +197,7 @@ class Slots(SchedulerPlugin):
             self.recount(ws)
 
     def recount(self, ws: WorkerState) -> None:
-        """Something about this worker has changed: its calls, its status, whether it drains."""
+        """Update the slots of a worker after a change of its calls or its status."""
         address = ws.address
         if self.scheduler.workers.get(address) is not ws or address not in self._pool_of:
             return
@@ -212,12 +213,12 @@ class Slots(SchedulerPlugin):
 
     def _busy(self, ws: WorkerState) -> int:
         back = len(self._returned.get(ws.address, ()))
-        # An actor that is being made is among the calls that run as well.
+        # An actor that is being created is already counted as a running call.
         made = sum(ts not in ws.processing for ts in ws.actors)
         return len(ws.processing) - len(ws.long_running) + back + made
 
     def _beyond_its_share(self, ws: WorkerState, pool: str) -> float:
-        """Slots that calls take from others by the resources that they ask for."""
+        """Return the slots that running calls count for in addition, by their resources."""
         policy = self.pools[pool]
         if not policy.offers:
             return 0.0
@@ -236,7 +237,7 @@ class Slots(SchedulerPlugin):
         return own is not None and pool in (None, own) and ws in self._rooms[own]
 
     def _suits(self, ws: WorkerState, ts: TaskState) -> bool:
-        # Where the same call was taken back and goes on, it would be taken for this one.
+        # A worker cannot distinguish a call from its taken-back predecessor that still runs.
         return ts.key not in self.taken_back(ws) and all(
             ws.resources.get(name, 0) - ws.used_resources.get(name, 0) >= amount
             for name, amount in (ts.resource_restrictions or {}).items()
@@ -246,7 +247,7 @@ class Slots(SchedulerPlugin):
         return min(candidates, key=partial(self.scheduler.worker_objective, ts), default=None)
 
     def _may_run(self, ws: WorkerState, ts: TaskState) -> bool:
-        """Whether this worker may run this call, now or later."""
+        """Return whether this worker may run this call, now or later."""
         scheduler = self.scheduler
         pool = self.pool_of(ts)
         own = self._pool_of.get(ws.address)
@@ -255,10 +256,10 @@ class Slots(SchedulerPlugin):
         valid = scheduler.valid_workers(ts) if ts.worker_restrictions else None
         return ws.name not in scheduler.spent and (valid is None or ws in valid)
 
-    # What runners say
+    # Messages of runners
 
     def cannot_be_sent(self, key: Any, why: str, **kwargs: Any) -> None:
-        """A result cannot leave its runner: the calls that use it go there."""
+        """Handle a result that cannot be sent: run the calls that use it on its worker."""
         if not self.pins.note(key, why):
             return
         scheduler = self.scheduler
@@ -272,12 +273,12 @@ class Slots(SchedulerPlugin):
                 self.lanes.discard(dts)
                 self._wait(dts)
             elif dts.state == "processing" and dts.processing_on not in holders:
-                # It waits there for what never comes.
+                # It would wait there forever for its input.
                 reschedule(scheduler, dts.key, f"flame-pinned-{time.time()}")
         scheduler.reopen()
 
     def freed(self, key: Any, worker: str, **kwargs: Any) -> None:
-        """The thread of a call that was taken back is free again."""
+        """Handle the end of a taken-back call's thread."""
         ws = self.scheduler.workers.get(worker)
         if ws is not None and self._held.get(worker, {}).pop(key, None) is not None:
             self._used(ws)
@@ -286,11 +287,11 @@ class Slots(SchedulerPlugin):
             self.scheduler.reopen()
 
     def overran(self, key: Any) -> None:
-        """A call is taken back because its own timeout has run out."""
+        """Record that a call is taken back because of its timeout."""
         self._overran.add(key)
 
     def wants_back(self, key: Any, worker: str, **kwargs: Any) -> None:
-        """A call that had left its slot wants one again."""
+        """Handle a call that left its slot and needs one again."""
         ts, ws = self.scheduler.tasks.get(key), self.scheduler.workers.get(worker)
         if ws is None:
             return
@@ -302,7 +303,7 @@ class Slots(SchedulerPlugin):
         self.scheduler.reopen()
 
     def left_again(self, key: Any, worker: str) -> None:
-        """A call has left its slot, not for the first time perhaps."""
+        """Handle a call that has left its slot, possibly again."""
         self._returned.get(worker, set()).discard(key)
         ws = self.scheduler.workers.get(worker)
         if ws is not None:
@@ -342,7 +343,8 @@ class Slots(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         ws = scheduler.workers[worker]
         pool = ws.extra.get(RUNNER)
-        # Distributed has just made its own, and starts what is here when it has told its plugins.
+        # Replace the sender that distributed has just made. It starts the one found here after it
+        # has called its plugins.
         scheduler.stream_comms[worker] = self._senders[worker] = ImmediateSender(scheduler.loop)
         self._names[worker] = ws.name
         self._pool_of[worker] = pool if pool in self.pools else self.default
@@ -364,7 +366,7 @@ class Slots(SchedulerPlugin):
             known.pop(worker, None)
         self.scheduler.draining.discard(worker)
         self.scheduler.resting.discard(worker)
-        # Nobody else does: with its coroutine it would be kept for ever.
+        # Nothing else ends its coroutine, which would keep it forever.
         self._senders.pop(worker).finish()
         name = self._names.pop(worker)
         self.scheduler.paused.pop(name, None)
@@ -399,10 +401,10 @@ class Slots(SchedulerPlugin):
         self.scheduler.demand_changed()
 
     def _pace(self) -> None:
-        """Let results wait a little for others on their way to clients, where that holds up nobody.
+        """Send results to clients in larger batches while many calls wait.
 
-        Each message costs both ends more than a result in it. While many calls wait, runners are
-        given these whenever the client hears of what they have done.
+        A message costs both sides more than a result in it. While many calls wait, runners get
+        these whether or not the client has received earlier results.
         """
         interval = _TOGETHER if len(self.lanes) > _MANY * sum(self.running.values()) else _SOON
         if interval != self._interval:
@@ -414,7 +416,7 @@ class Slots(SchedulerPlugin):
         key = ts.key
         ws = self._on.pop(key, None)
         if ws is not None and not over:
-            # An actor that was taken back while it was made: distributed would keep it for ever.
+            # Distributed would keep an actor that was taken back during its creation forever.
             ws.actors.discard(ts)
         if ws is not None and not over and _unwanted(ts):
             self._taken_back[self._pool_of.get(ws.address)] += 1
@@ -427,8 +429,8 @@ class Slots(SchedulerPlugin):
         if key in self._returning.get(ws.address, ()):
             self._returning[ws.address].remove(key)
         if (overran or not over) and ws.extra.get(RUNNER):
-            # The call was taken back, but its thread may go on: the slot is free when the runner
-            # says so. distributed itself takes it for free at once.
+            # The thread of a taken-back call may continue: its slot is free when the runner reports
+            # it. Distributed considers it free immediately.
             self._held.setdefault(ws.address, {})[key] = (time.monotonic(), overran)
             self.scheduler.loop.call_later(_LETS_GO, self.scheduler.demand_changed)
             if not overran:
@@ -444,19 +446,19 @@ class Slots(SchedulerPlugin):
         self.scheduler.runner_changed(ws.name)
 
     def _used(self, ws: WorkerState) -> None:
-        """A call has ended on this worker: one of a single-use pool takes no other."""
+        """Record the end of a call: a worker of a single-use pool takes no further calls."""
         if self.pools[self._pool_of[ws.address]].single_use:
             self.scheduler.draining.add(ws.address)
             self.scheduler.spent.add(ws.name)
 
     def _cast_failed(self, ts: TaskState) -> None:
-        """Nobody waits for this call: that it failed has to be said some other way."""
+        """Record the failure of a cast as an event, as no client waits for it."""
         said = f"{ts.key} (cast) has failed: {ts.exception_text}"
         self.scheduler.observer.happened("failed", said)
         self.scheduler.demand_changed()
 
     def _say_if_unservable(self, needs: Needs) -> None:
-        """Say so where no runner that could be booted has what these calls ask for."""
+        """Record an event if no runner of the pool can have the resources that calls request."""
         pool = self.pools.get(needs.pool or "")
         if pool is not None and not needs.served_by(pool.offers):
             wanted = ", ".join(f"{name}={amount:g}" for name, amount in sorted(needs.resources))
@@ -468,7 +470,7 @@ class Slots(SchedulerPlugin):
 
 
 def _unwanted(ts: TaskState) -> bool:
-    """Whether nobody wants this call, nor one that depends on it, any more."""
+    """Return whether no client or waiting dependent needs this call any more."""
     return not ts.who_wants and not ts.waiters
 
 

@@ -141,7 +141,7 @@ def test_everything_reaches_the_tasks(flame: Flame) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({}, "was told nothing"),
+        ({}, "needs a pool or an option"),
         ({"pool": 3}, "pool=3 is not the name of a pool"),
         ({"timeout": "soon"}, "timeout='soon' is not a duration"),
         ({"timeout": 0}, "timeout=0 is not a duration above zero"),

@@ -30,9 +30,11 @@ def test_what_was_told_is_not_told_again_within_something_longer() -> None:
     why = "ErrImagePull: failed to resolve reference registry.test/no:1: not found"
     told = BootMessages()
     assert told.shorten("cpu", "cpu-1", why) == why
-    longer = f"ImagePullBackOff: Back-off pulling image: {why}; what governs it: image"
+    longer = f"ImagePullBackOff: Back-off pulling image: {why}; relevant settings: image"
     said = told.shorten("cpu", "cpu-1", longer)
-    assert said == "ImagePullBackOff: Back-off pulling image: … (see above); what governs it: image"
+    assert (
+        said == "ImagePullBackOff: Back-off pulling image: … (see above); relevant settings: image"
+    )
     assert told.shorten("cpu", "cpu-2", longer) == ""
 
 

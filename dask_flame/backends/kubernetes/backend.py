@@ -506,5 +506,5 @@ def _refusal(error: Exception) -> str:
             ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
         ):
             if sign in text:
-                return f"{text}; what governs it: {what}"
+                return f"{text}; relevant settings: {what}"
     return text

@@ -33,7 +33,7 @@ class Podless:
     def advised(self) -> str:
         """The reason, with the setting behind it for the scheduler's pod."""
         signs = (what for sign, what in _GOVERNS.items() if self.refused and sign in self.why)
-        return next((f"{self.why}; what governs it: {what}" for what in signs), self.why)
+        return next((f"{self.why}; relevant settings: {what}" for what in signs), self.why)
 
 
 async def podless(api: Api, job: Mapping[str, Any]) -> Podless | None:

@@ -125,7 +125,7 @@ def check_context(name: str, value: Any) -> str:
 
 def _kinds(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
-        raise wrong(name, value, "a mapping of kinds to what nodes with them are like")
+        raise wrong(name, value, "a mapping of each kind to the labels of its nodes")
     return value
 
 

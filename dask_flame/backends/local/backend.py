@@ -383,7 +383,7 @@ class LocalBackend(Backend):
             why = self._exit_reasons.why(message["code"], forced=message["forced"])
             if used:
                 why = f"ran out of memory ({memory(used, beside=limit)} of {memory(limit)}); "
-                why += "what governs it: memory"
+                why += "relevant settings: memory"
             self._over(message["name"], why, message["output"])
 
     def _printed(

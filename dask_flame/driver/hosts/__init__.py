@@ -1,1 +1,1 @@
-"""Where a cluster's scheduler runs: in the driver's process, or apart from it (driver)."""
+"""Hosts of a cluster's scheduler: in the driver's process, or remote (driver)."""

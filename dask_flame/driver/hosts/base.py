@@ -1,4 +1,4 @@
-"""The contract between a cluster and the host of its scheduler (driver)."""
+"""The interface between a cluster and the host of its scheduler (driver)."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from dask_flame.scheduler.home.home import Home
 
 
 class SchedulerView(Protocol):
-    """The part of a scheduler that every process of a cluster can read.
+    """The state of a scheduler that is available in every process of a cluster.
 
     Attributes
     ----------
     address : str
-        Where runners reach it.
+        The address for runners.
     """
 
     @property
     def address(self) -> str: ...
 
     def demand(self, pool: str) -> int:
-        """Return the slots that could be used now."""
+        """Return the number of slots that could be used now."""
 
     def waiting(self, pool: str) -> int:
-        """Return the number of calls that are ready to run and have no slot."""
+        """Return the number of ready calls without a slot."""
 
     def held_by_actors(self, pool: str, policy: Pool) -> str:
-        """Return which actors hold all slots that calls wait for; empty if none do."""
+        """Describe the actors that hold all slots while calls wait; empty if that is not so."""
 
 
 class AdaptiveBounds(Protocol):
-    """The bounds within which the default pool follows demand, as ``cluster.adapt()`` returns them.
+    """The bounds within which the default pool follows demand; see ``cluster.adapt()``.
 
     Attributes
     ----------
     minimum, maximum : int
+        Number of runners.
     """
 
     minimum: int
@@ -52,27 +53,27 @@ class AdaptiveBounds(Protocol):
 
     @property
     def history(self) -> Mapping[str, Sequence[Sample]]:
-        """Samples of each pool, for the dashboard; the oldest first."""
+        """Samples of each pool for the dashboard, oldest first."""
 
     def stop(self, reason: str = "unknown") -> None:
-        """Follow demand no longer: keep the runners that the default pool has now."""
+        """Stop following demand: keep the default pool's current number of runners."""
 
 
 class SchedulerHost(Protocol):
-    """Runs a cluster's scheduler, in this process or apart from it, and is told what happens.
+    """Run a cluster's scheduler, in this process or elsewhere, and pass events on to it.
 
     All methods are called on the cluster's event loop.
 
     Attributes
     ----------
     scheduler : SchedulerView or None
-        None before :meth:`start` has made it.
+        None before :meth:`start`.
     home : Home or None
-        Where results of ended runners are kept; None if that is not in this process.
+        The store for results of ended runners; None if it is not in this process.
     address : str
-        Where this machine's Clients reach the scheduler.
+        The scheduler's address for Clients on this machine.
     dashboard_port : int
-        A port of this machine that leads to the dashboard; 0 if the scheduler's own is used.
+        Local port that is forwarded to the dashboard; 0 if the scheduler's own port is used.
     """
 
     @property
@@ -88,42 +89,51 @@ class SchedulerHost(Protocol):
     def dashboard_port(self) -> int: ...
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Start the scheduler; what ends it is put on a stack."""
+        """Start the scheduler, and push the callbacks that end it on `stack`."""
 
     def follow(self, stack: contextlib.AsyncExitStack) -> AdaptiveBounds:
-        """Begin to follow demand, once the cluster is connected; what ends it is put on a stack."""
+        """Follow demand from now on, and push the callbacks that end this on `stack`."""
 
     async def told(self) -> None:
-        """Wait until everything that the scheduler knows now is known here."""
+        """Wait until this process has received the scheduler's current state."""
 
     async def finish(self) -> None:
-        """Follow demand no longer, and let runners end by themselves."""
+        """Stop following demand, and let runners exit normally."""
 
-    # Reports of the backend
+    # Events of the backend
 
     def ended(self, what: Ended) -> None:
-        """Hear that a runner is gone."""
+        """Handle the end of a runner."""
 
     def reached(self, name: str, step: str) -> None:
-        """Hear that a boot has come to a step."""
+        """Handle a boot that has reached a step."""
 
     def held_up(self, name: str, why: str) -> None:
-        """Hear that a boot is held up, or no longer."""
+        """Handle a boot that is held up, or no longer if `why` is empty."""
 
     def stopped(self, why: str) -> None:
-        """Hear that the cluster has been stopped from outside."""
+        """Handle a cluster that was stopped from outside."""
 
-    # Wishes of the user
+    # Requests of the user
 
     def resized(self, pool: str, changes: Mapping[str, object], text: str) -> None:
-        """Follow a policy that has changed."""
+        """Apply a changed policy.
+
+        Parameters
+        ----------
+        pool : str
+        changes : mapping
+            The changed options.
+        text : str
+            Text of the event.
+        """
 
     def fixed(self, pool: str) -> None:
-        """Have a pool follow demand no longer."""
+        """Stop following demand in a pool."""
 
 
 class Expire(Protocol):
-    """Closes a cluster, for a reason other than that somebody asked for it."""
+    """Close a cluster without a request of the user."""
 
     def __call__(self, why: str, *, logged: bool = False) -> None: ...
 
@@ -135,9 +145,9 @@ class HostParts:
     Attributes
     ----------
     name : str
-        The cluster's.
+        Name of the cluster.
     backend : Backend
-        It has started.
+        The started backend.
     fleets : PoolFleets
     history : History
     security : distributed.Security
@@ -149,11 +159,11 @@ class HostParts:
         Bytes.
     dashboard_address : str or None
     specs : callable
-        Returns what runners of these names are told.
+        Returns the launch specifications of the named runners.
     fix : callable
-        Has the default pool follow demand no longer; may be called from any thread.
+        Stops following demand in the default pool; callable from any thread.
     note_stop : callable
-        Has no runner boot any more, for this reason, and says so.
+        Records that the cluster was stopped, with the reason; no more runners boot.
     expire : Expire
     """
 

@@ -1,4 +1,4 @@
-"""A cluster's scheduler in the driver's process, and what decides beside it (driver)."""
+"""The host of a scheduler in the driver's process (driver)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from dask_flame.scheduler.scheduler import FlameScheduler
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds that runners may take to close their workers when their cluster closes. What they do
-#: after it, as Python does when it exits, is bounded by their pool's ``shutdown_timeout``.
+#: Seconds that runners may take to close their workers when their cluster closes. The rest of
+#: their exit, such as atexit handlers, is limited by their pool's ``shutdown_timeout``.
 END_GRACE = 2.0
 
 
 def fixed_text(number: int) -> str:
-    """What an event says of a pool that follows demand no longer."""
+    """Return the text of the event for a pool that stops following demand."""
     runners = "1 runner is" if number == 1 else f"{number} runners are"
     return (
         f"adapt(...).stop(): {runners} kept, whatever the demand; further calls wait for a free "
@@ -43,25 +43,25 @@ def fixed_text(number: int) -> str:
 
 
 class InProcessScheduler:
-    """Hosts a scheduler that runners can reach in this process.
+    """Run the scheduler in this process.
 
     Parameters
     ----------
     parts : HostParts
     cluster : distributed.deploy.cluster.Cluster
-        For distributed's Adaptive, which asks it for its status and its event loop.
-    plugins : sequence of SchedulerPlugin
-        For the scheduler, beside its lease.
-    handlers : mapping of str to callable
-        Further requests that the scheduler answers, from the moment when it listens.
+        The cluster, for its status and event loop in distributed's Adaptive.
+    plugins : sequence of SchedulerPlugin, optional
+        Scheduler plugins in addition to the lease.
+    handlers : mapping of str to callable, optional
+        Additional request handlers, installed before the scheduler listens.
 
     See Also
     --------
-    dask_flame.driver.hosts.base.SchedulerHost : what is asked of it.
-    dask_flame.driver.hosts.remote.RemoteScheduler : the other host.
+    dask_flame.driver.hosts.base.SchedulerHost : The interface.
+    dask_flame.driver.hosts.remote.RemoteScheduler : The host of a remote scheduler.
     """
 
-    #: The scheduler's own port is used.
+    #: No port is forwarded.
     dashboard_port = 0
 
     def __init__(
@@ -88,7 +88,7 @@ class InProcessScheduler:
         return address
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Start the scheduler and the home; their ends are put on a stack."""
+        """Start the scheduler and home, and push the callbacks that close them on `stack`."""
         parts = self._parts
         check_room(sum(policy.max for policy in parts.fleets.policies.values()))
         self._lease = Lease(
@@ -104,7 +104,7 @@ class InProcessScheduler:
             security=parts.security,
             local_directory=parts.backend.folder,
             dashboard=False,
-            # Without a dashboard the scheduler still serves its health and metrics somewhere.
+            # Without a dashboard the scheduler still serves its health and metrics pages.
             dashboard_address=wanted or "127.0.0.1:0",
             plugins=[self._lease, *self._plugins],
         )
@@ -124,7 +124,7 @@ class InProcessScheduler:
         stack.push_async_callback(self.home.close)
 
     def follow(self, stack: contextlib.AsyncExitStack) -> FlameAdaptive:
-        """Begin to decide, once the cluster is connected."""
+        """Start the control loop; the cluster must be connected."""
         assert self.scheduler is not None
         assert self.home is not None
         parts, scheduler, home = self._parts, self.scheduler, self.home
@@ -136,10 +136,10 @@ class InProcessScheduler:
         return self._adaptive
 
     async def told(self) -> None:
-        """There is nothing to wait for: what the scheduler knows is known here."""
+        """Return immediately, as the scheduler is in this process."""
 
     async def finish(self) -> None:
-        """Decide nothing any more, and let runners go by themselves."""
+        """Stop the control loop, and let runners exit normally."""
         if self._adaptive is not None:
             await self._adaptive.finish()
             if self._parts.fleets.members:
@@ -148,11 +148,11 @@ class InProcessScheduler:
             metrics.withdraw(self._measured)
 
     def part_from_clients(self) -> None:
-        """Let go of the Clients as if their connection dropped; the lease says nothing to them."""
+        """Stop the lease without notifying the Clients, as if their connections dropped."""
         self._lease.stop(replaced=True)
 
     async def _part(self) -> None:
-        """Tell the runners to end, and give them what they need to do it as Python does."""
+        """Ask the runners to end, and give them time to exit normally."""
         parts, scheduler = self._parts, self.scheduler
         assert scheduler is not None
         left = {n for n, m in parts.fleets.members.items() if m.phase is not Phase.BOOTING}
@@ -163,13 +163,14 @@ class InProcessScheduler:
                     fleet.leaving(name, time.monotonic())
                 limit = max(END_GRACE, fleet.pool.shutdown_timeout)
                 tasks.append(asyncio.ensure_future(parts.backend.end(names, grace=limit)))
-        # Nobody sees out any more who is taken away, which is how some substrates tell them.
+        # Some substrates end a runner by SIGTERM, upon which it asks to be drained. Nothing drains
+        # it any more, so its worker is closed from here.
         for name in left & scheduler.aliases.keys():
             scheduler.close_worker(scheduler.aliases[name])
         longest = max(fleet.pool.shutdown_timeout for _, fleet in parts.fleets)
         _, late = await asyncio.wait(tasks, timeout=END_GRACE)
         if late:
-            # What has closed its worker is alive, and runs what was registered with atexit.
+            # Runners whose workers have closed are running their atexit handlers; end the others.
             hang = [n for n in parts.fleets.members if n not in left or n in scheduler.aliases]
             tasks.append(asyncio.ensure_future(parts.backend.end(hang, grace=0)))
             _, late = await asyncio.wait(tasks, timeout=max(1.0, longest + 1 - END_GRACE))
@@ -177,36 +178,36 @@ class InProcessScheduler:
             task.cancel()
         for error in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(error, Exception):
-                # What is asked for here is a courtesy: that the backend closes is what ends them.
+                # Not critical: the backend ends the runners when it closes.
                 logger.debug("runners could not be told to end", exc_info=error)
 
-    # What the backend says
+    # Events of the backend
 
     def ended(self, what: Ended) -> None:
-        """A runner is gone."""
+        """Handle the end of a runner."""
         if self._adaptive is not None:
             self._adaptive.ended(what)
 
     def reached(self, name: str, step: str) -> None:
-        """A boot has come to a step."""
+        """Handle a boot that has reached a step."""
         if self._adaptive is not None:
             self._adaptive.reached(name, step)
 
     def held_up(self, name: str, why: str) -> None:
-        """A boot is held up, or no longer."""
+        """Handle a boot that is held up, or no longer if `why` is empty."""
         if self._adaptive is not None:
             self._adaptive.held_up(name, why)
 
     def stopped(self, why: str) -> None:
-        """The cluster has been stopped from outside."""
+        """Handle a cluster that was stopped from outside."""
         self._parts.note_stop(why)
         if self._adaptive is not None:
             self._adaptive.wake()
 
-    # What the user says
+    # Requests of the user
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        """A pool's policy has changed: follow it, and say so."""
+        """Apply a changed policy and record the event; see :meth:`SchedulerHost.resized`."""
         parts, adaptive = self._parts, self._adaptive
         assert adaptive is not None
         if pool == parts.fleets.default:
@@ -216,20 +217,20 @@ class InProcessScheduler:
         adaptive.wake()
 
     def fixed(self, pool: str) -> None:
-        """A pool is to follow demand no longer."""
+        """Stop following demand in a pool."""
         number = self._parts.fleets.fleets[pool].fix()
         self._parts.history.journal.note("policy", fixed_text(number), pool=pool)
         if self._adaptive is not None:
             self._adaptive.wake()
 
-    # What the lease says
+    # Callbacks of the lease
 
     def _lapsed(self, why: str) -> None:
         parts = self._parts
         parts.history.journal.note("lease", why)
         parts.fleets.suspend(why)
         if self._lease.expired:
-            self._lease.say_last(why)  # before calls fail because their runners go
+            self._lease.say_last(why)  # before calls fail because their runners end
             parts.expire(why)
         elif self._adaptive is not None:
             self._adaptive.wake()

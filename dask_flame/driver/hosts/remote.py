@@ -1,4 +1,4 @@
-"""A cluster whose scheduler is apart from it, by its runners (driver)."""
+"""The host of a remote scheduler, beside the runners (driver)."""
 
 from __future__ import annotations
 
@@ -41,70 +41,70 @@ from dask_flame.serialization import pickling
 
 logger = logging.getLogger("dask_flame")
 
-#: Seconds between two attempts to connect: the first, and the longest.
+#: Seconds between two attempts to connect: first and maximum.
 _FIRST, _LONGEST = 0.05, 1.0
 _ATTEMPT = 10.0
-#: Seconds that the other side may take to come, once its process has started: a Secret that is
-#: made a moment too late may be in its folder only a minute and a half later; after how many it is
-#: said that it has not; and those that it may take to take leave, beyond those of its runners.
+#: Seconds to wait for the first message of the started scheduler (a Secret that was created late
+#: may be mounted only 90 seconds later), seconds before a warning about it, and seconds for its
+#: close in addition to the ``shutdown_timeout`` of its runners.
 _HELLO_WITHIN = 180.0
 _SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
 
 
 class RemoteBounds:
-    """In place of an Adaptive, which is where the scheduler is: the bounds that it follows.
+    """The bounds of the default pool, in place of an Adaptive, which runs beside the scheduler.
 
     Parameters
     ----------
     policy : Pool
-        The default pool's.
+        Policy of the default pool.
     fix : callable
-        Has that pool follow demand no longer.
+        Stops following demand in that pool.
     """
 
     def __init__(self, policy: Pool, fix: Callable[[], None]) -> None:
         self._fix = fix
         self.minimum, self.maximum = policy.min, policy.max
-        #: What was when is on the dashboard's page, which is where the scheduler is.
+        #: Empty: the dashboard's page shows the history, and the scheduler serves it.
         self.history: dict[str, list[Sample]] = defaultdict(list)
 
     def stop(self, reason: str = "unknown") -> None:
-        """Follow demand no longer, as :meth:`FlameAdaptive.stop` does."""
+        """Stop following demand, as :meth:`FlameAdaptive.stop` does."""
         self._fix()
 
 
 class RemoteScheduler:
-    """The driver's side of a scheduler apart from it.
+    """Start a remote scheduler and stay connected to it.
 
     Parameters
     ----------
     parts : HostParts
     reports : ReportStore
-        A copy of the scheduler's store is kept in it.
+        Receives a copy of the scheduler's report store.
     prints : callable or None
-        Takes what runners print.
+        Receives the output of runners.
     watch_again : callable
-        Waits until the cluster's subscription to news of workers has ended, and makes a new one;
-        returns False if there is to be none, as the cluster closes.
+        Waits until the cluster's subscription to worker status is lost, and subscribes again;
+        returns False if the cluster is closing.
     tell_clients : callable
-        Tells the Clients of this process why their cluster is no more, and which kind of error
-        their calls fail with; None if they are canceled.
+        Notifies the Clients of this process why their cluster has ended, and with which kind of
+        error their calls fail; None if the calls are canceled.
 
     Attributes
     ----------
     scheduler : SchedulerProxy
     address : str
-        Where this machine's Clients reach the scheduler.
+        The scheduler's address for Clients on this machine.
     dashboard_port : int
-        Of this machine; 0: there is none.
+        Local port that is forwarded to the dashboard; 0 without a dashboard.
 
     See Also
     --------
-    dask_flame.driver.hosts.base.SchedulerHost : what is asked of it.
+    dask_flame.driver.hosts.base.SchedulerHost : The interface.
     """
 
-    #: Results are kept where the scheduler is.
+    #: Results are kept in the scheduler's process.
     home = None
 
     def __init__(
@@ -133,7 +133,7 @@ class RemoteScheduler:
         self._following: asyncio.Task[None] | None = None
         self._resizing: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._stop = ""  # why somebody has ended the cluster, if somebody has
+        self._stop = ""  # why the cluster was stopped from outside, if it was
         backend = parts.backend
         handlers: dict[str, Any] = {
             "hello": self._hello,
@@ -165,7 +165,7 @@ class RemoteScheduler:
         }
 
     def _options(self) -> str:
-        """What the FlameCluster there is made with, as text."""
+        """Return the arguments of the FlameCluster in the scheduler's process, as text."""
         parts = self._parts
         has_dashboard = parts.dashboard_address is not None
         port = int(config.get("scheduler.dashboard-port"))
@@ -181,14 +181,14 @@ class RemoteScheduler:
         return base64.b64encode(pickle.dumps(options)).decode()
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Have the scheduler started, and be connected to it; the end of this is put on a stack.
+        """Start the scheduler and connect to it; push the callbacks that end this on `stack`.
 
         Raises
         ------
         BackendError
         """
         resume_clients()
-        # While the connection is gone, this would tell of it by a long traceback.
+        # Distributed would log a long traceback whenever the connection is lost.
         stack.enter_context(without("distributed.deploy.cluster", "Failed to sync cluster info"))
         parts, backend, fleets = self._parts, self._parts.backend, self._parts.fleets
         stack.push_async_callback(self.close)
@@ -220,7 +220,7 @@ class RemoteScheduler:
             )
 
     async def _met(self) -> str:
-        """The version that the other side says it has, when it has come."""
+        """Wait for the scheduler's first message, and return its version of dask-flame."""
         backend = self._parts.backend
         for within in (_SAID_AFTER, _HELLO_WITHIN - _SAID_AFTER):
             try:
@@ -236,22 +236,22 @@ class RemoteScheduler:
         )
 
     def follow(self, stack: contextlib.AsyncExitStack) -> RemoteBounds:
-        """Stay connected; what decides is where the scheduler is."""
+        """Keep the subscription to worker status; the control loop runs beside the scheduler."""
         self._following = asyncio.create_task(self._follow())
         return self._bounds
 
     async def finish(self) -> None:
-        """There is nothing to end before the connection."""
+        """Do nothing: :meth:`close` ends the scheduler and its runners."""
 
     async def close(self) -> None:
-        """Have the scheduler end, and its runners take leave."""
+        """Ask the scheduler to end with its runners, wait for it, and disconnect."""
         self._closing = True
         if self._link.connected:
             self._link.say("close")
             with contextlib.suppress(TimeoutError):
                 runners = max(fleet.pool.shutdown_timeout for _, fleet in self._parts.fleets)
                 async with asyncio.timeout(_PART_WITHIN + runners):
-                    while self._link.connected:  # noqa: ASYNC110 - it ends by itself
+                    while self._link.connected:  # noqa: ASYNC110 - there is no event for it
                         await asyncio.sleep(0.02)
         await self._link.close()
         await self._reports.close()
@@ -264,7 +264,7 @@ class RemoteScheduler:
         await in_thread(self._callbacks.close)
 
     async def told(self) -> None:
-        """Wait until all is known here that was said there until now.
+        """Wait until this process has received the scheduler's current state and reports.
 
         Raises
         ------
@@ -274,10 +274,10 @@ class RemoteScheduler:
         await self._reports.caught_up()
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
-        """A pool's policy has changed."""
+        """Apply a changed policy; see :meth:`SchedulerHost.resized`."""
         default = self._parts.fleets.policies[self._parts.fleets.default]
         self._bounds.minimum, self._bounds.maximum = default.min, default.max
-        # What only runners need to know is said to them by the driver.
+        # The driver itself passes options for runners on to them.
         own = Pool.declared()
         rest = {n: v for n, v in changes.items() if n in own and not own[n].for_runners}
         task = asyncio.ensure_future(self._resize(pool, rest, text))
@@ -290,16 +290,16 @@ class RemoteScheduler:
         except ConnectionError:
             pass  # the cluster is closed
         except Exception as error:
-            # An idle_check of a module, for one, that is not in the image.
-            why = f"{text} is not heeded where the scheduler is: {type(error).__name__}: {error}"
+            # For example, an idle_check from a module that is not in the image.
+            why = f"{text} has no effect where the scheduler is: {type(error).__name__}: {error}"
             self._parts.history.journal.note("failed", why, pool=pool)
 
     def fixed(self, pool: str) -> None:
-        """A pool is to follow demand no longer."""
+        """Stop following demand in a pool."""
         self._parts.fleets.fleets[pool].fix()
         self._link.say("fix", pool=pool)
 
-    # What the backend says
+    # Events of the backend
 
     def ended(self, what: Ended) -> None:
         self._link.say("ended", what=what)
@@ -315,10 +315,10 @@ class RemoteScheduler:
         self._link.say("stopped", why=why)
 
     def _ended(self, why: str) -> None:
-        """The scheduler's process has ended, and was not told to."""
+        """Handle an unexpected end of the scheduler's process."""
         grace = self._parts.disconnect_grace
         if self._link.spoken and (away := self._link.unheard) > grace:
-            # What it has printed, and how it ended, says no more than this.
+            # Its output and exit reason add nothing to this.
             self._over(
                 f"the scheduler's pod had been out of reach for {away:.0f} s, which is more than "
                 f"disconnect_grace={grace:g} s, so it has ended; write a longer one, such as "
@@ -335,7 +335,7 @@ class RemoteScheduler:
         else:
             self._over(f"the scheduler's pod has ended: {why}", "lost")
 
-    # What the other side says
+    # Messages of the scheduler's process
 
     def _hello(self, address: str, version: str) -> None:
         self.scheduler.address = address
@@ -370,9 +370,9 @@ class RemoteScheduler:
         if not self._there.done():
             self._there.set_exception(BackendError(why))
             return
-        # The lines that it printed last are in the event; it is logged, and calls fail, without.
+        # Only the event includes the last lines of output; the log and the errors of calls do not.
         history = self._parts.history
-        if kind != "stopped" or not history.events.counts[kind]:  # the scheduler has said it itself
+        if kind != "stopped" or not history.events.counts[kind]:  # else the scheduler recorded it
             history.journal.note(kind, why)
         said, _, _ = why.partition(PRINTED)
         self._tell_clients(f"The cluster has ended: {said}", error)
@@ -393,14 +393,14 @@ class RemoteScheduler:
                 finally:
                     comm.abort()
             except Exception as error:
-                # Whatever it is: without a connection, all ends.
+                # Retry after any error, as the cluster ends without a connection.
                 logger.debug("the scheduler's pod could not be reached: %r", error)
             if time.monotonic() > begun + _LONGEST:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 
     async def _follow(self) -> None:
-        """Have distributed's Cluster hear of workers again: it subscribes once, when it starts."""
+        """Renew the subscription to worker status; distributed's Cluster subscribes only once."""
         while True:
             try:
                 if not await self._watch_again():
@@ -411,7 +411,7 @@ class RemoteScheduler:
 
 
 def _inline(security: Security) -> dict[str, Any]:
-    """What a Security is made of, with certificates and keys themselves in place of files."""
+    """Return the contents of a Security, with files replaced by their certificates and keys."""
     parts = ("scheduler", "worker", "client")
     keys = [f"tls_{part}_{what}" for part in parts for what in ("key", "cert")]
     given: dict[str, Any] = {"require_encryption": True}

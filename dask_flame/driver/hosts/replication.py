@@ -1,4 +1,4 @@
-"""What a driver knows of a scheduler apart from it: told there, taken in here (both)."""
+"""Replicate a remote scheduler's state to the driver (driver and scheduler's pod)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from dask_flame.prints.rate_limit import left_out
 from dask_flame.scaling.runner_index import Phase, RunnerState
 from dask_flame.scheduler.scheduler import FlameScheduler
 
-#: Messages that may wait for a connection; beyond it, no report is sent until the driver is back.
+#: Number of queued messages beyond which no reports are sent until the driver reconnects.
 _MOST_WAITING = 20_000
-#: Slots that could be used, calls that wait, seconds for which runners were busy, and the actors
-#: for which calls wait.
+#: Of a pool: demand in slots, number of waiting calls, busy seconds of its runners, and the text
+#: of ``held_by_actors``.
 _Numbers = tuple[int, int, int, str]
 _NOTHING: _Numbers = (0, 0, 0, "")
-#: ... and what they print is not told any more.
+#: Number of queued messages beyond which output of runners is dropped.
 _MOST_PRINTS = 500
 
 
 class JournalPublisher:
-    """Passes on the journal to the driver, whose records are folded from it too (scheduler's pod).
+    """Forward the journal to the driver, which builds its own records from it (scheduler's pod).
 
-    The turns of busy and idle runners are left out, as there may be two for each call: they are
-    drawn on the dashboard's page alone, which is where the scheduler is.
+    Changes between busy and idle runners are not forwarded, as there may be two per call. Only the
+    dashboard's page shows them, and the scheduler serves it.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ class JournalPublisher:
 
 
 class DriverFollower:
-    """The driver as a follower of the store of reports (scheduler's pod).
+    """The driver as a follower of the report store (scheduler's pod).
 
-    A :class:`dask_flame.reports.scheduler.publisher.Follower`.
+    This is a :class:`dask_flame.reports.scheduler.publisher.Follower`.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ class DriverFollower:
 
 
 class PrintPublisher:
-    """Passes on to the driver what calls print (scheduler's pod).
+    """Forward the output of calls to the driver (scheduler's pod).
 
-    While the driver is away, what is more than it could be shown is not kept for it.
+    While the driver is disconnected, output beyond a limit is dropped and its lines are counted.
 
     Parameters
     ----------
@@ -100,10 +100,9 @@ class PrintPublisher:
 
 
 class StatePublisher:
-    """Tells the driver how many calls and slots there are, and what each runner does now.
+    """Send the driver the numbers of calls and slots, and the runners' states (scheduler's pod).
 
-    These are levels, of which only the last counts; the journal has what happens
-    (scheduler's pod).
+    Only the latest of these values matters; events are in the journal.
 
     Parameters
     ----------
@@ -120,7 +119,7 @@ class StatePublisher:
         self._numbers: dict[str, _Numbers] = {}
 
     def tell(self) -> None:
-        """Say what is not as it was when this was last called."""
+        """Send the values that have changed since the last call of this method."""
         now = time.monotonic()
         states: dict[str, tuple[Any, ...]] = {}
         news: list[RunnerState] = []
@@ -128,7 +127,7 @@ class StatePublisher:
             for name, member in fleet.members.items():
                 states[name] = state = (member.phase, member.busy, member.since, member.why)
                 if self._members.get(name) != state:
-                    # The two clocks have nothing in common: what is told are ages.
+                    # Send ages, as the monotonic clocks of the two processes differ.
                     asked, since = now - member.asked, now - member.since
                     news.append(replace(member, asked=asked, since=since, stamp=0))
         self._members = states
@@ -136,7 +135,7 @@ class StatePublisher:
             pool: (
                 self._scheduler.demand(pool),
                 self._scheduler.waiting(pool),
-                # In whole seconds, so that this alone is told once a second.
+                # In whole seconds, so that it changes at most once a second.
                 round(fleet.roster.busy_seconds(now)),
                 self._scheduler.held_by_actors(pool, fleet.pool),
             )
@@ -148,17 +147,17 @@ class StatePublisher:
 
 
 class SchedulerProxy:
-    """A scheduler apart from its driver, as the driver knows it; in place of its own.
+    """The driver's view of a remote scheduler.
 
     Parameters
     ----------
     fleets : PoolFleets
-        The driver's: they are kept as those of the scheduler's process are.
+        The driver's fleets, which are kept equal to those in the scheduler's process.
 
     Attributes
     ----------
     address : str
-        Where runners reach it.
+        The address for runners.
     """
 
     def __init__(self, fleets: PoolFleets) -> None:
@@ -167,19 +166,19 @@ class SchedulerProxy:
         self._numbers: Mapping[str, _Numbers] = {}
 
     def demand(self, pool: str) -> int:
-        """Return the slots that could be used now, as :meth:`FlameScheduler.demand` does."""
+        """Return the number of slots that could be used: see :meth:`FlameScheduler.demand`."""
         return self._numbers.get(pool, _NOTHING)[0]
 
     def waiting(self, pool: str) -> int:
-        """Calls that are ready to run and have no slot."""
+        """Return the number of ready calls without a slot."""
         return self._numbers.get(pool, _NOTHING)[1]
 
     def held_by_actors(self, pool: str, policy: Pool) -> str:
-        """Which actors hold all slots for which calls wait."""
+        """Describe the actors that hold all slots while calls wait; empty if that is not so."""
         return self._numbers.get(pool, _NOTHING)[3]
 
     def apply(self, entry: Entry) -> None:
-        """Take in what the journal says of the runners that there are."""
+        """Update the fleets from a journal entry."""
         match entry:
             case RunnersAsked():
                 now = time.monotonic()
@@ -194,7 +193,15 @@ class SchedulerProxy:
                 self._fleets.forget(entry.runner)
 
     def take(self, *, members: Collection[RunnerState], numbers: Mapping[str, _Numbers]) -> None:
-        """Take in what a :class:`StatePublisher` has told."""
+        """Update the state from a message of :class:`StatePublisher`.
+
+        Parameters
+        ----------
+        members : collection of RunnerState
+            Changed runners, with ages in place of times.
+        numbers : mapping of str to tuple
+            Numbers of each pool.
+        """
         now = time.monotonic()
         self._numbers = numbers
         for told in members:
@@ -203,7 +210,7 @@ class SchedulerProxy:
             fleet.roster.busy_before(numbers.get(pool, _NOTHING)[2])
 
     def _set(self, member: RunnerState) -> None:
-        """Know a runner in place of what was known of it."""
+        """Add or replace a runner."""
         if (fleet := self._fleets.fleet_of(member.name)) is None:
             return
         roster = fleet.roster

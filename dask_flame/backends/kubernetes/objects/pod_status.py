@@ -83,7 +83,7 @@ def hopeless(pod: Mapping[str, Any]) -> str:
     if reason not in _HOPELESS or any(sign in message for sign in _PASSING):
         return ""
     said = f"{reason}: {message}" if message else reason
-    return f"{_cut(said)}; what governs it: {_HOPELESS[reason]}"
+    return f"{_cut(said)}; relevant settings: {_HOPELESS[reason]}"
 
 
 def final(pod: Mapping[str, Any]) -> bool:
@@ -114,7 +114,7 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     if reason:
         advice = _TAKEN.get(reason)
         said = _cut(f"{reason}: {message}" if message else reason)
-        return f"{said}; what governs it: {advice}" if advice else said
+        return f"{said}; relevant settings: {advice}" if advice else said
     return _code(terminated or {}, pod)
 
 
@@ -140,7 +140,7 @@ def _code(terminated: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
     if code is None:
         return "ended for a reason that Kubernetes does not tell"
     if reason == "OOMKilled":
-        return f"ran out of memory (OOMKilled, limit {_limit(pod)}); what governs it: memory"
+        return f"ran out of memory (OOMKilled, limit {_limit(pod)}); relevant settings: memory"
     if code > 128:
         try:
             name = signal.Signals(code - 128).name

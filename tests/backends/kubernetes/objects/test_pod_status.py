@@ -82,7 +82,7 @@ def test_containers_that_do_not_start(reason: str, message: str, never: bool, ad
     assert bool(hopeless(waits)) is never
     if never:
         assert message in hopeless(waits)
-        assert f"what governs it: {advice}" in hopeless(waits)
+        assert f"relevant settings: {advice}" in hopeless(waits)
 
 
 def test_an_init_container_that_does_not_start() -> None:
@@ -104,7 +104,7 @@ def test_an_init_container_that_does_not_start() -> None:
         ({"exitCode": 137, "reason": "Error"}, "killed by SIGKILL"),
         (
             {"exitCode": 137, "reason": "OOMKilled"},
-            "ran out of memory (OOMKilled, limit 2 GiB); what governs it: memory",
+            "ran out of memory (OOMKilled, limit 2 GiB); relevant settings: memory",
         ),
         ({"exitCode": 128, "reason": "StartError", "message": "no such file"}, "exit code 128"),
     ],
