@@ -383,8 +383,8 @@ class FlameAdaptive(Adaptive):
         of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
         error = kind(
             f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
-            "Relevant settings: preload, env, boot_timeout, boot_attempts and on_boot_failure of the "
-            "pool. See cluster.events and cluster.get_logs() for more; calls submitted from now "
+            "Relevant settings of the pool: preload, env, boot_timeout, boot_attempts and "
+            "on_boot_failure. See cluster.events and cluster.get_logs() for more; calls submitted from now "
             "on try again."
         )
         return error, why
