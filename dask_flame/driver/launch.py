@@ -145,7 +145,7 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
     ----------
     backend : Backend or callable
     options : mapping
-        Those of a pool itself are passed over.
+        Those of a pool itself are passed over, and unknown ones.
 
     Raises
     ------
@@ -161,7 +161,9 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
         if option in known.declared():
             taken[option] = value
             continue
-        other = knowing(option)[0]
+        if not (others := knowing(option)):
+            continue
+        other = others[0]
         raise PoolError(
             f"{option} is an option of {other.runners()}, and backend={name!r} makes none; "
             f'leave it out, or write backend="{other.backend}"'
