@@ -146,7 +146,7 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
     ----------
     backend : Backend or callable
     options : mapping
-        Options of the pool; those that every backend has are not checked.
+        Options of the pool. Options that every backend has are not checked, nor unknown ones.
 
     Raises
     ------
@@ -162,7 +162,9 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
         if option in known.declared():
             taken[option] = value
             continue
-        other = knowing(option)[0]
+        if not (others := knowing(option)):
+            continue
+        other = others[0]
         raise PoolError(
             f"{option} is an option of {other.runners()}, and backend={name!r} makes none; "
             f'leave it out, or write backend="{other.backend}"'
