@@ -275,7 +275,7 @@ class Backend(ABC):
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
     shows: ClassVar[bool] = False
     #: The options of a cluster that determine the place of its runners, of ``namespace`` and
-    #: ``context``, with the check of each; :meth:`overseer` takes them as well. Their settings are
+    #: ``context``, with the check of each; :meth:`inspector` takes them as well. Their settings are
     #: ``flame.<name>.<option>``.
     places: ClassVar[Mapping[str, Check]] = {}
 
@@ -457,7 +457,7 @@ class Backend(ABC):
         self.context.stopped(why)
 
     @classmethod
-    def overseer(cls, **where: str) -> Inspector:
+    def inspector(cls, **where: str) -> Inspector:
         """Return an inspector, which ``dask flame`` uses to list and end this user's clusters.
 
         This is optional. With it, ``dask flame --backend`` accepts the backend's name. It is called
@@ -526,13 +526,13 @@ class Backend(ABC):
 
     @property
     def apart(self) -> bool:
-        """Whether :meth:`lodge` starts the scheduler near the runners; false if in the driver.
+        """Whether :meth:`start_scheduler` starts the scheduler near the runners, not in the driver.
 
         Known when :meth:`start` has returned.
         """
         return False
 
-    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
+    async def start_scheduler(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         """Start a process for the scheduler near the runners. Return when it has started.
 
         This is called once, after :meth:`start`, and only if :attr:`apart` is true. When that
@@ -558,7 +558,7 @@ class Backend(ABC):
         raise NotImplementedError
 
     def met(self) -> None:
-        """Handle the first connection between the driver and the process started by :meth:`lodge`.
+        """Handle the first connection of the driver to the scheduler of :meth:`start_scheduler`.
 
         From now on that process ends by itself when it has lost its driver. Before that, the
         backend must end it when the driver's process has ended. By default, this does nothing.
@@ -568,7 +568,7 @@ class Backend(ABC):
     async def reach(self, port: int, *, at: int = 0) -> int:
         """Forward a port of this machine's loopback address to the scheduler's process.
 
-        This is called after :meth:`lodge`, perhaps several times.
+        This is called after :meth:`start_scheduler`, perhaps several times.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """The interface through which the command line lists and ends clusters (command line).
 
-A backend with an inspector has a class method ``overseer``, see :meth:`Backend.overseer`. An
+A backend with an inspector has a class method ``inspector``, see :meth:`Backend.inspector`. An
 inspector does not need the cluster's driver, which may be dead or on another machine.
 """
 
@@ -51,7 +51,7 @@ class ClusterListing:
     state : str
         ``"live"``; ``"starting"``: its driver has not connected to its scheduler yet;
         ``"stopped"``: its driver is running, and must not boot runners; ``"ending"``: it is about
-        to end by itself; ``"orphaned"``: see :meth:`Inspector.strays`.
+        to end by itself; ``"orphaned"``: see :meth:`Inspector.orphans`.
     driver : str
         The place of its driver, as far as it is known.
     started : float or None
@@ -144,9 +144,9 @@ class Inspector(ABC):
         """
 
     @abstractmethod
-    async def strays(self) -> list[Orphan]:
+    async def orphans(self) -> list[Orphan]:
         """Return objects of clusters without a driver, except those about to end by themselves."""
 
     @abstractmethod
-    async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
+    async def end(self, orphans: Sequence[Orphan]) -> list[Orphan]:
         """End objects that are still orphaned; return those that could not be ended."""

@@ -162,7 +162,7 @@ def sweep(
         raise click.UsageError("--output json does not ask: add --yes, or --dry-run")
 
     async def clean(inspector: Inspector) -> None:
-        orphans = [o for o in await inspector.strays() if not clusters or _is_of(o, clusters)]
+        orphans = [o for o in await inspector.orphans() if not clusters or _is_of(o, clusters)]
         if output == "json":
             shown = [{"what": o.what, "cluster": o.cluster, "why": o.why} for o in orphans]
             click.echo(json.dumps(shown, indent=2))
@@ -209,9 +209,9 @@ def _inspect(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | N
 
     async def do() -> T:
         factory = find_backend(backend)
-        if not hasattr(factory, "overseer"):
+        if not hasattr(factory, "inspector"):
             raise click.ClickException(f"--backend {backend} does not list its clusters")
-        async with factory.overseer(**given) as inspector:
+        async with factory.inspector(**given) as inspector:
             try:
                 return await what(inspector)
             finally:

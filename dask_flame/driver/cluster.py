@@ -40,7 +40,7 @@ from dask_flame.driver.fleets import PoolFleets, make_pools
 from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
 from dask_flame.driver.hosts.base import HostParts, SchedulerHost, SchedulerView
 from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
-from dask_flame.driver.ignored_settings import warn_of_unheeded
+from dask_flame.driver.ignored_settings import warn_of_ignored
 from dask_flame.driver.launch import check_taken, make_security, places_for, runner_spec
 from dask_flame.driver.log_filter import QuietLogs
 from dask_flame.driver.pools_api import PoolsApi
@@ -211,7 +211,7 @@ class FlameCluster(PoolsApi):
         self._silence_logs = log_level(silence_logs)
         loop = event_loop(loop)
         asynchronous = checked_asynchronous(asynchronous, loop)
-        warn_of_unheeded(stacklevel=4)
+        warn_of_ignored(stacklevel=4)
         self.fleets = PoolFleets(policies)
         self._history = History(policies)
         self.events, self.boots = self._history.events, self._history.boots

@@ -13,7 +13,7 @@ import dask.config
 
 _NO_NANNY = "no nanny watches a runner"
 #: For each setting: the replacement, or why there is none.
-UNHEEDED = {
+IGNORED = {
     "distributed.nanny.preload": f"{_NO_NANNY}; write Pool(preload=[…])",
     "distributed.nanny.preload-argv": f"{_NO_NANNY}; write Pool(preload=[…])",
     "distributed.worker.multiprocessing-method": "runners are forked, or interpreters of their own",
@@ -31,17 +31,17 @@ UNHEEDED = {
 }
 
 
-def warn_of_unheeded(stacklevel: int) -> None:
+def warn_of_ignored(stacklevel: int) -> None:
     """Warn once about all changed settings that have no effect."""
     defaults = dask.config.merge(*dask.config.defaults)
     changed = [
         name
-        for name in UNHEEDED
+        for name in IGNORED
         if (value := dask.config.get(name, default=None)) is not None
         and value != _default(defaults, name)
     ]
     if changed:
-        lines = "".join(f"\n  {name}: {UNHEEDED[name]}" for name in changed)
+        lines = "".join(f"\n  {name}: {IGNORED[name]}" for name in changed)
         warnings.warn(
             f"these settings of Dask do not count for a FlameCluster:{lines}",
             UserWarning,

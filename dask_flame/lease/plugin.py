@@ -112,7 +112,7 @@ class Lease(SchedulerPlugin):
         self._timer: Alarm | None = None
         self._end: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._keeper: ClientSessions | None = None
+        self._sessions: ClientSessions | None = None
         self._seen = self._stopped = False
         resume_clients()
 
@@ -122,21 +122,21 @@ class Lease(SchedulerPlugin):
         return bool(self._clients)
 
     async def start(self, scheduler: Scheduler) -> None:
-        if self._keeper is not None and not self._stopped:
+        if self._sessions is not None and not self._stopped:
             return  # distributed starts a plugin twice if a preload has registered it
         self._stopped = self._seen = False
         self.scheduler = scheduler
         others = [p for p in scheduler.plugins.values() if isinstance(p, Lease) and p is not self]
         # distributed does not notify a plugin that is replaced by one with the same name.
         records = others[0].stop(replaced=True) if others else None
-        self._keeper = ClientSessions(
+        self._sessions = ClientSessions(
             scheduler,
             grace=self.grace,
             silence=self.silence,
             on_drop=self._left,
             in_force=self._in_force,
         )
-        self._keeper.start(records)
+        self._sessions.start(records)
         # Read the connections: `scheduler.clients` also has variables and queues.
         self._clients = {c for c in scheduler.client_comms if is_driver(c)}
         if not self._clients and others:
@@ -154,11 +154,11 @@ class Lease(SchedulerPlugin):
         if self._end is not None:
             self._end.cancel()
             self._end = None
-        return self._keeper.stop(release=not replaced) if self._keeper is not None else {}
+        return self._sessions.stop(release=not replaced) if self._sessions is not None else {}
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
-        if self._keeper is not None:
-            self._keeper.arrived(client)
+        if self._sessions is not None:
+            self._sessions.arrived(client)
         if not is_driver(client):
             return
         self._clients.add(client)
@@ -171,14 +171,14 @@ class Lease(SchedulerPlugin):
                 self.on_return()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        if self._keeper is not None:
-            self._keeper.gone(client)
+        if self._sessions is not None:
+            self._sessions.gone(client)
         self._left(client)
 
     async def before_close(self) -> None:
         self.stop()
-        if self._keeper is not None:
-            await self._keeper.part()
+        if self._sessions is not None:
+            await self._sessions.part()
 
     @property
     def _gone(self) -> str:
@@ -215,8 +215,8 @@ class Lease(SchedulerPlugin):
 
     def say_last(self, reason: str) -> None:
         """Notify the drivers that the cluster ends while they are connected, so that calls fail."""
-        if self._keeper is not None:
-            self._keeper.say_last(
+        if self._sessions is not None:
+            self._sessions.say_last(
                 f"The cluster has ended: {reason}, after which it ends whatever runs. Make one "
                 'with a longer one, such as max_lifetime="8h", or without, and run it again there.'
             )
@@ -236,7 +236,7 @@ class Lease(SchedulerPlugin):
 
     def __getstate__(self) -> dict[str, Any]:
         # Only the options are sent to a scheduler in another process, not the state.
-        state = dict.fromkeys(("_timer", "_end", "_closing", "_keeper"))
+        state = dict.fromkeys(("_timer", "_end", "_closing", "_sessions"))
         return {**self.__dict__, **state, "_clients": set(), "_seen": False}
 
 

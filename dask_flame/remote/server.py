@@ -97,7 +97,7 @@ class SchedulerServer:
             await self.cluster
             self._ready.set()
             teller = self.cluster.state_publisher()
-            while not self._over.is_set() and not self._forsaken():
+            while not self._over.is_set() and not self._driver_is_gone():
                 if self.link.connected:
                     # Otherwise all changes are sent after the driver has connected again.
                     teller.tell()
@@ -105,7 +105,7 @@ class SchedulerServer:
                     break  # max_lifetime has passed
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), _LOOK)
-            if self._forsaken():
+            if self._driver_is_gone():
                 print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
             if not self._told_to_close:
                 # Only the driver knows why this has ended, and will notify the Clients. Until then
@@ -127,7 +127,7 @@ class SchedulerServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(work, _CLOSE_WITHIN + longest)
 
-    def _forsaken(self) -> bool:
+    def _driver_is_gone(self) -> bool:
         """Return whether the driver has been disconnected for too long."""
         now = time.monotonic()
         if self.link.connected:

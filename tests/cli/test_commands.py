@@ -259,11 +259,11 @@ def test_what_goes_by_itself_is_no_stray(drive: Drive) -> None:
 
 def test_a_number_that_is_another_process_by_now(bystanders: Any) -> None:
     async def sweep() -> None:
-        overseer = LocalInspector()
+        inspector = LocalInspector()
         # What was seen under this number has ended: all that is left of it is when it began.
-        for stray in await overseer.strays():
-            other = replace(stray, key=(*stray.key[:2], 0.0))
-            assert await overseer.end([other]) == []
+        for orphan in await inspector.orphans():
+            other = replace(orphan, key=(*orphan.key[:2], 0.0))
+            assert await inspector.end([other]) == []
 
     with subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"],

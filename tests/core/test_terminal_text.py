@@ -148,8 +148,8 @@ def _of_tables() -> str:
     cluster = ClusterListing(
         id=f"a{NASTY}", name="a", state="live", driver=NASTY, runners=(runner,)
     )
-    strays = [Orphan(what=NASTY, cluster=NASTY, why=NASTY)]
-    return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_orphans(strays)))
+    orphans = [Orphan(what=NASTY, cluster=NASTY, why=NASTY)]
+    return "\n".join((of_clusters([cluster]), of_runners([cluster]), of_orphans(orphans)))
 
 
 PLACES = {

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.driver.ignored_settings import UNHEEDED
+from dask_flame.driver.ignored_settings import IGNORED
 from dask_flame.driver.other_clusters import ELSEWHERE, adapt_bounds, runners_for
 from dask_flame.errors import BackendError, BootError, PoolError, PositionalError
 from dask_flame.scaling.runner_index import Phase
@@ -394,7 +394,7 @@ def test_settings_that_do_not_count_are_named_once(flame: Any) -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("name", UNHEEDED)
+@pytest.mark.parametrize("name", IGNORED)
 def test_what_is_said_not_to_count_is_a_setting_of_dask(name: str) -> None:
     missing = object()
     assert dask.config.get(name, default=missing) is not missing

@@ -260,7 +260,7 @@ def refused(fake: FakeKubernetes, name: str) -> bool:
 
 def test_policies_are_about_our_pods_and_no_others() -> None:
     ours = runner("runner-1", None, KUBERNETES / "gpu/eks/pod.yaml")["metadata"]["labels"]
-    keeper = manifests.keeper(
+    watchdog = manifests.watchdog(
         ObjectContext(cluster="c1", namespace="team", image="i"),
         KubernetesOptions(),
         "10.0.0.1",
@@ -283,7 +283,7 @@ def test_policies_are_about_our_pods_and_no_others() -> None:
     assert ingress["spec"]["policyTypes"] == ["Ingress"]
     for policy in (ingress, egress):
         chosen = policy["spec"]["podSelector"]["matchLabels"].items()
-        for labels in (ours, keeper["spec"]["template"]["metadata"]["labels"]):
+        for labels in (ours, watchdog["spec"]["template"]["metadata"]["labels"]):
             assert chosen <= labels.items()
         for labels in theirs:
             assert not chosen <= labels.items()

@@ -39,7 +39,7 @@ def test_it_measures_and_says_what_it_does_not(tmp_path: Path) -> None:
     steps = [float(cells[f"boot: {s}, median"]) for s in ("accepted", "started", "registered")]
     assert steps == sorted(steps)
     found = json.loads((tmp_path / "found").read_text())["flame"]
-    # The keeper's Job and pod, a Secret, two runners.
+    # The watchdog's Job and pod, a Secret, two runners.
     assert found["there"] >= 5
 
 

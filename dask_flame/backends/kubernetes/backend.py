@@ -94,10 +94,10 @@ class KubernetesBackend(Backend):
         self._host = ""
         self._runners: dict[str, _Runner] = {}
         self._output: PodLogs | None = None
-        self._estate: OwnerJob | None = None
+        self._owner_job: OwnerJob | None = None
         self._apart = False
-        self._lodging: SchedulerPod | None = None
-        self._strays: set[asyncio.Task[None]] = set()
+        self._scheduler_pod: SchedulerPod | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._why_stopped = ""
 
@@ -122,7 +122,7 @@ class KubernetesBackend(Backend):
 
         The pods of the latter carry messages for the driver, as annotations.
         """
-        which = "dask.org/component in (worker,keeper,scheduler)"
+        which = "dask.org/component in (worker,watchdog,scheduler)"
         return f"dask.org/cluster-name={self._id},{which}"
 
     @property
@@ -172,7 +172,7 @@ class KubernetesBackend(Backend):
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
             trouble = partial(self.trouble, "")
-            self._estate = OwnerJob(
+            self._owner_job = OwnerJob(
                 self._api, site, policy if fenced else None, trouble, grace=self.disconnect_grace
             )
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
@@ -188,23 +188,23 @@ class KubernetesBackend(Backend):
             await self.close()
             raise
 
-    async def lodge(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
+    async def start_scheduler(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._api is not None
-        assert self._estate is not None
-        self._lodging = SchedulerPod(self._api, self._estate, over, self._stop)
-        return await self._lodging.start(spec)
+        assert self._owner_job is not None
+        self._scheduler_pod = SchedulerPod(self._api, self._owner_job, over, self._stop)
+        return await self._scheduler_pod.start(spec)
 
     def met(self) -> None:
-        assert self._estate is not None
-        self._estate.deadline.lift()
+        assert self._owner_job is not None
+        self._owner_job.deadline.lift()
 
     async def reach(self, port: int, *, at: int = 0) -> int:
-        assert self._lodging is not None
-        return await self._lodging.reach(port, at)
+        assert self._scheduler_pod is not None
+        return await self._scheduler_pod.reach(port, at)
 
     @property
     def out_of_reach(self) -> str:
-        return self._lodging.out_of_reach if self._lodging is not None else ""
+        return self._scheduler_pod.out_of_reach if self._scheduler_pod is not None else ""
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
         self.check_new(specs, self._runners)
@@ -246,16 +246,16 @@ class KubernetesBackend(Backend):
         await asyncio.shield(self._closing)
 
     @classmethod
-    def overseer(cls, **where: str) -> Inspector:
+    def inspector(cls, **where: str) -> Inspector:
         from dask_flame.backends.kubernetes.inspector import KubernetesInspector
 
         return KubernetesInspector(**where)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        if self._estate is None:
+        if self._owner_job is None:
             raise BackendError("the cluster has not started")
         options = KubernetesOptions(**spec.options)
-        site, first = self._estate.planned(spec, options)
+        site, first = self._owner_job.planned(spec, options)
         secret, pod = _objects(spec, options, site)
         return [shown(item, spec, options) for item in (*first, secret, pod)]
 
@@ -264,7 +264,7 @@ class KubernetesBackend(Backend):
     async def _make(self, spec: RunnerSpec, runner: _Runner) -> None:
         assert self._api is not None
         assert self._watcher is not None
-        assert self._estate is not None
+        assert self._owner_job is not None
         try:
             if self._closing is not None:
                 raise BackendError("the cluster is closed")
@@ -272,9 +272,9 @@ class KubernetesBackend(Backend):
                 raise BackendError(self._why_stopped)
             options = KubernetesOptions(**spec.options)
             # The Job that owns the pod may be replaced before this is done.
-            site = await self._estate.owned(spec, options)
+            site = await self._owner_job.owned(spec, options)
             secret, pod = _objects(spec, options, site)
-            await self._estate.furnish(site, secret)
+            await self._owner_job.create_secret(site, secret)
             if runner.told:
                 self._over(spec.name, "it was not needed any more")
                 return
@@ -292,15 +292,15 @@ class KubernetesBackend(Backend):
     # Events of the watch
 
     def _seen(self, pod: Pod) -> None:
-        assert self._estate is not None
+        assert self._owner_job is not None
         assert self._output is not None
         self._look_for_stop(pod)
         if _component(pod) == "scheduler":
-            if self._lodging is not None:
-                self._lodging.seen(pod)
+            if self._scheduler_pod is not None:
+                self._scheduler_pod.seen(pod)
             return
-        if _component(pod) == "keeper":
-            self._estate.see(pod)
+        if _component(pod) == "watchdog":
+            self._owner_job.see(pod)
             return
         name = _name(pod)
         if not name:
@@ -317,7 +317,7 @@ class KubernetesBackend(Backend):
                 self.progress(name, step)
         if "deletionTimestamp" in pod["metadata"] and not runner.told and not runner.why:
             # Perhaps it was deleted together with its owner, the Job.
-            self._estate.doubt()
+            self._owner_job.doubt()
             runner.why = pod_status.ended(pod, gone=True) if pod_status.taken(pod) else _DELETED
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
@@ -332,10 +332,10 @@ class KubernetesBackend(Backend):
             self.trouble(name, held)
 
     def _gone(self, pod: Pod) -> None:
-        assert self._estate is not None
+        assert self._owner_job is not None
         assert self._output is not None
-        if self._lodging is not None and _component(pod) == "scheduler":
-            self._lodging.gone(pod)
+        if self._scheduler_pod is not None and _component(pod) == "scheduler":
+            self._scheduler_pod.gone(pod)
             return
         name = _name(pod)
         runner = self._runners.get(name)
@@ -343,7 +343,7 @@ class KubernetesBackend(Backend):
             return
         why = runner.why or pod_status.ended(pod, gone=True)
         if not why and not runner.told:
-            self._estate.doubt()
+            self._owner_job.doubt()
             why = _DELETED
         why = why or "ended by force"
         if runner.following is None:
@@ -416,8 +416,8 @@ class KubernetesBackend(Backend):
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        self._strays.add(task)
-        task.add_done_callback(self._strays.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
         return task
 
     async def _fetch(self, name: str) -> None:
@@ -430,12 +430,12 @@ class KubernetesBackend(Backend):
     async def _close(self) -> None:
         if self._api is None:
             return
-        if self._lodging is not None:
-            await self._lodging.close()
+        if self._scheduler_pod is not None:
+            await self._scheduler_pod.close()
         for runner in self._runners.values():
             runner.told = True
         making = [r.making for r in self._runners.values() if r.making is not None]
-        tasks = self._estate.tasks if self._estate is not None else []
+        tasks = self._owner_job.tasks if self._owner_job is not None else []
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
                 if begun := [*tasks, *making]:
@@ -445,8 +445,8 @@ class KubernetesBackend(Backend):
             logger.warning("not all pods of %s have ended in time", self._id)
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                if self._estate is not None:
-                    await self._estate.delete()
+                if self._owner_job is not None:
+                    await self._owner_job.delete()
         except (KubernetesError, TimeoutError) as error:
             logger.warning(
                 "the Job of %s, which owns all of it, could not be deleted (%s); it ends by itself "
@@ -454,14 +454,14 @@ class KubernetesBackend(Backend):
                 self._id,
                 error if str(error) else f"no answer within {_CLOSE_WITHIN:g} s",
             )
-        if self._estate is not None:
-            await self._estate.close()
+        if self._owner_job is not None:
+            await self._owner_job.close()
         if self._watcher is not None:
             await self._watcher.close()
-        if self._strays:
-            await asyncio.wait(self._strays, timeout=_CLOSE_WITHIN)
-        tasks = self._estate.tasks if self._estate is not None else []
-        rest = [*tasks, *making, *self._strays]
+        if self._background:
+            await asyncio.wait(self._background, timeout=_CLOSE_WITHIN)
+        tasks = self._owner_job.tasks if self._owner_job is not None else []
+        rest = [*tasks, *making, *self._background]
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)

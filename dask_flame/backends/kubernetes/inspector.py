@@ -134,22 +134,22 @@ class KubernetesInspector(Inspector):
         was = "and was told" if told else "and could not be told: it may begin again"
         return f"stopped; its driver, {cluster.driver}, may live on, {was}"
 
-    async def strays(self) -> list[Orphan]:
+    async def orphans(self) -> list[Orphan]:
         deadline = time.monotonic() + _BY_ITSELF
-        found = {stray.key: stray async for stray in self._strays()}
+        found = {orphan.key: orphan async for orphan in self._orphans()}
         while found and time.monotonic() < deadline:
             # Give Kubernetes a moment to collect known garbage.
             await asyncio.sleep(_PAUSE)
-            there = {stray.key async for stray in self._strays()}
-            found = {key: stray for key, stray in found.items() if key in there}
+            there = {orphan.key async for orphan in self._orphans()}
+            found = {key: orphan for key, orphan in found.items() if key in there}
         return list(found.values())
 
-    async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
-        wanted = {stray.key for stray in strays}
+    async def end(self, orphans: Sequence[Orphan]) -> list[Orphan]:
+        wanted = {orphan.key for orphan in orphans}
         # The caller may have taken a while to decide: look again.
-        now = [stray async for stray in self._strays() if stray.key in wanted]
+        now = [orphan async for orphan in self._orphans() if orphan.key in wanted]
         objects = []
-        for kind, name, _, uid in (stray.key for stray in now):
+        for kind, name, _, uid in (orphan.key for orphan in now):
             assert isinstance(kind, ResourceKind)
             objects.append((kind, {"metadata": {"name": name, "uid": uid}}))
         await self._delete_in_order(objects, set())
@@ -157,8 +157,8 @@ class KubernetesInspector(Inspector):
         while time.monotonic() < deadline:
             there = await self._find(_OURS, *_KINDS)
             uids = {obj["metadata"]["uid"] for items in there.values() for obj in items}
-            now = [stray for stray in now if stray.key[-1] in uids]
-            if not now or all(str(stray.key[-1]) in self._refused for stray in now):
+            now = [orphan for orphan in now if orphan.key[-1] in uids]
+            if not now or all(str(orphan.key[-1]) in self._refused for orphan in now):
                 break
             await asyncio.sleep(_PAUSE)
         return now
@@ -179,7 +179,7 @@ class KubernetesInspector(Inspector):
 
         return dict(zip(kinds, await asyncio.gather(*map(find, kinds)), strict=True))
 
-    async def _strays(self) -> AsyncIterator[Orphan]:
+    async def _orphans(self) -> AsyncIterator[Orphan]:
         found = await self._find(_OURS, *_KINDS)
         owners: dict[str, Object | None] = {}
         for kind in _KINDS:

@@ -62,7 +62,7 @@ class OwnerJob:
     ----------
     site : ObjectContext
         The present context: objects are owned by the Job, once there is one.
-    lodged : str
+    scheduler_job : str
         Name of the scheduler's Job; empty if there is none.
     deadline : Deadline
         The deadline of the scheduler's Job.
@@ -86,11 +86,11 @@ class OwnerJob:
         self._seen = False  # whether the watchdog has a pod
         self._looking: asyncio.Task[None] | None = None  # waits for the watchdog's pod
         self._driver = site.owner
-        self._keeper: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.Task[None] | None = None
         self._sent: list[dict[str, Any]] = []  # the owner and its companions, as requested
         self._kept = False  # whether the Job exists, as far as is known
         self._doubt = False  # whether the Job may have gone
-        self.lodged = ""
+        self.scheduler_job = ""
         self._made: dict[str, asyncio.Task[None]] = {}
         self._presence = LivenessPort()
         self.deadline = Deadline(api, grace)
@@ -98,7 +98,7 @@ class OwnerJob:
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """The creations in progress or done."""
-        return [task for task in (self._keeper, *self._made.values()) if task is not None]
+        return [task for task in (self._watchdog, *self._made.values()) if task is not None]
 
     def doubt(self) -> None:
         """Note that the Job may have gone, because an object that it owns has."""
@@ -106,31 +106,31 @@ class OwnerJob:
 
     async def owned(self, spec: RunnerSpec, options: KubernetesOptions) -> ObjectContext:
         """Return the context with an existing Job; create the watchdog's if there is none."""
-        if self.lodged:
+        if self.scheduler_job:
             return self.site
-        keeper = self._keeper
-        if keeper is None or (keeper.done() and (keeper.exception() or self._doubt)):
+        watchdog = self._watchdog
+        if watchdog is None or (watchdog.done() and (watchdog.exception() or self._doubt)):
             self._doubt = False
-            self._keeper = asyncio.create_task(self._make_keeper(spec, options))
-        assert self._keeper is not None
-        await asyncio.shield(self._keeper)
+            self._watchdog = asyncio.create_task(self._make_watchdog(spec, options))
+        assert self._watchdog is not None
+        await asyncio.shield(self._watchdog)
         return self.site
 
-    async def lodge(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
+    async def create_scheduler_job(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
         """Create the scheduler's Job, which replaces the watchdog's, and its Secret."""
-        self._keeper = asyncio.create_task(self._lodge(spec, options))
-        await asyncio.shield(self._keeper)
+        self._watchdog = asyncio.create_task(self._create_scheduler_job(spec, options))
+        await asyncio.shield(self._watchdog)
 
-    async def _lodge(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
+    async def _create_scheduler_job(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
         secret = manifests.secret(self.site, spec.orders, {})
         name = secret["metadata"]["name"]
         job = manifests.scheduler(self.site, spec, options, name, deadline=self.deadline.first)
-        self.lodged = job["metadata"]["name"]
+        self.scheduler_job = job["metadata"]["name"]
         owner = _owner(await self.api.create(JOBS, job))
         self.site = replace(self.site, owner=owner)
         secret = manifests.secret(self.site, spec.orders, {})
         self._sent = [job, secret]
-        await self.deadline.keep(self.lodged)
+        await self.deadline.keep(self.scheduler_job)
         await self._make_once(SECRETS, secret)
         if spec.service:
             service = manifests.service(self.site, spec.service, spec.port)
@@ -141,7 +141,7 @@ class OwnerJob:
                 self._sent.append(policy)
                 await self._make_once(POLICIES, policy)
 
-    async def furnish(self, site: ObjectContext, secret: Mapping[str, Any]) -> None:
+    async def create_secret(self, site: ObjectContext, secret: Mapping[str, Any]) -> None:
         """Create the objects that a runner needs, each once, concurrently."""
         items = [(SECRETS, secret)]
         if self._policy is not None:
@@ -179,7 +179,7 @@ class OwnerJob:
         KubernetesError
             If the reason cannot be found out now.
         """
-        if not (self.lodged and self._sent):
+        if not (self.scheduler_job and self._sent):
             return None
         return await podless(self.api, self._sent[0])
 
@@ -187,8 +187,7 @@ class OwnerJob:
         if why and why not in self._told and self._trouble is not None:
             self._told.add(why)
             self._trouble(
-                f"the keeper, without which what has ended stays until the driver's pod goes, does "
-                f"not run: {why}"
+                f"the watchdog does not run, so ended objects stay until the driver's pod ends: {why}"
             )
 
     async def delete(self) -> None:
@@ -198,29 +197,29 @@ class OwnerJob:
             await asyncio.gather(self._looking, return_exceptions=True)
         self._trouble = None
         await self.deadline.close()
-        if self.lodged:
-            await self.api.delete(JOBS, self.lodged, grace=_LEAVE)
-        for number in range(self.site.keeper):
+        if self.scheduler_job:
+            await self.api.delete(JOBS, self.scheduler_job, grace=_LEAVE)
+        for number in range(self.site.watchdog):
             await self.api.delete(JOBS, self._name(number + 1), grace=0)
 
     async def close(self) -> None:
         """Close the liveness port; a remaining watchdog then ends by itself."""
         await self._presence.close()
 
-    async def _make_keeper(self, spec: RunnerSpec, options: KubernetesOptions) -> None:
+    async def _make_watchdog(self, spec: RunnerSpec, options: KubernetesOptions) -> None:
         if self._kept and await self._is_there():
             return
         self._kept = False
-        self.site, keeper = self._next(spec, options)
+        self.site, watchdog = self._next(spec, options)
         await self._presence.listen()
         # Its pod may be seen before the response to this request.
         self._seen = False
-        job = await self.api.create(JOBS, keeper)
-        self.site, self._sent = replace(self.site, owner=_owner(job)), [keeper]
+        job = await self.api.create(JOBS, watchdog)
+        self.site, self._sent = replace(self.site, owner=_owner(job)), [watchdog]
         self._kept = True
         if self._looking is not None:
             self._looking.cancel()
-        self._looking = asyncio.create_task(self._look({**keeper, "metadata": job["metadata"]}))
+        self._looking = asyncio.create_task(self._look({**watchdog, "metadata": job["metadata"]}))
 
     def planned(
         self, spec: RunnerSpec, options: KubernetesOptions
@@ -230,24 +229,24 @@ class OwnerJob:
         The uid of a Job is unknown until it exists.
         """
         site, sent = self.site, self._sent
-        if not self._kept and not self.lodged:
-            site, keeper = self._next(spec, options)
-            known = {"metadata": {"uid": YET_TO_BE_GIVEN, **keeper["metadata"]}}
-            site, sent = replace(site, owner=_owner(known)), [keeper]
+        if not self._kept and not self.scheduler_job:
+            site, watchdog = self._next(spec, options)
+            known = {"metadata": {"uid": YET_TO_BE_GIVEN, **watchdog["metadata"]}}
+            site, sent = replace(site, owner=_owner(known)), [watchdog]
         return site, [*sent, *([self._policy(site)] if self._policy is not None else [])]
 
     def _next(
         self, spec: RunnerSpec, options: KubernetesOptions
     ) -> tuple[ObjectContext, dict[str, Any]]:
         """Return the context for the next Job of the watchdog, and that Job."""
-        site = replace(self.site, owner=self._driver, keeper=self.site.keeper + 1)
+        site = replace(self.site, owner=self._driver, watchdog=self.site.watchdog + 1)
         host, _ = get_address_host_port(spec.scheduler)
         port = self._presence.at(host)
-        return site, manifests.keeper(site, options, host, port, self.grace)
+        return site, manifests.watchdog(site, options, host, port, self.grace)
 
     async def _is_there(self) -> bool:
         try:
-            job = await self.api.get(JOBS, self._name(self.site.keeper))
+            job = await self.api.get(JOBS, self._name(self.site.watchdog))
         except KubernetesError as error:
             if error.code == 404:
                 return False
@@ -255,7 +254,7 @@ class OwnerJob:
         return "deletionTimestamp" not in job["metadata"]
 
     def _name(self, number: int) -> str:
-        return object_name(self.site.cluster, "keeper", str(number))
+        return object_name(self.site.cluster, "watchdog", str(number))
 
 
 def _owner(job: Mapping[str, Any]) -> dict[str, Any]:

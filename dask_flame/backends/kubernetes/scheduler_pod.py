@@ -51,7 +51,7 @@ class SchedulerPod:
         stopped: Callable[[str], None],
     ) -> None:
         self._api = api
-        self._estate = estate
+        self._owner_job = estate
         self._over = over
         self._stopped = stopped
         self._pod = self._node = ""
@@ -76,7 +76,7 @@ class SchedulerPod:
         looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(spec.timeout):
-                await self._estate.lodge(spec, KubernetesOptions(**spec.options))
+                await self._owner_job.create_scheduler_job(spec, KubernetesOptions(**spec.options))
                 await self._started
                 return await self._address(spec) if spec.service else ""
         except KubernetesError as error:
@@ -98,7 +98,7 @@ class SchedulerPod:
     async def _address(self, spec: SchedulerSpec) -> str:
         """Return the address of its Service, once the cluster or the cloud has assigned one."""
         while True:
-            found = await self._api.get(SERVICES, self._estate.lodged)
+            found = await self._api.get(SERVICES, self._owner_job.scheduler_job)
             if host := address_of(found, self._node):
                 port = found["spec"]["ports"][0]
                 at = port["nodePort"] if spec.service == "NodePort" else port["port"]
@@ -135,7 +135,7 @@ class SchedulerPod:
             await asyncio.sleep(_SEEN_WITHIN)
             waited += _SEEN_WITHIN
             try:
-                found = None if self._pod else await self._estate.podless()
+                found = None if self._pod else await self._owner_job.podless()
             except KubernetesError as error:
                 logger.debug("why there is no pod could not be asked: %s", error)
                 continue
@@ -187,7 +187,7 @@ class SchedulerPod:
 
     async def _bury(self, why: str) -> None:
         """Report why the pod has ended, with its last output."""
-        why = self._estate.deadline.passed or why
+        why = self._owner_job.deadline.passed or why
         with contextlib.suppress(KubernetesError):
             printed = await self._api.log(self._pod, pod_status.SCHEDULER, lines=_LINES)
             if tail := printed.strip():

@@ -201,7 +201,7 @@ class LocalBackend(Backend):
         return {name: self._text[name] for name in names if name in self._text}
 
     @classmethod
-    def overseer(cls, **where: str) -> Inspector:
+    def inspector(cls, **where: str) -> Inspector:
         from dask_flame.backends.local.inspector import LocalInspector
 
         if where:

@@ -105,11 +105,11 @@ class LocalInspector(Inspector):
 
         return await _until(over, within)
 
-    async def strays(self) -> list[Orphan]:
-        found = {stray.key: stray for stray in _orphans(scan_processes())}
+    async def orphans(self) -> list[Orphan]:
+        found = {orphan.key: orphan for orphan in _orphans(scan_processes())}
 
         def gone() -> bool:
-            there = {stray.key for stray in _orphans(scan_processes())}
+            there = {orphan.key for orphan in _orphans(scan_processes())}
             for key in list(found):
                 if key not in there:
                     del found[key]
@@ -119,19 +119,19 @@ class LocalInspector(Inspector):
         await _until(gone, _BY_ITSELF)
         return list(found.values())
 
-    async def end(self, strays: Sequence[Orphan]) -> list[Orphan]:
-        wanted = {stray.key for stray in strays}
+    async def end(self, orphans: Sequence[Orphan]) -> list[Orphan]:
+        wanted = {orphan.key for orphan in orphans}
         # The caller may have taken a while to decide: look again.
-        now = [stray for stray in _orphans(scan_processes()) if stray.key in wanted]
+        now = [orphan for orphan in _orphans(scan_processes()) if orphan.key in wanted]
         for marked in scan_processes().abandoned():
             if _key(marked) in wanted:
                 send(marked.process, signal.SIGKILL)
         # The name of a folder proves nothing about a living process: it may be a copy.
         await self._kill({s.cluster for s in now if s.cluster and s.key[0] == "process"})
-        for stray in now:
-            if stray.key[0] == "folder":
-                _remove(Path(str(stray.key[1])), stray.key)
-        return [stray for stray in _orphans(scan_processes()) if stray.key in wanted]
+        for orphan in now:
+            if orphan.key[0] == "folder":
+                _remove(Path(str(orphan.key[1])), orphan.key)
+        return [orphan for orphan in _orphans(scan_processes()) if orphan.key in wanted]
 
     async def _kill(
         self, clusters: set[str], within: float = _END_WITHIN, *, spare_living: bool = True

@@ -202,7 +202,7 @@ class RemoteScheduler:
             service=config.get("scheduler.service") or "",
             port=self._port,
         )
-        address = await backend.lodge(spec, self._ended)
+        address = await backend.start_scheduler(spec, self._ended)
         self.address = f"tls://{address or f'127.0.0.1:{await backend.reach(self._port)}'}"
         self._connecting = asyncio.create_task(self._connect())
         version = await self._met()

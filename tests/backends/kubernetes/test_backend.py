@@ -176,14 +176,14 @@ def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
     assert [counts["create", kind] for kind in kinds] == [1, 1, 1]
 
 
-def test_closing_says_nothing_of_the_keeper(
+def test_closing_says_nothing_of_the_watchdog(
     kubernetes: Start, cluster: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kubernetes()
     flame, client = cluster(max=1)
     client.submit(whoami).result(timeout=60)
-    held = flame.backend._estate._presence._held
-    wait_for(lambda: held, what="the keeper has found the driver")
+    held = flame.backend._owner_job._presence._held
+    wait_for(lambda: held, what="the watchdog has found the driver")
     capfd.readouterr()
     client.close()
     flame.close()
@@ -229,7 +229,7 @@ def test_a_quota(kubernetes: Start, cluster: Any, caplog: pytest.LogCaptureFixtu
     fake = kubernetes()
     fake.create(quota(pods="5"))
     flame, client = cluster(max=8, boot_attempts=2, idle_timeout="1s", single_use=True)
-    # The driver's pod and the keeper's are two of the five.
+    # The driver's pod and the watchdog's are two of the five.
     futures = client.map(whoami, [0.3] * 8, pure=False)
     assert len({name for name, _ in client.gather(futures)}) == 8
     # Said once. What is refused is asked for again when a runner has gone.
@@ -492,61 +492,61 @@ def test_watches_that_are_cut_or_too_old(kubernetes: Start, cluster: Any) -> Non
         wait_for(lambda: not pods(fake) and not flame.runners)
 
 
-def of_the_keeper(flame: FlameCluster) -> str:
-    """What is said of a keeper that does not run; said once."""
-    (event,) = wait_for(lambda: [e for e in flame.events if "the keeper" in e.reason])
+def of_the_watchdog(flame: FlameCluster) -> str:
+    """What is said of a watchdog that does not run; said once."""
+    (event,) = wait_for(lambda: [e for e in flame.events if "the watchdog" in e.reason])
     assert (event.kind, event.runners) == ("held", ())
     return str(event.reason)
 
 
-def test_a_keeper_for_which_there_is_no_room_is_told_of_and_holds_nothing_up(
+def test_a_watchdog_for_which_there_is_no_room_is_told_of_and_holds_nothing_up(
     kubernetes: Start, cluster: Any
 ) -> None:
     # Room for pods that ask for nothing, as the runners do.
     fake = kubernetes(nodes=[{"cpu": "5m", "memory": "16Gi"}])
     flame, client = cluster(max=1)
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-    assert "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu" in of_the_keeper(flame)
+    assert "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu" in of_the_watchdog(flame)
     assert fake.requests.by_verb()["list", "pods"] == 1
     assert fake.requests.by_verb()["get", "jobs"] == 0
 
 
-def test_a_keeper_whose_image_cannot_be_pulled(kubernetes: Start, cluster: Any) -> None:
+def test_a_watchdog_whose_image_cannot_be_pulled(kubernetes: Start, cluster: Any) -> None:
     kubernetes(bad_images={"no/such:1": "not found"}, back_off=600)
     with dask.config.set({"flame.kubernetes.image": "no/such:1"}):
         flame, client = cluster(max=1, image="hub/image:1")
         assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-        assert "does not run: ErrImagePull: not found" in of_the_keeper(flame)
+        assert "does not run: ErrImagePull: not found" in of_the_watchdog(flame)
 
 
-def test_a_keeper_that_crashes(kubernetes: Start, cluster: Any) -> None:
+def test_a_watchdog_that_crashes(kubernetes: Start, cluster: Any) -> None:
     # As in an image without dask-flame.
     broken = {"PYTHONPATH": str(ROOT), "PYTHONHOME": "/nonexistent"}
     kubernetes(env=broken)
     flame, client = cluster(max=1, boot_attempts=1)
     future = client.submit(whoami)
-    assert "does not run: exit code 1" in of_the_keeper(flame)
+    assert "does not run: exit code 1" in of_the_watchdog(flame)
     with pytest.raises(BootError):
         future.result(timeout=60)
 
 
-def test_a_keeper_of_which_no_pod_is_made(
+def test_a_watchdog_of_which_no_pod_is_made(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_job, "_SEEN_WITHIN", 0.5)
     fake = kubernetes()
 
     def refuse(verb: str, obj: dict[str, Any]) -> str | None:
-        keeper = obj["metadata"].get("labels", {}).get("dask.org/component") == "keeper"
-        return "not here" if obj["kind"] == "Pod" and keeper else None
+        watchdog = obj["metadata"].get("labels", {}).get("dask.org/component") == "watchdog"
+        return "not here" if obj["kind"] == "Pod" and watchdog else None
 
     fake.admit(refuse)
     flame, client = cluster(max=1)
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-    assert "denied the request: not here" in of_the_keeper(flame)
+    assert "denied the request: not here" in of_the_watchdog(flame)
 
 
-def test_nothing_is_said_of_a_keeper_that_nobody_can_ask_for(
+def test_nothing_is_said_of_a_watchdog_that_nobody_can_ask_for(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_job, "_SEEN_WITHIN", 0.5)
@@ -561,11 +561,13 @@ def test_nothing_is_said_of_a_keeper_that_nobody_can_ask_for(
     fake.drop_watches()
     future = client.submit(whoami)
     wait_for(lambda: fake.requests.count("list", "pods") > 3)
-    assert not [e for e in flame.events if "the keeper" in e.reason]
+    assert not [e for e in flame.events if "the watchdog" in e.reason]
     fake.calm()
-    assert wait_for(lambda: [p for p in fake.objects("pods") if "keeper" in p["metadata"]["name"]])
-    wait_for(flame.backend._estate._looking.done)
-    assert not [e for e in flame.events if "the keeper" in e.reason]
+    assert wait_for(
+        lambda: [p for p in fake.objects("pods") if "watchdog" in p["metadata"]["name"]]
+    )
+    wait_for(flame.backend._owner_job._looking.done)
+    assert not [e for e in flame.events if "the watchdog" in e.reason]
     assert future.result(timeout=60)[0] == "runner-1"
 
 

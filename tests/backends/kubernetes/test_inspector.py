@@ -20,7 +20,12 @@ from hypothesis import strategies as st
 from dask_flame import BootError
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.backends.kubernetes.inspector import NEEDED
-from dask_flame.backends.kubernetes.objects.orphans import UNKNOWN, finished, forsaken, why_orphan
+from dask_flame.backends.kubernetes.objects.orphans import (
+    UNKNOWN,
+    expired_unmet,
+    finished,
+    why_orphan,
+)
 from dask_flame.cli.commands import flame
 from tests.backends.kubernetes import test_backend as test_kubernetes
 from tests.backends.kubernetes.test_backend import Start, pods, whoami
@@ -215,7 +220,7 @@ def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, adm
     go = planted(fake)
     before = names(fake)
     shown = typed(config, "sweep", "--dry-run", "-o", "json")
-    assert {stray["what"]: stray["why"] for stray in json.loads(shown)} == go
+    assert {orphan["what"]: orphan["why"] for orphan in json.loads(shown)} == go
     assert names(fake) == before
     assert typed(config, "sweep", "--yes").endswith("\nended\n")
     assert names(fake) == before - set(go)
@@ -257,7 +262,7 @@ def test_places_that_there_are_not(tmp_path: Path, kubernetes: Start, admin: Any
 
 @pytest.mark.unit
 def test_the_role_for_it_is_what_it_asks_for() -> None:
-    text = (ROOT / "deploy/kubernetes/overseer.yaml").read_text()
+    text = (ROOT / "deploy/kubernetes/inspector.yaml").read_text()
     (role,) = yaml.safe_load_all(text)
     rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
     assert yaml.safe_load(rules(rights))["rules"] == role["rules"]
@@ -266,7 +271,7 @@ def test_the_role_for_it_is_what_it_asks_for() -> None:
 @pytest.mark.process
 def test_that_role_is_enough(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes()
-    text = (ROOT / "deploy/kubernetes/overseer.yaml").read_text()
+    text = (ROOT / "deploy/kubernetes/inspector.yaml").read_text()
     config = admin(fake, yaml.safe_load(text)["rules"])
     _, client = cluster(max=1, name="role")
     client.submit(whoami, pure=False).result(timeout=60)
@@ -320,7 +325,7 @@ def test_a_job_whose_driver_is_not_heard_of_is_one() -> None:
     # What counts is when it has started.
     later = datetime.fromtimestamp(995, tz=UTC).isoformat()
     assert why(begun(99, 12, startTime=later)) == ""
-    assert not forsaken(begun(99, None), 1000)
+    assert not expired_unmet(begun(99, None), 1000)
 
 
 @pytest.mark.unit

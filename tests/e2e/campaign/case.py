@@ -177,7 +177,7 @@ _KILLS = {
     "api-down": "the API server goes down for a while and the driver is killed",
     "api-slow": "the API server is slow all the time and the driver is killed",
     "pod": "the driver is killed and its pod deleted",
-    "keeper": "the driver and the keeper are killed",
+    "watchdog": "the driver and the watchdog are killed",
 }
 
 THEMES = (

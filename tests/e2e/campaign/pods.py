@@ -1,4 +1,4 @@
-"""A case on Kubernetes (driver): what is done to its pods, its keeper and the API server."""
+"""A case on Kubernetes (driver): what is done to its pods, its watchdog and the API server."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class PodFaults(Faults):
             self._say(f"{fault.what} for {fault.seconds:.2f} s")
             with trouble(self.fake, fault.what):
                 self._sleep(fault.seconds or 0.0)
-        elif fault.what.startswith("keeper-"):
+        elif fault.what.startswith("watchdog-"):
             self._say(fault.what)
-            # Kubernetes deletes what the keeper owned, now or when its Job is given up.
+            # Kubernetes deletes what the watchdog owned, now or when its Job is given up.
             self.seen.victims |= dict.fromkeys(self.cluster.runners, fault.what)
-            strike_keeper(self.fake, fault.what)
+            strike_watchdog(self.fake, fault.what)
             self._doomed()
         else:
             self._strike_pods(self.fake, fault)
@@ -113,11 +113,11 @@ class PodFaults(Faults):
             self._say(f"{fault.what} {name}, which was {phase_of(member)}")
 
     def _doomed(self) -> None:
-        """Runners that come now may be owned by the keeper that has gone."""
+        """Runners that come now may be owned by the watchdog that has gone."""
         for _ in range(20):
             self._sleep(0.1)
             self.seen.victims |= {
-                name: "keeper" for name in self.cluster.runners if name not in self.seen.victims
+                name: "watchdog" for name in self.cluster.runners if name not in self.seen.victims
             }
 
 
@@ -170,17 +170,17 @@ def _again(fake: FakeKubernetes, what: str, over: threading.Event) -> None:
     fake.calm()
 
 
-def strike_keeper(fake: FakeKubernetes, what: str) -> None:
-    """Do something to all keepers that there are."""
-    if what == "keeper-delete":
+def strike_watchdog(fake: FakeKubernetes, what: str) -> None:
+    """Do something to all watchdogs that there are."""
+    if what == "watchdog-delete":
         for job in fake.objects("jobs"):
             fake.delete(job)
         return
-    for pod in _of(fake, "keeper"):
+    for pod in _of(fake, "watchdog"):
         with contextlib.suppress(KeyError):
-            if what == "keeper-kill":
+            if what == "watchdog-kill":
                 fake.kill(pod)
-            elif what == "keeper-pod":
+            elif what == "watchdog-pod":
                 fake.delete(pod)
             else:
                 fake.evict(pod)

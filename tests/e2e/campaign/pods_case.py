@@ -12,11 +12,11 @@ from tests.e2e.campaign.case import DRIVER_PHASES, PHASES, Case, Fault, moment, 
 API_FAULTS = ("api-down", "api-slow", "api-errors", "api-lost", "api-cut", "api-old")
 #: What is done to runners' pods.
 POD_FAULTS = ("pod-kill", "pod-delete", "pod-force", "pod-oom", "pod-evict", "pod-preempt")
-#: What is done to the keeper: its Job is deleted, its process killed, its pod deleted or evicted.
-KEEPER_FAULTS = ("keeper-delete", "keeper-kill", "keeper-pod", "keeper-evict")
+#: What is done to the watchdog: its Job is deleted, its process killed, its pod deleted or evicted.
+KEEPER_FAULTS = ("watchdog-delete", "watchdog-kill", "watchdog-pod", "watchdog-evict")
 #: What else happens when a driver is killed.
-KILLS = ("", "", "", "api-down", "api-slow", "pod", "keeper", "paused")
-_THEMES = ("driver", "api", "driver", "pods", "driver", "api", "keeper", "boots", "driver", "mix")
+KILLS = ("", "", "", "api-down", "api-slow", "pod", "watchdog", "paused")
+_THEMES = ("driver", "api", "driver", "pods", "driver", "api", "watchdog", "boots", "driver", "mix")
 #: Seconds: what is here is over soon, whatever has been cut.
 _GRACE = 3.0
 
@@ -43,7 +43,7 @@ def make_pods_case(seed: int) -> Case:
         faults += [_fault(rng, API_FAULTS) for _ in range(rng.randint(0, 1))]
     if theme in ("pods", "mix"):
         faults += [_fault(rng, POD_FAULTS) for _ in range(rng.randint(1, 3))]
-    if theme == "keeper" or (theme == "mix" and rng.random() < 0.5):
+    if theme == "watchdog" or (theme == "mix" and rng.random() < 0.5):
         faults += [_fault(rng, KEEPER_FAULTS) for _ in range(rng.randint(1, 2))]
     if theme == "boots":
         more["boots"] = tuple(rng.choices(["raise", "exit", "kill", "slow", "ok"], k=3))

@@ -25,7 +25,7 @@ pytest.importorskip("kr8s")
 
 from tests.e2e.campaign.judge import judge
 from tests.e2e.campaign.play import WITHIN, play
-from tests.e2e.campaign.pods import Pods, judge_pods, strike_keeper, trouble
+from tests.e2e.campaign.pods import Pods, judge_pods, strike_watchdog, trouble
 from tests.e2e.campaign.pods_case import Case, make_pods_case
 from tests.fakes.kubernetes import FakeKubernetes
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.process
 _DRIVER = str(Path(__file__).with_name("driver.py"))
 #: Seconds that trouble lasts around a driver's end, and that one is stopped for.
 _TROUBLE, _PAUSE = 1.5, 4.0
-#: Seconds in which all must be gone when the driver is: runners and keeper wait for the grace.
+#: Seconds in which all must be gone when the driver is: runners and watchdog wait for the grace.
 _GONE_WITHIN = 45.0
 _TEAM = {"team": {"pod-security.kubernetes.io/enforce": "restricted"}}
 
@@ -154,8 +154,8 @@ def _kill(case: Case, driver: Any, fake: FakeKubernetes) -> str:
         time.sleep(_PAUSE)  # what is being tested
         driver.send_signal(signal.SIGCONT)
         return "stopped, and let go on"
-    if case.kill_with == "keeper":
-        strike_keeper(fake, "keeper-kill")
+    if case.kill_with == "watchdog":
+        strike_watchdog(fake, "watchdog-kill")
     if case.kill_with == "pod":
         (pod,) = [p for p in fake.objects("pods") if p["metadata"]["name"] == "me"]
         fake.delete(pod, grace=1)

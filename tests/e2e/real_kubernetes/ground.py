@@ -75,7 +75,7 @@ class Ground:
             return self.fake.at_rest()
         return not self.pods("")
 
-    def keeper(self) -> Object:
+    def watchdog(self) -> Object:
         """The Job that owns the runners that there are."""
         (name,) = {owner(pod)["name"] for pod in self.pods()}
         job = self.ask.get("Job", name)

@@ -38,18 +38,18 @@ def test_calls_run_in_pods_and_nothing_stays(ground: Ground, cluster: Any) -> No
     assert sorted(client.gather(futures)) == [(f"runner-{n}", "xyzzy") for n in (1, 2, 3)]
     made = ground.pods()
     assert len(made) == 3
-    keeper = ground.keeper()
-    driver = owner(keeper)
+    watchdog = ground.watchdog()
+    driver = owner(watchdog)
     assert driver["kind"] == "Pod"
     mine = ground.ask.get("Pod", driver["name"])
     assert mine is not None
     assert mine["metadata"]["uid"] == driver["uid"]
     for pod in made:
         assert pod["spec"]["containers"][0]["image"] == mine["spec"]["containers"][0]["image"]
-        assert owner(pod)["uid"] == keeper["metadata"]["uid"]
+        assert owner(pod)["uid"] == watchdog["metadata"]["uid"]
         assert "app" not in pod["metadata"]["labels"]
     private = ("xyzzy", "PRIVATE KEY", flame.security.tls_worker_key)
-    text = json.dumps([*made, *ground.pods("keeper"), keeper])
+    text = json.dumps([*made, *ground.pods("watchdog"), watchdog])
     assert not any(secret in text for secret in private)
     steps = {step for boot in flame.boots for step, _ in boot.steps}
     assert steps >= {"accepted", "scheduled", "started", "registered"}
@@ -135,6 +135,6 @@ def test_nobody_hears_of_the_end(
     assert client.submit(abs, -1).result(timeout=_UP) == 1
     client.close()
     flame.close()
-    # The keeper is the last to go.
+    # The watchdog is the last to go.
     wait_for(ground.at_rest, 60)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

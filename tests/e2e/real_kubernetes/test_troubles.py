@@ -114,11 +114,11 @@ def test_out_of_memory(ground: Ground, cluster: Any) -> None:
         future.result(timeout=_UP)
 
 
-def test_a_keeper_that_is_taken_away_is_made_anew(ground: Ground, cluster: Any) -> None:
+def test_a_watchdog_that_is_taken_away_is_made_anew(ground: Ground, cluster: Any) -> None:
     _, client = cluster(max=1)
     assert client.submit(abs, -1).result(timeout=_UP) == 1
-    first = ground.keeper()
+    first = ground.watchdog()
     ground.ask.delete("Job", first["metadata"]["name"])
     wait_for(lambda: not ground.pods(), 90, "what it owned is gone")
     assert client.submit(abs, -2).result(timeout=_UP) == 2
-    assert ground.keeper()["metadata"]["uid"] != first["metadata"]["uid"]
+    assert ground.watchdog()["metadata"]["uid"] != first["metadata"]["uid"]

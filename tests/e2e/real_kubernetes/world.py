@@ -30,7 +30,7 @@ _LABEL = "dask-flame-test"
 #: All kinds that a cluster of ours, or these tests, may make something of.
 _MADE = ("Pod", "Job", "Secret", "Service", "NetworkPolicy", "ConfigMap", "ServiceAccount")
 _MADE_TOO = ("Role", "RoleBinding", "ResourceQuota")
-#: Pods that the namespace has room for, beside drivers and keepers.
+#: Pods that the namespace has room for, beside drivers and watchdogs.
 _ROOM = 8
 _QUOTA = {"pods": str(_ROOM + 6), "count/jobs.batch": "20", "count/secrets": "60"}
 #: Seconds that Kubernetes may take to delete what is to go.

@@ -33,7 +33,7 @@ class ObjectContext:
         Default image of pods.
     owner : mapping or None
         The owner reference of all objects: Kubernetes deletes them with their owner.
-    keeper : int
+    watchdog : int
         Number of watchdog Jobs so far, including the present one.
     nodes : mapping
         The fields of the driver's pod that select nodes.
@@ -53,7 +53,7 @@ class ObjectContext:
     namespace: str
     image: str | None = None
     owner: Mapping[str, Any] | None = None
-    keeper: int = 0
+    watchdog: int = 0
     nodes: Mapping[str, Any] = field(default_factory=dict)
     pull_secrets: Sequence[str] = ()
     user: int = _USER

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.kubernetes.objects.context import STOP
-from dask_flame.backends.kubernetes.objects.orphans import Object, deadline, finished, forsaken
+from dask_flame.backends.kubernetes.objects.orphans import Object, deadline, expired_unmet, finished
 
 CLUSTER, COMPONENT = "dask.org/cluster-name", "dask.org/component"
 
@@ -46,7 +46,7 @@ def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> ClusterList
 def _state(jobs: Sequence[Object], pods: Sequence[Object]) -> str:
     ending = [obj for obj in (*jobs, *pods) if "deletionTimestamp" in obj["metadata"]]
     if living := [obj for obj in jobs if obj not in ending and not finished(obj)]:
-        if all(forsaken(job, time.time()) for job in living):
+        if all(expired_unmet(job, time.time()) for job in living):
             return "orphaned"
         told = any(STOP in (pod["metadata"].get("annotations") or {}) for pod in pods)
         unmet = all(deadline(job) is not None for job in living)

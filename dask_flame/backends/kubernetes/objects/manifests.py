@@ -67,7 +67,7 @@ def secret(
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(
-            site, object_name(site.cluster, "orders", str(site.keeper), digest), "orders"
+            site, object_name(site.cluster, "orders", str(site.watchdog), digest), "orders"
         ),
         "type": "Opaque",
         "immutable": True,
@@ -75,7 +75,7 @@ def secret(
     }
 
 
-def keeper(
+def watchdog(
     site: ObjectContext, options: KubernetesOptions, host: str, port: int, grace: float
 ) -> dict[str, Any]:
     """Return the Job that owns all objects of a driver in the cluster.
@@ -95,7 +95,7 @@ def keeper(
         Arguments of the watchdog.
     """
     given = {"image": site.image or options.image, "service_account": options.service_account}
-    spec = RunnerSpec(name="keeper", scheduler="", concurrency=1, boot_timeout=0)
+    spec = RunnerSpec(name="watchdog", scheduler="", concurrency=1, boot_timeout=0)
     made = pod(spec, KubernetesOptions(**given), replace(site, template=None), {}, "none")["spec"]
     (container,) = made["containers"]
     module = "dask_flame.backends.kubernetes.watchdog"
@@ -109,8 +109,8 @@ def keeper(
     # An evicted or crashed watchdog does not mean that the driver is gone.
     ignored = {"type": "DisruptionTarget", "status": "True"}
     rules = {"rules": [{"action": "Ignore", "onPodConditions": [ignored]}]}
-    name = object_name(site.cluster, "keeper", str(site.keeper))
-    return _job(site, name, "keeper", made, backoffLimit=20, podFailurePolicy=rules)
+    name = object_name(site.cluster, "watchdog", str(site.watchdog))
+    return _job(site, name, "watchdog", made, backoffLimit=20, podFailurePolicy=rules)
 
 
 def scheduler(
@@ -265,7 +265,7 @@ def network_policy(site: ObjectContext, driver: Mapping[str, str], address: str)
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": metadata(site, object_name(site.cluster, "peers", str(site.keeper)), "peers"),
+        "metadata": metadata(site, object_name(site.cluster, "peers", str(site.watchdog)), "peers"),
         "spec": {
             "podSelector": peers,
             "policyTypes": ["Ingress"],

@@ -40,7 +40,7 @@ def why_orphan(
         return ""
     if owns and (end := finished(obj)):
         return f"it has {end}"
-    if owns and forsaken(obj, now):
+    if owns and expired_unmet(obj, now):
         return "its driver was gone before the two had met"
     references = obj["metadata"].get("ownerReferences") or ()
     if not references:
@@ -64,7 +64,7 @@ def deadline(job: Object) -> int | None:
     return None if seconds is None else int(seconds)
 
 
-def forsaken(job: Object, now: float) -> bool:
+def expired_unmet(job: Object, now: float) -> bool:
     """Return whether a driver has not reached its scheduler, and was silent for its grace."""
     seconds = deadline(job)
     if seconds is None:

@@ -184,7 +184,7 @@ def test_volumes_and_variables() -> None:
     assert kept["stringData"] == {"orders.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
     assert kept["metadata"]["ownerReferences"] == [OWNER]
     other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
-    later = manifests.secret(replace(SITE, keeper=2), {"scheduler": "tls://"}, options["secrets"])
+    later = manifests.secret(replace(SITE, watchdog=2), {"scheduler": "tls://"}, options["secrets"])
     assert len({item["metadata"]["name"] for item in (kept, other, later)}) == 3
 
 
@@ -198,13 +198,13 @@ def test_variables_that_may_be_no_key_of_a_secret(name: str) -> None:
     assert set(kept) == {"orders.json", ".A"}
 
 
-def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
+def test_the_watchdog_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     options = KubernetesOptions(
         image="gpu:2", gpu_kind="a", shm_size="1 GiB", priority_class="high"
     )
     nodes = {"tolerations": [{"key": "user", "operator": "Exists"}], "nodeSelector": {"a": "b"}}
-    site = replace(SITE, pull_secrets=["reg"], nodes=nodes, keeper=2)
-    made = manifests.keeper(site, options, "10.0.0.1", 8786, 10.0)
+    site = replace(SITE, pull_secrets=["reg"], nodes=nodes, watchdog=2)
+    made = manifests.watchdog(site, options, "10.0.0.1", 8786, 10.0)
     for version in VERSIONS:
         kubernetes_validate.validate(made, version, strict=True)
     template = made["spec"]["template"]
@@ -218,10 +218,10 @@ def test_the_keeper_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
     assert template["spec"]["tolerations"] == nodes["tolerations"]
     assert "priorityClassName" not in template["spec"]
     assert "nvidia.com/gpu" not in json.dumps(made)
-    assert made["metadata"]["name"] == "flame-c1-keeper-2"
+    assert made["metadata"]["name"] == "flame-c1-watchdog-2"
     assert made["metadata"]["ownerReferences"] == [OWNER]
     assert made["spec"]["ttlSecondsAfterFinished"] == 0
-    assert template["metadata"]["labels"]["dask.org/component"] == "keeper"
+    assert template["metadata"]["labels"]["dask.org/component"] == "watchdog"
 
 
 @pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort", "ClusterIP"])
@@ -312,11 +312,11 @@ def test_nobody_gets_in_but_peers_and_the_driver(
         "ingress": [{"from": [{"podSelector": peers}, *admitted]}],
     }
     assert made["metadata"]["ownerReferences"] == [OWNER]
-    later = manifests.network_policy(replace(SITE, keeper=2), driver, address)
+    later = manifests.network_policy(replace(SITE, watchdog=2), driver, address)
     assert later["metadata"]["name"] != made["metadata"]["name"]
-    # The keeper's pod is one of them.
-    keeper = manifests.keeper(SITE, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
-    labels = keeper["spec"]["template"]["metadata"]["labels"]
+    # The watchdog's pod is one of them.
+    watchdog = manifests.watchdog(SITE, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
+    labels = watchdog["spec"]["template"]["metadata"]["labels"]
     assert peers["matchLabels"].items() <= labels.items()
 
 
@@ -381,11 +381,11 @@ def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
     assert pod(site)["spec"]["hostname"] == "site"
     own = pod(site, {"pod_template": {"spec": {"hostname": "own"}}})["spec"]
     assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
-    keeper = manifests.keeper(site, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
+    watchdog = manifests.watchdog(site, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
     scheduler = manifests.scheduler(
         site, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
     )
-    assert "hostname" not in json.dumps([keeper, scheduler])
+    assert "hostname" not in json.dumps([watchdog, scheduler])
 
 
 def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_ours() -> None:

@@ -153,17 +153,17 @@ def test_long_messages_are_cut() -> None:
     assert len(held_up(waits)) < 700
 
 
-def test_a_keepers_pod() -> None:
-    def keeper(made: dict[str, Any], **meta: Any) -> dict[str, Any]:
-        return {**made, "metadata": {"name": "keeper", **meta}}
+def test_a_watchdogs_pod() -> None:
+    def watchdog(made: dict[str, Any], **meta: Any) -> dict[str, Any]:
+        return {**made, "metadata": {"name": "watchdog", **meta}}
 
     crashed = pod("Failed", containerStatuses=worker("terminated", exitCode=1, reason="Error"))
-    assert kept_from_its_work(keeper(crashed)) == "exit code 1"
-    assert kept_from_its_work(keeper(crashed, deletionTimestamp="now")) == ""
+    assert kept_from_its_work(watchdog(crashed)) == "exit code 1"
+    assert kept_from_its_work(watchdog(crashed, deletionTimestamp="now")) == ""
     crashed["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
-    assert kept_from_its_work(keeper(crashed)) == ""
+    assert kept_from_its_work(watchdog(crashed)) == ""
     no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     waits = pod(conditions=[{**no_room, "message": NO_GPU}])
-    assert kept_from_its_work(keeper(waits)) == f"Unschedulable: {NO_GPU}"
+    assert kept_from_its_work(watchdog(waits)) == f"Unschedulable: {NO_GPU}"
     for fine in (pod(), pod("Running"), pod("Succeeded")):
-        assert kept_from_its_work(keeper(fine)) == ""
+        assert kept_from_its_work(watchdog(fine)) == ""
