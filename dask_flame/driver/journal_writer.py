@@ -22,7 +22,7 @@ from dask_flame.history.journal import (
 )
 from dask_flame.history.records import History
 from dask_flame.scaling.boot_messages import BootMessages
-from dask_flame.scaling.decisions import BootRequest, Decision
+from dask_flame.scaling.decision_types import BootRequest, Decision
 from dask_flame.scaling.fleet import Fleet
 
 #: Maximum number of lines, and of characters per line, of a runner's last output in an event.

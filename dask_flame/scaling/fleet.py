@@ -17,7 +17,7 @@ from typing import Any
 
 from dask_flame.core.backoff import doubled
 from dask_flame.core.pool import Pool
-from dask_flame.scaling.decisions import BootRequest, Decision, GiveUp, Retirement
+from dask_flame.scaling.decision_types import BootRequest, Decision, GiveUp, Retirement
 from dask_flame.scaling.no_room import RoomBackoff
 from dask_flame.scaling.runner_index import PAUSED_FOR, Phase, RunnerIndex, RunnerState
 

@@ -21,21 +21,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dask.config
 
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
-from dask_flame.backends.local.exit_reasons import ExitReasons
+from dask_flame.backends.local.exit_reasons import ExitReasons, out_of_memory
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.backends.local.launch import displayed, shared_config
 from dask_flame.backends.local.options import LocalOptions
 from dask_flame.backends.local.result_folder import DriverFolder
+from dask_flame.backends.local.runner_kinds import RunnerKinds
 from dask_flame.backends.local.sampling_intervals import interval_factor
 from dask_flame.backends.local.supervisor.control_signals import STOPPED
-from dask_flame.backends.local.templates import RunnerKinds
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.folder_locks import lock
 from dask_flame.core.open_files import usual_limit
 from dask_flame.core.process_settings import interpreter_flags
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.core.resource_trackers import end_all_marked, wait_for_trackers
-from dask_flame.core.text import memory
 from dask_flame.core.threads import in_thread
 from dask_flame.errors import BackendError
 from dask_flame.prints.driver.show import DriversShow
@@ -381,9 +380,7 @@ class LocalBackend(Backend):
         elif event == "ended":
             used, limit = message["used"]
             why = self._exit_reasons.why(message["code"], forced=message["forced"])
-            if used:
-                why = f"ran out of memory ({memory(used, beside=limit)} of {memory(limit)}); "
-                why += "relevant settings: memory"
+            why = out_of_memory(used, limit) if used else why
             self._over(message["name"], why, message["output"])
 
     def _printed(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from dask_flame.core.text import memory
+
 _VMSTAT = Path("/proc/vmstat")
 
 
@@ -57,3 +59,17 @@ class ExitReasons:
             return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
         except (OSError, ValueError, StopIteration):
             return None
+
+
+def out_of_memory(used: int, limit: int) -> str:
+    """Return why the supervisor ended a runner that used more memory than its pool allows.
+
+    Parameters
+    ----------
+    used, limit : int
+        Bytes.
+    """
+    return (
+        f"ran out of memory ({memory(used, beside=limit)} of {memory(limit)}); "
+        "relevant settings: memory"
+    )

@@ -10,8 +10,8 @@ import dask.config
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
+from dask_flame.backends.local.runner_kinds import kind
 from dask_flame.backends.local.sampling_intervals import lengthen_intervals
-from dask_flame.backends.local.templates import kind
 from dask_flame.backends.redact import HIDDEN, hide, plain
 from dask_flame.core.process_settings import import_path, main_program
 from dask_flame.prints.rate_limit import Limits
