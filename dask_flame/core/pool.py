@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask.system import CPU_COUNT
 
@@ -29,6 +30,7 @@ from dask_flame.core.options import Check, Declared, Option, option
 from dask_flame.errors import PoolError
 
 OnChange = Callable[[str, int], object]
+Duration = str | float | timedelta
 
 
 def _environment(name: str, env: Any) -> Mapping[str, str]:
@@ -205,29 +207,59 @@ class Pool(Declared):
     preload: tuple[str, ...] = option(_modules, '["numpy"]', default=(), for_runners=True)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    @by_name("Pool", "min", "max", "concurrency", "idle_timeout")
-    def __init__(self, **options: Any) -> None:
-        own = self.declared()
-        given = {name: options.pop(name, None) for name in own}
-        together = options.pop("options", None)
-        if together is not None and not _is_options(together):
-            example = 'options={"image": "ghcr.io/me/runner:1.0"}'
-            raise PoolError(
-                f"options is not a mapping of names of options to values; write {example}"
-            )
-        options = {**(together or {}), **options}
-        refuse_unknown(options)
-        values = {name: known.taken(name, given[name]) for name, known in own.items()}
-        if values["max"] is None:
-            values["max"] = max(CPU_COUNT, values["min"])
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "options", backend_options.checked(options))
-        if self.min > self.max:
-            raise PoolError(
-                f"min={self.min} is more than max={self.max}; write "
-                f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
-            )
+    if TYPE_CHECKING:
+        # For type checkers and editors. A test compares the names with the fields.
+        def __init__(
+            self,
+            *,
+            min: int | None = None,
+            max: int | None = None,
+            concurrency: int | None = None,
+            idle_timeout: Duration | None = None,
+            min_idle_timeout: Duration | None = None,
+            boot_timeout: Duration | None = None,
+            shutdown_timeout: Duration | None = None,
+            spare: int | None = None,
+            single_use: bool | None = None,
+            idle_check: Callable[[], object] | None = None,
+            boot_attempts: int | None = None,
+            on_boot_failure: str | None = None,
+            on_grow: OnChange | None = None,
+            on_shrink: OnChange | None = None,
+            cpus: float | str | None = None,
+            memory: str | int | None = None,
+            gpus: int | None = None,
+            price: float | None = None,
+            resources: Mapping[str, float] | None = None,
+            env: Mapping[str, str] | None = None,
+            preload: Sequence[str] | None = None,
+            **options: Any,
+        ) -> None: ...
+    else:
+
+        @by_name("Pool", "min", "max", "concurrency", "idle_timeout")
+        def __init__(self, **options: Any) -> None:
+            own = self.declared()
+            given = {name: options.pop(name, None) for name in own}
+            together = options.pop("options", None)
+            if together is not None and not _is_options(together):
+                example = 'options={"image": "ghcr.io/me/runner:1.0"}'
+                raise PoolError(
+                    f"options is not a mapping of names of options to values; write {example}"
+                )
+            options = {**(together or {}), **options}
+            refuse_unknown(options)
+            values = {name: known.taken(name, given[name]) for name, known in own.items()}
+            if values["max"] is None:
+                values["max"] = max(CPU_COUNT, values["min"])
+            for name, value in values.items():
+                object.__setattr__(self, name, value)
+            object.__setattr__(self, "options", backend_options.checked(options))
+            if self.min > self.max:
+                raise PoolError(
+                    f"min={self.min} is more than max={self.max}; write "
+                    f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
+                )
 
     def __repr__(self) -> str:
         own = {n: known.shown(getattr(self, n)) for n, known in self.declared().items()}

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -276,3 +278,12 @@ def test_a_wrong_setting_in_the_configuration(settings: dict[str, object], says:
     with dask.config.set(settings), pytest.raises(PoolError) as caught:
         FlameCluster()
     assert says in str(caught.value)
+
+
+def test_type_checkers_know_each_option() -> None:
+    (declared,) = (
+        node
+        for node in ast.walk(ast.parse(Path(inspect.getfile(Pool)).read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwonlyargs
+    )
+    assert [argument.arg for argument in declared.args.kwonlyargs] == list(Pool.declared())
