@@ -491,7 +491,9 @@ def _objects(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the Secret that a runner needs, and its pod."""
     config = spec.launch_config(local=False)
-    secret = manifests.secret(site, config, variables(spec, options))
+    # All runners of a pool share one Secret. The name of each is a variable of its pod.
+    shared = {name: value for name, value in config.items() if name != "name"}
+    secret = manifests.secret(site, shared, variables(spec, options))
     orders = secret["metadata"]["name"]
     return secret, manifests.pod(spec, options, site, usual_environment(spec), orders)
 
