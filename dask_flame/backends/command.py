@@ -1,4 +1,4 @@
-"""The command that starts a runner, for back ends that start processes (driver)."""
+"""The command that starts a runner, for backends that start processes (driver)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def runner_command(
     ----------
     spec : RunnerSpec
     folder : str or Path
-        A folder for this runner alone, which the back end removes when the runner is gone. A runner
+        A folder for this runner alone, which the backend removes when the runner is gone. A runner
         whose input has closed removes it.
     host : str or None
         Where the runner listens.

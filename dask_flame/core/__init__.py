@@ -1,1 +1,1 @@
-"""Values and small tools for any place; nothing here knows a back end or a scheduler."""
+"""Values and small tools for any place; nothing here knows a backend or a scheduler."""

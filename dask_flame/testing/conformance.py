@@ -116,7 +116,7 @@ class BackendConformance:
 
     @pytest.fixture
     def outage(self) -> Any:
-        pytest.skip("this back end has no substrate that can be out of reach")
+        pytest.skip("this backend has no substrate that can be out of reach")
 
     @pytest_asyncio.fixture
     async def stage(self, factory: Factory) -> AsyncIterator[Stage]:

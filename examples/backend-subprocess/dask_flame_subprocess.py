@@ -1,4 +1,4 @@
-"""Runners as child processes of the driver: a whole back end for dask-flame (driver)."""
+"""Runners as child processes of the driver: a whole backend for dask-flame (driver)."""
 
 from __future__ import annotations
 

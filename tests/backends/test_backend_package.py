@@ -1,4 +1,4 @@
-"""A back end of another package: the one in examples/, installed with its entry point."""
+"""A backend of another package: the one in examples/, installed with its entry point."""
 
 from __future__ import annotations
 

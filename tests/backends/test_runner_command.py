@@ -1,4 +1,4 @@
-"""How a runner is launched by a back end of another package: what it reads, and how it ends."""
+"""How a runner is launched by a backend of another package: what it reads, and how it ends."""
 
 from __future__ import annotations
 

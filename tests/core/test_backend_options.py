@@ -1,4 +1,4 @@
-"""Options that back ends register: one field says all about each."""
+"""Options that backends register: one field says all about each."""
 
 from __future__ import annotations
 

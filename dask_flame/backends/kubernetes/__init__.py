@@ -1,4 +1,4 @@
-"""The Kubernetes back end: runners as pods (driver)."""
+"""The Kubernetes backend: runners as pods (driver)."""
 
 from __future__ import annotations
 
