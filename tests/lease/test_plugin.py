@@ -180,13 +180,13 @@ def test_a_wrong_grace_is_refused() -> None:
 def test_calls_go_on_through_a_short_absence() -> None:
     with (
         FlameCluster(max=1, disconnect_grace="20s", dashboard_address=None) as cluster,
-        Client(cluster) as watchdog,
-        Client(cluster) as other,
+        Client(cluster) as staying,
+        Client(cluster) as leaving,
     ):
-        gate = Event("gate", client=watchdog)
-        future = watchdog.submit(gate.wait)
+        gate = Event("gate", client=staying)
+        future = staying.submit(gate.wait)
         wait_for(lambda: any(m.busy for m in cluster.runners.values()))
-        other.close()
+        leaving.close()
         gate.set()
         assert future.result(timeout=20)
 
@@ -237,7 +237,7 @@ def test_a_goodbye_keeps_nothing() -> None:
             key = client.submit(int, 1, key="kept-for-nobody").key
         wait_for(lambda: key not in cluster.scheduler.tasks)
         assert client.id not in cluster.scheduler.clients
-        assert cluster.scheduler.plugins[Lease.name]._watchdog.records == {}
+        assert cluster.scheduler.plugins[Lease.name]._sessions.records == {}
 
 
 @pytest.mark.process
@@ -301,12 +301,12 @@ async def test_nothing_of_it_stays_on_a_scheduler_that_closes() -> None:
         lease = Lease("60s", max_lifetime="1h")
         await scheduler.register_scheduler_plugin(lease, idempotent=False)
         async with Client(scheduler.address, asynchronous=True, timeout="1s") as client:
-            assert client.id in lease._watchdog.records
-            watchdog = lease._watchdog
+            assert client.id in lease._sessions.records
+            sessions = lease._sessions
             await scheduler.close()
             assert "remove_client" not in vars(scheduler)
-            assert not watchdog._look_out.is_running()
-            assert watchdog.records == {}
+            assert not sessions._look_out.is_running()
+            assert sessions.records == {}
             assert lease._timer is None
             assert lease._end is None
 

@@ -86,7 +86,7 @@ class Setting:
         return client.id in self.scheduler.client_comms
 
     def kept(self, client: Client) -> bool:
-        records = self.lease._watchdog.records if self.lease._watchdog else {}
+        records = self.lease._sessions.records if self.lease._sessions else {}
         return client.id in records and records[client.id].release is not None
 
     def cut(self, client: Client, **kwargs: Any) -> None:
@@ -478,7 +478,7 @@ def test_a_client_of_a_call_connects_while_others_cancel(flame: Any) -> None:
 
 def test_a_cut_longer_than_the_grace(setting: Setting, gate: Path) -> None:
     with Client(setting.cluster) as other, Client(setting.proxy.address) as client:
-        setting.lease._watchdog.grace = 0.2
+        setting.lease._sessions.grace = 0.2
         old = client.map(lambda n: once(gate.parent, n), range(2))
         wait_for(lambda: len(ran(gate.parent)) == 2)
         setting.proxy.cut()

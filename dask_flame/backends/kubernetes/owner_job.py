@@ -187,7 +187,7 @@ class OwnerJob:
         if why and why not in self._told and self._trouble is not None:
             self._told.add(why)
             self._trouble(
-                f"the watchdog does not run, so objects stay until the driver's pod ends: {why}"
+                f"the watchdog, which ends objects with this process, does not run: {why}"
             )
 
     async def delete(self) -> None:
