@@ -215,5 +215,6 @@ class _ClientReplica(ReportReplica):
     async def _from_scheduler(self) -> Mapping[str, Any] | None:
         connection = self._client.scheduler_comm
         answer: Any = await getattr(self._client.scheduler, FOLLOW)(client=self._client.id)
-        self._connection = connection
+        if answer is not None:
+            self._connection = connection
         return answer  # type: ignore[no-any-return]

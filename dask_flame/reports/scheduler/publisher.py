@@ -14,7 +14,7 @@ from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import FOLLOW
 
 #: Messages that may wait in a client's stream. Beyond it, the client asks for the store anew.
-_MOST_WAITING = 10_000
+_MAX_QUEUED = 10_000
 
 
 class Follower(Protocol):
@@ -144,7 +144,7 @@ class _ClientStream:
     @property
     def crowded(self) -> bool:
         stream = self._scheduler.client_comms.get(self._client)
-        return stream is not None and len(stream.buffer) > _MOST_WAITING
+        return stream is not None and len(stream.buffer) > _MAX_QUEUED
 
     def send(self, number: int, change: Mapping[str, Any] | None) -> None:
         stream = self._scheduler.client_comms.get(self._client)
