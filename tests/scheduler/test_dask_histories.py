@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from dask_flame.history.events import EventLog
 from dask_flame.history.journal import BootFailed, Journal
 from dask_flame.scheduler import dask_histories
 from dask_flame.serialization.packed import PackedTask
+from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
 #: These tests collect garbage, of whatever test this process has run before, too: what that has to
@@ -32,7 +32,7 @@ pytestmark = [
     ),
 ]
 
-SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
+SOAK = ROOT / "benchmarks" / "soak.py"
 
 
 def large(n: int) -> bytes:

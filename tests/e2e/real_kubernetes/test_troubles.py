@@ -42,13 +42,13 @@ def test_pods_that_wait_go_when_their_calls_are_cancelled(ground: Ground, cluste
 
 def test_an_image_that_cannot_be_pulled(ground: Ground, cluster: Any) -> None:
     flame, client = cluster(image=NO_IMAGE)
-    with pytest.raises(BootError, match=r"(?s)Image.*no/such:1.*governs it: image"):
+    with pytest.raises(BootError, match=r"(?s)Image.*no/such:1.*settings: image"):
         client.gather(client.map(abs, range(-2, 0)))
     # Each reason once, whatever the number of runners and attempts.
     kinds = [e.kind for e in flame.events if e.kind in ("held", "failed")]
     assert kinds.count("held") <= 2
     assert kinds.count("failed") <= 3
-    assert len([e for e in flame.events if "governs it: image" in e.reason]) == 1
+    assert len([e for e in flame.events if "settings: image" in e.reason]) == 1
 
 
 def test_an_image_with_another_python(ground: Ground, cluster: Any) -> None:
