@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -82,16 +82,31 @@ class FlameScheduler(ClientAnswers):
     Parameters
     ----------
     pools : mapping of str to Pool, optional
-        The pools of the cluster; the first is the default.
+        The pools of the cluster when it starts; the first is the default.
+    policies : callable, optional
+        Return the present policies of these pools, which may have been resized. By default, they
+        are those at the start.
     **kwargs
         Parameters of ``Scheduler``.
+
+    Attributes
+    ----------
+    policies : callable
+        Read by :mod:`dask_flame.core.capacity`, which a Client runs in the scheduler.
     """
 
-    def __init__(self, *, pools: Mapping[str, Pool] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        pools: Mapping[str, Pool] | None = None,
+        policies: Callable[[], Mapping[str, Pool]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         pickling.prepare(interruptible=True)
         self._removed: deque[str] = deque(maxlen=1000)
         self.losses = LostCalls(self)
         self.slots = Slots(self, pools or {"default": Pool()}, self.losses)
+        self.policies = policies or (lambda: self.slots.pools)
         self.asks = AwaitedWorkers(self, self.slots)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = partial(Shuffles, fit=self.slots.fit)

@@ -100,6 +100,7 @@ class InProcessScheduler:
         wanted = parts.dashboard_address
         scheduler = self.scheduler = FlameScheduler(
             pools=parts.fleets.policies,
+            policies=lambda: parts.fleets.policies,
             **parts.backend.listening,
             security=parts.security,
             local_directory=parts.backend.folder,
