@@ -92,10 +92,12 @@ def test_a_runner_that_dask_pauses_for_a_moment_stays(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_index, "PAUSED_FOR", 30.0)  # longer than a busy machine may take
-    cluster, client = flame(max=1, memory="500 MB")
-    big = client.submit(fill, 400)
-    wait_for(lambda: "paused" in kinds(cluster))
-    # Dask writes it to disk, or somebody lets go of it.
+    # Else Dask may write the result to disk, and go on, before it has told anybody of the pause.
+    kept = {f"distributed.worker.memory.{what}": False for what in ("target", "spill")}
+    with dask.config.set(kept):
+        cluster, client = flame(max=1, memory="500 MB")
+        big = client.submit(fill, 400)
+        wait_for(lambda: "paused" in kinds(cluster))
     del big
     wait_for(lambda: [e for e in cluster.events if e.reason == "begins calls again"])
     assert client.submit(one, 1).result() == 1
