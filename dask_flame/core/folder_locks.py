@@ -18,14 +18,16 @@ LOCK = ".guard"
 _SUPERVISED = ".supervised"
 #: Seconds between two attempts to lock a folder.
 _PAUSE = 0.02
+#: Seconds for which a folder has to be supervised: a killed process may hold its lock for a moment.
+_SURE = 1.0
 
 
-def lock(folder: str, name: str = LOCK) -> int:
+def lock(folder: str) -> int:
     """Show others that this process lives, until it ends or closes the returned descriptor.
 
     Processes that this one starts do not inherit the lock.
     """
-    descriptor = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
@@ -44,7 +46,11 @@ def hold(folder: str) -> list[int]:
 
 def supervise(folder: str) -> int:
     """Promise to remove a folder when its holder has ended, until this process ends."""
-    return lock(folder, _SUPERVISED)
+    descriptor = os.open(os.path.join(folder, _SUPERVISED), os.O_RDWR | os.O_CREAT, 0o600)
+    with contextlib.suppress(OSError):
+        # Exclusive: those who look whether it is locked do not see each other.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def remove_when_released(folder: str, within: float, *, unless_supervised: bool = False) -> bool:
@@ -65,6 +71,7 @@ def remove_when_released(folder: str, within: float, *, unless_supervised: bool 
         Whether the folder has been removed.
     """
     due = time.monotonic() + within
+    unsupervised = time.monotonic()  # when it was last seen to be
     while True:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -75,7 +82,10 @@ def remove_when_released(folder: str, within: float, *, unless_supervised: bool 
             shutil.rmtree(folder, ignore_errors=True)
             return not os.path.exists(folder)
         except OSError:
-            if time.monotonic() > due or (unless_supervised and _supervised(descriptor)):
+            now = time.monotonic()
+            if not (unless_supervised and _supervised(descriptor)):
+                unsupervised = now
+            if now > due or now > unsupervised + _SURE:
                 return False
         finally:
             os.close(descriptor)
@@ -89,7 +99,7 @@ def _supervised(folder: int) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:

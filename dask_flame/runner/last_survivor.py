@@ -41,6 +41,8 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
     """
     me = os.getpid()
     leads = os.getpgrp() == me
+    # From here on, the driver and other runners do not kill this process, nor its child.
+    hidden = hide_mark()
     with warnings.catch_warnings(action="ignore"):  # about forks with threads
         if os.fork():
             return
@@ -52,7 +54,7 @@ def sweep(mark: str, scratch: str, drivers: str) -> None:
             os.kill(me, signal.SIGKILL)
         # Several runners may do this at a time, and processes without a mark are spared. A runner
         # killed before it gets here was killed by one that got here.
-        whose = supervisor_prefix(mark) if hide_mark() else mark
+        whose = supervisor_prefix(mark) if hidden else mark
         trackers = end_group(me) if leads else set()
         wait_for_trackers(trackers | end_all_marked(whose))
         if scratch:

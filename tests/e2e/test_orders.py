@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
 import signal
@@ -124,6 +126,24 @@ class Killed:
     def folders(self) -> list[Path]:
         return list(self.temporary.glob("dask-flame-*"))
 
+    def supervised(self) -> bool:
+        """Whether a supervisor has promised to remove the driver's folder."""
+        for folder in self.folders():
+            with contextlib.suppress(FileNotFoundError), open(folder / ".supervised") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+        return False
+
+    def wait_for_no_folder(self) -> None:
+        """Wait until no folder is left; otherwise say what is in them."""
+        try:
+            wait_for(lambda: not self.folders(), 30)
+        except AssertionError:
+            left = [sorted(map(str, [f, *f.rglob("*")])) for f in self.folders()]
+            raise AssertionError(f"folders are left: {left}") from None
+
     def end(self) -> None:
         for process in self.remains():
             process.kill()
@@ -160,14 +180,15 @@ def test_who_is_left_ends_the_rest(order: tuple[str, ...], killed: Killed) -> No
     if "driver" in order:
         killed.process.wait()
         wait_for(lambda: not killed.remains(), 30, "no process is left")
-        wait_for(lambda: not killed.folders(), 30, "no folder is left")
+        killed.wait_for_no_folder()
         return
     mine = before if "supervisor" in order else before - _of_the_other(killed)
     wait_for(lambda: not mine & {p.pid for p in killed.descendants()}, 30, "its children are gone")
+    wait_for(killed.supervised, 30, "the driver has a supervisor, perhaps another one")
     killed.process.kill()
     killed.process.wait()
     wait_for(lambda: not killed.remains(), 30, "no process is left")
-    wait_for(lambda: not killed.folders(), 30, "no folder is left")
+    killed.wait_for_no_folder()
 
 
 def test_a_driver_that_is_slow_to_start_its_next_supervisor(killed: Killed) -> None:
@@ -179,7 +200,7 @@ def test_a_driver_that_is_slow_to_start_its_next_supervisor(killed: Killed) -> N
     assert len(killed.folders()) == 1
     killed.process.kill()
     killed.process.wait()
-    wait_for(lambda: not killed.folders(), 30, "no folder is left")
+    killed.wait_for_no_folder()
     wait_for(lambda: not killed.remains(), 30, "no process is left")
 
 

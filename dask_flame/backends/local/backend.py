@@ -50,6 +50,8 @@ _START_WITHIN = 30.0
 _END_WITHIN = 10.0
 #: Seconds between the end of a supervisor and the start of the next one.
 _AGAIN_AFTER, _AGAIN_AT_MOST = 0.5, 30.0
+#: Seconds in which the runners of a killed supervisor begin to end what it leaves.
+_LEFT_TO_RUNNERS = 0.5
 #: Seconds after which an import is reported as the cause of a slow boot.
 _LONG = 1.0
 _KEPT_LOGS = 200
@@ -333,15 +335,21 @@ class LocalBackend(Backend):
             self._hello.set_exception(ConnectionError("the supervisor is gone"))
             self._hello.exception()
         if not self._closed:
-            # The supervisor was killed: clean up in its place.
-            trackers = end_all_marked(f"{self._mark}/")
-            self._cleanup = asyncio.ensure_future(in_thread(wait_for_trackers, trackers))
+            self._cleanup = asyncio.ensure_future(self._clean_up())
             if not self._why_stopped and (self._restart is None or self._restart.done()):
                 self._restart = asyncio.ensure_future(self._have_supervisor_again())
         lost = self._why_stopped or "the supervisor of the local runners is gone"
         why = "the cluster was closed" if self._closed else lost
         for name in list(self._runners):
             self._over(name, why)
+
+    async def _clean_up(self) -> None:
+        """End what is left of a supervisor that was killed."""
+        # Its runners do the same, and then watch over the folders until there is another
+        # supervisor. They are not killed before they have begun.
+        await asyncio.sleep(_LEFT_TO_RUNNERS)
+        trackers = await in_thread(end_all_marked, f"{self._mark}/")
+        await in_thread(wait_for_trackers, trackers)
 
     def _hear(self, message: dict[str, Any]) -> None:
         event = message.pop("ev")
