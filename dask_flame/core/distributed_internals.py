@@ -62,6 +62,7 @@ __all__ = [
 #: Methods that are overridden in a subclass, with the reason. None of them is public.
 OVERRIDDEN = {
     "BatchedSend._background_send": "what is said is sent at once, without an interval",
+    "Client._send_to_scheduler": "calls of a call use its version of local modules",
     "Cluster._close": "a cluster closes its own parts first",
     "Cluster._get_logs": "logs of runners come from the substrate",
     "Cluster._repr_html_": "a cluster is shown by its pools",
@@ -81,11 +82,13 @@ OVERRIDDEN = {
 REPLACED = {
     "Client._cancel": "returns when the scheduler has heard of it",
     "Client._ensure_connected": "a client that is back takes up its lease",
+    "Client._graph_to_futures": "local modules are sent before the calls that need them",
     "Client._handle_event": "an event handler that exits must not end the event loop",
     "Client._reconnect": "a lost connection is resumed",
     "Client._restart": "returns when all clients of this process have heard of it",
     "Client._scatter": "data that exits when it is pickled must not end the event loop",
-    "Client._send_to_scheduler": "a client without its cluster says why",
+    "Client._send_to_scheduler": "a client without its cluster says why, and calls say with which "
+    "version of local modules they were submitted",
     "Client._send_to_scheduler_safe": "messages are numbered, to be sent again when they are lost",
     "Client.sync": "a closed or forked cluster says so",
     "Comm.read": "messages of a client are counted",

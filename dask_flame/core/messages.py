@@ -19,6 +19,11 @@ WATCH = "flame-watch"
 #: The call that asked for its slot back has one.
 RETURNED = "flame-returned"
 
+# From a driver to the scheduler, and from there to runners.
+
+#: A version of the local modules; see code/.
+CODE = "flame-code"
+
 # From a runner to the scheduler.
 
 #: The thread of a released call is free.

@@ -57,6 +57,8 @@ SETTINGS: dict[str, Check] = {
     "scheduler.timeout": partial(seconds, zero=False),
     "home.limit": size,
     "home.memory": size,
+    "code.limit": size,
+    "code.file-limit": size,
     "prints.show": yes_or_no,
     "prints.burst": partial(whole, least=1),
     "prints.rate": number,

@@ -22,6 +22,8 @@ from tornado.ioloop import IOLoop
 
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import find_backend, made
+from dask_flame.code.driver.local_code import Choice
+from dask_flame.code.driver.tokens import depend_on_code
 from dask_flame.core import config, joblib_hook
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.keyword_only import by_name
@@ -33,7 +35,7 @@ from dask_flame.core.settings import SEATS, check_settings, configured, grace
 from dask_flame.driver import display
 from dask_flame.driver.closed import answer_for_closed, closed
 from dask_flame.driver.cluster_options import asynchronous as checked_asynchronous
-from dask_flame.driver.cluster_options import cluster_name, event_loop, log_level
+from dask_flame.driver.cluster_options import cluster_name, event_loop, local_code, log_level
 from dask_flame.driver.cluster_options import dashboard_address as checked_address
 from dask_flame.driver.dashboard_links import dashboard_link, page_link
 from dask_flame.driver.fleets import PoolFleets, make_pools
@@ -73,6 +75,7 @@ _OWN_OPTIONS = (
     "disconnect_grace",
     "max_lifetime",
     "home_limit",
+    "code",
     "name",
     "asynchronous",
     "security",
@@ -116,6 +119,10 @@ class FlameCluster(PoolsApi):
     home_limit : size, default "16 GiB"
         Maximum size of the results of ended runners that are kept in the scheduler's process and
         on its disk. A runner whose results do not fit stays.
+    code : bool or list of path-like or module, default True
+        The local modules to send to runners: True for all that the driver can import from folders
+        that are not installed (``flame.code.limit``, 64 MiB); False for none; or a list of folders
+        to import from, packages, and files of modules.
     name : str, optional
         Letters, digits and ``-``; random by default.
     asynchronous : bool, default False
@@ -173,6 +180,7 @@ class FlameCluster(PoolsApi):
         disconnect_grace: Duration | None = None,
         max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
+        code: Choice = True,
         name: str | None = None,
         asynchronous: bool = False,
         security: Security | bool | None = None,
@@ -212,6 +220,7 @@ class FlameCluster(PoolsApi):
         loop = event_loop(loop)
         asynchronous = checked_asynchronous(asynchronous, loop)
         warn_of_ignored(stacklevel=4)
+        self.local_code = local_code(code, data=getattr(factory, "remote", False))
         self.fleets = PoolFleets(policies)
         self._history = History(policies)
         self.events, self.boots = self._history.events, self._history.boots
@@ -247,6 +256,8 @@ class FlameCluster(PoolsApi):
         self._reports = Reports()
         self._reports.pools = self._pools
         joblib_hook.register()
+        if self.local_code is not None:
+            depend_on_code()
         answer_for_closed(FlameCluster)
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:
@@ -471,6 +482,8 @@ class FlameCluster(PoolsApi):
             finally:
                 await super()._close()
                 FlameCluster._open.discard(self)
+                if self.local_code is not None:
+                    self.local_code.close()
                 if self._shown is not None:
                     self._shown.update()
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import socket
+from types import ModuleType
 from typing import Any
 
 from tornado.ioloop import IOLoop
 
+from dask_flame.code.driver.local_code import LocalCode
 from dask_flame.core.option_checks import plain, whole, wrong, yes_or_no
+from dask_flame.errors import PoolError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -84,3 +88,29 @@ def asynchronous(value: Any, loop: IOLoop | None) -> bool:
         except RuntimeError:
             raise wrong("asynchronous", value, "possible where no event loop runs") from None
     return yes_or_no("asynchronous", value)
+
+
+def local_code(value: Any, *, data: bool) -> LocalCode | None:
+    """Return the local modules to send with calls; None for ``code=False``.
+
+    Parameters
+    ----------
+    value : bool or sequence
+        The option ``code``.
+    data : bool
+        Whether to send other files in packages too.
+    """
+    if value is False:
+        return None
+    wanted = 'True, False, or a list of folders, packages and modules such as ["src", "tools.py"]'
+    if value is not True and (
+        not isinstance(value, list | tuple)
+        or not all(isinstance(each, str | os.PathLike | ModuleType) for each in value)
+    ):
+        raise wrong("code", value, wanted)
+    try:
+        return LocalCode(value, data=data)
+    except FileNotFoundError as error:
+        raise PoolError(
+            f"code: {error} is no folder, package or module; write the path of one, or code=True"
+        ) from None

@@ -25,6 +25,7 @@ from distributed.comm import CommClosedError
 from distributed.protocol import dumps, pickle
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.code.driver import clients as code_of_clients
 from dask_flame.core import distributed_internals as internals
 from dask_flame.core.backoff import Backoff
 from dask_flame.core.immediate_send import keep_no_log
@@ -229,6 +230,8 @@ class ResumableLink:
             rpc.gather = self._again(straight_gather(client, rpc.gather))
             rpc.who_has = self._again(rpc.who_has)
             rpc.scatter = straight_scatter(client, rpc.scatter)
+        if standing.get("code"):
+            code_of_clients.connect(client)
         self.epoch = standing["epoch"]
         self.grace, self.silence = standing["grace"], standing["silence"]
         self.outbox.renumber()

@@ -72,7 +72,12 @@ class PodCluster(FlameCluster):
                 super().__init__(context, link=link, listening=listening, scratch=scratch)
 
         super().__init__(
-            backend=Relay, security=security, pools=followed, asynchronous=True, **options
+            backend=Relay,
+            security=security,
+            pools=followed,
+            code=False,  # the local modules are the driver's
+            asynchronous=True,
+            **options,
         )
         JournalPublisher(self._history.journal, link)
 

@@ -96,6 +96,9 @@ class Calls:
             execution.unwanted = True
         enter(execution)
         current_call.enter(key)
+        version = getattr(ts.run_spec, "version", None)
+        if version is not None:
+            self.worker.local_code.begin(key, ts.run_spec)
         prints = self.worker.prints
         if prints is not None:
             prints.begin(key)
@@ -107,6 +110,8 @@ class Calls:
                 main.forget(key)
             if prints is not None:
                 prints.end(key)
+            if version is not None:
+                self.worker.local_code.end(key)
             if elsewhere:
                 execution.ended = True
             del self._executing[key]

@@ -19,6 +19,7 @@ from distributed import Future, rejoin, secede
 from distributed.client import futures_of
 from distributed.worker_state_machine import SecedeEvent
 
+from dask_flame.code.runner.versions import version_here
 from dask_flame.runner.interrupt import Execution, current
 from dask_flame.serialization.failures import Interrupted
 
@@ -41,6 +42,12 @@ class Client(distributed.Client):
     The class has the name of its base class: client ids begin with it, and tell clients of calls
     from drivers.
     """
+
+    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+        # Private: calls of a call use its version of the local modules.
+        if msg.get("op") == "update-graph" and (version := version_here()) is not None:
+            msg = {**msg, "flame_code": version}
+        super()._send_to_scheduler(msg)
 
     def sync(
         self,

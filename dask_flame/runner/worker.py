@@ -29,6 +29,7 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
+from dask_flame.code.runner.worker import LocalModules
 from dask_flame.core import joblib_hook
 from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
@@ -271,6 +272,7 @@ class RunnerWorker(Worker):
         self.prints = prints
         if prints is not None:
             prints.later = later(self)
+        self.local_code = LocalModules(self)
         self.calls = Calls(self)
         self.gpus = Gpus(
             visible(gpus) if gpus else [],
@@ -334,11 +336,13 @@ class RunnerWorker(Worker):
         self, comm: Any, keys: Any, who: str | None = None, serializers: Any = None
     ) -> Any:
         # A peer that is no worker, such as a client, gets an error in place of a result.
+        comm = self.local_code.pickles(comm)
         safe = SafeComm(comm, None if who is None else self.cannot_be_sent)
         return await super().get_data(safe, keys, who=who, serializers=serializers)
 
     async def gather_dep(self, worker: str, to_gather: Any, *args: Any, **kwargs: Any) -> Any:
         event = await super().gather_dep(worker, to_gather, *args, **kwargs)
+        self.local_code.received(to_gather)
         return without_unreadable(self, event, to_gather, self.cannot_be_sent)
 
     def cannot_be_sent(self, key: Any, why: str) -> None:

@@ -23,10 +23,20 @@ from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
+from dask_flame.code.scheduler.store import CodeStore
 from dask_flame.core import python_versions
 from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import keep_no_log
-from dask_flame.core.messages import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
+from dask_flame.core.messages import (
+    FREED,
+    HAVE,
+    LEAVING,
+    OVERRAN,
+    PAUSED,
+    RETURN,
+    RUNNER,
+    UNSENDABLE,
+)
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
@@ -86,6 +96,8 @@ class FlameScheduler(ClientAnswers):
     policies : callable, optional
         Return the present policies of these pools, which may have been resized. By default, they
         are those at the start.
+    shared_folder : callable, optional
+        Return a folder that runners share with this process, or None.
     **kwargs
         Parameters of ``Scheduler``.
 
@@ -100,6 +112,7 @@ class FlameScheduler(ClientAnswers):
         *,
         pools: Mapping[str, Pool] | None = None,
         policies: Callable[[], Mapping[str, Pool]] | None = None,
+        shared_folder: Callable[[], str | None] = lambda: None,
         **kwargs: Any,
     ) -> None:
         pickling.prepare(interruptible=True)
@@ -111,7 +124,9 @@ class FlameScheduler(ClientAnswers):
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = partial(Shuffles, fit=self.slots.fit)
         extensions["spans"] = dask_histories.Spans
-        plugins = (self.slots, *kwargs.pop("plugins", ()))
+        self.code = CodeStore(self.is_runner, shared_folder)
+        # After `slots`, which makes the sender for a new worker.
+        plugins = (self.slots, self.code, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
         dask_histories.bound(self)
         # One task per thread: no task waits on a worker.
@@ -179,6 +194,11 @@ class FlameScheduler(ClientAnswers):
             self.paused.get(name, ""),
             name in self.spent,
         )
+
+    def is_runner(self, address: str) -> bool:
+        """Return whether a worker is a runner, which knows the messages of dask-flame."""
+        ws = self.workers.get(address)
+        return ws is not None and RUNNER in ws.extra
 
     def is_up(self, name: str) -> bool:
         """Return whether a worker has finished its start; it may be paused."""
@@ -354,7 +374,10 @@ class FlameScheduler(ClientAnswers):
         # A private method. Contents of a call must break neither the loop over waiting calls, in
         # which this runs, nor the runner's connection, which reads the message.
         message: dict[str, Any] = super()._task_to_msg(ts)
-        message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec))
+        version = self.code.version_of(ts)
+        if ts.processing_on is not None:
+            self.code.send(ts.processing_on.address, version)
+        message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec, version))
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
         return message
 
@@ -364,9 +387,12 @@ class FlameScheduler(ClientAnswers):
             keep_no_log(said)
         await super().handle_stream(comm, extra)
 
-    async def update_graph(self, client: str, *, keys: set[Any], **kwargs: Any) -> None:
+    async def update_graph(
+        self, client: str, *, keys: set[Any], flame_code: str | None = None, **kwargs: Any
+    ) -> None:
         try:
-            await super().update_graph(client=client, keys=keys, **kwargs)
+            with self.code.submitted(flame_code):
+                await super().update_graph(client=client, keys=keys, **kwargs)
         except (SystemExit, KeyboardInterrupt) as error:
             # Annotations may be functions, which update_graph calls.
             told = message_of(error)

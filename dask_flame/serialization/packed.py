@@ -21,6 +21,7 @@ from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.errors import CallFailed
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, text_of
+from dask_flame.serialization.opaque import is_coroutine_function
 
 _UNREADABLE = (
     "The call has not run: its runner could not read its function or its arguments. Runners have "
@@ -34,6 +35,10 @@ _UNSENDABLE = (
 
 def _nothing() -> None:
     pass
+
+
+def _unchanged(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    return values
 
 
 def is_being_cancelled() -> bool:
@@ -53,11 +58,16 @@ class PackedTask:
         Out-of-band buffers of pickle protocol 5, such as the contents of arrays.
     is_coro : bool, default False
         Whether the task calls a coroutine function.
+    version : str, optional
+        The version of the local modules that the task was submitted with; see
+        :mod:`dask_flame.code`.
 
     Attributes
     ----------
     on_open : callable
         Called in the thread of the call after the task was unpickled and before it runs.
+    convert : callable
+        Called with the task's inputs by key, in the thread of the call; return the inputs to use.
 
     Notes
     -----
@@ -66,22 +76,31 @@ class PackedTask:
     :func:`dask_flame.serialization.failures.fit_to_travel`.
     """
 
-    __slots__ = ("_buffers", "_pickled", "_task", "is_coro", "on_open")
+    __slots__ = ("_buffers", "_pickled", "_task", "convert", "is_coro", "on_open", "version")
 
-    def __init__(self, pickled: bytes, buffers: Iterable[Any] = (), is_coro: bool = False) -> None:
+    def __init__(
+        self,
+        pickled: bytes,
+        buffers: Iterable[Any] = (),
+        is_coro: bool = False,
+        version: str | None = None,
+    ) -> None:
         self._pickled = pickled
         self._buffers = list(buffers)
         self._task: Any = None
         self.on_open: Callable[[], object] = _nothing
+        self.convert: Callable[[Mapping[Any, Any]], Mapping[Any, Any]] = _unchanged
         self.is_coro = is_coro
+        self.version = version
 
     @classmethod
-    def pack(cls, task: Any) -> PackedTask:
+    def pack(cls, task: Any, version: str | None = None) -> PackedTask:
         """Pickle a task; if that fails, return a task that raises the error when it runs."""
         try:
             buffers: list[pickle.PickleBuffer] = []
             pickled = dask_pickle.dumps(task, buffer_callback=buffers.append)
-            return cls(pickled, buffers, bool(task.is_coro))
+            is_coro = task.is_coro or is_coroutine_function(getattr(task, "func", None))
+            return cls(pickled, buffers, bool(is_coro), version)
         except Exception as error:
             said = CallFailed(_UNSENDABLE + text_of(error))
             return cls(pickle.dumps(_Refused(said)))
@@ -111,13 +130,15 @@ class PackedTask:
 
     def _begin(self) -> None:
         self.on_open()
-        self.on_open = _nothing  # release the reference to the call's supervision
+        # Release the references to the call's supervision.
+        self.on_open, self.convert = _nothing, _unchanged
 
     def __call__(self, values: Mapping[Any, Any] = MappingProxyType({})) -> Any:
         if self.is_coro:
             return self._awaited(values)
         try:
             task = self.open()
+            values = self.convert(values)
             self._begin()
             return task(values)
         except Interrupted:
@@ -129,6 +150,7 @@ class PackedTask:
     async def _awaited(self, values: Mapping[Any, Any]) -> Any:
         try:
             task = self._task or await self._opened_in_a_thread()
+            values = self.convert(values)
             self._begin()
             return await task(values)
         except Interrupted:
@@ -164,9 +186,9 @@ class PackedTask:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if self._task is not None:
-            return PackedTask.pack(self._task).__reduce_ex__(protocol)
+            return PackedTask.pack(self._task, self.version).__reduce_ex__(protocol)
         buffers = [pickle.PickleBuffer(buffer) for buffer in self._buffers]
-        return PackedTask, (self._pickled, buffers, self.is_coro)
+        return PackedTask, (self._pickled, buffers, self.is_coro, self.version)
 
 
 class _Refused:

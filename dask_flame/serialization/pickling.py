@@ -13,6 +13,7 @@ from distributed.protocol import pickle as dask_pickle
 from dask_flame.core.distributed_internals import offload_executor, replace
 from dask_flame.serialization.by_value import send_by_value
 from dask_flame.serialization.failures import Interrupted, answer_always, text_of
+from dask_flame.serialization.opaque import dumps_opaquely
 
 
 def prepare(*, interruptible: bool) -> None:
@@ -39,9 +40,13 @@ def prepare(*, interruptible: bool) -> None:
 def _only_exceptions(
     function: Callable[..., Any], kind: type[Exception], interruptible: bool
 ) -> Callable[..., Any]:
+    writes = kind is pickle.PicklingError
+
     @functools.wraps(function)
     def pickles(*args: Any, **kwargs: Any) -> Any:
         try:
+            if writes and (opaque := dumps_opaquely(pickles, *args, **kwargs)) is not None:
+                return opaque
             return function(*args, **kwargs)
         except OSError as error:
             # For instance a missing file. When a connection is read, an OSError would look like the

@@ -101,6 +101,7 @@ class InProcessScheduler:
         scheduler = self.scheduler = FlameScheduler(
             pools=parts.fleets.policies,
             policies=lambda: parts.fleets.policies,
+            shared_folder=lambda: None if parts.backend.remote else parts.backend.scratch,
             **parts.backend.listening,
             security=parts.security,
             local_directory=parts.backend.folder,

@@ -1,0 +1,1 @@
+"""Find the local modules, and notice that they have changed (driver)."""

@@ -1,0 +1,119 @@
+"""Send local modules with the calls of this process's Clients (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from distributed import Client, Scheduler
+
+from dask_flame.code.driver.local_code import LocalCode
+from dask_flame.core.distributed_internals import replace
+from dask_flame.core.messages import CODE
+from dask_flame.serialization.opaque import opaquely
+
+#: The version of the calls that are being submitted.
+_submitting: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "dask_flame_submitting", default=None
+)
+
+
+class CodeSender:
+    """Sends the local modules of this process to a Client's scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    code : LocalCode
+    elsewhere : bool
+        Whether the scheduler runs in another process.
+    """
+
+    def __init__(self, client: Client, code: LocalCode, *, elsewhere: bool) -> None:
+        self.code = code
+        self._client = client
+        self._elsewhere = elsewhere
+        self._lock = threading.Lock()
+        self._known: set[bytes] = set()
+        self._version: str | None = None
+
+    def forget(self) -> None:
+        """Send everything again, as the scheduler has released this client's state."""
+        with self._lock:
+            self._known.clear()
+            self._version = None
+
+    def announce(self, send: Callable[[Client, dict[str, Any]], None]) -> str | None:
+        """Send the present version if it is new; return its id."""
+        with self._lock:
+            version = self.code.version()
+            if version is not None and version != self._version:
+                version, pack, sent = self.code.pack(self._known)
+                self._known |= sent
+                self._version = version
+                send(
+                    self._client,
+                    {"op": CODE, "client": self._client.id, "version": version, "pack": pack},
+                )
+            return version
+
+    @contextlib.contextmanager
+    def submitting(self, version: str | None) -> Iterator[None]:
+        """Submit calls with this version in the body."""
+        token = _submitting.set(version)
+        try:
+            with opaquely(self.code.tops if self._elsewhere else None):
+                yield
+        finally:
+            _submitting.reset(token)
+
+
+def send_with_calls() -> None:
+    """Let the Clients of this process send local modules; once per process.
+
+    Only Clients with a :class:`CodeSender` are affected; see :func:`connect`.
+    """
+    submit, send = Client._graph_to_futures, Client._send_to_scheduler
+    if hasattr(submit, "dask_flame"):
+        return
+
+    @functools.wraps(submit)
+    def _graph_to_futures(self: Client, *args: Any, **kwargs: Any) -> Any:
+        sender = self.extensions.get(CODE)
+        if sender is None:
+            return submit(self, *args, **kwargs)
+        with sender.submitting(sender.announce(send)):
+            return submit(self, *args, **kwargs)
+
+    @functools.wraps(send)
+    def _send_to_scheduler(self: Client, msg: dict[str, Any]) -> None:
+        version = _submitting.get()
+        if version is not None and msg.get("op") == "update-graph":
+            msg = {**msg, "flame_code": version}
+        send(self, msg)
+
+    _graph_to_futures.dask_flame = True  # type: ignore[attr-defined]
+    replace(Client, "_graph_to_futures", _graph_to_futures)
+    replace(Client, "_send_to_scheduler", _send_to_scheduler)
+
+
+def connect(client: Client) -> None:
+    """Let a Client send local modules to its scheduler, which accepts them.
+
+    The modules are those of its cluster; of a Client that was given an address, all.
+    """
+    if CODE in client.extensions:
+        client.extensions[CODE].forget()
+        return
+    code = (
+        client.cluster.local_code if hasattr(client.cluster, "local_code") else LocalCode(data=True)
+    )
+    if code is not None:
+        scheduler = getattr(client.cluster, "scheduler", None)
+        elsewhere = not isinstance(scheduler, Scheduler)
+        client.extensions[CODE] = CodeSender(client, code, elsewhere=elsewhere)
+        send_with_calls()

@@ -1,0 +1,155 @@
+"""Find the folders from which the driver imports local modules (driver)."""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+#: Top-level modules that every runner has, and has imported before the driver's code arrives.
+_OF_RUNNERS = frozenset(
+    {"dask_flame", "dask", "distributed", "cloudpickle", "msgpack", "tblib", "tornado", "toolz"}
+)
+
+
+@dataclass(frozen=True)
+class FoundRoot:
+    """A folder with local modules.
+
+    Attributes
+    ----------
+    path : str
+        Absolute path.
+    only : frozenset of str or None
+        The top-level names to use; None for all.
+    late : bool
+        Whether ``sys.path`` has it after the standard library, which then takes precedence.
+    """
+
+    path: str
+    only: frozenset[str] | None = None
+    late: bool = False
+
+    def takes(self, name: str) -> bool:
+        """Return whether the driver would import a top-level name from this folder."""
+        if name in _OF_RUNNERS or name in sys.builtin_module_names:
+            return False
+        if self.only is not None:
+            return name in self.only
+        there = sys.modules.get(name)
+        if there is not None:
+            return any(_is_in(place, self.path) for place in places_of(there))
+        return not (self.late and name in sys.stdlib_module_names)
+
+
+def automatic() -> list[FoundRoot]:
+    """Return the folders of ``sys.path`` that are not installed, and those of imported modules.
+
+    An editable install may import its packages by a finder of its own, without an entry in
+    ``sys.path``. Such packages are found once the driver has imported them.
+    """
+    roots: list[FoundRoot] = []
+    seen: set[str] = set()
+    late = False
+    for entry in sys.path:
+        path = _absolute(entry)
+        if path is None or path in seen:
+            continue
+        seen.add(path)
+        if _is_installed(path):
+            late = True
+        elif os.path.isdir(path):
+            roots.append(FoundRoot(path, late=late))
+    elsewhere: dict[str, set[str]] = {}
+    for name, parent in _imported_elsewhere({root.path for root in roots}):
+        elsewhere.setdefault(parent, set()).add(name)
+    roots += [FoundRoot(path, frozenset(names), True) for path, names in elsewhere.items()]
+    return roots
+
+
+def chosen(code: Iterable[str | os.PathLike[str] | ModuleType]) -> list[FoundRoot]:
+    """Return the folders of the modules that the user has chosen.
+
+    Parameters
+    ----------
+    code : iterable of path-like or module
+        Folders to import from, packages, and files of modules.
+
+    Raises
+    ------
+    FileNotFoundError
+        The message is the path.
+    """
+    roots: list[FoundRoot] = []
+    for each in code:
+        if isinstance(each, ModuleType):
+            top = each.__name__.partition(".")[0]
+            places = places_of(sys.modules.get(top, each))
+            roots += [FoundRoot(os.path.dirname(place), frozenset({top})) for place in places]
+            continue
+        path = os.path.abspath(os.path.expanduser(each))
+        if os.path.isfile(path) and path.endswith(".py"):
+            name = os.path.basename(path).removesuffix(".py")
+            roots.append(FoundRoot(os.path.dirname(path), frozenset({name})))
+        elif os.path.isfile(os.path.join(path, "__init__.py")):
+            roots.append(FoundRoot(os.path.dirname(path), frozenset({os.path.basename(path)})))
+        elif os.path.isdir(path):
+            roots.append(FoundRoot(path))
+        else:
+            raise FileNotFoundError(path)
+    return roots
+
+
+def places_of(module: ModuleType) -> Iterator[str]:
+    """Yield the file of a top-level module, or the folders of a package."""
+    path = getattr(module, "__path__", None)
+    file = getattr(module, "__file__", None)
+    if path is not None:
+        yield from map(os.path.abspath, path)
+    elif isinstance(file, str):
+        yield os.path.abspath(file)
+
+
+def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the imported top-level names in no folder of ``sys.path``, and their folders."""
+    for name, module in list(sys.modules.items()):
+        if "." in name or name == "__main__" or name in _OF_RUNNERS:
+            continue
+        for place in places_of(module):
+            if not place.endswith(".py") and not os.path.isdir(place):
+                continue  # a compiled module, or one in an archive
+            parent = os.path.dirname(place)
+            if parent not in roots and not _is_installed(parent):
+                yield name, parent
+
+
+def _absolute(entry: str) -> str | None:
+    try:
+        return os.path.abspath(entry)
+    except OSError:
+        return None  # "" where the working directory was deleted
+
+
+def _is_in(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _is_installed(path: str) -> bool:
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep)):
+        return True
+    return any(_is_in(path, folder) for folder in _installed())
+
+
+@cache
+def _installed() -> Sequence[str]:
+    """Return the folders of the interpreter and of installed packages."""
+    paths = sysconfig.get_paths()
+    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    folders = {paths[name] for name in names if name in paths}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    return [os.path.abspath(folder) for folder in folders]

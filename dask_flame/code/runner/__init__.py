@@ -1,0 +1,1 @@
+"""Import local modules from the version of the call (runner)."""

@@ -1,0 +1,374 @@
+"""The modules of one version, imported from their packed sources (runner)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import marshal
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.readers import FileReader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, Protocol
+
+from dask_flame.code.manifest import Manifest, Module
+from dask_flame.code.runner.locks import ModuleLocks
+
+
+class Publisher(Protocol):
+    """Shows modules in ``sys.modules``; see :class:`dask_flame.code.runner.versions.Versions`."""
+
+    def publish(self, modules: ModuleSet, name: str, module: ModuleType) -> ModuleType: ...
+
+    def withdraw(self, modules: ModuleSet, name: str) -> None: ...
+
+    def is_published(self, name: str) -> bool: ...
+
+
+class ModuleSet:
+    """The local modules of a version, each imported at most once.
+
+    Parameters
+    ----------
+    version : str
+        The id of the version.
+    manifest : Manifest
+    content : callable
+        Return a file's content by its digest.
+    publisher : Publisher
+    folder : Path
+        Folder for unpacked files and compiled modules, which other runners of this machine may
+        share.
+    here : bool
+        Whether the driver's folders are those of this machine.
+
+    Attributes
+    ----------
+    versions : set of str
+        The versions that the set stands for, with the same content of all files in use.
+    modules : dict of str to module
+        The modules imported so far.
+    users : int
+        Number of running calls that use it.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        manifest: Manifest,
+        content: Callable[[bytes], bytes],
+        publisher: Publisher,
+        folder: Path,
+        *,
+        here: bool,
+    ) -> None:
+        self.versions = {version}
+        self.modules: dict[str, ModuleType] = {}
+        self.users = 0
+        self._content = content
+        self._publisher = publisher
+        self._folder = folder
+        self._here = here
+        self._locks = ModuleLocks()
+        self._missed: set[str] = set()
+        self._unpacking = threading.Lock()
+        self._unpacked: dict[int, str] = {}
+        self._take(manifest)
+
+    def _take(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.index = manifest.modules()
+        self.tops = {name.partition(".")[0] for name in self.index}
+
+    # Reuse for another version
+
+    def agrees(self, manifest: Manifest) -> bool:
+        """Return whether this set may stand for another version, as it used no file that differs.
+
+        A module may have read any file beside it, so all files that are not modules count as used.
+        """
+        if not self.modules:
+            return True
+        if len(manifest.roots) != len(self.manifest.roots):
+            return False
+        for old, new in zip(self.manifest.roots, manifest.roots, strict=True):
+            if old.path != new.path or _data(old.files) != _data(new.files):
+                return False
+        index = manifest.modules()
+        if self._missed & index.keys():
+            return False
+        return all(
+            index.get(name) == self.index.get(name) and self._same(manifest, self.index.get(name))
+            for name in self.modules
+        )
+
+    def _same(self, manifest: Manifest, module: Module | None) -> bool:
+        if module is None or module.kind == "namespace":
+            return True
+        (root, path), *_ = module.places
+        return manifest.roots[root].files.get(path) == self.manifest.roots[root].files.get(path)
+
+    def become(self, version: str, manifest: Manifest) -> None:
+        """Stand for another version, with which this set :meth:`agrees`, from now on."""
+        self.versions = {version}
+        self._unpacked.clear()
+        self._take(manifest)
+
+    # Import
+
+    def load(self, name: str) -> ModuleType:
+        """Return a module; import it, and the packages above it, if needed.
+
+        Raises
+        ------
+        ModuleNotFoundError
+        Exception
+            Whatever the module raises.
+        """
+        module = self._loaded(name)
+        if module is not None:
+            return module
+        parent, _, child = name.rpartition(".")
+        package = self.load(parent) if parent else None
+        with self._locks.hold(name) as alone:
+            module = self.modules.get(name)
+            if module is None or (alone and name not in sys.modules):
+                module = self._import(name, package)
+                if package is not None:
+                    setattr(package, child, module)
+        return module
+
+    def _loaded(self, name: str) -> ModuleType | None:
+        """Return an imported module, unless it was removed from ``sys.modules`` or is not done."""
+        module = self.modules.get(name)
+        if module is None or name not in sys.modules:
+            return None
+        spec = getattr(module, "__spec__", None)
+        return None if getattr(spec, "_initializing", False) else module
+
+    def _import(self, name: str, package: ModuleType | None) -> ModuleType:
+        found = self.index.get(name)
+        if found is None:
+            return self._import_installed(name, package)
+        spec = self._spec(name, found)
+        module = importlib.util.module_from_spec(spec)
+        # As importlib does, so that other threads wait for the end of the import.
+        setattr(spec, "_initializing", True)  # noqa: B010
+        self.modules[name] = module
+        shown = self._publisher.publish(self, name, module)
+        try:
+            if spec.loader is not None:
+                spec.loader.exec_module(module)
+        except BaseException:
+            self.modules.pop(name, None)
+            self._publisher.withdraw(self, name)
+            raise
+        finally:
+            setattr(spec, "_initializing", False)  # noqa: B010
+        if isinstance(spec.loader, VersionLoader):
+            spec.loader.done = True
+        there = sys.modules.get(name, shown)
+        if there is not shown and there is not module:
+            # The module has replaced itself.
+            module = self.modules[name] = there
+            self._publisher.publish(self, name, module)
+        return module
+
+    def _import_installed(self, name: str, package: ModuleType | None) -> ModuleType:
+        """Import a module that is no file of this version: an installed or a compiled one.
+
+        Such modules exist once in the process, for all versions.
+        """
+        self._missed.add(name)
+        module = sys.modules.get(name)
+        if module is None or self._publisher.is_published(name):
+            path = getattr(package, "__path__", None)
+            spec = None if package is None else PathFinder.find_spec(name, path)
+            if spec is None or spec.loader is None:
+                raise ModuleNotFoundError(_not_found(name, package), name=name)
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                sys.modules.pop(name, None)
+                raise
+        self.modules[name] = module
+        return module
+
+    def _spec(self, name: str, found: Module) -> ModuleSpec:
+        places = [os.path.join(self.folder_of(root), path) for root, path in found.places]
+        if found.kind == "namespace":
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [*places, *_other_portions(name, places)]
+            return spec
+        (root, path), *_ = found.places
+        loader = VersionLoader(self, name, places[0], os.path.join(self._root(root), path))
+        spec = ModuleSpec(name, loader, origin=places[0], is_package=found.kind == "package")
+        spec.has_location = True
+        if found.kind == "package":
+            spec.submodule_search_locations = [os.path.dirname(places[0])]
+        return spec
+
+    def again(self, name: str) -> ModuleSpec | None:
+        """Return the spec with which :func:`importlib.reload` executes a module again."""
+        found = self.index.get(name)
+        return None if found is None else self._spec(name, found)
+
+    # Files
+
+    def _root(self, number: int) -> str:
+        return self.manifest.roots[number].path
+
+    def folder_of(self, number: int) -> str:
+        """Return the folder that has the files of a root: the driver's own, or unpacked."""
+        if self._here and os.path.isdir(self._root(number)):
+            return self._root(number)
+        with self._unpacking:
+            if number not in self._unpacked:
+                self._unpacked[number] = self._unpack(number)
+            return self._unpacked[number]
+
+    def _unpack(self, number: int) -> str:
+        """Write the files of a root into a folder of their own; return the folder."""
+        root = self.manifest.roots[number]
+        identity = Manifest((root,)).version
+        folder = self._folder / identity
+        if folder.is_dir():
+            return str(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=self._folder))
+        try:
+            for path, key in root.files.items():
+                file = made / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(self._content(key))
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another runner was faster
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        return str(folder)
+
+    def source(self, name: str) -> bytes | None:
+        """Return the source of a module; None for a namespace package."""
+        found = self.index[name]
+        if found.kind == "namespace":
+            return None
+        (root, path), *_ = found.places
+        return self._content(self.manifest.roots[root].files[path])
+
+    def code(self, name: str, file: str) -> CodeType:
+        """Return the compiled source of a module.
+
+        Parameters
+        ----------
+        name : str
+        file : str
+            The file that tracebacks show.
+        """
+        found = self.index[name]
+        (root, path), *_ = found.places
+        key = self.manifest.roots[root].files[path]
+        cached = self._folder / "compiled" / _compiled(key, file)
+        with contextlib.suppress(OSError, ValueError, EOFError, TypeError):
+            code = marshal.loads(cached.read_bytes())
+            if isinstance(code, CodeType):
+                return code
+        code = compile(self._content(key), file, "exec", dont_inherit=True)
+        if not sys.dont_write_bytecode:
+            with contextlib.suppress(OSError):
+                _write(cached, marshal.dumps(code))
+        return code
+
+
+class VersionLoader(InspectLoader):
+    """Loads one module of a version.
+
+    Attributes
+    ----------
+    modules : ModuleSet
+    path : str
+        The module's ``__file__``.
+    done : bool
+        Whether the module has been executed.
+    """
+
+    done = False
+
+    def __init__(self, modules: ModuleSet, name: str, path: str, shown: str) -> None:
+        self.modules = modules
+        self.name = name
+        self.path = path
+        self._shown = shown
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        # importlib asks for a module that is imported already: see `importing.LocalFinder`.
+        return sys.modules.get(spec.name) if self.done else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        if not self.done:
+            exec(self.get_code(self.name), module.__dict__)
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.modules.code(self.name, self._shown)
+
+    def get_source(self, fullname: str) -> str | None:
+        source = self.modules.source(self.name)
+        return None if source is None else importlib.util.decode_source(source)
+
+    def get_filename(self, fullname: str) -> str:
+        return self.path
+
+    def is_package(self, fullname: str) -> bool:
+        return self.modules.index[self.name].kind == "package"
+
+    def get_data(self, path: str) -> bytes:
+        """Return the content of a file beside the module, for :func:`pkgutil.get_data`."""
+        return Path(path).read_bytes()
+
+    def get_resource_reader(self, fullname: str) -> FileReader:
+        """Return the reader of package data, for :mod:`importlib.resources`."""
+        return FileReader(self)  # type: ignore[arg-type]
+
+
+def _not_found(name: str, package: ModuleType | None) -> str:
+    said = f"No module named {name!r}"
+    if package is not None and not hasattr(package, "__path__"):
+        return f"{said}; {package.__name__!r} is not a package"
+    return said
+
+
+def _data(files: Any) -> dict[str, bytes]:
+    return {path: key for path, key in files.items() if not path.endswith(".py")}
+
+
+def _other_portions(name: str, places: list[str]) -> Iterator[str]:
+    """Yield the folders of a namespace package that are installed on the runner."""
+    parent, _, _ = name.rpartition(".")
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    spec = PathFinder.find_spec(name, path)
+    if spec is not None and spec.loader is None:
+        yield from (place for place in spec.submodule_search_locations or () if place not in places)
+
+
+def _compiled(key: bytes, file: str) -> str:
+    shown = hashlib.blake2b(os.fsencode(file), digest_size=8).hexdigest()
+    return f"{key.hex()}-{shown}.{sys.implementation.cache_tag}-{sys.flags.optimize}"
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file at once, as other runners may read it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, made = tempfile.mkstemp(prefix=".", dir=file.parent)
+    with open(handle, "wb") as opened:
+        opened.write(content)
+    os.replace(made, file)

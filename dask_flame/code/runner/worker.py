@@ -1,0 +1,105 @@
+"""Connect the versions of local modules to a runner's worker (runner)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dask.typing import Key
+from distributed import Worker
+from distributed.protocol import Serialize, Serialized, serialize
+
+from dask_flame.code.runner import importing, versions
+from dask_flame.code.runner.versions import Versions
+from dask_flame.core.messages import CODE
+from dask_flame.serialization.packed import PackedTask
+
+
+class LocalModules:
+    """The local modules that a worker's calls import; nothing until the scheduler sends some.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._versions: Versions | None = None
+        worker.stream_handlers[CODE] = self.receive
+
+    def receive(
+        self,
+        version: str,
+        packs: dict[str, bytes | str],
+        folder: str | None,
+        latest: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Take a version from the scheduler.
+
+        Parameters
+        ----------
+        version : str
+        packs : dict of str to bytes or str
+            See :meth:`Versions.receive`.
+        folder : str or None
+            A folder that this runner shares with the driver, which is on this machine; None if it
+            is on another.
+        latest : bool
+            See :meth:`Versions.receive`.
+        """
+        if self._versions is None:
+            own = os.path.join(self._worker.local_directory, "flame-code")
+            self._versions = Versions(Path(folder or own), here=folder is not None)
+            versions.install(self._versions)
+            importing.install(self._versions)
+        self._versions.receive(version, packs, latest=latest)
+
+    def begin(self, key: Key, task: PackedTask) -> None:
+        """Let a call use the version that it was submitted with."""
+        found = self._versions
+        if found is not None:
+            found.begin(key, task.version)
+            task.convert = lambda values: found.converted(key, values)
+
+    def end(self, key: Key) -> None:
+        """Note the end of a call."""
+        if self._versions is not None:
+            self._versions.end(key, self._worker.data)
+
+    def received(self, keys: Iterable[Key]) -> None:
+        """Note results from other runners."""
+        if self._versions is not None:
+            self._versions.received(keys)
+
+    def pickles(self, comm: Any) -> Any:
+        """Return a connection that pickles each result with the version that made it."""
+        return comm if self._versions is None else _VersionedComm(comm, self._versions)
+
+
+class _VersionedComm:
+    """A connection that serializes the results of earlier versions by themselves."""
+
+    def __init__(self, comm: Any, found: Versions) -> None:
+        self._comm = comm
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    async def write(self, message: Any, serializers: Any = None, **kwargs: Any) -> Any:
+        data = message["data"]
+        if any(self._found.differs(key) for key in data):
+            data = {key: self._serialized(key, value, serializers) for key, value in data.items()}
+            message = {**message, "data": data}
+        return await self._comm.write(message, serializers=serializers, **kwargs)
+
+    def _serialized(self, key: Key, value: Any, serializers: Any) -> Any:
+        if not isinstance(value, Serialize) or not self._found.differs(key):
+            return value
+        with self._found.of_result(key):
+            header, frames = serialize(value.data, serializers=serializers, on_error="raise")
+        return Serialized(header, frames)

@@ -1,0 +1,1 @@
+"""Store versions of local modules, and send them to runners (scheduler)."""

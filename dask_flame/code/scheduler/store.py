@@ -1,0 +1,178 @@
+"""Store versions of local modules, and send each to a runner once (scheduler)."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from distributed import SchedulerPlugin
+from distributed.scheduler import TaskState
+
+from dask_flame.code.manifest import Manifest
+from dask_flame.code.packs import Pack, digest
+from dask_flame.core.messages import CODE
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+#: The version of the graph that is being added.
+_submitted: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "dask_flame_submitted", default=None
+)
+
+
+class CodeStore(SchedulerPlugin):
+    """The versions of the local modules of all clients.
+
+    Parameters
+    ----------
+    folder : callable, optional
+        Return a folder that the runners share with this process, or None: then packs are sent to
+        each runner.
+    is_runner : callable
+        Return whether a worker, by its address, understands these messages.
+    """
+
+    name = "flame-code"
+
+    def __init__(
+        self, is_runner: Callable[[str], bool], folder: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self._is_runner = is_runner
+        self._folder = folder
+        self._packs: dict[str, bytes] = {}
+        self._contents: dict[bytes, str] = {}  # the pack of each content
+        self._needed: dict[str, list[str]] = {}  # the packs of each version
+        self._latest: dict[str, str] = {}  # by client
+        self._of: weakref.WeakKeyDictionary[TaskState, str] = weakref.WeakKeyDictionary()
+        self._sent: defaultdict[str, set[str]] = defaultdict(set)  # versions and packs, by worker
+        self.scheduler: Scheduler | None = None
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        scheduler.stream_handlers[CODE] = self.take
+
+    # From clients
+
+    def take(self, client: str, version: str, pack: bytes, **kwargs: Any) -> None:
+        """Store a version, which a client has sent before the calls that use it.
+
+        Parameters
+        ----------
+        client : str
+            The id of the client.
+        version : str
+        pack : bytes
+            Contents that the client has not sent before, including the manifest.
+        """
+        name = digest(pack).hex()
+        self._packs[name] = pack
+        for key in Pack(pack):
+            self._contents.setdefault(key, name)
+        self._latest[client] = version
+        manifest = self._content(bytes.fromhex(version))
+        needed = {self._contents[key]: None for key in Manifest.unpacked(manifest).digests()}
+        self._needed[version] = list({**needed, self._contents[bytes.fromhex(version)]: None})
+        self._forget_unused()
+        assert self.scheduler is not None
+        for address in list(self.scheduler.workers):
+            self.send(address, version)
+
+    def _content(self, key: bytes) -> bytes:
+        return Pack(self._packs[self._contents[key]])[key]
+
+    def _forget_unused(self) -> None:
+        used = {*self._latest.values(), *self._of.values()}
+        self._needed = {v: packs for v, packs in self._needed.items() if v in used}
+        kept = {name for packs in self._needed.values() for name in packs}
+        for name in self._packs.keys() - kept:
+            del self._packs[name]
+            if (folder := self._folder()) is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(_file(folder, name))
+        self._contents = {key: name for key, name in self._contents.items() if name in kept}
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        self._latest.pop(client, None)
+
+    # Calls
+
+    @contextlib.contextmanager
+    def submitted(self, version: str | None) -> Iterator[None]:
+        """Note that the graph added in the body was submitted with this version."""
+        token = _submitted.set(version)
+        try:
+            yield
+        finally:
+            _submitted.reset(token)
+
+    def update_graph(self, scheduler: Scheduler, **kwargs: Any) -> None:
+        version = _submitted.get()
+        if version is not None:
+            for key in kwargs["tasks"]:
+                if (ts := scheduler.tasks.get(key)) is not None:
+                    # A call that exists already keeps the version that it was submitted with.
+                    self._of.setdefault(ts, version)
+
+    def version_of(self, ts: TaskState) -> str | None:
+        """Return the version that a call was submitted with."""
+        return self._of.get(ts)
+
+    # To runners
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        for version in dict.fromkeys(self._latest.values()):
+            self.send(worker, version)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        self._sent.pop(worker, None)
+
+    def send(self, address: str, version: str | None) -> None:
+        """Send a version to a runner that does not have it, before a call that needs it."""
+        if version is None or not self._is_runner(address):
+            return
+        sent = self._sent[address]
+        if version in sent or version not in self._needed:
+            return
+        sent.add(version)
+        packs = {name: self._shared(name) for name in self._needed[version] if name not in sent}
+        sent.update(packs)
+        assert self.scheduler is not None
+        self.scheduler.worker_send(
+            address,
+            {
+                "op": CODE,
+                "version": version,
+                "packs": packs,
+                "folder": self._shared_folder(),
+                "latest": version in self._latest.values(),
+            },
+        )
+
+    def _shared_folder(self) -> str | None:
+        folder = self._folder()
+        return None if folder is None else os.path.join(folder, "code")
+
+    def _shared(self, name: str) -> bytes | str:
+        """Return a pack, or the file with it if the runners share a folder with this process."""
+        if (folder := self._folder()) is None:
+            return self._packs[name]
+        file = _file(folder, name)
+        try:
+            if not os.path.exists(file):
+                os.makedirs(os.path.dirname(file), exist_ok=True)
+                with open(f"{file}.part", "wb") as opened:
+                    opened.write(self._packs[name])
+                os.replace(f"{file}.part", file)
+        except OSError:
+            return self._packs[name]  # the disk may be full
+        return file
+
+
+def _file(folder: str, name: str) -> str:
+    return os.path.join(folder, "code", f"{name}.pack")
