@@ -63,6 +63,7 @@ __all__ = [
 OVERRIDDEN = {
     "BatchedSend._background_send": "what is said is sent at once, without an interval",
     "Client._send_to_scheduler": "calls of a call use its version of local modules",
+    "Client._graph_to_futures": "calls of a call may use local modules",
     "Cluster._close": "a cluster closes its own parts first",
     "Cluster._get_logs": "logs of runners come from the substrate",
     "Cluster._repr_html_": "a cluster is shown by its pools",
@@ -85,7 +86,10 @@ REPLACED = {
     "Client._graph_to_futures": "local modules are sent before the calls that need them",
     "Client._handle_event": "an event handler that exits must not end the event loop",
     "Client._reconnect": "a lost connection is resumed",
+    "Client._register_nanny_plugin": "runners have the local modules that it needs",
+    "Client._register_worker_plugin": "runners have the local modules that it needs",
     "Client._restart": "returns when all clients of this process have heard of it",
+    "Client._run": "runners have the local modules that it needs",
     "Client._scatter": "data that exits when it is pickled must not end the event loop",
     "Client._send_to_scheduler": "a client without its cluster says why, and calls say with which "
     "version of local modules they were submitted",
@@ -164,6 +168,12 @@ def workers() -> list[Worker]:
 def has_scheduler() -> bool:
     """Return whether there is a scheduler in this process."""
     return bool(Scheduler._instances)
+
+
+@uses("Dispatch._lookup")
+def met_as_object(dispatch: Any, function: Callable[..., Any]) -> list[type]:
+    """Return the classes for which a dispatch has remembered the function of ``object``."""
+    return [cls for cls, found in list(dispatch._lookup.items()) if found is function]
 
 
 # Clients

@@ -23,6 +23,10 @@ RETURNED = "flame-returned"
 
 #: A version of the local modules; see code/.
 CODE = "flame-code"
+#: The rpc of a runner that asks for the latest version before it registers.
+CODE_NOW = "flame_code_now"
+#: The rpc with which a driver waits until all runners have a version, and the scheduler's to them.
+CODE_THERE = "flame_code_there"
 
 # From a runner to the scheduler.
 

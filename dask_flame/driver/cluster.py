@@ -27,6 +27,7 @@ from dask_flame.code.driver.tokens import depend_on_code
 from dask_flame.core import config, joblib_hook
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.keyword_only import by_name
+from dask_flame.core.messages import CODE
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import hash_seed
@@ -387,7 +388,17 @@ class FlameCluster(PoolsApi):
             host.address, connection_args=self.security.get_connection_args("client")
         )
         await super()._start()
+        await self._send_code()
         self._adaptive = host.follow(self._stack)
+
+    async def _send_code(self) -> None:
+        """Send the local modules now, if runners need them before there are calls."""
+        needed = any(policy.preload for policy in self.fleets.policies.values())
+        if self.local_code is None or not needed:
+            return
+        version, pack, _ = self.local_code.pack(())
+        if version is not None:
+            await getattr(self.scheduler_comm, CODE)(client="", version=version, pack=pack)
 
     def _host_parts(self) -> HostParts:
         return HostParts(

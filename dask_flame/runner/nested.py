@@ -19,9 +19,10 @@ from distributed import Future, rejoin, secede
 from distributed.client import futures_of
 from distributed.worker_state_machine import SecedeEvent
 
-from dask_flame.code.runner.versions import version_here
+from dask_flame.code.runner.versions import local_names, version_here
 from dask_flame.runner.interrupt import Execution, current
 from dask_flame.serialization.failures import Interrupted
+from dask_flame.serialization.opaque import opaquely
 
 if TYPE_CHECKING:
     from dask_flame.runner.worker import RunnerWorker
@@ -48,6 +49,11 @@ class Client(distributed.Client):
         if msg.get("op") == "update-graph" and (version := version_here()) is not None:
             msg = {**msg, "flame_code": version}
         super()._send_to_scheduler(msg)
+
+    def _graph_to_futures(self, *args: Any, **kwargs: Any) -> Any:
+        # Private: the scheduler may not have the local modules.
+        with opaquely(local_names()):
+            return super()._graph_to_futures(*args, **kwargs)
 
     def sync(
         self,

@@ -106,9 +106,12 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
     for name in ("distributed.protocol", "distributed.comm.utils"):
         # Errors of serialization are part of the error of the call that they belong to.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    local: list[str] = []  # may be local modules of the driver, which come later
     for module in orders["preload"]:
         try:
             importlib.import_module(module)
+        except ModuleNotFoundError:
+            local.append(module)
         except BaseException as error:
             _show(module, error)
             return 1
@@ -118,7 +121,7 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
     track_own_only()
     joblib_hook.register()
     prints = install(orders)
-    code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints))
+    code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints, local))
     worker.last_resort.cancel()
     return code
 
@@ -177,7 +180,11 @@ def know_modules() -> None:
 
 
 async def _serve(
-    orders: dict[str, Any], process_exit: ProcessExit, listen: Listen, prints: FramedPrints | None
+    orders: dict[str, Any],
+    process_exit: ProcessExit,
+    listen: Listen,
+    prints: FramedPrints | None,
+    local: list[str],
 ) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
         orders["scheduler"],
@@ -195,6 +202,8 @@ async def _serve(
         gpus=orders["gpus"],
         prints=prints,
     )
+    if local and not await _preload_local(worker, local):
+        return 1, worker
     shutdown = Shutdown(worker, limit=orders["shutdown_timeout"] + _FETCH_WITHIN)
     # Not the loop's own handler, which the loop removes when it closes: a second SIGTERM would
     # then kill a runner that is exiting.
@@ -211,6 +220,18 @@ async def _serve(
     listen(shutdown.end)
     await worker.finished()
     return 0, worker
+
+
+async def _preload_local(worker: RunnerWorker, local: list[str]) -> bool:
+    """Import modules that are not installed from the driver's; return whether that succeeded."""
+    await worker.local_code.fetch()
+    for module in local:
+        try:
+            await in_thread(importlib.import_module, module)
+        except BaseException as error:
+            _show(module, error)
+            return False
+    return True
 
 
 def _is_useful(record: logging.LogRecord) -> bool:

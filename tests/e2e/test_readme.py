@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -18,7 +15,7 @@ import yaml
 
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
 
 README = ROOT / "README.md"
@@ -92,15 +89,6 @@ def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     # tests/backends/test_backend_package.py runs those of backends.md.
     assert with_code == {"README", "backends", "kubernetes", *PRINTED}
-
-
-def free_port() -> int:
-    # Not one of those that connections are given: another process might have it before the pod.
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture

@@ -1,5 +1,17 @@
-"""Where the repository is."""
+"""Where the repository is, and which ports are free."""
 
+import contextlib
+import random
+import socket
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    # Not one of those that connections are given: another process might have it before the pod.
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port

@@ -13,7 +13,8 @@ from distributed import Client, Scheduler
 
 from dask_flame.code.driver.local_code import LocalCode
 from dask_flame.core.distributed_internals import replace
-from dask_flame.core.messages import CODE
+from dask_flame.core.messages import CODE, CODE_THERE
+from dask_flame.serialization import pickling
 from dask_flame.serialization.opaque import opaquely
 
 #: The version of the calls that are being submitted.
@@ -40,6 +41,7 @@ class CodeSender:
         self._lock = threading.Lock()
         self._known: set[bytes] = set()
         self._version: str | None = None
+        self._there: str | None = None
 
     def forget(self) -> None:
         """Send everything again, as the scheduler has released this client's state."""
@@ -60,6 +62,12 @@ class CodeSender:
                     {"op": CODE, "client": self._client.id, "version": version, "pack": pack},
                 )
             return version
+
+    async def settle(self, version: str | None) -> None:
+        """Wait until all runners have a version that was announced."""
+        if version is not None and version != self._there:
+            await getattr(self._client.scheduler, CODE_THERE)(version=version)
+            self._there = version
 
     @contextlib.contextmanager
     def submitting(self, version: str | None) -> Iterator[None]:
@@ -96,6 +104,17 @@ def send_with_calls() -> None:
             msg = {**msg, "flame_code": version}
         send(self, msg)
 
+    def after_code(request: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(request)
+        async def requested(self: Client, *args: Any, **kwargs: Any) -> Any:
+            if (sender := self.extensions.get(CODE)) is not None:
+                await sender.settle(sender.announce(send))
+            return await request(self, *args, **kwargs)
+
+        return requested
+
+    for name in ("_run", "_register_worker_plugin", "_register_nanny_plugin"):
+        replace(Client, name, after_code(getattr(Client, name)))
     _graph_to_futures.dask_flame = True  # type: ignore[attr-defined]
     replace(Client, "_graph_to_futures", _graph_to_futures)
     replace(Client, "_send_to_scheduler", _send_to_scheduler)
@@ -109,11 +128,11 @@ def connect(client: Client) -> None:
     if CODE in client.extensions:
         client.extensions[CODE].forget()
         return
-    code = (
-        client.cluster.local_code if hasattr(client.cluster, "local_code") else LocalCode(data=True)
-    )
+    cluster = client.cluster
+    code = cluster.local_code if hasattr(cluster, "local_code") else LocalCode(data=True)
     if code is not None:
-        scheduler = getattr(client.cluster, "scheduler", None)
+        scheduler = getattr(cluster, "scheduler", None)
         elsewhere = not isinstance(scheduler, Scheduler)
+        pickling.prepare(interruptible=True)
         client.extensions[CODE] = CodeSender(client, code, elsewhere=elsewhere)
         send_with_calls()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -45,12 +46,15 @@ class Tree:
         ``.gitignore`` files that were looked for.
     visited : int
         Number of entries so far.
+    real : set of str
+        The visited folders, without links.
     """
 
     files: dict[str, dict[str, Stamp]] = field(default_factory=dict)
     folders: dict[str, int] = field(default_factory=dict)
     rules: dict[str, Stamp | None] = field(default_factory=dict)
     visited: int = 0
+    real: set[str] = field(default_factory=set)
 
 
 class Scanner:
@@ -139,13 +143,21 @@ class Scanner:
 
     def _entries(self, tree: Tree, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
+            # A link may lead back to a folder above.
+            if os.path.realpath(folder) in tree.real:
+                return
+            tree.real.add(os.path.realpath(folder))
             tree.folders[folder] = os.stat(folder).st_mtime_ns
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError:
             return
         tree.visited += len(found)
-        yield from found
+        for entry in found:
+            # A link that leads to itself is neither.
+            with contextlib.suppress(OSError):
+                if entry.is_dir() or entry.is_file():
+                    yield entry
 
     def _file(
         self, own: dict[str, Stamp], entry: os.DirEntry[str], rules: Ignored, imported: set[str]

@@ -8,17 +8,21 @@ also depends on the version of the local modules, so that a call runs again afte
 from __future__ import annotations
 
 import functools
+from types import FunctionType
 from typing import Any
 
 from dask.tokenize import normalize_object, normalize_token
 
 from dask_flame.code.driver.local_code import tops, versions
+from dask_flame.core.distributed_internals import met_as_object
 
 
 @functools.cache
 def depend_on_code() -> None:
     """Let tokens depend on local modules from now on; once per process."""
-    normalize_token.register(object, _normalize)
+    # Dask remembers, for each class that it has met, the function of its base class.
+    for cls in {object, type, FunctionType, *met_as_object(normalize_token, normalize_object)}:
+        normalize_token.register(cls, _normalize)
 
 
 def _normalize(value: Any) -> Any:

@@ -58,7 +58,7 @@ def install(versions: Versions) -> None:
     stock = builtins.__import__
 
     @functools.wraps(stock)
-    def __import__(
+    def __import__(  # noqa: N807
         name: str,
         globals: Mapping[str, Any] | None = None,
         locals: Mapping[str, Any] | None = None,

@@ -20,6 +20,7 @@ from types import CodeType, ModuleType
 from typing import Any, Protocol
 
 from dask_flame.code.manifest import Manifest, Module
+from dask_flame.code.packs import digest
 from dask_flame.code.runner.locks import ModuleLocks
 
 
@@ -257,6 +258,18 @@ class ModuleSet:
         finally:
             shutil.rmtree(made, ignore_errors=True)
         return str(folder)
+
+    def has_same_file(self, name: str, module: ModuleType) -> bool:
+        """Return whether a module was imported from a file with the content of this version."""
+        found, file = self.index[name], getattr(module, "__file__", None)
+        if found.kind == "namespace":
+            return file is None
+        (root, path), *_ = found.places
+        try:
+            content = Path(str(file)).read_bytes()
+        except OSError:
+            return False
+        return digest(content) == self.manifest.roots[root].files[path]
 
     def source(self, name: str) -> bytes | None:
         """Return the source of a module; None for a namespace package."""

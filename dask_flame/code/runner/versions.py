@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import pickle
 import sys
 import threading
-import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +67,9 @@ class Versions:
 
     # From the scheduler
 
-    def receive(self, version: str, packs: dict[str, bytes | str], *, latest: bool) -> None:
+    def receive(
+        self, version: str, packs: dict[str, bytes | str], tops: Iterable[str], *, latest: bool
+    ) -> None:
         """Take a version from the scheduler.
 
         Parameters
@@ -75,12 +77,15 @@ class Versions:
         version : str
         packs : dict of str to bytes or str
             Packs that this runner does not have yet: their contents, or the files with them.
+        tops : iterable of str
+            The top-level names of its modules.
         latest : bool
             Whether code that belongs to no call uses it from now on.
         """
         for name, packed in packs.items():
             pack = Pack(packed) if isinstance(packed, bytes) else Pack.read(packed)
             self._packs.add(name, pack)
+        self.tops.update(tops)
         if latest:
             self.latest = version
 
@@ -134,15 +139,33 @@ class Versions:
         for modules in self._sets:
             if not modules.users and modules.agrees(manifest):
                 modules.become(version, manifest)
-                self.tops |= modules.tops
                 return modules
         modules = ModuleSet(
             version, manifest, self._packs.content, self, self._folder, here=self._here
         )
-        self.tops |= modules.tops
+        self._adopt(modules)
         self._sets.append(modules)
         self._show()
         return modules
+
+    def _adopt(self, modules: ModuleSet) -> None:
+        """Use the local modules that were imported before (``preload``), if they are the same.
+
+        The process that runners are forked from may have imported them. Otherwise forget them, so
+        that they are imported again.
+        """
+        there = {
+            name: module
+            for name in modules.index
+            if name not in self._published and (module := sys.modules.get(name)) is not None
+        }
+        same = all(modules.has_same_file(name, module) for name, module in there.items())
+        for name, module in there.items():
+            if same and not self._sets:
+                modules.modules[name] = module
+                self._published.add(name)
+            else:
+                del sys.modules[name]
 
     # The version of running code
 
@@ -258,6 +281,12 @@ def version_here() -> str | None:
     versions = installed()
     modules = None if versions is None else versions.current()
     return None if modules is None else next(iter(modules.versions))
+
+
+def local_names() -> set[str] | None:
+    """Return the top-level names of the local modules; None if there are none."""
+    versions = installed()
+    return versions.tops if versions is not None and versions.tops else None
 
 
 def install(versions: Versions) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dask.typing import Key
 from distributed import Worker
+from distributed.core import rpc
 from distributed.protocol import Serialize, Serialized, serialize
 
 from dask_flame.code.runner import importing, versions
 from dask_flame.code.runner.versions import Versions
-from dask_flame.core.messages import CODE
+from dask_flame.core.messages import CODE, CODE_NOW, CODE_THERE
 from dask_flame.serialization.packed import PackedTask
 
 
@@ -28,7 +31,9 @@ class LocalModules:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._versions: Versions | None = None
+        self._known: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         worker.stream_handlers[CODE] = self.receive
+        worker.handlers[CODE_THERE] = self.there
 
     def receive(
         self,
@@ -36,6 +41,7 @@ class LocalModules:
         packs: dict[str, bytes | str],
         folder: str | None,
         latest: bool,
+        tops: list[str],
         **kwargs: Any,
     ) -> None:
         """Take a version from the scheduler.
@@ -49,6 +55,7 @@ class LocalModules:
             A folder that this runner shares with the driver, which is on this machine; None if it
             is on another.
         latest : bool
+        tops : list of str
             See :meth:`Versions.receive`.
         """
         if self._versions is None:
@@ -56,7 +63,20 @@ class LocalModules:
             self._versions = Versions(Path(folder or own), here=folder is not None)
             versions.install(self._versions)
             importing.install(self._versions)
-        self._versions.receive(version, packs, latest=latest)
+        self._versions.receive(version, packs, tops, latest=latest)
+        self._known[version].set()
+
+    async def there(self, version: str) -> None:
+        """Return when a version, which the scheduler has sent, has arrived."""
+        await self._known[version].wait()
+
+    async def fetch(self) -> None:
+        """Fetch the latest version from the scheduler, before the worker registers."""
+        worker = self._worker
+        arguments = worker.security.get_connection_args("worker")
+        async with rpc(worker.scheduler.address, connection_args=arguments) as scheduler:
+            for message in await getattr(scheduler, CODE_NOW)():
+                self.receive(**message)
 
     def begin(self, key: Key, task: PackedTask) -> None:
         """Let a call use the version that it was submitted with."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import os
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from distributed import SchedulerPlugin
+from distributed import SchedulerPlugin, Worker, WorkerPlugin
+from distributed.protocol import pickle
 from distributed.scheduler import TaskState
 
 from dask_flame.code.manifest import Manifest
 from dask_flame.code.packs import Pack, digest
-from dask_flame.core.messages import CODE
+from dask_flame.core.messages import CODE, CODE_NOW, CODE_THERE
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -48,6 +50,7 @@ class CodeStore(SchedulerPlugin):
         self._packs: dict[str, bytes] = {}
         self._contents: dict[bytes, str] = {}  # the pack of each content
         self._needed: dict[str, list[str]] = {}  # the packs of each version
+        self._tops: dict[str, list[str]] = {}  # the top-level names of each version
         self._latest: dict[str, str] = {}  # by client
         self._of: weakref.WeakKeyDictionary[TaskState, str] = weakref.WeakKeyDictionary()
         self._sent: defaultdict[str, set[str]] = defaultdict(set)  # versions and packs, by worker
@@ -55,17 +58,21 @@ class CodeStore(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        self._changed = asyncio.Condition()
         scheduler.stream_handlers[CODE] = self.take
+        scheduler.handlers[CODE] = self.take
+        scheduler.handlers[CODE_NOW] = self.now
+        scheduler.handlers[CODE_THERE] = self.there
 
     # From clients
 
-    def take(self, client: str, version: str, pack: bytes, **kwargs: Any) -> None:
+    async def take(self, client: str, version: str, pack: bytes, **kwargs: Any) -> None:
         """Store a version, which a client has sent before the calls that use it.
 
         Parameters
         ----------
         client : str
-            The id of the client.
+            The id of the client; empty for the cluster itself, before it has a client.
         version : str
         pack : bytes
             Contents that the client has not sent before, including the manifest.
@@ -74,14 +81,23 @@ class CodeStore(SchedulerPlugin):
         self._packs[name] = pack
         for key in Pack(pack):
             self._contents.setdefault(key, name)
+        if client:
+            self._latest.pop("", None)
         self._latest[client] = version
-        manifest = self._content(bytes.fromhex(version))
-        needed = {self._contents[key]: None for key in Manifest.unpacked(manifest).digests()}
+        manifest = Manifest.unpacked(self._content(bytes.fromhex(version)))
+        needed = {self._contents[key]: None for key in manifest.digests()}
+        self._tops[version] = sorted({name.partition(".")[0] for name in manifest.modules()})
         self._needed[version] = list({**needed, self._contents[bytes.fromhex(version)]: None})
         self._forget_unused()
         assert self.scheduler is not None
+        # Workers that register get it first, as other plugins may need it.
+        others = {k: v for k, v in self.scheduler.worker_plugins.items() if k != self.name}
+        plugin = pickle.dumps(CodePlugin(self.now()))
+        self.scheduler.worker_plugins = {self.name: plugin, **others}
         for address in list(self.scheduler.workers):
             self.send(address, version)
+        async with self._changed:
+            self._changed.notify_all()
 
     def _content(self, key: bytes) -> bytes:
         return Pack(self._packs[self._contents[key]])[key]
@@ -89,6 +105,7 @@ class CodeStore(SchedulerPlugin):
     def _forget_unused(self) -> None:
         used = {*self._latest.values(), *self._of.values()}
         self._needed = {v: packs for v, packs in self._needed.items() if v in used}
+        self._tops = {v: tops for v, tops in self._tops.items() if v in used}
         kept = {name for packs in self._needed.values() for name in packs}
         for name in self._packs.keys() - kept:
             del self._packs[name]
@@ -125,9 +142,23 @@ class CodeStore(SchedulerPlugin):
 
     # To runners
 
+    def now(self) -> list[dict[str, Any]]:
+        """Return the latest versions of all clients, as messages without an op."""
+        return [self._message(v, self._needed[v]) for v in dict.fromkeys(self._latest.values())]
+
+    async def there(self, version: str) -> None:
+        """Return when this version has come, and all runners have it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: version in self._needed)
+        assert self.scheduler is not None
+        runners = [address for address in self.scheduler.workers if self._is_runner(address)]
+        message = {"op": CODE_THERE, "version": version}
+        if runners:
+            await self.scheduler.broadcast(msg=message, workers=runners, on_error="ignore")
+
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         for version in dict.fromkeys(self._latest.values()):
-            self.send(worker, version)
+            self._sent[worker].update([version, *self._needed[version]])
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         self._sent.pop(worker, None)
@@ -140,19 +171,19 @@ class CodeStore(SchedulerPlugin):
         if version in sent or version not in self._needed:
             return
         sent.add(version)
-        packs = {name: self._shared(name) for name in self._needed[version] if name not in sent}
-        sent.update(packs)
+        lacking = [name for name in self._needed[version] if name not in sent]
+        sent.update(lacking)
         assert self.scheduler is not None
-        self.scheduler.worker_send(
-            address,
-            {
-                "op": CODE,
-                "version": version,
-                "packs": packs,
-                "folder": self._shared_folder(),
-                "latest": version in self._latest.values(),
-            },
-        )
+        self.scheduler.worker_send(address, {"op": CODE, **self._message(version, lacking)})
+
+    def _message(self, version: str, packs: Iterable[str]) -> dict[str, Any]:
+        return {
+            "version": version,
+            "packs": {name: self._shared(name) for name in packs},
+            "folder": self._shared_folder(),
+            "tops": self._tops[version],
+            "latest": version in self._latest.values(),
+        }
 
     def _shared_folder(self) -> str | None:
         folder = self._folder()
@@ -172,6 +203,25 @@ class CodeStore(SchedulerPlugin):
         except OSError:
             return self._packs[name]  # the disk may be full
         return file
+
+
+class CodePlugin(WorkerPlugin):
+    """Brings the latest versions to a runner that registers.
+
+    Parameters
+    ----------
+    messages : list of dict
+        See :meth:`CodeStore.now`.
+    """
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        self.messages = messages
+
+    def setup(self, worker: Worker) -> None:
+        receive = worker.stream_handlers.get(CODE)
+        if receive is not None:  # other workers have no use for them
+            for message in self.messages:
+                receive(**message)
 
 
 def _file(folder: str, name: str) -> str:
