@@ -25,8 +25,8 @@ from dask_flame.serialization.opaque import is_coroutine_function
 
 _UNREADABLE = (
     "The call has not run: its runner could not read its function or its arguments. Runners have "
-    "the modules that are installed there, and the driver's sys.path at the time of their boot: "
-    "install what is missing, or, if sys.path has changed, write client.restart()."
+    "the modules that are installed there, and the local modules of the driver as they were when "
+    "the call was submitted."
 )
 _UNSENDABLE = (
     "This call could not be sent to a runner: its function or its arguments cannot be pickled: "

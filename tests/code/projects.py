@@ -308,11 +308,11 @@ MAKERS = [make_point, lambda: Color.RED, lambda: Pair(1, 2), Slotted]
     "a file that an installed module also has": Project(
         {
             "main.py": main(
-                "import colorsys\nimport shlex",
-                "return [client.submit(lambda: colorsys.MINE).result(), "
+                "import tabnanny\nimport shlex",
+                "return [client.submit(lambda: tabnanny.MINE).result(), "
                 "client.submit(lambda: shlex.split('a b')).result()]",
             ),
-            "colorsys.py": "MINE = 'mine'\n",
+            "tabnanny.py": "MINE = 'mine'\n",
         },
         ["mine", ["a", "b"]],
     ),

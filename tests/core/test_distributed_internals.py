@@ -14,6 +14,7 @@ import distributed.threadpoolexecutor
 import distributed.utils
 import pytest
 import pytest_asyncio
+from dask.tokenize import normalize_token
 from distributed import Actor, Client, LocalCluster, Scheduler, Worker
 from distributed.batched import BatchedSend
 from distributed.comm import Comm
@@ -70,6 +71,7 @@ async def live() -> AsyncIterator[dict[str, Any]]:
             "Broker": scheduler._broker,
             "Client": client,
             "Cluster": cluster,
+            "Dispatch": normalize_token,
             "Future": future,
             "LoopRunner": cluster._loop_runner,
             "Scheduler": scheduler,

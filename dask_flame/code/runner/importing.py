@@ -68,9 +68,11 @@ def install(versions: Versions) -> None:
         tops = versions.tops
         if tops:
             absolute = _absolute(name, globals, level) if level else name
-            if absolute.partition(".")[0] in tops:
+            top = absolute.partition(".")[0]
+            if top in tops:
                 modules = _modules_of(globals) or versions.current()
-                if modules is not None and absolute.partition(".")[0] in modules.tops:
+                # A name that only another version has may not be found in `sys.modules`.
+                if modules is not None and (top in modules.tops or versions.is_published(top)):
                     return _imported(modules, absolute, fromlist)
         return stock(name, globals, locals, fromlist or (), level)
 

@@ -186,23 +186,37 @@ class ModuleSet:
     def _import_installed(self, name: str, package: ModuleType | None) -> ModuleType:
         """Import a module that is no file of this version: an installed or a compiled one.
 
-        Such modules exist once in the process, for all versions.
+        Such modules exist once in the process, for all versions, unless another version has a
+        local module of the same name.
         """
         self._missed.add(name)
-        module = sys.modules.get(name)
-        if module is None or self._publisher.is_published(name):
-            path = getattr(package, "__path__", None)
-            spec = None if package is None else PathFinder.find_spec(name, path)
+        shared = not self._publisher.is_published(name)
+        module = sys.modules.get(name) if shared else None
+        if module is None:
+            path = None if package is None else getattr(package, "__path__", [])
+            spec = PathFinder.find_spec(name, path)
             if spec is None or spec.loader is None:
-                raise ModuleNotFoundError(_not_found(name, package), name=name)
-            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+                raise ModuleNotFoundError(self._not_found(name, package), name=name)
+            module = importlib.util.module_from_spec(spec)
+            target = sys.modules if shared else self.modules
+            target[name] = module
             try:
                 spec.loader.exec_module(module)
             except BaseException:
-                sys.modules.pop(name, None)
+                target.pop(name, None)
                 raise
         self.modules[name] = module
         return module
+
+    def _not_found(self, name: str, package: ModuleType | None) -> str:
+        said = f"No module named {name!r}"
+        if package is None:
+            return said
+        if not hasattr(package, "__path__"):
+            return f"{said}; {package.__name__!r} is not a package"
+        if package.__name__ in self.index and not self._here:
+            return f"{said}; if it is a compiled module, it has to be in the image of the runners"
+        return said
 
     def _spec(self, name: str, found: Module) -> ModuleSpec:
         places = [os.path.join(self.folder_of(root), path) for root, path in found.places]
@@ -351,13 +365,6 @@ class VersionLoader(InspectLoader):
     def get_resource_reader(self, fullname: str) -> FileReader:
         """Return the reader of package data, for :mod:`importlib.resources`."""
         return FileReader(self)  # type: ignore[arg-type]
-
-
-def _not_found(name: str, package: ModuleType | None) -> str:
-    said = f"No module named {name!r}"
-    if package is not None and not hasattr(package, "__path__"):
-        return f"{said}; {package.__name__!r} is not a package"
-    return said
 
 
 def _data(files: Any) -> dict[str, bytes]:

@@ -14,6 +14,8 @@ from distributed import Worker
 from distributed.core import rpc
 from distributed.protocol import Serialize, Serialized, serialize
 
+# Imported here, so that the process that runners are forked from has it.
+from dask_flame.code import registration  # noqa: F401
 from dask_flame.code.runner import importing, versions
 from dask_flame.code.runner.versions import Versions
 from dask_flame.core.messages import CODE, CODE_NOW, CODE_THERE

@@ -11,12 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from distributed import SchedulerPlugin, Worker, WorkerPlugin
+from distributed import SchedulerPlugin
 from distributed.protocol import pickle
 from distributed.scheduler import TaskState
 
 from dask_flame.code.manifest import Manifest
 from dask_flame.code.packs import Pack, digest
+from dask_flame.code.registration import CodePlugin
 from dask_flame.core.messages import CODE, CODE_NOW, CODE_THERE
 
 if TYPE_CHECKING:
@@ -203,25 +204,6 @@ class CodeStore(SchedulerPlugin):
         except OSError:
             return self._packs[name]  # the disk may be full
         return file
-
-
-class CodePlugin(WorkerPlugin):
-    """Brings the latest versions to a runner that registers.
-
-    Parameters
-    ----------
-    messages : list of dict
-        See :meth:`CodeStore.now`.
-    """
-
-    def __init__(self, messages: list[dict[str, Any]]) -> None:
-        self.messages = messages
-
-    def setup(self, worker: Worker) -> None:
-        receive = worker.stream_handlers.get(CODE)
-        if receive is not None:  # other workers have no use for them
-            for message in self.messages:
-                receive(**message)
 
 
 def _file(folder: str, name: str) -> str:
