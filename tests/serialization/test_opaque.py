@@ -6,7 +6,7 @@ import functools
 import importlib
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ class Elsewhere:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Elsewhere]:
+def elsewhere(tmp_path: Path) -> Elsewhere:
     prepare(interruptible=True)
-    yield Elsewhere(tmp_path)
+    return Elsewhere(tmp_path)
 
 
 #: What is sent, and whether what arrives is right.
