@@ -52,7 +52,7 @@ def main() -> None:
     )
     if seed is not None:
         connection, pid, output = seed
-        supervisor.seed = (connection, Forked(pid), output)
+        supervisor.launcher.seed = (connection, Forked(pid), output)
     supervisor.run()
 
 

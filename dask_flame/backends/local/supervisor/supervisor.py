@@ -10,9 +10,8 @@ supervisor itself is killed, its surviving runners do this: see
 See :mod:`dask_flame.core.processes` for how the processes of a runner are found. On Linux the
 supervisor is their subreaper, so that orphans become its children.
 
-On Linux, runners are forked from templates, see
-:mod:`dask_flame.backends.local.supervisor.templates`; elsewhere, and as a fallback, each is started
-as an interpreter.
+See :mod:`dask_flame.backends.local.supervisor.launcher` for how runners start, and
+:mod:`dask_flame.backends.local.supervisor.endings` for how they end.
 
 Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To the driver:
 ``hello``, ``importing``, ``unfit``, ``booted``, ``refused``, ``output``, ``stopped``, ``ended``.
@@ -23,26 +22,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
-import secrets
 import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
 
-import dask_flame.runner.__main__ as runner_program
-from dask_flame.backends.local.supervisor.control_signals import STOPPED, ControlSignals
+from dask_flame.backends.local.supervisor.control_signals import ControlSignals
 from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
+from dask_flame.backends.local.supervisor.launcher import Launcher
 from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
-from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
-from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
+from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Runner, RunnerKind
+from dask_flame.backends.local.supervisor.templates import Template, TemplateOutput
 from dask_flame.core.folder_locks import remove_when_released, supervise
-from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5
@@ -75,8 +70,6 @@ class Supervisor:
 
     Attributes
     ----------
-    seed : (socket.socket, Process, int) or None
-        A template that has already been forked, for the first kind in `heard`.
     is_subreaper : bool
         Whether the kernel hands orphans to this process.
     """
@@ -97,17 +90,10 @@ class Supervisor:
         self.parent = parent
         self.folder = folder
         self.runners: dict[str, Runner] = {}
-        self.kinds: dict[str, RunnerKind] = {}
-        self.templates: dict[str, Template] = {}
+        self.launcher = Launcher(self, files)
         self.endings = Endings(self)
         self.memory = MemoryLimit()
         self.is_subreaper = False
-        self.seed: Seed | None = None
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = (files or soft, hard)
-        # Each runner needs two descriptors here, and four while it waits.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cluster = owner.partition("/")[0]
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
         self.control = ControlSignals(self.scratch)
@@ -117,10 +103,6 @@ class Supervisor:
         self._buffer = heard
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
-
-    def usual_limits(self) -> None:
-        """Restore the original limits in a process that is being started."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
 
     def run(self) -> None:
         """Run until the driver is gone; then end everything."""
@@ -141,11 +123,11 @@ class Supervisor:
             self._selector.register(self.connection, selectors.EVENT_READ, "driver")
             self.say(ev="hello", scratch=self.scratch)
             self._take_in(b"")
-            self._drop_seed()
+            self.launcher.drop_seed()
             while os.getppid() == self.parent and self._turn(wake_r):
                 pass
         finally:
-            self._drop_seed()
+            self.launcher.drop_seed()
             self.endings.end_all()
             shutil.rmtree(self.scratch, ignore_errors=True)
             if self.folder:
@@ -194,6 +176,15 @@ class Supervisor:
             due.append(self.memory.due)
         return max(0.0, min(due) - now)
 
+    def register(self, what: int | socket.socket, reader: Template | TemplateOutput) -> None:
+        """Call the ``hear`` of this reader whenever there is something to read."""
+        self._selector.register(what, selectors.EVENT_READ, reader)
+
+    def unregister(self, what: int | socket.socket) -> None:
+        """Stop listening to this descriptor, if it was registered."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(what)
+
     # The driver
 
     def _hear(self) -> bool:
@@ -212,17 +203,16 @@ class Supervisor:
         for line in lines:
             message = json.loads(line)
             if message["op"] == "kind":
-                self._add_kind(message.pop("key"), message)
+                self.launcher.add_kind(message.pop("key"), message)
             elif message["op"] == "forget":
-                self._drop_kind(message["key"])
+                self.launcher.drop_kind(message["key"])
             elif message["op"] == "boot":
                 for name, environment in message["runners"].items():
-                    self._boot(name, message["kind"], environment, message["orders"])
+                    self.launcher.boot(name, message["kind"], environment, message["orders"])
             elif message["op"] == "end":
                 self.endings.end(message["name"], message["grace"])
         # After all messages, so that everything requested at once is one wave.
-        for template in self.templates.values():
-            template.fork()
+        self.launcher.start_wave()
 
     def _stop(self) -> None:
         """End all runners, and start nothing any more; leave the driver's folder alone.
@@ -234,8 +224,8 @@ class Supervisor:
         self.say(ev="stopped")
         for name in list(self.runners):
             self.endings.end(name, 0)
-        for key in list(self.kinds):
-            self._drop_kind(key)
+        for key in list(self.launcher.kinds):
+            self.launcher.drop_kind(key)
         self.control.note_stop()
 
     def say(self, **message: Any) -> None:
@@ -251,111 +241,9 @@ class Supervisor:
             return False
         return True
 
-    # Templates
-
-    def _add_kind(self, key: str, kind: dict[str, Any]) -> None:
-        """Prepare a template for runners of this kind."""
-        if self.stopped:
-            return
-        fork = kind["fork"] and self.is_subreaper
-        self.kinds[key] = RunnerKind(
-            kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
-        )
-        template = self._template(key)
-        if template is not None:
-            template.leaving = False
-
-    def _template(self, key: str) -> Template | None:
-        kind = self.kinds.get(key)
-        if kind is not None and kind.fork and key not in self.templates:
-            seed, self.seed = self.seed, None
-            try:
-                template = Template(self, key, kind, seed)
-            except (OSError, ValueError):
-                return None  # runners cannot be started either, and report why
-            self.templates[key] = template
-            self._selector.register(template.connection, selectors.EVENT_READ, template)
-            prints = template.prints
-            self._selector.register(prints.descriptor, selectors.EVENT_READ, prints)
-        return self.templates.get(key)
-
-    def _drop_seed(self) -> None:
-        """End a template that was forked for a kind that is not forked, or never announced."""
-        if self.seed is not None:
-            connection, process, output = self.seed
-            self.seed = None
-            connection.close()
-            os.close(output)
-            process.kill()
-            process.wait()
-
-    def _drop_kind(self, key: str) -> None:
-        """Drop a kind; no more runners of it will be requested."""
-        self.kinds.pop(key, None)
-        if (template := self.templates.get(key)) is not None:
-            template.leave()
-
-    def replace(self, template: Template) -> None:
-        """Drop a template; start a new one if runners wait for it."""
-        template.close()
-        del self.templates[template.key]
-        for runner in template.waiting:
-            self._fork(runner, template.key)
-
-    def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None:
-        """Start runners without a template: from now on, or if it only failed, this time.
-
-        Parameters
-        ----------
-        template : Template
-        module : str
-            The module that makes it unfit.
-        why : str
-        failed : bool
-            Whether it only failed this time.
-        """
-        template.close()
-        template.strand()
-        del self.templates[template.key]
-        if not failed:
-            template.kind.fork = False
-            self.say(ev="unfit", key=template.key, module=module, why=why)
-        for runner in template.waiting:
-            self._start(runner)
-
-    def unregister(self, what: int | socket.socket) -> None:
-        """Stop listening to this descriptor, if it was registered."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(what)
-
     # Runners
 
-    def _boot(
-        self, name: str, kind: str, variables: dict[str, str], common: dict[str, Any]
-    ) -> None:
-        folder = os.path.join(self.scratch, name)
-        # Temporary files of calls are removed with their runner.
-        environment = {"TMPDIR": folder, **variables, MARK: f"{self.owner}/{name}"}
-        # A hidden file, to be ignored by code that looks for a runner's left-over folders.
-        word, whose = secrets.token_hex(6), os.path.join(self.scratch, f".whose-{name}")
-        limits = common.get("prints")
-        prints = limits and {"word": word, "whose": whose, "limits": limits}
-        own = {"name": name, "directory": folder, "prints": prints, "drivers": self.folder}
-        orders = json.dumps({**common, **own}).encode()
-        if self.stopped:
-            self.say(ev="refused", name=name, why=STOPPED)
-            return
-        if kind not in self.kinds:
-            self.say(ev="refused", name=name, why="it is of a kind that is not known any more")
-            return
-        marks = {"word": word, "whose": whose} if prints else {}
-        runner = self._admit(name, self.kinds[kind], environment, orders, marks)
-        if runner is not None:
-            runner.boot_timeout = common["boot_timeout"]
-            runner.memory = common["limit"] or 0
-            self._fork(runner, kind)
-
-    def _admit(
+    def admit(
         self,
         name: str,
         kind: RunnerKind,
@@ -375,69 +263,6 @@ class Supervisor:
         self.tell(runner, orders)
         return runner
 
-    def _fork(self, runner: Runner, key: str) -> None:
-        fits = len(runner.env[MARK]) <= len(NO_MARK)
-        template = self._template(key) if fits else None
-        if template is None:
-            self._start(runner)
-        else:
-            template.ask(runner)
-
-    def _start(self, runner: Runner) -> None:
-        """Start a runner as an interpreter."""
-        leash, output = runner.theirs
-        try:
-            process = subprocess.Popen(
-                # By path: the import path of the runner is in its launch configuration.
-                [sys.executable, "-P", *runner.kind.flags, runner_program.__file__, str(leash)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(leash,),
-                env={**runner.kind.env, **runner.env},
-                start_new_session=True,
-                preexec_fn=self.usual_limits,
-            )
-        except (OSError, ValueError) as error:
-            self.refused(runner, str(error))
-        else:
-            self.booted(runner, process)
-
-    def booted(self, runner: Runner, process: Process) -> None:
-        """Record that a runner has been started."""
-        runner.process = process
-        runner.let_go()
-        self.say(ev="booted", name=runner.name, pid=process.pid)
-        if runner.killed:
-            self.endings.kill(runner)
-
-    def refused(self, runner: Runner, why: str) -> None:
-        """Report that a runner cannot be started."""
-        self._dismiss(runner)
-        self.say(ev="refused", name=runner.name, why=why)
-
-    def stranded(self, runner: Runner) -> None:
-        """Handle a runner that may or may not have been forked: make sure that it ends."""
-        # If it was forked, it ends; this is noticed when its end of the output closes.
-        runner.stranded = True
-        runner.let_go()
-        self.tell(runner, b"end")
-
-    def _not_forked(self, runner: Runner) -> None:
-        """Start a runner that was stranded."""
-        self._dismiss(runner)
-        if runner.killed:
-            code = -signal.SIGKILL
-            self.say(ev="ended", name=runner.name, code=code, forced=True, used=[0, 0], output="")
-            return
-        marks = {"word": runner.word, "whose": runner.whose}
-        again = self._admit(runner.name, runner.kind, runner.env, runner.orders, marks)
-        if again is not None:
-            again.kill_at, again.memory = runner.kill_at, runner.memory
-            self._start(again)
-            if runner.kill_at is not None:
-                self.tell(again, b"end")
-
     def ended(self, runner: Runner, code: int | None, *, forced: bool) -> None:
         """Report the end of a runner, and whether it was killed on request.
 
@@ -452,13 +277,13 @@ class Supervisor:
             pass
         self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
         self._tell_kept(runner.name)
-        self._dismiss(runner)
+        self.dismiss(runner)
         used = [runner.used, runner.memory]
         self.say(
             ev="ended", name=runner.name, code=code, forced=forced, used=used, output=runner.tail()
         )
 
-    def _dismiss(self, runner: Runner) -> None:
+    def dismiss(self, runner: Runner) -> None:
         """Release all resources of a runner."""
         del self.runners[runner.name]
         self._kept_only.pop(runner.name, None)
@@ -498,7 +323,7 @@ class Supervisor:
         if not chunk:
             self.unregister(runner.stdout)
             if runner.stranded:
-                self._not_forked(runner)
+                self.launcher.not_forked(runner)
             return False
         self._tell_pieces(runner, runner.take_apart(chunk, owner))
         return True
