@@ -271,9 +271,9 @@ class Backend(ABC):
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
     #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
-    seats: ClassVar[frozenset[str]] = frozenset({"driver"})
+    scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
-    shows: ClassVar[bool] = False
+    shows_output: ClassVar[bool] = False
     #: The options of a cluster that determine the place of its runners, of ``namespace`` and
     #: ``context``, with the check of each; :meth:`inspector` takes them as well. Their settings are
     #: ``flame.<name>.<option>``.
@@ -557,7 +557,7 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
-    def met(self) -> None:
+    def scheduler_connected(self) -> None:
         """Handle the first connection of the driver to the scheduler of :meth:`start_scheduler`.
 
         From now on that process ends by itself when it has lost its driver. Before that, the

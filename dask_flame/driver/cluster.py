@@ -242,7 +242,7 @@ class FlameCluster(PoolsApi):
         self.over = ""  # why the cluster ended, if the user did not close it
         self._show: DriversShow | None = None
         self._prints: Taker | None = None
-        if shown() and not getattr(self.backend, "shows", False):
+        if shown() and not getattr(self.backend, "shows_output", False):
             self._prints = self._print_taker(print_limits)
         self._reports = Reports()
         self._reports.pools = self._pools
@@ -264,11 +264,11 @@ class FlameCluster(PoolsApi):
             if scheduler is None
             else one_of("scheduler", scheduler, SEATS)
         )
-        seats = getattr(factory, "seats", Backend.seats)
-        if where != "auto" and where not in seats:
+        places = getattr(factory, "scheduler_places", Backend.scheduler_places)
+        if where != "auto" and where not in places:
             raise PoolError(
                 f"scheduler={where!r} is not for this backend, whose scheduler is in the "
-                f'{" or the ".join(sorted(seats))}; leave it out, or write scheduler="auto"'
+                f'{" or the ".join(sorted(places))}; leave it out, or write scheduler="auto"'
             )
         return where
 

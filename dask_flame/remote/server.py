@@ -68,12 +68,12 @@ class SchedulerServer:
             "fix": self._fix,
             "stopped": self._stopped,
             "follow": self._follow,
-            "told": self._told,
+            "caught_up": self._caught_up,
             "close": self._close,
         }
         self.link = Channel(handlers, silence=float(orders["silence"]))
         self._over = asyncio.Event()
-        self._told_to_close = False
+        self._close_requested = False
         self._born = time.monotonic()
         self._lost: float | None = None
         self._loop = asyncio.get_running_loop()
@@ -107,16 +107,16 @@ class SchedulerServer:
                     await asyncio.wait_for(self._over.wait(), _LOOK)
             if self._driver_is_gone():
                 print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
-            if not self._told_to_close:
+            if not self._close_requested:
                 # Only the driver knows why this has ended, and will notify the Clients. Until then
                 # their calls must not fail because the lease has ended.
                 self.cluster.part_from_clients()
             if self.cluster.over:
                 # Otherwise the driver learns the reason from the end of the pod.
-                self.link.say("over", why=self.cluster.over)
+                self.link.send("over", why=self.cluster.over)
                 await self.link.flush(1.0)
         finally:
-            if self._told_to_close and self.link.connected:
+            if self._close_requested and self.link.connected:
                 # The driver, while it is connected, ends the runners that do not end by themselves.
                 await self._within_limit(self.cluster.end_runners())
             await self.link.close()
@@ -136,14 +136,14 @@ class SchedulerServer:
             self._lost = now
         if self._lost is None:
             return False
-        patience = self._grace if self.link.spoken else max(self._grace, _DRIVER_WITHIN)
+        patience = self._grace if self.link.has_connected else max(self._grace, _DRIVER_WITHIN)
         return now > self._lost + patience
 
     async def _serve(self, comm: Comm, version: str) -> Status:
         """Serve a driver's connection, once the cluster has started."""
         await self._ready.wait()
-        if not self.link.spoken:
-            self.link.say("hello", address=self.cluster.scheduler.address, version=__version__)
+        if not self.link.has_connected:
+            self.link.send("hello", address=self.cluster.scheduler.address, version=__version__)
         await self.link.serve(comm)
         return Status.dont_reply
 
@@ -170,17 +170,17 @@ class SchedulerServer:
     def _follow(self) -> dict[str, Any]:
         return self._reports.follow("driver", DriverFollower(self.link))
 
-    async def _told(self) -> None:
+    async def _caught_up(self) -> None:
         """Do nothing; the answer to this request arrives after all earlier messages."""
 
     def _close(self) -> None:
-        self._told_to_close = True
+        self._close_requested = True
         self._over.set()
 
     def _resized(self, which: str, pool: str, count: int) -> None:
         # This runs in the thread for callbacks.
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            say = partial(self.link.say, "resized", which=which, pool=pool, count=count)
+            say = partial(self.link.send, "resized", which=which, pool=pool, count=count)
             self._loop.call_soon_threadsafe(say)
 
 

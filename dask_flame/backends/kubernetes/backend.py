@@ -79,7 +79,7 @@ class KubernetesBackend(Backend):
     name: ClassVar[str] = "kubernetes"
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
-    seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
+    scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     places: ClassVar[Mapping[str, Check]] = {
         "namespace": check_namespace,
         "context": check_context,
@@ -194,7 +194,7 @@ class KubernetesBackend(Backend):
         self._scheduler_pod = SchedulerPod(self._api, self._owner_job, over, self._stop)
         return await self._scheduler_pod.start(spec)
 
-    def met(self) -> None:
+    def scheduler_connected(self) -> None:
         assert self._owner_job is not None
         self._owner_job.deadline.lift()
 

@@ -67,7 +67,7 @@ class LocalBackend(Backend):
 
     name: ClassVar[str] = "local"
     Options: ClassVar[type[BackendOptions]] = LocalOptions
-    shows: ClassVar[bool] = True
+    shows_output: ClassVar[bool] = True
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
