@@ -138,7 +138,7 @@ class SchedulerSpec:
 
     Attributes
     ----------
-    orders : mapping
+    launch_config : mapping
         The configuration of its process, in types of JSON. Holds private keys.
     options : mapping
         The options of the first pool for this backend.
@@ -156,7 +156,7 @@ class SchedulerSpec:
         The port that it listens on.
     """
 
-    orders: Mapping[str, Any] = field(repr=False)
+    launch_config: Mapping[str, Any] = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 120.0
     cpus: float = 1.0

@@ -29,7 +29,7 @@ from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import hash_seed
 from dask_flame.core.processes import PRELOAD
-from dask_flame.core.settings import SEATS, check_settings, configured, grace
+from dask_flame.core.settings import SCHEDULER_PLACES, check_settings, configured, grace
 from dask_flame.driver import display
 from dask_flame.driver.closed import answer_for_closed, closed
 from dask_flame.driver.cluster_options import asynchronous as checked_asynchronous
@@ -262,7 +262,7 @@ class FlameCluster(PoolsApi):
         where: str = (
             configured("scheduler.where")
             if scheduler is None
-            else one_of("scheduler", scheduler, SEATS)
+            else one_of("scheduler", scheduler, SCHEDULER_PLACES)
         )
         places = getattr(factory, "scheduler_places", Backend.scheduler_places)
         if where != "auto" and where not in places:

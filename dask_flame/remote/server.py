@@ -52,14 +52,14 @@ class SchedulerServer:
 
     Parameters
     ----------
-    orders : mapping
+    launch_config : mapping
         ``cluster``: keyword arguments of FlameCluster, pickled; ``security``: the arguments of
         :class:`distributed.Security`; ``grace`` and ``silence``: seconds; ``listening``;
         ``scratch``.
     """
 
-    def __init__(self, orders: dict[str, Any]) -> None:
-        self._grace = float(orders["grace"])
+    def __init__(self, launch_config: dict[str, Any]) -> None:
+        self._grace = float(launch_config["grace"])
         handlers: dict[str, Callable[..., Any]] = {
             "ended": self._ended,
             "step": self._step,
@@ -71,7 +71,7 @@ class SchedulerServer:
             "caught_up": self._caught_up,
             "close": self._close,
         }
-        self.link = Channel(handlers, silence=float(orders["silence"]))
+        self.link = Channel(handlers, silence=float(launch_config["silence"]))
         self._over = asyncio.Event()
         self._close_requested = False
         self._born = time.monotonic()
@@ -82,10 +82,10 @@ class SchedulerServer:
             link=self.link,
             serve=self._serve,
             resized=self._resized,
-            listening=orders["listening"],
-            scratch=orders["scratch"],
-            security=Security(**orders["security"]),
-            **_options(orders["cluster"]),
+            listening=launch_config["listening"],
+            scratch=launch_config["scratch"],
+            security=Security(**launch_config["security"]),
+            **_options(launch_config["cluster"]),
         )
         self._reports = ReportPublisher(self.cluster.reports)
 
@@ -204,33 +204,33 @@ def _read(file: Path) -> dict[str, Any]:
                 "there is no launch configuration: the driver that created this pod is gone"
             )
         time.sleep(0.1)
-    orders: dict[str, Any] = json.loads(file.read_text())
-    return orders
+    launch_config: dict[str, Any] = json.loads(file.read_text())
+    return launch_config
 
 
-async def _run(orders: dict[str, Any]) -> None:
-    await SchedulerServer(orders).run()
+async def _run(launch_config: dict[str, Any]) -> None:
+    await SchedulerServer(launch_config).run()
 
 
 def main(argv: list[str]) -> NoReturn:
     """Run a scheduler by the configuration in a file, until its driver is disconnected or ends."""
     code = 1
     try:
-        orders = _read(Path(argv[0]))
-        if why := python_versions.mismatch(python_versions.here(), orders.get("python", "")):
+        launch_config = _read(Path(argv[0]))
+        if why := python_versions.mismatch(python_versions.here(), launch_config.get("python", "")):
             # Check before unpickling anything.
             raise SystemExit(f"the image of the scheduler's pod {why}")
-        dask.config.update(dask.config.config, orders["config"], priority="new")
-        scratch = orders["scratch"] = os.environ.get("TMPDIR", "/tmp")
+        dask.config.update(dask.config.config, launch_config["config"], priority="new")
+        scratch = launch_config["scratch"] = os.environ.get("TMPDIR", "/tmp")
         if not os.access(os.path.expanduser("~"), os.W_OK):
             os.environ["HOME"] = scratch
-        address, listening = os.environ["DASK_FLAME_POD_IP"], orders["listening"]
+        address, listening = os.environ["DASK_FLAME_POD_IP"], launch_config["listening"]
         # Port forwarding uses the loopback address, and runners use that of the pod.
         listening["host"] = list(dict.fromkeys([address, "127.0.0.1"]))
         # The driver's subscription replaces that of this cluster, which does not need one.
         warnings.filterwarnings("ignore", "Scheduler already contains a plugin with name worker-st")
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
-        asyncio.run(_run(orders))
+        asyncio.run(_run(launch_config))
         code = 0
     except SystemExit as error:
         print(error, file=sys.stderr)

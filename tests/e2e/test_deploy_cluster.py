@@ -160,7 +160,7 @@ def runner(name: str, kind: str | None, template: Path, gpus: int = 1) -> dict[s
     options = KubernetesOptions(
         **({"gpu_kind": kind} if kind else {}), pod_template=template, labels={"kind": name}
     )
-    made = manifests.pod(spec, options, site, {}, "orders")
+    made = manifests.pod(spec, options, site, {}, "launch")
     for version in ("1.30", "1.36"):
         kubernetes_validate.validate(made, version, strict=True)
     assert violations(made["spec"]) == ""

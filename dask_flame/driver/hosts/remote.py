@@ -154,7 +154,7 @@ class RemoteScheduler:
             partial(self._link.ask, "follow"), lambda: not self._closing, reports
         )
         self._port = int(config.get("scheduler.port"))
-        self._orders: dict[str, Any] = {
+        self._launch_config: dict[str, Any] = {
             "grace": parts.disconnect_grace,
             "silence": silence,
             "security": _inline(parts.security),
@@ -193,7 +193,7 @@ class RemoteScheduler:
         parts, backend, fleets = self._parts, self._parts.backend, self._parts.fleets
         stack.push_async_callback(self.close)
         spec = SchedulerSpec(
-            orders=self._orders,
+            launch_config=self._launch_config,
             options=fleets.policies[fleets.default].options,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),

@@ -13,7 +13,7 @@ import kr8s
 import kr8s.asyncio
 
 from dask_flame.backends.kubernetes.api.errors import KubernetesError as KubernetesError
-from dask_flame.backends.kubernetes.api.errors import stated, worded
+from dask_flame.backends.kubernetes.api.errors import error_text, status_error
 from dask_flame.backends.kubernetes.api.kubeconfig import (
     contexts,
     find_namespace,
@@ -103,7 +103,7 @@ class Api:
         except (LookupError, ValueError, OSError, kr8s.ConnectionClosedError) as error:
             if context and context not in (known := contexts()):
                 raise KubernetesError(0, "NoContext", no_context(context, known)) from error
-            raise KubernetesError(0, "NoCluster", worded(error)) from error
+            raise KubernetesError(0, "NoCluster", error_text(error)) from error
         return made
 
     async def create(
@@ -355,7 +355,7 @@ class Api:
                 except json.JSONDecodeError as error:
                     raise KubernetesError(0, "Unreachable", "a watch was cut off") from error
                 if event["type"] == "ERROR":
-                    raise stated(event["object"])
+                    raise status_error(event["object"])
                 yield event["type"], event["object"]
 
     @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ import httpx
 import httpx_ws
 import kr8s
 
-from dask_flame.backends.kubernetes.api.errors import KubernetesError, said, worded
+from dask_flame.backends.kubernetes.api.errors import KubernetesError, error_text, response_error
 from dask_flame.backends.kubernetes.api.sessions import Sessions
 from dask_flame.core.backoff import Backoff
 
@@ -170,11 +170,11 @@ class Transport:
                 ) as response,
             ):
                 if response.status_code >= 400:
-                    raise said(response)
+                    raise response_error(response)
                 answer: httpx.Response = response
                 return answer
         except (httpx.HTTPError, kr8s.APITimeoutError, ssl.SSLError, OSError) as error:
-            raise KubernetesError(0, "Unreachable", worded(error)) from error
+            raise KubernetesError(0, "Unreachable", error_text(error)) from error
         except RuntimeError as error:
             # The session was closed in the meantime.
             raise KubernetesError(0, "Unreachable", "the connection was closed") from error
@@ -190,8 +190,8 @@ class Transport:
         try:
             await self._sessions.renew()
         except Exception as error:
-            said = f"credentials could not be read again: {worded(error)}"
-            raise KubernetesError(401, "Unauthorized", said) from error
+            text = f"credentials could not be read again: {error_text(error)}"
+            raise KubernetesError(401, "Unauthorized", text) from error
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -215,11 +215,11 @@ class Transport:
             ):
                 if response.status_code >= 400:
                     await response.aread()
-                    raise said(response)
+                    raise response_error(response)
                 yield response
         except (httpx.HTTPError, httpx.StreamError, kr8s.APITimeoutError, OSError) as error:
             self._away = time.monotonic()
-            raise KubernetesError(0, "Unreachable", worded(error)) from error
+            raise KubernetesError(0, "Unreachable", error_text(error)) from error
 
     @contextlib.asynccontextmanager
     async def websocket(
@@ -259,9 +259,9 @@ class Transport:
         except httpx_ws.WebSocketUpgradeError as error:
             if error.response.status_code == 401 and self._sessions.age > _LONGEST:
                 await self.renew()  # for the next attempt
-            raise said(error.response) from error
+            raise response_error(error.response) from error
         except (httpx_ws.HTTPXWSException, httpx.HTTPError, RuntimeError, OSError) as error:
-            raise KubernetesError(0, "Unreachable", worded(error)) from error
+            raise KubernetesError(0, "Unreachable", error_text(error)) from error
         except ExceptionGroup as group:
             # httpx_ws wraps errors that occur while the socket is open.
-            raise KubernetesError(0, "Unreachable", worded(group.exceptions[0])) from group
+            raise KubernetesError(0, "Unreachable", error_text(group.exceptions[0])) from group

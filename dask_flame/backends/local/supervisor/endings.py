@@ -59,7 +59,7 @@ class Endings:
         due = time.monotonic() + grace
         if runner.kill_at is None:
             # Not by SIGTERM: to a runner that means that its substrate reclaims the machine.
-            self.supervisor.tell(runner, b"end")
+            self.supervisor.send_to_runner(runner, b"end")
         runner.kill_at = min(due, runner.kill_at or due)
 
     def kill(self, runner: Runner) -> None:
@@ -127,7 +127,7 @@ class Endings:
                 if dead.si_pid not in self._processes():
                     # Perhaps a runner that its template has reported in the meantime.
                     for template in list(self.supervisor.launcher.templates.values()):
-                        template.hear()
+                        template.read()
                 if dead.si_pid in self._processes():
                     return  # it has just died: handled in the next turn
                 os.waitpid(dead.si_pid, 0)

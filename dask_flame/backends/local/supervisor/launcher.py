@@ -75,16 +75,16 @@ class Launcher:
         limits = common.get("prints")
         prints = limits and {"word": word, "whose": whose, "limits": limits}
         own = {"name": name, "directory": folder, "prints": prints, "drivers": supervisor.folder}
-        orders = json.dumps({**common, **own}).encode()
+        launch_config = json.dumps({**common, **own}).encode()
         if supervisor.stopped:
-            supervisor.say(ev="refused", name=name, why=STOPPED)
+            supervisor.send(ev="refused", name=name, why=STOPPED)
             return
         if kind not in self.kinds:
             why = "it is of a kind that is not known any more"
-            supervisor.say(ev="refused", name=name, why=why)
+            supervisor.send(ev="refused", name=name, why=why)
             return
         marks = {"word": word, "whose": whose} if prints else {}
-        runner = supervisor.admit(name, self.kinds[kind], environment, orders, marks)
+        runner = supervisor.admit(name, self.kinds[kind], environment, launch_config, marks)
         if runner is not None:
             runner.boot_timeout = common["boot_timeout"]
             runner.memory = common["limit"] or 0
@@ -109,7 +109,7 @@ class Launcher:
 
     def _start(self, runner: Runner) -> None:
         """Start a runner as an interpreter."""
-        leash, output = runner.theirs
+        leash, output = runner.child_ends
         try:
             process = subprocess.Popen(
                 # By path: the import path of the runner is in its launch configuration.
@@ -131,21 +131,21 @@ class Launcher:
         """Record that a runner has been started."""
         runner.process = process
         runner.let_go()
-        self.supervisor.say(ev="booted", name=runner.name, pid=process.pid)
+        self.supervisor.send(ev="booted", name=runner.name, pid=process.pid)
         if runner.killed:
             self.supervisor.endings.kill(runner)
 
     def refused(self, runner: Runner, why: str) -> None:
         """Report that a runner cannot be started."""
         self.supervisor.dismiss(runner)
-        self.supervisor.say(ev="refused", name=runner.name, why=why)
+        self.supervisor.send(ev="refused", name=runner.name, why=why)
 
     def stranded(self, runner: Runner) -> None:
         """Handle a runner that may or may not have been forked: make sure that it ends."""
         # If it was forked, it ends; this is noticed when its end of the output closes.
         runner.stranded = True
         runner.let_go()
-        self.supervisor.tell(runner, b"end")
+        self.supervisor.send_to_runner(runner, b"end")
 
     def not_forked(self, runner: Runner) -> None:
         """Start a runner that was stranded."""
@@ -153,15 +153,15 @@ class Launcher:
         supervisor.dismiss(runner)
         if runner.killed:
             end = {"code": -signal.SIGKILL, "forced": True, "used": [0, 0], "output": ""}
-            supervisor.say(ev="ended", name=runner.name, **end)
+            supervisor.send(ev="ended", name=runner.name, **end)
             return
         marks = {"word": runner.word, "whose": runner.whose}
-        again = supervisor.admit(runner.name, runner.kind, runner.env, runner.orders, marks)
+        again = supervisor.admit(runner.name, runner.kind, runner.env, runner.launch_config, marks)
         if again is not None:
             again.kill_at, again.memory = runner.kill_at, runner.memory
             self._start(again)
             if runner.kill_at is not None:
-                supervisor.tell(again, b"end")
+                supervisor.send_to_runner(again, b"end")
 
     # Templates
 
@@ -231,6 +231,6 @@ class Launcher:
         del self.templates[template.key]
         if not failed:
             template.kind.fork = False
-            self.supervisor.say(ev="unfit", key=template.key, module=module, why=why)
+            self.supervisor.send(ev="unfit", key=template.key, module=module, why=why)
         for runner in template.waiting:
             self._start(runner)

@@ -58,7 +58,7 @@ class Supervisor:
         Prefix of the marks of the cluster's runners.
     parent : int
         Process id of the driver.
-    heard : bytes
+    received : bytes
         Bytes already received from the driver.
     place : str
         Where to create the scratch folder; empty: the default place for temporary files.
@@ -79,7 +79,7 @@ class Supervisor:
         connection: socket.socket,
         owner: str,
         parent: int,
-        heard: bytes = b"",
+        received: bytes = b"",
         *,
         place: str = "",
         folder: str = "",
@@ -99,8 +99,8 @@ class Supervisor:
         self.control = ControlSignals(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, output that is kept but not shown
-        self._tell_kept_at = 0.0
-        self._buffer = heard
+        self._forward_kept_at = 0.0
+        self._buffer = received
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
 
@@ -121,8 +121,8 @@ class Supervisor:
             self._selector.register(wake_r, selectors.EVENT_READ, "wake")
             self.connection.setblocking(False)
             self._selector.register(self.connection, selectors.EVENT_READ, "driver")
-            self.say(ev="hello", scratch=self.scratch)
-            self._take_in(b"")
+            self.send(ev="hello", scratch=self.scratch)
+            self._handle_messages(b"")
             self.launcher.drop_seed()
             while os.getppid() == self.parent and self._turn(wake_r):
                 pass
@@ -143,28 +143,30 @@ class Supervisor:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake, 4096)
             elif key.data == "driver":
-                if events & selectors.EVENT_WRITE and not self._write():
+                if events & selectors.EVENT_WRITE and not self._write_to_driver():
                     return False
-                if events & selectors.EVENT_READ and not self._hear():
+                if events & selectors.EVENT_READ and not self._receive():
                     return False
             elif isinstance(key.data, Template | TemplateOutput):
-                key.data.hear()
+                key.data.read()
             elif key.data not in self.runners.values():
                 continue  # dismissed earlier in this turn
             elif events & selectors.EVENT_WRITE:
-                self._pass_on(key.data)
+                self._write_to_runner(key.data)
             else:
-                self._read(key.data)
+                self._read_output(key.data)
         self.endings.look()
         for runner, used in self.memory.look(self.runners.values()):
             runner.used = used
             self.endings.kill(runner)
-        if self._kept_only and time.monotonic() > self._tell_kept_at:
-            self._tell_kept_at = time.monotonic() + _LOOK_FOR_PARENT
+        if self._kept_only and time.monotonic() > self._forward_kept_at:
+            self._forward_kept_at = time.monotonic() + _LOOK_FOR_PARENT
             for name in list(self._kept_only):
-                self._tell_kept(name)
+                self._forward_kept(name)
         if self.control.asked_for_output:
-            self.control.tell({name: runner.tail() for name, runner in self.runners.items()})
+            self.control.write_output(
+                {name: runner.tail() for name, runner in self.runners.items()}
+            )
         if self.control.asked_to_stop:
             self._stop()
         return True
@@ -177,7 +179,7 @@ class Supervisor:
         return max(0.0, min(due) - now)
 
     def register(self, what: int | socket.socket, reader: Template | TemplateOutput) -> None:
-        """Call the ``hear`` of this reader whenever there is something to read."""
+        """Call the ``read`` of this reader whenever there is something to read."""
         self._selector.register(what, selectors.EVENT_READ, reader)
 
     def unregister(self, what: int | socket.socket) -> None:
@@ -187,7 +189,7 @@ class Supervisor:
 
     # The driver
 
-    def _hear(self) -> bool:
+    def _receive(self) -> bool:
         try:
             chunk = self.connection.recv(1 << 16)
         except BlockingIOError:
@@ -195,10 +197,10 @@ class Supervisor:
         except OSError:
             return False
         if chunk:
-            self._take_in(chunk)
+            self._handle_messages(chunk)
         return bool(chunk)
 
-    def _take_in(self, chunk: bytes) -> None:
+    def _handle_messages(self, chunk: bytes) -> None:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         for line in lines:
             message = json.loads(line)
@@ -208,7 +210,7 @@ class Supervisor:
                 self.launcher.drop_kind(message["key"])
             elif message["op"] == "boot":
                 for name, environment in message["runners"].items():
-                    self.launcher.boot(name, message["kind"], environment, message["orders"])
+                    self.launcher.boot(name, message["kind"], environment, message["launch_config"])
             elif message["op"] == "end":
                 self.endings.end(message["name"], message["grace"])
         # After all messages, so that everything requested at once is one wave.
@@ -221,18 +223,18 @@ class Supervisor:
         """
         self.control.asked_to_stop = False
         self.stopped = True
-        self.say(ev="stopped")
+        self.send(ev="stopped")
         for name in list(self.runners):
             self.endings.end(name, 0)
         for key in list(self.launcher.kinds):
             self.launcher.drop_kind(key)
         self.control.note_stop()
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Queue a message to the driver."""
         self._out += json.dumps(message).encode() + b"\n"
 
-    def _write(self) -> bool:
+    def _write_to_driver(self) -> bool:
         try:
             del self._out[: self.connection.send(self._out)]
         except BlockingIOError:
@@ -248,19 +250,19 @@ class Supervisor:
         name: str,
         kind: RunnerKind,
         environment: dict[str, str],
-        orders: bytes,
+        launch_config: bytes,
         marks: dict[str, str],
     ) -> Runner | None:
         """Create everything that a runner needs, except its process."""
         try:
             os.makedirs(environment["TMPDIR"], exist_ok=True)
-            runner = Runner(name, kind, environment, orders, **marks)
+            runner = Runner(name, kind, environment, launch_config, **marks)
         except OSError as error:
-            self.say(ev="refused", name=name, why=str(error))
+            self.send(ev="refused", name=name, why=str(error))
             return None
         self.runners[name] = runner
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
-        self.tell(runner, orders)
+        self.send_to_runner(runner, launch_config)
         return runner
 
     def ended(self, runner: Runner, code: int | None, *, forced: bool) -> None:
@@ -273,13 +275,13 @@ class Supervisor:
             Exit code; negative for a signal.
         forced : bool
         """
-        while self._read(runner):
+        while self._read_output(runner):
             pass
-        self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
-        self._tell_kept(runner.name)
+        self._forward(runner, runner.take_apart(b"", runner.owner()))
+        self._forward_kept(runner.name)
         self.dismiss(runner)
         used = [runner.used, runner.memory]
-        self.say(
+        self.send(
             ev="ended", name=runner.name, code=code, forced=forced, used=used, output=runner.tail()
         )
 
@@ -295,24 +297,24 @@ class Supervisor:
             os.close(descriptor)
         shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
 
-    def tell(self, runner: Runner, line: bytes) -> None:
+    def send_to_runner(self, runner: Runner, line: bytes) -> None:
         """Queue a line for a runner's leash."""
-        if not runner.words:
+        if not runner.unsent:
             self._selector.register(runner.leash, selectors.EVENT_WRITE, runner)
-        runner.words += line + b"\n"
+        runner.unsent += line + b"\n"
 
-    def _pass_on(self, runner: Runner) -> None:
+    def _write_to_runner(self, runner: Runner) -> None:
         """Write as much of the queued lines as the pipe takes."""
         try:
-            runner.words = runner.words[os.write(runner.leash, runner.words) :]
+            runner.unsent = runner.unsent[os.write(runner.leash, runner.unsent) :]
         except BlockingIOError:
             return
         except OSError:
-            runner.words = b""  # the runner is dead
-        if not runner.words:
+            runner.unsent = b""  # the runner is dead
+        if not runner.unsent:
             self.unregister(runner.leash)
 
-    def _read(self, runner: Runner) -> bool:
+    def _read_output(self, runner: Runner) -> bool:
         owner = runner.owner()  # before: see Unpacker.add
         try:
             chunk = os.read(runner.stdout, 1 << 16)
@@ -325,10 +327,10 @@ class Supervisor:
             if runner.stranded:
                 self.launcher.not_forked(runner)
             return False
-        self._tell_pieces(runner, runner.take_apart(chunk, owner))
+        self._forward(runner, runner.take_apart(chunk, owner))
         return True
 
-    def _tell_pieces(self, runner: Runner, pieces: list[Piece]) -> None:
+    def _forward(self, runner: Runner, pieces: list[Piece]) -> None:
         """Send output, with its owner, to the driver."""
         name, last = runner.name, None
         text = b""
@@ -341,12 +343,12 @@ class Supervisor:
             if last is not None and piece[:4] != last[:4]:
                 self.printed(name, text, last)
                 text = b""
-            self._tell_kept(name)
+            self._forward_kept(name)
             last, text = piece, text + piece.text
         if last is not None:
             self.printed(name, text, last)
 
-    def _tell_kept(self, name: str) -> None:
+    def _forward_kept(self, name: str) -> None:
         """Send output that is not shown; only its last part, as there may be a lot of it."""
         kept = self._kept_only.pop(name, b"")
         if kept:
@@ -364,4 +366,4 @@ class Supervisor:
         """
         if len(self._out) < _MOST_UNREAD:
             whose = {} if piece is None else {"piece": piece[:4]}
-            self.say(ev="output", name=name, text=what.decode(errors="replace"), **whose)
+            self.send(ev="output", name=name, text=what.decode(errors="replace"), **whose)

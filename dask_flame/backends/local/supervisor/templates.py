@@ -28,7 +28,7 @@ _KEPT_OUTPUT = 16_000
 class SupervisorLoop(Protocol):
     """What a template uses of the supervisor."""
 
-    def say(self, **message: Any) -> None: ...
+    def send(self, **message: Any) -> None: ...
     def printed(self, name: str, what: bytes) -> None: ...
     def unregister(self, what: int | socket.socket) -> None: ...
 
@@ -64,7 +64,7 @@ class TemplateOutput:
         self._closed = False
         os.set_blocking(descriptor, False)
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Read the output available now."""
         if self._closed:
             return  # closed by a message of its template in the same turn
@@ -78,9 +78,9 @@ class TemplateOutput:
         except BlockingIOError:
             pass
 
-    def tell(self) -> None:
+    def forward(self) -> None:
         """Send the kept output, and all later output."""
-        self.hear()
+        self.read()
         kept, self._kept = self._kept, None
         if kept:
             self.supervisor.printed(PRELOAD, kept)
@@ -133,7 +133,7 @@ class Template:
         self.connection.setblocking(False)
         self.prints = TemplateOutput(supervisor, output)
         if seed is None:
-            self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
+            self._send({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
 
     def _start(self) -> Seed:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -186,7 +186,7 @@ class Template:
             self.launcher.stranded(runner)
         self.wave.clear()
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Handle the messages available now."""
         while not self.over:
             try:
@@ -198,7 +198,7 @@ class Template:
             if not words:
                 self._lost()
                 return
-            self._take_in(json.loads(words))
+            self._handle_message(json.loads(words))
 
     def close(self) -> None:
         """End the template; runners forked from it live on."""
@@ -207,7 +207,7 @@ class Template:
         self.connection.close()
         self.prints.close()
         if not self.ready:
-            self.supervisor.say(ev="importing", key=self.key, module="")
+            self.supervisor.send(ev="importing", key=self.key, module="")
         # During the imports, its descendants are not runners, but processes started by a module.
         tree = [] if self.ready else below(self.process.pid)
         if not self.ready:
@@ -217,14 +217,14 @@ class Template:
         self.process.wait()
         kill(tree)
 
-    def _take_in(self, message: dict[str, Any]) -> None:
+    def _handle_message(self, message: dict[str, Any]) -> None:
         event = message["ev"]
         if event == "importing":
-            self.supervisor.say(ev="importing", key=self.key, module=message["module"])
+            self.supervisor.send(ev="importing", key=self.key, module=message["module"])
         elif event == "ready":
             self.ready = True
-            self.prints.tell()
-            self.supervisor.say(ev="importing", key=self.key, module="")
+            self.prints.forward()
+            self.supervisor.send(ev="importing", key=self.key, module="")
             self.fork()
         elif event == "forked":
             self.launcher.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
@@ -263,10 +263,10 @@ class Template:
                 break
             self.wave[runner.name] = self.waiting.popleft()
             requests.append(request)
-            descriptors += runner.theirs
-        self._say(requests, descriptors)
+            descriptors += runner.child_ends
+        self._send(requests, descriptors)
 
-    def _say(self, message: Any, descriptors: list[int] | None = None) -> None:
+    def _send(self, message: Any, descriptors: list[int] | None = None) -> None:
         # The template is listening and has read everything before, so the buffer has room. If it
         # has not, or the kernel passes no more descriptors, end it; the next read notices.
         try:
