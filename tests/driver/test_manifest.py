@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import dask
-import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -31,6 +30,7 @@ from dask_flame.errors import BackendError, PoolError
 from tests.backends.kubernetes import test_backend as test_kubernetes
 from tests.backends.kubernetes.objects.test_manifests import SITE
 from tests.backends.kubernetes.test_backend import Start, whoami
+from tests.support import kubernetes_schemas
 from tests.support.kubernetes_help import Caller
 
 pytestmark = pytest.mark.process
@@ -150,7 +150,7 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
     told = {}
     with Caller(fake) as caller:
         for item in manifest:
-            kubernetes_validate.validate(item, "1.36", strict=True)
+            kubernetes_schemas.validate(item, "1.36")
             obj = caller.make(item, dryRun="All")
             told[obj["kind"], obj["metadata"]["name"]] = made_by(obj)
     assert client.submit(whoami, pure=False).result(timeout=60)[1] == token

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from dask_flame.backends.kubernetes.objects.context import ObjectContext, object
 from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
+from tests.support import kubernetes_schemas
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +39,7 @@ def pod(
         spec(**more), KubernetesOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "launch"
     )
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     return made
 
 
@@ -180,7 +180,7 @@ def test_volumes_and_variables() -> None:
     assert "xyzzy" not in json.dumps(made)
     kept = manifests.secret(SITE, {"scheduler": "tls://"}, options["secrets"])
     for version in VERSIONS:
-        kubernetes_validate.validate(kept, version, strict=True)
+        kubernetes_schemas.validate(kept, version)
     assert kept["stringData"] == {"launch.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
     assert kept["metadata"]["ownerReferences"] == [OWNER]
     other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
@@ -206,7 +206,7 @@ def test_the_watchdog_is_safe_and_small_and_may_be_where_the_driver_is() -> None
     site = replace(SITE, pull_secrets=["reg"], nodes=nodes, watchdog=2)
     made = manifests.watchdog(site, options, "10.0.0.1", 8786, 10.0)
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     template = made["spec"]["template"]
     assert restricted(template) == []
     container = worker(template)
@@ -232,8 +232,8 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
         SITE, SchedulerSpec(launch_config={}), KubernetesOptions(), "the-secret", deadline=15
     )
     for version in VERSIONS:
-        kubernetes_validate.validate(service, version, strict=True)
-        kubernetes_validate.validate(hole, version, strict=True)
+        kubernetes_schemas.validate(service, version)
+        kubernetes_schemas.validate(hole, version)
     labels = job["spec"]["template"]["metadata"]["labels"].items()
     assert service["spec"]["selector"].items() <= labels
     assert hole["spec"]["podSelector"]["matchLabels"].items() <= labels
@@ -274,7 +274,7 @@ def test_the_schedulers_pod_is_safe_and_has_no_gpu(
         return
     made = manifests.scheduler(site, asked, KubernetesOptions(**options), "the-secret", deadline=15)
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     pod = made["spec"]["template"]
     assert restricted(pod) == []
     (container,) = pod["spec"]["containers"]
@@ -304,7 +304,7 @@ def test_nobody_gets_in_but_peers_and_the_driver(
 ) -> None:
     made = manifests.network_policy(SITE, driver, address)
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     peers = {"matchLabels": {"dask.org/cluster-name": "c1"}}
     assert made["spec"] == {
         "podSelector": peers,
