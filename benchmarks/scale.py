@@ -71,7 +71,7 @@ def timed(function: Callable[[], Any]) -> float:
 
 def note(lives: RunnerTimeline, fleet: Fleet, at: float) -> None:
     """Take note of runners that have got busy or idle, as the control loop does."""
-    for seen in lives.news(fleet.roster, at, lambda name: ["call"]):
+    for seen in lives.news(fleet.index, at, lambda name: ["call"]):
         lives.apply(seen)
 
 

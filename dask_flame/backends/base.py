@@ -138,7 +138,7 @@ class SchedulerSpec:
 
     Attributes
     ----------
-    orders : mapping
+    launch_config : mapping
         The configuration of its process, in types of JSON. Holds private keys.
     options : mapping
         The options of the first pool for this backend.
@@ -156,7 +156,7 @@ class SchedulerSpec:
         The port that it listens on.
     """
 
-    orders: Mapping[str, Any] = field(repr=False)
+    launch_config: Mapping[str, Any] = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 120.0
     cpus: float = 1.0
@@ -271,9 +271,9 @@ class Backend(ABC):
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
     #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
-    seats: ClassVar[frozenset[str]] = frozenset({"driver"})
+    scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
-    shows: ClassVar[bool] = False
+    shows_output: ClassVar[bool] = False
     #: The options of a cluster that determine the place of its runners, of ``namespace`` and
     #: ``context``, with the check of each; :meth:`inspector` takes them as well. Their settings are
     #: ``flame.<name>.<option>``.
@@ -557,7 +557,7 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
-    def met(self) -> None:
+    def scheduler_connected(self) -> None:
         """Handle the first connection of the driver to the scheduler of :meth:`start_scheduler`.
 
         From now on that process ends by itself when it has lost its driver. Before that, the

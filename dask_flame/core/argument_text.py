@@ -23,7 +23,7 @@ from dask_flame.core.redaction import ELSE, names_hash, secret, veiled
 
 #: Maximum number of characters of one argument, with its name, and of the whole text.
 ONE, ALL = 40, 200
-#: Replaces an argument, or an item of one, before it is shown: see :func:`told`.
+#: Replaces an argument, or an item of one, before it is shown: see :func:`argument_text`.
 Resolve = Callable[[Any], Any]
 
 #: Maximum nesting of containers, and the number of items shown of each.
@@ -55,7 +55,7 @@ class _Look:
     random: bool = True
 
 
-def told(
+def argument_text(
     function: Any,
     args: Iterable[Any],
     kwargs: Mapping[Any, Any],
@@ -84,7 +84,7 @@ def told(
 
     Examples
     --------
-    >>> told(lambda rate, **more: None, (0.1,), {"layers": [4, 4], "password": "hunter2"})
+    >>> argument_text(lambda rate, **more: None, (0.1,), {"layers": [4, 4], "password": "hunter2"})
     'rate=0.1, layers=[4, 4], password=…'
     """
     try:

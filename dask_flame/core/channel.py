@@ -46,42 +46,42 @@ class Channel:
 
     Attributes
     ----------
-    spoken : bool
+    has_connected : bool
         Whether there has ever been a connection.
     """
 
     def __init__(self, handlers: Mapping[str, Handler], *, silence: float) -> None:
-        self.spoken = False
+        self.has_connected = False
         self._handlers = dict(handlers)
         self._silence = silence
-        self._said: Unconfirmed[Message] = Unconfirmed()
-        self._taken = 0
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._unconfirmed: Unconfirmed[Message] = Unconfirmed()
+        self._last_received = 0
+        self._questions: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._more = asyncio.Event()
         self._comm: Comm | None = None
-        self._over = ""
-        self._heard, self._parted = time.time(), time.monotonic()
+        self._closed = ""
+        self._received_at, self._disconnected_at = time.time(), time.monotonic()
 
     @property
     def connected(self) -> bool:
         return self._comm is not None
 
     @property
-    def unheard(self) -> float:
+    def unreachable_for(self) -> float:
         """Seconds, at least, since the other side last received anything from this side."""
         if self._comm is not None:
             return 0.0
         # Wall-clock time includes suspended time, unlike the monotonic clock.
-        slept = time.time() - self._heard - self._silence / 4
-        return max(time.monotonic() - self._parted, slept)
+        slept = time.time() - self._received_at - self._silence / 4
+        return max(time.monotonic() - self._disconnected_at, slept)
 
     @property
     def waiting(self) -> int:
         """Number of messages that the other side has not confirmed yet."""
-        return len(self._said)
+        return len(self._unconfirmed)
 
-    def say(self, what: str, /, **values: Any) -> None:
+    def send(self, what: str, /, **values: Any) -> None:
         """Queue a message; it is sent as soon as possible."""
         self._keep(what, values)
 
@@ -96,18 +96,18 @@ class Channel:
             The error raised by the other side; a RuntimeError with its text if it cannot be
             unpickled here.
         """
-        if self._over:
-            raise ConnectionError(self._over)
+        if self._closed:
+            raise ConnectionError(self._closed)
         number = self._keep(what, values, asks=True)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        answer = self._questions[number] = asyncio.get_running_loop().create_future()
         try:
             return await answer
         finally:
-            self._asked.pop(number, None)
+            self._questions.pop(number, None)
 
     async def serve(self, comm: Comm) -> None:
         """Exchange messages over a connection until it breaks, or another one replaces it."""
-        if self._over:
+        if self._closed:
             comm.abort()
             return
         if self._comm is not None:
@@ -115,21 +115,21 @@ class Channel:
         self._comm = comm
         writer: asyncio.Task[None] | None = None
         try:
-            await comm.write(self._taken)
+            await comm.write(self._last_received)
             async with asyncio.timeout(self._silence):
                 taken = await comm.read()
-            self.spoken = True
-            self._said.confirm(taken)
+            self.has_connected = True
+            self._unconfirmed.confirm(taken)
             writer = asyncio.create_task(self._write(comm, taken))
             while True:
                 async with asyncio.timeout(self._silence):
-                    taken, said = await comm.read()
-                self._heard = time.time()
-                self._said.confirm(taken)
-                for message in said:
-                    if message[0] > self._taken:
-                        self._taken = message[0]
-                        self._hear(*message)
+                    taken, messages = await comm.read()
+                self._received_at = time.time()
+                self._unconfirmed.confirm(taken)
+                for message in messages:
+                    if message[0] > self._last_received:
+                        self._last_received = message[0]
+                        self._handle(*message)
         except (OSError, TimeoutError) as error:
             logger.debug("a connection has gone: %r", error)
         except Exception as error:
@@ -141,7 +141,7 @@ class Channel:
                 await asyncio.gather(writer, return_exceptions=True)
             comm.abort()
             if self._comm is comm:
-                self._comm, self._parted = None, time.monotonic()
+                self._comm, self._disconnected_at = None, time.monotonic()
 
     def cut(self) -> None:
         """Abort the connection; the next one continues the conversation."""
@@ -150,37 +150,37 @@ class Channel:
 
     async def close(self, why: str = "the cluster is closed") -> None:
         """Close the channel: cancel handlers that run, and fail questions without an answer."""
-        self._over = self._over or why
+        self._closed = self._closed or why
         self.cut()
-        for answer in self._asked.values():
+        for answer in self._questions.values():
             if not answer.done():
-                answer.set_exception(ConnectionError(self._over))
+                answer.set_exception(ConnectionError(self._closed))
                 answer.exception()  # mark as retrieved: its caller may have been cancelled
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._said.clear()
+        self._unconfirmed.clear()
 
     async def flush(self, timeout: float) -> None:
         """Wait until the other side has confirmed all messages, at most ``timeout`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._said and self._comm is not None:  # noqa: ASYNC110 - see `serve`
+                while self._unconfirmed and self._comm is not None:  # noqa: ASYNC110 - see `serve`
                     await asyncio.sleep(0.01)
 
     async def _write(self, comm: Comm, taken: int) -> None:
-        sent, confirmed = taken, self._taken
+        sent, confirmed = taken, self._last_received
         try:
             while True:
                 self._more.clear()
-                rest = list(islice(self._said.since(sent), _AT_ONCE))
-                if not rest and confirmed == self._taken:
+                rest = list(islice(self._unconfirmed.since(sent), _AT_ONCE))
+                if not rest and confirmed == self._last_received:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._silence / 4):
                             await self._more.wait()
                             continue
-                confirmed = self._taken
+                confirmed = self._last_received
                 await comm.write((confirmed, rest))
                 sent = rest[-1][0] if rest else sent
         except OSError:
@@ -191,13 +191,13 @@ class Channel:
     ) -> int:
         """Queue a message and return its number."""
         message = dumps(values)
-        number = self._said.next + 1
-        if not self._over:
-            self._said.add((number, what, number if asks else answers, message))
+        number = self._unconfirmed.next + 1
+        if not self._closed:
+            self._unconfirmed.add((number, what, number if asks else answers, message))
             self._more.set()
         return number
 
-    def _hear(self, number: int, what: str, question: int, message: bytes) -> None:
+    def _handle(self, number: int, what: str, question: int, message: bytes) -> None:
         self._more.set()  # have the message confirmed
         try:
             values = pickle.loads(message)
@@ -236,14 +236,14 @@ class Channel:
         try:
             # Pickled separately, as the other side may not have the error's class.
             what = None if error is None else dumps(error)
-            values = {"result": result, "error": what, "said": _plain(error)}
+            values = {"result": result, "error": what, "text": _plain(error)}
             self._keep(_REPLY, values, answers=number)
         except Exception as other:
-            values = {"result": None, "error": b"", "said": _plain(error or other)}
+            values = {"result": None, "error": b"", "text": _plain(error or other)}
             self._keep(_REPLY, values, answers=number)
 
-    def _answered(self, number: int, result: Any, error: bytes | None, said: str) -> None:
-        answer = self._asked.get(number)
+    def _answered(self, number: int, result: Any, error: bytes | None, text: str) -> None:
+        answer = self._questions.get(number)
         if answer is None or answer.done():
             return
         if error is None:
@@ -252,7 +252,7 @@ class Channel:
         try:
             raised = pickle.loads(error)
         except Exception:
-            raised = RuntimeError(said)
+            raised = RuntimeError(text)
         answer.set_exception(raised)
 
 

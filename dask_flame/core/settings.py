@@ -24,7 +24,7 @@ from dask_flame.core.option_checks import (
 )
 
 #: Where the scheduler can run.
-SEATS = ("auto", "driver", "pod")
+SCHEDULER_PLACES = ("auto", "driver", "pod")
 Check = Callable[[str, Any], Any]
 
 
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Check] = {
     "silence": seconds,
     "max-lifetime": _optional(partial(seconds, zero=False)),
     "currency": word,
-    "scheduler.where": partial(one_of, words=SEATS),
+    "scheduler.where": partial(one_of, words=SCHEDULER_PLACES),
     "scheduler.cpus": cpus,
     "scheduler.memory": size,
     "scheduler.service": _optional(

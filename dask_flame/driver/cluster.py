@@ -32,7 +32,7 @@ from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import hash_seed
 from dask_flame.core.processes import PRELOAD
-from dask_flame.core.settings import SEATS, check_settings, configured, grace
+from dask_flame.core.settings import SCHEDULER_PLACES, check_settings, configured, grace
 from dask_flame.driver import display
 from dask_flame.driver.closed import answer_for_closed, closed
 from dask_flame.driver.cluster_options import asynchronous as checked_asynchronous
@@ -252,7 +252,7 @@ class FlameCluster(PoolsApi):
         self.over = ""  # why the cluster ended, if the user did not close it
         self._show: DriversShow | None = None
         self._prints: Taker | None = None
-        if shown() and not getattr(self.backend, "shows", False):
+        if shown() and not getattr(self.backend, "shows_output", False):
             self._prints = self._print_taker(print_limits)
         self._reports = Reports()
         self._reports.pools = self._pools
@@ -274,13 +274,13 @@ class FlameCluster(PoolsApi):
         where: str = (
             configured("scheduler.where")
             if scheduler is None
-            else one_of("scheduler", scheduler, SEATS)
+            else one_of("scheduler", scheduler, SCHEDULER_PLACES)
         )
-        seats = getattr(factory, "seats", Backend.seats)
-        if where != "auto" and where not in seats:
+        places = getattr(factory, "scheduler_places", Backend.scheduler_places)
+        if where != "auto" and where not in places:
             raise PoolError(
                 f"scheduler={where!r} is not for this backend, whose scheduler is in the "
-                f'{" or the ".join(sorted(seats))}; leave it out, or write scheduler="auto"'
+                f'{" or the ".join(sorted(places))}; leave it out, or write scheduler="auto"'
             )
         return where
 

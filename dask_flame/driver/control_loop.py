@@ -89,7 +89,7 @@ class FlameAdaptive(Adaptive):
         self._timer: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._callbacks = BackgroundThread("flame-callbacks")
-        self._orders = DecisionExecutor(
+        self._executor = DecisionExecutor(
             backend=parts.backend,
             scheduler=scheduler,
             home=home,
@@ -107,7 +107,7 @@ class FlameAdaptive(Adaptive):
         self._news = SchedulerNews(on_change=self._changed)
         scheduler.report_to(self._news)
         fleets = self.fleets.fleets
-        scheduler.asks.follow(
+        scheduler.awaited_workers.follow(
             bound=lambda pool: fleets[pool].bound,
             coming=lambda pool: fleets[pool].count(Phase.BOOTING, Phase.READY),
         )
@@ -137,7 +137,7 @@ class FlameAdaptive(Adaptive):
             if timer is not None:
                 timer.cancel()
         self._timer = self._later = None
-        await self._orders.cancel()
+        await self._executor.cancel()
         await in_thread(self._callbacks.close)
 
     # Deciding
@@ -182,7 +182,7 @@ class FlameAdaptive(Adaptive):
             fleet.taken_back(self._placement.withdrawn(pool))
             decision = fleet.decide(now, self._placement.demand(pool))
             self._carry_out(pool, fleet, decision)
-            for seen in self._timeline.news(fleet.roster, time.time(), self._placement.calls_on):
+            for seen in self._timeline.news(fleet.index, time.time(), self._placement.calls_on):
                 self.journal.append(seen)
             wakes.append(decision.wake)
             if self.fleets.stopped:
@@ -272,7 +272,7 @@ class FlameAdaptive(Adaptive):
         scheduler, fleet = self._placement, self.fleets.fleets[pool]
         member = fleet.members[name]
         if name in self._news.refused and member.phase is Phase.BOOTING:
-            self._orders.end([name])  # in case it does not end by itself
+            self._executor.end([name])  # in case it does not end by itself
             return
         if name not in scheduler.aliases:
             if member.phase in (Phase.READY, Phase.PAUSED, Phase.DRAINING):
@@ -282,7 +282,7 @@ class FlameAdaptive(Adaptive):
                 limit = fleet.pool.shutdown_timeout
                 # A retired runner exits normally; a dropped one may hang.
                 grace = limit if name in self._news.retired else min(limit, _GONE_WITHIN)
-                self._orders.end([name], grace=grace)
+                self._executor.end([name], grace=grace)
             return
         if not scheduler.is_up(name):
             return  # its plugins are still starting
@@ -303,7 +303,7 @@ class FlameAdaptive(Adaptive):
             why = f"{why}: no further calls; {load.busy} may take shutdown_timeout={limit:g} s"
             self.journal.note("leaving", why, runners=[name], pool=pool)
             # The substrate may end it before its calls finish: copy its results now.
-            self._orders.save(name)
+            self._executor.save(name)
         elif member.phase is Phase.READY and load.spent:
             fleet.drain(name, now, "a call has ended on it (single_use)")
 
@@ -342,26 +342,26 @@ class FlameAdaptive(Adaptive):
             self.fleets.booted(pool, boots.names)
             asked = fleet.members[boots.names[0]].asked
             self._writer.asked(pool, boots, asked, decision.numbers)
-            self._orders.boot(boots.names)
+            self._executor.boot(boots.names)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
             self._writer.retired(pool, fleet, decision)
-            self._orders.retire(decision.retire)
+            self._executor.retire(decision.retire)
             self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
-            self._orders.check(decision.check, fleet.pool.idle_check)
+            self._executor.check(decision.check, fleet.pool.idle_check)
         if decision.give_up is not None:
             self._give_up(pool, decision.give_up)
-        elif self._placement.asks.waiting(pool) and (
+        elif self._placement.awaited_workers.waiting(pool) and (
             (give_up := fleet.give_up(time.monotonic())) is not None
         ):
             # Calls can use the current runners, but waits for more runners must fail.
-            self._placement.asks.fail(pool, self._boot_error(pool, give_up)[0])
+            self._placement.awaited_workers.fail(pool, self._boot_error(pool, give_up)[0])
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
         error, why = self._boot_error(pool, give_up)
-        why = self._writer.told.shorten(pool, give_up.runner, why)
-        self._writer.told.forget(pool)  # report failures in full again for later calls
+        why = self._writer.messages.shorten(pool, give_up.runner, why)
+        self._writer.messages.forget(pool)  # report failures in full again for later calls
         failed = self._placement.fail_waiting(error, pool)
         calls = "1 call that waited" if failed == 1 else f"{failed} calls that waited"
         # There may be no calls, as wait_for_workers() also boots runners.

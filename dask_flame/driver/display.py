@@ -187,5 +187,5 @@ def _summary(
         suspended=fleet.suspended,
         fixed=fleet.fixed,
         runner_seconds=usage.paid(members, monotonic),
-        busy_seconds=fleet.roster.busy_seconds(monotonic),
+        busy_seconds=fleet.index.busy_seconds(monotonic),
     )

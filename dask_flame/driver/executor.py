@@ -92,7 +92,7 @@ class DecisionExecutor:
         if addresses:
             # They get no more calls.
             scheduler.drain(*addresses.values())
-            self._do(self._see_home(addresses))
+            self._do(self._retire(addresses))
         if lost := [name for name in in_peace if name not in addresses]:
             self.end(lost)
 
@@ -167,7 +167,7 @@ class DecisionExecutor:
             if name not in there and self._fleets.of(name) is not None:
                 self._ended(Ended(name=name, why=why))
 
-    async def _see_home(self, addresses: dict[str, str]) -> None:
+    async def _retire(self, addresses: dict[str, str]) -> None:
         """Move the results of these runners to home, then end them."""
         scheduler = self._scheduler
         try:

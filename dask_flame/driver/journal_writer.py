@@ -38,12 +38,12 @@ class JournalWriter:
 
     Attributes
     ----------
-    told : BootMessages
+    messages : BootMessages
         Messages about failing boots that were already written.
     """
 
     def __init__(self, history: History) -> None:
-        self.told = BootMessages()
+        self.messages = BootMessages()
         self._journal = history.journal
         self._boots = history.boots
 
@@ -90,7 +90,7 @@ class JournalWriter:
         boot, event = self._boots.of(name), None
         if boot is None or boot.trouble == why:
             return
-        if self._boots.is_news(name, why) and (news := self.told.shorten(pool, name, why)):
+        if self._boots.is_news(name, why) and (news := self.messages.shorten(pool, name, why)):
             event = event_now("held", news, runners=[name], pool=pool)
         self._journal.append(BootHeldUp(runner=name, why=why, event=event))
 
@@ -105,7 +105,7 @@ class JournalWriter:
         took : float
             Seconds since the runner was requested.
         """
-        self.told.forget(pool)
+        self.messages.forget(pool)
         self.stepped(name, REGISTERED)
         boot = self._boots.of(name)
         steps = dict(boot.steps) if boot is not None else {}
@@ -166,11 +166,11 @@ class JournalWriter:
         str
             Empty if it adds nothing to earlier events.
         """
-        news = self.told.shorten(pool, what.name, what.why + printed)
+        news = self.messages.shorten(pool, what.name, what.why + printed)
         said, mark, lines = news.partition(PRINTED)
         return said + how_far + mark + lines if news else ""
 
-    def ended(self, what: Ended, pool: str, how: str, told: str, seconds: float) -> None:
+    def ended(self, what: Ended, pool: str, how: str, text: str, seconds: float) -> None:
         """Record that a runner has ended.
 
         Parameters
@@ -178,12 +178,12 @@ class JournalWriter:
         what : Ended
         pool : str
         how : {"failed", "lost", "ended"}
-        told : str
+        text : str
             Text of the event. A failed boot with an empty text has no event.
         seconds : float
             Seconds since the runner was requested.
         """
-        event = event_now(how, told, runners=[what.name], pool=pool)
+        event = event_now(how, text, runners=[what.name], pool=pool)
         boot = self._boots.of(what.name)
         self._journal.append(
             RunnerEnded(
@@ -194,7 +194,7 @@ class JournalWriter:
                 why=what.why,
                 seconds=seconds,
                 late=boot is not None and boot.failed,
-                event=event if told or how != "failed" else None,
+                event=event if text or how != "failed" else None,
             )
         )
 

@@ -43,4 +43,4 @@ class ClusterReports:
         if host is not None:
             # A client may use another event loop than its cluster.
             with contextlib.suppress(RuntimeError, OSError):
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(host.told(), loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(host.caught_up(), loop))

@@ -166,24 +166,24 @@ class RunnerTimeline:
             life.steps = steps
 
     def news(
-        self, roster: RunnerIndex, at: float, calls_on: Callable[[str], Sequence[str]]
+        self, index: RunnerIndex, at: float, calls_on: Callable[[str], Sequence[str]]
     ) -> Iterator[RunnerSeen]:
         """Yield an entry for each runner whose state differs from its last recorded one.
 
         Parameters
         ----------
-        roster : RunnerIndex
+        index : RunnerIndex
             Its ``news`` is cleared.
         at : float
             Unix time, in seconds.
         calls_on : callable
             Return the keys of the calls on a runner.
         """
-        news, roster.news = roster.news, set()
+        news, index.news = index.news, set()
         for name in news:
             if (life := self._alive.get(name)) is None:
                 continue
-            member = roster.members[name]
+            member = index.members[name]
             state, note = state_of(member), member.why
             if state == life.state:
                 continue

@@ -52,14 +52,14 @@ class SchedulerServer:
 
     Parameters
     ----------
-    orders : mapping
+    launch_config : mapping
         ``cluster``: keyword arguments of FlameCluster, pickled; ``security``: the arguments of
         :class:`distributed.Security`; ``grace`` and ``silence``: seconds; ``listening``;
         ``scratch``.
     """
 
-    def __init__(self, orders: dict[str, Any]) -> None:
-        self._grace = float(orders["grace"])
+    def __init__(self, launch_config: dict[str, Any]) -> None:
+        self._grace = float(launch_config["grace"])
         handlers: dict[str, Callable[..., Any]] = {
             "ended": self._ended,
             "step": self._step,
@@ -68,12 +68,12 @@ class SchedulerServer:
             "fix": self._fix,
             "stopped": self._stopped,
             "follow": self._follow,
-            "told": self._told,
+            "caught_up": self._caught_up,
             "close": self._close,
         }
-        self.link = Channel(handlers, silence=float(orders["silence"]))
+        self.link = Channel(handlers, silence=float(launch_config["silence"]))
         self._over = asyncio.Event()
-        self._told_to_close = False
+        self._close_requested = False
         self._born = time.monotonic()
         self._lost: float | None = None
         self._loop = asyncio.get_running_loop()
@@ -82,10 +82,10 @@ class SchedulerServer:
             link=self.link,
             serve=self._serve,
             resized=self._resized,
-            listening=orders["listening"],
-            scratch=orders["scratch"],
-            security=Security(**orders["security"]),
-            **_options(orders["cluster"]),
+            listening=launch_config["listening"],
+            scratch=launch_config["scratch"],
+            security=Security(**launch_config["security"]),
+            **_options(launch_config["cluster"]),
         )
         self._reports = ReportPublisher(self.cluster.reports)
 
@@ -107,16 +107,16 @@ class SchedulerServer:
                     await asyncio.wait_for(self._over.wait(), _LOOK)
             if self._driver_is_gone():
                 print(f"the driver has been gone for disconnect_grace={self._grace:g} s")
-            if not self._told_to_close:
+            if not self._close_requested:
                 # Only the driver knows why this has ended, and will notify the Clients. Until then
                 # their calls must not fail because the lease has ended.
                 self.cluster.part_from_clients()
             if self.cluster.over:
                 # Otherwise the driver learns the reason from the end of the pod.
-                self.link.say("over", why=self.cluster.over)
+                self.link.send("over", why=self.cluster.over)
                 await self.link.flush(1.0)
         finally:
-            if self._told_to_close and self.link.connected:
+            if self._close_requested and self.link.connected:
                 # The driver, while it is connected, ends the runners that do not end by themselves.
                 await self._within_limit(self.cluster.end_runners())
             await self.link.close()
@@ -136,14 +136,14 @@ class SchedulerServer:
             self._lost = now
         if self._lost is None:
             return False
-        patience = self._grace if self.link.spoken else max(self._grace, _DRIVER_WITHIN)
+        patience = self._grace if self.link.has_connected else max(self._grace, _DRIVER_WITHIN)
         return now > self._lost + patience
 
     async def _serve(self, comm: Comm, version: str) -> Status:
         """Serve a driver's connection, once the cluster has started."""
         await self._ready.wait()
-        if not self.link.spoken:
-            self.link.say("hello", address=self.cluster.scheduler.address, version=__version__)
+        if not self.link.has_connected:
+            self.link.send("hello", address=self.cluster.scheduler.address, version=__version__)
         await self.link.serve(comm)
         return Status.dont_reply
 
@@ -170,17 +170,17 @@ class SchedulerServer:
     def _follow(self) -> dict[str, Any]:
         return self._reports.follow("driver", DriverFollower(self.link))
 
-    async def _told(self) -> None:
+    async def _caught_up(self) -> None:
         """Do nothing; the answer to this request arrives after all earlier messages."""
 
     def _close(self) -> None:
-        self._told_to_close = True
+        self._close_requested = True
         self._over.set()
 
     def _resized(self, which: str, pool: str, count: int) -> None:
         # This runs in the thread for callbacks.
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            say = partial(self.link.say, "resized", which=which, pool=pool, count=count)
+            say = partial(self.link.send, "resized", which=which, pool=pool, count=count)
             self._loop.call_soon_threadsafe(say)
 
 
@@ -204,33 +204,33 @@ def _read(file: Path) -> dict[str, Any]:
                 "there is no launch configuration: the driver that created this pod is gone"
             )
         time.sleep(0.1)
-    orders: dict[str, Any] = json.loads(file.read_text())
-    return orders
+    launch_config: dict[str, Any] = json.loads(file.read_text())
+    return launch_config
 
 
-async def _run(orders: dict[str, Any]) -> None:
-    await SchedulerServer(orders).run()
+async def _run(launch_config: dict[str, Any]) -> None:
+    await SchedulerServer(launch_config).run()
 
 
 def main(argv: list[str]) -> NoReturn:
     """Run a scheduler by the configuration in a file, until its driver is disconnected or ends."""
     code = 1
     try:
-        orders = _read(Path(argv[0]))
-        if why := python_versions.mismatch(python_versions.here(), orders.get("python", "")):
+        launch_config = _read(Path(argv[0]))
+        if why := python_versions.mismatch(python_versions.here(), launch_config.get("python", "")):
             # Check before unpickling anything.
             raise SystemExit(f"the image of the scheduler's pod {why}")
-        dask.config.update(dask.config.config, orders["config"], priority="new")
-        scratch = orders["scratch"] = os.environ.get("TMPDIR", "/tmp")
+        dask.config.update(dask.config.config, launch_config["config"], priority="new")
+        scratch = launch_config["scratch"] = os.environ.get("TMPDIR", "/tmp")
         if not os.access(os.path.expanduser("~"), os.W_OK):
             os.environ["HOME"] = scratch
-        address, listening = os.environ["DASK_FLAME_POD_IP"], orders["listening"]
+        address, listening = os.environ["DASK_FLAME_POD_IP"], launch_config["listening"]
         # Port forwarding uses the loopback address, and runners use that of the pod.
         listening["host"] = list(dict.fromkeys([address, "127.0.0.1"]))
         # The driver's subscription replaces that of this cluster, which does not need one.
         warnings.filterwarnings("ignore", "Scheduler already contains a plugin with name worker-st")
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
-        asyncio.run(_run(orders))
+        asyncio.run(_run(launch_config))
         code = 0
     except SystemExit as error:
         print(error, file=sys.stderr)

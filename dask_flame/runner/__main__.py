@@ -48,13 +48,13 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     if line is None:
         _nobody_else()
         os._exit(1)
-    orders: dict[str, Any] = json.loads(line)
-    sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
-    if orders["cwd"] != "":
-        _go_to(orders["cwd"], orders["directory"])
-    scratch = os.path.dirname(orders["directory"])
+    launch_config: dict[str, Any] = json.loads(line)
+    sys.path[:0] = [p for p in launch_config["path"] if p not in sys.path]
+    if launch_config["cwd"] != "":
+        _go_to(launch_config["cwd"], launch_config["directory"])
+    scratch = os.path.dirname(launch_config["directory"])
     with contextlib.suppress(OSError):
-        os.makedirs(orders["directory"], exist_ok=True)
+        os.makedirs(launch_config["directory"], exist_ok=True)
 
     from dask_flame.core.processes import MARK, below
     from dask_flame.core.resource_trackers import kill_but_trackers
@@ -70,7 +70,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
                     stream.flush()
             kill_but_trackers(below(os.getpid()))
             if alone or os.getppid() not in parents:
-                sweep(mark, scratch, orders.get("drivers", ""))
+                sweep(mark, scratch, launch_config.get("drivers", ""))
         finally:
             os._exit(code)
 
@@ -94,8 +94,8 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        process_exit = ProcessExit(end, orders["shutdown_timeout"])
-        code = run(orders, process_exit, in_peace.append)
+        process_exit = ProcessExit(end, launch_config["shutdown_timeout"])
+        code = run(launch_config, process_exit, in_peace.append)
     except BaseException:
         traceback.print_exc()
     if process_exit is not None:

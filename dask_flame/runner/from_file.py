@@ -21,11 +21,11 @@ def main(argv: list[str]) -> NoReturn:
     """Run a worker by the launch configuration in a file, until it has closed."""
     code, process_exit = 1, None
     try:
-        orders: dict[str, Any] = json.loads(Path(argv[0]).read_text())
+        launch_config: dict[str, Any] = json.loads(Path(argv[0]).read_text())
         scratch = os.environ.get("TMPDIR", "/tmp")
-        orders |= {
-            "name": os.environ.get("DASK_WORKER_NAME") or orders["name"],
-            "host": os.environ.get("DASK_FLAME_POD_IP") or orders.get("host"),
+        launch_config |= {
+            "name": os.environ.get("DASK_WORKER_NAME") or launch_config["name"],
+            "host": os.environ.get("DASK_FLAME_POD_IP") or launch_config.get("host"),
             "directory": scratch,
         }
         if not os.access(os.path.expanduser("~"), os.W_OK):
@@ -34,8 +34,8 @@ def main(argv: list[str]) -> NoReturn:
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 
-        process_exit = ProcessExit(_end, orders["shutdown_timeout"])
-        code = run(orders, process_exit, lambda _: None)
+        process_exit = ProcessExit(_end, launch_config["shutdown_timeout"])
+        code = run(launch_config, process_exit, lambda _: None)
     except BaseException:
         traceback.print_exc()
     if process_exit is not None:

@@ -64,7 +64,7 @@ class Fleet:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.pool = pool
-        self.roster = RunnerIndex()
+        self.index = RunnerIndex()
         self.suspended = ""  # reason to have no runners at all
         self.fixed: int | None = None  # number of runners to keep, whatever the demand
         self.failures = 0
@@ -84,14 +84,14 @@ class Fleet:
     @property
     def members(self) -> Mapping[str, RunnerState]:
         """The runners of the pool, by name."""
-        return self.roster.members
+        return self.index.members
 
     # Events
 
     def registered(self, name: str, now: float) -> None:
         """Record that a runner registered and can take calls."""
-        if self.roster.phase(name) is Phase.BOOTING:
-            self.roster.ready(name, now)
+        if self.index.phase(name) is Phase.BOOTING:
+            self.index.ready(name, now)
             self._room_backoff.came_up(self.members[name].asked, now)
             if not self._never_worked:
                 self.failures = 0
@@ -118,7 +118,7 @@ class Fleet:
             self._stuck[name] = (held, overran)
         if busy and self._never_worked:
             self._never_worked, self.failures = False, 0
-        self.roster.load(name, busy, now)
+        self.index.load(name, busy, now)
 
     def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
         """Give a runner no further calls; retire it once idle, or after ``within`` seconds.
@@ -131,8 +131,8 @@ class Fleet:
         within : float, optional
             Default: wait for its calls without limit.
         """
-        if self.roster.phase(name) in (Phase.READY, Phase.PAUSED):
-            self.roster.drain(name, now, why, math.inf if within is None else now + within)
+        if self.index.phase(name) in (Phase.READY, Phase.PAUSED):
+            self.index.drain(name, now, why, math.inf if within is None else now + within)
 
     def paused(self, name: str, now: float, why: str) -> bool:
         """Record that Dask paused a runner: retire it if it stays paused without a call.
@@ -150,16 +150,16 @@ class Fleet:
         bool
             Whether this is a change.
         """
-        if self.roster.phase(name) is not Phase.READY:
+        if self.index.phase(name) is not Phase.READY:
             return False
-        self.roster.pause(name, now, why)
+        self.index.pause(name, now, why)
         return True
 
     def resumed(self, name: str, now: float) -> bool:
         """Record that a paused runner resumed; return whether this is a change."""
-        if self.roster.phase(name) is not Phase.PAUSED:
+        if self.index.phase(name) is not Phase.PAUSED:
             return False
-        self.roster.resume(name, now)
+        self.index.resume(name, now)
         return True
 
     def ended(
@@ -186,7 +186,7 @@ class Fleet:
             return None
         self._stuck.pop(name, None)
         phase = member.phase
-        self.roster.gone(name, now)
+        self.index.gone(name, now)
         if no_room and self.members:
             self._room_backoff.refused(now)
             return phase
@@ -209,12 +209,12 @@ class Fleet:
     def leaving(self, name: str, now: float) -> None:
         """Record that a runner is leaving by itself."""
         if name in self.members:
-            self.roster.end(name, now)
+            self.index.end(name, now)
 
     def kept(self, name: str, now: float) -> None:
         """Record that a runner could not be retired: retry, with growing delays."""
-        if self.roster.phase(name) is Phase.ENDING:
-            self.roster.keep(name, now, self.pool.idle_timeout)
+        if self.index.phase(name) is Phase.ENDING:
+            self.index.keep(name, now, self.pool.idle_timeout)
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
         """Record the answer of a runner to its pool's ``idle_check``.
@@ -225,7 +225,7 @@ class Fleet:
         now : float
         may_end : bool
         """
-        self.roster.checked(name, now, may_end=may_end)
+        self.index.checked(name, now, may_end=may_end)
 
     def resize(self, **changes: Any) -> None:
         """Change the policy; the next decision follows it.
@@ -249,14 +249,14 @@ class Fleet:
     def awaited(self, number: int, now: float) -> None:
         """Restart the idle time of so many runners: a caller waited for them without calls."""
         busy = sum(m.phase is Phase.READY and m.busy > 0 for m in self.members.values())
-        self.roster.idle_anew(number - busy, now)
+        self.index.idle_anew(number - busy, now)
         self.taken_back(number * self.pool.concurrency)
 
     # State
 
     def count(self, *phases: Phase) -> int:
         """Return the number of runners in these phases."""
-        return sum(self.roster.counts[phase] for phase in phases)
+        return sum(self.index.counts[phase] for phase in phases)
 
     @property
     def full(self) -> bool:
@@ -284,7 +284,7 @@ class Fleet:
 
     def is_draining(self, name: str) -> bool:
         """Return whether a runner gets no further calls."""
-        return self.roster.phase(name) is Phase.DRAINING
+        return self.index.phase(name) is Phase.DRAINING
 
     def target(self, demand: int) -> int:
         """Return the number of runners for so many slots of demand, within the bounds."""
@@ -349,7 +349,7 @@ class Fleet:
 
     def _end_late(self, now: float, retire: list[Retirement]) -> None:
         limit = self.pool.boot_timeout
-        while (member := self.roster.longest_booting()) and now >= member.asked + limit:
+        while (member := self.index.longest_booting()) and now >= member.asked + limit:
             why = f"did not register within boot_timeout={limit:g} s"
             self._failed(member, now, why, late=True)
             retire.append(self._end(member, now, why, failed=True))
@@ -365,7 +365,7 @@ class Fleet:
                 self.drain(name, now, why, within=0)
 
     def _end_drained(self, now: float, retire: list[Retirement]) -> None:
-        for member in self.roster.drained(now):
+        for member in self.index.drained(now):
             why = member.why
             if member.phase is Phase.PAUSED:
                 why += f"; it has had no call running for {PAUSED_FOR:g} s"
@@ -385,29 +385,29 @@ class Fleet:
     def _end_surplus(
         self, now: float, target: int, retire: list[Retirement], check: list[str]
     ) -> None:
-        roster, limit = self.roster, self.pool.idle_timeout
+        index, limit = self.index, self.pool.idle_timeout
         # The boots requested last are the first to be given up.
         called_off = self._taken_back / self.pool.concurrency
-        roster.need(max(0, target - self.count(Phase.READY)), now, called_off=called_off)
+        index.need(max(0, target - self.count(Phase.READY)), now, called_off=called_off)
         least = max(target, self._floor)
-        while (over := self._alive > self.pool.max) or self._alive - len(roster.checking) > least:
+        while (over := self._alive > self.pool.max) or self._alive - len(index.checking) > least:
             why = (
                 f"more than max={self.pool.max}"
                 if over
                 else f"no call for idle_timeout={limit:g} s"
             )
             # Booting runners first, then the longest idle.
-            if member := roster.called_off(math.inf if over else now - CALLED_OFF):
+            if member := index.called_off(math.inf if over else now - CALLED_OFF):
                 why = why if over else "nobody wants the calls any more that it boots for"
                 retire.append(self._end(member, now, why))
                 continue
-            member = roster.longest_unneeded()
+            member = index.longest_unneeded()
             if member is None or not (over or now >= member.idle_since + limit):
-                member = roster.longest_idle(now, limit, any_time=over)
+                member = index.longest_idle(now, limit, any_time=over)
             if member is None:
                 return
             if self._must_ask(member) and not over:
-                if roster.check(member.name):
+                if index.check(member.name):
                     check.append(member.name)
             else:
                 retire.append(self._end(member, now, why))
@@ -420,12 +420,12 @@ class Fleet:
             return
         if self.fixed is not None:
             return
-        idle = self.roster.all_idle_since()
+        idle = self.index.all_idle_since()
         if idle is None or now < idle + limit:
             return
-        members = self.roster.idle_members()
+        members = self.index.idle_members()
         if ask := [m.name for m in members if self._must_ask(m)]:
-            check += [name for name in ask if self.roster.check(name)]
+            check += [name for name in ask if self.index.check(name)]
             return
         self._resting = True
         for member in members:
@@ -459,7 +459,7 @@ class Fleet:
         names = tuple(map(self._name, range(1, number + 1)))
         self._count += number
         for name in names:
-            self.roster.add(name, now)
+            self.index.add(name, now)
         slots = "slot" if demand == 1 else "slots"
         paused = self.count(Phase.PAUSED)
         there = f"{alive} there" + (f" besides {paused} paused" if paused else "")
@@ -496,9 +496,9 @@ class Fleet:
         return GiveUp(why, self._too_late, self._who_failed)
 
     def _next(self, now: float, target: int, retry: float | None) -> float | None:
-        pool, roster = self.pool, self.roster
-        times = [retry, roster.next_due()]
-        if (booting := roster.longest_booting()) is not None:
+        pool, index = self.pool, self.index
+        times = [retry, index.next_due()]
+        if (booting := index.longest_booting()) is not None:
             times.append(booting.asked + pool.boot_timeout)
         times += [
             held + pool.shutdown_timeout
@@ -506,17 +506,17 @@ class Fleet:
             if overran or not self.members[name].busy
         ]
         if not self.suspended:
-            if self._alive - len(roster.checking) > max(target, self._floor):
-                if (called_off := roster.called_off(math.inf)) is not None:
+            if self._alive - len(index.checking) > max(target, self._floor):
+                if (called_off := index.called_off(math.inf)) is not None:
                     times.append(called_off.idle_since + CALLED_OFF)
-                if (unneeded := roster.longest_unneeded()) is not None:
+                if (unneeded := index.longest_unneeded()) is not None:
                     times.append(unneeded.idle_since + pool.idle_timeout)
-                times.append(roster.next_idle(pool.idle_timeout))
+                times.append(index.next_idle(pool.idle_timeout))
             elif (
                 pool.min_idle_timeout is not None
                 and self.fixed is None
                 and target <= pool.min
-                and (idle := roster.all_idle_since()) is not None
+                and (idle := index.all_idle_since()) is not None
             ):
                 times.append(idle + pool.min_idle_timeout)
         return min((t for t in times if t is not None and now < t < math.inf), default=None)
@@ -532,7 +532,7 @@ class Fleet:
     ) -> Retirement:
         force = force or member.phase is Phase.BOOTING
         self._stuck.pop(member.name, None)
-        self.roster.end(member.name, now)
+        self.index.end(member.name, now)
         return Retirement(member.name, why, force, failed)
 
     def _failed(

@@ -52,7 +52,7 @@ class AwaitedWorkers:
     def __init__(self, scheduler: SchedulerBase, slots: Slots) -> None:
         self._scheduler = scheduler
         self._slots = slots
-        self._asks: dict[object, list[WorkerWait]] = {}
+        self._waits: dict[object, list[WorkerWait]] = {}
         self._failing: dict[asyncio.Future[None], list[WorkerWait]] = {}
         self.bound: Callable[[str], tuple[float, str]] = lambda pool: (math.inf, "")
         self._coming: Callable[[str], int] = self.there
@@ -73,18 +73,18 @@ class AwaitedWorkers:
 
     def wanted(self, pool: str) -> int:
         """Return the largest number of runners that is requested in a pool."""
-        if not self._asks:
+        if not self._waits:
             return 0
         now = time.monotonic()
-        asks = (ask for asks in self._asks.values() for ask in asks)
-        return max((a.number for a in asks if a.pool == pool and a.until > now), default=0)
+        waits = (wait for waits in self._waits.values() for wait in waits)
+        return max((a.number for a in waits if a.pool == pool and a.until > now), default=0)
 
     def waiting(self, pool: str) -> bool:
         """Return whether a request waits for more runners of a pool than there are."""
-        return any(self._lack(asks, pool) for asks in self._failing.values())
+        return any(self._lack(waits, pool) for waits in self._failing.values())
 
-    def _lack(self, asks: list[WorkerWait], pool: str) -> bool:
-        return any(ask.pool == pool and self.there(pool) < ask.number for ask in asks)
+    def _lack(self, waits: list[WorkerWait], pool: str) -> bool:
+        return any(wait.pool == pool and self.there(pool) < wait.number for wait in waits)
 
     def there(self, pool: str | None = None) -> int:
         """Return the number of runners, of one pool or of all, that take calls."""
@@ -157,14 +157,14 @@ class AwaitedWorkers:
             If a pool may not have so many runners.
         """
         deadline = time.monotonic() + within
-        asks = [WorkerWait(pool, number) for pool, number in plan.items()]
-        self._asks[key] = asks
+        waits = [WorkerWait(pool, number) for pool, number in plan.items()]
+        self._waits[key] = waits
         changed, failed = asyncio.Event(), asyncio.get_running_loop().create_future()
         self._scheduler.waiters.add(changed)
-        self._failing[failed] = asks
+        self._failing[failed] = waits
         self._scheduler.demand_changed()
         try:
-            while missing := [ask for ask in asks if self.there(ask.pool) < ask.number]:
+            while missing := [wait for wait in waits if self.there(wait.pool) < wait.number]:
                 if self.there() >= total:
                     break
                 self._check(missing)
@@ -183,35 +183,35 @@ class AwaitedWorkers:
             self._scheduler.waiters.discard(changed)
             del self._failing[failed]
             failed.cancel()
-            for ask in asks:
-                ask.until = time.monotonic() + LINGER
-            asyncio.get_running_loop().call_later(LINGER + 0.01, self._expire, key, asks)
+            for wait in waits:
+                wait.until = time.monotonic() + LINGER
+            asyncio.get_running_loop().call_later(LINGER + 0.01, self._expire, key, waits)
 
-    def _check(self, asks: list[WorkerWait]) -> None:
-        for ask in asks:
-            most, why = self.bound(ask.pool)
-            if ask.number > most:
-                raise _too_many(ask.number, why)
+    def _check(self, waits: list[WorkerWait]) -> None:
+        for wait in waits:
+            most, why = self.bound(wait.pool)
+            if wait.number > most:
+                raise _too_many(wait.number, why)
 
     def release(self, key: object) -> None:
         """End a request; the idle time of its runners begins now."""
-        asks = self._asks.pop(key, None)
-        if asks is not None:
-            for ask in asks:
-                self._scheduler.observer.not_awaited(ask.pool, ask.number)
+        waits = self._waits.pop(key, None)
+        if waits is not None:
+            for wait in waits:
+                self._scheduler.observer.not_awaited(wait.pool, wait.number)
             self._scheduler.demand_changed()
 
     def fail(self, pool: str, error: Exception) -> None:
         """Fail all requests that wait for more runners of a pool than there are."""
-        for future, asks in self._failing.items():
-            if self._lack(asks, pool) and not future.done():
+        for future, waits in self._failing.items():
+            if self._lack(waits, pool) and not future.done():
                 future.set_exception(error)
                 future.exception()  # mark it as retrieved, so that asyncio does not warn
         for event in self._scheduler.waiters:
             event.set()
 
-    def _expire(self, key: object, asks: list[WorkerWait]) -> None:
-        if self._asks.get(key) is asks and all(a.until <= time.monotonic() for a in asks):
+    def _expire(self, key: object, waits: list[WorkerWait]) -> None:
+        if self._waits.get(key) is waits and all(a.until <= time.monotonic() for a in waits):
             self.release(key)
 
 

@@ -35,11 +35,11 @@ class ClientAnswers(SchedulerBase):
 
     Attributes
     ----------
-    asks : AwaitedWorkers
+    awaited_workers : AwaitedWorkers
     slots : Slots
     """
 
-    asks: AwaitedWorkers
+    awaited_workers: AwaitedWorkers
     slots: Slots
 
     async def scatter(
@@ -58,13 +58,13 @@ class ClientAnswers(SchedulerBase):
         key = ("scatter", object())
         copies = 1 if broadcast is True or not broadcast else int(broadcast)
         try:
-            if workers is None and self.asks.there() < copies:
-                await self.asks.wait(key, self._as_many(copies), within=timeout)
+            if workers is None and self.awaited_workers.there() < copies:
+                await self.awaited_workers.wait(key, self._as_many(copies), within=timeout)
             return await super().scatter(
                 data, workers, client, broadcast=broadcast, timeout=timeout
             )
         finally:
-            self.asks.release(key)
+            self.awaited_workers.release(key)
 
     def _as_many(self, number: int) -> dict[str, int]:
         """Return a plan for a number of runners, up to the default pool's limit.
@@ -72,17 +72,17 @@ class ClientAnswers(SchedulerBase):
         Runners of other pools count.
         """
         pool = self.slots.default
-        others = self.asks.there() - self.asks.there(pool)
-        return {pool: int(min(number - others, self.asks.bound(pool)[0]))}
+        others = self.awaited_workers.there() - self.awaited_workers.there(pool)
+        return {pool: int(min(number - others, self.awaited_workers.bound(pool)[0]))}
 
     async def runners_to_scatter_to(self, workers: Any = None) -> dict[str, int]:
         """Return the runners for a client that scatters directly (``direct=True``); boot one.
 
         The client repeats its request, so this does not wait for the end of a boot.
         """
-        if workers is None and not self.asks.there():
+        if workers is None and not self.awaited_workers.there():
             key = ("scatter", object())
-            await self.asks.wait(key, {self.slots.default: 1}, within=_ANSWER_WITHIN)
+            await self.awaited_workers.wait(key, {self.slots.default: 1}, within=_ANSWER_WITHIN)
         there = self.get_ncores_running(workers=workers)
         return {address: n for address, n in there.items() if address not in self.draining}
 
@@ -107,15 +107,15 @@ class ClientAnswers(SchedulerBase):
             ``there``: the number of runners, or ``error``: a pickled exception.
         """
         try:
-            plan = {pool: number} if pool else self.asks.spread(number)
+            plan = {pool: number} if pool else self.awaited_workers.spread(number)
             total = math.inf if pool else number
-            here = await self.asks.wait(key, plan, total=total, within=_ANSWER_WITHIN)
+            here = await self.awaited_workers.wait(key, plan, total=total, within=_ANSWER_WITHIN)
         except FlameError as error:
             # If it were raised here, the scheduler would log it as its own error.
             return {"error": pickle.dumps(error)}
-        there = self.asks.there(pool)
+        there = self.awaited_workers.there(pool)
         if here := here or there >= number:
-            self.asks.release(key)
+            self.awaited_workers.release(key)
         return {"there": number if here else there}
 
     async def replicate(
@@ -124,14 +124,14 @@ class ClientAnswers(SchedulerBase):
         # The stock scheduler makes one copy per current worker; here missing runners boot.
         if workers is not None:
             return await super().replicate(keys, n=n, workers=workers, **kwargs)
-        plan = self._as_many(self.asks.there() or 1 if n is None else n)
+        plan = self._as_many(self.awaited_workers.there() or 1 if n is None else n)
         key = ("replicate", object())
         try:
-            await self.asks.wait(key, plan)
+            await self.awaited_workers.wait(key, plan)
             addresses = [ws.address for ws in self.running if ws.address not in self.draining]
             return await super().replicate(keys, n=n, workers=addresses, **kwargs)
         finally:
-            self.asks.release(key)
+            self.awaited_workers.release(key)
 
     async def run_function(self, comm: Any, *args: Any, **kwargs: Any) -> Any:
         return await unharmed(super().run_function(comm, *args, **kwargs))

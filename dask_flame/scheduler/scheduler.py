@@ -117,10 +117,10 @@ class FlameScheduler(ClientAnswers):
     ) -> None:
         pickling.prepare(interruptible=True)
         self._removed: deque[str] = deque(maxlen=1000)
-        self.losses = LostCalls(self)
-        self.slots = Slots(self, pools or {"default": Pool()}, self.losses)
+        self.lost_calls = LostCalls(self)
+        self.slots = Slots(self, pools or {"default": Pool()}, self.lost_calls)
         self.policies = policies or (lambda: self.slots.pools)
-        self.asks = AwaitedWorkers(self, self.slots)
+        self.awaited_workers = AwaitedWorkers(self, self.slots)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
         extensions["shuffle"] = partial(Shuffles, fit=self.slots.fit)
         extensions["spans"] = dask_histories.Spans
@@ -136,7 +136,7 @@ class FlameScheduler(ClientAnswers):
         # An idle cluster has no runners; it ends with its driver.
         self.idle_timeout = None
         # `losses` limits how often a call runs again, as it knows why its runner ended.
-        self.losses.limit = int(self.allowed_failures)  # type: ignore[has-type]
+        self.lost_calls.limit = int(self.allowed_failures)  # type: ignore[has-type]
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
@@ -164,13 +164,13 @@ class FlameScheduler(ClientAnswers):
         """
         pool = pool or self.slots.default
         demand = self.slots.demand(pool)
-        if wanted := self.asks.wanted(pool):
+        if wanted := self.awaited_workers.wanted(pool):
             return max(demand, wanted * self.slots.pools[pool].concurrency)
         return demand
 
     def waiting(self, pool: str | None = None) -> int:
         """Return the number of ready calls without a slot, of all pools or of one."""
-        return len(self.slots.lanes) if pool is None else self.slots.lanes.count(pool)
+        return len(self.slots.pending) if pool is None else self.slots.pending.count(pool)
 
     def withdrawn(self, pool: str) -> float:
         """Return the demand, in slots, of calls released since the last call of this method."""
@@ -218,7 +218,7 @@ class FlameScheduler(ClientAnswers):
         """Fail the held calls of an ended runner, with the reason, and forget the runner."""
         self.unwelcome.discard(name)
         self.spent.discard(name)
-        self.losses.settle(name, why)
+        self.lost_calls.settle(name, why)
 
     def drain(self, *addresses: str) -> None:
         """Give these workers no further calls."""
@@ -244,9 +244,9 @@ class FlameScheduler(ClientAnswers):
             The number of these calls.
         """
         pool = pool or self.slots.default
-        keys = self.slots.lanes.waiting_for(pool)
+        keys = self.slots.pending.waiting_for(pool)
         self.fail(keys, error)
-        self.asks.fail(pool, error)
+        self.awaited_workers.fail(pool, error)
         return len(keys)
 
     def _give_up_on(self, key: Any, error: Exception) -> None:
@@ -257,7 +257,7 @@ class FlameScheduler(ClientAnswers):
         except Exception:
             logger.exception("%s could not be failed", key)
         if (ts := self.tasks.get(key)) is not None and ts.state == "no-worker":
-            self.slots.lanes.discard(ts)
+            self.slots.pending.discard(ts)
 
     # Messages of runners
 
@@ -437,7 +437,7 @@ class FlameScheduler(ClientAnswers):
         if ws is not None:
             # Distributed reassigns its calls before it calls plugins: exclude the worker first.
             self.drain(address)
-            self.losses.leaves(ws, expected=expected)
+            self.lost_calls.leaves(ws, expected=expected)
             self._removed.append(address)
             if expected:
                 self.observer.runner_retired(ws.name)
@@ -458,7 +458,7 @@ class FlameScheduler(ClientAnswers):
     def report_on_key(self, key: Any = None, *, ts: Any = None, client: str | None = None) -> None:
         # Clients request missing keys this way; the stock scheduler reports them as cancelled
         # without a reason.
-        if ts is None and key not in self.tasks and (why := self.losses.cancelled(key)):
+        if ts is None and key not in self.tasks and (why := self.lost_calls.cancelled(key)):
             self.report(why, client=client)
         else:
             super().report_on_key(key, ts=ts, client=client)

@@ -47,20 +47,20 @@ class Slots(SchedulerPlugin):
     scheduler : SchedulerBase
     pools : mapping of str to Pool
         The first is the default.
-    losses : LostCalls
+    lost_calls : LostCalls
         The calls that are held although slots are free.
     """
 
     name = "flame-slots"
 
     def __init__(
-        self, scheduler: SchedulerBase, pools: Mapping[str, Pool], losses: LostCalls
+        self, scheduler: SchedulerBase, pools: Mapping[str, Pool], lost_calls: LostCalls
     ) -> None:
         self.scheduler = scheduler
-        self._losses = losses
+        self._lost_calls = lost_calls
         self.pools = pools
         self.default = next(iter(pools))
-        self.lanes = PendingCalls(pools)
+        self.pending = PendingCalls(pools)
         self.pins = PinnedResults(scheduler, self._may_run)
         self.running: defaultdict[str, float] = defaultdict(float)
         self._rooms = {name: FreeWorkers() for name in pools}
@@ -84,7 +84,7 @@ class Slots(SchedulerPlugin):
 
         While calls wait, slots that taken-back calls have held for a while count as well.
         """
-        waiting = self.lanes.demand[pool]
+        waiting = self.pending.demand[pool]
         stuck = self._stuck(pool) if waiting else 0
         # Rounded, as it is a sum of fractions.
         demand: int = math.ceil(round(self.running[pool] + waiting + stuck, 6))
@@ -135,7 +135,7 @@ class Slots(SchedulerPlugin):
 
     def held_by_actors(self, pool: str, policy: Pool) -> str:
         """Describe the actors that hold all slots of a pool while calls wait; empty otherwise."""
-        if not self._actors or not self.lanes.count(pool):
+        if not self._actors or not self.pending.count(pool):
             return ""
         held = [
             f"{label(key)} on {ws.name}"
@@ -153,7 +153,7 @@ class Slots(SchedulerPlugin):
 
     def choose(self, ts: TaskState) -> WorkerState | None:
         """Return the worker for a ready call; None if it has to wait."""
-        if ts.key in self._losses:
+        if ts.key in self._lost_calls:
             return None
         pinned = self.pins.holders(ts)
         if pinned is not None:
@@ -177,11 +177,11 @@ class Slots(SchedulerPlugin):
 
     def next(self) -> Any | None:
         """Return the key of the call for the next free slot; None if no call can use one."""
-        if not len(self.lanes) or not any(self._rooms.values()):
+        if not len(self.pending) or not any(self._rooms.values()):
             return None
         # A taken-back call that is submitted again cannot run where its old thread still runs.
         choosy = {key for calls in self._held.values() for key in calls}
-        heads = self.lanes.heads(choosy)
+        heads = self.pending.heads(choosy)
         return next((ts.key for ts in heads if self.choose(ts) is not None), None)
 
     def give_back(self) -> None:
@@ -270,7 +270,7 @@ class Slots(SchedulerPlugin):
         scheduler.observer.happened("waiting", said)
         for dts in list(ts.dependents):
             if dts.state == "no-worker":
-                self.lanes.discard(dts)
+                self.pending.discard(dts)
                 self._wait(dts)
             elif dts.state == "processing" and dts.processing_on not in holders:
                 # It would wait there forever for its input.
@@ -315,7 +315,7 @@ class Slots(SchedulerPlugin):
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         ts = self.scheduler.tasks[key]
         if start == "no-worker" != finish:
-            slots = self.lanes.discard(ts)
+            slots = self.pending.discard(ts)
             if finish == "erred" or _unwanted(ts):
                 self._taken_back[self.pool_of(ts)] += slots
             self._pace()
@@ -336,7 +336,7 @@ class Slots(SchedulerPlugin):
         if start == "memory" != finish:
             self.pins.forget(key)
         if finish in ("forgotten", "erred"):
-            self._losses.forget(key)
+            self._lost_calls.forget(key)
         if finish == "erred" and (ts.annotations or {}).get("cast"):
             self._cast_failed(ts)
 
@@ -373,7 +373,7 @@ class Slots(SchedulerPlugin):
         self.scheduler.runner_changed(name)
 
     def restart(self, scheduler: Scheduler) -> None:
-        self.lanes.clear()
+        self.pending.clear()
         self._overran.clear()
         for known in (self._on, self._actors, self._held, self._returning, self._returned):
             known.clear()
@@ -383,14 +383,14 @@ class Slots(SchedulerPlugin):
 
     def _wait(self, ts: TaskState) -> None:
         pool = self.pool_of(ts)
-        held = ts.key in self._losses
+        held = ts.key in self._lost_calls
         pinned = self.pins.holders(ts)
         needs = _needs(ts, pool, held=held, pinned=pinned)
-        if self.lanes.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
+        if self.pending.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
             self._say_if_unservable(needs)
         self._pace()
         if held:
-            self._losses.waits(ts.key)
+            self._lost_calls.waits(ts.key)
         elif pool is not None and pool not in self.pools:
             error = PoolError(
                 f"there is no pool {pool!r}; there are {', '.join(map(repr, self.pools))}"
@@ -406,7 +406,7 @@ class Slots(SchedulerPlugin):
         A message costs both sides more than a result in it. While many calls wait, runners get
         these whether or not the client has received earlier results.
         """
-        interval = _TOGETHER if len(self.lanes) > _MANY * sum(self.running.values()) else _SOON
+        interval = _TOGETHER if len(self.pending) > _MANY * sum(self.running.values()) else _SOON
         if interval != self._interval:
             self._interval = interval
             for sender in self.scheduler.client_comms.values():

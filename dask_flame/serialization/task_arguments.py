@@ -9,7 +9,7 @@ from dask.typing import Key
 from dask.utils import apply
 from distributed import Worker
 
-from dask_flame.core.argument_text import ITEMS, NamedArgument, told
+from dask_flame.core.argument_text import ITEMS, NamedArgument, argument_text
 from dask_flame.core.distributed_internals import (
     Alias,
     DataNode,
@@ -36,13 +36,13 @@ def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
     key : Key
         Key of the task.
     hide_random : bool, default True
-        See :func:`dask_flame.core.argument_text.told`.
+        See :func:`dask_flame.core.argument_text.argument_text`.
 
     Returns
     -------
     str
-        See :func:`dask_flame.core.argument_text.told`. Empty if there is no such task, as for
-        methods of actors, and for internal tasks.
+        See :func:`dask_flame.core.argument_text.argument_text`. Empty if there is no such task, as
+        for methods of actors, and for internal tasks.
     """
     try:
         return _arguments(worker, key, hide_random)
@@ -69,7 +69,7 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
     worker : distributed.Worker, optional
         Worker that has the results of other tasks.
     hide_random : bool, default True
-        See :func:`dask_flame.core.argument_text.told`.
+        See :func:`dask_flame.core.argument_text.argument_text`.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
             return _value(worker, value.target, inner)
         return _plain(value)
 
-    return told(function, args, kwargs, resolve, hide_random=hide_random)
+    return argument_text(function, args, kwargs, resolve, hide_random=hide_random)
 
 
 def _plain(value: Any) -> Any:

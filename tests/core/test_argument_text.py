@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 import dask_flame
 from dask_flame import FlameCluster, Reports, report, reports_of
-from dask_flame.core.argument_text import ALL, ONE, told
+from dask_flame.core.argument_text import ALL, ONE, argument_text
 from dask_flame.core.redaction import ELSE, secret, veiled
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.wire import Batch, RunningCall, decode, encode
@@ -146,9 +146,12 @@ VALUES: list[tuple[Any, str]] = [
 @pytest.mark.unit
 @pytest.mark.parametrize(("value", "shown"), VALUES, ids=range(len(VALUES)))
 def test_what_is_small_and_plain_is_shown_and_of_all_else_its_kind(value: Any, shown: str) -> None:
-    assert told(any_call, (value,), {}) == shown
+    assert argument_text(any_call, (value,), {}) == shown
     # Its name counts as well.
-    assert told(any_call, (), {"n": value}) in (f"n={shown}", f"n={shown}"[: ONE - 1] + ELSE)
+    assert argument_text(any_call, (), {"n": value}) in (
+        f"n={shown}",
+        f"n={shown}"[: ONE - 1] + ELSE,
+    )
 
 
 @pytest.mark.unit
@@ -156,7 +159,7 @@ def test_tensors_have_their_shape() -> None:
     torch = pytest.importorskip("torch")
     tensor, scalar = torch.zeros(3, 2), torch.tensor(1.0)
     module, weight = torch.nn.Linear(3, 2), torch.nn.Parameter(tensor)
-    shown = told(any_call, (tensor, scalar, module, weight), {})
+    shown = argument_text(any_call, (tensor, scalar, module, weight), {})
     assert shown == f"Tensor(3{X}2, float32), Tensor(float32), Linear, Parameter(3{X}2, float32)"
 
 
@@ -198,7 +201,7 @@ CALLED: list[Any] = [
 def test_arguments_have_the_names_that_the_function_gives_them(
     function: Any, args: Any, kwargs: Any, shown: str
 ) -> None:
-    assert told(function, args, kwargs) == shown
+    assert argument_text(function, args, kwargs) == shown
 
 
 @pytest.mark.unit
@@ -209,7 +212,7 @@ def test_arguments_have_the_names_that_the_function_gives_them(
 )  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
     assert secret(name, "hf_1")
-    assert told(any_call, (), {name.replace("-", "_"): "hunter2"}).endswith(f"={ELSE}")
+    assert argument_text(any_call, (), {name.replace("-", "_"): "hunter2"}).endswith(f"={ELSE}")
 
 
 @pytest.mark.unit
@@ -225,7 +228,7 @@ def test_names_of_no_secrets(name: Any, value: Any) -> None:
 
 @pytest.mark.unit
 def test_keys_are_secret_where_they_are_long() -> None:
-    assert told(any_call, (), {"key": "0123456789abcdef"}) == f"key={ELSE}"
+    assert argument_text(any_call, (), {"key": "0123456789abcdef"}) == f"key={ELSE}"
 
 
 @pytest.mark.unit
@@ -244,7 +247,7 @@ def test_keys_are_secret_where_they_are_long() -> None:
 )
 def test_texts_that_look_like_secrets_are_none(text: str) -> None:
     assert "hunter2" not in veiled(text)
-    assert "hunter2" not in told(any_call, (text, [text]), {"a": {"b": text}})
+    assert "hunter2" not in argument_text(any_call, (text, [text]), {"a": {"b": text}})
 
 
 @pytest.mark.unit
@@ -269,7 +272,7 @@ anything: Any = st.recursive(
 @pytest.mark.unit
 @given(st.lists(anything, max_size=8), st.dictionaries(st.text(), anything, max_size=8))
 def test_it_is_short_and_travels_whatever_it_is_of(args: list[Any], kwargs: dict[str, Any]) -> None:
-    shown = told(any_call, args, kwargs)
+    shown = argument_text(any_call, args, kwargs)
     assert len(shown) <= ALL
     assert bool(shown) == bool(args or kwargs)
     assert msgpack.unpackb(msgpack.packb(shown)) == shown
@@ -291,11 +294,11 @@ _SECRETS = ["token", "my_token", "password", "API_KEY", "secret", "authorization
 def test_no_secret_is_in_it(name: str, hidden: Any, other: str) -> None:
     function: Any = eval(f"lambda other, {name}=None: None")
     for shown in (
-        told(function, (other, hidden), {}),
-        told(function, (other,), {name: hidden}),
-        told(functools.partial(function, **{name: hidden}), (other,), {}),
-        told(any_call, ({name: hidden, "other": other},), {}),
-        told(any_call, ([[{name: hidden}]],), {}),
+        argument_text(function, (other, hidden), {}),
+        argument_text(function, (other,), {name: hidden}),
+        argument_text(functools.partial(function, **{name: hidden}), (other,), {}),
+        argument_text(any_call, ({name: hidden, "other": other},), {}),
+        argument_text(any_call, ([[{name: hidden}]],), {}),
     ):
         assert "hunter2" not in shown
 
@@ -304,22 +307,22 @@ def test_no_secret_is_in_it(name: str, hidden: Any, other: str) -> None:
 def test_what_changes_or_contains_itself_is_no_trouble() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    assert told(any_call, (loop,), {}) == "[[[list(1)]]]"
+    assert argument_text(any_call, (loop,), {}) == "[[[list(1)]]]"
 
     class Odd(type):
         @property
         def __module__(cls) -> str:  # type: ignore[override]
             raise RuntimeError("on purpose")
 
-    assert told(any_call, (Odd("It", (), {})(), 1), {}) == f"{ELSE}, 1"
-    assert told(any_call, None, {}) == ""  # type: ignore[arg-type]
+    assert argument_text(any_call, (Odd("It", (), {})(), 1), {}) == f"{ELSE}, 1"
+    assert argument_text(any_call, None, {}) == ""  # type: ignore[arg-type]
 
 
 @pytest.mark.unit
 def test_it_takes_no_time_for_what_is_huge() -> None:
     huge = [list(range(10**6)), "x" * 10**7, dict.fromkeys(range(10**6)), [[[{}] * 99] * 99] * 99]
     start = time.thread_time()
-    told(any_call, huge * 5, {})
+    argument_text(any_call, huge * 5, {})
     assert time.thread_time() - start < 0.05
 
 
@@ -567,7 +570,7 @@ def test_what_it_costs(client: Client, record_property: Callable[[str, Any], Non
     ],
 )
 def test_secrets_by_other_names_and_in_texts_are_hidden(arguments: dict[str, Any]) -> None:
-    text = told(lambda **kwargs: None, (), arguments)
+    text = argument_text(lambda **kwargs: None, (), arguments)
     assert "hunter22" not in text
     assert next(iter(arguments)) in text
 
@@ -617,7 +620,7 @@ def test_secrets_of_all_kinds_are_hidden_in_texts(text: str) -> None:
     assert "hunter2" not in veiled(text)
     # And where other text is around it.
     assert "hunter2" not in veiled(f"first, {text}")
-    assert "hunter2" not in told(any_call, (text,), {"a": [text], "b": {"c": text}})
+    assert "hunter2" not in argument_text(any_call, (text,), {"a": [text], "b": {"c": text}})
 
 
 @pytest.mark.unit
@@ -628,7 +631,7 @@ def test_secrets_of_all_kinds_are_hidden_in_texts(text: str) -> None:
 )  # fmt: skip
 def test_more_names_of_secrets(name: str) -> None:
     for value in ("hunter2", 12345):
-        assert told(any_call, (), {name: value}) == f"{name}={ELSE}"
+        assert argument_text(any_call, (), {name: value}) == f"{name}={ELSE}"
 
 
 @pytest.mark.unit
@@ -636,8 +639,8 @@ def test_more_names_of_secrets(name: str) -> None:
     "name", ["class_name", "pin_memory", "passes", "pattern", "session", "sassy", "desk", "seed"]
 )
 def test_more_names_of_no_secrets(name: str) -> None:
-    assert told(any_call, (), {name: True}) == f"{name}=True"
-    assert told(any_call, (), {name: "abc"}) == f"{name}='abc'"
+    assert argument_text(any_call, (), {name: True}) == f"{name}=True"
+    assert argument_text(any_call, (), {name: "abc"}) == f"{name}='abc'"
 
 
 @pytest.mark.unit
@@ -668,9 +671,9 @@ ALPHABETS = {
 def test_what_looks_random_is_hidden(alphabet: str) -> None:
     chance = random.Random(alphabet)
     made = ["".join(chance.choices(ALPHABETS[alphabet], k=40)) for _ in range(1_000)]
-    found = sum(told(any_call, (text,), {}) == f"'{ELSE}'" for text in made)
+    found = sum(argument_text(any_call, (text,), {}) == f"'{ELSE}'" for text in made)
     assert found >= 930
-    shown = [told(any_call, (text,), {}, hide_random=False) for text in made]
+    shown = [argument_text(any_call, (text,), {}, hide_random=False) for text in made]
     assert sum(made[i][:30] in shown[i] for i in range(1_000)) >= 950
 
 
@@ -710,8 +713,8 @@ def test_ordinary_texts_are_shown(text: str) -> None:
 @pytest.mark.unit
 def test_a_hash_that_is_called_one_is_shown() -> None:
     digest = "a304af7e52b1c9d8e7f6a5b4c3d2e1f0a9b8c7d6"
-    assert told(any_call, (), {"revision": digest}).startswith("revision='a304af7e52b1")
-    assert told(any_call, (), {"setting": digest}) == f"setting='{ELSE}'"
+    assert argument_text(any_call, (), {"revision": digest}).startswith("revision='a304af7e52b1")
+    assert argument_text(any_call, (), {"setting": digest}) == f"setting='{ELSE}'"
 
 
 @pytest.mark.unit
@@ -742,7 +745,7 @@ def test_arguments_cost_little() -> None:
     took = []
     for _ in range(200):
         start = time.thread_time_ns()
-        told(call, (0.1, 4, "adam", "s3://bucket/train-00001-of-00064.parquet"), {})
+        argument_text(call, (0.1, 4, "adam", "s3://bucket/train-00001-of-00064.parquet"), {})
         took.append(time.thread_time_ns() - start)
     assert min(took) < 100_000  # nanoseconds
 

@@ -66,7 +66,7 @@ def test_all_is_heard_once_and_in_order(acts: list[str]) -> None:
             for act in acts:
                 if act in links:
                     said[act] += 1
-                    links[act].say("word", n=said[act])
+                    links[act].send("word", n=said[act])
                 elif act == "cut":
                     (pair.here if len(acts) % 2 else pair.there).cut()
                 elif act == "meet":
@@ -152,9 +152,9 @@ async def test_what_cannot_be_read_is_said_and_holds_nothing_up(
     }
     async with Pair({}, handlers) as pair:
         await pair.meet()
-        pair.here.say("word", thing=Mine())
-        pair.here.say("nonsense")
-        pair.here.say("word", thing=1)
+        pair.here.send("word", thing=Mine())
+        pair.here.send("nonsense")
+        pair.here.send("word", thing=1)
         for question, values, words in (
             ("word", {"thing": Mine()}, "No module named 'mine'"),
             ("mine", {}, "No module named 'mine'"),

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import dask
-import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -31,6 +30,7 @@ from dask_flame.errors import BackendError, PoolError
 from tests.backends.kubernetes import test_backend as test_kubernetes
 from tests.backends.kubernetes.objects.test_manifests import SITE
 from tests.backends.kubernetes.test_backend import Start, whoami
+from tests.support import kubernetes_schemas
 from tests.support.kubernetes_help import Caller
 
 pytestmark = pytest.mark.process
@@ -49,9 +49,9 @@ class Heard(LocalBackend):
         super().__init__(*args)
         self.said: list[dict[str, Any]] = []
 
-    def _say(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         self.said.append(json.loads(json.dumps(message)))
-        super()._say(message)
+        super()._send(message)
 
 
 def test_a_local_runner_is_told_what_is_shown(flame: Any) -> None:
@@ -69,10 +69,10 @@ def test_a_local_runner_is_told_what_is_shown(flame: Any) -> None:
     assert set(spec["env"]) == set(sent["kind"]["env"])
     assert spec["env"]["OMP_NUM_THREADS"] == "2" == sent["kind"]["env"]["OMP_NUM_THREADS"]
     assert spec["env"]["TOKEN"] == spec["env"]["PATH"] == HIDDEN
-    orders = sent["boot"]["orders"]
-    hidden = {"config": HIDDEN, "security": dict.fromkeys(orders["security"], HIDDEN)}
-    assert spec["orders"] == {**orders, **hidden}
-    assert orders["config"]["distributed"]
+    launch_config = sent["boot"]["launch_config"]
+    hidden = {"config": HIDDEN, "security": dict.fromkeys(launch_config["security"], HIDDEN)}
+    assert spec["launch_config"] == {**launch_config, **hidden}
+    assert launch_config["config"]["distributed"]
     assert "xyzzy" not in str(made.manifest())
     # The next one, after it.
     assert made.manifest()[0]["metadata"]["name"] == "runner-2"
@@ -133,7 +133,7 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
     fake = kubernetes(nodes=[{"cpu": 8, "memory": "64Gi", "nvidia.com/gpu": 2}])
     token = "a-token-that-nobody-may-see"
     pools = {
-        "cpu": Pool(max=1, env={"TOKEN": token, "orders.json": token}, cpus=1),
+        "cpu": Pool(max=1, env={"TOKEN": token, "launch.json": token}, cpus=1),
         "gpu": Pool(max=1, gpus=1, secrets={"HF": token}, shm_size="1 GiB", labels={"a": "b"}),
     }
     flame, client = cluster(max=None, pools=pools)
@@ -150,7 +150,7 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
     told = {}
     with Caller(fake) as caller:
         for item in manifest:
-            kubernetes_validate.validate(item, "1.36", strict=True)
+            kubernetes_schemas.validate(item, "1.36")
             obj = caller.make(item, dryRun="All")
             told[obj["kind"], obj["metadata"]["name"]] = made_by(obj)
     assert client.submit(whoami, pure=False).result(timeout=60)[1] == token
@@ -167,7 +167,7 @@ def test_kubernetes_receives_what_is_shown(kubernetes: Start, cluster: Any) -> N
         variable
         for container in received["Pod", "flame-" + _id(received) + "-cpu-1"]["spec"]["containers"]
         for variable in container["env"]
-        if variable["name"] == "orders.json"
+        if variable["name"] == "launch.json"
     )
     assert odd["value"] == token  # it is the name of something else in the Secret
     odd["value"] = HIDDEN
@@ -224,7 +224,7 @@ def test_no_secret_is_shown(env: set[str], secrets: set[str], cpus: Any, config:
     site = SITE
     everything = {**spec.env, **(options.secrets or {})}
     secret = manifests.secret(site, spec.launch_config(local=False), everything)
-    pod = manifests.pod(spec, options, site, {"FROM_DASK": TOKEN}, "orders")
+    pod = manifests.pod(spec, options, site, {"FROM_DASK": TOKEN}, "launch")
     assert TOKEN in json.dumps(secret)
     assert TOKEN in json.dumps(pod)
     text = str(Manifest(shown(item, spec, options) for item in (secret, pod)))

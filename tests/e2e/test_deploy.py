@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
-import kubernetes_validate
 import pytest
 import yaml
 from distributed import Client
@@ -23,6 +22,7 @@ import dask_flame
 from dask_flame.backends.kubernetes.api import permissions
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from tests.fakes.kubernetes.security import violations
+from tests.support import kubernetes_schemas
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -92,7 +92,7 @@ async def test_the_jupyterlab_extension_can_start_a_cluster() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_is_valid(version: str) -> None:
     for item in objects():
-        kubernetes_validate.validate(item, version, strict=True)
+        kubernetes_schemas.validate(item, version)
 
 
 @pytest.mark.unit
@@ -131,7 +131,7 @@ def test_what_kustomize_makes_of_it(folder: str, namespace: str) -> None:
     made = list(yaml.safe_load_all(text))
     for item in made:
         for version in VERSIONS:
-            kubernetes_validate.validate(item, version, strict=True)
+            kubernetes_schemas.validate(item, version)
         if item["kind"] not in ("Namespace", "PriorityClass"):
             assert item["metadata"]["namespace"] == namespace
     (account,) = [item["metadata"] for item in made if item["kind"] == "ServiceAccount"]

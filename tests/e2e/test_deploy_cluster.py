@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -18,6 +17,7 @@ from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.core import config
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.security import violations
+from tests.support import kubernetes_schemas
 from tests.support.kubernetes_help import Caller
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
@@ -160,9 +160,9 @@ def runner(name: str, kind: str | None, template: Path, gpus: int = 1) -> dict[s
     options = KubernetesOptions(
         **({"gpu_kind": kind} if kind else {}), pod_template=template, labels={"kind": name}
     )
-    made = manifests.pod(spec, options, site, {}, "orders")
+    made = manifests.pod(spec, options, site, {}, "launch")
     for version in ("1.30", "1.36"):
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     assert violations(made["spec"]) == ""
     return made
 

@@ -212,7 +212,7 @@ def test_a_driver_knows_the_runners_of_a_scheduler_elsewhere_by_its_journal() ->
     assert list(fleets.members) == list(NAMES)  # of others nothing is known any more
     assert (fleet.count(Phase.BOOTING), fleet.count(Phase.READY)) == (2, 1)
     assert (proxy.demand("cpu"), proxy.waiting("cpu")) == (4, 3)
-    assert fleet.roster.busy_seconds(0) == 12
+    assert fleet.index.busy_seconds(0) == 12
     paid = history.usage["cpu"].paid(fleets.members.values(), time.monotonic())
     assert paid == pytest.approx(70.0, abs=5)
     for entry in ENTRIES:

@@ -193,22 +193,22 @@ def test_ten_thousand_that_cannot_be_fewer_are_not_thinned_again_and_again() -> 
 @given(st.lists(st.tuples(names, st.sampled_from(["add", "busy", "idle", "gone"])), max_size=60))
 def test_busy_time_is_the_sum_of_its_parts(happenings: list[tuple[str, str]]) -> None:
     fleet = Fleet(Pool(max=8))
-    roster, busy, summed = fleet.roster, dict[str, float](), 0.0
+    index, busy, summed = fleet.index, dict[str, float](), 0.0
     for now, (name, what) in enumerate(happenings):
-        if what == "add" and name not in roster.members:
-            roster.add(name, now)
-        elif what == "gone" and name in roster.members:
-            roster.gone(name, now)
+        if what == "add" and name not in index.members:
+            index.add(name, now)
+        elif what == "gone" and name in index.members:
+            index.gone(name, now)
             summed += now - busy.pop(name, now)
-        elif what in ("busy", "idle") and name in roster.members:
-            roster.load(name, 2 if what == "busy" else 0, now)
+        elif what in ("busy", "idle") and name in index.members:
+            index.load(name, 2 if what == "busy" else 0, now)
             if what == "busy":
                 busy.setdefault(name, now)
             else:
                 summed += now - busy.pop(name, now)
         there = sum(now - since for since in busy.values())
-        assert roster.busy_seconds(now) == pytest.approx(summed + there)
-        assert roster.news <= roster.members.keys()
+        assert index.busy_seconds(now) == pytest.approx(summed + there)
+        assert index.news <= index.members.keys()
 
 
 # Over real runners
@@ -235,7 +235,7 @@ def test_the_lives_of_real_runners(flame: Flame) -> None:
         assert states(life)[-2:] == ["idle", "ending"]
         assert life.changes[-1].note == "no call for idle_timeout=1 s"
         assert life.how == "ended"
-    busy = cluster.fleets.fleets["default"].roster.busy_seconds(1e9)
+    busy = cluster.fleets.fleets["default"].index.busy_seconds(1e9)
     paid = cluster._history.usage["default"].runner_seconds
     assert 0 < busy < paid
 

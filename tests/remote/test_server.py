@@ -81,7 +81,7 @@ async def test_a_driver_that_comes_as_soon_as_the_port_listens(
             await asyncio.wait_for(link.ask("resize", pool="default", changes={}, text=""), 20)
             is None
         )
-        link.say("close")
+        link.send("close")
         await asyncio.wait_for(running, 20)
     finally:
         running.cancel()

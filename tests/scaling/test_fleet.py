@@ -848,30 +848,28 @@ class World(RuleBasedStateMachine):
         if hasattr(self, "fleet"):
             for member in self.fleet.members.values():
                 assert places(self.fleet, member) == ([] if at_rest(member) else [member.name])
-            roster = self.fleet.roster
-            assert sum(roster.counts.values()) == len(roster.members)
+            index = self.fleet.index
+            assert sum(index.counts.values()) == len(index.members)
             for phase in Phase:
-                assert roster.counts[phase] == sum(
-                    m.phase is phase for m in roster.members.values()
-                )
+                assert index.counts[phase] == sum(m.phase is phase for m in index.members.values())
 
     @invariant()
     def nobody_stays_beyond_its_time(self) -> None:
         if not hasattr(self, "fleet"):
             return
         fleet = self.fleet
-        surplus = fleet.count(Phase.BOOTING, Phase.READY) - len(fleet.roster.checking)
+        surplus = fleet.count(Phase.BOOTING, Phase.READY) - len(fleet.index.checking)
         late = [
             m
             for m in fleet.members.values()
             if m.phase is Phase.READY
             and not m.refusals
-            and m.name not in fleet.roster.checking
+            and m.name not in fleet.index.checking
             and m.idle_since + fleet.pool.idle_timeout <= self.now
         ]
         if surplus > fleet.target(self.demand) and surplus > fleet.pool.min:
             assert not late
-            assert fleet.roster.called_off(self.now - CALLED_OFF) is None
+            assert fleet.index.called_off(self.now - CALLED_OFF) is None
 
 
 def at_rest(member: RunnerState) -> bool:
@@ -881,19 +879,19 @@ def at_rest(member: RunnerState) -> bool:
 
 def places(fleet: Fleet, member: RunnerState) -> list[str]:
     """The orders that a runner is in, by its name once for each."""
-    roster = fleet.roster
+    index = fleet.index
     orders: list[dict[str, RunnerState]] = [
-        roster._needed,
-        roster._unneeded,
-        roster._called_off,
-        roster._idle,
-        roster._approved,
-        roster._refused,
-        roster._drained,
-        roster.checking,
+        index._needed,
+        index._unneeded,
+        index._called_off,
+        index._idle,
+        index._approved,
+        index._refused,
+        index._drained,
+        index.checking,
     ]
     found = [member.name for order in orders if member.name in order]
-    waits = any(m is member and stamp == m.stamp for _, stamp, m in roster._dues)
+    waits = any(m is member and stamp == m.stamp for _, stamp, m in index._dues)
     if member.phase is Phase.PAUSED and waits == (not member.busy):
         found.append(member.name)
     if member.phase is Phase.DRAINING and not found and (waits or member.busy):

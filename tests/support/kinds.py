@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +31,23 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         _started.append(f"{event} {arguments}"[:200])
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m unit``, leave out the files without such a test: their imports take seconds."""
+    if config.option.markexpr != "unit" or not collection_path.name.startswith("test_"):
+        return None
+    return None if collection_path.is_dir() or _says_unit(collection_path) else True
+
+
+def _says_unit(path: Path) -> bool:
+    return "mark.unit" in path.read_text(encoding="utf-8")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse tests without a kind, and tests with several."""
+    unseen = {i.path for i in items if i.get_closest_marker("unit") and not _says_unit(i.path)}
+    if unseen:
+        raise pytest.UsageError(f"write `mark.unit` in the file of a unit test: {unseen}")
     wrong = [
         f"{item.nodeid}: {' and '.join(found) or 'none'}"
         for item in items

@@ -55,7 +55,7 @@ class _Runner:
     pod: str
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     making: asyncio.Task[None] | None = None
-    told: bool = False
+    ending: bool = False
     why: str = ""
     held: str = ""
     final: bool = False
@@ -79,7 +79,7 @@ class KubernetesBackend(Backend):
     name: ClassVar[str] = "kubernetes"
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
-    seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
+    scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     places: ClassVar[Mapping[str, Check]] = {
         "namespace": check_namespace,
         "context": check_context,
@@ -194,7 +194,7 @@ class KubernetesBackend(Backend):
         self._scheduler_pod = SchedulerPod(self._api, self._owner_job, over, self._stop)
         return await self._scheduler_pod.start(spec)
 
-    def met(self) -> None:
+    def scheduler_connected(self) -> None:
         assert self._owner_job is not None
         self._owner_job.deadline.lift()
 
@@ -219,7 +219,7 @@ class KubernetesBackend(Backend):
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         there = [(n, r) for n in names if (r := self._runners.get(n)) is not None]
         for _, runner in there:
-            runner.told = True
+            runner.ending = True
         # Runners that have not started first: others may be waiting for their room.
         there.sort(key=lambda item: "started" in item[1].steps)
         await asyncio.gather(*(self._end(name, runner, grace) for name, runner in there))
@@ -275,7 +275,7 @@ class KubernetesBackend(Backend):
             site = await self._owner_job.owned(spec, options)
             secret, pod = _objects(spec, options, site)
             await self._owner_job.create_secret(site, secret)
-            if runner.told:
+            if runner.ending:
                 self._over(spec.name, "it was not needed any more")
                 return
             self._watcher.take(await self._api.create(PODS, pod))
@@ -300,7 +300,7 @@ class KubernetesBackend(Backend):
                 self._scheduler_pod.seen(pod)
             return
         if _component(pod) == "watchdog":
-            self._owner_job.see(pod)
+            self._owner_job.watchdog_changed(pod)
             return
         name = _name(pod)
         if not name:
@@ -315,10 +315,10 @@ class KubernetesBackend(Backend):
             if reached and step not in runner.steps and (step == "scheduled" or reached == step):
                 runner.steps.add(step)
                 self.progress(name, step)
-        if "deletionTimestamp" in pod["metadata"] and not runner.told and not runner.why:
+        if "deletionTimestamp" in pod["metadata"] and not runner.ending and not runner.why:
             # Perhaps it was deleted together with its owner, the Job.
-            self._owner_job.doubt()
-            runner.why = pod_status.ended(pod, gone=True) if pod_status.taken(pod) else _DELETED
+            self._owner_job.owned_object_lost()
+            runner.why = pod_status.ended(pod, gone=True) if pod_status.evicted(pod) else _DELETED
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
                 heard = self._output.follow(name, runner.pod, within)
@@ -342,8 +342,8 @@ class KubernetesBackend(Backend):
         if runner is None or runner.pod != pod["metadata"]["name"]:
             return
         why = runner.why or pod_status.ended(pod, gone=True)
-        if not why and not runner.told:
-            self._owner_job.doubt()
+        if not why and not runner.ending:
+            self._owner_job.owned_object_lost()
             why = _DELETED
         why = why or "ended by force"
         if runner.following is None:
@@ -433,7 +433,7 @@ class KubernetesBackend(Backend):
         if self._scheduler_pod is not None:
             await self._scheduler_pod.close()
         for runner in self._runners.values():
-            runner.told = True
+            runner.ending = True
         making = [r.making for r in self._runners.values() if r.making is not None]
         tasks = self._owner_job.tasks if self._owner_job is not None else []
         try:
@@ -494,8 +494,8 @@ def _objects(
     # All runners of a pool share one Secret. The name of each is a variable of its pod.
     shared = {name: value for name, value in config.items() if name != "name"}
     secret = manifests.secret(site, shared, variables(spec, options))
-    orders = secret["metadata"]["name"]
-    return secret, manifests.pod(spec, options, site, usual_environment(spec), orders)
+    launch_secret = secret["metadata"]["name"]
+    return secret, manifests.pod(spec, options, site, usual_environment(spec), launch_secret)
 
 
 def _refusal(error: Exception) -> str:

@@ -48,7 +48,7 @@ class Deadline:
         self._job = ""
         self._made = self._moved = _now()
         self._lifted = False
-        self._met = asyncio.Event()
+        self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -76,7 +76,7 @@ class Deadline:
 
     def lift(self) -> None:
         """Remove the deadline: from now on the scheduler notices its driver's end."""
-        self._met.set()
+        self._connected.set()
 
     async def close(self) -> None:
         """Stop moving the deadline."""
@@ -87,7 +87,7 @@ class Deadline:
     async def _keep(self) -> None:
         while not self._lifted:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._met.wait(), _PAUSE)
+                await asyncio.wait_for(self._connected.wait(), _PAUSE)
             try:
                 async with asyncio.timeout(_WITHIN):
                     await self._move(patience=0)
@@ -98,11 +98,11 @@ class Deadline:
                 await asyncio.sleep(_PAUSE / 2)
 
     async def _move(self, *, patience: float | None) -> None:
-        now, met = _now(), self._met.is_set()
-        seconds = None if met else math.ceil(_since(self._made)) + self.first
+        now, connected = _now(), self._connected.is_set()
+        seconds = None if connected else math.ceil(_since(self._made)) + self.first
         changes = {"spec": {"activeDeadlineSeconds": seconds}}
         await self._api.patch(JOBS, self._job, changes, patience=patience)
-        self._moved, self._lifted = now, met
+        self._moved, self._lifted = now, connected
 
 
 def _now() -> tuple[float, float]:

@@ -25,7 +25,7 @@ from dask_flame.backends.kubernetes.liveness import LivenessPort
 from dask_flame.backends.kubernetes.missing_pods import Podless, podless
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
-from dask_flame.backends.kubernetes.objects.pod_status import kept_from_its_work
+from dask_flame.backends.kubernetes.objects.pod_status import watchdog_problem
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 
 #: Seconds within which Kubernetes creates a Job's pod, and the interval of queries afterwards.
@@ -82,14 +82,14 @@ class OwnerJob:
         self._policy = policy
         self._trouble = trouble
         self.grace = grace
-        self._told: set[str] = set()
-        self._seen = False  # whether the watchdog has a pod
+        self._reported: set[str] = set()
+        self._watchdog_has_pod = False  # whether the watchdog has a pod
         self._looking: asyncio.Task[None] | None = None  # waits for the watchdog's pod
         self._driver = site.owner
         self._watchdog: asyncio.Task[None] | None = None
-        self._sent: list[dict[str, Any]] = []  # the owner and its companions, as requested
+        self._manifests: list[dict[str, Any]] = []  # the owner and its companions, as requested
         self._kept = False  # whether the Job exists, as far as is known
-        self._doubt = False  # whether the Job may have gone
+        self._may_be_gone = False  # whether the Job may have gone
         self.scheduler_job = ""
         self._made: dict[str, asyncio.Task[None]] = {}
         self._presence = LivenessPort()
@@ -100,17 +100,17 @@ class OwnerJob:
         """The creations in progress or done."""
         return [task for task in (self._watchdog, *self._made.values()) if task is not None]
 
-    def doubt(self) -> None:
+    def owned_object_lost(self) -> None:
         """Note that the Job may have gone, because an object that it owns has."""
-        self._doubt = True
+        self._may_be_gone = True
 
     async def owned(self, spec: RunnerSpec, options: KubernetesOptions) -> ObjectContext:
         """Return the context with an existing Job; create the watchdog's if there is none."""
         if self.scheduler_job:
             return self.site
         watchdog = self._watchdog
-        if watchdog is None or (watchdog.done() and (watchdog.exception() or self._doubt)):
-            self._doubt = False
+        if watchdog is None or (watchdog.done() and (watchdog.exception() or self._may_be_gone)):
+            self._may_be_gone = False
             self._watchdog = asyncio.create_task(self._make_watchdog(spec, options))
         assert self._watchdog is not None
         await asyncio.shield(self._watchdog)
@@ -122,23 +122,23 @@ class OwnerJob:
         await asyncio.shield(self._watchdog)
 
     async def _create_scheduler_job(self, spec: SchedulerSpec, options: KubernetesOptions) -> None:
-        secret = manifests.secret(self.site, spec.orders, {})
+        secret = manifests.secret(self.site, spec.launch_config, {})
         name = secret["metadata"]["name"]
         job = manifests.scheduler(self.site, spec, options, name, deadline=self.deadline.first)
         self.scheduler_job = job["metadata"]["name"]
         owner = _owner(await self.api.create(JOBS, job))
         self.site = replace(self.site, owner=owner)
-        secret = manifests.secret(self.site, spec.orders, {})
-        self._sent = [job, secret]
+        secret = manifests.secret(self.site, spec.launch_config, {})
+        self._manifests = [job, secret]
         await self.deadline.keep(self.scheduler_job)
         await self._make_once(SECRETS, secret)
         if spec.service:
             service = manifests.service(self.site, spec.service, spec.port)
-            self._sent.append(service)
+            self._manifests.append(service)
             await self._make_once(SERVICES, service)
             if self._policy is not None:
                 policy = manifests.open_port(self.site, spec.port)
-                self._sent.append(policy)
+                self._manifests.append(policy)
                 await self._make_once(POLICIES, policy)
 
     async def create_secret(self, site: ObjectContext, secret: Mapping[str, Any]) -> None:
@@ -155,19 +155,19 @@ class OwnerJob:
             making = self._made[name] = asyncio.create_task(_done(self.api.create(kind, item)))
         await asyncio.shield(making)
 
-    def see(self, pod: Mapping[str, Any]) -> None:
+    def watchdog_changed(self, pod: Mapping[str, Any]) -> None:
         """Handle a new or changed pod of the watchdog."""
-        self._seen = True
-        self._tell(kept_from_its_work(pod))
+        self._watchdog_has_pod = True
+        self._report(watchdog_problem(pod))
 
     async def _look(self, job: Mapping[str, Any]) -> None:
         """Report a watchdog without a pod."""
         await asyncio.sleep(_SEEN_WITHIN)
-        while not self._seen:
+        while not self._watchdog_has_pod:
             # If the server cannot be asked now, ask again.
             with contextlib.suppress(KubernetesError):
                 if (found := await podless(self.api, job)) is not None:
-                    self._tell(found.why)
+                    self._report(found.why)
                 return
             await asyncio.sleep(_ASK_AGAIN)
 
@@ -179,13 +179,13 @@ class OwnerJob:
         KubernetesError
             If the reason cannot be found out now.
         """
-        if not (self.scheduler_job and self._sent):
+        if not (self.scheduler_job and self._manifests):
             return None
-        return await podless(self.api, self._sent[0])
+        return await podless(self.api, self._manifests[0])
 
-    def _tell(self, why: str) -> None:
-        if why and why not in self._told and self._trouble is not None:
-            self._told.add(why)
+    def _report(self, why: str) -> None:
+        if why and why not in self._reported and self._trouble is not None:
+            self._reported.add(why)
             self._trouble(
                 f"the watchdog, which ends objects with this process, does not run: {why}"
             )
@@ -213,9 +213,9 @@ class OwnerJob:
         self.site, watchdog = self._next(spec, options)
         await self._presence.listen()
         # Its pod may be seen before the response to this request.
-        self._seen = False
+        self._watchdog_has_pod = False
         job = await self.api.create(JOBS, watchdog)
-        self.site, self._sent = replace(self.site, owner=_owner(job)), [watchdog]
+        self.site, self._manifests = replace(self.site, owner=_owner(job)), [watchdog]
         self._kept = True
         if self._looking is not None:
             self._looking.cancel()
@@ -228,7 +228,7 @@ class OwnerJob:
 
         The uid of a Job is unknown until it exists.
         """
-        site, sent = self.site, self._sent
+        site, sent = self.site, self._manifests
         if not self._kept and not self.scheduler_job:
             site, watchdog = self._next(spec, options)
             known = {"metadata": {"uid": YET_TO_BE_GIVEN, **watchdog["metadata"]}}

@@ -165,7 +165,7 @@ class SchedulerPod:
         self._held = held or self._held
         if why := pod_status.ended(pod) or pod_status.hopeless(pod):
             self._end(why)
-        elif "deletionTimestamp" in pod["metadata"] and not pod_status.taken(pod):
+        elif "deletionTimestamp" in pod["metadata"] and not pod_status.evicted(pod):
             self._delete_seen()
         elif pod_status.step(pod) == "started" and not self._started.done():
             self._started.set_result(None)

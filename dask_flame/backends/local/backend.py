@@ -67,7 +67,7 @@ class LocalBackend(Backend):
 
     name: ClassVar[str] = "local"
     Options: ClassVar[type[BackendOptions]] = LocalOptions
-    shows: ClassVar[bool] = True
+    shows_output: ClassVar[bool] = True
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
@@ -153,7 +153,7 @@ class LocalBackend(Backend):
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 26)
         self._listening = asyncio.create_task(self._listen(reader))
         for message in self._kinds.all():
-            self._say(message)
+            self._send(message)
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
@@ -175,9 +175,9 @@ class LocalBackend(Backend):
             self._no_folder()
         times = interval_factor(len(self._runners) + len(specs))
         for alike in _alike(specs):
-            kind, orders = self._kind(alike[0]), shared_config(alike[0], times, self._limits)
+            kind, launch_config = self._kind(alike[0]), shared_config(alike[0], times, self._limits)
             if not self._devices.all:
-                orders["gpus"] = 0
+                launch_config["gpus"] = 0
             runners = {s.name: self._devices.give(s.name, s.gpus) for s in alike}
             for name in runners:
                 self._runners[name] = None
@@ -185,13 +185,15 @@ class LocalBackend(Backend):
                 self._gone[name] = asyncio.Event()
             if kind in self._importing:
                 self._watch_import(kind)
-            self._say({"op": "boot", "runners": runners, "kind": kind, "orders": orders})
+            self._send(
+                {"op": "boot", "runners": runners, "kind": kind, "launch_config": launch_config}
+            )
         await self._drain()
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         there = [name for name in names if name in self._runners]
         for name in there:
-            self._say({"op": "end", "name": name, "grace": grace})
+            self._send({"op": "end", "name": name, "grace": grace})
         await self._drain()
         await asyncio.gather(*(self._gone[name].wait() for name in there if name in self._gone))
 
@@ -256,7 +258,7 @@ class LocalBackend(Backend):
         """Return the key of this kind of runners; announce a new kind to the supervisor."""
         key, news = self._kinds.of(spec)
         for message in news:
-            self._say(message)
+            self._send(message)
         return key
 
     async def _have_supervisor(self) -> None:
@@ -304,7 +306,7 @@ class LocalBackend(Backend):
             await asyncio.wait_for(writer.wait_closed(), _END_WITHIN)
         writer.transport.abort()
 
-    def _say(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
         elif message["op"] == "boot":
@@ -321,7 +323,7 @@ class LocalBackend(Backend):
             # A line without an end was cut off by the death of the supervisor.
             while (line := await reader.readline()).endswith(b"\n"):
                 try:
-                    self._hear(json.loads(line))
+                    self._receive(json.loads(line))
                 except Exception:
                     logger.exception("what the supervisor said could not be taken in")
         except (OSError, ValueError):
@@ -351,7 +353,7 @@ class LocalBackend(Backend):
         trackers = await in_thread(end_all_marked, f"{self._mark}/")
         await in_thread(wait_for_trackers, trackers)
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         event = message.pop("ev")
         if event == "hello":
             assert self._hello is not None

@@ -88,12 +88,12 @@ class ForkServer:
         self._before = dict(_open())
         self._files: dict[str, tuple[int, int]] = {}
 
-    def serve(self, orders: dict[str, Any] | None = None) -> tuple[dict[str, Any], int, int]:
+    def serve(self, kind: dict[str, Any] | None = None) -> tuple[dict[str, Any], int, int]:
         """Serve the supervisor; return only in forked runners.
 
         Parameters
         ----------
-        orders : dict, optional
+        kind : dict, optional
             The imports, if the supervisor does not send them.
 
         Returns
@@ -105,54 +105,54 @@ class ForkServer:
         int
             The process that forked it, which is its parent for a moment.
         """
-        self._prepare(orders or json.loads(self._hear()[0]))
+        self._prepare(kind or json.loads(self._receive()[0]))
         tidy = False
         while True:
             # Takes longer than forking a wave: wait until no request is pending.
             if not tidy and not select.select([self.connection], [], [], _A_MOMENT)[0]:
                 tidy = True
                 _tidy()
-            words, descriptors = self._hear()
+            words, descriptors = self._receive()
             wave = json.loads(words)
             if len(descriptors) < 2 * len(wave):
                 for request in wave:
-                    self._say(ev="refused", name=request["name"], why="too many open files")
-                self._say(ev="done")
+                    self._send(ev="refused", name=request["name"], why="too many open files")
+                self._send(ev="done")
             elif (changed := self._changed()) is not None:
-                self._say(ev="stale", why=changed)
+                self._send(ev="stale", why=changed)
             elif (middle := os.fork()) == 0:
                 return self._fork(wave, descriptors)
             else:
                 os.waitpid(middle, 0)
-                self._say(ev="done")
+                self._send(ev="done")
             for descriptor in descriptors:
                 os.close(descriptor)
 
     # Imports
 
-    def _prepare(self, orders: dict[str, Any]) -> None:
-        sys.path[:0] = [p for p in orders["path"] if p not in sys.path]
-        if orders["cwd"]:
+    def _prepare(self, kind: dict[str, Any]) -> None:
+        sys.path[:0] = [p for p in kind["path"] if p not in sys.path]
+        if kind["cwd"]:
             with contextlib.suppress(OSError):
-                os.chdir(orders["cwd"])
-        for module in (_RUNNER, *orders["preload"]):
+                os.chdir(kind["cwd"])
+        for module in (_RUNNER, *kind["preload"]):
             if module != _RUNNER:
-                self._say(ev="importing", module=module)
+                self._send(ev="importing", module=module)
             try:
                 importlib.import_module(module)
             except BaseException:
                 traceback.print_exc()
-                self._say(ev="unfit", module=module, why="cannot be imported", failed=True)
-                self._hear()
+                self._send(ev="unfit", module=module, why="cannot be imported", failed=True)
+                self._receive()
             if (why := self._unfit()) is not None:
-                self._say(ev="unfit", module=module, why=why, failed=False)
-                self._hear()
+                self._send(ev="unfit", module=module, why=why, failed=False)
+                self._receive()
             self._note()
         _warm()
         # Exclude existing objects from later collections, which would copy their pages in forks.
         gc.freeze()
         _flush()
-        self._say(ev="ready")
+        self._send(ev="ready")
 
     def _unfit(self) -> str | None:
         """Return why this process cannot be forked, or None."""
@@ -208,7 +208,7 @@ class ForkServer:
             try:
                 pid = os.fork()
             except OSError as error:
-                self._say(ev="refused", name=request["name"], why=str(error))
+                self._send(ev="refused", name=request["name"], why=str(error))
                 continue
             if pid == 0:
                 leash, output = descriptors[2 * number : 2 * number + 2]
@@ -220,12 +220,12 @@ class ForkServer:
                     if descriptor != leash:
                         os.close(descriptor)
                 return request, leash, middle
-            self._say(ev="forked", name=request["name"], pid=pid)
+            self._send(ev="forked", name=request["name"], pid=pid)
         os._exit(0)
 
     # The supervisor
 
-    def _hear(self) -> tuple[bytes, list[int]]:
+    def _receive(self) -> tuple[bytes, list[int]]:
         try:
             words, descriptors, _, _ = socket.recv_fds(self.connection, LONGEST, 2 * MOST_AT_ONCE)
         except OSError:
@@ -234,7 +234,7 @@ class ForkServer:
             os._exit(0)  # the supervisor is gone, or needs this process no more
         return words, descriptors
 
-    def _say(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         try:
             self.connection.send(json.dumps(message).encode())
         except OSError:
@@ -329,8 +329,8 @@ def _become(request: Mapping[str, Any]) -> None:
     gc.enable()
 
 
-def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
-    """Run ``fork_server.py FD SUPERVISOR``; `orders` has the imports, if they are not sent."""
+def main(argv: list[str], kind: dict[str, Any] | None = None) -> NoReturn:
+    """Run ``fork_server.py FD SUPERVISOR``; `kind` has the imports, if they are not sent."""
     descriptor, supervisor = int(argv[0]), int(argv[1])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
     if os.getppid() != supervisor:
@@ -339,7 +339,7 @@ def main(argv: list[str], orders: dict[str, Any] | None = None) -> NoReturn:
     set_command_line("template")
     from dask_flame.runner.__main__ import live
 
-    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), supervisor).serve(orders)
+    request, leash, middle = ForkServer(socket.socket(fileno=descriptor), supervisor).serve(kind)
     _become(request)
     # Until the forking process ends, it is the parent, not the supervisor.
     live(leash, {supervisor, middle})

@@ -63,15 +63,15 @@ def displayed(
         See :func:`shared_config`.
     """
     what = kind(spec)
-    orders = shared_config(spec, times, limits)
+    launch_config = shared_config(spec, times, limits)
     shown = (KNOWN - {*what.pop("own")}) | {*own}
-    orders["config"] = HIDDEN
-    orders["security"] = hide(orders["security"])
+    launch_config["config"] = HIDDEN
+    launch_config["security"] = hide(launch_config["security"])
     environment = dict(sorted({**what["env"], **own}.items()))
     return plain(
         {
             "kind": "Runner",
             "metadata": {"name": spec.name},
-            "spec": {**what, "env": hide(environment, shown=shown), "orders": orders},
+            "spec": {**what, "env": hide(environment, shown=shown), "launch_config": launch_config},
         }
     )

@@ -94,7 +94,7 @@ class SchedulerHost(Protocol):
     def follow(self, stack: contextlib.AsyncExitStack) -> AdaptiveBounds:
         """Follow demand from now on, and push the callbacks that end this on `stack`."""
 
-    async def told(self) -> None:
+    async def caught_up(self) -> None:
         """Wait until this process has received the scheduler's current state."""
 
     async def finish(self) -> None:

@@ -137,7 +137,7 @@ class InProcessScheduler:
         metrics.expose(self._measured)
         return self._adaptive
 
-    async def told(self) -> None:
+    async def caught_up(self) -> None:
         """Return immediately, as the scheduler is in this process."""
 
     async def finish(self) -> None:

@@ -154,7 +154,7 @@ class RemoteScheduler:
             partial(self._link.ask, "follow"), lambda: not self._closing, reports
         )
         self._port = int(config.get("scheduler.port"))
-        self._orders: dict[str, Any] = {
+        self._launch_config: dict[str, Any] = {
             "grace": parts.disconnect_grace,
             "silence": silence,
             "security": _inline(parts.security),
@@ -193,7 +193,7 @@ class RemoteScheduler:
         parts, backend, fleets = self._parts, self._parts.backend, self._parts.fleets
         stack.push_async_callback(self.close)
         spec = SchedulerSpec(
-            orders=self._orders,
+            launch_config=self._launch_config,
             options=fleets.policies[fleets.default].options,
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
@@ -205,7 +205,7 @@ class RemoteScheduler:
         address = await backend.start_scheduler(spec, self._ended)
         self.address = f"tls://{address or f'127.0.0.1:{await backend.reach(self._port)}'}"
         self._connecting = asyncio.create_task(self._connect())
-        version = await self._met()
+        version = await self._wait_for_hello()
         if version != __version__:
             raise BackendError(
                 f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
@@ -219,7 +219,7 @@ class RemoteScheduler:
                 at=int(wanted) if wanted.isdigit() else 0,
             )
 
-    async def _met(self) -> str:
+    async def _wait_for_hello(self) -> str:
         """Wait for the scheduler's first message, and return its version of dask-flame."""
         backend = self._parts.backend
         for within in (_SAID_AFTER, _HELLO_WITHIN - _SAID_AFTER):
@@ -247,7 +247,7 @@ class RemoteScheduler:
         """Ask the scheduler to end with its runners, wait for it, and disconnect."""
         self._closing = True
         if self._link.connected:
-            self._link.say("close")
+            self._link.send("close")
             with contextlib.suppress(TimeoutError):
                 runners = max(fleet.pool.shutdown_timeout for _, fleet in self._parts.fleets)
                 async with asyncio.timeout(_PART_WITHIN + runners):
@@ -263,14 +263,14 @@ class RemoteScheduler:
             self._there.cancel()
         await in_thread(self._callbacks.close)
 
-    async def told(self) -> None:
+    async def caught_up(self) -> None:
         """Wait until this process has received the scheduler's current state and reports.
 
         Raises
         ------
         ConnectionError
         """
-        await self._link.ask("told")
+        await self._link.ask("caught_up")
         await self._reports.caught_up()
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
@@ -297,27 +297,27 @@ class RemoteScheduler:
     def fixed(self, pool: str) -> None:
         """Stop following demand in a pool."""
         self._parts.fleets.fleets[pool].fix()
-        self._link.say("fix", pool=pool)
+        self._link.send("fix", pool=pool)
 
     # Events of the backend
 
     def ended(self, what: Ended) -> None:
-        self._link.say("ended", what=what)
+        self._link.send("ended", what=what)
 
     def reached(self, name: str, step: str) -> None:
-        self._link.say("step", name=name, step=step)
+        self._link.send("step", name=name, step=step)
 
     def held_up(self, name: str, why: str) -> None:
-        self._link.say("trouble", name=name, why=why)
+        self._link.send("trouble", name=name, why=why)
 
     def stopped(self, why: str) -> None:
         self._stop = why
-        self._link.say("stopped", why=why)
+        self._link.send("stopped", why=why)
 
     def _ended(self, why: str) -> None:
         """Handle an unexpected end of the scheduler's process."""
         grace = self._parts.disconnect_grace
-        if self._link.spoken and (away := self._link.unheard) > grace:
+        if self._link.has_connected and (away := self._link.unreachable_for) > grace:
             # Its output and exit reason add nothing to this.
             self._over(
                 f"the scheduler's pod had been out of reach for {away:.0f} s, which is more than "
@@ -340,7 +340,7 @@ class RemoteScheduler:
     def _hello(self, address: str, version: str) -> None:
         self.scheduler.address = address
         if not self._there.done():
-            self._parts.backend.met()
+            self._parts.backend.scheduler_connected()
             self._there.set_result(version)
 
     def _reported(self, number: int, change: Mapping[str, Any] | None) -> None:

@@ -46,11 +46,11 @@ class JournalPublisher:
 
     def __init__(self, journal: Journal, link: Channel) -> None:
         self._link = link
-        journal.subscribe(self._say)
+        journal.subscribe(self._send)
 
-    def _say(self, entry: Entry) -> None:
+    def _send(self, entry: Entry) -> None:
         if not isinstance(entry, RunnerSeen):
-            self._link.say("journal", entry=entry)
+            self._link.send("journal", entry=entry)
 
 
 class DriverFollower:
@@ -71,7 +71,7 @@ class DriverFollower:
         return self._link.waiting >= _MOST_WAITING
 
     def send(self, number: int, change: Mapping[str, Any] | None) -> None:
-        self._link.say("reports", number=number, change=change)
+        self._link.send("reports", number=number, change=change)
 
 
 class PrintPublisher:
@@ -95,8 +95,8 @@ class PrintPublisher:
         if self._left_out:
             count, self._left_out = self._left_out, 0
             said = left_out(count, "cluster.get_logs() has the last of them")
-            self._link.say("prints", runner=runner, pieces=[(0, "", 1, said)])
-        self._link.say("prints", runner=runner, pieces=pieces)
+            self._link.send("prints", runner=runner, pieces=[(0, "", 1, said)])
+        self._link.send("prints", runner=runner, pieces=pieces)
 
 
 class StatePublisher:
@@ -136,14 +136,14 @@ class StatePublisher:
                 self._scheduler.demand(pool),
                 self._scheduler.waiting(pool),
                 # In whole seconds, so that it changes at most once a second.
-                round(fleet.roster.busy_seconds(now)),
+                round(fleet.index.busy_seconds(now)),
                 self._scheduler.held_by_actors(pool, fleet.pool),
             )
             for pool, fleet in self._fleets
         }
         if news or numbers != self._numbers:
             self._numbers = numbers
-            self._link.say("state", members=news, numbers=numbers)
+            self._link.send("state", members=news, numbers=numbers)
 
 
 class SchedulerProxy:
@@ -207,17 +207,17 @@ class SchedulerProxy:
         for told in members:
             self._set(replace(told, asked=now - told.asked, since=now - told.since))
         for pool, fleet in self._fleets:
-            fleet.roster.busy_before(numbers.get(pool, _NOTHING)[2])
+            fleet.index.busy_before(numbers.get(pool, _NOTHING)[2])
 
     def _set(self, member: RunnerState) -> None:
         """Add or replace a runner."""
         if (fleet := self._fleets.fleet_of(member.name)) is None:
             return
-        roster = fleet.roster
-        if (known := roster.members.get(member.name)) is not None:
-            roster.counts[known.phase] -= 1
-        roster.members[member.name] = member
-        roster.counts[member.phase] += 1
+        index = fleet.index
+        if (known := index.members.get(member.name)) is not None:
+            index.counts[known.phase] -= 1
+        index.members[member.name] = member
+        index.counts[member.phase] += 1
 
     def _known(self, name: str) -> RunnerState | None:
         fleet = self._fleets.fleet_of(name)
@@ -225,5 +225,5 @@ class SchedulerProxy:
 
     def _drop(self, name: str) -> None:
         fleet = self._fleets.fleet_of(name)
-        if fleet is not None and (known := fleet.roster.members.pop(name, None)) is not None:
-            fleet.roster.counts[known.phase] -= 1
+        if fleet is not None and (known := fleet.index.members.pop(name, None)) is not None:
+            fleet.index.counts[known.phase] -= 1

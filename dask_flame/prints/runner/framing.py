@@ -113,12 +113,12 @@ class FramedPrints(PrintStreams):
             self._sole_call.set(*alone)
 
 
-def install(orders: dict[str, Any]) -> FramedPrints | None:
+def install(launch_config: dict[str, Any]) -> FramedPrints | None:
     """Replace the standard streams, if the runner's launch configuration asks for it.
 
     Parameters
     ----------
-    orders : dict
+    launch_config : dict
         Launch configuration. Its entry ``prints`` is present if a supervisor reads the output, and
         has ``word``, ``whose`` and ``limits``.
 
@@ -126,7 +126,7 @@ def install(orders: dict[str, Any]) -> FramedPrints | None:
     -------
     FramedPrints or None
     """
-    options = orders.get("prints")
+    options = launch_config.get("prints")
     if not options:
         return None
     prints = FramedPrints(options["word"], options["whose"], Limits(**options["limits"]))

@@ -395,7 +395,7 @@ class Home:
 
     def _lost(self, worker: HomeWorker, why: dict[Any, str]) -> None:
         """Handle results that can no longer be read: their calls run again or fail."""
-        self.scheduler.losses.broken(worker.address, why)
+        self.scheduler.lost_calls.broken(worker.address, why)
 
     def _is_there(self, worker: Worker) -> bool:
         return worker.address in self.scheduler.workers and worker.status in (

@@ -30,6 +30,7 @@ from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends import BackendContext
 from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
+from dask_flame.backends.kubernetes.api import kubeconfig, transport
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from tests.fakes.kubernetes import FakeKubernetes
@@ -456,14 +457,14 @@ def test_rights_that_a_server_does_not_know_yet(
             await made.list(api.PODS, "")
             await asyncio.to_thread(fake.down)
             asked = asyncio.create_task(made.list(api.PODS, ""))
-            await asyncio.to_thread(wait_for, lambda: made._just_back)
+            await asyncio.to_thread(wait_for, lambda: made._transport.just_back)
             await asyncio.to_thread(fake.up, unready=2.0)
             await asked
             # It is up: this only has it forget for a moment.
             await asyncio.to_thread(fake.up, unready=2.0)
             assert await made.allowed("create", api.PODS)
             # Of one that has been there for a while, it is the last word.
-            monkeypatch.setattr(api, "_READY_WITHIN", 0.0)
+            monkeypatch.setattr(transport, "_READY_WITHIN", 0.0)
             await asyncio.to_thread(fake.grant, "driver", [])
             assert not await made.allowed("create", api.PODS)
             with pytest.raises(api.KubernetesError, match="cannot list"):
@@ -714,7 +715,7 @@ def test_in_a_pod_the_namespace_is_the_pods_own(
     (account / "namespace").write_text("team\n")
     (account / "token").write_text(fake.token())
     # As a kubeconfig that names no namespace, where kr8s says "default".
-    monkeypatch.setattr(api, "ACCOUNT", account)
+    monkeypatch.setattr(kubeconfig, "ACCOUNT", account)
 
     async def namespace() -> str:
         found = await api.Api.connect()

@@ -67,14 +67,14 @@ def template(cluster: Any) -> psutil.Process:
 def imported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kinds of templates that have imported all they need, one entry for each template."""
     kinds: list[str] = []
-    hear = LocalBackend._hear
+    hear = LocalBackend._receive
 
     def noting(self: LocalBackend, message: dict[str, Any]) -> None:
         if message["ev"] == "importing" and not message["module"]:
             kinds.append(message["key"])
         hear(self, message)
 
-    monkeypatch.setattr(LocalBackend, "_hear", noting)
+    monkeypatch.setattr(LocalBackend, "_receive", noting)
     return kinds
 
 

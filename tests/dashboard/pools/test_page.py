@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -215,19 +216,45 @@ def columns(rows: BarRows, now: float) -> list[tuple[Any, ...]]:
     return sorted(zip(*(data[name] for name in sorted(data)), strict=True), key=repr)
 
 
+# The figures below are made once, as to make one takes longer than all else.
+
+
+@functools.cache
+def bar_rows(name: str) -> BarRows:
+    return BarRows(TimeRange(int), name=name, colors={color: color for color in DARK})
+
+
+def blank_bar_rows(name: str) -> BarRows:
+    rows = bar_rows(name)
+    rows.draw([], 1e9)
+    assert not rows.source.data["y"]
+    return rows
+
+
+@functools.cache
+def demand(name: str) -> Demand:
+    return Demand(TimeRange(int))
+
+
+def blank_demand(name: str) -> Demand:
+    made = demand(name)
+    made.draw([], [], 2e9)  # those of other pools are forgotten
+    made.source.data = {name: [0, 0] for name in made.source.data}
+    return made
+
+
 @pytest.mark.unit
 @settings(deadline=None, max_examples=40)
 @given(st.lists(happenings.map(tuple), max_size=5))
 def test_what_was_sent_bit_by_bit_is_what_there_is(
     stretches: list[tuple[tuple[str, str, float], ...]],
 ) -> None:
-    play, colors = Play(), {color: color for color in DARK}
-    bit_by_bit = BarRows(TimeRange(int), name="a", colors=colors)
+    play, bit_by_bit = Play(), blank_bar_rows("a")
     for happenings in stretches:
         for happening in happenings:
             play(*happening)
         bit_by_bit.draw([row_of(life) for life in play.lives], play.now)
-    whole = BarRows(TimeRange(int), name="b", colors=colors)
+    whole = blank_bar_rows("b")
     rows = [row_of(life) for life in play.lives]
     whole.draw(rows, play.now)
     bit_by_bit.draw(rows, play.now)
@@ -238,18 +265,18 @@ def test_what_was_sent_bit_by_bit_is_what_there_is(
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 5), max_size=4), max_size=5))
 def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) -> None:
-    def plot(histories: list[Any]) -> Demand:
-        demand = Demand(TimeRange(int))
+    def plot(name: str, histories: list[Any]) -> Demand:
+        made = blank_demand(name)
         for history in histories:
-            demand.draw([pool_of(history=history, concurrency=2)], [], 2e9)
-        return demand
+            made.draw([pool_of(history=history, concurrency=2)], [], 2e9)
+        return made
 
     history: list[Any] = []
     histories = []
     for stretch in stretches:
         history = [*history, *((1e9 + len(history) + i, *s) for i, s in enumerate(stretch))]
         histories.append(history)
-    bit_by_bit, whole = plot(histories).source.data, plot([history]).source.data
+    bit_by_bit, whole = plot("a", histories).source.data, plot("b", [history]).source.data
     assert {n: list(v) for n, v in bit_by_bit.items()} == {n: list(v) for n, v in whole.items()}
     if history:
         # In runners, and the last holds until now.

@@ -167,11 +167,11 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
         text = json.dumps(fake.objects(kind))
         assert not any(secret in text for secret in private)
     volume = next(v for v in head["spec"]["volumes"] if "secret" in v)
-    orders = next(
+    launch_secret = next(
         s for s in fake.objects("secrets")
         if s["metadata"]["name"] == volume["secret"]["secretName"]
     )  # fmt: skip
-    assert "xyzzy" not in json.dumps(orders)
+    assert "xyzzy" not in json.dumps(launch_secret)
     # What is known here is what is known there.
     assert [e.kind for e in flame.events][:2] == ["boot", "ready"]
     assert {step for step, _ in flame.boots[0].steps} >= {"accepted", "started", "registered"}

@@ -84,7 +84,7 @@ def ground(
 ) -> Iterator[Ground]:
     """A namespace that nothing of ours is in, with the driver that this is in a pod of it."""
     if request.param == "real":
-        # In a pod: kr8s says "default", see dask_flame.backends.kubernetes.api.client.
+        # In a pod: kr8s says "default", see dask_flame.backends.kubernetes.api.kubeconfig.
         with Asking(_namespace()) as ask:
             ground = Ground.inside(ask)
             yield ground

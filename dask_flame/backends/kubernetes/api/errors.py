@@ -62,10 +62,10 @@ class KubernetesError(Exception):
         return self.code not in (401, 403) or any(sign in self.message for sign in _DECIDED)
 
 
-def said(response: httpx.Response) -> KubernetesError:
+def response_error(response: httpx.Response) -> KubernetesError:
     """Return the error in a response."""
     try:
-        error = stated(response.json())
+        error = status_error(response.json())
     except httpx.StreamError:
         # The response to a failed WebSocket upgrade may already be closed.
         words = f"answered with {response.status_code} {response.reason_phrase}"
@@ -78,13 +78,13 @@ def said(response: httpx.Response) -> KubernetesError:
     return error
 
 
-def stated(status: Mapping[str, Any]) -> KubernetesError:
+def status_error(status: Mapping[str, Any]) -> KubernetesError:
     """Return the error in a Status object."""
     return KubernetesError(
         int(status.get("code") or 0), status.get("reason") or "", status.get("message") or "refused"
     )
 
 
-def worded(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text of an error, which httpx may leave empty. It never contains a header."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dask_flame.backends.kubernetes.api.client import CLOSED, PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
+from dask_flame.backends.kubernetes.api.transport import CLOSED
 from dask_flame.core.backoff import Backoff
 
 logger = logging.getLogger("dask_flame")

@@ -27,8 +27,8 @@ from dask_flame.backends.kubernetes.objects.pod_status import SCHEDULER
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.backends.kubernetes.objects.resources import (
     CONTAINER,
-    ORDERS,
-    ORDERS_FILE,
+    LAUNCH_FILE,
+    LAUNCH_FOLDER,
     asked_for,
     fits,
     plain,
@@ -43,7 +43,7 @@ SEE_OFF = 10
 
 
 def secret(
-    site: ObjectContext, orders: Mapping[str, Any], variables: Mapping[str, Any]
+    site: ObjectContext, launch_config: Mapping[str, Any], variables: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a Secret with the launch configuration of runners, and with their variables.
 
@@ -53,13 +53,13 @@ def secret(
     Parameters
     ----------
     site : ObjectContext
-    orders : mapping
+    launch_config : mapping
         The launch configuration.
     variables : mapping
         Only those with text values are included.
     """
     contents = {
-        ORDERS_FILE: json.dumps(orders, sort_keys=True),
+        LAUNCH_FILE: json.dumps(launch_config, sort_keys=True),
         **{name: v for name, v in variables.items() if isinstance(v, str) and fits(name)},
     }
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:10]
@@ -67,7 +67,7 @@ def secret(
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(
-            site, object_name(site.cluster, "orders", str(site.watchdog), digest), "orders"
+            site, object_name(site.cluster, "launch", str(site.watchdog), digest), "launch"
         ),
         "type": "Opaque",
         "immutable": True,
@@ -117,7 +117,7 @@ def scheduler(
     site: ObjectContext,
     spec: SchedulerSpec,
     options: KubernetesOptions,
-    orders: str,
+    launch_secret: str,
     *,
     deadline: int,
 ) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def scheduler(
     spec : SchedulerSpec
     options : KubernetesOptions
         Options of the first pool, for the image if `site` has none, and its pull secrets.
-    orders : str
+    launch_secret : str
         Name of the Secret with the launch configuration, which is created after the Job.
     deadline : int
         Maximum duration of the Job in seconds, unless the driver changes it.
@@ -148,11 +148,16 @@ def scheduler(
         },
     }
     runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0)
-    built = pod(runner, KubernetesOptions(**given), replace(site, template=None), {}, orders)
+    built = pod(runner, KubernetesOptions(**given), replace(site, template=None), {}, launch_secret)
     made = built["spec"]
     container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     container["name"] = SCHEDULER
-    container["args"] = ["python", "-m", "dask_flame.remote.server", f"{ORDERS}/{ORDERS_FILE}"]
+    container["args"] = [
+        "python",
+        "-m",
+        "dask_flame.remote.server",
+        f"{LAUNCH_FOLDER}/{LAUNCH_FILE}",
+    ]
     container["env"] = [item for item in container["env"] if item["name"] != "DASK_WORKER_NAME"]
     amounts = {"cpu": cpu_quantity(spec.cpus), "memory": memory_quantity(spec.memory)}
     container["resources"] = {"requests": amounts, "limits": dict(amounts)}
@@ -279,7 +284,7 @@ def pod(
     options: KubernetesOptions,
     site: ObjectContext,
     environment: Mapping[str, str],
-    orders: str,
+    launch_secret: str,
 ) -> dict[str, Any]:
     """Return the pod of a runner.
 
@@ -295,7 +300,7 @@ def pod(
     site : ObjectContext
     environment : mapping of str to str
         Default variables; those of the template and the pool take precedence.
-    orders : str
+    launch_secret : str
         Name of the Secret with its launch configuration.
 
     Raises
@@ -307,13 +312,13 @@ def pod(
     built = merge(_defaults(site), {"spec": {"containers": [_container(environment)]}})
     if template is not None and not callable(template):
         built = merge(built, _read(template))
-    built = merge(built, asked_for(spec, options, site, orders))
+    built = merge(built, asked_for(spec, options, site, launch_secret))
     if template is not None and callable(template):
         made = template(copy.deepcopy(built))
         if not isinstance(made, Mapping):
             raise _no_pod(f"the function returned a {type(made).__name__}")
         built = merge({}, made)
-    return _ours(built, spec, options, site, orders)
+    return _ours(built, spec, options, site, launch_secret)
 
 
 def _defaults(site: ObjectContext) -> dict[str, Any]:
@@ -395,7 +400,7 @@ def _ours(
     spec: RunnerSpec,
     options: KubernetesOptions,
     site: ObjectContext,
-    orders: str,
+    launch_secret: str,
 ) -> dict[str, Any]:
     """Set the properties that make the pod a runner of this cluster, and cannot be overridden."""
     containers = built.get("spec", {}).get("containers") or []
@@ -419,15 +424,15 @@ def _ours(
     }
     built["spec"]["restartPolicy"] = "Never"
     built["spec"]["terminationGracePeriodSeconds"] = math.ceil(spec.shutdown_timeout) + SEE_OFF
-    program = ["-m", "dask_flame.runner.from_file", f"{ORDERS}/{ORDERS_FILE}"]
+    program = ["-m", "dask_flame.runner.from_file", f"{LAUNCH_FOLDER}/{LAUNCH_FILE}"]
     container["args"] = ["python", *spec.flags, *program]
     ours: dict[str, list[dict[str, Any]]] = {
         "volumes": [
             {
-                "name": "dask-flame-orders",
+                "name": "dask-flame-launch",
                 "secret": {
-                    "secretName": orders,
-                    "items": [{"key": ORDERS_FILE, "path": ORDERS_FILE}],
+                    "secretName": launch_secret,
+                    "items": [{"key": LAUNCH_FILE, "path": LAUNCH_FILE}],
                 },
             },
             {"name": "dask-flame-scratch", "emptyDir": {}},
@@ -443,7 +448,7 @@ def _ours(
             {"name": "TMPDIR", "value": SCRATCH},
         ],
         "volumeMounts": [
-            {"name": "dask-flame-orders", "mountPath": ORDERS, "readOnly": True},
+            {"name": "dask-flame-launch", "mountPath": LAUNCH_FOLDER, "readOnly": True},
             {"name": "dask-flame-scratch", "mountPath": SCRATCH},
         ],
     }

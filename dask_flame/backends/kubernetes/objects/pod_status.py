@@ -118,18 +118,18 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     return _code(terminated or {}, pod)
 
 
-def kept_from_its_work(pod: Mapping[str, Any]) -> str:
+def watchdog_problem(pod: Mapping[str, Any]) -> str:
     """Return why a watchdog's pod does not run; empty if it runs, or is being deleted.
 
     A pod that was evicted is replaced, and does not count.
     """
-    if "deletionTimestamp" in pod["metadata"] or taken(pod):
+    if "deletionTimestamp" in pod["metadata"] or evicted(pod):
         return ""
     failed = (pod.get("status") or {}).get("phase") == "Failed"
     return held_up(pod) or (ended(pod) if failed else "")
 
 
-def taken(pod: Mapping[str, Any]) -> bool:
+def evicted(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod was evicted, for another pod or because of its node."""
     return bool(_condition(pod.get("status") or {}, "DisruptionTarget"))
 

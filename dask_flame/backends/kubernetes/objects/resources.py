@@ -14,8 +14,8 @@ from dask_flame.backends.kubernetes.options import KubernetesOptions
 #: Name of the runner's container, as in dask-kubernetes.
 CONTAINER = "worker"
 #: Folder and file of a runner's launch configuration.
-ORDERS = "/etc/dask-flame"
-ORDERS_FILE = "orders.json"
+LAUNCH_FOLDER = "/etc/dask-flame"
+LAUNCH_FILE = "launch.json"
 
 _GPU = "nvidia.com/gpu"
 #: Labels, and taints, of nodes that a cloud may reclaim.
@@ -31,7 +31,7 @@ _SPOT = {
 
 
 def asked_for(
-    spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext, orders: str
+    spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext, launch_secret: str
 ) -> dict[str, Any]:
     """Return the fields of a pod for the options of a pool.
 
@@ -41,7 +41,7 @@ def asked_for(
     options : PodOptions
         Options of the runner's pool.
     site : ObjectContext
-    orders : str
+    launch_secret : str
         Name of the Secret with the launch configuration and the variables.
     """
     container: dict[str, Any] = {"name": CONTAINER, "env": [], "volumeMounts": []}
@@ -73,7 +73,7 @@ def asked_for(
         if isinstance(value, str) and not fits(key):
             container["env"].append(plain(key, value))
         else:
-            where = {"name": orders, "key": key} if isinstance(value, str) else dict(value)
+            where = {"name": launch_secret, "key": key} if isinstance(value, str) else dict(value)
             container["env"].append({"name": key, "valueFrom": {"secretKeyRef": where}})
     if options.node_selector is not None:
         asked["nodeSelector"] = {**asked.get("nodeSelector", {}), **options.node_selector}
@@ -142,4 +142,4 @@ def plain(name: str, value: str) -> dict[str, Any]:
 def fits(name: str) -> bool:
     """Return whether a variable's name is a valid key of a Secret: no path out of its folder."""
     plain = re.fullmatch(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}", name)
-    return plain is not None and name != ORDERS_FILE
+    return plain is not None and name != LAUNCH_FILE

@@ -32,11 +32,11 @@ def main() -> None:
     """Fork the first template, if there is one; then run the supervisor."""
     descriptor, owner, parent, place, folder, files, *first = sys.argv[1:]
     connection = socket.socket(fileno=int(descriptor))
-    heard = b""
+    received = b""
     seed = None
     if first:
-        heard = _line(connection)
-        kind = json.loads(heard) if heard.endswith(b"\n") else {}
+        received = _line(connection)
+        kind = json.loads(received) if received.endswith(b"\n") else {}
         if kind.get("key") == first[0]:
             seed = _fork(connection, kind, int(files))
     # Imported here, because the template does not need them.
@@ -48,27 +48,27 @@ def main() -> None:
     # The driver's warning filters are meant for runners; this process has no visible output.
     warnings.simplefilter("ignore")
     supervisor = Supervisor(
-        connection, owner, int(parent), heard, place=place, folder=folder, files=int(files)
+        connection, owner, int(parent), received, place=place, folder=folder, files=int(files)
     )
     if seed is not None:
         connection, pid, output = seed
-        supervisor.seed = (connection, Forked(pid), output)
+        supervisor.launcher.seed = (connection, Forked(pid), output)
     supervisor.run()
 
 
 def _line(connection: socket.socket) -> bytes:
     """Return the first line received, and no byte more; less if it does not arrive in time."""
-    heard = b""
+    received = b""
     connection.settimeout(_PATIENCE)
     try:
-        while not heard.endswith(b"\n"):
+        while not received.endswith(b"\n"):
             seen = connection.recv(1 << 16, socket.MSG_PEEK)
             if not seen:
                 break
-            heard += connection.recv(seen.find(b"\n") + 1 or len(seen))
+            received += connection.recv(seen.find(b"\n") + 1 or len(seen))
     except OSError:
         pass
-    return heard
+    return received
 
 
 def _fork(

@@ -51,7 +51,7 @@ class ControlSignals:
         signal.signal(STOP, self._hear)
         signal.signal(OUTPUT, self._hear)
 
-    def tell(self, output: Mapping[str, str]) -> None:
+    def write_output(self, output: Mapping[str, str]) -> None:
         """Write the output of runners into the file."""
         self.asked_for_output = False
         path = os.path.join(self.scratch, PRINTED)

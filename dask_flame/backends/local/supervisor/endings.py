@@ -59,7 +59,7 @@ class Endings:
         due = time.monotonic() + grace
         if runner.kill_at is None:
             # Not by SIGTERM: to a runner that means that its substrate reclaims the machine.
-            self.supervisor.tell(runner, b"end")
+            self.supervisor.send_to_runner(runner, b"end")
         runner.kill_at = min(due, runner.kill_at or due)
 
     def kill(self, runner: Runner) -> None:
@@ -93,7 +93,7 @@ class Endings:
         """End all processes started from here, and wait for their end."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for template in self.supervisor.templates.values():
+        for template in self.supervisor.launcher.templates.values():
             template.close()
         if self.supervisor.is_subreaper:
             self._end_descendants()
@@ -126,8 +126,8 @@ class Endings:
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if dead.si_pid not in self._processes():
                     # Perhaps a runner that its template has reported in the meantime.
-                    for template in list(self.supervisor.templates.values()):
-                        template.hear()
+                    for template in list(self.supervisor.launcher.templates.values()):
+                        template.read()
                 if dead.si_pid in self._processes():
                     return  # it has just died: handled in the next turn
                 os.waitpid(dead.si_pid, 0)
@@ -136,11 +136,11 @@ class Endings:
     def _processes(self) -> set[int]:
         supervisor = self.supervisor
         runners = {r.process.pid for r in supervisor.runners.values() if r.process is not None}
-        return runners | {t.process.pid for t in supervisor.templates.values()}
+        return runners | {t.process.pid for t in supervisor.launcher.templates.values()}
 
     def _template_processes(self) -> set[int]:
         """Return the templates, and the processes started by modules being imported there."""
-        templates = {t.process.pid for t in self.supervisor.templates.values()}
+        templates = {t.process.pid for t in self.supervisor.launcher.templates.values()}
         return templates.union(*(below(pid) for pid in templates))
 
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
@@ -155,7 +155,7 @@ class Endings:
 
     def _kill_unstarted(self, runner: Runner) -> None:
         late = time.monotonic() > runner.asked + _SLOW * runner.boot_timeout
-        for template in list(self.supervisor.templates.values()):
+        for template in list(self.supervisor.launcher.templates.values()):
             if runner in template.waiting:
                 template.waiting.remove(runner)
                 self.supervisor.ended(runner, -signal.SIGKILL, forced=True)

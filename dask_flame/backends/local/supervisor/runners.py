@@ -98,7 +98,7 @@ class Runner:
         None until it is started.
     env : dict of str to str
         Environment variables in addition to those of its kind.
-    theirs : tuple of int
+    child_ends : tuple of int
         The other ends of leash and output, until the process has them.
     word : str
         Prefix of the frames in its output; empty if it writes no frames. See
@@ -112,7 +112,7 @@ class Runner:
         name: str,
         kind: RunnerKind,
         env: dict[str, str],
-        orders: bytes,
+        launch_config: bytes,
         *,
         word: str = "",
         whose: str = "",
@@ -120,11 +120,11 @@ class Runner:
         self.name = name
         self.kind = kind
         self.env = env
-        self.orders = orders
+        self.launch_config = launch_config
         self.asked = time.monotonic()
         self.boot_timeout = float("inf")
         self.process: Process | None = None
-        self.words = b""  # not yet written to the leash
+        self.unsent = b""  # not yet written to the leash
         self.kill_at: float | None = None
         self.killed = False
         self.memory = 0  # limit in bytes; 0: no limit
@@ -143,15 +143,15 @@ class Runner:
             os.close(read)
             os.close(self.leash)
             raise
-        self.theirs: tuple[int, ...] = (read, write)
+        self.child_ends: tuple[int, ...] = (read, write)
         os.set_blocking(self.stdout, False)
         os.set_blocking(self.leash, False)
 
     def let_go(self) -> None:
         """Close the process's ends of the pipes in this process."""
-        for descriptor in self.theirs:
+        for descriptor in self.child_ends:
             os.close(descriptor)
-        self.theirs = ()
+        self.child_ends = ()
 
     def owner(self) -> Owner:
         """Return the call that runs alone in the runner, and so owns output without a frame."""

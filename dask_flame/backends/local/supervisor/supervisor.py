@@ -10,9 +10,8 @@ supervisor itself is killed, its surviving runners do this: see
 See :mod:`dask_flame.core.processes` for how the processes of a runner are found. On Linux the
 supervisor is their subreaper, so that orphans become its children.
 
-On Linux, runners are forked from templates, see
-:mod:`dask_flame.backends.local.supervisor.templates`; elsewhere, and as a fallback, each is started
-as an interpreter.
+See :mod:`dask_flame.backends.local.supervisor.launcher` for how runners start, and
+:mod:`dask_flame.backends.local.supervisor.endings` for how they end.
 
 Lines of JSON go both ways. From the driver: ``kind``, ``forget``, ``boot``, ``end``. To the driver:
 ``hello``, ``importing``, ``unfit``, ``booted``, ``refused``, ``output``, ``stopped``, ``ended``.
@@ -23,26 +22,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
-import secrets
 import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
 
-import dask_flame.runner.__main__ as runner_program
-from dask_flame.backends.local.supervisor.control_signals import STOPPED, ControlSignals
+from dask_flame.backends.local.supervisor.control_signals import ControlSignals
 from dask_flame.backends.local.supervisor.endings import Endings, adopt_orphans
+from dask_flame.backends.local.supervisor.launcher import Launcher
 from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
-from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Process, Runner, RunnerKind
-from dask_flame.backends.local.supervisor.templates import Seed, Template, TemplateOutput
+from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Runner, RunnerKind
+from dask_flame.backends.local.supervisor.templates import Template, TemplateOutput
 from dask_flame.core.folder_locks import remove_when_released, supervise
-from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5
@@ -63,7 +58,7 @@ class Supervisor:
         Prefix of the marks of the cluster's runners.
     parent : int
         Process id of the driver.
-    heard : bytes
+    received : bytes
         Bytes already received from the driver.
     place : str
         Where to create the scratch folder; empty: the default place for temporary files.
@@ -75,8 +70,6 @@ class Supervisor:
 
     Attributes
     ----------
-    seed : (socket.socket, Process, int) or None
-        A template that has already been forked, for the first kind in `heard`.
     is_subreaper : bool
         Whether the kernel hands orphans to this process.
     """
@@ -86,7 +79,7 @@ class Supervisor:
         connection: socket.socket,
         owner: str,
         parent: int,
-        heard: bytes = b"",
+        received: bytes = b"",
         *,
         place: str = "",
         folder: str = "",
@@ -97,30 +90,19 @@ class Supervisor:
         self.parent = parent
         self.folder = folder
         self.runners: dict[str, Runner] = {}
-        self.kinds: dict[str, RunnerKind] = {}
-        self.templates: dict[str, Template] = {}
+        self.launcher = Launcher(self, files)
         self.endings = Endings(self)
         self.memory = MemoryLimit()
         self.is_subreaper = False
-        self.seed: Seed | None = None
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = (files or soft, hard)
-        # Each runner needs two descriptors here, and four while it waits.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cluster = owner.partition("/")[0]
         self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
         self.control = ControlSignals(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, output that is kept but not shown
-        self._tell_kept_at = 0.0
-        self._buffer = heard
+        self._forward_kept_at = 0.0
+        self._buffer = received
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
-
-    def usual_limits(self) -> None:
-        """Restore the original limits in a process that is being started."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
 
     def run(self) -> None:
         """Run until the driver is gone; then end everything."""
@@ -139,13 +121,13 @@ class Supervisor:
             self._selector.register(wake_r, selectors.EVENT_READ, "wake")
             self.connection.setblocking(False)
             self._selector.register(self.connection, selectors.EVENT_READ, "driver")
-            self.say(ev="hello", scratch=self.scratch)
-            self._take_in(b"")
-            self._drop_seed()
+            self.send(ev="hello", scratch=self.scratch)
+            self._handle_messages(b"")
+            self.launcher.drop_seed()
             while os.getppid() == self.parent and self._turn(wake_r):
                 pass
         finally:
-            self._drop_seed()
+            self.launcher.drop_seed()
             self.endings.end_all()
             shutil.rmtree(self.scratch, ignore_errors=True)
             if self.folder:
@@ -161,28 +143,30 @@ class Supervisor:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake, 4096)
             elif key.data == "driver":
-                if events & selectors.EVENT_WRITE and not self._write():
+                if events & selectors.EVENT_WRITE and not self._write_to_driver():
                     return False
-                if events & selectors.EVENT_READ and not self._hear():
+                if events & selectors.EVENT_READ and not self._receive():
                     return False
             elif isinstance(key.data, Template | TemplateOutput):
-                key.data.hear()
+                key.data.read()
             elif key.data not in self.runners.values():
                 continue  # dismissed earlier in this turn
             elif events & selectors.EVENT_WRITE:
-                self._pass_on(key.data)
+                self._write_to_runner(key.data)
             else:
-                self._read(key.data)
+                self._read_output(key.data)
         self.endings.look()
         for runner, used in self.memory.look(self.runners.values()):
             runner.used = used
             self.endings.kill(runner)
-        if self._kept_only and time.monotonic() > self._tell_kept_at:
-            self._tell_kept_at = time.monotonic() + _LOOK_FOR_PARENT
+        if self._kept_only and time.monotonic() > self._forward_kept_at:
+            self._forward_kept_at = time.monotonic() + _LOOK_FOR_PARENT
             for name in list(self._kept_only):
-                self._tell_kept(name)
+                self._forward_kept(name)
         if self.control.asked_for_output:
-            self.control.tell({name: runner.tail() for name, runner in self.runners.items()})
+            self.control.write_output(
+                {name: runner.tail() for name, runner in self.runners.items()}
+            )
         if self.control.asked_to_stop:
             self._stop()
         return True
@@ -194,9 +178,18 @@ class Supervisor:
             due.append(self.memory.due)
         return max(0.0, min(due) - now)
 
+    def register(self, what: int | socket.socket, reader: Template | TemplateOutput) -> None:
+        """Call the ``read`` of this reader whenever there is something to read."""
+        self._selector.register(what, selectors.EVENT_READ, reader)
+
+    def unregister(self, what: int | socket.socket) -> None:
+        """Stop listening to this descriptor, if it was registered."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(what)
+
     # The driver
 
-    def _hear(self) -> bool:
+    def _receive(self) -> bool:
         try:
             chunk = self.connection.recv(1 << 16)
         except BlockingIOError:
@@ -204,25 +197,24 @@ class Supervisor:
         except OSError:
             return False
         if chunk:
-            self._take_in(chunk)
+            self._handle_messages(chunk)
         return bool(chunk)
 
-    def _take_in(self, chunk: bytes) -> None:
+    def _handle_messages(self, chunk: bytes) -> None:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         for line in lines:
             message = json.loads(line)
             if message["op"] == "kind":
-                self._add_kind(message.pop("key"), message)
+                self.launcher.add_kind(message.pop("key"), message)
             elif message["op"] == "forget":
-                self._drop_kind(message["key"])
+                self.launcher.drop_kind(message["key"])
             elif message["op"] == "boot":
                 for name, environment in message["runners"].items():
-                    self._boot(name, message["kind"], environment, message["orders"])
+                    self.launcher.boot(name, message["kind"], environment, message["launch_config"])
             elif message["op"] == "end":
                 self.endings.end(message["name"], message["grace"])
         # After all messages, so that everything requested at once is one wave.
-        for template in self.templates.values():
-            template.fork()
+        self.launcher.start_wave()
 
     def _stop(self) -> None:
         """End all runners, and start nothing any more; leave the driver's folder alone.
@@ -231,18 +223,18 @@ class Supervisor:
         """
         self.control.asked_to_stop = False
         self.stopped = True
-        self.say(ev="stopped")
+        self.send(ev="stopped")
         for name in list(self.runners):
             self.endings.end(name, 0)
-        for key in list(self.kinds):
-            self._drop_kind(key)
+        for key in list(self.launcher.kinds):
+            self.launcher.drop_kind(key)
         self.control.note_stop()
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Queue a message to the driver."""
         self._out += json.dumps(message).encode() + b"\n"
 
-    def _write(self) -> bool:
+    def _write_to_driver(self) -> bool:
         try:
             del self._out[: self.connection.send(self._out)]
         except BlockingIOError:
@@ -251,192 +243,27 @@ class Supervisor:
             return False
         return True
 
-    # Templates
-
-    def _add_kind(self, key: str, kind: dict[str, Any]) -> None:
-        """Prepare a template for runners of this kind."""
-        if self.stopped:
-            return
-        fork = kind["fork"] and self.is_subreaper
-        self.kinds[key] = RunnerKind(
-            kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
-        )
-        template = self._template(key)
-        if template is not None:
-            template.leaving = False
-
-    def _template(self, key: str) -> Template | None:
-        kind = self.kinds.get(key)
-        if kind is not None and kind.fork and key not in self.templates:
-            seed, self.seed = self.seed, None
-            try:
-                template = Template(self, key, kind, seed)
-            except (OSError, ValueError):
-                return None  # runners cannot be started either, and report why
-            self.templates[key] = template
-            self._selector.register(template.connection, selectors.EVENT_READ, template)
-            prints = template.prints
-            self._selector.register(prints.descriptor, selectors.EVENT_READ, prints)
-        return self.templates.get(key)
-
-    def _drop_seed(self) -> None:
-        """End a template that was forked for a kind that is not forked, or never announced."""
-        if self.seed is not None:
-            connection, process, output = self.seed
-            self.seed = None
-            connection.close()
-            os.close(output)
-            process.kill()
-            process.wait()
-
-    def _drop_kind(self, key: str) -> None:
-        """Drop a kind; no more runners of it will be requested."""
-        self.kinds.pop(key, None)
-        if (template := self.templates.get(key)) is not None:
-            template.leave()
-
-    def replace(self, template: Template) -> None:
-        """Drop a template; start a new one if runners wait for it."""
-        template.close()
-        del self.templates[template.key]
-        for runner in template.waiting:
-            self._fork(runner, template.key)
-
-    def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None:
-        """Start runners without a template: from now on, or if it only failed, this time.
-
-        Parameters
-        ----------
-        template : Template
-        module : str
-            The module that makes it unfit.
-        why : str
-        failed : bool
-            Whether it only failed this time.
-        """
-        template.close()
-        template.strand()
-        del self.templates[template.key]
-        if not failed:
-            template.kind.fork = False
-            self.say(ev="unfit", key=template.key, module=module, why=why)
-        for runner in template.waiting:
-            self._start(runner)
-
-    def unregister(self, what: int | socket.socket) -> None:
-        """Stop listening to this descriptor, if it was registered."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(what)
-
     # Runners
 
-    def _boot(
-        self, name: str, kind: str, variables: dict[str, str], common: dict[str, Any]
-    ) -> None:
-        folder = os.path.join(self.scratch, name)
-        # Temporary files of calls are removed with their runner.
-        environment = {"TMPDIR": folder, **variables, MARK: f"{self.owner}/{name}"}
-        # A hidden file, to be ignored by code that looks for a runner's left-over folders.
-        word, whose = secrets.token_hex(6), os.path.join(self.scratch, f".whose-{name}")
-        limits = common.get("prints")
-        prints = limits and {"word": word, "whose": whose, "limits": limits}
-        own = {"name": name, "directory": folder, "prints": prints, "drivers": self.folder}
-        orders = json.dumps({**common, **own}).encode()
-        if self.stopped:
-            self.say(ev="refused", name=name, why=STOPPED)
-            return
-        if kind not in self.kinds:
-            self.say(ev="refused", name=name, why="it is of a kind that is not known any more")
-            return
-        marks = {"word": word, "whose": whose} if prints else {}
-        runner = self._admit(name, self.kinds[kind], environment, orders, marks)
-        if runner is not None:
-            runner.boot_timeout = common["boot_timeout"]
-            runner.memory = common["limit"] or 0
-            self._fork(runner, kind)
-
-    def _admit(
+    def admit(
         self,
         name: str,
         kind: RunnerKind,
         environment: dict[str, str],
-        orders: bytes,
+        launch_config: bytes,
         marks: dict[str, str],
     ) -> Runner | None:
         """Create everything that a runner needs, except its process."""
         try:
             os.makedirs(environment["TMPDIR"], exist_ok=True)
-            runner = Runner(name, kind, environment, orders, **marks)
+            runner = Runner(name, kind, environment, launch_config, **marks)
         except OSError as error:
-            self.say(ev="refused", name=name, why=str(error))
+            self.send(ev="refused", name=name, why=str(error))
             return None
         self.runners[name] = runner
         self._selector.register(runner.stdout, selectors.EVENT_READ, runner)
-        self.tell(runner, orders)
+        self.send_to_runner(runner, launch_config)
         return runner
-
-    def _fork(self, runner: Runner, key: str) -> None:
-        fits = len(runner.env[MARK]) <= len(NO_MARK)
-        template = self._template(key) if fits else None
-        if template is None:
-            self._start(runner)
-        else:
-            template.ask(runner)
-
-    def _start(self, runner: Runner) -> None:
-        """Start a runner as an interpreter."""
-        leash, output = runner.theirs
-        try:
-            process = subprocess.Popen(
-                # By path: the import path of the runner is in its launch configuration.
-                [sys.executable, "-P", *runner.kind.flags, runner_program.__file__, str(leash)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(leash,),
-                env={**runner.kind.env, **runner.env},
-                start_new_session=True,
-                preexec_fn=self.usual_limits,
-            )
-        except (OSError, ValueError) as error:
-            self.refused(runner, str(error))
-        else:
-            self.booted(runner, process)
-
-    def booted(self, runner: Runner, process: Process) -> None:
-        """Record that a runner has been started."""
-        runner.process = process
-        runner.let_go()
-        self.say(ev="booted", name=runner.name, pid=process.pid)
-        if runner.killed:
-            self.endings.kill(runner)
-
-    def refused(self, runner: Runner, why: str) -> None:
-        """Report that a runner cannot be started."""
-        self._dismiss(runner)
-        self.say(ev="refused", name=runner.name, why=why)
-
-    def stranded(self, runner: Runner) -> None:
-        """Handle a runner that may or may not have been forked: make sure that it ends."""
-        # If it was forked, it ends; this is noticed when its end of the output closes.
-        runner.stranded = True
-        runner.let_go()
-        self.tell(runner, b"end")
-
-    def _not_forked(self, runner: Runner) -> None:
-        """Start a runner that was stranded."""
-        self._dismiss(runner)
-        if runner.killed:
-            code = -signal.SIGKILL
-            self.say(ev="ended", name=runner.name, code=code, forced=True, used=[0, 0], output="")
-            return
-        marks = {"word": runner.word, "whose": runner.whose}
-        again = self._admit(runner.name, runner.kind, runner.env, runner.orders, marks)
-        if again is not None:
-            again.kill_at, again.memory = runner.kill_at, runner.memory
-            self._start(again)
-            if runner.kill_at is not None:
-                self.tell(again, b"end")
 
     def ended(self, runner: Runner, code: int | None, *, forced: bool) -> None:
         """Report the end of a runner, and whether it was killed on request.
@@ -448,17 +275,17 @@ class Supervisor:
             Exit code; negative for a signal.
         forced : bool
         """
-        while self._read(runner):
+        while self._read_output(runner):
             pass
-        self._tell_pieces(runner, runner.take_apart(b"", runner.owner()))
-        self._tell_kept(runner.name)
-        self._dismiss(runner)
+        self._forward(runner, runner.take_apart(b"", runner.owner()))
+        self._forward_kept(runner.name)
+        self.dismiss(runner)
         used = [runner.used, runner.memory]
-        self.say(
+        self.send(
             ev="ended", name=runner.name, code=code, forced=forced, used=used, output=runner.tail()
         )
 
-    def _dismiss(self, runner: Runner) -> None:
+    def dismiss(self, runner: Runner) -> None:
         """Release all resources of a runner."""
         del self.runners[runner.name]
         self._kept_only.pop(runner.name, None)
@@ -470,24 +297,24 @@ class Supervisor:
             os.close(descriptor)
         shutil.rmtree(os.path.join(self.scratch, runner.name), ignore_errors=True)
 
-    def tell(self, runner: Runner, line: bytes) -> None:
+    def send_to_runner(self, runner: Runner, line: bytes) -> None:
         """Queue a line for a runner's leash."""
-        if not runner.words:
+        if not runner.unsent:
             self._selector.register(runner.leash, selectors.EVENT_WRITE, runner)
-        runner.words += line + b"\n"
+        runner.unsent += line + b"\n"
 
-    def _pass_on(self, runner: Runner) -> None:
+    def _write_to_runner(self, runner: Runner) -> None:
         """Write as much of the queued lines as the pipe takes."""
         try:
-            runner.words = runner.words[os.write(runner.leash, runner.words) :]
+            runner.unsent = runner.unsent[os.write(runner.leash, runner.unsent) :]
         except BlockingIOError:
             return
         except OSError:
-            runner.words = b""  # the runner is dead
-        if not runner.words:
+            runner.unsent = b""  # the runner is dead
+        if not runner.unsent:
             self.unregister(runner.leash)
 
-    def _read(self, runner: Runner) -> bool:
+    def _read_output(self, runner: Runner) -> bool:
         owner = runner.owner()  # before: see Unpacker.add
         try:
             chunk = os.read(runner.stdout, 1 << 16)
@@ -498,12 +325,12 @@ class Supervisor:
         if not chunk:
             self.unregister(runner.stdout)
             if runner.stranded:
-                self._not_forked(runner)
+                self.launcher.not_forked(runner)
             return False
-        self._tell_pieces(runner, runner.take_apart(chunk, owner))
+        self._forward(runner, runner.take_apart(chunk, owner))
         return True
 
-    def _tell_pieces(self, runner: Runner, pieces: list[Piece]) -> None:
+    def _forward(self, runner: Runner, pieces: list[Piece]) -> None:
         """Send output, with its owner, to the driver."""
         name, last = runner.name, None
         text = b""
@@ -516,12 +343,12 @@ class Supervisor:
             if last is not None and piece[:4] != last[:4]:
                 self.printed(name, text, last)
                 text = b""
-            self._tell_kept(name)
+            self._forward_kept(name)
             last, text = piece, text + piece.text
         if last is not None:
             self.printed(name, text, last)
 
-    def _tell_kept(self, name: str) -> None:
+    def _forward_kept(self, name: str) -> None:
         """Send output that is not shown; only its last part, as there may be a lot of it."""
         kept = self._kept_only.pop(name, b"")
         if kept:
@@ -539,4 +366,4 @@ class Supervisor:
         """
         if len(self._out) < _MOST_UNREAD:
             whose = {} if piece is None else {"piece": piece[:4]}
-            self.say(ev="output", name=name, text=what.decode(errors="replace"), **whose)
+            self.send(ev="output", name=name, text=what.decode(errors="replace"), **whose)

@@ -12,21 +12,36 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dask_flame.backends.local.fork_server as program
 from dask_flame.backends.local.fork_server import LONGEST, MOST_AT_ONCE
 from dask_flame.backends.local.supervisor.runners import Forked, Process, Runner, RunnerKind
 from dask_flame.core.processes import MARK, NO_MARK, PRELOAD, below, kill, kill_group
 
-if TYPE_CHECKING:
-    from dask_flame.backends.local.supervisor.supervisor import Supervisor
-
-
 #: A template that has been forked and knows its kind: connection, process, output.
 Seed = tuple[socket.socket, Process, int]
 
 _KEPT_OUTPUT = 16_000
+
+
+class SupervisorLoop(Protocol):
+    """What a template uses of the supervisor."""
+
+    def send(self, **message: Any) -> None: ...
+    def printed(self, name: str, what: bytes) -> None: ...
+    def unregister(self, what: int | socket.socket) -> None: ...
+
+
+class TemplateUser(Protocol):
+    """What a template reports to: the launcher of the runners that it forks."""
+
+    def booted(self, runner: Runner, process: Process) -> None: ...
+    def refused(self, runner: Runner, why: str) -> None: ...
+    def stranded(self, runner: Runner) -> None: ...
+    def replace(self, template: Template) -> None: ...
+    def unfit(self, template: Template, module: str, why: str, *, failed: bool) -> None: ...
+    def usual_limits(self) -> None: ...
 
 
 class TemplateOutput:
@@ -37,19 +52,19 @@ class TemplateOutput:
 
     Parameters
     ----------
-    supervisor : Supervisor
+    supervisor : SupervisorLoop
     descriptor : int
         The pipe to read from.
     """
 
-    def __init__(self, supervisor: Supervisor, descriptor: int) -> None:
+    def __init__(self, supervisor: SupervisorLoop, descriptor: int) -> None:
         self.supervisor = supervisor
         self.descriptor = descriptor
         self._kept: bytes | None = b""
         self._closed = False
         os.set_blocking(descriptor, False)
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Read the output available now."""
         if self._closed:
             return  # closed by a message of its template in the same turn
@@ -63,9 +78,9 @@ class TemplateOutput:
         except BlockingIOError:
             pass
 
-    def tell(self) -> None:
+    def forward(self) -> None:
         """Send the kept output, and all later output."""
-        self.hear()
+        self.read()
         kept, self._kept = self._kept, None
         if kept:
             self.supervisor.printed(PRELOAD, kept)
@@ -82,7 +97,8 @@ class Template:
 
     Parameters
     ----------
-    supervisor : Supervisor
+    supervisor : SupervisorLoop
+    launcher : TemplateUser
     key : str
         Key of the kind.
     kind : RunnerKind
@@ -96,9 +112,15 @@ class Template:
     """
 
     def __init__(
-        self, supervisor: Supervisor, key: str, kind: RunnerKind, seed: Seed | None = None
+        self,
+        supervisor: SupervisorLoop,
+        launcher: TemplateUser,
+        key: str,
+        kind: RunnerKind,
+        seed: Seed | None = None,
     ) -> None:
         self.supervisor = supervisor
+        self.launcher = launcher
         self.key = key
         self.kind = kind
         self.waiting: collections.deque[Runner] = collections.deque()
@@ -111,7 +133,7 @@ class Template:
         self.connection.setblocking(False)
         self.prints = TemplateOutput(supervisor, output)
         if seed is None:
-            self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
+            self._send({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
 
     def _start(self) -> Seed:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -132,7 +154,7 @@ class Template:
                 pass_fds=(theirs.fileno(),),
                 env={**self.kind.env, MARK: NO_MARK},
                 start_new_session=True,
-                preexec_fn=self.supervisor.usual_limits,
+                preexec_fn=self.launcher.usual_limits,
             )
         except BaseException:
             ours.close()
@@ -156,15 +178,15 @@ class Template:
         """End the template once all requested runners are forked."""
         self.leaving = True
         if not self.busy and not self.waiting:
-            self.supervisor.unfit(self, "", "", failed=True)
+            self.launcher.unfit(self, "", "", failed=True)
 
     def strand(self) -> None:
         """Hand over the requested runners about which the template has not reported."""
         for runner in self.wave.values():
-            self.supervisor.stranded(runner)
+            self.launcher.stranded(runner)
         self.wave.clear()
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Handle the messages available now."""
         while not self.over:
             try:
@@ -176,7 +198,7 @@ class Template:
             if not words:
                 self._lost()
                 return
-            self._take_in(json.loads(words))
+            self._handle_message(json.loads(words))
 
     def close(self) -> None:
         """End the template; runners forked from it live on."""
@@ -185,7 +207,7 @@ class Template:
         self.connection.close()
         self.prints.close()
         if not self.ready:
-            self.supervisor.say(ev="importing", key=self.key, module="")
+            self.supervisor.send(ev="importing", key=self.key, module="")
         # During the imports, its descendants are not runners, but processes started by a module.
         tree = [] if self.ready else below(self.process.pid)
         if not self.ready:
@@ -195,19 +217,19 @@ class Template:
         self.process.wait()
         kill(tree)
 
-    def _take_in(self, message: dict[str, Any]) -> None:
+    def _handle_message(self, message: dict[str, Any]) -> None:
         event = message["ev"]
         if event == "importing":
-            self.supervisor.say(ev="importing", key=self.key, module=message["module"])
+            self.supervisor.send(ev="importing", key=self.key, module=message["module"])
         elif event == "ready":
             self.ready = True
-            self.prints.tell()
-            self.supervisor.say(ev="importing", key=self.key, module="")
+            self.prints.forward()
+            self.supervisor.send(ev="importing", key=self.key, module="")
             self.fork()
         elif event == "forked":
-            self.supervisor.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
+            self.launcher.booted(self.wave.pop(message["name"]), Forked(message["pid"]))
         elif event == "refused":
-            self.supervisor.refused(self.wave.pop(message["name"]), message["why"])
+            self.launcher.refused(self.wave.pop(message["name"]), message["why"])
         elif event == "done":
             self.strand()
             self.busy = False
@@ -217,16 +239,16 @@ class Template:
         elif event == "stale":
             self.waiting.extendleft(reversed(self.wave.values()))
             self.wave.clear()
-            self.supervisor.replace(self)
+            self.launcher.replace(self)
         elif event == "unfit":
-            self.supervisor.unfit(self, message["module"], message["why"], failed=message["failed"])
+            self.launcher.unfit(self, message["module"], message["why"], failed=message["failed"])
 
     def _lost(self) -> None:
         self.strand()
         if self.ready:
-            self.supervisor.replace(self)
+            self.launcher.replace(self)
         else:
-            self.supervisor.unfit(self, "", "ended while it was imported", failed=True)
+            self.launcher.unfit(self, "", "ended while it was imported", failed=True)
 
     def _wave(self) -> None:
         self.busy = True
@@ -241,10 +263,10 @@ class Template:
                 break
             self.wave[runner.name] = self.waiting.popleft()
             requests.append(request)
-            descriptors += runner.theirs
-        self._say(requests, descriptors)
+            descriptors += runner.child_ends
+        self._send(requests, descriptors)
 
-    def _say(self, message: Any, descriptors: list[int] | None = None) -> None:
+    def _send(self, message: Any, descriptors: list[int] | None = None) -> None:
         # The template is listening and has read everything before, so the buffer has room. If it
         # has not, or the kernel passes no more descriptors, end it; the next read notices.
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dask_flame.backends.kubernetes.api import client as requests
+from dask_flame.backends.kubernetes.api import transport
 from dask_flame.backends.kubernetes.api.client import PODS, Api
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from tests.fakes.kubernetes import FakeKubernetes
@@ -117,16 +117,16 @@ async def test_what_is_refused_is_said(pod: str, fake: FakeKubernetes) -> None:
 async def test_credentials_that_have_run_out(
     fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_LONGEST", 0.0)
+    monkeypatch.setattr(transport, "_LONGEST", 0.0)
     async with forward(echo) as (made, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
-        old = made._api._api._session
+        old = made._api._transport._api._session
         fake.fail("get pods/portforward", status=401)
         assert await ask(port) == b""
         # They were read again, and what is open on the old ones goes on.
-        await until(lambda: made._api._api._session is not old)
+        await until(lambda: made._api._transport._api._session is not old)
         assert await ask(port, b"two") == b"two"
         writer.write(b"three")
         assert await reader.readexactly(5) == b"three"
@@ -139,7 +139,7 @@ async def test_credentials_that_have_run_out(
 async def test_a_server_that_accepts_and_says_nothing(
     fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(transport, "TIMEOUT", 0.5)
     async with forward(echo) as (made, port):
         fake.slow(60)
         for _ in range(5):

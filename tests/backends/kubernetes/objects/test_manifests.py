@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from dask_flame.backends.kubernetes.objects.context import ObjectContext, object
 from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
+from tests.support import kubernetes_schemas
 
 pytestmark = pytest.mark.unit
 
@@ -36,10 +36,10 @@ def pod(
     site: ObjectContext = SITE, options: dict[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
     made = manifests.pod(
-        spec(**more), KubernetesOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "orders"
+        spec(**more), KubernetesOptions(**(options or {})), site, {"OMP_NUM_THREADS": "1"}, "launch"
     )
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     return made
 
 
@@ -102,7 +102,7 @@ def test_a_plain_runner() -> None:
     assert container["image"] == "img:1"
     assert "resources" not in container
     assert "ports" not in container
-    assert container["args"][-1] == "/etc/dask-flame/orders.json"
+    assert container["args"][-1] == "/etc/dask-flame/launch.json"
     env = {e["name"]: e.get("value") for e in container["env"]}
     assert env["OMP_NUM_THREADS"] == "1"
     assert env["DASK_WORKER_NAME"] == "runner-1"
@@ -172,16 +172,16 @@ def test_volumes_and_variables() -> None:
     claim = sources[mounts["/data"]["name"]]["persistentVolumeClaim"]
     assert claim == {"claimName": "claim"}
     env = {e["name"]: e for e in container["env"]}
-    assert env["A"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "A"}
+    assert env["A"]["valueFrom"]["secretKeyRef"] == {"name": "launch", "key": "A"}
     assert "value" not in env["OMP_NUM_THREADS"]
-    assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "orders", "key": "TOKEN"}
+    assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "launch", "key": "TOKEN"}
     assert env["KEY"]["valueFrom"]["secretKeyRef"] == {"name": "there", "key": "k"}
     assert env["odd name"]["value"] == "$$(A)"
     assert "xyzzy" not in json.dumps(made)
     kept = manifests.secret(SITE, {"scheduler": "tls://"}, options["secrets"])
     for version in VERSIONS:
-        kubernetes_validate.validate(kept, version, strict=True)
-    assert kept["stringData"] == {"orders.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
+        kubernetes_schemas.validate(kept, version)
+    assert kept["stringData"] == {"launch.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
     assert kept["metadata"]["ownerReferences"] == [OWNER]
     other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
     later = manifests.secret(replace(SITE, watchdog=2), {"scheduler": "tls://"}, options["secrets"])
@@ -195,7 +195,7 @@ def test_variables_that_may_be_no_key_of_a_secret(name: str) -> None:
     assert env[name]["value"] == "1"
     assert env[".A"]["valueFrom"]["secretKeyRef"]["key"] == ".A"
     kept = manifests.secret(SITE, {}, {name: "1", ".A": "2"})["stringData"]
-    assert set(kept) == {"orders.json", ".A"}
+    assert set(kept) == {"launch.json", ".A"}
 
 
 def test_the_watchdog_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
@@ -206,7 +206,7 @@ def test_the_watchdog_is_safe_and_small_and_may_be_where_the_driver_is() -> None
     site = replace(SITE, pull_secrets=["reg"], nodes=nodes, watchdog=2)
     made = manifests.watchdog(site, options, "10.0.0.1", 8786, 10.0)
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     template = made["spec"]["template"]
     assert restricted(template) == []
     container = worker(template)
@@ -229,11 +229,11 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
     service = manifests.service(SITE, kind, 8786)
     hole = manifests.open_port(SITE, 8786)
     job = manifests.scheduler(
-        SITE, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
+        SITE, SchedulerSpec(launch_config={}), KubernetesOptions(), "the-secret", deadline=15
     )
     for version in VERSIONS:
-        kubernetes_validate.validate(service, version, strict=True)
-        kubernetes_validate.validate(hole, version, strict=True)
+        kubernetes_schemas.validate(service, version)
+        kubernetes_schemas.validate(hole, version)
     labels = job["spec"]["template"]["metadata"]["labels"].items()
     assert service["spec"]["selector"].items() <= labels
     assert hole["spec"]["podSelector"]["matchLabels"].items() <= labels
@@ -265,16 +265,16 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
 def test_the_schedulers_pod_is_safe_and_has_no_gpu(
     options: dict[str, Any], template: Any, site: ObjectContext
 ) -> None:
-    asked = SchedulerSpec(orders={}, cpus=0.5, memory=2**30, template=template)
+    asked = SchedulerSpec(launch_config={}, cpus=0.5, memory=2**30, template=template)
     if site.image is None and "image" not in options:
         with pytest.raises(PoolError, match="needs an image"):
             manifests.scheduler(
-                site, asked, KubernetesOptions(**options), "the-orders", deadline=15
+                site, asked, KubernetesOptions(**options), "the-secret", deadline=15
             )
         return
-    made = manifests.scheduler(site, asked, KubernetesOptions(**options), "the-orders", deadline=15)
+    made = manifests.scheduler(site, asked, KubernetesOptions(**options), "the-secret", deadline=15)
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     pod = made["spec"]["template"]
     assert restricted(pod) == []
     (container,) = pod["spec"]["containers"]
@@ -286,7 +286,7 @@ def test_the_schedulers_pod_is_safe_and_has_no_gpu(
     assert "nvidia.com/gpu" not in json.dumps(made)
     assert made["metadata"].get("ownerReferences") == ([OWNER] if site.owner else None)
     (volume,) = (v["secret"] for v in pod["spec"]["volumes"] if "secret" in v)
-    assert (volume["secretName"], volume["optional"]) == ("the-orders", True)
+    assert (volume["secretName"], volume["optional"]) == ("the-secret", True)
     assert pod["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
 
 
@@ -304,7 +304,7 @@ def test_nobody_gets_in_but_peers_and_the_driver(
 ) -> None:
     made = manifests.network_policy(SITE, driver, address)
     for version in VERSIONS:
-        kubernetes_validate.validate(made, version, strict=True)
+        kubernetes_schemas.validate(made, version)
     peers = {"matchLabels": {"dask.org/cluster-name": "c1"}}
     assert made["spec"] == {
         "podSelector": peers,
@@ -383,7 +383,7 @@ def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
     assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
     watchdog = manifests.watchdog(site, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
     scheduler = manifests.scheduler(
-        site, SchedulerSpec(orders={}), KubernetesOptions(), "the-orders", deadline=15
+        site, SchedulerSpec(launch_config={}), KubernetesOptions(), "the-secret", deadline=15
     )
     assert "hostname" not in json.dumps([watchdog, scheduler])
 
@@ -404,7 +404,7 @@ def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_o
     assert made["spec"]["restartPolicy"] == "Never"
     assert made["metadata"]["name"] == "flame-c1-runner-1"
     assert made["metadata"]["annotations"] == {"a": "b"}
-    assert {v["name"] for v in made["spec"]["volumes"]} >= {"dask-flame-orders"}
+    assert {v["name"] for v in made["spec"]["volumes"]} >= {"dask-flame-launch"}
     assert len(seen) == 1
 
 

@@ -10,8 +10,8 @@ from dask_flame.backends.kubernetes.objects.pod_status import (
     ended,
     held_up,
     hopeless,
-    kept_from_its_work,
     step,
+    watchdog_problem,
 )
 
 pytestmark = pytest.mark.unit
@@ -158,12 +158,12 @@ def test_a_watchdogs_pod() -> None:
         return {**made, "metadata": {"name": "watchdog", **meta}}
 
     crashed = pod("Failed", containerStatuses=worker("terminated", exitCode=1, reason="Error"))
-    assert kept_from_its_work(watchdog(crashed)) == "exit code 1"
-    assert kept_from_its_work(watchdog(crashed, deletionTimestamp="now")) == ""
+    assert watchdog_problem(watchdog(crashed)) == "exit code 1"
+    assert watchdog_problem(watchdog(crashed, deletionTimestamp="now")) == ""
     crashed["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
-    assert kept_from_its_work(watchdog(crashed)) == ""
+    assert watchdog_problem(watchdog(crashed)) == ""
     no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     waits = pod(conditions=[{**no_room, "message": NO_GPU}])
-    assert kept_from_its_work(watchdog(waits)) == f"Unschedulable: {NO_GPU}"
+    assert watchdog_problem(watchdog(waits)) == f"Unschedulable: {NO_GPU}"
     for fine in (pod(), pod("Running"), pod("Succeeded")):
-        assert kept_from_its_work(watchdog(fine)) == ""
+        assert watchdog_problem(watchdog(fine)) == ""
