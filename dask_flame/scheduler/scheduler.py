@@ -26,7 +26,16 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 from dask_flame.core import python_versions
 from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import keep_no_log
-from dask_flame.core.messages import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
+from dask_flame.core.messages import (
+    FREED,
+    HAVE,
+    LEAVING,
+    OVERRAN,
+    PAUSED,
+    RETURN,
+    SETUP,
+    UNSENDABLE,
+)
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
@@ -125,6 +134,7 @@ class FlameScheduler(ClientAnswers):
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
+        self.handlers[SETUP] = self.runner_sets_up
         for op in ("register_scheduler_plugin", "unregister_scheduler_plugin"):
             self.handlers[op] = shielded(self.handlers[op])
         self.stream_handlers[FREED] = self.slots.freed
@@ -276,6 +286,10 @@ class FlameScheduler(ClientAnswers):
         )
         # The worker still considers the call as running: release it there.
         self.worker_send(worker, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus})
+
+    def runner_sets_up(self, name: str, done: bool) -> None:
+        """Notify the observer of a booting runner that begins its ``setup=``, or has done it."""
+        self.observer.runner_sets_up(name, done=done)
 
     def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
         """Handle a runner that its substrate reclaims: drain it, and notify the observer."""

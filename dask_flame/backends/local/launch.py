@@ -67,6 +67,7 @@ def displayed(
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     orders["config"] = HIDDEN
     orders["security"] = hide(orders["security"])
+    orders["setup"] = orders["setup"] and hide(orders["setup"], shown={"name", "python"})
     environment = dict(sorted({**what["env"], **own}.items()))
     return plain(
         {
