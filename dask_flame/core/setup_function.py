@@ -70,7 +70,7 @@ def _check_arguments(function: Any) -> None:
     except TypeError as error:
         name = function_name(function)
         raise PoolError(
-            f"setup={name} is called without arguments, and has {error}; write "
+            f"setup={name} is called without arguments ({error}); write "
             f"setup=functools.partial({name}, …)"
         ) from None
 

@@ -155,7 +155,7 @@ class Setup:
 
     async def end(self) -> None:
         """Run what follows the ``yield``, if anything, within :attr:`limit`."""
-        if not self.has_end:
+        if not self.has_end or self.limit <= 0:
             return
         self._thread_may_end.set()
         self._task_may_end.set()
