@@ -57,10 +57,15 @@ def setup_result() -> Any:
     Examples
     --------
     >>> def load_model():
-    ...     return torch.load("model.pt")
-    >>> def predict(text):
-    ...     return dask_flame.setup_result()(text)
-    >>> cluster = FlameCluster(setup=load_model)                                # doctest: +SKIP
+    ...     return {"factor": 3}
+    >>> def predict(x):
+    ...     return x * dask_flame.setup_result()["factor"]
+    >>> cluster = dask_flame.FlameCluster(max=1, setup=load_model)
+    >>> client = Client(cluster)
+    >>> client.submit(predict, 2).result()
+    6
+    >>> client.close()
+    >>> cluster.close()
     """
     if _here is None:
         raise FlameError(
