@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dask_flame.reports import stream as stream
     from dask_flame.reports.runner.track import track as track
     from dask_flame.runner.devices import devices as devices
+    from dask_flame.runner.setup import setup_result as setup_result
 
 _HOME = {
     "BackendError": "dask_flame.errors",
@@ -63,6 +64,7 @@ _HOME = {
     "report": "dask_flame.reports",
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.lease.resume",
+    "setup_result": "dask_flame.runner.setup",
     "stream": "dask_flame.reports",
     "track": "dask_flame.reports.runner.track",
     "watch": "dask_flame.notebook.watch",
@@ -92,6 +94,7 @@ __all__ = [
     "report",
     "reports_of",
     "resume_clients",
+    "setup_result",
     "stream",
     "track",
     "watch",

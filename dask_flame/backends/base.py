@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.core.backend_options import BackendOptions
-from dask_flame.core.launch_config import LaunchConfig
+from dask_flame.core.launch_config import LaunchConfig, SetupConfig
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
 from dask_flame.errors import BackendError
@@ -57,6 +57,8 @@ class RunnerSpec:
         Environment variables, which override those of the substrate. May hold secrets.
     preload : sequence of str
         Modules to import before the runner registers.
+    setup : SetupConfig or None
+        The function to call before the runner registers. May hold secrets.
     config : mapping
         Dask configuration.
     security : mapping of str to str
@@ -85,6 +87,7 @@ class RunnerSpec:
     memory: int | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     preload: Sequence[str] = ()
+    setup: SetupConfig | None = field(default=None, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
     flags: Sequence[str] = ()
@@ -115,6 +118,7 @@ class RunnerSpec:
             "resources": dict(self.resources),
             "memory": self.memory,
             "preload": list(self.preload),
+            "setup": self.setup,
             "config": dict(self.config),
             "security": security if local else _inline(security),
             "path": [],
@@ -243,8 +247,8 @@ class Backend(ABC):
     environment and the configuration for a process on the driver's machine;
     :func:`dask_flame.backends.runner_command_from_file` does so for another machine. The
     configuration holds private keys, so it must not be passed as an argument or a variable. The
-    runner reads it, imports the modules of ``preload``, connects to ``scheduler`` and registers
-    under its name. The backend need not know when that happens.
+    runner reads it, imports the modules of ``preload``, calls the function of ``setup``, connects
+    to ``scheduler`` and registers under its name. The backend need not know when that happens.
 
     **Ending a runner.** A runner ends by itself when the scheduler asks it to or is lost, at a
     SIGTERM, and, if it reads its configuration from its standard input, when that closes. A backend
@@ -421,8 +425,8 @@ class Backend(ABC):
         step : str
             The runner's state in the substrate's terms, up to 40 characters: ``"up"``,
             ``"scheduled"``, ``"image pulled"``, ``"container started"``. Use few steps, and always
-            the same ones. ``"accepted"``, ``"registered"`` and ``"first call"`` are ignored,
-            because the cluster records them itself.
+            the same ones. ``"accepted"``, ``"setting up"``, ``"setup"``, ``"registered"`` and
+            ``"first call"`` are ignored, because the cluster records them itself.
         """
         self.context.progress(name, step)
 

@@ -5,6 +5,24 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
+class SetupConfig(TypedDict):
+    """The function of ``Pool(setup=…)``. It may hold secrets.
+
+    Attributes
+    ----------
+    function : str
+        The pickled function in base64.
+    name : str
+        Its name, for messages.
+    python : str
+        The version of Python that has pickled it.
+    """
+
+    function: str
+    name: str
+    python: str
+
+
 class LaunchConfig(TypedDict, total=False):
     """All that a runner reads when it starts. It holds secrets: private keys, and Dask's settings.
 
@@ -31,6 +49,8 @@ class LaunchConfig(TypedDict, total=False):
         Bytes; None for no limit.
     preload : list of str
         Modules to import before it registers.
+    setup : SetupConfig or None
+        The function to call before it registers.
     config : mapping
         Dask configuration.
     security : mapping
@@ -53,6 +73,7 @@ class LaunchConfig(TypedDict, total=False):
     resources: dict[str, float]
     memory: int | None
     preload: list[str]
+    setup: SetupConfig | None
     config: dict[str, Any]
     security: dict[str, Any]
     path: list[str]

@@ -46,6 +46,9 @@ UNSENDABLE = "flame-unsendable"
 #: The rpc of a driver that waits for runners, see scheduler/awaited_workers.py.
 HAVE = "flame_have_runners"
 
+#: The rpc of a runner that begins or has ended its ``setup=``, before it registers.
+SETUP = "flame_setup"
+
 # Between a driver and its scheduler's pod: see driver/hosts/remote.py and remote/.
 
 #: The op with which a driver opens the channel.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from dask_flame.core import config
 from dask_flame.core.option_checks import EXAMPLES, declared_example
-from dask_flame.core.text import exact_memory, memory
+from dask_flame.core.text import exact_memory, function_name, memory
 
 #: A function that checks a value. Called with the option's name and the value, it returns the
 #: normalized value or raises a PoolError made by :func:`dask_flame.core.option_checks.wrong`.
@@ -106,12 +106,16 @@ class Option:
         """Return the text of the value for a ``repr``."""
         if self.secret:
             return names_of(value)
+        if callable(value):
+            return function_name(value)  # the representation of a partial has its arguments
         return repr((self.in_bytes and exact_memory(value or 0)) or value)
 
     def said(self, value: Any) -> str:
         """Return the text of the value for an event."""
         if self.secret:
             return names_of(value)
+        if callable(value):
+            return function_name(value)
         return str(memory(value) if self.in_bytes and value else value)
 
 

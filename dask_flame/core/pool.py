@@ -27,6 +27,7 @@ from dask_flame.core.option_checks import (
     yes_or_no,
 )
 from dask_flame.core.options import Check, Declared, Option, option
+from dask_flame.core.setup_function import setup_function
 from dask_flame.errors import PoolError
 
 OnChange = Callable[[str, int], object]
@@ -152,6 +153,13 @@ class Pool(Declared):
         Modules to import before a runner registers. On Linux, local runners are forked from a
         process that has imported them, provided that the import starts no threads or processes,
         opens no files or sockets and initializes no GPU.
+    setup : callable, optional
+        Called without arguments once on each new runner, before its first call, for instance to
+        load a model; :func:`dask_flame.setup_result` returns its result in calls. Its failure is a
+        failure of the boot, and ``boot_timeout`` includes its time. If it is a generator function,
+        it yields the result, and continues after the ``yield`` when the runner ends by itself,
+        within ``shutdown_timeout``. It may be asynchronous: then it runs on the event loop of the
+        runner's ``async def`` calls. It is pickled again for each boot.
     **options
         Options of certain backends: see
         :class:`dask_flame.backends.kubernetes.KubernetesOptions` for ``backend="kubernetes"``.
@@ -205,6 +213,9 @@ class Pool(Declared):
         hash=False,
     )
     preload: tuple[str, ...] = option(_modules, '["numpy"]', default=(), for_runners=True)
+    setup: Callable[[], object] | None = option(
+        setup_function, "load_model", for_runners=True, hash=False
+    )
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     if TYPE_CHECKING:
@@ -233,6 +244,7 @@ class Pool(Declared):
             resources: Mapping[str, float] | None = None,
             env: Mapping[str, str] | None = None,
             preload: Sequence[str] | None = None,
+            setup: Callable[[], object] | None = None,
             **options: Any,
         ) -> None: ...
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -20,6 +21,19 @@ def label(key: Any) -> str:
 
 _DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def function_name(function: object) -> str:
+    """Return the name of a function for messages, without values that it holds.
+
+    Examples
+    --------
+    >>> function_name(memory), function_name(functools.partial(print, "a secret"))
+    ('memory', 'print')
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", None) or type(function).__name__)
 
 
 def memory(size: float, *, beside: float | None = None) -> str:

@@ -23,7 +23,7 @@ from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.journal_writer import JournalWriter, last_words
 from dask_flame.driver.scheduler_news import SchedulerNews
 from dask_flame.errors import BootError, BootTimeout
-from dask_flame.history.boots import ACCEPTED, FIRST_CALL
+from dask_flame.history.boots import ACCEPTED, FIRST_CALL, SETTING_UP, SETUP
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.scheduler.home.home import Home
 from dask_flame.scheduler.scheduler import FlameScheduler
@@ -259,6 +259,8 @@ class FlameAdaptive(Adaptive):
 
     def _observe(self, now: float) -> None:
         news = self._news.take()
+        for name, done in news.set_up:
+            self.reached(name, SETUP if done else SETTING_UP)
         for name in news.changed:
             pool = self.fleets.of(name)
             if pool is not None:
@@ -373,21 +375,31 @@ class FlameAdaptive(Adaptive):
         if give_up.late:
             # For a boot that ended by itself, its own event says how far it came.
             why += self._writer.how_far([give_up.runner])
-        preload, limit = self.fleets.policies[pool].preload, self.fleets.policies[pool].boot_timeout
-        if give_up.late and preload:
-            why += (
-                f"\npreload={list(preload)} is imported within boot_timeout={limit:g} s; where it "
-                f'takes longer, write boot_timeout="{4 * limit:g}s"'
-            )
+            why += self._what_took_long(pool, give_up.runner)
         kind = BootTimeout if give_up.late else BootError
         of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
         error = kind(
             f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
-            "Relevant settings of the pool: preload, env, boot_timeout, boot_attempts and "
+            "Relevant settings of the pool: preload, setup, env, boot_timeout, boot_attempts and "
             "on_boot_failure. See cluster.events and cluster.get_logs() for more; calls submitted "
             "from now on try again."
         )
         return error, why
+
+    def _what_took_long(self, pool: str, runner: str) -> str:
+        """Return what a late boot was doing, and the setting to change; empty if unknown."""
+        policy = self.fleets.policies[pool]
+        if self._writer.is_setting_up(runner):
+            what = "its setup= has not ended"
+        elif policy.preload:
+            what = f"preload={list(policy.preload)} is imported"
+        else:
+            return ""
+        limit = policy.boot_timeout
+        return (
+            f"\n{what} within boot_timeout={limit:g} s; where it takes longer, write "
+            f'boot_timeout="{4 * limit:g}s"'
+        )
 
     def _refuse(self, pool: str) -> None:
         error = BootError(

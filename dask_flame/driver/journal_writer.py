@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dask_flame.backends.base import Ended
 from dask_flame.core.terminal_text import tame
 from dask_flame.errors import PRINTED
-from dask_flame.history.boots import REGISTERED, shown
+from dask_flame.history.boots import REGISTERED, SETTING_UP, shown
 from dask_flame.history.journal import (
     BootFailed,
     BootHeldUp,
@@ -93,6 +93,11 @@ class JournalWriter:
         if self._boots.is_news(name, why) and (news := self.messages.shorten(pool, name, why)):
             event = event_now("held", news, runners=[name], pool=pool)
         self._journal.append(BootHeldUp(runner=name, why=why, event=event))
+
+    def is_setting_up(self, name: str) -> bool:
+        """Return whether the last known step of a boot is the beginning of ``setup=``."""
+        boot = self._boots.of(name)
+        return boot is not None and boot.last == SETTING_UP
 
     def registered(self, name: str, pool: str, took: float) -> None:
         """Record that a runner has registered.

@@ -15,6 +15,7 @@ from dask_flame.core.backend_options import BackendOptions, configuring, knowing
 from dask_flame.core.options import Check
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
+from dask_flame.core.setup_function import setup_config
 from dask_flame.driver.certificates import temporary_security
 from dask_flame.errors import PoolError
 
@@ -37,6 +38,11 @@ def runner_spec(
         Security of the cluster; a runner receives the worker's keys and certificates.
     hash_seed : str, default ""
         Value of ``PYTHONHASHSEED`` in this cluster.
+
+    Raises
+    ------
+    PoolError
+        The pool's ``setup`` cannot be pickled any more.
     """
     return RunnerSpec(
         name=name,
@@ -51,6 +57,7 @@ def runner_spec(
         memory=pool.memory,
         env=pool.env,
         preload=pool.preload,
+        setup=None if pool.setup is None else setup_config(pool.setup),
         config=settings(),
         security=_worker_security(security),
         flags=interpreter_flags(),

@@ -17,6 +17,8 @@ class RecentNews:
         Names of runners that were added or removed, or whose load may have changed.
     began : set of str
         Names of runners on which a call has begun.
+    set_up : list of (str, bool)
+        Names of runners that began their ``setup=``, or have done it.
     not_awaited : list of (str, int)
         Pools and numbers of runners that no client waits for any more.
     happened : deque of (str, str)
@@ -25,6 +27,7 @@ class RecentNews:
 
     changed: set[str] = field(default_factory=set)
     began: set[str] = field(default_factory=set)
+    set_up: list[tuple[str, bool]] = field(default_factory=list)
     not_awaited: list[tuple[str, int]] = field(default_factory=list)
     happened: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=1000))
 
@@ -80,6 +83,10 @@ class SchedulerNews:
         recent = self._recent
         recent.changed.add(name)
         recent.began.add(name)
+        self._on_change()
+
+    def runner_sets_up(self, name: str, *, done: bool) -> None:
+        self._recent.set_up.append((name, done))
         self._on_change()
 
     def runner_refused(self, name: str, why: str) -> None:

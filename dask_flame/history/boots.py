@@ -1,7 +1,8 @@
 """The boots of runners, step by step, with no I/O and no clock.
 
 A boot reaches its steps one after the other: ``accepted`` (the backend has taken the request), the
-steps that the backend reports (``up`` for a local process), ``registered`` (the scheduler has the
+steps that the backend reports (``up`` for a local process), ``setting up`` and ``setup`` (the
+runner begins its pool's ``setup=``, and has done it), ``registered`` (the scheduler has the
 runner), ``first call`` (the runner got its first call). A phase is the time between two steps; its
 name is that of the later step.
 """
@@ -25,8 +26,10 @@ from dask_flame.history.journal import (
 )
 
 ACCEPTED, REGISTERED, FIRST_CALL = "accepted", "registered", "first call"
+SETTING_UP, SETUP = "setting up", "setup"
 #: Names that backends must not use: the cluster's own steps, and other numbers of an event.
-TAKEN = frozenset({"asked", ACCEPTED, REGISTERED, FIRST_CALL, "seconds", "runners", "pool"})
+TAKEN = frozenset({"asked", ACCEPTED, SETTING_UP, SETUP, REGISTERED, FIRST_CALL})
+TAKEN |= {"seconds", "runners", "pool"}
 
 _KEPT = 1_000
 #: Maximum number of steps of a boot, to bound the memory if a backend reports ever new ones.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 
 #: The environment variable with the devices that a process may use, for CUDA and for AMD's HIP:
 #: https://rocm.docs.amd.com/en/latest/conceptual/gpu-isolation.html
@@ -26,8 +27,12 @@ class Devices(tuple[int, ...]):
         return made
 
 
+#: All GPUs of the runner, in the function of ``Pool(setup=…)``.
+in_setup: ContextVar[Devices] = ContextVar("dask_flame_devices_in_setup")
+
+
 def devices() -> Devices:
-    """Return the GPUs of the call that this is called in.
+    """Return the GPUs of the call that this is called in; in ``setup=``, all of the runner.
 
     A runner whose pool has ``concurrency=1`` gives all its GPUs to the call. Otherwise its slots
     share the GPUs: each call gets its share, but at least one, and those with the fewest other
@@ -58,4 +63,4 @@ def devices() -> Devices:
     from dask_flame.runner.interrupt import execution_here
 
     execution = execution_here()
-    return Devices() if execution is None else execution.devices
+    return in_setup.get(Devices()) if execution is None else execution.devices

@@ -52,16 +52,22 @@ class ProcessExit:
 
     def __init__(self, end: Callable[[int], Any], within: float) -> None:
         self.broken_off = False
+        self._since: float | None = None
         self._end = end
         self._within = within
         self._begun = threading.Lock()
+
+    def begin(self) -> None:
+        """Start the limit, before steps of the exit that are not performed here."""
+        self._since = time.monotonic()
 
     def __call__(self, code: int) -> NoReturn:
         """End the process with this exit code; later callers wait for the first."""
         self._begun.acquire()  # and never released
         if self._within <= 0:
             self._end(code)
-        limit = _PART * self._within
+        spent = 0.0 if self._since is None else time.monotonic() - self._since
+        limit = max(0.0, _PART * self._within - spent)
         last_resort = threading.Timer(limit, self._give_up, (code, threading.get_ident()))
         last_resort.daemon = True
         last_resort.start()

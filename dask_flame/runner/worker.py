@@ -47,6 +47,7 @@ from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecut
 from dask_flame.runner.nested import Client, come_back
 from dask_flame.runner.process_exit import ProcessExit
 from dask_flame.runner.redacted_logs import redact_logs
+from dask_flame.runner.setup import Setup
 from dask_flame.runner.shared_memory import track_own_only
 from dask_flame.runner.shutdown import Shutdown
 from dask_flame.runner.signals import use_usual_signals
@@ -209,6 +210,29 @@ async def _serve(
     # then kill a runner that is exiting.
     signal.signal(signal.SIGTERM, lambda *_: shutdown.preempted())
     use_usual_signals()
+    setup = Setup(orders, worker.gpus.names)
+    # Make the user's modules importable here: the next line unpickles the function of `setup=`.
+    if not await setup.begin(worker.connection_args):
+        process_exit.broken_off = True
+        worker.extend_last_resort(setup.limit, 1)
+        return 1, worker
+    try:
+        await _register_and_work(worker, shutdown, listen, has_end=setup.has_end)
+    finally:
+        if setup.has_end:
+            process_exit.begin()
+            worker.extend_last_resort(setup.limit + 1, 0)
+            await setup.end()
+    return 0, worker
+
+
+async def _register_and_work(
+    worker: RunnerWorker, shutdown: Shutdown, listen: Listen, *, has_end: bool
+) -> None:
+    """Run the worker until it has closed."""
+    asked_to_end = threading.Event()
+    if has_end:
+        listen(asked_to_end.set)  # instead of the end of the process, at once
     pages = dask.config.get(_PAGES)
     # The pages are not needed for registration, and their import takes time.
     with dask.config.set({_PAGES: []}):
@@ -218,8 +242,9 @@ async def _serve(
     worker.idle_profiling.started()
     shutdown.started()
     listen(shutdown.end)
+    if asked_to_end.is_set():
+        shutdown.end()
     await worker.finished()
-    return 0, worker
 
 
 async def _preload_local(worker: RunnerWorker, local: list[str]) -> bool:
@@ -305,6 +330,13 @@ class RunnerWorker(Worker):
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
+
+    def extend_last_resort(self, seconds: float, code: int) -> None:
+        """End the process with this exit code after so many seconds, whatever the loop does."""
+        self.last_resort.cancel()
+        self.last_resort = threading.Timer(seconds, self._process_exit, (code,))
+        self.last_resort.daemon = True
+        self.last_resort.start()
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
         self.idle_profiling.begin()

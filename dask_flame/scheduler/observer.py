@@ -20,6 +20,9 @@ class SchedulerObserver(Protocol):
     def call_began(self, name: str) -> None:
         """Handle a call that has begun on a worker, which changes its load."""
 
+    def runner_sets_up(self, name: str, *, done: bool) -> None:
+        """Handle a booting worker that begins its ``setup=``, or has done it."""
+
     def runner_refused(self, name: str, why: str) -> None:
         """Handle a worker that was not allowed to register."""
 
@@ -46,6 +49,9 @@ class NoObserver:
         pass
 
     def call_began(self, name: str) -> None:
+        pass
+
+    def runner_sets_up(self, name: str, *, done: bool) -> None:
         pass
 
     def runner_refused(self, name: str, why: str) -> None:

@@ -35,6 +35,7 @@ from dask_flame.core.messages import (
     PAUSED,
     RETURN,
     RUNNER,
+    SETUP,
     UNSENDABLE,
 )
 from dask_flame.core.pool import Pool
@@ -140,6 +141,7 @@ class FlameScheduler(ClientAnswers):
         self.allowed_failures = sys.maxsize
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
+        self.handlers[SETUP] = self.runner_sets_up
         for op in ("register_scheduler_plugin", "unregister_scheduler_plugin"):
             self.handlers[op] = shielded(self.handlers[op])
         self.stream_handlers[FREED] = self.slots.freed
@@ -296,6 +298,10 @@ class FlameScheduler(ClientAnswers):
         )
         # The worker still considers the call as running: release it there.
         self.worker_send(worker, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus})
+
+    def runner_sets_up(self, name: str, done: bool) -> None:
+        """Notify the observer of a booting runner that begins its ``setup=``, or has done it."""
+        self.observer.runner_sets_up(name, done=done)
 
     def runner_leaves(self, worker: str, why: str, **kwargs: Any) -> None:
         """Handle a runner that its substrate reclaims: drain it, and notify the observer."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from distributed.protocol import pickle as dask_pickle
 
+from dask_flame.core.by_value import send_by_value
 from dask_flame.core.distributed_internals import offload_executor, replace
-from dask_flame.serialization.by_value import send_by_value
 from dask_flame.serialization.failures import Interrupted, answer_always, text_of
 from dask_flame.serialization.opaque import dumps_opaquely
 

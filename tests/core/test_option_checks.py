@@ -150,6 +150,7 @@ POOL = [
     Row("single_use", YES_OR_NO, [True, False, np.True_]),
     Row("on_boot_failure", CHOICES, ["fail", "wait", np.str_("wait")]),
     *(Row(name, FUNCTIONS, [print, int]) for name in ("idle_check", "on_grow", "on_shrink")),
+    Row("setup", FUNCTIONS, [print, int]),
     Row(
         "resources",
         [

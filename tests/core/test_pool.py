@@ -228,7 +228,7 @@ def test_values_of_env_are_shown_nowhere() -> None:
         "Pool(min=0, max=3, concurrency=1, idle_timeout=60.0, min_idle_timeout=None, "
         "boot_timeout=120.0, shutdown_timeout=30.0, spare=0, single_use=False, idle_check=None, "
         "boot_attempts=3, on_boot_failure='fail', on_grow=None, on_shrink=None, cpus=None, "
-        "memory=None, gpus=0, price=None, resources={}, env={}, preload=())"
+        "memory=None, gpus=0, price=None, resources={}, env={}, preload=(), setup=None)"
     )
     with pytest.raises(PoolError) as caught:
         Pool(env={"TOKEN": "s3cret", "N": 1})  # type: ignore[dict-item]

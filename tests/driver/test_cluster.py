@@ -427,6 +427,7 @@ def test_the_exported_names() -> None:
         "report",
         "reports_of",
         "resume_clients",
+        "setup_result",
         "stream",
         "track",
         "watch",

@@ -67,6 +67,8 @@ PRINTED = {
     "gpus": [r"^(cpu|cuda:\d)$"],
     "local": [r"^True$"],
     "pools": [
+        r"^\[0, 3, 6, 9\]$",
+        r"^runner-\d+: accepted .*, setting up \d+\.\d+, setup \d+\.\d+, registered ",
         r"runner-1 … runner-4 \(4\): demand of 4 slots calls for 4",
         r"^runner-\d+: accepted \d+\.\d+ s, ",
         r"^default: .* of runners, busy for ",

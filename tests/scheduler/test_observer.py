@@ -10,8 +10,10 @@ import dask
 import pytest
 import pytest_asyncio
 from distributed import Client, Worker
+from distributed.core import rpc
 
 from dask_flame import Pool
+from dask_flame.core.messages import SETUP
 from dask_flame.driver.scheduler_news import SchedulerNews
 from dask_flame.scheduler.scheduler import FlameScheduler
 
@@ -34,6 +36,9 @@ class Notes:
 
     def call_began(self, name: str) -> None:
         self.taken.append(("began", name))
+
+    def runner_sets_up(self, name: str, *, done: bool) -> None:
+        self.taken.append(("sets up", name, done))
 
     def runner_refused(self, name: str, why: str) -> None:
         self.taken.append(("refused", name, why))
@@ -81,6 +86,19 @@ async def test_a_call_and_a_retirement_are_told(scheduler: FlameScheduler) -> No
             assert notes.taken[-1] == ("changed", "one")
     scheduler.runner_ended("one", "it was retired")
     assert not scheduler.load("one").spent
+
+
+@pytest.mark.asyncio
+async def test_a_runner_that_is_set_up_is_told(scheduler: FlameScheduler) -> None:
+    woken = []
+    news = SchedulerNews(on_change=lambda: woken.append(1))
+    scheduler.report_to(news)
+    async with rpc(scheduler.address) as booting:
+        for done in (False, True):
+            await getattr(booting, SETUP)(name="one", done=done)
+    assert len(woken) == 2
+    assert news.take().set_up == [("one", False), ("one", True)]
+    assert not news.take().set_up
 
 
 @pytest.mark.asyncio

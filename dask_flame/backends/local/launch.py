@@ -67,6 +67,9 @@ def displayed(
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     launch_config["config"] = HIDDEN
     launch_config["security"] = hide(launch_config["security"])
+    launch_config["setup"] = launch_config["setup"] and hide(
+        launch_config["setup"], shown={"name", "python"}
+    )
     environment = dict(sorted({**what["env"], **own}.items()))
     return plain(
         {

@@ -6,6 +6,7 @@ What holds on any Kubernetes is in ``real_kubernetes``; here a server misbehaves
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api import kubeconfig, transport
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
+from dask_flame.core.setup_function import LARGEST
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.other_python import other_python
@@ -369,6 +371,70 @@ def test_another_python_in_an_image(
     with pytest.raises(BootError, match=said):
         flame.wait_for_workers(1, pool="other", timeout=60)
     wait_for(lambda: {pod["spec"]["containers"][0]["image"] for pod in pods(fake)} == {DRIVEN})
+
+
+def test_setup_runs_in_pods_and_ends_with_them(
+    kubernetes: Start, cluster: Any, tmp_path: Path
+) -> None:
+    fake = kubernetes()
+
+    def load() -> Iterator[str]:
+        print("loading")
+        yield os.environ["DASK_WORKER_NAME"]
+        (tmp_path / "ended").write_text(os.environ["DASK_WORKER_NAME"])
+
+    token = "s3cret-in-a-closure"
+    flame, client = cluster(max=1, idle_timeout="1s", setup=load)
+    assert client.submit(dask_flame.setup_result).result(timeout=60) == "runner-1"
+    (boot,) = flame.boots
+    assert {step for step, _ in boot.steps} >= {"scheduled", "setting up", "setup", "registered"}
+    assert "loading" in str(flame.get_logs()["runner-1"])
+    flame.resize(setup=lambda: token)
+    wait_for(lambda: not flame.runners)
+    assert (tmp_path / "ended").read_text() == "runner-1"
+    assert client.submit(dask_flame.setup_result).result(timeout=60) == token
+    # It is a part of the Secret, and nothing else.
+    for kind in ("pods", "jobs", "events"):
+        assert token not in json.dumps(fake.objects(kind))
+    secrets = [base64.b64decode(v) for s in fake.objects("secrets") for v in s["data"].values()]
+    functions = [f["function"] for s in secrets if (f := json.loads(s).get("setup"))]
+    assert any(token.encode() in base64.b64decode(function) for function in functions)
+    assert not any(function in str(flame.manifest()) for function in functions)
+
+
+def test_a_setup_that_fails_in_a_pod_is_said_with_its_traceback(
+    kubernetes: Start, cluster: Any
+) -> None:
+    kubernetes()
+
+    def load() -> None:
+        raise ValueError("no model in this image")
+
+    _, client = cluster(max=1, boot_attempts=1, setup=load)
+    with pytest.raises(BootError) as caught:
+        client.submit(dask_flame.setup_result).result(timeout=60)
+    said = str(caught.value)
+    assert "setting up after" in said
+    assert "in load\n" in said
+    assert "    setup=load has failed: ValueError: no model in this image\n" in said
+
+
+def test_a_large_setup_fits_into_a_secret(kubernetes: Start, cluster: Any) -> None:
+    kubernetes()
+    weights = os.urandom(LARGEST - 4_000)
+    _, client = cluster(max=1, setup=lambda: sum(weights))
+    assert client.submit(dask_flame.setup_result).result(timeout=60) == sum(weights)
+
+
+def test_another_python_in_an_image_is_not_given_setup(
+    kubernetes: Start, cluster: Any, tmp_path: Path
+) -> None:
+    program, version = other_python(tmp_path)
+    kubernetes(pythons={"registry.test/other:1": program})
+    _, client = cluster(max=1, image="registry.test/other:1", setup=(tmp_path / "called").touch)
+    with pytest.raises(BootError, match=f"1 boot failed, as .* has Python {version}, and the dri"):
+        client.submit(abs, 1).result(timeout=60)
+    assert not (tmp_path / "called").exists()
 
 
 DRIVEN = "hub/image:1"

@@ -29,6 +29,7 @@ import yaml
 from click.testing import CliRunner
 from dask.distributed import Client, Status, get_worker
 
+import dask_flame
 from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
@@ -355,6 +356,48 @@ def test_what_is_not_in_the_image_is_said(
     assert flame.resize(idle_check=None, max=1).max == 1
     wait_for(lambda: [e for e in flame.events if e.kind == "policy"])
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+
+
+class Traced:
+    """Notes the processes that it is unpickled in."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return unpickled, (self.file,)
+
+
+def unpickled(file: str) -> Traced:
+    with Path(file).open("a") as f:
+        f.write(f"{os.getpid()}\n")
+    return Traced(file)
+
+
+def test_setup_is_for_runners_and_never_read_by_the_scheduler(
+    outside: Start, cluster: Any, tmp_path: Path
+) -> None:
+    outside()
+    traced = Traced(str(tmp_path / "read"))
+
+    def load() -> Iterator[int]:
+        assert traced.file
+        yield os.getpid()
+        (tmp_path / "ended").touch()
+
+    def fail() -> None:
+        raise ValueError(f"no model for {traced.file}")
+
+    flame, client = cluster(max=1, idle_timeout="1s", boot_attempts=1, setup=load)
+    pid = client.submit(lambda: dask_flame.setup_result(), pure=False).result(timeout=60)
+    assert (tmp_path / "read").read_text() == f"{pid}\n"
+    wait_for(lambda: flame.boots and flame.boots[0].after("registered"))
+    assert {"setting up", "setup"} < {step for step, _ in flame.boots[0].steps}
+    flame.resize(setup=fail)
+    wait_for(lambda: not flame.runners)
+    assert (tmp_path / "ended").exists()
+    with pytest.raises(BootError, match=r"setup=fail has failed: ValueError: no model for "):
+        client.submit(abs, 1).result(timeout=60)
 
 
 def test_an_api_server_that_is_away_for_long(
