@@ -393,7 +393,8 @@ class FlameCluster(PoolsApi):
 
     async def _send_code(self) -> None:
         """Send the local modules now, if runners need them before there are calls."""
-        needed = any(policy.preload for policy in self.fleets.policies.values())
+        policies = self.fleets.policies.values()
+        needed = any(policy.preload or policy.setup is not None for policy in policies)
         if self.local_code is None or not needed:
             return
         version, pack, _ = self.local_code.pack(())

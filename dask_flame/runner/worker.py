@@ -203,7 +203,9 @@ async def _serve(
         gpus=orders["gpus"],
         prints=prints,
     )
-    if local and not await _preload_local(worker, local):
+    if local or orders.get("setup"):
+        await worker.local_code.fetch()
+    if not await _preload(local):
         return 1, worker
     shutdown = Shutdown(worker, limit=orders["shutdown_timeout"] + _FETCH_WITHIN)
     # Not the loop's own handler, which the loop removes when it closes: a second SIGTERM would
@@ -211,7 +213,6 @@ async def _serve(
     signal.signal(signal.SIGTERM, lambda *_: shutdown.preempted())
     use_usual_signals()
     setup = Setup(orders, worker.gpus.names)
-    # Make the user's modules importable here: the next line unpickles the function of `setup=`.
     if not await setup.begin(worker.connection_args):
         process_exit.broken_off = True
         worker.extend_last_resort(setup.limit, 1)
@@ -247,9 +248,8 @@ async def _register_and_work(
     await worker.finished()
 
 
-async def _preload_local(worker: RunnerWorker, local: list[str]) -> bool:
-    """Import modules that are not installed from the driver's; return whether that succeeded."""
-    await worker.local_code.fetch()
+async def _preload(local: list[str]) -> bool:
+    """Import local modules of the driver; return whether that succeeded."""
     for module in local:
         try:
             await in_thread(importlib.import_module, module)

@@ -330,3 +330,35 @@ MAKERS = [make_point, lambda: Color.RED, lambda: Pair(1, 2), Slotted]
         "1.2",
     ),
 }
+
+
+#: Modules that runners need before their first call: for ``preload=`` and ``setup=``.
+PREPARED = Project(
+    {
+        "main.py": main(
+            "import getting_ready\nfrom getting_ready import load\n",
+            """
+            def found():
+                import dask_flame
+
+                return dask_flame.setup_result()
+
+            return [client.submit(found).result(), client.submit(getting_ready.count).result()]
+            """,
+        ).replace("run(PROJECT, calls)", 'run(PROJECT, calls, preload=["early"], setup=load)'),
+        "getting_ready.py": """
+import early
+
+early.IMPORTED.append("by setup")
+
+def load():
+    early.IMPORTED.append("loaded")
+    return "a model"
+
+def count():
+    return early.IMPORTED
+""",
+        "early.py": "IMPORTED = []\n",
+    },
+    ["a model", ["by setup", "loaded"]],
+)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.code.projects import PROJECTS, Project
+from tests.code.projects import PREPARED, PROJECTS, Project
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
@@ -89,3 +89,15 @@ def test_calls_find_the_modules_of_a_project(
     if kind == "kubernetes":
         env |= request.getfixturevalue("kubernetes")
     assert run(project, folder, env) == project.result
+
+
+@pytest.mark.parametrize("kind", ["hidden", "kubernetes"])
+def test_local_modules_are_there_before_the_first_call(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = tmp_path / "project"
+    write(PREPARED, folder)
+    env = environment(PREPARED, folder, kind)
+    if kind == "kubernetes":
+        env |= request.getfixturevalue("kubernetes")
+    assert run(PREPARED, folder, env) == PREPARED.result
