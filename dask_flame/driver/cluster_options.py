@@ -14,7 +14,6 @@ from tornado.ioloop import IOLoop
 
 from dask_flame.code.driver.local_code import LocalCode
 from dask_flame.core.option_checks import plain, whole, wrong, yes_or_no
-from dask_flame.errors import PoolError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -100,17 +99,17 @@ def local_code(value: Any, *, data: bool) -> LocalCode | None:
     data : bool
         Whether to send other files in packages too.
     """
+    value = plain(value)
     if value is False:
         return None
     wanted = 'True, False, or a list of folders, packages and modules such as ["src", "tools.py"]'
     if value is not True and (
         not isinstance(value, list | tuple)
-        or not all(isinstance(each, str | os.PathLike | ModuleType) for each in value)
+        or not all(isinstance(each, str | os.PathLike | ModuleType) and each for each in value)
     ):
         raise wrong("code", value, wanted)
     try:
         return LocalCode(value, data=data)
     except FileNotFoundError as error:
-        raise PoolError(
-            f"code: {error} is no folder, package or module; write the path of one, or code=True"
-        ) from None
+        wanted = f"a list of folders, packages and modules that exist ({error} does not)"
+        raise wrong("code", value, wanted) from None

@@ -324,7 +324,7 @@ def test_code_can_be_chosen(project: Path, tmp_path: Path) -> None:
         cluster = FlameCluster(max=1, dashboard_address=None, code=code)
         with cluster, Client(cluster) as client:
             assert client.submit(find, "chosen").result() == there
-    with pytest.raises(PoolError, match=r"code: .*/nowhere is no folder, package or module"):
+    with pytest.raises(PoolError, match=r"^code=.* is not a list of .*/nowhere does not"):
         FlameCluster(max=1, dashboard_address=None, code=[tmp_path / "nowhere"])
     with pytest.raises(PoolError, match="code='yes' is not True, False, or a list"):
         FlameCluster(max=1, dashboard_address=None, code="yes")

@@ -18,6 +18,7 @@ from datetime import timedelta
 from fractions import Fraction
 from functools import partial
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -211,6 +212,11 @@ CLUSTER = [
     Row("disconnect_grace", DURATIONS, [0, "10s"]),
     Row("max_lifetime", [0, 0.001, "1ms", *DURATIONS], [1, "8h"]),
     Row("home_limit", SIZES, ["1 MB", 2**40]),
+    Row(
+        "code",
+        [*(0, 1, nan, "", "src", {}, [1], [""], ["no/such"], (None,)), *_JUNK],
+        [True, False, [], ["tests"], (__file__,), [dask_flame], [Path(__file__)]],
+    ),
     Row("name", ["a/b", "-a", "a" * 42, "é", *WORDS], ["a", "a-1"]),
     Row("asynchronous", [True, *YES_OR_NO], [False, np.False_]),
     Row(
@@ -285,6 +291,8 @@ _CONFIGURED = {
     "scheduler.timeout": [0, *DURATIONS],
     "home.limit": SIZES,
     "home.memory": SIZES,
+    "code.limit": SIZES,
+    "code.file-limit": SIZES,
     "prints.show": YES_OR_NO,
     "prints.burst": [0, *COUNTS],
     "prints.rate": NUMBERS,
@@ -399,6 +407,7 @@ def _given(written: str, name: str) -> Any:
     assert written.startswith(f"{name}="), written
     names = {
         "Pool": Pool,
+        "load_model": print,
         "logging": logging,
         "print": print,
         "range": range,

@@ -12,7 +12,7 @@ from typing import Any
 from distributed import Client, Scheduler
 
 from dask_flame.code.driver.local_code import LocalCode
-from dask_flame.core.distributed_internals import replace
+from dask_flame.core.distributed_internals import replace, send_to_scheduler
 from dask_flame.core.messages import CODE, CODE_THERE
 from dask_flame.serialization import pickling
 from dask_flame.serialization.opaque import opaquely
@@ -49,7 +49,7 @@ class CodeSender:
             self._known.clear()
             self._version = None
 
-    def announce(self, send: Callable[[Client, dict[str, Any]], None]) -> str | None:
+    def announce(self) -> str | None:
         """Send the present version if it is new; return its id."""
         with self._lock:
             version = self.code.version()
@@ -57,7 +57,7 @@ class CodeSender:
                 version, pack, sent = self.code.pack(self._known)
                 self._known |= sent
                 self._version = version
-                send(
+                send_to_scheduler(
                     self._client,
                     {"op": CODE, "client": self._client.id, "version": version, "pack": pack},
                 )
@@ -94,7 +94,7 @@ def send_with_calls() -> None:
         sender = self.extensions.get(CODE)
         if sender is None:
             return submit(self, *args, **kwargs)
-        with sender.submitting(sender.announce(send)):
+        with sender.submitting(sender.announce()):
             return submit(self, *args, **kwargs)
 
     @functools.wraps(send)
@@ -108,7 +108,7 @@ def send_with_calls() -> None:
         @functools.wraps(request)
         async def requested(self: Client, *args: Any, **kwargs: Any) -> Any:
             if (sender := self.extensions.get(CODE)) is not None:
-                await sender.settle(sender.announce(send))
+                await sender.settle(sender.announce())
             return await request(self, *args, **kwargs)
 
         return requested

@@ -117,7 +117,7 @@ def places_of(module: ModuleType) -> Iterator[str]:
 
 def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
     """Yield the imported top-level names in no folder of ``sys.path``, and their folders."""
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # other threads may import
         if "." in name or name == "__main__" or name in _OF_RUNNERS:
             continue
         for place in places_of(module):

@@ -307,5 +307,5 @@ def _let_settle(found: Stamp, clock: Callable[[], float] = time.time) -> None:
 def _imported_below(folder: str) -> set[str]:
     """Return the files below a folder from which the driver has imported modules."""
     prefix = folder.rstrip(os.sep) + os.sep
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = (getattr(module, "__file__", None) for module in sys.modules.copy().values())
     return {file for file in files if isinstance(file, str) and file.startswith(prefix)}

@@ -243,13 +243,31 @@ class ModuleSet:
         return self.manifest.roots[number].path
 
     def folder_of(self, number: int) -> str:
-        """Return the folder that has the files of a root: the driver's own, or unpacked."""
+        """Return the folder that has the files of a root: the driver's own, or unpacked.
+
+        A runner on another machine may have the same folder, on a shared disk or in its image,
+        with files that are not sent.
+        """
         if self._here and os.path.isdir(self._root(number)):
             return self._root(number)
         with self._unpacking:
             if number not in self._unpacked:
-                self._unpacked[number] = self._unpack(number)
+                has_it = self._has_data(number)
+                self._unpacked[number] = self._root(number) if has_it else self._unpack(number)
             return self._unpacked[number]
+
+    def _has_data(self, number: int) -> bool:
+        """Return whether a root's folder is here, with the same files beside the modules."""
+        root = self.manifest.roots[number]
+        if not os.path.isdir(root.path):
+            return False
+        try:
+            return all(
+                digest(Path(root.path, path).read_bytes()) == key
+                for path, key in _data(root.files).items()
+            )
+        except OSError:
+            return False
 
     def _unpack(self, number: int) -> str:
         """Write the files of a root into a folder of their own; return the folder."""
