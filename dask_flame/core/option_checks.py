@@ -25,7 +25,7 @@ EXAMPLES = {
     "every": '"1s"',
     "silence": '"60s"',
     "max_lifetime": '"8h"',
-    "code": '["src"]',
+    "code": '["."]',
     "flame.code.limit": '"64 MiB"',
     "flame.code.file-limit": '"8 MiB"',
     "name": '"my-cluster"',
