@@ -10,6 +10,7 @@ import multiprocessing
 import random
 import statistics
 import string
+import sys
 import threading
 import time
 from collections import OrderedDict, namedtuple
@@ -154,7 +155,7 @@ def test_what_is_small_and_plain_is_shown_and_of_all_else_its_kind(value: Any, s
     )
 
 
-@pytest.mark.unit
+@pytest.mark.process  # PyTorch takes seconds to import
 def test_tensors_have_their_shape() -> None:
     torch = pytest.importorskip("torch")
     tensor, scalar = torch.zeros(3, 2), torch.tensor(1.0)
@@ -265,12 +266,12 @@ anything: Any = st.recursive(
     | st.sampled_from(list(Colour)),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner)
     | st.tuples(inner, inner) | st.builds(Slotted, inner, inner) | st.builds(Settings, inner),
-    max_leaves=20,
+    max_leaves=10,
 )  # fmt: skip
 
 
 @pytest.mark.unit
-@given(st.lists(anything, max_size=8), st.dictionaries(st.text(), anything, max_size=8))
+@given(st.lists(anything, max_size=8), st.dictionaries(st.text(), anything, max_size=4))
 def test_it_is_short_and_travels_whatever_it_is_of(args: list[Any], kwargs: dict[str, Any]) -> None:
     shown = argument_text(any_call, args, kwargs)
     assert len(shown) <= ALL
@@ -682,7 +683,8 @@ def test_words_and_paths_of_programs_do_not_look_random() -> None:
     folder = Path(dask.__file__).parent
     words = {word for file in folder.rglob("*.py") for word in file.read_text().split()}
     words |= {str(file) for file in folder.rglob("*")}
-    wrong = [word for word in words if veiled(word) != veiled(word, random=False)]
+    hidden = {word: shown for word in words if (shown := veiled(word)) != word}
+    wrong = [word for word, shown in hidden.items() if shown != veiled(word, random=False)]
     assert len(words) > 10_000
     assert len(wrong) <= len(words) / 2_000, wrong
 
@@ -742,12 +744,19 @@ def test_no_text_takes_long() -> None:
 def test_arguments_cost_little() -> None:
     def call(rate: float, layers: int, name: str, path: str) -> None: ...
 
-    took = []
-    for _ in range(200):
-        start = time.thread_time_ns()
-        argument_text(call, (0.1, 4, "adam", "s3://bucket/train-00001-of-00064.parquet"), {})
-        took.append(time.thread_time_ns() - start)
-    assert min(took) < 100_000  # nanoseconds
+    arguments = (0.1, 4, "adam", "s3://bucket/train-00001-of-00064.parquet")
+    argument_text(call, arguments, {})
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    # Not its time, which is another's where a machine is busy: about 40 microseconds.
+    sys.setprofile(count)
+    argument_text(call, arguments, {})
+    sys.setprofile(None)
+    assert 100 < calls < 400
 
 
 def fails(user: str, key: str, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -34,6 +35,7 @@ from dask_flame import FlameCluster, FlameError, Lease, Pool, PoolError, Prints,
 from dask_flame.backends import Backend
 from dask_flame.backends.kubernetes import KubernetesOptions
 from dask_flame.backends.local import LocalOptions
+from dask_flame.core import backend_options
 from dask_flame.core.backend_options import option_names
 from dask_flame.core.config import DEFAULTS
 from dask_flame.core.option_checks import shown
@@ -44,6 +46,15 @@ from dask_flame.prints.rate_limit import Limits
 from dask_flame.scaling.fleet import Fleet
 
 nan, inf = math.nan, math.inf
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_look_at_what_is_installed() -> Iterator[None]:
+    """An unknown option has the installed packages read, which takes longer than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = functools.cache(backend_options.entry_points)
+        patch.setattr(backend_options, "entry_points", found)
+        yield
 
 
 class Odd:

@@ -116,7 +116,7 @@ def test_a_gap_is_a_gap_and_a_point_is_a_point() -> None:
 @pytest.mark.unit
 def test_five_hundred_are_thinned_and_the_legend_too() -> None:
     calls = [
-        call(f"call {n}", "done", loss=[n + math.sin(i * n) for i in range(4000)])
+        call(f"call {n}", "done", loss=[n + math.sin(i * n) for i in range(1000)])
         for n in range(500)
     ]
     begin = time.thread_time()

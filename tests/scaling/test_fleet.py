@@ -603,6 +603,7 @@ class World(RuleBasedStateMachine):
         self.fleet.taken_back(calls)
         self.decide()
 
+    @precondition(lambda self: "booting" in self.exists.values())
     @rule(data=st.data(), final=st.booleans())
     def refuse(self, data: Any, final: bool) -> None:
         """A quota has no room for a boot, or it fails in a way that any other would, too."""
@@ -617,6 +618,7 @@ class World(RuleBasedStateMachine):
             assert not final or self.fleet.failures >= self.fleet.pool.boot_attempts
             self.decide()
 
+    @precondition(lambda self: "booting" in self.exists.values())
     @rule(data=st.data())
     def register(self, data: Any) -> None:
         self._with("booting", data, self._register)
@@ -628,6 +630,7 @@ class World(RuleBasedStateMachine):
         self._load(name)
         self._place()
 
+    @precondition(lambda self: any(self.busy.values()))
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
         names = sorted(n for n, calls in self.busy.items() if calls and self.exists[n] == "ready")
@@ -637,6 +640,7 @@ class World(RuleBasedStateMachine):
             self._load(name)
             self._place()
 
+    @precondition(lambda self: any(self.busy.values()))
     @rule(data=st.data(), overran=st.booleans())
     def take_back(self, data: Any, overran: bool) -> None:
         """A call is cancelled, or overruns, and its thread goes on."""
@@ -649,6 +653,7 @@ class World(RuleBasedStateMachine):
             self._load(name)
             self.decide()
 
+    @precondition(lambda self: self.held)
     @rule(data=st.data())
     def let_go(self, data: Any) -> None:
         """The thread of a call that was taken back is free again."""
@@ -658,6 +663,7 @@ class World(RuleBasedStateMachine):
             self._load(name)
             self._place()
 
+    @precondition(lambda self: "ready" in self.exists.values())
     @rule(data=st.data(), within=st.sampled_from([None, 20.0]))
     def drain(self, data: Any, within: float | None) -> None:
         """A runner is taken away, or a call has ended on one of a single-use pool."""
@@ -672,6 +678,7 @@ class World(RuleBasedStateMachine):
                     self.doomed.add(name)
             self.decide()
 
+    @precondition(lambda self: "ready" in self.exists.values())
     @rule(data=st.data())
     def pause(self, data: Any) -> None:
         """Dask finds too little memory on a runner, where a call may be running."""
@@ -685,6 +692,7 @@ class World(RuleBasedStateMachine):
                 self.fleet.checked(name, self.now, may_end=False)  # comes late, and is ignored
             self.decide()
 
+    @precondition(lambda self: self.paused)
     @rule(data=st.data())
     def resume(self, data: Any) -> None:
         if self.paused:
@@ -693,6 +701,7 @@ class World(RuleBasedStateMachine):
             assert self.fleet.resumed(name, self.now)
             self._place()
 
+    @precondition(lambda self: self.asked)
     @rule(data=st.data(), may_end=st.booleans())
     def answer(self, data: Any, may_end: bool) -> None:
         if self.asked:
@@ -701,6 +710,7 @@ class World(RuleBasedStateMachine):
             self.fleet.checked(name, self.now, may_end=may_end)
             self.decide()
 
+    @precondition(lambda self: self.exists)
     @rule(data=st.data(), state=st.sampled_from(["booting", "ready", "ending"]))
     def die(self, data: Any, state: str) -> None:
         self._with(state, data, self._die)
@@ -714,6 +724,7 @@ class World(RuleBasedStateMachine):
         self.fleet.ended(name, self.now, "died")
         self.decide()
 
+    @precondition(lambda self: "ending" in self.exists.values())
     @rule(data=st.data())
     def refuse_to_go(self, data: Any) -> None:
         names = sorted(n for n, s in self.exists.items() if s == "ending" and n in self.busy)
@@ -899,5 +910,5 @@ def places(fleet: Fleet, member: RunnerState) -> list[str]:
     return found
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
+World.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
 TestWorld = World.TestCase

@@ -16,8 +16,6 @@ from dask_flame.reports import ReportStore
 from dask_flame.reports.driver.export import COLUMNS, _table
 from dask_flame.reports.wire import Batch
 
-pytestmark = pytest.mark.unit
-
 FIRST = 1_700_000_000.0
 FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
 
@@ -44,6 +42,7 @@ def store() -> ReportStore:
     return store
 
 
+@pytest.mark.unit
 def test_a_frame_has_a_row_for_each_report(store: ReportStore) -> None:
     frame = store.to_pandas()
     assert list(frame.columns) == [*FIXED, "loss", "acc", "time_", "rate"]
@@ -64,12 +63,14 @@ def test_a_frame_has_a_row_for_each_report(store: ReportStore) -> None:
     assert (frame.time_.iloc[-1], frame.rate.iloc[-1]) == (0.25, math.inf)
 
 
+@pytest.mark.unit
 def test_an_empty_store_has_the_columns_too() -> None:
     frame = ReportStore().to_pandas()
     assert (list(frame.columns), len(frame)) == (FIXED, 0)
     assert str(frame.time.dtype).endswith("UTC]")
 
 
+@pytest.mark.unit
 def test_a_csv_file_says_the_same(store: ReportStore, tmp_path: Path) -> None:
     store.to_csv(tmp_path / "reports.csv")
     with (tmp_path / "reports.csv").open(newline="") as file:
@@ -100,6 +101,7 @@ def test_a_csv_file_says_the_same(store: ReportStore, tmp_path: Path) -> None:
     # A set's text is another one in each process, and these are one name each.
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
+@pytest.mark.unit
 def test_some_of_it_can_be_selected(store: ReportStore, which: Any, keys: list[Any]) -> None:
     found = store.select(**which)
     assert list(found) == keys
@@ -130,6 +132,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float, float]]:
     return found
 
 
+@pytest.mark.process  # tensorboardX imports PyTorch, which takes seconds
 def test_tensorboard_has_a_run_for_each_call(store: ReportStore, tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     (tmp_path / "b").mkdir()
@@ -148,6 +151,7 @@ def test_tensorboard_has_a_run_for_each_call(store: ReportStore, tmp_path: Path)
     assert scalars(tmp_path / "_block_, 1_")[0][:3] == ("rate", 0, math.inf)
 
 
+@pytest.mark.process  # tensorboardX imports PyTorch, which takes seconds
 def test_runs_have_names_of_their_own(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     store = ReportStore()
@@ -164,6 +168,7 @@ def test_runs_have_names_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "nasty", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\uff1d1+1"]
 )
+@pytest.mark.unit
 def test_no_cell_of_a_csv_file_is_a_formula(nasty: str, tmp_path: Path) -> None:
     store = ReportStore()
     times = [FIRST, FIRST + 1]
@@ -183,6 +188,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(nasty: str, tmp_path: Path) -> None:
         assert cell[:1] != "-" or math.isfinite(float(cell)) or float(cell) < 0
 
 
+@pytest.mark.unit
 def test_a_csv_file_of_many_names_is_written_a_line_at_a_time(tmp_path: Path) -> None:
     store = ReportStore(total=300_000)
     for call in range(30):
