@@ -31,6 +31,8 @@ class LaunchConfig(TypedDict, total=False):
         Bytes; None for no limit.
     preload : list of str
         Modules to import before it registers.
+    secrets : list of str
+        Names of environment variables whose values are hidden in its log.
     config : mapping
         Dask configuration.
     security : mapping
@@ -53,6 +55,7 @@ class LaunchConfig(TypedDict, total=False):
     resources: dict[str, float]
     memory: int | None
     preload: list[str]
+    secrets: list[str]
     config: dict[str, Any]
     security: dict[str, Any]
     path: list[str]

@@ -79,6 +79,7 @@ class KubernetesBackend(Backend):
     name: ClassVar[str] = "kubernetes"
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
+    holds_secrets: ClassVar[bool] = True
     seats: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     places: ClassVar[Mapping[str, Check]] = {
         "namespace": check_namespace,
@@ -257,7 +258,7 @@ class KubernetesBackend(Backend):
         options = KubernetesOptions(**spec.options)
         site, first = self._owner_job.planned(spec, options)
         secret, pod = _objects(spec, options, site)
-        return [shown(item, spec, options) for item in (*first, secret, pod)]
+        return [shown(item, spec) for item in (*first, secret, pod)]
 
     # Creation
 
@@ -493,7 +494,7 @@ def _objects(
     config = spec.launch_config(local=False)
     # All runners of a pool share one Secret. The name of each is a variable of its pod.
     shared = {name: value for name, value in config.items() if name != "name"}
-    secret = manifests.secret(site, shared, variables(spec, options))
+    secret = manifests.secret(site, shared, variables(spec))
     orders = secret["metadata"]["name"]
     return secret, manifests.pod(spec, options, site, usual_environment(spec), orders)
 
