@@ -146,9 +146,10 @@ def hide(values: Iterable[str]) -> None:
 
 def without_known(text: str) -> str:
     """Return a text without the values that were given to :func:`hide`."""
-    # The longest first: one may be part of another.
-    for value in sorted((v for v in tuple(_known) if v in text), key=len, reverse=True):
-        text = text.replace(value, ELSE)
+    if _known:
+        # The longest first: one may be part of another.
+        for value in sorted((v for v in tuple(_known) if v in text), key=len, reverse=True):
+            text = text.replace(value, ELSE)
     return text
 
 

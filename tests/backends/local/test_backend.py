@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -9,17 +10,19 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dask.config
 import psutil
 import pytest
+import threadpoolctl
 from distributed import wait
 
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
-from dask_flame.errors import BackendError, BootError, RunnerLost
+from dask_flame.errors import BootError, PoolError, RunnerLost
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
 from tests.support.waiting import wait_for
@@ -170,8 +173,116 @@ def test_secrets_are_variables_of_runners_and_shown_nowhere(flame: Any) -> None:
     shown = repr(cluster) + repr(cluster.pools) + str(cluster.events) + str(cluster.boots)
     assert "xyzzy" not in shown
     assert "plugh" not in shown
-    with pytest.raises(BackendError, match=r"write secrets=\{\"TOKEN\": os.environ"):
-        flame(max=1, secrets={"TOKEN": {"name": "there", "key": "k"}})
+    there = {"TOKEN": {"name": "there", "key": "k"}}
+    for make in (partial(flame, max=1), cluster.resize):
+        with pytest.raises(
+            PoolError, match=r"write secrets=\{\"TOKEN\": os.environ.*, or secrets="
+        ):
+            make(secrets=there)
+    assert cluster.pools["default"].secrets == {"TOKEN": "plugh"}
+
+
+@pytest.mark.parametrize("option", ["env", "secrets"])
+def test_a_variable_has_the_value_that_the_driver_has_when_a_runner_boots(
+    flame: Any, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-before")
+    cluster, client = flame(max=1, single_use=True, **{option: {"FLAME_TOKEN": None}})
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-now")
+    assert client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30) == "v4lue-of-now"
+    wait_for(lambda: not cluster.runners, what="the end of the runner after its call")
+    monkeypatch.delenv("FLAME_TOKEN")
+    assert cluster.resize(max=2).max == 2
+    line = f'{option} takes FLAME_TOKEN from .* write os.environ\\["FLAME_TOKEN"\\] = '
+    with pytest.raises(BootError, match=line):  # at once, and not after three attempts
+        client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
+    with pytest.raises(PoolError, match=line):
+        cluster.manifest()
+    assert len([e for e in cluster.events if e.kind == "failed" and "was refused" in e.reason]) == 1
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-later")
+    later = client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
+    assert later == "v4lue-of-later"
+    shown = [repr(cluster), cluster._repr_html_(), repr(cluster.pools), str(cluster.events)]
+    shown += [str(cluster.boots), str(cluster.manifest()), str(cluster.get_logs())]
+    assert "v4lue" not in "".join(shown)
+    assert "FLAME_TOKEN" in shown[2]
+
+
+def test_the_log_of_a_failed_call_has_no_secret(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = "entirely ordinary words"  # a form that no rule takes for a secret
+    monkeypatch.setenv("FLAME_WORDS", value)
+    cluster, client = flame(max=1, secrets=["FLAME_WORDS"], env={"DB_PASSWORD": "plain text 2"})
+
+    def fail() -> None:
+        said = os.environ["FLAME_WORDS"], os.environ["DB_PASSWORD"]
+        raise ValueError(f"not opened by {said[0]}, {said[1]}")
+
+    failed = client.submit(fail, pure=False)
+    with pytest.raises(ValueError, match=f"not opened by {value}, plain text 2"):
+        failed.result(timeout=30)  # the driver's error is as it was raised
+    logs = wait_for(lambda: "Compute Failed" in (t := str(cluster.get_logs())) and t)
+    assert "not opened by" in logs
+    assert value not in logs
+    assert "plain text 2" not in logs
+    (call,) = cluster.reports.calls.values()
+    assert call.error
+    assert value not in call.error
+
+
+def test_an_import_that_fails_shows_no_secret(flame: Any, tmp_path: Path) -> None:
+    (tmp_path / "flame_opener.py").write_text(
+        "import os\nraise ValueError('not opened by ' + os.environ['FLAME_WORDS'])\n"
+    )
+    path = {"PYTHONPATH": str(tmp_path)}
+    words = {"FLAME_WORDS": "entirely ordinary words"}
+    cluster, client = flame(
+        max=1, secrets=words, env=path, preload=["flame_opener"], boot_attempts=1
+    )
+    with pytest.raises(BootError, match="not opened by …") as error:
+        client.submit(abs, 1).result(timeout=30)
+    shown = str(error.value) + str(cluster.events) + str(cluster.get_logs())
+    assert "ordinary" not in shown
+
+
+#: Numbers of threads as the libraries themselves report them.
+def _threads(*modules: str) -> dict[str, int]:
+    for module in modules:
+        importlib.import_module(module)
+    loaded = threadpoolctl.threadpool_info()
+    numbers = {str(library["internal_api"]): int(library["num_threads"]) for library in loaded}
+    if "torch" in sys.modules:
+        numbers["torch"] = sys.modules["torch"].get_num_threads()
+    return numbers
+
+
+@pytest.mark.parametrize("preload", [[], ["numpy", "torch"]], ids=["imported", "preloaded"])
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ({"cpus": 2}, 2),
+        ({"cpus": 2, "concurrency": 2}, 1),
+        ({"cpus": 2, "env": {"OMP_NUM_THREADS": "1"}}, 1),
+        ({}, 1),
+    ],
+    ids=["cpus", "shared", "own", "none"],
+)
+def test_libraries_use_the_threads_of_one_call(
+    flame: Any, preload: list[str], options: dict[str, Any], number: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pytest.importorskip("torch")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cluster, client = flame(max=1, preload=preload, idle_timeout="1s", **options)
+    numbers = client.submit(_threads, "numpy", "torch", pure=False).result(timeout=120)
+    assert numbers.keys() >= {"openblas", "torch"}
+    assert set(numbers.values()) == {number}, numbers
+    # Runners that boot later have what is said then, forked or not.
+    cluster.resize(cpus=(3 - number) * options.get("concurrency", 1), env={})
+    wait_for(lambda: not cluster.runners, what="the end of the idle runner")
+    numbers = client.submit(_threads, "numpy", "torch", pure=False).result(timeout=120)
+    assert set(numbers.values()) == {3 - number}, numbers
 
 
 def _die(words: bytes) -> None:
