@@ -108,6 +108,12 @@ class RunnerSpec:
         named = {name for name, value in self.env.items() if secret(name, value)}
         return sorted(named | self.secrets.keys())
 
+    @property
+    def secret_values(self) -> list[str]:
+        """The values of the variables in `secret_names`, where they are known here."""
+        variables = self.variables
+        return [variables[name] for name in self.secret_names if name in variables]
+
     def launch_config(self, *, local: bool) -> LaunchConfig:
         """Return the configuration that a runner reads when it starts.
 

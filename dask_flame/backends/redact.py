@@ -6,8 +6,6 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dask_flame.backends.base import RunnerSpec
-
 #: Replaces a secret.
 HIDDEN = "(hidden)"
 #: Minimum length of a secret to search for: a shorter text may occur in others by chance.
@@ -29,12 +27,6 @@ def hide(values: Mapping[str, Any], *, shown: Collection[str] = ()) -> dict[str,
     {'HF_TOKEN': '(hidden)', 'OMP_NUM_THREADS': '1'}
     """
     return {name: value if name in shown else HIDDEN for name, value in values.items()}
-
-
-def secret_values(spec: RunnerSpec) -> list[str]:
-    """Return the values of a runner's variables that are known to be secrets."""
-    variables = spec.variables
-    return [variables[name] for name in spec.secret_names if name in variables]
 
 
 def scrub(item: Any, secrets: Collection[str]) -> Any:

@@ -202,7 +202,12 @@ class Pool(Declared):
         hash=False,
     )
     secrets: Mapping[str, Secret] = option(
-        checked_secrets, '["HF_TOKEN"]', default={}, secret=True, for_runners=True, hash=False
+        checked_secrets,
+        '{"HF_TOKEN": "hf_…"}',
+        default={},
+        secret=True,
+        for_runners=True,
+        hash=False,
     )
     preload: tuple[str, ...] = option(_modules, '["numpy"]', default=(), for_runners=True)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -60,8 +60,7 @@ def runner_spec(
         **with_own_values("env", own, partly=expected),
         **with_own_values("secrets", pool.secrets, partly=expected),
     }
-    hide(value for value in secrets.values() if isinstance(value, str))
-    return RunnerSpec(
+    spec = RunnerSpec(
         name=name,
         scheduler=scheduler,
         concurrency=pool.concurrency,
@@ -82,6 +81,8 @@ def runner_spec(
         cwd=working_directory(),
         options=pool.options,
     )
+    hide(spec.secret_values)
+    return spec
 
 
 #: Settings of ``distributed.client`` with the modules that the driver's Clients preload.

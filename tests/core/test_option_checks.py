@@ -190,12 +190,7 @@ POOL = [
         [{"/data": "claim"}, {"/x": {"emptyDir": {}, "subPath": "y"}}],
         secret=True,
     ),
-    Row(
-        "secrets",
-        SECRETS,
-        [{"A": "b"}, {"A": {"name": "n", "key": "k"}}, {"PATH": None}, ["PATH"], ("PATH",)],
-        secret=True,
-    ),
+    Row("secrets", SECRETS, [{"A": "b"}, {"PATH": None}, ["PATH"], ("PATH",), []], secret=True),
     Row(
         "pod_template",
         [True, 1, nan, "", " ", "no/such/file.yaml", "\0", "x" * 5000, *_JUNK[:3], object()],
@@ -600,7 +595,7 @@ def test_an_event_loop_that_stands_still() -> None:
         ({"memory_limit": "auto"}, 'memory="4 GiB"'),
         ({"idle_timout": 5}, "idle_timeout=5"),
         ({"envs": {"A": "s3cret"}}, 'env={"TOKENIZERS_PARALLELISM": "false"}'),
-        ({"secret": {"A": "s3cret"}}, 'secrets=["HF_TOKEN"]'),
+        ({"secret": {"A": "s3cret"}}, 'secrets={"HF_TOKEN": "hf_…"}'),
     ],
 )
 def test_another_tools_name_is_answered_with_the_line_to_write(given: Any, line: str) -> None:

@@ -12,7 +12,7 @@ from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.local.runner_kinds import kind
 from dask_flame.backends.local.sampling_intervals import lengthen_intervals
-from dask_flame.backends.redact import HIDDEN, hide, plain, scrub, secret_values
+from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 from dask_flame.core.process_settings import import_path, main_program
 from dask_flame.prints.rate_limit import Limits
 
@@ -73,5 +73,5 @@ def displayed(
         "metadata": {"name": spec.name},
         "spec": {**what, "env": hide(environment, shown=shown), "orders": orders},
     }
-    clean: dict[str, Any] = scrub(plain(shape), secret_values(spec))
+    clean: dict[str, Any] = scrub(plain(shape), spec.secret_values)
     return clean

@@ -18,8 +18,10 @@ import dask.config
 import psutil
 import pytest
 import threadpoolctl
-from distributed import wait
+from distributed import Client, wait
 
+import dask_flame
+from dask_flame import Pool
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
 from dask_flame.errors import BootError, PoolError, RunnerLost
@@ -216,6 +218,7 @@ def test_the_log_of_a_failed_call_has_no_secret(
     cluster, client = flame(max=1, secrets=["FLAME_WORDS"], env={"DB_PASSWORD": "plain text 2"})
 
     def fail() -> None:
+        dask_flame.report(step=1, loss=0.5)
         said = os.environ["FLAME_WORDS"], os.environ["DB_PASSWORD"]
         raise ValueError(f"not opened by {said[0]}, {said[1]}")
 
@@ -227,8 +230,7 @@ def test_the_log_of_a_failed_call_has_no_secret(
     assert value not in logs
     assert "plain text 2" not in logs
     (call,) = cluster.reports.calls.values()
-    assert call.error
-    assert value not in call.error
+    assert wait_for(lambda: call.why) == "ValueError('not opened by …, …')"
 
 
 def test_an_import_that_fails_shows_no_secret(flame: Any, tmp_path: Path) -> None:
@@ -246,8 +248,8 @@ def test_an_import_that_fails_shows_no_secret(flame: Any, tmp_path: Path) -> Non
     assert "ordinary" not in shown
 
 
-#: Numbers of threads as the libraries themselves report them.
 def _threads(*modules: str) -> dict[str, int]:
+    """Return the numbers of threads as the libraries themselves report them (runner)."""
     for module in modules:
         importlib.import_module(module)
     loaded = threadpoolctl.threadpool_info()
@@ -257,32 +259,45 @@ def _threads(*modules: str) -> dict[str, int]:
     return numbers
 
 
-@pytest.mark.parametrize("preload", [[], ["numpy", "torch"]], ids=["imported", "preloaded"])
-@pytest.mark.parametrize(
-    ("options", "number"),
-    [
-        ({"cpus": 2}, 2),
-        ({"cpus": 2, "concurrency": 2}, 1),
-        ({"cpus": 2, "env": {"OMP_NUM_THREADS": "1"}}, 1),
-        ({}, 1),
-    ],
-    ids=["cpus", "shared", "own", "none"],
-)
-def test_libraries_use_the_threads_of_one_call(
-    flame: Any, preload: list[str], options: dict[str, Any], number: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def _libraries(client: Client, pool: str, *modules: str) -> dict[str, int]:
+    with dask_flame.on(pool):
+        return dict(client.submit(_threads, *modules, pure=False).result(timeout=180))
+
+
+def test_libraries_use_the_threads_of_one_call(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    pools = {
+        "alone": Pool(max=1, cpus=2),
+        "shared": Pool(max=1, cpus=4, concurrency=2, preload=["numpy"]),
+        "less": Pool(max=1, cpus=2, concurrency=2),
+        "own": Pool(max=1, cpus=1, env={"OMP_NUM_THREADS": "2"}),
+        "none": Pool(max=1, concurrency=2),
+    }
+    cluster, client = flame(pools=pools)
+    numbers = {pool: _libraries(client, pool, "numpy") for pool in pools}
+    found = {pool: number["openblas"] for pool, number in numbers.items()}
+    assert found == {"alone": 2, "shared": 2, "less": 1, "own": 2, "none": 1}
+    # A variable of the driver's has precedence over Dask's, as for Dask's own workers.
+    cluster.close()
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    _, client = flame(max=1)
+    assert _libraries(client, "default", "numpy")["openblas"] == 2
+
+
+def test_torch_uses_the_threads_of_one_call_forked_or_not(flame: Any) -> None:
     pytest.importorskip("torch")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    cluster, client = flame(max=1, preload=preload, idle_timeout="1s", **options)
-    numbers = client.submit(_threads, "numpy", "torch", pure=False).result(timeout=120)
-    assert numbers.keys() >= {"openblas", "torch"}
-    assert set(numbers.values()) == {number}, numbers
-    # Runners that boot later have what is said then, forked or not.
-    cluster.resize(cpus=(3 - number) * options.get("concurrency", 1), env={})
-    wait_for(lambda: not cluster.runners, what="the end of the idle runner")
-    numbers = client.submit(_threads, "numpy", "torch", pure=False).result(timeout=120)
-    assert set(numbers.values()) == {3 - number}, numbers
+    pools = {
+        "own": Pool(max=1, cpus=2, env={"OMP_NUM_THREADS": "1"}),
+        "forked": Pool(max=1, cpus=2, preload=["torch"], idle_timeout="100ms", boot_timeout="5m"),
+    }
+    cluster, client = flame(pools=pools)
+    assert _libraries(client, "forked", "torch")["torch"] == 2
+    assert _libraries(client, "own", "torch")["torch"] == 1
+    # Forked from another template, as the environment of this one has been read.
+    cluster.resize("forked", cpus=1)
+    wait_for(lambda: not cluster.fleets.fleets["forked"].members, what="the end of the idle runner")
+    assert _libraries(client, "forked", "torch")["torch"] == 1
 
 
 def _die(words: bytes) -> None:

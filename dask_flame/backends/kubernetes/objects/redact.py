@@ -7,7 +7,7 @@ from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
-from dask_flame.backends.redact import HIDDEN, hide, plain, scrub, secret_values
+from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 
 #: Variables whose values dask-flame sets, whatever a template says.
 _OURS = frozenset({"DASK_WORKER_NAME", "TMPDIR"})
@@ -35,7 +35,7 @@ def shown(item: Mapping[str, Any], spec: RunnerSpec) -> dict[str, Any]:
         for variable in container.get("env") or ():
             if variable.get("value") and variable["name"] not in known:
                 variable["value"] = HIDDEN
-    clean: dict[str, Any] = scrub(seen, secret_values(spec))
+    clean: dict[str, Any] = scrub(seen, spec.secret_values)
     return clean
 
 
