@@ -161,6 +161,15 @@ def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) ->
     wait_for(fake.at_rest)
 
 
+def test_a_secret_may_be_one_that_is_there(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    there = {"metadata": {"name": "there", "namespace": "team"}, "stringData": {"k": "xyzzy"}}
+    fake.create({"apiVersion": "v1", "kind": "Secret", **there})
+    flame, client = cluster(max=1, secrets={"TOKEN": {"name": "there", "key": "k"}})
+    assert client.submit(whoami).result(timeout=60)[1] == "xyzzy"
+    assert "name: there" in str(flame.manifest())
+
+
 def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
     kubernetes: Start, cluster: Any
 ) -> None:
