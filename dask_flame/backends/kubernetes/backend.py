@@ -283,7 +283,9 @@ class KubernetesBackend(Backend):
         except (KubernetesError, BackendError, PoolError) as error:
             no_room = isinstance(error, KubernetesError) and error.code == 403
             no_room = no_room and _OVER_QUOTA in str(error)
-            self._over(spec.name, f"was refused: {_refusal(error)}", no_room=no_room)
+            # A webhook may repeat what it refuses.
+            said = scrub(_refusal(error), spec.secret_values)
+            self._over(spec.name, f"was refused: {said}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
                 self._start(self._delete(runner.pod, 0))
         except Exception as error:

@@ -222,6 +222,7 @@ def test_the_drivers_values_are_sent_to_runners_alone(
     line = r'secrets takes TOKEN from .* write os\.environ\["TOKEN"\] = '
     with pytest.raises(BootError, match=line):  # at once, and not after three attempts
         client.submit(whoami, pure=False).result(timeout=60)
+    assert len([e for e in flame.events if e.kind == "failed" and "refused" in e.reason]) == 1
     monkeypatch.setenv("TOKEN", "v4lue-of-later")
     assert client.submit(whoami, pure=False).result(timeout=60)[1] == "v4lue-of-later"
     (head,) = pods(fake, "scheduler")
