@@ -24,6 +24,7 @@ from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
+from dask_flame.backends.redact import scrub
 from dask_flame.core import config
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.options import Check
