@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dask_flame.backends.options import BackendOptions as BackendOptions
     from dask_flame.backends.options import Option as Option
     from dask_flame.backends.options import option as option
-    from dask_flame.backends.options import secrets_option as secrets_option
     from dask_flame.backends.registry import find_backend as find_backend
     from dask_flame.backends.registry import made as made
 
@@ -36,7 +35,6 @@ __all__ = [
     "option",
     "runner_command",
     "runner_command_from_file",
-    "secrets_option",
 ]
 
 __getattr__, __dir__ = attach(
@@ -55,6 +53,5 @@ __getattr__, __dir__ = attach(
         "option": "dask_flame.backends.options",
         "runner_command": "dask_flame.backends.command",
         "runner_command_from_file": "dask_flame.backends.command",
-        "secrets_option": "dask_flame.backends.options",
     },
 )

@@ -18,6 +18,7 @@ from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.launch_config import LaunchConfig, SetupConfig
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
+from dask_flame.core.redaction import secret
 from dask_flame.errors import BackendError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class RunnerSpec:
     shutdown_timeout : float
         Seconds that its calls may take to end when the runner is reclaimed.
     cpus : float or None
-        CPUs of the runner, also as the number of threads of numerical libraries, at least one. None
-        for no limit.
+        CPUs of the runner, which numerical libraries in its `concurrency` calls share. None for no
+        limit.
     gpus : int
         GPUs of the runner.
     resources : mapping of str to float
@@ -55,6 +56,9 @@ class RunnerSpec:
         Bytes; None for no limit.
     env : mapping of str to str
         Environment variables, which override those of the substrate. May hold secrets.
+    secrets : mapping of str to str, or to a mapping
+        Further variables, which override those of `env`, with secret values. A mapping in place of
+        a value names a secret that the substrate holds (:attr:`Backend.holds_secrets`).
     preload : sequence of str
         Modules to import before the runner registers.
     setup : SetupConfig or None
@@ -86,6 +90,7 @@ class RunnerSpec:
     resources: Mapping[str, float] = field(default_factory=dict)
     memory: int | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict, repr=False)
     preload: Sequence[str] = ()
     setup: SetupConfig | None = field(default=None, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -94,6 +99,23 @@ class RunnerSpec:
     hash_seed: str = ""
     cwd: str | None = ""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The values of `env` and `secrets` together, without secrets that the substrate holds."""
+        return {**self.env, **{n: v for n, v in self.secrets.items() if isinstance(v, str)}}
+
+    @property
+    def secret_names(self) -> list[str]:
+        """The variables of `secrets`, and those of `env` whose names are those of secrets."""
+        named = {name for name, value in self.env.items() if secret(name, value)}
+        return sorted(named | self.secrets.keys())
+
+    @property
+    def secret_values(self) -> list[str]:
+        """The values of the variables in `secret_names`, where they are known here."""
+        variables = self.variables
+        return [variables[name] for name in self.secret_names if name in variables]
 
     def launch_config(self, *, local: bool) -> LaunchConfig:
         """Return the configuration that a runner reads when it starts.
@@ -119,6 +141,7 @@ class RunnerSpec:
             "memory": self.memory,
             "preload": list(self.preload),
             "setup": self.setup,
+            "secrets": self.secret_names,
             "config": dict(self.config),
             "security": security if local else _inline(security),
             "path": [],
@@ -250,6 +273,10 @@ class Backend(ABC):
     runner reads it, imports the modules of ``preload``, calls the function of ``setup``, connects
     to ``scheduler`` and registers under its name. The backend need not know when that happens.
 
+    **Secrets.** The values of :attr:`RunnerSpec.secrets` reach the runner as environment variables,
+    by the substrate's means for secrets if it has any, and are in no argument, label, log message,
+    error or manifest. The two functions have them in their environment.
+
     **Ending a runner.** A runner ends by itself when the scheduler asks it to or is lost, at a
     SIGTERM, and, if it reads its configuration from its standard input, when that closes. A backend
     must also be able to end it by force, with all processes that it has started.
@@ -274,6 +301,9 @@ class Backend(ABC):
     Options: ClassVar[type[BackendOptions]] = BackendOptions
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
+    #: Whether a pool's ``secrets`` may name secrets that the substrate holds, by
+    #: ``{"name": …, "key": …}`` in place of a value.
+    holds_secrets: ClassVar[bool] = False
     #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
@@ -499,7 +529,7 @@ class Backend(ABC):
         sequence of mapping
             The runner's own object and all others for it, in the order in which they are sent.
             YAML's safe dumper must be able to write them. They must not contain secrets: the values
-            of ``env``, ``config``, ``security`` and ``options["secrets"]``; see
+            of ``env``, ``secrets``, ``config`` and ``security``; see
             :mod:`dask_flame.backends.redact`.
 
         Raises

@@ -66,7 +66,7 @@ def runner_command(
     own = {"TMPDIR": directory, MARK: f"{spec.name}.{secrets.token_hex(8)}"}
     return RunnerCommand(
         arguments=(sys.executable, *spec.flags, "-m", "dask_flame.runner", "0"),
-        environment={**usual_environment(spec), **spec.env, **own},
+        environment={**usual_environment(spec), **spec.variables, **own},
         config=json.dumps(config).encode() + b"\n",
     )
 
@@ -92,6 +92,6 @@ def runner_command_from_file(
     config: LaunchConfig = {**spec.launch_config(local=False), "host": host}
     return RunnerCommand(
         arguments=(python, *spec.flags, "-m", "dask_flame.runner.from_file", file),
-        environment={**usual_environment(spec), **spec.env},
+        environment={**usual_environment(spec), **spec.variables},
         config=json.dumps(config).encode(),
     )

@@ -7,8 +7,9 @@ import dask.config
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.core.process_settings import HASH_SEED
 
+_OMP = "OMP_NUM_THREADS"
 _THREADS = (
-    "OMP_NUM_THREADS",
+    _OMP,
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
@@ -33,9 +34,16 @@ def usual_environment(spec: RunnerSpec) -> dict[str, str]:
 
 
 def threads(spec: RunnerSpec) -> dict[str, str]:
-    """Return variables with the number of threads of numerical libraries, if the pool has cpus.
+    """Return variables with the number of threads of numerical libraries in each call.
 
-    Fractions are rounded down, because the substrate would throttle another thread; the minimum is
-    1.
+    It is the share of the pool's cpus of one of its concurrent calls. Fractions are rounded down,
+    because the substrate would throttle another thread; the minimum is 1. A pool's own
+    ``OMP_NUM_THREADS`` applies to all libraries, as the variables of the others override it.
+    Without either, none are returned.
     """
-    return {} if spec.cpus is None else dict.fromkeys(_THREADS, str(max(1, int(spec.cpus))))
+    number, _, _ = spec.variables.get(_OMP, "").partition(",")  # one for each level of nesting
+    if number.isdecimal():
+        return dict.fromkeys(_THREADS, number)
+    if spec.cpus is None:
+        return {}
+    return dict.fromkeys(_THREADS, str(max(1, int(spec.cpus // spec.concurrency))))

@@ -51,6 +51,8 @@ class LaunchConfig(TypedDict, total=False):
         Modules to import before it registers.
     setup : SetupConfig or None
         The function to call before it registers.
+    secrets : list of str
+        Names of environment variables whose values are hidden in its log.
     config : mapping
         Dask configuration.
     security : mapping
@@ -74,6 +76,7 @@ class LaunchConfig(TypedDict, total=False):
     memory: int | None
     preload: list[str]
     setup: SetupConfig | None
+    secrets: list[str]
     config: dict[str, Any]
     security: dict[str, Any]
     path: list[str]

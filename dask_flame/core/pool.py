@@ -28,25 +28,11 @@ from dask_flame.core.option_checks import (
 )
 from dask_flame.core.options import Check, Declared, Option, option
 from dask_flame.core.setup_function import setup_function
+from dask_flame.core.variables import Secret, check_present, checked_env, checked_secrets
 from dask_flame.errors import PoolError
 
 OnChange = Callable[[str, int], object]
 Duration = str | float | timedelta
-
-
-def _environment(name: str, env: Any) -> Mapping[str, str]:
-    if not isinstance(env, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in env.items()
-    ):
-        # The values may be secrets, so the error does not show them.
-        raise PoolError(f"env is not a mapping of str to str; write env={EXAMPLES['env']}")
-    for variable, value in env.items():
-        if not variable or "=" in variable or "\0" in variable + value:
-            raise PoolError(
-                f"env has a variable that no process can be given, {variable!r}: names are not "
-                f"empty and have no '=', and nothing has a NUL; write env={EXAMPLES['env']}"
-            )
-    return dict(env)
 
 
 def _resources(name: str, resources: Any) -> Mapping[str, float]:
@@ -82,6 +68,10 @@ def _duration(example: str, *, zero: bool = True, **more: Any) -> Any:
 
 def _callback() -> Any:
     return option(function, "lambda pool, count: print(pool, count)", for_runners=True)
+
+
+#: Options with variables whose values may be the driver's.
+_VARIABLES = ("env", "secrets")
 
 
 def _is_options(value: Any) -> bool:
@@ -129,9 +119,9 @@ class Pool(Declared):
         to end.
     cpus : float or str, optional
         CPUs of one runner, which may be a fraction such as 0.5 or ``"500m"``. This is the request
-        and the limit of a pod. As a whole number of at least one, it is also the number of threads
-        that numerical libraries may use (OMP_NUM_THREADS and similar variables). By default, as for
-        Dask's own workers: one thread, and no limit.
+        and the limit of a pod. Numerical libraries may use ``cpus // concurrency`` threads in each
+        call, and one at least (OMP_NUM_THREADS and similar variables). By default, as for Dask's
+        own workers: one thread, and no limit.
     memory : size, optional
         Memory of one runner, such as ``"4 GiB"``; 64 MiB or more; unlimited by default. Dask spills
         and pauses a runner's worker based on it. A paused runner gets no calls, is replaced, and
@@ -147,8 +137,15 @@ class Pool(Declared):
         ``flame.pool.price``, which is unset.
     resources : mapping of str to float, optional
         Dask resources of one runner, for calls with ``resources=``.
-    env : mapping of str to str, optional
-        Environment variables for the runner, which override those of the driver.
+    env : mapping of str to str or None, optional
+        Environment variables for the runner, which override those of the driver. None means the
+        value that the driver has when the runner boots, which is kept secret as those of `secrets`
+        are.
+    secrets : sequence of str, or mapping of str to str or None, optional
+        Environment variables for the runner with secret values: names, whose values are the
+        driver's when the runner boots; or names with values, where None means the driver's. They
+        are shown in no repr, event, log, error or manifest. On Kubernetes they are kept in a Secret
+        of the cluster, and ``{"name": …, "key": …}`` in place of a value names another Secret.
     preload : sequence of str, optional
         Modules to import before a runner registers. On Linux, local runners are forked from a
         process that has imported them, provided that the import starts no threads or processes,
@@ -204,9 +201,17 @@ class Pool(Declared):
     resources: Mapping[str, float] = option(
         _resources, '{"GPU": 1}', default={}, fixed=True, hash=False
     )
-    env: Mapping[str, str] = option(
-        _environment,
+    env: Mapping[str, str | None] = option(
+        checked_env,
         '{"TOKENIZERS_PARALLELISM": "false"}',
+        default={},
+        secret=True,
+        for_runners=True,
+        hash=False,
+    )
+    secrets: Mapping[str, Secret] = option(
+        checked_secrets,
+        '{"HF_TOKEN": "hf_…"}',
         default={},
         secret=True,
         for_runners=True,
@@ -242,7 +247,8 @@ class Pool(Declared):
             gpus: int | None = None,
             price: float | None = None,
             resources: Mapping[str, float] | None = None,
-            env: Mapping[str, str] | None = None,
+            env: Mapping[str, str | None] | None = None,
+            secrets: Sequence[str] | Mapping[str, Secret] | None = None,
             preload: Sequence[str] | None = None,
             setup: Callable[[], object] | None = None,
             **options: Any,
@@ -251,27 +257,33 @@ class Pool(Declared):
 
         @by_name("Pool", "min", "max", "concurrency", "idle_timeout")
         def __init__(self, **options: Any) -> None:
-            own = self.declared()
-            given = {name: options.pop(name, None) for name in own}
-            together = options.pop("options", None)
-            if together is not None and not _is_options(together):
-                example = 'options={"image": "ghcr.io/me/runner:1.0"}'
-                raise PoolError(
-                    f"options is not a mapping of names of options to values; write {example}"
-                )
-            options = {**(together or {}), **options}
-            refuse_unknown(options)
-            values = {name: known.taken(name, given[name]) for name, known in own.items()}
-            if values["max"] is None:
-                values["max"] = max(CPU_COUNT, values["min"])
-            for name, value in values.items():
-                object.__setattr__(self, name, value)
-            object.__setattr__(self, "options", backend_options.checked(options))
-            if self.min > self.max:
-                raise PoolError(
-                    f"min={self.min} is more than max={self.max}; write "
-                    f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
-                )
+            self._fill(options)
+            for name in _VARIABLES:
+                check_present(name, getattr(self, name))
+
+    def _fill(self, options: dict[str, Any]) -> None:
+        """Set the checked options; variables that the driver no longer has are not noticed."""
+        together = options.pop("options", None)
+        if together is not None and not _is_options(together):
+            example = 'options={"image": "ghcr.io/me/runner:1.0"}'
+            raise PoolError(
+                f"options is not a mapping of names of options to values; write {example}"
+            )
+        options = {**(together or {}), **options}
+        own = self.declared()
+        given = {name: options.pop(name, None) for name in own}
+        refuse_unknown(options)
+        values = {name: known.taken(name, given[name]) for name, known in own.items()}
+        if values["max"] is None:
+            values["max"] = max(CPU_COUNT, values["min"])
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "options", backend_options.checked(options))
+        if self.min > self.max:
+            raise PoolError(
+                f"min={self.min} is more than max={self.max}; write "
+                f"min={self.max}, max={self.min} if they were swapped, or max={self.min}"
+            )
 
     def __repr__(self) -> str:
         own = {n: known.shown(getattr(self, n)) for n, known in self.declared().items()}
@@ -291,7 +303,12 @@ class Pool(Declared):
 
     def replace(self, **changes: Any) -> Pool:
         """Return a copy with these options changed; they are checked as in ``Pool(...)``."""
-        return Pool(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
+        copy = object.__new__(Pool)
+        copy._fill({f.name: getattr(self, f.name) for f in fields(self)} | changes)
+        for name in _VARIABLES:
+            if name in changes:
+                check_present(name, getattr(copy, name))
+        return copy
 
     def said(self, names: Iterable[str]) -> dict[str, str]:
         """Return the text of these options for an event, without options that may hold secrets."""

@@ -1,4 +1,4 @@
-"""Recognize secrets in the arguments of a call, by name and by form (runner).
+"""Recognize secrets in texts by name, by form, or as known values (driver, runner).
 
 No rule finds all of them. These rules prefer to hide too much: a false match only hides the value
 of one argument on a page.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from dask_flame.core import tokens
@@ -125,6 +126,33 @@ def names_hash(name: str) -> bool:
     return bool(_HASH.search(name.lower())) and not secret(name, "")
 
 
+#: Values that are secret, whatever their form; the oldest first.
+_known: dict[str, None] = {}
+#: Minimum length of such a value, as a shorter one may occur in other texts by chance; and the
+#: number of values that are kept.
+_TELLING, _MOST = 8, 1_000
+
+
+def hide(values: Iterable[str]) -> None:
+    """Replace these values in this process's texts from now on, unless they are short."""
+    for value in values:
+        for form in {value, repr(value)[1:-1]}:
+            if len(form) >= _TELLING:
+                _known.pop(form, None)
+                _known[form] = None
+    while len(_known) > _MOST:
+        del _known[next(iter(_known))]
+
+
+def without_known(text: str) -> str:
+    """Return a text without the values that were given to :func:`hide`."""
+    if _known:
+        # The longest first: one may be part of another.
+        for value in sorted((v for v in tuple(_known) if v in text), key=len, reverse=True):
+            text = text.replace(value, ELSE)
+    return text
+
+
 def veiled(text: str, *, random: bool = True) -> str:
     """Return a text with everything that looks like a secret replaced.
 
@@ -143,6 +171,7 @@ def veiled(text: str, *, random: bool = True) -> str:
     >>> veiled("host=h user=u password=hunter2")
     'host=h user=u password=…'
     """
+    text = without_known(text)
     if _WORDY.fullmatch(text):
         return text
     if "-----" in text or "MI" in text:

@@ -44,7 +44,13 @@ from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
 from dask_flame.driver.hosts.base import HostParts, SchedulerHost, SchedulerView
 from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
 from dask_flame.driver.ignored_settings import warn_of_ignored
-from dask_flame.driver.launch import check_taken, make_security, places_for, runner_spec
+from dask_flame.driver.launch import (
+    check_secrets,
+    check_taken,
+    make_security,
+    places_for,
+    runner_spec,
+)
 from dask_flame.driver.log_filter import QuietLogs
 from dask_flame.driver.pools_api import PoolsApi
 from dask_flame.driver.report_source import ClusterReports
@@ -215,6 +221,7 @@ class FlameCluster(PoolsApi):
         places = places_for(factory, namespace=namespace, context=context)
         for policy in policies.values():
             check_taken(factory, policy.options)
+            check_secrets(factory, policy.secrets)
         self.security = make_security(security, remote=getattr(factory, "remote", False))
         self.dashboard_address = checked_address(dashboard_address)
         self._silence_logs = log_level(silence_logs)

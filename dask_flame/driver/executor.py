@@ -13,6 +13,7 @@ from distributed.protocol import pickle
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.core.backoff import Backoff
 from dask_flame.driver.fleets import PoolFleets
+from dask_flame.errors import PoolError
 from dask_flame.history.journal import Journal
 from dask_flame.scaling.fleet import Retirement
 from dask_flame.scheduler.home.home import Home
@@ -120,7 +121,14 @@ class DecisionExecutor:
 
     async def _boot(self, names: Sequence[str]) -> None:
         try:
-            await self.backend.boot(self._specs(names))
+            specs = self._specs(names)
+        except PoolError as error:
+            # For example, a variable that the driver no longer has.
+            for name in names:
+                self._ended(Ended(name=name, why=f"was refused: {error}", final=True))
+            return
+        try:
+            await self.backend.boot(specs)
         except Exception as error:
             logger.debug("boot refused", exc_info=True)
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")

@@ -15,13 +15,22 @@ from dask_flame.core.backend_options import BackendOptions, configuring, knowing
 from dask_flame.core.options import Check
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
+from dask_flame.core.redaction import hide
 from dask_flame.core.setup_function import setup_config
+from dask_flame.core.variables import Secret, with_own_values
 from dask_flame.driver.certificates import temporary_security
 from dask_flame.errors import PoolError
 
 
 def runner_spec(
-    name: str, pool: Pool, *, of: str, scheduler: str, security: Security, hash_seed: str = ""
+    name: str,
+    pool: Pool,
+    *,
+    of: str,
+    scheduler: str,
+    security: Security,
+    hash_seed: str = "",
+    expected: bool = False,
 ) -> RunnerSpec:
     """Return the launch specification of one runner.
 
@@ -38,13 +47,22 @@ def runner_spec(
         Security of the cluster; a runner receives the worker's keys and certificates.
     hash_seed : str, default ""
         Value of ``PYTHONHASHSEED`` in this cluster.
+    expected : bool, default False
+        Whether the runner is not requested yet. Variables that the driver lacks are then left out.
 
     Raises
     ------
     PoolError
-        The pool's ``setup`` cannot be pickled any more.
+        The pool's ``setup`` cannot be pickled any more, or the driver lacks a variable whose value
+        it should give.
     """
-    return RunnerSpec(
+    env = {name: value for name, value in pool.env.items() if value is not None}
+    own: dict[str, Secret] = {name: None for name, value in pool.env.items() if value is None}
+    secrets = {
+        **with_own_values("env", own, partly=expected),
+        **with_own_values("secrets", pool.secrets, partly=expected),
+    }
+    spec = RunnerSpec(
         name=name,
         scheduler=scheduler,
         concurrency=pool.concurrency,
@@ -55,7 +73,8 @@ def runner_spec(
         gpus=pool.gpus,
         resources=pool.offers,
         memory=pool.memory,
-        env=pool.env,
+        env=env,
+        secrets=secrets,
         preload=pool.preload,
         setup=None if pool.setup is None else setup_config(pool.setup),
         config=settings(),
@@ -65,6 +84,8 @@ def runner_spec(
         cwd=working_directory(),
         options=pool.options,
     )
+    hide(spec.secret_values)
+    return spec
 
 
 #: Settings of ``distributed.client`` with the modules that the driver's Clients preload.
@@ -177,6 +198,28 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
             f'leave it out, or write backend="{other.backend}"'
         )
     known(**taken)
+
+
+def check_secrets(backend: object, secrets: Mapping[str, Secret]) -> None:
+    """Check that the backend can give a pool's secrets to its runners.
+
+    Parameters
+    ----------
+    backend : Backend or callable
+    secrets : mapping
+
+    Raises
+    ------
+    PoolError
+    """
+    name = getattr(backend, "name", getattr(backend, "__name__", "?"))
+    for variable, value in secrets.items():
+        if isinstance(value, Mapping) and not getattr(backend, "holds_secrets", False):
+            raise PoolError(
+                f"secrets: {variable} is kept in Kubernetes, where runners of backend={name!r} "
+                f'cannot read it; write secrets={{"{variable}": os.environ["{variable}"]}}, or '
+                f'secrets=["{variable}"] for the value that this process has'
+            )
 
 
 def places_for(backend: object, **given: str | None) -> dict[str, str]:

@@ -25,7 +25,7 @@ from dask_flame.core.open_files import check_room
 from dask_flame.core.option_checks import Duration, seconds, whole
 from dask_flame.core.pool import Pool
 from dask_flame.driver.closed import closed
-from dask_flame.driver.launch import check_taken, runner_spec
+from dask_flame.driver.launch import check_secrets, check_taken, runner_spec
 from dask_flame.driver.manifest import Manifest
 from dask_flame.driver.other_clusters import (
     ELSEWHERE,
@@ -86,6 +86,7 @@ class PoolsApi(Cluster):
                 scheduler="",
                 security=Security(),
                 hash_seed=self._hash_seed,
+                expected=True,
             )
             for pool, policy in self.fleets.policies.items()
         ]
@@ -346,9 +347,9 @@ class PoolsApi(Cluster):
     def resize(self, pool: str | None = None, **changes: Any) -> Pool:
         """Change a pool's policy while the cluster runs.
 
-        Options that runners receive when they boot (``env``, ``preload``, ``cpus``, ``memory``)
-        apply to new runners; all others apply immediately. Busy runners in excess of a lower
-        ``max`` finish their calls first.
+        Options that runners receive when they boot (``env``, ``secrets``, ``preload``, ``cpus``,
+        ``memory``) apply to new runners; all others apply immediately. Busy runners in excess of a
+        lower ``max`` finish their calls first.
 
         Parameters
         ----------
@@ -376,7 +377,7 @@ class PoolsApi(Cluster):
     def _resize(self, pool: str | None, changes: Mapping[str, Any], why: str) -> None:
         async def change() -> None:
             check_taken(self.backend, changes)
-            self._check_room(pool, changes)
+            self._check_new(pool, changes)
             policy = self.fleets.resize(pool, changes)
             self.backend.expect(self._expected())
             said = policy.said(dict.fromkeys(("min", "max", *changes)))
@@ -387,14 +388,16 @@ class PoolsApi(Cluster):
 
         self._do(change)
 
-    def _check_room(self, pool: str | None, changes: Mapping[str, Any]) -> None:
-        """Check that this process can open enough connections for a higher ``max``."""
+    def _check_new(self, pool: str | None, changes: Mapping[str, Any]) -> None:
+        """Check that the backend and this process can follow a changed policy."""
         policies, name = self.fleets.policies, pool or self.fleets.default
-        if self.backend.apart or name not in policies:
+        if name not in policies:
             return
-        most = policies[name].replace(**changes).max  # raises for invalid options
-        if most > policies[name].max:
-            check_room(most + sum(p.max for other, p in policies.items() if other != name))
+        changed = policies[name].replace(**changes)  # raises for invalid options
+        check_secrets(self.backend, changed.secrets)
+        if changed.max > policies[name].max and not self.backend.apart:
+            # For each runner, this process has a connection.
+            check_room(changed.max + sum(p.max for other, p in policies.items() if other != name))
 
     def _check_running(self) -> None:
         if self.status in (Status.created, Status.undefined):

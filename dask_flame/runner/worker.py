@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -36,6 +37,7 @@ from dask_flame.core.deferred_pages import build_later
 from dask_flame.core.distributed_internals import adopt_client
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
+from dask_flame.core.redaction import hide, without_known
 from dask_flame.core.threads import in_thread
 from dask_flame.prints.runner.framing import FramedPrints, install
 from dask_flame.prints.runner.sender import later
@@ -107,6 +109,7 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
     for name in ("distributed.protocol", "distributed.comm.utils"):
         # Errors of serialization are part of the error of the call that they belong to.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    hide(os.environ.get(name, "") for name in orders.get("secrets", ()))
     local: list[str] = []  # may be local modules of the driver, which come later
     for module in orders["preload"]:
         try:
@@ -159,8 +162,9 @@ def _show(module: str, error: BaseException) -> None:
     ):
         frame = frame.tb_next
     if frame is not None or isinstance(error, SyntaxError):
-        traceback.print_exception(type(error), error, frame)
-    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        lines = traceback.format_exception(type(error), error, frame)
+        print(without_known("".join(lines)), end="", file=sys.stderr)
+    said = without_known(f"{type(error).__name__}: {error}".removesuffix(": "))
     print(f"preload={module!r} cannot be imported: {said}", file=sys.stderr)
 
 

@@ -21,13 +21,15 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -308,7 +310,7 @@ class BackendConformance:
 
     @pytest.mark.asyncio
     async def test_a_runner_gets_its_environment_and_its_slots(self, stage: Stage) -> None:
-        spec = stage.spec("one", env={"FLAME_TEST": "a=b c"}, concurrency=3, cpus=2)
+        spec = stage.spec("one", env={"FLAME_TEST": "a=b c"}, concurrency=3, cpus=6)
         await stage.backend.boot([spec])
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
@@ -385,6 +387,29 @@ class BackendConformance:
         await stage.backend.end(["one"], grace=grace)
         await stage.until(lambda: not _runs(pid), "the process that it started has ended")
 
+    @pytest.mark.asyncio
+    async def test_a_secret_reaches_the_runner_and_is_shown_nowhere(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        value = f"s3cret-{secrets.token_hex(8)}"
+        spec = stage.spec("one", env={"FLAME_A": "1", "FLAME_B": "2"}, secrets={"FLAME_B": value})
+        with caplog.at_level(logging.DEBUG):
+            stage.backend.expect([replace(spec, name="", scheduler="")])
+            manifest: Sequence[Any] = ()
+            with contextlib.suppress(BackendError):  # it is optional
+                manifest = stage.backend.manifest(spec)
+            await stage.backend.boot([spec])
+            await stage.registered("one")
+            async with Client(stage.scheduler.address, asynchronous=True) as client:
+                seen = await client.submit(_variables_and_words, pure=False)
+            logs = dict(await stage.backend.logs(["one"]))
+            await stage.backend.end(["one"], grace=10)
+            await stage.gone("one")
+        variables, words = seen
+        assert (variables["FLAME_A"], variables["FLAME_B"]) == ("1", value)
+        shown = (repr(spec), words, manifest, logs, stage.said, caplog.text)
+        assert value not in repr(shown)
+
     def test_secrets_are_not_shown(self) -> None:
         spec = RunnerSpec(
             name="one",
@@ -392,6 +417,7 @@ class BackendConformance:
             concurrency=1,
             boot_timeout=1,
             env={"TOKEN": "s3cret"},
+            secrets={"KEY": "s3cret"},
             security={"tls_worker_key": "s3cret"},
             config={"password": "s3cret"},
         )
@@ -402,6 +428,11 @@ def _start_a_process() -> int:
     """Start a process in its own session (runner)."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     return subprocess.Popen(sleep, start_new_session=True).pid
+
+
+def _variables_and_words() -> tuple[dict[str, str], list[str]]:
+    """Return the environment and the command line of this process (runner)."""
+    return dict(os.environ), psutil.Process().cmdline()
 
 
 def _runs(pid: int) -> bool:

@@ -119,6 +119,7 @@ def test_a_command_shows_no_secret(tmp_path: Path) -> None:
     spec = spec_for(
         "tls://10.0.0.1:8786",
         env={"TOKEN": "s3cret"},
+        secrets={"KEY": "s3cret", "THERE": {"name": "s3cret", "key": "k"}},
         config={"password": "s3cret"},
         security={"require_encryption": True, "tls_worker_key": str(key)},
     )
@@ -126,5 +127,7 @@ def test_a_command_shows_no_secret(tmp_path: Path) -> None:
         assert "s3cret" not in repr(command)
         assert "s3cret" not in " ".join(command.arguments)
         assert b"s3cret" in command.config
+        assert command.environment["KEY"] == "s3cret"
+        assert "THERE" not in command.environment
     # On another machine there is no such file.
     assert b"-----BEGIN s3cret" in command.config

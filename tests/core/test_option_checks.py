@@ -203,7 +203,7 @@ POOL = [
         [{"/data": "claim"}, {"/x": {"emptyDir": {}, "subPath": "y"}}],
         secret=True,
     ),
-    Row("secrets", SECRETS, [{"A": "b"}, {"A": {"name": "n", "key": "k"}}], secret=True),
+    Row("secrets", SECRETS, [{"A": "b"}, {"PATH": None}, ["PATH"], ("PATH",), []], secret=True),
     Row(
         "pod_template",
         [True, 1, nan, "", " ", "no/such/file.yaml", "\0", "x" * 5000, *_JUNK[:3], object()],

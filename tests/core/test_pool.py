@@ -4,9 +4,10 @@ import ast
 import inspect
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.backends.environment import threads
+from dask_flame.backends.environment import threads, usual_environment
 from dask_flame.backends.kubernetes import KubernetesOptions
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.core.text import exact_memory, memory
@@ -64,10 +65,40 @@ def test_an_amount_that_is_no_whole_thousandth_is_rounded_up() -> None:
     assert Pool(cpus=1e-9).cpus == 0.001
 
 
-@pytest.mark.parametrize(("cpus", "number"), [("200m", "1"), (1.9, "1"), (2.5, "2"), (4, "4")])
-def test_libraries_have_whole_threads_and_one_at_least(cpus: Any, number: str) -> None:
-    spec = runner_spec("r", Pool(cpus=cpus), of="p", scheduler="", security=Security())
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ({"cpus": "200m"}, "1"),
+        ({"cpus": 1.9}, "1"),
+        ({"cpus": 2.5}, "2"),
+        ({"cpus": 4}, "4"),
+        ({"cpus": 4, "concurrency": 2}, "2"),
+        ({"cpus": 7.9, "concurrency": 2}, "3"),
+        ({"cpus": 2, "concurrency": 3}, "1"),
+        ({"cpus": 4, "env": {"OMP_NUM_THREADS": "3"}}, "3"),
+        ({"env": {"OMP_NUM_THREADS": "3,1"}}, "3"),
+        ({"cpus": 4, "secrets": {"OMP_NUM_THREADS": "3"}}, "3"),
+        ({"cpus": 4, "env": {"OMP_NUM_THREADS": "many"}}, "4"),
+    ],
+)
+def test_libraries_have_whole_threads_for_each_call_and_one_at_least(
+    options: dict[str, Any], number: str
+) -> None:
+    spec = runner_spec("r", Pool(**options), of="p", scheduler="", security=Security())
     assert set(threads(spec).values()) == {number}
+    assert threads(spec).keys() == {
+        *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+        *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    }
+
+
+def test_without_cpus_libraries_have_the_threads_of_dasks_own_workers() -> None:
+    spec = runner_spec("r", Pool(concurrency=2), of="p", scheduler="", security=Security())
+    assert threads(spec) == {}
+    dasks = dask.config.get("distributed.nanny.pre-spawn-environ")
+    usual = usual_environment(spec)
+    assert {name: usual[name] for name in dasks} == {n: str(v) for n, v in dasks.items()}
+    assert usual["OMP_NUM_THREADS"] == "1"
 
 
 @given(st.integers(1, 2**50))
@@ -218,9 +249,9 @@ def test_values_of_env_are_shown_nowhere() -> None:
         pod_template={"spec": {"containers": [{"env": [{"name": "A", "value": "s3cret"}]}]}},
         image="i",
     )
+    assert "secrets={KEY: …, THERE: …}" in repr(pool)
     for shown in (repr(pool), repr(KubernetesOptions(**pool.options))):
         assert "s3cret" not in shown
-        assert "secrets={KEY: …, THERE: …}" in shown
         assert "image='i', " in shown
         assert "pod_template={spec: …}" in shown
     assert "env={TOKEN: …}" in repr(pool)
@@ -228,18 +259,83 @@ def test_values_of_env_are_shown_nowhere() -> None:
         "Pool(min=0, max=3, concurrency=1, idle_timeout=60.0, min_idle_timeout=None, "
         "boot_timeout=120.0, shutdown_timeout=30.0, spare=0, single_use=False, idle_check=None, "
         "boot_attempts=3, on_boot_failure='fail', on_grow=None, on_shrink=None, cpus=None, "
-        "memory=None, gpus=0, price=None, resources={}, env={}, preload=(), setup=None)"
+        "memory=None, gpus=0, price=None, resources={}, env={}, secrets={}, preload=(), setup=None)"
     )
     with pytest.raises(PoolError) as caught:
         Pool(env={"TOKEN": "s3cret", "N": 1})  # type: ignore[dict-item]
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        *("xyzzy", {"A B": "xyzzy"}, {"A": 3}, {"A": "x\0yzzy"}, {"A": {"name": "xyzzy"}}),
+        *(["xyzzy"], [b"xyzzy"], [["xyzzy"]]),
+        *(["hf_AbCdEfGhIjKlMnOpQrStUvWxYz"], ["AKIAIOSFODNN7EXAMPLE"]),
+    ],
+)
+def test_an_error_shows_no_secret(secrets: Any) -> None:
+    with pytest.raises(PoolError, match="secrets=") as error:
+        Pool(secrets=secrets)
+    for part in ("xyzzy", "yzzy", "AbCd", "AKIA"):
+        assert part not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["env", "secrets"])
+def test_a_value_of_none_is_the_drivers_and_only_its_name_is_kept(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(pool: Pool, **more: Any) -> Mapping[str, Any]:
+        spec = runner_spec("r", pool, of="p", scheduler="", security=Security(), **more)
+        assert "v4lue" not in repr(spec)
+        return spec.variables
+
+    names: Any = {"FLAME_TOKEN": None}
+    with pytest.raises(PoolError) as error:
+        Pool(**{option: names})
+    assert str(error.value) == (
+        f"{option} takes FLAME_TOKEN from the environment of this process, which does not have it; "
+        f'write os.environ["FLAME_TOKEN"] = "…" before, or {option}={{"FLAME_TOKEN": "…"}}'
+    )
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-1")
+    pool = Pool(**{option: names})
+    assert sent(pool) == {"FLAME_TOKEN": "v4lue-1"}
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-2")
+    assert sent(pool) == {"FLAME_TOKEN": "v4lue-2"}
+    assert b"v4lue" not in pickle.dumps(pool)
+    assert f"{option}={{FLAME_TOKEN: …}}" in repr(pool)
+    monkeypatch.delenv("FLAME_TOKEN")
+    # Other options can still be changed.
+    changed = pool.replace(max=pool.max + 1)
+    assert getattr(changed, option) == names
+    assert pickle.loads(pickle.dumps(pool)) == pool
+    assert hash(pool) == hash(changed.replace(max=pool.max))
+    for make in (partial(sent, pool), partial(pool.replace, **{option: names})):
+        with pytest.raises(PoolError, match=f"{option} takes FLAME_TOKEN from"):
+            make()
+    assert sent(pool, expected=True) == {}
+
+
+def test_secrets_are_a_list_of_names_or_a_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "1")
+    monkeypatch.setenv("B", "")
+    there = {"name": "n", "key": "k"}
+    assert Pool(secrets=["A", "B", "A"]).secrets == {"A": None, "B": None}
+    pool = Pool(secrets={"A": None, "B": "2", "C": there}, env={"A": "0", "B": None, "D": "4"})
+    spec = runner_spec("r", pool, of="p", scheduler="", security=Security())
+    assert (spec.env, spec.secrets) == ({"A": "0", "D": "4"}, {"A": "1", "B": "2", "C": there})
+    assert spec.variables == {"A": "1", "B": "2", "D": "4"}
+    assert pool.abridged.secrets == pool.abridged.env == {}
+    assert Pool(secrets=()).secrets == Pool(secrets={}).secrets == Pool().secrets == {}
+
+
 def test_a_pool_is_a_value() -> None:
     pool = Pool(max=3, env={"A": "b"}, image="i", secrets={"TOKEN": "s3cret"})
     assert "s3cret" not in repr(pool)
     assert pool.replace(max=4).options == pool.options
-    assert pool.replace(image="j").options == {"image": "j", "secrets": {"TOKEN": "s3cret"}}
+    assert pool.replace(image="j").options == {"image": "j"}
+    assert pool.replace(image="j").secrets == {"TOKEN": "s3cret"}
+    assert Pool(options={"image": "i", "max": 3, "secrets": pool.secrets}, env=pool.env) == pool
     assert pickle.loads(pickle.dumps(pool)) == pool
     assert replace(pool, max=4).max == 4
     assert hash(pool) == hash(replace(pool))

@@ -72,6 +72,8 @@ PRINTED = {
         r"runner-1 … runner-4 \(4\): demand of 4 slots calls for 4",
         r"^runner-\d+: accepted \d+\.\d+ s, ",
         r"^default: .* of runners, busy for ",
+        r"^\('not-a-real-key', 'offline'\)$",
+        r"^Pool\(.*env=\{MODE: …\}, secrets=\{WANDB_API_KEY: …\}",
         r"^\[4\.0, 3\.0, 2\.0, 1\.0\]$",
     ],
     "reports": [r"/flame$", r"^rate=0\.3 runner-\d done ", r"2 calls: 2 done; best loss first"],

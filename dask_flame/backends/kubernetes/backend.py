@@ -24,6 +24,7 @@ from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
+from dask_flame.backends.redact import scrub
 from dask_flame.core import config
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.options import Check
@@ -79,6 +80,7 @@ class KubernetesBackend(Backend):
     name: ClassVar[str] = "kubernetes"
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
+    holds_secrets: ClassVar[bool] = True
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     places: ClassVar[Mapping[str, Check]] = {
         "namespace": check_namespace,
@@ -257,7 +259,7 @@ class KubernetesBackend(Backend):
         options = KubernetesOptions(**spec.options)
         site, first = self._owner_job.planned(spec, options)
         secret, pod = _objects(spec, options, site)
-        return [shown(item, spec, options) for item in (*first, secret, pod)]
+        return [shown(item, spec) for item in (*first, secret, pod)]
 
     # Creation
 
@@ -282,7 +284,9 @@ class KubernetesBackend(Backend):
         except (KubernetesError, BackendError, PoolError) as error:
             no_room = isinstance(error, KubernetesError) and error.code == 403
             no_room = no_room and _OVER_QUOTA in str(error)
-            self._over(spec.name, f"was refused: {_refusal(error)}", no_room=no_room)
+            # A webhook may repeat what it refuses.
+            said = scrub(_refusal(error), spec.secret_values)
+            self._over(spec.name, f"was refused: {said}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
                 self._start(self._delete(runner.pod, 0))
         except Exception as error:
@@ -493,7 +497,7 @@ def _objects(
     config = spec.launch_config(local=False)
     # All runners of a pool share one Secret. The name of each is a variable of its pod.
     shared = {name: value for name, value in config.items() if name != "name"}
-    secret = manifests.secret(site, shared, variables(spec, options))
+    secret = manifests.secret(site, shared, variables(spec))
     launch_secret = secret["metadata"]["name"]
     return secret, manifests.pod(spec, options, site, usual_environment(spec), launch_secret)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dask_flame.backends.options import BackendOptions, Option, option, secrets_option
+from dask_flame.backends.options import BackendOptions, Option, option
 from dask_flame.core.option_checks import size, word, wrong, yes_or_no
 from dask_flame.core.options import names_of
 from dask_flame.errors import PoolError
@@ -167,9 +167,6 @@ class KubernetesOptions(BackendOptions):
     volumes : mapping, optional
         By mount path: the name of a PersistentVolumeClaim, or any volume source in the format of
         Kubernetes, optionally with ``readOnly`` and ``subPath``.
-    secrets : mapping, optional
-        Environment variables that are stored in a Secret of the cluster: by name, the value, or
-        ``{"name": …, "key": …}`` of an existing Secret.
     labels, annotations : mapping of str to str, optional
         Labels and annotations of the pod.
     pod_template : mapping, path or callable, optional
@@ -179,8 +176,7 @@ class KubernetesOptions(BackendOptions):
     Raises
     ------
     PoolError
-        An option is wrong; the message has its name and a line that works, without the values of
-        `secrets`.
+        An option is wrong; the message has its name and a line that works.
     """
 
     backend: ClassVar[str] = "kubernetes"
@@ -217,7 +213,6 @@ class KubernetesOptions(BackendOptions):
     volumes: Mapping[str, Mapping[str, Any]] | None = option(
         _volumes, '{"/data": "my-claim"}', secret=True
     )
-    secrets: Mapping[str, str | Mapping[str, str]] | None = secrets_option()
     labels: Mapping[str, str] | None = option(_own_pairs, '{"team": "vision"}')
     annotations: Mapping[str, str] | None = option(_own_pairs, '{"owner": "me@example.org"}')
     pod_template: PodTemplate | None = option(

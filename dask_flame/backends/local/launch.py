@@ -12,7 +12,7 @@ from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.local.runner_kinds import kind
 from dask_flame.backends.local.sampling_intervals import lengthen_intervals
-from dask_flame.backends.redact import HIDDEN, hide, plain
+from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 from dask_flame.core.process_settings import import_path, main_program
 from dask_flame.prints.rate_limit import Limits
 
@@ -71,10 +71,10 @@ def displayed(
         launch_config["setup"], shown={"name", "python"}
     )
     environment = dict(sorted({**what["env"], **own}.items()))
-    return plain(
-        {
-            "kind": "Runner",
-            "metadata": {"name": spec.name},
-            "spec": {**what, "env": hide(environment, shown=shown), "launch_config": launch_config},
-        }
-    )
+    shape = {
+        "kind": "Runner",
+        "metadata": {"name": spec.name},
+        "spec": {**what, "env": hide(environment, shown=shown), "launch_config": launch_config},
+    }
+    clean: dict[str, Any] = scrub(plain(shape), spec.secret_values)
+    return clean

@@ -13,7 +13,6 @@ from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
 from dask_flame.backends.local.options import LocalOptions
 from dask_flame.core.process_settings import HASH_SEED, import_path
-from dask_flame.errors import BackendError
 from dask_flame.runner.devices import VISIBLE
 
 
@@ -35,11 +34,14 @@ class RunnerKinds:
     def first(self) -> dict[str, Any] | None:
         """Return the first of :meth:`all`, if the supervisor may start with its environment.
 
-        It may not if the pool sets variables: they are meant for runners, and could affect the
-        supervisor.
+        It may not if the pool sets variables to other values than this process has: they are meant
+        for runners, and could affect the supervisor.
         """
         first = next(iter(self._messages.values()), None)
-        return first if first is not None and first["fork"] and not first["own"] else None
+        if first is None or not first["fork"]:
+            return None
+        inherited = all(os.environ.get(name) == first["env"][name] for name in first["own"])
+        return first if inherited else None
 
     def of(self, spec: RunnerSpec) -> tuple[str, list[dict[str, Any]]]:
         """Return the key of a runner's kind, and the messages to send to the supervisor first."""
@@ -61,7 +63,7 @@ def kind(spec: RunnerSpec) -> dict[str, Any]:
     """Return the message that describes runners like this one to a supervisor."""
     return {
         "env": _environment(spec),
-        "own": sorted({**spec.env, **_secrets(spec)}),
+        "own": sorted(spec.variables),
         "preload": list(spec.preload),
         # Without preloaded modules the path does not matter, and may change.
         "path": import_path() if spec.preload else [],
@@ -81,17 +83,4 @@ def _environment(spec: RunnerSpec) -> dict[str, str]:
         inherited = {k: v for k, v in inherited.items() if not k.startswith("PYTHON")}
     if inherited.get(HASH_SEED) == "random":
         del inherited[HASH_SEED]  # as if unset: all runners need the same seed
-    own = {**spec.env, **_secrets(spec)}
-    return {**usual_environment(spec), **inherited, **threads(spec), **own}
-
-
-def _secrets(spec: RunnerSpec) -> dict[str, str]:
-    """Return secret variables; locally, other processes of this user can read any variable."""
-    secrets = spec.options.get("secrets") or {}
-    for name, value in secrets.items():
-        if not isinstance(value, str):
-            raise BackendError(
-                f"secrets: {name} is kept in Kubernetes, where local runners cannot read it; write "
-                f'secrets={{"{name}": os.environ["{name}"]}}'
-            )
-    return dict(secrets)
+    return {**usual_environment(spec), **inherited, **threads(spec), **spec.variables}

@@ -31,7 +31,7 @@ from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.hosts.replication import SchedulerProxy
 from dask_flame.driver.launch import settings
 from dask_flame.driver.log_filter import without
-from dask_flame.errors import PRINTED, BackendError, BootError
+from dask_flame.errors import PRINTED, BackendError, BootError, PoolError
 from dask_flame.history.state import Sample
 from dask_flame.lease.resume import resume_clients
 from dask_flame.prints.scheduler.plugin import Taker
@@ -358,7 +358,13 @@ class RemoteScheduler:
     async def _boot(self, runners: Mapping[str, str]) -> None:
         for name, pool in runners.items():
             self._parts.fleets.booted(pool, (name,))
-        await self._parts.backend.boot(self._parts.specs(list(runners)))
+        try:
+            specs = self._parts.specs(list(runners))
+        except PoolError as error:
+            for name in runners:
+                self.ended(Ended(name=name, why=f"was refused: {error}", final=True))
+            return
+        await self._parts.backend.boot(specs)
 
     def _expired(self, why: str) -> None:
         self._over(why, "lease")

@@ -164,6 +164,30 @@ def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) ->
     wait_for(fake.at_rest)
 
 
+def test_a_secret_may_be_one_that_is_there(kubernetes: Start, cluster: Any) -> None:
+    fake = kubernetes()
+    there = {"metadata": {"name": "there", "namespace": "team"}, "stringData": {"k": "xyzzy"}}
+    fake.create({"apiVersion": "v1", "kind": "Secret", **there})
+    flame, client = cluster(max=1, secrets={"TOKEN": {"name": "there", "key": "k"}})
+    assert client.submit(whoami).result(timeout=60)[1] == "xyzzy"
+    assert "name: there" in str(flame.manifest())
+
+
+def test_a_refusal_that_repeats_a_secret_does_not_show_it(kubernetes: Start, cluster: Any) -> None:
+    kubernetes()
+
+    def careless(pod: dict[str, Any]) -> dict[str, Any]:
+        pod["metadata"]["labels"] = {"note": "no valid label"}
+        return pod
+
+    flame, client = cluster(
+        max=1, secrets={"TOKEN": "no valid label"}, pod_template=careless, boot_attempts=1
+    )
+    with pytest.raises(BootError, match=r"was refused: .*\(hidden\)") as error:
+        client.submit(whoami).result(timeout=60)
+    assert "no valid label" not in str(error.value) + str(flame.events)
+
+
 def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
     kubernetes: Start, cluster: Any
 ) -> None:

@@ -22,16 +22,13 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         tolerations=[{"key": "a"}],
         image_pull_secrets=["one"],
         volumes={"/data/": "claim"},
-        secrets={"TOKEN": "xyzzy", "OTHER": {"name": "n", "key": "k"}},
         pod_template=template,
     )
     assert options.shm_size == 2 << 30
     assert options.volumes == {"/data": {"persistentVolumeClaim": {"claimName": "claim"}}}
     assert set(options.given) == {
-        *("image", "shm_size", "tolerations", "image_pull_secrets", "volumes", "secrets"),
-        "pod_template",
+        *("image", "shm_size", "tolerations", "image_pull_secrets", "volumes", "pod_template"),
     }
-    assert "xyzzy" not in repr(options)
     assert KubernetesOptions(**options.given) == options
     assert KubernetesOptions().given == {}
 
@@ -68,12 +65,3 @@ def test_what_is_not_taken_is_named_with_a_line_that_works(
     assert says in str(error.value)
     (name,) = given
     assert f"write {name}=" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "secrets", ["xyzzy", {"A B": "xyzzy"}, {"A": 3}, {"A": {"name": "xyzzy"}}, ["xyzzy"]]
-)
-def test_an_error_shows_no_secret(secrets: Any) -> None:
-    with pytest.raises(PoolError, match="write secrets=") as error:
-        KubernetesOptions(secrets=secrets)
-    assert "xyzzy" not in str(error.value)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -9,17 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dask.config
 import psutil
 import pytest
-from distributed import wait
+import threadpoolctl
+from distributed import Client, wait
 
+import dask_flame
+from dask_flame import Pool
 from dask_flame.backends import RunnerSpec
 from dask_flame.backends.local import LocalBackend
-from dask_flame.errors import BackendError, BootError, RunnerLost
+from dask_flame.errors import BootError, PoolError, RunnerLost
 from dask_flame.testing import marked_processes
 from dask_flame.testing.conformance import BackendConformance
 from tests.support.waiting import wait_for
@@ -170,8 +175,129 @@ def test_secrets_are_variables_of_runners_and_shown_nowhere(flame: Any) -> None:
     shown = repr(cluster) + repr(cluster.pools) + str(cluster.events) + str(cluster.boots)
     assert "xyzzy" not in shown
     assert "plugh" not in shown
-    with pytest.raises(BackendError, match=r"write secrets=\{\"TOKEN\": os.environ"):
-        flame(max=1, secrets={"TOKEN": {"name": "there", "key": "k"}})
+    there = {"TOKEN": {"name": "there", "key": "k"}}
+    for make in (partial(flame, max=1), cluster.resize):
+        with pytest.raises(
+            PoolError, match=r"write secrets=\{\"TOKEN\": os.environ.*, or secrets="
+        ):
+            make(secrets=there)
+    assert cluster.pools["default"].secrets == {"TOKEN": "plugh"}
+
+
+@pytest.mark.parametrize("option", ["env", "secrets"])
+def test_a_variable_has_the_value_that_the_driver_has_when_a_runner_boots(
+    flame: Any, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-before")
+    cluster, client = flame(max=1, single_use=True, **{option: {"FLAME_TOKEN": None}})
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-now")
+    assert client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30) == "v4lue-of-now"
+    wait_for(lambda: not cluster.runners, what="the end of the runner after its call")
+    monkeypatch.delenv("FLAME_TOKEN")
+    assert cluster.resize(max=2).max == 2
+    line = f'{option} takes FLAME_TOKEN from .* write os.environ\\["FLAME_TOKEN"\\] = '
+    with pytest.raises(BootError, match=line):  # at once, and not after three attempts
+        client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
+    with pytest.raises(PoolError, match=line):
+        cluster.manifest()
+    assert len([e for e in cluster.events if e.kind == "failed" and "was refused" in e.reason]) == 1
+    monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-later")
+    later = client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
+    assert later == "v4lue-of-later"
+    shown = [repr(cluster), cluster._repr_html_(), repr(cluster.pools), str(cluster.events)]
+    shown += [str(cluster.boots), str(cluster.manifest()), str(cluster.get_logs())]
+    assert "v4lue" not in "".join(shown)
+    assert "FLAME_TOKEN" in shown[2]
+
+
+def test_the_log_of_a_failed_call_has_no_secret(
+    flame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = "entirely ordinary words"  # a form that no rule takes for a secret
+    monkeypatch.setenv("FLAME_WORDS", value)
+    cluster, client = flame(max=1, secrets=["FLAME_WORDS"], env={"DB_PASSWORD": "plain text 2"})
+
+    def fail() -> None:
+        dask_flame.report(step=1, loss=0.5)
+        said = os.environ["FLAME_WORDS"], os.environ["DB_PASSWORD"]
+        raise ValueError(f"not opened by {said[0]}, {said[1]}")
+
+    failed = client.submit(fail, pure=False)
+    with pytest.raises(ValueError, match=f"not opened by {value}, plain text 2"):
+        failed.result(timeout=30)  # the driver's error is as it was raised
+    logs = wait_for(lambda: "Compute Failed" in (t := str(cluster.get_logs())) and t)
+    assert "not opened by" in logs
+    assert value not in logs
+    assert "plain text 2" not in logs
+    (call,) = cluster.reports.calls.values()
+    assert wait_for(lambda: call.why) == "ValueError('not opened by …, …')"
+
+
+def test_an_import_that_fails_shows_no_secret(flame: Any, tmp_path: Path) -> None:
+    (tmp_path / "flame_opener.py").write_text(
+        "import os\nraise ValueError('not opened by ' + os.environ['FLAME_WORDS'])\n"
+    )
+    path = {"PYTHONPATH": str(tmp_path)}
+    words = {"FLAME_WORDS": "entirely ordinary words"}
+    cluster, client = flame(
+        max=1, secrets=words, env=path, preload=["flame_opener"], boot_attempts=1
+    )
+    with pytest.raises(BootError, match="not opened by …") as error:
+        client.submit(abs, 1).result(timeout=30)
+    shown = str(error.value) + str(cluster.events) + str(cluster.get_logs())
+    assert "ordinary" not in shown
+
+
+def _threads(*modules: str) -> dict[str, int]:
+    """Return the numbers of threads as the libraries themselves report them (runner)."""
+    for module in modules:
+        importlib.import_module(module)
+    loaded = threadpoolctl.threadpool_info()
+    numbers = {str(library["internal_api"]): int(library["num_threads"]) for library in loaded}
+    if "torch" in sys.modules:
+        numbers["torch"] = sys.modules["torch"].get_num_threads()
+    return numbers
+
+
+def _libraries(client: Client, pool: str, *modules: str) -> dict[str, int]:
+    with dask_flame.on(pool):
+        return dict(client.submit(_threads, *modules, pure=False).result(timeout=180))
+
+
+def test_libraries_use_the_threads_of_one_call(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    pools = {
+        "alone": Pool(max=1, cpus=2),
+        "shared": Pool(max=1, cpus=4, concurrency=2, preload=["numpy"]),
+        "less": Pool(max=1, cpus=2, concurrency=2),
+        "own": Pool(max=1, cpus=1, env={"OMP_NUM_THREADS": "2"}),
+        "none": Pool(max=1, concurrency=2),
+    }
+    cluster, client = flame(pools=pools)
+    numbers = {pool: _libraries(client, pool, "numpy") for pool in pools}
+    found = {pool: number["openblas"] for pool, number in numbers.items()}
+    assert found == {"alone": 2, "shared": 2, "less": 1, "own": 2, "none": 1}
+    # A variable of the driver's has precedence over Dask's, as for Dask's own workers.
+    cluster.close()
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    _, client = flame(max=1)
+    assert _libraries(client, "default", "numpy")["openblas"] == 2
+
+
+def test_torch_uses_the_threads_of_one_call_forked_or_not(flame: Any) -> None:
+    pytest.importorskip("torch")
+    pools = {
+        "own": Pool(max=1, cpus=2, env={"OMP_NUM_THREADS": "1"}),
+        "forked": Pool(max=1, cpus=2, preload=["torch"], idle_timeout="100ms", boot_timeout="5m"),
+    }
+    cluster, client = flame(pools=pools)
+    assert _libraries(client, "forked", "torch")["torch"] == 2
+    assert _libraries(client, "own", "torch")["torch"] == 1
+    # Forked from another template, as the environment of this one has been read.
+    cluster.resize("forked", cpus=1)
+    wait_for(lambda: not cluster.fleets.fleets["forked"].members, what="the end of the idle runner")
+    assert _libraries(client, "forked", "torch")["torch"] == 1
 
 
 def _die(words: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import base64
 import contextlib
 import importlib
 import json
@@ -189,6 +190,53 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     assert "runner-4" in flame._repr_html_()
     flame.close()
     wait_for(fake.at_rest)
+
+
+def decoded(item: Any) -> str:
+    """All texts of an object, and those in them that are encoded, once or twice."""
+    if isinstance(item, dict | list):
+        return "\n".join(
+            decoded(part) for part in (item.values() if isinstance(item, dict) else item)
+        )
+    texts = [str(item)]
+    for _ in range(2):
+        with contextlib.suppress(ValueError):
+            inside = base64.b64decode(texts[-1], validate=True).decode("latin1")
+            with contextlib.suppress(ValueError):
+                inside = decoded(json.loads(inside))
+            texts.append(inside)
+    return "\n".join(texts)
+
+
+def test_the_drivers_values_are_sent_to_runners_alone(
+    outside: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = outside()
+    monkeypatch.setenv("TOKEN", "v4lue-of-before")
+    monkeypatch.setenv("FLAME_OTHER", "v4lue-other")
+    options = {"secrets": ["TOKEN"], "env": {"FLAME_OTHER": None, "FLAME_PLAIN": "v4lue-plain"}}
+    flame, client = cluster(max=1, single_use=True, **options)
+    monkeypatch.setenv("TOKEN", "v4lue-of-now")
+    assert client.submit(whoami, pure=False).result(timeout=60) == ("runner-1", "v4lue-of-now")
+    assert flame.resize(max=2, secrets=["TOKEN"]).max == 2
+    monkeypatch.delenv("TOKEN")
+    line = r'secrets takes TOKEN from .* write os\.environ\["TOKEN"\] = '
+    with pytest.raises(BootError, match=line):  # at once, and not after three attempts
+        client.submit(whoami, pure=False).result(timeout=60)
+    assert len([e for e in flame.events if e.kind == "failed" and "refused" in e.reason]) == 1
+    monkeypatch.setenv("TOKEN", "v4lue-of-later")
+    assert client.submit(whoami, pure=False).result(timeout=60)[1] == "v4lue-of-later"
+    (head,) = pods(fake, "scheduler")
+    volume = next(v for v in head["spec"]["volumes"] if "secret" in v)
+    texts = {s["metadata"]["name"]: decoded(s["data"]) for s in fake.objects("secrets")}
+    schedulers = texts.pop(volume["secret"]["secretName"])
+    assert "disconnect_grace" in schedulers  # it is decoded
+    assert "v4lue" not in schedulers
+    for value in ("of-now", "of-later", "other", "plain"):
+        assert any(f"v4lue-{value}" in text for text in texts.values())
+    shown = [fake.objects(kind) for kind in ("pods", "jobs", "events", "networkpolicies")]
+    shown += [flame.manifest(), flame.pools, flame, flame.events, flame.boots, flame.get_logs()]
+    assert "v4lue" not in "".join(map(str, shown))
 
 
 def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: Any) -> None:

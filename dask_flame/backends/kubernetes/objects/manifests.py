@@ -30,8 +30,8 @@ from dask_flame.backends.kubernetes.objects.resources import (
     LAUNCH_FILE,
     LAUNCH_FOLDER,
     asked_for,
-    fits,
     plain,
+    secret_key,
 )
 from dask_flame.backends.kubernetes.options import OURS, KubernetesOptions
 from dask_flame.errors import PoolError
@@ -60,7 +60,7 @@ def secret(
     """
     contents = {
         LAUNCH_FILE: json.dumps(launch_config, sort_keys=True),
-        **{name: v for name, v in variables.items() if isinstance(v, str) and fits(name)},
+        **{secret_key(name): v for name, v in variables.items() if isinstance(v, str)},
     }
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:10]
     return {

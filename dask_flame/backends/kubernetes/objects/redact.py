@@ -7,39 +7,35 @@ from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
-from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 
 #: Variables whose values dask-flame sets, whatever a template says.
 _OURS = frozenset({"DASK_WORKER_NAME", "TMPDIR"})
 
 
-def shown(item: Mapping[str, Any], spec: RunnerSpec, options: KubernetesOptions) -> dict[str, Any]:
+def shown(item: Mapping[str, Any], spec: RunnerSpec) -> dict[str, Any]:
     """Return an object without secret values.
 
     Hidden are the contents of Secrets; the values of all variables except a few known ones, because
-    a template or Dask's configuration may contain anything; and the values of ``secrets`` wherever
-    a template has put them.
+    a template or Dask's configuration may contain anything; and the values of secrets wherever a
+    template has put them.
 
     Parameters
     ----------
     item : mapping
     spec : RunnerSpec
         The runner that the object is for.
-    options : KubernetesOptions
-        Options of its pool.
     """
     seen: dict[str, Any] = plain(item)
     for name in ("data", "stringData"):
         if seen["kind"] == "Secret" and name in seen:
             seen[name] = hide(seen[name])
-    known = _OURS | (KNOWN - {*spec.env})
+    known = _OURS | (KNOWN - {*spec.env, *spec.secrets})
     for container in _containers(seen):
         for variable in container.get("env") or ():
             if variable.get("value") and variable["name"] not in known:
                 variable["value"] = HIDDEN
-    secrets = [s for s in (options.secrets or {}).values() if isinstance(s, str)]
-    clean: dict[str, Any] = scrub(seen, secrets)
+    clean: dict[str, Any] = scrub(seen, spec.secret_values)
     return clean
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -69,12 +70,10 @@ def asked_for(
         what = {key: value for key, value in source.items() if key not in beside}
         asked["volumes"].append({"name": name, **what})
         container["volumeMounts"].append({"name": name, "mountPath": path, **beside})
-    for key, value in variables(spec, options).items():
-        if isinstance(value, str) and not fits(key):
-            container["env"].append(plain(key, value))
-        else:
-            where = {"name": launch_secret, "key": key} if isinstance(value, str) else dict(value)
-            container["env"].append({"name": key, "valueFrom": {"secretKeyRef": where}})
+    for name, value in variables(spec).items():
+        inside = {"name": launch_secret, "key": secret_key(name)}
+        where = inside if isinstance(value, str) else dict(value)
+        container["env"].append({"name": name, "valueFrom": {"secretKeyRef": where}})
     if options.node_selector is not None:
         asked["nodeSelector"] = {**asked.get("nodeSelector", {}), **options.node_selector}
     asked["tolerations"] += [dict(t) for t in options.tolerations or ()]
@@ -93,9 +92,9 @@ def asked_for(
     return {"metadata": metadata, "spec": {k: v for k, v in asked.items() if v != []}}
 
 
-def variables(spec: RunnerSpec, options: KubernetesOptions) -> dict[str, Any]:
+def variables(spec: RunnerSpec) -> dict[str, str | Mapping[str, str]]:
     """Return a pool's variables, all of which may be secret: see :func:`secret`."""
-    return {**spec.env, **(options.secrets or {})}
+    return {**spec.env, **spec.secrets}
 
 
 def _ask_for_gpus(
@@ -139,7 +138,12 @@ def plain(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "value": value.replace("$", "$$")}
 
 
-def fits(name: str) -> bool:
-    """Return whether a variable's name is a valid key of a Secret: no path out of its folder."""
-    plain = re.fullmatch(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}", name)
-    return plain is not None and name != LAUNCH_FILE
+def secret_key(name: str) -> str:
+    """Return the key of a variable in a Secret: its name, unless no key may be like it.
+
+    A key is the name of a file, so it must be no path out of the folder.
+    """
+    fits = re.fullmatch(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}", name)
+    if fits is not None and name != LAUNCH_FILE:
+        return name
+    return f"variable-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -161,9 +161,10 @@ def test_volumes_and_variables() -> None:
             "/data": "claim",
             "/cfg/": {"configMap": {"name": "cfg"}, "readOnly": True, "subPath": "a"},
         },
-        "secrets": {"TOKEN": "xyzzy", "KEY": {"name": "there", "key": "k"}},
     }
-    made = pod(options=options, env={"A": "1", "OMP_NUM_THREADS": "8", "odd name": "$(A)"})
+    env = {"A": "1", "OMP_NUM_THREADS": "8"}
+    secrets = {"TOKEN": "xyzzy", "KEY": {"name": "there", "key": "k"}}
+    made = pod(options=options, env=env, secrets=secrets)
     container = worker(made)
     mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
     assert mounts["/cfg"]["subPath"] == "a"
@@ -176,26 +177,33 @@ def test_volumes_and_variables() -> None:
     assert "value" not in env["OMP_NUM_THREADS"]
     assert env["TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "launch", "key": "TOKEN"}
     assert env["KEY"]["valueFrom"]["secretKeyRef"] == {"name": "there", "key": "k"}
-    assert env["odd name"]["value"] == "$$(A)"
     assert "xyzzy" not in json.dumps(made)
-    kept = manifests.secret(SITE, {"scheduler": "tls://"}, options["secrets"])
+    kept = manifests.secret(SITE, {"scheduler": "tls://"}, secrets)
     for version in VERSIONS:
         kubernetes_schemas.validate(kept, version)
     assert kept["stringData"] == {"launch.json": '{"scheduler": "tls://"}', "TOKEN": "xyzzy"}
     assert kept["metadata"]["ownerReferences"] == [OWNER]
     other = manifests.secret(SITE, {"scheduler": "tls://"}, {"TOKEN": "another"})
-    later = manifests.secret(replace(SITE, watchdog=2), {"scheduler": "tls://"}, options["secrets"])
+    later = manifests.secret(replace(SITE, watchdog=2), {"scheduler": "tls://"}, secrets)
     assert len({item["metadata"]["name"] for item in (kept, other, later)}) == 3
 
 
-@pytest.mark.parametrize("name", [".", "..", "..A"])
-def test_variables_that_may_be_no_key_of_a_secret(name: str) -> None:
+@pytest.mark.parametrize("name", [".", "..", "..A", "odd name", "launch.json", "n" * 254, "ä"])
+def test_variables_that_may_be_no_key_of_a_secret_have_another(name: str) -> None:
     made = pod(env={name: "1", ".A": "2"})
-    env = {e["name"]: e for e in worker(made)["env"]}
-    assert env[name]["value"] == "1"
-    assert env[".A"]["valueFrom"]["secretKeyRef"]["key"] == ".A"
-    kept = manifests.secret(SITE, {}, {name: "1", ".A": "2"})["stringData"]
-    assert set(kept) == {"launch.json", ".A"}
+    env = {
+        e["name"]: e["valueFrom"]["secretKeyRef"]
+        for e in worker(made)["env"]
+        if e["name"] in (name, ".A")
+    }
+    assert env[".A"] == {"name": "launch", "key": ".A"}
+    secret = manifests.secret(SITE, {}, {name: "1", ".A": "2"})
+    for version in VERSIONS:
+        kubernetes_schemas.validate(secret, version)
+    kept = secret["stringData"]
+    assert kept.keys() == {"launch.json", ".A", env[name]["key"]}
+    assert kept[env[name]["key"]] == "1"
+    assert len(env[name]["key"]) <= 253
 
 
 def test_the_watchdog_is_safe_and_small_and_may_be_where_the_driver_is() -> None:
@@ -450,7 +458,6 @@ options = st.fixed_dictionaries(
         "service_account": names,
         "image_pull_secrets": st.lists(names, max_size=2),
         "volumes": st.dictionaries(names.map("/{}".format), names, max_size=2),
-        "secrets": st.dictionaries(names.map(lambda n: n.replace("-", "_")), names, max_size=2),
         "labels": labels,
         "annotations": labels,
         "pod_template": st.sampled_from([TEMPLATE, {"spec": {"hostname": "h"}}, lambda pod: pod]),
@@ -466,11 +473,15 @@ options = st.fixed_dictionaries(
         optional={"cpus": st.integers(1, 9), "memory": st.integers(1, 1 << 40)},
     ),
     env=st.dictionaries(names.map(lambda n: n.replace("-", "_")), names, max_size=2),
+    secrets=st.dictionaries(names.map(lambda n: n.replace("-", "_")), names, max_size=2),
 )
 def test_every_combination_is_valid_and_restricted(
-    options: dict[str, Any], amounts: dict[str, Any], env: dict[str, str]
+    options: dict[str, Any],
+    amounts: dict[str, Any],
+    env: dict[str, str],
+    secrets: dict[str, str],
 ) -> None:
-    made = pod(options=options, env=env, **amounts)
+    made = pod(options=options, env=env, secrets=secrets, **amounts)
     against = [why for why in restricted(made) if not why.startswith("sidecar")]
     assert against == []
     # No two of a name, which the API server refuses.
