@@ -68,6 +68,8 @@ class RunnerSpec:
     cwd : str or None
         The driver's working directory, for a runner on the same machine; None if that folder was
         deleted; empty if the runner stays where it starts.
+    files : mapping
+        What a runner on another machine needs to fetch the driver's files (``files=``).
     options : mapping
         The pool's options for this backend, checked by its :attr:`Backend.Options`. May hold
         secrets.
@@ -90,6 +92,7 @@ class RunnerSpec:
     flags: Sequence[str] = ()
     hash_seed: str = ""
     cwd: str | None = ""
+    files: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def launch_config(self, *, local: bool) -> LaunchConfig:
@@ -119,6 +122,7 @@ class RunnerSpec:
             "security": security if local else _inline(security),
             "path": [],
             "cwd": "",
+            "files": dict(self.files),
         }
 
 
@@ -270,6 +274,9 @@ class Backend(ABC):
     Options: ClassVar[type[BackendOptions]] = BackendOptions
     #: Whether runners are on other machines, so that all connections must be TLS.
     remote: ClassVar[bool] = False
+    #: Whether the file system of a remote runner ends with it, as that of a container does. Then
+    #: the driver's files (``files=``) replace others of it; otherwise nothing is ever overwritten.
+    disposable: ClassVar[bool] = False
     #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
     seats: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.

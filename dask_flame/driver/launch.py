@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dask.config
@@ -20,7 +21,14 @@ from dask_flame.errors import PoolError
 
 
 def runner_spec(
-    name: str, pool: Pool, *, of: str, scheduler: str, security: Security, hash_seed: str = ""
+    name: str,
+    pool: Pool,
+    *,
+    of: str,
+    scheduler: str,
+    security: Security,
+    hash_seed: str = "",
+    files: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunnerSpec:
     """Return the launch specification of one runner.
 
@@ -37,6 +45,8 @@ def runner_spec(
         Security of the cluster; a runner receives the worker's keys and certificates.
     hash_seed : str, default ""
         Value of ``PYTHONHASHSEED`` in this cluster.
+    files : mapping, optional
+        See :attr:`RunnerSpec.files`.
     """
     return RunnerSpec(
         name=name,
@@ -56,6 +66,7 @@ def runner_spec(
         flags=interpreter_flags(),
         hash_seed=hash_seed,
         cwd=working_directory(),
+        files=files,
         options=pool.options,
     )
 

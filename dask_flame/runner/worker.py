@@ -36,6 +36,8 @@ from dask_flame.core.distributed_internals import adopt_client
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
 from dask_flame.core.threads import in_thread
+from dask_flame.files.runner.place import place_files
+from dask_flame.files.runner.serve import FileServer
 from dask_flame.prints.runner.framing import FramedPrints, install
 from dask_flame.prints.runner.sender import later
 from dask_flame.runner import main_module
@@ -105,6 +107,8 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
     for name in ("distributed.protocol", "distributed.comm.utils"):
         # Errors of serialization are part of the error of the call that they belong to.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    if not place_files(orders):
+        return 1
     for module in orders["preload"]:
         try:
             importlib.import_module(module)
@@ -271,6 +275,7 @@ class RunnerWorker(Worker):
         self.prints = prints
         if prints is not None:
             prints.later = later(self)
+        self.file_server = FileServer()
         self.calls = Calls(self)
         self.gpus = Gpus(
             visible(gpus) if gpus else [],
@@ -282,6 +287,7 @@ class RunnerWorker(Worker):
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
+        self.handlers.update(self.file_server.handlers)
 
     async def execute(self, key: Any, *, stimulus_id: str) -> Any:
         self.idle_profiling.begin()
