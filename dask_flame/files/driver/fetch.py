@@ -209,7 +209,7 @@ class _Transfer:
             if not broken:
                 return self._checked(answer)
             if loop.time() > due or self._client.status not in ("running", "connecting"):
-                raise FlameError(f"{shown(self._path)} could not be fetched: {broken}")
+                raise FlameError(f"{self._path!r} could not be fetched: {broken}")
             await asyncio.sleep(0.2)
 
     async def _once(self, what: str, **values: Any) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class _Transfer:
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
         if "gone" in answer:
-            raise FlameError(f"{shown(self._path)} cannot be fetched: {answer['gone']}")
+            raise FlameError(f"{self._path!r} cannot be fetched: {answer['gone']}")
         if "text" in answer:
             text = f"{answer['text']} (on {answer['runner']})"
             raise OSError(answer["errno"], text, os.fsdecode(answer["path"]))
@@ -245,7 +245,7 @@ class _Writer:
         for (path, offset, length), content in zip(parts, data, strict=True):
             if len(content) < length:
                 raise FlameError(
-                    f"{shown(os.fsdecode(path) or self._copy.name)} has become shorter while it "
+                    f"{os.fsdecode(path) or self._copy.name!r} has become shorter while it "
                     "was fetched; fetch it when nothing writes to it"
                 )
             self._file(path, offset, content)
@@ -297,7 +297,7 @@ def _target(path: str, to: str | None) -> str:
         return os.path.join(os.getcwd(), os.path.expanduser(to))
     name = os.path.basename(path.rstrip("/"))
     if name in ("", ".", ".."):
-        raise FlameError(f'path={shown(path)} has no name of its own; write to="results"')
+        raise FlameError(f'path={path!r} has no name of its own; write to="results"')
     return os.path.join(os.getcwd(), name)
 
 

@@ -12,7 +12,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from dask_flame.core.option_checks import shown
 from dask_flame.core.placed_links import copy_of, is_placed, place
 from dask_flame.errors import PoolError
 from dask_flame.files.compare import difference
@@ -73,7 +72,7 @@ def _link(path: str) -> str | None:
 def _check_same(item: Item, path: str) -> None:
     if os.path.lexists(path) and (why := difference(item, path)):
         raise PoolError(
-            f"files= cannot put {shown(item.source)} at {shown(path)}: that {why}, and is not "
+            f"files= cannot put {item.source!r} at {path!r}: that {why}, and is not "
             "overwritten, as runners of this backend share the driver's files; remove it, or name "
             "another path"
         )
@@ -87,7 +86,7 @@ def _check_all(link: str, items: Sequence[Item]) -> None:
         there = set()  # the cluster was killed, and its folder is gone
     if there and there != {os.path.abspath(item.path) for item in items}:
         raise PoolError(
-            f"files= cannot put anything at {shown(link)}: another cluster has put other files "
+            f"files= cannot put anything at {link!r}: another cluster has put other files "
             "there; name another path, or close that cluster"
         )
 
@@ -110,7 +109,7 @@ def _copy(item: Item, path: str) -> None:
 
 def _refused(path: str, error: OSError) -> PoolError:
     return PoolError(
-        f"files= cannot put anything at {shown(path)} on this machine: "
+        f"files= cannot put anything at {path!r} on this machine: "
         f"{error.strerror or error}; runners of this backend are processes of this machine: name "
         'a path that this user may write to, such as files={"data/": "data"}'
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice, pairwise
 from typing import Any
 
-from dask_flame.core.option_checks import line, shown, wrong
+from dask_flame.core.option_checks import line, wrong
 from dask_flame.core.settings import configured
 from dask_flame.core.text import memory
 from dask_flame.errors import PoolError
@@ -90,12 +90,12 @@ def _target(path: str) -> str:
 def cannot_be_read(path: str, error: OSError) -> PoolError:
     """Return the error for a path of this machine that cannot be sent."""
     of = os.fspath(error.filename) if error.filename else path
-    inside = "" if of == path else f": {shown(of)}"
+    inside = "" if of == path else f": {of!r}"
     if error.errno == errno.ENOENT and not inside:
         why, what = f"there is no such file or folder in {_here()}", "name one that exists"
     else:
         why, what = error.strerror or str(error), "change that, or name another path"
-    return PoolError(f"files={{{shown(path)}: …}} cannot be sent{inside}: {why}; {what}")
+    return PoolError(f"files={{{path!r}: …}} cannot be sent{inside}: {why}; {what}")
 
 
 def _here() -> str:
@@ -108,7 +108,7 @@ def _here() -> str:
 def too_large(items: Iterable[Item], size: int, limit: int) -> PoolError:
     """Return the error for files that are larger than the limit."""
     largest = heapq.nlargest(_NAMED, items, key=lambda item: item.size)
-    named = ", ".join(f"{shown(i.source)} ({memory(i.size, beside=limit)})" for i in largest)
+    named = ", ".join(f"{i.source!r} ({memory(i.size)})" for i in largest)
     return PoolError(
         f"files= are {memory(size, beside=limit)} in total, more than flame.files.limit="
         f"{memory(limit)}; the largest are {named}; {_LARGE}{line('flame.files.limit')}"
@@ -130,6 +130,6 @@ def _check_apart(items: Iterable[Item]) -> None:
 
 def _twice(first: Item, second: Item) -> PoolError:
     return PoolError(
-        f"files= have two things for {shown(second.path)} on runners: {shown(first.source)} and "
-        f"{shown(second.source)}; give one of them another path"
+        f"files= have two things for {second.path!r} on runners: {first.source!r} and "
+        f"{second.source!r}; give one of them another path"
     )

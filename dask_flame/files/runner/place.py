@@ -19,7 +19,6 @@ from typing import Any
 from distributed.core import rpc
 from distributed.security import Security
 
-from dask_flame.core.option_checks import shown
 from dask_flame.files.compare import difference
 from dask_flame.files.packs import Pack
 from dask_flame.files.tree import FILE, FOLDER, Item, loads
@@ -146,7 +145,7 @@ class Placement:
         if folder or not self._replace or os.lstat(path).st_dev != self._own:
             where = "" if self._replace else ", or remove it there"
             raise CannotPlace(
-                f"files= cannot put anything at {shown(path)} (in {os.getcwd()}): that {why}, and "
+                f"files= cannot put anything at {path!r} (in {os.getcwd()}): that {why}, and "
                 f"is not overwritten; name another path{where}",
                 final=True,
             )
@@ -213,7 +212,7 @@ def _explained(path: str) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or str(error)
         raise CannotPlace(
-            f"files= cannot put anything at {shown(path)} (in {os.getcwd()}): {why}; name a path "
+            f"files= cannot put anything at {path!r} (in {os.getcwd()}): {why}; name a path "
             "that runners may write to",
             final=error.errno in _FINAL,
         ) from None
