@@ -154,7 +154,7 @@ class _Transfer:
     async def bring(self) -> Path:
         """Copy what the finished call has written."""
         if self._future.status != "finished":
-            await self._future.result(asynchronous=True)  # it raises
+            await self._future  # it raises
         answer = await self._ask(FETCH_LIST, path=os.fsencode(self._path))
         items = loads(zlib.decompress(answer["items"]))
         root: bytes = answer["root"]
@@ -167,7 +167,7 @@ class _Transfer:
 
     async def _copy(self, root: bytes, items: list[Item], copy: Path) -> None:
         """Write all items below a path, which does not exist."""
-        writer = _Writer(copy, items)
+        writer = _Writer(copy, os.fsdecode(root), items)
         async for parts, data in self._contents(root, items):
             await asyncio.to_thread(writer.write, parts, data)
         await asyncio.to_thread(writer.finish)
@@ -232,21 +232,25 @@ class _Writer:
     ----------
     copy : Path
         A file, or the folder of several.
+    root : str
+        Its path on the runner.
     items : list of Item
     """
 
-    def __init__(self, copy: Path, items: list[Item]) -> None:
+    def __init__(self, copy: Path, root: str, items: list[Item]) -> None:
         self._copy = copy
+        self._root = root
         self._items = items
-        self._sizes = {os.fsencode(i.path): i.size for i in items if i.kind == FILE}
         self._made: set[Path] = set()
 
     def write(self, parts: list[Part], data: list[bytes]) -> None:
+        """Write the answer to one request."""
         for (path, offset, length), content in zip(parts, data, strict=True):
             if len(content) < length:
+                name = os.path.join(self._root, os.fsdecode(path)) if path else self._root
                 raise FlameError(
-                    f"{os.fsdecode(path) or self._copy.name!r} has become shorter while it "
-                    "was fetched; fetch it when nothing writes to it"
+                    f"{name!r} has become shorter while it was fetched; fetch it when nothing "
+                    "writes to it"
                 )
             self._file(path, offset, content)
 
