@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dask_flame.core.placed_links import is_placed
+
 #: Files are sent and compared in blocks of this size (bytes).
 BLOCK = 4 * 2**20
 #: Maximum number of files in one set, so that a message can hold their names.
@@ -87,7 +89,7 @@ def scan(root: str) -> Iterator[Item]:
     """Yield what is at a path: one file, whose path is empty, or all that a folder contains.
 
     A link to something in the same folder stays a link, as does one to nothing. Other links are
-    followed: what they point to is sent.
+    followed: what they point to is sent. Links that clusters have made are left out.
 
     Raises
     ------
@@ -104,7 +106,9 @@ def scan(root: str) -> Iterator[Item]:
 
 def _folder(folder: str, path: str, top: str, above: tuple[str, ...]) -> Iterator[Item]:
     with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+        # Without what clusters have put there: it would be sent again, each time deeper.
+        there = [entry for entry in found if not is_placed(entry.path)]
+        entries = sorted(there, key=lambda entry: entry.name)
     if not entries:
         yield Item(path, FOLDER, source=folder)
     for entry in entries:
@@ -112,9 +116,9 @@ def _folder(folder: str, path: str, top: str, above: tuple[str, ...]) -> Iterato
         if entry.is_symlink() and (to := _kept(entry.path, here, top)) is not None:
             yield Item(here, LINK, to=to, source=entry.path)
             continue
-        there = os.stat(entry.path)
-        if not stat.S_ISDIR(there.st_mode):
-            yield _file(entry.path, here, there)
+        status = os.stat(entry.path)
+        if not stat.S_ISDIR(status.st_mode):
+            yield _file(entry.path, here, status)
             continue
         real = os.path.realpath(entry.path)
         if real in above:

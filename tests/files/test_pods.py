@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from dask.distributed import get_worker
 
 from dask_flame import BootError, FlameError, fetch
+from dask_flame.backends.kubernetes.backend import KubernetesBackend
 from dask_flame.files.tree import BLOCK
 from tests.backends.kubernetes import test_backend
 from tests.driver.hosts import test_remote
@@ -124,6 +125,29 @@ def test_a_path_that_cannot_be_written(
     assert flame.events.counts["failed"] >= 1
     # Another boot would fail for the same reason.
     assert len({name for event in flame.events for name in event.runners}) == 1
+
+
+class OnSharedDisks(KubernetesBackend):
+    """A backend whose runners may have files of the user."""
+
+    disposable: ClassVar[bool] = False
+
+
+def test_where_runners_share_a_disk(
+    here: Path, kubernetes: Any, cluster: Any, tmp_path: Path
+) -> None:
+    kubernetes()
+    target = tmp_path / "shared"
+    options = {"files": {"data/": target}, "backend": OnSharedDisks}
+    _, client = cluster(**options, min=2, max=2)
+    client.wait_for_workers(2)  # both write the same files
+    assert (target / "large").read_bytes() == (here / "data/large").read_bytes()
+    assert {path.name for path in target.iterdir()} == {"run", "large", "link", "empty"}
+    (target / "run").write_text("changed")
+    _, client = cluster(**options, max=1)
+    with pytest.raises(BootError, match=r"/run'.* has other content, .*, or remove it there"):
+        client.submit(os.getpid).result(timeout=60)
+    assert (target / "run").read_text() == "changed"
 
 
 def test_a_pod_that_is_gone(seat: str, here: Path, cluster: Any) -> None:

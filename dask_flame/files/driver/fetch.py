@@ -11,9 +11,9 @@ import tempfile
 import uuid
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from distributed import Client, Future
 
@@ -21,6 +21,9 @@ from dask_flame.core.messages import FETCH_HOLD, FETCH_LIST, FETCH_READ
 from dask_flame.core.option_checks import shown
 from dask_flame.errors import FlameError
 from dask_flame.files.tree import BLOCK, FILE, FOLDER, Item, loads
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Requests for contents that are under way at a time.
 _WINDOW = 3
@@ -95,7 +98,8 @@ def fetch(
         future.exception()  # inside a call, this leaves the slot of that call
         return client.sync(transfer.bring)
     finally:
-        client.sync(transfer.release)
+        with contextlib.suppress(FlameError, RuntimeError):  # the client has closed meanwhile
+            client.sync(transfer.release)
 
 
 class _Transfer:
@@ -158,19 +162,19 @@ class _Transfer:
         answer = await self._ask(FETCH_LIST, path=os.fsencode(self._path))
         items = loads(zlib.decompress(answer["items"]))
         root: bytes = answer["root"]
-        target = await asyncio.to_thread(_final, self._target, self._path, items)
+        target = await _to_its_end(_final, self._target, self._path, items)
         with _partial(target.parent) as folder:
             copy = folder / "copy"
             await self._copy(root, items, copy)
-            await asyncio.to_thread(_appear, copy, target)
+            await _to_its_end(_appear, copy, target)
         return target
 
     async def _copy(self, root: bytes, items: list[Item], copy: Path) -> None:
         """Write all items below a path, which does not exist."""
         writer = _Writer(copy, os.fsdecode(root), items)
         async for parts, data in self._contents(root, items):
-            await asyncio.to_thread(writer.write, parts, data)
-        await asyncio.to_thread(writer.finish)
+            await _to_its_end(writer.write, parts, data)
+        await _to_its_end(writer.finish)
 
     async def _contents(
         self, root: bytes, items: list[Item]
@@ -223,6 +227,17 @@ class _Transfer:
             text = f"{answer['text']} (on {answer['runner']})"
             raise OSError(answer["errno"], text, os.fsdecode(answer["path"]))
         return answer
+
+
+async def _to_its_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread; if this is cancelled, wait for its end first."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # It would write to a folder that is being removed.
+        await asyncio.wait({work})
+        raise
 
 
 class _Writer:

@@ -19,6 +19,7 @@ import dask_flame
 from dask_flame import FlameCluster, FlameError, RunnerLost, fetch
 from dask_flame.files.driver import fetch as module
 from dask_flame.files.tree import BLOCK
+from dask_flame.testing.proxy import Proxy
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -291,6 +292,23 @@ def test_an_interrupt(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) ->
         fetch("a", future)
     wait_for(lambda: not list(here.iterdir()))
     wait_for(lambda: not cluster.runners)
+
+
+def test_a_connection_that_drops(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, _ = flame(max=1, disconnect_grace="30s")
+    with Proxy(cluster.scheduler_address) as proxy, Client(proxy.address) as client:
+        future = client.submit(write, "a", b"0123456789", BLOCK)
+        future.result(timeout=60)
+        here = mine()
+
+        def drop(number: int) -> None:
+            if number == 2:
+                proxy.cut()
+                proxy.restore()
+
+        slowly(monkeypatch, drop)
+        assert fetch("a", future).read_bytes() == b"0123456789" * BLOCK
+        assert [path.name for path in here.iterdir()] == ["a"]
 
 
 def test_what_a_killed_driver_has_left(flame: Any, mine: Any) -> None:

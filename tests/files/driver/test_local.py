@@ -136,6 +136,17 @@ def test_two_clusters_with_other_files(here: Path, folder: Any) -> None:
 
 
 @pytest.mark.unit
+def test_a_copy_within_what_is_copied(here: Path, folder: Any) -> None:
+    one, two = folder("one"), folder("two")
+    put({".": "data/project"}, one)
+    put({".": "data/project"}, two)
+    assert (here / "data/project/data/a").read_text() == "a"
+    assert not (here / "data/project/data/project").exists()
+    remove_folder(one)
+    remove_folder(two)
+
+
+@pytest.mark.unit
 def test_a_link_that_a_dead_cluster_has_left(here: Path) -> None:
     (here / "copy").symlink_to("/tmp/dask-flame-gone/placed/copy")
     before = entries(here)
