@@ -6,9 +6,11 @@ import contextlib
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -18,6 +20,7 @@ from datetime import timedelta
 from fractions import Fraction
 from functools import partial
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -116,6 +119,13 @@ def setting(name: str, value: Any) -> None:
             cluster("max", 1)
 
 
+def files(name: str, value: Any) -> None:
+    """Check the files of a cluster, in a folder that has what the lines to write name."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.mkdir("data")
+        cluster(name, value)
+
+
 def submitted(how: Callable[..., object], name: str, value: Any) -> None:
     """Have something called, where there is no client for it."""
     with pytest.raises((FlameError, TypeError)) as caught:
@@ -210,6 +220,14 @@ CLUSTER = [
     Row("disconnect_grace", DURATIONS, [0, "10s"]),
     Row("max_lifetime", [0, 0.001, "1ms", *DURATIONS], [1, "8h"]),
     Row("home_limit", SIZES, ["1 MB", 2**40]),
+    Row(
+        "files",
+        [
+            *(True, 0, nan, "", "data", [("data", "data")], {"": "data"}, {"data": ""}, *_JUNK),
+            *({"data": None}, {"data": "~"}, {b"data": "data"}, {"data": "a\0b"}),
+        ],
+        [None, {}, {"data": "data"}, {Path("data"): Path("/data")}],
+    ),
     Row("name", ["a/b", "-a", "a" * 42, "é", *WORDS], ["a", "a-1"]),
     Row("asynchronous", [True, *YES_OR_NO], [False, np.False_]),
     Row(
@@ -266,7 +284,7 @@ CLUSTER = [
     ),
 ]
 for _row in CLUSTER:
-    _row.where, _row.use = "FlameCluster", cluster
+    _row.where, _row.use = "FlameCluster", files if _row.name == "files" else cluster
 
 _CONFIGURED = {
     "backend": [0, nan, "", " ", [3], {1: 2}],
@@ -282,6 +300,7 @@ _CONFIGURED = {
     "scheduler.dashboard-port": [0, 65_536, *COUNTS],
     "scheduler.pod-template": [True, 1, "", [3], {}],
     "scheduler.timeout": [0, *DURATIONS],
+    "files.limit": SIZES,
     "home.limit": SIZES,
     "home.memory": SIZES,
     "prints.show": YES_OR_NO,

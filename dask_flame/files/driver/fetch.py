@@ -80,9 +80,9 @@ def fetch(
 
     Examples
     --------
-    >>> future = client.submit(train, 0.1)
-    >>> dask_flame.fetch("model.pt", future)                         # doctest: +SKIP
-    PosixPath('/home/me/model.pt')
+    >>> future = client.submit(Path("loss.txt").write_text, "0.9")
+    >>> dask_flame.fetch("loss.txt", future, to="copy.txt").read_text()
+    '0.9'
     """
     if not isinstance(future, Future):
         raise TypeError(

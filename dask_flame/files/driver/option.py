@@ -38,7 +38,7 @@ def check_files(value: Any) -> list[Item]:
     """
     if value is None:
         return []
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not all(map(_is_path, [*value, *value.values()])):
         raise wrong("files", value, "a mapping of paths here to paths on runners")
     found: list[Item] = []
     size, limit = 0, configured("files.limit")
@@ -55,13 +55,16 @@ def check_files(value: Any) -> list[Item]:
 
 
 def _items(source: Any, target: Any) -> list[Item]:
-    here, there = _path(source), _path(target)
+    here, there = os.fspath(source), os.fspath(target)
     try:
         root = os.path.expanduser(here)
         found = list(islice(scan(root), MOST + 1))
     except OSError as error:
         raise cannot_be_read(here, error) from None
-    into = _target(there)
+    if there.startswith("~"):
+        wanted = "to a path from /, or one relative to the working directory of runners"
+        raise wrong("files", {here: there}, wanted)
+    into = os.path.normpath(there)
     if found[0].path == "" and found[0].kind != FOLDER:
         if here.endswith("/"):
             raise PoolError(f"files={{{here!r}: …}}: it is a file; leave out the last /")
@@ -70,21 +73,9 @@ def _items(source: Any, target: Any) -> list[Item]:
     return [*below(found, into)] if into != "." else found
 
 
-def _path(value: Any) -> str:
-    if isinstance(value, str | os.PathLike):
-        path = os.fspath(value)
-        if isinstance(path, str) and path and "\0" not in path:
-            return path
-    raise wrong("files", value, "a path, as text or a pathlib.Path")
-
-
-def _target(path: str) -> str:
-    if path.startswith("~"):
-        raise PoolError(
-            f"files={{…: {path!r}}}: a path on runners does not begin with ~; write it from /, or "
-            'relative to their working directory, such as files={"data/": "data"}'
-        )
-    return os.path.normpath(path)
+def _is_path(value: Any) -> bool:
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    return isinstance(path, str) and path.strip() != "" and "\0" not in path
 
 
 def cannot_be_read(path: str, error: OSError) -> PoolError:
