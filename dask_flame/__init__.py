@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dask_flame.errors import CallTimeout as CallTimeout
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
+    from dask_flame.files.driver.fetch import fetch as fetch
     from dask_flame.lease.plugin import Lease as Lease
     from dask_flame.lease.resume import resume_clients as resume_clients
     from dask_flame.notebook.watch import watch as watch
@@ -59,6 +60,7 @@ _HOME = {
     "call": "dask_flame.driver.calls",
     "cast": "dask_flame.driver.calls",
     "devices": "dask_flame.runner.devices",
+    "fetch": "dask_flame.files.driver.fetch",
     "on": "dask_flame.driver.calls",
     "place": "dask_flame.driver.calls",
     "report": "dask_flame.reports",
@@ -89,6 +91,7 @@ __all__ = [
     "call",
     "cast",
     "devices",
+    "fetch",
     "on",
     "place",
     "report",

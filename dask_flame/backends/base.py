@@ -74,6 +74,8 @@ class RunnerSpec:
     cwd : str or None
         The driver's working directory, for a runner on the same machine; None if that folder was
         deleted; empty if the runner stays where it starts.
+    files : mapping
+        What a runner on another machine needs to fetch the driver's files (``files=``).
     options : mapping
         The pool's options for this backend, checked by its :attr:`Backend.Options`. May hold
         secrets.
@@ -98,6 +100,7 @@ class RunnerSpec:
     flags: Sequence[str] = ()
     hash_seed: str = ""
     cwd: str | None = ""
+    files: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -146,6 +149,7 @@ class RunnerSpec:
             "security": security if local else _inline(security),
             "path": [],
             "cwd": "",
+            "files": dict(self.files),
         }
 
 
@@ -304,6 +308,9 @@ class Backend(ABC):
     #: Whether a pool's ``secrets`` may name secrets that the substrate holds, by
     #: ``{"name": …, "key": …}`` in place of a value.
     holds_secrets: ClassVar[bool] = False
+    #: Whether the file system of a remote runner ends with it, as that of a container does. Then
+    #: the driver's files (``files=``) replace others of it; otherwise nothing is ever overwritten.
+    disposable: ClassVar[bool] = False
     #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver"})
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import time
+
+from dask_flame.core.placed_links import remove_folder
 
 #: The lock file in a folder of a living process. The name is fixed: `dask flame sweep` must
 #: recognize the folders of older versions.
@@ -79,7 +80,7 @@ def remove_when_released(folder: str, within: float, *, unless_supervised: bool 
             return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
             return not os.path.exists(folder)
         except OSError:
             now = time.monotonic()

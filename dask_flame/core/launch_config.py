@@ -61,6 +61,9 @@ class LaunchConfig(TypedDict, total=False):
         Folders to import from before the usual ones.
     cwd : str or None
         Working directory; None, or a folder that is not there: `directory`; empty: where it starts.
+    files : mapping
+        The driver's files that the runner puts in place before it registers; see
+        :mod:`dask_flame.files`. Empty for none.
     """
 
     name: str
@@ -81,3 +84,4 @@ class LaunchConfig(TypedDict, total=False):
     security: dict[str, Any]
     path: list[str]
     cwd: str | None
+    files: dict[str, Any]

@@ -48,6 +48,15 @@ HAVE = "flame_have_runners"
 
 #: The rpc of a runner that begins or has ended its ``setup=``, before it registers.
 SETUP = "flame_setup"
+#: The rpc with which a runner asks for files of the driver, and the one with which it reports that
+#: it cannot put them in place: see files/.
+FILES = "flame_files"
+FILES_REFUSED = "flame_files_refused"
+#: The rpcs with which a driver fetches files of a runner: keep the runner, list, read; and the
+#: latter two as the scheduler passes them on to the runner.
+FETCH_HOLD = "flame_fetch_hold"
+FETCH_LIST = "flame_fetch_list"
+FETCH_READ = "flame_fetch_read"
 
 # Between a driver and its scheduler's pod: see driver/hosts/remote.py and remote/.
 

@@ -65,6 +65,8 @@ EXAMPLES = {
     "best": '"min"',
     "log": "True",
     "home_limit": '"16 GiB"',
+    "files": '{"data/": "/data"}',
+    "flame.files.limit": '"256 MiB"',
     "pools": '{"cpu": Pool(max=8), "gpu": Pool(max=2, gpus=1)}',
     "pool": '"gpu"',
     "timeout": '"5m"',

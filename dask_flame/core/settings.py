@@ -55,6 +55,7 @@ SETTINGS: dict[str, Check] = {
     "scheduler.dashboard-port": partial(whole, least=1),
     "scheduler.pod-template": _optional(_template),
     "scheduler.timeout": partial(seconds, zero=False),
+    "files.limit": size,
     "home.limit": size,
     "home.memory": size,
     "code.limit": size,

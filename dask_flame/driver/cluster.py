@@ -55,6 +55,7 @@ from dask_flame.driver.log_filter import QuietLogs
 from dask_flame.driver.pools_api import PoolsApi
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
+from dask_flame.files.driver.cluster_files import ClusterFiles
 from dask_flame.history.boots import is_step
 from dask_flame.history.costs import Costs
 from dask_flame.history.records import History
@@ -83,6 +84,7 @@ _OWN_OPTIONS = (
     "max_lifetime",
     "home_limit",
     "code",
+    "files",
     "name",
     "asynchronous",
     "security",
@@ -130,6 +132,10 @@ class FlameCluster(PoolsApi):
         The local modules to send to runners: True for all that the driver can import from folders
         that are not installed (``flame.code.limit``, 64 MiB); False for none; or a list of folders
         to import from, packages, and files of modules.
+    files : mapping of path to path, optional
+        Files and folders of this machine, each with its path on runners: absolute, or relative to
+        their working directory. They are there before a runner's first call. Their total size is
+        limited by ``flame.files.limit`` (64 MiB). See docs/files.md.
     name : str, optional
         Letters, digits and ``-``; random by default.
     asynchronous : bool, default False
@@ -188,6 +194,7 @@ class FlameCluster(PoolsApi):
         max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
         code: Choice = True,
+        files: Mapping[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
         name: str | None = None,
         asynchronous: bool = False,
         security: Security | bool | None = None,
@@ -222,7 +229,10 @@ class FlameCluster(PoolsApi):
         for policy in policies.values():
             check_taken(factory, policy.options)
             check_secrets(factory, policy.secrets)
-        self.security = make_security(security, remote=getattr(factory, "remote", False))
+        remote = getattr(factory, "remote", False)
+        self.security = make_security(security, remote=remote)
+        disposable = getattr(factory, "disposable", False)
+        self._files = ClusterFiles(files, remote=remote, disposable=disposable)
         self.dashboard_address = checked_address(dashboard_address)
         self._silence_logs = log_level(silence_logs)
         loop = event_loop(loop)
@@ -352,6 +362,7 @@ class FlameCluster(PoolsApi):
             scheduler=where,
             security=self.security,
             hash_seed=self._hash_seed,
+            files=self._files.orders,
         )
 
     # Start and close
@@ -389,6 +400,7 @@ class FlameCluster(PoolsApi):
         self.backend.expect(self._expected())
         await self.backend.start()
         self.disconnect_grace = self.backend.disconnect_grace
+        await self._start_files()
         host = self._host = self._make_host()
         await host.start(self._stack)
         self.scheduler_comm = rpc(
@@ -408,6 +420,10 @@ class FlameCluster(PoolsApi):
         if version is not None:
             await getattr(self.scheduler_comm, CODE)(client="", version=version, pack=pack)
 
+    async def _start_files(self) -> None:
+        self._stack.callback(self._files.close)
+        await self._files.start(self.name, self.backend.folder)
+
     def _host_parts(self) -> HostParts:
         return HostParts(
             name=self.name,
@@ -419,6 +435,7 @@ class FlameCluster(PoolsApi):
             max_lifetime=self.max_lifetime,
             home_limit=self.home_limit,
             dashboard_address=self.dashboard_address,
+            files=self._files,
             specs=self.specs,
             fix=self.fix,
             note_stop=self._note_stop,
@@ -450,7 +467,7 @@ class FlameCluster(PoolsApi):
 
     def _handlers(self) -> Mapping[str, Callable[..., Any]]:
         """Return additional request handlers, installed before the scheduler listens."""
-        return {}
+        return self._files.store.handlers
 
     def _print_taker(self, print_limits: Limits) -> Taker:
         """Return the callable that receives the runners' output: see :mod:`dask_flame.prints`."""

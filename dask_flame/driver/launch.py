@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dask.config
@@ -31,6 +32,7 @@ def runner_spec(
     security: Security,
     hash_seed: str = "",
     expected: bool = False,
+    files: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunnerSpec:
     """Return the launch specification of one runner.
 
@@ -49,6 +51,8 @@ def runner_spec(
         Value of ``PYTHONHASHSEED`` in this cluster.
     expected : bool, default False
         Whether the runner is not requested yet. Variables that the driver lacks are then left out.
+    files : mapping, optional
+        See :attr:`RunnerSpec.files`.
 
     Raises
     ------
@@ -82,6 +86,7 @@ def runner_spec(
         flags=interpreter_flags(),
         hash_seed=hash_seed,
         cwd=working_directory(),
+        files=files,
         options=pool.options,
     )
     hide(spec.secret_values)

@@ -86,13 +86,20 @@ class PodCluster(FlameCluster):
 
     def _handlers(self) -> Mapping[str, Callable[..., Any]]:
         # The driver may connect as soon as the port listens.
-        return {DRIVER: self._serve}
+        return {**super()._handlers(), DRIVER: self._serve}
+
+    async def _start_files(self) -> None:
+        """Do nothing: the driver sends the files for runners."""
 
     def _make_host(self) -> InProcessScheduler:
         self._own_host = self._make_own_host()
         return self._own_host
 
     # Requests of the driver
+
+    def take_files(self, pack: bytes | None) -> None:
+        """Keep files that runners will ask for; None is the last of them."""
+        self._files.store.add(pack)
 
     def follow_resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """Apply options that the driver has changed, and note the driver's text as an event.

@@ -69,6 +69,7 @@ class SchedulerServer:
             "stopped": self._stopped,
             "follow": self._follow,
             "caught_up": self._caught_up,
+            "files": self._files,
             "close": self._close,
         }
         self.link = Channel(handlers, silence=float(launch_config["silence"]))
@@ -169,6 +170,9 @@ class SchedulerServer:
 
     def _follow(self) -> dict[str, Any]:
         return self._reports.follow("driver", DriverFollower(self.link))
+
+    def _files(self, pack: bytes | None) -> None:
+        self.cluster.take_files(pack)
 
     async def _caught_up(self) -> None:
         """Do nothing; the answer to this request arrives after all earlier messages."""

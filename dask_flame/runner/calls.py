@@ -106,6 +106,7 @@ class Calls:
             yield execution
         finally:
             work = execution.end()
+            self.worker.file_server.ended(key)
             if (main := main_module.installed()) is not None:
                 main.forget(key)
             if prints is not None:

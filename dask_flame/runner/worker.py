@@ -39,6 +39,8 @@ from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
 from dask_flame.core.redaction import hide, without_known
 from dask_flame.core.threads import in_thread
+from dask_flame.files.runner.place import place_files
+from dask_flame.files.runner.serve import FileServer
 from dask_flame.prints.runner.framing import FramedPrints, install
 from dask_flame.prints.runner.sender import later
 from dask_flame.runner import main_module
@@ -110,6 +112,8 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
         # Errors of serialization are part of the error of the call that they belong to.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     hide(os.environ.get(name, "") for name in orders.get("secrets", ()))
+    if not place_files(orders):
+        return 1
     local: list[str] = []  # may be local modules of the driver, which come later
     for module in orders["preload"]:
         try:
@@ -323,6 +327,7 @@ class RunnerWorker(Worker):
         if prints is not None:
             prints.later = later(self)
         self.local_code = LocalModules(self)
+        self.file_server = FileServer()
         self.calls = Calls(self)
         self.gpus = Gpus(
             visible(gpus) if gpus else [],
@@ -334,6 +339,7 @@ class RunnerWorker(Worker):
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
+        self.handlers.update(self.file_server.handlers)
 
     def extend_last_resort(self, seconds: float, code: int) -> None:
         """End the process with this exit code after so many seconds, whatever the loop does."""

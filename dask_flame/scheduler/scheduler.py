@@ -28,6 +28,7 @@ from dask_flame.core import python_versions
 from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import (
+    FILES_REFUSED,
     FREED,
     HAVE,
     LEAVING,
@@ -41,6 +42,7 @@ from dask_flame.core.messages import (
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
+from dask_flame.files.scheduler.fetches import Fetches
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
 from dask_flame.scheduler.client_answers import ClientAnswers
@@ -63,7 +65,7 @@ class Load:
     ----------
     busy : int
         Number of calls, including actors and calls that left their slot (``secede``), plus one if
-        it participates in a P2P shuffle.
+        it participates in a P2P shuffle, plus one if files are fetched from it.
     cancelled : int, default 0
         Number of cancelled, timed out or rescheduled calls whose threads still run.
     held : float, optional
@@ -126,8 +128,11 @@ class FlameScheduler(ClientAnswers):
         extensions["shuffle"] = partial(Shuffles, fit=self.slots.fit)
         extensions["spans"] = dask_histories.Spans
         self.code = CodeStore(self.is_runner, shared_folder)
+        self.fetches = Fetches(
+            self, changed=self.runner_changed, idle_timeout=self._idle_timeout_of
+        )
         # After `slots`, which makes the sender for a new worker.
-        plugins = (self.slots, self.code, *kwargs.pop("plugins", ()))
+        plugins = (self.slots, self.code, self.fetches, *kwargs.pop("plugins", ()))
         super().__init__(extensions=extensions, plugins=plugins, **kwargs)
         dask_histories.bound(self)
         # One task per thread: no task waits on a worker.
@@ -142,6 +147,8 @@ class FlameScheduler(ClientAnswers):
         self.handlers["ncores_running"] = self.runners_to_scatter_to
         self.handlers[HAVE] = self.have_runners
         self.handlers[SETUP] = self.runner_sets_up
+        self.handlers[FILES_REFUSED] = self.files_refused
+        self.handlers.update(self.fetches.handlers)
         for op in ("register_scheduler_plugin", "unregister_scheduler_plugin"):
             self.handlers[op] = shielded(self.handlers[op])
         self.stream_handlers[FREED] = self.slots.freed
@@ -188,8 +195,10 @@ class FlameScheduler(ClientAnswers):
         if ws is None:
             return Load(0)
         back = self.slots.taken_back(ws).values()
+        calls = len(ws.processing | ws.actors)
+        shuffles = self.extensions["shuffle"].takes_part(ws.address)
         return Load(
-            len(ws.processing | ws.actors) + self.extensions["shuffle"].takes_part(ws.address),
+            calls + shuffles + self.fetches.holds(name),
             len(back),
             min((since for since, _ in back), default=None),
             any(overran for _, overran in back),
@@ -333,6 +342,15 @@ class FlameScheduler(ClientAnswers):
         if waiting:
             self.transitions(dict.fromkeys(waiting, "released"), f"flame-paused-{time()}")
         self.runner_changed(ws.name)
+
+    def files_refused(self, name: str, why: str) -> None:
+        """Handle a runner that cannot put the driver's files in place, nor could another one."""
+        self.observer.runner_refused(name, why)
+
+    def _idle_timeout_of(self, ts: TaskState) -> float:
+        pools = self.policies()
+        pool = pools.get(self.slots.pool_of(ts) or self.slots.default)
+        return (pool or next(iter(pools.values()))).idle_timeout
 
     # Overridden methods of distributed's scheduler
 

@@ -7,9 +7,11 @@ import functools
 import json
 import logging
 import math
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -128,6 +130,13 @@ def setting(name: str, value: Any) -> None:
             cluster("max", 1)
 
 
+def files(name: str, value: Any) -> None:
+    """Check the files of a cluster, in a folder that has what the lines to write name."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.mkdir("data")
+        cluster(name, value)
+
+
 def submitted(how: Callable[..., object], name: str, value: Any) -> None:
     """Have something called, where there is no client for it."""
     with pytest.raises((FlameError, TypeError)) as caught:
@@ -228,6 +237,14 @@ CLUSTER = [
         [*(0, 1, nan, "", "src", {}, [1], [""], ["no/such"], (None,)), *_JUNK],
         [True, False, [], ["tests"], (__file__,), [dask_flame], [Path(__file__)]],
     ),
+    Row(
+        "files",
+        [
+            *(True, 0, nan, "", "data", [("data", "data")], {"": "data"}, {"data": ""}, *_JUNK),
+            *({"data": None}, {"data": "~"}, {b"data": "data"}, {"data": "a\0b"}),
+        ],
+        [None, {}, {"data": "data"}, {Path("data"): Path("/data")}],
+    ),
     Row("name", ["a/b", "-a", "a" * 42, "é", *WORDS], ["a", "a-1"]),
     Row("asynchronous", [True, *YES_OR_NO], [False, np.False_]),
     Row(
@@ -284,7 +301,7 @@ CLUSTER = [
     ),
 ]
 for _row in CLUSTER:
-    _row.where, _row.use = "FlameCluster", cluster
+    _row.where, _row.use = "FlameCluster", files if _row.name == "files" else cluster
 
 _CONFIGURED = {
     "backend": [0, nan, "", " ", [3], {1: 2}],
@@ -300,6 +317,7 @@ _CONFIGURED = {
     "scheduler.dashboard-port": [0, 65_536, *COUNTS],
     "scheduler.pod-template": [True, 1, "", [3], {}],
     "scheduler.timeout": [0, *DURATIONS],
+    "files.limit": SIZES,
     "home.limit": SIZES,
     "home.memory": SIZES,
     "code.limit": SIZES,

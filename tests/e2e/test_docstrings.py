@@ -28,6 +28,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 CLUSTERS = {
     "dask_flame.driver.calls": "flame",
     "dask_flame.driver.pools_api": "flame",
+    "dask_flame.files.driver.fetch": "flame",
     "dask_flame.notebook.watch": "flame",
     "dask_flame.prints.scheduler.plugin": "plain",
     "dask_flame.reports.driver.export": "flame",

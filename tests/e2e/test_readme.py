@@ -31,7 +31,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return [block[1] for block in found if not NOT_RUN.search(text[: block.start()])]
 
 
-def run(code: str, **env: str) -> str:
+def run(code: str, cwd: Path | None = None, **env: str) -> str:
     """Run a script that does not close what its last block has opened; return what it printed."""
     done = subprocess.run(
         # Another cluster on this machine may have the dashboard's usual port.
@@ -40,14 +40,16 @@ def run(code: str, **env: str) -> str:
         text=True,
         timeout=150,
         env=os.environ | env,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run_page(page: Path) -> str:
+def run_page(page: Path, cwd: Path | None = None) -> str:
     # Nobody waits a minute for idle runners.
-    return run("\n".join(blocks(page, "python")).replace('idle_timeout="60s"', 'idle_timeout="1s"'))
+    code = "\n".join(blocks(page, "python")).replace('idle_timeout="60s"', 'idle_timeout="1s"')
+    return run(code, cwd)
 
 
 @pytest.mark.process
@@ -88,11 +90,26 @@ def test_a_page_runs_from_top_to_bottom(name: str) -> None:
         assert re.search(pattern, out, re.MULTILINE), (pattern, out)
 
 
+@pytest.mark.process
+def test_the_page_of_files_runs(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.csv").write_text("1,2\n")
+    (tmp_path / "config.toml").write_text("rate = 0.1\n")
+    out = run_page(ROOT / "docs/files.md", tmp_path)
+    assert out.startswith(f"1,2\n\n{tmp_path / 'model.txt'}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.toml",
+        "data",
+        "model.txt",
+        "results",
+    ]
+
+
 @pytest.mark.unit
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     # tests/backends/test_backend_package.py runs those of backends.md.
-    assert with_code == {"README", "backends", "kubernetes", *PRINTED}
+    assert with_code == {"README", "backends", "files", "kubernetes", *PRINTED}
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ class KubernetesBackend(Backend):
     name: ClassVar[str] = "kubernetes"
     Options: ClassVar[type[BackendOptions]] = KubernetesOptions
     remote: ClassVar[bool] = True
+    disposable: ClassVar[bool] = True
     holds_secrets: ClassVar[bool] = True
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     places: ClassVar[Mapping[str, Check]] = {

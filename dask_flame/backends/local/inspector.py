@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import stat
 import tempfile
@@ -31,6 +30,7 @@ from dask_flame.backends.local.process_scan import (
 )
 from dask_flame.backends.local.supervisor.control_signals import NO_MORE, OUTPUT, PRINTED, STOP
 from dask_flame.core.folder_locks import LOCK
+from dask_flame.core.placed_links import remove_folder
 from dask_flame.core.resource_trackers import WITHIN as TRACKERS_WITHIN
 from dask_flame.core.resource_trackers import is_tracker
 from dask_flame.errors import BackendError
@@ -319,7 +319,7 @@ def _remove(folder: Path, key: tuple[object, ...] | None = None) -> None:
     """Remove an unlocked folder; with a key, only if it is still the same folder."""
     with contextlib.suppress(OSError), _locked(folder):
         if key in (None, _folder_key(folder)):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(str(folder))
 
 
 async def _until(condition: Callable[[], object], within: float) -> bool:

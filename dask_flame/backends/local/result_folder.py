@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 
 from dask_flame.core.folder_locks import hold
+from dask_flame.core.placed_links import remove_folder
 
 
 class DriverFolder:
@@ -36,5 +36,5 @@ class DriverFolder:
     def remove(self) -> None:
         """Remove the folder with its contents; only in the process that created it."""
         if os.getpid() == self._made_by:
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_folder(self.path)
             self.let_go()

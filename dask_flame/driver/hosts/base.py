@@ -12,6 +12,7 @@ from distributed import Security
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
 from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
+from dask_flame.files.driver.cluster_files import ClusterFiles
 from dask_flame.history.records import History
 from dask_flame.history.state import Sample
 from dask_flame.scheduler.home.home import Home
@@ -158,6 +159,8 @@ class HostParts:
     home_limit : int
         Bytes.
     dashboard_address : str or None
+    files : ClusterFiles
+        The files for runners.
     specs : callable
         Returns the launch specifications of the named runners.
     fix : callable
@@ -176,6 +179,7 @@ class HostParts:
     max_lifetime: float | None
     home_limit: int
     dashboard_address: str | None
+    files: ClusterFiles
     specs: Callable[[Sequence[str]], list[RunnerSpec]]
     fix: Callable[[], None]
     note_stop: Callable[[str], None]

@@ -212,6 +212,7 @@ class RemoteScheduler:
                 "an image with the same version: image="
             )
         await self._reports.follow()
+        await parts.files.upload(self._link.ask)
         if parts.dashboard_address is not None:
             _, _, wanted = parts.dashboard_address.rpartition(":")
             self.dashboard_port = await backend.reach(

@@ -1,0 +1,1 @@
+"""Files of the driver on runners, and files of runners in the driver (all places)."""

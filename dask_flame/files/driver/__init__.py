@@ -1,0 +1,1 @@
+"""The driver's side of files: ``files=`` and ``fetch`` (driver)."""

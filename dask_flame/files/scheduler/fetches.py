@@ -1,0 +1,140 @@
+"""Pass files of runners on to drivers, and keep the runners meanwhile (scheduler).
+
+A driver may not reach runners, so the contents pass through the scheduler, in messages of limited
+size. Each fetch holds its call: the runner that has executed it, or will, counts as busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distributed import Scheduler, SchedulerPlugin
+from distributed.metrics import monotonic
+
+from dask_flame.core.messages import FETCH_HOLD, FETCH_LIST, FETCH_READ
+from dask_flame.core.text import duration, label
+
+#: Seconds after which a hold ends that its driver does not renew.
+KEPT = 30.0
+
+
+class Fetches(SchedulerPlugin):
+    """Know which runner has executed a call, and ask it for files.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    changed : callable
+        Called with the name of a runner whose load may have changed.
+    idle_timeout : callable
+        Returns for a call the seconds after which an idle runner of its pool ends.
+
+    Attributes
+    ----------
+    handlers : mapping of str to callable
+        Requests of drivers.
+    """
+
+    name = "flame-fetches"
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        changed: Callable[[str], None],
+        idle_timeout: Callable[[Any], float],
+    ) -> None:
+        self.scheduler = scheduler
+        self._changed = changed
+        self._idle_timeout = idle_timeout
+        self._ran: dict[Any, tuple[str, str]] = {}  # by call: name and address of its runner
+        self._holds: dict[str, tuple[Any, float]] = {}  # by fetch: its call, and until when
+        self.handlers: dict[str, Callable[..., Any]] = {
+            FETCH_HOLD: self.hold,
+            FETCH_LIST: self.list_files,
+            FETCH_READ: self.read_files,
+        }
+
+    def holds(self, name: str) -> bool:
+        """Return whether a runner is kept because files are fetched from it."""
+        if not self._holds:
+            return False
+        now = monotonic()
+        return any(
+            until > now and self._ran.get(key, ("", ""))[0] == name
+            for key, until in self._holds.values()
+        )
+
+    def transition(
+        self, key: Any, start: str, finish: str, *args: Any, worker: str = "", **kwargs: Any
+    ) -> None:
+        if start == "processing" and finish == "memory":
+            ws = self.scheduler.workers.get(worker)
+            if ws is not None:
+                self._ran[key] = (str(ws.name), worker)
+        elif finish == "forgotten":
+            self._ran.pop(key, None)
+
+    def restart(self, scheduler: Scheduler) -> None:
+        self._ran.clear()
+
+    # Requests of drivers
+
+    def hold(self, fetch: str, key: Any, keep: bool = True) -> None:
+        """Keep the runner of a call for a while, or no longer.
+
+        Parameters
+        ----------
+        fetch : str
+            Identifies the fetch.
+        key : Key
+        keep : bool, default True
+        """
+        if keep:
+            self._holds[fetch] = (key, monotonic() + KEPT)
+            self.scheduler.loop.call_later(KEPT + 0.1, self._expire, fetch)
+        else:
+            self._holds.pop(fetch, None)
+        self._note(key)
+
+    def _expire(self, fetch: str) -> None:
+        key, until = self._holds.get(fetch, (None, 0.0))
+        if until and until <= monotonic():
+            del self._holds[fetch]
+            self._note(key)
+
+    def _note(self, key: Any) -> None:
+        if key in self._ran:
+            self._changed(self._ran[key][0])
+
+    async def list_files(self, key: Any, path: bytes) -> dict[str, Any]:
+        """Return what is at a path on the runner of a call, as the runner answers."""
+        return await self._ask(FETCH_LIST, key, path=path)
+
+    async def read_files(self, key: Any, root: bytes, parts: list[Any]) -> dict[str, Any]:
+        """Return parts of files of the runner of a call, as the runner answers."""
+        return await self._ask(FETCH_READ, key, root=root, parts=parts)
+
+    async def _ask(self, what: str, key: Any, **values: Any) -> dict[str, Any]:
+        scheduler = self.scheduler
+        name, address = self._ran.get(key, ("", ""))
+        if not name:
+            return {"gone": f"{label(key)} is no call that a runner has executed"}
+        if address not in scheduler.workers:
+            return {"gone": self._ended(key, name)}
+        try:
+            answer: dict[str, Any] = await getattr(scheduler.rpc(address), what)(key=key, **values)
+        except OSError as error:
+            if address not in scheduler.workers:
+                return {"gone": self._ended(key, name)}
+            return {"broken": f"{name} cannot be reached: {error}"}
+        return {**answer, "runner": name}
+
+    def _ended(self, key: Any, name: str) -> str:
+        ts = self.scheduler.tasks.get(key)
+        limit = "" if ts is None else f" ({duration(self._idle_timeout(ts))})"
+        return (
+            f"the runner of {label(key)}, {name}, has ended; its files went with it; fetch before "
+            f"idle_timeout{limit}, or return the bytes, or write to a volume"
+        )
