@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.core.backend_options import BackendOptions
-from dask_flame.core.launch_config import LaunchConfig
+from dask_flame.core.launch_config import LaunchConfig, Packages
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
 from dask_flame.errors import BackendError
+from dask_flame.packages.sending import told
 
 if TYPE_CHECKING:
     from dask_flame.backends.inspector import Inspector
+
+
+def _no_packages() -> Packages:
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,9 @@ class RunnerSpec:
     options : mapping
         The pool's options for this backend, checked by its :attr:`Backend.Options`. May hold
         secrets.
+    packages : Packages
+        Packages to compare and to install, see
+        :class:`dask_flame.core.launch_config.Packages`. May hold credentials in URLs.
     """
 
     name: str
@@ -91,6 +99,7 @@ class RunnerSpec:
     hash_seed: str = ""
     cwd: str | None = ""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    packages: Packages = field(default_factory=_no_packages, repr=False)
 
     def launch_config(self, *, local: bool) -> LaunchConfig:
         """Return the configuration that a runner reads when it starts.
@@ -119,6 +128,7 @@ class RunnerSpec:
             "security": security if local else _inline(security),
             "path": [],
             "cwd": "",
+            "packages": told(self.packages, local=local),
         }
 
 

@@ -5,6 +5,52 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
+class Wanted(TypedDict, total=False):
+    """A package that a runner installs.
+
+    Attributes
+    ----------
+    line : str
+        The requirement for the installer, or the path of an archive. May hold credentials.
+    name : str
+        Canonical name.
+    version : str
+        The only version that satisfies it; empty if others may.
+    digest : str
+        SHA-256 of the archive, if `line` is the path of one of the driver's files.
+    data : str
+        That archive in Base64, for a runner on another machine.
+    """
+
+    line: str
+    name: str
+    version: str
+    digest: str
+    data: str
+
+
+class Packages(TypedDict, total=False):
+    """The packages of a runner.
+
+    Attributes
+    ----------
+    check : bool
+        Whether the runner tells its packages when it registers.
+    driver : list of str or None
+        The driver's :func:`~dask_flame.packages.installed.environment`, for a runner on the same
+        machine. A runner for which it is the same tells nothing.
+    install : list of Wanted
+        Packages to install before it registers, unless they are there.
+    exact : bool
+        Whether `install` has all versions, so that nothing else is installed with them.
+    """
+
+    check: bool
+    driver: list[str] | None
+    install: list[Wanted]
+    exact: bool
+
+
 class LaunchConfig(TypedDict, total=False):
     """All that a runner reads when it starts. It holds secrets: private keys, and Dask's settings.
 
@@ -39,6 +85,7 @@ class LaunchConfig(TypedDict, total=False):
         Folders to import from before the usual ones.
     cwd : str or None
         Working directory; None, or a folder that is not there: `directory`; empty: where it starts.
+    packages : Packages
     """
 
     name: str
@@ -57,3 +104,4 @@ class LaunchConfig(TypedDict, total=False):
     security: dict[str, Any]
     path: list[str]
     cwd: str | None
+    packages: Packages

@@ -62,6 +62,8 @@ EXAMPLES = {
     "best": '"min"',
     "log": "True",
     "home_limit": '"16 GiB"',
+    "packages": '"check"',
+    "flame.packages": '"check"',
     "pools": '{"cpu": Pool(max=8), "gpu": Pool(max=2, gpus=1)}',
     "pool": '"gpu"',
     "timeout": '"5m"',

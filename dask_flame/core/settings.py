@@ -22,6 +22,7 @@ from dask_flame.core.option_checks import (
     wrong,
     yes_or_no,
 )
+from dask_flame.core.packages_option import packages_option
 
 #: Where the scheduler can run.
 SEATS = ("auto", "driver", "pod")
@@ -55,6 +56,7 @@ SETTINGS: dict[str, Check] = {
     "scheduler.dashboard-port": partial(whole, least=1),
     "scheduler.pod-template": _optional(_template),
     "scheduler.timeout": partial(seconds, zero=False),
+    "packages": packages_option,
     "home.limit": size,
     "home.memory": size,
     "prints.show": yes_or_no,

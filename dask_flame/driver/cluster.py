@@ -26,6 +26,7 @@ from dask_flame.core import config, joblib_hook
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
+from dask_flame.core.packages_option import packages_option
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import hash_seed
 from dask_flame.core.processes import PRELOAD
@@ -50,6 +51,8 @@ from dask_flame.history.boots import is_step
 from dask_flame.history.costs import Costs
 from dask_flame.history.records import History
 from dask_flame.history.state import Snapshot
+from dask_flame.packages.check import RegistrationCheck
+from dask_flame.packages.policy import PackagePolicy
 from dask_flame.prints.driver.show import DriversShow
 from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.scheduler.plugin import Prints, Taker
@@ -73,6 +76,7 @@ _OWN_OPTIONS = (
     "disconnect_grace",
     "max_lifetime",
     "home_limit",
+    "packages",
     "name",
     "asynchronous",
     "security",
@@ -116,6 +120,13 @@ class FlameCluster(PoolsApi):
     home_limit : size, default "16 GiB"
         Maximum size of the results of ended runners that are kept in the scheduler's process and
         on its disk. A runner whose results do not fit stays.
+    packages : {"check", "sync", "ignore"}, False or list of str, default "check"
+        The packages of runners (``flame.packages``). ``"check"`` compares them with those that this
+        process has imported, when a runner registers: a version with which calls cannot work is an
+        error, and others are reported once. ``"sync"`` also has each runner install those that are
+        missing there or have another version, before its first call. Of a list of requirements,
+        such as ``"polars==1.2"`` or the path of a wheel, a runner installs those. ``"ignore"`` or
+        False compares nothing but Python.
     name : str, optional
         Letters, digits and ``-``; random by default.
     asynchronous : bool, default False
@@ -173,6 +184,7 @@ class FlameCluster(PoolsApi):
         disconnect_grace: Duration | None = None,
         max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
+        packages: str | bool | Sequence[str] | None = None,
         name: str | None = None,
         asynchronous: bool = False,
         security: Security | bool | None = None,
@@ -200,13 +212,18 @@ class FlameCluster(PoolsApi):
         self.home_limit = (
             configured("home.limit") if home_limit is None else size("home_limit", home_limit)
         )
+        self._packages_option = (
+            configured("packages") if packages is None else packages_option("packages", packages)
+        )
         name = cluster_name(name)
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
         places = places_for(factory, namespace=namespace, context=context)
         for policy in policies.values():
             check_taken(factory, policy.options)
-        self.security = make_security(security, remote=getattr(factory, "remote", False))
+        remote = getattr(factory, "remote", False)
+        self._packages = PackagePolicy(self._packages_option, remote=remote)
+        self.security = make_security(security, remote=remote)
         self.dashboard_address = checked_address(dashboard_address)
         self._silence_logs = log_level(silence_logs)
         loop = event_loop(loop)
@@ -333,6 +350,7 @@ class FlameCluster(PoolsApi):
             scheduler=where,
             security=self.security,
             hash_seed=self._hash_seed,
+            packages=self._packages.of(policy),
         )
 
     # Start and close
@@ -367,6 +385,7 @@ class FlameCluster(PoolsApi):
         self._stack.push_async_callback(self.backend.close)
         if self._show is not None:
             self._stack.push_async_callback(self._show.finish)
+        await self._packages.prepare(self.fleets.policies)
         self.backend.expect(self._expected())
         await self.backend.start()
         self.disconnect_grace = self.backend.disconnect_grace
@@ -393,7 +412,13 @@ class FlameCluster(PoolsApi):
             fix=self.fix,
             note_stop=self._note_stop,
             expire=self._expire,
+            packages=self._package_check(),
         )
+
+    def _package_check(self) -> RegistrationCheck | None:
+        """Return the check of the packages of runners that register; None if there is none."""
+        check: RegistrationCheck | None = self._packages.check(self._history.journal.note)
+        return check
 
     def _make_host(self) -> SchedulerHost:
         if not self.backend.apart:

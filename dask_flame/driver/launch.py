@@ -12,6 +12,7 @@ from distributed import Security
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.core.backend_options import BackendOptions, configuring, knowing
+from dask_flame.core.launch_config import Packages
 from dask_flame.core.options import Check
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
@@ -20,7 +21,14 @@ from dask_flame.errors import PoolError
 
 
 def runner_spec(
-    name: str, pool: Pool, *, of: str, scheduler: str, security: Security, hash_seed: str = ""
+    name: str,
+    pool: Pool,
+    *,
+    of: str,
+    scheduler: str,
+    security: Security,
+    hash_seed: str = "",
+    packages: Packages | None = None,
 ) -> RunnerSpec:
     """Return the launch specification of one runner.
 
@@ -37,6 +45,8 @@ def runner_spec(
         Security of the cluster; a runner receives the worker's keys and certificates.
     hash_seed : str, default ""
         Value of ``PYTHONHASHSEED`` in this cluster.
+    packages : Packages, optional
+        Packages to compare and to install.
     """
     return RunnerSpec(
         name=name,
@@ -57,6 +67,7 @@ def runner_spec(
         hash_seed=hash_seed,
         cwd=working_directory(),
         options=pool.options,
+        packages=packages or {},
     )
 
 

@@ -33,6 +33,8 @@ from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
 from dask_flame.core.channel import Channel
 from dask_flame.driver.hosts.replication import DriverFollower
+from dask_flame.packages.differences import compare, refusal
+from dask_flame.packages.imported import core_versions
 from dask_flame.remote.cluster import PodCluster
 from dask_flame.reports.scheduler.publisher import ReportPublisher
 
@@ -219,6 +221,9 @@ def main(argv: list[str]) -> NoReturn:
         orders = _read(Path(argv[0]))
         if why := python_versions.mismatch(python_versions.here(), orders.get("python", "")):
             # Check before unpickling anything.
+            raise SystemExit(f"the image of the scheduler's pod {why}")
+        differences = compare(orders.get("packages", {}), core_versions(), complete=False)
+        if why := refusal(differences, remote=True):
             raise SystemExit(f"the image of the scheduler's pod {why}")
         dask.config.update(dask.config.config, orders["config"], priority="new")
         scratch = orders["scratch"] = os.environ.get("TMPDIR", "/tmp")

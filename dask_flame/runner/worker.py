@@ -34,8 +34,9 @@ from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
 from dask_flame.core.distributed_internals import adopt_client
 from dask_flame.core.immediate_send import ImmediateSender
-from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
+from dask_flame.core.messages import PACKAGES, PAUSED, RUNNER, UNSENDABLE
 from dask_flame.core.threads import in_thread
+from dask_flame.packages.install import found
 from dask_flame.prints.runner.framing import FramedPrints, install
 from dask_flame.prints.runner.sender import later
 from dask_flame.runner import main_module
@@ -188,7 +189,10 @@ async def _serve(
         local_directory=orders["directory"],
         security=Security(**orders["security"]) if orders["security"] else None,
         death_timeout=orders["boot_timeout"],
-        startup_information={RUNNER: lambda worker: orders["pool"]},
+        startup_information={
+            RUNNER: lambda worker: orders["pool"],
+            PACKAGES: lambda worker: found(orders.get("packages")),
+        },
         host=orders["host"],
         rarely=orders.get("rarely", 1.0),
         gpus=orders["gpus"],

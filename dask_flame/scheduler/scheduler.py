@@ -26,10 +26,20 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 from dask_flame.core import python_versions
 from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import keep_no_log
-from dask_flame.core.messages import FREED, HAVE, LEAVING, OVERRAN, PAUSED, RETURN, UNSENDABLE
+from dask_flame.core.messages import (
+    FREED,
+    HAVE,
+    LEAVING,
+    OVERRAN,
+    PACKAGES,
+    PAUSED,
+    RETURN,
+    UNSENDABLE,
+)
 from dask_flame.core.pool import Pool
 from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
+from dask_flame.packages.check import RegistrationCheck, told_versions
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
 from dask_flame.scheduler.client_answers import ClientAnswers
@@ -86,6 +96,9 @@ class FlameScheduler(ClientAnswers):
     policies : callable, optional
         Return the present policies of these pools, which may have been resized. By default, they
         are those at the start.
+    packages : RegistrationCheck, optional
+        Refuses runners whose packages would not work with the driver's; by default, all may
+        register.
     **kwargs
         Parameters of ``Scheduler``.
 
@@ -100,12 +113,14 @@ class FlameScheduler(ClientAnswers):
         *,
         pools: Mapping[str, Pool] | None = None,
         policies: Callable[[], Mapping[str, Pool]] | None = None,
+        packages: RegistrationCheck | None = None,
         **kwargs: Any,
     ) -> None:
         pickling.prepare(interruptible=True)
         self._removed: deque[str] = deque(maxlen=1000)
         self.losses = LostCalls(self)
         self.slots = Slots(self, pools or {"default": Pool()}, self.losses)
+        self._packages = packages
         self.policies = policies or (lambda: self.slots.pools)
         self.asks = AwaitedWorkers(self, self.slots)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
@@ -392,17 +407,32 @@ class FlameScheduler(ClientAnswers):
         self.reopen()
 
     async def add_worker(
-        self, comm: Any, *, name: str, versions: dict[str, Any], **kwargs: Any
+        self,
+        comm: Any,
+        *,
+        name: str,
+        versions: dict[str, Any],
+        extra: dict[str, Any],
+        **kwargs: Any,
     ) -> None:
-        if why := python_versions.mismatch(
-            python_versions.of_worker(versions), python_versions.here()
-        ):
+        # Not kept: Dask's pages and clients are sent all that a worker has told.
+        found = extra.pop(PACKAGES, None)
+        if why := await self._why_refused(name, versions, found):
             # Before any pickled message, such as worker plugins, is sent to it.
             self.observer.runner_refused(name, why)
             answer = {"status": "error", "message": f"{name} {why}", "time": time()}
             await comm.write(answer)
             return
-        await super().add_worker(comm, name=name, versions=versions, **kwargs)
+        await super().add_worker(comm, name=name, versions=versions, extra=extra, **kwargs)
+
+    async def _why_refused(
+        self, name: str, versions: dict[str, Any], found: dict[str, str] | None
+    ) -> str:
+        python = python_versions.of_worker(versions)
+        why = python_versions.mismatch(python, python_versions.here())
+        if why or self._packages is None:
+            return why
+        return await self._packages(runner=name, found=found, versions=told_versions(versions))
 
     async def remove_worker(
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True

@@ -64,6 +64,9 @@ def displayed(
     """
     what = kind(spec)
     orders = shared_config(spec, times, limits)
+    for packages in (what["packages"], orders["packages"]):
+        if packages.get("install"):  # requirements may hold credentials
+            packages["install"] = [wanted["name"] for wanted in packages["install"]]
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     orders["config"] = HIDDEN
     orders["security"] = hide(orders["security"])

@@ -14,6 +14,7 @@ from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.history.records import History
 from dask_flame.history.state import Sample
+from dask_flame.packages.check import RegistrationCheck
 from dask_flame.scheduler.home.home import Home
 
 
@@ -165,6 +166,8 @@ class HostParts:
     note_stop : callable
         Records that the cluster was stopped, with the reason; no more runners boot.
     expire : Expire
+    packages : RegistrationCheck or None
+        Compares the packages of runners that register; None if they are not compared.
     """
 
     name: str
@@ -180,3 +183,4 @@ class HostParts:
     fix: Callable[[], None]
     note_stop: Callable[[str], None]
     expire: Expire
+    packages: RegistrationCheck | None

@@ -101,6 +101,7 @@ class InProcessScheduler:
         scheduler = self.scheduler = FlameScheduler(
             pools=parts.fleets.policies,
             policies=lambda: parts.fleets.policies,
+            packages=parts.packages,
             **parts.backend.listening,
             security=parts.security,
             local_directory=parts.backend.folder,

@@ -259,7 +259,13 @@ class Supervisor:
             return
         fork = kind["fork"] and self.is_subreaper
         self.kinds[key] = RunnerKind(
-            kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
+            kind["env"],
+            kind["preload"],
+            kind["path"],
+            fork,
+            kind["flags"],
+            kind["cwd"],
+            kind["packages"],
         )
         template = self._template(key)
         if template is not None:

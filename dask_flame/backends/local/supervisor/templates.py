@@ -111,7 +111,8 @@ class Template:
         self.connection.setblocking(False)
         self.prints = TemplateOutput(supervisor, output)
         if seed is None:
-            self._say({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
+            told = {"preload": kind.preload, "path": kind.path, "cwd": kind.cwd}
+            self._say({**told, "packages": kind.packages})
 
     def _start(self) -> Seed:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
