@@ -96,7 +96,7 @@ def _file(name: str, text: str) -> Wanted:
     if os.path.isdir(path):
         raise PoolError(
             f"{name}: {_said(text)} is a folder, and runners install only archives; make one with "
-            f"pip wheel --no-deps {_said(text, quoted=False)}"
+            f"pip wheel --no-deps {_said(text, quoted=False)}, and write its path"
         )
     of = _project(os.path.basename(path))
     if not of:
@@ -109,7 +109,10 @@ def _file(name: str, text: str) -> Wanted:
             digest = hashlib.file_digest(archive, "sha256").hexdigest()
         return {"line": path, "name": of, "version": "", "digest": digest}
     if not os.path.isabs(text):
-        raise PoolError(f"{name}: there is no file {_said(text)} (as {path!r})")
+        raise PoolError(
+            f"{name}: there is no file {_said(text)} in {os.getcwd()!r}; write the whole path of a "
+            'wheel, packages=["/wheels/polars-1.2-py3-none-any.whl"]'
+        )
     return {"line": path, "name": of, "version": ""}  # in the runner's image
 
 

@@ -45,6 +45,8 @@ class Installer(ABC):
     """
 
     name: ClassVar[str]
+    #: Where its configuration is.
+    configuration: ClassVar[str]
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
@@ -81,7 +83,10 @@ class Installer(ABC):
             raise InstallFailed(f"{self.name} cannot be started: {error}") from None
         said = done.stdout.decode(errors="replace")
         if done.returncode:
-            raise InstallFailed(f"{self.name} could not install packages=:\n{last_words(said)}")
+            raise InstallFailed(
+                f"{self.name} could not install packages=:\n{last_words(said)}\n"
+                f"Its index, proxy and certificates are those of {self.configuration}"
+            )
         return said
 
 
@@ -89,6 +94,7 @@ class Pip(Installer):
     """``python -m pip``."""
 
     name = "pip"
+    configuration = "pip.conf, and of the variables PIP_… (env=)"
     _QUIETLY = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
 
     def __init__(self) -> None:
@@ -117,6 +123,7 @@ class Uv(Installer):
     """``uv pip``."""
 
     name = "uv"
+    configuration = "uv.toml, and of the variables UV_… (env=)"
     #: ``+ polars==1.2``, ``+ polars @ file:///x.whl`` or ``+ polars==1.2 (from file:///x.whl)``.
     _CHOSEN = re.compile(
         r"^ [+~] ([\w.-]+)(?:==(\S+))?(?: \(from (\S+)\)| @ (\S+))?$", re.MULTILINE

@@ -77,6 +77,9 @@ _REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(")
 #: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
 
+#: Beginning of distributed's error when the scheduler does not accept a worker.
+_REFUSED = "Unexpected response from register"
+
 #: Dask's setting for the HTTP pages of workers.
 _PAGES = "distributed.worker.http.routes"
 
@@ -118,7 +121,12 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
     track_own_only()
     joblib_hook.register()
     prints = install(orders)
-    code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints))
+    try:
+        code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints))
+    except RuntimeError as error:
+        if str(error.__cause__).startswith(_REFUSED):
+            return 1  # distributed has logged why
+        raise
     worker.last_resort.cancel()
     return code
 

@@ -171,6 +171,7 @@ class ForkServer:
             print(error, file=sys.stderr)
             self._say(ev="unfit", module=PACKAGES, why="cannot be installed", failed=True)
             self._hear()
+        self._say(ev="importing", module="")
 
     def _unfit(self) -> str | None:
         """Return why this process cannot be forked, or None."""
