@@ -175,6 +175,10 @@ def _uv() -> list[str]:
     return [sys.executable, "-P", "-m", "uv"] if find_spec("uv") is not None else []
 
 
+#: Configuration of pip that users share.
+_SHARED = (os.path.join(sys.prefix, "pip.conf"), "/etc/pip.conf", "/etc/xdg/pip/pip.conf")
+
+
 def _configures_pip(environ: Mapping[str, str]) -> bool:
     names = ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "PROXY", "CERT")
     if any(environ.get(f"PIP_{name}") for name in (*names, "TRUSTED_HOST", "CONFIG_FILE")):
@@ -182,8 +186,7 @@ def _configures_pip(environ: Mapping[str, str]) -> bool:
     home = os.path.expanduser("~")
     config = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
     files = [os.path.join(config, "pip/pip.conf"), os.path.join(home, ".pip/pip.conf")]
-    files += [os.path.join(sys.prefix, "pip.conf"), "/etc/pip.conf", "/etc/xdg/pip/pip.conf"]
-    return any(map(os.path.isfile, files))
+    return any(map(os.path.isfile, [*files, *_SHARED]))
 
 
 def _configures_uv(environ: Mapping[str, str]) -> bool:
