@@ -19,7 +19,7 @@ from dask_flame.core.launch_config import LaunchConfig, Packages
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
 from dask_flame.errors import BackendError
-from dask_flame.packages.sending import told
+from dask_flame.packages.installed import environment
 
 if TYPE_CHECKING:
     from dask_flame.backends.inspector import Inspector
@@ -128,8 +128,13 @@ class RunnerSpec:
             "security": security if local else _inline(security),
             "path": [],
             "cwd": "",
-            "packages": told(self.packages, local=local),
+            "packages": self._packages(local=local),
         }
+
+    def _packages(self, *, local: bool) -> Packages:
+        if not (local and self.packages):
+            return self.packages
+        return {**self.packages, "driver": environment()}
 
 
 def _inline(security: Mapping[str, Any]) -> dict[str, Any]:

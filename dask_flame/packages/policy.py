@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,8 @@ class PackagePolicy:
 
     def __init__(self, option: PackagesOption, *, remote: bool) -> None:
         self._option = option
+        self._wanted = _sent(option.wanted) if remote else list(option.wanted)
         self._remote = remote
-        if remote:
-            _check_sizes(option)
         self._imported = ImportedPackages()
 
     def check(self, note: Callable[[str, str], object]) -> PackageCheck | None:
@@ -61,7 +61,7 @@ class PackagePolicy:
         """Return the packages of a runner of this pool, for its launch configuration."""
         told: Packages = {"check": self._option.mode != "ignore", "install": [], "exact": False}
         if self._option.mode == "list":
-            told["install"] = list(self._option.wanted)
+            told["install"] = self._wanted
         elif self._installs(pool):
             told["install"], told["exact"] = self._driver(), True
         return told
@@ -94,11 +94,22 @@ def _line(name: str, version: str, metadata: str) -> str:
     return f"{name} @ {url}" if url.startswith(("https://", "http://")) else ""
 
 
-def _check_sizes(option: PackagesOption) -> None:
-    sizes = {w["line"]: Path(w["line"]).stat().st_size for w in option.wanted if "digest" in w}
-    if (size := sum(sizes.values())) > _MOST:
-        raise PoolError(
-            f"packages: {', '.join(sizes)} cannot be sent to runners on other machines: "
-            f"{memory(size)} is more than {memory(_MOST)}; put them into the image or an index, or "
-            'write their URL: packages=["NAME @ https://…"]'
-        )
+def _sent(wanted: Iterable[Wanted]) -> list[Wanted]:
+    """Return what runners on other machines install, with the archives themselves."""
+    sent: list[Wanted] = []
+    size = 0
+    for item in wanted:
+        if "digest" not in item:
+            sent.append(item)
+            continue
+        path = Path(item["line"])
+        size += path.stat().st_size
+        if size > _MOST:
+            raise PoolError(
+                f"packages: {path} cannot be sent to runners on other machines: all archives may "
+                f"have {memory(_MOST)} together; put it into the image or an index, or write its "
+                'URL: packages=["NAME @ https://…"]'
+            )
+        data = base64.b64encode(path.read_bytes()).decode()
+        sent.append({**item, "line": path.name, "data": data})
+    return sent

@@ -69,6 +69,7 @@ PRINTED = {
     "errors": [r"SystemExit", r"^1$", r"max=4"],
     "gpus": [r"^(cpu|cuda:\d)$"],
     "local": [r"^True$"],
+    "packages": [r"^\d+\.\d+\.\d+$"],
     "pools": [
         r"runner-1 … runner-4 \(4\): demand of 4 slots calls for 4",
         r"^runner-\d+: accepted \d+\.\d+ s, ",
