@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from packaging.utils import (
 from packaging.utils import canonicalize_name as canonical
 
 from dask_flame.core.launch_config import Wanted
-from dask_flame.core.option_checks import line, shown, wrong
+from dask_flame.core.option_checks import plain, shown, wrong
 from dask_flame.core.redaction import veiled
 from dask_flame.errors import PoolError
 
@@ -54,38 +53,43 @@ def packages_option(name: str, value: Any) -> PackagesOption:
     ------
     PoolError
     """
-    if value is False or value == "ignore":
+    given, value = value, plain(value)
+    if value is False or (isinstance(value, str) and value == "ignore"):
         return PackagesOption("ignore")
     if isinstance(value, str) and value in ("check", "sync"):
         return PackagesOption(value)
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise _wrong(name, value)
-    return PackagesOption("list", tuple(_wanted(name, item) for item in value))
+    if not isinstance(value, list | tuple) or not value:
+        raise _wrong(name, given)
+    if not all(isinstance(item, str) and item.strip() for item in value):
+        # Items may hold credentials.
+        clean = [veiled(i, random=False) if isinstance(i, str) else i for i in value]
+        raise _wrong(name, tuple(clean) if isinstance(value, tuple) else clean)
+    return PackagesOption("list", tuple(_wanted(name, item.strip()) for item in value))
 
 
 def _wrong(name: str, value: object) -> PoolError:
     return wrong(name, value, '"check", "sync", "ignore" or a list such as ["polars==1.2"]')
 
 
-def _wanted(name: str, item: Any) -> Wanted:
-    if not isinstance(item, str) or not item.strip():
-        raise _wrong(name, item)
-    text = item.strip()
+def _refused(name: str, item: str, why: str, example: str = "polars==1.2") -> PoolError:
+    """Return the error for an item of a list; the item may hold credentials."""
+    works = f'["{example}"]'
+    write = f'dask.config.set({{"{name}": {works}}})' if "." in name else f"{name}={works}"
+    return PoolError(f"{name}={shown([veiled(item, random=False)])} {why}; write {write}")
+
+
+def _wanted(name: str, text: str) -> Wanted:
     if text.startswith("-") or "\n" in text:
-        raise PoolError(
-            f"{name}: {_said(text)} is an option of pip, which belongs into its configuration "
-            '(pip.conf, or PIP_… and UV_… variables in env=); write packages=["polars==1.2"]'
+        why = (
+            "is an option of pip, which belongs into pip.conf, or PIP_… and UV_… variables in env="
         )
+        raise _refused(name, text, why)
     if "://" not in text and (text.endswith(_ARCHIVES) or text.startswith((".", "/", "~"))):
         return _file(name, text)
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
-        why = str(error).partition("\n")[0]
-        raise PoolError(
-            f"{name}: {_said(text)} is no requirement of pip: {_said(why, quoted=False)}; write "
-            f'{line("packages")}, packages=["polars==1.2"] or the path of a wheel'
-        ) from None
+    except InvalidRequirement:
+        raise _refused(name, text, "is no requirement as pip takes it") from None
     only = _ONE_VERSION.fullmatch(str(requirement.specifier))
     version = only[1] if only and not (requirement.url or requirement.marker) else ""
     return {"line": text, "name": canonical(requirement.name), "version": version}
@@ -94,25 +98,19 @@ def _wanted(name: str, item: Any) -> Wanted:
 def _file(name: str, text: str) -> Wanted:
     path = os.path.abspath(os.path.expanduser(text))
     if os.path.isdir(path):
-        raise PoolError(
-            f"{name}: {_said(text)} is a folder, and runners install only archives; make one with "
-            f"pip wheel --no-deps {_said(text, quoted=False)}, and write its path"
-        )
+        why = "is a folder, and runners install only archives, which `pip wheel --no-deps` makes"
+        raise _refused(name, text, why, "/wheels/polars-1.2-py3-none-any.whl")
     of = _project(os.path.basename(path))
     if not of:
-        raise PoolError(
-            f"{name}: {_said(text)} is not named as a wheel or an archive of a package is; write "
-            'packages=["./polars-1.2-py3-none-any.whl"]'
-        )
+        why = "is not named as a wheel or another archive of a package is"
+        raise _refused(name, text, why, "/wheels/polars-1.2-py3-none-any.whl")
     if os.path.isfile(path):
         with open(path, "rb") as archive:
             digest = hashlib.file_digest(archive, "sha256").hexdigest()
         return {"line": path, "name": of, "version": "", "digest": digest}
     if not os.path.isabs(text):
-        raise PoolError(
-            f"{name}: there is no file {_said(text)} in {os.getcwd()!r}; write the whole path of a "
-            'wheel, packages=["/wheels/polars-1.2-py3-none-any.whl"]'
-        )
+        why = f"is no file in {os.getcwd()!r}"
+        raise _refused(name, text, why, "/wheels/polars-1.2-py3-none-any.whl")
     return {"line": path, "name": of, "version": ""}  # in the runner's image
 
 
@@ -129,9 +127,3 @@ def _project(file: str) -> str:
         return str(parse(file)[0])
     except (InvalidWheelFilename, InvalidSdistFilename):
         return ""
-
-
-def _said(text: str, *, quoted: bool = True) -> str:
-    """Return a text of the user without credentials."""
-    clean = veiled(text, random=False)
-    return shown(clean) if quoted else clean

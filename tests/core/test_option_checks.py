@@ -70,6 +70,7 @@ FUNCTIONS = [True, 0, 1, nan, "", "print", *(junk for junk in _JUNK if junk is n
 WORDS = [True, 0, 1, nan, 10**5000, "", " ", " a", *_JUNK]
 CHOICES = [*WORDS, "Fail", "nonsense"]
 NAMES = [*WORDS, [""], ["a", 1], [" "], (b"a",)]
+PACKAGES = [True, 0, 1, nan, "", "a==1", [], [""], ["a=1"], ["-r a"], ["./a-1.tar.gz"], *_JUNK]
 PAIRS = [True, 1, nan, "", "a=b", {"a": 1}, {"": "b"}, {"a b": "c"}, *_JUNK]
 
 
@@ -210,6 +211,7 @@ CLUSTER = [
     Row("disconnect_grace", DURATIONS, [0, "10s"]),
     Row("max_lifetime", [0, 0.001, "1ms", *DURATIONS], [1, "8h"]),
     Row("home_limit", SIZES, ["1 MB", 2**40]),
+    Row("packages", PACKAGES, ["check", "sync", False, "ignore", ["a==1"], np.str_("sync")]),
     Row("name", ["a/b", "-a", "a" * 42, "é", *WORDS], ["a", "a-1"]),
     Row("asynchronous", [True, *YES_OR_NO], [False, np.False_]),
     Row(
@@ -272,6 +274,7 @@ _CONFIGURED = {
     "backend": [0, nan, "", " ", [3], {1: 2}],
     "disconnect-grace": DURATIONS,
     "silence": DURATIONS,
+    "packages": PACKAGES,
     "max-lifetime": [0, 0.001, *DURATIONS],
     "currency": WORDS,
     "scheduler.where": CHOICES,

@@ -265,7 +265,7 @@ class Supervisor:
             fork,
             kind["flags"],
             kind["cwd"],
-            kind["packages"],
+            kind.get("packages", {}),
         )
         template = self._template(key)
         if template is not None:
