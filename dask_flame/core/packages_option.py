@@ -81,7 +81,7 @@ def _refused(name: str, item: str, why: str, example: str = "polars==1.2") -> Po
 def _wanted(name: str, text: str) -> Wanted:
     if text.startswith("-") or "\n" in text:
         why = (
-            "is an option of pip, which belongs into pip.conf, or PIP_… and UV_… variables in env="
+            "is an option of pip, which belongs into pip.conf, or variables PIP_… and UV_… in env="
         )
         raise _refused(name, text, why)
     if "://" not in text and (text.endswith(_ARCHIVES) or text.startswith((".", "/", "~"))):

@@ -212,7 +212,7 @@ class FlameCluster(PoolsApi):
         self.home_limit = (
             configured("home.limit") if home_limit is None else size("home_limit", home_limit)
         )
-        self._packages_option = (
+        chosen = (
             configured("packages") if packages is None else packages_option("packages", packages)
         )
         name = cluster_name(name)
@@ -222,7 +222,7 @@ class FlameCluster(PoolsApi):
         for policy in policies.values():
             check_taken(factory, policy.options)
         remote = getattr(factory, "remote", False)
-        self._packages = PackagePolicy(self._packages_option, remote=remote)
+        self._packages = PackagePolicy(chosen, remote=remote)
         self.security = make_security(security, remote=remote)
         self.dashboard_address = checked_address(dashboard_address)
         self._silence_logs = log_level(silence_logs)

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -128,25 +128,31 @@ def _everything() -> Found:
 def _imported(modules: Mapping[str, object]) -> set[str]:
     """Return the canonical names of the distributions that these modules are from."""
     folders, found = frozenset(metadata_folders()), set()
-    unknown: dict[str, dict[str, str]] = {}  # by folder: modules, and a file of each
-    for name, module in modules.items():
-        top, _, rest = name.partition(".")
-        if top in sys.stdlib_module_names:
-            continue
-        if rest and (rest.count(".") or _file(modules.get(top))):
-            continue  # its top-level module says all; that of a namespace package has no file
-        file = _file(module)
-        inside = name.replace(".", "/") + ("/__init__.py" if _is_package(file) else ".py")
-        folder = file[: -len(inside) - 1] if file.endswith(f"/{inside}") else os.path.dirname(file)
+    unknown: dict[str, set[str]] = {}  # by folder: files of modules
+    for name, file in _files(modules):
+        folder = _import_folder(name, file)
         if folder not in folders:
             continue
-        if not rest and canonical(name) in distributions(folder):
+        if "." not in name and canonical(name) in distributions(folder):
             found.add(canonical(name))
         else:
-            unknown.setdefault(folder, {})[name] = file[len(folder) + 1 :]
+            unknown.setdefault(folder, set()).add(file[len(folder) + 1 :])
     for folder, files in unknown.items():
         found |= _owners(folder, files)
     return found
+
+
+def _files(modules: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield the top-level modules that are not Python's own, and a file of each.
+
+    A namespace package has no file: its direct submodules are yielded in its place.
+    """
+    for name, module in modules.items():
+        top, _, rest = name.partition(".")
+        if top in sys.stdlib_module_names or "." in rest:
+            continue
+        if not (rest and _file(modules.get(top))) and (file := _file(module)):
+            yield name, file
 
 
 def _file(module: object) -> str:
@@ -154,24 +160,30 @@ def _file(module: object) -> str:
     return os.path.abspath(file) if isinstance(file, str) else ""
 
 
-def _is_package(file: str) -> bool:
-    return os.path.basename(file) == "__init__.py"
+def _import_folder(name: str, file: str) -> str:
+    """Return the folder on the import path from which a module was imported."""
+    folder = os.path.dirname(file)
+    if os.path.basename(file).startswith("__init__."):
+        folder = os.path.dirname(folder)
+    for _ in range(name.count(".")):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 #: By folder and file of a module: the distribution that lists it; empty if none does.
 _owner: dict[tuple[str, str], str] = {}
 
 
-def _owners(folder: str, files: Mapping[str, str]) -> set[str]:
+def _owners(folder: str, files: Iterable[str]) -> set[str]:
     """Return the distributions in a folder that list these files of modules."""
-    left = {file for file in files.values() if (folder, file) not in _owner}
+    left = {file for file in files if (folder, file) not in _owner}
     _owner.update(dict.fromkeys(((folder, file) for file in left), ""))
     for name, (_, path) in distributions(folder).items() if left else ():
         contents = next(filter(None, (_read(path, list_) for list_ in _LISTS)), "")
         for file in [file for file in left if f"\n{file}" in f"\n{contents}"]:
             _owner[folder, file] = name
             left.discard(file)
-    return {owner for file in files.values() if (owner := _owner[folder, file])}
+    return {owner for file in files if (owner := _owner[folder, file])}
 
 
 #: Lists of files in the metadata of a distribution.

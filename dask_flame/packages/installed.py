@@ -21,6 +21,10 @@ OWN = "dask-flame"
 _EGG = re.compile(r"(?P<name>.+?)(-(?P<version>\d[^-]*)(-py\d.*)?)?\.egg-info")
 _VERSION = re.compile(r"^Version: *(\S+)", re.MULTILINE)
 
+#: Names of folders that installers use. Elsewhere, such as in a checkout, metadata of the old kind
+#: are those of a project that is being worked on.
+_SITES = ("site-packages", "dist-packages")
+
 #: By folder: the time of its last change, and what was found in it then.
 _seen: dict[str, tuple[int, Mapping[str, tuple[str, str]]]] = {}
 
@@ -59,7 +63,8 @@ def _distribution(name: str, path: str) -> tuple[str, str] | None:
     if name.endswith(".dist-info"):
         of, _, version = name.removesuffix(".dist-info").partition("-")
         return (canonical(of), version) if version else None
-    if (egg := _EGG.fullmatch(name)) is not None:
+    egg = _EGG.fullmatch(name)
+    if egg is not None and os.path.basename(os.path.dirname(path)) in _SITES:
         version = egg["version"] or _read_version(path)
         return (canonical(egg["name"]), version) if version else None
     return None

@@ -132,10 +132,15 @@ class Uv(Installer):
     def resolve(self, lines: Sequence[str], work: Path, lock: int) -> list[str]:
         arguments = ("pip", "install", "--dry-run", "--color", "never", *self._here())
         said = self._run(arguments, lines, work, lock)
-        return [
+        chosen = [
             f"{name} @ {at}" if (at := old or new) else f"{name}=={version}"
             for name, version, old, new in self._CHOSEN.findall(said)
         ]
+        if not chosen and "Would install" in said:
+            raise InstallFailed(
+                f"the answer of this version of uv is not known:\n{last_words(said)}"
+            )
+        return chosen
 
     def install(self, lines: Sequence[str], target: Path, work: Path, lock: int) -> None:
         where = ("--no-deps", "--target", str(target))

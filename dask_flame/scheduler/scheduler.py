@@ -432,7 +432,12 @@ class FlameScheduler(ClientAnswers):
         why = python_versions.mismatch(python, python_versions.here())
         if why or self._packages is None:
             return why
-        return await self._packages(runner=name, found=found, versions=told_versions(versions))
+        try:
+            return await self._packages(runner=name, found=found, versions=told_versions(versions))
+        except Exception:
+            # Rather a runner that was not compared than none.
+            logger.exception("the packages of %s could not be compared", name)
+            return ""
 
     async def remove_worker(
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True

@@ -47,6 +47,11 @@ def test_a_folder_that_has_changed_is_read_again(tmp_path: Path) -> None:
 
 
 def test_eggs(tmp_path: Path) -> None:
+    (tmp_path / "checkout.egg-info").mkdir()
+    (tmp_path / "checkout.egg-info/PKG-INFO").write_text("Metadata-Version: 1.0\nVersion: 2.0\n")
+    assert distributions(str(tmp_path)) == {}
+    tmp_path = tmp_path / "site-packages"
+    tmp_path.mkdir()
     (tmp_path / "one-1.0-py3.11.egg-info").mkdir()
     (tmp_path / "two.egg-info").mkdir()
     (tmp_path / "two.egg-info/PKG-INFO").write_text("Metadata-Version: 1.0\nVersion: 2.0\n")

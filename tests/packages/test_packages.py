@@ -115,6 +115,9 @@ def test_a_runner_that_would_not_understand_the_driver_executes_nothing(
         client.gather(futures)
     assert not ran.exists()
     assert told(cluster) == []
+    logs = str(cluster.get_logs())
+    assert f"has {name} {version}" in logs
+    assert "Traceback" not in logs
 
 
 def test_nothing_is_compared_where_the_user_wants_that(flame: Flame, tmp_path: Path) -> None:
