@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.core.backend_options import BackendOptions
-from dask_flame.core.launch_config import LaunchConfig, SetupConfig
+from dask_flame.core.launch_config import LaunchConfig, Packages, SetupConfig
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
 from dask_flame.core.redaction import secret
 from dask_flame.errors import BackendError
+from dask_flame.packages.installed import environment
 
 if TYPE_CHECKING:
     from dask_flame.backends.inspector import Inspector
+
+
+def _no_packages() -> Packages:
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,9 @@ class RunnerSpec:
     options : mapping
         The pool's options for this backend, checked by its :attr:`Backend.Options`. May hold
         secrets.
+    packages : Packages
+        Packages to compare and to install, see
+        :class:`dask_flame.core.launch_config.Packages`. May hold credentials in URLs.
     """
 
     name: str
@@ -102,6 +110,7 @@ class RunnerSpec:
     cwd: str | None = ""
     files: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    packages: Packages = field(default_factory=_no_packages, repr=False)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -150,7 +159,13 @@ class RunnerSpec:
             "path": [],
             "cwd": "",
             "files": dict(self.files),
+            "packages": self._packages(local=local),
         }
+
+    def _packages(self, *, local: bool) -> Packages:
+        if not (local and self.packages):
+            return self.packages
+        return {**self.packages, "driver": environment()}
 
 
 def _inline(security: Mapping[str, Any]) -> dict[str, Any]:

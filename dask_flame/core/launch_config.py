@@ -23,6 +23,52 @@ class SetupConfig(TypedDict):
     python: str
 
 
+class Wanted(TypedDict, total=False):
+    """A package that a runner installs.
+
+    Attributes
+    ----------
+    line : str
+        The requirement for the installer, or the path of an archive. May hold credentials.
+    name : str
+        Canonical name.
+    version : str
+        The only version that satisfies it; empty if others may.
+    digest : str
+        SHA-256 of the archive, if `line` is the path of one of the driver's files.
+    data : str
+        That archive in Base64, for a runner on another machine.
+    """
+
+    line: str
+    name: str
+    version: str
+    digest: str
+    data: str
+
+
+class Packages(TypedDict, total=False):
+    """The packages of a runner.
+
+    Attributes
+    ----------
+    check : bool
+        Whether the runner tells its packages when it registers.
+    driver : list of str or None
+        The driver's :func:`~dask_flame.packages.installed.environment`, for a runner on the same
+        machine. A runner for which it is the same tells nothing.
+    install : list of Wanted
+        Packages to install before it registers, unless they are there.
+    exact : bool
+        Whether `install` has all versions, so that nothing else is installed with them.
+    """
+
+    check: bool
+    driver: list[str] | None
+    install: list[Wanted]
+    exact: bool
+
+
 class LaunchConfig(TypedDict, total=False):
     """All that a runner reads when it starts. It holds secrets: private keys, and Dask's settings.
 
@@ -64,6 +110,7 @@ class LaunchConfig(TypedDict, total=False):
     files : mapping
         The driver's files that the runner puts in place before it registers; see
         :mod:`dask_flame.files`. Empty for none.
+    packages : Packages
     """
 
     name: str
@@ -85,3 +132,4 @@ class LaunchConfig(TypedDict, total=False):
     path: list[str]
     cwd: str | None
     files: dict[str, Any]
+    packages: Packages

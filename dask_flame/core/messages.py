@@ -7,6 +7,8 @@ REPORTS = "flame-reports"
 
 #: Key of a runner's registration: the name of its pool.
 RUNNER = "flame-runner"
+#: Key of a runner's registration: its packages, if they may differ from the driver's.
+PACKAGES = "flame-packages"
 #: Key of the home's registration: it holds data and takes no calls.
 RESTING = "flame-resting"
 

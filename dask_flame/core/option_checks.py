@@ -67,6 +67,8 @@ EXAMPLES = {
     "home_limit": '"16 GiB"',
     "files": '{"data/": "/data"}',
     "flame.files.limit": '"256 MiB"',
+    "packages": '"check"',
+    "flame.packages": '"check"',
     "pools": '{"cpu": Pool(max=8), "gpu": Pool(max=2, gpus=1)}',
     "pool": '"gpu"',
     "timeout": '"5m"',

@@ -22,6 +22,7 @@ from dask_flame.core.option_checks import (
     wrong,
     yes_or_no,
 )
+from dask_flame.core.packages_option import packages_option
 
 #: Where the scheduler can run.
 SCHEDULER_PLACES = ("auto", "driver", "pod")
@@ -56,6 +57,7 @@ SETTINGS: dict[str, Check] = {
     "scheduler.pod-template": _optional(_template),
     "scheduler.timeout": partial(seconds, zero=False),
     "files.limit": size,
+    "packages": packages_option,
     "home.limit": size,
     "home.memory": size,
     "code.limit": size,

@@ -29,6 +29,7 @@ from dask_flame.core.distributed_internals import stop_loop, watch_worker_status
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.messages import CODE
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
+from dask_flame.core.packages_option import packages_option
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import hash_seed
 from dask_flame.core.processes import PRELOAD
@@ -60,6 +61,8 @@ from dask_flame.history.boots import is_step
 from dask_flame.history.costs import Costs
 from dask_flame.history.records import History
 from dask_flame.history.state import Snapshot
+from dask_flame.packages.check import RegistrationCheck
+from dask_flame.packages.policy import PackagePolicy
 from dask_flame.prints.driver.show import DriversShow
 from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.scheduler.plugin import Prints, Taker
@@ -85,6 +88,7 @@ _OWN_OPTIONS = (
     "home_limit",
     "code",
     "files",
+    "packages",
     "name",
     "asynchronous",
     "security",
@@ -136,6 +140,13 @@ class FlameCluster(PoolsApi):
         Files and folders of this machine, each with its path on runners: absolute, or relative to
         their working directory. They are there before a runner's first call. Their total size is
         limited by ``flame.files.limit`` (64 MiB). See docs/files.md.
+    packages : {"check", "sync", "ignore"}, False or list of str, default "check"
+        The packages of runners (``flame.packages``). ``"check"`` compares them with those that this
+        process has imported, when a runner registers: a version with which calls cannot work is an
+        error, and others are reported once. ``"sync"`` also has each runner install those that are
+        missing there or have another version, before its first call. Of a list of requirements,
+        such as ``"polars==1.2"`` or the path of a wheel, a runner installs those. ``"ignore"`` or
+        False compares nothing but Python.
     name : str, optional
         Letters, digits and ``-``; random by default.
     asynchronous : bool, default False
@@ -195,6 +206,7 @@ class FlameCluster(PoolsApi):
         home_limit: str | int | None = None,
         code: Choice = True,
         files: Mapping[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        packages: str | bool | Sequence[str] | None = None,
         name: str | None = None,
         asynchronous: bool = False,
         security: Security | bool | None = None,
@@ -222,6 +234,9 @@ class FlameCluster(PoolsApi):
         self.home_limit = (
             configured("home.limit") if home_limit is None else size("home_limit", home_limit)
         )
+        chosen = (
+            configured("packages") if packages is None else packages_option("packages", packages)
+        )
         name = cluster_name(name)
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
@@ -230,6 +245,7 @@ class FlameCluster(PoolsApi):
             check_taken(factory, policy.options)
             check_secrets(factory, policy.secrets)
         remote = getattr(factory, "remote", False)
+        self._packages = PackagePolicy(chosen, remote=remote)
         self.security = make_security(security, remote=remote)
         disposable = getattr(factory, "disposable", False)
         self._files = ClusterFiles(files, remote=remote, disposable=disposable)
@@ -363,6 +379,7 @@ class FlameCluster(PoolsApi):
             security=self.security,
             hash_seed=self._hash_seed,
             files=self._files.orders,
+            packages=self._packages.of(policy),
         )
 
     # Start and close
@@ -397,6 +414,7 @@ class FlameCluster(PoolsApi):
         self._stack.push_async_callback(self.backend.close)
         if self._show is not None:
             self._stack.push_async_callback(self._show.finish)
+        await self._packages.prepare(self.fleets.policies)
         self.backend.expect(self._expected())
         await self.backend.start()
         self.disconnect_grace = self.backend.disconnect_grace
@@ -440,7 +458,13 @@ class FlameCluster(PoolsApi):
             fix=self.fix,
             note_stop=self._note_stop,
             expire=self._expire,
+            packages=self._package_check(),
         )
+
+    def _package_check(self) -> RegistrationCheck | None:
+        """Return the check of the packages of runners that register; None if there is none."""
+        check: RegistrationCheck | None = self._packages.check(self._history.journal.note)
+        return check
 
     def _make_host(self) -> SchedulerHost:
         if not self.backend.apart:

@@ -381,8 +381,8 @@ class FlameAdaptive(Adaptive):
         error = kind(
             f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
             "Relevant settings of the pool: preload, setup, env, boot_timeout, boot_attempts and "
-            "on_boot_failure. See cluster.events and cluster.get_logs() for more; calls submitted "
-            "from now on try again."
+            "on_boot_failure; of the cluster: packages. See cluster.events and cluster.get_logs() "
+            "for more; calls submitted from now on try again."
         )
         return error, why
 

@@ -13,6 +13,7 @@ from distributed import Security
 
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.core.backend_options import BackendOptions, configuring, knowing
+from dask_flame.core.launch_config import Packages
 from dask_flame.core.options import Check
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
@@ -33,6 +34,7 @@ def runner_spec(
     hash_seed: str = "",
     expected: bool = False,
     files: Mapping[str, Any] = MappingProxyType({}),
+    packages: Packages | None = None,
 ) -> RunnerSpec:
     """Return the launch specification of one runner.
 
@@ -53,6 +55,8 @@ def runner_spec(
         Whether the runner is not requested yet. Variables that the driver lacks are then left out.
     files : mapping, optional
         See :attr:`RunnerSpec.files`.
+    packages : Packages, optional
+        Packages to compare and to install.
 
     Raises
     ------
@@ -88,6 +92,7 @@ def runner_spec(
         cwd=working_directory(),
         files=files,
         options=pool.options,
+        packages=packages or {},
     )
     hide(spec.secret_values)
     return spec

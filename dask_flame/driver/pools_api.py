@@ -36,6 +36,7 @@ from dask_flame.driver.other_clusters import (
 )
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.history.costs import Costs, costs
+from dask_flame.packages.policy import PackagePolicy
 from dask_flame.scaling.fleet import Phase
 from dask_flame.scaling.runner_index import RunnerState
 
@@ -62,6 +63,7 @@ class PoolsApi(Cluster):
     _came_to: Costs | None
     _hash_seed: str
     _host: SchedulerHost | None
+    _packages: PackagePolicy
 
     @property
     @abstractmethod
@@ -87,6 +89,7 @@ class PoolsApi(Cluster):
                 security=Security(),
                 hash_seed=self._hash_seed,
                 expected=True,
+                packages=self._packages.of(policy),
             )
             for pool, policy in self.fleets.policies.items()
         ]

@@ -14,7 +14,7 @@ from dask_flame.history.journal import Event as Event
 logger = logging.getLogger("dask_flame")
 
 #: Kinds that are logged as warnings, so that users see them by default.
-_BAD = frozenset({"failed", "held", "lost", "overran", "paused", "stopped", "waiting"})
+_BAD = frozenset({"failed", "held", "lost", "overran", "packages", "paused", "stopped", "waiting"})
 
 
 class EventLog(Sequence[Event]):

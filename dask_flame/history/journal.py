@@ -28,7 +28,8 @@ class Event:
         Unix time, in seconds.
     kind : str
         ``boot``, ``held``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``,
-        ``kept``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped`` or ``policy``.
+        ``kept``, ``packages``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped`` or
+        ``policy``.
     reason : str
         The reason, as a sentence with its numbers.
     runners : tuple of str

@@ -19,6 +19,7 @@ from dask_flame.driver.hosts.replication import (
     PrintPublisher,
     StatePublisher,
 )
+from dask_flame.packages.check import AskedCheck, RegistrationCheck
 from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.scheduler.plugin import Taker
 from dask_flame.remote.proxy_backend import ProxyBackend
@@ -94,6 +95,11 @@ class PodCluster(FlameCluster):
     def _make_host(self) -> InProcessScheduler:
         self._own_host = self._make_own_host()
         return self._own_host
+
+    def _package_check(self) -> RegistrationCheck | None:
+        if super()._package_check() is None:
+            return None
+        return AskedCheck(partial(self._link.ask, "packages"))
 
     # Requests of the driver
 

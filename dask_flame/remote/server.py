@@ -33,6 +33,8 @@ from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
 from dask_flame.core.channel import Channel
 from dask_flame.driver.hosts.replication import DriverFollower
+from dask_flame.packages.differences import compare, refusal
+from dask_flame.packages.imported import core_versions
 from dask_flame.remote.cluster import PodCluster
 from dask_flame.reports.scheduler.publisher import ReportPublisher
 
@@ -223,6 +225,9 @@ def main(argv: list[str]) -> NoReturn:
         launch_config = _read(Path(argv[0]))
         if why := python_versions.mismatch(python_versions.here(), launch_config.get("python", "")):
             # Check before unpickling anything.
+            raise SystemExit(f"the image of the scheduler's pod {why}")
+        differences = compare(launch_config.get("packages", {}), core_versions(), complete=False)
+        if why := refusal(differences, remote=True):
             raise SystemExit(f"the image of the scheduler's pod {why}")
         dask.config.update(dask.config.config, launch_config["config"], priority="new")
         scratch = launch_config["scratch"] = os.environ.get("TMPDIR", "/tmp")

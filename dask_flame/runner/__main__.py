@@ -15,7 +15,8 @@ A runner ends in one of these ways, and never leaves a process of its own behind
 - a SIGTERM, when the substrate reclaims the machine: the scheduler is notified, moves its results
   away, and asks it to end;
 - the leash breaks: at once, busy or not;
-- it cannot start: the traceback is its last output, and its exit code is 1.
+- it cannot start: the traceback, or the words of an installer, are its last output, and its exit
+  code is 1.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
     code, process_exit = 1, None
+    if not install(launch_config.get("packages"), launch_config["directory"]):
+        end(code)
     try:
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
@@ -101,6 +104,21 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     if process_exit is not None:
         process_exit(code)
     end(code)
+
+
+def install(packages: Any, scratch: str) -> bool:
+    """Install the packages of this runner; return False, and print why, if that fails."""
+    from dask_flame.packages.install import InstallFailed, prepare
+
+    try:
+        prepare(packages, scratch)
+    except InstallFailed as error:
+        print(error, file=sys.stderr)
+        return False
+    except BaseException:
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _aside(descriptor: int) -> int:

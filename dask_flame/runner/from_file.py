@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dask_flame.runner.__main__ import install
+
 
 def main(argv: list[str]) -> NoReturn:
     """Run a worker by the launch configuration in a file, until it has closed."""
@@ -31,6 +33,8 @@ def main(argv: list[str]) -> NoReturn:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # A user unknown to the image has "/" as home: caches need a writable folder.
             os.environ["HOME"] = scratch
+        if not install(launch_config.get("packages"), scratch):
+            _end(code)
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.worker import run
 

@@ -36,11 +36,12 @@ from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
 from dask_flame.core.distributed_internals import adopt_client
 from dask_flame.core.immediate_send import ImmediateSender
-from dask_flame.core.messages import PAUSED, RUNNER, UNSENDABLE
+from dask_flame.core.messages import PACKAGES, PAUSED, RUNNER, UNSENDABLE
 from dask_flame.core.redaction import hide, without_known
 from dask_flame.core.threads import in_thread
 from dask_flame.files.runner.place import place_files
 from dask_flame.files.runner.serve import FileServer
+from dask_flame.packages.install import found
 from dask_flame.prints.runner.framing import FramedPrints, install
 from dask_flame.prints.runner.sender import later
 from dask_flame.runner import main_module
@@ -81,6 +82,9 @@ _REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(")
 
 #: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
+
+#: Beginning of distributed's error when the scheduler does not accept a worker.
+_REFUSED = "Unexpected response from register"
 
 #: Dask's setting for the HTTP pages of workers.
 _PAGES = "distributed.worker.http.routes"
@@ -129,7 +133,12 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
     track_own_only()
     joblib_hook.register()
     prints = install(orders)
-    code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints, local))
+    try:
+        code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints, local))
+    except RuntimeError as error:
+        if str(error.__cause__).startswith(_REFUSED):
+            return 1  # distributed has logged why
+        raise
     worker.last_resort.cancel()
     return code
 
@@ -205,7 +214,10 @@ async def _serve(
         local_directory=orders["directory"],
         security=Security(**orders["security"]) if orders["security"] else None,
         death_timeout=orders["boot_timeout"],
-        startup_information={RUNNER: lambda worker: orders["pool"]},
+        startup_information={
+            RUNNER: lambda worker: orders["pool"],
+            PACKAGES: lambda worker: found(orders.get("packages")),
+        },
         host=orders["host"],
         rarely=orders.get("rarely", 1.0),
         gpus=orders["gpus"],

@@ -33,6 +33,7 @@ from dask_flame.core.messages import (
     HAVE,
     LEAVING,
     OVERRAN,
+    PACKAGES,
     PAUSED,
     RETURN,
     RUNNER,
@@ -43,6 +44,7 @@ from dask_flame.core.pool import Pool
 from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
 from dask_flame.files.scheduler.fetches import Fetches
+from dask_flame.packages.check import RegistrationCheck, told_versions
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
 from dask_flame.scheduler.client_answers import ClientAnswers
@@ -101,6 +103,9 @@ class FlameScheduler(ClientAnswers):
         are those at the start.
     shared_folder : callable, optional
         Return a folder that runners share with this process, or None.
+    packages : RegistrationCheck, optional
+        Refuses runners whose packages would not work with the driver's; by default, all may
+        register.
     **kwargs
         Parameters of ``Scheduler``.
 
@@ -116,12 +121,14 @@ class FlameScheduler(ClientAnswers):
         pools: Mapping[str, Pool] | None = None,
         policies: Callable[[], Mapping[str, Pool]] | None = None,
         shared_folder: Callable[[], str | None] = lambda: None,
+        packages: RegistrationCheck | None = None,
         **kwargs: Any,
     ) -> None:
         pickling.prepare(interruptible=True)
         self._removed: deque[str] = deque(maxlen=1000)
         self.lost_calls = LostCalls(self)
         self.slots = Slots(self, pools or {"default": Pool()}, self.lost_calls)
+        self._packages = packages
         self.policies = policies or (lambda: self.slots.pools)
         self.awaited_workers = AwaitedWorkers(self, self.slots)
         extensions = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "stealing"}
@@ -442,17 +449,37 @@ class FlameScheduler(ClientAnswers):
         self.reopen()
 
     async def add_worker(
-        self, comm: Any, *, name: str, versions: dict[str, Any], **kwargs: Any
+        self,
+        comm: Any,
+        *,
+        name: str,
+        versions: dict[str, Any],
+        extra: dict[str, Any],
+        **kwargs: Any,
     ) -> None:
-        if why := python_versions.mismatch(
-            python_versions.of_worker(versions), python_versions.here()
-        ):
+        # Not kept: Dask's pages and clients are sent all that a worker has told.
+        found = extra.pop(PACKAGES, None)
+        if why := await self._why_refused(name, versions, found):
             # Before any pickled message, such as worker plugins, is sent to it.
             self.observer.runner_refused(name, why)
             answer = {"status": "error", "message": f"{name} {why}", "time": time()}
             await comm.write(answer)
             return
-        await super().add_worker(comm, name=name, versions=versions, **kwargs)
+        await super().add_worker(comm, name=name, versions=versions, extra=extra, **kwargs)
+
+    async def _why_refused(
+        self, name: str, versions: dict[str, Any], found: dict[str, str] | None
+    ) -> str:
+        python = python_versions.of_worker(versions)
+        why = python_versions.mismatch(python, python_versions.here())
+        if why or self._packages is None:
+            return why
+        try:
+            return await self._packages(runner=name, found=found, versions=told_versions(versions))
+        except Exception:
+            # Rather a runner that was not compared than none.
+            logger.exception("the packages of %s could not be compared", name)
+            return ""
 
     async def remove_worker(
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True

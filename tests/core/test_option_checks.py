@@ -84,6 +84,7 @@ FUNCTIONS = [True, 0, 1, nan, "", "print", *(junk for junk in _JUNK if junk is n
 WORDS = [True, 0, 1, nan, 10**5000, "", " ", " a", *_JUNK]
 CHOICES = [*WORDS, "Fail", "nonsense"]
 NAMES = [*WORDS, [""], ["a", 1], [" "], (b"a",)]
+PACKAGES = [True, 0, 1, nan, "", "a==1", [], [""], ["a=1"], ["-r a"], ["./a-1.tar.gz"], *_JUNK]
 PAIRS = [True, 1, nan, "", "a=b", {"a": 1}, {"": "b"}, {"a b": "c"}, *_JUNK]
 
 
@@ -245,6 +246,7 @@ CLUSTER = [
         ],
         [None, {}, {"data": "data"}, {Path("data"): Path("/data")}],
     ),
+    Row("packages", PACKAGES, ["check", "sync", False, "ignore", ["a==1"], np.str_("sync")]),
     Row("name", ["a/b", "-a", "a" * 42, "é", *WORDS], ["a", "a-1"]),
     Row("asynchronous", [True, *YES_OR_NO], [False, np.False_]),
     Row(
@@ -307,6 +309,7 @@ _CONFIGURED = {
     "backend": [0, nan, "", " ", [3], {1: 2}],
     "disconnect-grace": DURATIONS,
     "silence": DURATIONS,
+    "packages": PACKAGES,
     "max-lifetime": [0, 0.001, *DURATIONS],
     "currency": WORDS,
     "scheduler.where": CHOICES,

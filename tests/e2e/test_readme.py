@@ -68,6 +68,7 @@ PRINTED = {
     "errors": [r"SystemExit", r"^1$", r"max=4"],
     "gpus": [r"^(cpu|cuda:\d)$"],
     "local": [r"^True$"],
+    "packages": [r"^\d+\.\d+\.\d+$"],
     "pools": [
         r"^\[0, 3, 6, 9\]$",
         r"^runner-\d+: accepted .*, setting up \d+\.\d+, setup \d+\.\d+, registered ",

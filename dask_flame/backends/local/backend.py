@@ -22,6 +22,7 @@ import dask.config
 
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.local.exit_reasons import ExitReasons, out_of_memory
+from dask_flame.backends.local.fork_server import PACKAGES
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
 from dask_flame.backends.local.launch import displayed, shared_config
 from dask_flame.backends.local.options import LocalOptions
@@ -244,11 +245,13 @@ class LocalBackend(Backend):
     def _watch_import(self, kind: str) -> None:
         """Report the import that runners of this kind wait for, if it takes long."""
         module = self._importing[kind]
+        preload = f"the import of preload={module!r}"
+        what = "the installation of packages=" if module == PACKAGES else preload
 
         def look() -> None:
             if self._importing.get(kind) == module:
                 for name in [n for n, k in self._kind_of.items() if k == kind]:
-                    self.trouble(name, f"the import of preload={module!r}")
+                    self.trouble(name, what)
 
         asyncio.get_running_loop().call_later(_LONG, look)
 

@@ -13,10 +13,10 @@ as if it had started them. Linux only.
 
 The supervisor forks the first template from itself when it starts; it runs others as
 ``fork_server.py FD SUPERVISOR``. JSON messages go both ways over the socket FD, which preserves
-message boundaries. The template receives the list of imports, unless it was forked, and then waves
-of runners, with the descriptors of their leashes and outputs. It sends ``importing`` for each
-module; ``ready`` or ``unfit``; for each wave ``forked`` or ``refused`` for each of its runners and
-``done``, or ``stale`` if an imported file has changed.
+message boundaries. The template receives the list of imports, and of packages to install before
+them, unless it was forked, and then waves of runners, with the descriptors of their leashes and
+outputs. It sends ``importing`` for each module; ``ready`` or ``unfit``; for each wave ``forked`` or
+``refused`` for each of its runners and ``done``, or ``stale`` if an imported file has changed.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ LONGEST = 1 << 17
 MOST_AT_ONCE = 50
 
 _PR_SET_PDEATHSIG = 1
+#: Named as a module in messages about the installation of packages.
+PACKAGES = "packages="
 #: The module that every runner imports.
 _RUNNER = "dask_flame.runner.worker"
 #: Seconds without a message after which deferred work is done.
@@ -135,6 +137,8 @@ class ForkServer:
         if kind["cwd"]:
             with contextlib.suppress(OSError):
                 os.chdir(kind["cwd"])
+        if packages := kind.get("packages"):
+            self._install(packages)
         for module in (_RUNNER, *kind["preload"]):
             if module != _RUNNER:
                 self._send(ev="importing", module=module)
@@ -153,6 +157,21 @@ class ForkServer:
         gc.freeze()
         _flush()
         self._send(ev="ready")
+
+    def _install(self, packages: Any) -> None:
+        """Install the packages of the runners, before the first import of any."""
+        self._send(ev="importing", module=PACKAGES)
+        # With the import path of the message.
+        from dask_flame.packages.install import prepare
+
+        try:
+            prepare(packages)
+        except Exception as error:
+            # Runners try again, and say why they fail, or have a folder of their own.
+            print(error, file=sys.stderr)
+            self._send(ev="unfit", module=PACKAGES, why="cannot be installed", failed=True)
+            self._receive()
+        self._send(ev="importing", module="")
 
     def _unfit(self) -> str | None:
         """Return why this process cannot be forked, or None."""
@@ -187,7 +206,10 @@ class ForkServer:
         """Record the state of module files that may be edited: those not in the installation."""
         paths = sysconfig.get_paths()
         kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-        installed = tuple(os.path.join(paths[kind], "") for kind in kinds)
+        folders = [paths[kind] for kind in kinds]
+        if "dask_flame.packages.install" in sys.modules:
+            folders.append(sys.modules["dask_flame.packages.install"].installed_folder())
+        installed = tuple(os.path.join(folder, "") for folder in folders if folder)
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
             if not isinstance(file, str) or file in self._files:
@@ -290,8 +312,10 @@ def _warm() -> None:
     from dask.utils import parse_timedelta
     from distributed.versions import get_versions
 
+    from dask_flame.packages.installed import environment
     from dask_flame.runner.worker import know_modules
 
+    environment()
     importlib.import_module("dask_flame.reports.runner.report")  # a worker's plugin, and first call
     get_versions()
     psutil.disk_io_counters()

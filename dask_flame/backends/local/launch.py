@@ -64,6 +64,9 @@ def displayed(
     """
     what = kind(spec)
     launch_config = shared_config(spec, times, limits)
+    for packages in (what["packages"], launch_config["packages"]):
+        if packages.get("install"):  # requirements may hold credentials
+            packages["install"] = [wanted["name"] for wanted in packages["install"]]
     shown = (KNOWN - {*what.pop("own")}) | {*own}
     launch_config["config"] = HIDDEN
     launch_config["security"] = hide(launch_config["security"])

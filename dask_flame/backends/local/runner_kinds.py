@@ -61,13 +61,17 @@ class RunnerKinds:
 
 def kind(spec: RunnerSpec) -> dict[str, Any]:
     """Return the message that describes runners like this one to a supervisor."""
+    # Installed before Dask is imported, which may be among them.
+    names = ("install", "exact") if spec.packages.get("install") else ()
+    packages = {name: spec.packages.get(name) for name in names}
     return {
         "env": _environment(spec),
         "own": sorted(spec.variables),
         "preload": list(spec.preload),
-        # Without preloaded modules the path does not matter, and may change.
-        "path": import_path() if spec.preload else [],
-        "cwd": spec.cwd if spec.preload else None,
+        # Without preloaded modules and packages the path does not matter, and may change.
+        "path": import_path() if spec.preload or packages else [],
+        "cwd": spec.cwd if spec.preload or packages else None,
+        "packages": packages,
         "flags": list(spec.flags),
         "fork": LocalOptions.setting("fork") and sys.platform == "linux",
     }

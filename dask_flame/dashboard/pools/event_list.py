@@ -20,7 +20,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "decisions": frozenset({"boot", "retire", "policy", "lease", "kept", "leaving", "paused"}),
     "runners": frozenset({"ready", "ended", "failed", "lost"}),
     "trouble": frozenset(
-        {"failed", "held", "lost", "overran", "stopped", "waiting", "kept", "paused"}
+        {"failed", "held", "lost", "overran", "packages", "stopped", "waiting", "kept", "paused"}
     ),
 }
 _BAD = GROUPS["trouble"] - {"kept"}

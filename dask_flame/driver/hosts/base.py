@@ -15,6 +15,7 @@ from dask_flame.driver.fleets import PoolFleets
 from dask_flame.files.driver.cluster_files import ClusterFiles
 from dask_flame.history.records import History
 from dask_flame.history.state import Sample
+from dask_flame.packages.check import RegistrationCheck
 from dask_flame.scheduler.home.home import Home
 
 
@@ -168,6 +169,8 @@ class HostParts:
     note_stop : callable
         Records that the cluster was stopped, with the reason; no more runners boot.
     expire : Expire
+    packages : RegistrationCheck or None
+        Compares the packages of runners that register; None if they are not compared.
     """
 
     name: str
@@ -184,3 +187,4 @@ class HostParts:
     fix: Callable[[], None]
     note_stop: Callable[[str], None]
     expire: Expire
+    packages: RegistrationCheck | None

@@ -102,6 +102,7 @@ class InProcessScheduler:
             pools=parts.fleets.policies,
             policies=lambda: parts.fleets.policies,
             shared_folder=lambda: None if parts.backend.remote else parts.backend.scratch,
+            packages=parts.packages,
             **parts.backend.listening,
             security=parts.security,
             local_directory=parts.backend.folder,

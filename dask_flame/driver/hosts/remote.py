@@ -34,6 +34,7 @@ from dask_flame.driver.log_filter import without
 from dask_flame.errors import PRINTED, BackendError, BootError, PoolError
 from dask_flame.history.state import Sample
 from dask_flame.lease.resume import resume_clients
+from dask_flame.packages.imported import core_versions
 from dask_flame.prints.scheduler.plugin import Taker
 from dask_flame.reports.driver.replica import ReportReplica
 from dask_flame.reports.scheduler.store import ReportStore
@@ -148,6 +149,8 @@ class RemoteScheduler:
             "list": backend.list,
             "logs": backend.logs,
         }
+        if parts.packages is not None:
+            handlers["packages"] = parts.packages
         silence = parse_timedelta(config.get("silence"), "s") or 60.0
         self._link = Channel(handlers, silence=silence)
         self._reports = ReportReplica(
@@ -161,6 +164,7 @@ class RemoteScheduler:
             "config": settings(),
             "listening": {"port": self._port},
             "python": python_versions.here(),
+            "packages": {} if parts.packages is None else core_versions(),
             "cluster": self._options(),
         }
 
@@ -176,6 +180,7 @@ class RemoteScheduler:
             "disconnect_grace": parts.disconnect_grace,
             "max_lifetime": parts.max_lifetime,
             "home_limit": parts.home_limit,
+            "packages": "ignore" if parts.packages is None else "check",
             "dashboard_address": f"127.0.0.1:{port}" if has_dashboard else None,
         }
         return base64.b64encode(pickle.dumps(options)).decode()

@@ -171,7 +171,13 @@ class Launcher:
             return
         fork = kind["fork"] and self.supervisor.is_subreaper
         self.kinds[key] = RunnerKind(
-            kind["env"], kind["preload"], kind["path"], fork, kind["flags"], kind["cwd"]
+            kind["env"],
+            kind["preload"],
+            kind["path"],
+            fork,
+            kind["flags"],
+            kind["cwd"],
+            kind.get("packages", {}),
         )
         template = self._template(key)
         if template is not None:

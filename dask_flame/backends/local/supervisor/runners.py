@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from dask_flame.prints.frames import FREE, NOBODY, SHOW, Owner, Piece, Unpacker
 from dask_flame.prints.sole_call import SoleCall
@@ -34,6 +34,8 @@ class RunnerKind:
         Options of the interpreter.
     cwd : str or None
         Working directory for the imports.
+    packages : mapping
+        Packages to install before the imports.
     """
 
     env: Mapping[str, str]
@@ -42,6 +44,7 @@ class RunnerKind:
     fork: bool
     flags: list[str]
     cwd: str | None
+    packages: Mapping[str, Any]
 
 
 class Process(Protocol):

@@ -133,7 +133,8 @@ class Template:
         self.connection.setblocking(False)
         self.prints = TemplateOutput(supervisor, output)
         if seed is None:
-            self._send({"preload": kind.preload, "path": kind.path, "cwd": kind.cwd})
+            imports = {"preload": kind.preload, "path": kind.path, "cwd": kind.cwd}
+            self._send({**imports, "packages": kind.packages})
 
     def _start(self) -> Seed:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
