@@ -219,7 +219,7 @@ class Pool(Declared):
     )
     preload: tuple[str, ...] = option(_modules, '["numpy"]', default=(), for_runners=True)
     setup: Callable[[], object] | None = option(
-        setup_function, "load_model", for_runners=True, hash=False
+        setup_function, 'lambda: load_model("model.pt")', for_runners=True, hash=False
     )
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 

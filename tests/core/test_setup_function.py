@@ -136,7 +136,7 @@ def test_it_can_be_changed_while_the_cluster_runs() -> None:
 
 
 def test_it_belongs_to_a_pool() -> None:
-    with pytest.raises(PoolError, match=r'write pools=\{"cpu": Pool\(setup=load_model\)\}'):
+    with pytest.raises(PoolError, match=r'write pools=\{"cpu": Pool\(setup=lambda: load_model'):
         dask_flame.FlameCluster(pools={"cpu": Pool()}, setup=load_model)
 
 
