@@ -7,7 +7,7 @@ import from it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,26 +80,24 @@ class Manifest:
     def modules(self) -> dict[str, Module]:
         """Return the modules by their full names, as Python would find them in these folders.
 
-        As for Python, the first root that has a module or a regular package of a name wins, a
-        package wins over a module, and folders without ``__init__.py`` are namespace packages only
-        if no root has one of the others.
+        The rules are those of :class:`importlib.machinery.PathFinder`: of the folders to search,
+        the first that has a package or a module of the name wins, a package before a module; all
+        folders without ``__init__.py`` together are a namespace package if none has either.
         """
+        trees = [_tree(root.files) for root in self.roots]
         found: dict[str, Module] = {}
-        namespaces: dict[str, dict[tuple[int, str], None]] = {}
-        for number, root in enumerate(self.roots):
-            own: dict[str, Module] = {}
-            for path in root.files:
-                if (module := _named(path)) is None:
+        todo = [("", [(number, "", tree) for number, tree in enumerate(trees)])]
+        while todo:
+            package, portions = todo.pop()
+            children = {name.removesuffix(".py") for _, _, tree in portions for name in tree}
+            for child in filter(str.isidentifier, children):
+                if child == "__init__":
                     continue
-                name, kind = module
-                if kind == "package" or name not in own:
-                    own[name] = Module(kind, ((number, path),))
-                for package, folder in _parents(path, kind):
-                    namespaces.setdefault(package, {})[number, folder] = None
-            _add(found, own)
-        for name, places in namespaces.items():
-            if name not in found and _visible(name, found):
-                found[name] = Module("namespace", tuple(places))
+                module, below = _find(child, portions)
+                if module is not None:
+                    name = f"{package}.{child}" if package else child
+                    found[name] = module
+                    todo.append((name, below))
         return found
 
     def digests(self) -> Iterator[bytes]:
@@ -108,39 +106,36 @@ class Manifest:
             yield from root.files.values()
 
 
-def _add(found: dict[str, Module], own: Mapping[str, Module]) -> None:
-    """Add the modules of a root, unless an earlier root has their package."""
-    regular = {name for name, module in found.items() if module.kind == "package"}
-    for name, module in own.items():
-        parents = _names_above(name)
-        if name not in found and not any(parent in regular for parent in parents):
-            found[name] = module
+def _tree(files: Iterable[str]) -> dict[str, Any]:
+    """Return nested mappings: folders by their names, and None for each Python file."""
+    top: dict[str, Any] = {}
+    for path in files:
+        if path.endswith(".py"):
+            *folders, name = path.split("/")
+            tree = top
+            for folder in folders:
+                tree = tree.setdefault(folder, {})
+            tree[name] = None
+    return top
 
 
-def _visible(name: str, found: Mapping[str, Module]) -> bool:
-    """Return whether no module, other than a package, hides a namespace package."""
-    return all(found[parent].kind != "module" for parent in _names_above(name) if parent in found)
+#: A folder to search: the number of its root, its relative path with a final ``/``, its contents.
+_Portion = tuple[int, str, dict[str, Any]]
 
 
-def _names_above(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
-
-
-def _named(path: str) -> tuple[str, Kind] | None:
-    """Return the name and the kind of the module in a file; None if it cannot be imported."""
-    if not path.endswith(".py"):
-        return None
-    parts = path.removesuffix(".py").split("/")
-    if not all(map(str.isidentifier, parts)):
-        return None
-    if parts[-1] == "__init__":
-        return (".".join(parts[:-1]), "package") if len(parts) > 1 else None
-    return ".".join(parts), "module"
-
-
-def _parents(path: str, kind: Kind) -> Iterator[tuple[str, str]]:
-    """Yield the names and the folders of the packages above a module."""
-    folders = path.split("/")[: -2 if kind == "package" else -1]
-    for length in range(1, len(folders) + 1):
-        yield ".".join(folders[:length]), "/".join(folders[:length])
+def _find(name: str, portions: Sequence[_Portion]) -> tuple[Module | None, list[_Portion]]:
+    """Return the module of a name in these folders, and the folders to search for those in it."""
+    namespace: list[_Portion] = []
+    for number, folder, tree in portions:
+        below = tree.get(name)
+        portion = (number, f"{folder}{name}/", below or {})
+        if below is not None and "__init__.py" in below:
+            return Module("package", ((number, f"{folder}{name}/__init__.py"),)), [portion]
+        if f"{name}.py" in tree:
+            return Module("module", ((number, f"{folder}{name}.py"),)), []
+        if below is not None:
+            namespace.append(portion)
+    if not namespace:
+        return None, []
+    places = tuple((number, folder.rstrip("/")) for number, folder, _ in namespace)
+    return Module("namespace", places), namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from dask_flame.files.packs import digest
+from dask_flame.core.packs import digest
 from dask_flame.files.tree import FILE, FOLDER, Item, blocks
 
 

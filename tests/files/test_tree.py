@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dask_flame.core.packs import digest
 from dask_flame.files.compare import difference
-from dask_flame.files.packs import digest
 from dask_flame.files.tree import (
     BLOCK,
     FILE,

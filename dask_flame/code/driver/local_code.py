@@ -14,7 +14,7 @@ from types import ModuleType
 from dask_flame.code.driver.notifier import Notifier
 from dask_flame.code.driver.roots import FoundRoot, automatic, chosen
 from dask_flame.code.driver.scan import Reader, Scanner, Tree, changed
-from dask_flame.code.packs import build
+from dask_flame.core.packs import build
 from dask_flame.core.settings import configured
 
 logger = logging.getLogger("dask_flame")
@@ -27,6 +27,8 @@ Choice = bool | Sequence[str | os.PathLike[str] | ModuleType]
 _LOOK = 1.0
 #: Scans of folders that change while they are scanned.
 _ATTEMPTS = 3
+#: Level of compression: fast, and a third of the size of source code.
+_LEVEL = 3
 
 _all: weakref.WeakSet[LocalCode] = weakref.WeakSet()
 
@@ -96,7 +98,7 @@ class LocalCode:
                 return None, b"", set()
             contents = {**self._reader.contents, bytes.fromhex(version): self._manifest}
             lacking = {key: value for key, value in contents.items() if key not in known}
-            return version, build(lacking), set(lacking)
+            return version, build(lacking.items(), level=_LEVEL), set(lacking)
 
     def close(self) -> None:
         """Stop watching folders."""

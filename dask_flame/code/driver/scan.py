@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dask_flame.code.driver.ignored import Ignored
 from dask_flame.code.driver.roots import FoundRoot
 from dask_flame.code.manifest import Manifest, Root
-from dask_flame.code.packs import digest
+from dask_flame.core.packs import digest
 from dask_flame.core.text import memory
 from dask_flame.errors import PoolError
 

@@ -20,8 +20,8 @@ from types import CodeType, ModuleType
 from typing import Any, Protocol
 
 from dask_flame.code.manifest import Manifest, Module
-from dask_flame.code.packs import digest
 from dask_flame.code.runner.locks import ModuleLocks
+from dask_flame.core.packs import digest
 
 
 class Publisher(Protocol):

@@ -24,10 +24,10 @@ from dask.typing import Key
 from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.code.manifest import Manifest
-from dask_flame.code.packs import Pack, Packs
 from dask_flame.code.runner.module_set import ModuleSet
 from dask_flame.code.runner.proxies import ModuleProxy
 from dask_flame.core import current_call
+from dask_flame.core.packs import Pack, Packs
 
 #: The set of modules that code in this context uses, whichever call it belongs to.
 _using: contextvars.ContextVar[ModuleSet | None] = contextvars.ContextVar(
@@ -83,7 +83,7 @@ class Versions:
             Whether code that belongs to no call uses it from now on.
         """
         for name, packed in packs.items():
-            pack = Pack(packed) if isinstance(packed, bytes) else Pack.read(packed)
+            pack = Pack(packed) if isinstance(packed, bytes) else Pack.in_file(packed)
             self._packs.add(name, pack)
         self.tops.update(tops)
         if latest:
@@ -135,13 +135,13 @@ class Versions:
         for modules in self._sets:
             if version in modules.versions:
                 return modules
-        manifest = Manifest.unpacked(self._packs.content(bytes.fromhex(version)))
+        manifest = Manifest.unpacked(self._packs.read(bytes.fromhex(version)))
         for modules in self._sets:
             if not modules.users and modules.agrees(manifest):
                 modules.become(version, manifest)
                 return modules
         modules = ModuleSet(
-            version, manifest, self._packs.content, self, self._folder, here=self._here
+            version, manifest, self._packs.read, self, self._folder, here=self._here
         )
         self._adopt(modules)
         self._sets.append(modules)

@@ -16,9 +16,9 @@ from distributed.protocol import pickle
 from distributed.scheduler import TaskState
 
 from dask_flame.code.manifest import Manifest
-from dask_flame.code.packs import Pack, digest
 from dask_flame.code.registration import CodePlugin
 from dask_flame.core.messages import CODE, CODE_NOW, CODE_THERE
+from dask_flame.core.packs import Pack, digest
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -101,7 +101,7 @@ class CodeStore(SchedulerPlugin):
             self._changed.notify_all()
 
     def _content(self, key: bytes) -> bytes:
-        return Pack(self._packs[self._contents[key]])[key]
+        return Pack(self._packs[self._contents[key]]).read(key)
 
     def _forget_unused(self) -> None:
         used = {*self._latest.values(), *self._of.values()}

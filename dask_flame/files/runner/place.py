@@ -19,8 +19,8 @@ from typing import Any
 from distributed.core import rpc
 from distributed.security import Security
 
+from dask_flame.core.packs import Pack
 from dask_flame.files.compare import difference
-from dask_flame.files.packs import Pack
 from dask_flame.files.tree import FILE, FOLDER, Item, loads
 
 #: Maximum number of digests in one request.

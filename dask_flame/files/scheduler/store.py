@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dask_flame.core.messages import FILES
-from dask_flame.files.packs import Pack, digest, join
+from dask_flame.core.packs import Pack, digest, join
 from dask_flame.files.tree import BLOCK
 
 #: Level of compression: files are read once, while the user waits.

@@ -6,10 +6,12 @@ content (eight bytes, big-endian), and the compressed content.
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from pathlib import Path
 
 MAGIC = b"flp1"
 #: Bytes of a digest.
@@ -54,7 +56,7 @@ class Pack:
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or mmap
         By default, a pack without contents.
 
     Raises
@@ -63,7 +65,7 @@ class Pack:
         It is no pack, or ends too early.
     """
 
-    def __init__(self, data: bytes = MAGIC) -> None:
+    def __init__(self, data: bytes | mmap.mmap = MAGIC) -> None:
         self._data = memoryview(data)
         self._where: dict[bytes, slice] = {}
         if self._data[: len(MAGIC)] != MAGIC:
@@ -78,6 +80,12 @@ class Pack:
                 raise PackError("the pack ends too early")
             self._where[name] = slice(at, at + length)
             at += length
+
+    @classmethod
+    def in_file(cls, file: str | Path) -> Pack:
+        """Return the pack in a file, which is mapped into memory; it may be removed then."""
+        with open(file, "rb") as opened:
+            return cls(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
 
     def __contains__(self, name: object) -> bool:
         return name in self._where
@@ -116,3 +124,27 @@ class Pack:
         if digest(content) != name:
             raise PackError(f"{name.hex()} is damaged: it has another digest")
         return content
+
+
+class Packs:
+    """The contents of several packs; the latest that has a content is read."""
+
+    def __init__(self) -> None:
+        self._packs: dict[str, Pack] = {}
+
+    def add(self, name: str, pack: Pack) -> None:
+        """Add a pack, unless there is one of this name."""
+        self._packs.setdefault(name, pack)
+
+    def read(self, name: bytes) -> bytes:
+        """Return a content by its digest.
+
+        Raises
+        ------
+        PackError
+            No pack has it.
+        """
+        for pack in reversed(list(self._packs.values())):
+            if name in pack:
+                return pack.read(name)
+        raise PackError(f"no pack has {name.hex()}")

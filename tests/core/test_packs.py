@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_flame.files.packs import DIGEST, MAGIC, Pack, PackError, build, digest, join
+from dask_flame.core.packs import DIGEST, MAGIC, Pack, PackError, Packs, build, digest, join
 
 pytestmark = pytest.mark.unit
 
@@ -77,3 +79,23 @@ def test_a_content_under_the_digest_of_another() -> None:
     pack = Pack(build([(digest(b"x"), b"y")]))
     with pytest.raises(PackError, match="another digest"):
         pack.read(digest(b"x"))
+
+
+def test_a_pack_in_a_file_that_is_then_removed(tmp_path: Path) -> None:
+    file = tmp_path / "pack"
+    file.write_bytes(packed([b"a" * 100_000, b"b"]))
+    assert file.stat().st_size < 1000
+    pack = Pack.in_file(file)
+    file.unlink()
+    assert pack.read(digest(b"a" * 100_000)) == b"a" * 100_000
+
+
+@given(contents, contents)
+def test_contents_of_several_packs(some: list[bytes], more: list[bytes]) -> None:
+    packs = Packs()
+    packs.add("some", Pack(packed(some)))
+    packs.add("more", Pack(packed(more)))
+    for item in some + more:
+        assert packs.read(digest(item)) == item
+    with pytest.raises(PackError, match="no pack has"):
+        packs.read(digest(b"x" * 3000))
