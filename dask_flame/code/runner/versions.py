@@ -88,6 +88,10 @@ class Versions:
         self.tops.update(tops)
         if latest:
             self.latest = version
+            if self._sets:
+                # From now on `sys.modules` shows proxies, or the modules of this version.
+                with self._lock:
+                    self._set_for(version)
 
     # Calls
 
