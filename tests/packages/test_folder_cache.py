@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,8 @@ from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
+
+Start = Callable[..., subprocess.Popen[str]]
 
 _MAKE = """
 import sys, time
@@ -53,13 +55,25 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _MAKE, str(root), str(root.parent / "made"), *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+@pytest.fixture
+def start(root: Path) -> Iterator[Start]:
+    """Starts processes that make the folder, which ends when there is a file ``go``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MAKE, str(root), str(root.parent / "made"), *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        with process:
+            process.kill()
 
 
 def waits_for_the_lock(process: subprocess.Popen[str]) -> bool:
@@ -83,10 +97,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/locks")
 
 
 @linux
-def test_one_makes_it_and_all_have_it(root: Path) -> None:
-    first = start(root)
+def test_one_makes_it_and_all_have_it(root: Path, start: Start) -> None:
+    first = start()
     wait_for(lambda: made(root))
-    others = [start(root) for _ in range(3)]
+    others = [start() for _ in range(3)]
     wait_for(lambda: all(map(waits_for_the_lock, others)))
     (root.parent / "go").touch()
     assert outputs(first, *others) == ["['one', 'two']"] * 4
@@ -95,36 +109,38 @@ def test_one_makes_it_and_all_have_it(root: Path) -> None:
 
 
 @linux
-def test_those_that_wait_have_the_error_too_and_later_ones_try_again(root: Path) -> None:
-    first = start(root, "fail")
+def test_those_that_wait_have_the_error_too_and_later_ones_try_again(
+    root: Path, start: Start
+) -> None:
+    first = start("fail")
     wait_for(lambda: made(root))
-    others = [start(root, "fail") for _ in range(3)]
+    others = [start("fail") for _ in range(3)]
     wait_for(lambda: all(map(waits_for_the_lock, others)))
     (root.parent / "go").touch()
     assert outputs(first, *others) == ["no such package"] * 4
     assert made(root) == ["made"]
-    assert outputs(start(root, "fail")) == ["no such package"]
+    assert outputs(start("fail")) == ["no such package"]
     assert made(root) == ["made"] * 2
-    assert outputs(start(root)) == ["['one', 'two']"]
+    assert outputs(start()) == ["['one', 'two']"]
     assert parts(root) == []
 
 
 @linux
-def test_what_a_killed_process_left_is_removed(root: Path) -> None:
-    killed = start(root)
+def test_what_a_killed_process_left_is_removed(root: Path, start: Start) -> None:
+    killed = start()
     wait_for(lambda: [p for p in parts(root) if (p / "one").exists()])
     killed.kill()
-    killed.communicate()
+    killed.wait()
     (half_made,) = parts(root)
     # By one that makes another folder as well, unless it is still being made.
-    other = start(root)
+    other = start()
     wait_for(lambda: len(made(root)) == 2)
     assert half_made not in parts(root)
     (being_made,) = parts(root)
     FolderCache(root).get("other", lambda part, lock: None)
     assert parts(root) == [being_made]
     other.kill()
-    other.communicate()
+    other.wait()
     FolderCache(root).get("third", lambda part, lock: None)
     assert parts(root) == []
     assert not (root / "key").exists()
@@ -177,10 +193,12 @@ def test_an_installer_ends_with_the_runner_that_is_killed(
     }
     runner = subprocess.Popen([sys.executable, "-c", _PREPARE], env=env)
     process = psutil.Process(runner.pid)
-    wait_for(lambda: any("pip" in p.cmdline() for p in process.children()), within=30)
-    (pip,) = process.children()
-    os.kill(runner.pid, signal.SIGKILL)
-    runner.wait()
+    try:
+        wait_for(lambda: any("pip" in p.cmdline() for p in process.children()), within=30)
+        (pip,) = process.children()
+    finally:
+        os.kill(runner.pid, signal.SIGKILL)
+        runner.wait()
     wait_for(lambda: not pip.is_running() or pip.status() == psutil.STATUS_ZOMBIE)
     root = tmp_path / "dask-flame/packages"
     assert parts(root)
