@@ -204,6 +204,8 @@ def test_a_variable_has_the_value_that_the_driver_has_when_a_runner_boots(
     monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-later")
     later = client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
     assert later == "v4lue-of-later"
+    # Dask cannot fetch the log of a runner that is ending.
+    wait_for(lambda: not cluster.runners, what="the end of the last runner")
     shown = [repr(cluster), cluster._repr_html_(), repr(cluster.pools), str(cluster.events)]
     shown += [str(cluster.boots), str(cluster.manifest()), str(cluster.get_logs())]
     assert "v4lue" not in "".join(shown)

@@ -226,6 +226,8 @@ def test_the_drivers_values_are_sent_to_runners_alone(
     assert len([e for e in flame.events if e.kind == "failed" and "refused" in e.reason]) == 1
     monkeypatch.setenv("TOKEN", "v4lue-of-later")
     assert client.submit(whoami, pure=False).result(timeout=60)[1] == "v4lue-of-later"
+    # Dask cannot fetch the log of a runner that is ending.
+    wait_for(lambda: not flame.runners, what="the end of the last runner")
     (head,) = pods(fake, "scheduler")
     volume = next(v for v in head["spec"]["volumes"] if "secret" in v)
     texts = {s["metadata"]["name"]: decoded(s["data"]) for s in fake.objects("secrets")}
