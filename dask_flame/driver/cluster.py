@@ -378,7 +378,7 @@ class FlameCluster(PoolsApi):
             scheduler=where,
             security=self.security,
             hash_seed=self._hash_seed,
-            files=self._files.orders,
+            files=self._files.plan,
             packages=self._packages.of(policy),
         )
 

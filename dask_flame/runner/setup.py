@@ -80,15 +80,15 @@ class Setup:
 
     Parameters
     ----------
-    orders : dict
+    launch_config : dict
         The launch configuration of the runner.
     gpus : sequence of str
         Names of the GPUs of the runner.
     """
 
-    def __init__(self, orders: dict[str, Any], gpus: Sequence[str]) -> None:
-        self._orders = orders
-        self._config = orders.get("setup")
+    def __init__(self, launch_config: dict[str, Any], gpus: Sequence[str]) -> None:
+        self._launch_config = launch_config
+        self._config = launch_config.get("setup")
         self._devices = Devices(range(len(gpus)), gpus)
         self._what = f"setup={self._config['name']}" if self._config else ""
         self._value: Any = _NOTHING
@@ -119,7 +119,7 @@ class Setup:
                 f"{self._what} has not returned or yielded yet; write setup_result() in calls, "
                 "which begin after that"
             )
-        pool = self._orders["pool"]
+        pool = self._launch_config["pool"]
         line = "FlameCluster(setup=load_model)"
         if pool != "default":
             line = f'FlameCluster(pools={{"{pool}": Pool(setup=load_model)}})'
@@ -140,7 +140,7 @@ class Setup:
         await self._tell(connection, done=False)
         self._thread = threading.Thread(target=self._live, name="flame-setup", daemon=True)
         self._thread.start()
-        limit = self._orders["boot_timeout"]
+        limit = self._launch_config["boot_timeout"]
         try:
             async with asyncio.timeout(limit):
                 error = await asyncio.shield(self._begun)
@@ -156,7 +156,7 @@ class Setup:
     @property
     def limit(self) -> float:
         """Maximum number of seconds for what follows the ``yield``."""
-        return _PART * float(self._orders["shutdown_timeout"])
+        return _PART * float(self._launch_config["shutdown_timeout"])
 
     async def end(self) -> None:
         """Run what follows the ``yield``, if anything, within :attr:`limit`."""
@@ -170,7 +170,7 @@ class Setup:
         except TimeoutError:
             self._print_where(
                 f"what follows the yield of {self._what} has not ended within {self.limit:g} s of "
-                f"shutdown_timeout={self._orders['shutdown_timeout']:g} s"
+                f"shutdown_timeout={self._launch_config['shutdown_timeout']:g} s"
             )
 
     # In the thread of the function, or in its task
@@ -254,9 +254,9 @@ class Setup:
         try:
             async with (
                 asyncio.timeout(_TELL_WITHIN),
-                rpc(self._orders["scheduler"], connection_args=connection) as scheduler,
+                rpc(self._launch_config["scheduler"], connection_args=connection) as scheduler,
             ):
-                await getattr(scheduler, SETUP)(name=self._orders["name"], done=done)
+                await getattr(scheduler, SETUP)(name=self._launch_config["name"], done=done)
         except Exception:
             logger.debug("the scheduler was not told of setup=", exc_info=True)
 

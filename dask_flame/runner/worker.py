@@ -93,12 +93,12 @@ _PAGES = "distributed.worker.http.routes"
 Listen = Callable[[Callable[[], None]], None]
 
 
-def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> int:
+def run(launch_config: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> int:
     """Run a worker by its launch configuration until it has closed; return the exit code.
 
     Parameters
     ----------
-    orders : dict
+    launch_config : dict
         The fields of :class:`dask_flame.backends.RunnerSpec`, as read from JSON.
     process_exit : ProcessExit
         Ends the process.
@@ -109,17 +109,17 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
         # They are pipes, which Python would buffer in blocks.
         with contextlib.suppress(AttributeError):  # replaced by a preloaded module
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    dask.config.update(dask.config.config, orders["config"], priority="new")
+    dask.config.update(dask.config.config, launch_config["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
     logging.getLogger("distributed.worker").addFilter(_is_useful)
     for name in ("distributed.protocol", "distributed.comm.utils"):
         # Errors of serialization are part of the error of the call that they belong to.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    hide(os.environ.get(name, "") for name in orders.get("secrets", ()))
-    if not place_files(orders):
+    hide(os.environ.get(name, "") for name in launch_config.get("secrets", ()))
+    if not place_files(launch_config):
         return 1
     local: list[str] = []  # may be local modules of the driver, which come later
-    for module in orders["preload"]:
+    for module in launch_config["preload"]:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError:
@@ -129,12 +129,12 @@ def run(orders: dict[str, Any], process_exit: ProcessExit, listen: Listen) -> in
             return 1
     know_modules()
     pickling.prepare(interruptible=False)
-    main_module.install(orders.get("main", {}))
+    main_module.install(launch_config.get("main", {}))
     track_own_only()
     joblib_hook.register()
-    prints = install(orders)
+    prints = install(launch_config)
     try:
-        code, worker = _run_to_its_end(_serve(orders, process_exit, listen, prints, local))
+        code, worker = _run_to_its_end(_serve(launch_config, process_exit, listen, prints, local))
     except RuntimeError as error:
         if str(error.__cause__).startswith(_REFUSED):
             return 1  # distributed has logged why
@@ -198,41 +198,41 @@ def know_modules() -> None:
 
 
 async def _serve(
-    orders: dict[str, Any],
+    launch_config: dict[str, Any],
     process_exit: ProcessExit,
     listen: Listen,
     prints: FramedPrints | None,
     local: list[str],
 ) -> tuple[int, RunnerWorker]:
     worker = RunnerWorker(
-        orders["scheduler"],
+        launch_config["scheduler"],
         process_exit=process_exit,
-        name=orders["name"],
-        nthreads=orders["concurrency"],
-        resources=orders["resources"] or None,
-        memory_limit=orders["memory"] or 0,
-        local_directory=orders["directory"],
-        security=Security(**orders["security"]) if orders["security"] else None,
-        death_timeout=orders["boot_timeout"],
+        name=launch_config["name"],
+        nthreads=launch_config["concurrency"],
+        resources=launch_config["resources"] or None,
+        memory_limit=launch_config["memory"] or 0,
+        local_directory=launch_config["directory"],
+        security=Security(**launch_config["security"]) if launch_config["security"] else None,
+        death_timeout=launch_config["boot_timeout"],
         startup_information={
-            RUNNER: lambda worker: orders["pool"],
-            PACKAGES: lambda worker: found(orders.get("packages")),
+            RUNNER: lambda worker: launch_config["pool"],
+            PACKAGES: lambda worker: found(launch_config.get("packages")),
         },
-        host=orders["host"],
-        rarely=orders.get("rarely", 1.0),
-        gpus=orders["gpus"],
+        host=launch_config["host"],
+        rarely=launch_config.get("rarely", 1.0),
+        gpus=launch_config["gpus"],
         prints=prints,
     )
-    if local or orders.get("setup"):
+    if local or launch_config.get("setup"):
         await worker.local_code.fetch()
     if not await _preload(local):
         return 1, worker
-    shutdown = Shutdown(worker, limit=orders["shutdown_timeout"] + _FETCH_WITHIN)
+    shutdown = Shutdown(worker, limit=launch_config["shutdown_timeout"] + _FETCH_WITHIN)
     # Not the loop's own handler, which the loop removes when it closes: a second SIGTERM would
     # then kill a runner that is exiting.
     signal.signal(signal.SIGTERM, lambda *_: shutdown.preempted())
     use_usual_signals()
-    setup = Setup(orders, worker.gpus.names)
+    setup = Setup(launch_config, worker.gpus.names)
     if not await setup.begin(worker.connection_args):
         process_exit.broken_off = True
         worker.extend_last_resort(setup.limit, 1)

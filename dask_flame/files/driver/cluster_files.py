@@ -34,7 +34,7 @@ class ClusterFiles:
     ----------
     store : BlockStore
         What runners ask the scheduler for.
-    orders : dict
+    plan : dict
         What a runner is started with: the digests of the list of files, and whether it may replace
         files. Empty if it has nothing to do.
 
@@ -51,7 +51,7 @@ class ClusterFiles:
         self._folder = ""
         self._held: list[int] = []
         self.store = BlockStore()
-        self.orders: dict[str, Any] = {}
+        self.plan: dict[str, Any] = {}
 
     async def start(self, cluster: str, folder: str | None) -> None:
         """Put the files in place on this machine, or read them for runners elsewhere.
@@ -116,4 +116,4 @@ class ClusterFiles:
             planned.append(replace(item, blocks=tuple(names)))
         plan = dumps(planned)
         names = [self.store.keep(plan[at : at + BLOCK]) for at in range(0, len(plan), BLOCK)]
-        self.orders = {"plan": names, "replace": self._disposable}
+        self.plan = {"plan": names, "replace": self._disposable}

@@ -49,27 +49,27 @@ class CannotPlace(Exception):
         self.final = final
 
 
-def place_files(orders: Mapping[str, Any]) -> bool:
+def place_files(launch_config: Mapping[str, Any]) -> bool:
     """Put the files of a launch configuration in place; return whether they are.
 
     Otherwise the reason has been printed, and the scheduler knows it if it is final.
     """
-    files = orders.get("files")
+    files = launch_config.get("files")
     if not files:
         return True
     try:
-        asyncio.run(_place(orders, files["plan"], replace=files["replace"]))
+        asyncio.run(_place(launch_config, files["plan"], replace=files["replace"]))
     except CannotPlace as error:
         print(error, file=sys.stderr)
         return False
     return True
 
 
-async def _place(orders: Mapping[str, Any], plan: Sequence[str], *, replace: bool) -> None:
-    security = Security(**orders["security"]) if orders["security"] else Security()
-    limit = orders["boot_timeout"]
+async def _place(launch_config: Mapping[str, Any], plan: Sequence[str], *, replace: bool) -> None:
+    security = Security(**launch_config["security"]) if launch_config["security"] else Security()
+    limit = launch_config["boot_timeout"]
     scheduler = rpc(
-        orders["scheduler"],
+        launch_config["scheduler"],
         timeout=limit,
         connection_args=security.get_connection_args("worker"),
     )
@@ -79,7 +79,7 @@ async def _place(orders: Mapping[str, Any], plan: Sequence[str], *, replace: boo
     except CannotPlace as error:
         if error.final:
             with contextlib.suppress(OSError):
-                await scheduler.flame_files_refused(name=orders["name"], why=str(error))
+                await scheduler.flame_files_refused(name=launch_config["name"], why=str(error))
         raise
     except (OSError, TimeoutError) as error:  # of the connection
         said = str(error) or f"not within boot_timeout={limit:g} s"

@@ -84,7 +84,7 @@ def test_a_package_and_its_data(runner: Runner) -> None:
     assert files("shop").joinpath("lists/names.txt").read_text() == "apple"
     assert pickle.loads(pickle.dumps(Basket())).total() == 5
     with pytest.raises(ModuleNotFoundError, match="has to be in the image of the runners"):
-        import shop.compiled  # noqa: F401
+        import shop.compiled
 
 
 def test_tracebacks_show_the_drivers_files_and_the_source_is_known(runner: Runner) -> None:
