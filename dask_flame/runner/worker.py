@@ -202,7 +202,7 @@ async def _serve(
     use_usual_signals()
     setup = Setup(orders, worker.gpus.names)
     # Make the user's modules importable here: the next line unpickles the function of `setup=`.
-    if not await setup.begin(worker.connection_args):
+    if not await setup.begin(worker.connection_args, process_exit):
         process_exit.broken_off = True
         worker.extend_last_resort(setup.limit, 1)
         return 1, worker
