@@ -350,9 +350,9 @@ class PoolsApi(Cluster):
     def resize(self, pool: str | None = None, **changes: Any) -> Pool:
         """Change a pool's policy while the cluster runs.
 
-        Options that runners receive when they boot (``env``, ``secrets``, ``preload``, ``cpus``,
-        ``memory``) apply to new runners; all others apply immediately. Busy runners in excess of a
-        lower ``max`` finish their calls first.
+        Options that runners receive when they boot (``env``, ``secrets``, ``preload``, ``setup``,
+        ``cpus``, ``memory``) apply to new runners; all others apply immediately. Busy runners in
+        excess of a lower ``max`` finish their calls first.
 
         Parameters
         ----------

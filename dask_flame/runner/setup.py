@@ -19,7 +19,7 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from dask_flame.core import python_versions
@@ -125,22 +125,39 @@ class Setup:
             line = f'FlameCluster(pools={{"{pool}": Pool(setup=load_model)}})'
         raise FlameError(f"the pool {pool!r} of this runner has no setup=; write {line}")
 
-    async def begin(self, connection: dict[str, Any]) -> bool:
+    async def begin(
+        self, connection: dict[str, Any], process_exit: Callable[[int], object]
+    ) -> bool:
         """Call the function; if it fails, print why and return False.
 
         Parameters
         ----------
         connection : dict
             Arguments for a connection to the scheduler, which is told of the beginning and the end.
+        process_exit : callable
+            Ends the process, if the function blocks the event loop.
         """
         if self._config is None:
             return True
         if python_versions.mismatch(python_versions.here(), self._config["python"]):
             return True  # the scheduler refuses this runner, and says why
         await self._tell(connection, done=False)
+        # Nobody else may be left to end this process: it is not connected to the scheduler.
+        limit = self._launch_config["boot_timeout"]
+        last_resort = threading.Timer(limit + _TELL_WITHIN, process_exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
+        try:
+            if not await self._call(limit):
+                return False
+        finally:
+            last_resort.cancel()
+        await self._tell(connection, done=True)
+        return True
+
+    async def _call(self, limit: float) -> bool:
         self._thread = threading.Thread(target=self._live, name="flame-setup", daemon=True)
         self._thread.start()
-        limit = self._launch_config["boot_timeout"]
         try:
             async with asyncio.timeout(limit):
                 error = await asyncio.shield(self._begun)
@@ -149,9 +166,7 @@ class Setup:
             return False
         if error is not None:
             self._print_error(self._what, error)
-            return False
-        await self._tell(connection, done=True)
-        return True
+        return error is None
 
     @property
     def limit(self) -> float:

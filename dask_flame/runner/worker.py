@@ -233,7 +233,7 @@ async def _serve(
     signal.signal(signal.SIGTERM, lambda *_: shutdown.preempted())
     use_usual_signals()
     setup = Setup(launch_config, worker.gpus.names)
-    if not await setup.begin(worker.connection_args):
+    if not await setup.begin(worker.connection_args, process_exit):
         process_exit.broken_off = True
         worker.extend_last_resort(setup.limit, 1)
         return 1, worker

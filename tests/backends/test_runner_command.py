@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ import pytest
 import pytest_asyncio
 from distributed import Client, Scheduler
 
+from dask_flame import setup_result
 from dask_flame.backends import (
     RunnerCommand,
     RunnerSpec,
     runner_command,
     runner_command_from_file,
 )
+from dask_flame.core.setup_function import setup_config
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.process
 
@@ -36,9 +42,8 @@ def spec_for(address: str, **more: Any) -> RunnerSpec:
 
 
 async def started(command: RunnerCommand, **more: Any) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *command.arguments, env={**os.environ, **command.environment}, **more
-    )
+    env = {**os.environ, **command.environment, **more.pop("env", {})}
+    return await asyncio.create_subprocess_exec(*command.arguments, env=env, **more)
 
 
 async def registered(scheduler: Scheduler) -> None:
@@ -110,6 +115,73 @@ async def test_a_runner_that_reads_a_file_ends_with_its_scheduler(
     await registered(scheduler)
     assert scheduler.workers[scheduler.aliases["one"]].nthreads == 1
     await scheduler.close()
+    assert await asyncio.wait_for(process.wait(), _WITHIN) == 0
+
+
+def touch_and_sleep(file: Path) -> None:
+    file.touch()
+    time.sleep(600)
+
+
+async def block(file: Path) -> None:
+    touch_and_sleep(file)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("function", "says"), [(touch_and_sleep, True), (block, False)], ids=["thread", "blocked loop"]
+)
+async def test_a_runner_whose_setup_hangs_ends_without_anybody_to_end_it(
+    function: Any, says: bool, scheduler: Scheduler, tmp_path: Path
+) -> None:
+    setup = setup_config(partial(function, tmp_path / "called"))
+    spec = replace(spec_for(scheduler.address, setup=setup), boot_timeout=2)
+    file = tmp_path / "one.json"
+    command = runner_command_from_file(spec, str(file), python=sys.executable, host="127.0.0.1")
+    file.write_bytes(command.config)
+    pipe = asyncio.subprocess.PIPE
+    process = await started(
+        command, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout is not None
+    said = (await asyncio.wait_for(process.stdout.read(), _WITHIN)).decode()
+    assert await process.wait() == 1
+    assert (tmp_path / "called").exists()
+    assert "one" not in scheduler.aliases
+    if says:
+        # It is a position in the user's code, and none in ours.
+        assert "setup=touch_and_sleep has not ended within boot_timeout=2 s, and was" in said
+        assert said.splitlines()[-1].strip() == "time.sleep(600)"
+        assert said.count("File ") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_runner_whose_leash_breaks_in_its_setup_ends_at_once(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    setup = setup_config(partial(touch_and_sleep, tmp_path / "called"))
+    command = runner_command(spec_for(scheduler.address, setup=setup), tmp_path / "own")
+    process = await started(command, stdin=asyncio.subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
+    assert process.stdin is not None
+    process.stdin.write(command.config)
+    async with asyncio.timeout(_WITHIN):
+        while not (tmp_path / "called").exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.02)
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), _WITHIN) != 0
+
+
+@pytest.mark.asyncio
+async def test_setup_runs_at_a_stock_scheduler_too(scheduler: Scheduler, tmp_path: Path) -> None:
+    spec = spec_for(scheduler.address, setup=setup_config(partial(abs, -4)))
+    command = runner_command(spec, tmp_path / "own")
+    process = await started(command, stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(command.config)
+    await registered(scheduler)
+    async with Client(scheduler.address, asynchronous=True) as client:
+        assert await client.submit(setup_result) == 4
+    process.stdin.write(b"end\n")
     assert await asyncio.wait_for(process.wait(), _WITHIN) == 0
 
 

@@ -438,6 +438,24 @@ def test_an_end_that_hangs_is_broken_off_in_time_for_the_handlers_of_atexit(
     assert "exit code 0" in ended.reason
 
 
+def test_all_that_runs_at_the_end_shares_one_limit(flame: Any) -> None:
+    import atexit
+
+    def load() -> Iterator[None]:
+        atexit.register(time.sleep, 600)
+        yield
+        time.sleep(600)
+
+    cluster, client = flame(max=1, idle_timeout="200ms", shutdown_timeout="10s", setup=load)
+    assert client.submit(dask_flame.setup_result).result(timeout=60) is None
+    wait_for(lambda: not cluster.runners)
+    said = printed(cluster)
+    assert "what follows the yield of setup=load has not ended within 7 s" in said
+    assert "what runs when Python exits (atexit, weakref.finalize) did not end" in said
+    (ended,) = kinds(cluster, "ended")
+    assert "exit code 0" in ended.reason  # and not killed
+
+
 def test_a_second_yield_is_said(flame: Any) -> None:
     def load() -> Iterator[int]:
         yield 1
