@@ -69,7 +69,7 @@ def write_tree() -> None:
     (root / "nothing").touch()
     for number in range(300):
         (root / f"sub/{number}").write_text(str(number))
-    os.mkdir(os.fsencode(root) + b"/caf\xe9")
+    os.mkdir(os.fsencode(root) + b"/\xe9")
 
 
 def pid() -> int:
