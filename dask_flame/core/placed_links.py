@@ -26,6 +26,8 @@ from typing import Any
 #: The copies in a cluster's folder, below their absolute paths.
 COPIES = "placed"
 _NOTES = ".placed"
+#: A file in a cluster's folder that is being removed.
+_ENDING = ".ending"
 #: The beginning of the names of clusters' folders.
 _PREFIX = "dask-flame-"
 #: Seconds to wait for another process that changes links in the same folder.
@@ -84,10 +86,10 @@ def remove_folder(folder: str) -> None:
     """Remove a cluster's folder, and the links that point into it."""
     notes = _notes(folder)
     if notes:
-        # From here on, no other cluster takes this one's copies for present.
-        gone = os.path.join(folder, f"{COPIES}-removed")
+        # From here on, no other cluster lets a link point here. The copies stay until no link does:
+        # calls of another cluster with the same files may be reading them.
         with contextlib.suppress(OSError):
-            os.rename(os.path.join(folder, COPIES), gone)
+            os.close(os.open(os.path.join(folder, _ENDING), os.O_WRONLY | os.O_CREAT, 0o600))
     for note in notes:
         with contextlib.suppress(OSError), _alone(os.path.dirname(note["link"])):
             _give_up(folder, **note)
@@ -103,10 +105,16 @@ def _give_up(folder: str, link: str, copy: str, before: Sequence[str], temporary
     if os.readlink(link) != copy:
         return
     for other in before:
-        if os.path.lexists(other):
+        if _lasts(other):
             _replace(link, other, temporary)
             return
     os.unlink(link)
+
+
+def _lasts(copy: str) -> bool:
+    """Return whether a copy is there, and its cluster is not ending."""
+    folder = copy.partition(f"{os.sep}{COPIES}{os.sep}")[0]
+    return os.path.lexists(copy) and not os.path.lexists(os.path.join(folder, _ENDING))
 
 
 def _replace(link: str, copy: str, temporary: str) -> None:

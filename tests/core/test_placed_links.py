@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,47 @@ def test_it_is_handed_on(order: str, link: Path, tmp_path: Path) -> None:
         if left:
             # The latest that is left has it.
             assert link.read_text() == str(max(left))
+    assert list(link.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [0, 1])
+def test_it_always_leads_somewhere(
+    ending: int, link: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clusters = [Cluster(tmp_path, str(number), link) for number in range(2)]
+    for cluster in clusters:
+        cluster.place()
+    give_up, seen = placed_links._give_up, []
+
+    def watched(*args: Any, **note: Any) -> None:
+        seen.append(link.read_text())
+        give_up(*args, **note)
+        seen.append(link.read_text())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placed_links, "_give_up", watched)
+        clusters[ending].end()
+    assert seen == ["1", str(1 - ending)]
+    clusters[1 - ending].end()
+
+
+def test_it_is_not_handed_to_a_cluster_that_ends_too(
+    link: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (Cluster(tmp_path, name, link) for name in ("one", "two"))
+    one.place()
+    two.place()
+    give_up = placed_links._give_up
+
+    def meanwhile(*args: Any, **note: Any) -> None:
+        give_up(*args, **note)
+        if Path(two.folder).exists():
+            two.end()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placed_links, "_alone", lambda folder: contextlib.nullcontext())
+        patch.setattr(placed_links, "_give_up", meanwhile)
+        one.end()
     assert list(link.parent.iterdir()) == []
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -67,7 +69,7 @@ def write_tree() -> None:
     (root / "nothing").touch()
     for number in range(300):
         (root / f"sub/{number}").write_text(str(number))
-    os.mkdir(os.fsencode(root) + b"/caf\xe9")
+    os.mkdir(os.fsencode(root) + b"/\xe9")
 
 
 def pid() -> int:
@@ -276,22 +278,36 @@ def test_a_file_that_becomes_shorter(
     assert list(here.iterdir()) == []
 
 
+def write_two() -> None:
+    for name in ("a", "b"):
+        os.makedirs(f"out/{name}")
+        Path(f"out/{name}/large").write_bytes(bytes(BLOCK))
+
+
 def test_an_interrupt(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, client = flame(max=1, idle_timeout="1s")
-    future = client.submit(write, "a", bytes(8), BLOCK)
+    future = client.submit(write_two)
     future.result(timeout=60)
     here = mine()
+    stock, count, ended = module._Writer.write, iter(range(10)), threading.Event()
 
-    def interrupt(number: int) -> None:
-        time.sleep(0.1)
-        if number == 1:
+    def write(self: Any, *args: Any) -> None:
+        second = next(count) == 1
+        if second:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)  # the second file, in a folder that is to be made, is written late
+        with contextlib.suppress(OSError):
+            stock(self, *args)
+        if second:
+            ended.set()
 
-    slowly(monkeypatch, interrupt)
+    monkeypatch.setattr(module._Writer, "write", write)
     with pytest.raises(KeyboardInterrupt):
-        fetch("a", future)
+        fetch("out", future)
+    assert ended.wait(60)
     wait_for(lambda: not list(here.iterdir()))
     wait_for(lambda: not cluster.runners)
+    assert not list(here.iterdir())
 
 
 def test_a_connection_that_drops(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
