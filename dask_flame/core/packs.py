@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -135,6 +135,14 @@ class Packs:
     def add(self, name: str, pack: Pack) -> None:
         """Add a pack, unless there is one of this name."""
         self._packs.setdefault(name, pack)
+
+    def keep(self, names: Collection[str], contents: Collection[bytes]) -> None:
+        """Forget the packs that are not named and have none of these contents."""
+        self._packs = {
+            name: pack
+            for name, pack in self._packs.items()
+            if name in names or any(key in pack for key in contents)
+        }
 
     def read(self, name: bytes) -> bytes:
         """Return a content by its digest.

@@ -105,5 +105,6 @@ def import_path() -> list[str]:
 
 def _absolute() -> Iterator[str]:
     for folder in sys.path:
-        with contextlib.suppress(OSError):  # "" where the working directory was deleted
-            yield os.path.abspath(folder)
+        # "" where the working directory was deleted, or an entry that Python ignores.
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            yield os.path.abspath(os.fsdecode(folder))

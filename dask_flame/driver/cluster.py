@@ -22,8 +22,8 @@ from tornado.ioloop import IOLoop
 
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import find_backend, made
-from dask_flame.code.driver.local_code import Choice
-from dask_flame.code.driver.tokens import depend_on_code
+from dask_flame.code.driver.local_code import Choice, versions
+from dask_flame.code.tokens import depend_on
 from dask_flame.core import config, joblib_hook
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.keyword_only import by_name
@@ -291,7 +291,7 @@ class FlameCluster(PoolsApi):
         self._reports.pools = self._pools
         joblib_hook.register()
         if self.local_code is not None:
-            depend_on_code()
+            depend_on(versions)
         answer_for_closed(FlameCluster)
         FlameCluster._open.add(self)
         if not self.called_from_running_loop:

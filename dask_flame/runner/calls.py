@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from dask.utils import parse_timedelta
@@ -111,18 +111,23 @@ class Calls:
                 main.forget(key)
             if prints is not None:
                 prints.end(key)
-            if version is not None:
-                self.worker.local_code.end(key)
             if elsewhere:
                 execution.ended = True
             del self._executing[key]
             self._unrecorded.add(key)
+            if version is not None:
+                self.worker.local_code.end(key)
             self._returning.pop(key, None)
             if execution.unwanted or (execution.ran is not None and self.flame_scheduler):
                 # distributed's own callback, which updates the worker's state, was added before.
                 assert work is not None
                 work.add_done_callback(lambda work: self.say(FREED, key=key))
             del work
+
+    @property
+    def unrecorded(self) -> Collection[Any]:
+        """The calls that have ended, but whose results the worker does not hold yet."""
+        return self._unrecorded
 
     def waiting(self, execution: Execution) -> bool:
         """Return whether a call waits for its own calls, without a slot."""

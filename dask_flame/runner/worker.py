@@ -20,7 +20,7 @@ import dask.config
 from dask.utils import parse_timedelta
 from distributed import Status, Worker
 from distributed.http import get_handlers
-from distributed.protocol import pickle, serialize
+from distributed.protocol import Serialized, pickle, serialize
 from distributed.security import Security
 from distributed.utils import in_async_call
 from distributed.worker_state_machine import (
@@ -411,9 +411,14 @@ class RunnerWorker(Worker):
         self, comm: Any, keys: Any, who: str | None = None, serializers: Any = None
     ) -> Any:
         # A peer that is no worker, such as a client, gets an error in place of a result.
-        comm = self.local_code.pickles(comm)
+        comm = self.local_code.pickles(comm, who)
         safe = SafeComm(comm, None if who is None else self.cannot_be_sent)
         return await super().get_data(safe, keys, who=who, serializers=serializers)
+
+    def update_data(self, data: dict[Any, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.local_code.received(data)
+        answer: dict[str, Any] = super().update_data(data, *args, **kwargs)
+        return answer
 
     async def gather_dep(self, worker: str, to_gather: Any, *args: Any, **kwargs: Any) -> Any:
         event = await super().gather_dep(worker, to_gather, *args, **kwargs)
@@ -452,8 +457,9 @@ class RunnerWorker(Worker):
         try:
             answer: dict[str, Any] = await super().actor_execute(*args, **kwargs)
             if answer["status"] == "OK":
-                serialize(answer["result"].data, on_error="raise")
-                return answer
+                with self.local_code.of_result(kwargs.get("actor")):
+                    header, frames = serialize(answer["result"].data, on_error="raise")
+                return {**answer, "result": Serialized(header, frames)}
             error = answer["exception"].data
         except BaseException as raised:
             if isinstance(raised, asyncio.CancelledError) and is_being_cancelled():

@@ -12,11 +12,13 @@ import contextvars
 import io
 import pickle
 from collections.abc import Callable, Collection, Iterator
-from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from functools import partial
+from types import GenericAlias, MethodType, ModuleType, UnionType
+from typing import Any, get_args
 
 import cloudpickle
 from distributed.utils import iscoroutinefunction
+from toolz import curry
 
 #: The top-level modules that the scheduler may not have; None: it runs in this process.
 _missing: contextvars.ContextVar[Collection[str] | None] = contextvars.ContextVar(
@@ -82,8 +84,14 @@ class _Pickler(cloudpickle.Pickler):
             return obj.__name__.partition(".")[0] in self._missing
         if isinstance(obj, MethodType):
             return self._is_missing(obj.__self__)
-        if not isinstance(obj, type | FunctionType):
-            obj = type(obj)
+        if isinstance(obj, UnionType | GenericAlias):
+            return any(map(self._is_missing, get_args(obj)))
+        if isinstance(obj, partial | curry):
+            return self._is_missing(obj.func)
+        # Functions with a cache and type variables have the module of their definition.
+        return self._is_of(obj) or self._is_of(type(obj))
+
+    def _is_of(self, obj: Any) -> bool:
         module = getattr(obj, "__module__", None)
         return isinstance(module, str) and module.partition(".")[0] in self._missing
 

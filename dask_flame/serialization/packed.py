@@ -149,8 +149,7 @@ class PackedTask:
 
     async def _awaited(self, values: Mapping[Any, Any]) -> Any:
         try:
-            task = self._task or await self._opened_in_a_thread()
-            values = self.convert(values)
+            task, values = await self._opened_in_a_thread(values)
             self._begin()
             return await task(values)
         except Interrupted:
@@ -161,13 +160,18 @@ class PackedTask:
             raised = fit_to_travel(error)
         raise raised
 
-    def _opened_in_a_thread(self) -> Awaitable[Any]:
+    def _opened_in_a_thread(
+        self, values: Mapping[Any, Any]
+    ) -> Awaitable[tuple[Any, Mapping[Any, Any]]]:
         # Use the context of the call in the thread, but start the thread in an empty context: it is
         # reused for other calls.
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
 
-        def begin() -> Awaitable[Any]:
-            return loop.run_in_executor(None, lambda: context.run(self.open))
+        def opened() -> tuple[Any, Mapping[Any, Any]]:
+            return self.open(), self.convert(values)
+
+        def begin() -> Awaitable[tuple[Any, Mapping[Any, Any]]]:
+            return loop.run_in_executor(None, lambda: context.run(opened))
 
         return contextvars.Context().run(begin)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from distributed import Client, Scheduler
 
-from dask_flame.code.driver.local_code import LocalCode
+from dask_flame.code.driver.local_code import LocalCode, versions
+from dask_flame.code.tokens import depend_on
 from dask_flame.core.distributed_internals import replace, send_to_scheduler
 from dask_flame.core.messages import CODE, CODE_THERE
 from dask_flame.serialization import pickling
@@ -54,8 +55,8 @@ class CodeSender:
         with self._lock:
             version = self.code.version()
             if version is not None and version != self._version:
-                version, pack, sent = self.code.pack(self._known)
-                self._known |= sent
+                # The scheduler keeps the contents of the latest version only.
+                version, pack, self._known = self.code.pack(self._known)
                 self._version = version
                 send_to_scheduler(
                     self._client,
@@ -134,5 +135,6 @@ def connect(client: Client) -> None:
         scheduler = getattr(cluster, "scheduler", None)
         elsewhere = not isinstance(scheduler, Scheduler)
         pickling.prepare(interruptible=True)
+        depend_on(versions)
         client.extensions[CODE] = CodeSender(client, code, elsewhere=elsewhere)
         send_with_calls()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pathspec import GitIgnoreSpec
 
@@ -38,13 +41,14 @@ class Ignored:
         rules = cls()
         for each in reversed(chain[1:]):
             rules = rules.within(each)
-        return rules
+        # A repository of settings in a home folder ignores all other folders.
+        return cls() if rules.folder(folder) else rules
 
     def within(self, folder: str) -> Ignored:
         """Return the rules for the entries of a folder."""
         try:
             with open(os.path.join(folder, ".gitignore"), encoding="utf-8", errors="replace") as f:
-                spec = GitIgnoreSpec.from_lines(f)
+                spec = GitIgnoreSpec(_patterns(f))
         except OSError:
             return self
         return Ignored((*self.specs, (folder, spec)))
@@ -68,3 +72,10 @@ class Ignored:
             if found is not None:
                 return found
         return False
+
+
+def _patterns(lines: Iterable[str]) -> Iterator[Any]:
+    """Yield the patterns of a file, without lines that Git ignores as well."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield from GitIgnoreSpec.from_lines([line]).patterns

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from dask_flame.code.driver.notifier import Notifier
 from dask_flame.code.driver.roots import FoundRoot, automatic, chosen
-from dask_flame.code.driver.scan import Reader, Scanner, Tree, changed
+from dask_flame.code.driver.scan import Reader, Scanner, Tree, changed, imported_below
 from dask_flame.core.packs import build
 from dask_flame.core.settings import configured
 
@@ -57,6 +57,7 @@ class LocalCode:
         self._cwd = ""
         self._modules = 0
         self._roots: list[FoundRoot] = []
+        self._imported: set[str] = set()
         self._looked = 0.0
         self._version: str | None = None
         self._manifest = b""
@@ -90,7 +91,7 @@ class LocalCode:
         bytes
             The pack; empty if there is no version.
         set of bytes
-            Digests of the contents in the pack.
+            Digests of the contents of the version.
         """
         with self._lock:
             version = self.version()
@@ -98,7 +99,7 @@ class LocalCode:
                 return None, b"", set()
             contents = {**self._reader.contents, bytes.fromhex(version): self._manifest}
             lacking = {key: value for key, value in contents.items() if key not in known}
-            return version, build(lacking.items(), level=_LEVEL), set(lacking)
+            return version, build(lacking.items(), level=_LEVEL), set(contents)
 
     def close(self) -> None:
         """Stop watching folders."""
@@ -135,14 +136,18 @@ class LocalCode:
         if number == self._modules:
             return True
         self._modules = number
-        return self._chosen is not None or automatic() == self._roots
+        if self._chosen is None and automatic() != self._roots:
+            return False
+        # What is imported is sent, even if it is ignored.
+        return self._imported == imported_below(self._roots)
 
     def _scan(self) -> None:
         self._path, self._cwd, self._modules = list(sys.path), _cwd(), len(sys.modules)
         self._roots = automatic() if self._chosen is None else self._chosen
+        self._imported = imported_below(self._roots)
         for _ in range(_ATTEMPTS):
             tree = self._scanner.scan(self._roots)
-            self._notifier.watch(tree.folders)
+            self._notifier.watch({*tree.folders, *tree.linked})
             if not changed(tree):  # between the scan and the watch
                 break
         manifest = self._reader.manifest(tree)

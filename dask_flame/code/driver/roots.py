@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import site
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 #: Top-level modules that every runner has, and has imported before the driver's code arrives.
 _OF_RUNNERS = frozenset(
@@ -102,17 +104,36 @@ def chosen(code: Iterable[str | os.PathLike[str] | ModuleType]) -> list[FoundRoo
             roots.append(FoundRoot(path))
         else:
             raise FileNotFoundError(path)
-    return roots
+    return _together(roots)
+
+
+def _together(roots: Iterable[FoundRoot]) -> list[FoundRoot]:
+    """Return one root for each folder."""
+    found: dict[str, FoundRoot] = {}
+    for root in roots:
+        before = found.get(root.path, root)
+        everything = before.only is None or root.only is None
+        only = None if everything else frozenset({*(before.only or ()), *(root.only or ())})
+        found[root.path] = FoundRoot(root.path, only, root.late)
+    return list(found.values())
 
 
 def places_of(module: ModuleType) -> Iterator[str]:
     """Yield the file of a top-level module, or the folders of a package."""
-    path = getattr(module, "__path__", None)
-    file = getattr(module, "__file__", None)
+    path, file = attribute(module, "__path__"), attribute(module, "__file__")
     if path is not None:
-        yield from map(os.path.abspath, path)
+        with contextlib.suppress(TypeError):  # an object that has any attribute
+            yield from [os.path.abspath(folder) for folder in path if isinstance(folder, str)]
     elif isinstance(file, str):
         yield os.path.abspath(file)
+
+
+def attribute(module: object, name: str) -> Any:
+    """Return an attribute of an entry of ``sys.modules``, without importing a lazy module."""
+    try:
+        return object.__getattribute__(module, "__dict__").get(name)
+    except Exception:
+        return None
 
 
 def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
@@ -128,11 +149,11 @@ def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
                 yield name, parent
 
 
-def _absolute(entry: str) -> str | None:
+def _absolute(entry: Any) -> str | None:
     try:
-        return os.path.abspath(entry)
-    except OSError:
-        return None  # "" where the working directory was deleted
+        return os.path.abspath(os.fsdecode(entry))
+    except (OSError, TypeError, ValueError):
+        return None  # "" where the working directory was deleted, or what Python ignores
 
 
 def _is_in(place: str, folder: str) -> bool:

@@ -8,11 +8,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dask_flame.code.driver.ignored import Ignored
-from dask_flame.code.driver.roots import FoundRoot
+from dask_flame.code.driver.roots import FoundRoot, attribute
 from dask_flame.code.manifest import Manifest, Root
 from dask_flame.core.packs import digest
 from dask_flame.core.text import memory
@@ -20,14 +20,15 @@ from dask_flame.errors import PoolError
 
 logger = logging.getLogger("dask_flame")
 
-#: Identity of a file's content: time of the last change in ns, size, inode.
-Stamp = tuple[int, int, int]
+#: Identity of a file's content: times of the last change and of the last change of the inode in
+#: ns, size, inode. Some tools restore the first one.
+Stamp = tuple[int, int, int, int]
 
 #: A file that has just changed is read when its last change is this old (seconds): an editor may
 #: not have finished, and a later change within the resolution of the clock would be unnoticed.
 _SETTLED = 0.02
 #: Maximum number of entries of folders without ``__init__.py`` that are visited.
-_MOST_ENTRIES = 20_000
+_MOST_ENTRIES = 5_000
 #: How deep to look for modules below a folder without ``__init__.py``.
 _DEPTH = 3
 
@@ -48,6 +49,10 @@ class Tree:
         Number of entries so far.
     real : set of str
         The visited folders, without links.
+    linked : set of str
+        The folders of files that links lead to.
+    roots : set of str
+        The folders to scan; none of them is scanned as a part of another.
     """
 
     files: dict[str, dict[str, Stamp]] = field(default_factory=dict)
@@ -55,6 +60,8 @@ class Tree:
     rules: dict[str, Stamp | None] = field(default_factory=dict)
     visited: int = 0
     real: set[str] = field(default_factory=set)
+    linked: set[str] = field(default_factory=set)
+    roots: set[str] = field(default_factory=set)
 
 
 class Scanner:
@@ -74,37 +81,35 @@ class Scanner:
 
     def scan(self, roots: Sequence[FoundRoot]) -> Tree:
         """Return the files in these folders, without reading them."""
-        tree = Tree()
-        others = {root.path for root in roots}
+        tree = Tree(roots={root.path for root in roots})
         for root in roots:
             own = tree.files.setdefault(root.path, {})
+            tree.real.clear()  # a root may be below another one
             rules = Ignored.above(root.path).within(root.path)
             for spec_folder, _ in rules.specs:
                 file = os.path.join(spec_folder, ".gitignore")
                 tree.rules[file] = stamp(file)
-            imported = _imported_below(root.path)
+            imported = imported_below([root])
             for entry in self._entries(tree, root.path):
                 name = entry.name
                 if entry.is_file():
                     module = name.removesuffix(".py")
                     if name.endswith(".py") and module.isidentifier() and root.takes(module):
-                        self._file(own, entry, rules, imported)
-                elif self._enters(entry, root, rules, others):
+                        self._file(tree, own, entry, rules, imported)
+                elif self._enters(entry, root, rules):
                     if os.path.exists(os.path.join(entry.path, "__init__.py")):
                         self._package(tree, own, entry.path, rules, imported)
                     else:
                         self._namespace(tree, own, entry.path, rules, imported, _DEPTH)
         return tree
 
-    def _enters(
-        self, entry: os.DirEntry[str], root: FoundRoot, rules: Ignored, others: set[str]
-    ) -> bool:
+    def _enters(self, entry: os.DirEntry[str], root: FoundRoot, rules: Ignored) -> bool:
         name = entry.name
         if not (name.isidentifier() and entry.is_dir() and root.takes(name)):
             return False
         if name in sys.modules:
             return True
-        return entry.path not in others and not rules.folder(entry.path)
+        return not rules.folder(entry.path)
 
     def _package(
         self, tree: Tree, own: dict[str, Stamp], folder: str, rules: Ignored, imported: set[str]
@@ -116,7 +121,7 @@ class Scanner:
                 if not rules.folder(entry.path):
                     self._package(tree, own, entry.path, rules, imported)
             elif self._data or entry.name.endswith(".py"):
-                self._file(own, entry, rules, imported)
+                self._file(tree, own, entry, rules, imported)
 
     def _namespace(
         self,
@@ -134,7 +139,7 @@ class Scanner:
         for entry in self._entries(tree, folder):
             if entry.is_file():
                 if entry.name.endswith(".py"):
-                    self._file(own, entry, rules, imported)
+                    self._file(tree, own, entry, rules, imported)
             elif entry.name.isidentifier() and entry.is_dir() and not rules.folder(entry.path):
                 if os.path.exists(os.path.join(entry.path, "__init__.py")):
                     self._package(tree, own, entry.path, rules, imported)
@@ -156,19 +161,26 @@ class Scanner:
         for entry in found:
             # A link that leads to itself is neither.
             with contextlib.suppress(OSError):
-                if entry.is_dir() or entry.is_file():
+                if entry.path not in tree.roots and (entry.is_dir() or entry.is_file()):
                     yield entry
 
     def _file(
-        self, own: dict[str, Stamp], entry: os.DirEntry[str], rules: Ignored, imported: set[str]
+        self,
+        tree: Tree,
+        own: dict[str, Stamp],
+        entry: os.DirEntry[str],
+        rules: Ignored,
+        imported: set[str],
     ) -> None:
         # What the driver has imported is needed, even if a rule ignores it: a generated
         # `_version.py`, for instance.
         if entry.path not in imported and rules.file(entry.path):
             return
         found = stamp(entry.path)
-        if found is not None and (entry.name.endswith(".py") or found[1] <= self._most):
+        if found is not None and (entry.name.endswith(".py") or found[2] <= self._most):
             own[entry.path] = found
+            if entry.is_symlink():
+                tree.linked.add(os.path.dirname(os.path.realpath(entry.path)))
 
 
 def changed(tree: Tree) -> bool:
@@ -178,9 +190,8 @@ def changed(tree: Tree) -> bool:
             if os.stat(folder).st_mtime_ns != time_ns:
                 return True
         for files in tree.files.values():
-            for path, (time_ns, size, inode) in files.items():
-                found = os.stat(path)
-                if (found.st_mtime_ns, found.st_size, found.st_ino) != (time_ns, size, inode):
+            for path, before in files.items():
+                if _stamp_of(os.stat(path)) != before:
                     return True
     except OSError:
         return True
@@ -195,7 +206,11 @@ def stamp(path: str) -> Stamp | None:
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return _stamp_of(found)
+
+
+def _stamp_of(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 class Reader:
@@ -248,7 +263,7 @@ class Reader:
 
     def _limit_size(self, tree: Tree) -> None:
         """Leave out the largest files that are no modules until the rest fits."""
-        sizes = {p: s[1] for files in tree.files.values() for p, s in files.items()}
+        sizes = {p: s[2] for files in tree.files.values() for p, s in files.items()}
         total = sum(sizes.values())
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)
         left_out = []
@@ -292,20 +307,20 @@ class Reader:
             now = stamp(path)
             if now is None:
                 return None
-            if now == found and len(content) == found[1]:
+            if now == found and len(content) == found[2]:
                 return found, digest(content), content
             found = now
 
 
 def _let_settle(found: Stamp, clock: Callable[[], float] = time.time) -> None:
     """Wait until the last change of a file is old enough to be complete and distinguishable."""
-    age = clock() - found[0] / 1e9
+    age = clock() - max(found[:2]) / 1e9
     if 0 <= age < _SETTLED:
         time.sleep(_SETTLED - age)
 
 
-def _imported_below(folder: str) -> set[str]:
-    """Return the files below a folder from which the driver has imported modules."""
-    prefix = folder.rstrip(os.sep) + os.sep
-    files = (getattr(module, "__file__", None) for module in sys.modules.copy().values())
-    return {file for file in files if isinstance(file, str) and file.startswith(prefix)}
+def imported_below(roots: Iterable[FoundRoot]) -> set[str]:
+    """Return the files in these folders from which the driver has imported modules."""
+    prefixes = tuple(root.path.rstrip(os.sep) + os.sep for root in roots)
+    files = (attribute(module, "__file__") for module in sys.modules.copy().values())
+    return {file for file in files if isinstance(file, str) and file.startswith(prefixes)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,14 @@ from typing import Any
 import cloudpickle.cloudpickle
 
 from dask_flame.code.runner.module_set import ModuleSet, VersionLoader
-from dask_flame.code.runner.versions import Versions
+from dask_flame.code.runner.versions import Versions, version_here
+from dask_flame.code.tokens import depend_on
 
 
 class LocalFinder(MetaPathFinder):
     """Finds local modules in the current version."""
+
+    finds_local_modules = True
 
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
@@ -74,10 +78,30 @@ def install(versions: Versions) -> None:
                 # A name that only another version has may not be found in `sys.modules`.
                 if modules is not None and (top in modules.tops or versions.is_published(top)):
                     return _imported(modules, absolute, fromlist)
+            elif (modules := _modules_of(globals)) is not None:
+                # A later version may have a module of this name.
+                modules.missed.add(absolute)
         return stock(name, globals, locals, fromlist or (), level)
 
     builtins.__import__ = __import__
     _replace_subimport(versions)
+    _replace_reload()
+    depend_on(lambda: [version] if (version := version_here()) is not None else [])
+
+
+def _replace_reload() -> None:
+    """Let :func:`importlib.reload` accept a module that has a proxy in ``sys.modules``."""
+    stock = importlib.reload
+
+    @functools.wraps(stock)
+    def reload(module: ModuleType) -> ModuleType:
+        loader = getattr(module, "__loader__", None)
+        if not isinstance(loader, VersionLoader):
+            return stock(module)
+        exec(loader.get_code(loader.name), module.__dict__)
+        return module
+
+    importlib.reload = reload
 
 
 def _absolute(name: str, globals: Mapping[str, Any] | None, level: int) -> str:

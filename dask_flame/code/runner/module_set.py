@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.readers import FileReader
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from dask_flame.code.manifest import Manifest, Module
 from dask_flame.code.runner.locks import ModuleLocks
+from dask_flame.code.runner.proxies import ModuleProxy
 from dask_flame.core.packs import digest
 
 
@@ -32,6 +33,8 @@ class Publisher(Protocol):
     def withdraw(self, modules: ModuleSet, name: str) -> None: ...
 
     def is_published(self, name: str) -> bool: ...
+
+    def import_shared(self, modules: ModuleSet, name: str) -> ModuleType: ...
 
 
 class ModuleSet:
@@ -79,7 +82,8 @@ class ModuleSet:
         self._folder = folder
         self._here = here
         self._locks = ModuleLocks()
-        self._missed: set[str] = set()
+        #: Names that were looked up, and are no modules of this version.
+        self.missed: set[str] = set()
         self._unpacking = threading.Lock()
         self._unpacked: dict[int, str] = {}
         self._take(manifest)
@@ -104,12 +108,19 @@ class ModuleSet:
             if old.path != new.path or _data(old.files) != _data(new.files):
                 return False
         index = manifest.modules()
-        if self._missed & index.keys():
+        if self.missed & index.keys():
+            return False
+        # A package may look for the modules in its folder.
+        if self._in_packages(self.index) != self._in_packages(index):
             return False
         return all(
             index.get(name) == self.index.get(name) and self._same(manifest, self.index.get(name))
             for name in self.modules
         )
+
+    def _in_packages(self, index: Mapping[str, Module]) -> set[str]:
+        """Return the modules in packages that were imported."""
+        return {name for name in index if name.rpartition(".")[0] in self.modules}
 
     def _same(self, manifest: Manifest, module: Module | None) -> bool:
         if module is None or module.kind == "namespace":
@@ -150,12 +161,21 @@ class ModuleSet:
     def _loaded(self, name: str) -> ModuleType | None:
         """Return an imported module, unless it was removed from ``sys.modules`` or is not done."""
         module = self.modules.get(name)
-        if module is None or name not in sys.modules:
+        there = sys.modules.get(name)
+        if module is None or there is None:
             return None
+        if there is not module and not isinstance(there, ModuleProxy):
+            return there  # put there by the program, as mock.patch.dict does
         spec = getattr(module, "__spec__", None)
         return None if getattr(spec, "_initializing", False) else module
 
     def _import(self, name: str, package: ModuleType | None) -> ModuleType:
+        there = sys.modules.get(name, self)
+        if there is None:
+            raise ModuleNotFoundError(f"import of {name} halted; None in sys.modules", name=name)
+        if isinstance(there, ModuleType) and not self._publisher.is_published(name):
+            self.modules[name] = there  # the program has put it there
+            return there
         found = self.index.get(name)
         if found is None:
             return self._import_installed(name, package)
@@ -177,7 +197,7 @@ class ModuleSet:
         if isinstance(spec.loader, VersionLoader):
             spec.loader.done = True
         there = sys.modules.get(name, shown)
-        if there is not shown and there is not module:
+        if there is not module and not isinstance(there, ModuleProxy):
             # The module has replaced itself.
             module = self.modules[name] = there
             self._publisher.publish(self, name, module)
@@ -189,23 +209,31 @@ class ModuleSet:
         Such modules exist once in the process, for all versions, unless another version has a
         local module of the same name.
         """
-        self._missed.add(name)
-        shared = not self._publisher.is_published(name)
-        module = sys.modules.get(name) if shared else None
-        if module is None:
-            path = None if package is None else getattr(package, "__path__", [])
-            spec = PathFinder.find_spec(name, path)
-            if spec is None or spec.loader is None:
-                raise ModuleNotFoundError(self._not_found(name, package), name=name)
-            module = importlib.util.module_from_spec(spec)
-            target = sys.modules if shared else self.modules
-            target[name] = module
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                target.pop(name, None)
+        self.missed.add(name)
+        try:
+            if self._publisher.is_published(name):
+                module = self._import_alone(name, package)
+            else:
+                module = self._publisher.import_shared(self, name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
                 raise
+            raise ModuleNotFoundError(self._not_found(name, package), name=name) from None
         self.modules[name] = module
+        return module
+
+    def _import_alone(self, name: str, package: ModuleType | None) -> ModuleType:
+        """Import an installed module whose name is that of a local one in another version."""
+        path = None if package is None else getattr(package, "__path__", [])
+        spec = _find_elsewhere(name, path)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(self._not_found(name, package), name=name)
+        module = self.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            self.modules.pop(name, None)
+            raise
         return module
 
     def _not_found(self, name: str, package: ModuleType | None) -> str:
@@ -383,6 +411,17 @@ class VersionLoader(InspectLoader):
     def get_resource_reader(self, fullname: str) -> FileReader:
         """Return the reader of package data, for :mod:`importlib.resources`."""
         return FileReader(self)  # type: ignore[arg-type]
+
+
+def _find_elsewhere(name: str, path: Any) -> ModuleSpec | None:
+    """Ask the finders of this process for a module, except the one for local modules."""
+    for finder in list(sys.meta_path):
+        if getattr(finder, "finds_local_modules", False):
+            continue
+        spec = finder.find_spec(name, path, None)
+        if spec is not None:
+            return spec
+    return None
 
 
 def _data(files: Any) -> dict[str, bytes]:

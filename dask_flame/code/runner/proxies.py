@@ -16,10 +16,9 @@ class Modules(Protocol):
     def load(self, name: str) -> ModuleType: ...
 
 
-#: Attributes that tools ask all modules for. They do not import a module.
-_ASKED_OF_ALL = frozenset(
-    {"__file__", "__doc__", "__package__", "__cached__", "__warningregistry__"}
-)
+#: Attributes whose request imports the module: an import asks for them. Tools that look at all
+#: modules ask for others.
+_IMPORTING = frozenset({"__spec__", "__path__"})
 
 
 class ModuleProxy(ModuleType):
@@ -40,6 +39,8 @@ class ModuleProxy(ModuleType):
             return ModuleProxy
         if name == "__reduce_ex__":
             return object.__getattribute__(self, name)
+        if name == "__name__":
+            return object.__getattribute__(self, "__dict__")[name]
         return getattr(_module(self, name), name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -71,11 +72,9 @@ def _module(proxy: ModuleProxy, asked: str = "") -> ModuleType:
     modules: Modules | None = own["_dask_flame_current"]()
     if modules is not None and name in modules.modules:
         return modules.modules[name]
-    if modules is None or asked in _ASKED_OF_ALL:
-        raise AttributeError(f"module {name!r} is not imported here")
-    if asked in ("__spec__", "__path__"):
-        return modules.load(name)
-    try:
-        return modules.load(name)
-    except Exception as error:
-        raise AttributeError(f"module {name!r} cannot be imported: {error!r}") from error
+    if modules is not None and asked in _IMPORTING:
+        try:
+            return modules.load(name)
+        except (SystemExit, GeneratorExit) as error:
+            raise ImportError(f"module {name!r} has raised {error!r}", name=name) from error
+    raise AttributeError(f"module {name!r} is not imported in this version")

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import importlib
 import pickle
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import cloudpickle
 from dask.typing import Key
-from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.code.manifest import Manifest
 from dask_flame.code.runner.module_set import ModuleSet
@@ -35,6 +36,16 @@ _using: contextvars.ContextVar[ModuleSet | None] = contextvars.ContextVar(
 )
 
 
+@runtime_checkable
+class Unopened(Protocol):
+    """A result that is not unpickled yet; see :mod:`dask_flame.code.runner.results`."""
+
+    def open(self) -> Any: ...
+
+    @property
+    def serialized(self) -> Any: ...
+
+
 class Versions:
     """The versions of the local modules on this runner.
 
@@ -42,6 +53,8 @@ class Versions:
     ----------
     folder : Path
         See :class:`ModuleSet`.
+    results : callable
+        Return collections with the keys of the results that the runner holds.
     here : bool
         See :class:`ModuleSet`.
 
@@ -53,7 +66,10 @@ class Versions:
         The version for code that belongs to no call.
     """
 
-    def __init__(self, folder: Path, *, here: bool) -> None:
+    def __init__(
+        self, folder: Path, results: Callable[[], Iterable[Collection[Key]]], *, here: bool
+    ) -> None:
+        self._results = results
         self.tops: set[str] = set()
         self.latest: str | None = None
         self._folder = folder
@@ -63,12 +79,20 @@ class Versions:
         self._sets: list[ModuleSet] = []
         self._of_call: dict[Key, ModuleSet] = {}
         self._made: dict[Key, ModuleSet] = {}  # results, by the call that made them
+        self._plain: set[Key] = set()  # results that have nothing of a local module
+        self._most_made = 1000
         self._published: set[str] = set()
 
     # From the scheduler
 
     def receive(
-        self, version: str, packs: dict[str, bytes | str], tops: Iterable[str], *, latest: bool
+        self,
+        version: str,
+        packs: dict[str, bytes | str],
+        tops: Iterable[str],
+        keep: Collection[str],
+        *,
+        latest: bool,
     ) -> None:
         """Take a version from the scheduler.
 
@@ -79,6 +103,8 @@ class Versions:
             Packs that this runner does not have yet: their contents, or the files with them.
         tops : iterable of str
             The top-level names of its modules.
+        keep : collection of str
+            The packs that later versions may need.
         latest : bool
             Whether code that belongs to no call uses it from now on.
         """
@@ -92,6 +118,8 @@ class Versions:
                 # From now on `sys.modules` shows proxies, or the modules of this version.
                 with self._lock:
                     self._set_for(version)
+                    self._tidy()
+        self._packs.keep({*keep, *packs}, {key for s in self._sets for key in s.manifest.digests()})
 
     # Calls
 
@@ -103,28 +131,29 @@ class Versions:
             modules = self._of_call[key] = self._set_for(version)
             modules.users += 1
 
-    def end(self, key: Key, results: Collection[Key]) -> None:
-        """Note the end of a call.
-
-        Parameters
-        ----------
-        key : Key
-        results : collection of Key
-            The results that the runner holds.
-        """
+    def end(self, key: Key) -> None:
+        """Note the end of a call."""
         with self._lock:
             modules = self._of_call.pop(key, None)
             if modules is None:
                 return
             modules.users -= 1
             self._made[key] = modules
+            self._plain.discard(key)
             old = self.latest not in modules.versions
-            if (old and not modules.users) or len(self._made) > 2 * len(results) + 1000:
-                self._tidy(results)
+            if (old and not modules.users) or len(self._made) > self._most_made:
+                self._tidy()
 
-    def _tidy(self, results: Collection[Key]) -> None:
+    def _tidy(self) -> None:
         """Drop the sets that nothing needs."""
-        self._made = {key: modules for key, modules in self._made.items() if key in results}
+        results = list(self._results())
+        self._made = {
+            key: modules
+            for key, modules in self._made.items()
+            if any(key in held for held in results)
+        }
+        self._most_made = 2 * len(self._made) + 1000
+        self._plain &= self._made.keys()
         needed = {id(modules) for modules in self._made.values()}
         kept = [
             modules
@@ -179,8 +208,11 @@ class Versions:
         if modules is not None:
             return modules
         key = current_call.key_here()
-        if key is not None and (modules := self._of_call.get(key)) is not None:
-            return modules
+        if key is not None:
+            # A thread may outlive the call that has started it.
+            modules = self._of_call.get(key) or self._made.get(key)
+            if modules is not None:
+                return modules
         if self.latest is None:
             return None
         with self._lock:
@@ -189,11 +221,11 @@ class Versions:
     @contextlib.contextmanager
     def of_result(self, key: Key) -> Iterator[None]:
         """Use the modules of the call that made a result, to pickle it."""
-        with using(self._made.get(key)):
+        with using(self._of_call.get(key) or self._made.get(key)):
             yield
 
     def received(self, keys: Iterable[Key]) -> None:
-        """Note results from other runners, which were unpickled with the latest version."""
+        """Note results and other data that were unpickled with the latest version."""
         if self.latest is not None:
             with self._lock:
                 modules = self._set_for(self.latest)
@@ -203,27 +235,32 @@ class Versions:
         """Return the inputs of a call, with instances of the classes of its own version.
 
         Inputs that another version has made are pickled and unpickled, if they have anything of a
-        local module.
+        local module. Those that cannot be pickled stay as they are.
         """
         modules = self._of_call.get(key)
-        if modules is None:
-            return values
-        others = {k: made for k in values if (made := self._made.get(k, modules)) is not modules}
-        if not others:
-            return values
-        return {
-            **values,
-            **{k: self._convert(values[k], made, modules) for k, made in others.items()},
-        }
+        found = dict(values)
+        for name, value in values.items():
+            if isinstance(value, Unopened):
+                with using(modules):
+                    found[name] = value.open()
+            elif modules is not None and name not in self._plain:
+                made = self._made.get(name, modules)
+                if made is not modules:
+                    found[name] = self._convert(name, value, made, modules)
+        return found
 
-    def _convert(self, value: Any, made: ModuleSet, modules: ModuleSet) -> Any:
+    def _convert(self, key: Key, value: Any, made: ModuleSet, modules: ModuleSet) -> Any:
         buffers: list[pickle.PickleBuffer] = []
-        with using(made):
-            pickled = dask_pickle.dumps(value, buffer_callback=buffers.append)
-        if not any(top.encode() in pickled for top in self.tops):
-            return value
-        with using(modules):
-            return pickle.loads(pickled, buffers=buffers)
+        try:
+            with using(made):
+                pickled = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+            if not any(top.encode() in pickled for top in self.tops):
+                self._plain.add(key)
+                return value
+            with using(modules):
+                return pickle.loads(pickled, buffers=buffers)
+        except Exception:
+            return value  # a lock, for instance
 
     def differs(self, key: Key) -> bool:
         """Return whether a result was made by another version than the latest."""
@@ -244,8 +281,13 @@ class Versions:
     def withdraw(self, modules: ModuleSet, name: str) -> None:
         """Remove a module whose import has failed."""
         with self._lock:
-            if self._sets == [modules]:
+            if not any(name in each.modules for each in self._sets):
                 sys.modules.pop(name, None)
+
+    def import_shared(self, modules: ModuleSet, name: str) -> ModuleType:
+        """Import a module that is no local one."""
+        with using(modules):
+            return importlib.import_module(name)
 
     def is_published(self, name: str) -> bool:
         """Return whether a name is, or was, that of a local module."""
@@ -260,7 +302,8 @@ class Versions:
         alone = self._sets[0].modules if len(self._sets) == 1 else None
         for name in self._published:
             if alone is None:
-                sys.modules[name] = self._proxy(name)
+                if any(name in each.modules for each in self._sets):
+                    sys.modules[name] = self._proxy(name)
             elif name in alone:
                 sys.modules[name] = alone[name]
             else:

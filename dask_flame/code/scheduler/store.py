@@ -82,13 +82,13 @@ class CodeStore(SchedulerPlugin):
         self._packs[name] = pack
         for key in Pack(pack):
             self._contents.setdefault(key, name)
-        if client:
-            self._latest.pop("", None)
-        self._latest[client] = version
         manifest = Manifest.unpacked(self._content(bytes.fromhex(version)))
         needed = {self._contents[key]: None for key in manifest.digests()}
         self._tops[version] = sorted({name.partition(".")[0] for name in manifest.modules()})
         self._needed[version] = list({**needed, self._contents[bytes.fromhex(version)]: None})
+        if client:
+            self._latest.pop("", None)
+        self._latest[client] = version
         self._forget_unused()
         assert self.scheduler is not None
         # Workers that register get it first, as other plugins may need it.
@@ -108,11 +108,10 @@ class CodeStore(SchedulerPlugin):
         self._needed = {v: packs for v, packs in self._needed.items() if v in used}
         self._tops = {v: tops for v, tops in self._tops.items() if v in used}
         kept = {name for packs in self._needed.values() for name in packs}
-        for name in self._packs.keys() - kept:
-            del self._packs[name]
-            if (folder := self._folder()) is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(_file(folder, name))
+        # Files stay until the folder goes: a runner may read a message late.
+        self._packs = {name: pack for name, pack in self._packs.items() if name in kept}
+        for sent in self._sent.values():
+            sent &= kept | self._needed.keys()  # runners forget the others, too
         self._contents = {key: name for key, name in self._contents.items() if name in kept}
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
@@ -183,6 +182,7 @@ class CodeStore(SchedulerPlugin):
             "packs": {name: self._shared(name) for name in packs},
             "folder": self._shared_folder(),
             "tops": self._tops[version],
+            "keep": list(self._packs),
             "latest": version in self._latest.values(),
         }
 

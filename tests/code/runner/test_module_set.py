@@ -30,7 +30,7 @@ class Runner:
     """The versions of a process that stands for a runner."""
 
     def __init__(self, folder: Path) -> None:
-        self.versions = Versions(folder, here=False)
+        self.versions = Versions(folder, lambda: [()], here=False)
 
     def send(self, files: dict[str, str], root: str = ELSEWHERE) -> str:
         """Send a version with these files; return its id."""
@@ -40,7 +40,7 @@ class Runner:
         version = manifest.version
         packed = build({**contents, bytes.fromhex(version): manifest.packed()}.items())
         tops = {name.partition(".")[0] for name in manifest.modules()}
-        self.versions.receive(version, {version: packed}, tops, latest=True)
+        self.versions.receive(version, {version: packed}, tops, [version], latest=True)
         return version
 
 
@@ -117,11 +117,11 @@ def test_two_versions_at_once(runner: Runner) -> None:
     assert found["one"] is not found["two"]
     with using(runner.versions._of_call["one"]), pytest.raises(pickle.PicklingError):
         pickle.dumps(found["two"]())
-    runner.versions.end("one", ())
+    runner.versions.end("one")
     # Only one version is left: its modules are in sys.modules, as in any process.
     assert type(sys.modules["shop"]) is ModuleType
     assert sys.modules["shop"].Basket is found["two"]
-    runner.versions.end("two", ())
+    runner.versions.end("two")
 
 
 def test_an_import_that_fails_leaves_nothing(runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""Make the keys of calls depend on the version of local modules (driver).
+"""Make the keys of calls depend on the version of local modules (driver, runner).
 
 Dask gives a call a key that depends on its function and arguments, and does not run a call whose
 key it knows. It takes a function of a module for the same as long as its name is. Here the key
@@ -7,19 +7,29 @@ also depends on the version of the local modules, so that a call runs again afte
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 from dask.tokenize import normalize_object, normalize_token
 
-from dask_flame.code.driver.local_code import tops, versions
 from dask_flame.core.distributed_internals import met_as_object
 
+#: Return the present versions in this process.
+_versions: list[Callable[[], list[str]]] = []
 
-@functools.cache
-def depend_on_code() -> None:
-    """Let tokens depend on local modules from now on; once per process."""
+
+def depend_on(versions: Callable[[], list[str]]) -> None:
+    """Let tokens of functions, classes and other objects depend on versions from now on.
+
+    Parameters
+    ----------
+    versions : callable
+        Return the ids of the present versions. Only the first call in a process has an effect.
+    """
+    if _versions:
+        return
+    _versions.append(versions)
     # Dask remembers, for each class that it has met, the function of its base class.
     for cls in {object, type, FunctionType, *met_as_object(normalize_token, normalize_object)}:
         normalize_token.register(cls, _normalize)
@@ -27,10 +37,7 @@ def depend_on_code() -> None:
 
 def _normalize(value: Any) -> Any:
     plain = normalize_object(value)
-    module = getattr(value if isinstance(value, type) else type(value), "__module__", None)
-    module = getattr(value, "__module__", None) or module
-    if not isinstance(module, str) or hasattr(type(value), "__dask_tokenize__"):
+    if hasattr(type(value), "__dask_tokenize__"):
         return plain
-    if module == "__main__" or module.partition(".")[0] in tops():
-        return plain, versions()
-    return plain
+    present = _versions[0]()
+    return (plain, present) if present else plain
