@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -65,7 +65,7 @@ def automatic() -> list[FoundRoot]:
         seen.add(path)
         if _is_installed(path):
             late = True
-        elif os.path.isdir(path):
+        elif os.path.isdir(path) and not _has_distributions(path):
             roots.append(FoundRoot(path, late=late))
     elsewhere: dict[str, set[str]] = {}
     for name, parent in _imported_elsewhere({root.path for root in roots}):
@@ -145,7 +145,9 @@ def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
             if not place.endswith(".py") and not os.path.isdir(place):
                 continue  # a compiled module, or one in an archive
             parent = os.path.dirname(place)
-            if parent not in roots and not _is_installed(parent):
+            if parent in roots or _is_installed(parent) or _has_distributions(parent):
+                continue
+            if os.path.isdir(parent):
                 yield name, parent
 
 
@@ -164,6 +166,19 @@ def _is_installed(path: str) -> bool:
     if not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep)):
         return True
     return any(_is_in(path, folder) for folder in _installed())
+
+
+def _has_distributions(path: str) -> bool:
+    """Return whether packages are installed in a folder, as by ``pip install --target``."""
+    try:
+        return _lists_distributions(path, os.stat(path).st_mtime_ns)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=256)
+def _lists_distributions(path: str, time_ns: int) -> bool:
+    return any(name.endswith(".dist-info") for name in os.listdir(path))
 
 
 @cache

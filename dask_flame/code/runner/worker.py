@@ -82,7 +82,8 @@ class LocalModules:
         worker = self._worker
         arguments = worker.security.get_connection_args("worker")
         async with rpc(worker.scheduler.address, connection_args=arguments) as scheduler:
-            for message in await getattr(scheduler, CODE_NOW)():
+            # None: it is a stock scheduler.
+            for message in await getattr(scheduler, CODE_NOW)() or ():
                 self.receive(**message)
 
     def begin(self, key: Key, task: PackedTask) -> None:

@@ -48,6 +48,7 @@ class CodeStore(SchedulerPlugin):
     ) -> None:
         self._is_runner = is_runner
         self._folder = folder
+        self._brought_from: str | None = None
         self._packs: dict[str, bytes] = {}
         self._contents: dict[bytes, str] = {}  # the pack of each content
         self._needed: dict[str, list[str]] = {}  # the packs of each version
@@ -91,14 +92,19 @@ class CodeStore(SchedulerPlugin):
         self._latest[client] = version
         self._forget_unused()
         assert self.scheduler is not None
-        # Workers that register get it first, as other plugins may need it.
-        others = {k: v for k, v in self.scheduler.worker_plugins.items() if k != self.name}
-        plugin = pickle.dumps(CodePlugin(self.now()))
-        self.scheduler.worker_plugins = {self.name: plugin, **others}
+        self._bring_to_new_workers()
         for address in list(self.scheduler.workers):
             self.send(address, version)
         async with self._changed:
             self._changed.notify_all()
+
+    def _bring_to_new_workers(self) -> None:
+        """Send the latest versions to workers when they register, first of all plugins."""
+        assert self.scheduler is not None
+        others = {k: v for k, v in self.scheduler.worker_plugins.items() if k != self.name}
+        plugin = pickle.dumps(CodePlugin(self.now()))
+        self.scheduler.worker_plugins = {self.name: plugin, **others}
+        self._brought_from = self._folder()
 
     def _content(self, key: bytes) -> bytes:
         return Pack(self._packs[self._contents[key]]).read(key)
@@ -157,6 +163,8 @@ class CodeStore(SchedulerPlugin):
             await self.scheduler.broadcast(msg=message, workers=runners, on_error="ignore")
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        if self._latest and self._folder() != self._brought_from:
+            self._bring_to_new_workers()  # the folder goes with the supervisor of local runners
         for version in dict.fromkeys(self._latest.values()):
             self._sent[worker].update([version, *self._needed[version]])
 

@@ -31,6 +31,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.versions = Versions(folder, lambda: [()], here=False)
+        self._sent: list[str] = []
 
     def send(self, files: dict[str, str], root: str = ELSEWHERE) -> str:
         """Send a version with these files; return its id."""
@@ -40,7 +41,8 @@ class Runner:
         version = manifest.version
         packed = build({**contents, bytes.fromhex(version): manifest.packed()}.items())
         tops = {name.partition(".")[0] for name in manifest.modules()}
-        self.versions.receive(version, {version: packed}, tops, [version], latest=True)
+        self._sent.append(version)
+        self.versions.receive(version, {version: packed}, tops, self._sent, latest=True)
         return version
 
 
