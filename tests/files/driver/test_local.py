@@ -236,6 +236,14 @@ class Driver:
     def all(self) -> list[psutil.Process]:
         return marked_processes(self.name, variable=_TOKEN)
 
+    def gone(self) -> None:
+        """Wait until no process of it is left; say which are."""
+        try:
+            wait_for(lambda: not self.all())
+        except AssertionError:
+            left = [(p.pid, p.ppid(), p.status(), p.cmdline()) for p in self.all()]
+            raise AssertionError(f"left of the driver {self.process.pid}: {left}") from None
+
     def end(self) -> None:
         for process in self.all():
             process.kill()
@@ -272,7 +280,7 @@ def test_nothing_outlives_a_killed_driver(which: str, here: Path, drive: Any) ->
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: entries(here) == before, what="the link is gone")
     wait_for(lambda: not list(driver.temporary.iterdir()), what="the folders are gone")
-    wait_for(lambda: not driver.all())
+    driver.gone()
 
 
 @pytest.mark.process
@@ -287,7 +295,7 @@ def test_sweep_removes_what_a_kill_of_all_has_left(
         process.suspend()
     for process in everything:
         process.kill()
-    wait_for(lambda: not driver.all())
+    driver.gone()
     assert (here / "copy/a").read_text() == "a"
     monkeypatch.setenv("TMPDIR", str(driver.temporary))
     monkeypatch.setattr(tempfile, "tempdir", str(driver.temporary))
@@ -313,7 +321,7 @@ def test_two_drivers_in_one_folder(here: Path, drive: Any) -> None:
     assert (here / "copy/a").read_text() == "a"
     third.process.send_signal(signal.SIGINT)
     wait_for(lambda: entries(here) == before)
-    wait_for(lambda: not third.all())
+    third.gone()
 
 
 @pytest.mark.process
