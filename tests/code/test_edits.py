@@ -278,18 +278,21 @@ with Client(sys.argv[1]) as client:
     futures = client.map(lambda n: (shared.WHO, n), range(5))
     print(client.gather(futures))
     print(client.submit(shared.only_here).result())
+    print(client.submit(shared.who).result())
 """
 
 
 def test_two_drivers_have_modules_of_their_own(flame: Flame, project: Path, tmp_path: Path) -> None:
     write(project / "shared.py", "WHO = 'first'\n\ndef who():\n    return WHO\n")
     other = tmp_path / "other"
-    write(other / "shared.py", "WHO = 'second'\n\ndef only_here():\n    return 'only ' + WHO\n")
+    second = "WHO = 'second'\n\ndef only_here():\n    return 'only ' + WHO\n"
+    write(other / "shared.py", second + "\ndef who():\n    return WHO\n")
     write(other / "drive.py", SECOND_DRIVER)
     cluster, client = flame(max=1, concurrency=2)
     import shared
 
-    assert client.submit(shared.who).result() == "first"
+    held = client.submit(shared.who)  # the other driver submits a call of the same name
+    assert held.result() == "first"
     done = subprocess.run(
         [sys.executable, "drive.py", cluster.scheduler_address],
         cwd=other,
@@ -301,6 +304,7 @@ def test_two_drivers_have_modules_of_their_own(flame: Flame, project: Path, tmp_
     assert done.stdout.splitlines() == [
         str([("second", n) for n in range(5)]),
         "only second",
+        "second",
     ], done.stderr
     assert client.submit(shared.who, pure=False).result() == "first"
 
@@ -328,3 +332,108 @@ def test_code_can_be_chosen(project: Path, tmp_path: Path) -> None:
         FlameCluster(max=1, dashboard_address=None, code=[tmp_path / "nowhere"])
     with pytest.raises(PoolError, match="code='yes' is not True, False, or a list"):
         FlameCluster(max=1, dashboard_address=None, code="yes")
+
+
+def test_a_version_that_comes_back(flame: Flame, project: Path) -> None:
+    write(project / "undone.py", "V = 'A'\ndef f():\n    return V\n")
+    cluster, client = flame(max=1, min=1)
+    import undone
+
+    for version in "ABCBA":
+        write(project / "undone.py", f"V = {version!r}\ndef f():\n    return V\n")
+        # Nothing holds an earlier version, so that the scheduler has forgotten it.
+        assert client.submit(undone.f).result() == version
+        assert set(client.run(undone.f).values()) == {version}
+    cluster.resize(min=2, max=2)
+    client.wait_for_workers(2)
+    assert set(client.run(undone.f).values()) == {"A"}
+
+
+KINDS = """
+import enum
+
+class Thing:
+    def __init__(self, x):
+        self.x = x
+
+class Color(enum.Enum):
+    RED = 1
+
+VERSION = {version}
+"""
+
+
+def test_the_result_of_a_call_that_ran_during_an_edit(
+    flame: Flame, project: Path, tmp_path: Path
+) -> None:
+    write(project / "kinds.py", KINDS.format(version=1))
+    _, client = flame(max=2, min=2)
+    client.wait_for_workers(2)
+    go = str(tmp_path / "go")
+    import kinds
+
+    def make() -> tuple[Any, Any]:
+        import kinds
+
+        open(go + ".begun", "w").close()
+        wait_until_exists(go)
+        return kinds.Thing(3), kinds.Color.RED
+
+    def use(made: tuple[Any, Any]) -> tuple[int, bool, bool]:
+        return kinds.VERSION, isinstance(made[0], kinds.Thing), made[1] is kinds.Color.RED
+
+    one, two = [ws.address for ws in client.cluster.scheduler.workers.values() if ws.nthreads][:2]
+    running = client.submit(make, workers=[one])
+    old = client.submit(use, running, workers=[two])  # on the other runner, and not begun
+    wait_for(lambda: os.path.exists(go + ".begun"))
+    # The later version lacks the class.
+    write(project / "kinds.py", KINDS.format(version=2).replace("Thing", "Other"))
+
+    def version() -> int:
+        found: int = kinds.VERSION
+        return found
+
+    assert client.submit(version).result() == 2
+    Path(go).touch()
+    assert old.result() == (1, True, True)
+    write(project / "kinds.py", KINDS.format(version=3))
+    for worker in (one, two):
+        assert client.submit(use, running, workers=[worker]).result() == (3, True, True)
+    thing, color = running.result()
+    assert type(thing) is kinds.Thing
+    assert color is kinds.Color.RED
+
+
+def test_scattered_data_and_what_cannot_be_pickled(flame: Flame, project: Path) -> None:
+    write(project / "kinds.py", KINDS.format(version=1))
+    _, client = flame(max=1, min=1)
+    import kinds
+
+    scattered = client.scatter(kinds.Thing(7))
+    lock = client.submit(lambda: threading.Lock())
+    plain = client.submit(lambda: list("abc"))
+
+    def use(thing: Any, lock: Any, plain: list[str]) -> tuple[bool, bool, int, int]:
+        return isinstance(thing, kinds.Thing), lock.locked(), len(plain), kinds.VERSION
+
+    for version in (1, 2, 3):
+        write(project / "kinds.py", KINDS.format(version=version))
+        expected = (True, False, 3, version)
+        assert client.submit(use, scattered, lock, plain).result() == expected
+
+
+def test_keys_of_calls_of_calls_depend_on_the_version(flame: Flame, project: Path) -> None:
+    write(project / "inner.py", "def version():\n    return 1\n")
+    _, client = flame(max=2)
+
+    def outer(n: int) -> tuple[int, Any]:
+        import inner
+        from distributed import get_client
+
+        future = get_client().submit(inner.version)
+        return future.result(), future
+
+    held = client.submit(outer, 1)
+    assert held.result()[0] == 1
+    write(project / "inner.py", "def version():\n    return 2\n")
+    assert client.submit(outer, 2).result()[0] == 2

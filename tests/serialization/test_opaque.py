@@ -21,6 +21,9 @@ pytestmark = pytest.mark.unit
 
 SOURCE = """
 import enum
+import functools
+import toolz
+import typing
 from dataclasses import dataclass
 
 def double(x):
@@ -40,6 +43,17 @@ class Point:
 
 class Color(enum.Enum):
     RED = 1
+
+@functools.lru_cache
+def cached(x):
+    return 3 * x
+
+UserId = typing.NewType("UserId", int)
+T = typing.TypeVar("T")
+
+@toolz.curry
+def add(x, y):
+    return x + y
 """
 
 
@@ -78,6 +92,13 @@ THINGS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], bool]]] = {
     "enum": (lambda m: m.Color.RED, lambda m, got: got is m.Color.RED),
     "module": (lambda m: m, lambda m, got: got is m),
     "partial": (lambda m: functools.partial(m.double, 4), lambda m, got: got() == 8),
+    "cached": (lambda m: m.cached, lambda m, got: got is m.cached),
+    "new type": (lambda m: m.UserId, lambda m, got: got is m.UserId),
+    "type variable": (lambda m: m.T, lambda m, got: got is m.T),
+    "union": (lambda m: m.Point | None, lambda m, got: got == m.Point | None),
+    "list of": (lambda m: list[m.Point], lambda m, got: got == list[m.Point]),
+    "curried": (lambda m: m.add(1), lambda m, got: got(2) == 3),
+    "partial of curried": (lambda m: functools.partial(m.add, 1), lambda m, got: got(2) == 3),
     "nested": (
         lambda m: {"a": [m.Point(1), (m.double, 2)]},
         lambda m, got: got == {"a": [m.Point(1), (m.double, 2)]},

@@ -177,6 +177,10 @@ class Versions:
             version, manifest, self._packs.read, self, self._folder, here=self._here
         )
         self._adopt(modules)
+        if not self._sets:
+            # Data that came before the first version has instances of modules adopted now.
+            for held in self._results():
+                self._made |= {key: modules for key in list(held) if key not in self._made}
         self._sets.append(modules)
         self._show()
         return modules

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -260,3 +264,97 @@ def test_rules_of_the_folders_above_count_up_to_the_repository(tmp_path: Path) -
     rules = Ignored.above(str(top / "inner")).within(str(top / "inner"))
     assert rules.file(str(top / "inner" / "secret.py"))
     assert not rules.file(str(top / "inner" / "open.py"))
+
+
+@pytest.mark.unit
+def test_several_modules_of_one_folder_and_a_root_below_another(tmp_path: Path) -> None:
+    write(tmp_path, "one.py", "two.py", "three.py", "libs/core/src/nested/__init__.py")
+    code = LocalCode([str(tmp_path / "one.py"), str(tmp_path / "two.py")])
+    code.version()
+    assert code.tops == {"one", "two"}
+    code.close()
+    code = LocalCode([str(tmp_path), str(tmp_path / "libs/core/src")])
+    code.version()
+    assert {"one", "two", "three", "nested"} <= code.tops
+    code.close()
+
+
+@pytest.mark.unit
+def test_a_module_behind_a_link_is_followed_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere" / "real.py"
+    write(tmp_path, "elsewhere/real.py", text="X = 0\n")
+    write(tmp_path / "project", "own.py")
+    (tmp_path / "project" / "link.py").symlink_to(target)
+    code = LocalCode([str(tmp_path / "project")])
+    seen = {code.version()}
+    for number in range(1, 4):
+        target.write_text(f"X = {number}\n")
+        seen.add(code.version())
+    assert len(seen) == 4
+    code.close()
+
+
+@pytest.mark.unit
+def test_a_change_whose_time_is_restored_is_noticed(code: LocalCode, tmp_path: Path) -> None:
+    before, file = code.version(), tmp_path / "mod.py"
+    found = file.stat()
+    file.write_text("X = 7\n")
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert code.version() != before
+    code._notifier.close()
+    before = code.version()
+    file.write_text("X = 8\n")
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert code.version() != before
+
+
+@pytest.mark.unit
+def test_what_is_odd_in_sys_path_and_sys_modules_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "mine.py", "lazy.py")
+    odd: list[Any] = [None, 3, b"/tmp", "\0", tmp_path / "no", str(tmp_path / "x.zip")]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path, *odd])
+
+    class Anything(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise ImportError(name)
+
+    monkeypatch.setitem(sys.modules, "anything", Anything("anything"))
+    monkeypatch.setitem(sys.modules, "an_object", mock.MagicMock())
+    spec = importlib.util.find_spec("lazy")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    lazy = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "lazy", lazy)
+    spec.loader.exec_module(lazy)
+    code = LocalCode()
+    code.version()
+    assert {"mine", "lazy"} <= code.tops
+    assert type(lazy).__name__ == "_LazyModule"  # still not imported
+    code.close()
+
+
+@pytest.mark.unit
+def test_odd_rules(tmp_path: Path) -> None:
+    write(tmp_path, "pack/__init__.py", "pack/a.py", "pack/b.py")
+    (tmp_path / ".gitignore").write_text("!\n\\\nfoo\\ \nb.py\n")
+    assert files(tmp_path) == {"pack/__init__.py", "pack/a.py"}
+    # A home folder in a repository of settings, which ignores everything else.
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".gitignore").write_text("*\n")
+    write(tmp_path / "project", "mine.py")
+    assert files(tmp_path / "project") == {"mine.py"}
+
+
+@pytest.mark.unit
+def test_folders_of_installed_packages_are_not_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "target/pack/__init__.py", "target/pack-1.0.dist-info/METADATA", "own/mine.py")
+    for name in ("target", "own"):
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+    paths = [root.path for root in automatic()]
+    assert str(tmp_path / "own") in paths
+    assert str(tmp_path / "target") not in paths

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from dask_flame.code.manifest import Manifest, Root
 from dask_flame.code.runner import importing, versions
+from dask_flame.code.runner.proxies import ModuleProxy
 from dask_flame.code.runner.versions import Versions, using
 from dask_flame.core.packs import build, digest
 
@@ -196,3 +198,120 @@ def test_a_folder_that_the_runner_has_too_is_used(runner: Runner, tmp_path: Path
     importlib.invalidate_caches()
     again = importlib.import_module("shop")
     assert (Path(again.__file__ or "").parent / "lists" / "names.txt").read_text() == "apple"
+
+
+def test_entries_of_sys_modules_that_a_program_makes(runner: Runner) -> None:
+    runner.send(
+        {
+            "pkg/__init__.py": "",
+            "pkg/old.py": "WHO = 'old'\n",
+            "pkg/new.py": "import sys\nWHO = 'new'\n"
+            "sys.modules['pkg.old'] = sys.modules[__name__]\n",
+            "helpers.py": "WHO = 'real'\n",
+            "blocked.py": "WHO = 'blocked'\n",
+        }
+    )
+    import pkg.new  # type: ignore[import-not-found]
+    import pkg.old  # type: ignore[import-not-found]
+
+    assert pkg.old.WHO == "new"
+    import helpers  # type: ignore[import-not-found]
+
+    fake = ModuleType("helpers")
+    fake.WHO = "fake"  # type: ignore[attr-defined]
+    with mock.patch.dict(sys.modules, {"helpers": fake, "blocked": None}):
+        assert importlib.import_module("helpers").WHO == "fake"
+        from helpers import WHO  # type: ignore[import-not-found]
+
+        assert WHO == "fake"
+        with pytest.raises(ModuleNotFoundError, match="halted"):
+            import blocked  # type: ignore[import-not-found]  # noqa: F401
+    assert importlib.import_module("helpers").WHO == helpers.WHO == "real"
+
+
+#: A module that makes others, as the module six does.
+MAKER = """
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__path__ = []
+
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        return ModuleSpec(name, self) if name == "vendored.moves" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.Q = 5
+
+
+sys.meta_path.append(Finder())
+"""
+
+
+def test_finders_that_a_module_adds_are_asked(runner: Runner) -> None:
+    runner.send({"vendored.py": MAKER})
+    from vendored.moves import Q  # type: ignore[import-not-found]
+
+    assert Q == 5
+
+
+def test_tools_that_look_at_all_modules_import_none(runner: Runner) -> None:
+    files = {"exits.py": "raise SystemExit(3)\n", "fine.py": "X = 1\n"}
+    first = runner.send(files)
+    second = runner.send({**files, "fine.py": "X = 2\n"})
+    for key, version in (("one", first), ("two", second)):
+        runner.versions.begin(key, version)
+        with using(runner.versions._of_call[key]):
+            with pytest.raises(SystemExit):
+                importlib.import_module("exits")
+            assert importlib.import_module("fine").X in (1, 2)
+    third = runner.send({**files, "fine.py": "X = 3\n"})
+    runner.versions.begin("three", third)
+    with using(runner.versions._of_call["three"]):
+        assert isinstance(sys.modules["fine"], ModuleProxy)
+        for module in list(sys.modules.values()):
+            getattr(module, "__name__", None), getattr(module, "anything", None)
+        assert not runner.versions._of_call["three"].modules
+        fine = importlib.import_module("fine")
+        assert fine.X == 3
+        fine.X = 4
+        assert importlib.reload(sys.modules["fine"].__spec__.loader.modules.load("fine")).X == 3  # type: ignore[union-attr]
+
+
+def test_a_module_that_is_imported_while_a_second_version_begins(runner: Runner) -> None:
+    began, go = threading.Event(), threading.Event()
+    sys.flame_test = (began, go)  # type: ignore[attr-defined]
+    slow = "import sys\nsys.flame_test[0].set()\nsys.flame_test[1].wait(30)\nX = 1\n"
+    first = runner.send({"slow.py": slow, "other.py": ""})
+    runner.versions.begin("one", first)
+    found: list[Any] = []
+
+    def work() -> None:
+        with using(runner.versions._of_call["one"]):
+            import slow
+
+            found.append((type(slow), slow.X))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(30)
+    runner.versions.begin("two", runner.send({"slow.py": slow, "other.py": "Y = 1\n"}))
+    go.set()
+    thread.join(30)
+    assert found == [(ModuleType, 1)]
+    del sys.flame_test  # type: ignore[attr-defined]
+
+
+def test_versions_that_nothing_needs_are_dropped(runner: Runner) -> None:
+    for number in range(10):
+        version = runner.send({"counted.py": f"X = {number}\n"})
+        runner.versions.begin("key", version)
+        with using(runner.versions._of_call["key"]):
+            assert number == importlib.import_module("counted").X
+        runner.versions.end("key")
+    assert len(runner.versions._sets) == 1
