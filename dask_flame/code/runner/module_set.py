@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.util
-import marshal
 import os
-import shutil
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec, PathFinder
@@ -22,6 +16,7 @@ from typing import Any, Protocol
 from dask_flame.code.manifest import Manifest, Module
 from dask_flame.code.runner.locks import ModuleLocks
 from dask_flame.code.runner.proxies import ModuleProxy
+from dask_flame.code.runner.version_files import VersionFiles, data_files
 from dask_flame.core.packs import digest
 
 
@@ -45,14 +40,9 @@ class ModuleSet:
     version : str
         The id of the version.
     manifest : Manifest
-    content : callable
-        Return a file's content by its digest.
+    content, folder, here
+        See :class:`dask_flame.code.runner.version_files.VersionFiles`.
     publisher : Publisher
-    folder : Path
-        Folder for unpacked files and compiled modules, which other runners of this machine may
-        share.
-    here : bool
-        Whether the driver's folders are those of this machine.
 
     Attributes
     ----------
@@ -77,21 +67,21 @@ class ModuleSet:
         self.versions = {version}
         self.modules: dict[str, ModuleType] = {}
         self.users = 0
-        self._content = content
         self._publisher = publisher
-        self._folder = folder
-        self._here = here
         self._locks = ModuleLocks()
         #: Names that were looked up, and are no modules of this version.
         self.missed: set[str] = set()
-        self._unpacking = threading.Lock()
-        self._unpacked: dict[int, str] = {}
-        self._take(manifest)
+        self._take(VersionFiles(manifest, content, folder, here=here))
 
-    def _take(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.index = manifest.modules()
+    def _take(self, files: VersionFiles) -> None:
+        self.files = files
+        self.index = files.manifest.modules()
         self.tops = {name.partition(".")[0] for name in self.index}
+
+    @property
+    def manifest(self) -> Manifest:
+        """The files of the version."""
+        return self.files.manifest
 
     # Reuse for another version
 
@@ -105,7 +95,7 @@ class ModuleSet:
         if len(manifest.roots) != len(self.manifest.roots):
             return False
         for old, new in zip(self.manifest.roots, manifest.roots, strict=True):
-            if old.path != new.path or _data(old.files) != _data(new.files):
+            if old.path != new.path or data_files(old.files) != data_files(new.files):
                 return False
         index = manifest.modules()
         if self.missed & index.keys():
@@ -131,8 +121,7 @@ class ModuleSet:
     def become(self, version: str, manifest: Manifest) -> None:
         """Stand for another version, with which this set :meth:`agrees`, from now on."""
         self.versions = {version}
-        self._unpacked.clear()
-        self._take(manifest)
+        self._take(self.files.replaced(manifest))
 
     # Import
 
@@ -242,18 +231,18 @@ class ModuleSet:
             return said
         if not hasattr(package, "__path__"):
             return f"{said}; {package.__name__!r} is not a package"
-        if package.__name__ in self.index and not self._here:
+        if package.__name__ in self.index and not self.files.here:
             return f"{said}; if it is a compiled module, it has to be in the image of the runners"
         return said
 
     def _spec(self, name: str, found: Module) -> ModuleSpec:
-        places = [os.path.join(self.folder_of(root), path) for root, path in found.places]
+        places = [os.path.join(self.files.folder_of(root), path) for root, path in found.places]
         if found.kind == "namespace":
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations = [*places, *_other_portions(name, places)]
             return spec
         (root, path), *_ = found.places
-        loader = VersionLoader(self, name, places[0], os.path.join(self._root(root), path))
+        loader = VersionLoader(self, name, places[0], os.path.join(self.files.root(root), path))
         spec = ModuleSpec(name, loader, origin=places[0], is_package=found.kind == "package")
         spec.has_location = True
         if found.kind == "package":
@@ -267,100 +256,25 @@ class ModuleSet:
 
     # Files
 
-    def _root(self, number: int) -> str:
-        return self.manifest.roots[number].path
-
-    def folder_of(self, number: int) -> str:
-        """Return the folder that has the files of a root: the driver's own, or unpacked.
-
-        A runner on another machine may have the same folder, on a shared disk or in its image,
-        with files that are not sent.
-        """
-        if self._here and os.path.isdir(self._root(number)):
-            return self._root(number)
-        with self._unpacking:
-            if number not in self._unpacked:
-                has_it = self._has_data(number)
-                self._unpacked[number] = self._root(number) if has_it else self._unpack(number)
-            return self._unpacked[number]
-
-    def _has_data(self, number: int) -> bool:
-        """Return whether a root's folder is here, with the same files beside the modules."""
-        root = self.manifest.roots[number]
-        if not os.path.isdir(root.path):
-            return False
-        try:
-            return all(
-                digest(Path(root.path, path).read_bytes()) == key
-                for path, key in _data(root.files).items()
-            )
-        except OSError:
-            return False
-
-    def _unpack(self, number: int) -> str:
-        """Write the files of a root into a folder of their own; return the folder."""
-        root = self.manifest.roots[number]
-        identity = Manifest((root,)).version
-        folder = self._folder / identity
-        if folder.is_dir():
-            return str(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=self._folder))
-        try:
-            for path, key in root.files.items():
-                file = made / path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(self._content(key))
-            made.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another runner was faster
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-        return str(folder)
-
     def has_same_file(self, name: str, module: ModuleType) -> bool:
         """Return whether a module was imported from a file with the content of this version."""
         found, file = self.index[name], getattr(module, "__file__", None)
         if found.kind == "namespace":
             return file is None
-        (root, path), *_ = found.places
         try:
             content = Path(str(file)).read_bytes()
         except OSError:
             return False
-        return digest(content) == self.manifest.roots[root].files[path]
+        return digest(content) == self.files.digest(*found.places[0])
 
     def source(self, name: str) -> bytes | None:
         """Return the source of a module; None for a namespace package."""
         found = self.index[name]
-        if found.kind == "namespace":
-            return None
-        (root, path), *_ = found.places
-        return self._content(self.manifest.roots[root].files[path])
+        return None if found.kind == "namespace" else self.files.content(*found.places[0])
 
-    def code(self, name: str, file: str) -> CodeType:
-        """Return the compiled source of a module.
-
-        Parameters
-        ----------
-        name : str
-        file : str
-            The file that tracebacks show.
-        """
-        found = self.index[name]
-        (root, path), *_ = found.places
-        key = self.manifest.roots[root].files[path]
-        cached = self._folder / "compiled" / _compiled(key, file)
-        with contextlib.suppress(OSError, ValueError, EOFError, TypeError):
-            code = marshal.loads(cached.read_bytes())
-            if isinstance(code, CodeType):
-                return code
-        code = compile(self._content(key), file, "exec", dont_inherit=True)
-        if not sys.dont_write_bytecode:
-            with contextlib.suppress(OSError):
-                _write(cached, marshal.dumps(code))
-        return code
+    def code(self, name: str, shown: str) -> CodeType:
+        """Return the compiled source of a module; tracebacks show the file `shown`."""
+        return self.files.code(*self.index[name].places[0], shown)
 
 
 class VersionLoader(InspectLoader):
@@ -424,10 +338,6 @@ def _find_elsewhere(name: str, path: Any) -> ModuleSpec | None:
     return None
 
 
-def _data(files: Any) -> dict[str, bytes]:
-    return {path: key for path, key in files.items() if not path.endswith(".py")}
-
-
 def _other_portions(name: str, places: list[str]) -> Iterator[str]:
     """Yield the folders of a namespace package that are installed on the runner."""
     parent, _, _ = name.rpartition(".")
@@ -435,17 +345,3 @@ def _other_portions(name: str, places: list[str]) -> Iterator[str]:
     spec = PathFinder.find_spec(name, path)
     if spec is not None and spec.loader is None:
         yield from (place for place in spec.submodule_search_locations or () if place not in places)
-
-
-def _compiled(key: bytes, file: str) -> str:
-    shown = hashlib.blake2b(os.fsencode(file), digest_size=8).hexdigest()
-    return f"{key.hex()}-{shown}.{sys.implementation.cache_tag}-{sys.flags.optimize}"
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file at once, as other runners may read it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, made = tempfile.mkstemp(prefix=".", dir=file.parent)
-    with open(handle, "wb") as opened:
-        opened.write(content)
-    os.replace(made, file)
