@@ -95,7 +95,7 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
         end(code)
     try:
         from dask_flame.runner.process_exit import ProcessExit
-        from dask_flame.runner.worker import run
+        from dask_flame.runner.start import run
 
         process_exit = ProcessExit(end, launch_config["shutdown_timeout"])
         code = run(launch_config, process_exit, in_peace.append)

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> NoReturn:
         if not install(launch_config.get("packages"), scratch):
             _end(code)
         from dask_flame.runner.process_exit import ProcessExit
-        from dask_flame.runner.worker import run
+        from dask_flame.runner.start import run
 
         process_exit = ProcessExit(_end, launch_config["shutdown_timeout"])
         code = run(launch_config, process_exit, lambda _: None)

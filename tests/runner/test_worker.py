@@ -28,7 +28,7 @@ from dask_flame import CallTimeout
 from dask_flame.backends.local import LocalBackend
 from dask_flame.core.messages import FREED, LEAVING, OVERRAN
 from dask_flame.core.pool import Pool
-from dask_flame.runner import worker as runner_worker
+from dask_flame.runner import start as runner_start
 from dask_flame.scheduler.scheduler import FlameScheduler
 from dask_flame.testing.conformance import Said, Stage
 
@@ -589,11 +589,11 @@ async def test_a_heartbeat_that_comes_late_is_no_news(
 
 def test_that_a_runner_was_removed_is_not_its_own_to_tell() -> None:
     source = inspect.getsource(distributed.Worker.heartbeat)
-    assert runner_worker._MISSING in source
-    record = logging.LogRecord("distributed.worker", 30, "", 1, runner_worker._MISSING, (), None)
-    assert not runner_worker._is_useful(record)
+    assert runner_start._MISSING in source
+    record = logging.LogRecord("distributed.worker", 30, "", 1, runner_start._MISSING, (), None)
+    assert not runner_start._is_useful(record)
     record.msg = "anything else"
-    assert runner_worker._is_useful(record)
+    assert runner_start._is_useful(record)
 
 
 # What a call leaves behind

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     import dask_flame.backends.kubernetes.watchdog
     import dask_flame.remote.server
     import dask_flame.runner.from_file
-    import dask_flame.runner.worker  # noqa: F401
+    import dask_flame.runner.start  # noqa: F401
 
     fields = "major minor micro releaselevel serial"
     sys.version_info = namedtuple("version_info", fields)(*_VERSION)  # type: ignore[misc,assignment]

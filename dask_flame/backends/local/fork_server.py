@@ -58,7 +58,7 @@ _PR_SET_PDEATHSIG = 1
 #: Named as a module in messages about the installation of packages.
 PACKAGES = "packages="
 #: The module that every runner imports.
-_RUNNER = "dask_flame.runner.worker"
+_RUNNER = "dask_flame.runner.start"
 #: Seconds without a message after which deferred work is done.
 _A_MOMENT = 0.1
 #: Open descriptors that forks must not share, by the prefixes of their links in /proc.
@@ -313,7 +313,7 @@ def _warm() -> None:
     from distributed.versions import get_versions
 
     from dask_flame.packages.installed import environment
-    from dask_flame.runner.worker import know_modules
+    from dask_flame.runner.start import know_modules
 
     environment()
     importlib.import_module("dask_flame.reports.runner.report")  # a worker's plugin, and first call
