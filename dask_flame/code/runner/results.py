@@ -11,7 +11,7 @@ from distributed.protocol import Serialized, deserialize, serialize
 from dask_flame.code.runner import versions
 
 
-class VersionedResult:
+class VersionedResult(versions.Unopened):
     """A result of another version than the latest, which is unpickled by the call that uses it.
 
     In a process that is no runner, unpickling it returns the result itself.
@@ -37,7 +37,6 @@ class VersionedResult:
         return Serialized(self._header, self._frames)
 
     def open(self) -> Any:
-        """Unpickle the result with the modules of the present context."""
         return deserialize(self._header, self._frames)
 
     def __sizeof__(self) -> int:

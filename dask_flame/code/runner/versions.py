@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import importlib
+import logging
 import pickle
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import cloudpickle
 from dask.typing import Key
@@ -30,20 +31,20 @@ from dask_flame.code.runner.proxies import ModuleProxy
 from dask_flame.core import current_call
 from dask_flame.core.packs import Pack, Packs
 
+logger = logging.getLogger("dask_flame")
+
 #: The set of modules that code in this context uses, whichever call it belongs to.
 _using: contextvars.ContextVar[ModuleSet | None] = contextvars.ContextVar(
     "dask_flame_modules", default=None
 )
 
 
-@runtime_checkable
-class Unopened(Protocol):
+class Unopened:
     """A result that is not unpickled yet; see :mod:`dask_flame.code.runner.results`."""
 
-    def open(self) -> Any: ...
-
-    @property
-    def serialized(self) -> Any: ...
+    def open(self) -> Any:
+        """Unpickle the result with the modules of the present context."""
+        raise NotImplementedError
 
 
 class Versions:
@@ -109,7 +110,12 @@ class Versions:
             Whether code that belongs to no call uses it from now on.
         """
         for name, packed in packs.items():
-            pack = Pack(packed) if isinstance(packed, bytes) else Pack.in_file(packed)
+            try:
+                pack = Pack(packed) if isinstance(packed, bytes) else Pack.in_file(packed)
+            except OSError as error:
+                # The folder is gone, and with it soon this runner. Calls of this version fail.
+                logger.warning("local modules cannot be read: %s", error)
+                return
             self._packs.add(name, pack)
         self.tops.update(tops)
         if latest:
