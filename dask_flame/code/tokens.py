@@ -15,7 +15,7 @@ from dask.tokenize import normalize_object, normalize_token
 
 from dask_flame.core.distributed_internals import met_as_object
 
-#: Return the present versions in this process.
+#: Functions that return the present versions in this process.
 _versions: list[Callable[[], list[str]]] = []
 
 
@@ -25,11 +25,13 @@ def depend_on(versions: Callable[[], list[str]]) -> None:
     Parameters
     ----------
     versions : callable
-        Return the ids of the present versions. Only the first call in a process has an effect.
+        Return the ids of the present versions.
     """
-    if _versions:
+    if versions in _versions:
         return
     _versions.append(versions)
+    if len(_versions) > 1:
+        return
     # Dask remembers, for each class that it has met, the function of its base class.
     for cls in {object, type, FunctionType, *met_as_object(normalize_token, normalize_object)}:
         normalize_token.register(cls, _normalize)
@@ -39,5 +41,5 @@ def _normalize(value: Any) -> Any:
     plain = normalize_object(value)
     if hasattr(type(value), "__dask_tokenize__"):
         return plain
-    present = _versions[0]()
+    present = [version for versions in _versions for version in versions()]
     return (plain, present) if present else plain
