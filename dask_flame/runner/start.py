@@ -10,10 +10,12 @@ import logging
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.config
@@ -56,6 +58,9 @@ _MISSING = "Scheduler was unaware of this worker; shutting down."
 
 #: Beginning of distributed's error when the scheduler does not accept a worker.
 _REFUSED = "Unexpected response from register"
+
+#: The folder of this package.
+_PACKAGE = str(Path(__file__).parents[1])
 
 #: Dask's setting for the HTTP pages of workers.
 _PAGES = "distributed.worker.http.routes"
@@ -140,16 +145,21 @@ def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
 def _show(module: str, error: BaseException) -> None:
     """Print why a module cannot be imported: its own frames, then the error in one line."""
     frame = error.__traceback__
-    while frame is not None and (
-        frame.tb_frame.f_code.co_filename in (__file__, importlib.__file__)
-        or frame.tb_frame.f_code.co_filename.startswith("<frozen importlib")
-    ):
+    # An import in a thread begins with frames of threading and asyncio.
+    while frame is not None and _is_not_its_own(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next
     if frame is not None or isinstance(error, SyntaxError):
         lines = traceback.format_exception(type(error), error, frame)
         print(without_known("".join(lines)), end="", file=sys.stderr)
     said = without_known(f"{type(error).__name__}: {error}".removesuffix(": "))
     print(f"preload={module!r} cannot be imported: {said}", file=sys.stderr)
+
+
+def _is_not_its_own(file: str) -> bool:
+    """Return whether a file is one of this package or of the standard library."""
+    if file.startswith(("<frozen importlib", _PACKAGE)):
+        return True
+    return file.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in file
 
 
 async def _add_pages(worker: RunnerWorker, modules: list[str]) -> None:
