@@ -64,6 +64,7 @@ def test_the_readme_runs_from_top_to_bottom() -> None:
 #: Pages with code, and what they must print.
 PRINTED = {
     "calls": [r"^0\.95$", r"^\d\.\d+\.\d+ ", r"^1$", r"^\[0\.9, 0\.8\]$", r"^0\.9\d+$"],
+    "code": [r"^0\.1$", r"^0\.05$", r"^True$"],
     "dask": [r"^\{\}$"],
     "errors": [r"SystemExit", r"^1$", r"max=4"],
     "gpus": [r"^(cpu|cuda:\d)$"],
