@@ -422,6 +422,7 @@ def test_the_exported_names() -> None:
         "call",
         "cast",
         "devices",
+        "fetch",
         "on",
         "place",
         "report",

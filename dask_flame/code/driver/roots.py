@@ -139,7 +139,7 @@ def attribute(module: object, name: str) -> Any:
 def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
     """Yield the imported top-level names in no folder of ``sys.path``, and their folders."""
     for name, module in sys.modules.copy().items():  # other threads may import
-        if "." in name or name == "__main__" or name in _OF_RUNNERS:
+        if "." in name or name in ("__main__", "__mp_main__") or name in _OF_RUNNERS:
             continue
         for place in places_of(module):
             if not place.endswith(".py") and not os.path.isdir(place):

@@ -52,7 +52,7 @@ class Tree:
     linked : set of str
         The folders of files that links lead to.
     roots : set of str
-        The folders to scan; none of them is scanned as a part of another.
+        The folders to scan as a whole; none of them is scanned as a part of another.
     """
 
     files: dict[str, dict[str, Stamp]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Scanner:
 
     def scan(self, roots: Sequence[FoundRoot]) -> Tree:
         """Return the files in these folders, without reading them."""
-        tree = Tree(roots={root.path for root in roots})
+        tree = Tree(roots={root.path for root in roots if root.only is None})
         for root in roots:
             own = tree.files.setdefault(root.path, {})
             tree.real.clear()  # a root may be below another one

@@ -78,13 +78,17 @@ class LocalModules:
         await self._known[version].wait()
 
     async def fetch(self) -> None:
-        """Fetch the latest version from the scheduler, before the worker registers."""
+        """Fetch the latest version from the scheduler, before the worker registers.
+
+        If the scheduler cannot be reached, there is none; to register fails as well then.
+        """
         worker = self._worker
         arguments = worker.security.get_connection_args("worker")
-        async with rpc(worker.scheduler.address, connection_args=arguments) as scheduler:
-            # None: it is a stock scheduler.
-            for message in await getattr(scheduler, CODE_NOW)() or ():
-                self.receive(**message)
+        with contextlib.suppress(OSError):
+            async with rpc(worker.scheduler.address, connection_args=arguments) as scheduler:
+                # None: it is a stock scheduler.
+                for message in await getattr(scheduler, CODE_NOW)() or ():
+                    self.receive(**message)
 
     def begin(self, key: Key, task: PackedTask) -> None:
         """Let a call use the version that it was submitted with."""
