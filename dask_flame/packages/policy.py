@@ -71,7 +71,7 @@ class PackagePolicy:
         if self._option.mode != "sync":
             return False
         # A runner on this machine imports what the driver does, unless variables say otherwise.
-        own = {*pool.env, *(pool.options.get("secrets") or {})}
+        own = {*pool.env, *pool.secrets}
         return self._remote or any(name.startswith("PYTHON") for name in own)
 
     def _driver(self) -> list[Wanted]:
