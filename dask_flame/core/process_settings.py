@@ -95,6 +95,8 @@ def _warning_options() -> list[str]:
     return options
 
 
+#: Folder of distributed's servers for temporary files.
+_SCRATCH = "dask-scratch-space"
 _OF_BYTES = {1: "default::BytesWarning", 2: "error::BytesWarning"}
 
 
@@ -107,4 +109,7 @@ def _absolute() -> Iterator[str]:
     for folder in sys.path:
         # "" where the working directory was deleted, or an entry that Python ignores.
         with contextlib.suppress(OSError, TypeError, ValueError):
-            yield os.path.abspath(os.fsdecode(folder))
+            path = os.path.abspath(os.fsdecode(folder))
+            # distributed adds the folder of a scheduler that starts here, for files uploaded to it.
+            if _SCRATCH not in path.split(os.sep):
+                yield path
