@@ -75,7 +75,9 @@ def _refused(name: str, item: str, why: str, example: str = "polars==1.2") -> Po
     """Return the error for an item of a list; the item may hold credentials."""
     works = f'["{example}"]'
     write = f'dask.config.set({{"{name}": {works}}})' if "." in name else f"{name}={works}"
-    return PoolError(f"{name}={shown([veiled(item, random=False)])} {why}; write {write}")
+    where = " in Dask's configuration" if "." in name else ""
+    said = shown([veiled(item, random=False)])
+    return PoolError(f"{name}={said}{where} {why}; write {write}")
 
 
 def _wanted(name: str, text: str) -> Wanted:
