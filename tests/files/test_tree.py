@@ -90,12 +90,12 @@ def test_links(tmp_path: Path) -> None:
 
 
 def test_what_a_cluster_has_put_there_is_not_sent_again(tmp_path: Path) -> None:
-    (tmp_path / "root/only").mkdir(parents=True)
-    copy = tmp_path / "dask-flame-one/placed/root/data"
+    (tmp_path / "mine/only").mkdir(parents=True)
+    copy = tmp_path / "dask-flame-one/placed/mine/data"
     copy.mkdir(parents=True)
-    (tmp_path / "root/data").symlink_to(copy)
-    (tmp_path / "root/only/data").symlink_to(copy)
-    assert {path: item.kind for path, item in found(tmp_path / "root").items()} == {"only": FOLDER}
+    (tmp_path / "mine/data").symlink_to(copy)
+    (tmp_path / "mine/only/data").symlink_to(copy)
+    assert {path: item.kind for path, item in found(tmp_path / "mine").items()} == {"only": FOLDER}
 
 
 def test_a_link_without_end(tmp_path: Path) -> None:
