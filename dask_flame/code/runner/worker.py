@@ -24,6 +24,9 @@ from dask_flame.code.runner.versions import Versions
 from dask_flame.core.messages import CODE, CODE_NOW, CODE_THERE
 from dask_flame.serialization.packed import PackedTask
 
+#: Maximum number of seconds until a version arrives that the scheduler has sent.
+_ARRIVES_WITHIN = 10.0
+
 
 class LocalModules:
     """The local modules that a worker's calls import; nothing until the scheduler sends some.
@@ -74,8 +77,9 @@ class LocalModules:
         self._known[version].set()
 
     async def there(self, version: str) -> None:
-        """Return when a version, which the scheduler has sent, has arrived."""
-        await self._known[version].wait()
+        """Return when a version, which the scheduler has sent, has arrived, or will not."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._known[version].wait(), _ARRIVES_WITHIN)
 
     async def fetch(self) -> None:
         """Fetch the latest version from the scheduler, before the worker registers.
