@@ -14,7 +14,7 @@ from dask_flame.reports.wire import Batch
 logger = logging.getLogger("dask_flame")
 
 What = Literal["reports", "begin", "end", "renewed"]
-State = Literal["running", "done", "failed", "cancelled", "lost"]
+State = Literal["waiting", "running", "done", "failed", "cancelled", "lost"]
 
 
 @dataclass(frozen=True, slots=True)

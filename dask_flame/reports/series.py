@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from dask.typing import Key
 
 from dask_flame.reports.changes import State
+
+#: Value of an argument, as it is shown and sorted.
+Parameter = bool | int | float | str | None
+#: Whether small or large values of a metric are better.
+Direction = Literal["min", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,8 @@ class CallReports:
         Key of the task.
     runner : str
         Name of the runner that made the latest report.
-    state : {"running", "done", "failed", "cancelled", "lost"}
-        ``failed``: the call raised. ``cancelled``: its result is not wanted any more. ``lost``: it
+    state : {"waiting", "running", "done", "failed", "cancelled", "lost"}
+        ``waiting``: it has not begun. ``failed``: the call raised. ``cancelled``: its result is not wanted any more. ``lost``: it
         left its runner unfinished, usually because the runner ended, and will run again.
     attempt : int
         1, plus one for each time the call has run again since it first reported.
@@ -68,6 +74,21 @@ class CallReports:
         hidden. Empty without arguments and for methods of actors.
     why : str
         Short text of the exception, if the call failed.
+    parameters : mapping of str to (bool, int, float, str or None)
+        Arguments of the call by name, with the items of dicts, dataclasses and namespaces as
+        ``"model.layers"``. Values of other types are short texts. Secrets are hidden.
+    label : str
+        Name that the call gave itself with :func:`dask_flame.label`; empty without one.
+    function : str
+        Name of the function; empty if unknown.
+    run : str
+        Id of the run that the call belongs to; empty if it belongs to none.
+    submitted : float or None
+        Unix time in seconds at which the call was submitted, if known.
+    progress : float or None
+        Share of the call that is done, from 0 to 1, if the call reports it.
+    better : mapping of str to {"min", "max"}
+        Whether small or large values are better, by metric, as far as the call has declared it.
     """
 
     key: Key
@@ -81,6 +102,13 @@ class CallReports:
     pool: str = ""
     arguments: str = ""
     why: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    label: str = ""
+    function: str = ""
+    run: str = ""
+    submitted: float | None = None
+    progress: float | None = None
+    better: Mapping[str, Direction] = field(default_factory=dict)
 
 
 def merged(call: CallReports, after: float = float("-inf")) -> dict[tuple[float, int], _Row]:
