@@ -41,6 +41,9 @@ class Report:
         1, plus one for each time the call has run again.
     thinned : int
         Approximate number of reports of this call that were dropped since the previous one.
+    name : str
+        Name of the call, as on the page and in pictures: its label, its key if you have chosen it,
+        or the arguments in which the calls differ.
     """
 
     task: Key
@@ -50,6 +53,7 @@ class Report:
     time: float
     attempt: int = 1
     thinned: int = 0
+    name: str = ""
 
     @property
     def key(self) -> Key:
@@ -168,6 +172,8 @@ class _Position:
 
     def batch(self, batch: Batch, attempt: int) -> list[Report]:
         self._begin(attempt)
+        if not batch.times:
+            return []  # it only describes the call
         self.until = batch.times[-1]
         for name, values in batch.values.items():
             self.points[name] = self.points.get(name, 0) + len(values)
