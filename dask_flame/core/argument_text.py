@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import inspect
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -40,6 +41,9 @@ _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 _BRACKETS: dict[Any, str] = {tuple: "()", list: "[]", dict: "{}", set: "{}", frozenset: "{}"}
 #: Types whose length is known at once, also in derived classes.
 _SIZED: tuple[Any, ...] = (*_BRACKETS, str, bytes, bytearray, deque)
+#: Names of parameters by function, with the function's code; reading them takes most of the time.
+_signatures: weakref.WeakKeyDictionary[types.FunctionType, tuple[Any, tuple[list[str], str]]]
+_signatures = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,6 +179,17 @@ def _one(name: str, value: Any, look: _Look, *, meant: str, depth: int = 0) -> s
 
 def _names(function: Any) -> tuple[list[str], str]:
     """Return the names of the positional parameters, and of the variadic one."""
+    if type(function) is not types.FunctionType:
+        return _read_names(function)
+    code, found = _signatures.get(function, (None, None))
+    # Tools that reload modules replace the code of a function in place.
+    if found is None or code is not function.__code__:
+        found = _read_names(function)
+        _signatures[function] = function.__code__, found
+    return found
+
+
+def _read_names(function: Any) -> tuple[list[str], str]:
     kind = type(function)
     if kind not in _FUNCTIONS and kind is not types.MethodType and type not in kind.__mro__:
         # Use the class's __call__: the instance itself might answer with anything.

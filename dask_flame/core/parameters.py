@@ -16,6 +16,8 @@ from dask_flame.core.redaction import ELSE, secret
 
 #: Maximum number of parameters of a call, and nesting of dicts and dataclasses.
 MOST, DEPTH = 50, 4
+#: Types of most arguments; they have no items.
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 #: Largest whole number that JavaScript and JSON readers keep exactly.
 _EXACT = 2**53
 
@@ -64,7 +66,8 @@ def parameters(
             for i, (name, meant, value) in enumerate(named_arguments(function, args, kwargs))
         ]
         use = resolve or _same
-        alone = len(given) == 1 and bool(fields_of(use(given[0][2])))
+        first = use(given[0][2]) if len(given) == 1 else None
+        alone = type(first) not in _PLAIN and bool(fields_of(first))
         pairs = (
             pair
             for name, meant, value in given
@@ -88,7 +91,8 @@ def _flat(
     if secret(meant, value):
         yield name, ELSE
         return
-    inside = fields_of(value) if depth < DEPTH else None
+    plain = type(value) in _PLAIN or depth >= DEPTH
+    inside = None if plain else fields_of(value)
     if inside:
         for item, held in islice(inside.items(), MOST):
             full = f"{name}.{item}" if name else item

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextvars
 import functools
 import logging
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
+from dask.typing import Key
 from distributed import Client
 
 from dask_flame.core.distributed_internals import calls_submitted, replace
@@ -17,16 +20,48 @@ logger = logging.getLogger("dask_flame")
 
 #: Name of this part among the extensions of a Client.
 NAME = "flame-submission"
+#: Maximum number of calls of a Client that are remembered.
+_MOST = 10_000
 #: The description of the calls that are being submitted.
 _describing: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
     "dask_flame_describing", default=None
 )
 
 
+class Submissions:
+    """The calls that a Client has submitted.
+
+    Attributes
+    ----------
+    keys : HeldKeys
+    calls : dict
+        Function, arguments and parameters of the latest calls, by key.
+    """
+
+    def __init__(self) -> None:
+        self.keys = HeldKeys()
+        self.calls: dict[Key, tuple[str, str, Mapping[str, Any]]] = {}
+
+    def add(self, description: Mapping[str, Any]) -> None:
+        """Remember described calls; beyond a limit the oldest are forgotten."""
+        function = description["function"]
+        for key, *about in description["calls"]:
+            self.calls.pop(key, None)
+            self.calls[key] = (function, *about)
+        for key in list(islice(self.calls, max(0, len(self.calls) - _MOST))):
+            del self.calls[key]
+
+
 def connect(client: Client) -> None:
     """Describe the calls of a Client whose scheduler takes descriptions."""
-    client.extensions.setdefault(NAME, HeldKeys())
+    client.extensions.setdefault(NAME, Submissions())
     _describe_with_calls()
+
+
+def submissions_of(client: Client) -> Submissions | None:
+    """Return the calls that a Client has submitted; None if they are not described."""
+    submissions: Submissions | None = client.extensions.get(NAME)
+    return submissions
 
 
 def _describe_with_calls() -> None:
@@ -37,13 +72,14 @@ def _describe_with_calls() -> None:
 
     @functools.wraps(submit)
     def _graph_to_futures(self: Client, expr: Any, *args: Any, **kwargs: Any) -> Any:
-        held = self.extensions.get(NAME)
-        found = None if held is None or kwargs.get("actors") else calls_submitted(expr)
-        if found is None:
+        known = submissions_of(self)
+        found = None if known is None or kwargs.get("actors") else calls_submitted(expr)
+        if found is None or known is None:
             return submit(self, expr, *args, **kwargs)
         try:
-            held.check(found, self.futures, _code_version(self))
+            known.keys.check(found, self.futures, _code_version(self))
             told = described(found)
+            known.add(told)
         except UserWarning:
             raise  # where warnings are errors
         except Exception:
