@@ -11,9 +11,10 @@ from distributed import Status, Worker
 from distributed.worker import warn
 
 from dask_flame.core.current_call import find, several, worker_here
-from dask_flame.core.option_checks import one_of, word
+from dask_flame.core.option_checks import shown, word
 from dask_flame.core.redaction import veiled
 from dask_flame.core.terminal_text import plain
+from dask_flame.errors import PoolError
 from dask_flame.reports.runner.bound import BoundReport, checked, from_environment, named
 from dask_flame.reports.runner.validate import LONGEST_NAME, last_step
 from dask_flame.reports.series import Direction
@@ -123,7 +124,11 @@ class _Report:
         ...     dask_flame.report(step=1, skill=0.5)
         """
         for metric, best in directions.items():
-            one_of(metric, best, ("min", "max"))
+            if best not in ("min", "max"):
+                raise PoolError(
+                    f'{plain(metric)}={shown(best)} is neither "min" nor "max"; write '
+                    f'report.better({plain(metric)}="max")'
+                )
         place = find()
         if place is not None:
             sender, call = place
