@@ -100,6 +100,8 @@ class _Report:
                 if not values:
                     return
             checked(step, values, _complain)
+            if of is not None:
+                last_step(of, _complain)
             _warn_if_lost(worker_here())
 
     def better(self, **directions: Direction) -> None:
