@@ -52,6 +52,8 @@ def test_calls_wait_fail_and_run_before_they_report(flame: Any) -> None:
     assert failed.why == "ValueError('the rate is too high')"
     assert failed.parameters == {"rate": 0.9, "layers": 2}
     assert failed.runner
+    trace = plugin.traceback(futures[0].key)
+    assert 'raise ValueError("the rate is too high")' in trace
     wait_for(lambda: sorted(states(plugin).values()) == ["failed", *["running"] * 2, "waiting"])
     Event("go", client=client).set()
     wait_for(lambda: sum(c.progress == 0.25 for c in plugin.calls().values()) == 2)
