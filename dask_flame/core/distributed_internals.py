@@ -82,6 +82,7 @@ OVERRIDDEN = {
 #: replace in a module, with the reason.
 REPLACED = {
     "Client._cancel": "returns when the scheduler has heard of it",
+    "Client._close": "a closed client no longer watches its local modules",
     "Client._ensure_connected": "a client that is back takes up its lease",
     "Client._graph_to_futures": "local modules are sent before the calls that need them",
     "Client._handle_event": "an event handler that exits must not end the event loop",
