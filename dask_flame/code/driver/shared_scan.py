@@ -21,6 +21,7 @@ from dask_flame.code.driver.notifier import Notifier
 from dask_flame.code.driver.roots import FoundRoot, automatic
 from dask_flame.code.driver.scan import Reader, Scanner, Tree, changed, imported_below
 from dask_flame.core.packs import build
+from dask_flame.core.process_settings import import_path
 
 #: Read the times of all files at least this often (seconds) before a call, even if the kernel
 #: reports no change: it does not know of changes that other machines make on a shared disk.
@@ -84,7 +85,7 @@ class SharedScan:
         self._resting = False
         self._tree: Tree | None = None
         self._path: list[str] = []
-        self._cwd = ""
+        self._where: tuple[list[str], str] = [], ""
         self._modules = 0
         self._roots: list[FoundRoot] = []
         self._imported: set[str] = set()
@@ -154,9 +155,7 @@ class SharedScan:
 
     def _is_unchanged(self) -> bool:
         tree = self._tree
-        if tree is None or sys.path != self._path or not self._same_modules():
-            return False
-        if "" in self._path and _cwd() != self._cwd:
+        if tree is None or not self._same_path() or not self._same_modules():
             return False
         now = monotonic()
         if self._resting:
@@ -168,6 +167,16 @@ class SharedScan:
                 return True
         self._looked = now
         return not changed(tree)
+
+    def _same_path(self) -> bool:
+        """Return whether the driver imports from the same folders."""
+        where = sys.path, _cwd()
+        if where == self._where:
+            return True
+        if import_path() != self._path:
+            return False
+        self._where = [*sys.path], _cwd()  # a scheduler has started here, for instance
+        return True
 
     def _same_modules(self) -> bool:
         """Return whether later imports leave the folders to read as they are."""
@@ -186,7 +195,8 @@ class SharedScan:
             self._resting = False
 
     def _scan(self) -> None:
-        self._path, self._cwd, self._modules = list(sys.path), _cwd(), len(sys.modules)
+        self._where, self._path = ([*sys.path], _cwd()), import_path()
+        self._modules = len(sys.modules)
         chosen = self.options.chosen
         self._roots = automatic() if chosen is None else list(chosen)
         self._imported = imported_below(self._roots)

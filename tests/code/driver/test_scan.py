@@ -26,6 +26,7 @@ from dask_flame.code.driver.shared_scan import SharedScan, scans
 from dask_flame.code.manifest import Manifest
 from dask_flame.core.packs import Pack
 from dask_flame.errors import PoolError
+from tests.support.watches import watches
 
 
 def write(folder: Path, *names: str, text: str = "") -> None:
@@ -199,15 +200,6 @@ def test_ten_changes_in_a_row_are_ten_versions(code: LocalCode, tmp_path: Path) 
     assert len(seen) == 10
     (tmp_path / "mod.py").write_text("X = 0\n")
     assert code.version() in seen
-
-
-def watches() -> int:
-    """Return the number of open inotify descriptors of this process."""
-    found = 0
-    for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
-        with contextlib.suppress(OSError):
-            found += "inotify" in os.readlink(f"/proc/self/fd/{number}")
-    return found
 
 
 @pytest.mark.unit
