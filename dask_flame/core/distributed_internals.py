@@ -258,6 +258,12 @@ def stock_send_safe(client: Client, message: dict[str, Any]) -> None:
     type(client)._send_to_scheduler_safe(client, message)
 
 
+@uses("Client._close")
+def closing_client() -> Callable[..., Any]:
+    """Return the coroutine function that closes a Client."""
+    return Client._close
+
+
 @uses("Client._ensure_connected", "Client._reconnect")
 def connecting() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the methods by which Clients connect and reconnect."""

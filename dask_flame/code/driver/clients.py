@@ -13,7 +13,7 @@ from distributed import Client, Scheduler
 
 from dask_flame.code.driver.local_code import LocalCode, versions
 from dask_flame.code.tokens import depend_on
-from dask_flame.core.distributed_internals import replace, send_to_scheduler
+from dask_flame.core.distributed_internals import closing_client, replace, send_to_scheduler
 from dask_flame.core.messages import CODE, CODE_THERE
 from dask_flame.serialization import pickling
 from dask_flame.serialization.opaque import opaquely
@@ -93,7 +93,7 @@ def send_with_calls() -> None:
 
     Only Clients with a :class:`CodeSender` are affected; see :func:`connect`.
     """
-    submit, send, close = Client._graph_to_futures, Client._send_to_scheduler, Client._close
+    submit, send, close = Client._graph_to_futures, Client._send_to_scheduler, closing_client()
     if hasattr(submit, "dask_flame"):
         return
 
