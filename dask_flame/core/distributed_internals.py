@@ -261,7 +261,8 @@ def stock_send_safe(client: Client, message: dict[str, Any]) -> None:
 @uses("Client._close")
 def closing_client() -> Callable[..., Any]:
     """Return the coroutine function that closes a Client."""
-    return Client._close
+    close: Callable[..., Any] = Client._close
+    return close
 
 
 @uses("Client._ensure_connected", "Client._reconnect")

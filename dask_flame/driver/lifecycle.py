@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import logging
 import os
 import weakref
@@ -139,7 +140,7 @@ class ClusterLifecycle(PoolsApi):
         if not self.called_from_running_loop:
             try:
                 self._loop_runner.start()
-                self.sync(self._start)
+                _without_context(self.sync, self._start)
             except BaseException:
                 self.close()
                 raise
@@ -147,7 +148,7 @@ class ClusterLifecycle(PoolsApi):
     def __await__(self) -> Any:
         async def started() -> ClusterLifecycle:
             if self._starting is None and self.status is Status.created:
-                self._starting = asyncio.ensure_future(self._start())
+                self._starting = _without_context(lambda: asyncio.ensure_future(self._start()))
             if self._starting is not None:
                 await self._starting
             return self
@@ -400,6 +401,15 @@ class ClusterLifecycle(PoolsApi):
             self._start_task.cancel()  # it closes the parts that have started
             return
         self._expiring = asyncio.ensure_future(self._close())
+
+
+def _without_context(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in an empty context.
+
+    The tasks of a cluster outlive the code that makes it. In the context of a notebook's cell,
+    whatever they log would appear under that cell, and not under the one that runs.
+    """
+    return contextvars.Context().run(function, *args)
 
 
 def _forked() -> None:

@@ -26,6 +26,11 @@ from dask_flame.serialization.packed import PackedTask
 _UNIQUE = re.compile(r"-[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$")
 
 
+def is_generated(key: Key) -> bool:
+    """Return whether Dask has made the key of a call, and not the user."""
+    return isinstance(key, str) and _UNIQUE.search(key) is not None
+
+
 def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
     """Return the arguments of a task on this worker as text; may be called from any thread.
 
