@@ -110,6 +110,8 @@ class RunningCall:
         Names of the reported metrics.
     arguments : str
         Short text of the arguments; empty after it was sent.
+    stopped : {"", "raise", "return"}
+        Whether :func:`dask_flame.stop` has stopped it, and how its reports tell.
     """
 
     key: Key
@@ -121,6 +123,7 @@ class RunningCall:
     complaints: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     arguments: str = ""
+    stopped: str = ""
 
 
 #: An unsent report: its call, step, time and values.

@@ -12,6 +12,7 @@ from distributed.worker import warn
 
 from dask_flame.core.current_call import find, several, worker_here
 from dask_flame.reports.runner.bound import BoundReport, checked, from_environment, named
+from dask_flame.reports.runner.stopping import goes_on
 from dask_flame.reports.wire import NAME
 
 
@@ -34,12 +35,22 @@ class _Report:
         on an accelerator is copied to the host, which synchronizes with the accelerator. NaN and
         infinities are kept; None is ignored.
 
+    Returns
+    -------
+    bool
+        True, or False if the call was stopped by ``dask_flame.stop(future, raises=False)``.
+
+    Raises
+    ------
+    CallStopped
+        The call was stopped by :func:`dask_flame.stop`. Every further report raises it, too.
+
     Warns
     -----
     UserWarning
         A value is not a real number, or `step` is not a valid step. The value is dropped, or the
         next step is used. Each name is warned about once in a call, in the driver as well. `report`
-        never raises.
+        never raises for that.
 
     Notes
     -----
@@ -69,26 +80,27 @@ class _Report:
         *unnamed: Mapping[str, SupportsFloat | None],
         step: int | None = None,
         **values: SupportsFloat | None,
-    ) -> None:
+    ) -> bool:
         place = find()
         if place is not None:
             sender, call = place
             if unnamed:
                 values = named(unnamed, sender.complain, call) | values
                 if not values:
-                    return
+                    return True
             step, numbers = checked(step, values, sender.complain, call)
             if numbers:
                 sender.add(call, step, numbers)
-        elif (bound := from_environment()) is not None:
-            bound(*unnamed, step=step, **values)
-        else:
-            if unnamed:
-                values = named(unnamed, _complain) | values
-                if not values:
-                    return
-            checked(step, values, _complain)
-            _warn_if_lost(worker_here())
+            return goes_on(call.stopped, call.key) if call.stopped else True
+        if (bound := from_environment()) is not None:
+            return bound(*unnamed, step=step, **values)
+        if unnamed:
+            values = named(unnamed, _complain) | values
+            if not values:
+                return True
+        checked(step, values, _complain)
+        _warn_if_lost(worker_here())
+        return True
 
     def bind(self) -> BoundReport:
         """Return a function that reports for the running call from anywhere on this machine.
@@ -129,25 +141,33 @@ class _Report:
 report = _Report()
 
 
-def count(new: int, values: dict[str, float]) -> None:
-    """Report `new` more items done; the step counts the items of all tracked loops of the call."""
+def count(new: int, values: dict[str, float]) -> bool:
+    """Report `new` more items done; the step counts the items of all tracked loops of the call.
+
+    Returns what :func:`report` returns, and raises what it raises.
+    """
     place = find()
     if place is not None:
         sender, call = place
         call.tracked += new
         sender.add(call, call.tracked, values, aside=True)
-    elif (bound := from_environment()) is not None:
-        bound.count(new, values)
+        return goes_on(call.stopped, call.key)
+    bound = from_environment()
+    return bound is None or bound.count(new, values)
 
 
-def aside(step: int, values: dict[str, float]) -> None:
-    """Report at a step, without changing the call's next default step."""
+def aside(step: int, values: dict[str, float]) -> bool:
+    """Report at a step, without changing the call's next default step.
+
+    Returns what :func:`report` returns, and raises what it raises.
+    """
     place = find()
     if place is not None:
         sender, call = place
         sender.add(call, step, values, aside=True)
-    elif (bound := from_environment()) is not None:
-        bound.aside(step, values)
+        return goes_on(call.stopped, call.key)
+    bound = from_environment()
+    return bound is None or bound.aside(step, values)
 
 
 def _complain(about: str, message: str) -> None:

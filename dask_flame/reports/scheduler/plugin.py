@@ -16,8 +16,10 @@ from dask_flame.core.option_checks import whole, yes_or_no
 from dask_flame.core.redaction import veiled
 from dask_flame.core.settings import configured
 from dask_flame.history.state import Snapshot
+from dask_flame.reports.changes import State
 from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.scheduler.publisher import ClientFollowers
+from dask_flame.reports.scheduler.stops import CallStops, was_stopped
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.wire import NAME, TOPIC, decode
 
@@ -87,6 +89,7 @@ class Reports(SchedulerPlugin):
         self.pools: Callable[[], Snapshot] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: ClientFollowers | None = None
+        self._stops: CallStops | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickled as its options: the store has a lock, and the plugin has not started yet.
@@ -95,6 +98,7 @@ class Reports(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._followers = ClientFollowers(scheduler, self.store)
+        self._stops = CallStops(scheduler)
         await scheduler.register_worker_plugin(
             comm=None,
             plugin=dumps(ReportSender(names=self._names, hide_random=self._hide)),
@@ -113,7 +117,9 @@ class Reports(SchedulerPlugin):
     async def close(self) -> None:
         if self._followers is not None:
             self._followers.close()
-        self._scheduler = self._followers = None
+        if self._stops is not None:
+            self._stops.close()
+        self._scheduler = self._followers = self._stops = None
         self.pools = None
 
     def log_event(self, topic: str, msg: Any) -> None:
@@ -126,6 +132,8 @@ class Reports(SchedulerPlugin):
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")
             self.store.add(batch, state="running" if wanted else "cancelled")
+            if self._stops:
+                self._stops.again(batch.key)
 
     def transition(
         self,
@@ -136,6 +144,8 @@ class Reports(SchedulerPlugin):
         stimulus_id: str,
         **kwargs: Any,
     ) -> None:
+        if self._stops:
+            self._stops.transition(key, finish)
         # The fast test comes first: it is false for almost all tasks, which never report.
         if ("processing" not in (start, finish)) or key not in self.store:
             return
@@ -145,7 +155,9 @@ class Reports(SchedulerPlugin):
             self.store.end(key, "done", time())
         elif finish == "erred" or stimulus_id.startswith("task-erred"):
             # A task with retries left becomes "released", with the stimulus of the worker's error.
-            self.store.end(key, "failed", time(), _shortened(kwargs.get("exception_text")))
+            text = kwargs.get("exception_text")
+            state: State = "cancelled" if was_stopped(text) else "failed"
+            self.store.end(key, state, time(), _shortened(text))
         else:
             self.store.end(key, "lost" if self._wanted(key) else "cancelled", time())
 
