@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from dask_flame.prints.scheduler.plugin import Prints as Prints
     from dask_flame.reports import Report as Report
     from dask_flame.reports import Reports as Reports
+    from dask_flame.reports import label as label
     from dask_flame.reports import report as report
     from dask_flame.reports import reports_of as reports_of
     from dask_flame.reports import stream as stream
+    from dask_flame.reports.driver.run import run as run
     from dask_flame.reports.driver.stop import stop as stop
     from dask_flame.reports.runner.track import track as track
     from dask_flame.runner.devices import devices as devices
@@ -66,9 +68,11 @@ _HOME = {
     "fetch": "dask_flame.files.driver.fetch",
     "on": "dask_flame.driver.calls",
     "place": "dask_flame.driver.calls",
+    "label": "dask_flame.reports",
     "report": "dask_flame.reports",
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.lease.resume",
+    "run": "dask_flame.reports.driver.run",
     "setup_result": "dask_flame.runner.setup",
     "stop": "dask_flame.reports.driver.stop",
     "stream": "dask_flame.reports",
@@ -97,11 +101,13 @@ __all__ = [
     "cast",
     "devices",
     "fetch",
+    "label",
     "on",
     "place",
     "report",
     "reports_of",
     "resume_clients",
+    "run",
     "setup_result",
     "stop",
     "stream",

@@ -49,8 +49,8 @@ T = TypeVar("T")
 #: ``shutdown_timeout`` of its calls. The substrate may allow less.
 _FETCH_WITHIN = 10.0
 
-#: Errors of calls that are reported elsewhere: interruptions, errors of a notebook's cell, which the
-#: cell shows, and the ends of calls that the driver has stopped.
+#: Errors of calls that are reported elsewhere: interruptions, errors of a notebook's cell, which
+#: the cell shows, and the ends of calls that the driver has stopped.
 _REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(", "CallStopped(")
 
 #: distributed's message when a heartbeat crosses the scheduler's request to close.

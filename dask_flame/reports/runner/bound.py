@@ -18,6 +18,7 @@ from dask_flame.reports.runner.validate import (
     LAST_STEP,
     WORKS,
     InvalidValue,
+    last_step,
     number,
     whole_step,
 )
@@ -78,6 +79,7 @@ class BoundReport:
         self,
         *unnamed: Mapping[str, SupportsFloat | None],
         step: Any = None,
+        of: Any = None,
         **values: SupportsFloat | None,
     ) -> bool:
         if unnamed:
@@ -85,16 +87,25 @@ class BoundReport:
             if not values:
                 return True
         step, numbers = checked(step, values, self._complain)
+        if of is not None:
+            of = last_step(of, self._complain)
         if self._local is not None and self._local[0].here:
             sender, call = self._local
             if numbers:
+                call.of = of or call.of
                 sender.add(call, step, numbers)
             return goes_on(call.stopped, call.key)
-        return goes_on(self._send({"step": step, "values": numbers}) if numbers else "")
+        if not numbers:
+            return True
+        return goes_on(self._send({"step": step, "values": numbers, "of": of}))
 
-    def aside(self, step: int, values: dict[str, float]) -> bool:
+    def aside(self, step: int, values: dict[str, float], *, of: float | None = None) -> bool:
         """Report from another process, without changing the call's next default step."""
-        return goes_on(self._send({"step": step, "values": values, "aside": True}))
+        return goes_on(self._send({"step": step, "values": values, "aside": True, "of": of}))
+
+    def describe(self, **about: Any) -> None:
+        """Send fields of the call from another process; see :class:`dask_flame.CallReports`."""
+        self._send({"described": about})
 
     def count(self, new: int, values: dict[str, float]) -> bool:
         """Report from another process; the step is the number of items done in that process."""

@@ -339,8 +339,10 @@ def test_it_works_on_any_dask_cluster_and_for_an_asynchronous_client() -> None:
         async with Client(address, asynchronous=True) as client:
             future = client.submit(catches)
             reports = await dask_flame.reports_of(client)
-            while future.key not in reports.calls:
-                await asyncio.sleep(0.01)
+            began = asyncio.Event()
+            reports.subscribe(lambda change: began.set())
+            if future.key not in reports.calls:
+                await began.wait()
             await stop(future)
             assert "was stopped" in await future
 
