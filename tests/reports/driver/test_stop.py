@@ -148,7 +148,7 @@ def client() -> Iterator[Client]:
         client.wait_for_workers(3)
         # Its runners, and the threads that show their output, are not of a single test.
         client.submit(print, "ready").result(timeout=60)
-        client.run(resource_tracker.ensure_running)
+        client.run(lambda: resource_tracker.ensure_running())
         yield client
 
 
