@@ -63,6 +63,7 @@ EXAMPLES = {
     "on_return": "print",
     "items": "range(100)",
     "metric": '"loss"',
+    "text": '"deep, rate=0.1"',
     "best": '"min"',
     "log": "True",
     "home_limit": '"16 GiB"',

@@ -11,9 +11,10 @@ from distributed import Status, Worker
 from distributed.worker import warn
 
 from dask_flame.core.current_call import find, several, worker_here
-from dask_flame.core.option_checks import one_of, word
+from dask_flame.core.option_checks import shown, word
 from dask_flame.core.redaction import veiled
 from dask_flame.core.terminal_text import plain
+from dask_flame.errors import PoolError
 from dask_flame.reports.runner.bound import BoundReport, checked, from_environment, named
 from dask_flame.reports.runner.stopping import goes_on
 from dask_flame.reports.runner.validate import LONGEST_NAME, last_step
@@ -110,6 +111,8 @@ class _Report:
             if not values:
                 return True
         checked(step, values, _complain)
+        if of is not None:
+            last_step(of, _complain)
         _warn_if_lost(worker_here())
         return True
 
@@ -135,7 +138,11 @@ class _Report:
         ...     dask_flame.report(step=1, skill=0.5)
         """
         for metric, best in directions.items():
-            one_of(metric, best, ("min", "max"))
+            if best not in ("min", "max"):
+                raise PoolError(
+                    f'{plain(metric)}={shown(best)} is neither "min" nor "max"; write '
+                    f'report.better({plain(metric)}="max")'
+                )
         place = find()
         if place is not None:
             sender, call = place

@@ -157,6 +157,10 @@ class Reports(SchedulerPlugin):
         """Return all calls of runs and all calls that have reported, ordered by submission."""
         return {**self._book.calls, **self.store.calls}
 
+    def traceback(self, key: Key) -> str:
+        """Return the end of the traceback of a failed call of a run; empty if there is none."""
+        return self._book.traceback(key)
+
     def update_graph(
         self,
         scheduler: Scheduler,
@@ -202,7 +206,8 @@ class Reports(SchedulerPlugin):
         if reports and start == "processing":
             self.store.end(key, state, time(), why)
         if in_run:
-            self._book.end(key, state, time(), why)
+            trace = veiled(str(kwargs.get("traceback_text") or "")) if state == "failed" else ""
+            self._book.end(key, state, time(), why, trace)
 
     def _ended(
         self, key: Key, start: str, finish: str, stimulus_id: str, told: Mapping[str, Any]
