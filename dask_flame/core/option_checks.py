@@ -49,6 +49,7 @@ EXAMPLES = {
     "calls": "1_000",
     "names": "1_000",
     "hide_random": "True",
+    "raises": "False",
     "points": "4_000",
     "total": "5_000_000",
     "limit": "20_000",

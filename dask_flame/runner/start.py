@@ -50,9 +50,9 @@ T = TypeVar("T")
 #: ``shutdown_timeout`` of its calls. The substrate may allow less.
 _FETCH_WITHIN = 10.0
 
-#: Errors of calls that are reported elsewhere: interruptions, and errors of a notebook's cell,
-#: which the cell shows.
-_REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(")
+#: Errors of calls that are reported elsewhere: interruptions, errors of a notebook's cell, which
+#: the cell shows, and the ends of calls that the driver has stopped.
+_REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(", "CallStopped(")
 
 #: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
