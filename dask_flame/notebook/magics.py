@@ -9,6 +9,7 @@ import queue
 import shlex
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -185,16 +186,16 @@ class FlameMagic:
         # Keep the notebook's line numbers: its first line is the magic.
         source = "\n" + shell.transform_cell(cell)
         filename = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell)
-        try:
-            tree = ast.parse(source, filename)
-            compile(source, filename, "exec", names.FLAGS, dont_inherit=True)
-        except SyntaxError as error:
-            raise _unparsable(shell, error) from None
-        used = [
-            name
-            for name in sorted(names.used(tree))
-            if name in namespace and name not in _SHELLS_OWN
-        ]
+        with warnings.catch_warnings():
+            # The runner compiles the cell, too, and shows them.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            try:
+                tree = ast.parse(source, filename)
+                compile(source, filename, "exec", names.FLAGS, dont_inherit=True)
+            except SyntaxError as error:
+                raise _unparsable(shell, error) from None
+            loaded = names.used(tree)
+        used = [name for name in sorted(loaded) if name in namespace and name not in _SHELLS_OWN]
         parcel = pack(namespace, namespace, used, follow=True)
         if parcel.failed:
             raise UsageError(_not_sendable(parcel))

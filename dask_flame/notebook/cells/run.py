@@ -20,6 +20,7 @@ import tblib.pickling_support
 from distributed import get_worker
 
 from dask_flame.errors import FlameError
+from dask_flame.notebook.cells import tracebacks
 from dask_flame.notebook.cells.names import FLAGS
 from dask_flame.notebook.cells.outputs import Outputs, gathered
 from dask_flame.notebook.cells.transfer import Parcel, pack, reason, unpack
@@ -260,7 +261,7 @@ def _failed(
     text = "".join(traceback.format_exception(type(error), error, frames))
     try:
         tblib.pickling_support.install(*_chain(error))
-        data = cloudpickle.dumps({ERROR: error})
+        data = tracebacks.dumps({ERROR: error})
     except Exception:
         data = b""
     return Outcome(parcel, deleted, {}, data, (kind, _said(error), text))
