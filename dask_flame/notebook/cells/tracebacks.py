@@ -70,7 +70,7 @@ class _Pickler(cloudpickle.Pickler):
 
 
 def frames_of(traceback: TracebackType | None) -> tuple[Frame, ...]:
-    """Return the entries of a traceback, the outermost first."""
+    """Return the entries of a traceback, the outermost first, without hidden ones at its end."""
     frames = []
     while traceback is not None:
         code = traceback.tb_frame.f_code
@@ -88,6 +88,9 @@ def frames_of(traceback: TracebackType | None) -> tuple[Frame, ...]:
             )
         )
         traceback = traceback.tb_next
+    # IPython shows the last entry even if it is to be hidden.
+    while len(frames) > 1 and frames[-1].names.get("__tracebackhide__"):
+        frames.pop()
     return tuple(frames)
 
 
