@@ -141,7 +141,7 @@ def test_an_endless_flood_is_cut_and_stopped(notebook: Kernel) -> None:
         cell = notebook.run(f"%%flame\nwhile True: {endless}", seen=stop)
         assert cell.messages[-1][1]["ename"] == "KeyboardInterrupt"
         assert stopped[0] < 3_000_000
-        assert "a cell shows 10,000 at once, then 200 per second" in cell.text
+        assert "a cell shows 10,000 lines at once, then 200 per second" in cell.text
         assert notebook.ok("%%flame\n1").displayed == [{"text/plain": "1"}]
 
 

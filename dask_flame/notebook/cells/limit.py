@@ -6,9 +6,11 @@ from collections import deque
 
 from dask_flame.prints.rate_limit import RateLimit
 
-#: Lines and displays of a cell that are shown at once, and per second after that.
+#: Lines of a cell that are shown at once, and per second after that.
 BURST, RATE = 10_000, 200
-#: A longer line counts as several, and a larger display, too; in characters.
+#: A display counts as this many lines. Each is a message of its own, and an output in the notebook.
+DISPLAY = 20
+#: A line with more characters counts as several, and so does a display for each of these.
 _LINE, _DISPLAY = 100, 10_000
 #: Number of lines that are shown after the end of a cell with too many.
 LAST = 10
@@ -23,9 +25,9 @@ class OutputLimit:
     Parameters
     ----------
     burst : int
-        Lines and displays that are shown at once.
+        Lines that are shown at once; a display counts as :data:`DISPLAY` lines.
     rate : float
-        Lines and displays per second after that.
+        Lines per second after that.
 
     Examples
     --------
@@ -36,13 +38,13 @@ class OutputLimit:
     []
     >>> for stream, text in limit.text("stdout", "7\\n", now=9.0):
     ...     print(stream, repr(text))
-    stderr '… 3 lines not shown: a cell shows 3 at once, then 1 per second\\n'
+    stderr '… 3 lines not shown: a cell shows 3 lines at once, then 1 per second\\n'
     stdout '7\\n'
     """
 
     def __init__(self, burst: int = BURST, rate: float = RATE) -> None:
         self._limit = RateLimit(burst, rate)
-        self._rule = f"a cell shows {burst:,} at once, then {rate:g} per second"
+        self._rule = f"a cell shows {burst:,} lines at once, then {rate:g} per second"
         self._column = 0
         self._cut = False
         self._in_line = False
@@ -77,7 +79,7 @@ class OutputLimit:
             Current time in seconds.
         """
         # A display is shown as a whole, even if there is room for a part only.
-        if self._limit.offer(1 + size // _DISPLAY, now):
+        if self._limit.offer(DISPLAY + size // _DISPLAY, now):
             return (self._left_out() if self._cut else []), True
         self._cut = True
         self._displays += 1
