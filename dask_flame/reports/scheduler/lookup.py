@@ -28,6 +28,9 @@ class Gatherer(Protocol):
     def calls(self) -> dict[Key, CallReports]:
         """Return all calls of runs and all calls that have reported, ordered by submission."""
 
+    def name_of(self, key: Key) -> str | None:
+        """Return the name of a call of a run, among those that were submitted with it."""
+
     def traceback(self, key: Key) -> str:
         """Return the end of the traceback of a failed call; empty if there is none."""
 

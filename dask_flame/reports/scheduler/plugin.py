@@ -157,6 +157,10 @@ class Reports(SchedulerPlugin):
         """Return all calls of runs and all calls that have reported, ordered by submission."""
         return {**self._book.calls, **self.store.calls}
 
+    def name_of(self, key: Key) -> str | None:
+        """Return the name of a call of a run, among those that were submitted with it."""
+        return self._book.name_of(key)
+
     def traceback(self, key: Key) -> str:
         """Return the end of the traceback of a failed call of a run; empty if there is none."""
         return self._book.traceback(key)
