@@ -47,6 +47,8 @@ SKIPPED = {
     "dask_flame.integrations.lightning.ReportCallback": "it needs a module to train",
     "dask_flame.integrations.lightning.ReportLogger": "it needs a module to train",
     "dask_flame.integrations.transformers.ReportCallback": "it needs a model to train",
+    "dask_flame.reports.driver.export.Exports.to_mlflow": "MLflow may not be installed",
+    "dask_flame.reports.driver.export.Exports.to_wandb": "wandb may not be installed",
     "dask_flame.reports.runner.report._Report.bind": "it starts programs of the user's",
     "dask_flame.runner.devices.devices": "it needs a GPU",
 }
