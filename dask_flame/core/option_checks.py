@@ -85,6 +85,7 @@ EXAMPLES = {
     "flame.home.limit": '"16 GiB"',
     "flame.home.memory": '"1 GiB"',
     "flame.prints.show": "True",
+    "flame.reports.stop": "True",
     "flame.local.echo": "False",
 }
 

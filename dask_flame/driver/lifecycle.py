@@ -259,6 +259,7 @@ class ClusterLifecycle(PoolsApi):
     def _print_taker(self, print_limits: Limits) -> Taker:
         """Return the callable that receives the runners' output: see :mod:`dask_flame.prints`."""
         self._show = DriversShow(print_limits)
+        self._reports.lines = self._show.recent
         return self._show.said
 
     async def _watch_again(self) -> bool:

@@ -20,6 +20,7 @@ class Gatherer(Protocol):
 
     store: ReportStore
     pools: Callable[[], Snapshot] | None
+    lines: Callable[[str, str], list[str]] | None
 
     @property
     def version(self) -> int:
@@ -30,6 +31,9 @@ class Gatherer(Protocol):
 
     def name_of(self, key: Key) -> str | None:
         """Return the name of a call of a run, among those that were submitted with it."""
+
+    def stop(self, key: Key) -> None:
+        """Stop a call at its next report."""
 
     def traceback(self, key: Key) -> str:
         """Return the end of the traceback of a failed call; empty if there is none."""
