@@ -53,7 +53,7 @@ def details(reports: Gatherer, key: str) -> dict[str, Any] | None:
         return None
     call = reports.calls()[found]
     shown = reports.name_of(found) or names([call])[found]
-    lines = reports.lines(call.runner, shown) if reports.lines is not None else []
+    lines = list(reports.lines(call.runner, shown)) if reports.lines is not None else []
     return {"key": key, "traceback": reports.traceback(found), "lines": lines}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dask.typing import Key
@@ -20,7 +20,7 @@ class Gatherer(Protocol):
 
     store: ReportStore
     pools: Callable[[], Snapshot] | None
-    lines: Callable[[str, str], list[str]] | None
+    lines: Callable[[str, str], Sequence[str]] | None
 
     @property
     def version(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import time
 from typing import Any
@@ -97,7 +97,7 @@ class Reports(SchedulerPlugin):
         self._book = RunBook(calls)
         self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.pools: Callable[[], Snapshot] | None = None
-        self.lines: Callable[[str, str], list[str]] | None = None
+        self.lines: Callable[[str, str], Sequence[str]] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: ClientFollowers | None = None
         self._stops: CallStops | None = None
