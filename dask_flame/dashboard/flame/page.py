@@ -30,7 +30,18 @@ INTERVAL = 250
 #: Seconds between two checks of the pools.
 POOLS_INTERVAL = 1.0
 #: Scripts of the page, in order of their dependencies.
-_SCRIPTS = ("theme", "calls", "curves", "grid", "panel", "table", "flame")
+_SCRIPTS = (
+    "theme",
+    "calls",
+    "columns",
+    "filter",
+    "groups",
+    "curves",
+    "grid",
+    "panel",
+    "table",
+    "flame",
+)
 
 _EMPTY = """
 <div style="color:var(--flame-quiet); font-size:16px; padding:48px 24px">
