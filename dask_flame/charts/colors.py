@@ -21,6 +21,19 @@ LIGHTER = {"#332288": "#8f83e8", "#882255": "#d0568f", "#0072B2": "#3a9bdc"}
 #: Dashes that distinguish runners with the same color.
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 
+def _lines() -> list[dict[str, str]]:
+    """Return colors and dashes for runners, as :mod:`dask_flame.charts.curves` has them."""
+    # Dotted lines are reserved for earlier attempts.
+    return [
+        {"light": color, "dark": LIGHTER.get(color, color), "dash": dash}
+        for dash in ("solid", "dashed", "dashdot")
+        for color in COLORS
+    ]
+
+
+RUNNER_LINES = _lines()
+CALL_LINES = RUNNER_LINES
+
 #: Colors of the states of runners, and of the demand.
 BUSY, IDLE, BOOTING, DEMAND = "#E69F00", "#56B4E9", "#C9CED6", "#222222"
 #: Color of failures.

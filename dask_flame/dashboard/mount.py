@@ -47,7 +47,7 @@ def mount(scheduler: Any, pages: Mapping[str, Page]) -> bool:
         if path in server.app_paths:
             continue
         extra = {"prefix": f"{server.prefix}/", **variables}
-        _serve(server, path, partial(page, scheduler, extra))
+        _serve(server, path, partial(page, scheduler, extra), {"scheduler": scheduler.id})
         name = path.strip("/")
         if name.startswith("individual-"):
             title = name.removeprefix("individual-").replace("-", " ").title()
@@ -59,14 +59,19 @@ def mount(scheduler: Any, pages: Mapping[str, Page]) -> bool:
     return True
 
 
-def _serve(server: BokehTornado, path: str, page: Callable[[Document], None]) -> None:
+def _serve(
+    server: BokehTornado,
+    path: str,
+    page: Callable[[Document], None],
+    metadata: dict[str, Any],
+) -> None:
     """Add a page to a running Bokeh server, as ``BokehTornado.__init__`` does.
 
     The scheduler starts its Bokeh server before its plugins, and Bokeh has no method to add an
     application later. This relies on three undocumented details: ``applications`` is the server's
     own dict, the shape of ``per_app_patterns``, and the two arguments of their handlers.
     """
-    application = Application(FunctionHandler(page), DocumentLifecycleHandler())
+    application = Application(FunctionHandler(page), DocumentLifecycleHandler(), metadata=metadata)
     context = ApplicationContext(application, io_loop=server.io_loop, url=path)
     server.applications[path] = context
     base = f"{server.prefix}{path}"

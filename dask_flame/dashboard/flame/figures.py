@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bokeh.core.properties import value
-from bokeh.events import MouseLeave, MouseMove, Reset
+from bokeh.events import MouseLeave, MouseMove, Reset, Tap
 from bokeh.models import (
     BasicTicker,
     ColumnDataSource,
@@ -20,8 +20,8 @@ from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.theme import canvas, plain
 
 
-def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
-    """Return a figure for all curves.
+def curves(name: str, kind: str, x_range: Range1d, **sizing: Any) -> dict[str, Any]:
+    """Return a figure for all curves of one metric.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         Prefix of the models' names.
     kind : {"linear", "log"}
         Scale of the vertical axis.
+    x_range : bokeh.models.Range1d
+        Range of the horizontal axis, which several figures share.
     **sizing
         Options of the figure.
 
@@ -41,7 +43,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     fig = figure(
         y_axis_type=kind,
         x_axis_label="step",
-        x_range=Range1d(0, 1),
+        x_range=x_range,
         y_range=Range1d(0.1, 1),
         tools="xpan,xwheel_zoom,box_zoom,reset,save",
         active_drag="box_zoom",
@@ -95,7 +97,7 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
 
 
 def grid(name: str, **sizing: Any) -> dict[str, Any]:
-    """Return a figure with a small chart for each runner; its axes are in pixels.
+    """Return a figure with a small chart for each call or runner; its axes are in pixels.
 
     Returns
     -------
@@ -165,5 +167,5 @@ def _forward_mouse_events(fig: Any) -> None:
         args={"origin": fig},
         code=function_call("times", "tellOfTheMouse(cb_obj, origin)"),
     )
-    for event in (MouseMove, MouseLeave, Reset):
+    for event in (MouseMove, MouseLeave, Reset, Tap):
         fig.js_on_event(event, forward)

@@ -22,12 +22,14 @@ const TABLE_STYLE = `
 const SIGNS = { running: "●", done: "■", failed: "✕", cancelled: "✕", lost: "✕" };
 
 class Table {
-  constructor(colors, pointed) {
+  /** @param {any} colors @param {any} callbacks */
+  constructor(colors, { point, open }) {
     this.colors = colors;
-    this.pointed = pointed;
+    this.pointed = point;
+    this.open = open;
     this.rows = new Map();
     this.head = element("tr");
-    this.body = element("tbody", { onmouseleave: () => pointed(null) });
+    this.body = element("tbody", { onmouseleave: () => point(null) });
     this.more = element("p", { hidden: true });
     const table = element("table", {}, element("thead", {}, this.head), this.body);
     this.root = element(
@@ -38,7 +40,8 @@ class Table {
       this.more,
     );
   }
-  draw(calls, rows, focus) {
+  draw(calls, rows, _options, focus) {
+    this.metric = calls.metric;
     const heads = ["#", "call", "runner", "step", `best ${calls.metric}`, "last"];
     if (this.heads !== heads.join("\0")) {
       this.heads = heads.join("\0");
@@ -76,6 +79,7 @@ class Table {
       cells[1].className = "text";
       const tr = element("tr", {}, cells[0], call, ...cells.slice(1));
       tr.onmouseenter = () => this.pointed(this.rows.get(attempt.id)?.attempt ?? null);
+      tr.onclick = () => this.open(attempt);
       row = { tr, sign, name, again, call, cells };
       this.rows.set(attempt.id, row);
     }
@@ -89,10 +93,11 @@ class Table {
     write(row.name, a.name);
     write(row.again, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
     row.call.title = [a.key, a.arguments, a.state, a.why].filter(Boolean).join("\n");
-    const ranked = isNumber(a.best);
+    const { best, last: latest } = a.result(this.metric);
+    const ranked = isNumber(best);
     const count = (value) => (isNumber(value) ? value.toLocaleString("en") : "–");
-    const last = bad ? a.state : shown(a.last);
-    [ranked ? String(place + 1) : "", a.runner, count(a.step), shown(a.best), last].forEach(
+    const last = bad ? a.state : shown(latest);
+    [ranked ? String(place + 1) : "", a.runner, count(a.step), shown(best), last].forEach(
       (text, i) => write(row.cells[i], text),
     );
     row.cells[4].className = bad ? "bad" : "";
