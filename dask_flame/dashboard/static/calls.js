@@ -232,13 +232,15 @@ function visible(x, y, low, high, rising, pixels) {
   return Int32Array.from(kept);
 }
 
+const FOUR_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
 /** A number in few characters. */
 function shown(value) {
   if (!isNumber(value)) return value === undefined || value === null ? "–" : String(value);
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace(/\.?0+e/, "e");
-  return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+  return FOUR_DIGITS.format(value);
 }
 
 /** Seconds with units. */

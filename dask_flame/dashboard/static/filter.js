@@ -10,7 +10,7 @@ const WORD = new RegExp(`(-?)(${QUOTED}|[^\\s]+)`, "y");
 const WHOLLY_QUOTED = new RegExp(`^${QUOTED}$`, "s");
 const SPELLINGS = { "==": "=", "≤": "<=", "≥": ">=", "≠": "!=" };
 const SECONDS = { s: 1, sec: 1, m: 60, min: 60, h: 3600 };
-const FIELDS = ["state", "runner", "pool", "attempt", "duration", "step", "call", "key", "why", "run"];
+const CALL_FIELDS = ["state", "runner", "pool", "attempt", "duration", "step", "call", "key", "why", "run"];
 
 const unquoted = (text) =>
   WHOLLY_QUOTED.test(text) ? text.slice(1, -1).replace(/\\(.)/gs, "$1") : text;
@@ -93,7 +93,7 @@ function valueNamed(name, attempt, now) {
   const found = of && metricOf(attempt, rest);
   if (found) return found[of];
   const field = name.toLowerCase();
-  if (!FIELDS.includes(field)) return undefined;
+  if (!CALL_FIELDS.includes(field)) return undefined;
   if (field === "duration") return elapsed(attempt, now) ?? undefined;
   return attempt[field === "call" ? "name" : field];
 }
@@ -129,7 +129,7 @@ function complaint(term, names) {
   // Without an operator for numbers it may be text that has a colon, such as an address.
   if (!names || operator === ":") return "";
   const bare = name.replace(/^(best|last)\./, "");
-  const known = names.includes(name) || names.includes(bare) || FIELDS.includes(name.toLowerCase());
+  const known = names.includes(name) || names.includes(bare) || CALL_FIELDS.includes(name.toLowerCase());
   return known ? "" : `nothing is called ${name}`;
 }
 
@@ -137,7 +137,7 @@ function complaint(term, names) {
  * A function that says whether a call fits an expression.
  *
  * All terms must fit. Words are searched in names, arguments, runners and states. A comparison has a
- * name (a parameter, a metric, which stands for its best value, `last.loss`, or one of FIELDS), an
+ * name (a parameter, a metric, which stands for its best value, `last.loss`, or one of CALL_FIELDS), an
  * operator (= != < <= > >= and : for "contains"), and a value; `seed=1,2` has alternatives. A minus
  * excludes, and quotation marks keep words together.
  *
@@ -199,4 +199,10 @@ function withRange(text, name, range) {
   if (isNumber(range?.low)) added.push(`${own}>=${range.low}`);
   if (isNumber(range?.high)) added.push(`${own}<=${range.high}`);
   return [...others.map((term) => term.text), ...added].join(" ");
+}
+
+/** All names that the filter may compare, apart from CALL_FIELDS. */
+function namesOf(calls) {
+  const parameters = calls.latest().flatMap((a) => a.parameters.map(([name]) => name));
+  return [...new Set([...parameters, ...calls.metrics])];
 }

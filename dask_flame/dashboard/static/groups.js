@@ -64,7 +64,7 @@ function spreadText({ n, mean, deviation }) {
 function meanCurve(curves, most = GRID) {
   const ordered = curves.map(ascending).filter(({ x }) => x.length);
   const all = Float64Array.from(new Set(ordered.flatMap(({ x }) => [...x]))).sort();
-  const grid = thinned(all, most);
+  const grid = evenly(all, most);
   const made = { x: grid, mean: [], deviation: [], low: [], high: [], n: [] };
   const places = ordered.map(() => 0);
   for (const at of grid) {
@@ -95,7 +95,7 @@ function valueAt(x, y, i, at) {
   return y[i] + share * (y[i + 1] - y[i]);
 }
 
-function thinned(values, most) {
+function evenly(values, most) {
   if (values.length <= most) return [...values];
   const last = values.length - 1;
   return Array.from({ length: most }, (_, k) => values[Math.round((k * last) / (most - 1))]);
