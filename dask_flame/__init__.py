@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from dask_flame.prints.scheduler.plugin import Prints as Prints
     from dask_flame.reports import Report as Report
     from dask_flame.reports import Reports as Reports
+    from dask_flame.reports import label as label
     from dask_flame.reports import report as report
     from dask_flame.reports import reports_of as reports_of
     from dask_flame.reports import stream as stream
+    from dask_flame.reports.driver.run import run as run
     from dask_flame.reports.runner.track import track as track
     from dask_flame.runner.devices import devices as devices
     from dask_flame.runner.setup import setup_result as setup_result
@@ -63,9 +65,11 @@ _HOME = {
     "fetch": "dask_flame.files.driver.fetch",
     "on": "dask_flame.driver.calls",
     "place": "dask_flame.driver.calls",
+    "label": "dask_flame.reports",
     "report": "dask_flame.reports",
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.lease.resume",
+    "run": "dask_flame.reports.driver.run",
     "setup_result": "dask_flame.runner.setup",
     "stream": "dask_flame.reports",
     "track": "dask_flame.reports.runner.track",
@@ -92,11 +96,13 @@ __all__ = [
     "cast",
     "devices",
     "fetch",
+    "label",
     "on",
     "place",
     "report",
     "reports_of",
     "resume_clients",
+    "run",
     "setup_result",
     "stream",
     "track",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,16 +9,11 @@ import numpy as np
 
 from dask_flame.core.terminal_text import plain
 from dask_flame.core.text import label
+from dask_flame.reports.better import guess
 from dask_flame.reports.series import CallReports, Series
 
 #: Text for a missing number.
 NOTHING = "\N{EN DASH}"
-
-_HIGHER = re.compile(
-    r"acc|auc|bleu|correct|f1|fps|hits|iou|map\b|ndcg|per_sec|precision|r2\b|recall|return|reward"
-    r"|rouge|score|success|throughput"  # codespell:ignore rouge
-)
-_LOWER = re.compile(r"loss|err|perplexity|ppl|nll")
 
 
 def metrics(calls: Iterable[CallReports]) -> list[str]:
@@ -30,8 +24,7 @@ def metrics(calls: Iterable[CallReports]) -> list[str]:
 
 def higher_is_better(metric: str) -> bool:
     """Return whether larger values of a metric are better, decided by its name."""
-    name = metric.lower()
-    return bool(_HIGHER.search(name)) and not _LOWER.search(name)
+    return guess(metric) == "max"
 
 
 def best(series: Series, *, higher: bool) -> tuple[float, int] | None:

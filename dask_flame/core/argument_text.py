@@ -8,10 +8,12 @@ whose names mark them as secrets are never shown.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import inspect
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -35,9 +37,13 @@ _PLAIN = (bool, int, float, complex, str)
 _SHORT = 12
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 _PATHS = (PosixPath, PurePosixPath, PureWindowsPath, WindowsPath)
+_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 _BRACKETS: dict[Any, str] = {tuple: "()", list: "[]", dict: "{}", set: "{}", frozenset: "{}"}
 #: Types whose length is known at once, also in derived classes.
 _SIZED: tuple[Any, ...] = (*_BRACKETS, str, bytes, bytearray, deque)
+#: Names of parameters by function, with the function's code; reading them takes most of the time.
+_signatures: weakref.WeakKeyDictionary[types.FunctionType, tuple[Any, tuple[list[str], str]]]
+_signatures = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +104,17 @@ def argument_text(
 def _each(
     function: Any, args: Iterable[Any], kwargs: Mapping[Any, Any], look: _Look
 ) -> Iterator[str]:
+    for name, meant, value in named_arguments(function, args, kwargs):
+        yield _one(name, value, look, meant=meant)
+
+
+def named_arguments(
+    function: Any, args: Iterable[Any], kwargs: Mapping[Any, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield the name to show, the name that tells the meaning, and the value of each argument.
+
+    The name to show is empty for variadic arguments and for names that begin with an underscore.
+    """
     for _ in range(ITEMS):
         if type(function) is not functools.partial:
             break
@@ -107,11 +124,44 @@ def _each(
     for i, value in enumerate(args):
         name = names[i] if i < len(names) else ""
         # Names with a leading underscore are not meant for callers.
-        shown = "" if name.startswith("_") else name
-        yield _one(shown, value, look, meant=name or rest)
+        yield "" if name.startswith("_") else name, name or rest, value
     for name, value in kwargs.items():
         name = str.__str__(name)
-        yield _one(name, value, look, meant=name)
+        yield name, name, value
+
+
+def value_text(value: Any, *, meant: str = "", hide_random: bool = True) -> str:
+    """Return a value as a text of at most `ONE` characters; never raises.
+
+    Parameters
+    ----------
+    value : object
+    meant : str, optional
+        Name of the value, which may mark it as a secret.
+    hide_random : bool, default True
+        Whether to treat random-looking texts as secrets.
+    """
+    return _one("", value, _Look(_same, hide_random), meant=meant)
+
+
+def fields_of(value: Any) -> dict[str, Any] | None:
+    """Return the items of a dict, dataclass, named tuple or namespace; None for other values.
+
+    No code of the value's class runs. Only the fields that a dataclass's ``repr`` shows are
+    included.
+    """
+    kind = type(value)
+    if kind is dict:
+        return {name: item for name, item in value.items() if type(name) is str}
+    if _static(kind, "__dataclass_fields__", dict):
+        fields = [f.name for f in _static(kind, "__dataclass_fields__", dict).values() if f.repr]
+        held = _held(value)
+        return {name: held[name] for name in fields if name in held}
+    if tuple in kind.__mro__ and (named := _static(kind, "_fields", tuple)):
+        return dict(zip(named, tuple.__iter__(value), strict=False))
+    if any(cls in kind.__mro__ for cls in _NAMESPACES):
+        return _held(value)
+    return None
 
 
 def _one(name: str, value: Any, look: _Look, *, meant: str, depth: int = 0) -> str:
@@ -129,6 +179,17 @@ def _one(name: str, value: Any, look: _Look, *, meant: str, depth: int = 0) -> s
 
 def _names(function: Any) -> tuple[list[str], str]:
     """Return the names of the positional parameters, and of the variadic one."""
+    if type(function) is not types.FunctionType:
+        return _read_names(function)
+    code, found = _signatures.get(function, (None, None))
+    # Tools that reload modules replace the code of a function in place.
+    if found is None or code is not function.__code__:
+        found = _read_names(function)
+        _signatures[function] = function.__code__, found
+    return found
+
+
+def _read_names(function: Any) -> tuple[list[str], str]:
     kind = type(function)
     if kind not in _FUNCTIONS and kind is not types.MethodType and type not in kind.__mro__:
         # Use the class's __call__: the instance itself might answer with anything.

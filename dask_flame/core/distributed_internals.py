@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import distributed.utils
+from dask._expr import LLGExpr  # the graph of client.submit
 from dask._task_spec import (  # to read a graph, and distinguish its nodes from data
     Alias,
     DataNode,
@@ -29,6 +30,7 @@ from dask._task_spec import (  # to read a graph, and distinguish its nodes from
 from dask.typing import Key
 from distributed import Actor, Client, Future, Scheduler, Worker
 from distributed._async_taskgroup import AsyncTaskGroup  # to shorten delays of an hour
+from distributed.client import _MapExpr  # the graph of client.map
 from distributed.deploy.cluster import Cluster
 from distributed.metrics import time
 from distributed.scheduler import TaskState
@@ -37,6 +39,8 @@ from distributed.spans import Span
 from distributed.threadpoolexecutor import thread_state
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.tcpserver import TCPServer
+
+from dask_flame.core.text import without_token
 
 if TYPE_CHECKING:
     from distributed.broker import Topic
@@ -83,7 +87,8 @@ OVERRIDDEN = {
 REPLACED = {
     "Client._cancel": "returns when the scheduler has heard of it",
     "Client._ensure_connected": "a client that is back takes up its lease",
-    "Client._graph_to_futures": "local modules are sent before the calls that need them",
+    "Client._graph_to_futures": "local modules are sent before the calls that need them, and calls "
+    "are described before they begin",
     "Client._handle_event": "an event handler that exits must not end the event loop",
     "Client._reconnect": "a lost connection is resumed",
     "Client._register_nanny_plugin": "runners have the local modules that it needs",
@@ -147,6 +152,62 @@ def replace(owner: object, name: str, function: Callable[..., Any]) -> None:
 def restore(instance: object, name: str) -> None:
     """Restore a method that was replaced on an instance."""
     vars(instance).pop(name, None)
+
+
+# Calls that a Client submits
+
+
+class SubmittedCalls(NamedTuple):
+    """The calls of one ``client.submit`` or ``client.map``.
+
+    Attributes
+    ----------
+    function : callable
+    keys : sequence of Key
+    arguments : iterable of tuple
+        Positional arguments of each call.
+    kwargs : mapping
+        Keyword arguments of all calls.
+    own_keys : bool
+        Whether the user has chosen the keys.
+    """
+
+    function: Callable[..., Any]
+    keys: Sequence[Key]
+    arguments: Iterable[tuple[Any, ...]]
+    kwargs: Mapping[str, Any]
+    own_keys: bool
+
+    def each(self) -> Iterator[tuple[Key, tuple[Any, ...], Mapping[str, Any]]]:
+        """Yield the key, the positional and the keyword arguments of each call."""
+        for key, args in zip(self.keys, self.arguments, strict=False):
+            yield key, args, self.kwargs
+
+
+def calls_submitted(expr: Any) -> SubmittedCalls | None:
+    """Return the calls of ``client.submit`` or ``client.map``; None for any other graph.
+
+    Parameters
+    ----------
+    expr : object
+        The first argument of ``Client._graph_to_futures``.
+    """
+    if isinstance(expr, _MapExpr):
+        arguments = list(zip(*expr.iterables, strict=False))
+        own = not isinstance(expr.key, str)
+        return SubmittedCalls(expr.func, list(expr.keys), arguments, expr.kwargs, own)
+    if type(expr) is LLGExpr and len(graph := expr.operand("dsk")) == 1:
+        ((key, task),) = graph.items()
+        if type(task) is Task:
+            kwargs = {name: _given(value) for name, value in task.kwargs.items()}
+            args = tuple(map(_given, task.args))
+            return SubmittedCalls(task.func, [key], [args], kwargs, without_token(key) == key)
+    return None
+
+
+def _given(value: Any) -> Any:
+    """Return an argument as it was given, before Dask wrapped it."""
+    return value.value if type(value) is DataNode else value
 
 
 # Objects of this process, of which there is no public list

@@ -5,6 +5,9 @@ from __future__ import annotations
 #: The plugins that collect reports, on the scheduler and the runners; also their topic.
 REPORTS = "flame-reports"
 
+#: Annotation of the calls inside of a ``dask_flame.run`` block: id and name of the run.
+RUN = "flame_run"
+
 #: Key of a runner's registration: the name of its pool.
 RUNNER = "flame-runner"
 #: Key of a runner's registration: its packages, if they may differ from the driver's.

@@ -19,6 +19,19 @@ def label(key: Any) -> str:
     return _TOKEN.sub(lambda token: token[0][:6], plain(str(key)))
 
 
+def without_token(key: Any) -> str:
+    """Return a key without the token that makes it unique.
+
+    Examples
+    --------
+    >>> without_token("load-0123456789abcdef0123456789abcdef")
+    'load'
+    """
+    text = plain(str(key))
+    found = _TOKEN.search(text)
+    return text if found is None else text[: found.start()].rstrip("-")
+
+
 _DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 

@@ -21,7 +21,7 @@ from distributed.scheduler import heartbeat_interval
 from tornado.ioloop import PeriodicCallback
 
 from dask_flame.core.distributed_internals import replace, restore
-from dask_flame.core.messages import CODE, LEASE, MARK, STANDING, TELL
+from dask_flame.core.messages import CODE, FREED, LEASE, MARK, STANDING, TELL
 from dask_flame.lease.clients import LATE, Alarm, ClientRecord, first_alone, keeps
 
 logger = logging.getLogger("dask_flame")
@@ -261,6 +261,8 @@ class ClientSessions:
             "grace": self.grace,
             "silence": self.silence,
             "code": CODE in self.scheduler.stream_handlers,
+            # The scheduler of a FlameCluster takes descriptions of calls.
+            "calls": FREED in self.scheduler.stream_handlers,
         }
 
     def _mark(self, client: str, n: int) -> None:

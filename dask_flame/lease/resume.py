@@ -36,6 +36,7 @@ from dask_flame.lease.direct_transfer import straight_gather, straight_scatter
 from dask_flame.lease.outbox import Message, Outbox, submits
 from dask_flame.serialization.failures import shielded
 from dask_flame.serialization.graphs import cannot_name, unfit
+from dask_flame.submission import clients as submission_of_clients
 
 logger = logging.getLogger("dask_flame")
 
@@ -232,6 +233,8 @@ class ResumableLink:
             rpc.scatter = straight_scatter(client, rpc.scatter)
         if standing.get("code"):
             code_of_clients.connect(client)
+        if standing.get("calls"):
+            submission_of_clients.connect(client)
         self.epoch = standing["epoch"]
         self.grace, self.silence = standing["grace"], standing["silence"]
         self.outbox.renumber()

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dask_flame.reports.driver.stream import Stream as Stream
     from dask_flame.reports.driver.stream import stream as stream
     from dask_flame.reports.runner.bound import BoundReport as BoundReport
+    from dask_flame.reports.runner.report import label as label
     from dask_flame.reports.runner.report import report as report
+    from dask_flame.reports.runs import Run as Run
     from dask_flame.reports.scheduler.plugin import Reports as Reports
     from dask_flame.reports.scheduler.store import ReportStore as ReportStore
     from dask_flame.reports.series import CallReports as CallReports
@@ -33,8 +35,10 @@ __all__ = [
     "Report",
     "ReportStore",
     "Reports",
+    "Run",
     "Series",
     "Stream",
+    "label",
     "report",
     "reports_of",
     "stream",
@@ -49,8 +53,10 @@ __getattr__, __dir__ = attach(
         "Report": "dask_flame.reports.driver.pending",
         "ReportStore": "dask_flame.reports.scheduler.store",
         "Reports": "dask_flame.reports.scheduler.plugin",
+        "Run": "dask_flame.reports.runs",
         "Series": "dask_flame.reports.series",
         "Stream": "dask_flame.reports.driver.stream",
+        "label": "dask_flame.reports.runner.report",
         "report": "dask_flame.reports.runner.report",
         "reports_of": "dask_flame.reports.driver.replica",
         "stream": "dask_flame.reports.driver.stream",

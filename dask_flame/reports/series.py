@@ -54,8 +54,9 @@ class CallReports:
     runner : str
         Name of the runner that made the latest report.
     state : {"waiting", "running", "done", "failed", "cancelled", "lost"}
-        ``waiting``: it has not begun. ``failed``: the call raised. ``cancelled``: its result is not wanted any more. ``lost``: it
-        left its runner unfinished, usually because the runner ended, and will run again.
+        ``waiting``: it has not begun. ``failed``: the call raised. ``cancelled``: its result is not
+        wanted any more. ``lost``: it left its runner unfinished, usually because the runner ended,
+        and will run again.
     attempt : int
         1, plus one for each time the call has run again since it first reported.
     started : float

@@ -4,16 +4,18 @@ A message consists of plain lists, dicts, numbers and strings, so that any subsc
 :data:`TOPIC` can read it::
 
     {"runner": "flame-3", "pool": "cpu", "calls": [{
-        "key": "train-1f", "run": "9c01-4", "actor": False, "arguments": "rate=0.1",
+        "key": "train-1f", "execution": "9c01-4", "actor": False,
+        "about": {"arguments": "rate=0.1", "parameters": {"rate": 0.1}}, "progress": 0.02,
         "steps": [0, 1], "times": [1700000000.1, 1700000000.4],
         "values": {"loss": [0.9, 0.7], "accuracy": [0.5]}, "rows": {"accuracy": [1]}}]}
 
 ``steps`` and ``times`` have one entry for each report. Each list in ``values`` has, too, unless
 ``rows`` lists the positions of the reports that included the metric. A message is therefore as
 large as its reports, regardless of the number of names. ``times`` are Unix times in seconds, by
-the runner's clock. ``run`` identifies one execution of the call: a call that runs again has the
-same key and another run. ``arguments`` is the short text of the call's arguments, in the first
-message of a run only.
+the runner's clock. ``execution`` identifies one execution of the call: a call that runs again has
+the same key and another execution. ``about`` has what the call or its arguments say of it, in the
+first message of an execution and in those after a change. ``progress`` is the share that is done,
+where it is known. A message without reports has empty ``steps``.
 
 Dask passes every message to every scheduler plugin, so messages are few and use columns. Dask would
 also keep the last 1,000 messages, in memory without a limit in bytes; :class:`Reports` disables
@@ -46,7 +48,7 @@ class Batch:
     ----------
     key : Key
         Key of the call. Methods of actors have no task; their key is ``Class.method@runner``.
-    run : str
+    execution : str
         Execution of the call that made these reports.
     runner : str
         Name of the runner.
@@ -60,22 +62,26 @@ class Batch:
         One entry for each report, or for each position in `rows`.
     pool : str
         Name of the runner's pool; empty without pools.
-    arguments : str
-        Short text of the call's arguments, in the first batch of a run.
+    about : mapping
+        Fields of :class:`~dask_flame.CallReports` that are known of the call: ``arguments``,
+        ``parameters``, ``function``, ``label``, ``better``, ``run``, ``submitted``.
+    progress : float or None
+        Share of the call that is done, from 0 to 1.
     rows : mapping of str to sequence of int
         Positions of the reports that included a metric, for metrics that some reports did not
         include.
     """
 
     key: Key
-    run: str
+    execution: str
     runner: str
     actor: bool
     steps: Sequence[int]
     times: Sequence[float]
     values: Mapping[str, Sequence[float]]
     pool: str = ""
-    arguments: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    progress: float | None = None
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
@@ -108,26 +114,34 @@ class RunningCall:
         Subjects of the warnings that were already shown.
     names : set of str
         Names of the reported metrics.
-    arguments : str
-        Short text of the arguments; empty after it was sent.
+    about : dict
+        Fields of the call that were not sent yet; see :class:`Batch`.
+    of : float or None
+        Number of steps of the call, if it is known.
     """
 
     key: Key
-    run: str
+    execution: str
     actor: bool
     next: int = 0
     tracked: int = 0
     over: bool = False
     complaints: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
-    arguments: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    of: float | None = None
 
 
 #: An unsent report: its call, step, time and values.
 Record = tuple[RunningCall, int, float, dict[str, float]]
 
 
-def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, Any]:
+def encode(
+    runner: str,
+    records: Iterable[Record],
+    pool: str = "",
+    described: Iterable[RunningCall] = (),
+) -> dict[str, Any]:
     """Return the message for these reports; reports of a call keep their order.
 
     Parameters
@@ -138,26 +152,18 @@ def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, 
         Reports in order of time.
     pool : str, optional
         Name of the runner's pool.
+    described : iterable of RunningCall, optional
+        Calls with something new in ``about``, whether or not they have reported.
 
     Returns
     -------
     dict
     """
-    groups: dict[RunningCall, dict[str, Any]] = {}
+    groups = {call: _group(call) for call in described}
     for call, step, at, values in records:
         group = groups.get(call)
         if group is None:
-            group = groups[call] = {
-                "key": call.key,
-                "run": call.run,
-                "actor": call.actor,
-                "steps": [],
-                "times": [],
-                "values": {},
-                "rows": {},
-            }
-            if call.arguments:
-                group["arguments"], call.arguments = call.arguments, ""
+            group = groups[call] = _group(call)
         row = len(group["steps"])
         group["steps"].append(step)
         group["times"].append(at)
@@ -170,10 +176,36 @@ def encode(runner: str, records: Iterable[Record], pool: str = "") -> dict[str, 
             else:
                 column.append(value)
                 rows[name].append(row)
-    for group in groups.values():
+    for call, group in groups.items():
         number = len(group["steps"])
         group["rows"] = {n: rows for n, rows in group["rows"].items() if len(rows) < number}
+        if (share := _progress(call, group)) is not None:
+            group["progress"] = share
     return {"runner": runner, "pool": pool, "calls": list(groups.values())}
+
+
+def _group(call: RunningCall) -> dict[str, Any]:
+    group: dict[str, Any] = {
+        "key": call.key,
+        "execution": call.execution,
+        "actor": call.actor,
+        "steps": [],
+        "times": [],
+        "values": {},
+        "rows": {},
+    }
+    if call.about:
+        group["about"], call.about = call.about, {}
+    return group
+
+
+def _progress(call: RunningCall, group: Mapping[str, Any]) -> float | None:
+    """Return the share of a call that is done after these reports, if it is known."""
+    if call.of and group["steps"]:
+        return float(min(1.0, group["steps"][-1] / call.of))
+    # What track() and the callbacks of trainers report, or the call itself.
+    reported: list[float] | None = group["values"].get("progress")
+    return reported[-1] if reported and 0 <= reported[-1] <= 1 else None
 
 
 def decode(message: Mapping[str, Any]) -> Iterator[Batch]:

@@ -45,6 +45,7 @@ from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
 from dask_flame.files.scheduler.fetches import Fetches
 from dask_flame.packages.check import RegistrationCheck, told_versions
+from dask_flame.reports.scheduler.run_book import submitted
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
 from dask_flame.scheduler.client_answers import ClientAnswers
@@ -419,10 +420,16 @@ class FlameScheduler(ClientAnswers):
         await super().handle_stream(comm, extra)
 
     async def update_graph(
-        self, client: str, *, keys: set[Any], flame_code: str | None = None, **kwargs: Any
+        self,
+        client: str,
+        *,
+        keys: set[Any],
+        flame_code: str | None = None,
+        flame_calls: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         try:
-            with self.code.submitted(flame_code):
+            with self.code.submitted(flame_code), submitted(flame_calls):
                 await super().update_graph(client=client, keys=keys, **kwargs)
         except (SystemExit, KeyboardInterrupt) as error:
             # Annotations may be functions, which update_graph calls.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from dask.typing import Key
@@ -20,10 +21,46 @@ from dask_flame.core.distributed_internals import (
     TaskRef,
     Tuple,
 )
+from dask_flame.core.parameters import parameters
+from dask_flame.core.text import function_name
 from dask_flame.serialization.packed import PackedTask
 
 #: Suffix that makes the key of a call unique.
 _UNIQUE = re.compile(r"-[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$")
+
+
+def about_task(worker: Worker, key: Key, *, hide_random: bool = True) -> dict[str, Any]:
+    """Return the function and arguments of a task on this worker; may be called from any thread.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+        Worker that has the task.
+    key : Key
+        Key of the task.
+    hide_random : bool, default True
+        See :func:`dask_flame.core.argument_text.argument_text`.
+
+    Returns
+    -------
+    dict
+        ``function``: its name. ``arguments``: their text. ``parameters``: see
+        :func:`dask_flame.core.parameters.parameters`. Only those that are known.
+    """
+    try:
+        found = _called(_opened(worker, key), worker)
+        if found is None:
+            return {}
+        function = found[0]
+        about: dict[str, Any] = {"function": function_name(function)}
+        if text := argument_text(*found, hide_random=hide_random):
+            about["arguments"] = text
+        if named := parameters(*found, hide_random=hide_random):
+            about["parameters"] = named
+        return about
+    except Exception:
+        # The task may be released meanwhile, or be made by an unknown version of Dask.
+        return {}
 
 
 def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
@@ -45,18 +82,16 @@ def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
         for methods of actors, and for internal tasks.
     """
     try:
-        return _arguments(worker, key, hide_random)
+        return called_with(_opened(worker, key), worker, hide_random=hide_random)
     except Exception:
         # The task may be released meanwhile, or be made by an unknown version of Dask.
         return ""
 
 
-def _arguments(worker: Worker, key: Key, hide_random: bool) -> str:
+def _opened(worker: Worker, key: Key) -> Any:
     ts = worker.state.tasks.get(key)
     task = None if ts is None else ts.run_spec
-    if isinstance(task, PackedTask):
-        task = task.opened
-    return called_with(task, worker, hide_random=hide_random)
+    return task.opened if isinstance(task, PackedTask) else task
 
 
 def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = True) -> str:
@@ -80,6 +115,16 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
     Exception
         The task was made by an unknown version of Dask.
     """
+    found = _called(task, worker)
+    return "" if found is None else argument_text(*found, hide_random=hide_random)
+
+
+#: A function, its arguments, and a function that resolves references among these.
+_Called = tuple[Any, Any, Any, Callable[[Any], Any]]
+
+
+def _called(task: Any, worker: Worker | None) -> _Called | None:
+    """Return the call of a task; None for internal tasks and notebook cells."""
     inner: dict[Any, Any] = {}
     if isinstance(task, Task) and task.has_subgraph():
         # Fused tasks: the last one was requested by the user.
@@ -88,13 +133,13 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
         while type(task) is Alias and task.target in inner:
             task = inner[task.target]
     if not isinstance(task, Task):
-        return ""
+        return None
     function, args, kwargs = task.func, task.args, task.kwargs
     if function is apply:
         function, args, *more = (_plain(arg) for arg in args)
         kwargs = more[0] if more else {}
     if getattr(function, "__module__", "").startswith("dask_flame.notebook."):
-        return ""  # a notebook cell has no arguments
+        return None  # a notebook cell has no arguments
 
     def resolve(value: Any) -> Any:
         kind = type(value)
@@ -104,7 +149,7 @@ def called_with(task: Any, worker: Worker | None = None, *, hide_random: bool = 
             return _value(worker, value.target, inner)
         return _plain(value)
 
-    return argument_text(function, args, kwargs, resolve, hide_random=hide_random)
+    return function, args, kwargs, resolve
 
 
 def _plain(value: Any) -> Any:

@@ -181,7 +181,7 @@ def test_the_wire_keeps_every_report_in_order(made: list[Any]) -> None:
                 assert call.key not in got
                 continue
             b = got[call.key]
-            assert (b.run, b.runner, b.actor) == (call.run, "r0", False)
+            assert (b.execution, b.runner, b.actor) == (call.execution, "r0", False)
             assert list(b.steps) == [step for step, _, _ in mine]
             assert list(b.times) == [at for _, at, _ in mine]
             for name in {name for _, _, values in mine for name in values}:
@@ -843,9 +843,9 @@ def test_the_call_of_a_lost_runner_is_another_attempt(tmp_path: Path) -> None:
 
 
 def _noting(end: Callable[..., None], states: list[str]) -> Callable[..., None]:
-    def noted(key: Any, state: Any, at: float) -> None:
+    def noted(key: Any, state: Any, at: float, why: str = "") -> None:
         states.append(state)
-        end(key, state, at)
+        end(key, state, at, why)
 
     return noted
 

@@ -15,6 +15,7 @@ const FIELDS = {
   group: ["group", "text"],
   pinned: ["pin", "list"],
   hidden: ["hide", "list"],
+  columns: ["columns", "list"],
   whole: ["whole", "flag"],
   zoom: ["zoom", "numbers"],
   open: ["call", "text"],

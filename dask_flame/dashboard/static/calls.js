@@ -199,15 +199,6 @@ class Calls {
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-/** Return the function that says which attempts match a filter: words, all of which it must have. */
-function parse(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  return (a) => {
-    const own = `${a.key} ${a.name} ${a.arguments} ${a.runner} ${a.state} ${a.pool}`.toLowerCase();
-    return words.every((word) => own.includes(word));
-  };
-}
-
 /** Positions of the points to draw on `pixels` columns: the extremes of each column. */
 function visible(x, y, low, high, rising, pixels) {
   let first = 0;
@@ -241,13 +232,15 @@ function visible(x, y, low, high, rising, pixels) {
   return Int32Array.from(kept);
 }
 
+const FOUR_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
 /** A number in few characters. */
 function shown(value) {
   if (!isNumber(value)) return value === undefined || value === null ? "–" : String(value);
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace(/\.?0+e/, "e");
-  return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+  return FOUR_DIGITS.format(value);
 }
 
 /** Seconds with units. */

@@ -6,6 +6,7 @@ const DEFAULTS = {
   run: [], // ids of runs; empty for all
   sort: "", descending: false, group: "",
   pinned: [], hidden: [], // keys of calls
+  columns: [], // "+id" and "-id" of columns that are shown or not, unlike the usual ones
   whole: false, // whether to show outliers
   zoom: null, // [x0, x1, then the two ends of each chart's vertical axis], or null
   open: "", // key of the call in the drawer
@@ -51,6 +52,7 @@ function main(args, { index }) {
 
   const controls = new Controls(options, choose);
   const table = side && new Table(colors, { choose, point, open });
+  const parameters = more && new ParameterView(colors, { choose, point, open });
   const drawer = side && new Drawer({ close: () => open(null), stop: null });
 
   /** Attach our elements to an element of Bokeh, which is emptied when Bokeh renders it again. */
@@ -73,7 +75,9 @@ function main(args, { index }) {
     planned = false;
     mount(bar, controls.root);
     if (side) mount(side, table.root);
-    const rows = calls.ranked(parse(options.search));
+    if (more) mount(more, parameters.root);
+    const fits = parse(options.search, namesOf(calls), calls.clock());
+    const rows = calls.ranked(fits);
     if (focus && calls.byId.get(focus.id) !== focus) focus = null;
     const view = !calls.byId.size ? "empty" : options.view;
     arrange(view);
@@ -82,6 +86,7 @@ function main(args, { index }) {
     const drawn = hidden.size ? rows.filter((a) => !hidden.has(a.key)) : rows;
     if (view === "grid") multiples.draw(drawn, options, focus, calls.metric);
     else if (view === "curves") curves.draw(calls, drawn, options, focus);
+    else if (view === "parameters" && more) parameters.draw(calls, rows, options, focus);
     if (side) table.draw(calls, rows, options, focus);
     if (drawer) {
       const opened = options.open && calls.latest().find((a) => a.key === options.open);
@@ -89,7 +94,8 @@ function main(args, { index }) {
       else drawer.hide();
     }
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
-    controls.draw(calls, rows, { cut: view === "grid" ? multiples.cut : curves.cut, span }, options);
+    const cut = view === "grid" ? multiples.cut : curves.cut;
+    controls.draw(calls, rows, { cut, span, wrong: fits.wrong }, options);
   };
   /** Draw once in the next frame, however many changes there are. */
   const plan = () => {

@@ -16,6 +16,9 @@ function write(node, text) {
 }
 
 const MOST_CHARTS = 4; // side by side
+const SEARCH_HELP = `Words of a call's name, arguments, runner, state or error, and comparisons:
+  lr>0.01   loss<=0.3   last.loss<1   layers=2,4   state:failed   duration>2min
+  -word excludes, "two words" stay together.`;
 
 const CONTROLS_STYLE = `
  .bar { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 14px; padding: 4px 2px;
@@ -154,14 +157,16 @@ class Controls {
   search() {
     const search = element("input", {
       type: "search", name: "search", placeholder: "filter calls",
-      title: "words that a call's name, arguments, runner or state must have",
+      title: SEARCH_HELP,
     });
     search.setAttribute("aria-label", "filter calls");
     search.oninput = () => this.choose({ search: search.value });
     this.shows.push((options) => {
       if (search.value !== options.search) search.value = options.search;
     });
-    return search;
+    this.wrong = element("span", { className: "bad" });
+    this.wrong.setAttribute("role", "status");
+    return element("span", {}, search, " ", this.wrong);
   }
   show(options) {
     for (const show of this.shows) show(options);
@@ -171,7 +176,8 @@ class Controls {
     const others = this.also.chosen().filter((name) => name !== metric);
     this.choose({ metrics: [metric, ...others] });
   }
-  draw(calls, rows, { cut, span }, options) {
+  draw(calls, rows, { cut, span, wrong }, options) {
+    write(this.wrong, wrong);
     this.show(options);
     const known = calls.metrics;
     const several = options.view !== "parameters";

@@ -41,6 +41,9 @@ class Report:
         1, plus one for each time the call has run again.
     thinned : int
         Approximate number of reports of this call that were dropped since the previous one.
+    name : str
+        Name of the call, as on the page and in pictures: its label, its key if you have chosen it,
+        or the arguments in which the calls differ.
     """
 
     task: Key
@@ -50,6 +53,7 @@ class Report:
     time: float
     attempt: int = 1
     thinned: int = 0
+    name: str = ""
 
     @property
     def key(self) -> Key:
@@ -128,18 +132,24 @@ def _weight(batch: Batch) -> int:
 
 
 class Reader:
-    """Turn queued changes and stored calls into reports, each report once."""
+    """Turn queued changes and stored calls into reports, each report once.
+
+    Attributes
+    ----------
+    names : mapping of Key to str
+        Names of the calls.
+    """
 
     def __init__(self) -> None:
+        self.names: Mapping[Key, str] = {}
         self._positions: dict[Key, _Position] = {}
 
     def fresh(self, change: Change) -> list[Report]:
         """Return the reports of a change that has just arrived."""
         if change.batch is None:
             return []
-        return self._positions.setdefault(change.key, _Position()).batch(
-            change.batch, change.attempt
-        )
+        read = self._positions.setdefault(change.key, _Position())
+        return read.batch(change.batch, change.attempt, self.names.get(change.key, ""))
 
     def stored(self, call: CallReports, limit: int) -> list[Report]:
         """Return at most `limit` unread reports of a call, as the store has it."""
@@ -151,7 +161,8 @@ class Reader:
                 attempts.clear()
             if attempt.attempt >= read.attempt:
                 attempts.append(attempt)
-        return [report for attempt in attempts for report in read.history(attempt, limit)]
+        name = self.names.get(call.key, "")
+        return [report for attempt in attempts for report in read.history(attempt, limit, name)]
 
 
 @dataclass(slots=True)
@@ -166,24 +177,26 @@ class _Position:
         if attempt != self.attempt:
             self.attempt, self.until, self.points = attempt, float("-inf"), {}
 
-    def batch(self, batch: Batch, attempt: int) -> list[Report]:
+    def batch(self, batch: Batch, attempt: int, name: str = "") -> list[Report]:
         self._begin(attempt)
+        if not batch.times:
+            return []  # it only describes the call
         self.until = batch.times[-1]
-        for name, values in batch.values.items():
-            self.points[name] = self.points.get(name, 0) + len(values)
+        for metric, values in batch.values.items():
+            self.points[metric] = self.points.get(metric, 0) + len(values)
         return [
-            Report(batch.key, batch.runner, step, values, at, attempt)
+            Report(batch.key, batch.runner, step, values, at, attempt, name=name)
             for step, at, values in zip(batch.steps, batch.times, batch.each(), strict=True)
         ]
 
-    def history(self, call: CallReports, limit: int) -> Iterator[Report]:
+    def history(self, call: CallReports, limit: int, name: str = "") -> Iterator[Report]:
         self._begin(call.attempt)
         rows = merged(call, self.until)
         missing = 0
-        new = Counter(name for values in rows.values() for name in values)
-        for name, series in call.series.items():
-            missing = max(missing, series.made - self.points.get(name, 0) - new[name])
-            self.points[name] = series.made
+        new = Counter(metric for values in rows.values() for metric in values)
+        for metric, series in call.series.items():
+            missing = max(missing, series.made - self.points.get(metric, 0) - new[metric])
+            self.points[metric] = series.made
         order = list(rows)
         if not order:
             return
@@ -194,7 +207,8 @@ class _Position:
             at, step = order[i]
             # The store does not record where it dropped points; count them before the last report.
             left_out = i - before - 1 + (missing if i == kept[-1] else 0)
-            yield Report(call.key, call.runner, step, rows[at, step], at, call.attempt, left_out)
+            values, attempt = rows[at, step], call.attempt
+            yield Report(call.key, call.runner, step, values, at, attempt, left_out, name)
             before = i
 
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from dask.typing import Key
@@ -18,6 +19,7 @@ from dask_flame.core.option_checks import whole
 from dask_flame.errors import FlameError
 from dask_flame.reports.changes import Change
 from dask_flame.reports.driver.futures import futures_of
+from dask_flame.reports.driver.names_of import names_of
 from dask_flame.reports.driver.pending import ENDED, PendingReports, Reader, Report
 from dask_flame.reports.driver.replica import Source, source_of
 from dask_flame.reports.scheduler.store import ReportStore
@@ -43,9 +45,10 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
     -------
     Stream
         An iterator for ``for`` or ``async for``. It yields a :class:`Report` for each call of
-        :func:`dask_flame.report`, with ``task`` (or ``key``), ``runner``, ``step``, ``values``,
-        ``time``, ``attempt`` and ``thinned``. Earlier reports come first, and reports of one call
-        come in the order in which they were made. It ends when every call is done, has failed or
+        :func:`dask_flame.report`, with ``task`` (or ``key``), ``name``, ``runner``, ``step``,
+        ``values``, ``time``, ``attempt`` and ``thinned``. Earlier reports come first, and reports
+        of one call come in the order in which they were made. It ends when every call is done, has
+        failed or
         was cancelled, and all of their reports were yielded.
 
     Raises
@@ -69,8 +72,8 @@ def stream(futures: Future | Iterable[Future], *, limit: int = 20_000) -> Stream
     --------
     >>> futures = client.map(train, rates)
     >>> for r in dask_flame.stream(futures):
-    ...     print(r.task, r.runner, r.step, r.values["loss"])
-    train-... cpu-... 0 0.9
+    ...     print(r.name, r.runner, r.step, r.values["loss"])
+    rate=... cpu-... 0 0.9
     """
     use = "for r in dask_flame.stream(client.map(train, rates)): ..."
     given, client = futures_of(futures, "stream", use)
@@ -91,7 +94,8 @@ class Stream:
     """
 
     def __init__(self, futures: list[Future], client: Client | None, limit: int) -> None:
-        self._inbox = _Inbox({future.key for future in futures}, limit)
+        keys = list(dict.fromkeys(future.key for future in futures))
+        self._inbox = _Inbox(keys, limit, partial(names_of, client, keys))
         # Keep the calls wanted for as long as this stream exists. The inbox must hold no futures.
         self._futures = futures
         self._client = client
@@ -180,8 +184,15 @@ class _Inbox:
         Notified when there is something to read, or the stream has ended.
     """
 
-    def __init__(self, keys: set[Key], limit: int) -> None:
-        self.keys = keys
+    def __init__(
+        self,
+        keys: Collection[Key],
+        limit: int,
+        names: Callable[[ReportStore], Mapping[Key, str]] = lambda store: {},
+    ) -> None:
+        self.keys = set(keys)
+        self._name = names
+        self._named = False  # whether the reader has the present names
         self.news = threading.Condition()
         self.pending = PendingReports(limit)
         self._reader = Reader()
@@ -225,6 +236,8 @@ class _Inbox:
 
     def _changed(self, change: Change) -> None:
         if change.key in self.keys:
+            if change.what == "renewed" or (change.batch is not None and change.batch.about):
+                self._named = False
             self.pending.add(change)
             self._notify()
 
@@ -282,6 +295,8 @@ class _Inbox:
             with store.locked():
                 if not self.pending:
                     return []
+                if not self._named:
+                    self._reader.names, self._named = self._name(store), True
                 item = self.pending.take()
                 if not isinstance(item, Change):
                     share, call = self.pending.share, store.get(item)

@@ -17,6 +17,7 @@ from dask_flame.reports.runner.validate import (
     LAST_STEP,
     WORKS,
     InvalidValue,
+    last_step,
     number,
     whole_step,
 )
@@ -75,6 +76,7 @@ class BoundReport:
         self,
         *unnamed: Mapping[str, SupportsFloat | None],
         step: Any = None,
+        of: Any = None,
         **values: SupportsFloat | None,
     ) -> None:
         if unnamed:
@@ -82,17 +84,24 @@ class BoundReport:
             if not values:
                 return
         step, numbers = checked(step, values, self._complain)
+        if of is not None:
+            of = last_step(of, self._complain)
         if not numbers:
             return
         if self._local is not None and self._local[0].here:
             sender, call = self._local
+            call.of = of or call.of
             sender.add(call, step, numbers)
         else:
-            self._send({"step": step, "values": numbers})
+            self._send({"step": step, "values": numbers, "of": of})
 
-    def aside(self, step: int, values: dict[str, float]) -> None:
+    def aside(self, step: int, values: dict[str, float], *, of: float | None = None) -> None:
         """Report from another process, without changing the call's next default step."""
-        self._send({"step": step, "values": values, "aside": True})
+        self._send({"step": step, "values": values, "aside": True, "of": of})
+
+    def describe(self, **about: Any) -> None:
+        """Send fields of the call from another process; see :class:`dask_flame.CallReports`."""
+        self._send({"described": about})
 
     def count(self, new: int, values: dict[str, float]) -> None:
         """Report from another process; the step is the number of items done in that process."""

@@ -11,7 +11,12 @@ from distributed import Status, Worker
 from distributed.worker import warn
 
 from dask_flame.core.current_call import find, several, worker_here
+from dask_flame.core.option_checks import one_of, word
+from dask_flame.core.redaction import veiled
+from dask_flame.core.terminal_text import plain
 from dask_flame.reports.runner.bound import BoundReport, checked, from_environment, named
+from dask_flame.reports.runner.validate import LONGEST_NAME, last_step
+from dask_flame.reports.series import Direction
 from dask_flame.reports.wire import NAME
 
 
@@ -27,6 +32,9 @@ class _Report:
     step : int, optional
         Position on the horizontal axis, 0 or more. By default the call's previous step plus one,
         starting at 0. Steps may go back, for instance after a checkpoint; reports keep their order.
+    of : float, optional
+        Number of steps of the call, for its progress and the time that is left. It is remembered,
+        so one report of a call may tell it for all.
     *unnamed : mapping of str to float
         Values whose names are not Python identifiers: ``{"val/loss": 0.5}``.
     **values : float
@@ -68,6 +76,7 @@ class _Report:
         self,
         *unnamed: Mapping[str, SupportsFloat | None],
         step: int | None = None,
+        of: SupportsFloat | None = None,
         **values: SupportsFloat | None,
     ) -> None:
         place = find()
@@ -78,16 +87,50 @@ class _Report:
                 if not values:
                     return
             step, numbers = checked(step, values, sender.complain, call)
+            if of is not None:
+                call.of = last_step(of, sender.complain, call)
             if numbers:
                 sender.add(call, step, numbers)
         elif (bound := from_environment()) is not None:
-            bound(*unnamed, step=step, **values)
+            bound(*unnamed, step=step, of=of, **values)
         else:
             if unnamed:
                 values = named(unnamed, _complain) | values
                 if not values:
                     return
             checked(step, values, _complain)
+            _warn_if_lost(worker_here())
+
+    def better(self, **directions: Direction) -> None:
+        """Declare whether small or large values of metrics are better.
+
+        Without this, it is decided by the metric's name. It applies to all calls on a page.
+
+        Parameters
+        ----------
+        **directions : {"min", "max"}
+            Direction by metric.
+
+        Raises
+        ------
+        PoolError
+            A direction is something else.
+
+        Examples
+        --------
+        >>> def train(rate):
+        ...     dask_flame.report.better(skill="max")
+        ...     dask_flame.report(step=1, skill=0.5)
+        """
+        for metric, best in directions.items():
+            one_of(metric, best, ("min", "max"))
+        place = find()
+        if place is not None:
+            sender, call = place
+            sender.describe(call, better={**call.about.get("better", {}), **directions})
+        elif (bound := from_environment()) is not None:
+            bound.describe(better=directions)
+        else:
             _warn_if_lost(worker_here())
 
     def bind(self) -> BoundReport:
@@ -129,6 +172,44 @@ class _Report:
 report = _Report()
 
 
+def label(text: str) -> None:
+    """Name the running call on the page ``/flame``, in pictures and in streams.
+
+    Without a label, a call is named by its key, if you have chosen it, or by the arguments in
+    which the calls of its run differ.
+
+    Parameters
+    ----------
+    text : str
+        At most 200 characters are used.
+
+    Raises
+    ------
+    PoolError
+        `text` is not a text, or empty.
+
+    Notes
+    -----
+    Outside of a Dask task it only checks its argument. Unlike a ``key=``, a label is no identity:
+    calls with the same label are different calls.
+
+    Examples
+    --------
+    >>> def train(config):
+    ...     dask_flame.label(f"deep, {config['rate']}")
+    ...     dask_flame.report(step=1, loss=0.5)
+    """
+    text = veiled(plain(word("text", text, "a name for the call")))[:LONGEST_NAME]
+    place = find()
+    if place is not None:
+        sender, call = place
+        sender.describe(call, label=text)
+    elif (bound := from_environment()) is not None:
+        bound.describe(label=text)
+    else:
+        _warn_if_lost(worker_here())
+
+
 def count(new: int, values: dict[str, float]) -> None:
     """Report `new` more items done; the step counts the items of all tracked loops of the call."""
     place = find()
@@ -140,14 +221,15 @@ def count(new: int, values: dict[str, float]) -> None:
         bound.count(new, values)
 
 
-def aside(step: int, values: dict[str, float]) -> None:
-    """Report at a step, without changing the call's next default step."""
+def aside(step: int, values: dict[str, float], *, of: float | None = None) -> None:
+    """Report at a step of so many, without changing the call's next default step."""
     place = find()
     if place is not None:
         sender, call = place
+        call.of = of or call.of
         sender.add(call, step, values, aside=True)
     elif (bound := from_environment()) is not None:
-        bound.aside(step, values)
+        bound.aside(step, values, of=of)
 
 
 def _complain(about: str, message: str) -> None:

@@ -20,7 +20,7 @@ from dask_flame.core.terminal_text import tame
 from dask_flame.reports.runner.subprocess_server import SubprocessServer
 from dask_flame.reports.runner.validate import COMPLAINTS, unfit_name
 from dask_flame.reports.wire import NAME, TOPIC, Record, RunningCall, encode
-from dask_flame.serialization.task_arguments import arguments_of
+from dask_flame.serialization.task_arguments import about_task
 
 
 class ReportSender(WorkerPlugin):
@@ -75,6 +75,7 @@ class ReportSender(WorkerPlugin):
         self._opened = 0
         self.calls: dict[Key, RunningCall] = {}
         self._buffer: list[Record] = []
+        self._described: set[RunningCall] = set()
         self._values = 0  # number of values in the buffer
         self._awake = False
         self._full = False
@@ -111,7 +112,7 @@ class ReportSender(WorkerPlugin):
                 actor = key not in self._worker.state.tasks
                 shown = f"{key}@{self._worker.name}" if actor else key
                 call = RunningCall(shown, f"{self._id}-{self._opened}", actor)
-                call.arguments = arguments_of(self._worker, key, hide_random=self.hide_random)
+                call.about = about_task(self._worker, key, hide_random=self.hide_random)
                 self.calls[key] = call
         return call
 
@@ -152,6 +153,22 @@ class ReportSender(WorkerPlugin):
         ) and not self._full:
             self._full = True
             self._worker.loop.add_callback(self.flush)
+
+    def describe(self, call: RunningCall, **about: Any) -> None:
+        """Send fields of a call, whether or not it reports.
+
+        Parameters
+        ----------
+        call : RunningCall
+        **about
+            Fields of :class:`~dask_flame.CallReports`.
+        """
+        with self._lock:
+            call.about |= about
+            self._described.add(call)
+        if not self._awake:
+            self._awake = True
+            self._worker.loop.add_callback(self._wait)
 
     def _accepted(self, call: RunningCall, values: dict[str, float]) -> dict[str, float]:
         """Return the values whose names are known or can be added."""
@@ -214,9 +231,12 @@ class ReportSender(WorkerPlugin):
         n = len(self._buffer)
         records = self._buffer[:n]
         del self._buffer[:n]
-        if records:
+        with self._lock:
+            described, self._described = self._described, set()
+        if records or described:
             self._sent = monotonic()
-            self._worker.log_event(TOPIC, encode(str(self._worker.name), records, self._pool))
+            message = encode(str(self._worker.name), records, self._pool, described)
+            self._worker.log_event(TOPIC, message)
 
     def _wait(self) -> None:
         if self._awake and self._timer is None:

@@ -93,7 +93,12 @@ class SubprocessServer:
         aside: bool = False,
         about: str = "",
         complaint: str = "",
+        of: float | None = None,
+        described: dict[str, Any] | None = None,
     ) -> None:
+        call.of = of or call.of
+        if described:
+            self._sender.describe(call, **described)
         if values:
             numbers = {str(name): float(v) for name, v in values.items()}
             self._sender.add(call, step, numbers, aside=aside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import reprlib
+from collections.abc import Callable
 from typing import Any
 
 from dask_flame.core.terminal_text import plain
@@ -17,6 +18,7 @@ COMPLAINTS = 20
 #: Maximum length of a name, in characters.
 LONGEST_NAME = 200
 
+WORKS_OF = "a line that works: report(step=1, of=100, loss=0.25)"
 WORKS = "a line that works: report(step=1, loss=0.25)"
 
 
@@ -81,6 +83,18 @@ def whole_step(value: Any) -> int:
             f"used; {WORKS}"
         )
     return int(step)
+
+
+def last_step(of: Any, complain: Callable[..., object], *args: Any) -> float | None:
+    """Return a number of steps; complain about anything else, and return None."""
+    try:
+        steps = number("of", of)
+        if not 0 < steps <= LAST_STEP:
+            raise InvalidValue(f"report(of={_shown(of)}): of must be above 0; {WORKS_OF}")
+    except InvalidValue as error:
+        complain(*args, "of", str(error))
+        return None
+    return steps
 
 
 def unfit_name(name: str) -> str:

@@ -15,6 +15,8 @@ from dask_flame.reports.downsample import thin
 from dask_flame.reports.series import CallReports, Series
 from dask_flame.reports.wire import Batch
 
+#: Fields of :class:`CallReports` that a call, its arguments or its submission tell.
+ABOUT = ("arguments", "parameters", "label", "function", "run", "submitted", "better")
 #: Number of earlier attempts of a call to keep.
 _EARLIER = 3
 
@@ -55,13 +57,13 @@ class CurveRecord:
 class CallRecord:
     """Reports of one call.
 
-    ``run`` is the execution that made the current reports, ``past`` holds earlier executions.
+    ``execution`` made the current reports, ``past`` holds earlier executions.
     """
 
     key: Key
     runner: str
     actor: bool = False
-    run: str | None = None
+    execution: str | None = None
     past: deque[str] = field(default_factory=lambda: deque(maxlen=8))
     state: State = "running"
     attempt: int = 1
@@ -69,8 +71,10 @@ class CallRecord:
     finished: float | None = None
     curves: dict[str, CurveRecord] = field(default_factory=dict)
     pool: str = ""
-    arguments: str = ""
     why: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    progress: float | None = None
+    steady: bool = True  # whether its progress has never gone back
     earlier: deque[CallReports] = field(default_factory=lambda: deque(maxlen=_EARLIER))
     frozen: CallReports | None = None
 
@@ -92,11 +96,26 @@ class CallRecord:
                 self.state, self.frozen = "lost", None
             self.earlier.append(replace(self.snapshot(), earlier=()))
             self.curves = {}
-        if self.run is not None:
-            self.past.append(self.run)
-        self.run, self.arguments, self.why = None, "", ""
+        if self.execution is not None:
+            self.past.append(self.execution)
+        self.execution, self.why = None, ""
+        self.progress, self.steady = None, True
         self.attempt += 1
         self.state, self.started, self.finished = "running", 0.0, None
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Take fields that are known of the call; directions of metrics are added up."""
+        if about:
+            better = {**self.about.get("better", {}), **about.get("better", {})}
+            self.about |= {name: about[name] for name in ABOUT if name in about}
+            self.about["better"] = better
+
+    def advance(self, progress: float) -> None:
+        """Take the share that is done."""
+        # It goes back where a loop begins anew, so that it is not the progress of the whole call.
+        if self.progress is not None and progress < self.progress:
+            self.steady = False
+        self.progress = progress
 
     def snapshot(self) -> CallReports:
         if self.frozen is None:
@@ -111,8 +130,9 @@ class CallRecord:
                 series,
                 tuple(self.earlier),
                 self.pool,
-                self.arguments,
-                self.why,
+                why=self.why,
+                progress=self.progress if self.steady else None,
+                **self.about,
             )
         return self.frozen
 
@@ -121,7 +141,7 @@ class CallRecord:
         return {
             "runner": self.runner,
             "actor": self.actor,
-            "run": self.run,
+            "execution": self.execution,
             "past": list(self.past),
             "earlier": [_dumped(call) for call in self.earlier],
             "latest": _dumped(self.snapshot()),
@@ -131,11 +151,12 @@ class CallRecord:
     def load(cls, dumped: Mapping[str, Any]) -> CallRecord:
         """Return the record from the values that :meth:`dump` returned."""
         latest = _loaded(dumped["latest"])
-        call = cls(latest.key, dumped["runner"], dumped["actor"], dumped["run"])
+        call = cls(latest.key, dumped["runner"], dumped["actor"], dumped["execution"])
         call.past.extend(dumped["past"])
         call.state, call.attempt = latest.state, latest.attempt
         call.started, call.finished = latest.started, latest.finished
-        call.pool, call.arguments, call.why = latest.pool, latest.arguments, latest.why
+        call.pool, call.why, call.progress = latest.pool, latest.why, latest.progress
+        call.about = {name: getattr(latest, name) for name in ABOUT}
         call.earlier.extend(map(_loaded, dumped["earlier"]))
         for name, series in latest.series.items():
             curve = call.curves[name] = CurveRecord()
@@ -162,8 +183,9 @@ def _dumped(call: CallReports) -> dict[str, Any]:
     }
     times = {"started": call.started, "finished": call.finished}
     known = {"key": call.key, "runner": call.runner, "state": call.state, "attempt": call.attempt}
-    where = {"pool": call.pool, "arguments": call.arguments, "why": call.why}
-    return {**known, **times, **where, "series": series}
+    more = {"pool": call.pool, "why": call.why, "progress": call.progress}
+    about = {name: getattr(call, name) for name in ABOUT}
+    return {**known, **times, **more, **about, "series": series}
 
 
 def _loaded(dumped: Mapping[str, Any]) -> CallReports:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from dask.typing import Key
 from distributed import Scheduler
 
 from dask_flame.history.state import Snapshot
+from dask_flame.reports.runs import Run
 from dask_flame.reports.scheduler.store import ReportStore
+from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import NAME
 
 
@@ -17,6 +20,16 @@ class Gatherer(Protocol):
 
     store: ReportStore
     pools: Callable[[], Snapshot] | None
+
+    @property
+    def version(self) -> int:
+        """Number that differs after each change of the calls or the runs."""
+
+    def calls(self) -> dict[Key, CallReports]:
+        """Return all calls of runs and all calls that have reported, ordered by submission."""
+
+    def runs(self) -> list[Run]:
+        """Return the runs, oldest first."""
 
 
 def plugin_of(scheduler: Scheduler) -> Gatherer | None:

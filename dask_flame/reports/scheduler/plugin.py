@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -16,13 +17,19 @@ from dask_flame.core.option_checks import whole, yes_or_no
 from dask_flame.core.redaction import veiled
 from dask_flame.core.settings import configured
 from dask_flame.history.state import Snapshot
+from dask_flame.reports.changes import State
 from dask_flame.reports.runner.sender import ReportSender
+from dask_flame.reports.runs import Run
 from dask_flame.reports.scheduler.publisher import ClientFollowers
+from dask_flame.reports.scheduler.run_book import RunBook
 from dask_flame.reports.scheduler.store import ReportStore
+from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import NAME, TOPIC, decode
 
 #: Maximum length of an exception's text, in characters.
 _MAX_TEXT = 300
+#: States of Dask's tasks in which a call that is submitted again does not begin again.
+_PRESENT: dict[str, State] = {"memory": "done", "erred": "failed", "processing": "running"}
 
 logger = logging.getLogger("dask_flame")
 
@@ -83,6 +90,7 @@ class Reports(SchedulerPlugin):
         )
         self.store = ReportStore(calls=calls, points=points, total=total)
         limits = dict(zip(("calls", "points", "total"), self.store.limits, strict=True))
+        self._book = RunBook(calls)
         self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.pools: Callable[[], Snapshot] | None = None
         self._scheduler: Scheduler | None = None
@@ -123,9 +131,42 @@ class Reports(SchedulerPlugin):
         # already has them.
         forget_events(self._scheduler, TOPIC)
         for batch in decode(msg):
+            if batch.about and (known := self._book.get(batch.key)) is not None:
+                batch = replace(batch, about={**batch.about, **_submission(known)})
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")
             self.store.add(batch, state="running" if wanted else "cancelled")
+
+    @property
+    def version(self) -> int:
+        """Number that differs after each change of the calls or the runs."""
+        return self.store.version + self._book.version
+
+    def runs(self) -> list[Run]:
+        """Return the runs, oldest first."""
+        return self._book.runs
+
+    def calls(self) -> dict[Key, CallReports]:
+        """Return all calls of runs and all calls that have reported, ordered by submission."""
+        return {**self._book.calls, **self.store.calls}
+
+    def update_graph(
+        self,
+        scheduler: Scheduler,
+        *,
+        client: str,
+        keys: set[Key],
+        tasks: list[Key],
+        annotations: dict[str, dict[Key, Any]],
+        **kwargs: Any,
+    ) -> None:
+        self._book.add(client, keys, tasks, annotations, self._present(keys), time())
+
+    def _present(self, keys: Iterable[Key]) -> dict[Key, State]:
+        """Return the states of calls that were submitted earlier, and do not begin again."""
+        assert self._scheduler is not None
+        known = ((key, self._scheduler.tasks.get(key)) for key in keys)
+        return {key: _PRESENT[ts.state] for key, ts in known if ts and ts.state in _PRESENT}
 
     def transition(
         self,
@@ -136,18 +177,42 @@ class Reports(SchedulerPlugin):
         stimulus_id: str,
         **kwargs: Any,
     ) -> None:
-        # The fast test comes first: it is false for almost all tasks, which never report.
-        if ("processing" not in (start, finish)) or key not in self.store:
+        # The fast tests come first: most tasks are neither of a run nor do they report.
+        reports, in_run = key in self.store, key in self._book
+        if not reports and not in_run:
             return
         if finish == "processing":
-            self.store.begin(key, time())
-        elif finish == "memory":
-            self.store.end(key, "done", time())
-        elif finish == "erred" or stimulus_id.startswith("task-erred"):
+            if reports:
+                self.store.begin(key, time())
+            if in_run:
+                self._book.begin(key, self._runner_of(key), time())
+            return
+        state, why = self._ended(key, start, finish, stimulus_id, kwargs)
+        if state is None:
+            return
+        if reports and start == "processing":
+            self.store.end(key, state, time(), why)
+        if in_run:
+            self._book.end(key, state, time(), why)
+
+    def _ended(
+        self, key: Key, start: str, finish: str, stimulus_id: str, told: Mapping[str, Any]
+    ) -> tuple[State | None, str]:
+        """Return the state in which a transition leaves a call, if it has ended, and why."""
+        if finish == "memory":
+            return "done", ""
+        if finish == "erred" or (start == "processing" and stimulus_id.startswith("task-erred")):
             # A task with retries left becomes "released", with the stimulus of the worker's error.
-            self.store.end(key, "failed", time(), _shortened(kwargs.get("exception_text")))
-        else:
-            self.store.end(key, "lost" if self._wanted(key) else "cancelled", time())
+            return "failed", _shortened(told.get("exception_text"))
+        if start == "processing":
+            return "lost" if self._wanted(key) else "cancelled", ""
+        # A call that has not begun is given up. Its end before is not changed by its release.
+        return ("cancelled" if finish == "forgotten" else None), ""
+
+    def _runner_of(self, key: Key) -> str:
+        assert self._scheduler is not None
+        ts = self._scheduler.tasks.get(key)
+        return "" if ts is None or ts.processing_on is None else str(ts.processing_on.name)
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         if self._followers is not None:
@@ -166,11 +231,18 @@ class Reports(SchedulerPlugin):
     def restart(self, scheduler: Scheduler) -> None:
         # A restart drops all tasks without transitions.
         self.store.end_all("cancelled", time())
+        self._book.end_all("cancelled", time())
 
     def _wanted(self, key: Key) -> bool:
         assert self._scheduler is not None
         ts = self._scheduler.tasks.get(key)
         return ts is not None and bool(ts.who_wants or ts.waiters)
+
+
+def _submission(call: CallReports) -> dict[str, Any]:
+    """Return the fields of a call that its submission has told."""
+    told = {name: getattr(call, name) for name in ("arguments", "parameters", "function")}
+    return {k: v for k, v in told.items() if v} | {"run": call.run, "submitted": call.submitted}
 
 
 def _shortened(text: Any) -> str:

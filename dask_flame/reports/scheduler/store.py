@@ -149,18 +149,22 @@ class ReportStore(Exports):
                 call = self._calls[batch.key] = CallRecord(
                     batch.key, batch.runner, actor=batch.actor
                 )
-            if call.run != batch.run:
-                if batch.run in call.past:
+            at = batch.times[0] if batch.times else time()
+            if call.execution != batch.execution:
+                if batch.execution in call.past:
                     return
-                if call.run is not None:
+                if call.execution is not None:
                     self._restart(call)
-                call.run, call.arguments = batch.run, batch.arguments
+                call.execution = batch.execution
                 call.state = state
-                call.started = call.started or batch.times[0]
+                call.started = call.started or at
                 call.finished = None if state == "running" else time()
             call.runner, call.pool = batch.runner, batch.pool
+            call.describe(batch.about)
+            if batch.progress is not None:
+                call.advance(batch.progress)
             self._extend(call, batch)
-            self._changed(call, "reports", batch.times[0], batch)
+            self._changed(call, "reports", at, batch)
 
     def begin(self, key: Key, at: float) -> None:
         """Record that a known call runs again."""

@@ -1,0 +1,1 @@
+"""What the driver tells the scheduler of the calls that its Clients submit (driver)."""
