@@ -113,7 +113,9 @@ def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
     return {
         "/flame": partial(_flame, palette, workers),
         "/individual-flame-curves": partial(_alone, palette, "Curves", {}),
-        "/individual-flame-multiples": partial(_alone, palette, "Multiples", {"view": "grid", "colors": "runner"}),
+        "/individual-flame-multiples": partial(
+            _alone, palette, "Multiples", {"view": "grid", "colors": "runner"}
+        ),
     }
 
 
@@ -261,12 +263,13 @@ class Board:
 
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
         wanted = Wanted.read(self._shared.wanted)
-        version = reports, reports.store.version if reports else 0, wanted
+        version = reports, reports.version if reports else 0, wanted
         if version == self._version:
             return None
         self._version = version
-        calls = reports.store.calls if reports else {}
-        return self._feed.next(calls, now=time(), wanted=wanted)
+        calls = reports.calls() if reports else {}
+        runs = reports.runs() if reports else []
+        return self._feed.next(calls, runs, now=time(), wanted=wanted)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """Return the counts of each pool, if they have changed."""
