@@ -111,7 +111,9 @@ def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
     return {
         "/flame": partial(_flame, palette, workers),
         "/individual-flame-curves": partial(_alone, palette, "Curves", {}),
-        "/individual-flame-multiples": partial(_alone, palette, "Multiples", {"view": "grid", "colors": "runner"}),
+        "/individual-flame-multiples": partial(
+            _alone, palette, "Multiples", {"view": "grid", "colors": "runner"}
+        ),
     }
 
 
