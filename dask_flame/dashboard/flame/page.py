@@ -14,12 +14,13 @@ from bokeh.model import DataModel
 from bokeh.models import Div, InlineStyleSheet, Range1d
 from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
-from distributed.dashboard.components.scheduler import BOKEH_THEME, env
+from distributed.dashboard.components.scheduler import BOKEH_THEME
 
 from dask_flame.charts.colors import CALL_LINES, RUNNER_LINES, Palette
 from dask_flame.dashboard import theme
 from dask_flame.dashboard.flame.feed import MOST_DRAWN, Feed, Wanted
 from dask_flame.dashboard.flame.figures import curves, grid
+from dask_flame.dashboard.frame import put_into_frame
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.rows import WorkersAsPool, count
 from dask_flame.dashboard.static import run_when_ready
@@ -32,6 +33,7 @@ POOLS_INTERVAL = 1.0
 #: Scripts of the page, in order of their dependencies.
 _SCRIPTS = (
     "theme",
+    "frame",
     "address",
     "connection",
     "calls",
@@ -121,8 +123,7 @@ def _flame(
     palette: Palette, workers: WorkersAsPool, scheduler: Any, extra: dict[str, Any], doc: Document
 ) -> None:
     doc.title = "Dask: Flame"
-    doc.template = env.get_template("simple.html")
-    doc.template_variables.update(extra)
+    put_into_frame(doc, "flame", extra)
     _show(Board(scheduler, palette, workers, wanted=_asked(doc)), doc)
 
 
@@ -223,6 +224,7 @@ class Board:
             stylesheets=[theme.EMPTY, InlineStyleSheet(css=_TALL)],
             visible=False,
         )
+        self._curves: LayoutDOM
         self.root = self._layout()
         self.args: dict[str, Any] = {
             "feed": self._shared,
@@ -230,6 +232,7 @@ class Board:
             "side": self._side if workers is not None else None,
             "empty": self._empty,
             "charts": self._charts,
+            "side_by_side": self._curves,
             "grid": self._grid,
             "more": self._more if workers is not None else None,
             "pools": "pools",
@@ -286,13 +289,20 @@ class Board:
         return pools
 
     def _layout(self) -> LayoutDOM:
+        # In a row of its own, because its style would show it when it is not visible.
         curves = Row(
             children=[part["figure"] for chart in self._charts for part in chart.values()],
             sizing_mode="stretch_both",
             stylesheets=[InlineStyleSheet(css=_CHARTS)],
         )
+        self._curves = Column(
+            children=[curves],
+            sizing_mode="stretch_both",
+            name="flame-charts",
+            stylesheets=[InlineStyleSheet(css=_LEFT)],
+        )
         left = Column(
-            children=[self._empty, curves, self._grid["figure"], self._more],
+            children=[self._empty, self._curves, self._grid["figure"], self._more],
             sizing_mode="stretch_both",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )

@@ -45,19 +45,19 @@ class Charts {
     const all = [...rows, ...calls.earlier(rows)];
     this.moving = true;
     const zoomed = options.zoom?.length === 2 + 2 * this.shown.length;
-    this.show(zoomed ? options.zoom : this.fit(all, options));
+    this.show(zoomed ? options.zoom : this.fit(calls, all, options));
     if (zoomed) for (const chart of this.shown) chart.cut = 0;
     this.moving = false;
     for (const chart of this.shown) chart.draw(calls, rows, options, focus);
   }
   /** The ends of all axes that show everything. */
-  fit(attempts, options) {
+  fit(calls, attempts, options) {
     const ends = this.shown.flatMap(({ metric }) =>
       attempts.map((a) => endsOf(a.curve(metric), options)).filter(Boolean),
     );
     const [low, high] = finite(ends.flat()) ?? [0, 1];
     const x = [low - roomFor(low, high, 0.012), high + roomFor(low, high, 0.02)];
-    return [...x, ...this.shown.flatMap((chart) => chart.fit(attempts, options))];
+    return [...x, ...this.shown.flatMap((chart) => chart.fit(attempts, options, calls.higher(chart.metric)))];
   }
   show([start, end, ...levels]) {
     this.shown.forEach((chart, i) => {

@@ -219,14 +219,15 @@ class Curves {
     });
   }
   /** The ends of the vertical axis that show the curves of these calls. */
-  fit(attempts, options) {
+  fit(attempts, options, higher) {
     const y = attempts.map((a) => valuesOf(a.curve(this.metric), options)).filter((v) => v.length);
     const seen = span(y, options.whole || options.log);
     const [low, high] = seen.range ?? (options.log ? [0.1, 1] : [0, 1]);
     const out = (v) => v < low || v > high;
     this.cut = seen.cut ? y.filter((values) => values.some(out)).length : 0;
     let v = options.log ? [Math.log10(low), Math.log10(high)] : [low, high];
-    v = [v[0] - roomFor(...v, 0.05), v[1] + roomFor(...v, 0.05)];
+    // The label of the best value needs room above it.
+    v = [v[0] - roomFor(...v, 0.05), v[1] + roomFor(...v, higher ? 0.12 : 0.05)];
     return options.log ? v.map((e) => 10 ** e) : v;
   }
   /** The attempt and the point that are closest to the mouse; null if none is near. */

@@ -13,7 +13,7 @@ const DEFAULTS = {
 };
 
 function main(args, { index }) {
-  const { feed, bar, side, more, empty, charts, grid, look, pools } = args;
+  const { feed, bar, side, more, empty, charts, side_by_side, grid, look, pools } = args;
   const defaults = { ...DEFAULTS, ...look.options };
   const options = { ...defaults, ...readAddress(location.search) };
   const calls = new Calls();
@@ -65,6 +65,7 @@ function main(args, { index }) {
     if (view === shownView) return;
     shownView = view;
     empty.visible = view === "empty";
+    side_by_side.visible = view === "curves";
     grid.figure.visible = view === "grid";
     if (more) more.visible = view === "parameters";
     if (side) side.visible = view !== "empty";

@@ -52,15 +52,12 @@ const CONTROLS_STYLE = `
   font-variant-numeric: tabular-nums }
  .said { flex: 1 1 100%; display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 14px;
   min-height: 19px }
- .said > * { min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+ .said > * { min-width: 0; overflow-wrap: anywhere }
  .quiet { color: var(--flame-quiet) }
- .bad { color: var(--flame-bad) }
+ .flame-lost { color: var(--flame-bad) }
  [hidden] { display: none !important }
- .end { margin-left: auto }
  progress { width: 90px; height: 9px; vertical-align: baseline; margin-right: 8px;
-  accent-color: #0072B2 }
- a { color: inherit }
- i { display: inline-block; width: 9px; height: 9px; margin: 0 3px 0 8px; border-radius: 2px }`;
+  accent-color: #0072B2 }`;
 
 class Controls {
   /** `choose(changed)` changes choices. */
@@ -82,9 +79,6 @@ class Controls {
       ["parameters", "parameters", "how results depend on arguments"],
     ];
     const colors = [["call", "by call"], ["runner", "by runner"], ["rank", "by rank"]];
-    const theme = element("button", { type: "button", name: "theme", title: "light or dark" }, "◐");
-    theme.setAttribute("aria-label", "light or dark");
-    theme.onclick = () => flameTheme.toggle();
     this.again = element("button", { type: "button", name: "follow", hidden: true }, "show all");
     this.again.onclick = () => choose({ zoom: null, whole: true });
     const quiet = () => element("span", { className: "quiet" });
@@ -98,8 +92,9 @@ class Controls {
     this.bar.setAttribute("aria-label", "calls that have ended");
     this.counts = element("span", {});
     this.done = element("span", {}, this.bar, this.counts);
-    this.pools = element("span", { className: "quiet end" });
-    this.lost = element("b", { className: "bad end" });
+    this.pools = element("span", { className: "flame-pools" });
+    this.lost = element("b", { className: "flame-lost" });
+    this.lost.setAttribute("role", "status");
     this.drawing = [this.log(), this.smoothing(), this.either("x", x)];
     this.choices = [
       this.metric, this.way, this.also.root, this.runs.root,
@@ -111,13 +106,14 @@ class Controls {
       { className: "bar" },
       element("style", {}, CONTROLS_STYLE),
       ...this.choices,
-      element("span", { className: "end" }, theme),
       element(
         "div", { className: "said" },
         this.done, this.best, this.found, this.span, this.cut, this.below, this.thinned,
-        this.pools, this.lost,
       ),
     );
+    const tabs = document.querySelector(".flame-tabs");
+    if (tabs) tabs.lastElementChild.before(this.pools, this.lost);
+    else this.root.lastElementChild.append(this.lost);
     this.show(options);
   }
   select(name, label, choices) {
