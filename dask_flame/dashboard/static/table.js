@@ -3,8 +3,8 @@
 const ROW = 28; // height of a row in pixels
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NAME = { least: 120, most: 320, share: 0.36 }; // width of the names, in pixels and of the table
-const LEAD = 84; // width of the first column, with the buttons and the rank
+const NAME = { least: 120, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const LEAD = 80; // width of the first column, with the buttons and the rank
 
 const TABLE_STYLE = `
  .whole { position: absolute; inset: 0; display: flex; flex-direction: column;
@@ -50,7 +50,7 @@ const TABLE_STYLE = `
   stroke-linejoin: round; stroke-linecap: round }
  .lead button[aria-pressed=true] .filled { fill: currentColor }
  .lead button:not([aria-pressed=true]) .off { display: none }
- .lead .rank { display: inline-block; min-width: 24px; text-align: right }
+ .lead .rank { display: inline-block; min-width: 22px; text-align: right }
  .line { width: 20px; height: 8px; vertical-align: middle; margin-right: 5px }
  .bar { display: inline-block; width: 44px; height: 8px; margin-right: 6px; border-radius: 4px;
   background: var(--flame-rule); overflow: hidden }
@@ -359,7 +359,7 @@ class Table {
     row.sample.style.visibility = a.state === "waiting" ? "hidden" : "";
     write(row.sign, SIGNS[a.state] ?? "●");
     row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)" : color;
-    write(row.name, a.name);
+    this.name(row, a.name, a.attempt > 1 ? 70 : 0);
     write(row.more, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
     const title = [a.name, a.key, a.arguments, stateText(a)].filter(Boolean);
     row.call.title = [...new Set(title)].join("\n");
@@ -372,12 +372,18 @@ class Table {
     mark(row.line, "stroke", this.colors.of(group, group.place, n));
     mark(row.line, "stroke-dasharray", STROKES[this.colors.dash(group, n)] ?? "none");
     write(row.sign, open ? "▾" : "▸");
-    write(row.name, group.name);
+    this.name(row, group.name, 28);
     write(row.more, ` (${group.members.length})`);
     row.call.title = `${group.name}: ${group.members.length} calls`;
   }
   text({ attempt, group }, column) {
     return group ? this.groupText(group, column) : column.text(attempt, this.last.now);
+  }
+  /** Write a name, without its middle if it is too long: names often differ at their ends. */
+  name(row, name, taken) {
+    const room = this.widths.get("call") - 62 - taken;
+    write(row.name, withoutMiddle(name, room));
+    mark(row.call, "aria-label", name);
   }
   cell(td, column, { attempt: a, group }, text) {
     const { rows } = this.last;
@@ -526,6 +532,19 @@ function counts(words) {
 function extremes(group, column) {
   const { n, low, high } = statistics(group.members.map((a) => column.value(a)));
   return n ? `mean ± standard deviation of ${n}; from ${shown(low)} to ${shown(high)}` : "";
+}
+
+/** A text that is not wider than some pixels: its beginning and its end. */
+function withoutMiddle(text, room) {
+  if (wordWidth(text) <= room) return text;
+  let [low, high] = [0, text.length - 1];
+  const cut = (n) => `${text.slice(0, Math.ceil(n / 3))}…${text.slice(text.length - Math.floor((2 * n) / 3))}`;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (wordWidth(cut(middle)) <= room) low = middle;
+    else high = middle - 1;
+  }
+  return cut(low);
 }
 
 const measurer = document.createElement("canvas").getContext("2d");
