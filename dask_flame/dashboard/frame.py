@@ -21,7 +21,8 @@ body { padding-top: calc(var(--flame-top, 41px) + 4px); padding-bottom: 6px }
 .content main { flex: 1; min-height: 0 }
 .dropdown-content { top: auto }
 .dropdown:focus-within .dropdown-content { display: block }
-.flame-tabs { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; padding: 2px 6px 0; font-size: 14px }
+.flame-tabs { display: flex; flex-wrap: wrap; align-items: center; gap: 2px;
+ padding: 2px 6px 0; font-size: 14px }
 .flame-tabs a { padding: 4px 12px; color: inherit; text-decoration: none;
  border-bottom: 2px solid transparent }
 .flame-tabs a:hover, .flame-tabs a:focus-visible { border-color: #eaaa6d }

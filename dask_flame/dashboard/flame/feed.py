@@ -17,9 +17,10 @@ from dask.typing import Key
 from dask_flame.charts.colors import Palette
 from dask_flame.charts.ranking import metrics
 from dask_flame.dashboard.flame.points import Points, SentCurve
-from dask_flame.dashboard.flame.words import direction, names
+from dask_flame.reports.better import direction
+from dask_flame.reports.names import differing, names
 from dask_flame.reports.runs import Run, progress, seconds_left
-from dask_flame.reports.series import CallReports, Parameter
+from dask_flame.reports.series import CallReports
 
 #: Approximate number of points of all curves in a page (24 bytes each).
 POINTS = 300_000
@@ -197,7 +198,7 @@ class Feed:
             # Pairs, because some names are reserved in a JavaScript object.
             "better": [[name, direction(name, shown.values())] for name in listed],
             "declared": [name for name in known if name in declared],
-            "parameters": differing(shown.values()),
+            "parameters": differing(shown.values())[:_PARAMETERS],
             "runs": _runs(runs, calls, now),
             "now": now,
         }
@@ -253,30 +254,6 @@ class Feed:
             "step": max((s.steps[-1] for s in call.series.values() if s), default=None),
             "metrics": values,
         }
-
-
-def differing(calls: Collection[CallReports]) -> list[str]:
-    """Return the names of the parameters that are not the same in all calls.
-
-    Examples
-    --------
-    >>> from dask_flame.reports import CallReports
-    >>> def call(key, **parameters):
-    ...     return CallReports(key, "", "waiting", 1, 0, None, {}, parameters=parameters)
-    >>> differing([call("a", rate=0.1, layers=4), call("b", rate=0.2, layers=4)])
-    ['rate']
-    """
-    found: dict[str, Parameter] = {}
-    several: dict[str, None] = {}
-    n: dict[str, int] = {}
-    for call in calls:
-        for name, value in call.parameters.items():
-            n[name] = n.get(name, 0) + 1
-            if name in found and (found[name], type(found[name])) != (value, type(value)):
-                several[name] = None
-            found.setdefault(name, value)
-    listed = [name for name in found if name in several or n[name] < len(calls)]
-    return listed[:_PARAMETERS]
 
 
 def _same(before: Mapping[str, Any], heading: Mapping[str, Any]) -> bool:

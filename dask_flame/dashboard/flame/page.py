@@ -61,27 +61,21 @@ _EMPTY = """
 </div>"""
 #: Width of a window below which the table is below the charts, and the page scrolls.
 _NARROW = "@media (max-width: 900px)"
-_PAGE = f"""
-{_NARROW} {{ :host {{ height: auto !important }} }}
-"""
-_SIDE_BY_SIDE = f"""
-{_NARROW} {{ :host {{ flex-direction: column !important; height: auto !important }} }}
-"""
+#: Undoes Bokeh's fitting of a part into its parent.
+_FREE = "height: auto !important; max-height: none !important; flex: none !important"
+_PAGE = f"{_NARROW} {{ :host {{ {_FREE} }} }}"
+_SIDE_BY_SIDE = f"{_NARROW} {{ :host {{ {_FREE}; flex-direction: column !important }} }}"
+_LEFT = f"{_NARROW} {{ :host {{ {_FREE}; width: 100% !important }} }}"
 #: Charts of several metrics side by side, or one below the other in a narrow window.
 _CHARTS = f"""
 :host {{ display: grid !important; gap: 8px; grid-auto-rows: minmax(200px, 1fr);
  grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)) }}
-{_NARROW} {{ :host {{ height: auto !important; grid-auto-rows: 320px }} }}
+{_NARROW} {{ :host {{ {_FREE}; grid-auto-rows: 320px }} }}
 """
-_LEFT = f"""
-{_NARROW} {{ :host {{ width: 100% !important; height: auto !important; flex: none !important }} }}
-"""
-_TALL = f"""
-{_NARROW} {{ :host {{ height: 75vh !important; flex: none !important }} }}
-"""
+_TALL = f"{_NARROW} {{ :host {{ {_FREE}; height: 75vh !important }} }}"
 _SIDE = f"""
 :host {{ width: clamp(420px, 42vw, 900px) }}
-{_NARROW} {{ :host {{ width: calc(100% - 10px); height: 75vh !important }} }}
+{_NARROW} {{ :host {{ {_FREE}; width: calc(100% - 10px); height: 75vh !important }} }}
 """
 
 
@@ -263,12 +257,13 @@ class Board:
 
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
         wanted = Wanted.read(self._shared.wanted)
-        version = reports, reports.store.version if reports else 0, wanted
+        version = reports, reports.version if reports else 0, wanted
         if version == self._version:
             return None
         self._version = version
-        calls = reports.store.calls if reports else {}
-        return self._feed.next(calls, now=time(), wanted=wanted)
+        calls = reports.calls() if reports else {}
+        runs = reports.runs() if reports else []
+        return self._feed.next(calls, runs, now=time(), wanted=wanted)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """Return the counts of each pool, if they have changed."""
