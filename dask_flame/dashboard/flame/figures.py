@@ -37,8 +37,9 @@ def curves(name: str, kind: str, x_range: Range1d, **sizing: Any) -> dict[str, A
     Returns
     -------
     dict
-        The ``figure``, and its sources: ``lines``, ``strong`` (highlighted curves), ``ends``
-        (markers at the ends of curves) and ``notes`` (label of the best value).
+        The ``figure``, and its sources: ``bands`` (spreads of groups), ``lines``, ``strong``
+        (highlighted curves), ``ends`` (markers at the ends of curves) and ``notes`` (label of the
+        best value).
     """
     fig = figure(
         y_axis_type=kind,
@@ -59,11 +60,13 @@ def curves(name: str, kind: str, x_range: Range1d, **sizing: Any) -> dict[str, A
     if kind == "linear":
         fig.yaxis.formatter = NumeralTickFormatter(format="0,0.[000000]")
     plain(fig)
+    bands = _source("xs ys color alpha", f"{name}-{kind}-bands")
     lines = _source("xs ys key runner state color dash alpha width", f"{name}-{kind}-lines")
     strong = _source("xs ys color dash ground", f"{name}-{kind}-strong")
     ends = _source("x y color fill marker size", f"{name}-{kind}-ends")
     notes = _source("x y text align ink ground", f"{name}-{kind}-notes")
     own = {"line_color": "color", "line_dash": "dash", "line_join": "round"}
+    fig.patches("xs", "ys", source=bands, fill_color="color", fill_alpha="alpha", line_color=None)
     fig.multi_line("xs", "ys", source=lines, line_width="width", line_alpha="alpha", **own)
     fig.multi_line("xs", "ys", source=strong, line_color="ground", line_width=7, line_alpha=0.85)
     fig.multi_line("xs", "ys", source=strong, line_width=3.2, **own)
@@ -93,7 +96,14 @@ def curves(name: str, kind: str, x_range: Range1d, **sizing: Any) -> dict[str, A
         background_fill_alpha=0.75,
     )
     _forward_mouse_events(fig)
-    return {"figure": fig, "lines": lines, "strong": strong, "ends": ends, "notes": notes}
+    return {
+        "figure": fig,
+        "bands": bands,
+        "lines": lines,
+        "strong": strong,
+        "ends": ends,
+        "notes": notes,
+    }
 
 
 def grid(name: str, **sizing: Any) -> dict[str, Any]:

@@ -90,8 +90,8 @@ function columnsOf({ parameters, metrics, better, runs = [] }) {
   const measured = metrics.flatMap((name, i) => [metric("best")(name, i), metric("last")(name, i)]);
   return [
     state,
-    ...parameters.map(parameter),
     ...measured,
+    ...parameters.map(parameter),
     call("step", { text: (a) => number(a.step) }),
     call("duration", {
       value: elapsed,

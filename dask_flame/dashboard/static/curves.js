@@ -85,7 +85,7 @@ class Curves {
     return log ? this.both.log : this.both.linear;
   }
   draw(calls, rows, options, focus) {
-    const { figure, lines, strong, ends, notes } = this.parts(options.log);
+    const { figure, bands, lines, strong, ends, notes } = this.parts(options.log);
     const y = (a) => valuesOf(a.curve(this.metric), options);
     const there = (a) => a.curve(this.metric).length > 0;
     const all = rows.filter(there);
@@ -122,6 +122,7 @@ class Curves {
       columns.width.push(a.latest ? (all.length <= FEW ? 2 : 1.5) : 1.2);
     }
     put(lines, columns);
+    put(bands, this.bands(all, options, color, focus));
     const best = this.best(calls, all);
     const front = [best, ...all.filter((a) => pinned.has(a.key)), focus].filter(
       (a, i, every) => a && shapes.has(a) && every.indexOf(a) === i,
@@ -135,6 +136,22 @@ class Curves {
     });
     this.mark(ends, columns, options, y, color, rows.length);
     this.note(notes, best, options, y);
+  }
+  /** Areas of the spreads of groups. */
+  bands(all, options, color, focus) {
+    const columns = { xs: [], ys: [], color: [], alpha: [] };
+    for (const group of all) {
+      if (!(group instanceof Group)) continue;
+      const { mean, low, high } = group.spread(this.metric, options.x);
+      const x = mean[options.x].all;
+      const [below, above] = [valuesOf(low, options), valuesOf(high, options)];
+      const there = [...x.keys()].filter((i) => Number.isFinite(below[i]) && Number.isFinite(above[i]));
+      columns.xs.push([...there.map((i) => x[i]), ...there.map((i) => x[i]).reverse()]);
+      columns.ys.push([...there.map((i) => below[i]), ...there.map((i) => above[i]).reverse()]);
+      columns.color.push(color(group));
+      columns.alpha.push(focus && focus !== group ? 0.06 : 0.2);
+    }
+    return columns;
   }
   /** The call with the best value of this metric, of several. */
   best(calls, all) {

@@ -78,13 +78,16 @@ function main(args, { index }) {
     if (more) mount(more, parameters.root);
     const fits = parse(options.search, namesOf(calls), calls.clock());
     const rows = calls.ranked(fits);
-    if (focus && calls.byId.get(focus.id) !== focus) focus = null;
+    const groups = grouped(rows, options.group, calls.parameters, options.x);
+    const there = focus instanceof Group ? groups.includes(focus) : focus && calls.byId.get(focus.id) === focus;
+    if (!there) focus = null;
     const view = !calls.byId.size ? "empty" : options.view;
     arrange(view);
     curves.arrange(view === "curves" ? calls.drawn : [], options);
     const hidden = new Set(options.hidden);
     const drawn = hidden.size ? rows.filter((a) => !hidden.has(a.key)) : rows;
     if (view === "grid") multiples.draw(drawn, options, focus, calls.metric);
+    else if (view === "curves" && groups.length) curves.draw(calls, ...groupsToDraw(groups, options, focus));
     else if (view === "curves") curves.draw(calls, drawn, options, focus);
     else if (view === "parameters" && more) parameters.draw(calls, rows, options, focus);
     if (side) table.draw(calls, rows, options, focus);
@@ -132,7 +135,7 @@ function main(args, { index }) {
     if (found) tip.show(found, options);
     else tip.hide();
     if (detail.kind === "reset") choose({ zoom: null });
-    if (detail.kind === "tap" && focus) open(focus);
+    if (detail.kind === "tap" && focus && !(focus instanceof Group)) open(focus);
   };
   addEventListener("flame-figure", mouse);
   addEventListener("resize", plan);

@@ -76,7 +76,8 @@ class Parallel {
     const least = BESIDE.left + BESIDE.right + AXIS_LEAST * (this.axes.length - 1);
     const width = Math.max(room, least);
     this.field.style.width = `${width}px`;
-    const area = { ...BESIDE, width, height };
+    const missing = this.axes.some((axis) => this.missing(axis));
+    const area = { ...BESIDE, bottom: BESIDE.bottom - (missing ? 0 : 30), width, height };
     this.area = area;
     const across = (width - area.left - area.right) / Math.max(1, this.axes.length - 1);
     this.axes.forEach((axis, i) => (axis.x = area.left + i * across));
@@ -87,6 +88,10 @@ class Parallel {
     this.drawLines(context, inks);
     for (const axis of this.axes) this.drawAxis(context, axis, inks);
     this.tell();
+  }
+  /** Whether some calls have no place on an axis. */
+  missing({ column, scale }) {
+    return this.last.all.some((a) => scale.place(column.value(a)) === null);
   }
   /** Vertical position of a share of an axis; calls without a value are below it. */
   up(share) {
@@ -163,7 +168,7 @@ class Parallel {
       context.fillRect(x - 3, this.up(at) - 0.5, 6, 1.2);
       write(text, this.up(at), inks.ink);
     }
-    if (this.last.all.some((a) => scale.place(column.value(a)) === null)) {
+    if (this.missing(axis)) {
       write(column.of ? "no result" : "none", this.up(null), inks.quiet);
     }
   }

@@ -1,6 +1,6 @@
 // Results against parameters: a small chart for each parameter, a point for each call.
 
-const PANEL = { left: 52, right: 10, top: 20, bottom: 44, least: 190, between: 14 }; // in pixels
+const PANEL = { left: 52, right: 10, top: 20, bottom: 44, least: 150, between: 14 }; // in pixels
 const MEANS = 12; // maximum number of different values that get a mean
 
 const SCATTER_STYLE = `

@@ -3,8 +3,8 @@
 const ROW = 28; // height of a row in pixels
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NARROW = 520; // width of the table in pixels below which names of calls get less room
-const LEAD = 84; // width of the first column, with the buttons and the rank
+const NAME = { least: 120, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const LEAD = 80; // width of the first column, with the buttons and the rank
 
 const TABLE_STYLE = `
  .whole { position: absolute; inset: 0; display: flex; flex-direction: column;
@@ -50,9 +50,9 @@ const TABLE_STYLE = `
   stroke-linejoin: round; stroke-linecap: round }
  .lead button[aria-pressed=true] .filled { fill: currentColor }
  .lead button:not([aria-pressed=true]) .off { display: none }
- .lead .rank { display: inline-block; min-width: 24px; text-align: right }
+ .lead .rank { display: inline-block; min-width: 22px; text-align: right }
  .line { width: 20px; height: 8px; vertical-align: middle; margin-right: 5px }
- .bar { display: inline-block; width: 64px; height: 8px; margin-right: 6px; border-radius: 4px;
+ .bar { display: inline-block; width: 44px; height: 8px; margin-right: 6px; border-radius: 4px;
   background: var(--flame-rule); overflow: hidden }
  .bar > span { display: block; height: 100%; background: #56B4E9 }
  [hidden] { display: none !important }`;
@@ -144,7 +144,7 @@ class Table {
     if (!names.length) {
       return [...found, ...ordered.filter((a) => !pinned.has(a.key)).map((a) => call(a, false))];
     }
-    const groups = grouped(ordered, options.group, calls.parameters);
+    const groups = grouped(ordered, options.group, calls.parameters, options.x);
     const result = metricColumn(columns, calls.metric);
     const by = sort ?? result;
     const descending = sort ? options.descending : by?.better === "max";
@@ -213,24 +213,29 @@ class Table {
     const { shownOnes, calls } = this.last;
     const ids = shownOnes.map((column) => column.id).join("\0");
     if (this.measured !== ids) this.widths.clear();
+    // Nothing is left of the bars when no call runs any more.
+    const running = seen.some(({ attempt }) => isNumber(attempt?.progress) && attempt.state === "running");
+    if (running !== this.running) this.widths.delete("state");
+    this.running = running;
     const widen = (id, text, least, most, bold = false) => {
       const width = Math.min(most, Math.ceil(wordWidth(text, bold)) + 16);
       if (width > (this.widths.get(id) ?? least)) this.widths.set(id, width);
       else if (!this.widths.has(id)) this.widths.set(id, least);
     };
-    const narrow = this.scroll.clientWidth < NARROW;
+    // The call's name may take about a third of the table; its parameters have columns, too.
+    const names = Math.round(Math.max(NAME.least, Math.min(NAME.most, NAME.share * this.scroll.clientWidth)));
     shownOnes.forEach((column, k) => {
       const state = column.id === "state";
-      const most = state ? 260 : column.of ? 190 : 160;
+      const most = state ? 200 : column.of ? 190 : 160;
       widen(column.id, `${column.title} ▾`, 44, most);
       // Digits have the same width: of the texts with most characters one is the widest or nearly so.
-      const bar = state && seen.some((entry) => isNumber(entry.attempt?.progress)) ? "—————" : "";
+      const bar = state && running ? "————" : "";
       widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));
     });
-    if (narrow !== this.narrow) this.widths.delete("call");
-    this.narrow = narrow;
+    if (names !== this.names) this.widths.delete("call");
+    this.names = names;
     const name = ({ group, attempt }) => (group ? `${group.name} (${group.members.length})` : attempt.name);
-    widen("call", `————${longest(seen.map(name))}`, 90, narrow ? 120 : 300);
+    widen("call", `————${longest(seen.map(name))}`, 90, names);
     const widths = [LEAD, this.widths.get("call") ?? 90, ...shownOnes.map((c) => this.widths.get(c.id))];
     const total = widths.reduce((sum, width) => sum + width, 0);
     const text = `${widths.join()} ${calls.metrics.length}`;
@@ -307,7 +312,7 @@ class Table {
     row = { tr, pin, eye, rank, lead, sample, line, sign, name, more, call, cells: [], entry };
     this.rows.set(entry.id, row);
     const own = row;
-    tr.onmouseenter = () => this.point(own.entry.attempt ?? null);
+    tr.onmouseenter = () => this.point(own.entry.attempt ?? own.entry.group);
     tr.onclick = () => this.act("Enter", own.entry);
     pin.onclick = (event) => (event.stopPropagation(), this.act("p", own.entry));
     eye.onclick = (event) => (event.stopPropagation(), this.act("h", own.entry));
@@ -325,7 +330,7 @@ class Table {
     mark(row.eye, "aria-pressed", String(hiding));
     const classes = {
       group, hiding, pinned: top >= 0, last: top >= 0 && last,
-      focus: a && a === focus, active: entry.id === this.active,
+      focus: (a ?? group) === focus, active: entry.id === this.active,
     };
     const names = Object.entries(classes).filter(([, on]) => on).map(([name]) => name).join(" ");
     if (row.tr.className !== names) row.tr.className = names;
@@ -354,7 +359,7 @@ class Table {
     row.sample.style.visibility = a.state === "waiting" ? "hidden" : "";
     write(row.sign, SIGNS[a.state] ?? "●");
     row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)" : color;
-    write(row.name, a.name);
+    this.name(row, a.name, a.attempt > 1 ? 70 : 0);
     write(row.more, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
     const title = [a.name, a.key, a.arguments, stateText(a)].filter(Boolean);
     row.call.title = [...new Set(title)].join("\n");
@@ -363,14 +368,22 @@ class Table {
     const open = this.opened.has(group.key);
     mark(row.tr, "aria-expanded", String(open));
     write(row.rank, "");
-    row.sample.style.display = "none";
+    const n = this.entries.filter((entry) => entry.group).length;
+    mark(row.line, "stroke", this.colors.of(group, group.place, n));
+    mark(row.line, "stroke-dasharray", STROKES[this.colors.dash(group, n)] ?? "none");
     write(row.sign, open ? "▾" : "▸");
-    write(row.name, group.name);
+    this.name(row, group.name, 28);
     write(row.more, ` (${group.members.length})`);
     row.call.title = `${group.name}: ${group.members.length} calls`;
   }
   text({ attempt, group }, column) {
     return group ? this.groupText(group, column) : column.text(attempt, this.last.now);
+  }
+  /** Write a name, without its middle if it is too long: names often differ at their ends. */
+  name(row, name, taken) {
+    const room = this.widths.get("call") - 62 - taken;
+    write(row.name, withoutMiddle(name, room));
+    mark(row.call, "aria-label", name);
   }
   cell(td, column, { attempt: a, group }, text) {
     const { rows } = this.last;
@@ -440,7 +453,7 @@ class Table {
     this.active = this.entries[at].id;
     this.reveal(at);
     this.paint();
-    this.point(this.entries[at].attempt ?? null);
+    this.point(this.entries[at].attempt ?? this.entries[at].group);
   }
   /** Scroll so that a row can be seen between the pinned rows and the lower edge. */
   reveal(at) {
@@ -519,6 +532,19 @@ function counts(words) {
 function extremes(group, column) {
   const { n, low, high } = statistics(group.members.map((a) => column.value(a)));
   return n ? `mean ± standard deviation of ${n}; from ${shown(low)} to ${shown(high)}` : "";
+}
+
+/** A text that is not wider than some pixels: its beginning and its end. */
+function withoutMiddle(text, room) {
+  if (wordWidth(text) <= room) return text;
+  let [low, high] = [0, text.length - 1];
+  const cut = (n) => `${text.slice(0, Math.ceil(n / 3))}…${text.slice(text.length - Math.floor((2 * n) / 3))}`;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (wordWidth(cut(middle)) <= room) low = middle;
+    else high = middle - 1;
+  }
+  return cut(low);
 }
 
 const measurer = document.createElement("canvas").getContext("2d");

@@ -34,7 +34,7 @@ class Tip {
     const last = others.map(([name, , , value]) => `${name} ${shown(value)}`);
     const count = (n) => n.toLocaleString("en");
     const attempt = a.attempt > 1 || !a.latest ? `attempt ${a.attempt}` : "";
-    const lines = [
+    const lines = a instanceof Group ? a.told(metric, index) : [
       a.name === a.arguments ? "" : a.arguments,
       a.name === a.key ? "" : a.key,
       [a.runner, attempt, a.state].filter(Boolean).join(" · ") + (a.why ? `: ${a.why}` : ""),

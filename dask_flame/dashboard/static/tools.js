@@ -1,14 +1,16 @@
 // Above the table of calls: which columns are shown, groups, pinned and hidden calls, CSV.
 
 const TOOLS_STYLE = `
- .tools { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 10px; padding: 2px 2px 5px;
+ .tools { display: flex; align-items: center; gap: 4px 10px; padding: 2px 2px 5px;
   position: relative }
  .tools button, .tools select { font: inherit; color: inherit; padding: 3px 7px; cursor: pointer;
   background: var(--flame-card); border: 1px solid var(--flame-rule); border-radius: 4px }
- .tools select { max-width: 150px }
+ .tools select { max-width: 150px; min-width: 0; flex: 0 1 auto }
+ .tools button { white-space: nowrap }
  .tools :is(button, select, input):focus-visible { outline: 2px solid #56B4E9 }
  .tools .quiet { color: var(--flame-quiet); font-size: 12px }
- .tools .end { margin-left: auto }
+ .tools .keys { flex: 1 1 0; min-width: 0; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; text-align: right }
  .menu { position: absolute; z-index: 10; top: 100%; left: 0; max-height: min(60vh, 420px);
   max-width: calc(100% - 4px); box-sizing: border-box; overflow: auto; padding: 4px 12px 10px;
   display: flex; flex-wrap: wrap; gap: 0 22px; border-radius: 5px; background: var(--flame-card);
@@ -40,7 +42,7 @@ class TableTools {
       "div", { className: "tools" },
       element("style", {}, TOOLS_STYLE),
       this.button, this.group, this.unpin, this.again,
-      element("span", { className: "quiet end" }, KEYS), csv, this.menu,
+      element("span", { className: "quiet keys", title: KEYS }, KEYS), csv, this.menu,
     );
     this.root.onkeydown = (event) => {
       if (event.key !== "Escape" || this.menu.hidden) return;

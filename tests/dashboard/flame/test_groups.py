@@ -35,8 +35,14 @@ CALLS = [
     for act in ("relu", "tanh")
     for seed in (1, 2, 3)
 ]
-GROUPS = """(calls, group, parameters) =>
-  grouped(calls, group, parameters).map((g) => [g.name, g.members.length])"""
+GROUPS = """(rows, group, parameters) => {
+  const calls = rows.map((row, place) => {
+    const call = new Attempt();
+    call.take({ metrics: [], ...row, place });
+    return call;
+  });
+  return grouped(calls, group, parameters).map((g) => [g.name, g.members.length]);
+}"""
 
 
 def test_groups_have_a_parameter_in_common_or_differ_in_one(node: Node) -> None:
@@ -170,15 +176,15 @@ def test_missing_values_are_last_in_both_directions(
 
 
 def test_columns_are_chosen(node: Node) -> None:
-    shown = "(calls, choices) => shownColumns(columnsOf({ ...calls, better: new Map() }), choices).map((c) => c.id)"
-    usual = ["state", "p:lr", "best:loss", "last:loss", "step", "duration", "runner"]
+    columns = "columnsOf({ ...calls, better: new Map() })"
+    shown = f"(calls, choices) => shownColumns({columns}, choices).map((c) => c.id)"
+    usual = ["state", "best:loss", "last:loss", "p:lr", "step", "duration", "runner"]
     assert node(shown, COLUMNS, []) == usual
     assert node(shown, COLUMNS, ["-step", "+attempt"]) == [
         *(name for name in usual if name != "step"), "attempt",
     ]  # fmt: skip
-    toggled = (
-        "(calls, id, choices) => toggledColumn(columnsOf({ ...calls, better: new Map() }).find((c) => c.id === id), choices)"
-    )
+    toggled = f"""(calls, id, choices) =>
+        toggledColumn({columns}.find((c) => c.id === id), choices)"""
     assert node(toggled, COLUMNS, "step", []) == ["-step"]
     assert node(toggled, COLUMNS, "step", ["-step"]) == []
     assert node(toggled, COLUMNS, "attempt", []) == ["+attempt"]
