@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dask_flame.errors import BootError as BootError
     from dask_flame.errors import BootTimeout as BootTimeout
     from dask_flame.errors import CallFailed as CallFailed
+    from dask_flame.errors import CallStopped as CallStopped
     from dask_flame.errors import CallTimeout as CallTimeout
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dask_flame.reports import reports_of as reports_of
     from dask_flame.reports import stream as stream
     from dask_flame.reports.driver.run import run as run
+    from dask_flame.reports.driver.stop import stop as stop
     from dask_flame.reports.runner.track import track as track
     from dask_flame.runner.devices import devices as devices
     from dask_flame.runner.setup import setup_result as setup_result
@@ -50,6 +52,7 @@ _HOME = {
     "BootTimeout": "dask_flame.errors",
     "PoolError": "dask_flame.errors",
     "CallFailed": "dask_flame.errors",
+    "CallStopped": "dask_flame.errors",
     "CallTimeout": "dask_flame.errors",
     "FlameCluster": "dask_flame.driver.cluster",
     "FlameError": "dask_flame.errors",
@@ -71,6 +74,7 @@ _HOME = {
     "resume_clients": "dask_flame.lease.resume",
     "run": "dask_flame.reports.driver.run",
     "setup_result": "dask_flame.runner.setup",
+    "stop": "dask_flame.reports.driver.stop",
     "stream": "dask_flame.reports",
     "track": "dask_flame.reports.runner.track",
     "watch": "dask_flame.notebook.watch",
@@ -81,6 +85,7 @@ __all__ = [
     "BootError",
     "BootTimeout",
     "CallFailed",
+    "CallStopped",
     "CallTimeout",
     "FlameCluster",
     "FlameError",
@@ -104,6 +109,7 @@ __all__ = [
     "resume_clients",
     "run",
     "setup_result",
+    "stop",
     "stream",
     "track",
     "watch",

@@ -11,6 +11,7 @@
     ├── BootError        (also RuntimeError)  runners could not start
     │   └── BootTimeout  (also CallTimeout)   ... within the boot_timeout of their pool
     ├── CallFailed       (also RuntimeError)  a call failed with an error that cannot be raised here
+    ├── CallStopped                           dask_flame.stop() has ended a call
     ├── CallTimeout      (also TimeoutError)  a call did not finish within its timeout
     └── RunnerLost       (also KilledWorker)  the runner of a call ended before the call did
 """
@@ -67,6 +68,15 @@ class CallFailed(FlameError, RuntimeError):
     The call raised a BaseException that is not an :class:`Exception`, such as ``SystemExit``, which
     is then the ``__cause__``; or its error could not be pickled, or could not be unpickled in this
     process, and the message has its text.
+    """
+
+
+class CallStopped(FlameError):
+    """:func:`dask_flame.stop` has ended a call.
+
+    :func:`dask_flame.report` raises it in the call, at each report after the stop. The call may
+    catch it, save its state and return a result. If it leaves the call, it is the error of its
+    future. A call that raises it by itself counts as stopped, too.
     """
 
 

@@ -40,7 +40,7 @@ from distributed.threadpoolexecutor import thread_state
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.tcpserver import TCPServer
 
-from dask_flame.core.text import without_token
+from dask_flame.core.text import is_generated
 
 if TYPE_CHECKING:
     from distributed.broker import Topic
@@ -86,6 +86,7 @@ OVERRIDDEN = {
 #: replace in a module, with the reason.
 REPLACED = {
     "Client._cancel": "returns when the scheduler has heard of it",
+    "Client._close": "a closed client no longer watches its local modules",
     "Client._ensure_connected": "a client that is back takes up its lease",
     "Client._graph_to_futures": "local modules are sent before the calls that need them, and calls "
     "are described before they begin",
@@ -201,7 +202,7 @@ def calls_submitted(expr: Any) -> SubmittedCalls | None:
         if type(task) is Task:
             kwargs = {name: _given(value) for name, value in task.kwargs.items()}
             args = tuple(map(_given, task.args))
-            return SubmittedCalls(task.func, [key], [args], kwargs, without_token(key) == key)
+            return SubmittedCalls(task.func, [key], [args], kwargs, not is_generated(key))
     return None
 
 
@@ -316,6 +317,13 @@ def stock_send(client: Client, message: dict[str, Any]) -> None:
 def stock_send_safe(client: Client, message: dict[str, Any]) -> None:
     """Send a message immediately, by the method of the class."""
     type(client)._send_to_scheduler_safe(client, message)
+
+
+@uses("Client._close")
+def closing_client() -> Callable[..., Any]:
+    """Return the coroutine function that closes a Client."""
+    close: Callable[..., Any] = Client._close
+    return close
 
 
 @uses("Client._ensure_connected", "Client._reconnect")

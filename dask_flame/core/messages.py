@@ -26,6 +26,10 @@ RETURNED = "flame-returned"
 
 # From a driver to the scheduler, and from there to runners.
 
+#: The rpc that stops calls at their next report, and the scheduler's message to their runners; see
+#: reports/scheduler/stops.py.
+STOP = "flame_stop"
+
 #: A version of the local modules; see code/.
 CODE = "flame-code"
 #: The rpc of a runner that asks for the latest version before it registers.

@@ -101,8 +101,17 @@ _OF_BYTES = {1: "default::BytesWarning", 2: "error::BytesWarning"}
 
 
 def import_path() -> list[str]:
-    """Return the folders that the driver imports from, wherever the runner starts."""
+    """Return the folders that the driver imports from, as absolute paths.
+
+    The folders of Dask's servers in this process are left out: distributed adds each to
+    ``sys.path``, for files that are uploaded to it.
+    """
     return list(_absolute())
+
+
+def is_scratch(path: str) -> bool:
+    """Return whether a path is in the folder of a scheduler or worker of distributed."""
+    return _SCRATCH in path.split(os.sep)
 
 
 def _absolute() -> Iterator[str]:
@@ -110,6 +119,5 @@ def _absolute() -> Iterator[str]:
         # "" where the working directory was deleted, or an entry that Python ignores.
         with contextlib.suppress(OSError, TypeError, ValueError):
             path = os.path.abspath(os.fsdecode(folder))
-            # distributed adds the folder of a scheduler that starts here, for files uploaded to it.
-            if _SCRATCH not in path.split(os.sep):
+            if not is_scratch(path):
                 yield path

@@ -19,6 +19,17 @@ def label(key: Any) -> str:
     return _TOKEN.sub(lambda token: token[0][:6], plain(str(key)))
 
 
+def is_generated(key: Any) -> bool:
+    """Return whether Dask has made a key, and not the user.
+
+    Examples
+    --------
+    >>> is_generated("load-0123456789abcdef0123456789abcdef"), is_generated("the first")
+    (True, False)
+    """
+    return type(key) is str and _TOKEN.search(key) is not None
+
+
 def without_token(key: Any) -> str:
     """Return a key without the token that makes it unique.
 

@@ -16,6 +16,7 @@ _TEMPLATE = env.from_string("""\
 {% extends "base.html" %}
 {% block extra_resources %}
 <style>
+html { scroll-padding-top: calc(var(--flame-top, 41px) + 4px) }
 body { padding-top: calc(var(--flame-top, 41px) + 4px); padding-bottom: 6px }
 .content { display: flex; flex-direction: column }
 .content main { flex: 1; min-height: 0 }

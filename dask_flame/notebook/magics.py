@@ -9,6 +9,7 @@ import queue
 import shlex
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -121,15 +122,29 @@ class FlameMagic:
         no).
         """
         options = self._options.changed(line)
-        with _as_usage_errors(FlameError):
-            annotations = options.annotations()
-            with contextlib.suppress(ValueError):
-                calls.check_pool(get_client(), annotations)
+        try:
+            with _as_usage_errors(FlameError):
+                annotations = options.annotations()
+                checked = _checked(annotations)
+        except UsageError as error:
+            raise self._explained(error, options) from None
         if cell is None:
             self._options = options
             print(f"%%flame cells run with: {options}")
+            if options.pool is not None and not checked:
+                print("there is no Dask client yet: the first cell finds out about the pool")
             return None
         return self._run(cell, annotations)
+
+    def _explained(self, error: UsageError, options: Options) -> UsageError:
+        """Add to an error of a cell's options that ``%flame`` has set them."""
+        pool = self._options.pool
+        if pool is None or options.pool != pool:
+            return error
+        return UsageError(
+            f"{error}\n%flame has set pool={pool} for all cells; write %flame pool=none, or %flame "
+            "with another pool"
+        )
 
     def _run(self, cell: str, annotations: dict[str, Any]) -> Any:
         shell = self._shell
@@ -185,16 +200,16 @@ class FlameMagic:
         # Keep the notebook's line numbers: its first line is the magic.
         source = "\n" + shell.transform_cell(cell)
         filename = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell)
-        try:
-            tree = ast.parse(source, filename)
-            compile(source, filename, "exec", names.FLAGS, dont_inherit=True)
-        except SyntaxError as error:
-            raise _unparsable(shell, error) from None
-        used = [
-            name
-            for name in sorted(names.used(tree))
-            if name in namespace and name not in _SHELLS_OWN
-        ]
+        with warnings.catch_warnings():
+            # The runner compiles the cell, too, and shows them.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            try:
+                tree = ast.parse(source, filename)
+                compile(source, filename, "exec", names.FLAGS, dont_inherit=True)
+            except SyntaxError as error:
+                raise _unparsable(shell, error) from None
+            loaded = names.used(tree)
+        used = [name for name in sorted(loaded) if name in namespace and name not in _SHELLS_OWN]
         parcel = pack(namespace, namespace, used, follow=True)
         if parcel.failed:
             raise UsageError(_not_sendable(parcel))
@@ -281,6 +296,16 @@ class FlameMagic:
             said = tame(f"{name} stayed on the runner, as it cannot travel: {why}")
             print(said, file=sys.stderr)
         return value
+
+
+def _checked(annotations: dict[str, Any]) -> bool:
+    """Check options with the current client; return False if there is no client yet."""
+    try:
+        client = get_client()
+    except ValueError:
+        return False
+    calls.check_pool(client, annotations)
+    return True
 
 
 def _queue_items(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
-import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,11 +11,11 @@ from typing import Any
 
 from dask.typing import Key
 from distributed import Client, Future
-from distributed.utils import is_kernel
 
-from dask_flame.charts.curves import Board, board, text
+from dask_flame.charts.curves import Board, board
 from dask_flame.core.option_checks import one_of, word, yes_or_no
 from dask_flame.errors import PoolError
+from dask_flame.notebook.screens import Screen, screen
 from dask_flame.reports.driver.futures import futures_of
 from dask_flame.reports.driver.replica import Source, source_of
 
@@ -136,7 +134,7 @@ class _View:
         self._futures = {future.key: future for future in futures}
         self._options = options
         self._warned = False
-        self.screen = _screen()
+        self.screen: Screen = screen()
 
     @property
     def ended(self) -> bool:
@@ -198,66 +196,3 @@ def _unreported(board: Board) -> str:
 def _similar(board: Board) -> list[str]:
     """Return a reported name that is similar to the requested metric, as a list."""
     return difflib.get_close_matches(board.metric, board.others, n=1, cutoff=0.75)
-
-
-def _screen() -> _Cell | _Terminal | _Plain:
-    """Return the screen on which boards are drawn, each replacing the one before."""
-    if is_kernel():
-        return _Cell()
-    if sys.stdout.isatty():
-        try:
-            return _Terminal()
-        except ImportError:
-            pass
-    return _Plain()
-
-
-class _Cell(contextlib.nullcontext[None]):
-    """Output of a notebook cell: a picture that is replaced, and is saved with the notebook."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._handle: Any = None
-
-    def show(self, board: Board, *, last: bool) -> None:
-        from IPython.display import display
-
-        from dask_flame.notebook.svg import html, svg
-
-        picture = svg(board)
-        bundle = {"text/html": html(board, picture), "text/plain": text(board)}
-        if last:
-            # For tools that extract pictures from a saved notebook.
-            bundle["image/svg+xml"] = picture
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
-
-
-class _Terminal:
-    """Terminal, drawn with rich."""
-
-    def __init__(self) -> None:
-        from rich.live import Live
-
-        self._live = Live(refresh_per_second=4, auto_refresh=False)
-
-    def __enter__(self) -> None:
-        self._live.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._live.stop()
-
-    def show(self, board: Board, *, last: bool) -> None:
-        from dask_flame.notebook.terminal import Drawn
-
-        self._live.update(Drawn(board), refresh=True)
-
-
-class _Plain(contextlib.nullcontext[None]):
-    """File, pipe, or terminal without rich: prints the ranking at the end."""
-
-    def show(self, board: Board, *, last: bool) -> None:
-        if last:
-            print(text(board))

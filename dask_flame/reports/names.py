@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dask.typing import Key
 
 from dask_flame.core.terminal_text import plain
-from dask_flame.core.text import label, without_token
+from dask_flame.core.text import is_generated, label
 from dask_flame.reports.series import CallReports, Parameter
 
 #: Maximum number of characters of a name that is made of arguments.
@@ -57,7 +57,7 @@ def _of_group(calls: Sequence[CallReports]) -> list[str]:
 def _name(call: CallReports, arguments: str) -> str:
     if call.label:
         return call.label
-    if without_token(call.key) == plain(str(call.key)):
+    if not is_generated(call.key):
         return label(call.key)
     return arguments or call.function or label(call.key)
 

@@ -118,6 +118,8 @@ class RunningCall:
         Fields of the call that were not sent yet; see :class:`Batch`.
     of : float or None
         Number of steps of the call, if it is known.
+    stopped : {"", "raise", "return"}
+        Whether :func:`dask_flame.stop` has stopped it, and how its reports tell.
     """
 
     key: Key
@@ -130,6 +132,7 @@ class RunningCall:
     names: set[str] = field(default_factory=set)
     about: dict[str, Any] = field(default_factory=dict)
     of: float | None = None
+    stopped: str = ""
 
 
 #: An unsent report: its call, step, time and values.

@@ -26,6 +26,7 @@ from dask_flame.core import python_versions
 from dask_flame.core.messages import SETUP
 from dask_flame.errors import FlameError
 from dask_flame.runner.devices import Devices, in_setup
+from dask_flame.runner.failure_lines import keep
 from dask_flame.serialization.failures import text_of
 
 logger = logging.getLogger("dask_flame")
@@ -276,7 +277,10 @@ class Setup:
             logger.debug("the scheduler was not told of setup=", exc_info=True)
 
     def _print_error(self, what: str, error: BaseException) -> None:
-        """Print the traceback without frames of this module, then the error in one line."""
+        """Print the error in one line, and, in the log only, the traceback before it.
+
+        The traceback is without frames of this module. It is in the error of the calls that wait.
+        """
         if self._broken_off:
             return
         frame, lines = error.__traceback__, []
@@ -284,7 +288,7 @@ class Setup:
             frame = frame.tb_next
         if frame is not None or isinstance(error, SyntaxError):
             lines = traceback.format_exception(type(error), error, frame)
-        _print(f"{''.join(lines)}{what} has failed: {text_of(error)}")
+        _print(f"{what} has failed: {text_of(error)}", before="".join(lines))
 
     def _print_where(self, what: str) -> None:
         """Print a message, and the present position of the function's code."""
@@ -319,10 +323,12 @@ def _stack_of(waiting: Any) -> traceback.StackSummary:
     return found
 
 
-def _print(text: str) -> None:
+def _print(text: str, *, before: str = "") -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+    if before:
+        keep(before)
     print(text, file=sys.stderr, flush=True)
 
 

@@ -32,6 +32,7 @@ from dask_flame.files.runner.place import place_files
 from dask_flame.packages.install import found
 from dask_flame.prints.runner.framing import FramedPrints, install
 from dask_flame.runner import main_module
+from dask_flame.runner.failure_lines import is_failure, keep
 from dask_flame.runner.process_exit import ProcessExit
 from dask_flame.runner.setup import Setup
 from dask_flame.runner.shared_memory import track_own_only
@@ -49,9 +50,9 @@ T = TypeVar("T")
 #: ``shutdown_timeout`` of its calls. The substrate may allow less.
 _FETCH_WITHIN = 10.0
 
-#: Errors of calls that are reported elsewhere: interruptions, and errors of a notebook's cell,
-#: which the cell shows.
-_REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(")
+#: Errors of calls that are reported elsewhere: interruptions, errors of a notebook's cell, which
+#: the cell shows, and the ends of calls that the driver has stopped.
+_REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(", "CallStopped(")
 
 #: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
@@ -150,7 +151,7 @@ def _show(module: str, error: BaseException) -> None:
         frame = frame.tb_next
     if frame is not None or isinstance(error, SyntaxError):
         lines = traceback.format_exception(type(error), error, frame)
-        print(without_known("".join(lines)), end="", file=sys.stderr)
+        keep(without_known("".join(lines)))
     said = without_known(f"{type(error).__name__}: {error}".removesuffix(": "))
     print(f"preload={module!r} cannot be imported: {said}", file=sys.stderr)
 
@@ -270,7 +271,7 @@ def _is_useful(record: logging.LogRecord) -> bool:
         return False  # calls are moved to their inputs: see `transfers`
     if record.msg == _MISSING:
         return False
-    if not (isinstance(record.msg, str) and record.msg.startswith("Compute Failed")):
+    if not is_failure(record):
         return True
     error = record.getMessage().partition("Exception: ")[2]
     return not error[1:].startswith(_REPORTED_ELSEWHERE)

@@ -27,6 +27,7 @@ from dask_flame.files.runner.serve import FileServer
 from dask_flame.prints.runner.framing import FramedPrints
 from dask_flame.prints.runner.sender import later
 from dask_flame.runner.calls import Calls
+from dask_flame.runner.failure_lines import show_failures_in_one_line
 from dask_flame.runner.gpus import Gpus, visible
 from dask_flame.runner.idle_profiling import IdleProfiling
 from dask_flame.runner.interrupt import Execution, InterruptibleThreadPoolExecutor
@@ -82,6 +83,7 @@ class RunnerWorker(Worker):
         super().__init__(*args, name=name, nthreads=nthreads, executor=executor, **kwargs)
         self.batched_stream = ImmediateSender(self.loop)
         redact_logs()
+        show_failures_in_one_line()
         answer_always(self.executors["actor"])
         self._process_exit = process_exit
         # A thread, not a timer of the loop, because it must fire when the loop hangs.

@@ -17,8 +17,10 @@ import pytest
 from distributed import Client, WorkerPlugin
 
 from dask_flame import FlameCluster, PoolError
+from dask_flame.code.driver.shared_scan import SharedScan
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
+from tests.support.watches import watches
 
 pytestmark = pytest.mark.process
 
@@ -437,3 +439,62 @@ def test_keys_of_calls_of_calls_depend_on_the_version(flame: Flame, project: Pat
     assert held.result()[0] == 1
     write(project / "inner.py", "def version():\n    return 2\n")
     assert client.submit(outer, 2).result()[0] == 2
+
+
+def test_clusters_and_clients_share_a_scan_and_leave_no_watch(
+    flame: Flame, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(project / "shared.py", "def value():\n    return 1\n")
+    done = []
+    scan = SharedScan._scan
+
+    def counted(self: SharedScan) -> None:
+        done.append(self)
+        scan(self)
+
+    monkeypatch.setattr(SharedScan, "_scan", counted)
+    before = watches()
+    first, client = flame(max=1)
+    import shared
+
+    assert client.submit(shared.value).result() == 1
+    second, other = flame(max=1)
+    assert other.submit(shared.value).result() == 1
+    assert len(done) == 1
+    assert first.local_code.scan is second.local_code.scan
+    with Client(first.scheduler_address) as by_address:
+        assert by_address.submit(shared.value, pure=False).result() == 1
+        assert watches() == before + 2 * (sys.platform == "linux")  # it sends data files, too
+    assert watches() == before + (sys.platform == "linux")
+    client.close()
+    first.close()
+    write(project / "shared.py", "def value():\n    return 2\n")
+    assert other.submit(shared.value).result() == 2
+    other.close()
+    second.close()
+    assert watches() == before
+    done.clear()
+    _, client = flame(max=1)
+    assert client.submit(shared.value).result() == 2
+    assert not done
+
+
+def test_an_uploaded_module_is_no_local_code(flame: Flame, tmp_path: Path) -> None:
+    cluster, client = flame(max=2)
+    version = cluster.local_code.version()
+    uploaded = tmp_path / "uploaded_helper.py"
+    uploaded.write_text("def value():\n    return 5\n")
+    client.upload_file(str(uploaded))
+    try:
+        assert cluster.local_code.version() == version
+        assert "uploaded_helper" not in cluster.local_code.tops
+
+        def value() -> Any:
+            import uploaded_helper  # type: ignore[import-not-found]
+
+            return uploaded_helper.value()
+
+        # On the second runner, too, which starts later.
+        assert client.gather(client.map(lambda _: value(), range(2), pure=False)) == [5, 5]
+    finally:
+        sys.modules.pop("uploaded_helper", None)

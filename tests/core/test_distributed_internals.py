@@ -42,6 +42,7 @@ STOCK: dict[str, Any] = {
 MODULES = (
     "core.immediate_send",
     "driver.cluster",
+    "driver.lifecycle",
     "driver.hosts.remote",
     "runner.nested",
     "runner.worker",

@@ -29,10 +29,12 @@ CLUSTERS = {
     "dask_flame.driver.calls": "flame",
     "dask_flame.driver.pools_api": "flame",
     "dask_flame.files.driver.fetch": "flame",
+    "dask_flame.integrations.optuna": "flame",
     "dask_flame.notebook.watch": "flame",
     "dask_flame.prints.scheduler.plugin": "plain",
     "dask_flame.reports.driver.export": "flame",
     "dask_flame.reports.driver.replica": "plain",
+    "dask_flame.reports.driver.stop": "flame",
     "dask_flame.reports.driver.stream": "flame",
     "dask_flame.reports.runner.report": "flame",
     "dask_flame.reports.scheduler.plugin": "plain",
@@ -42,6 +44,7 @@ CLUSTERS = {
 #: Docstrings with examples that are not run, and why.
 SKIPPED = {
     "dask_flame.driver.pools_api.PoolsApi.cost": "its runners ran for hours",
+    "dask_flame.integrations.lightning.ReportCallback": "it needs a module to train",
     "dask_flame.integrations.lightning.ReportLogger": "it needs a module to train",
     "dask_flame.integrations.transformers.ReportCallback": "it needs a model to train",
     "dask_flame.reports.runner.report._Report.bind": "it starts programs of the user's",

@@ -232,7 +232,7 @@ class Screen:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
-    monkeypatch.setattr(watching, "_screen", lambda: screen)
+    monkeypatch.setattr(watching, "screen", lambda: screen)
     return screen
 
 

@@ -13,7 +13,7 @@ from distributed import Client, Scheduler
 
 from dask_flame.code.driver.local_code import LocalCode, versions
 from dask_flame.code.tokens import depend_on
-from dask_flame.core.distributed_internals import replace, send_to_scheduler
+from dask_flame.core.distributed_internals import closing_client, replace, send_to_scheduler
 from dask_flame.core.messages import CODE, CODE_THERE
 from dask_flame.serialization import pickling
 from dask_flame.serialization.opaque import opaquely
@@ -30,19 +30,26 @@ class CodeSender:
     Parameters
     ----------
     client : distributed.Client
-    code : LocalCode
+    code : LocalCode or None
+        The modules of the Client's cluster; None for those of its own, until it closes.
     elsewhere : bool
         Whether the scheduler runs in another process.
     """
 
-    def __init__(self, client: Client, code: LocalCode, *, elsewhere: bool) -> None:
-        self.code = code
+    def __init__(self, client: Client, code: LocalCode | None, *, elsewhere: bool) -> None:
+        self._is_own = code is None
+        self.code = LocalCode(data=True) if code is None else code
         self._client = client
         self._elsewhere = elsewhere
         self._lock = threading.Lock()
         self._known: set[bytes] = set()
         self._version: str | None = None
         self._there: str | None = None
+
+    def close(self) -> None:
+        """Stop watching the Client's own modules."""
+        if self._is_own:
+            self.code.close()
 
     def forget(self) -> None:
         """Send everything again, as the scheduler has released this client's state."""
@@ -86,7 +93,7 @@ def send_with_calls() -> None:
 
     Only Clients with a :class:`CodeSender` are affected; see :func:`connect`.
     """
-    submit, send = Client._graph_to_futures, Client._send_to_scheduler
+    submit, send, close = Client._graph_to_futures, Client._send_to_scheduler, closing_client()
     if hasattr(submit, "dask_flame"):
         return
 
@@ -114,11 +121,20 @@ def send_with_calls() -> None:
 
         return requested
 
+    @functools.wraps(close)
+    async def _close(self: Client, *args: Any, **kwargs: Any) -> None:
+        try:
+            await close(self, *args, **kwargs)
+        finally:
+            if (sender := self.extensions.get(CODE)) is not None:
+                sender.close()
+
     for name in ("_run", "_register_worker_plugin", "_register_nanny_plugin"):
         replace(Client, name, after_code(getattr(Client, name)))
     _graph_to_futures.dask_flame = True  # type: ignore[attr-defined]
     replace(Client, "_graph_to_futures", _graph_to_futures)
     replace(Client, "_send_to_scheduler", _send_to_scheduler)
+    replace(Client, "_close", _close)
 
 
 def connect(client: Client) -> None:
@@ -130,8 +146,9 @@ def connect(client: Client) -> None:
         client.extensions[CODE].forget()
         return
     cluster = client.cluster
-    code = cluster.local_code if hasattr(cluster, "local_code") else LocalCode(data=True)
-    if code is not None:
+    has_modules = hasattr(cluster, "local_code")  # the modules of a FlameCluster
+    code = cluster.local_code if has_modules else None
+    if code is not None or not has_modules:
         scheduler = getattr(cluster, "scheduler", None)
         elsewhere = not isinstance(scheduler, Scheduler)
         pickling.prepare(interruptible=True)

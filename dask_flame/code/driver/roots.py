@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
 
+from dask_flame.core.process_settings import import_path, is_scratch
+
 #: Top-level modules that every runner has, and has imported before the driver's code arrives.
 _OF_RUNNERS = frozenset(
     {"dask_flame", "dask", "distributed", "cloudpickle", "msgpack", "tblib", "tornado", "toolz"}
@@ -58,9 +60,8 @@ def automatic() -> list[FoundRoot]:
     roots: list[FoundRoot] = []
     seen: set[str] = set()
     late = False
-    for entry in sys.path:
-        path = _absolute(entry)
-        if path is None or path in seen:
+    for path in import_path():
+        if path in seen:
             continue
         seen.add(path)
         if _is_installed(path):
@@ -145,17 +146,12 @@ def _imported_elsewhere(roots: set[str]) -> Iterator[tuple[str, str]]:
             if not place.endswith(".py") and not os.path.isdir(place):
                 continue  # a compiled module, or one in an archive
             parent = os.path.dirname(place)
-            if parent in roots or _is_installed(parent) or _has_distributions(parent):
+            if parent in roots or is_scratch(parent):
+                continue
+            if _is_installed(parent) or _has_distributions(parent):
                 continue
             if os.path.isdir(parent):
                 yield name, parent
-
-
-def _absolute(entry: Any) -> str | None:
-    try:
-        return os.path.abspath(os.fsdecode(entry))
-    except (OSError, TypeError, ValueError):
-        return None  # "" where the working directory was deleted, or what Python ignores
 
 
 def _is_in(place: str, folder: str) -> bool:

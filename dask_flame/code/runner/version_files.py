@@ -80,9 +80,9 @@ class VersionFiles:
             if isinstance(code, CodeType):
                 return code
         code = compile(self.content(root, path), shown, "exec", dont_inherit=True)
-        if not sys.dont_write_bytecode:
-            with contextlib.suppress(OSError):
-                _write(cached, marshal.dumps(code))
+        # PYTHONDONTWRITEBYTECODE is about the user's folders; this one goes with the cluster.
+        with contextlib.suppress(OSError):
+            _write(cached, marshal.dumps(code))
         return code
 
     def folder_of(self, number: int) -> str:

@@ -187,7 +187,8 @@ class Feed:
         now: float,
         wanted: Wanted,
     ) -> dict[str, Any]:
-        known = metrics(shown.values())
+        # Earlier attempts count: a call that has just begun again has no curve yet.
+        known = metrics(attempt for attempt, _ in _attempts(shown))
         drawn = [metric for metric in wanted.metrics if metric in known] or known[:1]
         listed = list(dict.fromkeys([*drawn, *known[:_LISTED]]))
         self._listed = listed

@@ -19,7 +19,7 @@ class Scatter {
     this.canvas = element("canvas", { role: "img" });
     this.field = element("div", { className: "field" }, this.canvas);
     this.root = element(
-      "div", { className: "whole", dataset: { flame: "scatter" } },
+      "div", { className: "whole", tabIndex: 0, dataset: { flame: "scatter" } },
       element("style", {}, SCATTER_STYLE), this.field,
     );
     new ResizeObserver(() => this.paint()).observe(this.root);

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import pickle
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 from distributed import Worker
+
+from dask_flame.notebook.cells.limit import OutputLimit
 
 #: Seconds for which printed text is collected before it is sent.
 _INTERVAL = 0.05
@@ -20,12 +17,6 @@ _INTERVAL = 0.05
 _MAX_UNSENT = 256 * 1024
 #: Maximum seconds for which a print blocks.
 _MAX_BLOCK = 5.0
-
-#: Outputs of the cell in whose context the code runs.
-_own: ContextVar[Outputs | None] = ContextVar("dask_flame_outputs", default=None)
-_lock = threading.Lock()
-#: Outputs of the cells in this process. While there is one, the standard streams are redirected.
-_open: list[Outputs] = []
 
 
 class Outputs:
@@ -48,17 +39,13 @@ class Outputs:
         self._size = 0
         self._awake = False
         self._room = threading.Condition()
+        self._limit = OutputLimit()
+        self._notes: set[str] = set()
 
     def text(self, stream: str, text: str) -> None:
-        """Add text that was written to ``stdout`` or ``stderr``."""
+        """Add text that was written to ``stdout`` or ``stderr``, within the limit."""
         with self._room:
-            last = self._items[-1] if self._items else None
-            if last is not None and last[0] == stream:
-                last[1].append(text)
-            else:
-                self._items.append((stream, [text]))
-            self._size += len(text)
-            self._wake()
+            self._add(self._limit.text(stream, text, time.monotonic()))
             if self._size > _MAX_UNSENT and threading.get_ident() != self.worker.thread_id:
                 deadline = time.monotonic() + _MAX_BLOCK
                 # Wait in short intervals, because an interrupt is delivered only between them.
@@ -66,17 +53,52 @@ class Outputs:
                     self._room.wait(0.05)
 
     def add(self, what: str, *details: Any) -> None:
-        """Add an item other than text."""
+        """Add an item other than text and displays."""
         with self._room:
             self._items.append((what, *details))
             self._wake()
 
+    def display(
+        self, data: dict[str, Any], metadata: Any, transient: Any, *, update: bool
+    ) -> None:
+        """Add a display, within the limit, or an update of one."""
+        item = ("display", data, metadata, transient, update)
+        with self._room:
+            if update:
+                self._items[:] = [old for old in self._items if not _replaced(old, item)]
+                shown = True
+            else:
+                size = sum(len(value) for value in data.values() if isinstance(value, str))
+                pieces, shown = self._limit.display(size, time.monotonic())
+                self._add(pieces)
+            if shown:
+                self._items.append(item)
+                self._wake()
+
+    def note(self, text: str) -> None:
+        """Add a message to the error stream; each message only once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self.text("stderr", text)
+
     def finish(self) -> None:
         """Send the remaining output before the end of the cell is known."""
         with self._room:
+            self._add(self._limit.end())
             self._wake()
         # The event loop runs this before the thread of the call can report its result.
         self.worker.loop.add_callback(self._flush)
+
+    def _add(self, pieces: list[tuple[str, str]]) -> None:
+        for stream, text in pieces:
+            last = self._items[-1] if self._items else None
+            if last is not None and last[0] == stream:
+                last[1].append(text)
+            else:
+                self._items.append((stream, [text]))
+            self._size += len(text)
+        if pieces:
+            self._wake()
 
     def _wake(self) -> None:
         if not self._awake:
@@ -98,6 +120,11 @@ class Outputs:
             )
 
 
+def _replaced(old: tuple[Any, ...], new: tuple[Any, ...]) -> bool:
+    """Return whether an unsent update of a display is outdated by another."""
+    return old[0] == "display" and bool(old[4]) and old[3] == new[3]
+
+
 def _picklable(item: tuple[Any, ...]) -> tuple[Any, ...]:
     what, *details = item
     if what in ("stdout", "stderr"):
@@ -107,76 +134,3 @@ def _picklable(item: tuple[Any, ...]) -> tuple[Any, ...]:
     except Exception as error:
         return "stderr", f"what a cell displayed cannot be sent: {error}\n"
     return item
-
-
-@contextlib.contextmanager
-def gathered(outputs: Outputs) -> Iterator[None]:
-    """Redirect output of this context, and of threads without a context, to a cell."""
-    with _lock:
-        if not _open:
-            sys.stdout = _Stream("stdout", sys.stdout)
-            sys.stderr = _Stream("stderr", sys.stderr)
-        _open.append(outputs)
-    token = _own.set(outputs)
-    try:
-        yield
-    finally:
-        _own.reset(token)
-        with _lock:
-            _open.remove(outputs)
-            if not _open:
-                for name in ("stdout", "stderr"):
-                    stream = getattr(sys, name)
-                    if isinstance(stream, _Stream):
-                        setattr(sys, name, stream.behind)
-
-
-def current() -> Outputs | None:
-    """Return the outputs of the cell that runs this code; None if none or if unknown."""
-    own = _own.get()
-    if own is not None:
-        return own
-    # A thread that the cell started does not inherit its context.
-    with _lock:
-        only = _open[0] if len(_open) == 1 else None
-    if only is None:
-        return None
-    thread, worker = threading.get_ident(), only.worker
-    return None if thread in (worker.thread_id, *worker.active_threads) else only
-
-
-class _Stream(io.TextIOBase):
-    """Replacement of a standard stream: writes to the current cell, or to the original stream."""
-
-    def __init__(self, name: str, behind: Any) -> None:
-        super().__init__()
-        self._name = name
-        self.behind = behind
-
-    encoding = "utf-8"
-
-    def write(self, text: str) -> int:
-        outputs = current()
-        if outputs is None:
-            return int(self.behind.write(text) or 0)
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        outputs.text(self._name, text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(ValueError):
-            self.behind.flush()
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return int(self.behind.fileno())
-
-    @property
-    def buffer(self) -> Any:
-        return self.behind.buffer

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import inspect
 import linecache
+import os
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ import tblib.pickling_support
 from distributed import get_worker
 
 from dask_flame.errors import FlameError
+from dask_flame.notebook.cells import tracebacks
 from dask_flame.notebook.cells.names import FLAGS
-from dask_flame.notebook.cells.outputs import Outputs, gathered
+from dask_flame.notebook.cells.outputs import Outputs
+from dask_flame.notebook.cells.streams import gathered
 from dask_flame.notebook.cells.transfer import Parcel, pack, reason, unpack
+from dask_flame.notebook.cells.widgets import draw_bars_as_text, without_views
 from dask_flame.runner import main_module
 from dask_flame.serialization.failures import Interrupted
 
@@ -125,6 +129,8 @@ def run_cell(packed: bytes) -> bytes:
     namespace = {"__name__": "__main__", "__doc__": None, "__builtins__": builtins}
     if (main := main_module.installed()) is not None:
         main.use(namespace)
+        # Before the cell's names are unpickled, which may be such bars.
+        draw_bars_as_text()
     try:
         with gathered(outputs):
             outcome = _run(order, namespace)
@@ -147,7 +153,7 @@ def _run(order: Order, namespace: dict[str, Any]) -> Outcome:
     lines = [line + "\n" for line in order.source.splitlines()]
     linecache.cache[order.filename] = (len(order.source), None, lines, order.filename)
     value, error = None, None
-    with _ipython(namespace) as show:
+    with _working_directory(), _ipython(namespace) as show:
         before = dict(namespace)
         try:
             value = _execute(order, namespace)
@@ -209,10 +215,30 @@ def _assigned(order: Order, before: dict[str, Any], after: dict[str, Any]) -> li
 
 
 @contextlib.contextmanager
+def _working_directory() -> Iterator[None]:
+    """Undo changes of the working directory: later calls of the process rely on it."""
+    try:
+        before = os.getcwd()
+    except OSError:  # it was removed
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(before)
+
+
+@contextlib.contextmanager
 def _ipython(namespace: dict[str, Any]) -> Iterator[Any]:
     """Provide IPython's features to a cell, as far as they are installed here."""
     try:
-        from dask_flame.notebook.cells.shell import begin_figures, cell_shell, end_figures
+        from dask_flame.notebook.cells.shell import (
+            begin_figures,
+            cell_shell,
+            end_figures,
+            own_names,
+        )
 
         shell = cell_shell(namespace)
     except ImportError:
@@ -220,12 +246,12 @@ def _ipython(namespace: dict[str, Any]) -> Iterator[Any]:
     if shell is None:
         yield lambda value: {"text/plain": _text(value)}
         return
-    namespace["get_ipython"] = lambda: shell
+    namespace.update(own_names(shell))
     begin_figures(shell)
 
     def show(value: Any) -> dict[str, Any]:
         data, _ = shell.display_formatter.format(value)
-        return data or {"text/plain": _text(value)}
+        return without_views(data) or {"text/plain": _text(value)}
 
     try:
         yield show
@@ -260,7 +286,7 @@ def _failed(
     text = "".join(traceback.format_exception(type(error), error, frames))
     try:
         tblib.pickling_support.install(*_chain(error))
-        data = cloudpickle.dumps({ERROR: error})
+        data = tracebacks.dumps({ERROR: error})
     except Exception:
         data = b""
     return Outcome(parcel, deleted, {}, data, (kind, _said(error), text))

@@ -9,15 +9,20 @@ import tempfile
 import threading
 from typing import Any
 
+from distributed import get_worker
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from dask_flame.notebook.cells.outputs import current
+from dask_flame.notebook.cells.streams import current
+from dask_flame.notebook.cells.widgets import NOTE, without_views
 
 _INLINE = "module://matplotlib_inline.backend_inline"
 _made = threading.Lock()
+#: Magics that change the working directory of the process.
+_MOVING = frozenset({"cd", "pushd", "popd"})
 
 
 class CellPublisher(DisplayPublisher):
@@ -35,7 +40,10 @@ class CellPublisher(DisplayPublisher):
     ) -> None:
         outputs = current()
         if outputs is not None:
-            outputs.add("display", data, metadata or {}, transient or {}, update)
+            shown = without_views(data)
+            if shown is not data:
+                outputs.note(NOTE)
+            outputs.display(shown, metadata or {}, transient or {}, update=update)
 
     def clear_output(self, wait: bool = False) -> None:
         outputs = current()
@@ -55,6 +63,20 @@ class CellShell(InteractiveShell):
 
     def init_virtualenv(self) -> None:
         pass
+
+    def init_hooks(self) -> None:
+        super().init_hooks()
+        # A pager would wait for keys.
+        self.set_hook("show_in_pager", _print_page, 0)
+
+    def run_line_magic(self, magic_name: str, line: str, _stack_depth: int = 1) -> Any:
+        __tracebackhide__ = True
+        if magic_name in _MOVING and (slots := get_worker().state.nthreads) > 1:
+            raise UsageError(
+                f"%{magic_name} would move the other calls of this runner, which takes {slots} at "
+                "once; write whole paths, or use a pool with concurrency=1"
+            )
+        return super().run_line_magic(magic_name, line, _stack_depth + 1)
 
     def enable_gui(self, gui: str | None = None) -> None:
         pass
@@ -77,6 +99,18 @@ def cell_shell(namespace: dict[str, Any]) -> CellShell | None:
         return None
     shell.user_ns = namespace
     return shell
+
+
+def own_names(shell: CellShell) -> dict[str, Any]:
+    """Return the names by which IPython's magics find its state in the cell's namespace."""
+    # `%cd` and `%dhist` use the list of directories.
+    names = {"get_ipython": lambda: shell, "_dh": [os.getcwd()]}
+    shell.user_ns_hidden.update(names)
+    return names
+
+
+def _print_page(shell: Any, text: Any, start: int = 0, screen_lines: int = 0) -> None:
+    print(text["text/plain"] if isinstance(text, dict) else text)
 
 
 def begin_figures(shell: CellShell) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 
 import cloudpickle
 
+from dask_flame.notebook.cells.widgets import is_widget
+
 #: Maximum length of the reason for a failure, in characters.
 _REASON = 300
 
@@ -172,6 +174,8 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if obj is self._shared:
             return _shared_globals, ()
+        if is_widget(obj):
+            raise TypeError("a widget works only in the process that made it; use its values")
         reduced = super().reducer_override(obj)
         if (
             isinstance(obj, FunctionType)

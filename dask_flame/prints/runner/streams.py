@@ -231,6 +231,8 @@ class PrintStreams:
         self.forked = False
         self.later: Callable[[float, Callable[[], None]], object] = lambda seconds, function: None
         self.sources: dict[Key | None, Source] = {}
+        #: The runner itself, for lines that belong to no call.
+        self.own = Source(self, 0, "")
         self._numbers = itertools.count(1)
         self._streams: list[tuple[str, CallStream]] = []
 
@@ -342,6 +344,18 @@ class CallStream(io.TextIOBase):
         if source is None or self._beside or self._has_buffer:
             with contextlib.suppress(ValueError):
                 self.behind.flush()
+
+    def keep(self, text: str) -> None:
+        """Write a text to the runner's log, but not to the driver."""
+        if self._beside:
+            self.behind.write(text)
+            self.behind.flush()
+        else:
+            self._prints.transport.send(self._prints.own, self._number, text, KEEP)
+
+    def say(self, text: str) -> None:
+        """Show a text of the runner itself in the driver, as far as the limit allows."""
+        self._prints.own.emit(self._number, text)
 
     def close(self) -> None:
         """Do nothing: the stream is removed by :meth:`PrintStreams.uninstall`."""

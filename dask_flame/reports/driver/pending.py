@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dask.typing import Key
 
 from dask_flame.reports.changes import Change
-from dask_flame.reports.downsample import LEAST, thin
+from dask_flame.reports.downsample import LEAST, thin_steps
 from dask_flame.reports.series import CallReports, merged
 from dask_flame.reports.wire import Batch
 
@@ -201,7 +201,7 @@ class _Position:
         if not order:
             return
         self.until = order[-1][0]
-        kept = _choose(list(rows.values()), limit)
+        kept = _choose([step for _, step in order], list(rows.values()), limit)
         before = -1
         for i in kept:
             at, step = order[i]
@@ -212,7 +212,7 @@ class _Position:
             before = i
 
 
-def _choose(rows: list[dict[str, float]], limit: int) -> list[int]:
+def _choose(steps: list[int], rows: list[dict[str, float]], limit: int) -> list[int]:
     """Return increasing positions of the rows to keep: the ends and each metric's extremes."""
     if len(rows) <= limit:
         return list(range(len(rows)))
@@ -222,6 +222,6 @@ def _choose(rows: list[dict[str, float]], limit: int) -> list[int]:
             places.setdefault(name, []).append(i)
     chosen = {0, len(rows) - 1}
     for name, where in places.items():
-        kept = thin([rows[i][name] for i in where], max(LEAST, limit // len(places)))
-        chosen.update(where[i] for i in kept)
+        own = [steps[i] for i in where], [rows[i][name] for i in where]
+        chosen.update(where[i] for i in thin_steps(*own, max(LEAST, limit // len(places))))
     return sorted(chosen)

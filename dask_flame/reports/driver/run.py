@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import dask
 
 from dask_flame.core.messages import RUN
-from dask_flame.core.option_checks import word
+from dask_flame.core.option_checks import shown
 from dask_flame.core.redaction import veiled
 from dask_flame.core.terminal_text import plain
+from dask_flame.errors import PoolError
 from dask_flame.reports.runs import Run
 
 
@@ -44,6 +45,10 @@ def run(name: str) -> Iterator[Run]:
     >>> with dask_flame.run("depth sweep"):
     ...     futures = client.map(train, depths)
     """
-    made = Run(uuid.uuid4().hex, veiled(plain(word("name", name, "a name"))), time.time(), 0, True)
+    if type(name) is not str or not name.strip():
+        raise PoolError(
+            f'name={shown(name)} is not a name; write with dask_flame.run("depth sweep"):'
+        )
+    made = Run(uuid.uuid4().hex, veiled(plain(name)), time.time(), 0, named=True)
     with dask.annotate(**{RUN: [made.id, made.name]}):
         yield made

@@ -192,6 +192,7 @@ class _Inbox:
     ) -> None:
         self.keys = set(keys)
         self._name = names
+        self._doubtful: set[Key] = set()
         self._named = False  # whether the reader has the present names
         self.news = threading.Condition()
         self.pending = PendingReports(limit)
@@ -217,6 +218,7 @@ class _Inbox:
             self._open(source.store, states)
             for state in states:
                 await state.wait()
+                self._take_in(state.key)
             await source.caught_up()
         except Exception as error:
             self._error = error
@@ -229,13 +231,27 @@ class _Inbox:
             known = store.subscribe(self._changed)
             for state in states:
                 call = known.get(state.key)
-                # An ended call under a pending future is an earlier run of the same key.
-                if call is not None and (state.status != "pending" or call.state not in ENDED):
+                if call is None:
+                    continue
+                # An ended call under a pending future is an earlier run of the same key, or this
+                # one, of whose end the client does not know yet.
+                if state.status == "pending" and call.state in ENDED:
+                    self._doubtful.add(state.key)
+                else:
                     self.pending.add_all([state.key])
         self._notify()
 
+    def _take_in(self, key: Key) -> None:
+        """Read a call that had ended when the stream began, if it has not run again since."""
+        if key in self._doubtful and self._store is not None:
+            with self._store.locked():
+                self._doubtful.discard(key)
+                self.pending.add_all([key])
+            self._notify()
+
     def _changed(self, change: Change) -> None:
         if change.key in self.keys:
+            self._doubtful.discard(change.key)
             if change.what == "renewed" or (change.batch is not None and change.batch.about):
                 self._named = False
             self.pending.add(change)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
+from dask_flame.reports.runner.stopping import goes_on
 from dask_flame.reports.runner.validate import (
     COMPLAINTS,
     LAST_STEP,
@@ -40,8 +41,10 @@ class BoundReport:
     environment reports for the call with plain :func:`dask_flame.report`.
 
     From another process a report takes about 0.1 ms, because it waits until the runner has received
-    it: nothing is lost when the process ends. It never raises. If the runner has ended, it warns
-    once.
+    it: nothing is lost when the process ends. If the runner has ended, it warns once. Like
+    :func:`dask_flame.report`, it never raises unless the call was stopped by
+    :func:`dask_flame.stop`; then it raises :class:`CallStopped` in the process that reports, or
+    returns False.
 
     Attributes
     ----------
@@ -78,35 +81,36 @@ class BoundReport:
         step: Any = None,
         of: Any = None,
         **values: SupportsFloat | None,
-    ) -> None:
+    ) -> bool:
         if unnamed:
             values = named(unnamed, self._complain) | values
             if not values:
-                return
+                return True
         step, numbers = checked(step, values, self._complain)
         if of is not None:
             of = last_step(of, self._complain)
-        if not numbers:
-            return
         if self._local is not None and self._local[0].here:
             sender, call = self._local
-            call.of = of or call.of
-            sender.add(call, step, numbers)
-        else:
-            self._send({"step": step, "values": numbers, "of": of})
+            if numbers:
+                call.of = of or call.of
+                sender.add(call, step, numbers)
+            return goes_on(call.stopped, call.key)
+        if not numbers:
+            return True
+        return goes_on(self._send({"step": step, "values": numbers, "of": of}))
 
-    def aside(self, step: int, values: dict[str, float], *, of: float | None = None) -> None:
+    def aside(self, step: int, values: dict[str, float], *, of: float | None = None) -> bool:
         """Report from another process, without changing the call's next default step."""
-        self._send({"step": step, "values": values, "aside": True, "of": of})
+        return goes_on(self._send({"step": step, "values": values, "aside": True, "of": of}))
 
     def describe(self, **about: Any) -> None:
         """Send fields of the call from another process; see :class:`dask_flame.CallReports`."""
         self._send({"described": about})
 
-    def count(self, new: int, values: dict[str, float]) -> None:
+    def count(self, new: int, values: dict[str, float]) -> bool:
         """Report from another process; the step is the number of items done in that process."""
         self._tracked += new
-        self.aside(self._tracked, values)
+        return self.aside(self._tracked, values)
 
     def _complain(self, about: str, message: str) -> None:
         if self._local is not None and self._local[0].here:
@@ -124,21 +128,23 @@ class BoundReport:
     def __repr__(self) -> str:
         return "<report() bound to a call>"
 
-    def _send(self, what: dict[str, Any]) -> None:
+    def _send(self, what: dict[str, Any]) -> str:
+        """Send to the runner; return whether the call was stopped, and how to tell."""
         with self._lock:
             if self._lost or not self._port:
-                return
+                return ""
             try:
                 if self._pid != os.getpid():
                     # Two processes must not share a connection.
                     self._file = self._connect()
                     self._pid = os.getpid()
-                _exchange(self._file, what)
+                return _exchange(self._file, what)
             except (OSError, ValueError) as error:
                 self._lost = True
                 why = f"report() cannot reach the runner of its call any more: {error}"
                 with contextlib.suppress(UserWarning):
                     warnings.warn(why, stacklevel=4)
+                return ""
 
     def _connect(self) -> Any:
         connection = socket.create_connection(("127.0.0.1", self._port), timeout=_TIMEOUT)
@@ -150,11 +156,13 @@ class BoundReport:
         return file
 
 
-def _exchange(file: Any, what: Any) -> None:
+def _exchange(file: Any, what: Any) -> str:
     file.write(json.dumps(what).encode() + b"\n")
     file.flush()
-    if file.readline() != b"\n":
+    answer: bytes = file.readline()
+    if not answer.endswith(b"\n"):
         raise ConnectionError("it has closed the connection")
+    return answer[:-1].decode()
 
 
 def named(

@@ -11,10 +11,12 @@ from distributed import Status, Worker
 from distributed.worker import warn
 
 from dask_flame.core.current_call import find, several, worker_here
-from dask_flame.core.option_checks import one_of, word
+from dask_flame.core.option_checks import shown, word
 from dask_flame.core.redaction import veiled
 from dask_flame.core.terminal_text import plain
+from dask_flame.errors import PoolError
 from dask_flame.reports.runner.bound import BoundReport, checked, from_environment, named
+from dask_flame.reports.runner.stopping import goes_on
 from dask_flame.reports.runner.validate import LONGEST_NAME, last_step
 from dask_flame.reports.series import Direction
 from dask_flame.reports.wire import NAME
@@ -42,12 +44,22 @@ class _Report:
         on an accelerator is copied to the host, which synchronizes with the accelerator. NaN and
         infinities are kept; None is ignored.
 
+    Returns
+    -------
+    bool
+        True, or False if the call was stopped by ``dask_flame.stop(future, raises=False)``.
+
+    Raises
+    ------
+    CallStopped
+        The call was stopped by :func:`dask_flame.stop`. Every further report raises it, too.
+
     Warns
     -----
     UserWarning
         A value is not a real number, or `step` is not a valid step. The value is dropped, or the
         next step is used. Each name is warned about once in a call, in the driver as well. `report`
-        never raises.
+        never raises for that.
 
     Notes
     -----
@@ -78,28 +90,31 @@ class _Report:
         step: int | None = None,
         of: SupportsFloat | None = None,
         **values: SupportsFloat | None,
-    ) -> None:
+    ) -> bool:
         place = find()
         if place is not None:
             sender, call = place
             if unnamed:
                 values = named(unnamed, sender.complain, call) | values
                 if not values:
-                    return
+                    return True
             step, numbers = checked(step, values, sender.complain, call)
             if of is not None:
                 call.of = last_step(of, sender.complain, call)
             if numbers:
                 sender.add(call, step, numbers)
-        elif (bound := from_environment()) is not None:
-            bound(*unnamed, step=step, of=of, **values)
-        else:
-            if unnamed:
-                values = named(unnamed, _complain) | values
-                if not values:
-                    return
-            checked(step, values, _complain)
-            _warn_if_lost(worker_here())
+            return goes_on(call.stopped, call.key) if call.stopped else True
+        if (bound := from_environment()) is not None:
+            return bound(*unnamed, step=step, of=of, **values)
+        if unnamed:
+            values = named(unnamed, _complain) | values
+            if not values:
+                return True
+        checked(step, values, _complain)
+        if of is not None:
+            last_step(of, _complain)
+        _warn_if_lost(worker_here())
+        return True
 
     def better(self, **directions: Direction) -> None:
         """Declare whether small or large values of metrics are better.
@@ -123,7 +138,11 @@ class _Report:
         ...     dask_flame.report(step=1, skill=0.5)
         """
         for metric, best in directions.items():
-            one_of(metric, best, ("min", "max"))
+            if best not in ("min", "max"):
+                raise PoolError(
+                    f'{plain(metric)}={shown(best)} is neither "min" nor "max"; write '
+                    f'report.better({plain(metric)}="max")'
+                )
         place = find()
         if place is not None:
             sender, call = place
@@ -210,26 +229,34 @@ def label(text: str) -> None:
         _warn_if_lost(worker_here())
 
 
-def count(new: int, values: dict[str, float]) -> None:
-    """Report `new` more items done; the step counts the items of all tracked loops of the call."""
+def count(new: int, values: dict[str, float]) -> bool:
+    """Report `new` more items done; the step counts the items of all tracked loops of the call.
+
+    Returns what :func:`report` returns, and raises what it raises.
+    """
     place = find()
     if place is not None:
         sender, call = place
         call.tracked += new
         sender.add(call, call.tracked, values, aside=True)
-    elif (bound := from_environment()) is not None:
-        bound.count(new, values)
+        return goes_on(call.stopped, call.key)
+    bound = from_environment()
+    return bound is None or bound.count(new, values)
 
 
-def aside(step: int, values: dict[str, float], *, of: float | None = None) -> None:
-    """Report at a step of so many, without changing the call's next default step."""
+def aside(step: int, values: dict[str, float], *, of: float | None = None) -> bool:
+    """Report at a step of so many, without changing the call's next default step.
+
+    Returns what :func:`report` returns, and raises what it raises.
+    """
     place = find()
     if place is not None:
         sender, call = place
         call.of = of or call.of
         sender.add(call, step, values, aside=True)
-    elif (bound := from_environment()) is not None:
-        bound.aside(step, values, of=of)
+        return goes_on(call.stopped, call.key)
+    bound = from_environment()
+    return bound is None or bound.aside(step, values, of=of)
 
 
 def _complain(about: str, message: str) -> None:

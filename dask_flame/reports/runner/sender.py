@@ -15,8 +15,9 @@ from distributed import Worker, WorkerPlugin
 from distributed.protocol import pickle
 
 from dask_flame.core.current_call import count_forks, follow_threads, forks
-from dask_flame.core.messages import RUNNER
+from dask_flame.core.messages import RUNNER, STOP
 from dask_flame.core.terminal_text import tame
+from dask_flame.reports.runner.stopping import RequestedStops
 from dask_flame.reports.runner.subprocess_server import SubprocessServer
 from dask_flame.reports.runner.validate import COMPLAINTS, unfit_name
 from dask_flame.reports.wire import NAME, TOPIC, Record, RunningCall, encode
@@ -83,11 +84,14 @@ class ReportSender(WorkerPlugin):
         self._sent = float("-inf")
         # Several threads of a call may report at the same time.
         self._lock = threading.Lock()
+        self._stops = RequestedStops(worker)
+        worker.stream_handlers[STOP] = self._stop
         self.channel = SubprocessServer(self, worker.loop)
         follow_threads()
 
     def teardown(self, worker: Worker) -> None:
         self.channel.close()
+        worker.stream_handlers.pop(STOP, None)
         self.flush()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
@@ -96,6 +100,13 @@ class ReportSender(WorkerPlugin):
         if finish not in _RUNNING and (call := self.calls.pop(key, None)) is not None:
             call.over = True
             self.flush()
+        if self._stops:
+            self._stops.forget(key, finish)
+
+    def _stop(self, key: Key, run_id: int, how: str, **kwargs: Any) -> None:
+        self._stops.add(key, run_id, how)
+        if (call := self.calls.get(key)) is not None:
+            call.stopped = self._stops.of(key)
 
     @property
     def here(self) -> bool:
@@ -113,6 +124,7 @@ class ReportSender(WorkerPlugin):
                 shown = f"{key}@{self._worker.name}" if actor else key
                 call = RunningCall(shown, f"{self._id}-{self._opened}", actor)
                 call.about = about_task(self._worker, key, hide_random=self.hide_random)
+                call.stopped = self._stops.of(key)
                 self.calls[key] = call
         return call
 

@@ -2,7 +2,8 @@
 
 The protocol is lines of JSON. The first line is the secret of a call, which only its child
 processes know. Each further line is a report or a complaint. The server acknowledges each line, so
-that reports of a child process are in the runner's buffer before the call ends.
+that reports of a child process are in the runner's buffer before the call ends. The acknowledgement
+is empty, or tells the child process that its call was stopped, and how.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class SubprocessServer:
                 writer.write(b"\n")
                 while line := await reader.readline():
                     self._take(call, **json.loads(line))
-                    writer.write(b"\n")
+                    writer.write(call.stopped.encode() + b"\n")
         finally:
             self._writers.discard(writer)
             writer.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
 
 from dask_flame.core.option_checks import Duration, seconds, whole, wrong
+from dask_flame.errors import CallStopped
 from dask_flame.reports.runner.report import count
 
 T = TypeVar("T")
@@ -41,6 +43,9 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
     in items per second since the previous report. The step counts the items of all tracked loops of
     the call, so that epochs follow each other; it does not change the default step of other
     reports. An item counts when the body of the loop has finished with it.
+
+    Its reports, like others, raise :class:`CallStopped` after :func:`dask_flame.stop`. With
+    ``stop(future, raises=False)`` the loop ends instead.
 
     Outside of a Dask task it only iterates.
 
@@ -95,16 +100,20 @@ class Tracked(Generic[T]):
                 done += 1
                 now = perf_counter()
                 if now - last >= self._every:
-                    _report(done, done - reported, now - last, total)
+                    new, passed = done - reported, now - last
                     reported, last = done, now
+                    if not _report(done, new, passed, total):
+                        return
         finally:
             # Also if the loop was left early.
             if done > reported:
-                _report(done, done - reported, perf_counter() - last, total)
+                # The loop ends anyway.
+                with contextlib.suppress(CallStopped):
+                    _report(done, done - reported, perf_counter() - last, total)
 
 
-def _report(done: int, new: int, passed: float, total: int) -> None:
+def _report(done: int, new: int, passed: float, total: int) -> bool:
     values = {"speed": new / max(passed, 1e-9)}
     if total:
         values = {"progress": min(1.0, done / total), **values}
-    count(new, values)
+    return count(new, values)

@@ -11,46 +11,13 @@ from typing import Any
 from dask.typing import Key
 
 from dask_flame.reports.changes import State
-from dask_flame.reports.downsample import thin
+from dask_flame.reports.scheduler.curve_record import CurveRecord
 from dask_flame.reports.series import CallReports, Series
-from dask_flame.reports.wire import Batch
 
 #: Fields of :class:`CallReports` that a call, its arguments or its submission tell.
 ABOUT = ("arguments", "parameters", "label", "function", "run", "submitted", "better")
 #: Number of earlier attempts of a call to keep.
 _EARLIER = 3
-
-
-class CurveRecord:
-    """One series of a running call."""
-
-    __slots__ = ("frozen", "made", "steps", "times", "values")
-
-    def __init__(self) -> None:
-        self.made = 0
-        self.steps = array("q")
-        self.values = array("d")
-        self.times = array("d")
-        self.frozen: Series | None = None
-
-    def extend(self, batch: Batch, name: str) -> None:
-        values, rows = batch.values[name], batch.rows.get(name)
-        self.made += len(values)
-        self.steps.extend(batch.steps if rows is None else [batch.steps[i] for i in rows])
-        self.times.extend(batch.times if rows is None else [batch.times[i] for i in rows])
-        self.values.extend(values)
-        self.frozen = None
-
-    def thin(self, limit: int) -> None:
-        kept = thin(self.values, limit)
-        self.steps = array("q", [self.steps[i] for i in kept])
-        self.times = array("d", [self.times[i] for i in kept])
-        self.values = array("d", [self.values[i] for i in kept])
-
-    def snapshot(self) -> Series:
-        if self.frozen is None:
-            self.frozen = Series(self.steps[:], self.values[:], self.times[:], self.made)
-        return self.frozen
 
 
 @dataclass(slots=True)

@@ -28,6 +28,9 @@ class Gatherer(Protocol):
     def calls(self) -> dict[Key, CallReports]:
         """Return all calls of runs and all calls that have reported, ordered by submission."""
 
+    def traceback(self, key: Key) -> str:
+        """Return the end of the traceback of a failed call; empty if there is none."""
+
     def runs(self) -> list[Run]:
         """Return the runs, oldest first."""
 

@@ -22,6 +22,7 @@ from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.runs import Run
 from dask_flame.reports.scheduler.publisher import ClientFollowers
 from dask_flame.reports.scheduler.run_book import RunBook
+from dask_flame.reports.scheduler.stops import CallStops, was_stopped
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import NAME, TOPIC, decode
@@ -95,6 +96,7 @@ class Reports(SchedulerPlugin):
         self.pools: Callable[[], Snapshot] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: ClientFollowers | None = None
+        self._stops: CallStops | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickled as its options: the store has a lock, and the plugin has not started yet.
@@ -103,6 +105,7 @@ class Reports(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._followers = ClientFollowers(scheduler, self.store)
+        self._stops = CallStops(scheduler)
         await scheduler.register_worker_plugin(
             comm=None,
             plugin=dumps(ReportSender(names=self._names, hide_random=self._hide)),
@@ -121,7 +124,9 @@ class Reports(SchedulerPlugin):
     async def close(self) -> None:
         if self._followers is not None:
             self._followers.close()
-        self._scheduler = self._followers = None
+        if self._stops is not None:
+            self._stops.close()
+        self._scheduler = self._followers = self._stops = None
         self.pools = None
 
     def log_event(self, topic: str, msg: Any) -> None:
@@ -136,6 +141,8 @@ class Reports(SchedulerPlugin):
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")
             self.store.add(batch, state="running" if wanted else "cancelled")
+            if self._stops:
+                self._stops.again(batch.key)
 
     @property
     def version(self) -> int:
@@ -149,6 +156,10 @@ class Reports(SchedulerPlugin):
     def calls(self) -> dict[Key, CallReports]:
         """Return all calls of runs and all calls that have reported, ordered by submission."""
         return {**self._book.calls, **self.store.calls}
+
+    def traceback(self, key: Key) -> str:
+        """Return the end of the traceback of a failed call of a run; empty if there is none."""
+        return self._book.traceback(key)
 
     def update_graph(
         self,
@@ -177,6 +188,8 @@ class Reports(SchedulerPlugin):
         stimulus_id: str,
         **kwargs: Any,
     ) -> None:
+        if self._stops:
+            self._stops.transition(key, finish)
         # The fast tests come first: most tasks are neither of a run nor do they report.
         reports, in_run = key in self.store, key in self._book
         if not reports and not in_run:
@@ -193,7 +206,8 @@ class Reports(SchedulerPlugin):
         if reports and start == "processing":
             self.store.end(key, state, time(), why)
         if in_run:
-            self._book.end(key, state, time(), why)
+            trace = veiled(str(kwargs.get("traceback_text") or "")) if state == "failed" else ""
+            self._book.end(key, state, time(), why, trace)
 
     def _ended(
         self, key: Key, start: str, finish: str, stimulus_id: str, told: Mapping[str, Any]
@@ -203,7 +217,8 @@ class Reports(SchedulerPlugin):
             return "done", ""
         if finish == "erred" or (start == "processing" and stimulus_id.startswith("task-erred")):
             # A task with retries left becomes "released", with the stimulus of the worker's error.
-            return "failed", _shortened(told.get("exception_text"))
+            text = told.get("exception_text")
+            return "cancelled" if was_stopped(text) else "failed", _shortened(text)
         if start == "processing":
             return "lost" if self._wanted(key) else "cancelled", ""
         # A call that has not begun is given up. Its end before is not changed by its release.

@@ -19,6 +19,8 @@ from dask_flame.reports.series import CallReports
 
 #: Maximum number of runs to keep.
 _RUNS = 200
+#: Number of characters of a traceback to keep.
+_LONGEST = 4_000
 _ENDED = ("done", "failed", "cancelled")
 
 #: The description of the calls that are being added to the scheduler; see submission/. None if the
@@ -69,6 +71,7 @@ class RunBook:
     def __init__(self, calls: int) -> None:
         self._most = calls
         self._calls: dict[Key, CallReports] = {}
+        self._tracebacks: dict[Key, str] = {}
         self._runs: dict[str, _RunRecord] = {}
         self._latest: dict[str, _RunRecord] = {}  # by client
         self._names: Counter[str] = Counter()
@@ -150,10 +153,28 @@ class RunBook:
             key, state="running", runner=runner, started=at, finished=None, why="", attempt=again
         )
 
-    def end(self, key: Key, state: State, at: float, why: str = "") -> None:
-        """Record the final state of a known call; one that is over does not change any more."""
+    def end(self, key: Key, state: State, at: float, why: str = "", traceback: str = "") -> None:
+        """Record the final state of a known call; one that is over does not change any more.
+
+        Parameters
+        ----------
+        key : Key
+        state : {"done", "failed", "cancelled", "lost"}
+        at : float
+            Unix time in seconds.
+        why : str, optional
+            Short text of the exception.
+        traceback : str, optional
+            Its traceback, of which the end is kept.
+        """
         if self._calls[key].state not in _ENDED:
+            if traceback:
+                self._tracebacks[key] = traceback[-_LONGEST:]
             self._change(key, state=state, finished=at, why=why)
+
+    def traceback(self, key: Key) -> str:
+        """Return the traceback of a failed call; empty if there is none."""
+        return self._tracebacks.get(key, "")
 
     def end_all(self, state: State, at: float) -> None:
         """Record the same final state for each call that has not ended."""
@@ -205,7 +226,7 @@ class RunBook:
 
     def _put(self, call: CallReports) -> None:
         # Moved to the end: a key may be submitted again.
-        self._calls.pop(call.key, None)
+        self._drop(call.key)
         self._calls[call.key] = call
 
     def _change(self, key: Key, **values: Any) -> None:
@@ -216,9 +237,13 @@ class RunBook:
         surplus = len(self._calls) - self._most
         if surplus > 0:
             for key in _first(surplus, (k for k, c in self._calls.items() if c.state in _ENDED)):
-                del self._calls[key]
+                self._drop(key)
             for key in _first(len(self._calls) - self._most, self._calls):
-                del self._calls[key]
+                self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        self._calls.pop(key, None)
+        self._tracebacks.pop(key, None)
 
 
 def _first(number: int, keys: Iterable[Key]) -> list[Key]:

@@ -15,7 +15,8 @@ from dask.typing import Key
 from dask_flame.core.option_checks import whole
 from dask_flame.reports.changes import Change, State, Subscribers, What
 from dask_flame.reports.driver.export import Exports
-from dask_flame.reports.scheduler.call_record import CallRecord, CurveRecord
+from dask_flame.reports.scheduler.call_record import CallRecord
+from dask_flame.reports.scheduler.curve_record import CurveRecord
 from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import Batch
 
@@ -34,8 +35,9 @@ class ReportStore(Exports):
         Maximum number of calls to keep. Beyond it the oldest finished call is dropped, or the
         oldest call if none has finished.
     points : int, default 4,000
-        Maximum number of points of one series. Beyond it the series is downsampled to half, which
-        keeps the first and last point and the extremes of short intervals.
+        Maximum number of points of one series. Beyond it the series is downsampled to half or
+        fewer, which keeps the first point and the minimum, maximum and last point of short
+        intervals of steps. All of these intervals have the same width.
     total : int, default 5,000,000
         Approximate maximum number of points of all series (24 bytes each). Beyond it finished
         calls are dropped, oldest first, and series are limited to fewer than `points`. The number

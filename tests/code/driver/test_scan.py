@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +21,12 @@ from hypothesis import strategies as st
 from dask_flame.code.driver.ignored import Ignored
 from dask_flame.code.driver.local_code import LocalCode
 from dask_flame.code.driver.roots import FoundRoot, automatic
-from dask_flame.code.driver.scan import Scanner
+from dask_flame.code.driver.scan import Scanner, Tree
+from dask_flame.code.driver.shared_scan import SharedScan, scans
 from dask_flame.code.manifest import Manifest
 from dask_flame.core.packs import Pack
 from dask_flame.errors import PoolError
+from tests.support.watches import watches
 
 
 def write(folder: Path, *names: str, text: str = "") -> None:
@@ -180,7 +183,7 @@ def test_each_change_is_noticed_at_once(
 ) -> None:
     before = code.version()
     if not notified:
-        code._notifier.close()
+        code.scan._notifier.close()
     assert code.version() == before
     CHANGES[name](tmp_path)
     after = code.version()
@@ -200,15 +203,116 @@ def test_ten_changes_in_a_row_are_ten_versions(code: LocalCode, tmp_path: Path) 
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("option", ["code.limit", "code.file-limit"])
+def test_only_those_with_equal_options_share_a_scan(tmp_path: Path, option: str) -> None:
+    import dask.config
+
+    write(tmp_path, "mod.py")
+    made = [LocalCode([str(tmp_path)]), LocalCode([tmp_path]), LocalCode([tmp_path / "mod.py"])]
+    made.append(LocalCode([str(tmp_path)], data=True))
+    with dask.config.set({f"flame.{option}": "1 MB"}):
+        made.append(LocalCode([str(tmp_path)]))
+    assert made[0].scan is made[1].scan
+    assert len({id(code.scan) for code in made}) == 4
+    for code in made:
+        code.close()
+
+
+@pytest.mark.unit
+def test_one_watch_serves_all_and_ends_with_the_last(code: LocalCode, tmp_path: Path) -> None:
+    before = watches()
+    second = LocalCode([str(tmp_path)], data=True)
+    assert code.version() == second.version()
+    assert watches() == before + (sys.platform == "linux")
+    code.close()
+    code.close()  # a second time takes away no other user
+    assert code.version() is None
+    assert code.pack(()) == (None, b"", set())
+    old = second.version()
+    (tmp_path / "mod.py").write_text("X = 1\n")
+    assert second.version() not in (None, old)
+    second.close()
+    assert watches() == before
+    # Nothing is watched after a call in another thread that began before the last user left.
+    second.scan.version()
+    assert watches() == before
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", [None, *CHANGES])
+def test_the_next_user_looks_for_changes(
+    name: str | None, code: LocalCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, pack, _ = code.pack(())
+    code.close()
+    if name is not None:
+        CHANGES[name](tmp_path)
+    scans_done = []
+    scan = Scanner.scan
+
+    def counted(self: Scanner, roots: Sequence[FoundRoot]) -> Tree:
+        scans_done.append(roots)
+        return scan(self, roots)
+
+    monkeypatch.setattr(Scanner, "scan", counted)
+    later = LocalCode([str(tmp_path)], data=True)
+    assert later.scan is code.scan
+    assert (later.version() == before) == (name is None)
+    assert len(scans_done) == (name is not None)
+    if name is None:
+        assert later.pack(())[1] is pack
+    assert later.scan._notifier.on or sys.platform != "linux"  # it watches again
+    later.close()
+
+
+@pytest.mark.unit
+def test_few_and_small_scans_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scanned(name: str) -> SharedScan:
+        write(tmp_path / name, "mod.py", text="X = 1\n")
+        code = LocalCode([tmp_path / name])
+        code.version()
+        code.close()
+        return code.scan
+
+    first, second, third = scanned("a"), scanned("b"), scanned("c")
+    assert scanned("c") is third
+    assert scanned("b") is second
+    assert scanned("a") is not first
+    monkeypatch.setattr("dask_flame.code.driver.shared_scan._LARGEST_UNUSED", 5)
+    assert scanned("d") is not scanned("d")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_scans_for_itself(code: LocalCode, tmp_path: Path) -> None:
+    code.version()
+    with scans._lock:  # as if another thread had it
+        process = os.fork()
+        if process == 0:
+            status = 2
+            with contextlib.suppress(BaseException):
+                own = LocalCode([str(tmp_path)], data=True)
+                found = own.version() is not None and own.scan is not code.scan
+                own.close()
+                status = not found
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    (tmp_path / "mod.py").write_text("X = 2\n")
+    assert code.scan._notifier.changed() or sys.platform != "linux"
+
+
+@pytest.mark.unit
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux notifies")
 def test_what_does_not_matter_is_not_read_again(code: LocalCode, tmp_path: Path) -> None:
     before = code.version()
-    tree = code._tree
+    tree = code.scan._tree
     write(tmp_path, "notes.ipynb", "pack/__pycache__/x.pyc", ".hidden")
     assert code.version() == before
     (tmp_path / "mod.py").touch()
     assert code.version() == before
-    assert code._tree is not tree
+    assert code.scan._tree is not tree
 
 
 @pytest.mark.unit
@@ -301,7 +405,7 @@ def test_a_change_whose_time_is_restored_is_noticed(code: LocalCode, tmp_path: P
     file.write_text("X = 7\n")
     os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert code.version() != before
-    code._notifier.close()
+    code.scan._notifier.close()
     before = code.version()
     file.write_text("X = 8\n")
     os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))

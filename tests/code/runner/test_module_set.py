@@ -104,6 +104,25 @@ def test_tracebacks_show_the_drivers_files_and_the_source_is_known(runner: Runne
     assert inspect.getsource(fail).startswith("def fail():")
 
 
+@pytest.mark.parametrize("no_bytecode", [False, True])
+def test_runners_of_a_machine_compile_a_module_once(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_bytecode: bool
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", no_bytecode)
+    runner.send(PACKAGE)
+    import shop  # type: ignore[import-not-found]
+
+    second = Runner(tmp_path / "code")
+    second.send(PACKAGE)
+    modules = second.versions.current()
+    assert modules is not None
+    with mock.patch("builtins.compile", side_effect=AssertionError):
+        code = modules.code("shop", f"{ELSEWHERE}/shop/__init__.py")
+    assert code == shop.__loader__.get_code("shop")
+    with mock.patch("builtins.compile", side_effect=AssertionError), pytest.raises(AssertionError):
+        modules.code("shop", "/another/file.py")
+
+
 def test_two_versions_at_once(runner: Runner) -> None:
     first = runner.send(PACKAGE)
     second = runner.send({**PACKAGE, "shop/prices.py": "PRICE = 6\n"})

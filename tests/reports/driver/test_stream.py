@@ -22,6 +22,7 @@ import dask_flame
 from dask_flame import FlameCluster, FlameError, Report, Reports, stream
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.driver.pending import PendingReports, Reader
+from dask_flame.reports.driver.stream import _Inbox
 from dask_flame.reports.wire import Batch
 from tests.reports.driver.test_replica import stock, there
 from tests.support.waiting import wait_for
@@ -107,6 +108,52 @@ def test_who_reads_slowly_is_told_what_was_thinned(
         run = max(run for run in made if run[0] == key)
         assert read.got[run][-1].step == len(made[run]) - 1
         assert sum(1 + r.thinned for r in read.got[run]) == len(made[run])
+
+
+class _State:
+    """A future that is pending until the client hears of the end of its call."""
+
+    key, status = "a", "pending"
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self.ended.wait()
+
+
+class _Source:
+    """A store that has all reports."""
+
+    def __init__(self, store: ReportStore) -> None:
+        self.store = store
+
+    async def caught_up(self) -> None:
+        """Nothing is missing."""
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("again", [False, True])
+def test_a_call_that_ended_before_the_client_knows_is_read(again: bool) -> None:
+    async def steps() -> list[int]:
+        store = ReportStore()
+        store.add(Batch("a", "1", "r0", False, [0, 1], [0.0, 1.0], {"loss": [0.5, 0.4]}))
+        store.end("a", "done", 2.0)
+        inbox, state = _Inbox(["a"], 100), _State()
+        following = asyncio.create_task(inbox.follow(None, [state], _Source(store)))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        if again:  # the future is of another call with the same key
+            store.begin("a", 3.0)
+            store.add(Batch("a", "2", "r0", False, [7], [4.0], {"loss": [0.3]}))
+            store.end("a", "done", 5.0)
+        state.ended.set()
+        await following
+        found: list[int] = []
+        while inbox.pending:
+            found += [report.step for report in inbox.take()]
+        return found
+
+    assert asyncio.run(steps()) == ([7] if again else [0, 1])
 
 
 @pytest.mark.unit

@@ -7,15 +7,17 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client
 
-from dask_flame import Reports, report, track
+from dask_flame import Reports, report, stop, track
 from dask_flame.errors import PoolError
 from dask_flame.reports import CallReports, Series
 from tests.reports.driver.test_replica import stock, there
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -93,10 +95,16 @@ def test_a_program_that_a_call_starts_tracks_too(client: Client) -> None:
 # transformers
 
 
-def by_a_trainer(folder: str) -> dict[str, Any]:
+def by_a_trainer(folder: str, go: str = "") -> dict[str, Any]:
     import torch
     from torch.utils.data import Dataset
-    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     from dask_flame.integrations.transformers import ReportCallback
 
@@ -106,6 +114,11 @@ def by_a_trainer(folder: str) -> dict[str, Any]:
 
         def __getitem__(self, i: int) -> dict[str, Any]:
             return {"input_ids": torch.tensor([i % 5, 1, 2]), "labels": i % 2}
+
+    class Waits(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if go and state.global_step == 2:
+                wait_for(Path(go).exists, what="the stop")
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BertConfig(vocab_size=8, intermediate_size=8, **sizes)
@@ -126,14 +139,15 @@ def by_a_trainer(folder: str) -> dict[str, Any]:
         args=args,
         train_dataset=Numbers(),
         eval_dataset=Numbers(),
-        callbacks=[ReportCallback(every=0)],
+        callbacks=[ReportCallback(every=0), Waits()],
     )
     with warnings.catch_warnings():
         # Those of other libraries.
         warnings.simplefilter("ignore")
         trainer.train()
     logged: list[dict[str, Any]] = trainer.state.log_history
-    return {"losses": [(e["step"], e["loss"]) for e in logged if "loss" in e]}
+    losses = [(e["step"], e["loss"]) for e in logged if "loss" in e]
+    return {"losses": losses, "steps": trainer.state.global_step}
 
 
 def test_a_transformers_trainer_reports_what_it_logs(client: Client, tmp_path: Any) -> None:
@@ -147,15 +161,31 @@ def test_a_transformers_trainer_reports_what_it_logs(client: Client, tmp_path: A
     assert points(series["progress"]) == [(i, i / 6) for i in range(1, 7)]
 
 
+def test_a_transformers_trainer_ends_its_training_when_it_is_stopped(
+    client: Client, tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate")
+    go = tmp_path / "go"
+    future = client.submit(by_a_trainer, str(tmp_path), str(go), key="call")
+    store = there(client.cluster)
+    wait_for(lambda: "call" in store and "loss" in store.get("call").series, what="a report")
+    stop(future)
+    go.touch()
+    assert future.result()["steps"] == 3
+    call = reported(client)
+    assert call.progress == pytest.approx(3 / 6)
+    assert call.state == "done"
+
+
 # Lightning
 
 
-def by_lightning(folder: str) -> None:
+def by_lightning(folder: str, go: str = "") -> int:
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from torch.utils.data import DataLoader
 
-    from dask_flame.integrations.lightning import ReportLogger
+    from dask_flame.integrations.lightning import ReportCallback, ReportLogger
 
     class Module(LightningModule):
         def __init__(self) -> None:
@@ -164,6 +194,8 @@ def by_lightning(folder: str) -> None:
 
         def training_step(self, batch: Any, index: int) -> Any:
             loss = self.layer(batch).square().mean()
+            if go and self.global_step == 3:
+                wait_for(Path(go).exists, what="the stop")
             self.log("loss", loss)
             return loss
 
@@ -172,16 +204,19 @@ def by_lightning(folder: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Trainer(
+        trainer = Trainer(
             max_epochs=2,
-            logger=ReportLogger(),
+            logger=not go and ReportLogger(),
+            callbacks=[ReportCallback()] if go else [],
             log_every_n_steps=1,
             accelerator="cpu",
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
-        ).fit(Module(), DataLoader(torch.ones(4, 1)))
+        )
+        trainer.fit(Module(), DataLoader(torch.ones(4, 1)))
+    return int(trainer.global_step)
 
 
 def test_a_lightning_trainer_reports_what_modules_log(client: Client, tmp_path: Any) -> None:
@@ -190,3 +225,20 @@ def test_a_lightning_trainer_reports_what_modules_log(client: Client, tmp_path: 
     loss = reported(client).series["loss"]
     assert list(loss.steps) == list(range(8))
     assert list(loss.values) == sorted(loss.values, reverse=True)
+
+
+def test_a_lightning_callback_stops_the_trainer_and_knows_its_steps(
+    client: Client, tmp_path: Path
+) -> None:
+    pytest.importorskip("lightning")
+    go = tmp_path / "go"
+    future = client.submit(by_lightning, str(tmp_path), str(go), key="call")
+    store = there(client.cluster)
+    wait_for(lambda: "call" in store and "loss" in store.get("call").series, what="a report")
+    stop(future)
+    go.touch()
+    assert future.result() == 4
+    call = reported(client)
+    assert list(call.series["loss"].steps) == [0, 1, 2, 3]
+    assert call.progress == pytest.approx(3 / 7)
+    assert call.state == "done"

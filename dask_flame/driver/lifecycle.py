@@ -1,0 +1,440 @@
+"""Start the parts of a FlameCluster, pass events on to them, and close them (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import logging
+import os
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distributed import Security, Status
+from distributed.core import rpc
+from distributed.objects import SchedulerInfo
+
+from dask_flame.backends.base import BackendContext, Ended, RunnerSpec
+from dask_flame.backends.registry import made
+from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
+from dask_flame.core.messages import CODE
+from dask_flame.core.option_checks import Duration, seconds
+from dask_flame.driver.closed import closed
+from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
+from dask_flame.driver.hosts.base import HostParts, SchedulerHost
+from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
+from dask_flame.driver.log_filter import QuietLogs
+from dask_flame.driver.pools_api import PoolsApi
+from dask_flame.history.boots import is_step
+from dask_flame.packages.check import RegistrationCheck
+from dask_flame.prints.driver.show import DriversShow
+from dask_flame.prints.rate_limit import Limits
+from dask_flame.prints.scheduler.plugin import Prints, Taker
+from dask_flame.prints.settings import limits, shown
+
+if TYPE_CHECKING:
+    from dask_flame.code.driver.local_code import LocalCode
+    from dask_flame.files.driver.cluster_files import ClusterFiles
+    from dask_flame.history.costs import Costs
+    from dask_flame.history.records import History
+    from dask_flame.reports.scheduler.plugin import Reports
+    from dask_flame.reports.scheduler.store import ReportStore
+
+logger = logging.getLogger("dask_flame")
+
+
+class ClusterLifecycle(PoolsApi):
+    """The life of a :class:`dask_flame.FlameCluster`, from its start to its end.
+
+    :class:`dask_flame.FlameCluster` checks the options, which are the attributes below.
+    """
+
+    disconnect_grace: float
+    max_lifetime: float | None
+    home_limit: int
+    security: Security
+    dashboard_address: str | None
+    local_code: LocalCode | None
+    _files: ClusterFiles
+    _history: History
+    _reports: Reports
+    _silence_logs: int | None
+
+    _open: ClassVar[weakref.WeakSet[ClusterLifecycle]] = weakref.WeakSet()
+    _quiet: ClassVar[QuietLogs] = QuietLogs()
+    #: In a process forked from the driver: the driver's process ID.
+    forked_from: int | None = None
+    #: ID of the process that made this cluster.
+    _made_by: int | None = None
+    _watch_worker_status_task: Any  # set by the base class
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._stack = contextlib.AsyncExitStack()
+        self._starting: asyncio.Task[None] | None = None
+        self._start_task: asyncio.Task[Any] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._expiring: asyncio.Task[None] | None = None
+        self._host: SchedulerHost | None = None
+        self._came_to: Costs | None = None  # final costs, once closed
+        self.over = ""  # why the cluster ended, if the user did not close it
+        self._show: DriversShow | None = None
+        self._prints: Taker | None = None
+
+    @property
+    @abstractmethod
+    def reports(self) -> ReportStore:
+        """The store of all reports made by calls."""
+
+    @abstractmethod
+    def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
+        """Return the launch specifications of the named runners."""
+
+    @abstractmethod
+    def _show_end(self) -> None:
+        """Show that the cluster has ended."""
+
+    # Start
+
+    def _make_parts(
+        self,
+        factory: Callable[..., Any],
+        print_limits: Limits,
+        *,
+        where: str,
+        places: Mapping[str, str],
+        disconnect_grace: float | None,
+    ) -> None:
+        """Make the parts that exist before the cluster starts.
+
+        Parameters
+        ----------
+        factory : callable
+            Makes the backend.
+        print_limits : Limits
+        where, places, disconnect_grace
+            See :class:`dask_flame.backends.BackendContext`.
+        """
+        told = BackendContext(
+            cluster=self.name,
+            ended=self._ended,
+            progress=self._step,
+            trouble=self._held_up,
+            stopped=self._stopped,
+            scheduler=where,
+            places=places,
+            disconnect_grace=disconnect_grace,
+        )
+        self.backend = made(factory, told)
+        self.status = Status.created
+        if shown() and not getattr(self.backend, "shows_output", False):
+            self._prints = self._print_taker(print_limits)
+
+    def _start_now(self) -> None:
+        """Start the cluster, unless it is used with ``async with``."""
+        ClusterLifecycle._open.add(self)
+        if not self.called_from_running_loop:
+            try:
+                self._loop_runner.start()
+                _without_context(self.sync, self._start)
+            except BaseException:
+                self.close()
+                raise
+
+    def __await__(self) -> Any:
+        async def started() -> ClusterLifecycle:
+            if self._starting is None and self.status is Status.created:
+                self._starting = _without_context(lambda: asyncio.ensure_future(self._start()))
+            if self._starting is not None:
+                await self._starting
+            return self
+
+        return started().__await__()
+
+    async def _start(self) -> None:
+        self._start_task = asyncio.current_task()
+        try:
+            await self._start_parts()
+        except BaseException:
+            await self._close()
+            if self.over:
+                raise closed(self.name, f"{self.over}, before it had started") from None
+            raise
+        finally:
+            self._start_task = None
+
+    async def _start_parts(self) -> None:
+        # The stack closes in reverse order.
+        await self._stack.__aenter__()
+        if self._silence_logs:
+            self._stack.enter_context(ClusterLifecycle._quiet.held(self._silence_logs))
+        self._stack.push_async_callback(self.backend.close)
+        if self._show is not None:
+            self._stack.push_async_callback(self._show.finish)
+        await self._packages.prepare(self.fleets.policies)
+        self.backend.expect(self._expected())
+        await self.backend.start()
+        self.disconnect_grace = self.backend.disconnect_grace
+        await self._start_files()
+        host = self._host = self._make_host()
+        await host.start(self._stack)
+        self.scheduler_comm = rpc(
+            host.address, connection_args=self.security.get_connection_args("client")
+        )
+        await super()._start()
+        await self._send_code()
+        self._adaptive = host.follow(self._stack)
+
+    async def _send_code(self) -> None:
+        """Send the local modules now, if runners need them before there are calls."""
+        policies = self.fleets.policies.values()
+        needed = any(policy.preload or policy.setup is not None for policy in policies)
+        if self.local_code is None or not needed:
+            return
+        version, pack, _ = self.local_code.pack(())
+        if version is not None:
+            await getattr(self.scheduler_comm, CODE)(client="", version=version, pack=pack)
+
+    async def _start_files(self) -> None:
+        self._stack.callback(self._files.close)
+        await self._files.start(self.name, self.backend.folder)
+
+    # The scheduler
+
+    def _host_parts(self) -> HostParts:
+        return HostParts(
+            name=self.name,
+            backend=self.backend,
+            fleets=self.fleets,
+            history=self._history,
+            security=self.security,
+            disconnect_grace=self.disconnect_grace,
+            max_lifetime=self.max_lifetime,
+            home_limit=self.home_limit,
+            dashboard_address=self.dashboard_address,
+            files=self._files,
+            specs=self.specs,
+            fix=self.fix,
+            note_stop=self._note_stop,
+            expire=self._expire,
+            packages=self._package_check(),
+        )
+
+    def _package_check(self) -> RegistrationCheck | None:
+        """Return the check of the packages of runners that register; None if there is none."""
+        check: RegistrationCheck | None = self._packages.check(self._history.journal.note)
+        return check
+
+    def _make_host(self) -> SchedulerHost:
+        if not self.backend.apart:
+            return self._make_own_host()
+        # Imported only if needed.
+        from dask_flame.driver.hosts.remote import RemoteScheduler
+        from dask_flame.lease.resume import tell_clients
+
+        return RemoteScheduler(
+            self._host_parts(),
+            reports=self.reports,
+            prints=self._prints,
+            watch_again=self._watch_again,
+            tell_clients=partial(tell_clients, self),
+        )
+
+    def _make_own_host(self) -> InProcessScheduler:
+        return InProcessScheduler(
+            self._host_parts(),
+            cluster=self,
+            plugins=[self._reports, *self.print_plugins()],
+            handlers=self._handlers(),
+        )
+
+    def _handlers(self) -> Mapping[str, Callable[..., Any]]:
+        """Return additional request handlers, installed before the scheduler listens."""
+        return self._files.store.handlers
+
+    def _print_taker(self, print_limits: Limits) -> Taker:
+        """Return the callable that receives the runners' output: see :mod:`dask_flame.prints`."""
+        self._show = DriversShow(print_limits)
+        return self._show.said
+
+    async def _watch_again(self) -> bool:
+        """Wait until the base class's subscription to worker status is lost, then subscribe again.
+
+        Returns
+        -------
+        bool
+            False if the cluster is closing.
+
+        Raises
+        ------
+        OSError
+            The scheduler could not be reached.
+        """
+        await worker_status_lost(self)
+        if self.status is not Status.running:
+            return False
+        comm = await self.scheduler_comm.live_comm()
+        try:
+            await comm.write({"op": "subscribe_worker_status"})
+            self.scheduler_info = SchedulerInfo(await comm.read())
+        except BaseException:
+            comm.abort()
+            raise
+        watch_worker_status(self, comm)
+        return True
+
+    # Close
+
+    async def _close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_parts())
+        await asyncio.shield(self._closing)
+
+    async def _close_parts(self) -> None:
+        # The base class sets `closing`, closes its own connections, and sets `closed`.
+        self.status = Status.closing
+        try:
+            if self._host is not None:
+                await self._host.finish()
+                self._came_to = self.cost()
+        finally:
+            try:
+                await self._stack.aclose()
+            finally:
+                await super()._close()
+                ClusterLifecycle._open.discard(self)
+                if self.local_code is not None:
+                    self.local_code.close()
+                self._show_end()
+
+    @property
+    def loop(self) -> Any:
+        if self.forked_from is not None:
+            refuse(self)  # a new Client reads this attribute first
+        return super().loop
+
+    def sync(self, *args: Any, **kwargs: Any) -> Any:
+        if self.forked_from is not None:
+            refuse(self)
+        if self.status is Status.closed:
+            raise closed(self.name, self.over)
+        return super().sync(*args, **kwargs)
+
+    def close(self, timeout: Duration | None = None) -> Any:
+        """End all runners and the scheduler, remove their resources, and close the Clients.
+
+        In a process forked from the driver, do nothing: the cluster belongs to the driver.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            Seconds, or a string such as ``"30s"``.
+        """
+        if self.forked_from is not None:
+            return None
+        timeout = None if timeout is None else seconds("timeout", timeout)
+        if not self.asynchronous:
+            self._close_clients()
+        try:
+            return super().close(timeout)
+        finally:
+            if not self.asynchronous:
+                self._loop_runner.stop()
+
+    def _close_clients(self) -> None:
+        # A Client that loses its cluster closes itself, but cannot end the thread of its own event
+        # loop.
+        for client in clients_of(self):
+            if not client.asynchronous:
+                with contextlib.suppress(Exception):
+                    client.close(END_GRACE)
+                stop_loop(client)
+
+    def __del__(self) -> None:
+        if self._made_by == os.getpid():
+            super().__del__()
+
+    def print_plugins(self) -> list[Prints]:
+        """Return the scheduler plugins that receive the runners' output, if any."""
+        return [] if self._prints is None else [Prints(limits(), to=self._prints)]
+
+    # Events of the backend
+
+    def _ended(self, what: Ended) -> None:
+        if self._show is not None:
+            self._show.over(what.name)
+        if self._host is not None:
+            self._host.ended(what)
+
+    def _step(self, name: str, step: str) -> None:
+        if self._host is not None and is_step(step):
+            self._host.reached(name, step)
+
+    def _held_up(self, name: str, why: str) -> None:
+        if not name:
+            self._history.journal.note("held", why)
+        elif self._host is not None:
+            self._host.held_up(name, why)
+
+    def _stopped(self, why: str) -> None:
+        if self._host is not None:
+            self._host.stopped(why)
+        else:
+            self._note_stop(why)
+
+    def _note_stop(self, why: str) -> None:
+        """Boot no more runners, because the cluster was stopped from outside."""
+        if not self.fleets.stopped:
+            self._history.journal.note("stopped", why)
+            self.fleets.stop(why)
+
+    def _expire(self, why: str, *, logged: bool = False) -> None:
+        """Close the cluster without a request of the user; log the reason unless `logged`."""
+        self.over = why
+        if not logged:
+            logger.warning("cluster %s ends: %s", self.name, why)
+        if self._start_task is not None:
+            self._start_task.cancel()  # it closes the parts that have started
+            return
+        self._expiring = asyncio.ensure_future(self._close())
+
+
+def _without_context(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in an empty context.
+
+    The tasks of a cluster outlive the code that makes it. In the context of a notebook's cell,
+    whatever they log would appear under that cell, and not under the one that runs.
+    """
+    return contextvars.Context().run(function, *args)
+
+
+def _forked() -> None:
+    clusters = list(ClusterLifecycle._open)
+    if not clusters:
+        return
+    ClusterLifecycle._open = weakref.WeakSet()
+    for cluster in clusters:
+        cluster.forked_from = os.getppid()
+    with contextlib.suppress(Exception):  # the caller of os.fork could not catch it
+        leave_alone(clusters)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+@atexit.register
+def _close_all() -> None:
+    for cluster in list(ClusterLifecycle._open):
+        if cluster._made_by != os.getpid():
+            continue  # it belongs to the parent process
+        with contextlib.suppress(Exception):
+            # The loop of an asynchronous cluster no longer runs; the backends' own safeguards end
+            # its runners when this process ends.
+            if not cluster.called_from_running_loop:
+                longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
+                cluster.close(timeout=10 + longest)

@@ -1,0 +1,78 @@
+"""``stop()``: end calls kindly, at their next report (driver)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dask.typing import Key
+from distributed import Client, Future
+
+from dask_flame.core.messages import STOP
+from dask_flame.core.option_checks import yes_or_no
+from dask_flame.errors import FlameError
+from dask_flame.reports.driver.futures import futures_of
+
+
+def stop(futures: Future | Iterable[Future], *, raises: bool = True) -> Any:
+    """End calls kindly: their next :func:`dask_flame.report` tells them to stop.
+
+    Parameters
+    ----------
+    futures : Future or iterable of Future
+        Futures of one client, on a FlameCluster or any other Dask cluster with the
+        :class:`Reports` plugin.
+    raises : bool, default True
+        Whether :func:`dask_flame.report` raises :class:`CallStopped` in the calls. If False, it
+        returns False instead of True, and the calls should return by themselves.
+
+    Returns
+    -------
+    None
+        Once the scheduler knows. With an asynchronous client: an awaitable of it.
+
+    Raises
+    ------
+    FlameError
+        The futures belong to more than one client, or the cluster has no :class:`Reports` plugin.
+    TypeError
+        `futures` contains something other than futures.
+
+    Notes
+    -----
+    A call that has begun is stopped at its next report, in whichever thread or child process makes
+    it; a call that never reports runs to its end. It may catch :class:`CallStopped` and return a
+    result, which its future then gives; it is done as usual. If :class:`CallStopped` leaves the
+    call, it is the error of its future, and the call counts as ``cancelled``, not as ``failed``:
+    ``client.gather(futures, errors="skip")`` leaves it out. It is not retried. If its runner ends,
+    it is stopped again on the next one.
+
+    :class:`CallStopped` is an Exception, so that the code of a call can clean up as for any other
+    error. An ``except Exception`` in a training loop may swallow it; but every further report
+    raises it again.
+
+    A call that waits for a runner does not begin: its future fails with :class:`CallStopped`. A
+    call that has ended is left as it is. Of a call and the calls that it has submitted, only those
+    whose futures are given are stopped.
+
+    Examples
+    --------
+    >>> futures = client.map(train, rates)
+    >>> for r in dask_flame.stream(futures):
+    ...     if r.step == 10 and r.values["loss"] > 1:
+    ...         dask_flame.stop(next(f for f in futures if f.key == r.key))
+    """
+    given, client = futures_of(futures, "stop", "dask_flame.stop(client.submit(train, 0.1))")
+    how = "raise" if yes_or_no("raises", raises) else "return"
+    if client is None:
+        return None
+    keys = [future.key for future in given if future.status == "pending"]
+    return client.sync(_stop, client, keys, how)
+
+
+async def _stop(client: Client, keys: list[Key], how: str) -> None:
+    if keys and await getattr(client.scheduler, STOP)(keys=keys, how=how) is None:
+        raise FlameError(
+            "this cluster has no Reports plugin, so calls cannot be stopped at their reports; "
+            "write client.register_plugin(dask_flame.Reports())"
+        )
