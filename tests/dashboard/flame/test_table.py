@@ -25,7 +25,8 @@ CASES = [(rate, act, seed) for rate in RATES for act in ("relu", "tanh") for see
 
 def value_of(rate: float, act: str, seed: int) -> float:
     """Return the best loss of a call: the rate 0.01 with relu and the first seed has the least."""
-    return round(abs(RATES.index(rate) - 1) + (act == "tanh") / 4 + seed / 100, 4)
+    away = abs(RATES.index(rate) - 1) + (rate == 0.1) / 20
+    return round(away + (act == "tanh") / 4 + seed / 100, 4)
 
 
 def train(rate: float, act: str, seed: int) -> None:
@@ -115,7 +116,7 @@ def test_parameters_results_and_reasons_are_columns(page: Page) -> None:
     assert column(page, 16, "rate")[0] == "0.01"
     states = zip(column(page, 16, "state"), column(page, 16, "rate"), strict=True)
     reasons = {state for state, rate in states if rate == "1"}
-    assert reasons == {"failed: ArithmeticError: the loss is too large"}
+    assert reasons == {"failed: ArithmeticError('the loss is too large')"}
 
 
 def test_it_is_sorted_by_mouse_and_keyboard(page: Page) -> None:
@@ -230,7 +231,7 @@ def test_csv_is_downloaded(page: Page, tmp_path: Path) -> None:
     assert read[0]["call"] == call(0.01, "relu", 1)
     assert float(read[0]["best loss"]) == value_of(0.01, "relu", 1)
     assert {row["why"] for row in read if row["state"] == "failed"} == {
-        "ArithmeticError: the loss is too large"
+        "ArithmeticError('the loss is too large')"
     }
 
 
