@@ -43,7 +43,7 @@ _STYLE = """<style>
 .flame-panel a { color: var(--jp-content-link-color, var(--vscode-textLink-foreground, #2878b5));
   text-decoration: none; margin-left: 14px; white-space: nowrap }
 .flame-panel .head, .flame-panel .row { display: flex; flex-wrap: wrap; align-items: baseline;
-  gap: 2px 10px }
+  gap: 2px 10px; overflow-wrap: anywhere }
 .flame-panel .push { margin-left: auto }
 .flame-panel .quiet { opacity: .68 }
 .flame-panel .pool { border-top: 1px solid rgba(128,128,128,.25); margin-top: 8px;
@@ -67,15 +67,17 @@ _STYLE = """<style>
 .flame-panel .step { display: inline-block; padding: 0 7px; margin-top: 3px;
   border-radius: 9px; background: rgba(128,128,128,.16) }
 .flame-panel .step.here { background: rgba(86,180,233,.3); font-weight: 600 }
-.flame-panel .trouble { color: #D55E00; font-weight: 600 }
+.flame-panel .trouble { color: #D55E00; font-weight: 600; overflow-wrap: anywhere }
 .flame-panel .events { font: 11.5px/1.5 var(--jp-code-font-family, monospace);
-  white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
+  overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3 }
+.flame-live { width: 0; min-width: 100% }
 .flame-panel .live { display: none }
 .flame-live .flame-panel .live { display: inline } .flame-live .flame-panel .saved { display: none }
 .flame-live .flame-panel .since { animation: flame-appear 1ms linear 15s both }
 .flame-live .flame-panel .now { animation: flame-fade 1ms linear 15s both }
 @keyframes flame-pulse { from { opacity: .35 } to { opacity: 1 } }
-@keyframes flame-appear { from { opacity: 0 } to { opacity: 1 } }
+@keyframes flame-appear { from { opacity: 0; font-size: 0 } to { opacity: 1 } }
 @keyframes flame-fade { to { opacity: .45; filter: grayscale(1) } }
 @media (prefers-reduced-motion: reduce) { .flame-panel i.booting { animation: none } }
 </style>"""
