@@ -86,6 +86,7 @@ EXAMPLES = {
     "flame.home.memory": '"1 GiB"',
     "flame.prints.show": "True",
     "flame.reports.stop": "True",
+    "flame.reports.keep": '"~/.local/share/dask-flame/runs.db"',
     "flame.local.echo": "False",
 }
 
