@@ -95,7 +95,11 @@ def test_the_first_word_is_all_there_is_and_then_what_is_new() -> None:
     store.end("a", "done", 9.0)
     viewer.take(told := page.next(store.calls))
     assert told is not None
-    assert (len(told["points"]), told["rows"][0]["state"], told["rows"][0]["took"]) == (0, "done", 9)
+    assert (len(told["points"]), told["rows"][0]["state"], told["rows"][0]["took"]) == (
+        0,
+        "done",
+        9,
+    )
     assert page.next(store.calls) is None
 
 
