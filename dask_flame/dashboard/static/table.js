@@ -3,7 +3,8 @@
 const ROW = 28; // height of a row in pixels
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NAME = { least: 120, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const NAME = { least: 170, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const NARROW = 420; // width of the table in pixels below which only the names do not scroll
 const LEAD = 80; // width of the first column, with the buttons and the rank
 
 const TABLE_STYLE = `
@@ -30,6 +31,8 @@ const TABLE_STYLE = `
  .call { position: sticky; left: ${LEAD}px; z-index: 1; text-align: left;
   border-right: 1px solid var(--flame-rule) }
  thead .lead, thead .call { z-index: 4 }
+ .narrow .lead { left: auto }
+ .narrow .call { left: 0 }
  tr.pinned > * { position: sticky; top: var(--top); z-index: 2 }
  tr.pinned > .lead, tr.pinned > .call { z-index: 3 }
  tr.last > * { border-bottom: 1px solid var(--flame-quiet) }
@@ -211,7 +214,7 @@ class Table {
   /** Widen columns that are too narrow; they never become narrower, so that nothing jumps. */
   measure(seen, texts) {
     const { shownOnes, calls } = this.last;
-    const ids = shownOnes.map((column) => column.id).join("\0");
+    const ids = [this.last.options.group, ...shownOnes.map((column) => column.id)].join("\0");
     if (this.measured !== ids) this.widths.clear();
     // Nothing is left of the bars when no call runs any more.
     const running = seen.some(({ attempt }) => isNumber(attempt?.progress) && attempt.state === "running");
@@ -232,6 +235,8 @@ class Table {
       const bar = state && running ? "————" : "";
       widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));
     });
+    this.narrow = this.scroll.clientWidth < NARROW;
+    this.table.classList.toggle("narrow", this.narrow);
     if (names !== this.names) this.widths.delete("call");
     this.names = names;
     const name = ({ group, attempt }) => (group ? `${group.name} (${group.members.length})` : attempt.name);
@@ -359,9 +364,12 @@ class Table {
     row.sample.style.visibility = a.state === "waiting" ? "hidden" : "";
     write(row.sign, SIGNS[a.state] ?? "●");
     row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)" : color;
-    this.name(row, a.name, a.attempt > 1 ? 70 : 0);
-    write(row.more, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
-    const title = [a.name, a.key, a.arguments, stateText(a)].filter(Boolean);
+    const again = a.attempt > 1 && !this.narrow;
+    this.name(row, a.name, again ? 70 : 0);
+    write(row.more, again ? ` attempt ${a.attempt}` : "");
+    const title = [
+      a.name, a.key, a.arguments, stateText(a), a.attempt > 1 ? `attempt ${a.attempt}` : "",
+    ].filter(Boolean);
     row.call.title = [...new Set(title)].join("\n");
   }
   fillGroup(row, group) {
