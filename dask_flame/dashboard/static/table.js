@@ -42,6 +42,7 @@ const TABLE_STYLE = `
  table:focus-visible tr.active > * { box-shadow: inset 0 2px #56B4E9, inset 0 -2px #56B4E9 }
  tr.hiding > * { color: var(--flame-quiet) }
  tr.group > * { background: color-mix(in srgb, var(--flame-rule) 35%, var(--flame-ground)) }
+ tr.group .quiet { color: inherit }
  tr.space > td { height: var(--height); padding: 0; border: 0 }
  td.best { font-weight: 600 }
  .bad { color: var(--flame-bad) }
@@ -153,7 +154,7 @@ class Table {
     const descending = sort ? options.descending : by?.better === "max";
     const worth = (group) => this.groupValue(group, by, names);
     for (const group of by ? sortedBy(groups, worth, descending) : groups) {
-      found.push({ id: `group-${group.key}`, group });
+      found.push({ id: `group-${group.place}`, group });
       if (this.opened.has(group.key)) found.push(...group.members.map((a) => call(a, true)));
     }
     return found;
@@ -206,6 +207,7 @@ class Table {
     wanted.forEach((tr, i) => {
       if (this.body.children[i] !== tr) this.body.insertBefore(tr, this.body.children[i] ?? null);
     });
+    mark(this.table, "role", this.last.names.length ? "treegrid" : "grid");
     mark(this.table, "aria-rowcount", String(n + 1));
     mark(this.table, "aria-colcount", String(shownOnes.length + 2));
     if (this.rows.has(this.active)) mark(this.table, "aria-activedescendant", this.rows.get(this.active).tr.id);
@@ -328,6 +330,8 @@ class Table {
     const { options, focus, shownOnes } = this.last;
     const { attempt: a, group } = entry;
     mark(row.tr, "aria-rowindex", String(at + 2));
+    if (this.last.names.length) mark(row.tr, "aria-level", entry.inGroup ? "2" : "1");
+    else row.tr.removeAttribute("aria-level");
     const key = a?.key;
     const hiding = group ? group.members.every((m) => options.hidden.includes(m.key)) : options.hidden.includes(key);
     const pinned = group ? group.members.every((m) => options.pinned.includes(m.key)) : options.pinned.includes(key);
@@ -361,9 +365,11 @@ class Table {
     mark(row.line, "stroke", color);
     const dash = STROKES[this.colors.dash(a, rows.length)];
     mark(row.line, "stroke-dasharray", dash ?? "none");
-    row.sample.style.visibility = a.state === "waiting" ? "hidden" : "";
+    // Calls of a group are drawn together, in its color.
+    row.sample.style.visibility = a.state === "waiting" || row.entry.inGroup ? "hidden" : "";
     write(row.sign, SIGNS[a.state] ?? "●");
-    row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)" : color;
+    row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)"
+      : row.entry.inGroup ? "var(--flame-quiet)" : color;
     const again = a.attempt > 1 && !this.narrow;
     this.name(row, a.name, again ? 70 : 0);
     write(row.more, again ? ` attempt ${a.attempt}` : "");
