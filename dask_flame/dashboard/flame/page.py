@@ -18,7 +18,7 @@ from distributed.dashboard.components.scheduler import BOKEH_THEME
 
 from dask_flame.charts.colors import CALL_LINES, RUNNER_LINES, Palette
 from dask_flame.dashboard import theme
-from dask_flame.dashboard.flame.feed import MOST_DRAWN, Feed, Wanted
+from dask_flame.dashboard.flame.feed import Feed, Wanted
 from dask_flame.dashboard.flame.figures import curves, grid
 from dask_flame.dashboard.frame import put_into_frame
 from dask_flame.dashboard.mount import Page
@@ -57,7 +57,7 @@ _SCRIPTS = (
 
 _EMPTY = """
 <div style="color:var(--flame-quiet); font-size:16px; padding:48px 24px">
- No reports yet: call <code>dask_flame.report(step=..., loss=...)</code> inside a task.
+ {}: call <code>dask_flame.report(step=..., loss=...)</code> inside a task.
 </div>"""
 #: Width of a window below which the table is below the charts, and the page scrolls.
 _NARROW = "@media (max-width: 900px)"
@@ -77,6 +77,8 @@ _SIDE = f"""
 :host {{ width: clamp(420px, 42vw, 900px) }}
 {_NARROW} {{ :host {{ {_FREE}; width: calc(100% - 10px); height: 75vh !important }} }}
 """
+#: Sizes of figures, which the browser shows when they have something to show.
+_FILL: dict[str, Any] = {"sizing_mode": "stretch_both", "min_height": 160, "visible": False}
 
 
 class FlameFeed(DataModel):
@@ -189,23 +191,27 @@ class Board:
         self._feed = Feed(palette)
         self._shared = FlameFeed(name="flame-feed", wanted=(wanted or Wanted()).sent())
         # Update at once when the user chooses metrics or runs.
-        self._shared.on_change("wanted", lambda attr, old, new: self.update())
+        self._shared.on_change("wanted", lambda attr, old, new: self._choose())
         self._version: tuple[Gatherer | None, int, Wanted] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
-        fill = {"sizing_mode": "stretch_both", "min_height": 160, "visible": False}
-        across = Range1d(0, 1)
-        names = ["flame", *(f"flame{i}" for i in range(2, MOST_DRAWN + 1))]
-        self._charts = [
-            {kind: curves(name, kind, across, **fill) for kind in ("linear", "log")}
-            for name in names
-        ]
-        self._grid = grid("flame", **fill)
+        self._across = Range1d(0, 1)
+        self._charts = Row(sizing_mode="stretch_both", stylesheets=[InlineStyleSheet(css=_CHARTS)])
+        self._grow(len(wanted.metrics) if wanted else 1)
+        self._grid = grid("flame", **_FILL)
         tall = InlineStyleSheet(css=_TALL)
         self._grid["figure"].stylesheets = [*self._grid["figure"].stylesheets, tall]
         self._bar = Div(name="flame-bar", sizing_mode="stretch_width", stylesheets=[theme.EMPTY])
-        self._empty = Div(text=_EMPTY, name="flame-empty", sizing_mode="stretch_both")
+        self._empty = Div(
+            text=_EMPTY.format("No reports yet"), name="flame-empty", sizing_mode="stretch_both"
+        )
+        self._bare = Div(
+            text=_EMPTY.format("No call has reported a number"),
+            name="flame-bare",
+            sizing_mode="stretch_both",
+            visible=False,
+        )
         self._side = Div(
             name="flame-ranking",
             sizing_mode="stretch_height",
@@ -225,7 +231,7 @@ class Board:
             "bar": self._bar,
             "side": self._side if workers is not None else None,
             "empty": self._empty,
-            "charts": self._charts,
+            "bare": self._bare,
             "side_by_side": self._curves,
             "grid": self._grid,
             "more": self._more if workers is not None else None,
@@ -237,6 +243,19 @@ class Board:
                 "scheduler": scheduler.id,
             },
         }
+
+    def _grow(self, n: int) -> None:
+        """Have figures for n metrics, but at least one; each takes time to make and to load."""
+        for i in range(len(self._charts.children) // 2, max(1, n)):
+            name = f"flame{i + 1}" if i else "flame"
+            pair = [
+                curves(name, kind, self._across, **_FILL)["figure"] for kind in ("linear", "log")
+            ]
+            self._charts.children = [*self._charts.children, *pair]
+
+    def _choose(self) -> None:
+        self._grow(len(Wanted.read(self._shared.wanted).metrics))
+        self.update()
 
     def update(self) -> None:
         """Send an update if the browser has processed the previous one."""
@@ -284,20 +303,15 @@ class Board:
         return pools
 
     def _layout(self) -> LayoutDOM:
-        # In a row of its own, because its style would show it when it is not visible.
-        curves = Row(
-            children=[part["figure"] for chart in self._charts for part in chart.values()],
-            sizing_mode="stretch_both",
-            stylesheets=[InlineStyleSheet(css=_CHARTS)],
-        )
+        # The charts are in a column, because their style would show them when they are not visible.
         self._curves = Column(
-            children=[curves],
+            children=[self._charts],
             sizing_mode="stretch_both",
             name="flame-charts",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )
         left = Column(
-            children=[self._empty, self._curves, self._grid["figure"], self._more],
+            children=[self._empty, self._bare, self._curves, self._grid["figure"], self._more],
             sizing_mode="stretch_both",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )

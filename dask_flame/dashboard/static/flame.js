@@ -13,12 +13,12 @@ const DEFAULTS = {
 };
 
 function main(args, { index }) {
-  const { feed, bar, side, more, empty, charts, side_by_side, grid, look, pools } = args;
+  const { feed, bar, side, more, empty, bare, side_by_side, grid, look, pools } = args;
   const defaults = { ...DEFAULTS, ...look.options };
   const options = { ...defaults, ...readAddress(location.search) };
   const calls = new Calls();
   const colors = new Colors(look);
-  const curves = new Charts(charts, colors);
+  const curves = new Charts(feed.document, colors, (figure) => resized(figure));
   const multiples = new Grid(grid, colors);
   const tip = new Tip();
   const connection = new Connection(feed, look.scheduler, (gone) => controls.gone(gone));
@@ -50,6 +50,14 @@ function main(args, { index }) {
   };
   const open = (attempt) => choose({ open: attempt ? attempt.key : "" });
 
+  /** Draw again when a figure has another size. */
+  function resized(figure) {
+    for (const size of ["inner_width", "inner_height"]) {
+      figure.properties[size].change.connect(() => plan());
+    }
+  }
+  resized(grid.figure);
+
   const controls = new Controls(options, choose);
   const table = side && new Table(colors, { choose, point, open });
   const parameters = more && new ParameterView(colors, { choose, point, open });
@@ -65,6 +73,7 @@ function main(args, { index }) {
     if (view === shownView) return;
     shownView = view;
     empty.visible = view === "empty";
+    bare.visible = view === "bare";
     side_by_side.visible = view === "curves";
     grid.figure.visible = view === "grid";
     if (more) more.visible = view === "parameters";
@@ -81,7 +90,9 @@ function main(args, { index }) {
     const groups = grouped(rows, options.group, calls.parameters, options.x);
     const there = focus instanceof Group ? groups.includes(focus) : focus && calls.byId.get(focus.id) === focus;
     if (!there) focus = null;
-    const view = !calls.byId.size ? "empty" : options.view;
+    const view = !calls.byId.size ? "empty"
+      : !calls.metrics.length && options.view !== "parameters" ? "bare"
+      : options.view;
     arrange(view);
     curves.arrange(view === "curves" ? calls.drawn : [], options);
     const hidden = new Set(options.hidden);
@@ -139,11 +150,6 @@ function main(args, { index }) {
   };
   addEventListener("flame-figure", mouse);
   addEventListener("resize", plan);
-  for (const figure of [...curves.figures, grid.figure]) {
-    for (const size of ["inner_width", "inner_height"]) {
-      figure.properties[size].change.connect(plan);
-    }
-  }
   flameTheme.on(() => {
     plan();
     for (const figure of curves.figures) index.find_one(figure)?.invalidate_render?.();
