@@ -156,7 +156,7 @@ def _root(kit: Any, children: list[Any]) -> Any:
     is therefore an output of its own; its style hides one of the two.
     """
 
-    class Root(kit.VBox):  # type: ignore[misc]
+    class Root(kit.VBox):
         def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
             from IPython.display import display
 

@@ -98,7 +98,7 @@ def call(rate: float, act: str, seed: int) -> str:
 
 
 def press(page: Page, *keys: str) -> None:
-    page.do(lambda p: p.locator("table[role=grid]").focus())
+    page.do(lambda p: p.locator("table[aria-rowcount]").focus())
     for key in keys:
         page.do(lambda p, key=key: p.keyboard.press(key))
 
