@@ -179,9 +179,7 @@ def test_it_fits_on_a_phone(scheme: Any) -> None:
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
-            window = chromium.new_page(
-                viewport={"width": 320, "height": 800}, color_scheme=scheme
-            )
+            window = chromium.new_page(viewport={"width": 320, "height": 800}, color_scheme=scheme)
             window.set_content(body.replace("<div><div", '<div style="flex-grow:1"><div'))
             wide = window.evaluate(
                 """() => [...document.querySelectorAll("*")]

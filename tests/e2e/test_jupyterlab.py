@@ -248,7 +248,7 @@ def test_the_panel_says_that_its_kernel_is_gone_and_a_saved_one_is_html(
     opacity = "e => getComputedStyle(e).opacity"
     assert since.evaluate(opacity) == "0"
     do(page, "docmanager:save")
-    page.locator(".jp-DirListing-item").first.wait_for()
+    wait_for(lambda: any("flame-saved" in p.read_text() for p in lab.work.glob("*.ipynb")))
 
     kill_kernel(lab)
     page.wait_for_function(
@@ -258,7 +258,7 @@ def test_the_panel_says_that_its_kernel_is_gone_and_a_saved_one_is_html(
     assert page.locator(".flame-live .now").evaluate(opacity) == "0.45"
 
     page.reload()
-    page.get_by_text("as of 20").wait_for()
+    page.locator(".flame-panel .saved").wait_for()
     page.get_by_text("Error displaying widget").wait_for(state="hidden")
     (saved,) = shown(page)
     assert "as of 20" in saved

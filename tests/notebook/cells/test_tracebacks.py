@@ -17,9 +17,7 @@ def _raise(depth: int) -> None:
     if depth:
         _raise(depth - 1)
     values = [1]
-    values[0], values[
-        depth + 3
-    ]
+    values[0], values[depth + 3]
 
 
 def _caught(depth: int) -> BaseException:
