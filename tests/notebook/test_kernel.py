@@ -159,7 +159,7 @@ def test_a_pool_that_was_chosen_before_the_cluster_came() -> None:
     with kernel("%load_ext dask_flame") as notebook:
         said = notebook.ok("%flame pool=nix").text
         assert "there is no Dask client yet: the first cell finds out" in said
-        notebook.ok(CLUSTER.replace("%load_ext", "%reload_ext"))
+        notebook.ok(CLUSTER.replace("%load_ext dask_flame\n", ""))
         said = notebook.run("%%flame\n1").text
         assert "there is no pool 'nix'; there are 'default'\n%flame has set pool=nix" in said
         assert "write %flame pool=none" in said
