@@ -21,6 +21,48 @@ LIGHTER = {"#332288": "#8f83e8", "#882255": "#d0568f", "#0072B2": "#3a9bdc"}
 #: Dashes that distinguish runners with the same color.
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 
+#: Two sets of colors for lines on a light and on a dark background. The five colors of a set differ
+#: in lightness too, so that they are distinct without colors, and for all common forms of color
+#: blindness. Colors of different sets may look alike then: lines of different sets differ in dash.
+_SETS = (
+    (
+        ("#115F9A", "#62DBFD"),
+        ("#E90F60", "#FF9289"),
+        ("#B38800", "#FFE87F"),
+        ("#55023D", "#BA75FE"),
+        ("#404601", "#4D8B01"),
+    ),
+    (
+        ("#0A6856", "#98FFA2"),
+        ("#D44606", "#FE9827"),
+        ("#8D80FA", "#3898FC"),
+        ("#6C0296", "#EF0E7F"),
+        ("#521401", "#FEB4F4"),
+    ),
+)
+#: Dashes of lines, as Bokeh takes them. Dotted lines are reserved for earlier attempts.
+_LINE_DASHES = ("solid", "dashed", "dashdot", "16 5")
+
+
+def _line(light: str, dark: str, dash: str) -> dict[str, str]:
+    return {"light": light, "dark": dark, "dash": dash}
+
+
+#: Looks of the lines of calls, in order. The first 20 are distinct in any vision. The next 20 have
+#: the same dashes with the other set of colors.
+CALL_LINES = [
+    _line(light, dark, dash)
+    for first in (0, 1)
+    for i, dash in enumerate(_LINE_DASHES)
+    for light, dark in _SETS[(first + i) % 2]
+]
+#: Looks of lines that have the color of their runner.
+RUNNER_LINES = [
+    _line(color, LIGHTER.get(color, color), dash)
+    for dash in ("solid", "dashed", "dashdot")
+    for color in COLORS
+]
+
 #: Colors of the states of runners, and of the demand.
 BUSY, IDLE, BOOTING, DEMAND = "#E69F00", "#56B4E9", "#C9CED6", "#222222"
 #: Color of failures.

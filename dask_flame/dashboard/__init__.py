@@ -9,8 +9,8 @@ from typing import Any
 def install(scheduler: Any) -> bool:
     """Add the pages to a scheduler's dashboard, before or after the scheduler has started.
 
-    It adds ``/flame`` and ``/pools`` with links in the navigation bar, and single plots whose paths
-    begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages show the
+    It adds ``/flame`` and ``/pools`` with one link in the navigation bar, and single plots whose
+    paths begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages show the
     data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no effect.
 
     Parameters
@@ -31,6 +31,5 @@ def install(scheduler: Any) -> bool:
     from dask_flame.dashboard.pools.rows import WorkersAsPool
 
     workers = WorkersAsPool(scheduler)
-    # The last mounted page is the first in the navigation bar.
-    pages = pools_page.pages(scheduler, workers) | flame_page.pages(scheduler, workers)
-    return mount(scheduler, pages)
+    pages = flame_page.pages(scheduler, workers) | pools_page.pages(scheduler, workers)
+    return mount(scheduler, pages, linked={"/flame"})

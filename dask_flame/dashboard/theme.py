@@ -30,6 +30,7 @@ _THEME = f"""
 :root[data-flame-theme="dark"] .navbar ul, :root[data-flame-theme="dark"] .dropdown-content {{
  background: var(--flame-bar) }}
 :root[data-flame-theme="dark"] .navbar li a {{ color: var(--flame-ink) }}
+:root[data-flame-theme="dark"] .navbar li.active {{ background: rgb(234 170 109 / 25%) }}
 :root[data-flame-theme="dark"] .navbar li:hover a {{ color: #000 }}
 :root[data-flame-theme="dark"] .navbar li:hover .dropdown-content a {{ color: var(--flame-ink) }}
 """

@@ -135,6 +135,9 @@ class ClusterLifecycle(PoolsApi):
         self.status = Status.created
         if shown() and not getattr(self.backend, "shows_output", False):
             self._prints = self._print_taker(print_limits)
+        # A backend of another package may not be derived from Backend.
+        here = None if self._show is None else self._show.recent
+        self._reports.lines = here or getattr(self.backend, "recent_output", None)
 
     def _start_now(self) -> None:
         """Start the cluster, unless it is used with ``async with``."""

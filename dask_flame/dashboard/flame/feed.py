@@ -6,27 +6,66 @@ when it is ready. A slow or hidden page therefore gets fewer updates, each limit
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count
+from statistics import median
 from typing import Any
 
-import numpy as np
 from dask.typing import Key
 
 from dask_flame.charts.colors import Palette
-from dask_flame.charts.ranking import best, higher_is_better, labels, metrics
-from dask_flame.core.text import label
-from dask_flame.reports.downsample import thin
-from dask_flame.reports.series import CallReports, Series
+from dask_flame.charts.ranking import metrics
+from dask_flame.dashboard.flame.points import Points, SentCurve
+from dask_flame.reports.better import direction
+from dask_flame.reports.names import differing, names
+from dask_flame.reports.runs import Run, progress, seconds_left
+from dask_flame.reports.series import CallReports
 
 #: Approximate number of points of all curves in a page (24 bytes each).
 POINTS = 300_000
 #: Minimum number of points of a curve; with fewer the curve would look different.
 _MIN_POINTS = 200
-#: Number of other metrics whose last values are sent.
-_OTHERS = 4
+#: Maximum number of metrics that are drawn side by side.
+MOST_DRAWN = 4
+#: Number of metrics whose best and last values are sent, beside those that are drawn.
+_LISTED = 24
+#: Maximum number of parameters that are listed.
+_PARAMETERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Choices of a page's user that decide which data are sent.
+
+    Attributes
+    ----------
+    metrics : tuple of str
+        Metrics to draw; by default the first one.
+    runs : frozenset of str or None
+        Ids of the runs to show; None for all.
+    """
+
+    metrics: tuple[str, ...] = ()
+    runs: frozenset[str] | None = None
+
+    @classmethod
+    def read(cls, sent: Any) -> Wanted:
+        """Read what a browser has sent; ignore everything that is not understood."""
+        if not isinstance(sent, Mapping):
+            return cls()
+
+        def texts(name: str) -> list[str]:
+            value = sent.get(name)
+            listed = value if isinstance(value, list | tuple) else ()
+            return list(dict.fromkeys(text for text in listed if isinstance(text, str)))
+
+        runs = texts("runs")
+        return cls(tuple(texts("metrics")[:MOST_DRAWN]), frozenset(runs) if runs else None)
+
+    def sent(self) -> dict[str, Any]:
+        """Return the choices as a browser sends them."""
+        return {"metrics": list(self.metrics), "runs": sorted(self.runs) if self.runs else None}
 
 
 @dataclass(slots=True)
@@ -36,9 +75,7 @@ class _SentAttempt:
     id: int
     call: CallReports | None = None  # as of the last update
     name: str = ""
-    made: int = 0
-    dropped: int = 0
-    points: int = 0
+    curves: dict[str, SentCurve] = field(default_factory=dict)
 
 
 class Feed:
@@ -62,178 +99,202 @@ class Feed:
         """Send everything again, because earlier updates did not arrive."""
         self._sent: dict[tuple[Key, int], _SentAttempt] = {}
         self._places: dict[Key, int] = {}
-        self._metric: str | None = None
-        self._metrics: list[str] = []
-        self._begun = False
+        self._heading: dict[str, Any] | None = None
 
     def next(
-        self, calls: Mapping[Key, CallReports], wanted: str | None = None
+        self,
+        calls: Mapping[Key, CallReports],
+        runs: Sequence[Run] = (),
+        *,
+        now: float = 0.0,
+        wanted: Wanted | None = None,
     ) -> dict[str, Any] | None:
         """Return the next update, or None if the page has all data.
 
         Parameters
         ----------
         calls : mapping of Key to CallReports
-            Current reports of each call.
-        wanted : str, optional
-            Metric that the user has chosen. By default the first one.
+            All calls, also those that have not reported.
+        runs : sequence of Run
+            Their runs, oldest first.
+        now : float
+            Unix time in seconds.
+        wanted : Wanted, optional
+            Choices of the user.
 
         Returns
         -------
         dict or None
-            - ``metric``, ``metrics``: name of the chosen metric, and names of all metrics.
-            - ``higher``: whether larger values are better.
+            - ``metrics``: names of all metrics; ``drawn``: those whose points are sent.
+            - ``better``: whether small or large values are better, by metric; ``declared``: names
+              of those for which the user has said so.
+            - ``parameters``: names of the arguments that differ between calls.
+            - ``runs``: all runs, with the numbers of their calls and an estimate of the time left.
+            - ``now``: the scheduler's time.
             - ``anew``: whether to drop all data of the page first.
             - ``gone``: ids of attempts that no longer exist.
             - ``rows``: changed attributes of attempts, one dict with an ``id`` for each.
-            - ``runs``: for each attempt with new points its id, the number of points, and whether
-              they replace the existing ones.
+            - ``points``: for each curve with new points the id of its attempt, the metric, the
+              number of points, and whether they replace the existing ones.
             - ``x``, ``y``, ``t``: steps, values, and seconds since the attempt began, of all new
               points, concatenated.
         """
-        known = metrics(calls.values())
-        metric = known[0] if known else ""
-        if wanted is not None and wanted in known:
-            metric = wanted
-        anew = not self._begun or metric != self._metric
-        if anew:
-            self._sent.clear()
-        heading = (metric, known) != (self._metric, self._metrics)
-        self._begun, self._metric, self._metrics = True, metric, known
-        attempts = list(_attempts(calls))
-        self._palette.assign(list(dict.fromkeys(call.runner for call, _ in attempts)))
-        names = _names(calls)
+        wanted = wanted or Wanted()
+        shown = _chosen(calls, wanted)
+        heading = self._head(calls, shown, runs, now, wanted)
+        before, self._heading = self._heading, heading
+        redraw = before is None or before["drawn"] != heading["drawn"]
+        attempts = list(_attempts(shown))
+        there = dict.fromkeys(call.runner for call, _ in attempts if call.runner)
+        self._palette.assign(list(there))
+        called = names(shown.values())
         gone = self._drop({(call.key, call.attempt) for call, _ in attempts})
-        limit = max(_MIN_POINTS, self._points // max(1, len(attempts)))
+        limit = self._points // max(1, len(attempts) * len(heading["drawn"]))
+        limit = max(_MIN_POINTS, limit)
+        typical = _typical(shown.values())
         rows: list[dict[str, Any]] = []
-        points = _Points()
+        points = Points(limit)
         for call, latest in attempts:
             sent = self._sent.setdefault((call.key, call.attempt), _SentAttempt(-1))
             if sent.id < 0:
                 sent.id = next(self._ids)
-            name = names[call.key]
-            if sent.call is call and sent.name == name:
+            name = called[call.key]
+            known = sent.call is call and sent.name == name
+            if known and not redraw:
                 continue
-            rows.append(self._row(sent.id, call, name, latest=latest))
-            series = call.series.get(metric)
-            if series is not None and len(series):
-                points.add(sent, series, call.started, limit)
+            if not known:
+                left = seconds_left(call, now, typical.get(call.run))
+                rows.append(self._row(sent, call, name, left, latest=latest))
+            for metric in heading["drawn"]:
+                if series := call.series.get(metric):
+                    points.add(sent.id, metric, self._curve(sent, metric), series, call.started)
             sent.call, sent.name = call, name
-        if not (anew or heading or rows or gone):
+        if before is not None and _same(before, heading) and not (rows or gone or points):
             return None
         return {
-            "anew": anew,
-            "metric": metric,
-            "metrics": known,
-            "higher": higher_is_better(metric),
+            "anew": before is None,
             "gone": gone,
             "rows": rows,
+            **heading,
             **points.columns(),
         }
 
+    def _head(
+        self,
+        calls: Mapping[Key, CallReports],
+        shown: Mapping[Key, CallReports],
+        runs: Sequence[Run],
+        now: float,
+        wanted: Wanted,
+    ) -> dict[str, Any]:
+        # Earlier attempts count: a call that has just begun again has no curve yet.
+        known = metrics(attempt for attempt, _ in _attempts(shown))
+        drawn = [metric for metric in wanted.metrics if metric in known] or known[:1]
+        listed = list(dict.fromkeys([*drawn, *known[:_LISTED]]))
+        self._listed = listed
+        declared = {name for call in shown.values() for name in call.better}
+        return {
+            "metrics": known,
+            "drawn": drawn,
+            # Pairs, because some names are reserved in a JavaScript object.
+            "better": [[name, direction(name, shown.values())] for name in listed],
+            "declared": [name for name in known if name in declared],
+            "parameters": differing(shown.values())[:_PARAMETERS],
+            "runs": _runs(runs, calls, now),
+            "now": now,
+        }
+
+    def _curve(self, sent: _SentAttempt, metric: str) -> SentCurve:
+        return sent.curves.setdefault(metric, SentCurve())
+
     def _drop(self, there: Collection[tuple[Key, int]]) -> list[int]:
+        """Forget attempts that are not there, and the points of metrics that are not drawn."""
+        drawn = self._heading["drawn"] if self._heading else ()
+        for sent in self._sent.values():
+            for metric, curve in sent.curves.items():
+                if metric not in drawn:
+                    curve.forget()
         gone = [which for which in self._sent if which not in there]
         return [self._sent.pop(which).id for which in gone]
 
-    def _row(self, number: int, call: CallReports, name: str, *, latest: bool) -> dict[str, Any]:
-        metric = self._metric or ""
-        series = call.series.get(metric)
-        found = best(series, higher=higher_is_better(metric)) if series else None
-        value, at = found or (None, None)
-        others = [m for m in self._metrics if m != metric][:_OTHERS]
+    def _row(
+        self, sent: _SentAttempt, call: CallReports, name: str, left: float | None, *, latest: bool
+    ) -> dict[str, Any]:
+        better = dict(self._heading["better"]) if self._heading else {}
+        values = []
+        for metric in self._listed:
+            if series := call.series.get(metric):
+                curve = self._curve(sent, metric)
+                best, at = curve.best(series, higher=better[metric] == "max") or (None, None)
+                made = max(series.made, len(series))
+                values.append([metric, best, at, series.values[-1], len(series), made])
+        waiting = call.state == "waiting"
+        took = None if call.finished is None else max(0.0, call.finished - call.started)
         return {
-            "id": number,
+            "id": sent.id,
             "place": self._places.setdefault(call.key, len(self._places)),
             "key": str(call.key),
             "name": name,
+            "function": call.function,
             "arguments": call.arguments,
-            "why": call.why,
+            "parameters": [[key, value] for key, value in call.parameters.items()],
+            "run": call.run,
             "runner": call.runner,
-            "color": self._palette.number(call.runner),
+            "color": self._palette.number(call.runner) if call.runner else 0,
             "pool": call.pool,
             "state": call.state,
+            "why": call.why,
             "attempt": call.attempt,
             "latest": latest,
-            "best": value,
-            "at": at,
-            "step": series.steps[-1] if series else None,
-            "last": series.values[-1] if series else None,
-            # Pairs, because some names are reserved in a JavaScript object.
-            "others": [[m, call.series[m].values[-1]] for m in others if call.series.get(m)],
-            "took": None if call.finished is None else max(0.0, call.finished - call.started),
+            "submitted": call.submitted,
+            "started": None if waiting else call.started,
+            "finished": call.finished,
+            "took": took,
+            "progress": call.progress,
+            "left": left if call.state == "running" else None,
+            "step": max((s.steps[-1] for s in call.series.values() if s), default=None),
+            "metrics": values,
         }
 
 
-class _Points:
-    """Points of several attempts, concatenated."""
+def _same(before: Mapping[str, Any], heading: Mapping[str, Any]) -> bool:
+    """Whether two headings differ only by the time."""
 
-    def __init__(self) -> None:
-        self._runs: list[tuple[int, int, bool]] = []
-        self._x: list[Any] = []
-        self._y: list[Any] = []
-        self._t: list[Any] = []
+    def timeless(head: Mapping[str, Any]) -> Any:
+        runs = [{**run, "left": run["left"] is None} for run in head["runs"]]
+        return {**head, "now": 0, "runs": runs}
 
-    def add(self, sent: _SentAttempt, series: Series, started: float, limit: int) -> None:
-        """Add the new points of a series, or all points if it was downsampled meanwhile."""
-        n = len(series)
-        made = max(series.made, n)
-        dropped, new = made - n, made - sent.made
-        # The page may hold twice the limit before it gets a downsampled curve.
-        same = sent.made and dropped == sent.dropped and new >= 0
-        if same and not new:
-            return
-        if same and sent.points + new <= 2 * limit:
-            chosen: Any = slice(n - new, n)
-            points, replace = sent.points + new, False
-        else:
-            chosen = slice(None) if n <= limit else thin(series.values, limit)
-            replace = True
-            points = n if n <= limit else len(chosen)
-        sent.made, sent.dropped, sent.points = made, dropped, points
-        x = np.asarray(series.steps, dtype=float)[chosen]
-        self._x.append(x)
-        self._y.append(np.asarray(series.values, dtype=float)[chosen])
-        self._t.append((np.asarray(series.times) - started)[chosen])
-        self._runs.append((sent.id, len(x), replace))
-
-    def columns(self) -> dict[str, Any]:
-        def joined(parts: list[Any], kind: str) -> Any:
-            return np.concatenate([*parts, np.empty(0)]).astype(kind)
-
-        return {
-            "runs": [[number, n, replace] for number, n, replace in self._runs],
-            "x": joined(self._x, "float64"),
-            "y": joined(self._y, "float64"),
-            "t": joined(self._t, "float32"),
-        }
+    return bool(timeless(before) == timeless(heading))
 
 
-def _names(calls: Mapping[Key, CallReports]) -> dict[Key, str]:
-    """Return a name for each call: its key, or its arguments if Dask generated the key."""
-    names = dict(labels(list(calls)))
-    made_up = {key: calls[key].arguments for key in calls if label(key) != str(key)}
-    made_up = dict(zip(made_up, apart(list(made_up.values())), strict=True))
-    seen = Counter(made_up.values())
-    for key, arguments in made_up.items():
-        if arguments:
-            names[key] = arguments if seen[arguments] == 1 else f"{arguments} ({names[key]})"
-    return names
+def _chosen(calls: Mapping[Key, CallReports], wanted: Wanted) -> Mapping[Key, CallReports]:
+    if wanted.runs is None:
+        return calls
+    chosen = {key: call for key, call in calls.items() if call.run in wanted.runs}
+    return chosen or calls  # of an earlier cluster
 
 
-def apart(arguments: Sequence[str]) -> list[str]:
-    """Drop the arguments that are the same in all calls.
+def _runs(
+    runs: Sequence[Run], calls: Mapping[Key, CallReports], now: float
+) -> list[dict[str, Any]]:
+    own: dict[str, list[CallReports]] = {run.id: [] for run in runs}
+    for call in calls.values():
+        if call.run in own:
+            own[call.run].append(call)
+    told = []
+    for run in runs:
+        known = asdict(progress(own[run.id], now, run.total))
+        told.append({"id": run.id, "name": run.name, "begun": run.begun, **known})
+    return told
 
-    Examples
-    --------
-    >>> apart(["rate=0.1, layers=4", "rate=0.2, layers=4"])
-    ['rate=0.1', 'rate=0.2']
-    """
-    parts = [text.split(", ") for text in arguments]
-    names = {tuple(part.partition("=")[0] for part in own) for own in parts}
-    if len(set(arguments)) < 2 or len(names) != 1:
-        return list(arguments)
-    differ = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
-    return [", ".join(p for p, own in zip(part, differ, strict=True) if own) for part in parts]
+
+def _typical(calls: Collection[CallReports]) -> dict[str, float]:
+    """Return the median duration of the calls that are done, by run."""
+    took: dict[str, list[float]] = {}
+    for call in calls:
+        if call.state == "done" and call.finished is not None:
+            took.setdefault(call.run, []).append(call.finished - call.started)
+    return {run: median(times) for run, times in took.items()}
 
 
 def _attempts(calls: Mapping[Key, CallReports]) -> Iterator[tuple[CallReports, bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bokeh.core.properties import value
-from bokeh.events import MouseLeave, MouseMove, Reset
+from bokeh.events import MouseLeave, MouseMove, Reset, Tap
 from bokeh.models import (
     BasicTicker,
     ColumnDataSource,
@@ -20,8 +20,8 @@ from dask_flame.dashboard.static import function_call
 from dask_flame.dashboard.theme import canvas, plain
 
 
-def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
-    """Return a figure for all curves.
+def curves(name: str, kind: str, x_range: Range1d, **sizing: Any) -> dict[str, Any]:
+    """Return a figure for all curves of one metric.
 
     Parameters
     ----------
@@ -29,19 +29,22 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         Prefix of the models' names.
     kind : {"linear", "log"}
         Scale of the vertical axis.
+    x_range : bokeh.models.Range1d
+        Range of the horizontal axis, which several figures share.
     **sizing
         Options of the figure.
 
     Returns
     -------
     dict
-        The ``figure``, and its sources: ``lines``, ``strong`` (highlighted curves), ``ends``
-        (markers at the ends of curves) and ``notes`` (label of the best value).
+        The ``figure``, and its sources: ``bands`` (spreads of groups), ``lines``, ``strong``
+        (highlighted curves), ``ends`` (markers at the ends of curves) and ``notes`` (label of the
+        best value).
     """
     fig = figure(
         y_axis_type=kind,
         x_axis_label="step",
-        x_range=Range1d(0, 1),
+        x_range=x_range,
         y_range=Range1d(0.1, 1),
         tools="xpan,xwheel_zoom,box_zoom,reset,save",
         active_drag="box_zoom",
@@ -57,11 +60,13 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
     if kind == "linear":
         fig.yaxis.formatter = NumeralTickFormatter(format="0,0.[000000]")
     plain(fig)
+    bands = _source("xs ys color alpha", f"{name}-{kind}-bands")
     lines = _source("xs ys key runner state color dash alpha width", f"{name}-{kind}-lines")
     strong = _source("xs ys color dash ground", f"{name}-{kind}-strong")
     ends = _source("x y color fill marker size", f"{name}-{kind}-ends")
     notes = _source("x y text align ink ground", f"{name}-{kind}-notes")
     own = {"line_color": "color", "line_dash": "dash", "line_join": "round"}
+    fig.patches("xs", "ys", source=bands, fill_color="color", fill_alpha="alpha", line_color=None)
     fig.multi_line("xs", "ys", source=lines, line_width="width", line_alpha="alpha", **own)
     fig.multi_line("xs", "ys", source=strong, line_color="ground", line_width=7, line_alpha=0.85)
     fig.multi_line("xs", "ys", source=strong, line_width=3.2, **own)
@@ -91,11 +96,18 @@ def curves(name: str, kind: str, **sizing: Any) -> dict[str, Any]:
         background_fill_alpha=0.75,
     )
     _forward_mouse_events(fig)
-    return {"figure": fig, "lines": lines, "strong": strong, "ends": ends, "notes": notes}
+    return {
+        "figure": fig,
+        "bands": bands,
+        "lines": lines,
+        "strong": strong,
+        "ends": ends,
+        "notes": notes,
+    }
 
 
 def grid(name: str, **sizing: Any) -> dict[str, Any]:
-    """Return a figure with a small chart for each runner; its axes are in pixels.
+    """Return a figure with a small chart for each call or runner; its axes are in pixels.
 
     Returns
     -------
@@ -165,5 +177,5 @@ def _forward_mouse_events(fig: Any) -> None:
         args={"origin": fig},
         code=function_call("times", "tellOfTheMouse(cb_obj, origin)"),
     )
-    for event in (MouseMove, MouseLeave, Reset):
+    for event in (MouseMove, MouseLeave, Reset, Tap):
         fig.js_on_event(event, forward)

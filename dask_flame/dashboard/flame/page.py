@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from bokeh.core.properties import Any as AnyValue
-from bokeh.core.properties import Int, Nullable, String
+from bokeh.core.properties import Int
 from bokeh.document import Document
 from bokeh.model import DataModel
-from bokeh.models import Div, InlineStyleSheet
+from bokeh.models import Div, InlineStyleSheet, Range1d
 from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
-from distributed.dashboard.components.scheduler import BOKEH_THEME, env
+from distributed.dashboard.components.scheduler import BOKEH_THEME
 
-from dask_flame.charts.colors import COLORS, DASHES, LIGHTER, Palette
+from dask_flame.charts.colors import CALL_LINES, RUNNER_LINES, Palette
 from dask_flame.dashboard import theme
-from dask_flame.dashboard.flame.feed import Feed
+from dask_flame.dashboard.flame.feed import MOST_DRAWN, Feed, Wanted
 from dask_flame.dashboard.flame.figures import curves, grid
+from dask_flame.dashboard.frame import put_into_frame
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.rows import WorkersAsPool, count
 from dask_flame.dashboard.static import run_when_ready
@@ -30,19 +31,51 @@ INTERVAL = 250
 #: Seconds between two checks of the pools.
 POOLS_INTERVAL = 1.0
 #: Scripts of the page, in order of their dependencies.
-_SCRIPTS = ("theme", "calls", "curves", "grid", "panel", "flame")
+_SCRIPTS = (
+    "theme",
+    "frame",
+    "address",
+    "connection",
+    "calls",
+    "columns",
+    "filter",
+    "groups",
+    "scales",
+    "colors",
+    "curves",
+    "charts",
+    "grid",
+    "panel",
+    "tools",
+    "table",
+    "parallel",
+    "scatter",
+    "tip",
+    "drawer",
+    "flame",
+)
 
 _EMPTY = """
 <div style="color:var(--flame-quiet); font-size:16px; padding:48px 24px">
  No reports yet: call <code>dask_flame.report(step=..., loss=...)</code> inside a task.
 </div>"""
-#: In a narrow window the ranking is below the curves.
-_SIDE_BY_SIDE = """
-@media (max-width: 900px) { :host { flex-direction: column !important } }
+#: Width of a window below which the table is below the charts, and the page scrolls.
+_NARROW = "@media (max-width: 900px)"
+#: Undoes Bokeh's fitting of a part into its parent.
+_FREE = "height: auto !important; max-height: none !important; flex: none !important"
+_PAGE = f"{_NARROW} {{ :host {{ {_FREE} }} }}"
+_SIDE_BY_SIDE = f"{_NARROW} {{ :host {{ {_FREE}; flex-direction: column !important }} }}"
+_LEFT = f"{_NARROW} {{ :host {{ {_FREE}; width: 100% !important }} }}"
+#: Charts of several metrics side by side, or one below the other in a narrow window.
+_CHARTS = f"""
+:host {{ display: grid !important; gap: 8px; grid-auto-rows: minmax(200px, 1fr);
+ grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)) }}
+{_NARROW} {{ :host {{ {_FREE}; grid-auto-rows: 320px }} }}
 """
-_SIDE = """
-:host { width: clamp(480px, 39vw, 720px) }
-@media (max-width: 900px) { :host { width: calc(100% - 10px); height: 45% } }
+_TALL = f"{_NARROW} {{ :host {{ {_FREE}; height: 75vh !important }} }}"
+_SIDE = f"""
+:host {{ width: clamp(420px, 42vw, 900px) }}
+{_NARROW} {{ :host {{ {_FREE}; width: calc(100% - 10px); height: 75vh !important }} }}
 """
 
 
@@ -56,15 +89,15 @@ class FlameFeed(DataModel):
     seen : int
         Number of the last update that the browser has processed. The next update is computed
         after it has processed the latest one.
-    wanted : str or None
-        Metric that the user has chosen.
+    wanted : dict
+        Choices of the user that decide which data are sent; see :meth:`Wanted.read`.
     lost : int
         Number of reconnections; updates may have been lost at each.
     """
 
     payload = AnyValue(default={"number": 0})
     seen = Int(default=0)
-    wanted = Nullable(String, default=None)
+    wanted = AnyValue(default={})
     lost = Int(default=0)
 
 
@@ -74,7 +107,9 @@ def pages(scheduler: Any, workers: WorkersAsPool) -> dict[str, Page]:
     return {
         "/flame": partial(_flame, palette, workers),
         "/individual-flame-curves": partial(_alone, palette, "Curves", {}),
-        "/individual-flame-multiples": partial(_alone, palette, "Multiples", {"view": "grid"}),
+        "/individual-flame-multiples": partial(
+            _alone, palette, "Multiples", {"view": "grid", "colors": "runner"}
+        ),
     }
 
 
@@ -82,9 +117,8 @@ def _flame(
     palette: Palette, workers: WorkersAsPool, scheduler: Any, extra: dict[str, Any], doc: Document
 ) -> None:
     doc.title = "Dask: Flame"
-    doc.template = env.get_template("simple.html")
-    doc.template_variables.update(extra)
-    _show(Board(scheduler, palette, workers), doc)
+    put_into_frame(doc, "flame", extra)
+    _show(Board(scheduler, palette, workers, wanted=_asked(doc)), doc)
 
 
 def _alone(
@@ -96,7 +130,18 @@ def _alone(
     doc: Document,
 ) -> None:
     doc.title = f"Dask: Flame {title}"
-    _show(Board(scheduler, palette, options=options), doc)
+    _show(Board(scheduler, palette, options=options, wanted=_asked(doc)), doc)
+
+
+def _asked(doc: Document) -> Wanted:
+    """Return the choices in the address of a page, as static/address.js writes them."""
+    context = doc.session_context
+    asked = context.request.arguments if context is not None and context.request else {}
+
+    def texts(name: str) -> list[str]:
+        return [value.decode("utf-8", "replace") for value in asked.get(name, ())]
+
+    return Wanted.read({"metrics": texts("metric"), "runs": texts("run")})
 
 
 def _show(board: Board, doc: Document) -> None:
@@ -120,6 +165,8 @@ class Board:
         curves.
     options : mapping, optional
         Initial choices of the controls; see static/flame.js.
+    wanted : Wanted, optional
+        Choices that decide which data are sent first.
 
     Attributes
     ----------
@@ -135,23 +182,28 @@ class Board:
         workers: WorkersAsPool | None = None,
         *,
         options: Mapping[str, str] | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._workers = workers
         self._feed = Feed(palette)
-        self._shared = FlameFeed(name="flame-feed")
-        # Update at once when the user chooses a metric.
+        self._shared = FlameFeed(name="flame-feed", wanted=(wanted or Wanted()).sent())
+        # Update at once when the user chooses metrics or runs.
         self._shared.on_change("wanted", lambda attr, old, new: self.update())
-        self._version: tuple[Gatherer | None, int, str | None] | None = None
+        self._version: tuple[Gatherer | None, int, Wanted] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
-        fill = {"sizing_mode": "stretch_both", "min_height": 160}
-        self._figures = {
-            "linear": curves("flame", "linear", visible=False, **fill),
-            "log": curves("flame", "log", visible=False, **fill),
-            "grid": grid("flame", visible=False, **fill),
-        }
+        fill = {"sizing_mode": "stretch_both", "min_height": 160, "visible": False}
+        across = Range1d(0, 1)
+        names = ["flame", *(f"flame{i}" for i in range(2, MOST_DRAWN + 1))]
+        self._charts = [
+            {kind: curves(name, kind, across, **fill) for kind in ("linear", "log")}
+            for name in names
+        ]
+        self._grid = grid("flame", **fill)
+        tall = InlineStyleSheet(css=_TALL)
+        self._grid["figure"].stylesheets = [*self._grid["figure"].stylesheets, tall]
         self._bar = Div(name="flame-bar", sizing_mode="stretch_width", stylesheets=[theme.EMPTY])
         self._empty = Div(text=_EMPTY, name="flame-empty", sizing_mode="stretch_both")
         self._side = Div(
@@ -160,20 +212,29 @@ class Board:
             stylesheets=[theme.EMPTY, InlineStyleSheet(css=_SIDE)],
             visible=False,
         )
+        self._more = Div(
+            name="flame-parameters",
+            sizing_mode="stretch_both",
+            stylesheets=[theme.EMPTY, InlineStyleSheet(css=_TALL)],
+            visible=False,
+        )
+        self._curves: LayoutDOM
         self.root = self._layout()
         self.args: dict[str, Any] = {
             "feed": self._shared,
             "bar": self._bar,
             "side": self._side if workers is not None else None,
             "empty": self._empty,
-            **self._figures,
+            "charts": self._charts,
+            "side_by_side": self._curves,
+            "grid": self._grid,
+            "more": self._more if workers is not None else None,
             "pools": "pools",
             "look": {
-                "colors": COLORS,
-                "lighter": LIGHTER,
-                # Dotted lines are reserved for earlier attempts.
-                "dashes": [dash for dash in (*DASHES, "dashdot") if dash != "dotted"],
+                "lines": CALL_LINES,
+                "runners": RUNNER_LINES,
                 "options": dict(options or {}),
+                "scheduler": scheduler.id,
             },
         }
 
@@ -195,11 +256,14 @@ class Board:
             shared.payload = {"number": shared.payload["number"] + 1, **news}
 
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
-        version = reports, reports.store.version if reports else 0, self._shared.wanted
+        wanted = Wanted.read(self._shared.wanted)
+        version = reports, reports.version if reports else 0, wanted
         if version == self._version:
             return None
         self._version = version
-        return self._feed.next(reports.store.calls if reports else {}, self._shared.wanted)
+        calls = reports.calls() if reports else {}
+        runs = reports.runs() if reports else []
+        return self._feed.next(calls, runs, now=time(), wanted=wanted)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """Return the counts of each pool, if they have changed."""
@@ -220,8 +284,23 @@ class Board:
         return pools
 
     def _layout(self) -> LayoutDOM:
-        drawn = [part["figure"] for part in self._figures.values()]
-        left = Column(children=[self._empty, *drawn], sizing_mode="stretch_both")
+        # In a row of its own, because its style would show it when it is not visible.
+        curves = Row(
+            children=[part["figure"] for chart in self._charts for part in chart.values()],
+            sizing_mode="stretch_both",
+            stylesheets=[InlineStyleSheet(css=_CHARTS)],
+        )
+        self._curves = Column(
+            children=[curves],
+            sizing_mode="stretch_both",
+            name="flame-charts",
+            stylesheets=[InlineStyleSheet(css=_LEFT)],
+        )
+        left = Column(
+            children=[self._empty, self._curves, self._grid["figure"], self._more],
+            sizing_mode="stretch_both",
+            stylesheets=[InlineStyleSheet(css=_LEFT)],
+        )
         below: LayoutDOM = left
         if self._workers is not None:
             below = Row(
@@ -234,7 +313,7 @@ class Board:
             children=[self._bar, below],
             sizing_mode="stretch_both",
             name="flame-page",
-            stylesheets=[theme.sheet()],
+            stylesheets=[theme.sheet(), InlineStyleSheet(css=_PAGE)],
             # Makes the feed part of the document; Bokeh synchronizes only models of the document.
             tags=[self._shared],
         )

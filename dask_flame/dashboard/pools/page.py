@@ -10,8 +10,9 @@ from bokeh.document import Document
 from bokeh.models import Div, Select
 from bokeh.models.layouts import Column, LayoutDOM, Row
 from distributed.dashboard.components import add_periodic_callback
-from distributed.dashboard.components.scheduler import BOKEH_THEME, env
+from distributed.dashboard.components.scheduler import BOKEH_THEME
 
+from dask_flame.dashboard.frame import put_into_frame
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.boots import BootBars
 from dask_flame.dashboard.pools.cards import heads, nothing_yet
@@ -59,13 +60,12 @@ def _page(
     name = path.strip("/").removeprefix("individual-").replace("-", " ").title()
     doc.title = f"Dask: {name}"
     if not path.startswith("/individual-"):
-        doc.template = env.get_template("simple.html")
-        doc.template_variables.update(extra)
+        put_into_frame(doc, path.strip("/"), extra)
     board.update()
     add_periodic_callback(doc, board, INTERVAL)
     doc.add_root(board.root)
     doc.theme = BOKEH_THEME
-    run_when_ready(doc, "theme", "pools", **board.for_browser())
+    run_when_ready(doc, "theme", "frame", "pools", **board.for_browser())
 
 
 class PoolsBoard:

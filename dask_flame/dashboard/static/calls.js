@@ -24,21 +24,25 @@ class Numbers {
   }
 }
 
-/** One attempt of a call: its attributes, and the points of its curve. */
-class Attempt {
+/** The points of one metric of an attempt. */
+class Curve {
   constructor() {
     this.steps = new Numbers(Float64Array);
     this.values = new Numbers(Float64Array);
     this.seconds = new Numbers(Float32Array);
-    this.smooth = null; // {weight, values}
+    this.smooth = null; // {weight, mean, norm, values}
+    this.shown = null; // the values as they were drawn last; see valuesOf()
     this.rising = { steps: true, seconds: true };
   }
-  add(steps, values, seconds, anew) {
-    if (anew) {
+  get length() {
+    return this.steps.length;
+  }
+  add(steps, values, seconds, replace) {
+    if (replace) {
       this.steps.clear();
       this.values.clear();
       this.seconds.clear();
-      this.smooth = null;
+      this.smooth = this.shown = null;
       this.rising = { steps: true, seconds: true };
     }
     const before = this.steps.length;
@@ -76,44 +80,108 @@ class Attempt {
   }
 }
 
+const NO_POINTS = new Curve();
+const NO_VALUE = Object.freeze({ best: null, at: null, last: null, points: 0, made: 0 });
+
+/** One attempt of a call: the attributes of its row in the scheduler's updates, and its curves. */
+class Attempt {
+  constructor() {
+    this.id = -1;
+    this.place = 0;
+    this.key = "";
+    this.name = "";
+    this.state = "waiting";
+    this.latest = true;
+    this.parameters = [];
+    this.metrics = [];
+    /** @type {Map<string, Curve>} */
+    this.curves = new Map();
+    /** @type {Map<string, typeof NO_VALUE>} */
+    this.results = new Map();
+    /** @type {Map<string, any>} */
+    this.settings = new Map();
+  }
+  /** Take the attributes that the scheduler has sent. */
+  take(row) {
+    Object.assign(this, row);
+    this.settings = new Map(row.parameters);
+    this.results = new Map(
+      row.metrics.map(([name, best, at, last, points, made]) =>
+        [name, { best, at, last, points, made }]),
+    );
+  }
+  /** The points of a metric, of which there are none unless it is drawn. */
+  curve(metric) {
+    return this.curves.get(metric) ?? NO_POINTS;
+  }
+  /** {best, at, last, points, made} of a metric. */
+  result(metric) {
+    return this.results.get(metric) ?? NO_VALUE;
+  }
+}
+
 /** All calls in the page. */
 class Calls {
   constructor() {
+    /** @type {Map<number, Attempt>} */
     this.byId = new Map();
-    this.metric = "";
     this.metrics = [];
-    this.higher = false;
+    this.drawn = [];
+    /** @type {Map<string, string>} "min" or "max" by metric */
+    this.better = new Map();
+    this.declared = new Set();
+    this.parameters = [];
+    this.runs = [];
+    this.now = 0;
+    this.told = 0; // by the browser's clock, in milliseconds
+  }
+  /** The metric that ranks the calls: the first of those that are drawn. */
+  get metric() {
+    return this.drawn[0] ?? "";
+  }
+  /** Whether large values of a metric are better. */
+  higher(metric = this.metric) {
+    return this.better.get(metric) === "max";
   }
   /** Apply an update from Feed.next() of feed.py. */
   apply(told) {
     if (told.anew) this.byId.clear();
-    this.metric = told.metric;
-    this.metrics = told.metrics;
-    this.higher = told.higher;
+    for (const name of ["metrics", "drawn", "parameters", "runs", "now"]) this[name] = told[name];
+    this.better = new Map(told.better);
+    this.declared = new Set(told.declared);
+    this.told = performance.now();
     for (const id of told.gone) this.byId.delete(id);
     for (const row of told.rows) {
       const attempt = this.byId.get(row.id) ?? new Attempt();
-      this.byId.set(row.id, Object.assign(attempt, row));
+      attempt.take(row);
+      this.byId.set(row.id, attempt);
+    }
+    for (const { curves } of this.byId.values()) {
+      for (const metric of curves.keys()) if (!this.drawn.includes(metric)) curves.delete(metric);
     }
     // Copied, because Bokeh's array type has a different subarray().
     const [x, y] = [new Float64Array(told.x), new Float64Array(told.y)];
     const t = new Float32Array(told.t);
     let at = 0;
-    for (const [id, n, anew] of told.runs) {
+    for (const [id, metric, n, replace] of told.points) {
       const cut = (numbers) => numbers.subarray(at, at + n);
-      this.byId.get(id)?.add(cut(x), cut(y), cut(t), anew);
+      const curves = this.byId.get(id)?.curves;
+      if (curves && !curves.has(metric)) curves.set(metric, new Curve());
+      curves?.get(metric).add(cut(x), cut(y), cut(t), replace);
       at += n;
     }
   }
-  /** Latest attempts that match a search, best first, those without a number last. */
-  ranked(search = "") {
-    const words = search.toLowerCase().split(/\s+/).filter(Boolean);
-    const fits = (a) => {
-      const text = `${a.key} ${a.arguments} ${a.runner} ${a.state} ${a.pool}`.toLowerCase();
-      return words.every((word) => text.includes(word));
+  /** Latest attempts of all calls, in the order of their first appearance. */
+  latest() {
+    return [...this.byId.values()].filter((a) => a.latest).sort((a, b) => a.place - b.place);
+  }
+  /** Latest attempts that a function accepts, best first, those without a number last. */
+  ranked(fits = (_attempt) => true) {
+    const sign = this.higher() ? -1 : 1;
+    const worth = (a) => {
+      const { best } = a.result(this.metric);
+      return isNumber(best) ? sign * best : Infinity;
     };
-    const sign = this.higher ? -1 : 1;
-    const worth = (a) => (isNumber(a.best) ? sign * a.best : Infinity);
     return [...this.byId.values()]
       .filter((a) => a.latest && fits(a))
       .sort((a, b) => (worth(a) === worth(b) ? a.place - b.place : worth(a) - worth(b)));
@@ -122,6 +190,10 @@ class Calls {
   earlier(latest) {
     const keys = new Set(latest.map((a) => a.key));
     return [...this.byId.values()].filter((a) => !a.latest && keys.has(a.key));
+  }
+  /** The scheduler's time now, in seconds since 1970. */
+  clock() {
+    return this.now + (performance.now() - this.told) / 1000;
   }
 }
 
@@ -160,13 +232,15 @@ function visible(x, y, low, high, rising, pixels) {
   return Int32Array.from(kept);
 }
 
+const FOUR_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
 /** A number in few characters. */
 function shown(value) {
   if (!isNumber(value)) return value === undefined || value === null ? "–" : String(value);
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace(/\.?0+e/, "e");
-  return Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+  return FOUR_DIGITS.format(value);
 }
 
 /** Seconds with units. */

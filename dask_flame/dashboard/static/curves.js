@@ -1,38 +1,10 @@
-// All curves in one figure; the best one and the one under the mouse are highlighted.
+// The curves of one metric in a figure; the best one, pinned ones and the one under the mouse are in
+// front.
 
 const FEW = 8; // maximum number of curves with thick lines
-const DASHED = 24; // maximum number of curves with different dashes
+const DASHED = 48; // maximum number of curves with different dashes
 const NEAR = 28; // maximum distance in pixels between the mouse and the curve that it selects
 const MARKS = { running: "circle", done: "square", failed: "x", cancelled: "x", lost: "x" };
-
-/** Colors of curves. */
-class Colors {
-  constructor({ colors, lighter, dashes }) {
-    this.light = colors;
-    this.dark = colors.map((color) => lighter[color] ?? color);
-    this.dashes = dashes;
-    this.by = "runner";
-  }
-  number(attempt) {
-    return this.by === "call" ? attempt.place : attempt.color;
-  }
-  /** The color of the call at a place of n. */
-  of(attempt, place, n) {
-    const colors = flameTheme.dark ? this.dark : this.light;
-    if (this.by !== "rank") return colors[this.number(attempt) % colors.length];
-    const stops = flameTheme.dark
-      ? [[255, 209, 102], [214, 120, 60], [84, 90, 102]]
-      : [[16, 52, 128], [72, 146, 206], [198, 209, 222]];
-    const at = n > 1 ? (2 * Math.max(0, place)) / (n - 1) : 0;
-    const i = Math.min(1, Math.floor(at));
-    const mixed = stops[i].map((low, k) => Math.round(low + (stops[i + 1][k] - low) * (at - i)));
-    return `rgb(${mixed.join(",")})`;
-  }
-  dash(attempt, n) {
-    if (this.by === "rank" || n > DASHED) return "solid";
-    return this.dashes[Math.floor(this.number(attempt) / this.light.length) % this.dashes.length];
-  }
-}
 
 /** Replace the data of a source in the browser only, without sending it to the scheduler. */
 function put(source, columns) {
@@ -82,87 +54,117 @@ function lastDrawn(y) {
   return -1;
 }
 
+/** Room beyond the ends of a range, as a share of it. */
+const roomFor = (low, high, share) => share * (high - low || Math.abs(high) || 1);
+
+/** The values to draw of a curve; NaN where a value cannot be drawn. */
+function valuesOf(curve, { smoothing, log }) {
+  const values = curve.smoothed(smoothing);
+  const known = curve.shown;
+  const n = values.length;
+  if (known?.log === log && known.smoothing === smoothing && known.from === values.buffer && known.n === n) {
+    return known.values;
+  }
+  const fits = log ? (v) => v > 0 && v < LARGEST : (v) => v < LARGEST && v > -LARGEST;
+  const drawn = values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
+  curve.shown = { log, smoothing, from: values.buffer, n, values: drawn };
+  return drawn;
+}
+
+/** The curves of one metric. */
 class Curves {
   /** `figures.linear` and `figures.log` have a figure and its sources: lines, strong, notes, ends. */
   constructor(figures, colors) {
-    this.figures = figures;
+    this.both = figures;
     this.colors = colors;
-    this.following = true;
+    this.metric = "";
     this.cut = 0; // number of curves with outliers that are not shown
     this.drawn = [];
-    this.moving = false;
-    /** @type {(() => void) | null} called when somebody has zoomed */
-    this.zoomed = null;
-    for (const { figure } of Object.values(figures)) {
-      for (const range of [figure.x_range, figure.y_range]) {
-        for (const end of ["start", "end"]) {
-          range.properties[end].change.connect(() => {
-            if (this.moving) return;
-            // The user has zoomed: keep the view, and go on drawing.
-            this.following = false;
-            this.zoomed?.();
-          });
-        }
-      }
-    }
   }
   parts(log) {
-    return log ? this.figures.log : this.figures.linear;
+    return log ? this.both.log : this.both.linear;
   }
   draw(calls, rows, options, focus) {
-    const { figure, lines, strong, ends, notes } = this.parts(options.log);
-    const y = (a) => this.values(a, options);
-    const all = rows.filter((a) => a.steps.length);
-    const before = calls.earlier(rows).filter((a) => a.steps.length);
-    this.drawn = [...before, ...all.slice().reverse()];
-    if (!this.following) this.cut = 0;
-    else this.fit(figure, this.drawn, options, y);
+    const { figure, bands, lines, strong, ends, notes } = this.parts(options.log);
+    const y = (a) => valuesOf(a.curve(this.metric), options);
+    const there = (a) => a.curve(this.metric).length > 0;
+    const all = rows.filter(there);
+    this.drawn = [...calls.earlier(rows).filter(there), ...all.slice().reverse()];
     const place = new Map(rows.map((a, i) => [a.key, i]));
+    const color = (a) => this.colors.of(a, place.get(a.key), rows.length);
+    const dash = (a) => (a.latest ? this.colors.dash(a, all.length) : "dotted");
     const width = figure.inner_width || 800;
     const { start, end } = figure.x_range;
     const alpha = all.length <= FEW ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
+    const pinned = new Set(options.pinned);
     const columns = {
       xs: [], ys: [], key: [], runner: [], state: [], color: [], dash: [], alpha: [], width: [],
     };
     const points = (a) => {
-      const [x, values] = [a[options.x].all, y(a)];
-      const kept = visible(x, values, start, end, a.rising[options.x], width);
+      const curve = a.curve(this.metric);
+      const [x, values] = [curve[options.x].all, y(a)];
+      const kept = visible(x, values, start, end, curve.rising[options.x], width);
       return [Float64Array.from(kept, (i) => x[i]), Float64Array.from(kept, (i) => values[i])];
     };
+    const shapes = new Map();
     for (const a of this.drawn) {
-      const [xs, ys] = points(a);
-      columns.xs.push(xs);
-      columns.ys.push(ys);
+      const shape = points(a);
+      shapes.set(a, shape);
+      columns.xs.push(shape[0]);
+      columns.ys.push(shape[1]);
       columns.key.push(a.key);
       columns.runner.push(a.runner);
       columns.state.push(a.state);
-      columns.color.push(this.colors.of(a, place.get(a.key), rows.length));
-      columns.dash.push(a.latest ? this.colors.dash(a, all.length) : "dotted");
-      const dim = focus && focus !== a ? 0.28 : 1;
+      columns.color.push(color(a));
+      columns.dash.push(dash(a));
+      const dim = (focus ? focus !== a : pinned.size && !pinned.has(a.key)) ? 0.28 : 1;
       columns.alpha.push((a.latest ? alpha : 0.55 * alpha) * dim);
       columns.width.push(a.latest ? (all.length <= FEW ? 2 : 1.5) : 1.2);
     }
     put(lines, columns);
-    const best = all.length > 1 && isNumber(all[0].best) ? all[0] : null;
-    const front = [best, focus].filter((a, i, both) => a && both.indexOf(a) === i);
-    const shape = front.map(points);
+    put(bands, this.bands(all, options, color, focus));
+    const best = this.best(calls, all);
+    const front = [best, ...all.filter((a) => pinned.has(a.key)), focus].filter(
+      (a, i, every) => a && shapes.has(a) && every.indexOf(a) === i,
+    );
     put(strong, {
-      xs: shape.map(([x]) => x),
-      ys: shape.map(([, v]) => v),
-      color: front.map((a) => this.colors.of(a, place.get(a.key), rows.length)),
-      dash: front.map((a) => (a.latest ? this.colors.dash(a, all.length) : "dotted")),
+      xs: front.map((a) => shapes.get(a)[0]),
+      ys: front.map((a) => shapes.get(a)[1]),
+      color: front.map(color),
+      dash: front.map(dash),
       ground: front.map(() => flameTheme.color("ground")),
     });
-    this.mark(ends, columns, options, y, place, rows.length);
+    this.mark(ends, columns, options, y, color, rows.length);
     this.note(notes, best, options, y);
   }
-  /** The values to draw of an attempt; NaN where a value cannot be drawn. */
-  values(attempt, options) {
-    const values = attempt.smoothed(options.smoothing);
-    const fits = options.log ? (v) => v > 0 && v < LARGEST : (v) => v < LARGEST && v > -LARGEST;
-    return values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
+  /** Areas of the spreads of groups. */
+  bands(all, options, color, focus) {
+    const columns = { xs: [], ys: [], color: [], alpha: [] };
+    for (const group of all) {
+      if (!(group instanceof Group)) continue;
+      const { mean, low, high } = group.spread(this.metric, options.x);
+      const x = mean[options.x].all;
+      const [below, above] = [valuesOf(low, options), valuesOf(high, options)];
+      const there = [...x.keys()].filter((i) => Number.isFinite(below[i]) && Number.isFinite(above[i]));
+      columns.xs.push([...there.map((i) => x[i]), ...there.map((i) => x[i]).reverse()]);
+      columns.ys.push([...there.map((i) => below[i]), ...there.map((i) => above[i]).reverse()]);
+      columns.color.push(color(group));
+      columns.alpha.push(focus && focus !== group ? 0.06 : 0.2);
+    }
+    return columns;
   }
-  mark(ends, columns, options, y, place, n) {
+  /** The call with the best value of this metric, of several. */
+  best(calls, all) {
+    const sign = calls.higher(this.metric) ? -1 : 1;
+    let found = null;
+    for (const a of all) {
+      const { best } = a.result(this.metric);
+      if (!isNumber(best)) continue;
+      if (!found || sign * best < sign * found.result(this.metric).best) found = a;
+    }
+    return all.length > 1 ? found : null;
+  }
+  mark(ends, columns, options, y, color, n) {
     const marks = { x: [], y: [], color: [], marker: [], fill: [], size: [] };
     this.lone(marks, columns);
     for (const a of this.drawn) {
@@ -170,25 +172,26 @@ class Curves {
       const i = lastDrawn(values);
       if (i < 0 || (n > 150 && a.state === "done")) continue;
       const bad = a.state === "failed" || a.state === "lost";
-      const color = this.colors.of(a, place.get(a.key), n);
-      marks.x.push(a[options.x].all[i]);
+      marks.x.push(a.curve(this.metric)[options.x].all[i]);
       marks.y.push(values[i]);
-      marks.color.push(bad ? flameTheme.color("bad") : color);
-      marks.fill.push(color);
+      marks.color.push(bad ? flameTheme.color("bad") : color(a));
+      marks.fill.push(color(a));
       marks.marker.push(MARKS[a.state] ?? "circle");
       marks.size.push(bad ? 10 : n <= 32 ? 7 : 5);
     }
     put(ends, marks);
   }
   note(notes, best, options, y) {
-    const i = best ? best.values.all.indexOf(best.best) : -1;
-    const value = i < 0 ? NaN : y(best)[i];
-    const there = isNumber(value);
+    const value = best?.result(this.metric).best;
+    const curve = best?.curve(this.metric);
+    const i = best ? curve.values.all.indexOf(value) : -1;
+    const there = i >= 0 && isNumber(y(best)[i]);
+    const x = there ? curve[options.x].all[i] : 0;
     put(notes, {
-      x: there ? [best[options.x].all[i]] : [],
-      y: there ? [value] : [],
-      text: there ? [shown(best.best)] : [],
-      align: there ? [this.side(best[options.x].all[i], options)] : [],
+      x: there ? [x] : [],
+      y: there ? [y(best)[i]] : [],
+      text: there ? [shown(value)] : [],
+      align: there ? [this.side(x, options)] : [],
       ink: there ? [flameTheme.color("ink")] : [],
       ground: there ? [flameTheme.color("ground")] : [],
     });
@@ -205,32 +208,27 @@ class Curves {
       const y = ys[k];
       const last = lastDrawn(y); // has a marker already
       for (let i = 0; i < last; i++) {
-        const alone = !Number.isFinite(y[i - 1]) && !Number.isFinite(y[i + 1]);
-        if (!alone || !Number.isFinite(y[i])) continue;
-        for (const [name, value] of Object.entries({
-          x: x[i], y: y[i], color: color[k], fill: color[k], marker: "circle", size: 4,
-        })) {
-          ends[name].push(value);
-        }
+        if (!Number.isFinite(y[i]) || Number.isFinite(y[i - 1]) || Number.isFinite(y[i + 1])) continue;
+        ends.x.push(x[i]);
+        ends.y.push(y[i]);
+        ends.color.push(color[k]);
+        ends.fill.push(color[k]);
+        ends.marker.push("circle");
+        ends.size.push(4);
       }
     });
   }
-  /** Show all curves, with a margin. */
-  fit(figure, attempts, options, y) {
-    const xs = attempts.map((a) => finite(a[options.x].all)).filter(Boolean).flat();
-    // A logarithmic axis needs no cut for outliers.
-    const { range, cut } = span(attempts.map(y), options.whole || options.log);
-    this.cut = cut ? attempts.filter((a) => y(a).some((v) => v < range[0] || v > range[1])).length : 0;
-    let [x, v] = [finite(xs) ?? [0, 1], range ?? (options.log ? [0.1, 1] : [0, 1])];
-    const room = (low, high, share) => share * (high - low || Math.abs(high) || 1);
-    x = [x[0] - room(...x, 0.012), x[1] + room(...x, 0.02)];
-    if (options.log) v = v.map(Math.log10);
-    v = [v[0] - room(...v, 0.05), v[1] + room(...v, 0.05)];
-    if (options.log) v = v.map((e) => 10 ** e);
-    this.moving = true;
-    figure.x_range.setv({ start: x[0], end: x[1] });
-    figure.y_range.setv({ start: v[0], end: v[1] });
-    this.moving = false;
+  /** The ends of the vertical axis that show the curves of these calls. */
+  fit(attempts, options, higher) {
+    const y = attempts.map((a) => valuesOf(a.curve(this.metric), options)).filter((v) => v.length);
+    const seen = span(y, options.whole || options.log);
+    const [low, high] = seen.range ?? (options.log ? [0.1, 1] : [0, 1]);
+    const out = (v) => v < low || v > high;
+    this.cut = seen.cut ? y.filter((values) => values.some(out)).length : 0;
+    let v = options.log ? [Math.log10(low), Math.log10(high)] : [low, high];
+    // The label of the best value needs room above it.
+    v = [v[0] - roomFor(...v, 0.05), v[1] + roomFor(...v, higher ? 0.12 : 0.05)];
+    return options.log ? v.map((e) => 10 ** e) : v;
   }
   /** The attempt and the point that are closest to the mouse; null if none is near. */
   near({ x, y }, options) {
@@ -244,9 +242,11 @@ class Curves {
     let found = null;
     let least = NEAR * NEAR;
     for (const a of this.drawn) {
-      const [xs, ys] = [a[options.x].all, this.values(a, options)];
+      const curve = a.curve(this.metric);
+      const [xs, ys] = [curve[options.x].all, valuesOf(curve, options)];
+      const rising = curve.rising[options.x];
       let i = 0;
-      if (a.rising[options.x]) {
+      if (rising) {
         let high = xs.length;
         while (i < high) {
           const middle = (i + high) >> 1;
@@ -256,12 +256,12 @@ class Curves {
       }
       for (; i < xs.length; i++) {
         const dx = (xs[i] - x) * across;
-        if (dx > NEAR && a.rising[options.x]) break;
+        if (dx > NEAR && rising) break;
         const dy = (level(ys[i]) - level(y)) * up;
         if (!inside(figure.x_range, xs[i]) || !inside(figure.y_range, ys[i])) continue;
         if (dx * dx + dy * dy <= least) {
           least = dx * dx + dy * dy;
-          found = { attempt: a, index: i, dx, dy: -dy };
+          found = { attempt: a, index: i, dx, dy: -dy, metric: this.metric };
         }
       }
     }

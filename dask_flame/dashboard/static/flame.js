@@ -1,40 +1,59 @@
 // The page /flame: connects the scheduler's updates, the user's choices and the drawing.
 
+const DEFAULTS = {
+  metrics: [], // as chosen by the user; calls.drawn are those that are drawn
+  x: "steps", log: false, smoothing: 0, colors: "call", view: "curves", search: "",
+  run: [], // ids of runs; empty for all
+  sort: "", descending: false, group: "",
+  pinned: [], hidden: [], // keys of calls
+  columns: [], // "+id" and "-id" of columns that are shown or not, unlike the usual ones
+  whole: false, // whether to show outliers
+  zoom: null, // [x0, x1, then the two ends of each chart's vertical axis], or null
+  open: "", // key of the call in the drawer
+};
+
 function main(args, { index }) {
-  const { feed, bar, side, empty, linear, log, grid, look, pools } = args;
-  const options = {
-    metric: "", x: "steps", log: false, smoothing: 0, colors: "runner", view: "curves", search: "",
-    whole: false, // whether to show outliers
-    ...look.options,
-  };
+  const { feed, bar, side, more, empty, charts, side_by_side, grid, look, pools } = args;
+  const defaults = { ...DEFAULTS, ...look.options };
+  const options = { ...defaults, ...readAddress(location.search) };
   const calls = new Calls();
   const colors = new Colors(look);
-  colors.by = options.colors;
-  const curves = new Curves({ linear, log }, colors);
+  const curves = new Charts(charts, colors);
   const multiples = new Grid(grid, colors);
   const tip = new Tip();
+  const connection = new Connection(feed, look.scheduler, (gone) => controls.gone(gone));
   let focus = null;
   let planned = false;
   let shownView = "";
 
-  const controls = new Controls(options, (changed) => {
-    if (changed.follow) curves.following = true;
-    delete changed.follow;
-    if (changed.metric !== undefined) {
-      curves.following = true;
-      feed.wanted = changed.metric;
-      return; // drawn when its points have arrived
+  /** Change choices, write the address, ask for other data if needed, and draw. */
+  const choose = (changed) => {
+    if (["x", "log", "view", "metrics", "run", "zoom"].some((name) => name in changed)) {
+      options.zoom = null;
     }
-    if ("x" in changed || "log" in changed || "view" in changed) curves.following = true;
     Object.assign(options, changed);
     colors.by = options.colors;
+    if ("metrics" in changed || "run" in changed) {
+      feed.wanted = { metrics: options.metrics, runs: options.run.length ? options.run : null };
+    }
+    remember();
     plan();
-  });
-  const table = new Table(colors, (attempt) => {
+  };
+  const remember = () => {
+    const query = addressOf(options, defaults, location.search);
+    history.replaceState(null, "", `${location.pathname}${query && `?${query}`}${location.hash}`);
+  };
+  const point = (attempt) => {
     focus = attempt;
     tip.hide();
     plan();
-  });
+  };
+  const open = (attempt) => choose({ open: attempt ? attempt.key : "" });
+
+  const controls = new Controls(options, choose);
+  const table = side && new Table(colors, { choose, point, open });
+  const parameters = more && new ParameterView(colors, { choose, point, open });
+  const drawer = side && new Drawer({ close: () => open(null), stop: null });
 
   /** Attach our elements to an element of Bokeh, which is emptied when Bokeh renders it again. */
   const mount = (model, root) => {
@@ -42,18 +61,13 @@ function main(args, { index }) {
     const place = view && (view.shadow_el ?? view.el.shadowRoot);
     if (place && root.parentNode !== place) place.append(root);
   };
-
-  const seen = () => {
-    if (!calls.byId.size) return "empty";
-    return options.view === "grid" ? "grid" : options.log ? "log" : "linear";
-  };
   const arrange = (view) => {
     if (view === shownView) return;
     shownView = view;
     empty.visible = view === "empty";
-    linear.figure.visible = view === "linear";
-    log.figure.visible = view === "log";
+    side_by_side.visible = view === "curves";
     grid.figure.visible = view === "grid";
+    if (more) more.visible = view === "parameters";
     if (side) side.visible = view !== "empty";
   };
 
@@ -61,21 +75,30 @@ function main(args, { index }) {
     planned = false;
     mount(bar, controls.root);
     if (side) mount(side, table.root);
-    const rows = calls.ranked(options.search);
-    if (focus && calls.byId.get(focus.id) !== focus) focus = null;
-    const view = seen();
+    if (more) mount(more, parameters.root);
+    const fits = parse(options.search, namesOf(calls), calls.clock());
+    const rows = calls.ranked(fits);
+    const groups = grouped(rows, options.group, calls.parameters, options.x);
+    const there = focus instanceof Group ? groups.includes(focus) : focus && calls.byId.get(focus.id) === focus;
+    if (!there) focus = null;
+    const view = !calls.byId.size ? "empty" : options.view;
     arrange(view);
-    for (const { figure } of [linear, log]) {
-      const axis = figure.below[0];
-      const label = options.x === "steps" ? "step" : "time since each call began";
-      if (axis.axis_label !== label) axis.axis_label = label;
-      if (figure.left[0].axis_label !== calls.metric) figure.left[0].axis_label = calls.metric;
+    curves.arrange(view === "curves" ? calls.drawn : [], options);
+    const hidden = new Set(options.hidden);
+    const drawn = hidden.size ? rows.filter((a) => !hidden.has(a.key)) : rows;
+    if (view === "grid") multiples.draw(drawn, options, focus, calls.metric);
+    else if (view === "curves" && groups.length) curves.draw(calls, ...groupsToDraw(groups, options, focus));
+    else if (view === "curves") curves.draw(calls, drawn, options, focus);
+    else if (view === "parameters" && more) parameters.draw(calls, rows, options, focus);
+    if (side) table.draw(calls, rows, options, focus);
+    if (drawer) {
+      const opened = options.open && calls.latest().find((a) => a.key === options.open);
+      if (opened) drawer.show(opened, calls);
+      else drawer.hide();
     }
-    if (view === "grid") multiples.draw(rows, options, focus, curves);
-    else if (view !== "empty") curves.draw(calls, rows, options, focus);
-    if (side) table.draw(calls, rows, focus);
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
-    controls.draw(calls, rows, curves, span, options);
+    const cut = view === "grid" ? multiples.cut : curves.cut;
+    controls.draw(calls, rows, { cut, span, wrong: fits.wrong }, options);
   };
   /** Draw once in the next frame, however many changes there are. */
   const plan = () => {
@@ -84,52 +107,51 @@ function main(args, { index }) {
       requestAnimationFrame(draw);
     }
   };
-  curves.zoomed = plan;
+  curves.zoomed = (zoom) => {
+    options.zoom = zoom;
+    remember();
+    plan();
+  };
 
   const take = () => {
     const told = feed.payload;
     if (told.calls) calls.apply(told.calls);
-    if (told.pools) controls.say(told.pools, pools);
+    if (told.pools) controls.counted(told.pools, pools);
     feed.seen = told.number; // requests the next update
     plan();
   };
   feed.properties.payload.change.connect(take);
-  feed.document.on_event("client_reconnected", () => {
-    controls.gone(false);
-    feed.lost += 1; // updates sent meanwhile were lost
-  });
-  feed.document.on_event("connection_lost", () => controls.gone(true));
 
   /** @param {any} event A CustomEvent that figures.py dispatches. */
-  const point = ({ detail }) => {
-    const here = { linear: linear.figure, log: log.figure, grid: grid.figure };
-    const drawn = here[shownView] === detail.origin;
-    const found = !drawn || detail.kind !== "mousemove" ? null
-      : shownView === "grid" ? multiples.near(detail, options, curves)
+  const mouse = ({ detail }) => {
+    const inGrid = detail.origin === grid.figure;
+    const found = detail.kind !== "mousemove" || inGrid !== (shownView === "grid") ? null
+      : inGrid ? multiples.near(detail, options)
       : curves.near(detail, options);
     if ((found?.attempt ?? null) !== focus) {
       focus = found?.attempt ?? null;
       plan();
     }
-    if (found) tip.show(found, calls, options);
+    if (found) tip.show(found, options);
     else tip.hide();
-    if (detail.kind === "reset") {
-      curves.following = true;
-      plan();
-    }
+    if (detail.kind === "reset") choose({ zoom: null });
+    if (detail.kind === "tap" && focus && !(focus instanceof Group)) open(focus);
   };
-  addEventListener("flame-figure", point);
+  addEventListener("flame-figure", mouse);
   addEventListener("resize", plan);
-  for (const figure of [linear.figure, log.figure, grid.figure]) {
+  for (const figure of [...curves.figures, grid.figure]) {
     for (const size of ["inner_width", "inner_height"]) {
       figure.properties[size].change.connect(plan);
     }
   }
   flameTheme.on(() => {
     plan();
-    for (const figure of [linear.figure, log.figure]) index.find_one(figure)?.invalidate_render?.();
+    for (const figure of curves.figures) index.find_one(figure)?.invalidate_render?.();
   });
+  // The time that is left goes down between the updates too.
+  setInterval(plan, 1000);
   // For debugging and tests.
-  window.daskFlame = { calls, options, curves, plan };
+  window.daskFlame = { calls, options, curves, plan, choose, connection };
+  choose({ zoom: options.zoom });
   take();
 }

@@ -1,4 +1,5 @@
-// Small multiples: a chart for each runner, all with the same axes, in one figure of pixels.
+// Small multiples: a chart for each call, or for each runner if they give the colors, all with the
+// same axes, in one figure of pixels.
 
 const MOST_CELLS = 144;
 const GAP = 8;
@@ -35,23 +36,26 @@ class Grid {
     this.sources = { cells, titles, numbers, lines, ends };
     this.colors = colors;
     this.layout = [];
+    this.metric = "";
+    this.cut = 0; // number of curves with outliers, which are drawn along the edge
   }
-  draw(rows, options, focus, curves) {
+  draw(rows, options, focus, metric) {
+    this.metric = metric;
     const [width, height] = [this.figure.inner_width || 800, this.figure.inner_height || 500];
     this.figure.x_range.setv({ start: 0, end: width });
     this.figure.y_range.setv({ start: height, end: 0 });
-    const y = (a) => curves.values(a, options);
-    const drawn = rows.filter((a) => a.steps.length);
+    const y = (a) => valuesOf(a.curve(metric), options);
+    const drawn = rows.filter((a) => a.curve(metric).length);
     const place = new Map(rows.map((a, i) => [a, i]));
-    const runners = this.runners(drawn);
-    this.prefix = commonPrefix(runners.map(([runner]) => runner));
-    const shape = this.shape(runners.length, width, height);
+    const groups = this.colors.by === "runner" ? this.runners(drawn) : this.calls(drawn);
+    this.prefix = commonPrefix(groups.map(([name]) => name));
+    const shape = this.shape(groups.length, width, height);
     const level = options.log ? Math.log10 : (v) => v;
-    const [x0, x1] = finite(drawn.map((a) => finite(a[options.x].all)).filter(Boolean).flat()) ?? [0, 1];
+    const [x0, x1] = finite(drawn.map((a) => endsOf(a.curve(metric), options)).filter(Boolean).flat()) ?? [0, 1];
     const seen = span(drawn.map(y), options.whole || options.log);
     const values = seen.range ?? [0.1, 1];
     const out = (v) => v < values[0] || v > values[1];
-    curves.cut = seen.cut ? drawn.filter((a) => y(a).some(out)).length : 0;
+    this.cut = seen.cut ? drawn.filter((a) => y(a).some(out)).length : 0;
     const [low, high] = values.map(level);
     this.span = { x0, x1, low, high, level, values };
     const columns = {
@@ -61,8 +65,8 @@ class Grid {
       lines: { xs: [], ys: [], color: [], alpha: [], width: [], key: [], runner: [] },
       ends: { x: [], y: [], color: [], marker: [] },
     };
-    this.layout = runners.map(([runner, own], n) => {
-      const cell = this.cell(n, shape, runner, own);
+    this.layout = groups.map(([name, own], n) => {
+      const cell = this.cell(n, shape, name, own);
       this.frame(columns, cell, own[own.length - 1], focus && own.includes(focus));
       for (const a of own) {
         const line = this.line(cell, a, y(a), options);
@@ -72,7 +76,7 @@ class Grid {
         lines.xs.push(line.xs);
         lines.ys.push(line.ys);
         lines.key.push(a.key);
-        lines.runner.push(runner);
+        lines.runner.push(a.runner);
         lines.color.push(color);
         lines.alpha.push(a === focus || current ? 1 : 0.3);
         lines.width.push(a === focus || current ? 1.8 : 1);
@@ -93,6 +97,10 @@ class Grid {
     const { x0, x1, values } = this.span;
     const across = options.x === "steps" ? `step ${shown(x0)} to ${shown(x1)}` : `${duration(x1)}`;
     return `${metric} ${shown(values[0])} to ${shown(values[1])}, ${across}`;
+  }
+  /** Calls, each alone, in the order of their ranks. */
+  calls(drawn) {
+    return drawn.slice(0, MOST_CELLS).map((a) => [a.name, [a]]);
   }
   /** Runners with their calls, the latest call last. */
   runners(drawn) {
@@ -119,13 +127,13 @@ class Grid {
     }
     return shape;
   }
-  cell(n, { columns, w, h }, runner, own) {
+  cell(n, { columns, w, h }, name, own) {
     const left = (n % columns) * (w + GAP);
     const top = Math.floor(n / columns) * (h + GAP);
     const head = h > 46 ? 18 : 0;
     const foot = h > 92 ? 15 : 0;
     const inner = { left: left + 6, right: left + w - 8, top: top + head + 5, bottom: top + h - foot - 6 };
-    return { runner, own, left, top, w, h, head, foot, inner };
+    return { name, own, left, top, w, h, head, foot, inner };
   }
   frame(columns, cell, current, focused) {
     const { left, top, w, h, head, foot } = cell;
@@ -137,7 +145,7 @@ class Grid {
     cells.rule.push(flameTheme.color(focused ? "ink" : "rule"));
     cells.card.push(flameTheme.color("card"));
     if (!head) return;
-    const number = shown(current.last);
+    const number = shown(current.result(this.metric).last);
     const ink = flameTheme.color("ink");
     const say = (x, y, text, color, style) => {
       for (const [name, value] of Object.entries({ x, y, text, color, style })) {
@@ -147,9 +155,9 @@ class Grid {
     const taken = textWidth(number) + 10;
     const wide = w - 14 - taken > 30;
     const room = w - 14 - (wide ? taken : 0);
-    const fits = textWidth(cell.runner, "bold") <= room;
-    // Keep the end, because names of runners differ there.
-    const name = fits ? cell.runner : cutTo(cell.runner.slice(this.prefix), room, "bold", true);
+    const fits = textWidth(cell.name, "bold") <= room;
+    // Keep the end, because names differ there.
+    const name = fits ? cell.name : cutTo(cell.name.slice(this.prefix), room, "bold", true);
     say(left + 7, top + 13, name, ink, "bold");
     if (wide) {
       numbers.x.push(left + w - 7);
@@ -160,13 +168,15 @@ class Grid {
     if (foot) {
       const more = cell.own.length > 1 ? `${cell.own.length} calls · ` : "";
       const quiet = flameTheme.color("quiet");
-      say(left + 7, top + h - 8, cutTo(more + current.name, w - 14), quiet, "normal");
+      const other = cell.name === current.name ? current.runner : current.name;
+      say(left + 7, top + h - 8, cutTo(more + other, w - 14), quiet, "normal");
     }
   }
   line({ inner }, attempt, values, options) {
     const { x0, x1, low, high, level } = this.span;
-    const x = attempt[options.x].all;
-    const kept = visible(x, values, x0, x1, attempt.rising[options.x], inner.right - inner.left);
+    const curve = attempt.curve(this.metric);
+    const x = curve[options.x].all;
+    const kept = visible(x, values, x0, x1, curve.rising[options.x], inner.right - inner.left);
     const across = (v) => inner.left + ((v - x0) / (x1 - x0 || 1)) * (inner.right - inner.left);
     const up = (v) => {
       const share = (level(v) - low) / (high - low || 1);
@@ -182,7 +192,7 @@ class Grid {
     };
   }
   /** The call and the point that are closest to the mouse; null if it is in no cell. */
-  near({ x, y }, options, curves) {
+  near({ x, y }, options) {
     const inside = (c) => x >= c.left && x <= c.left + c.w && y >= c.top && y <= c.top + c.h;
     const cell = this.layout.find(inside);
     if (!cell) return null;
@@ -191,14 +201,15 @@ class Grid {
     const { x0, x1, low, high, level } = this.span;
     const { inner } = cell;
     for (const a of cell.own) {
-      const [xs, ys] = [a[options.x].all, curves.values(a, options)];
+      const curve = a.curve(this.metric);
+      const [xs, ys] = [curve[options.x].all, valuesOf(curve, options)];
       for (let i = 0; i < xs.length; i++) {
         const dx = inner.left + ((xs[i] - x0) / (x1 - x0 || 1)) * (inner.right - inner.left) - x;
         const share = (level(ys[i]) - low) / (high - low || 1);
         const dy = inner.bottom - share * (inner.bottom - inner.top) - y;
         if (dx * dx + dy * dy < least) {
           least = dx * dx + dy * dy;
-          found = { attempt: a, index: i, dx, dy };
+          found = { attempt: a, index: i, dx, dy, metric: this.metric };
         }
       }
     }

@@ -1,6 +1,4 @@
-// Controls, summary line, ranking and tooltip of the page.
-
-const ROWS = 200; // maximum number of calls in the ranking
+// Controls, summary line and tooltip of the page.
 
 /** An element with properties and children; strings become text nodes. */
 function element(tag, properties = {}, ...children) {
@@ -17,141 +15,226 @@ function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+const MOST_CHARTS = 4; // side by side
+const SEARCH_HELP = `Words of a call's name, arguments, runner, state or error, and comparisons:
+  lr>0.01   loss<=0.3   last.loss<1   layers=2,4   state:failed   duration>2min
+  -word excludes, "two words" stay together.`;
+
 const CONTROLS_STYLE = `
  .bar { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 14px; padding: 4px 2px;
   font-size: 13px; color: var(--flame-ink); font-family: Helvetica, Arial, sans-serif }
  label { display: inline-flex; align-items: center; gap: 5px; white-space: nowrap }
- select, input[type=search], button { font: inherit; color: inherit; padding: 3px 7px;
+ select, input[type=search], button, summary { font: inherit; color: inherit; padding: 3px 7px;
   background: var(--flame-card); border: 1px solid var(--flame-rule); border-radius: 4px }
  select { max-width: 220px }
  input[type=search] { width: 120px }
  input[type=range] { width: 84px }
- button { cursor: pointer }
+ button, summary { cursor: pointer }
+ summary { list-style: none; white-space: nowrap }
+ summary::-webkit-details-marker { display: none }
+ summary::after { content: " ▾"; color: var(--flame-quiet) }
+ details { position: relative }
+ .menu { position: absolute; z-index: 20; top: calc(100% + 3px); left: 0; min-width: 190px;
+  max-width: min(340px, calc(100vw - 24px)); max-height: 50vh; overflow: auto; padding: 6px 10px;
+  background: var(--flame-card); border: 1px solid var(--flame-rule); border-radius: 5px;
+  box-shadow: 0 3px 12px rgb(0 0 0 / 22%) }
+ .menu label { display: flex; padding: 3px 0; white-space: normal; overflow-wrap: anywhere }
+ .menu small { color: var(--flame-quiet); margin-left: auto; padding-left: 10px; white-space: nowrap }
  button[aria-pressed=true] { background: var(--flame-ink); color: var(--flame-ground);
   border-color: var(--flame-ink) }
- button:focus-visible, select:focus-visible, input:focus-visible { outline: 2px solid #56B4E9 }
+ button:focus-visible, select:focus-visible, input:focus-visible, summary:focus-visible { outline: 2px solid #56B4E9 }
  .both { display: inline-flex }
+ .both button { border-radius: 0 }
+ .both button + button { border-left: 0 }
  .both button:first-of-type { border-radius: 4px 0 0 4px }
- .both button:last-of-type { border-radius: 0 4px 4px 0; border-left: 0 }
+ .both button:last-of-type { border-radius: 0 4px 4px 0 }
  .number { display: inline-block; min-width: 2.2em; color: var(--flame-quiet);
   font-variant-numeric: tabular-nums }
  .said { flex: 1 1 100%; display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 14px;
   min-height: 19px }
- .said > * { min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+ .said > * { min-width: 0; overflow-wrap: anywhere }
  .quiet { color: var(--flame-quiet) }
- .bad { color: var(--flame-bad) }
+ .flame-lost { color: var(--flame-bad) }
  [hidden] { display: none !important }
- .end { margin-left: auto }
- a { color: inherit }
- i { display: inline-block; width: 9px; height: 9px; margin: 0 3px 0 8px; border-radius: 2px }`;
+ progress { width: 90px; height: 9px; vertical-align: baseline; margin-right: 8px;
+  accent-color: #0072B2 }`;
 
 class Controls {
-  constructor(options, changed) {
-    const select = (name, label, choices) => {
-      const chosen = element("select", { name });
-      chosen.append(...choices.map(([value, text]) => element("option", { value }, text)));
-      chosen.value = options[name];
-      chosen.onchange = () => changed({ [name]: chosen.value });
-      return element("label", {}, label, chosen);
-    };
-    const either = (name, choices) => {
-      const buttons = choices.map(([value, text, title]) =>
-        element("button", { type: "button", name, value, title }, text),
-      );
-      const press = (value) => {
-        for (const b of buttons) b.setAttribute("aria-pressed", String(b.value === value));
-      };
-      press(options[name]);
-      for (const button of buttons) {
-        button.onclick = () => {
-          press(button.value);
-          changed({ [name]: button.value });
-        };
-      }
-      return element("span", { className: "both" }, ...buttons);
-    };
-    this.metric = element("select", { name: "metric", title: "what is drawn" });
-    this.metric.onchange = () => changed({ metric: this.metric.value });
-    const log = element("input", { type: "checkbox", name: "log" });
-    log.onchange = () => changed({ log: log.checked });
-    const smoothing = element("input", {
-      type: "range", name: "smoothing", min: "0", max: "0.99", step: "0.01", value: "0",
-      title: "how much of each point comes from those before it",
-    });
-    const weight = element("span", { className: "number" }, "0");
-    smoothing.oninput = () => {
-      weight.textContent = String(Number(smoothing.value));
-      changed({ smoothing: Number(smoothing.value) });
-    };
-    const search = element("input", {
-      type: "search", name: "search", placeholder: "filter calls",
-      title: "words that a call's name, arguments, runner or state must have",
-    });
-    search.oninput = () => changed({ search: search.value });
-    const theme = element(
-      "button",
-      { type: "button", name: "theme", title: "light or dark", className: "end" },
-      "◐",
-    );
-    theme.onclick = () => flameTheme.toggle();
+  /** `choose(changed)` changes choices. */
+  constructor(options, choose) {
+    this.choose = choose;
+    /** @type {((options: any) => void)[]} each shows a choice as it is */
+    this.shows = [];
+    this.metric = element("select", { name: "metric", title: "what is drawn, and ranks the calls" });
+    this.metric.setAttribute("aria-label", "metric");
+    this.metric.onchange = () => this.rank(this.metric.value);
+    this.way = element("span", { className: "quiet" });
+    this.also = new Menu("also", "more metrics", (chosen) =>
+      choose({ metrics: [this.main, ...chosen].slice(0, MOST_CHARTS) }));
+    this.runs = new Menu("runs", "runs", (chosen) => choose({ run: chosen }));
+    const x = [["steps", "step", "by step"], ["seconds", "time", "by time since each began"]];
+    const views = [
+      ["curves", "curves", "all curves together, a chart for each metric"],
+      ["grid", "each call", "a chart for each call, or for each runner if colored by runner"],
+      ["parameters", "parameters", "how results depend on arguments"],
+    ];
+    const colors = [["call", "by call"], ["runner", "by runner"], ["rank", "by rank"]];
     this.again = element("button", { type: "button", name: "follow", hidden: true }, "show all");
-    this.again.onclick = () => changed({ follow: true, whole: true });
+    this.again.onclick = () => choose({ zoom: null, whole: true });
+    const quiet = () => element("span", { className: "quiet" });
+    this.below = quiet();
+    this.span = quiet();
+    this.found = quiet();
+    this.thinned = quiet();
     this.cut = element("span", { className: "quiet", title: "values far from all others" });
-    this.below = element("span", { className: "quiet" });
     this.best = element("span", {});
-    this.counts = element("span", { className: "quiet" });
-    this.span = element("span", { className: "quiet" });
-    this.pools = element("span", { className: "quiet end" });
-    this.lost = element("b", { className: "bad end" });
+    this.bar = element("progress", { max: 1, value: 0 });
+    this.bar.setAttribute("aria-label", "calls that have ended");
+    this.counts = element("span", {});
+    this.done = element("span", {}, this.bar, this.counts);
+    this.pools = element("span", { className: "flame-pools" });
+    this.lost = element("b", { className: "flame-lost" });
+    this.lost.setAttribute("role", "status");
+    this.drawing = [this.log(), this.smoothing(), this.either("x", x)];
     this.choices = [
-      this.metric,
-      either("x", [["steps", "step", "by step"], ["seconds", "time", "by time since each began"]]),
-      element("label", {}, log, "log"),
-      element("label", {}, "smooth", smoothing, weight),
-      select("colors", "color", [["runner", "by runner"], ["call", "by call"], ["rank", "by rank"]]),
-      either("view", [["curves", "together", "all curves in one chart"], ["grid", "each runner", "a chart for each runner"]]),
-      search,
-      this.again,
+      this.metric, this.way, this.also.root, this.runs.root,
+      this.either("view", views), this.select("colors", "color", colors),
+      ...this.drawing, this.search(), this.again,
     ];
     this.root = element(
       "div",
       { className: "bar" },
       element("style", {}, CONTROLS_STYLE),
       ...this.choices,
-      theme,
-      element("div", { className: "said" }, this.best, this.counts, this.span, this.cut, this.below, this.pools, this.lost),
+      element(
+        "div", { className: "said" },
+        this.done, this.best, this.found, this.span, this.cut, this.below, this.thinned,
+      ),
     );
+    const tabs = document.querySelector(".flame-tabs");
+    if (tabs) tabs.lastElementChild.before(this.pools, this.lost);
+    else this.root.lastElementChild.append(this.lost);
+    this.show(options);
   }
-  draw(calls, rows, curves, span, options) {
+  select(name, label, choices) {
+    const chosen = element("select", { name });
+    chosen.append(...choices.map(([value, text]) => element("option", { value }, text)));
+    chosen.onchange = () => this.choose({ [name]: chosen.value });
+    this.shows.push((options) => {
+      if (chosen.value !== options[name]) chosen.value = options[name];
+    });
+    return element("label", {}, label, chosen);
+  }
+  either(name, choices) {
+    const buttons = choices.map(([value, text, title]) =>
+      element("button", { type: "button", name, value, title }, text),
+    );
+    for (const b of buttons) b.onclick = () => this.choose({ [name]: b.value });
+    this.shows.push((options) => {
+      for (const b of buttons) b.setAttribute("aria-pressed", String(b.value === options[name]));
+    });
+    return element("span", { className: "both" }, ...buttons);
+  }
+  log() {
+    const log = element("input", { type: "checkbox", name: "log" });
+    log.onchange = () => this.choose({ log: log.checked });
+    this.shows.push((options) => (log.checked = options.log));
+    return element("label", {}, log, "log");
+  }
+  smoothing() {
+    const smoothing = element("input", {
+      type: "range", name: "smoothing", min: "0", max: "0.99", step: "0.01", value: "0",
+      title: "how much of each point comes from those before it",
+    });
+    const weight = element("span", { className: "number" }, "0");
+    smoothing.oninput = () => this.choose({ smoothing: Number(smoothing.value) });
+    this.shows.push((options) => {
+      if (Number(smoothing.value) !== options.smoothing) smoothing.value = options.smoothing;
+      write(weight, String(options.smoothing));
+    });
+    return element("label", {}, "smooth", smoothing, weight);
+  }
+  search() {
+    const search = element("input", {
+      type: "search", name: "search", placeholder: "filter calls",
+      title: SEARCH_HELP,
+    });
+    search.setAttribute("aria-label", "filter calls");
+    search.oninput = () => this.choose({ search: search.value });
+    this.shows.push((options) => {
+      if (search.value !== options.search) search.value = options.search;
+    });
+    this.wrong = element("span", { className: "bad" });
+    this.wrong.setAttribute("role", "status");
+    return element("span", {}, search, " ", this.wrong);
+  }
+  show(options) {
+    for (const show of this.shows) show(options);
+  }
+  /** Rank by another metric, and draw it first. */
+  rank(metric) {
+    const others = this.also.chosen().filter((name) => name !== metric);
+    this.choose({ metrics: [metric, ...others] });
+  }
+  draw(calls, rows, { cut, span, wrong }, options) {
+    write(this.wrong, wrong);
+    this.show(options);
     const known = calls.metrics;
-    for (const choice of this.choices) choice.hidden = !known.length;
-    this.again.hidden = !known.length || (curves.following && !curves.cut);
-    const reach = curves.cut === 1 ? "1 curve goes" : `${curves.cut} curves go`;
-    write(this.cut, curves.cut ? `${reach} out of sight` : "");
-    const all = [...calls.byId.values()].filter((a) => a.latest);
-    const hidden = options.log ? all.filter((a) => a.best <= 0 || a.last <= 0).length : 0;
-    write(this.below, hidden ? `of ${hidden}, values of 0 or less have no logarithm` : "");
+    const several = options.view !== "parameters";
+    for (const choice of this.choices) choice.hidden = !calls.byId.size;
+    for (const choice of this.drawing) choice.hidden = !known.length || !several;
+    this.metric.hidden = this.way.hidden = !known.length;
+    this.again.hidden = !known.length || (!options.zoom && !cut);
+    this.main = calls.metric;
     const there = [...this.metric.options].map((option) => option.value);
     if (there.join("\0") !== known.join("\0")) {
       this.metric.replaceChildren(...known.map((m) => element("option", { value: m }, m)));
     }
     if (this.metric.value !== calls.metric) this.metric.value = calls.metric;
-    const best = rows[0];
-    write(this.best, best && isNumber(best.best) ? "best " : "");
-    if (this.best.textContent) {
-      const bold = (text) => element("b", {}, text);
-      this.best.append(bold(shown(best.best)), ` at step ${best.at.toLocaleString("en")} by `);
-      this.best.append(bold(best.name));
-    }
-    const states = {};
-    for (const a of rows) states[a.state] = (states[a.state] ?? 0) + 1;
-    const order = ["running", "done", "failed", "lost", "cancelled"];
-    const words = order.filter((s) => states[s]).map((s) => `${states[s].toLocaleString("en")} ${s}`);
-    const count = (n) => `${n.toLocaleString("en")} call${n === 1 ? "" : "s"}`;
-    const some = `${rows.length.toLocaleString("en")} of ${count(all.length)}`;
-    const found = options.search ? some : count(rows.length);
-    write(this.counts, all.length ? [found, ...words].join(" · ") : "");
+    write(this.way, calls.higher() ? "↑ higher is better" : "↓ lower is better");
+    this.way.title = calls.declared.has(calls.metric)
+      ? "declared by the calls"
+      : "guessed by the name; dask_flame.report.better(…) declares it";
+    const others = known.filter((name) => name !== calls.metric);
+    const also = calls.drawn.slice(1);
+    this.also.draw(others.map((name) => [name, name, ""]), also, also.length ? `+ ${also.join(", ")}` : "+ metric");
+    this.also.root.hidden = !others.length || options.view !== "curves";
+    this.choice(calls, options);
+    this.say(calls, rows, cut, span, options);
+  }
+  /** The choice of runs, the latest first. */
+  choice(calls, options) {
+    const time = (at) => new Date(1000 * at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    const listed = calls.runs.map(({ id, name, begun, total }) =>
+      [id, name, `${callCount(total)}, ${time(begun)}`]);
+    const chosen = calls.runs.filter(({ id }) => options.run.includes(id)).map(({ name }) => name);
+    this.runs.draw(listed.reverse(), options.run, chosen.length ? chosen.join(", ") : "all runs");
+    this.runs.root.hidden = calls.runs.length < 2;
+  }
+  /** The line of words below the choices. */
+  say(calls, rows, cut, span, options) {
+    const state = overall(calls, options);
+    this.done.hidden = !state.total;
+    this.bar.value = state.total ? state.ended / state.total : 0;
+    write(this.counts, state.text);
+    const reach = cut === 1 ? "1 curve goes" : `${cut} curves go`;
+    write(this.cut, cut ? `${reach} out of sight` : "");
+    const latest = calls.latest();
+    const below = (a) => calls.drawn.some((m) => a.result(m).best <= 0 && a.result(m).made);
+    const hidden = options.log ? latest.filter(below).length : 0;
+    write(this.below, hidden ? `of ${hidden}, values of 0 or less have no logarithm` : "");
+    this.tell(calls, rows[0]);
+    write(this.found, options.search ? `${rows.length.toLocaleString("en")} of ${callCount(latest.length)} shown` : "");
     write(this.span, span ? `each chart: ${span}` : "");
+    write(this.thinned, thinned(calls));
+  }
+  /** The best call in words. */
+  tell(calls, first) {
+    const { best, at } = first?.result(calls.metric) ?? NO_VALUE;
+    write(this.best, isNumber(best) ? "best " : "");
+    if (!isNumber(best)) return;
+    const bold = (text) => element("b", {}, text);
+    this.best.append(bold(shown(best)), ` at step ${at.toLocaleString("en")} by `, bold(first.name));
   }
   /** Show or hide the message that the scheduler cannot be reached. */
   gone(gone) {
@@ -159,7 +242,7 @@ class Controls {
     write(this.lost, gone ? "the scheduler is not reached any more: all this is as it was" : "");
   }
   /** Show the pools in a line: [{name, busy, idle, booting, demand, waiting}]. */
-  say(pools, link) {
+  counted(pools, link) {
     this.pools.replaceChildren();
     const part = (color, n, word) => {
       const square = element("i");
@@ -180,153 +263,93 @@ class Controls {
   }
 }
 
-const TABLE_STYLE = `
- .scroll { position: absolute; inset: 0; overflow: auto; font-family: Helvetica, Arial, sans-serif }
- table { width: 100%; border-collapse: collapse; font-size: 13px; color: var(--flame-ink) }
- th { position: sticky; top: 0; background: var(--flame-ground); font-weight: normal;
-  color: var(--flame-quiet); box-shadow: inset 0 -1px var(--flame-rule) }
- th, td { text-align: right; padding: 3px 6px; white-space: nowrap;
-  font-variant-numeric: tabular-nums }
- td { border-bottom: 1px solid color-mix(in srgb, var(--flame-rule) 45%, transparent) }
- .text { text-align: left; max-width: 120px; overflow: hidden; text-overflow: ellipsis }
- .call { width: 100%; max-width: 0 } /* what the others leave */
- tbody tr { cursor: pointer }
- tbody tr:hover, tr.focus { background: color-mix(in srgb, #56B4E9 22%, transparent) }
- .first td { font-weight: 600 }
- .bad { color: var(--flame-bad) }
- .quiet { color: var(--flame-quiet) }
- p { margin: 8px 6px; font-size: 13px; color: var(--flame-quiet) }`;
-
-const SIGNS = { running: "●", done: "■", failed: "✕", cancelled: "✕", lost: "✕" };
-
-class Table {
-  constructor(colors, pointed) {
-    this.colors = colors;
-    this.pointed = pointed;
-    this.rows = new Map();
-    this.head = element("tr");
-    this.body = element("tbody", { onmouseleave: () => pointed(null) });
-    this.more = element("p", { hidden: true });
-    const table = element("table", {}, element("thead", {}, this.head), this.body);
-    this.root = element(
-      "div",
-      { className: "scroll" },
-      element("style", {}, TABLE_STYLE),
-      table,
-      this.more,
-    );
-  }
-  draw(calls, rows, focus) {
-    const heads = ["#", "call", "runner", "step", `best ${calls.metric}`, "last"];
-    if (this.heads !== heads.join("\0")) {
-      this.heads = heads.join("\0");
-      const text = (i) => (i === 1 || i === 2 ? "text" : "");
-      this.head.replaceChildren(
-        ...heads.map((word, i) => element("th", { className: text(i), title: word }, word)),
-      );
-    }
-    const listed = rows.slice(0, ROWS);
-    const kept = new Set(listed.map((a) => a.id));
-    for (const [id, row] of this.rows) {
-      if (!kept.has(id)) {
-        row.tr.remove();
-        this.rows.delete(id);
-      }
-    }
-    listed.forEach((attempt, place) => {
-      const row = this.row(attempt);
-      this.fill(row, attempt, place, rows.length, focus);
-      if (this.body.children[place] !== row.tr) {
-        this.body.insertBefore(row.tr, this.body.children[place] ?? null);
-      }
+/** A button with check boxes below it. */
+class Menu {
+  constructor(name, label, changed) {
+    this.changed = changed;
+    this.title = element("summary", {});
+    this.title.setAttribute("aria-label", label);
+    this.label = label;
+    this.list = element("div", { className: "menu" });
+    this.root = element("details", {}, this.title, this.list);
+    this.root.dataset.flame = name;
+    this.root.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !this.root.open) return;
+      this.root.open = false;
+      this.title.focus();
     });
-    this.more.hidden = rows.length <= ROWS;
-    write(this.more, `and ${(rows.length - ROWS).toLocaleString("en")} more`);
+    addEventListener("pointerdown", (event) => {
+      if (!event.composedPath().includes(this.root)) this.root.open = false;
+    });
   }
-  row(attempt) {
-    let row = this.rows.get(attempt.id);
-    if (!row) {
-      const sign = element("span");
-      const name = document.createTextNode("");
-      const again = element("span", { className: "quiet" });
-      const call = element("td", { className: "text call" }, sign, " ", name, again);
-      const cells = Array.from({ length: 5 }, () => element("td"));
-      cells[1].className = "text";
-      const tr = element("tr", {}, cells[0], call, ...cells.slice(1));
-      tr.onmouseenter = () => this.pointed(this.rows.get(attempt.id)?.attempt ?? null);
-      row = { tr, sign, name, again, call, cells };
-      this.rows.set(attempt.id, row);
+  /** The values that are checked, in the order in which they were. */
+  chosen() {
+    return this.order ?? [];
+  }
+  /** Show choices: [value, text, remark]. */
+  draw(choices, chosen, title) {
+    write(this.title, title);
+    this.title.setAttribute("aria-label", `${this.label}: ${title}`);
+    this.order = [...chosen];
+    const known = JSON.stringify(choices);
+    if (this.known !== known) {
+      this.known = known;
+      this.list.replaceChildren(...choices.map(([value, text, remark]) => {
+        const box = element("input", { type: "checkbox", value });
+        box.onchange = () => {
+          const others = this.chosen().filter((other) => other !== value);
+          this.changed(box.checked ? [...others, value] : others);
+        };
+        return element("label", {}, box, text, element("small", {}, remark));
+      }));
     }
-    row.attempt = attempt;
-    return row;
-  }
-  fill(row, a, place, n, focus) {
-    const bad = a.state === "failed" || a.state === "lost" || a.state === "cancelled";
-    write(row.sign, SIGNS[a.state] ?? "●");
-    row.sign.style.color = bad ? "var(--flame-bad)" : this.colors.of(a, place, n);
-    write(row.name, a.name);
-    write(row.again, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
-    row.call.title = [a.key, a.arguments, a.state, a.why].filter(Boolean).join("\n");
-    const ranked = isNumber(a.best);
-    const count = (value) => (isNumber(value) ? value.toLocaleString("en") : "–");
-    const last = bad ? a.state : shown(a.last);
-    [ranked ? String(place + 1) : "", a.runner, count(a.step), shown(a.best), last].forEach(
-      (text, i) => write(row.cells[i], text),
-    );
-    row.cells[4].className = bad ? "bad" : "";
-    const classes = [place === 0 && ranked && "first", a === focus && "focus"];
-    row.tr.className = classes.filter(Boolean).join(" ");
+    for (const box of this.list.querySelectorAll("input")) box.checked = chosen.includes(box.value);
   }
 }
 
-const TIP_STYLE = `
- position: fixed; z-index: 1000; pointer-events: none; max-width: 340px; padding: 7px 10px;
- font: 12.5px/1.45 Helvetica, Arial, sans-serif; border-radius: 5px; overflow-wrap: anywhere;
- background: var(--flame-card); color: var(--flame-ink); border: 1px solid var(--flame-rule);
- box-shadow: 0 3px 12px rgb(0 0 0 / 22%)`;
+const callCount = (n) => `${n.toLocaleString("en")} call${n === 1 ? "" : "s"}`;
 
-/** Tooltip of the point under the mouse. */
-class Tip {
-  constructor() {
-    this.root = element("div", { hidden: true, dataset: { flame: "tip" } });
-    this.root.style.cssText = TIP_STYLE;
-    this.dot = element("div", { hidden: true });
-    this.dot.style.cssText =
-      "position: fixed; z-index: 999; pointer-events: none; width: 9px; height: 9px;" +
-      "margin: -6px 0 0 -6px; border-radius: 50%; border: 2px solid var(--flame-ink)";
-    this.mouse = { x: 0, y: 0 };
-    addEventListener("pointermove", (e) => (this.mouse = { x: e.clientX, y: e.clientY }), true);
-    document.body.append(this.root, this.dot);
+const STATES = ["failed", "cancelled", "lost", "running", "waiting"];
+
+/** How far all calls that are chosen have come: {total, ended, text}. */
+function overall(calls, options) {
+  const runs = calls.runs.filter(({ id }) => !options.run.length || options.run.includes(id));
+  const states = {};
+  const add = (state, n) => (states[state] = (states[state] ?? 0) + n);
+  const inRuns = new Set(runs.map(({ id }) => id));
+  for (const run of runs) for (const state of ["done", ...STATES]) add(state, run[state] ?? 0);
+  for (const a of calls.latest()) if (!inRuns.has(a.run)) add(a.state, 1);
+  const total = Object.values(states).reduce((n, m) => n + m, 0);
+  const count = (n) => n.toLocaleString("en");
+  const words = STATES.filter((s) => states[s]).map((s) => `${count(states[s])} ${s}`);
+  const unfinished = runs.filter((run) => run.waiting || run.running);
+  const left = Math.max(0, ...unfinished.map((run) => run.left)) - (calls.clock() - calls.now);
+  if (unfinished.length && unfinished.every((run) => isNumber(run.left))) {
+    words.push(left > 1 ? `about ${roughly(left)} left` : "nearly ready");
   }
-  hide() {
-    this.root.hidden = this.dot.hidden = true;
+  const done = `${count(states.done ?? 0)} of ${count(total)} done`;
+  const open = (states.running ?? 0) + (states.waiting ?? 0) + (states.lost ?? 0);
+  return { total, ended: total - open, text: [done, ...words].join(", ") };
+}
+
+/** How many points are drawn of how many that were reported; empty if they are all. */
+function thinned(calls) {
+  let [points, made] = [0, 0];
+  for (const a of calls.byId.values()) {
+    for (const [metric, curve] of a.curves) {
+      points += curve.length;
+      made += Math.max(curve.length, a.result(metric).made);
+    }
   }
-  show({ attempt: a, index, dx, dy }, calls, options) {
-    const smooth = a.smoothed(options.smoothing)[index];
-    const value = a.values.all[index];
-    const said = options.smoothing ? `${shown(value)}, smoothed ${shown(smooth)}` : shown(value);
-    const others = a.others.map(([name, last]) => `${name} ${shown(last)}`);
-    const attempt = a.attempt > 1 || !a.latest ? `attempt ${a.attempt}` : "";
-    const lines = [
-      a.name === a.arguments ? "" : a.arguments,
-      a.name === a.key ? "" : a.key,
-      [a.runner, attempt, a.state].filter(Boolean).join(" · ") + (a.why ? `: ${a.why}` : ""),
-      `step ${a.steps.all[index].toLocaleString("en")}, after ${duration(a.seconds.all[index])}`,
-      isNumber(a.best) ? `best ${shown(a.best)} at step ${a.at.toLocaleString("en")}` : "",
-      others.length ? `last: ${others.join(", ")}` : "",
-    ];
-    this.root.replaceChildren(
-      element("b", {}, a.name),
-      element("div", {}, `${calls.metric} `, element("b", {}, said)),
-      ...lines.filter(Boolean).map((line) => element("div", {}, line)),
-    );
-    this.root.hidden = this.dot.hidden = false;
-    const { x, y } = this.mouse;
-    const box = this.root.getBoundingClientRect();
-    const left = x + 16 + box.width < innerWidth ? x + 16 : x - 16 - box.width;
-    this.root.style.left = `${Math.max(4, left)}px`;
-    this.root.style.top = `${Math.max(4, Math.min(y + 12, innerHeight - box.height - 6))}px`;
-    this.dot.style.left = `${x + dx}px`;
-    this.dot.style.top = `${y + dy}px`;
-  }
+  const count = (n) => n.toLocaleString("en");
+  return points < made ? `${count(points)} of ${count(made)} points` : "";
+}
+
+/** A long time in few words: "40 s", "6 min", "2 h 10 min". */
+function roughly(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) return `${minutes} min`;
+  const [h, rest] = [Math.floor(minutes / 60), 10 * Math.round((minutes % 60) / 10)];
+  return h < 24 && rest && rest < 60 ? `${h} h ${rest} min` : `${Math.round(minutes / 60)} h`;
 }

@@ -1,0 +1,556 @@
+// The table of calls: a row for each call or group of calls, a column for each value.
+
+const ROW = 28; // height of a row in pixels
+const BEYOND = 8; // number of rows that are rendered above and below the visible ones
+const STICKY = 5; // maximum number of pinned rows that do not scroll
+const NAME = { least: 120, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const LEAD = 80; // width of the first column, with the buttons and the rank
+
+const TABLE_STYLE = `
+ .whole { position: absolute; inset: 0; display: flex; flex-direction: column;
+  font: 13px Helvetica, Arial, sans-serif; color: var(--flame-ink) }
+ .scroll { flex: 1; min-height: 0; overflow: auto; position: relative }
+ table { width: 100%; border-collapse: separate; border-spacing: 0; table-layout: fixed }
+ table:focus { outline: none }
+ th, td { box-sizing: border-box; height: ${ROW}px; padding: 0 7px; overflow: hidden;
+  text-overflow: ellipsis; white-space: nowrap; text-align: right; font-weight: normal;
+  font-variant-numeric: tabular-nums; background: var(--flame-ground);
+  border-bottom: 1px solid color-mix(in srgb, var(--flame-rule) 55%, transparent) }
+ thead th { position: sticky; top: 0; z-index: 3; padding: 0; color: var(--flame-quiet);
+  border-bottom: 1px solid var(--flame-quiet) }
+ thead button { all: unset; box-sizing: border-box; width: 100%; padding: 3px 7px; cursor: pointer;
+  overflow: hidden; text-overflow: ellipsis; line-height: 15px }
+ thead button:hover, th[aria-sort=ascending] button, th[aria-sort=descending] button {
+  color: var(--flame-ink) }
+ thead button:focus-visible { outline: 2px solid #56B4E9; outline-offset: -2px }
+ thead small { display: block; font-size: 11px; line-height: 13px }
+ thead small:empty::before { content: "\\00a0" }
+ .text { text-align: left }
+ .lead { position: sticky; left: 0; z-index: 1; padding: 0 4px 0 0 }
+ .call { position: sticky; left: ${LEAD}px; z-index: 1; text-align: left;
+  border-right: 1px solid var(--flame-rule) }
+ thead .lead, thead .call { z-index: 4 }
+ tr.pinned > * { position: sticky; top: var(--top); z-index: 2 }
+ tr.pinned > .lead, tr.pinned > .call { z-index: 3 }
+ tr.last > * { border-bottom: 1px solid var(--flame-quiet) }
+ tbody tr { cursor: pointer }
+ tbody tr:hover > *, tr.focus > * {
+  background: color-mix(in srgb, #56B4E9 22%, var(--flame-ground)) }
+ table:focus-visible tr.active > * { box-shadow: inset 0 2px #56B4E9, inset 0 -2px #56B4E9 }
+ tr.hiding > * { color: var(--flame-quiet) }
+ tr.group > * { background: color-mix(in srgb, var(--flame-rule) 35%, var(--flame-ground)) }
+ tr.space > td { height: var(--height); padding: 0; border: 0 }
+ td.best { font-weight: 600 }
+ .bad { color: var(--flame-bad) }
+ .quiet { color: var(--flame-quiet) }
+ tbody .lead button { all: unset; width: 24px; height: 24px; display: inline-flex; cursor: pointer;
+  align-items: center; justify-content: center; vertical-align: middle; opacity: .4 }
+ tbody .lead button:hover, tbody .lead button[aria-pressed=true] { opacity: 1 }
+ .lead svg { width: 14px; height: 14px; fill: none; stroke: currentColor; stroke-width: 1.6;
+  stroke-linejoin: round; stroke-linecap: round }
+ .lead button[aria-pressed=true] .filled { fill: currentColor }
+ .lead button:not([aria-pressed=true]) .off { display: none }
+ .lead .rank { display: inline-block; min-width: 22px; text-align: right }
+ .line { width: 20px; height: 8px; vertical-align: middle; margin-right: 5px }
+ .bar { display: inline-block; width: 44px; height: 8px; margin-right: 6px; border-radius: 4px;
+  background: var(--flame-rule); overflow: hidden }
+ .bar > span { display: block; height: 100%; background: #56B4E9 }
+ [hidden] { display: none !important }`;
+
+const SIGNS = { waiting: "○", running: "●", done: "■", failed: "✕", cancelled: "✕", lost: "✕" };
+const BAD_STATES = new Set(["failed", "lost", "cancelled"]);
+const STROKES = { dashed: "5 3", dotted: "1.5 2.5", dotdash: "1.5 2.5 5 2.5", dashdot: "5 2.5 1.5 2.5" };
+const EYE = "M1.5 8 C4 3.5 12 3.5 14.5 8 C12 12.5 4 12.5 1.5 8 Z M8 6 a2 2 0 1 0 .01 0 Z";
+const PIN = "M5.5 1.8 h5 l-.8 4.4 2.3 2.6 h-8 l2.3 -2.6 Z M8 8.8 v5.4";
+
+/** An element of SVG with attributes. */
+function drawing(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+  made.append(...children);
+  return made;
+}
+
+const icon = (...paths) =>
+  drawing("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, ...paths);
+
+/** Set an attribute only if it differs. */
+function mark(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
+class Table {
+  constructor(colors, { choose, point, open }) {
+    this.colors = colors;
+    this.choose = choose;
+    this.point = point;
+    this.open = open;
+    this.rows = new Map(); // rendered rows by the id of their entry
+    this.entries = [];
+    this.opened = new Set(); // keys of groups whose calls are shown
+    this.active = ""; // id of the entry that the keyboard acts on
+    this.widths = new Map();
+    this.last = null; // arguments of the last draw()
+    this.tools = new TableTools({ choose, download: () => this.csv() });
+    this.groups = element("colgroup");
+    this.head = element("tr");
+    this.body = element("tbody");
+    this.above = this.space();
+    this.below = this.space();
+    this.table = element(
+      "table",
+      { role: "grid", tabIndex: 0, ariaLabel: "calls" },
+      this.groups, element("thead", {}, this.head), this.body,
+    );
+    this.scroll = element("div", { className: "scroll" }, this.table);
+    this.root = element(
+      "div", { className: "whole" },
+      element("style", {}, TABLE_STYLE), this.tools.root, this.scroll,
+    );
+    this.scroll.onscroll = () => this.paint();
+    new ResizeObserver(() => this.paint()).observe(this.scroll);
+    this.table.onmouseleave = () => point(null);
+    this.table.onkeydown = (event) => this.key(event);
+    this.table.onfocus = () => {
+      if (this.table.matches(":focus-visible")) this.move(0);
+    };
+    this.table.onblur = () => point(null);
+  }
+  space() {
+    const tr = element("tr", { className: "space", ariaHidden: "true" }, element("td"));
+    return tr;
+  }
+  draw(calls, rows, options, focus) {
+    const columns = columnsOf(calls);
+    const shownOnes = shownColumns(columns, options.columns);
+    const names = groupNames(options.group, calls.parameters);
+    this.last = { calls, rows, options, focus, columns, shownOnes, names, now: calls.clock() };
+    this.texts = textColumns(shownOnes, rows);
+    this.entries = this.listed();
+    this.tools.draw(calls, rows, options, columns);
+    this.paint();
+  }
+  /** Rows of the table in their order: {id, attempt} for calls, {id, group} for groups. */
+  listed() {
+    const { calls, rows, options, names, now, columns } = this.last;
+    const pinned = new Set(options.pinned);
+    const sort = columns.find((column) => column.id === options.sort);
+    this.ranks = new Map(rows.map((a, i) => [a, i]));
+    const value = options.sort === "call" ? (a) => a.name : sort && ((a) => sort.value(a, now));
+    const ordered = value ? sortedBy(rows, value, options.descending) : rows;
+    const top = ordered.filter((a) => pinned.has(a.key));
+    const call = (attempt, inGroup) => ({ id: `${inGroup ? "member" : "call"}-${attempt.id}`, attempt, inGroup });
+    const found = top.map((a) => ({ ...call(a, false), top: true }));
+    if (!names.length) {
+      return [...found, ...ordered.filter((a) => !pinned.has(a.key)).map((a) => call(a, false))];
+    }
+    const groups = grouped(ordered, options.group, calls.parameters, options.x);
+    const result = metricColumn(columns, calls.metric);
+    const by = sort ?? result;
+    const descending = sort ? options.descending : by?.better === "max";
+    const worth = (group) => this.groupValue(group, by, names);
+    for (const group of by ? sortedBy(groups, worth, descending) : groups) {
+      found.push({ id: `group-${group.key}`, group });
+      if (this.opened.has(group.key)) found.push(...group.members.map((a) => call(a, true)));
+    }
+    return found;
+  }
+  /** The value that a group is sorted by: that of a parameter in common, or the mean. */
+  groupValue(group, column, names) {
+    if (names.includes(column.name) && !column.of) return column.value(group.members[0]);
+    const values = group.members.map((a) => column.value(a, this.last.now));
+    const { n, mean } = statistics(values);
+    return n ? mean : values[0];
+  }
+  /** Render the rows that are visible. */
+  paint() {
+    if (!this.last) return;
+    const { shownOnes, options } = this.last;
+    const n = this.entries.length;
+    const tops = this.entries.findIndex((entry) => !entry.top);
+    const sticky = Math.min(STICKY, tops < 0 ? n : tops);
+    const height = this.scroll.clientHeight || 400;
+    const first = Math.max(sticky, Math.floor(this.scroll.scrollTop / ROW) - BEYOND);
+    const end = Math.min(n, Math.ceil((this.scroll.scrollTop + height) / ROW) + BEYOND);
+    const seen = [...this.entries.slice(0, sticky), ...this.entries.slice(first, end)];
+    const texts = seen.map((entry) => shownOnes.map((column) => this.text(entry, column)));
+    this.measure(seen, texts);
+    this.header(shownOnes, options);
+    const headHeight = this.head.offsetHeight;
+    const kept = new Set(seen.map((entry) => entry.id));
+    for (const [id, row] of this.rows) {
+      if (!kept.has(id)) {
+        row.tr.remove();
+        this.rows.delete(id);
+      }
+    }
+    const before = (first - sticky) * ROW;
+    const after = Math.max(0, n - Math.max(end, sticky)) * ROW;
+    for (const [space, size] of [[this.above, before], [this.below, after]]) {
+      space.style.setProperty("--height", `${size}px`);
+      space.hidden = !size;
+      space.firstElementChild.colSpan = shownOnes.length + 3;
+    }
+    const wanted = seen.map((entry, i) => {
+      const at = i < sticky ? i : first + i - sticky;
+      const row = this.row(entry);
+      this.fill(row, entry, at, i < sticky ? headHeight + i * ROW : -1, i === sticky - 1);
+      shownOnes.forEach((column, k) => this.cell(row.cells[k], column, entry, texts[i][k]));
+      return row.tr;
+    });
+    wanted.splice(sticky, 0, this.above);
+    wanted.push(this.below);
+    wanted.forEach((tr, i) => {
+      if (this.body.children[i] !== tr) this.body.insertBefore(tr, this.body.children[i] ?? null);
+    });
+    mark(this.table, "aria-rowcount", String(n + 1));
+    mark(this.table, "aria-colcount", String(shownOnes.length + 2));
+    if (this.rows.has(this.active)) mark(this.table, "aria-activedescendant", this.rows.get(this.active).tr.id);
+    else this.table.removeAttribute("aria-activedescendant");
+  }
+  /** Widen columns that are too narrow; they never become narrower, so that nothing jumps. */
+  measure(seen, texts) {
+    const { shownOnes, calls } = this.last;
+    const ids = shownOnes.map((column) => column.id).join("\0");
+    if (this.measured !== ids) this.widths.clear();
+    // Nothing is left of the bars when no call runs any more.
+    const running = seen.some(({ attempt }) => isNumber(attempt?.progress) && attempt.state === "running");
+    if (running !== this.running) this.widths.delete("state");
+    this.running = running;
+    const widen = (id, text, least, most, bold = false) => {
+      const width = Math.min(most, Math.ceil(wordWidth(text, bold)) + 16);
+      if (width > (this.widths.get(id) ?? least)) this.widths.set(id, width);
+      else if (!this.widths.has(id)) this.widths.set(id, least);
+    };
+    // The call's name may take about a third of the table; its parameters have columns, too.
+    const names = Math.round(Math.max(NAME.least, Math.min(NAME.most, NAME.share * this.scroll.clientWidth)));
+    shownOnes.forEach((column, k) => {
+      const state = column.id === "state";
+      const most = state ? 200 : column.of ? 190 : 160;
+      widen(column.id, `${column.title} ▾`, 44, most);
+      // Digits have the same width: of the texts with most characters one is the widest or nearly so.
+      const bar = state && running ? "————" : "";
+      widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));
+    });
+    if (names !== this.names) this.widths.delete("call");
+    this.names = names;
+    const name = ({ group, attempt }) => (group ? `${group.name} (${group.members.length})` : attempt.name);
+    widen("call", `————${longest(seen.map(name))}`, 90, names);
+    const widths = [LEAD, this.widths.get("call") ?? 90, ...shownOnes.map((c) => this.widths.get(c.id))];
+    const total = widths.reduce((sum, width) => sum + width, 0);
+    const text = `${widths.join()} ${calls.metrics.length}`;
+    this.measured = ids;
+    if (this.sized === text) return;
+    this.sized = text;
+    this.table.style.minWidth = `${total}px`;
+    // The last column takes the room that is left.
+    this.groups.replaceChildren(...widths.map((width) => {
+      const col = element("col");
+      col.style.width = `${width}px`;
+      return col;
+    }), element("col"));
+  }
+  header(shownOnes, options) {
+    const heads = [
+      { id: "", title: "#", hint: "best first" }, { id: "call", title: "call", hint: "name of the call" },
+      ...shownOnes.map((column) => ({ ...column, hint: hintOf(column, this.last.calls) })),
+    ];
+    const text = JSON.stringify(heads.map(({ id, title, hint }) => [id, title, hint, this.texts.has(id)]));
+    if (this.heads !== text) {
+      this.heads = text;
+      this.head.replaceChildren(...heads.map((column, i) => this.heading(column, i)), element("td"));
+    }
+    heads.forEach(({ id }, i) => {
+      const th = this.head.children[i];
+      const order = options.sort !== id ? "none" : options.descending ? "descending" : "ascending";
+      mark(th, "aria-sort", order);
+      write(th.querySelector(".sign"), order === "none" ? "" : order === "ascending" ? " ▴" : " ▾");
+    });
+  }
+  heading({ id, title, of, better, hint }, i) {
+    const caption = of ? `${of}${of === "best" ? (better === "max" ? " ↑" : " ↓") : ""}` : "";
+    const button = element(
+      "button", { type: "button", title: hint },
+      element("small", {}, caption), title, element("span", { className: "sign" }),
+    );
+    button.onclick = () => this.sortBy(id, of && better === "max");
+    const side = i === 0 ? "lead" : i === 1 ? "call" : this.texts.has(id) ? "text" : "";
+    return element("th", { scope: "col", className: side }, button);
+  }
+  /** Sort by a column, in its first direction, then in the other one, then by rank again. */
+  sortBy(id, largestFirst) {
+    const { options } = this.last;
+    const first = Boolean(largestFirst);
+    if (!id || (options.sort === id && options.descending !== first)) {
+      this.choose({ sort: "", descending: false });
+    } else {
+      this.choose({ sort: id, descending: options.sort === id ? !first : first });
+    }
+  }
+  row(entry) {
+    let row = this.rows.get(entry.id);
+    if (row) return row;
+    const toggle = (label, path, crossed) => {
+      const button = element(
+        "button", { type: "button", tabIndex: -1, title: label, ariaLabel: label },
+        icon(drawing("path", { d: path, class: crossed ? "" : "filled" }),
+          ...(crossed ? [drawing("path", { d: "M2.5 13.5 L13.5 2.5", class: "off" })] : [])),
+      );
+      return button;
+    };
+    const pin = toggle("pin", PIN, false);
+    const eye = toggle("hide the curve", EYE, true);
+    const rank = element("span", { className: "rank" });
+    const lead = element("td", { className: "lead" }, pin, eye, rank);
+    const line = drawing("line", { x1: 1, y1: 4, x2: 19, y2: 4, "stroke-width": 3 });
+    const sample = drawing("svg", { class: "line", viewBox: "0 0 20 8", "aria-hidden": "true" }, line);
+    const sign = element("span");
+    const name = element("span");
+    const more = element("span", { className: "quiet" });
+    const call = element("th", { scope: "row", className: "call" }, sample, sign, " ", name, more);
+    const tr = element("tr", { id: `flame-${entry.id}` }, lead, call);
+    row = { tr, pin, eye, rank, lead, sample, line, sign, name, more, call, cells: [], entry };
+    this.rows.set(entry.id, row);
+    const own = row;
+    tr.onmouseenter = () => this.point(own.entry.attempt ?? own.entry.group);
+    tr.onclick = () => this.act("Enter", own.entry);
+    pin.onclick = (event) => (event.stopPropagation(), this.act("p", own.entry));
+    eye.onclick = (event) => (event.stopPropagation(), this.act("h", own.entry));
+    return row;
+  }
+  fill(row, entry, at, top, last) {
+    row.entry = entry;
+    const { options, focus, shownOnes } = this.last;
+    const { attempt: a, group } = entry;
+    mark(row.tr, "aria-rowindex", String(at + 2));
+    const key = a?.key;
+    const hiding = group ? group.members.every((m) => options.hidden.includes(m.key)) : options.hidden.includes(key);
+    const pinned = group ? group.members.every((m) => options.pinned.includes(m.key)) : options.pinned.includes(key);
+    mark(row.pin, "aria-pressed", String(pinned));
+    mark(row.eye, "aria-pressed", String(hiding));
+    const classes = {
+      group, hiding, pinned: top >= 0, last: top >= 0 && last,
+      focus: (a ?? group) === focus, active: entry.id === this.active,
+    };
+    const names = Object.entries(classes).filter(([, on]) => on).map(([name]) => name).join(" ");
+    if (row.tr.className !== names) row.tr.className = names;
+    if (top >= 0) row.tr.style.setProperty("--top", `${top}px`);
+    if (group) this.fillGroup(row, group);
+    else this.fillCall(row, a);
+    this.fit(row, shownOnes.length + 1);
+  }
+  /** Give a row as many cells as there are columns. */
+  fit(row, n) {
+    while (row.cells.length > n) row.cells.pop().remove();
+    while (row.cells.length < n) {
+      row.cells.push(element("td"));
+      row.tr.append(row.cells[row.cells.length - 1]);
+    }
+  }
+  fillCall(row, a) {
+    const { rows, calls } = this.last;
+    const place = this.ranks.get(a);
+    const ranked = isNumber(metricOf(a, calls.metric)?.best);
+    write(row.rank, ranked ? String(place + 1) : "");
+    const color = this.colors.of(a, place, rows.length);
+    mark(row.line, "stroke", color);
+    const dash = STROKES[this.colors.dash(a, rows.length)];
+    mark(row.line, "stroke-dasharray", dash ?? "none");
+    row.sample.style.visibility = a.state === "waiting" ? "hidden" : "";
+    write(row.sign, SIGNS[a.state] ?? "●");
+    row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)" : color;
+    this.name(row, a.name, a.attempt > 1 ? 70 : 0);
+    write(row.more, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
+    const title = [a.name, a.key, a.arguments, stateText(a)].filter(Boolean);
+    row.call.title = [...new Set(title)].join("\n");
+  }
+  fillGroup(row, group) {
+    const open = this.opened.has(group.key);
+    mark(row.tr, "aria-expanded", String(open));
+    write(row.rank, "");
+    const n = this.entries.filter((entry) => entry.group).length;
+    mark(row.line, "stroke", this.colors.of(group, group.place, n));
+    mark(row.line, "stroke-dasharray", STROKES[this.colors.dash(group, n)] ?? "none");
+    write(row.sign, open ? "▾" : "▸");
+    this.name(row, group.name, 28);
+    write(row.more, ` (${group.members.length})`);
+    row.call.title = `${group.name}: ${group.members.length} calls`;
+  }
+  text({ attempt, group }, column) {
+    return group ? this.groupText(group, column) : column.text(attempt, this.last.now);
+  }
+  /** Write a name, without its middle if it is too long: names often differ at their ends. */
+  name(row, name, taken) {
+    const room = this.widths.get("call") - 62 - taken;
+    write(row.name, withoutMiddle(name, room));
+    mark(row.call, "aria-label", name);
+  }
+  cell(td, column, { attempt: a, group }, text) {
+    const { rows } = this.last;
+    const classes = [];
+    if (this.texts.has(column.id)) classes.push("text");
+    if (column.id === "state" && a && BAD_STATES.has(a.state)) classes.push("bad");
+    if (a && column.of === "best" && column.value(a) === this.bestOf(column, rows)) classes.push("best");
+    const names = classes.join(" ");
+    if (td.className !== names) td.className = names;
+    const share = column.id === "state" && a?.state === "running" ? a.progress : null;
+    const bar = td.querySelector(".bar");
+    if (!isNumber(share)) {
+      if (bar) td.replaceChildren();
+      write(td, text);
+    } else if (bar) {
+      bar.firstChild.style.width = `${100 * share}%`;
+      write(bar.nextSibling, text);
+    } else {
+      const done = element("span");
+      done.style.width = `${100 * share}%`;
+      td.replaceChildren(element("span", { className: "bar" }, done), element("span", {}, text));
+    }
+    const title = group && column.of ? extremes(group, column) : text;
+    if (td.title !== title) td.title = title;
+  }
+  /** The best value of a column, computed once for each list of rows. */
+  bestOf(column, rows) {
+    if (this.bestRows !== rows) {
+      this.bestRows = rows;
+      this.bests = new Map();
+    }
+    if (!this.bests.has(column.id)) {
+      const { low, high } = statistics(rows.map((a) => column.value(a)));
+      this.bests.set(column.id, column.better === "max" ? high : low);
+    }
+    return this.bests.get(column.id);
+  }
+  groupText(group, column) {
+    const { members } = group;
+    const { names, now } = this.last;
+    if (column.of) return spreadText(statistics(members.map((a) => column.value(a))));
+    if (column.id === "state") return counts(members.map((a) => a.state));
+    if (column.id === "duration") {
+      const { n, mean } = statistics(members.map((a) => column.value(a, now)));
+      return n ? column.text({ took: mean }, now) : "";
+    }
+    const texts = new Set(members.map((a) => column.text(a, now)));
+    if (names.includes(column.name) || texts.size === 1) return column.text(members[0], now);
+    return `${texts.size} values`;
+  }
+  /** Do as a key says, with the row that is active. */
+  key(event) {
+    if (event.target !== this.table || event.ctrlKey || event.metaKey || event.altKey) return;
+    const page = Math.max(1, Math.floor(this.scroll.clientHeight / ROW) - 2);
+    const moves = {
+      ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity,
+    };
+    if (event.key in moves) this.move(moves[event.key]);
+    else if (!this.act(event.key, this.entries.find((entry) => entry.id === this.active))) return;
+    event.preventDefault();
+  }
+  move(by) {
+    const n = this.entries.length;
+    if (!n) return;
+    const found = this.entries.findIndex((entry) => entry.id === this.active);
+    const at = Math.max(0, Math.min(n - 1, (found < 0 ? (by > 0 ? -1 : 0) : found) + by));
+    this.active = this.entries[at].id;
+    this.reveal(at);
+    this.paint();
+    this.point(this.entries[at].attempt ?? this.entries[at].group);
+  }
+  /** Scroll so that a row can be seen between the pinned rows and the lower edge. */
+  reveal(at) {
+    const tops = this.entries.filter((entry) => entry.top).length;
+    const covered = this.head.offsetHeight + Math.min(STICKY, tops) * ROW;
+    const top = this.head.offsetHeight + at * ROW;
+    if (at < Math.min(STICKY, tops)) return;
+    const { scrollTop, clientHeight } = this.scroll;
+    if (top - covered < scrollTop) this.scroll.scrollTop = top - covered;
+    else if (top + ROW > scrollTop + clientHeight) this.scroll.scrollTop = top + ROW - clientHeight;
+  }
+  /** Do something with a row; return whether the key means something. */
+  act(key, entry) {
+    if (!entry) return false;
+    const { options } = this.last;
+    const { attempt, group } = entry;
+    const keys = group ? group.members.map((a) => a.key) : [attempt.key];
+    if (key === "p") this.choose({ pinned: toggledAll(options.pinned, keys) });
+    else if (key === "h") this.choose({ hidden: toggledAll(options.hidden, keys) });
+    else if (key === "Enter" && attempt) this.open(attempt);
+    else if (group && (key === "Enter" || key === " ")) this.unfold(group, !this.opened.has(group.key));
+    else if (group && key === "ArrowRight" && !this.opened.has(group.key)) this.unfold(group, true);
+    else if (group && key === "ArrowLeft" && this.opened.has(group.key)) this.unfold(group, false);
+    else return false;
+    return true;
+  }
+  unfold(group, open) {
+    if (open) this.opened.add(group.key);
+    else this.opened.delete(group.key);
+    this.entries = this.listed();
+    this.paint();
+  }
+  /** The calls of the table as CSV, in the order of the rows. */
+  csv() {
+    const { columns, now, rows, options } = this.last;
+    const sort = columns.find((column) => column.id === options.sort);
+    const ordered = sort ? sortedBy(rows, (a) => sort.value(a, now), options.descending) : rows;
+    return csvOf(ordered, columns, now);
+  }
+}
+
+/** A list of keys with some added, or without them if it has them all. */
+function toggledAll(list, keys) {
+  const all = keys.every((key) => list.includes(key));
+  const others = list.filter((key) => !keys.includes(key));
+  return all ? others : [...others, ...keys];
+}
+
+/** Ids of columns whose values are not all numbers. */
+function textColumns(columns, rows) {
+  const text = (column) =>
+    column.group === "call" ? ["state", "runner", "pool", "run"].includes(column.id)
+    : column.group === "parameter" && rows.some((a) => typeof (column.value(a) ?? 0) !== "number");
+  return new Set(columns.filter(text).map(({ id }) => id));
+}
+
+const longest = (texts) => texts.reduce((most, text) => (text.length > most.length ? text : most), "");
+
+const metricColumn = (columns, metric) =>
+  columns.find(({ of, name }) => of === "best" && name === metric);
+
+function hintOf({ group, name, of, better }, calls) {
+  if (!of) return group === "parameter" ? `parameter ${name}` : "";
+  const way = better === "max" ? "higher is better" : "lower is better";
+  const declared = calls.declared.has(name) ? "" : ", guessed by the name";
+  return `${of} ${name} (${way}${declared})`;
+}
+
+/** Numbers of equal words, most frequent first. */
+function counts(words) {
+  const found = new Map();
+  for (const word of words) found.set(word, (found.get(word) ?? 0) + 1);
+  return [...found].sort((a, b) => b[1] - a[1]).map(([word, n]) => `${n} ${word}`).join(", ");
+}
+
+function extremes(group, column) {
+  const { n, low, high } = statistics(group.members.map((a) => column.value(a)));
+  return n ? `mean ± standard deviation of ${n}; from ${shown(low)} to ${shown(high)}` : "";
+}
+
+/** A text that is not wider than some pixels: its beginning and its end. */
+function withoutMiddle(text, room) {
+  if (wordWidth(text) <= room) return text;
+  let [low, high] = [0, text.length - 1];
+  const cut = (n) => `${text.slice(0, Math.ceil(n / 3))}…${text.slice(text.length - Math.floor((2 * n) / 3))}`;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (wordWidth(cut(middle)) <= room) low = middle;
+    else high = middle - 1;
+  }
+  return cut(low);
+}
+
+const measurer = document.createElement("canvas").getContext("2d");
+
+/** Width of a text of the table in pixels. */
+function wordWidth(text, bold = false) {
+  measurer.font = `${bold ? "600 " : ""}13px Helvetica, Arial, sans-serif`;
+  return measurer.measureText(text).width;
+}
