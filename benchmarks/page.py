@@ -46,7 +46,7 @@ _WATCH = """() => {
   requestAnimationFrame(frame);
   const { properties } = Bokeh.documents[0].get_model_by_name("flame-page").tags[0];
   properties.payload.change.connect(() => requestAnimationFrame(() => {
-    const newest = [...daskFlame.calls.byId.values()].map((call) => call.values.all.at(-1) ?? 0);
+    const newest = [...daskFlame.calls.byId.values()].map((call) => call.curve("at").values.all.at(-1) ?? 0);
     const age = Date.now() / 1000 - Math.max(...newest);
     if (age < 1e6) seen.ages.push(age); // else the times are not drawn yet
   }));
@@ -72,21 +72,22 @@ def call(rate: float, seconds: float) -> None:
 class Tab:
     """The page in a browser, and its use of resources."""
 
-    def __init__(self, playwright: Any, link: str, view: str) -> None:
+    def __init__(self, playwright: Any, link: str, view: str, script: str = "") -> None:
         path = os.environ.get("CHROMIUM") or shutil.which("chromium")
         if path is None:
             raise SystemExit("no chromium on the path; name it: CHROMIUM=/usr/bin/chromium")
         self._chromium = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
-        self._page = self._chromium.new_page(viewport={"width": 1400, "height": 900})
+        self.page = self._chromium.new_page(viewport={"width": 1400, "height": 900})
         self.wrong: list[str] = []
-        self._page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self._page.goto(link)
-        self._page.wait_for_function("() => window.daskFlame?.calls.byId.size > 0", timeout=120_000)
-        self._page.locator("select[name=metric]").select_option("at")
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        if script:
+            self.page.add_init_script(script)
+        self.page.goto(link)
+        self.page.wait_for_function("() => window.daskFlame?.calls.byId.size > 0", timeout=120_000)
         if view == "grid":
-            self._page.click("button[name=view][value=grid]")
-        self._page.evaluate(_WATCH)
-        self._tools = self._page.context.new_cdp_session(self._page)
+            self.page.click("button[name=view][value=grid]")
+        self.page.evaluate(_WATCH)
+        self._tools = self.page.context.new_cdp_session(self.page)
         self._tools.send("Performance.enable")
         browser = self._chromium.new_browser_cdp_session()
         processes = browser.send("SystemInfo.getProcessInfo")["processInfo"]
@@ -102,11 +103,11 @@ class Tab:
 
     def seen(self) -> tuple[list[float], list[float]]:
         """Return, since the last call, frames in ms and the ages of drawn points in seconds."""
-        frames, ages = self._page.evaluate(_TAKE)
+        frames, ages = self.page.evaluate(_TAKE)
         return frames, ages
 
     def wait(self, seconds: float) -> None:
-        self._page.wait_for_timeout(1000 * seconds)
+        self.page.wait_for_timeout(1000 * seconds)
 
     def close(self) -> None:
         self._chromium.close()
@@ -135,7 +136,7 @@ def measure(options: argparse.Namespace) -> None:
         futures = client.map(
             call, [options.rate] * options.runners, seconds=seconds + 60, pure=False
         )
-        tab = Tab(playwright, cluster.flame_link, options.view)
+        tab = Tab(playwright, f"{cluster.flame_link}?metric=at", options.view)
         both = [me, tab.process]
         try:
             print(f"{options.runners} runners, {options.rate:g} reports a second each")

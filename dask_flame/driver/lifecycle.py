@@ -84,6 +84,7 @@ class ClusterLifecycle(PoolsApi):
         self._host: SchedulerHost | None = None
         self._came_to: Costs | None = None  # final costs, once closed
         self.over = ""  # why the cluster ended, if the user did not close it
+        self._request_level: Callable[[int], None] | None = None  # of Dask's log messages
         self._show: DriversShow | None = None
         self._prints: Taker | None = None
 
@@ -176,7 +177,8 @@ class ClusterLifecycle(PoolsApi):
         # The stack closes in reverse order.
         await self._stack.__aenter__()
         if self._silence_logs:
-            self._stack.enter_context(ClusterLifecycle._quiet.held(self._silence_logs))
+            quiet = ClusterLifecycle._quiet.held(self._silence_logs)
+            self._request_level = self._stack.enter_context(quiet)
         self._stack.push_async_callback(self.backend.close)
         if self._show is not None:
             self._stack.push_async_callback(self._show.finish)
@@ -314,6 +316,9 @@ class ClusterLifecycle(PoolsApi):
     async def _close_parts(self) -> None:
         # The base class sets `closing`, closes its own connections, and sets `closed`.
         self.status = Status.closing
+        if self._request_level is not None:
+            # Of data that is lost, calls that are cancelled, and connections that break, now.
+            self._request_level(logging.CRITICAL)
         try:
             if self._host is not None:
                 await self._host.finish()

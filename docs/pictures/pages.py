@@ -78,8 +78,8 @@ def main(folder: str) -> None:
         futures = client.map(train, *zip(*VARIANTS, strict=True))
         steps = "[...(window.daskFlame?.calls.byId.values() ?? [])].map((call) => call.step)"
         for name, query, step, click in (
-            ("flame-page.png", "", 200, ("input[name=log]",)),
-            ("flame-charts.png", "?theme=dark", 900, ("button[value=grid]",)),
+            ("flame-page.png", "?metric=loss&metric=accuracy", 200, ()),
+            ("flame-charts.png", "?theme=dark&view=grid&color=runner", 900, ()),
         ):
             wait = f"() => {steps}.filter((step) => step > {step}).length > 50"
             link = cluster.flame_link + query

@@ -30,13 +30,13 @@ ARGUMENTS = [
 
 
 @contextlib.contextmanager
-def cluster_of(n: int = 1, **options: Any) -> Iterator[Client]:
+def cluster_of(n: int = 1, port: int = 0, **options: Any) -> Iterator[Client]:
     with (
         LocalCluster(
             n_workers=n,
             processes=False,
             threads_per_worker=2,
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=f"127.0.0.1:{port}",
             scheduler_kwargs=options,
         ) as cluster,
         Client(cluster) as client,

@@ -8,7 +8,7 @@ from time import monotonic, time
 from typing import Any
 
 from bokeh.core.properties import Any as AnyValue
-from bokeh.core.properties import Int
+from bokeh.core.properties import Int, String
 from bokeh.document import Document
 from bokeh.model import DataModel
 from bokeh.models import Div, InlineStyleSheet, Range1d
@@ -18,7 +18,8 @@ from distributed.dashboard.components.scheduler import BOKEH_THEME
 
 from dask_flame.charts.colors import CALL_LINES, RUNNER_LINES, Palette
 from dask_flame.dashboard import theme
-from dask_flame.dashboard.flame.feed import MOST_DRAWN, Feed, Wanted
+from dask_flame.dashboard.flame.actions import details, find, may_stop
+from dask_flame.dashboard.flame.feed import Feed, Wanted
 from dask_flame.dashboard.flame.figures import curves, grid
 from dask_flame.dashboard.frame import put_into_frame
 from dask_flame.dashboard.mount import Page
@@ -57,7 +58,7 @@ _SCRIPTS = (
 
 _EMPTY = """
 <div style="color:var(--flame-quiet); font-size:16px; padding:48px 24px">
- No reports yet: call <code>dask_flame.report(step=..., loss=...)</code> inside a task.
+ {}: call <code>dask_flame.report(step=..., loss=...)</code> inside a task.
 </div>"""
 #: Width of a window below which the table is below the charts, and the page scrolls.
 _NARROW = "@media (max-width: 900px)"
@@ -77,6 +78,8 @@ _SIDE = f"""
 :host {{ width: clamp(420px, 42vw, 900px) }}
 {_NARROW} {{ :host {{ {_FREE}; width: calc(100% - 10px); height: 75vh !important }} }}
 """
+#: Sizes of figures, which the browser shows when they have something to show.
+_FILL: dict[str, Any] = {"sizing_mode": "stretch_both", "min_height": 160, "visible": False}
 
 
 class FlameFeed(DataModel):
@@ -91,6 +94,11 @@ class FlameFeed(DataModel):
         after it has processed the latest one.
     wanted : dict
         Choices of the user that decide which data are sent; see :meth:`Wanted.read`.
+    opened : str
+        Key of the call that the user has opened; empty if none is. ``payload`` then has its
+        details as ``opened``; see :func:`dask_flame.dashboard.flame.actions.details`.
+    stop : str
+        Key of the call that the user has asked to stop.
     lost : int
         Number of reconnections; updates may have been lost at each.
     """
@@ -98,6 +106,8 @@ class FlameFeed(DataModel):
     payload = AnyValue(default={"number": 0})
     seen = Int(default=0)
     wanted = AnyValue(default={})
+    opened = String(default="")
+    stop = String(default="")
     lost = Int(default=0)
 
 
@@ -118,7 +128,9 @@ def _flame(
 ) -> None:
     doc.title = "Dask: Flame"
     put_into_frame(doc, "flame", extra)
-    _show(Board(scheduler, palette, workers, wanted=_asked(doc)), doc)
+    context = doc.session_context
+    can_stop = context is not None and may_stop(scheduler, context.request)
+    _show(Board(scheduler, palette, workers, wanted=_asked(doc), can_stop=can_stop), doc)
 
 
 def _alone(
@@ -167,6 +179,8 @@ class Board:
         Initial choices of the controls; see static/flame.js.
     wanted : Wanted, optional
         Choices that decide which data are sent first.
+    can_stop : bool, default False
+        Whether calls can be stopped from this page.
 
     Attributes
     ----------
@@ -183,29 +197,38 @@ class Board:
         *,
         options: Mapping[str, str] | None = None,
         wanted: Wanted | None = None,
+        can_stop: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._workers = workers
         self._feed = Feed(palette)
         self._shared = FlameFeed(name="flame-feed", wanted=(wanted or Wanted()).sent())
         # Update at once when the user chooses metrics or runs.
-        self._shared.on_change("wanted", lambda attr, old, new: self.update())
+        self._shared.on_change("wanted", lambda attr, old, new: self._choose())
+        self._shared.on_change("opened", lambda attr, old, new: self.update())
+        if can_stop:
+            self._shared.on_change("stop", lambda attr, old, new: self._stop(new))
         self._version: tuple[Gatherer | None, int, Wanted] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
-        fill = {"sizing_mode": "stretch_both", "min_height": 160, "visible": False}
-        across = Range1d(0, 1)
-        names = ["flame", *(f"flame{i}" for i in range(2, MOST_DRAWN + 1))]
-        self._charts = [
-            {kind: curves(name, kind, across, **fill) for kind in ("linear", "log")}
-            for name in names
-        ]
-        self._grid = grid("flame", **fill)
+        self._opened: dict[str, Any] | None = None
+        self._across = Range1d(0, 1)
+        self._charts = Row(sizing_mode="stretch_both", stylesheets=[InlineStyleSheet(css=_CHARTS)])
+        self._grow(len(wanted.metrics) if wanted else 1)
+        self._grid = grid("flame", **_FILL)
         tall = InlineStyleSheet(css=_TALL)
         self._grid["figure"].stylesheets = [*self._grid["figure"].stylesheets, tall]
         self._bar = Div(name="flame-bar", sizing_mode="stretch_width", stylesheets=[theme.EMPTY])
-        self._empty = Div(text=_EMPTY, name="flame-empty", sizing_mode="stretch_both")
+        self._empty = Div(
+            text=_EMPTY.format("No reports yet"), name="flame-empty", sizing_mode="stretch_both"
+        )
+        self._bare = Div(
+            text=_EMPTY.format("No call has reported a number"),
+            name="flame-bare",
+            sizing_mode="stretch_both",
+            visible=False,
+        )
         self._side = Div(
             name="flame-ranking",
             sizing_mode="stretch_height",
@@ -225,7 +248,7 @@ class Board:
             "bar": self._bar,
             "side": self._side if workers is not None else None,
             "empty": self._empty,
-            "charts": self._charts,
+            "bare": self._bare,
             "side_by_side": self._curves,
             "grid": self._grid,
             "more": self._more if workers is not None else None,
@@ -235,8 +258,22 @@ class Board:
                 "runners": RUNNER_LINES,
                 "options": dict(options or {}),
                 "scheduler": scheduler.id,
+                "can_stop": can_stop,
             },
         }
+
+    def _grow(self, n: int) -> None:
+        """Have figures for n metrics, but at least one; each takes time to make and to load."""
+        for i in range(len(self._charts.children) // 2, max(1, n)):
+            name = f"flame{i + 1}" if i else "flame"
+            pair = [
+                curves(name, kind, self._across, **_FILL)["figure"] for kind in ("linear", "log")
+            ]
+            self._charts.children = [*self._charts.children, *pair]
+
+    def _choose(self) -> None:
+        self._grow(len(Wanted.read(self._shared.wanted).metrics))
+        self.update()
 
     def update(self) -> None:
         """Send an update if the browser has processed the previous one."""
@@ -244,11 +281,15 @@ class Board:
         if shared.lost != self._lost:
             self._lost = shared.lost
             self._feed.forget()
-            self._version = self._pools = None
+            self._version = self._pools = self._opened = None
         elif shared.seen < shared.payload["number"]:
             return
         reports = plugin_of(self._scheduler)
-        news = {"calls": self._calls(reports), "pools": self._counts(reports)}
+        news = {
+            "calls": self._calls(reports),
+            "pools": self._counts(reports),
+            "opened": self._details(reports),
+        }
         news = {name: what for name, what in news.items() if what is not None}
         if news:
             # The number comes first, so that Bokeh's comparison with the previous value in the
@@ -264,6 +305,21 @@ class Board:
         calls = reports.calls() if reports else {}
         runs = reports.runs() if reports else []
         return self._feed.next(calls, runs, now=time(), wanted=wanted)
+
+    def _details(self, reports: Gatherer | None) -> dict[str, Any] | None:
+        """Return the details of the call that is open, if they have changed."""
+        key = self._shared.opened
+        found = details(reports, key) if reports is not None and key else None
+        if found == self._opened:
+            return None
+        self._opened = found
+        return found
+
+    def _stop(self, key: str) -> None:
+        reports = plugin_of(self._scheduler)
+        found = find(reports, key) if reports is not None else None
+        if reports is not None and found is not None:
+            reports.stop(found)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """Return the counts of each pool, if they have changed."""
@@ -284,20 +340,15 @@ class Board:
         return pools
 
     def _layout(self) -> LayoutDOM:
-        # In a row of its own, because its style would show it when it is not visible.
-        curves = Row(
-            children=[part["figure"] for chart in self._charts for part in chart.values()],
-            sizing_mode="stretch_both",
-            stylesheets=[InlineStyleSheet(css=_CHARTS)],
-        )
+        # The charts are in a column, because their style would show them when they are not visible.
         self._curves = Column(
-            children=[curves],
+            children=[self._charts],
             sizing_mode="stretch_both",
             name="flame-charts",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )
         left = Column(
-            children=[self._empty, self._curves, self._grid["figure"], self._more],
+            children=[self._empty, self._bare, self._curves, self._grid["figure"], self._more],
             sizing_mode="stretch_both",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )

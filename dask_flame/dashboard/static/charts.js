@@ -1,23 +1,53 @@
 // The charts of several metrics side by side, with one horizontal axis.
 
 class Charts {
-  /** `charts` has the figures of each place: {linear, log}. */
-  constructor(charts, colors) {
-    this.places = charts.map((figures) => new Curves(figures, colors));
-    this.figures = charts.flatMap(({ linear, log }) => [linear.figure, log.figure]);
+  /**
+   * The scheduler adds figures to the document when somebody wants more metrics. `added(figure)` is
+   * called for each.
+   */
+  constructor(document, colors, added) {
+    this.document = document;
+    this.colors = colors;
+    this.added = added;
+    /** @type {Curves[]} */
+    this.places = [];
+    this.figures = [];
+    this.log = false;
     /** @type {Curves[]} */
     this.shown = [];
     this.moving = false;
     /** @type {((zoom: number[]) => void) | null} called when somebody has zoomed */
     this.zoomed = null;
-    const ranges = new Set(this.figures.flatMap((figure) => [figure.x_range, figure.y_range]));
-    for (const range of ranges) {
-      for (const end of ["start", "end"]) {
-        range.properties[end].change.connect(() => {
-          // The user has zoomed: keep the view, and go on drawing.
-          if (!this.moving) this.zoomed?.(this.zoom());
-        });
+    this.grow();
+    this.follow(this.figures[0].x_range);
+  }
+  /** Take the figures that are new. */
+  grow() {
+    for (;;) {
+      const name = `flame${this.places.length ? this.places.length + 1 : ""}`;
+      const [linear, log] = ["linear", "log"].map((kind) => this.parts(`${name}-${kind}`));
+      if (!linear || !log) return;
+      this.places.push(new Curves({ linear, log }, this.colors));
+      for (const { figure } of [linear, log]) {
+        this.figures.push(figure);
+        this.follow(figure.y_range);
+        this.added(figure);
       }
+    }
+  }
+  /** A figure with its sources, by the names that figures.py gives them; null if it is not there. */
+  parts(name) {
+    const find = (part) => this.document.get_model_by_name(`${name}${part}`);
+    if (!find("")) return null;
+    const sources = ["lines", "bands", "strong", "ends", "notes"].map((part) => [part, find(`-${part}`)]);
+    return { figure: find(""), ...Object.fromEntries(sources) };
+  }
+  follow(range) {
+    for (const end of ["start", "end"]) {
+      range.properties[end].change.connect(() => {
+        // The user has zoomed: keep the view, and go on drawing.
+        if (!this.moving) this.zoomed?.(this.zoom());
+      });
     }
   }
   /** Number of curves with outliers that are not shown. */
@@ -27,6 +57,7 @@ class Charts {
   /** Show a chart for each metric. */
   arrange(metrics, options) {
     this.log = options.log;
+    this.grow();
     this.shown = this.places.slice(0, metrics.length);
     this.places.forEach((chart, i) => {
       for (const log of [false, true]) {

@@ -13,16 +13,17 @@ const DEFAULTS = {
 };
 
 function main(args, { index }) {
-  const { feed, bar, side, more, empty, charts, side_by_side, grid, look, pools } = args;
+  const { feed, bar, side, more, empty, bare, side_by_side, grid, look, pools } = args;
   const defaults = { ...DEFAULTS, ...look.options };
   const options = { ...defaults, ...readAddress(location.search) };
   const calls = new Calls();
   const colors = new Colors(look);
-  const curves = new Charts(charts, colors);
+  const curves = new Charts(feed.document, colors, (figure) => resized(figure));
   const multiples = new Grid(grid, colors);
   const tip = new Tip();
   const connection = new Connection(feed, look.scheduler, (gone) => controls.gone(gone));
   let focus = null;
+  let details = {}; // of the open call: its traceback and its printed lines
   let planned = false;
   let shownView = "";
 
@@ -36,6 +37,7 @@ function main(args, { index }) {
     if ("metrics" in changed || "run" in changed) {
       feed.wanted = { metrics: options.metrics, runs: options.run.length ? options.run : null };
     }
+    if (feed.opened !== options.open) feed.opened = options.open;
     remember();
     plan();
   };
@@ -50,10 +52,19 @@ function main(args, { index }) {
   };
   const open = (attempt) => choose({ open: attempt ? attempt.key : "" });
 
+  /** Draw again when a figure has another size. */
+  function resized(figure) {
+    for (const size of ["inner_width", "inner_height"]) {
+      figure.properties[size].change.connect(() => plan());
+    }
+  }
+  resized(grid.figure);
+
   const controls = new Controls(options, choose);
   const table = side && new Table(colors, { choose, point, open });
   const parameters = more && new ParameterView(colors, { choose, point, open });
-  const drawer = side && new Drawer({ close: () => open(null), stop: null });
+  const stop = look.can_stop ? (attempt) => (feed.stop = attempt.key) : null;
+  const drawer = side && new Drawer({ close: () => open(null), stop });
 
   /** Attach our elements to an element of Bokeh, which is emptied when Bokeh renders it again. */
   const mount = (model, root) => {
@@ -65,6 +76,7 @@ function main(args, { index }) {
     if (view === shownView) return;
     shownView = view;
     empty.visible = view === "empty";
+    bare.visible = view === "bare";
     side_by_side.visible = view === "curves";
     grid.figure.visible = view === "grid";
     if (more) more.visible = view === "parameters";
@@ -81,7 +93,9 @@ function main(args, { index }) {
     const groups = grouped(rows, options.group, calls.parameters, options.x);
     const there = focus instanceof Group ? groups.includes(focus) : focus && calls.byId.get(focus.id) === focus;
     if (!there) focus = null;
-    const view = !calls.byId.size ? "empty" : options.view;
+    const view = !calls.byId.size ? "empty"
+      : !calls.metrics.length && options.view !== "parameters" ? "bare"
+      : options.view;
     arrange(view);
     curves.arrange(view === "curves" ? calls.drawn : [], options);
     const hidden = new Set(options.hidden);
@@ -93,7 +107,7 @@ function main(args, { index }) {
     if (side) table.draw(calls, rows, options, focus);
     if (drawer) {
       const opened = options.open && calls.latest().find((a) => a.key === options.open);
-      if (opened) drawer.show(opened, calls);
+      if (opened) drawer.show(opened, calls, details.key === opened.key ? details : {});
       else drawer.hide();
     }
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
@@ -116,6 +130,7 @@ function main(args, { index }) {
   const take = () => {
     const told = feed.payload;
     if (told.calls) calls.apply(told.calls);
+    if (told.opened) details = told.opened;
     if (told.pools) controls.counted(told.pools, pools);
     feed.seen = told.number; // requests the next update
     plan();
@@ -139,11 +154,6 @@ function main(args, { index }) {
   };
   addEventListener("flame-figure", mouse);
   addEventListener("resize", plan);
-  for (const figure of [...curves.figures, grid.figure]) {
-    for (const size of ["inner_width", "inner_height"]) {
-      figure.properties[size].change.connect(plan);
-    }
-  }
   flameTheme.on(() => {
     plan();
     for (const figure of curves.figures) index.find_one(figure)?.invalidate_render?.();

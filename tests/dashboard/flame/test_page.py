@@ -243,7 +243,8 @@ PLACE = """([name, key, point]) => {
 #: What the page knows of each call's latest attempt.
 CURVES = """() => [...(window.daskFlame?.calls.byId.values() ?? [])]
   .filter((call) => call.latest)
-  .map(({ key, name, runner, state, attempt, steps, values }) => ({
+  .map((call) => [call, call.curve(daskFlame.calls.metric)])
+  .map(([{ key, name, runner, state, attempt }, { steps, values }]) => ({
     key, name, runner, state, attempt, xs: [...steps.all], ys: [...values.all] }))"""
 #: What is drawn of them: positions, as they are in the figure that is seen.
 DRAWN = """() => ["linear", "log", "grid"].flatMap((kind) => {
@@ -305,7 +306,7 @@ def test_before_during_and_after_a_run(
     wait_for(lambda: [len(c["xs"]) for c in curves(during).values()] == [20] * 4)
     assert {c["state"] for c in curves(during).values()} == {"running"}
     for page in (before, during):
-        page.shows("2 busy", "4 calls · 4 running")
+        page.shows("2 busy", "0 of 4 done, 4 running")
         assert "No reports yet" not in page.text()
 
     half.set()
@@ -313,7 +314,7 @@ def test_before_during_and_after_a_run(
     after = visit(flame)
     for page in (before, during, after):
         wait_for(lambda page=page: drawn(page, said))
-        page.shows("best 0.025 at step 39 by call 0", "4 calls · 4 done", "2 idle")
+        page.shows("best 0.025 at step 39 by call 0", "4 of 4 done", "2 idle")
     after.reload()
     wait_for(lambda: drawn(after, said))
 
@@ -328,8 +329,9 @@ def test_the_first_points_are_there_within_a_second(
     page.read("""() => {
       window.since = {};
       const look = () => {
-        for (const { key, steps } of daskFlame.calls.byId.values()) {
-          if (steps.length && !(key in since)) since[key] = Date.now() / 1000;
+        for (const call of daskFlame.calls.byId.values()) {
+          const { key } = call;
+          if (call.curve("loss").length && !(key in since)) since[key] = Date.now() / 1000;
         }
         requestAnimationFrame(look);
       };
@@ -407,10 +409,10 @@ def test_time_smoothing_colours_and_search(client: Client, visit: Callable[[str]
         wait_for(lambda: len({line["color"] for line in lines(page).values()}) == 2)
     choose(page, search="tw")
     wait_for(lambda: lines(page).keys() == {"two"})
-    page.shows("1 of 2 calls · 1 done")
+    page.shows("1 of 2 calls shown")
     choose(page, search="nothing like it")
     wait_for(lambda: not lines(page))
-    page.shows("0 of 2 calls")
+    page.shows("0 of 2 calls shown")
     choose(page, search="")
     wait_for(lambda: drawn(page, said))
 
@@ -593,7 +595,7 @@ def test_five_hundred_curves(client: Client, visit: Callable[[str], Page]) -> No
     client.gather(client.map(train, range(500), key=[f"call {i}" for i in range(500)]))
     page = visit(url(client, "/flame"))
     wait_for(lambda: len(lines(page)) == 500, within=60)
-    page.shows("500 calls · 500 done", "and 300 more", "best 0.025 at step 39 by call 0")
+    page.shows("500 of 500 done", "best 0.025 at step 39 by call 0")
     assert page.read("() => document.documentElement.scrollWidth <= innerWidth")
     choose(page, search="call 499")
     wait_for(lambda: lines(page).keys() == {"call 499"})
@@ -664,7 +666,7 @@ def test_a_prefix_and_a_plugin_from_the_start(
 def test_the_page_outlives_the_plugin(client: Client, visit: Callable[[str], Page]) -> None:
     client.submit(train, 0, key="a").result()
     page = visit(url(client, "/flame"))
-    page.shows("1 call · 1 done")
+    page.shows("1 of 1 done")
     client.unregister_scheduler_plugin("flame-reports")
     page.shows("No reports yet")
 
@@ -777,7 +779,7 @@ def test_odd_names_and_huge_values_do_not_stop_the_page(
     client.submit(odd_names, key="odd").result()
     client.submit(huge, key="huge").result()
     wait_for(lambda: {c["state"] for c in curves(page).values()} == {"done"})
-    page.shows("2 calls · 2 done")
+    page.shows("2 of 2 done")
     assert page.do(lambda p: p.locator("select[name=metric]").input_value()) == "loss"
     ends = """() => {
       const { start, end } = Bokeh.documents[0].get_model_by_name("flame-linear").y_range;
