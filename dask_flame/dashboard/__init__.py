@@ -11,7 +11,8 @@ def install(scheduler: Any) -> bool:
 
     It adds ``/flame`` and ``/pools`` with one link in the navigation bar, and single plots whose
     paths begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages show
-    the data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no effect.
+    the data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no
+    effect.
 
     Parameters
     ----------
