@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from functools import partial
@@ -321,6 +322,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             else:
                 todo.append(other)
         yield each
+
+
+def without_own_frames(text: str) -> str:
+    """Return the text of a traceback from the first frame on that is neither Dask's nor ours.
+
+    Parameters
+    ----------
+    text : str
+        Frames as :func:`traceback.format_tb` formats them.
+    """
+    frames = re.split(r'^(?=  File ")', text, flags=re.MULTILINE)
+    for i, frame in enumerate(frames):
+        if frame.strip() and not any(f'{name}", line' in frame for name in _OURS):
+            return "".join(frames[i:])
+    return text
 
 
 def _shortened(tb: TracebackType | None) -> TracebackType | None:

@@ -53,6 +53,7 @@ def test_calls_wait_fail_and_run_before_they_report(flame: Any) -> None:
     assert failed.parameters == {"rate": 0.9, "layers": 2}
     assert failed.runner
     trace = plugin.traceback(futures[0].key)
+    assert trace.startswith(f'  File "{__file__}", line ')
     assert 'raise ValueError("the rate is too high")' in trace
     wait_for(lambda: sorted(states(plugin).values()) == ["failed", *["running"] * 2, "waiting"])
     Event("go", client=client).set()

@@ -26,6 +26,7 @@ from dask_flame.reports.scheduler.stops import CallStops, was_stopped
 from dask_flame.reports.scheduler.store import ReportStore
 from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import NAME, TOPIC, decode
+from dask_flame.serialization.failures import without_own_frames
 
 #: Maximum length of an exception's text, in characters.
 _MAX_TEXT = 300
@@ -219,7 +220,7 @@ class Reports(SchedulerPlugin):
         if reports and start == "processing":
             self.store.end(key, state, time(), why)
         if in_run:
-            trace = veiled(str(kwargs.get("traceback_text") or "")) if state == "failed" else ""
+            trace = _trace(kwargs.get("traceback_text")) if state == "failed" else ""
             self._book.end(key, state, time(), why, trace)
 
     def _ended(
@@ -271,6 +272,11 @@ def _submission(call: CallReports) -> dict[str, Any]:
     """Return the fields of a call that its submission has told."""
     told = {name: getattr(call, name) for name in ("arguments", "parameters", "function")}
     return {k: v for k, v in told.items() if v} | {"run": call.run, "submitted": call.submitted}
+
+
+def _trace(text: Any) -> str:
+    """Return the text of a traceback from the first line of the call's own code on."""
+    return veiled(without_own_frames(str(text or "")))
 
 
 def _shortened(text: Any) -> str:
