@@ -187,14 +187,16 @@ def test_what_a_cluster_shows_of_itself(flame: Any) -> None:
     assert str(dask_flame.__version__)
 
 
-def test_the_notebook_widget_shows_the_pool(flame: Any) -> None:
+def test_the_notebook_widget_shows_the_pool(flame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ipywidgets")
     cluster, _ = flame(max=2)
-    widget = cluster._widget()
-    assert widget is not None
-    bundle = widget._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    widget.close()
+    bundles: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: bundles.append(data))
+    cluster._ipython_display_()
+    widget, page = bundles
+    assert "application/vnd.jupyter.widget-view+json" in widget
+    assert "0 to 2 runners" in page["text/html"]
+    cluster._widget().close()
 
 
 @pytest.mark.asyncio
