@@ -11,8 +11,9 @@ import numpy as np
 from dask.typing import Key
 
 from dask_flame.charts.colors import COLORS, DASHES
-from dask_flame.charts.ranking import best, counted, higher_is_better, labels, metrics, shown
+from dask_flame.charts.ranking import best, counted, labels, metrics, shown
 from dask_flame.core.terminal_text import plain
+from dask_flame.reports.better import direction
 from dask_flame.reports.series import CallReports
 
 #: Maximum number of curves to highlight.
@@ -146,6 +147,7 @@ def board(
     metric: str | None = None,
     best_is: str | None = None,
     log: bool = False,
+    names: Mapping[Key, str] | None = None,
 ) -> Board:
     """Return the board for some calls.
 
@@ -160,9 +162,12 @@ def board(
     metric : str, optional
         Metric to draw. By default ``loss``, or the first one that was reported.
     best_is : {"min", "max"}, optional
-        Whether small or large values are better. By default decided by the metric's name.
+        Whether small or large values are better. By default as the calls have declared it, or
+        decided by the metric's name.
     log : bool, default False
         Whether to use a logarithmic axis.
+    names : mapping of Key to str, optional
+        Names of the calls. By default made of their keys.
 
     Returns
     -------
@@ -171,10 +176,10 @@ def board(
     there = [calls[key] for key in keys if key in calls]
     named = metrics(there)
     metric = metric or (named[0] if named else "")
-    higher = higher_is_better(metric) if best_is is None else best_is == "max"
-    names = labels(list(dict.fromkeys(keys)))
+    higher = (best_is or direction(metric, there)) == "max"
+    shown_names = {**labels(list(dict.fromkeys(keys))), **(names or {})}
     curves = [
-        _curve(number, names[key], calls[key], metric, higher)
+        _curve(number, shown_names[key], calls[key], metric, higher)
         for number, key in enumerate(dict.fromkeys(keys))
         if key in calls
     ]

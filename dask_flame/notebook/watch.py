@@ -17,6 +17,7 @@ from dask_flame.core.option_checks import one_of, word, yes_or_no
 from dask_flame.errors import PoolError
 from dask_flame.notebook.screens import Screen, screen
 from dask_flame.reports.driver.futures import futures_of
+from dask_flame.reports.driver.names_of import names_of
 from dask_flame.reports.driver.replica import Source, source_of
 
 #: Minimum seconds between two pictures, and seconds between two checks for the end of all calls.
@@ -48,7 +49,8 @@ def watch(
         Name of the reported value to draw. By default ``loss``, or otherwise the name that was
         reported first.
     best : {"min", "max"}, optional
-        Whether small or large values are better. By default decided by the metric's name.
+        Whether small or large values are better. By default as declared with ``report.better``,
+        or decided by the metric's name.
     log : bool, default False
         Whether to use a logarithmic axis.
 
@@ -83,7 +85,7 @@ def watch(
     >>> futures = client.map(train, rates)
     >>> dask_flame.watch(futures, metric="loss")
     1 call: 1 done; best loss first
-      1  train-...  0.9 at step 0  done
+      1  rate=...  0.9 at step 0  done
     """
     given, client = futures_of(futures, "watch", "dask_flame.watch(client.map(train, rates))")
     if metric is not None:
@@ -181,7 +183,12 @@ class _View:
             for key, future in self._futures.items()
             if future.status in _ENDED
         }
-        return board(list(self._futures), calls, ended, **self._options)
+        keys = list(self._futures)
+        return board(keys, calls, ended, names=self._names(source), **self._options)
+
+    def _names(self, source: Source | None) -> dict[Key, str]:
+        client = next((future.client for future in self._futures.values()), None)
+        return names_of(client, list(self._futures), source.store if source else None)
 
 
 def _unreported(board: Board) -> str:

@@ -72,7 +72,9 @@ def test_calls_wait_fail_and_run_before_they_report(flame: Any) -> None:
     assert sorted(states(plugin).values()) == [*["done"] * 3, "failed"]
 
 
-def test_a_label_names_a_call_everywhere(flame: Any) -> None:
+def test_a_label_names_a_call_everywhere(
+    flame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     cluster, client = flame(max=2)
     Event("go", client=client).set()
     Event("end", client=client).set()
@@ -83,6 +85,10 @@ def test_a_label_names_a_call_everywhere(flame: Any) -> None:
         futures[0].key: "layers=2",
         futures[1].key: "deep",
     }
+    dask_flame.watch(futures)
+    drawn = capsys.readouterr().out
+    assert "deep" in drawn
+    assert "layers=2" in drawn
     calls = cluster.reports.calls
     assert names(calls.values())[futures[1].key] == "deep"
     assert {call.run for call in calls.values()} == {run.id}
