@@ -55,7 +55,8 @@ _ACTIONS = {
       const curve = drawn[Math.floor(Math.random() * drawn.length)].curve("loss");
       const i = Math.floor(curve.length / 3);
       dispatchEvent(new CustomEvent("flame-figure", { detail: {
-        kind: "mousemove", x: curve.steps.all[i], y: curve.values.all[i], origin: both.linear.figure,
+        kind: "mousemove", x: curve.steps.all[i], y: curve.values.all[i],
+        origin: both.linear.figure,
       } }));
     }""",
     "filter": "daskFlame.choose({ search: daskFlame.options.search ? '' : 'call' })",

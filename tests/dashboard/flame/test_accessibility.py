@@ -30,7 +30,9 @@ HIDDEN = """async () => {
   for (const root of roots) {
     for (const element of root.querySelectorAll("*")) {
       if (element.shadowRoot) roots.push(element.shadowRoot);
-      if (element.matches("select, input, button, summary, nav a, .navbar a")) controls.push(element);
+      if (element.matches("select, input, button, summary, nav a, .navbar a")) {
+        controls.push(element);
+      }
     }
   }
   const wrong = [];
