@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dask_flame.reports import report as report
     from dask_flame.reports import reports_of as reports_of
     from dask_flame.reports import stream as stream
+    from dask_flame.reports.driver.kept import runs as runs
     from dask_flame.reports.driver.run import run as run
     from dask_flame.reports.driver.stop import stop as stop
     from dask_flame.reports.runner.track import track as track
@@ -73,6 +74,7 @@ _HOME = {
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.lease.resume",
     "run": "dask_flame.reports.driver.run",
+    "runs": "dask_flame.reports.driver.kept",
     "setup_result": "dask_flame.runner.setup",
     "stop": "dask_flame.reports.driver.stop",
     "stream": "dask_flame.reports",
@@ -108,6 +110,7 @@ __all__ = [
     "reports_of",
     "resume_clients",
     "run",
+    "runs",
     "setup_result",
     "stop",
     "stream",

@@ -445,6 +445,18 @@ class Backend(ABC):
         - The substrate is unreachable: the output that is known without it.
         """
 
+    def recent_output(self, runner: str, call: str) -> Sequence[str]:
+        """Return the last lines of a call, if this backend shows the output of runners.
+
+        Parameters
+        ----------
+        runner : str
+            Name of the runner.
+        call : str
+            Name of the call, as in the lines that are shown.
+        """
+        return []
+
     @abstractmethod
     async def close(self) -> None:
         """End everything that this backend created, and call `ended` for each runner.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 
 from dask_flame.core.text import duration
@@ -17,6 +20,8 @@ from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 _TILES = 128
 #: Number of events to show.
 _EVENTS = 3
+#: The time in a panel.
+_TIME = re.compile(r"<time .*?</time>")
 #: States of runners in drawing order, and their labels.
 _KINDS = {
     "busy": "busy",
@@ -38,7 +43,7 @@ _STYLE = """<style>
 .flame-panel a { color: var(--jp-content-link-color, var(--vscode-textLink-foreground, #2878b5));
   text-decoration: none; margin-left: 14px; white-space: nowrap }
 .flame-panel .head, .flame-panel .row { display: flex; flex-wrap: wrap; align-items: baseline;
-  gap: 2px 10px }
+  gap: 2px 10px; overflow-wrap: anywhere }
 .flame-panel .push { margin-left: auto }
 .flame-panel .quiet { opacity: .68 }
 .flame-panel .pool { border-top: 1px solid rgba(128,128,128,.25); margin-top: 8px;
@@ -62,11 +67,28 @@ _STYLE = """<style>
 .flame-panel .step { display: inline-block; padding: 0 7px; margin-top: 3px;
   border-radius: 9px; background: rgba(128,128,128,.16) }
 .flame-panel .step.here { background: rgba(86,180,233,.3); font-weight: 600 }
-.flame-panel .trouble { color: #D55E00; font-weight: 600 }
+.flame-panel .trouble { color: #D55E00; font-weight: 600; overflow-wrap: anywhere }
 .flame-panel .events { font: 11.5px/1.5 var(--jp-code-font-family, monospace);
-  white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
+  overflow: hidden; overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3 }
+.flame-live { width: 0; min-width: 100% }
+.flame-panel .live { display: none }
+.flame-live .flame-panel .live { display: inline } .flame-live .flame-panel .saved { display: none }
+.flame-live .flame-panel .since { animation: flame-appear 1ms linear 15s both }
+.flame-live .flame-panel .now { animation: flame-fade 1ms linear 15s both }
 @keyframes flame-pulse { from { opacity: .35 } to { opacity: 1 } }
+@keyframes flame-appear { from { opacity: 0; font-size: 0 } to { opacity: 1 } }
+@keyframes flame-fade { to { opacity: .45; filter: grayscale(1) } }
 @media (prefers-reduced-motion: reduce) { .flame-panel i.booting { animation: none } }
+</style>"""
+
+# Style of a panel that is an output of its own beside a live one. It is hidden while the live one is
+# there. Without a kernel JupyterLab shows an error in place of the live one: that is hidden then.
+_BESIDE = """<style>
+:root:has(.flame-live-ID) .jp-OutputArea-child:has(.flame-saved-ID):not(:has(.flame-live-ID)),
+:root:has(.flame-live-ID) .flame-saved-ID:not(.flame-live-ID *),
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .flame-saved-ID):not(:has(.flame-live-ID))
+{ display: none }
 </style>"""
 
 
@@ -116,7 +138,29 @@ def panel(head: Head, state: Snapshot, boots: Sequence[Boot]) -> str:
             for pool in state.pools
         ]
     parts.append(_events(state.events or ()))
-    return f'{_STYLE}<div class="flame-panel">{"".join(parts)}</div>'
+    ident = _ident(head.name)
+    return (
+        f'<div class="flame-saved-{ident}">{_BESIDE.replace("ID", ident)}{_STYLE}'
+        f'<div class="flame-panel">{"".join(parts)}</div></div>'
+    )
+
+
+def live(name: str, page: str) -> str:
+    """Return a panel as the content of a widget, which is updated at least every few seconds.
+
+    It fades, and says so, once it is no longer updated: its kernel has ended. This needs no script.
+    """
+    return f'<div class="flame-live flame-live-{_ident(name)}">{page}</div>'
+
+
+def same(page: str, other: str) -> bool:
+    """Return whether two panels differ in their time only."""
+    return _TIME.sub("", page) == _TIME.sub("", other)
+
+
+def _ident(name: str) -> str:
+    """Return a name for CSS that is specific to a cluster."""
+    return sha256(name.encode()).hexdigest()[:10]
 
 
 def _head(head: Head, state: Snapshot) -> str:
@@ -130,8 +174,18 @@ def _head(head: Head, state: Snapshot) -> str:
         f'<div class="head"><b>FlameCluster</b> {escape(head.name)}'
         f'<span class="quiet">{escape(head.backend)}</span>'
         f'<span class="quiet">{escape(usage)}</span>'
+        f"{'' if head.over else _as_of(state.now)}"
         f'<span class="push">{links}</span></div>'
     )
+
+
+def _as_of(now: float) -> str:
+    """Return the time of the state; a live panel shows it only if it is no longer updated."""
+    local = time.localtime(now)
+    written = time.strftime("%Y-%m-%d %H:%M:%S", local)
+    stamp = f'<time datetime="{time.strftime("%Y-%m-%dT%H:%M:%S", local)}">{written}</time>'
+    said = '<span class="saved">as of</span><span class="live">not updated since</span>'
+    return f'<span class="quiet since">{said} {stamp}</span>'
 
 
 def _usage(state: Snapshot) -> str:
@@ -158,7 +212,7 @@ def _pool(pool: PoolSummary, boots: Sequence[Boot], now: float, several: bool) -
         _waiting(pool),
         _steps(boots, under_way, now),
     ]
-    return f'<div class="pool">{"".join(lines)}</div>'
+    return f'<div class="pool now">{"".join(lines)}</div>'
 
 
 def _kind(runner: RunnerSummary, under_way: Mapping[str, Boot]) -> str:

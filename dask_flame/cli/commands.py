@@ -182,6 +182,34 @@ def sweep(
     _inspect(clean, where)
 
 
+@flame.command()
+@_OUTPUT
+@click.argument("name", required=False)
+def runs(output: str, name: str | None) -> None:
+    """List the runs that are kept in the file flame.reports.keep, or the calls of the run NAME.
+
+    NAME may also be the id of a run. If several runs have the same name, the latest is shown.
+    """
+    from dask_flame.cli.tables import of_calls, of_runs
+    from dask_flame.core.terminal_text import tame
+    from dask_flame.errors import FlameError
+    from dask_flame.reports.driver.kept import kept_runs
+
+    try:
+        kept = kept_runs()
+        if name is None:
+            found = of_runs(kept)
+        else:
+            named = [run for run in kept if name in (run.id, run.name)]
+            if not named:
+                there = ", ".join(dict.fromkeys(run.name for run in kept)) or "none"
+                raise FlameError(f"there is no run {name}; there are: {there}")
+            found = of_calls(named[-1])
+    except FlameError as error:
+        raise click.ClickException(tame(str(error))) from error
+    click.echo(json.dumps(found.items, indent=2) if output == "json" else found.text)
+
+
 def _is_of(orphan: Orphan, clusters: Sequence[str]) -> bool:
     return not {orphan.cluster, orphan.cluster.rpartition("-")[0]}.isdisjoint(clusters)
 

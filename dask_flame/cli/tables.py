@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dask_flame.backends.inspector import ClusterListing, Orphan
 from dask_flame.core.terminal_text import plain
+from dask_flame.reports.names import differing, names
+from dask_flame.reports.names import shown as shown_parameter
+
+if TYPE_CHECKING:
+    from dask_flame.reports.driver.kept import RunReports
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
@@ -88,3 +96,61 @@ def of_orphans(orphans: Sequence[Orphan]) -> str:
 
 def _since(started: float | None, now: float) -> str:
     return age(None if started is None else now - started)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The same things as a table, and as values for JSON."""
+
+    text: str
+    items: list[dict[str, Any]]
+
+
+_STATES = ("waiting", "running", "done", "failed", "cancelled")
+
+
+def of_runs(runs: Sequence[RunReports], now: float | None = None) -> Listing:
+    """Return the runs, with the number of their calls in each state."""
+    now = time.time() if now is None else now
+    rows, items = [], []
+    for run in runs:
+        told = run.progress(now)
+        states = {state: number for state in _STATES if (number := getattr(told, state))}
+        items.append(
+            {"id": run.id, "name": run.name, "begun": run.begun, "total": told.total, **states}
+        )
+        counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        rows.append([run.name, age(now - run.begun), str(told.total), counts or "-", run.id[:8]])
+    text = table(["RUN", "AGE", "CALLS", "STATES", "ID"], rows) if rows else "no runs"
+    return Listing(text, items)
+
+
+def of_calls(run: RunReports) -> Listing:
+    """Return the calls of a run, with their parameters and the last values of their metrics."""
+    calls = list(run.calls.values())
+    named, parameters = names(calls), differing(calls)
+    metrics = list(dict.fromkeys(name for call in calls for name in call.series))
+    rows, items = [], []
+    for call in calls:
+        last = {name: s.values[-1] for name, s in call.series.items() if len(s)}
+        took = None if call.finished is None else call.finished - call.started
+        items.append(
+            {
+                "name": named[call.key],
+                "key": str(call.key),
+                "function": call.function,
+                "label": call.label,
+                "state": call.state,
+                "why": call.why,
+                "attempt": call.attempt,
+                "took": took,
+                "parameters": dict(call.parameters),
+                # Neither NaN nor infinity is JSON.
+                "last": {n: v if math.isfinite(v) else str(v) for n, v in last.items()},
+            }
+        )
+        given = [shown_parameter(call.parameters.get(name)) for name in parameters]
+        values = [f"{last[name]:.6g}" if name in last else "-" for name in metrics]
+        rows.append([named[call.key], call.state, age(took), *given, *values])
+    head = ["CALL", "STATE", "TOOK", *map(plain, parameters), *map(plain, metrics)]
+    return Listing(table(head, rows) if rows else "no calls", items)

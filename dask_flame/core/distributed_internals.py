@@ -503,6 +503,12 @@ def set_proceed(proceed: bool) -> None:
 # Servers
 
 
+@uses("TCPServer._sockets")
+def listens_on(server: TCPServer) -> list[str]:
+    """Return the addresses that a server listens on."""
+    return [str(sock.getsockname()[0]) for sock in server._sockets.values()]
+
+
 @uses("TCPServer._sockets", "TCPServer._handlers", "TCPServer._handle_connection")
 def accept_by(
     tcp: TCPServer, accept: Callable[[Any, Callable[..., Any]], Callable[[], None]]

@@ -7,6 +7,8 @@ REPORTS = "flame-reports"
 
 #: Annotation of the calls inside of a ``dask_flame.run`` block: id and name of the run.
 RUN = "flame_run"
+#: Annotation with which the scheduler tells a runner the name of a call.
+CALL_NAME = "flame_name"
 
 #: Key of a runner's registration: the name of its pool.
 RUNNER = "flame-runner"

@@ -85,6 +85,8 @@ EXAMPLES = {
     "flame.home.limit": '"16 GiB"',
     "flame.home.memory": '"1 GiB"',
     "flame.prints.show": "True",
+    "flame.reports.stop": "True",
+    "flame.reports.keep": '"~/.local/share/dask-flame/runs.db"',
     "flame.local.echo": "False",
 }
 

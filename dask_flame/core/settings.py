@@ -69,6 +69,8 @@ SETTINGS: dict[str, Check] = {
     "prints.total-rate": number,
     "reports.names": partial(whole, least=1),
     "reports.hide-random": yes_or_no,
+    "reports.stop": _optional(yes_or_no),
+    "reports.keep": _optional(partial(word, wanted="a path")),
     "local.echo": _optional(yes_or_no),
 }
 

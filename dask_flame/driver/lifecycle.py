@@ -23,6 +23,8 @@ from dask_flame.backends.registry import made
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.messages import CODE
 from dask_flame.core.option_checks import Duration, seconds
+from dask_flame.core.settings import configured
+from dask_flame.core.threads import in_thread
 from dask_flame.driver.closed import closed
 from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
 from dask_flame.driver.hosts.base import HostParts, SchedulerHost
@@ -82,6 +84,7 @@ class ClusterLifecycle(PoolsApi):
         self._host: SchedulerHost | None = None
         self._came_to: Costs | None = None  # final costs, once closed
         self.over = ""  # why the cluster ended, if the user did not close it
+        self._request_level: Callable[[int], None] | None = None  # of Dask's log messages
         self._show: DriversShow | None = None
         self._prints: Taker | None = None
 
@@ -133,6 +136,9 @@ class ClusterLifecycle(PoolsApi):
         self.status = Status.created
         if shown() and not getattr(self.backend, "shows_output", False):
             self._prints = self._print_taker(print_limits)
+        # A backend of another package may not be derived from Backend.
+        here = None if self._show is None else self._show.recent
+        self._reports.lines = here or getattr(self.backend, "recent_output", None)
 
     def _start_now(self) -> None:
         """Start the cluster, unless it is used with ``async with``."""
@@ -171,7 +177,8 @@ class ClusterLifecycle(PoolsApi):
         # The stack closes in reverse order.
         await self._stack.__aenter__()
         if self._silence_logs:
-            self._stack.enter_context(ClusterLifecycle._quiet.held(self._silence_logs))
+            quiet = ClusterLifecycle._quiet.held(self._silence_logs)
+            self._request_level = self._stack.enter_context(quiet)
         self._stack.push_async_callback(self.backend.close)
         if self._show is not None:
             self._stack.push_async_callback(self._show.finish)
@@ -180,6 +187,7 @@ class ClusterLifecycle(PoolsApi):
         await self.backend.start()
         self.disconnect_grace = self.backend.disconnect_grace
         await self._start_files()
+        self._keep_runs()
         host = self._host = self._make_host()
         await host.start(self._stack)
         self.scheduler_comm = rpc(
@@ -202,6 +210,17 @@ class ClusterLifecycle(PoolsApi):
     async def _start_files(self) -> None:
         self._stack.callback(self._files.close)
         await self._files.start(self.name, self.backend.folder)
+
+    def _keep_runs(self) -> None:
+        """Keep the runs of this cluster in a file, if the configuration names one."""
+        if configured("reports.keep") is not None:
+            # Most clusters do not need SQLite.
+            from dask_flame.reports.driver.keeper import RunKeeper, kept_in
+
+            path = kept_in()
+            assert path is not None
+            keeper = RunKeeper(path, self._reports.runs, self._reports.calls)
+            self._stack.push_async_callback(in_thread, keeper.close)
 
     # The scheduler
 
@@ -297,6 +316,9 @@ class ClusterLifecycle(PoolsApi):
     async def _close_parts(self) -> None:
         # The base class sets `closing`, closes its own connections, and sets `closed`.
         self.status = Status.closing
+        if self._request_level is not None:
+            # Of data that is lost, calls that are cancelled, and connections that break, now.
+            self._request_level(logging.CRITICAL)
         try:
             if self._host is not None:
                 await self._host.finish()

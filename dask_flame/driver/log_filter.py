@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _ROOTS = ("distributed", "bokeh")
 
@@ -22,13 +22,23 @@ class QuietLogs:
         self._set: int | None = None
 
     @contextlib.contextmanager
-    def held(self, level: int) -> Iterator[None]:
-        """Hide messages below a level; the lowest of several requested levels applies."""
+    def held(self, level: int) -> Iterator[Callable[[int], None]]:
+        """Hide messages below a level; the lowest of several requested levels applies.
+
+        Yields
+        ------
+        callable
+            Requests another level.
+        """
         key = object()
-        self._levels[key] = level
-        self._apply()
+
+        def request(level: int) -> None:
+            self._levels[key] = level
+            self._apply()
+
+        request(level)
         try:
-            yield
+            yield request
         finally:
             del self._levels[key]
             self._apply()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from html import escape
 from typing import Any, Protocol
@@ -11,14 +12,19 @@ from dask.utils import parse_timedelta
 from distributed import Status
 from tornado.ioloop import PeriodicCallback
 
+from dask_flame.charts.panel import live, same
 from dask_flame.core.pool import Pool
 from dask_flame.errors import FlameError
+
+#: Maximum seconds between two updates; see :func:`dask_flame.charts.panel.live`.
+_HEARTBEAT = 5.0
 
 
 class Controlled(Protocol):
     """The methods of :class:`FlameCluster` that the widget uses."""
 
     status: Status
+    name: str
     periodic_callbacks: dict[str, PeriodicCallback]
 
     @property
@@ -54,7 +60,8 @@ class Widget:
         import ipywidgets as kit
 
         self._cluster = cluster
-        self._panel = kit.HTML(cluster._repr_html_())
+        self._panel = kit.HTML()
+        self._shown, self._shown_at = "", 0.0
         pools = list(cluster.pools)
         narrow = kit.Layout(width="130px")
         self._pool = kit.Dropdown(
@@ -82,7 +89,8 @@ class Widget:
             [*self._controls, self._really, self._said],
             layout=kit.Layout(flex_flow="row wrap", align_items="center"),
         )
-        self.root = kit.VBox([self._panel, self._buttons])
+        self.update()
+        self.root = _root(kit, [self._panel, self._buttons])
         for control in (*self._controls, self._really):
             _beside(control)
         cluster.loop.add_callback(self._install)
@@ -96,8 +104,11 @@ class Widget:
         callback.start()
 
     def update(self) -> None:
-        """Show the current state."""
-        self._panel.value = self._cluster._repr_html_()
+        """Show the current state, or the time at which it is still the same."""
+        page, now = self._cluster._repr_html_(), time.monotonic()
+        if not same(page, self._shown) or now - self._shown_at > _HEARTBEAT:
+            self._shown, self._shown_at = page, now
+            self._panel.value = live(self._cluster.name, page)
         if self._cluster.status in (Status.closing, Status.closed):
             for control in (*self._controls, self._really):
                 control.disabled = True
@@ -135,6 +146,27 @@ class Widget:
     def _do_end(self) -> str:
         self._cluster.close()
         return ""
+
+
+def _root(kit: Any, children: list[Any]) -> Any:
+    """Return a box that is shown as an output of its own.
+
+    distributed shows a cluster by one output with the widget and its HTML. JupyterLab would show
+    only the widget, and an error in its place without the kernel, also in a saved notebook. The HTML
+    is therefore an output of its own; its style hides one of the two.
+    """
+
+    class Root(kit.VBox):
+        def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+            from IPython.display import display
+
+            view = super()._repr_mimebundle_(**kwargs) or {}
+            view.pop("text/plain", None)
+            # Nothing is shown of it where there are no widgets.
+            display({**view, "text/html": ""}, raw=True)
+            return {}
+
+    return Root(children)
 
 
 def _beside(control: Any) -> None:

@@ -28,6 +28,7 @@ from dask_flame.core import python_versions
 from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import keep_no_log
 from dask_flame.core.messages import (
+    CALL_NAME,
     FILES_REFUSED,
     FREED,
     HAVE,
@@ -41,10 +42,12 @@ from dask_flame.core.messages import (
     UNSENDABLE,
 )
 from dask_flame.core.pool import Pool
+from dask_flame.core.text import is_generated
 from dask_flame.core.text import memory as shown
 from dask_flame.errors import CallFailed, CallTimeout
 from dask_flame.files.scheduler.fetches import Fetches
 from dask_flame.packages.check import RegistrationCheck, told_versions
+from dask_flame.reports.scheduler.lookup import plugin_of
 from dask_flame.reports.scheduler.run_book import submitted
 from dask_flame.scheduler import dask_histories
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
@@ -411,7 +414,14 @@ class FlameScheduler(ClientAnswers):
             self.code.send(ts.processing_on.address, version)
         message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec, version))
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
+        if (name := self._name_of(ts.key)) is not None:
+            message["annotations"][CALL_NAME] = name
         return message
+
+    def _name_of(self, key: Any) -> str | None:
+        """Return the name of a call whose key Dask has made, if it is a call of a run."""
+        reports = plugin_of(self)
+        return reports.name_of(key) if reports is not None and is_generated(key) else None
 
     async def handle_stream(self, comm: Any, extra: dict[str, Any] | None = None) -> None:
         # Distributed has just made the sender for this client.

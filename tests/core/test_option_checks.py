@@ -332,6 +332,7 @@ _CONFIGURED = {
     "prints.total-rate": NUMBERS,
     "reports.names": [0, *COUNTS],
     "reports.hide-random": YES_OR_NO,
+    "reports.keep": WORDS,
     "local.echo": YES_OR_NO,
     "local.fork": YES_OR_NO,
     "kubernetes.namespace": WORDS,

@@ -71,3 +71,63 @@ def test_levels_are_put_back_when_the_last_one_has_gone() -> None:
         assert handler.level == logging.INFO
     finally:
         logger.removeHandler(handler)
+
+
+@pytest.mark.unit
+def test_a_request_may_change_and_the_lowest_level_still_applies() -> None:
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("distributed")
+    logger.addHandler(handler)
+    quiet = QuietLogs()
+    try:
+        with quiet.held(logging.WARNING) as request:
+            request(logging.CRITICAL)
+            assert handler.level == logging.CRITICAL
+            with quiet.held(logging.ERROR):
+                assert handler.level == logging.ERROR
+            assert handler.level == logging.CRITICAL
+        assert handler.level == logging.NOTSET
+    finally:
+        logger.removeHandler(handler)
+
+
+LOSING = """
+import logging, sys, time
+from dask.distributed import Client, SchedulerPlugin
+from dask_flame import FlameCluster
+
+class Complains(SchedulerPlugin):
+    # As distributed does when a worker goes with scattered data.
+    def remove_worker(self, scheduler, worker, **kwargs):
+        logging.getLogger("distributed.scheduler").warning("the cluster has lost %s", worker)
+
+def holds(seconds, data):
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    cluster = FlameCluster(max=2, min=2, dashboard_address=None)
+    client = Client(cluster)
+    cluster.scheduler.add_plugin(Complains())
+    client.wait_for_workers(2)
+    worker = next(iter(cluster.scheduler.workers))
+    cluster.sync(cluster.scheduler.remove_worker, worker, stimulus_id="test")
+    print("closing", file=sys.stderr, flush=True)
+    data = client.scatter(list(range(100)))
+    running = client.map(holds, [60, 60], data[:2])
+    while not any(member.busy for member in cluster.runners.values()):
+        time.sleep(0.01)
+    client.close()
+    cluster.close()
+    print("closed", file=sys.stderr)
+"""
+
+
+@pytest.mark.process
+def test_only_a_cluster_that_goes_on_tells_of_lost_data() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING], capture_output=True, text=True, timeout=120
+    )
+    before, _, after = done.stderr.partition("closing\n")
+    assert "WARNING - the cluster has lost tcp://" in before
+    assert (done.returncode, after[-7:]) == (0, "closed\n")
+    assert "distributed" not in after

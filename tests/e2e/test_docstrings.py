@@ -33,6 +33,7 @@ CLUSTERS = {
     "dask_flame.notebook.watch": "flame",
     "dask_flame.prints.scheduler.plugin": "plain",
     "dask_flame.reports.driver.export": "flame",
+    "dask_flame.reports.driver.kept": "plain",
     "dask_flame.reports.driver.replica": "plain",
     "dask_flame.reports.driver.stop": "flame",
     "dask_flame.reports.driver.stream": "flame",
@@ -47,6 +48,8 @@ SKIPPED = {
     "dask_flame.integrations.lightning.ReportCallback": "it needs a module to train",
     "dask_flame.integrations.lightning.ReportLogger": "it needs a module to train",
     "dask_flame.integrations.transformers.ReportCallback": "it needs a model to train",
+    "dask_flame.reports.driver.export.Exports.to_mlflow": "MLflow may not be installed",
+    "dask_flame.reports.driver.export.Exports.to_wandb": "wandb may not be installed",
     "dask_flame.reports.runner.report._Report.bind": "it starts programs of the user's",
     "dask_flame.runner.devices.devices": "it needs a GPU",
 }

@@ -53,7 +53,11 @@ class Model:
         "12     b = outer(2)",
         "8     return [other(i) for i in (n, 0)]",
         # The comprehension has a frame of its own in Python 3.11.
-        *(["8     return [other(i) for i in (n, 0)]"] if ", in outer.<locals>" in cell.text else []),
+        *(
+            ["8     return [other(i) for i in (n, 0)]"]
+            if ", in outer.<locals>" in cell.text
+            else []
+        ),
         "3     return half / n",
     ]
     assert "ZeroDivisionError: float division by zero" in cell.text

@@ -88,6 +88,22 @@ def test_a_label_names_a_call_everywhere(flame: Any) -> None:
     assert [found.name for found in plugin_of(cluster).runs()] == ["layers"]
 
 
+def says(rate: float, layers: int) -> None:
+    print("hello")
+
+
+def test_printed_lines_name_calls_as_well(flame: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, client = flame(max=1)
+    client.gather(client.map(says, [0.1, 0.2], layers=3))
+    seen: list[str] = []
+
+    def shown() -> set[str]:
+        seen.append(capsys.readouterr().out)
+        return set("".join(seen).splitlines())
+
+    wait_for(lambda: {f"[runner-1 rate={rate}] hello" for rate in (0.1, 0.2)} <= shown())
+
+
 def test_on_a_plain_cluster_too() -> None:
     with (
         LocalCluster(

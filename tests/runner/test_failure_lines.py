@@ -83,6 +83,12 @@ class Behind:
         pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tracker() -> None:
+    # Python's own helper of multiprocessing, which ends with this process and not with a test.
+    resource_tracker.ensure_running()
+
+
 @pytest.fixture
 def handler() -> Iterator[logging.StreamHandler[Any]]:
     """The handler of distributed's log messages in a runner."""
@@ -169,8 +175,6 @@ def test_many_failures_are_limited_like_prints(
 
 @pytest.mark.process
 def test_workers_of_other_clusters_log_as_before() -> None:
-    # Python's own helper of multiprocessing, which ends with this process and not with a test.
-    resource_tracker.ensure_running()
     with (
         LocalCluster(n_workers=1, processes=True, dashboard_address=":0") as stock,
         Client(stock) as client,

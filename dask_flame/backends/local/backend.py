@@ -201,6 +201,9 @@ class LocalBackend(Backend):
     async def list(self) -> set[str]:
         return set(self._runners)
 
+    def recent_output(self, runner: str, call: str) -> Sequence[str]:
+        return [] if self._show is None else self._show.recent(runner, call)
+
     async def logs(self, names: Collection[str]) -> Mapping[str, str]:
         return {name: self._text[name] for name in names if name in self._text}
 

@@ -8,7 +8,7 @@ from time import monotonic, time
 from typing import Any
 
 from bokeh.core.properties import Any as AnyValue
-from bokeh.core.properties import Int
+from bokeh.core.properties import Int, String
 from bokeh.document import Document
 from bokeh.model import DataModel
 from bokeh.models import Div, InlineStyleSheet, Range1d
@@ -18,6 +18,7 @@ from distributed.dashboard.components.scheduler import BOKEH_THEME
 
 from dask_flame.charts.colors import CALL_LINES, RUNNER_LINES, Palette
 from dask_flame.dashboard import theme
+from dask_flame.dashboard.flame.actions import details, find, may_stop
 from dask_flame.dashboard.flame.feed import Feed, Wanted
 from dask_flame.dashboard.flame.figures import curves, grid
 from dask_flame.dashboard.frame import put_into_frame
@@ -93,6 +94,11 @@ class FlameFeed(DataModel):
         after it has processed the latest one.
     wanted : dict
         Choices of the user that decide which data are sent; see :meth:`Wanted.read`.
+    opened : str
+        Key of the call that the user has opened; empty if none is. ``payload`` then has its
+        details as ``opened``; see :func:`dask_flame.dashboard.flame.actions.details`.
+    stop : str
+        Key of the call that the user has asked to stop.
     lost : int
         Number of reconnections; updates may have been lost at each.
     """
@@ -100,6 +106,8 @@ class FlameFeed(DataModel):
     payload = AnyValue(default={"number": 0})
     seen = Int(default=0)
     wanted = AnyValue(default={})
+    opened = String(default="")
+    stop = String(default="")
     lost = Int(default=0)
 
 
@@ -120,7 +128,9 @@ def _flame(
 ) -> None:
     doc.title = "Dask: Flame"
     put_into_frame(doc, "flame", extra)
-    _show(Board(scheduler, palette, workers, wanted=_asked(doc)), doc)
+    context = doc.session_context
+    can_stop = context is not None and may_stop(scheduler, context.request)
+    _show(Board(scheduler, palette, workers, wanted=_asked(doc), can_stop=can_stop), doc)
 
 
 def _alone(
@@ -169,6 +179,8 @@ class Board:
         Initial choices of the controls; see static/flame.js.
     wanted : Wanted, optional
         Choices that decide which data are sent first.
+    can_stop : bool, default False
+        Whether calls can be stopped from this page.
 
     Attributes
     ----------
@@ -185,6 +197,7 @@ class Board:
         *,
         options: Mapping[str, str] | None = None,
         wanted: Wanted | None = None,
+        can_stop: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._workers = workers
@@ -192,10 +205,14 @@ class Board:
         self._shared = FlameFeed(name="flame-feed", wanted=(wanted or Wanted()).sent())
         # Update at once when the user chooses metrics or runs.
         self._shared.on_change("wanted", lambda attr, old, new: self._choose())
+        self._shared.on_change("opened", lambda attr, old, new: self.update())
+        if can_stop:
+            self._shared.on_change("stop", lambda attr, old, new: self._stop(new))
         self._version: tuple[Gatherer | None, int, Wanted] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
         self._pools_at = float("-inf")
+        self._opened: dict[str, Any] | None = None
         self._across = Range1d(0, 1)
         self._charts = Row(sizing_mode="stretch_both", stylesheets=[InlineStyleSheet(css=_CHARTS)])
         self._grow(len(wanted.metrics) if wanted else 1)
@@ -241,6 +258,7 @@ class Board:
                 "runners": RUNNER_LINES,
                 "options": dict(options or {}),
                 "scheduler": scheduler.id,
+                "can_stop": can_stop,
             },
         }
 
@@ -263,11 +281,15 @@ class Board:
         if shared.lost != self._lost:
             self._lost = shared.lost
             self._feed.forget()
-            self._version = self._pools = None
+            self._version = self._pools = self._opened = None
         elif shared.seen < shared.payload["number"]:
             return
         reports = plugin_of(self._scheduler)
-        news = {"calls": self._calls(reports), "pools": self._counts(reports)}
+        news = {
+            "calls": self._calls(reports),
+            "pools": self._counts(reports),
+            "opened": self._details(reports),
+        }
         news = {name: what for name, what in news.items() if what is not None}
         if news:
             # The number comes first, so that Bokeh's comparison with the previous value in the
@@ -283,6 +305,21 @@ class Board:
         calls = reports.calls() if reports else {}
         runs = reports.runs() if reports else []
         return self._feed.next(calls, runs, now=time(), wanted=wanted)
+
+    def _details(self, reports: Gatherer | None) -> dict[str, Any] | None:
+        """Return the details of the call that is open, if they have changed."""
+        key = self._shared.opened
+        found = details(reports, key) if reports is not None and key else None
+        if found == self._opened:
+            return None
+        self._opened = found
+        return found
+
+    def _stop(self, key: str) -> None:
+        reports = plugin_of(self._scheduler)
+        found = find(reports, key) if reports is not None else None
+        if reports is not None and found is not None:
+            reports.stop(found)
 
     def _counts(self, reports: Gatherer | None) -> list[dict[str, Any]] | None:
         """Return the counts of each pool, if they have changed."""

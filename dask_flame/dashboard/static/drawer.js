@@ -30,6 +30,7 @@ class Drawer {
     this.closed = close;
     this.stop = stop;
     this.attempt = null;
+    this.asked = new Set(); // keys of the calls that were asked to stop
     /** @type {any} */
     this.before = null; // had the focus before the drawer was opened
     this.root = element("div", { hidden: true, dataset: { flame: "drawer" } });
@@ -41,8 +42,10 @@ class Drawer {
     this.shut = shut;
     this.end = element("button", { type: "button", name: "stop", hidden: true }, "stop this call");
     this.end.onclick = () => {
-      const asked = confirm(`Stop ${this.attempt.name}?`);
-      if (asked) this.stop(this.attempt);
+      if (!confirm(`Stop ${this.attempt.name} at its next report?`)) return;
+      this.asked.add(this.attempt.key);
+      this.stop(this.attempt);
+      this.offer();
     };
     this.facts = element("dl", {});
     this.why = element("pre", { tabIndex: 0, className: "bad" });
@@ -70,15 +73,15 @@ class Drawer {
     });
     document.body.append(this.root);
   }
-  /** Show a call; `attempt.lines`, if there are any, are its printed lines. */
-  show(attempt, calls) {
+  /** Show a call, with its traceback and its printed lines as far as they have arrived. */
+  show(attempt, calls, { traceback = "", lines = [] } = {}) {
     const opened = this.root.hidden;
     if (opened) this.before = document.activeElement;
     this.attempt = attempt;
     this.root.hidden = false;
     this.root.setAttribute("aria-label", `call ${attempt.name}`);
     write(this.name, attempt.name);
-    this.end.hidden = !this.stop || attempt.state !== "running";
+    this.offer();
     const time = (seconds) => (isNumber(seconds) ? clockTime(seconds) : "");
     const run = calls.runs.find(({ id }) => id === attempt.run);
     this.list(this.facts, [
@@ -107,11 +110,18 @@ class Drawer {
       String(a.attempt), [a.state, a.runner, a.why].filter(Boolean).join(" · "),
     ]));
     this.parts.why.hidden = !attempt.why;
-    write(this.why, attempt.why);
-    const lines = attempt.lines ?? [];
+    write(this.why, traceback ? `${attempt.why}\n\n${traceback}` : attempt.why);
     this.parts.lines.hidden = !lines.length;
     write(this.lines, lines.join("\n"));
     if (opened) this.shut.focus();
+  }
+  /** Show the button that stops the call, if it can be stopped. */
+  offer() {
+    const { key, state } = this.attempt;
+    const asked = this.asked.has(key);
+    this.end.hidden = !this.stop || state !== "running";
+    this.end.disabled = asked;
+    write(this.end, asked ? "stops at its next report" : "stop this call");
   }
   hide() {
     if (this.root.hidden) return;

@@ -150,14 +150,14 @@ function parse(text, names = null, now = Date.now() / 1000) {
   for (const term of terms(text)) {
     const problem = complaint(term, names);
     if (problem) wrong.push(problem);
-    else tests.push(testOf(term, now));
+    else tests.push(termTest(term, now));
   }
   const fits = (attempt) => tests.every((test) => test(attempt));
   return Object.assign(fits, { wrong: wrong.join("; ") });
 }
 
 /** @param {Term} term */
-function testOf(term, now) {
+function termTest(term, now) {
   const { text, not, word, name, operator, values } = term;
   if (word !== undefined) {
     const lower = word.toLowerCase();

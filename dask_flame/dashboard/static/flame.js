@@ -23,6 +23,7 @@ function main(args, { index }) {
   const tip = new Tip();
   const connection = new Connection(feed, look.scheduler, (gone) => controls.gone(gone));
   let focus = null;
+  let details = {}; // of the open call: its traceback and its printed lines
   let planned = false;
   let shownView = "";
 
@@ -36,6 +37,7 @@ function main(args, { index }) {
     if ("metrics" in changed || "run" in changed) {
       feed.wanted = { metrics: options.metrics, runs: options.run.length ? options.run : null };
     }
+    if (feed.opened !== options.open) feed.opened = options.open;
     remember();
     plan();
   };
@@ -61,7 +63,8 @@ function main(args, { index }) {
   const controls = new Controls(options, choose);
   const table = side && new Table(colors, { choose, point, open });
   const parameters = more && new ParameterView(colors, { choose, point, open });
-  const drawer = side && new Drawer({ close: () => open(null), stop: null });
+  const stop = look.can_stop ? (attempt) => (feed.stop = attempt.key) : null;
+  const drawer = side && new Drawer({ close: () => open(null), stop });
 
   /** Attach our elements to an element of Bokeh, which is emptied when Bokeh renders it again. */
   const mount = (model, root) => {
@@ -104,7 +107,7 @@ function main(args, { index }) {
     if (side) table.draw(calls, rows, options, focus);
     if (drawer) {
       const opened = options.open && calls.latest().find((a) => a.key === options.open);
-      if (opened) drawer.show(opened, calls);
+      if (opened) drawer.show(opened, calls, details.key === opened.key ? details : {});
       else drawer.hide();
     }
     const span = view === "grid" ? multiples.said(calls.metric, options) : "";
@@ -127,6 +130,7 @@ function main(args, { index }) {
   const take = () => {
     const told = feed.payload;
     if (told.calls) calls.apply(told.calls);
+    if (told.opened) details = told.opened;
     if (told.pools) controls.counted(told.pools, pools);
     feed.seen = told.number; // requests the next update
     plan();

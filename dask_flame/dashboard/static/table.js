@@ -3,7 +3,8 @@
 const ROW = 28; // height of a row in pixels
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NAME = { least: 120, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const NAME = { least: 170, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const NARROW = 420; // width of the table in pixels below which only the names do not scroll
 const LEAD = 80; // width of the first column, with the buttons and the rank
 
 const TABLE_STYLE = `
@@ -30,6 +31,8 @@ const TABLE_STYLE = `
  .call { position: sticky; left: ${LEAD}px; z-index: 1; text-align: left;
   border-right: 1px solid var(--flame-rule) }
  thead .lead, thead .call { z-index: 4 }
+ .narrow .lead { left: auto }
+ .narrow .call { left: 0 }
  tr.pinned > * { position: sticky; top: var(--top); z-index: 2 }
  tr.pinned > .lead, tr.pinned > .call { z-index: 3 }
  tr.last > * { border-bottom: 1px solid var(--flame-quiet) }
@@ -39,6 +42,7 @@ const TABLE_STYLE = `
  table:focus-visible tr.active > * { box-shadow: inset 0 2px #56B4E9, inset 0 -2px #56B4E9 }
  tr.hiding > * { color: var(--flame-quiet) }
  tr.group > * { background: color-mix(in srgb, var(--flame-rule) 35%, var(--flame-ground)) }
+ tr.group .quiet { color: inherit }
  tr.space > td { height: var(--height); padding: 0; border: 0 }
  td.best { font-weight: 600 }
  .bad { color: var(--flame-bad) }
@@ -150,7 +154,7 @@ class Table {
     const descending = sort ? options.descending : by?.better === "max";
     const worth = (group) => this.groupValue(group, by, names);
     for (const group of by ? sortedBy(groups, worth, descending) : groups) {
-      found.push({ id: `group-${group.key}`, group });
+      found.push({ id: `group-${group.place}`, group });
       if (this.opened.has(group.key)) found.push(...group.members.map((a) => call(a, true)));
     }
     return found;
@@ -203,6 +207,7 @@ class Table {
     wanted.forEach((tr, i) => {
       if (this.body.children[i] !== tr) this.body.insertBefore(tr, this.body.children[i] ?? null);
     });
+    mark(this.table, "role", this.last.names.length ? "treegrid" : "grid");
     mark(this.table, "aria-rowcount", String(n + 1));
     mark(this.table, "aria-colcount", String(shownOnes.length + 2));
     if (this.rows.has(this.active)) mark(this.table, "aria-activedescendant", this.rows.get(this.active).tr.id);
@@ -211,7 +216,7 @@ class Table {
   /** Widen columns that are too narrow; they never become narrower, so that nothing jumps. */
   measure(seen, texts) {
     const { shownOnes, calls } = this.last;
-    const ids = shownOnes.map((column) => column.id).join("\0");
+    const ids = [this.last.options.group, ...shownOnes.map((column) => column.id)].join("\0");
     if (this.measured !== ids) this.widths.clear();
     // Nothing is left of the bars when no call runs any more.
     const running = seen.some(({ attempt }) => isNumber(attempt?.progress) && attempt.state === "running");
@@ -232,6 +237,8 @@ class Table {
       const bar = state && running ? "————" : "";
       widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));
     });
+    this.narrow = this.scroll.clientWidth < NARROW;
+    this.table.classList.toggle("narrow", this.narrow);
     if (names !== this.names) this.widths.delete("call");
     this.names = names;
     const name = ({ group, attempt }) => (group ? `${group.name} (${group.members.length})` : attempt.name);
@@ -323,6 +330,8 @@ class Table {
     const { options, focus, shownOnes } = this.last;
     const { attempt: a, group } = entry;
     mark(row.tr, "aria-rowindex", String(at + 2));
+    if (this.last.names.length) mark(row.tr, "aria-level", entry.inGroup ? "2" : "1");
+    else row.tr.removeAttribute("aria-level");
     const key = a?.key;
     const hiding = group ? group.members.every((m) => options.hidden.includes(m.key)) : options.hidden.includes(key);
     const pinned = group ? group.members.every((m) => options.pinned.includes(m.key)) : options.pinned.includes(key);
@@ -356,12 +365,17 @@ class Table {
     mark(row.line, "stroke", color);
     const dash = STROKES[this.colors.dash(a, rows.length)];
     mark(row.line, "stroke-dasharray", dash ?? "none");
-    row.sample.style.visibility = a.state === "waiting" ? "hidden" : "";
+    // Calls of a group are drawn together, in its color.
+    row.sample.style.visibility = a.state === "waiting" || row.entry.inGroup ? "hidden" : "";
     write(row.sign, SIGNS[a.state] ?? "●");
-    row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)" : color;
-    this.name(row, a.name, a.attempt > 1 ? 70 : 0);
-    write(row.more, a.attempt > 1 ? ` attempt ${a.attempt}` : "");
-    const title = [a.name, a.key, a.arguments, stateText(a)].filter(Boolean);
+    row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)"
+      : row.entry.inGroup ? "var(--flame-quiet)" : color;
+    const again = a.attempt > 1 && !this.narrow;
+    this.name(row, a.name, again ? 70 : 0);
+    write(row.more, again ? ` attempt ${a.attempt}` : "");
+    const title = [
+      a.name, a.key, a.arguments, stateText(a), a.attempt > 1 ? `attempt ${a.attempt}` : "",
+    ].filter(Boolean);
     row.call.title = [...new Set(title)].join("\n");
   }
   fillGroup(row, group) {

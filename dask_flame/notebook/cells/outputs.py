@@ -58,9 +58,7 @@ class Outputs:
             self._items.append((what, *details))
             self._wake()
 
-    def display(
-        self, data: dict[str, Any], metadata: Any, transient: Any, *, update: bool
-    ) -> None:
+    def display(self, data: dict[str, Any], metadata: Any, transient: Any, *, update: bool) -> None:
         """Add a display, within the limit, or an update of one."""
         item = ("display", data, metadata, transient, update)
         with self._room:

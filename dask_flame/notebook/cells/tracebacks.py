@@ -150,9 +150,7 @@ def _code(frame: Frame) -> CodeType:
     }
     missing = ast.Expr(ast.Name(_MISSING, ast.Load(), **place), **place)
     code = compile(ast.Module([missing], []), frame.filename, "exec", dont_inherit=True)
-    return code.replace(
-        co_firstlineno=frame.first, co_name=frame.name, co_qualname=frame.qualname
-    )
+    return code.replace(co_firstlineno=frame.first, co_name=frame.name, co_qualname=frame.qualname)
 
 
 def _entry(code: CodeType, names: dict[str, Any]) -> TracebackType:

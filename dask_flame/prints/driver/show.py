@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.threads import BackgroundThread, in_thread
+from dask_flame.prints.frames import short
 from dask_flame.prints.lines import LineFilter
 from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
+
+#: Number of calls whose last lines are kept, number of these lines, and of characters of a line.
+_RECENT_CALLS, _RECENT_LINES, _LONGEST_RECENT = 1_000, 50, 500
 
 #: A runner, the number and the name of a call's execution, and the stream.
 _Source = tuple[str, int, str, int]
@@ -43,6 +48,7 @@ class Show:
         self._by_runner: dict[str, RateLimit] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._notices: dict[RateLimit, asyncio.TimerHandle] = {}
+        self._recent: dict[tuple[str, str], deque[str]] = {}
 
     def said(self, runner: str, pieces: Sequence[Sequence[Any]]) -> None:
         """Show output of a runner's calls, as sent by the runner."""
@@ -102,6 +108,20 @@ class Show:
         for stream in (0, 1, 2):
             self._finish((runner, call, name, stream))
 
+    def recent(self, runner: str, name: str) -> list[str]:
+        """Return the last lines of a call, by the name of its runner and its own short name."""
+        return list(self._recent.get((runner, short(name)), ()))
+
+    def _keep(self, runner: str, name: str, line: str) -> None:
+        if not name:
+            return
+        lines = self._recent.get((runner, name))
+        if lines is None:
+            lines = self._recent[runner, name] = deque(maxlen=_RECENT_LINES)
+            while len(self._recent) > _RECENT_CALLS:
+                del self._recent[next(iter(self._recent))]
+        lines.append(line[:_LONGEST_RECENT])
+
     def over(self, runner: str) -> None:
         """Show the unfinished lines of a runner that has ended."""
         for source in sorted(self._unfinished.pop(runner, ())):
@@ -143,6 +163,7 @@ class Show:
 
     def _show(self, source: _Source, line: str, *, free: bool) -> None:
         runner, _, name, _ = source
+        self._keep(runner, name, tame(line))
         if free:
             limit = self._by_runner.get(runner)
             if limit is None:

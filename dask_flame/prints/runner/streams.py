@@ -24,6 +24,8 @@ from dask.typing import Key
 
 from dask_flame.core import current_call
 from dask_flame.core.current_call import within
+from dask_flame.core.distributed_internals import workers
+from dask_flame.core.messages import CALL_NAME
 from dask_flame.core.text import label
 from dask_flame.prints.frames import BOTH, FREE, KEEP, SHOW, short
 from dask_flame.prints.lines import LONGEST
@@ -268,7 +270,7 @@ class PrintStreams:
 
     def open(self, key: Key) -> Source:
         """Return the source of a call that begins, or that has ended and still prints."""
-        new = Source(self, next(self._numbers), short(label(key)))
+        new = Source(self, next(self._numbers), short(_name_of(key)))
         source = self.sources.setdefault(key, new)
         while len(self.sources) > _MAX_CALLS:
             with contextlib.suppress(KeyError, RuntimeError):
@@ -287,6 +289,15 @@ class PrintStreams:
         self.forked = True
         for source in list(self.sources.values()):
             source.forget()
+
+
+def _name_of(key: Key) -> str:
+    """Return the name of a call as the scheduler has told it, otherwise a form of its key."""
+    for worker in workers():
+        ts = worker.state.tasks.get(key)
+        if ts is not None and ts.annotations and (name := ts.annotations.get(CALL_NAME)):
+            return str(name)
+    return label(key)
 
 
 class CallStream(io.TextIOBase):

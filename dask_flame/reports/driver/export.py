@@ -1,11 +1,10 @@
-"""Export reports to a data frame, a CSV file or TensorBoard logs (driver)."""
+"""Export reports to a data frame, a CSV file or the logs of experiment trackers (driver)."""
 
 from __future__ import annotations
 
 import csv
 import os
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 from dask.typing import Key
 
 from dask_flame.reports.changes import State
+from dask_flame.reports.driver.trackers import write_mlflow, write_tensorboard, write_wandb
+from dask_flame.reports.names import names as names_of
 from dask_flame.reports.series import CallReports, merged
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Columns before the metrics.
-COLUMNS = ("call", "attempt", "runner", "pool", "state", "step", "time")
+#: Columns before the parameters and the metrics.
+COLUMNS = (
+    *("call", "attempt", "runner", "pool", "state", "step", "time"),
+    *("name", "function", "run", "label"),
+)
 #: A cell that starts with one of these is a formula to spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-#: Suffix of the files that dask-flame writes into a TensorBoard folder.
-_SUFFIX = ".dask-flame"
 
 
 class Exports:
@@ -94,8 +96,14 @@ class Exports:
             - ``state``: state of the attempt: running, done, failed, cancelled or lost.
             - ``step``: int.
             - ``time``: time of the report, UTC, by the runner's clock.
+            - ``name``: name of the call, as on the page.
+            - ``function``, ``run``, ``label``: name of the function, id of the run, and the label
+              that the call gave itself; empty if there is none.
+            - One column for each parameter of a call, such as ``rate`` or ``model.layers``, None
+              where a call does not have it. A parameter with the name of another column or of a
+              metric gets an underscore at its end.
             - One column for each metric, NaN where a report did not include it. A metric with the
-              name of another column gets an underscore at its end.
+              name of a column above gets an underscore at its end.
 
         Raises
         ------
@@ -111,7 +119,7 @@ class Exports:
         --------
         >>> frame = cluster.reports.to_pandas()
         >>> best = frame.groupby("call").loss.min()
-        >>> curves = frame.pivot(index="step", columns="call", values="loss")
+        >>> curves = frame.pivot(index="step", columns="name", values="loss")
         """
         try:
             import pandas as pd
@@ -119,11 +127,11 @@ class Exports:
             raise ImportError(
                 "to_pandas() needs pandas: pip install 'dask-flame[data]'; to_csv() does not"
             ) from None
-        names, rows = _table(self.select(**which).values())
+        names, parameters, rows = self._table(which)
         frame = pd.DataFrame(list(rows), columns=names)
         frame["time"] = pd.to_datetime(frame["time"].astype(float), unit="s", utc=True)
         return frame.astype({"attempt": "int64", "step": "int64"}).astype(
-            dict.fromkeys(names[len(COLUMNS) :], "float64")
+            dict.fromkeys(names[len(COLUMNS) + parameters :], "float64")
         )
 
     def to_csv(self, path: str | os.PathLike[str], **which: Any) -> None:
@@ -142,7 +150,7 @@ class Exports:
         empty; NaN is ``nan``. Text that a spreadsheet would read as a formula, such as a key that
         begins with ``=``, is prefixed with ``'``.
         """
-        names, rows = _table(self.select(**which).values())
+        names, _, rows = self._table(which)
         at = COLUMNS.index("time")
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -166,7 +174,7 @@ class Exports:
         -------
         list of Path
             Folders of the runs, named by the calls' keys. Folders of earlier attempts end in
-            ``-attempt-1`` and so on.
+            ``-attempt-1`` and so on. The parameters of the calls are in TensorBoard's tab HPARAMS.
 
         Raises
         ------
@@ -178,23 +186,72 @@ class Exports:
         >>> folders = cluster.reports.to_tensorboard("runs")
         >>> # tensorboard --logdir runs
         """
-        open_writer = _writer()
-        made: list[Path] = []
-        for name, call in _runs(self.select(**which).values()):
-            run = Path(folder, name)
-            for old in run.glob(f"events.out.tfevents.*{_SUFFIX}"):
-                old.unlink()
-            writer = open_writer(str(run), filename_suffix=_SUFFIX)
-            try:
-                for metric, series in call.series.items():
-                    for step, value, at in zip(
-                        series.steps, series.values, series.times, strict=True
-                    ):
-                        writer.add_scalar(metric, value, step, at)
-            finally:
-                writer.close()
-            made.append(run)
-        return made
+        calls = self.select(**which)
+        return write_tensorboard(Path(folder), calls.values(), self._names())
+
+    def to_mlflow(self, folder: str | os.PathLike[str], **which: Any) -> list[str]:
+        """Write the reports into an MLflow database, with a run for each attempt of a call.
+
+        Parameters
+        ----------
+        folder : path
+            Created if it does not exist. The runs are added to its ``mlflow.db``, to the experiment
+            ``dask-flame``. No server is needed.
+        **which
+            Filters of :meth:`select`. By default all reports.
+
+        Returns
+        -------
+        list of str
+            Ids of the runs.
+
+        Raises
+        ------
+        ImportError
+            MLflow is not installed.
+
+        Examples
+        --------
+        >>> ids = cluster.reports.to_mlflow("tracked")                        # doctest: +SKIP
+        >>> # mlflow ui --backend-store-uri sqlite:///tracked/mlflow.db
+        """
+        return write_mlflow(Path(folder), self.select(**which).values(), self._names())
+
+    def to_wandb(self, folder: str | os.PathLike[str], **which: Any) -> list[Path]:
+        """Write the reports as offline runs of Weights & Biases, one for each attempt of a call.
+
+        Parameters
+        ----------
+        folder : path
+            Created if it does not exist. The runs are added to its folder ``wandb``. Reports
+            are not sent; ``wandb sync`` does that.
+        **which
+            Filters of :meth:`select`. By default all reports.
+
+        Returns
+        -------
+        list of Path
+            Folders of the runs.
+
+        Raises
+        ------
+        ImportError
+            wandb is not installed.
+
+        Examples
+        --------
+        >>> folders = cluster.reports.to_wandb("tracked")                     # doctest: +SKIP
+        >>> # wandb sync tracked/wandb/offline-run-*
+        """
+        return write_wandb(Path(folder), self.select(**which).values(), self._names())
+
+    def _names(self) -> dict[Key, str]:
+        # Of all calls, so that a call has one name whichever others are selected.
+        return names_of(self.calls.values())
+
+    def _table(self, which: dict[str, Any]) -> tuple[list[str], int, Iterator[list[Any]]]:
+        """Return the names of the columns, the number of parameters, and the rows."""
+        return _table(self.select(**which).values(), self._names())
 
 
 def _any_of(wanted: Any) -> Collection[Any] | None:
@@ -218,19 +275,26 @@ def _attempts(calls: Iterable[CallReports]) -> Iterator[CallReports]:
         yield call
 
 
-def _table(calls: Iterable[CallReports]) -> tuple[list[str], Iterator[list[Any]]]:
+def _table(
+    calls: Iterable[CallReports], called: Mapping[Key, str]
+) -> tuple[list[str], int, Iterator[list[Any]]]:
     attempts = list(_attempts(calls))
     metrics = list(dict.fromkeys(name for call in attempts for name in call.series))
+    parameters = list(dict.fromkeys(name for call in attempts for name in call.parameters))
 
     # Rows are generated one at a time: if each call has metrics of its own, the full table is
     # quadratic in the number of calls.
     def rows() -> Iterator[list[Any]]:
         for call in attempts:
             of_call = [call.key, call.attempt, call.runner, call.pool, call.state]
+            about: list[Any] = [called[call.key], call.function, call.run, call.label]
+            about += [call.parameters.get(name) for name in parameters]
             for (at, step), values in merged(call).items():
-                yield [*of_call, step, at, *map(values.get, metrics)]
+                yield [*of_call, step, at, *about, *map(values.get, metrics)]
 
-    return [*COLUMNS, *_names(metrics)], rows()
+    of_metrics = list(_apart(metrics, COLUMNS))
+    of_parameters = _apart(parameters, (*COLUMNS, *of_metrics))
+    return [*COLUMNS, *of_parameters, *of_metrics], len(parameters), rows()
 
 
 def _escaped(cell: Any) -> Any:
@@ -241,42 +305,12 @@ def _escaped(cell: Any) -> Any:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _names(metrics: Iterable[str]) -> Iterator[str]:
-    taken = {*COLUMNS, *metrics}
-    for metric in metrics:
-        name = metric
-        while name in COLUMNS or (name != metric and name in taken):
+def _apart(names: Iterable[str], others: Collection[str]) -> Iterator[str]:
+    """Return the names, with underscores at the end of those that are taken."""
+    taken = {*others, *names}
+    for given in names:
+        name = given
+        while name in others or (name != given and name in taken):
             name += "_"
         taken.add(name)
         yield name
-
-
-def _runs(calls: Iterable[CallReports]) -> Iterator[tuple[str, CallReports]]:
-    """Return the attempts with unique folder names."""
-    taken: set[str] = set()
-    for call in calls:
-        key = call.key if isinstance(call.key, str) else repr(call.key)
-        base = re.sub(r"[^\w.=+@, -]+", "_", key).strip(" .")[:120] or "call"
-        name, n = base, 1
-        # Some file systems ignore case.
-        while name.lower() in taken:
-            n += 1
-            name = f"{base}-{n}"
-        taken.add(name.lower())
-        for attempt in call.earlier:
-            yield f"{name}-attempt-{attempt.attempt}", attempt
-        yield name, call
-
-
-def _writer() -> Any:
-    """Return a class that writes TensorBoard logs, from either of two packages."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ImportError(
-                "to_tensorboard() needs a writer: pip install 'dask-flame[tensorboard]'"
-            ) from None
-    return SummaryWriter

@@ -110,21 +110,21 @@ class CallRecord:
             "actor": self.actor,
             "execution": self.execution,
             "past": list(self.past),
-            "earlier": [_dumped(call) for call in self.earlier],
-            "latest": _dumped(self.snapshot()),
+            "earlier": [dumped(call) for call in self.earlier],
+            "latest": dumped(self.snapshot()),
         }
 
     @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> CallRecord:
+    def load(cls, values: Mapping[str, Any]) -> CallRecord:
         """Return the record from the values that :meth:`dump` returned."""
-        latest = _loaded(dumped["latest"])
-        call = cls(latest.key, dumped["runner"], dumped["actor"], dumped["execution"])
-        call.past.extend(dumped["past"])
+        latest = loaded(values["latest"])
+        call = cls(latest.key, values["runner"], values["actor"], values["execution"])
+        call.past.extend(values["past"])
         call.state, call.attempt = latest.state, latest.attempt
         call.started, call.finished = latest.started, latest.finished
         call.pool, call.why, call.progress = latest.pool, latest.why, latest.progress
         call.about = {name: getattr(latest, name) for name in ABOUT}
-        call.earlier.extend(map(_loaded, dumped["earlier"]))
+        call.earlier.extend(map(loaded, values["earlier"]))
         for name, series in latest.series.items():
             curve = call.curves[name] = CurveRecord()
             curve.made = series.made
@@ -138,7 +138,8 @@ def _points(call: CallReports) -> int:
     return sum(map(len, call.series.values()))
 
 
-def _dumped(call: CallReports) -> dict[str, Any]:
+def dumped(call: CallReports) -> dict[str, Any]:
+    """Return a call, without its earlier attempts, as plain values for msgpack."""
     series = {
         name: (
             s.made,
@@ -155,8 +156,9 @@ def _dumped(call: CallReports) -> dict[str, Any]:
     return {**known, **times, **more, **about, "series": series}
 
 
-def _loaded(dumped: Mapping[str, Any]) -> CallReports:
+def loaded(values: Mapping[str, Any]) -> CallReports:
+    """Return the call from the values that :func:`dumped` returned."""
     series = {}
-    for name, (made, steps, values, times) in dumped["series"].items():
-        series[name] = Series(array("q", steps), array("d", values), array("d", times), made)
-    return CallReports(**{**dumped, "series": series})
+    for name, (made, steps, points, times) in values["series"].items():
+        series[name] = Series(array("q", steps), array("d", points), array("d", times), made)
+    return CallReports(**{**values, "series": series})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dask.typing import Key
@@ -20,6 +20,7 @@ class Gatherer(Protocol):
 
     store: ReportStore
     pools: Callable[[], Snapshot] | None
+    lines: Callable[[str, str], Sequence[str]] | None
 
     @property
     def version(self) -> int:
@@ -27,6 +28,12 @@ class Gatherer(Protocol):
 
     def calls(self) -> dict[Key, CallReports]:
         """Return all calls of runs and all calls that have reported, ordered by submission."""
+
+    def name_of(self, key: Key) -> str | None:
+        """Return the name of a call of a run, among those that were submitted with it."""
+
+    def stop(self, key: Key) -> None:
+        """Stop a call at its next report."""
 
     def traceback(self, key: Key) -> str:
         """Return the end of the traceback of a failed call; empty if there is none."""

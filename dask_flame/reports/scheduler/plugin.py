@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import time
 from typing import Any
@@ -64,6 +64,9 @@ class Reports(SchedulerPlugin):
         Returns a :class:`Snapshot` of the pools for the page. Set by the owner of the runners, and
         called on the scheduler's event loop about once a second for each open page. If None, the
         page shows the scheduler's workers as one pool.
+    lines : callable or None
+        Returns the last printed lines of a call, by the name of its runner and its own name. Set by
+        the owner of the runners.
 
     Examples
     --------
@@ -94,6 +97,7 @@ class Reports(SchedulerPlugin):
         self._book = RunBook(calls)
         self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.pools: Callable[[], Snapshot] | None = None
+        self.lines: Callable[[str, str], Sequence[str]] | None = None
         self._scheduler: Scheduler | None = None
         self._followers: ClientFollowers | None = None
         self._stops: CallStops | None = None
@@ -127,7 +131,7 @@ class Reports(SchedulerPlugin):
         if self._stops is not None:
             self._stops.close()
         self._scheduler = self._followers = self._stops = None
-        self.pools = None
+        self.pools = self.lines = None
 
     def log_event(self, topic: str, msg: Any) -> None:
         if topic != TOPIC or self._scheduler is None:
@@ -156,6 +160,15 @@ class Reports(SchedulerPlugin):
     def calls(self) -> dict[Key, CallReports]:
         """Return all calls of runs and all calls that have reported, ordered by submission."""
         return {**self._book.calls, **self.store.calls}
+
+    def name_of(self, key: Key) -> str | None:
+        """Return the name of a call of a run, among those that were submitted with it."""
+        return self._book.name_of(key)
+
+    def stop(self, key: Key) -> None:
+        """Stop a call at its next report, as :func:`dask_flame.stop` does."""
+        if self._stops is not None:
+            self._stops.stop([key], "raise")
 
     def traceback(self, key: Key) -> str:
         """Return the end of the traceback of a failed call of a run; empty if there is none."""

@@ -7,18 +7,21 @@ import contextvars
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dask.typing import Key
 
 from dask_flame.core.messages import RUN
 from dask_flame.reports.changes import State
+from dask_flame.reports.names import names
 from dask_flame.reports.runs import Run
 from dask_flame.reports.series import CallReports
 
 #: Maximum number of runs to keep.
 _RUNS = 200
+#: Maximum seconds between the end of a single call and the next one of the same run.
+_PAUSE = 60.0
 #: Number of characters of a traceback to keep.
 _LONGEST = 4_000
 _ENDED = ("done", "failed", "cancelled")
@@ -42,13 +45,13 @@ def submitted(description: Mapping[str, Any] | None) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _RunRecord:
-    """A run; `function` and `single` tell which later calls belong to it as well."""
+    """A run; `function`, `single` and `last` tell which later calls belong to it as well."""
 
     run: Run
     client: str
     function: str
     single: bool
-    keys: set[Key] = field(default_factory=set)
+    last: Key | None = None
 
 
 class RunBook:
@@ -72,9 +75,10 @@ class RunBook:
         self._most = calls
         self._calls: dict[Key, CallReports] = {}
         self._tracebacks: dict[Key, str] = {}
+        self._names: dict[Key, str] = {}
         self._runs: dict[str, _RunRecord] = {}
         self._latest: dict[str, _RunRecord] = {}  # by client
-        self._names: Counter[str] = Counter()
+        self._titles: Counter[str] = Counter()
         self.version = 0
 
     def __contains__(self, key: Key) -> bool:
@@ -141,7 +145,9 @@ class RunBook:
             if before is None:
                 call = replace(call, arguments=arguments, parameters=parameters, submitted=at)
             self._put(replace(call, run=record.run.id, pool=pools.get(key, call.pool)))
-            record.keys.add(key)
+            record.last = key
+        # Once for all calls of the submission: each is told its name when it begins.
+        self._names |= names(self._calls[key] for key in given)
         self._make_room()
         self.version += 1
 
@@ -172,6 +178,10 @@ class RunBook:
                 self._tracebacks[key] = traceback[-_LONGEST:]
             self._change(key, state=state, finished=at, why=why)
 
+    def name_of(self, key: Key) -> str | None:
+        """Return the name of a call, among those that were submitted with it; None if unknown."""
+        return self._names.get(key)
+
     def traceback(self, key: Key) -> str:
         """Return the traceback of a failed call; empty if there is none."""
         return self._tracebacks.get(key, "")
@@ -194,10 +204,10 @@ class RunBook:
         else:
             function, single = told.get("function", ""), total == 1
             record = self._latest.get(client)
-            if record is None or not (single and self._continues(record, function)):
+            if record is None or not (single and self._continues(record, function, at)):
                 name = function or "calls"
-                self._names[name] += 1
-                count = self._names[name]
+                self._titles[name] += 1
+                count = self._titles[name]
                 shown = name if count == 1 else f"{name} {count}"
                 record = self._open(
                     Run(uuid.uuid4().hex, shown, at, 0), client, function, single=single
@@ -206,15 +216,16 @@ class RunBook:
         record.run = replace(record.run, total=record.run.total + total)
         return record
 
-    def _continues(self, record: _RunRecord, function: str) -> bool:
+    def _continues(self, record: _RunRecord, function: str, at: float) -> bool:
         """Return whether a single call of this function belongs to the latest run.
 
-        It does if that run consists of single calls of this function, some of which have not ended.
+        It does if that run consists of single calls of this function, as in a loop, and the last of
+        them has not ended, or not long ago.
         """
-        if not record.single or record.function != function:
+        if not record.single or record.function != function or record.last is None:
             return False
-        known = (self._calls.get(key) for key in record.keys)
-        return any(call is not None and call.state not in _ENDED for call in known)
+        last = self._calls.get(record.last)
+        return last is not None and at - (last.finished or at) < _PAUSE
 
     def _open(self, run: Run, client: str, function: str, *, single: bool) -> _RunRecord:
         while len(self._runs) >= _RUNS:
@@ -244,6 +255,7 @@ class RunBook:
     def _drop(self, key: Key) -> None:
         self._calls.pop(key, None)
         self._tracebacks.pop(key, None)
+        self._names.pop(key, None)
 
 
 def _first(number: int, keys: Iterable[Key]) -> list[Key]:

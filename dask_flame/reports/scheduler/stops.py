@@ -35,7 +35,7 @@ class CallStops:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._wanted: dict[Key, str] = {}
-        scheduler.handlers[STOP] = self._stop
+        scheduler.handlers[STOP] = self.stop
 
     def __bool__(self) -> bool:
         return bool(self._wanted)
@@ -45,7 +45,7 @@ class CallStops:
         self._scheduler.handlers.pop(STOP, None)
         self._wanted.clear()
 
-    def _stop(self, keys: Iterable[Key], how: str) -> bool:
+    def stop(self, keys: Iterable[Key], how: str) -> bool:
         """Stop calls; the tasks of those that have just been submitted may arrive later."""
         for key in keys:
             ts = self._scheduler.tasks.get(key)

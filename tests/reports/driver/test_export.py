@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,29 @@ from dask_flame.reports.wire import Batch
 
 FIRST = 1_700_000_000.0
 FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
+FIXED += ["name", "function", "run", "label"]
+#: Parameters of calls, two of which have the names of other columns.
+PARAMETERS = {"rate": 0.5, "model.layers": 4, "step": "cosine", "bias": None}
 
 
-def add(store: ReportStore, key: Any, run: str = "a", /, **values: list[float | None]) -> None:
+def add(
+    store: ReportStore, key: Any, run: str = "a", about: Any = None, /, **values: list[float | None]
+) -> None:
     n = len(next(iter(values.values())))
     times = [FIRST + i / 4 for i in range(n)]
     rows = {k: [i for i, v in enumerate(c) if v is not None] for k, c in values.items()}
     there = {k: [v for v in c if v is not None] for k, c in values.items()}
     who, pool = f"runner-{key}", f"pool-{key}"
-    store.add(Batch(key, run, who, False, range(n), times, there, pool, rows=rows))
+    told = {} if about is None else {"function": "train", "run": "7f", **about}
+    store.add(Batch(key, run, who, False, range(n), times, there, pool, told, rows=rows))
 
 
 @pytest.fixture
 def store() -> ReportStore:
     """One call that is done, one in its second attempt, one whose key is a tuple."""
     store = ReportStore()
-    add(store, "a", loss=[3.0, math.nan, 1.0], acc=[None, 0.5, None])
+    told = {"parameters": PARAMETERS, "label": "the first"}
+    add(store, "a", "a", told, loss=[3.0, math.nan, 1.0], acc=[None, 0.5, None])
     store.end("a", "done", FIRST + 9)
     add(store, "b", "a", loss=[8.0])
     store.end("b", "lost", FIRST + 9)
@@ -45,8 +53,15 @@ def store() -> ReportStore:
 @pytest.mark.unit
 def test_a_frame_has_a_row_for_each_report(store: ReportStore) -> None:
     frame = store.to_pandas()
-    assert list(frame.columns) == [*FIXED, "loss", "acc", "time_", "rate"]
+    given = ["rate_", "model.layers", "step_", "bias"]
+    assert list(frame.columns) == [*FIXED, *given, "loss", "acc", "time_", "rate"]
     assert list(COLUMNS) == FIXED
+    assert list(frame.loc[0, ["name", "function", "run", "label"]]) == [
+        *("the first", "train", "7f", "the first")
+    ]
+    assert list(frame.loc[0, given]) == list(PARAMETERS.values())
+    assert list(frame.loc[4, ["name", "function", "run", "label"]]) == ["b", "", "", ""]
+    assert frame.loc[4, given].isna().all()
     assert [str(frame[n].dtype) for n in ("attempt", "step", "loss")] == [
         "int64",
         "int64",
@@ -75,14 +90,28 @@ def test_a_csv_file_says_the_same(store: ReportStore, tmp_path: Path) -> None:
     store.to_csv(tmp_path / "reports.csv")
     with (tmp_path / "reports.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == [*FIXED, "loss", "acc", "time_", "rate"]
+    given = ["rate_", "model.layers", "step_", "bias"]
+    assert header == [*FIXED, *given, "loss", "acc", "time_", "rate"]
     when = "2023-11-14T22:13:20.250000+00:00"
-    assert rows[1] == ["a", "1", "runner-a", "pool-a", "done", "1", when, "nan", "0.5", "", ""]
+    about = ["the first", "train", "7f", "the first", "0.5", "4", "cosine", ""]
+    assert rows[1] == [
+        "a",
+        "1",
+        "runner-a",
+        "pool-a",
+        "done",
+        "1",
+        when,
+        *about,
+        "nan",
+        "0.5",
+        "",
+        "",
+    ]
     assert rows[-1][0] == "('block', 1)"
     frame = pd.read_csv(tmp_path / "reports.csv", parse_dates=["time"])
-    pd.testing.assert_frame_equal(
-        frame.drop(columns="call"), store.to_pandas().drop(columns="call"), check_dtype=False
-    )
+    there = ["attempt", "step", "time", "state", "loss", "acc", "time_", "rate"]
+    pd.testing.assert_frame_equal(frame[there], store.to_pandas()[there], check_dtype=False)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +171,13 @@ def test_tensorboard_has_a_run_for_each_call(store: ReportStore, tmp_path: Path)
     assert len(list((tmp_path / "b").iterdir())) == 2  # somebody else's is left alone
     (tmp_path / "b" / "events.out.tfevents.1.other").unlink()
     store.to_tensorboard(tmp_path, metric=["loss", "rate"])  # in place of the first
-    got = scalars(tmp_path / "a")
+    *summaries, first, second, third = scalars(tmp_path / "a")
+    assert [tag for tag, *_ in summaries] == [
+        f"_hparams_/{part}" for part in ("experiment", "session_start_info", "session_end_info")
+    ]
+    assert b"model.layers" in (log := b"".join(records(tmp_path / "a")))
+    assert b"cosine" in log
+    got = [first, second, third]
     assert [(tag, step, at) for tag, step, _, at in got] == [
         ("loss", i, FIRST + i / 4) for i in range(3)
     ]
@@ -194,8 +229,57 @@ def test_a_csv_file_of_many_names_is_written_a_line_at_a_time(tmp_path: Path) ->
     for call in range(30):
         names = {f"c{call}-{i}": [1.0] for i in range(100)}
         store.add(Batch(f"call-{call}", "a", "r", False, [0], [FIRST], names))
-    names, rows = _table(store.calls.values())
+    names, _, rows = _table(store.calls.values(), dict.fromkeys(store.calls, "call"))
     assert len(names) == len(FIXED) + 3_000
     assert next(rows)[len(FIXED)] == 1.0
     store.to_csv(tmp_path / "reports.csv")
     assert (tmp_path / "reports.csv").read_text().count("\n") == 31
+
+
+# MLflow and W&B
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+def test_mlflow_has_a_run_for_each_attempt(store: ReportStore, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    ids = store.to_mlflow(tmp_path / "tracked")
+    assert len(ids) == len(store.to_mlflow(tmp_path / "tracked", call="a")) + 3
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'tracked' / 'mlflow.db'}")
+    first, lost, again, _ = [client.get_run(run) for run in ids]
+    assert [run.info.run_name for run in (first, lost, again)] == [
+        *("the first", "b", "b (attempt 2)")
+    ]
+    assert [run.info.status for run in (first, lost, again)] == ["FINISHED", "KILLED", "RUNNING"]
+    assert first.data.params == {name: str(value) for name, value in PARAMETERS.items()}
+    assert first.data.tags["function"] == "train"
+    told = [(m.step, m.timestamp, m.value) for m in client.get_metric_history(ids[0], "loss")]
+    assert sorted(told)[::2] == [(0, FIRST * 1000, 3.0), (2, FIRST * 1000 + 500, 1.0)]
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+def test_wandb_has_an_offline_run_for_each_attempt(
+    store: ReportStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise it starts threads that report its own errors, when it is imported.
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    pytest.importorskip("wandb")
+    folders = store.to_wandb(tmp_path / "tracked")
+    assert len({*folders}) == 4
+    for folder, text in zip(folders, (b"cosine", b"runner-b", b"runner-b", b"block"), strict=True):
+        assert folder.parent == tmp_path / "tracked" / "wandb"
+        (log,) = folder.glob("run-*.wandb")
+        assert text in log.read_bytes()
+    assert b"the first" in next(folders[0].glob("run-*.wandb")).read_bytes()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("name", "way"), [("mlflow", "to_mlflow"), ("wandb", "to_wandb")])
+def test_a_missing_library_is_named(
+    name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"pip install {name}"):
+        getattr(ReportStore(), way)(tmp_path / "tracked")
+    assert not (tmp_path / "tracked").exists()

@@ -67,9 +67,11 @@ def test_each_map_is_a_run_and_single_calls_share_one_while_it_lasts() -> None:
     assert names(book) == [("train", 2), ("train 2", 2), ("score", 3)]
     for key in "efg":
         book.end(key, "done", 1.0)
-    add(book, "h", function="score")
-    add(book, "i", function="train")
-    assert names(book)[3:] == [("score 2", 1), ("train 3", 1)]
+    add(book, "h", function="score", at=50.0)  # a loop that waits for each call
+    book.end("h", "done", 60.0)
+    add(book, "i", function="score", at=200.0)
+    add(book, "j", function="train", at=200.0)
+    assert names(book)[2:] == [("score", 4), ("score 2", 1), ("train 3", 1)]
 
 
 def test_clients_have_runs_of_their_own() -> None:

@@ -1,0 +1,179 @@
+"""A file that keeps runs across clusters (driver)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from dask.typing import Key
+
+from dask_flame.core.terminal_text import plain
+from dask_flame.errors import FlameError
+from dask_flame.reports.downsample import thin_steps
+from dask_flame.reports.runs import Run
+from dask_flame.reports.scheduler.call_record import dumped, loaded
+from dask_flame.reports.series import CallReports, Series
+
+#: Version of the tables, in SQLite's ``user_version``.
+_VERSION = 1
+_TABLES = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, begun REAL NOT NULL, total INTEGER NOT NULL,
+    named INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE calls (
+    run TEXT NOT NULL, key BLOB NOT NULL, attempt INTEGER NOT NULL, content BLOB NOT NULL,
+    PRIMARY KEY (run, key, attempt)
+);
+"""
+#: Maximum number of points of a series to keep.
+_POINTS = 1_000
+#: Seconds to wait for another driver that writes.
+_PATIENCE = 5.0
+
+
+class Archive:
+    """Runs in a file of SQLite, which several drivers may write at the same time.
+
+    Parameters
+    ----------
+    path : Path
+        Created by the first write, readable by its owner only.
+
+    Notes
+    -----
+    All methods may raise ``sqlite3.Error`` and ``OSError``, and :class:`FlameError` if a later
+    version of dask-flame has written the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, runs: Iterable[Run], calls: Iterable[CallReports]) -> None:
+        """Add runs and the attempts of calls, in place of those with the same identities.
+
+        Parameters
+        ----------
+        runs : iterable of Run
+        calls : iterable of CallReports
+            Each belongs to a run.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # SQLite gives its other files the mode of this one.
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        with self._open() as connection:
+            self._prepare(connection)
+            self._write(connection, runs, calls)
+
+    def _write(
+        self, connection: sqlite3.Connection, runs: Iterable[Run], calls: Iterable[CallReports]
+    ) -> None:
+        with connection:
+            connection.executemany(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "name = excluded.name, total = max(total, excluded.total)",
+                [(run.id, run.name, run.begun, run.total, run.named) for run in runs],
+            )
+            connection.executemany(
+                "INSERT INTO calls VALUES (?, ?, ?, ?) ON CONFLICT (run, key, attempt) "
+                "DO UPDATE SET content = excluded.content",
+                (
+                    (call.run, msgpack.packb(call.key), call.attempt, _packed(call))
+                    for latest in calls
+                    for call in (*latest.earlier, latest)
+                ),
+            )
+
+    def runs(self) -> list[Run]:
+        """Return the kept runs, oldest first; none if there is no file."""
+        rows = self._read("SELECT id, name, begun, total, named FROM runs ORDER BY begun")
+        return [
+            Run(number, name, begun, total, named=bool(named))
+            for number, name, begun, total, named in rows
+        ]
+
+    def calls(self, run: str) -> dict[Key, CallReports]:
+        """Return the kept calls of a run, with their earlier attempts."""
+        found: dict[Key, CallReports] = {}
+        for (content,) in self._read("SELECT content FROM calls WHERE run = ? ORDER BY rowid", run):
+            call = _unpacked(content)
+            before = found.get(call.key)
+            if before is not None:
+                earlier, latest = sorted((before, call), key=lambda one: one.attempt)
+                call = replace(latest, earlier=(*earlier.earlier, replace(earlier, earlier=())))
+            found[call.key] = call
+        return dict(sorted(found.items(), key=lambda item: item[1].submitted or item[1].started))
+
+    def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; none if there is no file, or it is empty."""
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            if self._version(connection) == 0:
+                return []
+            return connection.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.path, timeout=_PATIENCE)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Create the tables of a new file."""
+        if self._version(connection) == _VERSION:
+            return
+        # Another driver may use it at this moment; then this stays as it is.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL")
+        with connection:
+            # Another driver may create them at the same time.
+            connection.execute("BEGIN IMMEDIATE")
+            if self._version(connection) == 0:
+                for statement in _TABLES.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the tables, 0 if there are none; refuse other files."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version not in (0, _VERSION) or (version == 0 and tables):
+            raise FlameError(
+                f"flame.reports.keep={plain(str(self.path))} was not written by this version of "
+                "dask-flame; choose another file"
+            )
+        return int(version)
+
+
+def _packed(call: CallReports) -> bytes:
+    series = {name: _thinned(series) for name, series in call.series.items()}
+    plain_values = dumped(replace(call, series=series, earlier=()))
+    packed: bytes = msgpack.packb(plain_values)
+    return zlib.compress(packed, 1)
+
+
+def _unpacked(content: bytes) -> CallReports:
+    values: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(content), use_list=False)
+    return loaded(values)
+
+
+def _thinned(series: Series) -> Series:
+    if len(series) <= _POINTS:
+        return series
+    kept = thin_steps(series.steps, series.values, _POINTS)
+    return Series(
+        [series.steps[i] for i in kept],
+        [series.values[i] for i in kept],
+        [series.times[i] for i in kept],
+        series.made,
+    )

@@ -1,0 +1,162 @@
+"""``runs()``: the runs of a cluster, and those that are kept (driver)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+from dask.typing import Key
+from distributed import Client, get_client
+
+from dask_flame.core.option_checks import shown
+from dask_flame.errors import FlameError
+from dask_flame.reports.driver.archive import Archive
+from dask_flame.reports.driver.export import Exports
+from dask_flame.reports.driver.keeper import kept_in
+from dask_flame.reports.runs import Progress, Run, progress
+from dask_flame.reports.series import CallReports
+from dask_flame.reports.wire import NAME
+
+
+class RunReports(Exports):
+    """A run with its calls; returned by :func:`dask_flame.runs`.
+
+    Attributes
+    ----------
+    run : Run
+        Its id, name, begin and number of calls.
+    kept : bool
+        Whether it was read from the file ``flame.reports.keep``.
+    """
+
+    def __init__(
+        self, run: Run, load: Callable[[], Mapping[Key, CallReports]], *, kept: bool
+    ) -> None:
+        self.run = run
+        self.kept = kept
+        self._load = load
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def begun(self) -> float:
+        """Unix time in seconds of the first submission."""
+        return self.run.begun
+
+    @cached_property
+    def _calls(self) -> dict[Key, CallReports]:
+        return dict(self._load())
+
+    @property
+    def calls(self) -> dict[Key, CallReports]:
+        """The calls, ordered by submission."""
+        return dict(self._calls)
+
+    def progress(self, now: float) -> Progress:
+        """Return how far its calls have come; see :func:`dask_flame.reports.runs.progress`."""
+        return progress(self._calls.values(), now, self.run.total)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name!r}: {max(self.run.total, len(self._calls))} calls>"
+
+
+def kept_runs() -> list[RunReports]:
+    """Return the runs in the file ``flame.reports.keep``, oldest first.
+
+    Raises
+    ------
+    FlameError
+        Runs are not kept, or the file cannot be read.
+    """
+    path = kept_in()
+    if path is None:
+        raise FlameError(
+            "runs are not kept: flame.reports.keep of Dask's configuration names no file; write "
+            'dask.config.set({"flame.reports.keep": "~/.local/share/dask-flame/runs.db"})'
+        )
+    archive = Archive(path)
+    try:
+        found = archive.runs()
+    except Exception as error:
+        if isinstance(error, FlameError):
+            raise
+        raise FlameError(
+            f"flame.reports.keep={shown(str(path))} cannot be read: {error}"
+        ) from error
+    return [RunReports(run, partial(archive.calls, run.id), kept=True) for run in found]
+
+
+def runs(client: Client | None = None) -> Any:
+    """Return the runs of a cluster, and those that earlier clusters have kept.
+
+    Runs are kept if ``flame.reports.keep`` of Dask's configuration names a file. Without a client,
+    only kept runs are returned.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        By default the current client, if there is one.
+
+    Returns
+    -------
+    list of RunReports
+        Oldest first. Each has an ``id``, a ``name``, ``begun``, ``calls``, and the exports of
+        ``cluster.reports``, such as ``to_pandas()``. They do not change any more; call `runs`
+        again for their progress. With an asynchronous client: an awaitable of it.
+
+    Raises
+    ------
+    FlameError
+        The cluster has no :class:`Reports` plugin, or the file cannot be read.
+    TypeError
+        `client` is not a Client.
+
+    Examples
+    --------
+    >>> with dask_flame.run("depth sweep"):
+    ...     futures = client.map(train, rates)
+    >>> dask_flame.runs()[-1].name
+    'depth sweep'
+    """
+    if client is None:
+        try:
+            client = get_client()
+        except ValueError:
+            return _merged([], [])
+    if not isinstance(client, Client):
+        raise TypeError(
+            f"client={shown(client)} is not a distributed.Client; write dask_flame.runs(client)"
+        )
+    return client.sync(_all, client)
+
+
+async def _all(client: Client) -> list[RunReports]:
+    told = await client.run_on_scheduler(_told)
+    if told is None:
+        raise FlameError(
+            "this cluster has no Reports plugin, so it has no runs; write "
+            "client.register_plugin(dask_flame.Reports())"
+        )
+    return _merged(*told)
+
+
+def _told(dask_scheduler: Any) -> tuple[list[Run], list[CallReports]] | None:
+    """Return the runs and calls of the Reports plugin; on the scheduler."""
+    plugin = dask_scheduler.plugins.get(NAME)
+    return None if plugin is None else (plugin.runs(), list(plugin.calls().values()))
+
+
+def _merged(present: list[Run], calls: list[CallReports]) -> list[RunReports]:
+    """Return the present runs and the kept ones, without kept copies of the present ones."""
+    found = {run.id: run for run in ([] if kept_in() is None else kept_runs())}
+    for run in present:
+        own = {call.key: call for call in calls if call.run == run.id}
+        found[run.id] = RunReports(run, partial(dict, own), kept=False)
+    return sorted(found.values(), key=lambda run: run.begun)
