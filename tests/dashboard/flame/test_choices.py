@@ -86,9 +86,7 @@ def test_calls_without_reports_are_on_the_page(
     page.shows("5 of 6 done, 1 failed", "too large")
 
 
-def test_only_failures_are_rows_with_a_reason(
-    client: Client, visit: Callable[..., Page]
-) -> None:
+def test_only_failures_are_rows_with_a_reason(client: Client, visit: Callable[..., Page]) -> None:
     page = visit(url(client, "/flame"))
     futures = client.map(fails, [False] * 3, pure=False)
     wait_for(lambda: all(future.status == "error" for future in futures))
