@@ -83,6 +83,6 @@ def _number(decoded: dict[str, Any]) -> Any:
 def node() -> Iterator[Node]:
     if shutil.which(NODE) is None:
         pytest.skip(f"no {NODE} on the path; name one: NODE=/path/to/node pytest")
-    made = Node("calls", "columns", "filter", "groups")
+    made = Node("calls", "columns", "filter", "groups", "scales")
     yield made
     made.close()

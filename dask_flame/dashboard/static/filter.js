@@ -195,7 +195,7 @@ function withRange(text, name, range) {
   const others = terms(text).filter((term) => term.name !== name || term.not || term.operator === ":");
   const added = [];
   const own = quoted(name);
-  if (range?.values) added.push(`${own}=${range.values.map(quoted).join(",")}`);
+  if (range?.values?.length) added.push(`${own}=${range.values.map(quoted).join(",")}`);
   if (isNumber(range?.low)) added.push(`${own}>=${range.low}`);
   if (isNumber(range?.high)) added.push(`${own}<=${range.high}`);
   return [...others.map((term) => term.text), ...added].join(" ");

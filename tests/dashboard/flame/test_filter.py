@@ -183,3 +183,7 @@ def test_a_range_replaces_the_one_before(node: Node, low: float, high: float) ->
     assert given_back == [float(end) if math.isfinite(end) else None for end in (low, high)]
     again = node("withRange", first, "lr", {"low": 1})
     assert again == 'state:done "lr" -lr>3 lr>=1'
+
+
+def test_a_range_of_no_categories_is_no_range(node: Node) -> None:
+    assert node("withRange", "a act=b", "act", {"values": []}) == "a"

@@ -1,0 +1,93 @@
+"""Axes of parameters and results, in real JavaScript."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.node_help import Node, node
+
+__all__ = ["node"]
+
+pytestmark = pytest.mark.process
+
+several = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+SCALE = """(values) => {
+  const scale = scaleOf(values);
+  return [scale.kind, values.map(scale.place), scale.ticks];
+}"""
+#: The values that the range of a part of the axis chooses.
+CHOSEN = """(values, from, to) => {
+  const scale = scaleOf(values);
+  const text = withRange("", "x", rangeBetween(scale, from, to));
+  const fits = parse(text, ["x"]);
+  return values.filter((value) => fits({ parameters: [["x", value]] }));
+}"""
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2, 50], "linear"),
+        ([0.001, 0.01, 1], "log"),
+        ([0, 0.01, 100], "linear"),
+        ([-1, 1000], "linear"),
+        (["relu", "tanh"], "category"),
+        ([True, False], "category"),
+        ([1, "auto"], "category"),
+        ([None, None], "category"),
+        ([None, 3], "linear"),
+        ([5], "linear"),
+    ],
+)
+def test_kinds_of_axes(node: Node, values: list[Any], kind: str) -> None:
+    assert node(SCALE, values)[0] == kind
+
+
+def test_ticks_are_the_values_if_they_are_few(node: Node) -> None:
+    assert node(SCALE, [2, 4, 8])[2] == [[0, "2"], [pytest.approx(1 / 3), "4"], [1, "8"]]
+    assert [text for _, text in node(SCALE, [1e-4, 1e-2, 1])[2]] == ["0.0001", "0.01", "1"]
+    many = [0.001 * 1.3**i for i in range(40)]
+    assert [text for _, text in node(SCALE, many)[2]] == ["0.001", "0.01", "0.1", "1", "10"]
+    assert [text for _, text in node(SCALE, list(range(101)))[2]] == [
+        "0",
+        "20",
+        "40",
+        "60",
+        "80",
+        "100",
+    ]
+    assert node(SCALE, ["b", "a"])[2] == [[0.25, "a"], [0.75, "b"]]
+
+
+numbers = st.floats(-1e6, 1e6) | st.floats(1e-6, 1e6) | st.integers(-1000, 1000)
+
+
+@several
+@given(values=st.lists(numbers, min_size=1, max_size=30))
+def test_numbers_are_on_the_axis_in_their_order(node: Node, values: list[float]) -> None:
+    _, places, ticks = node(SCALE, values)
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
+    assert [place for _, place in sorted(zip(values, places, strict=True))] == sorted(places)
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place, _ in ticks)
+
+
+@several
+@given(
+    values=st.lists(numbers, min_size=1, max_size=20) | st.lists(st.text("abc, ", min_size=1)),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+)
+def test_a_part_of_an_axis_chooses_what_lies_on_it(
+    node: Node, values: list[Any], ends: list[float]
+) -> None:
+    places = node(SCALE, values)[1]
+    chosen = node(CHOSEN, values, *ends)
+    on_it = [v for v, place in zip(values, places, strict=True) if ends[0] <= place <= ends[1]]
+    if on_it:
+        assert [value for value in on_it if value not in chosen] == []
