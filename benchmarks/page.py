@@ -46,8 +46,8 @@ _WATCH = """() => {
   requestAnimationFrame(frame);
   const { properties } = Bokeh.documents[0].get_model_by_name("flame-page").tags[0];
   properties.payload.change.connect(() => requestAnimationFrame(() => {
-    const curves = [...daskFlame.calls.byId.values()].map((call) => call.curve("at"));
-    const newest = curves.map((curve) => curve.values.all.at(-1) ?? 0);
+    const all = [...daskFlame.calls.byId.values()];
+    const newest = all.map((call) => call.curve("at").values.all.at(-1) ?? 0);
     const age = Date.now() / 1000 - Math.max(...newest);
     if (age < 1e6) seen.ages.push(age); // else the times are not drawn yet
   }));

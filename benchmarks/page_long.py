@@ -102,7 +102,8 @@ def measure(options: argparse.Namespace) -> None:
         cluster.sync(_filled, store, options.calls, options.steps)
         made = options.calls * options.steps * len(_METRICS)
         print(f"{made:,} values in the store after {time.perf_counter() - begun:.1f} s")
-        link = cluster.dashboard_link.replace("/status", "/flame?")
+        port = cluster.dashboard_link.rpartition(":")[2].partition("/")[0]
+        link = f"http://127.0.0.1:{port}/flame?"
         link += "&".join(f"metric={name}" for name in _METRICS)
         rows = []
         print("drawn/ms", *(f"{name}/ms" for name in _ACTIONS), "heap/MB")

@@ -82,8 +82,8 @@ _STYLE = """<style>
 @media (prefers-reduced-motion: reduce) { .flame-panel i.booting { animation: none } }
 </style>"""
 
-# Style of a panel that is an output of its own beside a live one. It is hidden while the live one is
-# there. Without a kernel JupyterLab shows an error in place of the live one: that is hidden then.
+# Style of a panel that is an output of its own beside a live one. It is hidden while the live one
+# is there. Without a kernel JupyterLab shows an error in its place: that is hidden then.
 _BESIDE = """<style>
 :root:has(.flame-live-ID) .jp-OutputArea-child:has(.flame-saved-ID):not(:has(.flame-live-ID)),
 :root:has(.flame-live-ID) .flame-saved-ID:not(.flame-live-ID *),

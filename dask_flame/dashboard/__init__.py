@@ -10,8 +10,8 @@ def install(scheduler: Any) -> bool:
     """Add the pages to a scheduler's dashboard, before or after the scheduler has started.
 
     It adds ``/flame`` and ``/pools`` with one link in the navigation bar, and single plots whose
-    paths begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages
-    show the data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no
+    paths begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages show
+    the data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no
     effect.
 
     Parameters

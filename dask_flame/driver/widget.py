@@ -152,8 +152,8 @@ def _root(kit: Any, children: list[Any]) -> Any:
     """Return a box that is shown as an output of its own.
 
     distributed shows a cluster by one output with the widget and its HTML. JupyterLab would show
-    only the widget, and an error in its place without the kernel, also in a saved notebook. The HTML
-    is therefore an output of its own; its style hides one of the two.
+    only the widget, and an error in its place without the kernel, also in a saved notebook.
+    Therefore the HTML is an output of its own; its style hides one of the two.
     """
 
     class Root(kit.VBox):

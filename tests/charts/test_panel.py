@@ -5,18 +5,23 @@ from __future__ import annotations
 import html.parser
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from distributed import Client
 
 from dask_flame import FlameCluster, Pool
-from dask_flame.charts.panel import Head, duration, panel
+from dask_flame.charts.panel import Head, duration, live, panel, same
 from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
+from tests.support.browser_help import ARGUMENTS, CHROMIUM
 from tests.support.waiting import wait_for
+
+sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
 NOW = 1_700_000_000.0
@@ -139,6 +144,57 @@ def test_a_cluster_that_is_over_says_why() -> None:
 )
 def test_durations(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+@pytest.mark.unit
+def test_a_panel_says_when_it_was_so() -> None:
+    page = panel(HEAD, state(runner("a")), [])
+    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW))
+    assert f"as of {written}" in shown(page).replace("not updated since ", "")
+    later = panel(HEAD, replace(state(runner("a")), now=NOW + 60), [])
+    assert "idle for 60 s" in later
+    assert page != later
+    # Nothing else has changed, except for how long a runner has been in its state.
+    assert same(page, later.replace("for 65 s", "for 5 s"))
+    assert not same(page, panel(HEAD, state(runner("b")), []))
+    assert "as of" not in panel(Head("mine", "local", "closed"), state(), [])
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_on_a_phone(scheme: Any) -> None:
+    page = panel(
+        Head("a-name-of-a-cluster-that-is-longer-than-others", "kubernetes", "", HEAD.links),
+        state(
+            *(runner(f"r{n}", busy=n % 2) for n in range(20)),
+            runner("b", "booting"),
+            most=100,
+            waiting=12_345,
+            events=[Event(NOW, "trouble", "0/3 nodes are available: " + "Insufficient" * 20)],
+        ),
+        [Boot("b", "default", NOW - 70, (("accepted", 0.1),), trouble="no-room-" * 20)],
+    )
+    # ipywidgets puts the page into a flexible box.
+    body = f'<body style="margin:0"><div style="display:flex"><div>{live("mine", page)}</div></div>'
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            window = chromium.new_page(viewport={"width": 320, "height": 800}, color_scheme=scheme)
+            window.set_content(body.replace("<div><div", '<div style="flex-grow:1"><div'))
+            wide = window.evaluate(
+                """() => [...document.querySelectorAll("*")]
+                .filter((e) => e.scrollWidth > e.clientWidth && getComputedStyle(e).display
+                    !== "inline" && e.clientWidth)
+                .map((e) => e.className)"""
+            )
+            assert wide == []
+            right = window.evaluate(
+                """() => Math.max(...[...document.querySelectorAll(".flame-panel, .flame-panel *")]
+                .map((e) => e.getBoundingClientRect().right))"""
+            )
+            assert 300 < right <= 320
+        finally:
+            chromium.close()
 
 
 @pytest.mark.process

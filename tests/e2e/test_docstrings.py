@@ -33,7 +33,7 @@ CLUSTERS = {
     "dask_flame.notebook.watch": "flame",
     "dask_flame.prints.scheduler.plugin": "plain",
     "dask_flame.reports.driver.export": "flame",
-    "dask_flame.reports.driver.kept": "plain",
+    "dask_flame.reports.driver.kept": "flame",
     "dask_flame.reports.driver.replica": "plain",
     "dask_flame.reports.driver.stop": "flame",
     "dask_flame.reports.driver.stream": "flame",

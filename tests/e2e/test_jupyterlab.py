@@ -219,6 +219,52 @@ def test_buttons_work_beside_the_cell_that_runs(lab: Lab, page: Any) -> None:
     wait_for(lambda: not of_clusters(), 20, "the end of all runners")
 
 
+def shown(page: Any) -> list[str]:
+    """Return the text of the outputs that can be seen."""
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll(".jp-OutputArea-child")]
+        .filter((e) => e.offsetHeight).map((e) => e.innerText)"""
+    )
+    return found
+
+
+def kill_kernel(lab: Lab) -> None:
+    (there,) = lab.ask("api/kernels")
+    (kernel,) = (p for p in ours() if any(there["id"] in word for word in p.cmdline()))
+    kernel.kill()
+
+
+@pytest.mark.browser
+def test_the_panel_says_that_its_kernel_is_gone_and_a_saved_one_is_html(
+    lab: Lab, page: Any
+) -> None:
+    open_notebook(page, lab, TRAIN, PANEL.replace("max=1", "min=1, max=1"))
+    do(page, "notebook:run-all-cells")
+    page.locator(".flame-live").get_by_text("1 ready").wait_for()
+    (live,) = shown(page)
+    assert "Resize" in live
+    # Its opacity says that the live one is live.
+    since = page.locator(".flame-live .since")
+    opacity = "e => getComputedStyle(e).opacity"
+    assert since.evaluate(opacity) == "0"
+    do(page, "docmanager:save")
+    wait_for(lambda: any("flame-saved" in p.read_text() for p in lab.work.glob("*.ipynb")))
+
+    kill_kernel(lab)
+    page.wait_for_function(
+        "() => getComputedStyle(document.querySelector('.flame-live .since')).opacity === '1'"
+    )
+    assert "not updated since 20" in shown(page)[0]
+    assert page.locator(".flame-live .now").evaluate(opacity) == "0.45"
+
+    page.reload()
+    page.locator(".flame-panel .saved").wait_for()
+    page.get_by_text("Error displaying widget").wait_for(state="hidden")
+    (saved,) = shown(page)
+    assert "as of 20" in saved
+    assert "not updated since" not in saved
+
+
 @pytest.mark.process
 def test_a_server_that_is_killed_leaves_no_runner(tmp_path: Path) -> None:
     with _marked(), jupyterlab(tmp_path / "lab", dask_config=_factory()) as lab:

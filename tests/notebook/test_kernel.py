@@ -159,12 +159,59 @@ def test_a_pool_that_was_chosen_before_the_cluster_came() -> None:
     with kernel("%load_ext dask_flame") as notebook:
         said = notebook.ok("%flame pool=nix").text
         assert "there is no Dask client yet: the first cell finds out" in said
-        notebook.ok(CLUSTER.replace("%load_ext", "%reload_ext"))
+        notebook.ok(CLUSTER.replace("%load_ext dask_flame\n", ""))
         said = notebook.run("%%flame\n1").text
         assert "there is no pool 'nix'; there are 'default'\n%flame has set pool=nix" in said
         assert "write %flame pool=none" in said
         notebook.ok("%flame pool=none")
         assert notebook.ok("%%flame\n1").displayed == [{"text/plain": "1"}]
+
+
+TRAIN = """
+import time
+
+def train(rate):
+    for step in range(20):
+        report(step=step, loss=rate / (step + 1))
+        time.sleep(0.02)
+
+futures = client.map(train, [0.1, 0.2], key=["low", "high"])
+watch(futures)
+"""
+
+
+def test_a_console_shows_the_end_of_the_curves(notebook: Kernel) -> None:
+    # As `jupyter console` asks; it prints displays, and does not know of updates.
+    cell = notebook.ok(TRAIN, allow_stdin=True)
+    kinds = [kind for kind, _ in cell.messages]
+    assert kinds.count("display_data") == 1
+    assert "update_display_data" not in kinds
+    assert "2 calls: 2 done" in cell.displayed[0]["text/plain"]
+    assert "  1  low" in cell.displayed[0]["text/plain"]
+    lines = cell.text.split("\r")
+    assert any("best loss" in line and "by low" in line for line in lines)
+    assert lines[-1].strip() == ""
+    assert max(map(len, lines)) < 80
+
+
+def test_a_notebook_has_one_picture_that_is_replaced(notebook: Kernel) -> None:
+    # Dask would not run calls with the same keys again.
+    train = TRAIN.replace('["low", "high"]', '["first", "second"]')
+    cell = notebook.ok(train, allow_stdin=True, metadata={"cellId": "1"})
+    kinds = [kind for kind, _ in cell.messages]
+    assert kinds[0] == "display_data"
+    assert set(kinds[1:]) == {"update_display_data"}
+    assert "2 calls: 2 done" in cell.displayed[-1]["text/plain"]
+
+
+def test_a_cluster_is_html_beside_its_widget(notebook: Kernel) -> None:
+    widget, page = notebook.ok("client.cluster").displayed
+    # The widget itself is nothing where there are no widgets, and has no text in a console.
+    assert set(widget) == {"application/vnd.jupyter.widget-view+json", "text/html"}
+    assert widget["text/html"] == ""
+    assert set(page) == {"text/html", "text/plain"}
+    assert "1 ready" in page["text/html"]
+    assert page["text/plain"].startswith("FlameCluster(")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/notebook.md"])

@@ -104,10 +104,10 @@ def test_a_notebook_from_top_to_bottom(token: str) -> None:
     client.execute()
     notebook = client.nb
 
-    (shown,) = (o for o in outputs(notebook, "cluster") if "data" in o)
+    widget, shown = (o for o in outputs(notebook, "cluster") if "data" in o)
     assert "0 to 2 runners" in shown["data"]["text/html"]
     assert "FlameCluster(" in shown["data"]["text/plain"]
-    assert "application/vnd.jupyter.widget-view+json" in shown["data"]
+    assert "application/vnd.jupyter.widget-view+json" in widget["data"]
 
     printed, value = outputs(notebook, "flame")
     assert printed["text"] == "on runner-1\n"

@@ -185,18 +185,20 @@ class Controls {
     for (const choice of this.drawing) choice.hidden = !known.length || !several;
     this.metric.hidden = this.way.hidden = !known.length;
     this.again.hidden = !known.length || (!options.zoom && !cut);
-    this.main = calls.metric;
+    // As chosen, also before the data have arrived.
+    const asked = options.metrics.filter((name) => known.includes(name));
+    const [first, ...also] = asked.length ? asked : calls.drawn;
+    this.main = first ?? "";
     const there = [...this.metric.options].map((option) => option.value);
     if (there.join("\0") !== known.join("\0")) {
       this.metric.replaceChildren(...known.map((m) => element("option", { value: m }, m)));
     }
-    if (this.metric.value !== calls.metric) this.metric.value = calls.metric;
+    if (this.metric.value !== this.main) this.metric.value = this.main;
     write(this.way, calls.higher() ? "↑ higher is better" : "↓ lower is better");
     this.way.title = calls.declared.has(calls.metric)
       ? "declared by the calls"
       : "guessed by the name; dask_flame.report.better(…) declares it";
-    const others = known.filter((name) => name !== calls.metric);
-    const also = calls.drawn.slice(1);
+    const others = known.filter((name) => name !== this.main);
     this.also.draw(others.map((name) => [name, name, ""]), also, also.length ? `+ ${also.join(", ")}` : "+ metric");
     this.also.root.hidden = !others.length || options.view !== "curves";
     this.choice(calls, options);

@@ -90,13 +90,13 @@ class OutputLimit:
         if not self._cut:
             return []
         last: list[Piece] = []
-        room = LAST
+        ends = 0
         for stream, text in reversed(self._dropped):
-            lines = text.splitlines(keepends=True)
-            last.append((stream, "".join(lines[-room:])))
-            room -= len(lines)
-            if room <= 0:
+            ends += text.count("\n")
+            if ends > LAST:
+                last.append((stream, text.split("\n", ends - LAST)[-1]))
                 break
+            last.append((stream, text))
         self._lines = max(0, self._lines - sum(text.count("\n") for _, text in last))
         return [*self._left_out(), *last[::-1]]
 

@@ -157,7 +157,8 @@ def _entry(code: CodeType, names: dict[str, Any]) -> TracebackType:
     try:
         exec(code, {"__builtins__": {}, **names})
     except NameError as error:
-        assert error.__traceback__ is not None
-        assert error.__traceback__.tb_next is not None
-        return error.__traceback__.tb_next
-    raise AssertionError(f"{_MISSING} is a name")
+        # The first entry is this function's.
+        entry = error.__traceback__.tb_next if error.__traceback__ else None
+        if entry is not None:
+            return entry
+    raise RuntimeError(f"{_MISSING!r} is a name")

@@ -34,8 +34,7 @@ class _TextBars(types.ModuleType):
         return importlib.import_module, (self.__name__,)
 
     def __getattr__(self, name: str) -> Any:
-        from tqdm import std
-
+        std = importlib.import_module("tqdm.std")
         found = {"tqdm": std.tqdm, "tqdm_notebook": std.tqdm}
         found |= {"trange": std.trange, "tnrange": std.trange}
         try:

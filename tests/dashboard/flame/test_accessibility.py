@@ -30,9 +30,8 @@ HIDDEN = """async () => {
   for (const root of roots) {
     for (const element of root.querySelectorAll("*")) {
       if (element.shadowRoot) roots.push(element.shadowRoot);
-      if (element.matches("select, input, button, summary, nav a, .navbar a")) {
-        controls.push(element);
-      }
+      const control = element.matches("select, input, button, summary, nav a, .navbar a");
+      if (control) controls.push(element);
     }
   }
   const wrong = [];

@@ -31,7 +31,7 @@ from click.testing import CliRunner
 from dask.distributed import Client, Status, get_worker
 
 import dask_flame
-from dask_flame import FlameCluster, Pool, RunnerLost, on, report, stream
+from dask_flame import CallStopped, FlameCluster, Pool, RunnerLost, on, report, stream
 from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.cli.commands import flame as command_line
@@ -121,6 +121,34 @@ def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
     report(step=1, slept=seconds)
     time.sleep(seconds)
     return get_worker().name, os.environ.get("TOKEN")
+
+
+def endless() -> str:
+    """Report until the driver stops it."""
+    for step in range(3_000):
+        time.sleep(0.01)
+        try:
+            report(step=step, loss=0.5)
+        except CallStopped as error:
+            return str(error)
+    return "never stopped"
+
+
+def test_calls_are_stopped_and_runs_are_kept(outside: Start, cluster: Any, tmp_path: Path) -> None:
+    outside()
+    with dask.config.set({"flame.reports.keep": str(tmp_path / "runs.db")}):
+        flame, client = cluster(max=1)
+        future = client.submit(endless, key="endless")
+        wait_for(lambda: "endless" in flame.reports, within=60, what="reports")
+        dask_flame.stop(future)
+        assert future.result(timeout=60) == "endless was stopped by dask_flame.stop()"
+        (present,) = dask_flame.runs(client)
+        client.close()
+        flame.close()
+        (kept,) = dask_flame.runs()
+    assert [run.name for run in (present, kept)] == ["endless", "endless"]
+    assert [c.state for run in (present, kept) for c in run.calls.values()] == ["done", "done"]
+    assert kept.calls["endless"].series["loss"].made > 0
 
 
 def talk(lines: int) -> None:
