@@ -47,6 +47,7 @@ _SCRIPTS = (
     "charts",
     "grid",
     "panel",
+    "cells",
     "tools",
     "table",
     "parallel",
