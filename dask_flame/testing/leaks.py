@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process
 
 
 @contextlib.contextmanager
-def nothing_left(within: float = 5.0) -> Iterator[None]:
+def nothing_left(within: float = 5.0, *, owners: Collection[str] = ()) -> Iterator[None]:
     """Fail if the body leaves something behind.
 
     It looks for processes, threads, listening sockets, scratch directories, and named semaphores or
@@ -84,6 +84,8 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
     ----------
     within : float, default 5.0
         Seconds to wait for things that are ending.
+    owners : collection of str, optional
+        Names of programs that own the processes that they start, such as a browser's.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
         Something is left; the message lists it, with the stacks of threads.
     """
     token = uuid.uuid4().hex
-    before = _state()
+    before = _state(owners=owners)
     outer = os.environ.get(_WATCHED)
     os.environ[_WATCHED] = token
     try:
@@ -102,7 +104,7 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
         else:
             os.environ[_WATCHED] = outer
     deadline = time.monotonic() + within
-    while leaks := _compare(before, _state(token)):
+    while leaks := _compare(before, _state(token, owners)):
         if time.monotonic() > deadline:
             raise AssertionError(str(leaks))
         time.sleep(0.05)
@@ -111,14 +113,14 @@ def nothing_left(within: float = 5.0) -> Iterator[None]:
 _State = dict[str, dict[object, str]]
 
 
-def _state(token: str = "") -> _State:
+def _state(token: str = "", owners: Collection[str] = ()) -> _State:
     me = psutil.Process()
     processes: dict[object, str] = {}
     # No process has a token before it is set.
     marked = marked_processes(token, variable=_WATCHED) if token else []
     for process in {*me.children(recursive=True), *marked}:
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE:
+            if process.status() != psutil.STATUS_ZOMBIE and not _is_owned(process, owners):
                 processes[(process.pid, process.create_time())] = " ".join(process.cmdline())
     stacks = sys._current_frames()
     threads: dict[object, str] = {
@@ -141,6 +143,10 @@ def _state(token: str = "") -> _State:
         "folder": scratch,
         "shared memory": dict.fromkeys(_abandoned_shared_memory(), "no process has it open"),
     }
+
+
+def _is_owned(process: psutil.Process, owners: Collection[str]) -> bool:
+    return bool(owners) and any(parent.name() in owners for parent in process.parents())
 
 
 def _abandoned_shared_memory() -> set[str]:

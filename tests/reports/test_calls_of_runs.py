@@ -72,9 +72,7 @@ def test_calls_wait_fail_and_run_before_they_report(flame: Any) -> None:
     assert sorted(states(plugin).values()) == [*["done"] * 3, "failed"]
 
 
-def test_a_label_names_a_call_everywhere(
-    flame: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_label_names_a_call_everywhere(flame: Any, capsys: pytest.CaptureFixture[str]) -> None:
     cluster, client = flame(max=2)
     Event("go", client=client).set()
     Event("end", client=client).set()

@@ -45,3 +45,22 @@ def test_a_semaphore_that_a_process_holds_is_left_alone() -> None:
         assert semaphore.exists()
         assert str(semaphore) not in _abandoned_shared_memory()
         holder.communicate("\n")
+
+
+def test_processes_of_a_program_that_owns_them_are_left_alone() -> None:
+    with subprocess.Popen(
+        ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+
+        def start() -> None:
+            shell.stdin.write("sleep 60 & echo $!\n")  # type: ignore[union-attr]
+            shell.stdin.flush()  # type: ignore[union-attr]
+            shell.stdout.readline()  # type: ignore[union-attr]
+
+        with nothing_left(0.1, owners=("bash",)):
+            start()
+        with pytest.raises(AssertionError, match="sleep 60"), nothing_left(0.1):
+            start()
+        shell.communicate("kill %1 %2\n")
