@@ -173,8 +173,10 @@ class Controls {
   }
   /** Rank by another metric, and draw it first. */
   rank(metric) {
-    const others = this.also.chosen().filter((name) => name !== metric);
-    this.choose({ metrics: [metric, ...others] });
+    const also = this.also.chosen();
+    // A metric that is drawn already changes places with the first one.
+    const others = also.includes(metric) ? [this.main, ...also] : also;
+    this.choose({ metrics: [metric, ...others.filter((name) => name !== metric)] });
   }
   draw(calls, rows, { cut, span, wrong }, options) {
     write(this.wrong, wrong);
