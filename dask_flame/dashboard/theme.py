@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bokeh.models import GlobalInlineStyleSheet, InlineStyleSheet
+from bokeh.models import GlobalInlineStyleSheet, InlineStyleSheet, NoOverlap
 
 from dask_flame.charts.colors import QUIET, RULE, VARIABLES
 
@@ -70,6 +70,8 @@ def plain(fig: Any) -> None:
     fig.outline_line_color = None
     fig.xgrid.visible = False
     fig.ygrid.grid_line_color = RULE
+    for axis in fig.xaxis:
+        axis.major_label_policy = NoOverlap()
     for axis in (*fig.xaxis, *fig.yaxis):
         axis.axis_line_color = axis.major_tick_line_color = QUIET
         axis.minor_tick_line_color = None

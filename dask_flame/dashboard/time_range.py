@@ -81,7 +81,7 @@ class TimeRange:
         self._follow.on_change("active", self._pause)
         for end in ("start", "end"):
             self.range.on_change(end, self._zoomed)
-        self.root = Row(children=[self._windows, self._follow])
+        self.root = Row(children=[self._windows, self._follow], styles={"flex-wrap": "wrap"})
 
     @property
     def window(self) -> tuple[float, float]:

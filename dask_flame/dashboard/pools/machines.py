@@ -227,7 +227,11 @@ class Machines:
         )
         self.root = Column(
             children=[
-                Row(children=[self._choice, self._head], sizing_mode="stretch_width"),
+                Row(
+                    children=[self._choice, self._head],
+                    sizing_mode="stretch_width",
+                    styles={"flex-wrap": "wrap"},
+                ),
                 self.rows.figure,
             ],
             sizing_mode="stretch_width",
@@ -285,7 +289,7 @@ def _head(words: str, missing: bool) -> str:
     return (
         '<div style="display:flex; flex-wrap:wrap; gap:2px 16px; align-items:center; '
         'font-size:13px; color:var(--flame-ink)">'
-        f'<span style="white-space:nowrap; color:var(--flame-quiet)">{words}: nothing '
+        f'<span style="color:var(--flame-quiet)">{words}: nothing '
         f'<span style="display:inline-flex; vertical-align:middle">{steps}</span> all</span>'
         f"{hint}</div>"
     )

@@ -196,7 +196,8 @@ class PoolsBoard:
         return min(times, default=now)
 
     def _layout(self) -> LayoutDOM:
-        controls = Row(children=[self._pool, self._span.root], margin=(4, 0, 0, 0))
+        wrap = {"flex-wrap": "wrap"}
+        controls = Row(children=[self._pool, self._span.root], margin=(4, 0, 0, 0), styles=wrap)
         below = Row(
             children=[self._boots.root, self._events.root],
             sizing_mode="stretch_width",
