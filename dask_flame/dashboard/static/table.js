@@ -163,7 +163,10 @@ class Table {
     this.table.classList.toggle("narrow", this.narrow);
     if (names !== this.names) this.widths.delete("call");
     this.names = names;
-    const name = ({ group, attempt }) => (group ? `${group.name} (${group.members.length})` : attempt.name);
+    const name = ({ group, attempt: a }) => {
+      if (group) return `${group.name} (${group.members.length})`;
+      return a.attempt > 1 && !this.narrow ? `${a.name} attempt ${a.attempt}` : a.name;
+    };
     widen("call", `————${longest(seen.map(name))}`, 90, names);
     const widths = [LEAD, this.widths.get("call") ?? 90, ...shownOnes.map((c) => this.widths.get(c.id))];
     const total = widths.reduce((sum, width) => sum + width, 0);

@@ -364,7 +364,7 @@ def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Pag
     choose(page, metric="accuracy")
     said["first"] = {"accuracy": [0.5]}
     wait_for(lambda: drawn(page, said, "accuracy"))
-    page.shows("best 0.9756 at step 39 by a", "best accuracy")
+    page.shows("best 0.9756 at step 39 by a", "higher is better")
 
     assert {line["kind"] for line in lines(page).values()} == {"linear"}
     choose(page, log=True)
@@ -425,7 +425,7 @@ def test_a_chart_for_each_runner(client: Client, visit: Callable[[str], Page]) -
         for i in range(4)
     }
     wait_for(lambda: len(lines(page)) == 4)
-    choose(page, view="grid")
+    choose(page, colors="runner", view="grid")
     wait_for(lambda: {line["kind"] for line in lines(page).values()} == {"grid"})
     shown = lines(page)
     assert {key: line["runner"] for key, line in shown.items()} == where
@@ -606,7 +606,7 @@ def test_names_are_not_markup(client: Client, visit: Callable[[str], Page]) -> N
     evil = "<img src=x onerror=alert(1)>"
     page = visit(url(client, "/flame"))
     client.submit(only, evil, key=f"key{evil}").result()
-    page.shows(f"key{evil}", f"best {evil}")
+    page.shows(f"key{evil}", evil)
     wait_for(lambda: len(lines(page)) == 1)
     page.point(PLACE, ["flame-linear", f"key{evil}", 0])
     page.shows(f"name='{evil}'"[:30])

@@ -362,7 +362,9 @@ def test_the_navigation_and_the_list_of_plots_name_it() -> None:
         assert {"/individual-flame-runners", "/individual-flame-pools"} <= set(plots)
         for page in ("/status", "/pools"):
             text = get(client, page)
-            assert text.count(">Pools</a>") == 1
+            # Its tab is on the pages of the one entry "Flame".
+            assert text.count(">Pools</a>") == (page == "/pools")
+            assert text.count(">Flame</a>") == 1
             assert text.count(">Flame Runners</a>") == text.count(">Flame Pools</a>") == 1
 
 
