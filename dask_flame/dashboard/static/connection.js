@@ -1,7 +1,10 @@
 // The connection to the scheduler: a page whose driver has come back is loaded again.
 
 const ASK_EVERY = 1000; // milliseconds
+const TIMEOUT = 3000; // milliseconds for an answer
 const PATIENCE = 8000; // milliseconds that Bokeh gets to connect again to the same scheduler
+
+const pause = () => new Promise((done) => setTimeout(done, ASK_EVERY));
 
 class Connection {
   /** `said(gone)` is called when the scheduler is lost or found. */
@@ -18,9 +21,12 @@ class Connection {
       this.lost = true;
     });
   }
-  /** Bokeh has connected again; to another scheduler it has another document. */
-  found() {
-    if (this.document.get_model_by_name("flame-feed") !== this.feed) {
+  /** Bokeh has connected again, perhaps to another scheduler, whose document it may not read. */
+  async found() {
+    let scheduler = await this.ask();
+    for (; scheduler === null; scheduler = await this.ask()) await pause();
+    const other = this.document.get_model_by_name("flame-feed") !== this.feed;
+    if (scheduler !== this.scheduler || other) {
       location.reload();
       return;
     }
@@ -32,7 +38,7 @@ class Connection {
   async watch() {
     let since = 0;
     for (;;) {
-      await new Promise((done) => setTimeout(done, ASK_EVERY));
+      await pause();
       if (!this.lost) return;
       const scheduler = await this.ask();
       if (scheduler === null) {
@@ -52,6 +58,8 @@ class Connection {
     try {
       const answer = await fetch(`${location.pathname.replace(/\/$/, "")}/metadata`, {
         cache: "no-store",
+        // A closed cluster in the same process may have left connections on which nobody answers.
+        signal: AbortSignal.timeout(TIMEOUT),
       });
       return answer.ok ? ((await answer.json()).data?.scheduler ?? "") : null;
     } catch {
