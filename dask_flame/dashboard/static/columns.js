@@ -52,7 +52,14 @@ function stateText(attempt) {
     const share = isNumber(attempt.progress) ? `${Math.floor(100 * attempt.progress)} %` : "running";
     return isNumber(attempt.left) ? `${share}, ${timeLeft(attempt.left)} left` : share;
   }
-  return attempt.why ? `${attempt.state}: ${attempt.why}` : attempt.state;
+  return attempt.why ? `${attempt.state}: ${reason(attempt.why)}` : attempt.state;
+}
+
+/** The message of an exception, with its class if the message alone says little: KeyError: 'a'. */
+function reason(why) {
+  const [, kind, , message] = /^([\w.]+)\((["'])(.*)\2,?\)$/s.exec(why) ?? [];
+  if (message === undefined) return why;
+  return message.length > 20 ? message : `${kind}: ${message}`;
 }
 
 /** Estimated seconds, as roughly as they are known. */

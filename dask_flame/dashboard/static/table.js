@@ -153,7 +153,7 @@ class Table {
     const names = Math.round(Math.max(NAME.least, Math.min(NAME.most, NAME.share * this.scroll.clientWidth)));
     shownOnes.forEach((column, k) => {
       const state = column.id === "state";
-      const most = state ? 200 : column.of ? 190 : 160;
+      const most = state ? 235 : column.of ? 190 : 160;
       widen(column.id, `${column.title} ▾`, 44, most);
       // Digits have the same width: of the texts with most characters one is the widest or nearly so.
       const bar = state && running ? "————" : "";
