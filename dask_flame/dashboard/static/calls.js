@@ -252,3 +252,13 @@ function duration(seconds) {
   const rest = Math.round(s % 60);
   return h ? `${sign}${h} h ${m} min` : rest ? `${sign}${m} min ${rest} s` : `${sign}${m} min`;
 }
+
+/** Estimated seconds with a unit, as roughly as they are known. */
+function roughly(seconds) {
+  if (seconds < 10) return `${Math.max(1, Math.ceil(seconds))} s`;
+  if (seconds < 90) return `${5 * Math.ceil(seconds / 5)} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) return `${minutes} min`;
+  const [h, rest] = [Math.floor(minutes / 60), 10 * Math.round((minutes % 60) / 10)];
+  return h < 24 && rest && rest < 60 ? `${h} h ${rest} min` : `${Math.round(minutes / 60)} h`;
+}

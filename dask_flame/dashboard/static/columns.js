@@ -50,7 +50,7 @@ function parameterText(value) {
 function stateText(attempt) {
   if (attempt.state === "running") {
     const share = isNumber(attempt.progress) ? `${Math.floor(100 * attempt.progress)} %` : "running";
-    return isNumber(attempt.left) ? `${share}, ${timeLeft(attempt.left)} left` : share;
+    return isNumber(attempt.left) ? `${share}, ${roughly(attempt.left)} left` : share;
   }
   return attempt.why ? `${attempt.state}: ${reason(attempt.why)}` : attempt.state;
 }
@@ -60,15 +60,6 @@ function reason(why) {
   const [, kind, , message] = /^([\w.]+)\((["'])(.*)\2,?\)$/s.exec(why) ?? [];
   if (message === undefined) return why;
   return message.length > 20 ? message : `${kind}: ${message}`;
-}
-
-/** Estimated seconds, as roughly as they are known. */
-function timeLeft(seconds) {
-  if (seconds < 10) return `${Math.max(1, Math.ceil(seconds))} s`;
-  if (seconds < 90) return `${5 * Math.ceil(seconds / 5)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  const hours = seconds / 3600;
-  return hours < 10 ? `${Number(hours.toFixed(1))} h` : `${Math.round(hours)} h`;
 }
 
 /**

@@ -348,12 +348,3 @@ function thinned(calls) {
   const count = (n) => n.toLocaleString("en");
   return points < made ? `${count(points)} of ${count(made)} points` : "";
 }
-
-/** A long time in few words: "40 s", "6 min", "2 h 10 min". */
-function roughly(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  const minutes = Math.round(seconds / 60);
-  if (minutes < 90) return `${minutes} min`;
-  const [h, rest] = [Math.floor(minutes / 60), 10 * Math.round((minutes % 60) / 10)];
-  return h < 24 && rest && rest < 60 ? `${h} h ${rest} min` : `${Math.round(minutes / 60)} h`;
-}
