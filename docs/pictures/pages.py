@@ -54,7 +54,8 @@ def train(rate: float, width: int, beta: float) -> float:
         if step % 4 == 0:
             now = loss(run(held)[1], wanted)
             right = (run(held)[1].argmax(axis=1) == wanted.argmax(axis=1)).mean()
-            report(step=step, loss=now, accuracy=right, batch_loss=loss(guess, y[rows]))
+            numbers = {"loss": now, "accuracy": right, "batch_loss": loss(guess, y[rows])}
+            report(numbers, step=step, of=4000)
             best = min(best, now)
             if step > 600 and now > 5:
                 raise ArithmeticError(f"diverged: loss {now:.1f} at step {step}")
