@@ -332,9 +332,9 @@ def test_it_takes_no_time_for_what_is_huge() -> None:
 
 @pytest.mark.unit
 def test_it_travels_once_for_each_execution_and_is_kept() -> None:
-    call = RunningCall("call", "a", False, arguments="rate=0.1")
+    call = RunningCall("call", "a", False, about={"arguments": "rate=0.1"})
     messages = [encode("r0", [(call, step, 1.0, {"loss": 1.0})]) for step in range(2)]
-    assert ["arguments" in message["calls"][0] for message in messages] == [True, False]
+    assert ["about" in message["calls"][0] for message in messages] == [True, False]
     store, copy, later = ReportStore(), ReportStore(), ReportStore()
     store.subscribe(
         lambda change: copy.take(Change.unpack(msgpack.unpackb(msgpack.packb(change.pack()))))
@@ -348,13 +348,16 @@ def test_it_travels_once_for_each_execution_and_is_kept() -> None:
 
 @pytest.mark.unit
 def test_each_attempt_has_its_own() -> None:
+    def about(rate: str) -> dict[str, Any]:
+        return {"arguments": f"rate={rate}"}
+
     store = ReportStore()
     values = {"loss": [1.0]}
-    store.add(Batch("call", "a", "r0", False, [0], [0.0], values, arguments="rate=0.1"))
-    store.add(Batch("call", "b", "r0", False, [0], [1.0], values, arguments="rate=0.2"))
+    store.add(Batch("call", "a", "r0", False, [0], [0.0], values, about=about("0.1")))
+    store.add(Batch("call", "b", "r0", False, [0], [1.0], values, about=about("0.2")))
     store.begin("call", 2.0)
-    assert store.calls["call"].arguments == ""  # nobody has said with what it begins
-    store.add(Batch("call", "c", "r0", False, [0], [3.0], values, arguments="rate=0.3"))
+    assert store.calls["call"].arguments == "rate=0.2"  # until it says otherwise
+    store.add(Batch("call", "c", "r0", False, [0], [3.0], values, about=about("0.3")))
     call = store.calls["call"]
     assert [c.arguments for c in (*call.earlier, call)] == ["rate=0.1", "rate=0.2", "rate=0.3"]
     later = ReportStore()

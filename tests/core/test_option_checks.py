@@ -333,6 +333,7 @@ _CONFIGURED = {
     "reports.names": [0, *COUNTS],
     "reports.hide-random": YES_OR_NO,
     "reports.keep": WORDS,
+    "reports.stop": YES_OR_NO,
     "local.echo": YES_OR_NO,
     "local.fork": YES_OR_NO,
     "kubernetes.namespace": WORDS,
