@@ -136,7 +136,7 @@ def _called(task: Any, worker: Worker | None) -> _Called | None:
         return None
     function, args, kwargs = task.func, task.args, task.kwargs
     if function is apply:
-        function, args, *more = (_plain(arg) for arg in args)
+        function, args, *more = (plain_node(arg) for arg in args)
         kwargs = more[0] if more else {}
     if getattr(function, "__module__", "").startswith("dask_flame.notebook."):
         return None  # a notebook cell has no arguments
@@ -147,12 +147,12 @@ def _called(task: Any, worker: Worker | None) -> _Called | None:
             return _value(worker, value.key, inner)
         if kind is Alias:
             return _value(worker, value.target, inner)
-        return _plain(value)
+        return plain_node(value)
 
     return function, args, kwargs, resolve
 
 
-def _plain(value: Any) -> Any:
+def plain_node(value: Any) -> Any:
     """Return the value of a graph node, limited to the items that are shown."""
     kind = type(value)
     if kind is DataNode:

@@ -10,11 +10,12 @@ import dask
 from distributed import Future
 
 from dask_flame.core.argument_text import NamedArgument, argument_text
-from dask_flame.core.distributed_internals import SubmittedCalls
+from dask_flame.core.distributed_internals import Alias, SubmittedCalls, TaskRef
 from dask_flame.core.messages import RUN
 from dask_flame.core.parameters import parameters
 from dask_flame.core.settings import configured
 from dask_flame.core.text import function_name, without_token
+from dask_flame.serialization.task_arguments import plain_node
 
 #: Maximum number of calls of one submission that are described.
 MOST = 1_000
@@ -55,4 +56,9 @@ def _each(found: SubmittedCalls) -> Iterator[tuple[Any, str, dict[str, Any]]]:
 
 
 def _shown(value: Any) -> Any:
-    return NamedArgument(without_token(value.key)) if isinstance(value, Future) else value
+    """Return the value to show for an argument; results of other calls are shown by their names."""
+    if isinstance(value, Future | TaskRef):
+        return NamedArgument(without_token(value.key))
+    if isinstance(value, Alias):
+        return NamedArgument(without_token(value.target))
+    return plain_node(value)

@@ -57,7 +57,7 @@ def test_the_readme_runs_from_top_to_bottom() -> None:
     out = run_page(README)
     assert out.startswith("[0, 1, 4, 9, 16, 25, 36, 49]\n")
     assert "/flame\n" in out
-    assert re.search(r"^runner-\d+ 25 0\.\d+$", out, re.MULTILINE)
+    assert re.search(r"^rate=\S+ 25 0\.\d+$", out, re.MULTILINE)
     assert out.endswith("1\n[1, 2]\n")
 
 

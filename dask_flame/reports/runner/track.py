@@ -54,7 +54,7 @@ def track(items: Iterable[T], *, total: int | None = None, every: Duration = "0.
     >>> for epoch in range(3):
     ...     for batch in dask_flame.track(loader):
     ...         loss = train(batch)
-    ...         dask_flame.report(loss=loss)
+    ...         wanted = dask_flame.report(loss=loss)
     """
     # iter(items) would start the processes of a data loader.
     if not any(hasattr(type(items), name) for name in ("__iter__", "__getitem__")):

@@ -142,7 +142,7 @@ class Reports(SchedulerPlugin):
         forget_events(self._scheduler, TOPIC)
         for batch in decode(msg):
             if batch.about and (known := self._book.get(batch.key)) is not None:
-                batch = replace(batch, about={**batch.about, **_submission(known)})
+                batch = replace(batch, about={**_submission(known), **batch.about})
             ts = self._scheduler.tasks.get(batch.key)
             wanted = batch.actor or (ts is not None and ts.state == "processing")
             self.store.add(batch, state="running" if wanted else "cancelled")
