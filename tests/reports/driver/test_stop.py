@@ -294,8 +294,8 @@ def test_a_loop_over_stream_drops_the_worst_half(client: Client) -> None:
 def test_a_call_that_waits_does_not_begin(flame: Make) -> None:
     _, client = flame(max=1)
     first = client.submit(looks)
-    second = client.submit(catches)
     reported(client, first)
+    second = client.submit(catches)
     stop(second)
     wait(second, timeout=30)
     with pytest.raises(CallStopped, match="before it began"):
