@@ -234,7 +234,13 @@ def test_a_lightning_callback_stops_the_trainer_and_knows_its_steps(
     go = tmp_path / "go"
     future = client.submit(by_lightning, str(tmp_path), str(go), key="call")
     store = there(client.cluster)
-    wait_for(lambda: "call" in store and "loss" in store.get("call").series, what="a report")
+
+    def steps() -> int:
+        call = store.get("call")
+        return len(call.series["loss"]) if call is not None and "loss" in call.series else 0
+
+    # It waits in its fourth step then.
+    wait_for(lambda: steps() == 3, what="three reports")
     stop(future)
     go.touch()
     assert future.result() == 4
