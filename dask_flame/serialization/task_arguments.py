@@ -63,31 +63,6 @@ def about_task(worker: Worker, key: Key, *, hide_random: bool = True) -> dict[st
         return {}
 
 
-def arguments_of(worker: Worker, key: Key, *, hide_random: bool = True) -> str:
-    """Return the arguments of a task on this worker as text; may be called from any thread.
-
-    Parameters
-    ----------
-    worker : distributed.Worker
-        Worker that has the task.
-    key : Key
-        Key of the task.
-    hide_random : bool, default True
-        See :func:`dask_flame.core.argument_text.argument_text`.
-
-    Returns
-    -------
-    str
-        See :func:`dask_flame.core.argument_text.argument_text`. Empty if there is no such task, as
-        for methods of actors, and for internal tasks.
-    """
-    try:
-        return called_with(_opened(worker, key), worker, hide_random=hide_random)
-    except Exception:
-        # The task may be released meanwhile, or be made by an unknown version of Dask.
-        return ""
-
-
 def _opened(worker: Worker, key: Key) -> Any:
     ts = worker.state.tasks.get(key)
     task = None if ts is None else ts.run_spec

@@ -37,7 +37,7 @@ from dask_flame.core.argument_text import ALL, ONE, argument_text
 from dask_flame.core.redaction import ELSE, secret, veiled
 from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.wire import Batch, RunningCall, decode, encode
-from dask_flame.serialization.task_arguments import arguments_of
+from dask_flame.serialization.task_arguments import about_task
 from tests.support.waiting import wait_for
 
 X = "\N{MULTIPLICATION SIGN}"
@@ -531,8 +531,11 @@ def test_what_is_not_at_hand_is_shown_by_its_key() -> None:
     layers, more = List(Alias(("block", 1)), 2), Dict({"b": Alias("x")})
     ts = SimpleNamespace(run_spec=Task("key", train, TaskRef(f"load-{uuid}"), layers, a=more))
     worker: Any = SimpleNamespace(data={}, state=SimpleNamespace(tasks={"key": ts}))
-    assert arguments_of(worker, "key") == "rate=load, layers=[('block', 1), 2], a={'b': x}"
-    assert arguments_of(worker, "another") == ""
+    assert (
+        about_task(worker, "key").get("arguments", "")
+        == "rate=load, layers=[('block', 1), 2], a={'b': x}"
+    )
+    assert about_task(worker, "another").get("arguments", "") == ""
 
 
 @pytest.mark.unit
@@ -540,7 +543,7 @@ def test_of_fused_tasks_it_is_the_last_one_that_counts() -> None:
     one, two = Task("one", train, 1), Task("two", train, TaskRef("one"), TaskRef("far"), b=3)
     ts = SimpleNamespace(run_spec=Task.fuse(one, two))
     worker: Any = SimpleNamespace(data={"far": [7]}, state=SimpleNamespace(tasks={"two": ts}))
-    assert arguments_of(worker, "two") == "rate=one, layers=[7], b=3"
+    assert about_task(worker, "two").get("arguments", "") == "rate=one, layers=[7], b=3"
 
 
 @pytest.mark.process
@@ -551,7 +554,7 @@ def test_what_it_costs(client: Client, record_property: Callable[[str, Any], Non
         key = worker.active_threads[threading.get_ident()]
         for _ in range(300):
             start = time.perf_counter()
-            arguments_of(worker, key)
+            about_task(worker, key)
             took.append(time.perf_counter() - start)
         return statistics.median(took) * 1e6
 
