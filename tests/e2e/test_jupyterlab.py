@@ -234,6 +234,14 @@ def kill_kernel(lab: Lab) -> None:
     kernel.kill()
 
 
+def opacity(page: Any, part: str) -> str:
+    """Opacity of a part of the panel; empty while the panel replaces it."""
+    found: str = page.evaluate(
+        "part => getComputedStyle(document.querySelector(`.flame-live .${part}`)).opacity", part
+    )
+    return found
+
+
 @pytest.mark.browser
 def test_the_panel_says_that_its_kernel_is_gone_and_a_saved_one_is_html(
     lab: Lab, page: Any
@@ -244,18 +252,14 @@ def test_the_panel_says_that_its_kernel_is_gone_and_a_saved_one_is_html(
     (live,) = shown(page)
     assert "Resize" in live
     # Its opacity says that the live one is live.
-    since = page.locator(".flame-live .since")
-    opacity = "e => getComputedStyle(e).opacity"
-    assert since.evaluate(opacity) == "0"
+    wait_for(lambda: opacity(page, "since") == "0")
     do(page, "docmanager:save")
     wait_for(lambda: any("flame-saved" in p.read_text() for p in lab.work.glob("*.ipynb")))
 
     kill_kernel(lab)
-    page.wait_for_function(
-        "() => getComputedStyle(document.querySelector('.flame-live .since')).opacity === '1'"
-    )
+    wait_for(lambda: opacity(page, "since") == "1")
     assert "not updated since 20" in shown(page)[0]
-    assert page.locator(".flame-live .now").evaluate(opacity) == "0.45"
+    assert opacity(page, "now") == "0.45"
 
     page.reload()
     page.locator(".flame-panel .saved").wait_for()

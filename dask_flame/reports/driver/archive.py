@@ -145,8 +145,10 @@ class Archive:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """Return the version of the tables, 0 if there are none; refuse other files."""
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        # One statement, since another driver may create the tables between two.
+        version, tables = connection.execute(
+            "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+        ).fetchone()
         if version not in (0, _VERSION) or (version == 0 and tables):
             raise FlameError(
                 f"flame.reports.keep={plain(str(self.path))} was not written by this version of "

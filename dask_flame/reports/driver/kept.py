@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +19,11 @@ from dask_flame.reports.driver.keeper import kept_in
 from dask_flame.reports.runs import Progress, Run, progress
 from dask_flame.reports.series import CallReports
 from dask_flame.reports.wire import NAME
+
+#: Maximum number of seconds to wait for calls that were submitted before the question.
+_ARRIVAL = 5.0
+#: Seconds between two looks for them.
+_POLL = 0.005
 
 
 class RunReports(Exports):
@@ -138,7 +145,10 @@ def runs(client: Client | None = None) -> Any:
 
 
 async def _all(client: Client) -> list[RunReports]:
-    told = await client.run_on_scheduler(_told)
+    # Calls are submitted by another connection than this question, and may arrive after it.
+    futures = reversed(list(client.futures.items()))
+    newest = next((key for key, future in futures if future.status == "pending"), None)
+    told = await client.run_on_scheduler(_told, newest)
     if told is None:
         raise FlameError(
             "this cluster has no Reports plugin, so it has no runs; write "
@@ -147,9 +157,18 @@ async def _all(client: Client) -> list[RunReports]:
     return _merged(*told)
 
 
-def _told(dask_scheduler: Any) -> tuple[list[Run], list[CallReports]] | None:
-    """Return the runs and calls of the Reports plugin; on the scheduler."""
+async def _told(
+    newest: Key | None, *, dask_scheduler: Any
+) -> tuple[list[Run], list[CallReports]] | None:
+    """Return the runs and calls of the Reports plugin, with those of a key; on the scheduler."""
     plugin = dask_scheduler.plugins.get(NAME)
+    deadline = time.monotonic() + _ARRIVAL
+    while (
+        newest is not None
+        and newest not in dask_scheduler.tasks
+        and time.monotonic() < deadline
+    ):
+        await asyncio.sleep(_POLL)
     return None if plugin is None else (plugin.runs(), list(plugin.calls().values()))
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -92,7 +93,8 @@ def test_a_live_cluster_is_listed_read_and_stopped(
     fake = kubernetes(nodes=[{"cpu": 8, "memory": "64Gi", "nvidia.com/gpu": 4, "name": "big"}])
     config = admin(fake)
     assert said(config, "ps") == "no clusters\n"
-    flame, client = cluster(max=2, gpus=2, name="mine")
+    with dask.config.set({"flame.prints.show": False}):  # the commands write to the same terminal
+        flame, client = cluster(max=2, gpus=2, name="mine")
     assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
     calls = client.map(talk, [600, 601, 602])
     wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 2)

@@ -187,6 +187,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.process
+def test_a_run_is_there_as_soon_as_its_calls_are_submitted(flame: Make) -> None:
+    _, client = flame(max=1)
+    for name in map(str, range(20)):
+        with dask_flame.run(name):
+            futures = client.map(train, [0.5, 0.25], pure=False)
+        assert dask_flame.runs()[-1].name == name
+    client.gather(futures)
+
+
+@pytest.mark.process
 def test_runs_of_an_earlier_driver_are_found(flame: Make, tmp_path: Path) -> None:
     path = tmp_path / "kept" / "runs.db"
     subprocess.run([sys.executable, "-c", SCRIPT, str(path)], check=True, timeout=120)
