@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterator
 _ROOTS = ("distributed", "bokeh")
 
 
-class QuietLogs:
-    """Raise the levels of Dask's log handlers while at least one cluster requests it.
+class QuietLogs(logging.Filter):
+    """Drop Dask's log messages below a level while at least one cluster requests it.
 
-    Distributed's ``silence_logging_cmgr`` restores the level that it found: of two clusters, the
-    first one to close would show the messages of the other.
+    It is a filter of Dask's log handlers. To change their levels, as distributed's
+    ``silence_logging_cmgr`` does, would also drop the messages of other libraries that share a
+    handler; and of two clusters, the first one to close would show the messages of the other.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._levels: dict[object, int] = {}
-        self._before: dict[logging.Handler, int] = {}
-        self._set: int | None = None
+        self._handlers: set[logging.Handler] = set()
 
     @contextlib.contextmanager
     def held(self, level: int) -> Iterator[Callable[[int], None]]:
-        """Hide messages below a level; the lowest of several requested levels applies.
+        """Drop messages below a level; the lowest of several requested levels applies.
 
         Yields
         ------
@@ -34,29 +35,32 @@ class QuietLogs:
 
         def request(level: int) -> None:
             self._levels[key] = level
-            self._apply()
+            self._attach()
 
         request(level)
         try:
             yield request
         finally:
             del self._levels[key]
-            self._apply()
+            if not self._levels:
+                self._detach()
 
-    def _apply(self) -> None:
-        handlers = [h for root in _ROOTS for h in logging.getLogger(root).handlers]
-        for handler in handlers:
-            if not isinstance(handler, logging.StreamHandler):
-                continue
-            if handler in self._before and handler.level != self._set:
-                del self._before[handler]  # changed elsewhere since: keep that level
-                continue
-            if self._levels:
-                self._before.setdefault(handler, handler.level)
-                handler.setLevel(min(self._levels.values()))
-            elif handler in self._before:
-                handler.setLevel(self._before.pop(handler))
-        self._set = min(self._levels.values(), default=None)
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a handler is to write a record."""
+        if record.name.partition(".")[0] not in _ROOTS:
+            return True
+        # A copy, since a cluster of another thread may close at this moment.
+        return record.levelno >= min([*self._levels.values()], default=logging.NOTSET)
+
+    def _attach(self) -> None:
+        for handler in (h for root in _ROOTS for h in logging.getLogger(root).handlers):
+            if isinstance(handler, logging.StreamHandler):
+                handler.addFilter(self)
+                self._handlers.add(handler)
+
+    def _detach(self) -> None:
+        while self._handlers:
+            self._handlers.pop().removeFilter(self)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -50,45 +52,75 @@ def test_two_clusters_in_a_script_close_without_a_line(how: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.unit
-def test_levels_are_put_back_when_the_last_one_has_gone() -> None:
-    handler = logging.StreamHandler()
-    logger = logging.getLogger("distributed")
-    logger.addHandler(handler)
-    quiet = QuietLogs()
+class Written(logging.StreamHandler[Any]):
+    """The messages that a handler has written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.name} {record.levelname}")
+
+
+@pytest.fixture
+def handler() -> Iterator[Written]:
+    """A handler of Dask's messages, of Bokeh's, and of all others."""
+    names = ("distributed", "bokeh", "")
+    handler = Written()
+    before = [logging.getLogger(name).propagate for name in names]
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).propagate = False
     try:
-        handler.setLevel(logging.DEBUG)
-        first, second = quiet.held(logging.ERROR), quiet.held(logging.WARNING)
-        with first:
-            assert handler.level == logging.ERROR
-            second.__enter__()
-            assert handler.level == logging.WARNING
-        assert handler.level == logging.WARNING
-        second.__exit__(None, None, None)
-        assert handler.level == logging.DEBUG
+        yield handler
+    finally:
+        for name, propagate in zip(names, before, strict=True):
+            logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).propagate = propagate
+
+
+def written(handler: Written, *levels: int) -> list[str]:
+    """Which levels of a message of Dask's the handler writes."""
+    handler.messages.clear()
+    for level in levels or (logging.WARNING, logging.ERROR, logging.CRITICAL):
+        logging.getLogger("distributed.scheduler").log(level, "lost")
+    return [message.split()[1] for message in handler.messages]
+
+
+@pytest.mark.unit
+def test_all_is_written_again_when_the_last_one_has_gone(handler: Written) -> None:
+    quiet = QuietLogs()
+    first, second = quiet.held(logging.CRITICAL), quiet.held(logging.ERROR)
+    with first:
+        assert written(handler) == ["CRITICAL"]
+        second.__enter__()
+        assert written(handler) == ["ERROR", "CRITICAL"]
+    assert written(handler) == ["ERROR", "CRITICAL"]
+    second.__exit__(None, None, None)
+    assert written(handler) == ["WARNING", "ERROR", "CRITICAL"]
+    assert handler.filters == []
+
+
+@pytest.mark.unit
+def test_a_request_may_change_and_the_lowest_level_still_applies(handler: Written) -> None:
+    quiet = QuietLogs()
+    with quiet.held(logging.WARNING) as request:
+        request(logging.CRITICAL)
+        assert written(handler) == ["CRITICAL"]
         with quiet.held(logging.ERROR):
-            handler.setLevel(logging.INFO)  # somebody else's wish
-        assert handler.level == logging.INFO
-    finally:
-        logger.removeHandler(handler)
+            assert written(handler) == ["ERROR", "CRITICAL"]
+        assert written(handler) == ["CRITICAL"]
 
 
 @pytest.mark.unit
-def test_a_request_may_change_and_the_lowest_level_still_applies() -> None:
-    handler = logging.StreamHandler()
-    logger = logging.getLogger("distributed")
-    logger.addHandler(handler)
-    quiet = QuietLogs()
-    try:
-        with quiet.held(logging.WARNING) as request:
-            request(logging.CRITICAL)
-            assert handler.level == logging.CRITICAL
-            with quiet.held(logging.ERROR):
-                assert handler.level == logging.ERROR
-            assert handler.level == logging.CRITICAL
-        assert handler.level == logging.NOTSET
-    finally:
-        logger.removeHandler(handler)
+def test_messages_of_others_and_levels_of_handlers_are_left_alone(handler: Written) -> None:
+    with QuietLogs().held(logging.CRITICAL):
+        logging.getLogger("dask_flame").warning("lost: runner-1")
+        logging.getLogger("bokeh.server").error("gone")
+        handler.setLevel(logging.WARNING)  # somebody else's wish
+    assert handler.messages == ["dask_flame WARNING"]
+    assert handler.level == logging.WARNING
 
 
 LOSING = """
