@@ -7,7 +7,8 @@ the three metrics side by side. A line for each try shows the time from the requ
 until all curves are drawn; the time until the frame after the mouse has moved to another curve,
 after a filter, a choice of color, a logarithmic axis and another view, and back; and the heap of
 the tab after a garbage collection. At the end it prints the medians, the number of points that the
-page holds, and the memory (RSS) of the tab and of the process with the scheduler.
+page holds, the memory (RSS) of the tab and of the process with the scheduler, and, for comparison,
+the time until Dask's own page ``/status`` is drawn.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ _UNTIL_DRAWN = """async () => {
 }"""
 _ACTIONS = {
     "hover": """{
-      const { both, drawn } = daskFlame.curves.shown[0];
+      const { figure, drawn } = daskFlame.curves.shown[0];
       const curve = drawn[Math.floor(Math.random() * drawn.length)].curve("loss");
       const i = Math.floor(curve.length / 3);
       dispatchEvent(new CustomEvent("flame-figure", { detail: {
         kind: "mousemove", x: curve.steps.all[i], y: curve.values.all[i],
-        origin: both.linear.figure,
+        origin: figure,
       } }));
     }""",
     "filter": "daskFlame.choose({ search: daskFlame.options.search ? '' : 'number<20' })",
@@ -104,6 +105,11 @@ def measure(options: argparse.Namespace) -> None:
                 "() => [...daskFlame.calls.byId.values()].flatMap((a) => [...a.curves.values()])"
                 ".reduce((n, curve) => n + curve.length, 0)"
             )
+            status = []
+            for _ in range(options.tries):
+                tab.page.goto(cluster.dashboard_link)
+                tab.page.wait_for_function("() => window.Bokeh?.documents[0]?.is_idle")
+                status.append(tab.page.evaluate("() => performance.now()"))
             memory = tab.process.memory_info().rss / 1e6
             wrong = tab.wrong
             tab.close()
@@ -111,6 +117,7 @@ def measure(options: argparse.Namespace) -> None:
         print("medians:", *(f"{value:.1f}" for value in medians))
         print(f"{held:,} points in the page; its process has {memory:.0f} MB")
         print(f"driver with the scheduler: {psutil.Process().memory_info().rss / 1e6:.0f} MB")
+        print(f"Dask's /status: drawn after {statistics.median(status):.0f} ms")
         print("errors in the page:", wrong or "none")
 
 

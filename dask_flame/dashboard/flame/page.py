@@ -8,7 +8,7 @@ from time import monotonic, time
 from typing import Any
 
 from bokeh.core.properties import Any as AnyValue
-from bokeh.core.properties import Int, String
+from bokeh.core.properties import Bool, Int, String
 from bokeh.document import Document
 from bokeh.model import DataModel
 from bokeh.models import Div, InlineStyleSheet, Range1d
@@ -98,6 +98,8 @@ class FlameFeed(DataModel):
     opened : str
         Key of the call that the user has opened; empty if none is. ``payload`` then has its
         details as ``opened``; see :func:`dask_flame.dashboard.flame.actions.details`.
+    grid : bool
+        Whether the user has asked for small charts.
     stop : str
         Key of the call that the user has asked to stop.
     lost : int
@@ -108,6 +110,7 @@ class FlameFeed(DataModel):
     seen = Int(default=0)
     wanted = AnyValue(default={})
     opened = String(default="")
+    grid = Bool(default=False)
     stop = String(default="")
     lost = Int(default=0)
 
@@ -131,7 +134,9 @@ def _flame(
     put_into_frame(doc, "flame", extra)
     context = doc.session_context
     can_stop = context is not None and may_stop(scheduler, context.request)
-    _show(Board(scheduler, palette, workers, wanted=_asked(doc), can_stop=can_stop), doc)
+    wanted, view = _asked(doc)
+    board = Board(scheduler, palette, workers, wanted=wanted, view=view, can_stop=can_stop)
+    _show(board, doc)
 
 
 def _alone(
@@ -143,22 +148,26 @@ def _alone(
     doc: Document,
 ) -> None:
     doc.title = f"Dask: Flame {title}"
-    _show(Board(scheduler, palette, options=options, wanted=_asked(doc)), doc)
+    wanted, view = _asked(doc)
+    view = view or options.get("view", "")
+    _show(Board(scheduler, palette, options=options, wanted=wanted, view=view), doc)
 
 
-def _asked(doc: Document) -> Wanted:
-    """Return the choices in the address of a page, as static/address.js writes them."""
+def _asked(doc: Document) -> tuple[Wanted, str]:
+    """Return choices in the address of a page, as static/address.js writes them: data and view."""
     context = doc.session_context
     asked = context.request.arguments if context is not None and context.request else {}
 
     def texts(name: str) -> list[str]:
         return [value.decode("utf-8", "replace") for value in asked.get(name, ())]
 
-    return Wanted.read({"metrics": texts("metric"), "runs": texts("run")})
+    wanted = Wanted.read({"metrics": texts("metric"), "runs": texts("run")})
+    return wanted, next(iter(texts("view")), "")
 
 
 def _show(board: Board, doc: Document) -> None:
     board.update()
+    board.arrange()
     add_periodic_callback(doc, board, INTERVAL)
     doc.add_root(board.root)
     doc.theme = BOKEH_THEME
@@ -180,6 +189,8 @@ class Board:
         Initial choices of the controls; see static/flame.js.
     wanted : Wanted, optional
         Choices that decide which data are sent first.
+    view : str, optional
+        The view that is shown first; by default the curves.
     can_stop : bool, default False
         Whether calls can be stopped from this page.
 
@@ -198,6 +209,7 @@ class Board:
         *,
         options: Mapping[str, str] | None = None,
         wanted: Wanted | None = None,
+        view: str = "",
         can_stop: bool = False,
     ) -> None:
         self._scheduler = scheduler
@@ -206,9 +218,11 @@ class Board:
         self._shared = FlameFeed(name="flame-feed", wanted=(wanted or Wanted()).sent())
         # Update at once when the user chooses metrics or runs.
         self._shared.on_change("wanted", lambda attr, old, new: self._choose())
+        self._shared.on_change("grid", lambda attr, old, new: self._add_grid())
         self._shared.on_change("opened", lambda attr, old, new: self.update())
         if can_stop:
             self._shared.on_change("stop", lambda attr, old, new: self._stop(new))
+        self._view = view
         self._version: tuple[Gatherer | None, int, Wanted] | None = None
         self._lost = 0
         self._pools: list[dict[str, Any]] | None = None
@@ -217,9 +231,6 @@ class Board:
         self._across = Range1d(0, 1)
         self._charts = Row(sizing_mode="stretch_both", stylesheets=[InlineStyleSheet(css=_CHARTS)])
         self._grow(len(wanted.metrics) if wanted else 1)
-        self._grid = grid("flame", **_FILL)
-        tall = InlineStyleSheet(css=_TALL)
-        self._grid["figure"].stylesheets = [*self._grid["figure"].stylesheets, tall]
         self._bar = Div(name="flame-bar", sizing_mode="stretch_width", stylesheets=[theme.EMPTY])
         self._empty = Div(
             text=_EMPTY.format("No reports yet"), name="flame-empty", sizing_mode="stretch_both"
@@ -243,7 +254,9 @@ class Board:
             visible=False,
         )
         self._curves: LayoutDOM
+        self._left: Column
         self.root = self._layout()
+        self._shared.grid = view == "grid"
         self.args: dict[str, Any] = {
             "feed": self._shared,
             "bar": self._bar,
@@ -251,7 +264,7 @@ class Board:
             "empty": self._empty,
             "bare": self._bare,
             "side_by_side": self._curves,
-            "grid": self._grid,
+            "charts": self._left,
             "more": self._more if workers is not None else None,
             "pools": "pools",
             "look": {
@@ -265,12 +278,18 @@ class Board:
 
     def _grow(self, n: int) -> None:
         """Have figures for n metrics, but at least one; each takes time to make and to load."""
-        for i in range(len(self._charts.children) // 2, max(1, n)):
+        for i in range(len(self._charts.children), max(1, n)):
             name = f"flame{i + 1}" if i else "flame"
-            pair = [
-                curves(name, kind, self._across, **_FILL)["figure"] for kind in ("linear", "log")
+            self._charts.children = [
+                *self._charts.children,
+                curves(name, self._across, **_FILL),
             ]
-            self._charts.children = [*self._charts.children, *pair]
+
+    def _add_grid(self) -> None:
+        """Have the figure with small charts, which takes time to make and to load, too."""
+        small = grid("flame-grid", **_FILL)
+        small.stylesheets = [*small.stylesheets, InlineStyleSheet(css=_TALL)]
+        self._left.children = [*self._left.children, small]
 
     def _choose(self) -> None:
         self._grow(len(Wanted.read(self._shared.wanted).metrics))
@@ -296,6 +315,17 @@ class Board:
             # The number comes first, so that Bokeh's comparison with the previous value in the
             # browser finds a difference immediately.
             shared.payload = {"number": shared.payload["number"] + 1, **news}
+
+    def arrange(self) -> None:
+        """Show what the browser is going to show, since it takes long to arrange it anew."""
+        told = self._shared.payload.get("calls")
+        if not told or not told["drawn"] or self._view not in ("", "curves"):
+            return
+        self._empty.visible = False
+        self._side.visible = True
+        for chart, metric in zip(self._charts.children, told["drawn"], strict=False):
+            chart.visible = True
+            chart.yaxis.axis_label = metric
 
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
         wanted = Wanted.read(self._shared.wanted)
@@ -348,15 +378,15 @@ class Board:
             name="flame-charts",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )
-        left = Column(
-            children=[self._empty, self._bare, self._curves, self._grid["figure"], self._more],
+        self._left = Column(
+            children=[self._empty, self._bare, self._curves, self._more],
             sizing_mode="stretch_both",
             stylesheets=[InlineStyleSheet(css=_LEFT)],
         )
-        below: LayoutDOM = left
+        below: LayoutDOM = self._left
         if self._workers is not None:
             below = Row(
-                children=[left, self._side],
+                children=[self._left, self._side],
                 sizing_mode="stretch_both",
                 spacing=8,
                 stylesheets=[InlineStyleSheet(css=_SIDE_BY_SIDE)],

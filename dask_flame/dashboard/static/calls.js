@@ -132,6 +132,7 @@ class Calls {
     this.declared = new Set();
     this.parameters = [];
     this.runs = [];
+    this.version = 0; // number of updates
     this.now = 0;
     this.told = 0; // by the browser's clock, in milliseconds
   }
@@ -150,6 +151,7 @@ class Calls {
     this.better = new Map(told.better);
     this.declared = new Set(told.declared);
     this.told = performance.now();
+    this.version++;
     for (const id of told.gone) this.byId.delete(id);
     for (const row of told.rows) {
       const attempt = this.byId.get(row.id) ?? new Attempt();

@@ -11,36 +11,31 @@ class Charts {
     this.added = added;
     /** @type {Curves[]} */
     this.places = [];
-    this.figures = [];
     this.log = false;
     /** @type {Curves[]} */
     this.shown = [];
     this.moving = false;
     /** @type {((zoom: number[]) => void) | null} called when somebody has zoomed */
     this.zoomed = null;
+    this.range = { scene: "", ends: [0, 1] }; // the ends of all axes, and what they are computed from
     this.grow();
-    this.follow(this.figures[0].x_range);
+    this.follow(this.places[0].figure.x_range);
+  }
+  get figures() {
+    return this.places.map(({ figure }) => figure);
   }
   /** Take the figures that are new. */
   grow() {
     for (;;) {
       const name = `flame${this.places.length ? this.places.length + 1 : ""}`;
-      const [linear, log] = ["linear", "log"].map((kind) => this.parts(`${name}-${kind}`));
-      if (!linear || !log) return;
-      this.places.push(new Curves({ linear, log }, this.colors));
-      for (const { figure } of [linear, log]) {
-        this.figures.push(figure);
-        this.follow(figure.y_range);
-        this.added(figure);
-      }
+      const figure = this.document.get_model_by_name(name);
+      if (!figure) return;
+      const parts = ["veil", "lines", "bands", "strong", "ends", "notes"];
+      const found = parts.map((part) => [part, this.document.get_model_by_name(`${name}-${part}`)]);
+      this.places.push(new Curves({ figure, ...Object.fromEntries(found) }, this.colors));
+      this.follow(figure.y_range);
+      this.added(figure);
     }
-  }
-  /** A figure with its sources, by the names that figures.py gives them; null if it is not there. */
-  parts(name) {
-    const find = (part) => this.document.get_model_by_name(`${name}${part}`);
-    if (!find("")) return null;
-    const sources = ["lines", "bands", "strong", "ends", "notes"].map((part) => [part, find(`-${part}`)]);
-    return { figure: find(""), ...Object.fromEntries(sources) };
   }
   follow(range) {
     for (const end of ["start", "end"]) {
@@ -60,16 +55,18 @@ class Charts {
     this.grow();
     this.shown = this.places.slice(0, metrics.length);
     this.places.forEach((chart, i) => {
-      for (const log of [false, true]) {
-        const { figure } = chart.parts(log);
-        figure.visible = i < metrics.length && log === options.log;
-        if (!figure.visible) continue;
-        chart.metric = metrics[i];
-        const label = options.x === "steps" ? "step" : "time since each call began";
-        const [below, left] = [figure.below[0], figure.left[0]];
-        if (below.axis_label !== label) below.axis_label = label;
-        if (left.axis_label !== metrics[i]) left.axis_label = metrics[i];
-      }
+      const { figure } = chart;
+      figure.visible = i < metrics.length;
+      if (!figure.visible) return;
+      chart.metric = metrics[i];
+      const label = options.x === "steps" ? "step" : "time since each call began";
+      const [below, left] = [figure.below[0], figure.left[0]];
+      if (below.axis_label !== label) below.axis_label = label;
+      if (left.axis_label !== metrics[i]) left.axis_label = metrics[i];
+      const [ticker, formatter] = options.log ? left.tags.slice(2) : left.tags;
+      if (left.ticker !== ticker) left.setv({ ticker, formatter });
+      const lines = figure.center.find(({ dimension }) => dimension === 1);
+      if (lines.ticker !== ticker) lines.ticker = ticker;
     });
   }
   draw(calls, rows, options, focus) {
@@ -83,6 +80,13 @@ class Charts {
   }
   /** The ends of all axes that show everything. */
   fit(calls, attempts, options) {
+    const metrics = this.shown.map(({ metric }) => metric);
+    const look = [options.x, options.log, options.smoothing, options.whole];
+    const scene = JSON.stringify([calls.version, metrics, look, attempts.map(identity)]);
+    if (scene !== this.range.scene) this.range = { scene, ends: this.ends(calls, attempts, options) };
+    return this.range.ends;
+  }
+  ends(calls, attempts, options) {
     const ends = this.shown.flatMap(({ metric }) =>
       attempts.map((a) => endsOf(a.curve(metric), options)).filter(Boolean),
     );
@@ -91,23 +95,31 @@ class Charts {
     return [...x, ...this.shown.flatMap((chart) => chart.fit(attempts, options, calls.higher(chart.metric)))];
   }
   show([start, end, ...levels]) {
-    this.shown.forEach((chart, i) => {
-      const { figure } = chart.parts(this.log);
-      figure.x_range.setv({ start, end });
-      figure.y_range.setv({ start: levels[2 * i], end: levels[2 * i + 1] });
+    this.shown.forEach(({ figure }, i) => {
+      const [low, high] = levels.slice(2 * i);
+      move(figure.x_range, start, end);
+      move(figure.y_range, low, high);
+      if (!this.log) return;
+      const { major, minor } = logTicks(low, high);
+      const { ticker } = figure.left[0];
+      if (ticker.ticks.join() !== major.join()) ticker.setv({ ticks: major, minor_ticks: minor });
     });
   }
   /** The ends of all axes as they are. */
   zoom() {
     const ends = ({ start, end }) => [start, end].map((v) => Number(v.toPrecision(7)));
-    const figures = this.shown.map((chart) => chart.parts(this.log).figure);
-    return figures.flatMap((figure, i) => [...(i ? [] : ends(figure.x_range)), ...ends(figure.y_range)]);
+    return this.shown.flatMap(({ figure }, i) => [...(i ? [] : ends(figure.x_range)), ...ends(figure.y_range)]);
   }
   /** The attempt and the point that are closest to the mouse; null if none is near. */
   near(mouse, options) {
-    const chart = this.shown.find((c) => c.parts(options.log).figure === mouse.origin);
+    const chart = this.shown.find(({ figure }) => figure === mouse.origin);
     return chart ? chart.near(mouse, options) : null;
   }
+}
+
+/** Change a range only if it differs, because a change has everything drawn again. */
+function move(range, start, end) {
+  if (range.start !== start || range.end !== end) range.setv({ start, end });
 }
 
 /** The first and the last position of a curve on the horizontal axis; null without points. */

@@ -4,6 +4,9 @@
 const FEW = 8; // maximum number of curves with thick lines
 const DASHED = 48; // maximum number of curves with different dashes
 const NEAR = 28; // maximum distance in pixels between the mouse and the curve that it selects
+const VEIL = 0.68; // opacity of what covers the other curves while the mouse is at one
+const DRAWN_COLUMNS = 8000; // approximate maximum number of columns of all lines of a figure
+const FEWEST_COLUMNS = 100; // minimum number of columns of a line
 const MARKS = { running: "circle", done: "square", failed: "x", cancelled: "x", lost: "x" };
 
 /** Replace the data of a source in the browser only, without sending it to the scheduler. */
@@ -11,6 +14,9 @@ function put(source, columns) {
   Object.assign(source.data, columns);
   source.change.emit();
 }
+
+/** What tells an attempt, or a group and its members, from all others. */
+const identity = (a) => (a instanceof Group ? [a.key, a.members.map(({ id }) => id)] : a.id);
 
 const LARGEST = 1e290; // larger values would overflow the axis
 
@@ -24,12 +30,14 @@ const finite = (values) => {
 };
 
 /**
- * The range to show: all values, or without a few outliers that would hide the differences between
- * the others.
+ * The range to show of curves: all values, or without a few outliers that would hide the
+ * differences between the others.
  */
-function span(series, whole) {
-  const all = finite(series.map(finite).filter(Boolean).flat());
-  if (!all || whole) return { range: all, cut: false };
+function span(curves, options) {
+  const shown = curves.map((curve) => shownOf(curve, options));
+  const all = finite(shown.flatMap(({ range }) => range ?? []));
+  if (!all || options.whole || options.log) return { range: all, cut: false };
+  const series = shown.map(({ values }) => values);
   const total = series.reduce((n, values) => n + values.length, 0);
   const stride = Math.max(1, Math.ceil(total / 20000));
   const sample = [];
@@ -48,6 +56,17 @@ function span(series, whole) {
   return gain > 2 ? { range, cut: true } : { range: all, cut: false };
 }
 
+/** Number of columns of which a line shows the extremes: pixels, or more if there are many lines. */
+function columnsDrawn(pixels, lines) {
+  return Math.min(pixels, Math.max(FEWEST_COLUMNS, Math.floor(DRAWN_COLUMNS / Math.max(1, lines))));
+}
+
+/** Whether a curve has values outside of a range. */
+function beyond(curve, options, low, high) {
+  const { range } = shownOf(curve, options);
+  return range !== null && (range[0] < low || range[1] > high);
+}
+
 /** Position of the last finite value; -1 if there is none. */
 function lastDrawn(y) {
   for (let i = y.length - 1; i >= 0; i--) if (Number.isFinite(y[i])) return i;
@@ -57,88 +76,130 @@ function lastDrawn(y) {
 /** Room beyond the ends of a range, as a share of it. */
 const roomFor = (low, high, share) => share * (high - low || Math.abs(high) || 1);
 
-/** The values to draw of a curve; NaN where a value cannot be drawn. */
-function valuesOf(curve, { smoothing, log }) {
+/**
+ * The values to draw of a curve, as exponents on a logarithmic axis; NaN where a value cannot be
+ * drawn.
+ */
+function valuesOf(curve, options) {
+  return shownOf(curve, options).values;
+}
+
+/** The values to draw, with their range and, once they were drawn, the points of the line. */
+function shownOf(curve, { smoothing, log }) {
   const values = curve.smoothed(smoothing);
   const known = curve.shown;
   const n = values.length;
   if (known?.log === log && known.smoothing === smoothing && known.from === values.buffer && known.n === n) {
-    return known.values;
+    return known;
   }
-  const fits = log ? (v) => v > 0 && v < LARGEST : (v) => v < LARGEST && v > -LARGEST;
-  const drawn = values.every(fits) ? values : values.map((v) => (fits(v) ? v : NaN));
-  curve.shown = { log, smoothing, from: values.buffer, n, values: drawn };
-  return drawn;
+  const fits = (v) => v < LARGEST && v > -LARGEST;
+  const drawn = log ? values.map((v) => (v > 0 && v < LARGEST ? Math.log10(v) : NaN))
+    : values.every(fits) ? values
+    : values.map((v) => (fits(v) ? v : NaN));
+  curve.shown = { log, smoothing, from: values.buffer, n, values: drawn, range: finite(drawn), line: null };
+  return curve.shown;
+}
+
+/** The points of the line of a curve in a part of the horizontal axis: [x, y]. */
+function lineOf(curve, options, start, end, width) {
+  const shown = shownOf(curve, options);
+  const part = [options.x, start, end, width].join();
+  if (shown.line?.part !== part) {
+    const [x, y] = [curve[options.x].all, shown.values];
+    const kept = visible(x, y, start, end, curve.rising[options.x], width);
+    const points = [Float64Array.from(kept, (i) => x[i]), Float64Array.from(kept, (i) => y[i])];
+    shown.line = { part, points };
+  }
+  return shown.line.points;
 }
 
 /** The curves of one metric. */
 class Curves {
-  /** `figures.linear` and `figures.log` have a figure and its sources: lines, strong, notes, ends. */
-  constructor(figures, colors) {
-    this.both = figures;
+  /** `parts` are a figure, what covers its curves, and its sources: lines, strong, notes, ends. */
+  constructor(parts, colors) {
+    this.parts = parts;
     this.colors = colors;
     this.metric = "";
     this.cut = 0; // number of curves with outliers that are not shown
     this.drawn = [];
+    this.scene = ""; // what the lines were drawn from, and the ones in front
+    this.front = "";
   }
-  parts(log) {
-    return log ? this.both.log : this.both.linear;
+  get figure() {
+    return this.parts.figure;
   }
   draw(calls, rows, options, focus) {
-    const { figure, bands, lines, strong, ends, notes } = this.parts(options.log);
-    const y = (a) => valuesOf(a.curve(this.metric), options);
     const there = (a) => a.curve(this.metric).length > 0;
     const all = rows.filter(there);
     this.drawn = [...calls.earlier(rows).filter(there), ...all.slice().reverse()];
     const place = new Map(rows.map((a, i) => [a.key, i]));
     const color = (a) => this.colors.of(a, place.get(a.key), rows.length);
     const dash = (a) => (a.latest ? this.colors.dash(a, all.length) : "dotted");
-    const width = figure.inner_width || 800;
-    const { start, end } = figure.x_range;
-    const alpha = all.length <= FEW ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
+    const best = this.best(calls, all);
     const pinned = new Set(options.pinned);
+    const { start, end } = this.figure.x_range;
+    const width = columnsDrawn(this.figure.inner_width || 800, this.drawn.length);
+    const line = (a) => lineOf(a.curve(this.metric), options, start, end, width);
+    // To draw many lines takes the browser long, to follow the mouse must not.
+    const { x, log, smoothing } = options;
+    const look = [this.metric, x, log, smoothing, options.pinned, this.colors.by, flameTheme.dark];
+    const scene = JSON.stringify([calls.version, start, end, width, look, rows.map(identity)]);
+    if (scene !== this.scene) {
+      this.scene = scene;
+      this.front = "";
+      this.lines({ all, line, color, dash, pinned });
+      this.bands(all, options, color);
+      this.mark(options, line, color, rows.length);
+      this.note(best, options);
+    }
+    const front = [best, ...all.filter((a) => pinned.has(a.key)), focus].filter(
+      (a, i, every) => a && this.drawn.includes(a) && every.indexOf(a) === i,
+    );
+    this.lead(front, focus, { line, color, dash });
+  }
+  lines({ all, line, color, dash, pinned }) {
     const columns = {
       xs: [], ys: [], key: [], runner: [], state: [], color: [], dash: [], alpha: [], width: [],
     };
-    const points = (a) => {
-      const curve = a.curve(this.metric);
-      const [x, values] = [curve[options.x].all, y(a)];
-      const kept = visible(x, values, start, end, curve.rising[options.x], width);
-      return [Float64Array.from(kept, (i) => x[i]), Float64Array.from(kept, (i) => values[i])];
-    };
-    const shapes = new Map();
+    const few = all.length <= FEW;
+    const alpha = few ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
     for (const a of this.drawn) {
-      const shape = points(a);
-      shapes.set(a, shape);
-      columns.xs.push(shape[0]);
-      columns.ys.push(shape[1]);
+      const [xs, ys] = line(a);
+      columns.xs.push(xs);
+      columns.ys.push(ys);
       columns.key.push(a.key);
       columns.runner.push(a.runner);
       columns.state.push(a.state);
       columns.color.push(color(a));
       columns.dash.push(dash(a));
-      const dim = (focus ? focus !== a : pinned.size && !pinned.has(a.key)) ? 0.28 : 1;
+      const dim = pinned.size && !pinned.has(a.key) ? 0.28 : 1;
       columns.alpha.push((a.latest ? alpha : 0.55 * alpha) * dim);
-      columns.width.push(a.latest ? (all.length <= FEW ? 2 : 1.5) : 1.2);
+      // Without a GPU, a browser draws lines of one pixel four times as fast as thicker ones.
+      columns.width.push(few && a.latest ? 2 : 1);
     }
-    put(lines, columns);
-    put(bands, this.bands(all, options, color, focus));
-    const best = this.best(calls, all);
-    const front = [best, ...all.filter((a) => pinned.has(a.key)), focus].filter(
-      (a, i, every) => a && shapes.has(a) && every.indexOf(a) === i,
-    );
-    put(strong, {
-      xs: front.map((a) => shapes.get(a)[0]),
-      ys: front.map((a) => shapes.get(a)[1]),
-      color: front.map(color),
-      dash: front.map(dash),
-      ground: front.map(() => flameTheme.color("ground")),
-    });
-    this.mark(ends, columns, options, y, color, rows.length);
-    this.note(notes, best, options, y);
+    put(this.parts.lines, columns);
+  }
+  /** Draw these in front, and cover the others while the mouse is at one. */
+  lead(front, focus, { line, color, dash }) {
+    const { strong, veil } = this.parts;
+    const text = JSON.stringify(front.map(identity));
+    if (text !== this.front) {
+      this.front = text;
+      const ground = flameTheme.color("ground");
+      put(strong, {
+        xs: front.map((a) => line(a)[0]),
+        ys: front.map((a) => line(a)[1]),
+        color: front.map(color),
+        dash: front.map(dash),
+        ground: front.map(() => ground),
+      });
+      veil.fill_color = ground;
+    }
+    const alpha = front.includes(focus) ? VEIL : 0;
+    if (veil.fill_alpha !== alpha) veil.fill_alpha = alpha;
   }
   /** Areas of the spreads of groups. */
-  bands(all, options, color, focus) {
+  bands(all, options, color) {
     const columns = { xs: [], ys: [], color: [], alpha: [] };
     for (const group of all) {
       if (!(group instanceof Group)) continue;
@@ -149,9 +210,9 @@ class Curves {
       columns.xs.push([...there.map((i) => x[i]), ...there.map((i) => x[i]).reverse()]);
       columns.ys.push([...there.map((i) => below[i]), ...there.map((i) => above[i]).reverse()]);
       columns.color.push(color(group));
-      columns.alpha.push(focus && focus !== group ? 0.06 : 0.2);
+      columns.alpha.push(0.2);
     }
-    return columns;
+    put(this.parts.bands, columns);
   }
   /** The call with the best value of this metric, of several. */
   best(calls, all) {
@@ -164,11 +225,11 @@ class Curves {
     }
     return all.length > 1 ? found : null;
   }
-  mark(ends, columns, options, y, color, n) {
+  mark(options, line, color, n) {
     const marks = { x: [], y: [], color: [], marker: [], fill: [], size: [] };
-    this.lone(marks, columns);
     for (const a of this.drawn) {
-      const values = y(a);
+      this.lone(marks, line(a), color(a));
+      const values = valuesOf(a.curve(this.metric), options);
       const i = lastDrawn(values);
       if (i < 0 || (n > 150 && a.state === "done")) continue;
       const bad = a.state === "failed" || a.state === "lost";
@@ -179,66 +240,60 @@ class Curves {
       marks.marker.push(MARKS[a.state] ?? "circle");
       marks.size.push(bad ? 10 : n <= 32 ? 7 : 5);
     }
-    put(ends, marks);
+    put(this.parts.ends, marks);
   }
-  note(notes, best, options, y) {
+  note(best, options) {
     const value = best?.result(this.metric).best;
     const curve = best?.curve(this.metric);
     const i = best ? curve.values.all.indexOf(value) : -1;
-    const there = i >= 0 && isNumber(y(best)[i]);
+    const y = i >= 0 ? valuesOf(curve, options)[i] : NaN;
+    const there = isNumber(y);
     const x = there ? curve[options.x].all[i] : 0;
-    put(notes, {
+    put(this.parts.notes, {
       x: there ? [x] : [],
-      y: there ? [y(best)[i]] : [],
+      y: there ? [y] : [],
       text: there ? [shown(value)] : [],
-      align: there ? [this.side(x, options)] : [],
+      align: there ? [this.side(x)] : [],
       ink: there ? [flameTheme.color("ink")] : [],
       ground: there ? [flameTheme.color("ground")] : [],
     });
   }
   /** The side of a point that has room for its label. */
-  side(x, options) {
-    const { start, end } = this.parts(options.log).figure.x_range;
+  side(x) {
+    const { start, end } = this.figure.x_range;
     const at = (x - start) / (end - start);
     return at < 0.06 ? "left" : at > 0.94 ? "right" : "center";
   }
   /** Mark single points between gaps, which have no line. */
-  lone(ends, { xs, ys, color }) {
-    xs.forEach((x, k) => {
-      const y = ys[k];
-      const last = lastDrawn(y); // has a marker already
-      for (let i = 0; i < last; i++) {
-        if (!Number.isFinite(y[i]) || Number.isFinite(y[i - 1]) || Number.isFinite(y[i + 1])) continue;
-        ends.x.push(x[i]);
-        ends.y.push(y[i]);
-        ends.color.push(color[k]);
-        ends.fill.push(color[k]);
-        ends.marker.push("circle");
-        ends.size.push(4);
-      }
-    });
+  lone(ends, [x, y], color) {
+    const last = lastDrawn(y); // has a marker already
+    for (let i = 0; i < last; i++) {
+      if (!Number.isFinite(y[i]) || Number.isFinite(y[i - 1]) || Number.isFinite(y[i + 1])) continue;
+      ends.x.push(x[i]);
+      ends.y.push(y[i]);
+      ends.color.push(color);
+      ends.fill.push(color);
+      ends.marker.push("circle");
+      ends.size.push(4);
+    }
   }
   /** The ends of the vertical axis that show the curves of these calls. */
   fit(attempts, options, higher) {
-    const y = attempts.map((a) => valuesOf(a.curve(this.metric), options)).filter((v) => v.length);
-    const seen = span(y, options.whole || options.log);
-    const [low, high] = seen.range ?? (options.log ? [0.1, 1] : [0, 1]);
-    const out = (v) => v < low || v > high;
-    this.cut = seen.cut ? y.filter((values) => values.some(out)).length : 0;
-    let v = options.log ? [Math.log10(low), Math.log10(high)] : [low, high];
+    const curves = attempts.map((a) => a.curve(this.metric)).filter((curve) => curve.length);
+    const seen = span(curves, options);
+    const [low, high] = seen.range ?? (options.log ? [-1, 0] : [0, 1]);
+    this.cut = seen.cut ? curves.filter((curve) => beyond(curve, options, low, high)).length : 0;
     // The label of the best value needs room above it.
-    v = [v[0] - roomFor(...v, 0.05), v[1] + roomFor(...v, higher ? 0.12 : 0.05)];
-    return options.log ? v.map((e) => 10 ** e) : v;
+    return [low - roomFor(low, high, 0.05), high + roomFor(low, high, higher ? 0.12 : 0.05)];
   }
   /** The attempt and the point that are closest to the mouse; null if none is near. */
   near({ x, y }, options) {
-    const { figure } = this.parts(options.log);
+    const { figure } = this;
     const inside = (range, v) => v >= range.start && v <= range.end;
     if (!inside(figure.x_range, x) || !inside(figure.y_range, y)) return null;
-    const level = options.log ? Math.log10 : (v) => v;
     const across = figure.inner_width / (figure.x_range.end - figure.x_range.start);
     const range = figure.y_range;
-    const up = figure.inner_height / (level(range.end) - level(range.start));
+    const up = figure.inner_height / (range.end - range.start);
     let found = null;
     let least = NEAR * NEAR;
     for (const a of this.drawn) {
@@ -257,7 +312,7 @@ class Curves {
       for (; i < xs.length; i++) {
         const dx = (xs[i] - x) * across;
         if (dx > NEAR && rising) break;
-        const dy = (level(ys[i]) - level(y)) * up;
+        const dy = (ys[i] - y) * up;
         if (!inside(figure.x_range, xs[i]) || !inside(figure.y_range, ys[i])) continue;
         if (dx * dx + dy * dy <= least) {
           least = dx * dx + dy * dy;

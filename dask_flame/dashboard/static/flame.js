@@ -13,13 +13,14 @@ const DEFAULTS = {
 };
 
 function main(args, { index }) {
-  const { feed, bar, side, more, empty, bare, side_by_side, grid, look, pools } = args;
+  const { feed, bar, side, more, empty, bare, side_by_side, charts, look, pools } = args;
   const defaults = { ...DEFAULTS, ...look.options };
   const options = { ...defaults, ...readAddress(location.search) };
   const calls = new Calls();
   const colors = new Colors(look);
   const curves = new Charts(feed.document, colors, (figure) => resized(figure));
-  const multiples = new Grid(grid, colors);
+  /** @type {Grid | null} */
+  let multiples = null;
   const tip = new Tip();
   const connection = new Connection(feed, look.scheduler, (gone) => controls.gone(gone));
   let focus = null;
@@ -38,6 +39,7 @@ function main(args, { index }) {
       feed.wanted = { metrics: options.metrics, runs: options.run.length ? options.run : null };
     }
     if (feed.opened !== options.open) feed.opened = options.open;
+    if (options.view === "grid") feed.grid = true;
     remember();
     plan();
   };
@@ -58,7 +60,13 @@ function main(args, { index }) {
       figure.properties[size].change.connect(() => plan());
     }
   }
-  resized(grid.figure);
+  /** The small charts, whose figure comes when somebody first wants them. */
+  const small = () => {
+    multiples = Grid.find(feed.document, colors);
+    if (multiples) resized(multiples.figure);
+    return multiples;
+  };
+  charts.properties.children.change.connect(() => plan());
 
   const controls = new Controls(options, choose);
   const table = side && new Table(colors, { choose, point, open });
@@ -78,7 +86,7 @@ function main(args, { index }) {
     empty.visible = view === "empty";
     bare.visible = view === "bare";
     side_by_side.visible = view === "curves";
-    grid.figure.visible = view === "grid";
+    if (multiples) multiples.figure.visible = view === "grid";
     if (more) more.visible = view === "parameters";
     if (side) side.visible = view !== "empty";
   };
@@ -96,11 +104,12 @@ function main(args, { index }) {
     const view = !calls.byId.size ? "empty"
       : !calls.metrics.length && options.view !== "parameters" ? "bare"
       : options.view;
+    if (view === "grid" && !multiples && small()) shownView = "";
     arrange(view);
-    curves.arrange(view === "curves" ? calls.drawn : [], options);
+    if (view === "curves") curves.arrange(calls.drawn, options);
     const hidden = new Set(options.hidden);
     const drawn = hidden.size ? rows.filter((a) => !hidden.has(a.key)) : rows;
-    if (view === "grid") multiples.draw(drawn, options, focus, calls.metric);
+    if (view === "grid") multiples?.draw(drawn, options, focus, calls.metric);
     else if (view === "curves" && groups.length) curves.draw(calls, ...groupsToDraw(groups, options, focus));
     else if (view === "curves") curves.draw(calls, drawn, options, focus);
     else if (view === "parameters" && more) parameters.draw(calls, rows, options, focus);
@@ -110,8 +119,8 @@ function main(args, { index }) {
       if (opened) drawer.show(opened, calls, details.key === opened.key ? details : {});
       else drawer.hide();
     }
-    const span = view === "grid" ? multiples.said(calls.metric, options) : "";
-    const cut = view === "grid" ? multiples.cut : curves.cut;
+    const span = view === "grid" ? multiples?.said(calls.metric, options) ?? "" : "";
+    const cut = view === "grid" ? multiples?.cut ?? 0 : curves.cut;
     controls.draw(calls, rows, { cut, span, wrong: fits.wrong }, options);
   };
   /** Draw once in the next frame, however many changes there are. */
@@ -139,7 +148,7 @@ function main(args, { index }) {
 
   /** @param {any} event A CustomEvent that figures.py dispatches. */
   const mouse = ({ detail }) => {
-    const inGrid = detail.origin === grid.figure;
+    const inGrid = detail.origin === multiples?.figure;
     const found = detail.kind !== "mousemove" || inGrid !== (shownView === "grid") ? null
       : inGrid ? multiples.near(detail, options)
       : curves.near(detail, options);

@@ -31,9 +31,16 @@ function commonPrefix(names) {
 }
 
 class Grid {
-  constructor({ figure, cells, titles, numbers, lines, ends }, colors) {
+  /** The grid of a document, once the scheduler has made its figure; null before. */
+  static find(document, colors) {
+    const figure = document.get_model_by_name("flame-grid");
+    return figure && new Grid(figure, document, colors);
+  }
+  constructor(figure, document, colors) {
     this.figure = figure;
-    this.sources = { cells, titles, numbers, lines, ends };
+    const names = ["cells", "titles", "numbers", "lines", "ends"];
+    const sources = names.map((name) => [name, document.get_model_by_name(`flame-grid-${name}`)]);
+    this.sources = Object.fromEntries(sources);
     this.colors = colors;
     this.layout = [];
     this.metric = "";
@@ -50,14 +57,13 @@ class Grid {
     const groups = this.colors.by === "runner" ? this.runners(drawn) : this.calls(drawn);
     this.prefix = commonPrefix(groups.map(([name]) => name));
     const shape = this.shape(groups.length, width, height);
-    const level = options.log ? Math.log10 : (v) => v;
+    const thick = groups.length > FEW ? 1 : 1.8; // see Curves.lines()
     const [x0, x1] = finite(drawn.map((a) => endsOf(a.curve(metric), options)).filter(Boolean).flat()) ?? [0, 1];
-    const seen = span(drawn.map(y), options.whole || options.log);
-    const values = seen.range ?? [0.1, 1];
-    const out = (v) => v < values[0] || v > values[1];
-    this.cut = seen.cut ? drawn.filter((a) => y(a).some(out)).length : 0;
-    const [low, high] = values.map(level);
-    this.span = { x0, x1, low, high, level, values };
+    const curves = drawn.map((a) => a.curve(metric));
+    const seen = span(curves, options);
+    const [low, high] = seen.range ?? (options.log ? [-1, 0] : [0, 1]);
+    this.cut = seen.cut ? curves.filter((curve) => beyond(curve, options, low, high)).length : 0;
+    this.span = { x0, x1, low, high };
     const columns = {
       cells: { left: [], right: [], top: [], bottom: [], rule: [], card: [] },
       titles: { x: [], y: [], text: [], color: [], style: [] },
@@ -79,7 +85,7 @@ class Grid {
         lines.runner.push(a.runner);
         lines.color.push(color);
         lines.alpha.push(a === focus || current ? 1 : 0.3);
-        lines.width.push(a === focus || current ? 1.8 : 1);
+        lines.width.push(a === focus ? 1.8 : current ? thick : 1);
         const bad = a.state === "failed" || a.state === "lost";
         if ((current || bad) && line.end) {
           ends.x.push(line.end[0]);
@@ -94,9 +100,10 @@ class Grid {
   }
   /** The common range of all charts, as text. */
   said(metric, options) {
-    const { x0, x1, values } = this.span;
+    const { x0, x1, low, high } = this.span;
+    const value = (v) => shown(options.log ? 10 ** v : v);
     const across = options.x === "steps" ? `step ${shown(x0)} to ${shown(x1)}` : `${duration(x1)}`;
-    return `${metric} ${shown(values[0])} to ${shown(values[1])}, ${across}`;
+    return `${metric} ${value(low)} to ${value(high)}, ${across}`;
   }
   /** Calls, each alone, in the order of their ranks. */
   calls(drawn) {
@@ -173,13 +180,13 @@ class Grid {
     }
   }
   line({ inner }, attempt, values, options) {
-    const { x0, x1, low, high, level } = this.span;
+    const { x0, x1, low, high } = this.span;
     const curve = attempt.curve(this.metric);
     const x = curve[options.x].all;
     const kept = visible(x, values, x0, x1, curve.rising[options.x], inner.right - inner.left);
     const across = (v) => inner.left + ((v - x0) / (x1 - x0 || 1)) * (inner.right - inner.left);
     const up = (v) => {
-      const share = (level(v) - low) / (high - low || 1);
+      const share = (v - low) / (high - low || 1);
       // Values outside of the range are drawn along the edge.
       const seen = Math.max(-0.02, Math.min(1.02, share));
       return inner.bottom - seen * (inner.bottom - inner.top);
@@ -198,14 +205,14 @@ class Grid {
     if (!cell) return null;
     let found = null;
     let least = Infinity;
-    const { x0, x1, low, high, level } = this.span;
+    const { x0, x1, low, high } = this.span;
     const { inner } = cell;
     for (const a of cell.own) {
       const curve = a.curve(this.metric);
       const [xs, ys] = [curve[options.x].all, valuesOf(curve, options)];
       for (let i = 0; i < xs.length; i++) {
         const dx = inner.left + ((xs[i] - x0) / (x1 - x0 || 1)) * (inner.right - inner.left) - x;
-        const share = (level(ys[i]) - low) / (high - low || 1);
+        const share = (ys[i] - low) / (high - low || 1);
         const dy = inner.bottom - share * (inner.bottom - inner.top) - y;
         if (dx * dx + dy * dy < least) {
           least = dx * dx + dy * dy;

@@ -3,6 +3,7 @@
 const DECADES = 2; // positive values that span more have a logarithmic axis
 const EXACT = 8; // maximum number of different values that are all written on the axis
 const TICKS = 5; // wanted number of ticks
+const DECADES_SHOWN = 8; // maximum number of powers of ten that are all written on the axis
 const APART = 0.045; // minimum distance of ticks, as a share of the axis
 
 /**
@@ -56,6 +57,27 @@ function logarithmic(low, high, distinct) {
   for (let k = Math.ceil(from - 1e-9); k <= from + span + 1e-9; k++) powers.push(Number(`1e${k}`));
   const written = distinct.length <= EXACT || powers.length < 2 ? distinct : powers;
   return { kind: "log", place, value: (at) => 10 ** (from + at * span), ticks: ticksAt(written, place) };
+}
+
+/** Ticks of a logarithmic axis between two exponents, as exponents. */
+function logTicks(start, end) {
+  const whole = [];
+  for (let k = Math.ceil(start); k <= end; k++) whole.push(k);
+  const apart = Math.ceil((end - start) / DECADES_SHOWN);
+  const digits = (factors) => [Math.floor(start), ...whole].flatMap((k) => factors.map((f) => k + Math.log10(f)));
+  const inside = (tick) => tick >= start && tick <= end;
+  const minor = apart > 1 ? whole : digits([2, 3, 4, 5, 6, 7, 8, 9]).filter(inside);
+  if (whole.length > 1) return { major: whole.filter((k) => k % apart === 0), minor };
+  const few = digits([1, 2, 5]).filter(inside);
+  if (few.length > 2) return { major: few, minor };
+  // Within less than a decade, a logarithmic axis is nearly linear.
+  const [low, high] = [10 ** start, 10 ** end];
+  const step = niceStep((high - low) / TICKS);
+  const major = [];
+  for (let k = Math.ceil(low / step); k * step <= high && major.length < 2 * TICKS; k++) {
+    major.push(Math.log10(k * step));
+  }
+  return { major, minor: [] };
 }
 
 const ticksAt = (values, place) => spaced(values.map((value) => [place(value), shown(value)]));

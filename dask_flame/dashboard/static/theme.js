@@ -26,9 +26,11 @@ const flameTheme = (() => {
     const said = asked?.toLowerCase().includes("dark") ? "dark" : asked ? "light" : kept();
     return said ?? around() ?? (system.matches ? "dark" : "light");
   };
+  const colors = new Map(); // of the current theme, because the browser takes long to compute them
   const apply = (name) => {
     if (root.dataset.flameTheme === name) return;
     root.dataset.flameTheme = name;
+    colors.clear();
     for (const listener of listeners) listener(name);
   };
   apply(wanted());
@@ -39,7 +41,12 @@ const flameTheme = (() => {
       return root.dataset.flameTheme === "dark";
     },
     /** The current value of a theme variable, for code that cannot refer to it. */
-    color: (name) => getComputedStyle(root).getPropertyValue(`--flame-${name}`).trim(),
+    color(name) {
+      if (!colors.get(name)) {
+        colors.set(name, getComputedStyle(root).getPropertyValue(`--flame-${name}`).trim());
+      }
+      return colors.get(name);
+    },
     /** Call a listener when the theme changes. */
     on: (listener) => listeners.add(listener),
     toggle() {

@@ -1,4 +1,5 @@
-// Times of the pages in words: `function_call` in this folder's Python has figures call these.
+// Ticks and times of the pages in words: `function_call` in this folder's Python has figures call
+// these.
 
 const two = (n) => String(n).padStart(2, "0");
 
@@ -33,6 +34,13 @@ function stepTick(tick, label) {
   if (tick < 60) return secondsTick(tick);
   if (h) return m ? `${h} h ${m} min` : `${h} h`;
   return s ? `${m}:${two(Math.round(s))}` : `${m} min`;
+}
+
+/** A tick of a logarithmic axis: the number with this exponent. */
+function exponentTick(tick) {
+  const value = Number((10 ** tick).toPrecision(6));
+  if (value >= 1e6 || value < 1e-4) return value.toExponential().replace("e+", "e");
+  return value.toLocaleString("en", { maximumSignificantDigits: 6 });
 }
 
 /** Since when a bar is there, and for how long: until now, if it runs up to the cover or beyond. */

@@ -163,11 +163,8 @@ async def _told(
     """Return the runs and calls of the Reports plugin, with those of a key; on the scheduler."""
     plugin = dask_scheduler.plugins.get(NAME)
     deadline = time.monotonic() + _ARRIVAL
-    while (
-        newest is not None
-        and newest not in dask_scheduler.tasks
-        and time.monotonic() < deadline
-    ):
+    # No event tells of new tasks.
+    while newest is not None and newest not in dask_scheduler.tasks and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     return None if plugin is None else (plugin.runs(), list(plugin.calls().values()))
 

@@ -58,8 +58,8 @@ def test_several_metrics_side_by_side(client: Client, visit: Callable[..., Page]
     wait_for(lambda: page.read(CHARTS) == both[::-1])
     page.shows("higher is better", "best 0.9756 at step 39 by a")
     # All charts have the same horizontal axis.
-    ends = """() => daskFlame.curves.shown.map(({ both }) => {
-      const { start, end } = both.linear.figure.x_range;
+    ends = """() => daskFlame.curves.shown.map(({ figure }) => {
+      const { start, end } = figure.x_range;
       return [start, end];
     })"""
     one, other = page.read(ends)
@@ -108,11 +108,11 @@ def test_choices_are_in_the_address_and_survive_a_reload(
     page.read("() => daskFlame.choose({ pinned: ['call 1'] })")
     wait_for(lambda: "pin=call+1" in page.read(QUERY))
     zoomed = """() => {
-      const { x_range } = Bokeh.documents[0].get_model_by_name("flame-log");
+      const { x_range } = Bokeh.documents[0].get_model_by_name("flame");
       return [x_range.start, x_range.end];
     }"""
     wait_for(lambda: len(page.read(CHARTS)) == 2)
-    page.read("""() => Bokeh.documents[0].get_model_by_name("flame-log").x_range.setv(
+    page.read("""() => Bokeh.documents[0].get_model_by_name("flame").x_range.setv(
       { start: 0, end: 0.001 })""")
     wait_for(lambda: "zoom=" in page.read(QUERY))
     before = page.read("() => JSON.stringify(daskFlame.options)")

@@ -85,7 +85,7 @@ def names(page: Page, n: int) -> list[str]:
     return column(page, n, "call")
 
 
-def drawn(page: Page, name: str = "flame-linear-lines") -> list[str]:
+def drawn(page: Page, name: str = "flame-lines") -> list[str]:
     return page.read(f"() => Bokeh.documents[0].get_model_by_name('{name}').data.key")
 
 
@@ -198,12 +198,12 @@ def test_groups_have_means_spreads_and_bands(page: Page) -> None:
     best = column(page, 8, "best ↓ loss")[0]
     assert best == f"{sum(pair) / 2:g} ± {0.01 / 2**0.5:.2g}"
     assert column(page, 8, "state")[0] == "2 done"
-    bands = "() => Bokeh.documents[0].get_model_by_name('flame-linear-bands').data"
+    bands = "() => Bokeh.documents[0].get_model_by_name('flame-bands').data"
     wait_for(lambda: len(page.read(bands)["xs"]) == 8)
     means = [
         list(ys)
         for ys in page.read("""() => [...
-      Bokeh.documents[0].get_model_by_name('flame-linear-lines').data.ys].map((ys) => [...ys])""")
+      Bokeh.documents[0].get_model_by_name('flame-lines').data.ys].map((ys) => [...ys])""")
     ]
     assert len(means) == 8
     expected = [sum(pair) / 2 + (4 - step) for step in range(5)] + [sum(pair) / 2 + 0.5]
