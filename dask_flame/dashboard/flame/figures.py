@@ -8,7 +8,6 @@ from bokeh.core.properties import value
 from bokeh.events import MouseLeave, MouseMove, Reset, Tap
 from bokeh.models import (
     BasicTicker,
-    BoxAnnotation,
     ColumnDataSource,
     CustomJS,
     CustomJSTickFormatter,
@@ -42,9 +41,9 @@ def curves(name: str, x_range: Range1d, **sizing: Any) -> Any:
     Returns
     -------
     bokeh.plotting.figure
-        The browser finds its sources by name: ``bands`` (spreads of groups), ``lines``, ``strong``
-        (highlighted curves), ``ends`` (markers at the ends of curves) and ``notes`` (label of the
-        best value); and ``veil``, which covers the other curves while one is highlighted.
+        The browser finds its sources by name: ``bands`` (spreads of groups), ``lines``, ``veil``
+        (covers these while one is highlighted), ``strong`` (highlighted curves), ``ends`` (markers
+        at the ends of curves) and ``notes`` (label of the best value).
 
     Notes
     -----
@@ -74,7 +73,8 @@ def curves(name: str, x_range: Range1d, **sizing: Any) -> Any:
     plain(fig)
     bands = _source("xs ys color alpha", f"{name}-bands")
     lines = _source("xs ys key runner state color dash alpha width", f"{name}-lines")
-    strong = _source("xs ys color dash ground", f"{name}-strong")
+    veil = _source("left right top bottom ground", f"{name}-veil")
+    strong = _source("key xs ys color dash ground", f"{name}-strong")
     ends = _source("x y color fill marker size", f"{name}-ends")
     notes = _source("x y text align ink ground", f"{name}-notes")
     own = {"line_color": "color", "line_dash": "dash", "line_join": "bevel"}
@@ -82,11 +82,8 @@ def curves(name: str, x_range: Range1d, **sizing: Any) -> Any:
     fig.add_glyph(lines, MultiLine(line_width="width", line_alpha="alpha", **own))
     # The browser has a canvas of its own for what is in front. It draws that alone when the mouse
     # moves, which takes a small part of the time that all curves take.
-    fig.add_layout(
-        BoxAnnotation(
-            name=f"{name}-veil", fill_color="white", fill_alpha=0, line_color=None, level="overlay"
-        )
-    )
+    cover = Quad(fill_color="ground", fill_alpha=0.68, line_color=None)
+    fig.add_glyph(veil, cover, level="overlay")
     halo = MultiLine(line_color="ground", line_width=6, line_alpha=0.85, line_join="bevel")
     fig.add_glyph(strong, halo, level="overlay")
     fig.add_glyph(strong, MultiLine(line_width=2.8, **own), level="overlay")

@@ -4,7 +4,6 @@
 const FEW = 8; // maximum number of curves with thick lines
 const DASHED = 48; // maximum number of curves with different dashes
 const NEAR = 28; // maximum distance in pixels between the mouse and the curve that it selects
-const VEIL = 0.68; // opacity of what covers the other curves while the mouse is at one
 const DRAWN_COLUMNS = 8000; // approximate maximum number of columns of all lines of a figure
 const FEWEST_COLUMNS = 100; // minimum number of columns of a line
 const MARKS = { running: "circle", done: "square", failed: "x", cancelled: "x", lost: "x" };
@@ -115,7 +114,7 @@ function lineOf(curve, options, start, end, width) {
 
 /** The curves of one metric. */
 class Curves {
-  /** `parts` are a figure, what covers its curves, and its sources: lines, strong, notes, ends. */
+  /** `parts` are a figure and its sources, by the names that figures.py gives them. */
   constructor(parts, colors) {
     this.parts = parts;
     this.colors = colors;
@@ -185,18 +184,26 @@ class Curves {
     const text = JSON.stringify(front.map(identity));
     if (text !== this.front) {
       this.front = text;
-      const ground = flameTheme.color("ground");
       put(strong, {
+        key: front.map((a) => a.key),
         xs: front.map((a) => line(a)[0]),
         ys: front.map((a) => line(a)[1]),
         color: front.map(color),
         dash: front.map(dash),
-        ground: front.map(() => ground),
+        ground: front.map(() => flameTheme.color("ground")),
       });
-      veil.fill_color = ground;
     }
-    const alpha = front.includes(focus) ? VEIL : 0;
-    if (veil.fill_alpha !== alpha) veil.fill_alpha = alpha;
+    const covers = front.includes(focus);
+    if (!covers && !veil.data.left.length) return;
+    const { x_range, y_range } = this.figure;
+    const side = (value) => (covers ? [value] : []);
+    put(veil, {
+      left: side(x_range.start),
+      right: side(x_range.end),
+      top: side(y_range.end),
+      bottom: side(y_range.start),
+      ground: side(flameTheme.color("ground")),
+    });
   }
   /** Areas of the spreads of groups. */
   bands(all, options, color) {

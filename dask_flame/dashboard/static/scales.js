@@ -61,11 +61,12 @@ function logarithmic(low, high, distinct) {
 
 /** Ticks of a logarithmic axis between two exponents, as exponents. */
 function logTicks(start, end) {
-  const whole = [];
-  for (let k = Math.ceil(start); k <= end; k++) whole.push(k);
-  const apart = Math.ceil((end - start) / DECADES_SHOWN);
-  const digits = (factors) => [Math.floor(start), ...whole].flatMap((k) => factors.map((f) => k + Math.log10(f)));
+  const powers = [];
+  for (let k = Math.floor(start); k <= end; k++) powers.push(k);
   const inside = (tick) => tick >= start && tick <= end;
+  const whole = powers.filter(inside);
+  const apart = Math.ceil((end - start) / DECADES_SHOWN);
+  const digits = (factors) => powers.flatMap((k) => factors.map((f) => k + Math.log10(f)));
   const minor = apart > 1 ? whole : digits([2, 3, 4, 5, 6, 7, 8, 9]).filter(inside);
   if (whole.length > 1) return { major: whole.filter((k) => k % apart === 0), minor };
   const few = digits([1, 2, 5]).filter(inside);
@@ -77,7 +78,7 @@ function logTicks(start, end) {
   for (let k = Math.ceil(low / step); k * step <= high && major.length < 2 * TICKS; k++) {
     major.push(Math.log10(k * step));
   }
-  return { major, minor: [] };
+  return { major: major.filter(inside), minor: [] };
 }
 
 const ticksAt = (values, place) => spaced(values.map((value) => [place(value), shown(value)]));

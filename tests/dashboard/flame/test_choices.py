@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 #: The metrics whose charts are visible, with the keys of the curves in each.
 CHARTS = """() => daskFlame.curves.shown.map((chart) => {
-  const { figure, lines } = chart.parts(daskFlame.options.log);
+  const { figure, lines } = chart.parts;
   return [figure.left[0].axis_label, figure.visible, [...lines.data.key].sort()];
 })"""
 QUERY = "() => location.search"

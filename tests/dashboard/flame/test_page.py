@@ -258,6 +258,13 @@ DRAWN = """() => ["flame", "flame-grid"].flatMap((name) => {
 })"""
 
 
+#: Whether the other curves are covered, and the keys of those in front.
+FRONT = """() => {
+  const { strong, veil } = daskFlame.curves.shown[0].parts;
+  return [veil.data.left.length > 0, [...strong.data.key]];
+}"""
+#: Whether the small charts are shown.
+SMALL = "() => Bokeh.documents[0].get_model_by_name('flame-grid')?.visible ?? false"
 #: Whether the vertical axis has exponents.
 EXPONENTS = """() => {
   const [axis] = Bokeh.documents[0].get_model_by_name("flame").left;
@@ -434,7 +441,8 @@ def test_a_chart_for_each_runner(client: Client, visit: Callable[[str], Page]) -
     }
     wait_for(lambda: len(lines(page)) == 4)
     choose(page, colors="runner", view="grid")
-    wait_for(lambda: {line["kind"] for line in lines(page).values()} == {"grid"})
+    wait_for(lambda: page.read(SMALL))
+    wait_for(lambda: len(lines(page)) == 4)
     shown = lines(page)
     assert {key: line["runner"] for key, line in shown.items()} == where
     page.shows("each chart: loss 0.025 to 4, step 0 to 39")
@@ -521,13 +529,25 @@ def test_a_point_under_the_mouse_is_named(client: Client, visit: Callable[[str],
         "call 2loss 0.2727i=2", f"{runner} · done", "step 10, after", "last: accuracy 0.9268"
     )
     page.shows("best 0.075 at step 39")
-    # Its curve is in front of the others, which are paler.
-    wait_for(lambda: len({line["alpha"] for line in lines(page).values()}) == 2)
+    # Its curve is in front of the others, which are covered.
+    wait_for(lambda: page.read(FRONT) == [True, ["call 0", "call 2"]])
     page.do(lambda p: p.mouse.move(2, 2))
     wait_for(lambda: "step 10, after" not in page.text())
     # So it is for a row of the ranking.
     page.do(lambda p: p.get_by_role("row", name="call 1").hover())
-    wait_for(lambda: max(lines(page).values(), key=lambda line: line["alpha"])["key"] == "call 1")
+    wait_for(lambda: page.read(FRONT) == [True, ["call 0", "call 1"]])
+    page.do(lambda p: p.mouse.move(2, 2))
+    wait_for(lambda: page.read(FRONT) == [False, ["call 0"]])
+    # All other curves were not drawn again for it.
+    page.read("""() => {
+      window.redrawn = 0;
+      daskFlame.curves.shown[0].parts.lines.change.connect(() => redrawn++);
+    }""")
+    page.do(lambda p: p.get_by_role("row", name="call 2").hover())
+    wait_for(lambda: page.read(FRONT) == [True, ["call 0", "call 2"]])
+    assert page.read("() => redrawn") == 0
+    choose(page, smoothing=0.5)
+    wait_for(lambda: page.read("() => redrawn") == 1)
 
 
 @pytest.mark.browser
@@ -556,7 +576,7 @@ def test_curves_alone(client: Client, visit: Callable[[str], Page]) -> None:
         alone.shows("No reports yet")
     said = {"a": client.submit(train, 0, key="a").result()}
     wait_for(lambda: drawn(page, said))
-    wait_for(lambda: [line["kind"] for line in lines(charts).values()] == ["grid"])
+    wait_for(lambda: charts.read(SMALL) and len(lines(charts)) == 1)
     for alone in (page, charts):
         assert "workers" not in alone.text()
         assert "runner" not in [c.strip() for c in alone.text().split("best loss")]

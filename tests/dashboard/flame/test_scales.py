@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -93,3 +94,33 @@ def test_a_part_of_an_axis_chooses_what_lies_on_it(
     chosen = node(CHOSEN, values, max(0, low - 1e-5), min(1, high + 1e-5))
     on_it = [v for v, place in zip(values, places, strict=True) if low <= place <= high]
     assert [value for value in on_it if value not in chosen] == []
+
+
+@several
+@given(st.floats(-300, 300), st.floats(1e-3, 50))
+def test_a_logarithmic_axis_has_some_round_ticks(node: Node, start: float, length: float) -> None:
+    end = min(start + length, 305)
+    ticks = node("(start, end) => logTicks(start, end)", start, end)
+    major = ticks["major"]
+    assert 1 < len(major) <= 11
+    assert major == sorted(set(major))
+    assert all(start <= tick <= end for tick in [*major, *ticks["minor"]])
+    for tick in major:
+        digits = f"{10**tick:.9e}".split("e")[0].rstrip("0")
+        assert len(digits.replace(".", "")) <= (1 if len(major) < 4 and length > 1 else 6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (0.01, 100, [0.01, 0.1, 1, 10, 100]),
+        (0.3, 6, [0.5, 1, 2, 5]),
+        (2, 3, [2, 2.2, 2.4, 2.6, 2.8, 3]),
+        (1e-12, 1e12, [1e-12, 1e-9, 1e-6, 1e-3, 1, 1e3, 1e6, 1e9, 1e12]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(
+    node: Node, low: float, high: float, wanted: list[float]
+) -> None:
+    ticks = node("(start, end) => logTicks(start, end)", math.log10(low), math.log10(high))
+    assert [10**tick for tick in ticks["major"]] == pytest.approx(wanted)
