@@ -234,6 +234,11 @@ function visible(x, y, low, high, rising, pixels) {
   return Int32Array.from(kept);
 }
 
+/** A name that consists of arguments without their names: "0.1, relu" for "rate=0.1, layer=relu". */
+function withoutNames(name) {
+  return name.replace(/(^|, )[^\s=,]+=/g, "$1");
+}
+
 const FOUR_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 
 /** A number in few characters. */

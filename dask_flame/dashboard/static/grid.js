@@ -164,7 +164,10 @@ class Grid {
     const room = w - 14 - (wide ? taken : 0);
     const fits = textWidth(cell.name, "bold") <= room;
     // Keep the end, because names differ there.
-    const name = fits ? cell.name : cutTo(cell.name.slice(this.prefix), room, "bold", true);
+    const brief = withoutNames(cell.name);
+    const name = fits ? cell.name
+      : textWidth(brief, "bold") <= room ? brief
+      : cutTo(cell.name.slice(this.prefix), room, "bold", true);
     say(left + 7, top + 13, name, ink, "bold");
     if (wide) {
       numbers.x.push(left + w - 7);

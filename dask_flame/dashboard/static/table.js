@@ -321,7 +321,7 @@ class Table {
   /** Write a name, without its middle if it is too long: names often differ at their ends. */
   name(row, name, taken) {
     const room = this.widths.get("call") - 62 - taken;
-    write(row.name, withoutMiddle(name, room));
+    write(row.name, wordWidth(name) <= room ? name : withoutMiddle(withoutNames(name), room));
     mark(row.call, "aria-label", name);
   }
   cell(td, column, { attempt: a, group }, text) {
