@@ -2,7 +2,7 @@
 
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NAME = { least: 170, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const NAME = { least: 170, most: 320, share: 0.47 }; // width of the names, in pixels and of the table
 const NARROW = 420; // width of the table in pixels below which only the names do not scroll
 
 class Table {
