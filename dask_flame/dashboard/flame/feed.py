@@ -129,7 +129,8 @@ class Feed:
             - ``better``: whether small or large values are better, by metric; ``declared``: names
               of those for which the user has said so.
             - ``parameters``: names of the arguments that differ between calls.
-            - ``runs``: all runs, with the numbers of their calls and an estimate of the time left.
+            - ``runs``: all runs, with the numbers of their calls, an estimate of the time left, and
+              whether they are ``shown``.
             - ``now``: the scheduler's time.
             - ``anew``: whether to drop all data of the page first.
             - ``gone``: ids of attempts that no longer exist.
@@ -140,8 +141,9 @@ class Feed:
               points, concatenated.
         """
         wanted = wanted or Wanted()
-        shown = _chosen(calls, wanted)
-        heading = self._head(calls, shown, runs, now, wanted)
+        hidden = _hidden(calls, wanted)
+        shown = {k: c for k, c in calls.items() if c.run not in hidden} if hidden else calls
+        heading = self._head(shown, _runs(runs, calls, hidden, now), now, wanted)
         before, self._heading = self._heading, heading
         redraw = before is None or before["drawn"] != heading["drawn"]
         attempts = list(_attempts(shown))
@@ -181,9 +183,8 @@ class Feed:
 
     def _head(
         self,
-        calls: Mapping[Key, CallReports],
         shown: Mapping[Key, CallReports],
-        runs: Sequence[Run],
+        runs: list[dict[str, Any]],
         now: float,
         wanted: Wanted,
     ) -> dict[str, Any]:
@@ -200,7 +201,7 @@ class Feed:
             "better": [[name, direction(name, shown.values())] for name in listed],
             "declared": [name for name in known if name in declared],
             "parameters": differing(shown.values())[:_PARAMETERS],
-            "runs": _runs(runs, calls, now),
+            "runs": runs,
             "now": now,
         }
 
@@ -267,15 +268,37 @@ def _same(before: Mapping[str, Any], heading: Mapping[str, Any]) -> bool:
     return bool(timeless(before) == timeless(heading))
 
 
-def _chosen(calls: Mapping[Key, CallReports], wanted: Wanted) -> Mapping[Key, CallReports]:
+def _hidden(calls: Mapping[Key, CallReports], wanted: Wanted) -> set[str]:
+    """Return the ids of the runs that are not shown."""
     if wanted.runs is None:
-        return calls
-    chosen = {key: call for key, call in calls.items() if call.run in wanted.runs}
-    return chosen or calls  # of an earlier cluster
+        return _silent(calls.values())
+    there = {call.run for call in calls.values()}
+    # Runs of an earlier cluster may be chosen in an old address.
+    return there - wanted.runs if there & wanted.runs else set()
+
+
+def _silent(calls: Collection[CallReports]) -> set[str]:
+    """Return the ids of runs that do not report, such as the saving of trained models.
+
+    They are shown if they are chosen, if no other run reports either, or if one of their calls has
+    failed by itself.
+    """
+    reporting, done, failed = set(), set(), set()
+    for call in calls:
+        if call.series or any(before.series for before in call.earlier):
+            reporting.add(call.run)
+        elif call.state == "done":
+            done.add(call.run)
+        elif call.state in ("failed", "lost") and call.runner:
+            failed.add(call.run)
+    return done - failed - reporting if reporting else set()
 
 
 def _runs(
-    runs: Sequence[Run], calls: Mapping[Key, CallReports], now: float
+    runs: Sequence[Run],
+    calls: Mapping[Key, CallReports],
+    hidden: Collection[str],
+    now: float,
 ) -> list[dict[str, Any]]:
     own: dict[str, list[CallReports]] = {run.id: [] for run in runs}
     for call in calls.values():
@@ -284,7 +307,8 @@ def _runs(
     told = []
     for run in runs:
         known = asdict(progress(own[run.id], now, run.total))
-        told.append({"id": run.id, "name": run.name, "begun": run.begun, **known})
+        head = {"id": run.id, "name": run.name, "begun": run.begun, "shown": run.id not in hidden}
+        told.append({**head, **known})
     return told
 
 

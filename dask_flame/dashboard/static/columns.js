@@ -69,7 +69,7 @@ function reason(why) {
  * to sort, filter and export by; its `text`; `better` ("min" or "max") for metrics; `usual`, whether
  * it is shown without being chosen; and `name` and `of` for parameters and metrics.
  */
-function columnsOf({ parameters, metrics, better, runs = [] }) {
+function columnsOf({ parameters, metrics, drawn = [], better, runs = [] }) {
   const number = (value) => (isNumber(value) ? COUNT.format(value) : "");
   const call = (id, more) => ({
     id, title: id, group: "call", usual: true, value: (a) => a[id], text: (a) => a[id] ?? "", ...more,
@@ -85,7 +85,8 @@ function columnsOf({ parameters, metrics, better, runs = [] }) {
     value: (a) => metricOf(a, name)?.[of],
     text: (a) => shown(metricOf(a, name)?.[of]),
   });
-  const measured = metrics.flatMap((name, i) => [metric("best")(name, i), metric("last")(name, i)]);
+  const ordered = [...drawn, ...metrics.filter((name) => !drawn.includes(name))];
+  const measured = ordered.flatMap((name, i) => [metric("best")(name, i), metric("last")(name, i)]);
   return [
     state,
     ...measured,

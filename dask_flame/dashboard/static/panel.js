@@ -211,13 +211,15 @@ class Controls {
     const time = (at) => new Date(1000 * at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
     const listed = calls.runs.map(({ id, name, begun, total }) =>
       [id, name, `${callCount(total)}, ${time(begun)}`]);
-    const chosen = calls.runs.filter(({ id }) => options.run.includes(id)).map(({ name }) => name);
-    this.runs.draw(listed.reverse(), options.run, chosen.length ? chosen.join(", ") : "all runs");
+    const seen = calls.runs.filter((run) => run.shown);
+    const names = seen.length === calls.runs.length ? "all runs" : seen.map(({ name }) => name).join(", ");
+    const chosen = options.run.length || seen.length === calls.runs.length ? options.run : seen.map(({ id }) => id);
+    this.runs.draw(listed.reverse(), chosen, names);
     this.runs.root.hidden = calls.runs.length < 2;
   }
   /** The line of words below the choices. */
   say(calls, rows, cut, span, options) {
-    const state = overall(calls, options);
+    const state = overall(calls);
     this.done.hidden = !state.total;
     this.bar.value = state.total ? state.ended / state.total : 0;
     write(this.counts, state.text);
@@ -316,8 +318,8 @@ const callCount = (n) => `${n.toLocaleString("en")} call${n === 1 ? "" : "s"}`;
 const STATES = ["failed", "cancelled", "lost", "running", "waiting"];
 
 /** How far all calls that are chosen have come: {total, ended, text}. */
-function overall(calls, options) {
-  const runs = calls.runs.filter(({ id }) => !options.run.length || options.run.includes(id));
+function overall(calls) {
+  const runs = calls.runs.filter((run) => run.shown);
   const states = {};
   const add = (state, n) => (states[state] = (states[state] ?? 0) + n);
   const inRuns = new Set(runs.map(({ id }) => id));

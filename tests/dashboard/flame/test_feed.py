@@ -199,6 +199,30 @@ def test_runs_have_counts_and_the_time_that_is_left() -> None:
     assert page.next(calls, runs, now=107.0, wanted=Wanted(runs=frozenset(["no"]))) is not None
 
 
+def test_runs_that_do_not_report_are_shown_if_they_are_chosen() -> None:
+    series = {"loss": Series([0], [1.0], [100.0], 1)}
+    runs = [Run("train", "train", 99.0, 2), Run("save", "save", 100.0, 2)]
+    saved = {"s": call("s", run="save", finished=103.0), "w": call("w", "waiting", run="save")}
+    page, viewer = feed(), Viewer()
+
+    def shown(calls: dict[str, Any], **wanted: Any) -> list[str]:
+        told = page.next(calls, runs, now=104.0, wanted=Wanted(**wanted))
+        viewer.take(told)
+        assert told is None or [run["total"] for run in told["runs"]] == [2, 2]
+        seen = [] if told is None else [run["id"] for run in told["runs"] if run["shown"]]
+        assert told is None or {row["run"] for row in viewer.rows.values()} <= set(seen)
+        return sorted(row["key"] for row in viewer.rows.values())
+
+    assert shown(saved) == ["s", "w"]  # nothing else has reported yet
+    calls = {"t": call("t", run="train", series=series), **saved}
+    assert shown(calls) == ["t"]
+    assert shown(calls, runs=frozenset(["save"])) == ["s", "w"]
+    assert shown(calls) == ["t"]
+    # A failure is shown, but not one that only follows from another.
+    assert shown(calls | {"w": call("w", "failed", run="save", runner="")}) == ["t"]
+    assert shown(calls | {"w": call("w", "failed", run="save")}) == ["s", "t", "w"]
+
+
 def test_the_direction_of_a_metric_is_declared_or_guessed() -> None:
     series = {
         "loss": Series([0, 1], [1.0, 3.0], [0.0, 1.0], 2),
