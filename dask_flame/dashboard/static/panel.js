@@ -55,6 +55,9 @@ const CONTROLS_STYLE = `
  .said > * { min-width: 0; overflow-wrap: anywhere }
  .quiet { color: var(--flame-quiet) }
  .flame-lost { color: var(--flame-bad) }
+ button.flame-failed { background: none; border: 0; padding: 0; color: var(--flame-bad);
+  text-decoration: underline; text-underline-offset: 2px }
+ button.flame-failed[aria-pressed=true] { font-weight: bold }
  [hidden] { display: none !important }
  progress { width: 90px; height: 9px; vertical-align: baseline; margin-right: 8px;
   accent-color: #0072B2 }`;
@@ -90,8 +93,10 @@ class Controls {
     this.best = element("span", {});
     this.bar = element("progress", { max: 1, value: 0 });
     this.bar.setAttribute("aria-label", "calls that have ended");
-    this.counts = element("span", {});
-    this.done = element("span", {}, this.bar, this.counts);
+    this.ended = element("span", {});
+    this.others = element("span", {});
+    this.failed = this.failures();
+    this.done = element("span", {}, this.bar, this.ended, this.failed, this.others);
     this.pools = element("span", { className: "flame-pools" });
     this.lost = element("b", { className: "flame-lost" });
     this.lost.setAttribute("role", "status");
@@ -115,6 +120,15 @@ class Controls {
     if (tabs) tabs.lastElementChild.before(this.pools, this.lost);
     else this.root.lastElementChild.append(this.lost);
     this.show(options);
+  }
+  /** A button that is also the number of failed calls. */
+  failures() {
+    const failed = element("button", { type: "button", name: "failed", className: "flame-failed" });
+    failed.onclick = () => {
+      const pressed = failed.getAttribute("aria-pressed") === "true";
+      this.choose({ search: pressed ? "" : FAILED });
+    };
+    return failed;
   }
   select(name, label, choices) {
     const chosen = element("select", { name });
@@ -222,7 +236,11 @@ class Controls {
     const state = overall(calls);
     this.done.hidden = !state.total;
     this.bar.value = state.total ? state.ended / state.total : 0;
-    write(this.counts, state.text);
+    write(this.ended, state.done + (state.failed ? ", " : ""));
+    write(this.failed, state.failed);
+    write(this.others, state.others);
+    this.failed.title = state.failed && `${reasons(calls)}\nshow only these, or all again`;
+    mark(this.failed, "aria-pressed", String(options.search === FAILED));
     const reach = cut === 1 ? "1 curve goes" : `${cut} curves go`;
     write(this.cut, cut ? `${reach} out of sight` : "");
     const latest = calls.latest();
@@ -317,7 +335,17 @@ const callCount = (n) => `${n.toLocaleString("en")} call${n === 1 ? "" : "s"}`;
 
 const STATES = ["failed", "cancelled", "lost", "running", "waiting"];
 
-/** How far all calls that are chosen have come: {total, ended, text}. */
+const FAILED = "state:failed"; // the filter that shows the failed calls
+const REASONS = 5; // maximum number of reasons in a tooltip
+
+/** Names of failed calls, and why they failed. */
+function reasons(calls) {
+  const failed = calls.latest().filter((a) => a.state === "failed");
+  const more = failed.length > REASONS ? [`and ${failed.length - REASONS} more`] : [];
+  return [...failed.slice(0, REASONS).map((a) => `${a.name}: ${a.why}`), ...more].join("\n");
+}
+
+/** How far all calls that are chosen have come: {total, ended}, and in words. */
 function overall(calls) {
   const runs = calls.runs.filter((run) => run.shown);
   const states = {};
@@ -327,15 +355,15 @@ function overall(calls) {
   for (const a of calls.latest()) if (!inRuns.has(a.run)) add(a.state, 1);
   const total = Object.values(states).reduce((n, m) => n + m, 0);
   const count = (n) => n.toLocaleString("en");
-  const words = STATES.filter((s) => states[s]).map((s) => `${count(states[s])} ${s}`);
+  const [failed, ...words] = STATES.map((s) => (states[s] ? `, ${count(states[s])} ${s}` : ""));
   const unfinished = runs.filter((run) => run.waiting || run.running);
   const left = Math.max(0, ...unfinished.map((run) => run.left)) - (calls.clock() - calls.now);
   if (unfinished.length && unfinished.every((run) => isNumber(run.left))) {
-    words.push(left > 1 ? `about ${roughly(left)} left` : "nearly ready");
+    words.push(left > 1 ? `, about ${roughly(left)} left` : ", nearly ready");
   }
   const done = `${count(states.done ?? 0)} of ${count(total)} done`;
   const open = (states.running ?? 0) + (states.waiting ?? 0) + (states.lost ?? 0);
-  return { total, ended: total - open, text: [done, ...words].join(", ") };
+  return { total, ended: total - open, done, failed: failed.slice(2), others: words.join("") };
 }
 
 /** How many points are drawn of how many that were reported; empty if they are all. */

@@ -203,7 +203,7 @@ def test_runs_are_chosen_and_counted(client: Client, visit: Callable[..., Page])
     page.shows("2 of 2 done")
     wait_for(lambda: lines(page).keys() == {"second 0", "second 1"})
     check(page, "runs", ids["first"])
-    page.shows("5 of 5 done", "first, second")
+    page.shows("5 of 5 done", "all runs")
     page.reload()
     wait_for(lambda: len(lines(page)) == 5)
 
@@ -263,3 +263,21 @@ def test_one_entry_in_dasks_bar_leads_to_both_pages(
     page.wait("() => location.pathname === '/pools' && window.Bokeh?.documents.length")
     page.do(lambda p: p.get_by_role("link", name="Calls", exact=True).click())
     page.wait("() => location.pathname === '/flame' && window.Bokeh?.documents.length")
+
+
+def test_failed_calls_are_one_click_away(client: Client, visit: Callable[..., Page]) -> None:
+    client.submit(train, 1, key="good").result()
+    for i in range(2):
+        client.submit(fails, True, key=f"bad {i}").exception()
+    page = visit(url(client, "/flame"))
+    page.shows("1 of 3 done, 2 failed")
+    failed = "button[name=failed]"
+    assert "bad 0: ValueError('too large')" in page.do(
+        lambda p: p.locator(failed).get_attribute("title")
+    )
+    page.do(lambda p: p.click(failed))
+    wait_for(lambda: lines(page).keys() == {"bad 0", "bad 1"})
+    assert "filter=state%3Afailed" in page.read(QUERY)
+    page.do(lambda p: p.click(failed))
+    wait_for(lambda: len(lines(page)) == 3)
+    assert page.read(QUERY) == ""
