@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 from dask.typing import Key
@@ -18,13 +19,19 @@ from dask_flame.core.text import function_name
 
 
 @dataclass(frozen=True, slots=True)
-class _Submitted:
-    """A call as it was submitted; holds no argument."""
+class _Function:
+    """A function as it was when calls were submitted; holds neither it nor what it refers to."""
 
-    function: Any
-    code: Any
+    there: Callable[[], Any]  # None if it does not exist any more
+    name: str
+    parts: tuple[Any, ...] | None  # of a function of Python
     version: str | None
-    arguments: str
+
+    @classmethod
+    def of(cls, function: Any, version: str | None) -> _Function:
+        parts = _parts(function) if isinstance(function, FunctionType) else None
+        name = getattr(function, "__qualname__", None) or function_name(function)
+        return cls(_weak(function), name, parts, version)
 
 
 class HeldKeys:
@@ -35,7 +42,8 @@ class HeldKeys:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Key, _Submitted] = {}
+        #: Functions and arguments, as texts.
+        self._known: dict[Key, tuple[_Function, str]] = {}
 
     def check(
         self, found: SubmittedCalls, held: Mapping[Key, Any] | Collection[Key], version: str | None
@@ -59,17 +67,15 @@ class HeldKeys:
         if not found.own_keys:
             return  # Dask's own keys depend on the function and the arguments
         function = found.function
-        code = getattr(function, "__code__", None)
+        now = _Function.of(function, version)
         stale: tuple[Key, str] | None = None
         for key, args, kwargs in found.each():
             before = self._known.get(key) if key in held else None
             if before is None:
-                self._known[key] = _Submitted(
-                    function, code, version, _fingerprint(function, args, kwargs)
-                )
-            elif stale is None and (what := _difference(before, function, version)):
+                self._known[key] = now, _fingerprint(function, args, kwargs)
+            elif stale is None and (what := _difference(before[0], now)):
                 stale = key, what
-            elif stale is None and before.arguments != _fingerprint(function, args, kwargs):
+            elif stale is None and before[1] != _fingerprint(function, args, kwargs):
                 stale = key, "other arguments"
         if len(self._known) > 2 * len(held) + 1_000:
             self._known = {key: one for key, one in self._known.items() if key in held}
@@ -77,19 +83,27 @@ class HeldKeys:
             _warn(*stale, function_name(function))
 
 
-def _difference(before: _Submitted, function: Any, version: str | None) -> str:
-    """Return how the function differs from the earlier one; empty if it does not."""
-    if before.function is function:
+def _difference(before: _Function, now: _Function) -> str:
+    """Return how a function differs from the earlier one; empty if it does not."""
+    earlier, function = before.there(), now.there()
+    if before.parts is not None and now.parts is not None:
         # Tools that reload modules replace the code of a function in place.
-        same = before.code is getattr(function, "__code__", None) and before.version == version
-        return "" if same else "an earlier version of it"
-    if isinstance(function, FunctionType) and isinstance(before.function, FunctionType):
-        same = _parts(before.function) == _parts(function) and before.version == version
-        if same:
+        if (before.parts, before.version) == (now.parts, now.version):
             return ""
-        named = before.function.__qualname__ == function.__qualname__
-        return "an earlier version of it" if named else function_name(before.function)
-    return "" if before.function == function else function_name(before.function)
+        return "an earlier version of it" if before.name == now.name else before.name
+    if earlier is not None and earlier is not function and earlier != function:
+        return before.name
+    return "" if before.version == now.version else "an earlier version of it"
+
+
+def _weak(function: Any) -> Callable[[], Any]:
+    """Return what returns a function while somebody else holds it."""
+    try:
+        if isinstance(function, MethodType):
+            return weakref.WeakMethod(function)
+        return weakref.ref(function)
+    except TypeError:
+        return lambda: function  # such as a function of C, which holds nothing
 
 
 def _parts(function: FunctionType) -> tuple[Any, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,7 +52,7 @@ def test_a_reloaded_module_with_an_old_key_is_said() -> None:
     first = calls(one, 1)
     keys = HeldKeys()
     keys.check(first, "a", None)
-    one.__code__ = function(TWO).__code__  # type: ignore[attr-defined]
+    one.__code__ = function(TWO).__code__
     with pytest.warns(UserWarning, match="an earlier version"):
         keys.check(first, "a", None)
     assert said(calls(abs, 1), calls(abs, 1), versions=["v1", "v2"])
@@ -79,6 +82,38 @@ def test_released_keys_are_forgotten() -> None:
     for n in range(5_000):
         keys.check(calls(abs, n, key=str(n)), (), None)
     assert len(keys._known) <= 1_001
+
+
+class Model:
+    def train(self, rate: float) -> float:
+        return rate
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["closure", "method", "partial"])
+def test_what_a_function_holds_is_not_kept(kind: str) -> None:
+    def held() -> tuple[Callable[..., Any], weakref.ref[Model]]:
+        data = Model()
+        made: dict[str, Callable[..., Any]] = {
+            "closure": lambda rate: (data, rate),
+            "method": data.train,
+            "partial": partial(id, data),
+        }
+        return made[kind], weakref.ref(data)
+
+    keys = HeldKeys()
+    function, data = held()
+    keys.check(calls(function, 1), "a", None)
+    del function
+    gc.collect()
+    assert data() is None
+
+
+@pytest.mark.unit
+def test_methods_are_told_apart_by_their_objects() -> None:
+    one, other = Model(), Model()
+    assert not said(calls(one.train, 1), calls(one.train, 1))
+    assert "a call of Model.train" in said(calls(one.train, 1), calls(other.train, 1))[0]
 
 
 @pytest.mark.process
