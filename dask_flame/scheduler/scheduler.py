@@ -144,7 +144,13 @@ class FlameScheduler(ClientAnswers):
         )
         # After `slots`, which makes the sender for a new worker.
         plugins = (self.slots, self.code, self.fetches, *kwargs.pop("plugins", ()))
-        super().__init__(extensions=extensions, plugins=plugins, **kwargs)
+        try:
+            super().__init__(extensions=extensions, plugins=plugins, **kwargs)
+        except BaseException:
+            # It has started the dashboard's server, if a warning about its port is an error.
+            if (server := getattr(self, "http_server", None)) is not None:
+                server.stop()
+            raise
         dask_histories.bound(self)
         # One task per thread: no task waits on a worker.
         self.WORKER_SATURATION = 1.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import warnings
 from typing import Any
 
 import dask.config
+import psutil
 import pytest
 
+from dask_flame import FlameCluster
 from dask_flame.driver.dashboard_links import dashboard_link, page_link
 
 
@@ -39,3 +42,14 @@ def test_a_cluster_is_shown_whatever_the_template(flame: Any) -> None:
         for shown in (repr(cluster), cluster._repr_html_(), repr(client), client._repr_html_()):
             assert shown
         assert cluster.flame_link == f"http://127.0.0.1:{port}/flame"
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:unclosed.*0.0.0.0:ResourceWarning")  # of tornado's own
+def test_a_port_in_use_may_be_an_error_and_leaves_no_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, warnings.catch_warnings():
+        before = psutil.Process().net_connections()
+        warnings.filterwarnings("error", "Port .* is already in use")
+        with pytest.raises(UserWarning, match="is already in use"):
+            FlameCluster(max=1, dashboard_address=f"127.0.0.1:{other.getsockname()[1]}")
+        assert psutil.Process().net_connections() == before
