@@ -9,7 +9,6 @@ import numpy as np
 
 from dask_flame.core.terminal_text import plain
 from dask_flame.core.text import label
-from dask_flame.reports.better import guess
 from dask_flame.reports.series import CallReports, Series
 
 #: Text for a missing number.
@@ -20,11 +19,6 @@ def metrics(calls: Iterable[CallReports]) -> list[str]:
     """Return the names of all series: "loss" first, the others in order of appearance."""
     names = dict.fromkeys(name for call in calls for name in call.series)
     return sorted(names, key=lambda name: name != "loss")
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return whether larger values of a metric are better, decided by its name."""
-    return guess(metric) == "max"
 
 
 def best(series: Series, *, higher: bool) -> tuple[float, int] | None:

@@ -23,12 +23,13 @@ from distributed.dashboard.scheduler import template_variables
 
 from dask_flame import Reports, dashboard, report
 from dask_flame.charts.colors import BAD, Palette
-from dask_flame.charts.ranking import best, higher_is_better, labels, metrics
+from dask_flame.charts.ranking import best, labels, metrics
 from dask_flame.core.text import label
 from dask_flame.dashboard import install
 from dask_flame.dashboard.flame import page as flame_page
 from dask_flame.dashboard.mount import mount
 from dask_flame.reports import CallReports, Series
+from dask_flame.reports.better import guess
 from tests.support.browser_help import Browser, Page, cluster_of, get, url
 from tests.support.waiting import wait_for
 
@@ -66,7 +67,7 @@ def test_metrics_begin_with_the_loss() -> None:
     ],
 )
 def test_which_way_is_better(name: str, higher: bool) -> None:
-    assert higher_is_better(name) is higher
+    assert guess(name) == ("max" if higher else "min")
 
 
 @pytest.mark.unit
