@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 from dask_flame.testing.leaks import _SHARED
+from tests.support.examples import examples
 from tests.support.waiting import wait_for
 
 pytest_plugins = ["tests.support.kinds"]
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Whether an example is quick depends on what else this machine does.
 settings.register_profile(
-    "ours", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "ours", max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ours")
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_flame.core.channel import Channel
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.process
 
@@ -48,7 +49,7 @@ class Pair:
                 await asyncio.sleep(0.001)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(15))
 @given(
     st.lists(
         st.sampled_from(["here", "there", "cut", "cut", "meet", "breathe", "breathe"]), max_size=60

@@ -46,6 +46,7 @@ from dask_flame.core.settings import SETTINGS
 from dask_flame.errors import ClosedError
 from dask_flame.prints.rate_limit import Limits
 from dask_flame.scaling.fleet import Fleet
+from tests.support.examples import examples
 
 nan, inf = math.nan, math.inf
 
@@ -671,7 +672,7 @@ _OPTIONS = sorted({row.name for row in CLUSTER} - {"backend"})
 
 
 @pytest.mark.unit
-@settings(max_examples=150)
+@settings(max_examples=examples(60))
 @given(
     st.dictionaries(
         st.sampled_from(_OPTIONS) | st.from_regex("[a-z_]{1,12}", fullmatch=True), _ANYTHING
@@ -688,7 +689,7 @@ def test_whatever_is_given_is_refused_in_our_words(options: dict[str, Any]) -> N
 
 
 @pytest.mark.unit
-@settings(max_examples=150)
+@settings(max_examples=examples(60))
 @given(st.sampled_from(sorted(SETTINGS)), _ANYTHING)
 @pytest.mark.usefixtures("nothing_starts")
 def test_whatever_is_configured_is_refused_in_our_words(name: str, value: Any) -> None:

@@ -31,6 +31,7 @@ from tests.backends.kubernetes import test_backend as test_kubernetes
 from tests.backends.kubernetes.objects.test_manifests import SITE
 from tests.backends.kubernetes.test_backend import Start, whoami
 from tests.support import kubernetes_schemas
+from tests.support.examples import examples
 from tests.support.kubernetes_help import Caller
 
 pytestmark = pytest.mark.process
@@ -186,7 +187,7 @@ TOKEN = "s3cr3t-t0k3n"
 SPEC = RunnerSpec(name="runner-1", scheduler="tls://10.0.0.1:1", concurrency=1, boot_timeout=60)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(20))
 @given(
     env=st.sets(NAME | st.text(min_size=1).filter(lambda t: "=" not in t and "\0" not in t)),
     secrets=st.sets(NAME),

@@ -20,6 +20,7 @@ from dask_flame.core.pool import Pool
 from dask_flame.scaling.fleet import CALLED_OFF, Decision, Fleet, Phase
 from dask_flame.scaling.no_room import PAUSE
 from dask_flame.scaling.runner_index import RunnerState
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.unit
 
@@ -910,5 +911,5 @@ def places(fleet: Fleet, member: RunnerState) -> list[str]:
     return found
 
 
-World.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
+World.TestCase.settings = settings(max_examples=examples(40), stateful_step_count=60)
 TestWorld = World.TestCase

@@ -12,11 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from tests.support.examples import examples
 from tests.support.paths import ROOT
 
 NODE = os.environ.get("NODE", "node")
 STATIC = ROOT / "dask_flame/dashboard/static"
+
+#: For tests of hypothesis that use the process of a fixture for all examples.
+several = settings(
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 #: Runs a program for each line of JSON, and answers with a line of JSON.
 _LOOP = """

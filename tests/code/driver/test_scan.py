@@ -26,6 +26,7 @@ from dask_flame.code.driver.shared_scan import SharedScan, scans
 from dask_flame.code.manifest import Manifest
 from dask_flame.core.packs import Pack
 from dask_flame.errors import PoolError
+from tests.support.examples import examples
 from tests.support.watches import watches
 
 
@@ -118,7 +119,7 @@ PATHS = [
 
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(RULES, RULES)
 def test_gitignore_files_are_followed_as_git_does(
     tmp_path_factory: pytest.TempPathFactory, top: list[str], below: list[str]

@@ -7,18 +7,14 @@ import operator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.node_help import Node, node
+from tests.support.node_help import Node, node, several
 
 __all__ = ["node"]
 
 pytestmark = pytest.mark.process
-
-several = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 def call(name: str = "a", **more: Any) -> dict[str, Any]:

@@ -10,19 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame.reports.driver.export import _escaped
-from tests.support.node_help import Node, node
+from tests.support.node_help import Node, node, several
 
 __all__ = ["node"]
 
 pytestmark = pytest.mark.process
-
-several = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 def with_parameters(**parameters: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from dask_flame.history.boots import Boot
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 from dask_flame.history.timeline import RunnerTimeline
 from tests.support.browser_help import Page, cluster_of, get, url
+from tests.support.examples import examples
 from tests.support.waiting import wait_for
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -244,7 +245,7 @@ def blank_demand(name: str) -> Demand:
 
 
 @pytest.mark.unit
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(20))
 @given(st.lists(happenings.map(tuple), max_size=5))
 def test_what_was_sent_bit_by_bit_is_what_there_is(
     stretches: list[tuple[tuple[str, str, float], ...]],
@@ -262,7 +263,7 @@ def test_what_was_sent_bit_by_bit_is_what_there_is(
 
 
 @pytest.mark.unit
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(15))
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 5), max_size=4), max_size=5))
 def test_the_history_grows_bit_by_bit(stretches: list[list[tuple[int, ...]]]) -> None:
     def plot(name: str, histories: list[Any]) -> Demand:

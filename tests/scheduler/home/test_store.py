@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_flame.scheduler.home.store import Parcel, ResultStore
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +37,7 @@ def content(p: Parcel) -> tuple[Any, list[bytes]]:
     return p.header, [bytes(f) for f in p.frames]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(60))
 @given(steps=st.lists(STEPS, max_size=30), memory=st.none() | st.integers(0, 200))
 def test_accounting(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any], memory: int | None

@@ -19,6 +19,7 @@ from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
 from tests.support import kubernetes_schemas
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.unit
 
@@ -253,7 +254,7 @@ def test_a_service_for_the_scheduler_and_the_hole_for_it(kind: str) -> None:
     assert service["metadata"]["ownerReferences"] == hole["metadata"]["ownerReferences"] == [OWNER]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(15))
 @given(
     st.fixed_dictionaries(
         {},
@@ -465,7 +466,7 @@ options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(15))
 @given(
     options=options,
     amounts=st.fixed_dictionaries(
