@@ -239,6 +239,11 @@ function withoutNames(name) {
   return name.replace(/(^|, )[^\s=,]+=/g, "$1");
 }
 
+/** The names that withoutNames() leaves out: "rate, layer". */
+function argumentNames(name) {
+  return [...name.matchAll(/(?:^|, )([^\s=,]+)=/g)].map(([, argument]) => argument).join(", ");
+}
+
 const FOUR_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 
 /** A number in few characters. */

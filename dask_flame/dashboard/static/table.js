@@ -2,7 +2,9 @@
 
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NAME = { least: 170, most: 320, share: 0.47 }; // width of the names, in pixels and of the table
+const NAME = { least: 170, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
+const REASON = { least: 130, most: 235 }; // maximum width of the states, in pixels
+const RESULT = 100; // width of a result in pixels
 const NARROW = 420; // width of the table in pixels below which only the names do not scroll
 
 class Table {
@@ -16,6 +18,8 @@ class Table {
     this.opened = new Set(); // keys of groups whose calls are shown
     this.active = ""; // id of the entry that the keyboard acts on
     this.widths = new Map();
+    this.brief = false; // whether calls are written without the names of their arguments
+    this.title = "call"; // of the column of names
     this.last = null; // arguments of the last draw()
     this.tools = new TableTools({ choose, download: () => this.csv() });
     this.groups = element("colgroup");
@@ -149,25 +153,19 @@ class Table {
       if (width > (this.widths.get(id) ?? least)) this.widths.set(id, width);
       else if (!this.widths.has(id)) this.widths.set(id, least);
     };
-    // The call's name may take about a third of the table; its parameters have columns, too.
-    const names = Math.round(Math.max(NAME.least, Math.min(NAME.most, NAME.share * this.scroll.clientWidth)));
+    this.narrow = this.scroll.clientWidth < NARROW;
+    this.table.classList.toggle("narrow", this.narrow);
+    this.measureNames(seen, widen);
+    // The first result should be visible beside the reason of a failure.
+    const rest = this.scroll.clientWidth - LEAD - this.widths.get("call") - RESULT;
     shownOnes.forEach((column, k) => {
       const state = column.id === "state";
-      const most = state ? 235 : column.of ? 190 : 160;
+      const most = state ? Math.max(REASON.least, Math.min(REASON.most, rest)) : column.of ? 190 : 160;
       widen(column.id, `${column.title} ▾`, 44, most);
       // Digits have the same width: of the texts with most characters one is the widest or nearly so.
       const bar = state && running ? "————" : "";
       widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));
     });
-    this.narrow = this.scroll.clientWidth < NARROW;
-    this.table.classList.toggle("narrow", this.narrow);
-    if (names !== this.names) this.widths.delete("call");
-    this.names = names;
-    const name = ({ group, attempt: a }) => {
-      if (group) return `${group.name} (${group.members.length})`;
-      return a.attempt > 1 && !this.narrow ? `${a.name} attempt ${a.attempt}` : a.name;
-    };
-    widen("call", `————${longest(seen.map(name))}`, 90, names);
     const widths = [LEAD, this.widths.get("call") ?? 90, ...shownOnes.map((c) => this.widths.get(c.id))];
     const total = widths.reduce((sum, width) => sum + width, 0);
     const text = `${widths.join()} ${calls.metrics.length}`;
@@ -182,9 +180,37 @@ class Table {
       return col;
     }), element("col"));
   }
+  /**
+   * Widen the column of the names. If one of them does not fit, all are written without the names of
+   * their arguments, which are then the title of the column.
+   */
+  measureNames(seen, widen) {
+    // About a third of the table.
+    const most = Math.round(Math.max(NAME.least, Math.min(NAME.most, NAME.share * this.scroll.clientWidth)));
+    if (most !== this.names || !this.widths.has("call")) {
+      this.widths.delete("call");
+      this.brief = false;
+      this.title = "call";
+    }
+    this.names = most;
+    const full = ({ group, attempt: a }) => {
+      if (group) return `${group.name} (${group.members.length})`;
+      return a.attempt > 1 && !this.narrow ? `${a.name} attempt ${a.attempt}` : a.name;
+    };
+    const sign = "————";
+    const texts = seen.map(full);
+    if (!this.brief && wordWidth(sign + longest(texts)) + 16 > most) {
+      this.brief = true;
+      this.title = argumentNames((seen[0].group ?? seen[0].attempt).name) || "call";
+      this.widths.delete("call");
+    }
+    widen("call", `${this.title} ▾`, 90, most);
+    widen("call", sign + longest(this.brief ? texts.map(withoutNames) : texts), 90, most);
+  }
   header(shownOnes, options) {
     const heads = [
-      { id: "", title: "#", hint: "best first" }, { id: "call", title: "call", hint: "name of the call" },
+      { id: "", title: "#", hint: "best first" },
+      { id: "call", title: this.title, hint: "name of the call" },
       ...shownOnes.map((column) => ({ ...column, hint: hintOf(column, this.last.calls) })),
     ];
     const text = JSON.stringify(heads.map(({ id, title, hint }) => [id, title, hint, this.texts.has(id)]));
@@ -321,7 +347,7 @@ class Table {
   /** Write a name, without its middle if it is too long: names often differ at their ends. */
   name(row, name, taken) {
     const room = this.widths.get("call") - 62 - taken;
-    write(row.name, wordWidth(name) <= room ? name : withoutMiddle(withoutNames(name), room));
+    write(row.name, withoutMiddle(this.brief ? withoutNames(name) : name, room));
     mark(row.call, "aria-label", name);
   }
   cell(td, column, { attempt: a, group }, text) {
