@@ -247,15 +247,15 @@ class Controls {
     const below = (a) => calls.drawn.some((m) => a.result(m).best <= 0 && a.result(m).made);
     const hidden = options.log ? latest.filter(below).length : 0;
     write(this.below, hidden ? `of ${hidden}, values of 0 or less have no logarithm` : "");
-    this.tell(calls, rows[0]);
+    this.tell(calls, rows[0], options.search ? "best of these " : "best ");
     write(this.found, options.search ? `${rows.length.toLocaleString("en")} of ${callCount(latest.length)} shown` : "");
     write(this.span, span ? `each chart: ${span}` : "");
     write(this.thinned, thinned(calls));
   }
   /** The best call in words. */
-  tell(calls, first) {
+  tell(calls, first, words) {
     const { best, at } = first?.result(calls.metric) ?? NO_VALUE;
-    write(this.best, isNumber(best) ? "best " : "");
+    write(this.best, isNumber(best) ? words : "");
     if (!isNumber(best)) return;
     const bold = (text) => element("b", {}, text);
     this.best.append(bold(shown(best)), ` at step ${at.toLocaleString("en")} by `, bold(first.name));
