@@ -43,6 +43,7 @@ from dask_flame.driver.launch import (
     runner_spec,
 )
 from dask_flame.driver.lifecycle import ClusterLifecycle
+from dask_flame.driver.log_filter import without
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
 from dask_flame.files.driver.cluster_files import ClusterFiles
@@ -332,7 +333,16 @@ class FlameCluster(ClusterLifecycle):
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: Any = True
     ) -> Logs:
-        logs = await super()._get_logs(cluster=False, scheduler=scheduler, workers=workers)
+        logs = await super()._get_logs(cluster=False, scheduler=scheduler, workers=False)
+        if workers:
+            chosen = None if workers is True else list(workers)
+            # A runner may end at this moment.
+            with without("distributed.scheduler", "broadcast to "):
+                told = await self.scheduler_comm.broadcast(
+                    msg={"op": "get_logs", "n": None}, workers=chosen, on_error="ignore"
+                )
+            for address, lines in told.items():
+                logs[address] = Log("\n".join(line for _, line in lines))
         if cluster:
             logs["Cluster"] = Log("\n".join(map(str, self.events)))
         if workers is True:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -444,3 +446,22 @@ def test_the_exported_names() -> None:
         assert getattr(dask_flame, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = dask_flame.nonsense
+
+
+def test_logs_while_a_runner_ends(flame: Any, caplog: pytest.LogCaptureFixture) -> None:
+    cluster, client = flame(min=2, max=2)
+    client.wait_for_workers(2)
+    address, pid = next(iter(client.run(os.getpid).items()))
+
+    async def logs() -> Any:
+        os.kill(pid, signal.SIGSTOP)
+        asked = asyncio.ensure_future(cluster._get_logs())
+        while not cluster.scheduler.rpc.occupied.get(address):  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        return await asked
+
+    found = cluster.sync(logs)
+    assert address not in found
+    assert {"Cluster", "Scheduler"} <= found.keys()
+    assert "broadcast" not in caplog.text
