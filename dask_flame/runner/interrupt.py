@@ -119,6 +119,7 @@ class Execution:
         self.thread: int | None = None
         self._taken = False
         self._inside = False
+        self._requested = False
 
     def take(self) -> bool:
         """Return whether a submission to the pool is this call; True only once."""
@@ -174,7 +175,9 @@ class Execution:
                 # The interpreter raises pending exceptions after calls and at backward jumps.
                 # Neither occurs before the second of these lines has taken effect.
                 self._inside = False
-                _withdraw_exception(thread, None)
+                if self._requested:
+                    _withdraw_exception(thread, None)
+                    _forget_requests(thread)
         except Interrupted as error:
             # Raised in distributed's code around the call, which expects no such error: usually a
             # second interruption, while distributed records the first.
@@ -202,6 +205,8 @@ class Execution:
         with self.worker.active_threads_lock:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
             if known and self._inside and not _stopped(self.thread):
+                # The call cannot end before this lock is free.
+                self._requested = True
                 _request_exception(self.thread, Interrupted)
         self.wake()
 
@@ -221,6 +226,21 @@ class Execution:
         waiting = self.waiting
         if waiting is not None:
             waiting.cancel()
+
+
+def _forget_requests(thread: int) -> None:
+    """Have the interpreter forget that exceptions were requested in this thread.
+
+    CPython until 3.12 forgets a request only when it raises the exception, not when the request is
+    withdrawn. In 3.11 a thread with a profiler, such as cProfile, looks for the exception without
+    end until then.
+    """
+    try:
+        _request_exception(thread, Interrupted)
+        for _ in range(1_000):
+            pass
+    except Interrupted:
+        pass
 
 
 def _rescheduled(thread: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import cProfile
 import functools
 import logging
 import operator
@@ -596,3 +597,32 @@ def test_threads_of_the_driver_may_call(flame: Flame) -> None:
     for thread in threads:
         thread.join()
     assert sorted(seen) == list(range(8))
+
+
+def profiled() -> int:
+    profile = cProfile.Profile()
+    names: dict[str, int] = {}
+    profile.runctx("total = sum(range(100))", {}, names)
+    return names["total"]
+
+
+def test_a_call_can_be_profiled_whatever_ran_before_it(flame: Flame) -> None:
+    """CPython 3.11 looks for requested exceptions without end, if it has not forgotten them."""
+    cluster, client = flame(max=1)
+
+    def cancel() -> None:
+        future = client.submit(spin, pure=False)
+        wait_for(lambda: any(runner.busy for runner in cluster.runners.values()))
+        future.cancel()
+
+    before: list[Callable[[], Any]] = [
+        lambda: client.submit(int).result(),
+        lambda: client.submit(operator.truediv, 1, 0).exception(),
+        lambda: dask_flame.call(spin, timeout=0.2),
+        cancel,
+    ]
+    for call in before:
+        with contextlib.suppress(CallTimeout):
+            call()
+        assert client.submit(profiled, pure=False).result(timeout=30) == 4950
+    assert list(cluster.runners) == ["runner-1"]
