@@ -49,6 +49,7 @@ _SCRIPTS = (
     "panel",
     "cells",
     "tools",
+    "widths",
     "table",
     "parallel",
     "scatter",

@@ -2,10 +2,6 @@
 
 const BEYOND = 8; // number of rows that are rendered above and below the visible ones
 const STICKY = 5; // maximum number of pinned rows that do not scroll
-const NAME = { least: 170, most: 320, share: 0.42 }; // width of the names, in pixels and of the table
-const REASON = { least: 130, most: 235 }; // maximum width of the states, in pixels
-const RESULT = 100; // width of a result in pixels
-const NARROW = 420; // width of the table in pixels below which only the names do not scroll
 
 class Table {
   constructor(colors, { choose, point, open }) {
@@ -17,12 +13,9 @@ class Table {
     this.entries = [];
     this.opened = new Set(); // keys of groups whose calls are shown
     this.active = ""; // id of the entry that the keyboard acts on
-    this.widths = new Map();
-    this.brief = false; // whether calls are written without the names of their arguments
-    this.title = "call"; // of the column of names
     this.last = null; // arguments of the last draw()
     this.tools = new TableTools({ choose, download: () => this.csv() });
-    this.groups = element("colgroup");
+    const groups = element("colgroup");
     this.head = element("tr");
     this.body = element("tbody");
     this.above = this.space();
@@ -30,13 +23,14 @@ class Table {
     this.table = element(
       "table",
       { role: "grid", tabIndex: 0, ariaLabel: "calls" },
-      this.groups, element("thead", {}, this.head), this.body,
+      groups, element("thead", {}, this.head), this.body,
     );
     this.scroll = element("div", { className: "scroll" }, this.table);
     this.root = element(
       "div", { className: "whole" },
       element("style", {}, TABLE_STYLE), this.tools.root, this.scroll,
     );
+    this.widths = new Widths(this.table, this.scroll, groups);
     this.scroll.onscroll = () => this.paint();
     new ResizeObserver(() => this.paint()).observe(this.scroll);
     this.table.onmouseleave = () => point(null);
@@ -104,7 +98,7 @@ class Table {
     const end = Math.min(n, Math.ceil((this.scroll.scrollTop + height) / ROW) + BEYOND);
     const seen = [...this.entries.slice(0, sticky), ...this.entries.slice(first, end)];
     const texts = seen.map((entry) => shownOnes.map((column) => this.text(entry, column)));
-    this.measure(seen, texts);
+    this.widths.measure(this.last, seen, texts);
     this.header(shownOnes, options);
     const headHeight = this.head.offsetHeight;
     const kept = new Set(seen.map((entry) => entry.id));
@@ -139,78 +133,10 @@ class Table {
     if (this.rows.has(this.active)) mark(this.table, "aria-activedescendant", this.rows.get(this.active).tr.id);
     else this.table.removeAttribute("aria-activedescendant");
   }
-  /** Widen columns that are too narrow; they never become narrower, so that nothing jumps. */
-  measure(seen, texts) {
-    const { shownOnes, calls } = this.last;
-    const ids = [this.last.options.group, ...shownOnes.map((column) => column.id)].join("\0");
-    if (this.measured !== ids) this.widths.clear();
-    // Nothing is left of the bars when no call runs any more.
-    const running = seen.some(({ attempt }) => isNumber(attempt?.progress) && attempt.state === "running");
-    if (running !== this.running) this.widths.delete("state");
-    this.running = running;
-    const widen = (id, text, least, most, bold = false) => {
-      const width = Math.min(most, Math.ceil(wordWidth(text, bold)) + 16);
-      if (width > (this.widths.get(id) ?? least)) this.widths.set(id, width);
-      else if (!this.widths.has(id)) this.widths.set(id, least);
-    };
-    this.narrow = this.scroll.clientWidth < NARROW;
-    this.table.classList.toggle("narrow", this.narrow);
-    this.measureNames(seen, widen);
-    // The first result should be visible beside the reason of a failure.
-    const rest = this.scroll.clientWidth - LEAD - this.widths.get("call") - RESULT;
-    shownOnes.forEach((column, k) => {
-      const state = column.id === "state";
-      const most = state ? Math.max(REASON.least, Math.min(REASON.most, rest)) : column.of ? 190 : 160;
-      widen(column.id, `${column.title} ▾`, 44, most);
-      // Digits have the same width: of the texts with most characters one is the widest or nearly so.
-      const bar = state && running ? "————" : "";
-      widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));
-    });
-    const widths = [LEAD, this.widths.get("call") ?? 90, ...shownOnes.map((c) => this.widths.get(c.id))];
-    const total = widths.reduce((sum, width) => sum + width, 0);
-    const text = `${widths.join()} ${calls.metrics.length}`;
-    this.measured = ids;
-    if (this.sized === text) return;
-    this.sized = text;
-    this.table.style.minWidth = `${total}px`;
-    // The last column takes the room that is left.
-    this.groups.replaceChildren(...widths.map((width) => {
-      const col = element("col");
-      col.style.width = `${width}px`;
-      return col;
-    }), element("col"));
-  }
-  /**
-   * Widen the column of the names. If one of them does not fit, all are written without the names of
-   * their arguments, which are then the title of the column.
-   */
-  measureNames(seen, widen) {
-    // About a third of the table.
-    const most = Math.round(Math.max(NAME.least, Math.min(NAME.most, NAME.share * this.scroll.clientWidth)));
-    if (most !== this.names || !this.widths.has("call")) {
-      this.widths.delete("call");
-      this.brief = false;
-      this.title = "call";
-    }
-    this.names = most;
-    const full = ({ group, attempt: a }) => {
-      if (group) return `${group.name} (${group.members.length})`;
-      return a.attempt > 1 && !this.narrow ? `${a.name} attempt ${a.attempt}` : a.name;
-    };
-    const sign = "————";
-    const texts = seen.map(full);
-    if (!this.brief && wordWidth(sign + longest(texts)) + 16 > most) {
-      this.brief = true;
-      this.title = argumentNames((seen[0].group ?? seen[0].attempt).name) || "call";
-      this.widths.delete("call");
-    }
-    widen("call", `${this.title} ▾`, 90, most);
-    widen("call", sign + longest(this.brief ? texts.map(withoutNames) : texts), 90, most);
-  }
   header(shownOnes, options) {
     const heads = [
       { id: "", title: "#", hint: "best first" },
-      { id: "call", title: this.title, hint: "name of the call" },
+      { id: "call", title: this.widths.title, hint: "name of the call" },
       ...shownOnes.map((column) => ({ ...column, hint: hintOf(column, this.last.calls) })),
     ];
     const text = JSON.stringify(heads.map(({ id, title, hint }) => [id, title, hint, this.texts.has(id)]));
@@ -321,7 +247,7 @@ class Table {
     write(row.sign, SIGNS[a.state] ?? "●");
     row.sign.style.color = BAD_STATES.has(a.state) ? "var(--flame-bad)"
       : row.entry.inGroup ? "var(--flame-quiet)" : color;
-    const again = a.attempt > 1 && !this.narrow;
+    const again = a.attempt > 1 && !this.widths.narrow;
     this.name(row, a.name, again ? 70 : 0);
     write(row.more, again ? ` attempt ${a.attempt}` : "");
     const title = [
@@ -347,7 +273,7 @@ class Table {
   /** Write a name, without its middle if it is too long: names often differ at their ends. */
   name(row, name, taken) {
     const room = this.widths.get("call") - 62 - taken;
-    write(row.name, withoutMiddle(this.brief ? withoutNames(name) : name, room));
+    write(row.name, withoutMiddle(this.widths.brief ? withoutNames(name) : name, room));
     mark(row.call, "aria-label", name);
   }
   cell(td, column, { attempt: a, group }, text) {
