@@ -58,7 +58,7 @@ cluster
 PICTURE = "img[src^='data:image/svg']"
 #: Curves that a page of Bokeh's shows, by their names, with how many points they have.
 CURVES = """() => {
-  const source = window.Bokeh?.documents[0]?.get_model_by_name("flame-linear-lines");
+  const source = window.Bokeh?.documents[0]?.get_model_by_name("flame-lines");
   return Object.fromEntries((source?.data.key ?? []).map((k, i) => [k, source.data.xs[i].length]));
 }"""
 
