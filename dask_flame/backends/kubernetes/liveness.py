@@ -18,7 +18,8 @@ class LivenessPort:
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
-        self._held: set[asyncio.StreamWriter] = set()
+        self._held: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._closed = False
 
     def at(self, host: str) -> int:
         """Return the port; it never changes."""
@@ -31,24 +32,35 @@ class LivenessPort:
     async def listen(self) -> None:
         """Accept connections, after a call to :meth:`at`."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._hold, sock=self._socket)
+            self._server = await asyncio.start_server(self._accepted, sock=self._socket)
 
     async def close(self) -> None:
         """Stop listening, and close all connections."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
-            for writer in list(self._held):
-                writer.close()
+            held = dict(self._held)
+            for task, writer in held.items():
+                task.cancel()
+                writer.transport.abort()
+            await asyncio.gather(*held, return_exceptions=True)
             await self._server.wait_closed()
         elif self._socket is not None:
             self._socket.close()
 
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Registered at once: a task that has not begun when this closes could not do it.
+        if self._closed:
+            writer.transport.abort()
+            return
+        task = asyncio.ensure_future(self._hold(reader, writer))
+        self._held[task] = writer
+        task.add_done_callback(self._held.pop)
+
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._held.add(writer)
         try:
             with contextlib.suppress(OSError):
                 while await reader.read(4096):
                     pass
         finally:
-            self._held.discard(writer)
             writer.close()
