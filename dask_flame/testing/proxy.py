@@ -141,6 +141,7 @@ class Proxy:
             return
 
         async def close() -> None:
+            self._refusing = True
             self._server.close()
             self._reset()
             for task in list(self._tasks):

@@ -73,6 +73,9 @@ class SubprocessServer:
         self._server = await asyncio.start_server(self._serve, sock=listening, limit=_MOST)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:
+            writer.close()
+            return
         self._writers.add(writer)
         try:
             # Close the connection of any other client without an answer.
