@@ -173,7 +173,7 @@ class Execution:
                 outcome = call()
             finally:
                 # The interpreter raises pending exceptions after calls and at backward jumps.
-                # Neither occurs before the second of these lines has taken effect.
+                # Neither occurs before the withdrawal has taken effect.
                 self._inside = False
                 if self._requested:
                     _withdraw_exception(thread, None)

@@ -109,7 +109,7 @@ function main(args, { index }) {
     if (view === "curves") curves.arrange(calls.drawn, options);
     const hidden = new Set(options.hidden);
     const drawn = hidden.size ? rows.filter((a) => !hidden.has(a.key)) : rows;
-    if (view === "grid") multiples?.draw(drawn, options, focus, calls.metric);
+    if (view === "grid") multiples?.draw(calls, drawn, options, focus);
     else if (view === "curves" && groups.length) curves.draw(calls, ...groupsToDraw(groups, options, focus));
     else if (view === "curves") curves.draw(calls, drawn, options, focus);
     else if (view === "parameters" && more) parameters.draw(calls, rows, options, focus);

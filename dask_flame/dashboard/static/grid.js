@@ -43,12 +43,17 @@ class Grid {
     this.sources = Object.fromEntries(sources);
     this.colors = colors;
     this.layout = [];
+    this.scene = ""; // what it was drawn from
     this.metric = "";
     this.cut = 0; // number of curves with outliers, which are drawn along the edge
   }
-  draw(rows, options, focus, metric) {
+  draw({ metric, version }, rows, options, focus) {
     this.metric = metric;
     const [width, height] = [this.figure.inner_width || 800, this.figure.inner_height || 500];
+    const look = [options.x, options.log, options.smoothing, options.whole, this.colors.by, flameTheme.dark];
+    const scene = JSON.stringify([version, metric, width, height, look, rows.map(identity), focus && identity(focus)]);
+    if (scene === this.scene) return;
+    this.scene = scene;
     this.figure.x_range.setv({ start: 0, end: width });
     this.figure.y_range.setv({ start: height, end: 0 });
     const y = (a) => valuesOf(a.curve(metric), options);

@@ -184,3 +184,25 @@ def test_columns_are_chosen(node: Node) -> None:
     assert node(toggled, COLUMNS, "step", []) == ["-step"]
     assert node(toggled, COLUMNS, "step", ["-step"]) == []
     assert node(toggled, COLUMNS, "attempt", []) == ["+attempt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "arguments"),
+    [
+        ("rate=0.1, layer.width=8", "0.1, 8", "rate, layer.width"),
+        ("text=a=b, rate=1", "a=b, 1", "text, rate"),
+        ("d6-lr0.1", "d6-lr0.1", ""),
+        ("two words=3", "two words=3", ""),
+    ],
+)
+def test_names_without_their_arguments_names(
+    node: Node, name: str, values: str, arguments: str
+) -> None:
+    assert node("(name) => [withoutNames(name), argumentNames(name)]", name) == [values, arguments]
+
+
+def test_the_metrics_that_are_drawn_have_the_first_columns(node: Node) -> None:
+    titles = "columnsOf(c).filter(({ of }) => of === 'best').map(({ title }) => title)"
+    calls = {"parameters": [], "metrics": ["loss", "accuracy", "speed"], "drawn": ["speed"]}
+    columns = f"(calls) => {{ const c = {{ ...calls, better: new Map() }}; return {titles}; }}"
+    assert node(columns, calls) == ["speed", "loss", "accuracy"]

@@ -455,6 +455,15 @@ def test_a_chart_for_each_runner(client: Client, visit: Callable[[str], Page]) -
             assert all(cells["top"][i] <= y <= cells["bottom"][i] for y in line["ys"])
     titles = page.read("() => Bokeh.documents[0].get_model_by_name('flame-grid-titles').data.text")
     assert {str(name) for name in where.values()} <= set(titles)
+    # Nothing is drawn again without a change.
+    page.read("""async () => {
+      window.redrawn = 0;
+      Bokeh.documents[0].get_model_by_name("flame-grid-lines").change.connect(() => redrawn++);
+      daskFlame.plan();
+      await new Promise(requestAnimationFrame);
+      await new Promise(requestAnimationFrame);
+    }""")
+    assert page.read("() => redrawn") == 0
     # The mouse finds a call in its cell.
     page.point(PLACE, ["flame-grid", "call 2", 20])
     page.shows("call 2loss")
