@@ -342,6 +342,7 @@ def test_the_first_points_are_there_within_a_second(
     """Of several tries the best, as the machine may be busy."""
     page = visit(url(client, "/flame"))
     page.shows("No reports yet")
+    page.wait("() => window.daskFlame !== undefined")
     page.read("""() => {
       window.since = {};
       const look = () => {
