@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import copy
-import shutil
-import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tests.fakes.kubernetes import accounts, kinds, scheduler
 from tests.fakes.kubernetes.access import EVERYTHING, Access, Rules
@@ -28,8 +24,6 @@ from tests.fakes.kubernetes.scheduler import Scheduler
 from tests.fakes.kubernetes.server import Server
 from tests.fakes.kubernetes.store import Object, Store
 from tests.fakes.kubernetes.watches import Watches
-
-T = TypeVar("T")
 
 _NODES = ({"cpu": 64, "memory": "256Gi"},)
 
@@ -120,6 +114,7 @@ class FakeKubernetes(Mischief):
         admission: Admission | None = None,
         pythons: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(name="cluster", prefix="dask-flame-k8s-")
         if not isinstance(namespaces, Mapping):
             namespaces = {name: {} for name in namespaces}
         self._namespaces = {"default": {}, "kube-system": {}, **namespaces}
@@ -148,42 +143,13 @@ class FakeKubernetes(Mischief):
         self._settings.account = lambda pod: accounts.kubeconfig(
             self._store, self._access, pod, self.url
         )
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> FakeKubernetes:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> FakeKubernetes:
-        await asyncio.to_thread(self.start)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await asyncio.to_thread(self.close)
 
     def in_thread(self) -> FakeKubernetes:
         """The same, for ``with``: what tests without an event loop write."""
         return self
 
-    def start(self) -> None:
-        """Begin to listen; what is there by now is what `at_rest` looks for."""
-        self._settings.folder = Path(tempfile.mkdtemp(prefix="dask-flame-k8s-"))
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="kubernetes", daemon=True
-        )
-        self._thread.start()
-        atexit.register(self.close)
-        try:
-            self._run(self._begin())
-        except BaseException:
-            self.close()
-            raise
-
     async def _begin(self) -> None:
+        self._settings.folder = self._folder
         self._scheduler = Scheduler(self._store, delay=self._scheduling_delay)
         self._kubelet = Kubelet(self._store, self._settings, self._reaper)
         garbage = Garbage(self._api)
@@ -201,51 +167,23 @@ class FakeKubernetes(Mischief):
         self._note()
         await self._server.start()
 
-    def close(self) -> None:
-        """Stop listening, kill all processes, remove all folders, end the thread.
-
-        Raises
-        ------
-        RuntimeError
-            If a part of the cluster has failed: an error of this fake.
-        """
-        if self._thread is None or self._loop.is_closed():
-            return
-        atexit.unregister(self.close)
+    async def _end(self) -> list[BaseException]:
         errors: list[BaseException] = []
+        if hasattr(self, "_server"):
+            await self._server.close()
+        for task in self._controllers:
+            task.cancel()
+        results = await asyncio.gather(*self._controllers, return_exceptions=True)
+        errors.extend(error for error in results if isinstance(error, Exception))
+        if hasattr(self, "_kubelet"):
+            await self._kubelet.close()
+            errors.extend(self._kubelet.errors)
+        return errors
 
-        async def end() -> None:
-            if hasattr(self, "_server"):
-                await self._server.close()
-            for task in self._controllers:
-                task.cancel()
-            results = await asyncio.gather(*self._controllers, return_exceptions=True)
-            errors.extend(error for error in results if isinstance(error, Exception))
-            if hasattr(self, "_kubelet"):
-                await self._kubelet.close()
-                errors.extend(self._kubelet.errors)
-            rest = asyncio.all_tasks() - {asyncio.current_task()}
-            for other in rest:
-                other.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-
-        try:
-            self._run(end())
-        finally:
-            self._reaper.reap_all()
-            shutil.rmtree(self._settings.folder, ignore_errors=True)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-        if errors:
-            raise RuntimeError(f"the fake cluster has failed: {errors!r}") from errors[0]
+    def _reap(self) -> None:
+        self._reaper.reap_all()
 
     # Reaching it
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._server.port}"
 
     @property
     def requests(self) -> Requests:

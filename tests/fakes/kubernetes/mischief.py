@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
+from tests.fakes.http_fake import HttpFake
 from tests.fakes.kubernetes import conditions
 from tests.fakes.kubernetes.access import Access, Rules
 from tests.fakes.kubernetes.api import Admission, Api
@@ -14,13 +14,11 @@ from tests.fakes.kubernetes.kinds import PODS
 from tests.fakes.kubernetes.kubelet import Kubelet
 from tests.fakes.kubernetes.life import Life
 from tests.fakes.kubernetes.recorder import Recorder
-from tests.fakes.kubernetes.requests import Fault, Match
+from tests.fakes.kubernetes.requests import Fault
 from tests.fakes.kubernetes.scheduler import Scheduler
 from tests.fakes.kubernetes.server import Server
 from tests.fakes.kubernetes.store import Object, Store
 from tests.fakes.kubernetes.watches import Watches
-
-T = TypeVar("T")
 
 _EVICTED = (
     "The node was low on resource: memory. Threshold quantity: 100Mi, available: 52Mi. Container "
@@ -28,10 +26,9 @@ _EVICTED = (
 )
 
 
-class Mischief:
+class Mischief(HttpFake):
     """The half of `FakeKubernetes` that makes it fail: requests, connections, watches and pods."""
 
-    _loop: asyncio.AbstractEventLoop
     _store: Store
     _api: Api
     _access: Access
@@ -39,17 +36,7 @@ class Mischief:
     _server: Server
     _scheduler: Scheduler
     _kubelet: Kubelet
-
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
-
-    def _call(self, what: Callable[[], T]) -> T:
-        """In the thread of the loop, which alone touches what the cluster is."""
-
-        async def call() -> T:
-            return what()
-
-        return self._run(call())
+    _fault = Fault
 
     def grant(self, user: str, rules: Rules) -> None:
         """Let a user, a new one perhaps, do this and nothing else."""
@@ -59,39 +46,9 @@ class Mischief:
         """From now on let this refuse what is made or changed: see `admission`."""
         self._call(lambda: setattr(self._api, "admission", admission))
 
-    def fail(
-        self,
-        match: Match,
-        *,
-        status: int | None = 503,
-        times: int = 1,
-        retry_after: float | None = None,
-        after: bool = False,
-    ) -> None:
-        """Answer the next requests that match with an error.
-
-        Parameters
-        ----------
-        match : str or callable
-            ``"create pods"``, ``"list *"``, ``"* jobs"``, or a function of a `Request`.
-        status : int or None
-            Of the answer; None cuts the connection instead.
-        times : int
-        retry_after : float, optional
-            Seconds that the answer asks to wait.
-        after : bool
-            Whether what was asked for is done all the same: only its answer is lost.
-        """
-        fault = Fault(match, status, times, retry_after, after)
-        self._call(lambda: self._server.faults.append(fault))
-
     def calm(self) -> None:
         """Forget the errors that were asked for and have not been answered with."""
         self._call(lambda: self._server.faults.clear())
-
-    def down(self) -> None:
-        """Refuse connections, and cut those there are. Pods run on."""
-        self._run(self._server.down())
 
     def up(self, *, unready: float = 0.0) -> None:
         """Listen again, at the same address.
@@ -110,10 +67,6 @@ class Mischief:
             await self._server.up()
 
         self._run(up())
-
-    def slow(self, seconds: float) -> None:
-        """From now on answer every request this much later; 0: at once again."""
-        self._call(lambda: setattr(self._server, "delay", seconds))
 
     def drop_watches(self, *, clean: bool = False) -> None:
         """Cut all watches, or end them as their timeout would."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.fakes import http_server
 from tests.fakes.kubernetes.errors import Refused
 
 
@@ -60,31 +61,11 @@ class Requests(list[Request]):
         return sum(r.verb == verb and fnmatch.fnmatch(r.resource, resource) for r in self)
 
 
-#: ``"create pods"``, ``"watch *"``, ``"* jobs"``, or a function of the request.
-Match = str | Callable[[Request], bool]
+class Fault(http_server.Fault[Request]):
+    """How the next requests that match are answered: ``"create pods"``, ``"* jobs"``, …"""
 
-
-@dataclass
-class Fault:
-    """What the next requests that match are answered with."""
-
-    match: Match
-    status: int | None
-    left: int
-    retry_after: float | None
-    after: bool
-
-    def takes(self, request: Request) -> bool:
-        """Whether this request is one of those; it is counted if so."""
-        if self.left <= 0 or not self._matches(request):
-            return False
-        self.left -= 1
-        return True
-
-    def _matches(self, request: Request) -> bool:
-        if callable(self.match):
-            return self.match(request)
-        verb, _, resource = self.match.partition(" ")
+    def _fits(self, request: Request, pattern: str) -> bool:
+        verb, _, resource = pattern.partition(" ")
         return fnmatch.fnmatch(request.verb, verb) and fnmatch.fnmatch(
             request.resource, resource or "*"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 from aiohttp import web
 
+from tests.fakes.http_server import HttpServer
 from tests.fakes.kubernetes import kinds
 from tests.fakes.kubernetes.access import Access
 from tests.fakes.kubernetes.api import Api
@@ -23,7 +23,7 @@ from tests.fakes.kubernetes.errors import (
 )
 from tests.fakes.kubernetes.forward import forward
 from tests.fakes.kubernetes.kinds import PODS, REVIEWS, Kind
-from tests.fakes.kubernetes.requests import Fault, Request, Requests
+from tests.fakes.kubernetes.requests import Request, Requests
 from tests.fakes.kubernetes.watches import Watches
 
 #: A version that clients of now support.
@@ -86,7 +86,7 @@ def _target(path: str) -> _Target | None:
     return _Target(kind, namespace, name, subresource)
 
 
-class Server:
+class Server(HttpServer[Request]):
     """Listens, and answers from the store.
 
     Parameters
@@ -98,63 +98,12 @@ class Server:
     """
 
     def __init__(self, api: Api, access: Access, watches: Watches, logs: Logs) -> None:
+        super().__init__(max_body=2**23)
         self.requests = Requests()
-        self.faults: list[Fault] = []
-        self.delay = 0.0
-        self.port = 0
         self._api = api
         self._access = access
         self._watches = watches
         self._logs = logs
-        self._runner: web.AppRunner | None = None
-        self._site: web.SockSite | None = None
-        self._reserved: socket.socket | None = None
-
-    async def start(self) -> None:
-        app = web.Application(client_max_size=2**23)
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        # Bound without listening: nobody else gets the port while connections are refused.
-        self._reserved = self._bound(0)
-        self.port = self._reserved.getsockname()[1]
-        await self.up()
-
-    async def up(self) -> None:
-        if self._site is None:
-            assert self._runner is not None
-            self._site = web.SockSite(self._runner, self._bound(self.port))
-            await self._site.start()
-
-    async def down(self) -> None:
-        """Refuse connections, and cut those there are."""
-        if self._site is not None:
-            site, self._site = self._site, None
-            self._cut()
-            await site.stop()
-            self._cut()
-
-    async def close(self) -> None:
-        await self.down()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        if self._reserved is not None:
-            self._reserved.close()
-
-    def _bound(self, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(("127.0.0.1", port))
-        return sock
-
-    def _cut(self) -> None:
-        server = self._runner and self._runner.server
-        for connection in list(server.connections) if server else ():
-            if connection.transport is not None:
-                connection.transport.abort()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         said = Request(
@@ -169,15 +118,15 @@ class Server:
             self._name(said, target)
             if self.delay:
                 await asyncio.sleep(self.delay)
-            fault = next((fault for fault in self.faults if fault.takes(said)), None)
+            fault = self._fault(said)
             if fault is not None and not fault.after:
-                return await self._fail(request, fault)
+                await self._fail(request, fault)
             if target is None:
                 response: web.StreamResponse = self._plain(said)
             else:
                 response = await self._do(request, said, target, warnings)
             if fault is not None:
-                return await self._fail(request, fault)
+                await self._fail(request, fault)
         except Refused as refused:
             response = _refusal(refused)
         except ConnectionResetError:
@@ -188,13 +137,6 @@ class Server:
                 response.headers.add("Warning", f'299 - "{text}"')
         said.status = response.status
         return response
-
-    async def _fail(self, request: web.Request, fault: Fault) -> web.StreamResponse:
-        if fault.status is None:
-            if request.transport is not None:
-                request.transport.abort()
-            raise asyncio.CancelledError
-        raise fault.refusal()
 
     def _name(self, said: Request, target: _Target | None) -> None:
         """Write into the log what the request is in Kubernetes' words."""
