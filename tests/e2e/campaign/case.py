@@ -201,16 +201,36 @@ def make_case(seed: int) -> Case:
         "faults": (),
     }
     if theme == "driver":
-        which = turn * THEMES.count("driver") + THEMES[:place].count("driver")
-        case["kill_at"] = DRIVER_PHASES[which % len(DRIVER_PHASES)]
-        case["kill_after"] = rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0, 0.02)
-        ways = ["", "", "", "supervisor", "frozen", "paused", "several", "several"]
-        case["kill_with"] = rng.choice(ways)
+        ways = ("", "", "", "supervisor", "frozen", "paused", "several", "several")
+        case |= driver_killed(rng, THEMES, turn, place, ways)
         if case["kill_with"] == "several":
             case["rounds"] = tuple(map(_with_children, rounds))
     else:
         case |= _MISHAPS[theme](rng)
     return Case(**case)  # type: ignore[arg-type]
+
+
+def driver_killed(
+    rng: random.Random, themes: tuple[str, ...], turn: int, place: int, ways: tuple[str, ...]
+) -> dict[str, object]:
+    """When and how a driver is killed, in each phase in turn.
+
+    Parameters
+    ----------
+    rng : random.Random
+    themes : tuple of str
+        Those that cases go through.
+    turn, place : int
+        How often they have gone through all, and the place of this case's theme.
+    ways : tuple of str
+        What ``kill_with`` is one of.
+    """
+    which = turn * themes.count("driver") + themes[:place].count("driver")
+    return {
+        "kill_at": DRIVER_PHASES[which % len(DRIVER_PHASES)],
+        "kill_after": rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0, 0.02),
+        "kill_with": rng.choice(ways),
+    }
 
 
 def pools_of(rng: random.Random, theme: str) -> tuple[PoolPlan, ...]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 #: Cases that are played where nothing is said.
-USUAL = {"local": 24, "kubernetes": 5, "outside": 5}
+USUAL = {"local": 24, "kubernetes": 5, "outside": 5, "fly": 5}
 #: By the end of the name of their tests.
-_BACKENDS = {"pods": "kubernetes", "outside": "outside"}
+_BACKENDS = {"pods": "kubernetes", "outside": "outside", "fly": "fly"}
 _TALLY = pytest.StashKey[Counter[str]]()
 
 

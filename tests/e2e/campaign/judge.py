@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -31,6 +31,15 @@ def judge(case: Case, played: Played) -> list[str]:
 
 
 # Calls
+
+
+def wrong_reasons(played: Played, words: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """What is said of lost runners by events that have no word of what was done to them."""
+    lost = {name: e for e in played.events if e.kind == "lost" for name in e.runners}
+    for name, what in played.seen.victims.items():
+        expected = words.get(what)
+        if expected and name in lost and not any(word in lost[name].reason for word in expected):
+            yield f"{what} was done to {name}, and the event says: {lost[name]}"
 
 
 def _outcomes(case: Case, played: Played) -> Iterator[str]:

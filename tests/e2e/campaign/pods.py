@@ -13,6 +13,7 @@ from dask_flame.backends.kubernetes import KubernetesBackend
 from dask_flame.scaling.fleet import Phase
 from tests.e2e.campaign.case import Case, Fault
 from tests.e2e.campaign.faults import Faults, phase_of
+from tests.e2e.campaign.judge import wrong_reasons
 from tests.e2e.campaign.play import Local, Played
 from tests.fakes.kubernetes import FakeKubernetes
 
@@ -205,11 +206,7 @@ _DO: dict[str, Callable[[FakeKubernetes, str], None]] = {
 
 def judge_pods(case: Case, played: Played) -> Iterator[str]:
     """What is wrong beside what :func:`tests.e2e.campaign.judge.judge` finds."""
-    lost = {name: e for e in played.events if e.kind == "lost" for name in e.runners}
-    for name, what in played.seen.victims.items():
-        words = _WORDS.get(what)
-        if words and name in lost and not any(w in lost[name].reason for w in words):
-            yield f"{what} was done to {name}, and the event says: {lost[name]}"
+    yield from wrong_reasons(played, _WORDS)
     if case.theme == "api":
         for event in played.events:
             if event.kind == "failed":

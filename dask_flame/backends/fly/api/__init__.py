@@ -1,0 +1,1 @@
+"""The Machines API of Fly: requests, their pace and errors (driver)."""

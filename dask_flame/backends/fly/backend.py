@@ -1,0 +1,305 @@
+"""The Fly backend: a machine for each runner, and one list for all of them (driver)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dask_flame.backends.base import Backend, BackendContext, RunnerSpec, SchedulerSpec
+from dask_flame.backends.fly import machine, metadata
+from dask_flame.backends.fly.api.errors import FlyError
+from dask_flame.backends.fly.connection import Connection, connect
+from dask_flame.backends.fly.death_watch import DeathWatch
+from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.metadata import Identity
+from dask_flame.backends.fly.network import bracketed, own_machine
+from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.proxy import find_program
+from dask_flame.backends.fly.removal import remove_cluster
+from dask_flame.backends.fly.runner_machines import RunnerMachines
+from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
+from dask_flame.core.backend_options import BackendOptions
+from dask_flame.errors import BackendError
+
+if TYPE_CHECKING:
+    from dask_flame.backends.inspector import Inspector
+
+logger = logging.getLogger("dask_flame")
+
+#: Maximum time in seconds for each step of closing, and what each runner adds to it.
+_CLOSE_WITHIN, _CLOSE_EACH = 20.0, 0.5
+
+
+class FlyBackend(Backend):
+    """Run runners as Fly Machines.
+
+    If the driver is in a machine of the same organization's private network, the scheduler is in
+    its process. Otherwise, it is in a machine of its own, see :mod:`dask_flame.remote`.
+
+    Notes
+    -----
+    Nothing is created before the first boot, except the machines of a reserve. A process beside the
+    driver, :mod:`dask_flame.backends.fly.watchdog`, removes the machines that are left if the
+    driver is killed.
+    """
+
+    name: ClassVar[str] = "fly"
+    Options: ClassVar[type[BackendOptions]] = FlyOptions
+    remote: ClassVar[bool] = True
+    disposable: ClassVar[bool] = True
+    reaches_loopback: ClassVar[bool] = False
+    scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
+    scheduler_place_word: ClassVar[str] = "machine"
+
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
+        # Clusters may have the same name; the random part keeps their machines apart.
+        cluster = f"{context.cluster}-{secrets.token_hex(3)}".lower()
+        self._site = Site(
+            identity=Identity(cluster, metadata.owner(), metadata.process()), own=own_machine()
+        )
+        self._app = ""
+        self._connection: Connection | None = None
+        self._machines: RunnerMachines | None = None
+        self._expected: list[RunnerSpec] = []
+        self._apart = False
+        self._scheduler: SchedulerMachine | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    # Start
+
+    @property
+    def listening(self) -> dict[str, Any]:
+        return {"host": bracketed(self._site.own.address)}
+
+    @property
+    def apart(self) -> bool:
+        return self._apart
+
+    def expect(self, specs: Sequence[RunnerSpec]) -> None:
+        apps = set()
+        for spec in specs:
+            options = self._options(spec)
+            apps.add(options.app)
+            machine.runner(spec, options, self._site)
+        if len(apps) > 1:
+            names = " and ".join(sorted(repr(app or self._site.own.app) for app in apps))
+            raise BackendError(
+                f"the pools name the apps {names}, and a cluster has one: write app= once, beside "
+                "pools="
+            )
+        self._app = next(iter(apps), None) or self._app
+        self._expected = list(specs)
+        if self._machines is not None:
+            self._want()
+
+    def _options(self, spec: RunnerSpec) -> FlyOptions:
+        """Return the options of a runner's pool, with those that are configured.
+
+        Raises
+        ------
+        BackendError
+            If Fly has no such machines.
+        """
+        if spec.gpus:
+            raise BackendError(
+                f"gpus={spec.gpus}: Fly has no GPUs any more, it withdrew them on 2026-08-01; "
+                'leave gpus out, or write backend="kubernetes" for this pool'
+            )
+        configured = FlyOptions.configured().given
+        return FlyOptions(**{**configured, **spec.options})
+
+    async def start(self) -> None:
+        if self._closing is not None:
+            raise BackendError("the cluster is closed")
+        app = self._app or FlyOptions.configured().given.get("app") or ""
+        place, seat = self._site.own, self.context.scheduler
+        if seat == "driver" and not place.address:
+            raise BackendError(
+                'scheduler="driver" needs a driver in a machine of Fly, which runners can reach; '
+                'this one is in none (FLY_PRIVATE_IP is not set); write scheduler="pod" for a '
+                "scheduler in a machine of its own"
+            )
+        self._apart = seat == "pod" or not place.address
+        if self._apart and not self._reach:
+            raise BackendError(
+                "this driver is not in Fly's network, so the scheduler is in a machine there, and "
+                'there are three ways to it: write reach="proxy" for `fly proxy`, '
+                'reach="wireguard" if you have a WireGuard connection to the organization, or '
+                'reach="public" for a port that is open to the Internet and demands a certificate'
+            )
+        if self._apart and self._reach == "proxy":
+            find_program()
+        try:
+            self._connection = await connect(app, place)
+            if self._closing is not None:
+                raise BackendError("the cluster is closed")
+            self._prepare(self._connection)
+        except BaseException:
+            await self.close()
+            if self._connection is not None:
+                await self._connection.close()  # it may have been made after a close
+            raise
+
+    def _prepare(self, connection: Connection) -> None:
+        """Make the parts that need a connection."""
+        cluster = self._site.identity.cluster
+        self._death_watch = DeathWatch(connection, cluster, self.disconnect_grace)
+        self._machines = RunnerMachines(connection, self._site, self, self._death_watch)
+        self._want()
+
+    def _want(self) -> None:
+        """Tell the reserve which machines to keep."""
+        assert self._machines is not None
+        reserve = self._machines.reserve
+        reserve.want([(spec, self._options(spec)) for spec in self._expected])
+        if reserve.keeps:
+            self._death_watch.start()
+            # Only in a list does it see that the cluster was stopped while it is idle.
+            self._machines.watch.wake()
+
+    # The scheduler
+
+    async def start_scheduler(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
+        assert self._connection is not None
+        assert self._machines is not None
+        self._death_watch.start()
+        self._scheduler = SchedulerMachine(
+            self._connection, self._site, self._reach, over, self._machines.stop
+        )
+        self._machines.scheduler = self._scheduler
+        self._machines.watch.wake()
+        return await self._scheduler.start(spec, FlyOptions(**self._first_options(spec)))
+
+    @property
+    def _reach(self) -> str:
+        """How the driver reaches a scheduler in a machine; empty if nobody has said."""
+        if self._site.own.address:
+            return "wireguard"  # it is in the same network
+        options = [self._options(spec) for spec in self._expected[:1]]
+        given = options[0] if options else FlyOptions.configured()
+        return getattr(given, "reach", None) or ""
+
+    def _first_options(self, spec: SchedulerSpec) -> dict[str, Any]:
+        return {**FlyOptions.configured().given, **spec.options}
+
+    async def reach(self, port: int, *, at: int = 0) -> int:
+        assert self._scheduler is not None
+        return await self._scheduler.reach(port, at)
+
+    @property
+    def out_of_reach(self) -> str:
+        return self._scheduler.out_of_reach if self._scheduler is not None else ""
+
+    # Requests of the cluster
+
+    async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        if self._machines is None:
+            raise BackendError("the cluster has not started")
+        if self._closing is not None:
+            raise BackendError("the cluster is closed")
+        self.check_new(specs, self._machines.runners)
+        for spec, options in [(spec, self._options(spec)) for spec in specs]:
+            self._machines.make(spec, options)
+
+    async def end(self, names: Collection[str], *, grace: float = 0) -> None:
+        if self._machines is None:
+            return
+        runners = self._machines.runners
+        there = [(n, r) for n in names if (r := runners.get(n)) is not None]
+        for _, runner in there:
+            runner.ending = runner.creation.given_up = True
+        try:
+            await asyncio.gather(*(self._machines.end(n, r, grace) for n, r in there))
+        except FlyError as error:
+            raise BackendError(f"not all machines could be ended: {error}") from None
+
+    async def list(self) -> set[str]:
+        if self._machines is None:
+            return set()
+        try:
+            return await self._machines.list_names()
+        except FlyError as error:
+            raise BackendError(f"the machines cannot be listed: {error}") from None
+
+    async def logs(self, names: Collection[str]) -> Mapping[str, str]:
+        if self._machines is None:
+            return {}
+        output = self._machines.output
+        await asyncio.gather(*map(output.fetch, names))
+        return {name: text for name in names if (text := output.of(name))}
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
+        return [machine.shown(machine.runner(spec, self._options(spec), self._site), spec)]
+
+    @classmethod
+    def inspector(cls, **where: str) -> Inspector:
+        from dask_flame.backends.fly.inspector import FlyInspector
+
+        for option in where.keys() - {"app"}:
+            raise BackendError(
+                f"--{option} is an option of Kubernetes; leave it out, or add --backend "
+                "kubernetes; on Fly write --app"
+            )
+        return FlyInspector(**where)
+
+    def forked(self) -> None:
+        if self._machines is not None:
+            self._death_watch.forked()
+
+    # The end
+
+    async def _close(self) -> None:
+        if self._machines is not None:
+            await self._close_machines(self._machines)
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _close_machines(self, machines: RunnerMachines) -> None:
+        within = _CLOSE_WITHIN + _CLOSE_EACH * len(machines.runners)
+        had_any = bool(machines.runners) or machines.reserve.keeps or machines.lost_any
+        had_any = had_any or self._scheduler is not None
+        await machines.reserve.close()
+        failed = await _within_limit(self._end_all(), within)
+        unsure = await machines.close_making()
+        if self._death_watch.started:
+            assert self._connection is not None
+            cluster = self._site.identity.cluster
+            failed = await _within_limit(remove_cluster(self._connection.api, cluster), within)
+        await machines.close()
+        if failed:
+            logger.warning(
+                "not all machines of %s could be removed (%s); those that run end by themselves, "
+                "and a process of this computer tries to remove the rest for some minutes",
+                self._site.identity.cluster,
+                failed,
+            )
+        await self._death_watch.close(
+            all_gone=not (failed or unsure), none_known=not (failed and had_any)
+        )
+
+    async def _end_all(self) -> None:
+        if self._scheduler is not None:
+            await self._scheduler.close()
+        assert self._machines is not None
+        await self.end([*self._machines.runners])
+
+
+async def _within_limit(work: Coroutine[Any, Any, None], within: float) -> str:
+    """Do a step of closing; return why it was not completed."""
+    try:
+        async with asyncio.timeout(within):
+            await work
+    except (BackendError, FlyError) as error:
+        return str(error)
+    except TimeoutError:
+        return f"not within {within:g} s"
+    return ""

@@ -1,0 +1,88 @@
+"""Remove a cluster's machines when its driver has died: a process beside the driver.
+
+``python -m dask_flame.backends.fly.watchdog``, with the configuration as one line of JSON on its
+standard input. The line ``end`` says that nothing is left to do, and ``look`` that a machine may
+still be created which the driver could not wait for. When the input closes without a line, the
+driver was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+#: Seconds for which it tries to remove machines, between two attempts, and for which none must
+#: have been there: one may still be created by a request of the driver's.
+_PATIENCE, _AGAIN, _QUIET = 900.0, 5.0, 60.0
+
+
+def main() -> None:
+    """Wait for the driver's end."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    source = sys.stdin.buffer
+    line = source.readline()
+    if not line.endswith(b"\n"):
+        return  # the driver has died before anything was created
+    config: dict[str, Any] = json.loads(line)
+    line = source.readline()
+    if line == b"end\n":
+        return
+    # Imported only now: until then the process is small.
+    import asyncio
+
+    asyncio.run(_remove(config, none_left=line == b"look\n"))
+
+
+async def _remove(config: dict[str, Any], *, none_left: bool) -> None:
+    """Remove the machines of a reserve at once, and all others after the grace.
+
+    Parameters
+    ----------
+    config : dict
+    none_left : bool
+        Whether there was no machine at the last look. Fly is then waited for no longer than a
+        machine could take to appear.
+    """
+    import asyncio
+
+    from dask_flame.backends.fly.api.client import FlyApi, metadata_of
+    from dask_flame.backends.fly.api.credentials import Token
+    from dask_flame.backends.fly.api.errors import FlyError
+    from dask_flame.backends.fly.api.pace import Pace
+    from dask_flame.backends.fly.metadata import CLUSTER, COMPONENT, RESERVE
+    from dask_flame.backends.fly.removal import destroy, remove_cluster
+
+    token, cluster = Token(config["token"]), config["cluster"]
+    api = FlyApi(config["app"], token, config["base"], config["logs"], pace=Pace(config["factor"]))
+    begun = quiet = time.monotonic()
+    empty_for = min(_QUIET, config["grace"] + _AGAIN)
+    try:
+        while time.monotonic() < (quiet + 2 * empty_for if none_left else begun + _PATIENCE):
+            try:
+                found = await api.list_machines({CLUSTER: cluster})
+                none_left = not found
+                if found:
+                    quiet = time.monotonic()
+                elif time.monotonic() > quiet + empty_for:
+                    return
+                if time.monotonic() > begun + config["grace"]:
+                    await remove_cluster(api, cluster)
+                else:
+                    for machine in found:
+                        if metadata_of(machine).get(COMPONENT) == RESERVE:
+                            await destroy(api, machine["id"])
+            except FlyError:
+                pass  # nobody reads what it prints; it tries again
+            await asyncio.sleep(min(_AGAIN, max(1.0, config["grace"] / 4)) / config["factor"])
+    finally:
+        await api.close()
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

@@ -1,0 +1,98 @@
+"""A backend on the fake Fly whose machines are as cheap as can be, and all that it says."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from dask_flame.backends import BackendContext, Ended, RunnerSpec
+from dask_flame.backends.fly import FlyBackend
+from dask_flame.backends.fly.connection import Connection
+from dask_flame.backends.fly.runner_machines import RunnerMachines
+
+#: An image whose `python` sleeps until it is told to end.
+SLEEPS = "registry.fly.io/sleeps:1"
+_PROGRAM = """#!/bin/sh
+case "$1" in -c) exit 0;; esac
+trap 'kill $!; exit 0' TERM
+echo sleeping
+sleep 600 & wait $!
+"""
+
+
+def sleeping_python(folder: Path) -> dict[str, str]:
+    """Return the fake's `pythons` for the image :data:`SLEEPS`."""
+    program = folder / "python"
+    program.write_text(_PROGRAM)
+    program.chmod(0o755)
+    return {SLEEPS: str(program)}
+
+
+class Said:
+    """The reports of a backend."""
+
+    def __init__(self) -> None:
+        self.ended: list[Ended] = []
+        self.steps: list[tuple[str, str]] = []
+        self.troubles: list[tuple[str, str]] = []
+        self.stopped: list[str] = []
+
+    @property
+    def context(self) -> BackendContext:
+        return BackendContext(
+            cluster="team",
+            ended=self.ended.append,
+            progress=lambda name, step: self.steps.append((name, step)),
+            trouble=lambda name, why: self.troubles.append((name, why)),
+            stopped=self.stopped.append,
+            disconnect_grace=1.0,
+        )
+
+    def of(self, name: str) -> Ended | None:
+        """Return the end of a runner, which is said once."""
+        assert max(Counter(e.name for e in self.ended).values(), default=1) == 1, self.ended
+        return next((e for e in self.ended if e.name == name), None)
+
+    def reached(self, name: str, step: str) -> bool:
+        return (name, step) in self.steps
+
+
+def spec(name: str, **more: Any) -> RunnerSpec:
+    """Return a runner that sleeps."""
+    base: dict[str, Any] = {
+        "name": name,
+        "scheduler": "tls://[::1]:1",
+        "concurrency": 1,
+        "boot_timeout": 60.0,
+        "options": {"image": SLEEPS},
+    }
+    return RunnerSpec(**{**base, **more})
+
+
+@contextlib.asynccontextmanager
+async def started(*expected: RunnerSpec) -> AsyncIterator[tuple[FlyBackend, Said]]:
+    """Start a backend, and close it at the end; each end is said once."""
+    said = Said()
+    backend = FlyBackend(said.context)
+    backend.expect(expected or [spec("")])
+    try:
+        await backend.start()
+        yield backend, said
+    finally:
+        await backend.close()
+    said.of("")
+
+
+def connection_of(backend: FlyBackend) -> Connection:
+    """Return the connection of a started backend."""
+    assert backend._connection is not None
+    return backend._connection
+
+
+def machines_of(backend: FlyBackend) -> RunnerMachines:
+    """Return the machines of a started backend's runners."""
+    assert backend._machines is not None
+    return backend._machines

@@ -1,0 +1,34 @@
+"""The Fly backend passes the tests of every backend, on the fake Fly."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from dask_flame.backends import Backend
+from dask_flame.backends.fly import FlyBackend
+from dask_flame.testing.conformance import BackendConformance
+from tests.fakes.fly import FakeFly
+
+pytestmark = pytest.mark.process
+
+
+class TestFly(BackendConformance):
+    @pytest.fixture
+    def factory(self, fly: FakeFly) -> Any:
+        return FlyBackend
+
+    @pytest.fixture
+    def outage(self, fly: FakeFly) -> Callable[[Backend], Any]:
+        @contextlib.asynccontextmanager
+        async def cut(backend: Backend) -> AsyncIterator[None]:
+            fly.down()
+            try:
+                yield
+            finally:
+                fly.up()
+
+        return cut

@@ -1,0 +1,108 @@
+"""Nothing on Fly outlives a driver that is killed, not even what does not run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+import psutil
+import pytest
+
+from dask_flame.backends.fly.metadata import COMPONENT, RESERVE
+from tests.backends.fly.world import KNOWN_SPEED
+from tests.fakes.fly import FakeFly
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.process
+
+
+@contextmanager
+def driver(*names: str, reserve: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Run a driver with these runners; kill it at the end."""
+    path = os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.backends.fly.driver", str(reserve), *names],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "DASK_FLAME__FLY__RATE": str(KNOWN_SPEED),
+            "DASK_FLAME__FLY__LOGS_API": dask.config.get("flame.fly.logs-api"),
+        },
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def watchdog_of(process: subprocess.Popen[str]) -> psutil.Process:
+    def found() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if "watchdog" in " ".join(child.cmdline())]
+
+    # A process that has only just begun has no command line for a moment.
+    (watchdog,) = wait_for(found)
+    return watchdog
+
+
+def reserve_of(fly: FakeFly) -> list[str]:
+    there = fly.machines()
+    return [m["id"] for m in there if m["config"]["metadata"].get(COMPONENT) == RESERVE]
+
+
+def test_machines_that_run_are_stuck_or_wait_are_gone_after_a_kill(fly: FakeFly) -> None:
+    with driver("a", "b") as process:
+        assert process.stdout is not None
+        wait_for(lambda: "started" in (process.stdout.readline() if process.stdout else ""))
+        fly.stick()
+        watchdog = watchdog_of(process)
+        process.kill()
+        process.wait()
+    wait_for(lambda: not fly.left())
+    wait_for(lambda: not watchdog.is_running())
+
+
+def test_the_reserve_goes_with_a_driver_that_is_killed(fly: FakeFly) -> None:
+    with driver(reserve=3) as process:
+        wait_for(lambda: len(reserve_of(fly)) == 3)
+        watchdog = watchdog_of(process)
+        process.kill()
+        process.wait()
+    wait_for(lambda: not fly.left())
+    wait_for(lambda: not watchdog.is_running())
+
+
+@pytest.mark.parametrize("status", [None, 503])
+def test_a_machine_that_is_made_while_its_driver_dies_is_gone_too(
+    fly: FakeFly, status: int | None
+) -> None:
+    fly.fail("create", status=status, after=True, hang=1.0)
+    with driver("a") as process:
+        wait_for(lambda: fly.requests.of("create"))
+        watchdog = watchdog_of(process)
+        process.kill()
+        process.wait()
+    wait_for(lambda: not watchdog.is_running())
+    wait_for(lambda: not fly.left())
+
+
+def test_a_watchdog_that_has_found_nothing_left_does_not_wait_for_fly(fly: FakeFly) -> None:
+    with driver(reserve=1) as process:
+        wait_for(lambda: reserve_of(fly))
+        watchdog = watchdog_of(process)
+        process.kill()
+        process.wait()
+    wait_for(lambda: not fly.left())
+    looked = len(fly.requests.of("list", status=200))
+    wait_for(lambda: len(fly.requests.of("list", status=200)) > looked)
+    fly.fail("*", status=None, times=1_000_000)
+    wait_for(lambda: not watchdog.is_running())
+    fly.calm()
