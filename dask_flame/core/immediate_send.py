@@ -1,14 +1,17 @@
-"""Send messages between runners and the scheduler at once (runner, scheduler)."""
+"""Send the messages of a stream at once (all places)."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from typing import Any
 
 from distributed.batched import BatchedSend
-from distributed.comm import CommClosedError
+from distributed.comm import Comm, CommClosedError
 from tornado.ioloop import IOLoop
+
+from dask_flame.core.threads import is_at_exit
 
 logger = logging.getLogger("dask_flame")
 
@@ -29,31 +32,56 @@ class ImmediateSender(BatchedSend):
     interval's timer fires once for each message, and costs runner and scheduler a tenth of their
     time for calls that do nothing. A busy loop has longer turns, and sends more in each.
 
+    A coroutine of the base class waits for messages until it is told to stop. Here none waits, so
+    that a sender whose connection is lost can be forgotten.
+
     Parameters
     ----------
     loop : tornado.ioloop.IOLoop, optional
+
+    Attributes
+    ----------
+    interval : float
+        Minimum seconds between two messages; 0 unless it is set.
     """
 
     buffer: list[Any]
+    interval: float
 
     def __init__(self, loop: IOLoop | None = None) -> None:
         super().__init__(interval=0, loop=loop)
         keep_no_log(self)
+        self._sending: asyncio.Task[None] | None = None
+        self.stopped.set()  # no coroutine waits while there is nothing to send
 
-    def finish(self) -> None:
-        """Stop once all messages are sent; leave the connection open."""
-        self.please_stop = True
-        self.waker.set()
+    def start(self, comm: Comm) -> None:
+        """Send through this connection, also what there was to send before."""
+        self.comm = comm
+        self._wake()
+
+    def send(self, *msgs: Any) -> None:
+        """Send messages in the next turn of the event loop.
+
+        Raises
+        ------
+        CommClosedError
+        """
+        if self.comm is not None and self.comm.closed():
+            raise CommClosedError(f"{self.comm!r} is closed")
+        self.message_count += len(msgs)
+        self.buffer.extend(msgs)
+        self._wake()
+
+    def _wake(self) -> None:
+        loop = self.loop.asyncio_loop
+        if self.buffer and self.comm is not None and self._sending is None and not loop.is_closed():
+            self.stopped.clear()
+            self._sending = loop.create_task(self._background_send())
 
     async def _background_send(self) -> None:
-        # Replaces the base class's method, which its `start` runs. `next_deadline` stays None, so
-        # that the base class's `send` wakes this loop.
+        # Replaces the base class's method, which waits for messages.
         try:
-            while self.buffer or not self.please_stop:
-                if not self.buffer:
-                    await self.waker.wait()
-                    self.waker.clear()
-                    continue
+            while self.buffer:
                 messages, self.buffer = self.buffer, []
                 self.batch_count += 1
                 sent = await self.comm.write(
@@ -61,12 +89,47 @@ class ImmediateSender(BatchedSend):
                 )
                 self.byte_count += sent
                 del messages
+                if self.interval:
+                    await asyncio.sleep(self.interval)
         except CommClosedError:
             logger.debug("%r was closed", self.comm, exc_info=True)
             self.abort()
-        except Exception:
+        except Exception as error:
             # An unknown part of the message was written: nothing can follow it.
-            logger.exception("could not be sent on %r", self.comm)
+            if is_at_exit(error):
+                logger.debug("not sent, as the process exits", exc_info=True)
+            else:
+                logger.exception("could not be sent on %r", self.comm)
             self.abort()
         finally:
+            self._sending = None
+            self.stopped.set()
+
+
+class SuccessorSender(ImmediateSender):
+    """Take the place of a sender that distributed has started.
+
+    Parameters
+    ----------
+    before : BatchedSend
+        It ends. The messages that it has not sent come first.
+    """
+
+    def __init__(self, before: BatchedSend) -> None:
+        super().__init__(before.loop)
+        self._before = before
+        before.please_stop = True
+        before.waker.set()
+        self.comm = before.comm
+        self.stopped.clear()
+        self._sending = self.loop.asyncio_loop.create_task(self._take_over())
+
+    async def _take_over(self) -> None:
+        try:
+            # It may be sending a message.
+            await self._before.stopped.wait()
+            self.buffer[:0], self._before.buffer = self._before.buffer, []
+            await self._background_send()
+        finally:
+            self._sending = None
             self.stopped.set()

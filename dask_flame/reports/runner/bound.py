@@ -6,12 +6,12 @@ import contextlib
 import functools
 import json
 import os
-import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
+from dask_flame.reports.runner.local_socket import connect
 from dask_flame.reports.runner.stopping import goes_on
 from dask_flame.reports.runner.validate import (
     COMPLAINTS,
@@ -53,8 +53,8 @@ class BoundReport:
         reporting for this call.
     """
 
-    def __init__(self, port: int = 0, secret: str = "") -> None:
-        self._port = port
+    def __init__(self, address: str = "", secret: str = "") -> None:
+        self._address = address
         self._secret = secret
         self._local: tuple[ReportSender, RunningCall] | None = None
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class BoundReport:
 
     @property
     def env(self) -> dict[str, str]:
-        return {VARIABLE: f"{self._port}:{self._secret}"} if self._port else {}
+        return {VARIABLE: f"{self._secret}:{self._address}"} if self._address else {}
 
     def __call__(
         self,
@@ -123,7 +123,7 @@ class BoundReport:
             self._send({"about": about, "complaint": message})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BoundReport, (self._port, self._secret)
+        return BoundReport, (self._address, self._secret)
 
     def __repr__(self) -> str:
         return "<report() bound to a call>"
@@ -131,7 +131,7 @@ class BoundReport:
     def _send(self, what: dict[str, Any]) -> str:
         """Send to the runner; return whether the call was stopped, and how to tell."""
         with self._lock:
-            if self._lost or not self._port:
+            if self._lost or not self._address:
                 return ""
             try:
                 if self._pid != os.getpid():
@@ -147,9 +147,7 @@ class BoundReport:
                 return ""
 
     def _connect(self) -> Any:
-        connection = socket.create_connection(("127.0.0.1", self._port), timeout=_TIMEOUT)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection:
+        with connect(self._address, _TIMEOUT) as connection:
             # The connection stays open until the file is closed, too.
             file = connection.makefile("rwb")
         _exchange(file, self._secret)
@@ -221,8 +219,8 @@ def checked(
 
 @functools.lru_cache(maxsize=4)
 def _parse(text: str) -> BoundReport | None:
-    port, _, secret = text.partition(":")
-    return BoundReport(int(port), secret) if port.isdigit() and secret else None
+    secret, _, address = text.partition(":")
+    return BoundReport(address, secret) if address and secret else None
 
 
 def from_environment() -> BoundReport | None:

@@ -86,7 +86,7 @@ class ReportSender(WorkerPlugin):
         self._lock = threading.Lock()
         self._stops = RequestedStops(worker)
         worker.stream_handlers[STOP] = self._stop
-        self.channel = SubprocessServer(self, worker.loop)
+        self.channel = SubprocessServer(self, worker.loop, worker.local_directory)
         follow_threads()
 
     def teardown(self, worker: Worker) -> None:

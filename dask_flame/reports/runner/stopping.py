@@ -47,8 +47,9 @@ def goes_on(stopped: str, key: Key | None = None) -> bool:
 
     Parameters
     ----------
-    stopped : {"", "raise", "return"}
-        Whether the call was stopped, and how to tell.
+    stopped : str
+        Whether the call was stopped: empty, or how to tell (``raise`` or ``return``), which a space
+        and the reason may follow.
     key : Key, optional
         Key of the call, if it is known.
 
@@ -61,6 +62,8 @@ def goes_on(stopped: str, key: Key | None = None) -> bool:
     CallStopped
         It was stopped, and is to raise.
     """
-    if stopped == "raise":
-        raise CallStopped(f"{'the call' if key is None else key} was stopped by dask_flame.stop()")
+    how, _, why = stopped.partition(" ")
+    if how == "raise":
+        who = "the call" if key is None else key
+        raise CallStopped(f"{who} was stopped by dask_flame.stop(){': ' * bool(why)}{why}")
     return not stopped

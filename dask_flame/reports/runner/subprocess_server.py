@@ -1,4 +1,4 @@
-"""Receive reports from child processes of a call on a local port (runner).
+"""Receive reports from child processes of a call on a local socket (runner).
 
 The protocol is lines of JSON. The first line is the secret of a call, which only its child
 processes know. Each further line is a report or a complaint. The server acknowledges each line, so
@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import socket
 from typing import TYPE_CHECKING, Any
 
+from dask_flame.reports.runner.local_socket import listen
 from dask_flame.reports.wire import RunningCall
 
 if TYPE_CHECKING:
@@ -27,42 +29,47 @@ _MOST = 1 << 20
 
 
 class SubprocessServer:
-    """Server for reports of child processes; opens its port when the first call is bound.
+    """Server for reports of child processes; opens its socket when the first call is bound.
 
     Parameters
     ----------
     sender : ReportSender
     loop : tornado.ioloop.IOLoop
         Event loop of the worker.
+    folder : str
+        Folder of the worker, in which the socket is.
     """
 
-    def __init__(self, sender: ReportSender, loop: Any) -> None:
+    def __init__(self, sender: ReportSender, loop: Any, folder: str) -> None:
         self._sender = sender
         self._loop = loop
+        self._folder = folder
         self._calls: dict[str, RunningCall] = {}
-        self._port = 0
+        self._address = ""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._closed = False
 
-    def bind(self, call: RunningCall) -> tuple[int, str]:
-        """Return the port and a secret for this call; may be called from any thread."""
-        if not self._port:
+    def bind(self, call: RunningCall) -> tuple[str, str]:
+        """Return the address and a secret for this call; may be called from any thread."""
+        if not self._address:
             # Listen here, without waiting for the loop; it accepts early connections later.
-            listening = socket.create_server(("127.0.0.1", 0), backlog=128)
-            self._port = listening.getsockname()[1]
+            listening, self._address = listen(self._folder)
             self._loop.add_callback(self._listen, listening)
         secret = secrets.token_hex(16)
         self._calls[secret] = call
         while len(self._calls) > _MOST_CALLS:
             del self._calls[next(iter(self._calls))]
-        return self._port, secret
+        return self._address, secret
 
     def close(self) -> None:
         """Stop listening and close all connections; on the event loop."""
         self._closed = True
         if self._server is not None:
             self._server.close()
+        if not self._address.isdigit():
+            with contextlib.suppress(OSError):
+                os.unlink(self._address)
         for writer in self._writers:
             writer.close()
 
