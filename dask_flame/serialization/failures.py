@@ -41,6 +41,8 @@ _OURS = (
     os.path.join("dask", "_task_spec.py"),
 )
 
+_IN_DISTRIBUTED = f"{os.sep}distributed{os.sep}"
+
 #: Errors that set their message or code from their args in ``__init__``, which unpickling does not
 #: call.
 _BY_ARGS: tuple[Any, ...] = (
@@ -237,6 +239,11 @@ def _restore(error: BaseException) -> None:
         if isinstance(error, kind) and type(error).__init__ is kind.__init__:
             with contextlib.suppress(Exception):
                 kind.__init__(error, *error.args)
+
+
+def is_surrounding(file: str) -> bool:
+    """Return whether a frame of this file is between the worker and the code of a call."""
+    return file.endswith(_OURS) or _IN_DISTRIBUTED in file
 
 
 def _opened_traceback(pickled: bytes) -> TracebackType | None:

@@ -59,26 +59,32 @@ def name_data_of_map(
 _PLAIN = (str, bytes, bool, int, float, type(None))
 
 
+#: The integers that msgpack, and so a key, can have.
+_INTEGERS = range(-(2**63), 2**64)
+
+
 def cannot_name(keys: Iterable[Key]) -> CallFailed | None:
-    """Return an error for the first key that cannot be encoded as UTF-8, or None."""
+    """Return an error for the first key that no message can carry, or None."""
     for key in keys:
-        if not _encodes(key):
-            return CallFailed(
-                f"the key {key!r} is no text that can be sent: it has half of a surrogate pair, as "
-                "names of files have that are not UTF-8; write "
-                "key=name.encode(errors='replace').decode()"
-            )
+        if why := _why_not_sent(key):
+            return CallFailed(f"the key {key!r} cannot be sent: {why}")
     return None
 
 
-def _encodes(key: Key) -> bool:
+def _why_not_sent(key: Key) -> str:
+    """Return why no message can carry a key; empty if one can."""
     if isinstance(key, tuple):
-        return all(map(_encodes, key))
+        return next(filter(None, map(_why_not_sent, key)), "")
+    if isinstance(key, int):
+        return "" if key in _INTEGERS else "its number has more than 64 bits; write key=str(number)"
     try:
         str(key).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return (
+            "it has half of a surrogate pair, as names of files have that are not UTF-8; write "
+            "key=name.encode(errors='replace').decode()"
+        )
+    return ""
 
 
 def unfit(annotations: Mapping[str, Any]) -> CallFailed | None:

@@ -37,6 +37,10 @@ def _nothing() -> None:
     pass
 
 
+def _ignored(error: BaseException) -> None:
+    pass
+
+
 def _unchanged(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return values
 
@@ -66,6 +70,8 @@ class PackedTask:
     ----------
     on_open : callable
         Called in the thread of the call after the task was unpickled and before it runs.
+    on_error : callable
+        Called with the error of the call where it was raised, before it is made fit to travel.
     convert : callable
         Called with the task's inputs by key, in the thread of the call; return the inputs to use.
 
@@ -76,7 +82,16 @@ class PackedTask:
     :func:`dask_flame.serialization.failures.fit_to_travel`.
     """
 
-    __slots__ = ("_buffers", "_pickled", "_task", "convert", "is_coro", "on_open", "version")
+    __slots__ = (
+        "_buffers",
+        "_pickled",
+        "_task",
+        "convert",
+        "is_coro",
+        "on_error",
+        "on_open",
+        "version",
+    )
 
     def __init__(
         self,
@@ -89,6 +104,7 @@ class PackedTask:
         self._buffers = list(buffers)
         self._task: Any = None
         self.on_open: Callable[[], object] = _nothing
+        self.on_error: Callable[[BaseException], object] = _ignored
         self.convert: Callable[[Mapping[Any, Any]], Mapping[Any, Any]] = _unchanged
         self.is_coro = is_coro
         self.version = version
@@ -144,6 +160,7 @@ class PackedTask:
         except Interrupted:
             raise
         except BaseException as error:
+            self.on_error(error)
             raised = fit_to_travel(error)
         raise raised
 
@@ -157,6 +174,7 @@ class PackedTask:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise  # it is being stopped; the code that stops it reports the reason
+            self.on_error(error)
             raised = fit_to_travel(error)
         raise raised
 

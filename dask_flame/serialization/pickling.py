@@ -6,14 +6,17 @@ import functools
 import pickle
 import threading
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
+import cloudpickle
 from distributed.protocol import pickle as dask_pickle
 
 from dask_flame.core.by_value import send_by_value
-from dask_flame.core.distributed_internals import offload_executor, replace
+from dask_flame.core.distributed_internals import function_called, offload_executor, replace
 from dask_flame.serialization.failures import Interrupted, answer_always, text_of
 from dask_flame.serialization.opaque import dumps_opaquely
+from dask_flame.serialization.packed import PackedTask
 
 
 def prepare(*, interruptible: bool) -> None:
@@ -47,6 +50,8 @@ def _only_exceptions(
         try:
             if writes and (opaque := dumps_opaquely(pickles, *args, **kwargs)) is not None:
                 return opaque
+            if writes and (found := _at_first_try(*args, **kwargs)) is not None:
+                return found
             return function(*args, **kwargs)
         except OSError as error:
             # For instance a missing file. When a connection is read, an OSError would look like the
@@ -61,6 +66,41 @@ def _only_exceptions(
 
     pickles.dask_flame = True  # type: ignore[attr-defined]
     return pickles
+
+
+def _at_first_try(
+    value: Any,
+    *,
+    buffer_callback: Callable[[Any], object] | None = None,
+    protocol: int | None = None,
+) -> bytes | None:
+    """Return the pickle of calls, as distributed would make it; None for any other value.
+
+    distributed tries one pickler after the other, and pickles again whatever contains the name
+    ``__main__``. That takes longer than all else that is done to send a call of a notebook. It is
+    known beforehand that cloudpickle is needed for a function of ``__main__``, or of a module that
+    the user has registered with cloudpickle, and is not needed for bytes.
+    """
+    if protocol not in (None, pickle.HIGHEST_PROTOCOL):
+        return None
+    if type(value) is PackedTask:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
+    called = function_called(value)
+    if type(called) is not FunctionType:
+        return None
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    if called.__module__ != "__main__" and called.__module__ not in by_value:
+        return None
+    buffers: list[pickle.PickleBuffer] = []
+    callback = None if buffer_callback is None else buffers.append
+    try:
+        pickled: bytes = cloudpickle.dumps(value, buffer_callback=callback)
+    except Exception:
+        return None  # distributed does, and logs, the same
+    for buffer in buffers:
+        assert buffer_callback is not None
+        buffer_callback(buffer)
+    return pickled
 
 
 def _pressed(error: BaseException) -> bool:

@@ -522,6 +522,11 @@ def test_a_key_that_no_message_can_carry_fails_its_call_alone(flame: Make) -> No
         with pytest.raises(CallFailed, match="half of a surrogate pair"):
             bad.result(timeout=60)
         del bad
+    for key in (("a", 2**70), ("a", ("b", -(2**64)))):
+        bad = client.submit(abs, -1, key=key)
+        with pytest.raises(CallFailed, match="more than 64 bits"):
+            bad.result(timeout=60)
+        del bad
     assert other.result(timeout=60) is None
     assert client.submit(abs, -3).result(timeout=60) == 3
 
