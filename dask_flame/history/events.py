@@ -13,8 +13,12 @@ from dask_flame.history.journal import Event as Event
 
 logger = logging.getLogger("dask_flame")
 
+#: Beginnings of lines that runners write only to their logs, as each of them would show the same.
+_NOT_SHOWN = ("preload=", "setup=", "packages=")
 #: Kinds that are logged as warnings, so that users see them by default.
-_BAD = frozenset({"failed", "held", "lost", "overran", "packages", "paused", "stopped", "waiting"})
+_BAD = frozenset(
+    ("budget", "failed", "held", "lost", "overran", "packages", "paused", "stopped", "waiting")
+)
 
 
 class EventLog(Sequence[Event]):
@@ -32,17 +36,27 @@ class EventLog(Sequence[Event]):
     def __init__(self, maxlen: int = 5_000) -> None:
         self._events: deque[Event] = deque(maxlen=maxlen)
         self.counts: Counter[str] = Counter()
+        self._last = ""  # line of a failed boot that was logged
 
     def apply(self, entry: Entry) -> None:
         """Add and log the event of a journal entry, if it has one."""
         event = entry if isinstance(entry, Event) else entry.event
         if event is None:
             return
-        self._events.append(event)
-        self.counts[event.kind] += 1
+        # Who reads an event from another thread finds its line in the log.
         level = logging.WARNING if event.kind in _BAD else logging.INFO
-        # The lines below the first are a runner's output, which was already shown.
-        logger.log(level, "%s: %s", event.kind, event.text.partition(PRINTED)[0])
+        logger.log(level, "%s: %s", event.kind, self._in_one_line(event))
+        self.counts[event.kind] += 1
+        self._events.append(event)
+
+    def _in_one_line(self, event: Event) -> str:
+        text, _, printed = event.text.partition(PRINTED)
+        # A runner's output is shown elsewhere, except for these reasons of a failed boot.
+        last = printed.strip().rpartition("\n")[2].strip()
+        if not last.startswith(_NOT_SHOWN) or last == self._last:
+            return text
+        self._last = last
+        return f"{text}: {last}"
 
     @overload
     def __getitem__(self, index: int) -> Event: ...

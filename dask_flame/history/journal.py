@@ -28,8 +28,8 @@ class Event:
         Unix time, in seconds.
     kind : str
         ``boot``, ``held``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``,
-        ``kept``, ``packages``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped`` or
-        ``policy``.
+        ``kept``, ``packages``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped``,
+        ``budget`` or ``policy``.
     reason : str
         The reason, as a sentence with its numbers.
     runners : tuple of str
@@ -40,7 +40,8 @@ class Event:
         The numbers behind the decision. For ``boot`` and ``retire``: the ``demand`` in slots, the
         ``target``, the number of runners ``there``, and the bounds ``min`` and ``max``. For
         ``ready``: the ``seconds`` of the boot, and for each step (``accepted``, ``up``, …,
-        ``registered``) the seconds until it was reached; see :mod:`dask_flame.history.boots`.
+        ``registered``) the seconds until it was reached; see :mod:`dask_flame.history.boots`. For
+        ``budget``: the amounts ``spent`` and ``budget``.
     """
 
     at: float
@@ -70,12 +71,15 @@ class RunnersAsked:
     ----------
     clock : float
         The time of the event on the clock that measures boots, in seconds.
+    kinds : mapping of str to str
+        The kinds of the runners, by name; see :class:`dask_flame.core.kinds.Kind`.
     """
 
     pool: str
     runners: tuple[str, ...]
     clock: float
     event: Event
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +174,8 @@ class RunnerEnded:
         Seconds since the request for it.
     event : Event or None
         None if the event of another runner covers this one.
+    kind : str
+        Its kind.
     """
 
     at: float
@@ -178,6 +184,7 @@ class RunnerEnded:
     how: str
     why: str
     seconds: float
+    kind: str = ""
     late: bool = False
     event: Event | None = None
 

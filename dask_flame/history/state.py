@@ -6,12 +6,14 @@ All times are Unix times, in seconds. The process that manages the runners creat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from dask_flame.core.kinds import Price
 from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event
 from dask_flame.history.timeline import RunnerTimeline
+from dask_flame.scaling.budget import Spending
 
 #: (Unix seconds, demand in slots, booting, ready, busy runners, target of runners); each is valid
 #: until the next.
@@ -33,6 +35,8 @@ class RunnerSummary:
         Number of calls that run on it.
     why : str
         Why it is paused or draining.
+    kind : str
+        Its kind among those of its pool, such as ``"A100, spot"``.
     """
 
     name: str
@@ -40,6 +44,7 @@ class RunnerSummary:
     since: float
     busy: int = 0
     why: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,12 @@ class PoolSummary:
         The actors that hold all slots; empty if actors do not hold all of them.
     gpus : int
         GPUs of each runner.
-    price : float or None
-        Price of each runner per hour.
+    price : float, mapping or None
+        Price of each runner per hour, or prices by kind.
     idle_timeout : float or None
         Seconds; None if runners are not ended when idle.
+    idle_why : str
+        Why ``idle_timeout="auto"`` is this figure now; empty if the user has chosen it.
     suspended : str
         Why the pool must not have runners; empty if it may.
     fixed : int or None
@@ -80,6 +87,9 @@ class PoolSummary:
         not counted.
     busy_seconds : float
         Part of `runner_seconds` in which the runner had a call.
+    kinds : mapping of str to float
+        `runner_seconds` by the kind of the runner: the kinds of the pool in order of preference,
+        then other ones that it has had.
     """
 
     name: str
@@ -93,12 +103,22 @@ class PoolSummary:
     target: int = 0
     held: str = ""
     gpus: int = 0
-    price: float | None = None
+    price: Price = None
     idle_timeout: float | None = None
+    idle_why: str = ""
     suspended: str = ""
     fixed: int | None = None
     runner_seconds: float | None = None
     busy_seconds: float = 0.0
+    kinds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mixed(self) -> dict[str, int]:
+        """The number of runners of each kind that it has, or has had; empty for fewer than two."""
+        kinds = {kind: 0 for kind, seconds in self.kinds.items() if seconds}
+        for runner in self.runners:
+            kinds[runner.kind] = kinds.get(runner.kind, 0) + 1
+        return kinds if len(kinds) > 1 else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +136,8 @@ class Snapshot:
         The states of each runner over time.
     boots : sequence of Boot or None
         Boots, newest last; None in a cluster that boots no runners.
+    budget : Spending or None
+        The state of the budget; None without one.
     """
 
     now: float
@@ -123,3 +145,4 @@ class Snapshot:
     events: Sequence[Event] | None = None
     lives: RunnerTimeline | None = None
     boots: Sequence[Boot] | None = None
+    budget: Spending | None = None

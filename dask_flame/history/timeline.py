@@ -7,9 +7,10 @@ and a note, then how it ended and why.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 
 from dask_flame.history.boots import FIRST_CALL
 from dask_flame.history.journal import (
@@ -60,6 +61,8 @@ class RunnerLife:
     name, pool : str
     number : int
         Position in the order of requests.
+    kind : str
+        Its kind among those of its pool; empty if there is only one.
     steps : tuple of (str, float)
         The steps that its boot reached, up to the registration, each with the seconds since the
         request; see :class:`dask_flame.history.boots.Boot`.
@@ -80,6 +83,7 @@ class RunnerLife:
     pool: str
     number: int
     changes: list[StateChange]
+    kind: str = ""
     steps: tuple[tuple[str, float], ...] = ()
     over: float | None = None
     how: str = ""
@@ -120,7 +124,8 @@ class RunnerTimeline:
         """Update the life that a journal entry is about."""
         match entry:
             case RunnersAsked():
-                self.asked(entry.runners, entry.pool, entry.event.at, entry.event.reason)
+                at, why = entry.event.at, entry.event.reason
+                self.asked(entry.runners, entry.pool, at, why, kinds=entry.kinds)
             case BootStepped():
                 if (life := self._alive.get(entry.runner)) is not None:
                     self.stepped(entry.runner, (*life.steps, (entry.step, entry.seconds)))
@@ -133,7 +138,15 @@ class RunnerTimeline:
                 how = "failed" if entry.late else entry.how
                 self.ended(entry.runner, entry.at, how, entry.why)
 
-    def asked(self, names: Collection[str], pool: str, at: float, why: str) -> None:
+    def asked(
+        self,
+        names: Collection[str],
+        pool: str,
+        at: float,
+        why: str,
+        *,
+        kinds: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Add requested runners.
 
         Parameters
@@ -144,12 +157,14 @@ class RunnerTimeline:
             Unix time, in seconds.
         why : str
             The reason for the request.
+        kinds : mapping of str to str, optional
+            The kinds of the runners, by name.
         """
         first = self._number
         self._number += len(names)
         for number, name in list(enumerate(names, first + 1))[-self._kept :]:
             self._alive[name] = RunnerLife(
-                name, pool, number, [StateChange(at, BOOTING, _short(why))]
+                name, pool, number, [StateChange(at, BOOTING, _short(why))], kinds.get(name, "")
             )
             self._changes += 1
         self._forget()

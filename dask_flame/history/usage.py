@@ -39,6 +39,8 @@ class PoolUsage:
     runner_seconds : float
         Seconds from the request for a runner to its end, summed over the ended ones; :meth:`paid`
         includes the others.
+    kind_seconds : dict of str to float
+        The same by the kind of the runner.
     """
 
     boots: int = 0
@@ -47,6 +49,7 @@ class PoolUsage:
     ended: dict[str, int] = field(default_factory=lambda: {"failed": 0, "lost": 0, "ended": 0})
     phases: dict[str, tuple[float, int]] = field(default_factory=dict)
     runner_seconds: float = 0.0
+    kind_seconds: dict[str, float] = field(default_factory=dict)
 
     def phase(self, name: str, seconds: float) -> None:
         """Count a phase of a boot."""
@@ -68,10 +71,19 @@ class PoolUsage:
             case RunnerEnded():
                 self.ended[entry.how] += 1
                 self.runner_seconds += entry.seconds
+                before = self.kind_seconds.get(entry.kind, 0.0)
+                self.kind_seconds[entry.kind] = before + entry.seconds
 
     def paid(self, members: Iterable[RunnerState], now: float) -> float:
         """Return the runner-seconds of the ended runners and of these, which are running."""
         return self.runner_seconds + sum(now - m.asked for m in members)
+
+    def paid_by_kind(self, members: Iterable[RunnerState], now: float) -> dict[str, float]:
+        """Return :meth:`paid` for each kind of runner."""
+        paid = dict(self.kind_seconds)
+        for member in members:
+            paid[member.kind] = paid.get(member.kind, 0.0) + now - member.asked
+        return paid
 
 
 class UsageByPool(dict[str, PoolUsage]):

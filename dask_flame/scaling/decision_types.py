@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class BootRequest:
-    """Runners to boot in one wave, with the reason."""
+    """Runners to boot in one wave, with the reason, and the kind of each by its name."""
 
     names: tuple[str, ...]
     reason: str
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

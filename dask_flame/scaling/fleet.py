@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dask_flame.core.backoff import doubled
-from dask_flame.core.pool import Pool
+from dask_flame.core.pool import AUTO, Pool
 from dask_flame.scaling.decision_types import BootRequest, Decision, GiveUp, Retirement
+from dask_flame.scaling.idle_timeout import BreakEven, IdleFigure
+from dask_flame.scaling.kind_choice import KindChoice
 from dask_flame.scaling.no_room import RoomBackoff
 from dask_flame.scaling.runner_index import PAUSED_FOR, Phase, RunnerIndex, RunnerState
 
@@ -28,6 +30,10 @@ _BACKOFF_MOST = 30.0
 #: Shorten a retry delay by up to this fraction, so that clusters whose boots failed together do
 #: not retry together.
 _JITTER = 0.25
+#: Default of `capacity_retry`, in seconds.
+_RETRY = 300.0
+#: Maximum seconds between attempts to retire a runner that costs although the budget is spent.
+_RETRY_EXHAUSTED = 5.0
 #: Seconds to keep a booting runner whose calls were released: others may follow at once.
 CALLED_OFF = 0.2
 
@@ -42,6 +48,12 @@ class Fleet:
         Runners are named ``<prefix>-1``, ``<prefix>-2``, …; a name is never reused.
     chance : callable
         Return a random number from 0 to 1, for the jitter of retries.
+    capacity_retry : float
+        Seconds after which a kind of runner is tried again if the substrate had none of it.
+
+    Attributes
+    ----------
+    kinds : KindChoice
 
     Notes
     -----
@@ -51,7 +63,9 @@ class Fleet:
     - a runner with a wanted call is not retired, unless the fleet is suspended, the substrate is
       reclaiming the runner, or a call on it exceeded its timeout and cannot be stopped;
     - demand for n slots has been answered with ceil(n / concurrency) runners (plus ``spare``), in
-      one decision, as far as ``max`` and failed boots allow;
+      one decision, as far as ``max``, the budget, failed boots and refused kinds of runner allow;
+    - with an exhausted budget no runner is booting, and none is idle but those that could not be
+      retired, which is tried again every few seconds;
     - a paused runner counts only toward ``max``, and is retired if it stays paused;
     - every runner is booting within its ``boot_timeout``, ready, paused, draining, or ending.
     """
@@ -62,10 +76,13 @@ class Fleet:
         *,
         prefix: str = "runner",
         chance: Callable[[], float] = random.random,
+        capacity_retry: float = _RETRY,
     ) -> None:
         self.pool = pool
+        self.kinds = KindChoice([kind.text for kind in pool.kinds], capacity_retry)
         self.index = RunnerIndex()
         self.suspended = ""  # reason to have no runners at all
+        self.exhausted = ""  # reason to pay for nothing but the running calls
         self.fixed: int | None = None  # number of runners to keep, whatever the demand
         self.failures = 0
         self._prefix = prefix
@@ -80,6 +97,8 @@ class Fleet:
         self._stuck: dict[str, tuple[float, bool]] = {}
         self._room_backoff = RoomBackoff()
         self._taken_back = 0.0  # slots of demand released since the last decision
+        self._seen = BreakEven(pool.idle_bounds)
+        self.idle = self._idle_figure()  # the idle timeout of the last decision
 
     @property
     def members(self) -> Mapping[str, RunnerState]:
@@ -92,7 +111,10 @@ class Fleet:
         """Record that a runner registered and can take calls."""
         if self.index.phase(name) is Phase.BOOTING:
             self.index.ready(name, now)
-            self._room_backoff.came_up(self.members[name].asked, now)
+            member = self.members[name]
+            self._seen.booted(now - member.asked)
+            self._room_backoff.came_up(member.asked, now)
+            self.kinds.came_up(member.kind, member.asked)
             if not self._never_worked:
                 self.failures = 0
 
@@ -118,6 +140,9 @@ class Fleet:
             self._stuck[name] = (held, overran)
         if busy and self._never_worked:
             self._never_worked, self.failures = False, 0
+        member = self.members.get(name)
+        if busy and member and member.phase is Phase.READY and member.worked and not member.busy:
+            self._seen.bridged(now - member.idle_since)
         self.index.load(name, busy, now)
 
     def drain(self, name: str, now: float, why: str, *, within: float | None = None) -> None:
@@ -170,6 +195,7 @@ class Fleet:
         *,
         no_room: bool = False,
         final: bool = False,
+        no_capacity: bool = False,
     ) -> Phase | None:
         """Record that the substrate lost a runner; return its phase, or None if it is unknown.
 
@@ -178,7 +204,7 @@ class Fleet:
         name : str
         now : float
         why : str, default ""
-        no_room, final : bool, default False
+        no_room, final, no_capacity : bool, default False
             See :class:`dask_flame.backends.Ended`.
         """
         member = self.members.get(name)
@@ -187,6 +213,13 @@ class Fleet:
         self._stuck.pop(name, None)
         phase = member.phase
         self.index.gone(name, now)
+        if no_capacity:
+            self.kinds.refused(member.kind, now, why)
+            if self.kinds.left(now) is not None:
+                return phase  # no failure: the next decision asks for that kind
+            no_room, why = True, self.kinds.reasons
+        elif not no_room and phase is not Phase.BOOTING:
+            self.kinds.freed(member.kind, now)
         if no_room and self.members:
             self._room_backoff.refused(now)
             return phase
@@ -214,7 +247,11 @@ class Fleet:
     def kept(self, name: str, now: float) -> None:
         """Record that a runner could not be retired: retry, with growing delays."""
         if self.index.phase(name) is Phase.ENDING:
-            self.index.keep(name, now, self.pool.idle_timeout)
+            self._seen.stayed(name)
+            if self.exhausted:
+                self.index.keep(name, now, 0.0, longest=_RETRY_EXHAUSTED)
+            else:
+                self.index.keep(name, now, self.idle.seconds)
 
     def checked(self, name: str, now: float, *, may_end: bool) -> None:
         """Record the answer of a runner to its pool's ``idle_check``.
@@ -236,6 +273,10 @@ class Fleet:
             If the changed policy is invalid; the old one then stays in force.
         """
         self.pool = self.pool.replace(**changes)
+        self.kinds.change([kind.text for kind in self.pool.kinds])
+        self._seen.bounds = self.pool.idle_bounds
+        if not (self.pool.idle_timeout == AUTO and self.idle.why):
+            self.idle = self._idle_figure()
         self.fixed = None
         self._resting = False
         self._taken_back = math.inf  # release all that the old policy asked for
@@ -288,7 +329,7 @@ class Fleet:
 
     def target(self, demand: int) -> int:
         """Return the number of runners for so many slots of demand, within the bounds."""
-        if self.suspended:
+        if self.suspended or self.exhausted:
             return 0
         if self.fixed is not None:
             return min(self.fixed, self.pool.max)
@@ -298,6 +339,8 @@ class Fleet:
 
     @property
     def _floor(self) -> int:
+        if self.exhausted:
+            return 0
         if self.fixed is not None:
             return self.fixed
         return 0 if self._resting else self.pool.min
@@ -320,12 +363,19 @@ class Fleet:
     def _alive(self) -> int:
         return self.count(Phase.BOOTING, Phase.READY)
 
+    def _idle_figure(self) -> IdleFigure:
+        if isinstance(seconds := self.pool.idle_timeout, str):
+            return self._seen.figure(self.count(Phase.READY))
+        return IdleFigure(seconds)
+
     # Decisions
 
     def decide(self, now: float, demand: int) -> Decision:
         """Return the runners to boot and to retire, given the slots that could be used now."""
         if demand:
             self._resting = False
+        # One figure for the whole decision: the time of the next one follows from it.
+        self.idle = self._idle_figure()
         retire: list[Retirement] = []
         self._end_late(now, retire)
         self._end_stuck(now)
@@ -334,6 +384,8 @@ class Fleet:
         check: list[str] = []
         if self.suspended:
             self._end_all(now, retire)
+        elif self.exhausted:
+            self._end_all_but_busy(now, retire)
         else:
             self._end_surplus(now, target, retire, check)
             self._rest(now, target, demand, retire, check)
@@ -343,7 +395,9 @@ class Fleet:
         numbers = {"demand": demand, "target": target, "there": there}
         numbers |= {"min": self.pool.min, "max": self.pool.max}
         boot, retry = self._missing(now, target, demand)
-        give_up = self._hopeless(now, demand) if boot is None else None
+        give_up = None
+        if boot is None and not self.exhausted:
+            give_up = self._hopeless(now, demand)
         wake = self._next(now, target, retry)
         return Decision(boot, tuple(retire), tuple(check), give_up, wake, numbers)
 
@@ -382,20 +436,26 @@ class Fleet:
                 if member.phase is not Phase.ENDING:
                     retire.append(self._end(member, now, self.suspended, force=True))
 
+    def _end_all_but_busy(self, now: float, retire: list[Retirement]) -> None:
+        index = self.index
+        index.need(0, now, called_off=math.inf)
+        while member := (
+            index.called_off(math.inf)
+            or index.longest_unneeded()
+            or index.longest_idle(now, 0.0, any_time=False)
+        ):
+            retire.append(self._end(member, now, self.exhausted))
+
     def _end_surplus(
         self, now: float, target: int, retire: list[Retirement], check: list[str]
     ) -> None:
-        index, limit = self.index, self.pool.idle_timeout
+        index, limit = self.index, self.idle.seconds
         # The boots requested last are the first to be given up.
         called_off = self._taken_back / self.pool.concurrency
         index.need(max(0, target - self.count(Phase.READY)), now, called_off=called_off)
         least = max(target, self._floor)
         while (over := self._alive > self.pool.max) or self._alive - len(index.checking) > least:
-            why = (
-                f"more than max={self.pool.max}"
-                if over
-                else f"no call for idle_timeout={limit:g} s"
-            )
+            why = f"more than max={self.pool.max}" if over else f"no call for {self.idle.said}"
             # Booting runners first, then the longest idle.
             if member := index.called_off(math.inf if over else now - CALLED_OFF):
                 why = why if over else "nobody wants the calls any more that it boots for"
@@ -410,6 +470,8 @@ class Fleet:
                 if index.check(member.name):
                     check.append(member.name)
             else:
+                if member.phase is Phase.READY and not over:
+                    self._seen.ended(member.name, member.idle_since, now)
                 retire.append(self._end(member, now, why))
 
     def _rest(
@@ -453,13 +515,17 @@ class Fleet:
             if now < self._retry_at:
                 return None, self._retry_at
             number = 1  # boot one as a trial; the rest follow once it registers
+        if now < self.kinds.settled_at and self.kinds.left(now) is not None:
+            return None, self.kinds.settled_at
         number, again = self._room_backoff.may_boot(number, now)
         if not number:
             return None, again
+        chosen = self.kinds.choose(number, now)
         names = tuple(map(self._name, range(1, number + 1)))
         self._count += number
-        for name in names:
-            self.index.add(name, now)
+        for name, kind in zip(names, chosen, strict=True):
+            self.index.add(name, now, kind)
+            self._seen.came_back(now)
         slots = "slot" if demand == 1 else "slots"
         paused = self.count(Phase.PAUSED)
         there = f"{alive} there" + (f" besides {paused} paused" if paused else "")
@@ -467,7 +533,9 @@ class Fleet:
             f"demand of {demand} {slots} calls for {target} "
             f"({there}, min={self.pool.min}, max={self.pool.max})"
         )
-        return BootRequest(names, reason), None
+        if of := self.kinds.said(chosen):
+            reason += f": {of}"
+        return BootRequest(names, reason, dict(zip(names, chosen, strict=True))), None
 
     def _given_up(self, demand: int) -> bool:
         return bool(
@@ -510,8 +578,8 @@ class Fleet:
                 if (called_off := index.called_off(math.inf)) is not None:
                     times.append(called_off.idle_since + CALLED_OFF)
                 if (unneeded := index.longest_unneeded()) is not None:
-                    times.append(unneeded.idle_since + pool.idle_timeout)
-                times.append(index.next_idle(pool.idle_timeout))
+                    times.append(unneeded.idle_since + self.idle.seconds)
+                times.append(index.next_idle(self.idle.seconds))
             elif (
                 pool.min_idle_timeout is not None
                 and self.fixed is None

@@ -59,6 +59,9 @@ class RunnerState:
         Whether it has had a call.
     paused : bool
         Whether Dask has paused it, also when it is being retired for that reason.
+    kind : str
+        Its kind among those of its pool, such as ``"A100, spot"``: the values of the options that
+        may be in order of preference. Empty if the pool has none of them.
     """
 
     name: str
@@ -72,6 +75,7 @@ class RunnerState:
     why: str = ""
     worked: bool = False
     paused: bool = False
+    kind: str = ""
     stamp: int = 0  # heap entries with another stamp are stale
 
 
@@ -125,9 +129,10 @@ class RunnerIndex:
 
     # Events
 
-    def add(self, name: str, now: float) -> None:
+    def add(self, name: str, now: float, kind: str = "") -> None:
         """Add a runner whose boot was decided."""
-        self.members[name] = self._needed[name] = RunnerState(name, Phase.BOOTING, now, now)
+        member = RunnerState(name, Phase.BOOTING, now, now, kind=kind)
+        self.members[name] = self._needed[name] = member
         self.counts[Phase.BOOTING] += 1
         self.news.add(name)
 
@@ -216,7 +221,7 @@ class RunnerIndex:
         for member in list(self._idle.values())[max(0, len(self._idle) - number) :]:
             member.idle_since = now
 
-    def keep(self, name: str, now: float, patience: float) -> None:
+    def keep(self, name: str, now: float, patience: float, *, longest: float = _AGAIN_MOST) -> None:
         """Put back a runner that could not be retired; retry after ``patience``, then later.
 
         Parameters
@@ -225,10 +230,12 @@ class RunnerIndex:
         now : float
         patience : float
             Minimum delay in seconds.
+        longest : float, optional
+            Maximum of the growing delays, in seconds.
         """
         member = self.members[name]
         member.refusals += 1
-        again = doubled(_AGAIN_FIRST, member.refusals, _AGAIN_MOST)
+        again = doubled(_AGAIN_FIRST, member.refusals, longest)
         if member.why:
             self._enter(name, Phase.PAUSED if member.paused else Phase.DRAINING, now)
             self._push(self._dues, now + again, member)

@@ -11,7 +11,7 @@ from distributed.comm import Comm, connect, listen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.core.channel import Channel
+from dask_flame.core.channel import Channel, Refused
 from tests.support.examples import examples
 
 pytestmark = pytest.mark.process
@@ -44,7 +44,7 @@ class Pair:
         self._serving.append(asyncio.create_task(self.here.serve(comm)))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - each looks at what the other does
                 await asyncio.sleep(0.001)
 
@@ -182,7 +182,7 @@ async def test_nonsense_on_a_connection_ends_that_one_only() -> None:
     async with Pair({}, {}) as pair:
         listener = await listen("tcp://127.0.0.1:0", talk)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await pair.here.serve(await connect(listener.contact_address))
         finally:
             listener.stop()
@@ -208,10 +208,10 @@ async def test_what_is_asked_is_given_up_at_the_end() -> None:
 
 @pytest.mark.asyncio
 async def test_a_connection_on_which_nothing_comes_is_dead() -> None:
-    async with Pair({}, {}, silence=0.4) as pair:
+    async with Pair({}, {}, silence=1.5) as pair:
         await pair.meet()
         await pair.until(lambda: pair.here.connected and pair.there.connected)
-        await asyncio.sleep(1.0)  # more than twice the silence: both say that they are there
+        await asyncio.sleep(3.5)  # more than twice the silence: both say that they are there
         assert pair.here.connected
         assert pair.there.connected
 
@@ -223,8 +223,76 @@ async def test_a_connection_on_which_nothing_comes_is_dead() -> None:
         listener = await listen("tcp://127.0.0.1:0", mute)
         try:
             comm = await connect(listener.contact_address)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await pair.here.serve(comm)
             assert comm.closed()
         finally:
             listener.stop()
+
+
+@pytest.mark.asyncio
+async def test_another_process_is_asked_what_the_first_has_not_answered() -> None:
+    asked: list[str] = []
+    never = asyncio.Event()
+
+    async def boot(n: int) -> str:
+        asked.append(f"first {n}")
+        await never.wait()
+        return "from the first"
+
+    def heard(which: str) -> Callable[..., Any]:
+        return lambda n: asked.append(f"{which} {n}")
+
+    def twice(n: int) -> int:
+        return 2 * n
+
+    waits = asyncio.Event()
+
+    async def wait() -> str:
+        waits.set()
+        await never.wait()
+        return "too late"
+
+    async with Pair({"boot": boot, "note": heard("note")}, {"wait": wait, "twice": twice}) as pair:
+        await pair.meet()
+        boots = asyncio.create_task(pair.there.ask("boot", n=1))
+        await pair.until(lambda: asked == ["first 1"])
+        # The first process asks something as well, and dies before it is answered.
+        pair.here.send("twice", n=0)  # so that it has the number of a question of the second one
+        lost = asyncio.create_task(pair.here.ask("wait"))
+        await asyncio.wait_for(waits.wait(), 10)
+        pair.here.cut()
+        await pair.here.close()
+        with pytest.raises(ConnectionError):
+            await lost
+        await pair.until(lambda: not pair.there.connected)
+        pair.there.send("note", n=2)
+        pair.there.send("over", n=3)
+        pair.there.renew({"over"})
+        handlers = {"note": heard("note"), "over": heard("over"), "boot": lambda n: f"second {n}"}
+        second = Channel({**handlers, "last": heard("last")}, silence=5.0)
+        serving = asyncio.create_task(second.serve(await connect(pair._listener.contact_address)))
+        assert await asyncio.wait_for(boots, 10) == "second 1"
+        # An answer for the first process must not be taken for this one.
+        never.set()
+        assert await asyncio.wait_for(second.ask("twice", n=4), 10) == 8
+        pair.there.send("last", n=4)
+        await pair.until(lambda: asked[-1] == "last 4")
+        assert asked == ["first 1", "over 3", "last 4"]
+        await second.close()
+        await serving
+
+
+@pytest.mark.asyncio
+async def test_one_that_is_refused_is_told_why() -> None:
+    async def refuse(comm: Comm) -> None:
+        await comm.write("another one is there")
+        await comm.close()
+
+    listener = await listen("tcp://127.0.0.1:0", refuse)
+    link = Channel({}, silence=5.0)
+    with pytest.raises(Refused, match="another one is there"):
+        await link.serve(await connect(listener.contact_address))
+    assert not link.has_connected
+    await link.close()
+    listener.stop()

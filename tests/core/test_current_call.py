@@ -282,25 +282,25 @@ def test_a_fork_that_is_not_bound_is_told_so_once(client: Client) -> None:
     assert key() not in there(client.cluster)
 
 
-def bound_and_not() -> tuple[int, str, str]:
+def bound_and_not() -> tuple[str, str, str]:
     bound = report.bind()
-    port, _, secret = bound.env["DASK_FLAME_REPORT"].partition(":")
+    secret, _, address = bound.env["DASK_FLAME_REPORT"].partition(":")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        BoundReport(int(port), "0" * 32)(loss=5.0)
+        BoundReport(address, "0" * 32)(loss=5.0)
     assert "cannot reach the runner" in str(caught[0].message)
     report(loss=1.0)
-    return int(port), secret, repr(bound)
+    return address, secret, repr(bound)
 
 
 def test_a_secret_is_needed_and_not_shown() -> None:
     with running("stock") as client:
-        port, secret, shown = client.submit(bound_and_not, key=key()).result()
+        address, secret, shown = client.submit(bound_and_not, key=key()).result()
         assert len(secret) == 32
         assert secret not in shown
         assert values(client, key()) == [1.0]
         # From this process too, as it knows the secret.
-        bound = BoundReport(port, secret)
+        bound = BoundReport(address, secret)
         bound(loss=2.0)
         wait_for(lambda: values(client, key()) == [1.0, 2.0])
         client.cluster.scale(0)

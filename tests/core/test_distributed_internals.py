@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed.protocol.pickle
+import distributed.scheduler
 import distributed.threadpoolexecutor
 import distributed.utils
 import pytest
@@ -37,6 +38,7 @@ STOCK: dict[str, Any] = {
     "ShuffleSchedulerPlugin": ShuffleSchedulerPlugin,
     "Worker": Worker,
     "distributed.protocol.pickle": distributed.protocol.pickle,
+    "distributed.scheduler": distributed.scheduler,
 }
 #: Modules with the subclasses whose methods are overridden.
 MODULES = (
@@ -80,6 +82,7 @@ async def live() -> AsyncIterator[dict[str, Any]]:
             "TCPServer": scheduler.http_server,
             "TaskState": scheduler.tasks[future.key],
             "Worker": next(iter(cluster.workers.values())),
+            "distributed.scheduler": distributed.scheduler,
             "distributed.threadpoolexecutor": distributed.threadpoolexecutor,
             "distributed.utils": distributed.utils,
         }

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from distributed.batched import BatchedSend
 from distributed.comm import Comm, CommClosedError, connect, listen
 
-from dask_flame.core.immediate_send import ImmediateSender
+from dask_flame.core.immediate_send import ImmediateSender, SuccessorSender
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio]
 
@@ -113,6 +117,17 @@ async def test_what_cannot_be_sent_ends_the_connection(
     assert line.comm.closed()
 
 
+async def test_nothing_is_said_of_a_large_message_that_is_left_when_python_exits(
+    line: Line, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python sets it when the main thread has ended.
+    monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+    line.sender.start(line.comm)
+    line.sender.send({"op": "large", "data": [b"0" * 1_000_000] * 100})
+    await until(line.comm.closed)
+    assert caplog.text == ""
+
+
 async def test_nothing_is_done_while_nothing_is_said(line: Line) -> None:
     line.sender.start(line.comm)
     line.sender.send("one")
@@ -123,18 +138,76 @@ async def test_nothing_is_done_while_nothing_is_said(line: Line) -> None:
     assert not [t for t in loop._scheduled if not t.cancelled() and t.when() < loop.time() + 1]  # type: ignore[attr-defined]
 
 
-async def test_one_that_is_finished_says_what_it_has_to_say_and_ends(line: Line) -> None:
+async def test_one_that_is_forgotten_leaves_nothing_behind(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
     line.sender.start(line.comm)
     line.sender.send("once")
     assert await line.heard() == ["once"]
-    line.sender.send("the last")
-    line.sender.finish()
-    assert await line.heard() == ["the last"]
-    await asyncio.wait_for(line.sender.stopped.wait(), 40)
+    gone = weakref.ref(line.sender)
+    line.sender = ImmediateSender()
+    # asyncio logs an error for a task that is destroyed before its end.
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    await until(is_gone)
+    assert not caplog.records
 
 
-async def test_one_that_has_nothing_to_say_ends_when_it_is_finished(line: Line) -> None:
+async def test_an_interval_is_kept_while_it_is_set(line: Line) -> None:
+    loop = asyncio.get_running_loop()
+    line.sender.interval = 30.0
     line.sender.start(line.comm)
-    await asyncio.sleep(0)
-    line.sender.finish()
+    line.sender.send("one")
+    assert await line.heard() == ["one"]
+    line.sender.send("two")
+
+    def timers() -> list[asyncio.TimerHandle]:
+        return [t for t in loop._scheduled if 20 < t.when() - loop.time() < 31]  # type: ignore[attr-defined]
+
+    await until(timers)
+    assert line.arrived.empty()
+    line.sender.send("three")
+    line.sender.interval = 0.0
+    (timer,) = timers()
+    timer._run()  # as the loop does after the interval
+    timer.cancel()
+    assert await line.heard() == ["two", "three"]
+    line.sender.send("four")
+    assert await line.heard() == ["four"]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_successor_sends_what_is_left_in_order(line: Line, turns: int) -> None:
+    before = BatchedSend(interval="1h")
+    before.start(line.comm)
+    before.send("one", b"x" * 20_000_000)  # pickled in a thread: the writing takes several turns
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    before.send("two")
+    line.sender = SuccessorSender(before)
+    line.sender.send("three")
+    got: list[Any] = []
+    while len(got) < 4:
+        got += await line.heard()
+    assert [got[0], *got[2:]] == ["one", "two", "three"]
+    line.sender.send("four")
+    assert await line.heard() == ["four"]
+    assert before.stopped.is_set()
+    await line.sender.close()
+    assert line.comm.closed()
+
+
+async def test_a_successor_of_a_broken_connection_ends(line: Line) -> None:
+    before = BatchedSend(interval=0)
+    before.start(line.comm)
+    before.send("one")
+    assert await line.heard() == ["one"]
+    line.comm.abort()
+    line.sender = SuccessorSender(before)
+    with pytest.raises(CommClosedError):
+        line.sender.send("two")
+    line.sender.abort()
     await asyncio.wait_for(line.sender.stopped.wait(), 40)

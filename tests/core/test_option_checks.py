@@ -35,6 +35,7 @@ from tornado.ioloop import IOLoop
 import dask_flame
 from dask_flame import FlameCluster, FlameError, Lease, Pool, PoolError, Prints, Reports
 from dask_flame.backends import Backend
+from dask_flame.backends.fly import FlyOptions
 from dask_flame.backends.kubernetes import KubernetesOptions
 from dask_flame.backends.local import LocalOptions
 from dask_flame.core import backend_options
@@ -42,9 +43,9 @@ from dask_flame.core.backend_options import option_names
 from dask_flame.core.config import DEFAULTS
 from dask_flame.core.option_checks import shown
 from dask_flame.core.ranges import RUNNERS
+from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import SETTINGS
 from dask_flame.errors import ClosedError
-from dask_flame.prints.rate_limit import Limits
 from dask_flame.scaling.fleet import Fleet
 from tests.support.examples import examples
 
@@ -80,6 +81,13 @@ SIZES = [
     *(True, nan, inf, -inf, -1, 0, 0.5, 1, 4, 4096, 10**30, 10**5000, Fraction(10**400), *_JUNK),
     *("", " ", "GB", "lots", "4 GX", "-1 GB", "1e30 GB", "4", "inf"),
 ]
+
+
+def _is_small(size: Any) -> bool:
+    """Whether it is a size from zero on, which only few settings may be."""
+    return type(size) in (int, float, str) and size in (0, 0.5, 1, 4, 4096, "4")
+
+
 YES_OR_NO = [0, 1, nan, "", "yes", "True", *_JUNK]
 FUNCTIONS = [True, 0, 1, nan, "", "print", *(junk for junk in _JUNK if junk is not print)]
 WORDS = [True, 0, 1, nan, 10**5000, "", " ", " a", *_JUNK]
@@ -125,7 +133,7 @@ def cluster(name: str, value: Any, **more: Any) -> None:
 
 
 def setting(name: str, value: Any) -> None:
-    with dask.config.set({name: value}):
+    with dask.config.set({"flame.pool.price": 2.5, name: value}):
         if name.startswith("flame.pool."):
             Pool()
         else:
@@ -165,12 +173,25 @@ POOL = [
     Row("gpus", COUNTS, [0, 8, np.int64(8)]),
     Row("price", NUMBERS, [0.01, 3, np.float32(2.5), Fraction(1, 2)]),
     *(
-        Row(name, DURATIONS, [0, 1.5, "60s", timedelta(1), np.float64(2), np.timedelta64(5, "s")])
-        for name in ("idle_timeout", "min_idle_timeout", "shutdown_timeout")
+        Row(
+            name,
+            DURATIONS,
+            [0, 1.5, "60s", timedelta(1), np.float64(2), np.timedelta64(5, "s"), *more],
+        )
+        for name, *more in (("idle_timeout", "auto"), ("min_idle_timeout",), ("shutdown_timeout",))
+    ),
+    Row(
+        "idle_bounds",
+        [
+            *(True, 1, nan, "", "2s", ["2s"], ["2s", "1s"], [0, 0], [1, 2, 3], [-1, 2], [1, None]),
+            *_JUNK,
+        ],
+        [("2s", "15m"), [0, 5], [np.float64(1), timedelta(1)]],
     ),
     Row("boot_timeout", [0, "0s", *DURATIONS], [0.1, "2m", np.str_("2m")]),
     Row("memory", [*SIZES, "63 MiB", "2 PiB"], ["64 MiB", 2**30, "4GB", np.int64(2**30)]),
     Row("single_use", YES_OR_NO, [True, False, np.True_]),
+    Row("post_mortem", YES_OR_NO, [True, False]),
     Row("on_boot_failure", CHOICES, ["fail", "wait", np.str_("wait")]),
     *(Row(name, FUNCTIONS, [print, int]) for name in ("idle_check", "on_grow", "on_shrink")),
     Row("setup", FUNCTIONS, [print, int]),
@@ -192,10 +213,11 @@ POOL = [
     *(
         Row(name, WORDS, ["a", "a/b:1"])
         for name in (
-            *("image", "gpu_kind", "gpu_resource"),
+            *("image", "gpu_resource"),
             *("priority_class", "runtime_class", "service_account"),
         )
     ),
+    Row("gpu_kind", [*WORDS, [], ["a", "a"], ["a", 1]], ["a", "a/b:1", ["a", "b"], ("a",)]),
     Row("shm_size", SIZES, ["2 GiB", 2**20]),
     Row("node_selector", PAIRS, [{}, {"disk": "ssd"}]),
     Row("labels", [*PAIRS, {"dask.org/x": "y"}], [{"a": "b"}]),
@@ -203,7 +225,8 @@ POOL = [
     Row(
         "tolerations", [True, 1, nan, "", {"key": "a"}, [{}], [{"k": 1}], *_JUNK], [[{"key": "a"}]]
     ),
-    Row("spot", YES_OR_NO, [True, False]),
+    Row("spot", [*YES_OR_NO, [], ["prefer"]], [True, False, "prefer", [False, True]]),
+    Row("read_only_root", YES_OR_NO, [True, False]),
     Row("image_pull_secrets", NAMES, [["a"], ("a", "b")]),
     Row(
         "volumes",
@@ -214,6 +237,22 @@ POOL = [
         [{"/data": "claim"}, {"/x": {"emptyDir": {}, "subPath": "y"}}],
         secret=True,
     ),
+    Row("app", [*WORDS, "My App", "-a", "a/b", "a" * 64], ["a", "my-runners"]),
+    Row("region", [*WORDS, "Frankfurt", [], ["a", "b"], ["fra", 1]], ["fra", ["fra", "ams"]]),
+    Row("cpu_kind", [*CHOICES, []], ["shared", ["performance", "shared"]]),
+    Row("reserve", COUNTS, [0, 8, np.int64(2)]),
+    Row("reach", CHOICES, ["proxy", "wireguard", "public"]),
+    Row(
+        "mounts",
+        [
+            *PAIRS,
+            {"data": "vol_1"},
+            {"/data": "claim"},
+            {"/": "vol_1"},
+            {"/a": "vol_1", "/b": "vol_2"},
+        ],
+        [{"/data": "vol_1"}],
+    ),
     Row("secrets", SECRETS, [{"A": "b"}, {"PATH": None}, ["PATH"], ("PATH",), []], secret=True),
     Row(
         "pod_template",
@@ -223,6 +262,11 @@ POOL = [
     ),
 ]
 
+BUDGETS = [
+    *(True, 20, nan, "", " ", "20", "USD", "-1 h", "0 USD", "20 m", "3 gpu", "20 %", "1 2 h"),
+    [20, "h"],
+    *_JUNK,
+]
 SEATS = [*CHOICES, "pod", "Driver"]
 CLUSTER = [
     *(
@@ -234,6 +278,7 @@ CLUSTER = [
     Row("disconnect_grace", DURATIONS, [0, "10s"]),
     Row("max_lifetime", [0, 0.001, "1ms", *DURATIONS], [1, "8h"]),
     Row("home_limit", SIZES, ["1 MB", 2**40]),
+    Row("budget", BUDGETS, ["20 USD", "$20", "40 runner-hours", "90 min", np.str_("1 h"), None]),
     Row(
         "code",
         [*(0, 1, nan, "", "src", {}, [1], [""], ["no/such"], (None,)), *_JUNK],
@@ -305,6 +350,8 @@ CLUSTER = [
 ]
 for _row in CLUSTER:
     _row.where, _row.use = "FlameCluster", files if _row.name == "files" else cluster
+    if _row.name == "budget":
+        _row.use = partial(cluster, price=2.5)
 
 _CONFIGURED = {
     "backend": [0, nan, "", " ", [3], {1: 2}],
@@ -312,7 +359,10 @@ _CONFIGURED = {
     "silence": DURATIONS,
     "packages": PACKAGES,
     "max-lifetime": [0, 0.001, *DURATIONS],
+    "budget": BUDGETS,
     "currency": WORDS,
+    "capacity-wait": [0, *DURATIONS],
+    "capacity-retry": [0, *DURATIONS],
     "scheduler.where": CHOICES,
     "scheduler.cpus": CPUS,
     "scheduler.memory": SIZES,
@@ -321,6 +371,8 @@ _CONFIGURED = {
     "scheduler.dashboard-port": [0, 65_536, *COUNTS],
     "scheduler.pod-template": [True, 1, "", [3], {}],
     "scheduler.timeout": [0, *DURATIONS],
+    "dashboard.token": [True, 1, 10**20, nan, "", "s3cret", "s3cret" * 3 + "/", " " * 16, *_JUNK],
+    "inline-result": ["2 MiB", *(size for size in SIZES if size is True or not _is_small(size))],
     "files.limit": SIZES,
     "home.limit": SIZES,
     "home.memory": SIZES,
@@ -334,6 +386,9 @@ _CONFIGURED = {
     "reports.names": [0, *COUNTS],
     "reports.hide-random": YES_OR_NO,
     "reports.keep": WORDS,
+    "reports.keep-runs": [0, *COUNTS],
+    "reports.keep-age": [0, *DURATIONS],
+    "reports.keep-size": SIZES,
     "reports.stop": YES_OR_NO,
     "local.echo": YES_OR_NO,
     "local.fork": YES_OR_NO,
@@ -344,6 +399,18 @@ _CONFIGURED = {
     "kubernetes.gpu-label": WORDS,
     "kubernetes.pod-template": [True, 1, "", [3], {}],
     "kubernetes.network-policy": YES_OR_NO,
+    "kubernetes.read-only-root": YES_OR_NO,
+    "fly.app": [*WORDS, "My App"],
+    "fly.region": [*WORDS, "Frankfurt", [], ["fra", 1]],
+    "fly.image": WORDS,
+    "fly.cpu-kind": CHOICES,
+    "fly.reach": CHOICES,
+    "fly.token": [True, 1, 10**20, nan, "", " ", *_JUNK],
+    "fly.api": WORDS,
+    "fly.logs-api": WORDS,
+    "fly.rate": NUMBERS,
+    "fly.flyctl": WORDS,
+    "fly.public-address": WORDS,
     **{
         f"pool.{row.name.replace('_', '-')}": row.wrong
         for row in POOL
@@ -356,6 +423,7 @@ CONFIGURED = [
         f"flame.{name}",
         [v for v in wrong if not isinstance(v, dict) or "kinds" in name],
         use=setting,
+        secret="token" in name,
         where="configuration",
     )
     for name, wrong in _CONFIGURED.items()
@@ -585,9 +653,12 @@ def test_every_option_is_in_the_table() -> None:
     assert {f"flame.{name}" for name in sections} == rows("configuration")
     of_backends = {
         f"{known.backend}.{name}"
-        for known in (KubernetesOptions, LocalOptions)
+        for known in (FlyOptions, KubernetesOptions, LocalOptions)
         for name in known.settings
-    } | {"kubernetes.image"}
+    } | {
+        *("kubernetes.image", "kubernetes.read-only-root"),
+        *(f"fly.{name}" for name in ("app", "cpu-kind", "image", "reach", "region")),
+    }
     assert {n for n in sections if not n.startswith("pool.")} == {*SETTINGS, *of_backends}
 
 
@@ -770,7 +841,7 @@ def test_a_cluster_that_runs_refuses_wrong_values_and_goes_on(flame: Any) -> Non
         refused(Row("timeout", (), use=by_keyword(cluster.close)), value)
     assert cluster.pools["default"] == before
     assert [e.kind for e in cluster.events] == []
-    assert client.submit(int, "3").result(timeout=30) == 3
+    assert client.submit(int, "3").result(timeout=60) == 3
     client.close()
     cluster.close()
     # What is said to be right is: all that is wrong now is that the cluster has closed.

@@ -159,11 +159,17 @@ def test_sizes_in_a_pools_repr_are_as_they_were_written() -> None:
         ({"namespace": "team"}, "namespace says where pods are, and backend='local' makes none"),
         ({"context": "c"}, "context says where pods are, and backend='local' makes none; leave it"),
         ({"idle_timout": 3}, "unknown option idle_timout; did you mean idle_timeout=3?"),
-        ({"gizmo": 3}, "unknown option gizmo; there are annotations, asynchronous, backend, boot"),
+        (
+            {"gizmo": 3},
+            "unknown option gizmo; there are annotations, app, asynchronous, backend, boot",
+        ),
         ({"env": {"A=B": "s3cret"}}, "a variable that no process can be given, 'A=B'"),
         ({"env": {"A": "\0"}}, "a variable that no process can be given, 'A'"),
         ({"envs": {"A": "s3cret"}}, "unknown option envs; did you mean env="),
-        ({"image": "i"}, "image is an option of pods, and backend='local' makes none; leave it"),
+        (
+            {"image": "i"},
+            "image is an option of Fly Machines and pods, and backend='local' makes none",
+        ),
         ({"pod": 3}, "unknown option pod; did you mean"),
         ({"n_workers": 4}, "unknown option n_workers; did you mean max=4?"),
         ({"threads_per_worker": 4}, "did you mean concurrency=4?"),
@@ -237,7 +243,7 @@ def test_the_line_to_write_instead_of_a_wrong_number_works(name: str, value: obj
 
 def test_an_unknown_backend_names_those_installed() -> None:
     with pytest.raises(
-        BackendError, match="backend='cloud' is not known; installed: 'kubernetes', 'local'"
+        BackendError, match="backend='cloud' is not known; installed: 'fly', 'kubernetes', 'local'"
     ):
         FlameCluster(backend="cloud")
 
@@ -256,10 +262,12 @@ def test_values_of_env_are_shown_nowhere() -> None:
         assert "pod_template={spec: …}" in shown
     assert "env={TOKEN: …}" in repr(pool)
     assert repr(Pool(max=3)) == (
-        "Pool(min=0, max=3, concurrency=1, idle_timeout=60.0, min_idle_timeout=None, "
-        "boot_timeout=120.0, shutdown_timeout=30.0, spare=0, single_use=False, idle_check=None, "
-        "boot_attempts=3, on_boot_failure='fail', on_grow=None, on_shrink=None, cpus=None, "
-        "memory=None, gpus=0, price=None, resources={}, env={}, secrets={}, preload=(), setup=None)"
+        "Pool(min=0, max=3, concurrency=1, idle_timeout=60.0, "
+        "idle_bounds=(2.0, 900.0), min_idle_timeout=None, boot_timeout=120.0, "
+        "shutdown_timeout=30.0, spare=0, single_use=False, idle_check=None, boot_attempts=3, "
+        "on_boot_failure='fail', on_grow=None, on_shrink=None, cpus=None, "
+        "memory=None, gpus=0, price=None, resources={}, env={}, secrets={}, preload=(), "
+        "post_mortem=False, setup=None)"
     )
     with pytest.raises(PoolError) as caught:
         Pool(env={"TOKEN": "s3cret", "N": 1})  # type: ignore[dict-item]
@@ -383,3 +391,10 @@ def test_type_checkers_know_each_option() -> None:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwonlyargs
     )
     assert [argument.arg for argument in declared.args.kwonlyargs] == list(Pool.declared())
+
+
+def test_idle_bounds_may_be_equal_and_the_error_says_so() -> None:
+    assert Pool(idle_bounds=("2s", "2s")).idle_bounds == (2, 2)
+    for wrong in (("3s", "2s"), (0, 0)):
+        with pytest.raises(PoolError, match="the second is above 0 and not below the first; write"):
+            Pool(idle_bounds=wrong)

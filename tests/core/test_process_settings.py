@@ -78,7 +78,7 @@ def test_runners_start_where_the_driver_is(
     monkeypatch.syspath_prepend(str(tmp_path))
     before = os.getcwd()
     cluster, client = flame(pools={"a": Pool(max=1, idle_timeout="100ms"), "b": Pool(max=1, min=0)})
-    where = lambda: client.submit(os.getcwd, pure=False).result(timeout=30)  # noqa: E731
+    where = lambda: client.submit(os.getcwd, pure=False).result(timeout=60)  # noqa: E731
     assert where() == before
     wait_for(lambda: not cluster.runners)
     monkeypatch.chdir(tmp_path)
@@ -87,7 +87,7 @@ def test_runners_start_where_the_driver_is(
     cluster.resize("a", preload=["flame_reads_a_file"])
     wait_for(lambda: not cluster.runners)
     read = client.submit(lambda: __import__("flame_reads_a_file").text, pure=False)
-    assert read.result(timeout=30) == "here"
+    assert read.result(timeout=60) == "here"
 
 
 @pytest.mark.parametrize("fork", [True, False])
@@ -105,7 +105,7 @@ def test_a_working_directory_that_is_gone_is_said_once(
         def seen() -> tuple[str, str]:
             return os.getcwd(), str(get_worker().name)
 
-        client.wait_for_workers(2, timeout=30)
+        client.wait_for_workers(2, timeout=60)
         where = set(client.gather([client.submit(seen, pure=False) for _ in range(8)]))
     for folder, runner in where:
         assert folder == os.path.join(cluster.backend.scratch, runner)

@@ -11,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool, PoolError
+from dask_flame.core.budget import checked_budget
 from dask_flame.history.costs import amount, costs, money
+from dask_flame.history.journal import RunnerEnded
 from dask_flame.history.state import PoolSummary
+from dask_flame.history.usage import UsageByPool
+from dask_flame.scaling.budget import Spending
+from dask_flame.scaling.runner_index import Phase, RunnerState
 from tests.support.waiting import wait_for
 
 
@@ -48,10 +53,64 @@ def test_without_a_price_there_is_no_amount() -> None:
 
 
 @pytest.mark.unit
+def test_a_further_line_for_the_budget() -> None:
+    spent = Spending(checked_budget("budget", "20 USD"), 5.0)
+    one = costs([pool()], spent)
+    assert one.budget == spent
+    assert repr(one).splitlines()[1:] == ["budget: 5.00 USD of 20 USD (25 %)"]
+    assert costs([pool()]).budget is None
+
+
+@pytest.mark.unit
 @given(st.floats(0, 1e9), st.floats(0.001, 1e4))
 def test_an_amount_is_hours_times_the_price(seconds: float, price: float) -> None:
     assert amount(seconds, price) == pytest.approx(seconds * price / 3600)
     assert amount(seconds, None) is None
+
+
+@pytest.mark.unit
+def test_a_pool_of_several_kinds_has_a_row_for_each() -> None:
+    kinds = {"H100": 3600.0, "A100, spot": 3600.0, "L4": 0.0}
+    mixed = pool(kinds=kinds, price={"H100": 4.0, "A100": 2.0, "spot": 1.0})
+    assert repr(costs([mixed])).splitlines() == [
+        "gpu: 2 h 00 min of runners, 4 h 00 min of GPUs, busy for 50 % of it, $6.00",
+        "    H100: 1 h 00 min of runners, $4.00",
+        "    A100, spot: 1 h 00 min of runners, $2.00",
+    ]
+    # One that it had before its options changed has no price any more.
+    unknown = costs([pool(kinds=kinds, price={"H100": 4.0})])
+    assert unknown.amount is None
+    assert [part.amount for part in unknown["gpu"].kinds] == [4.0, None]
+    # With one kind, nothing is told apart.
+    one = costs([pool(kinds={"H100": 7200.0, "A100": 0.0}, price={"H100": 4.0})])
+    assert one["gpu"].kinds == ()
+    assert one.amount == 8.0
+
+
+@pytest.mark.unit
+@given(st.dictionaries(st.sampled_from("abcd"), st.floats(0, 1e6), min_size=1))
+def test_the_rows_of_a_pool_add_up(kinds: dict[str, float]) -> None:
+    prices = {kind: 1.0 + n for n, kind in enumerate("abcd")}
+    paid = sum(kinds.values())
+    cost = costs([pool(kinds=kinds, price=prices, runner_seconds=paid)])["gpu"]
+    assert cost.amount == pytest.approx(sum(prices[k] * s / 3600 for k, s in kinds.items()))
+    if cost.kinds:
+        assert sum(part.amount or 0 for part in cost.kinds) == pytest.approx(cost.amount)
+        assert sum(part.runner_seconds for part in cost.kinds) == pytest.approx(paid)
+
+
+@pytest.mark.unit
+def test_usage_is_counted_by_kind() -> None:
+    usage = UsageByPool(["gpu"])
+    for kind, seconds in (("H100", 5.0), ("A100", 2.0), ("A100", 3.0)):
+        usage.apply(
+            RunnerEnded(
+                at=0, pool="gpu", runner="r", how="ended", why="", seconds=seconds, kind=kind
+            )
+        )
+    alive = [RunnerState("s", Phase.READY, 90.0, 95.0, kind="H100")]
+    assert usage["gpu"].paid_by_kind(alive, 100.0) == {"H100": 15.0, "A100": 5.0}
+    assert usage["gpu"].paid(alive, 100.0) == 20.0
 
 
 @pytest.mark.unit

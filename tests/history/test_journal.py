@@ -31,6 +31,7 @@ from dask_flame.history.journal import (
 from dask_flame.history.records import History
 from dask_flame.history.timeline import RunnerTimeline, StateChange
 from dask_flame.history.usage import UsageByPool
+from dask_flame.scaling.idle_timeout import IdleFigure
 from dask_flame.scaling.runner_index import Phase, RunnerState
 from tests.support.waiting import wait_for
 
@@ -207,12 +208,13 @@ def test_a_driver_knows_the_runners_of_a_scheduler_elsewhere_by_its_journal() ->
     history.journal.append(registered)
     assert (fleet.count(Phase.BOOTING), fleet.count(Phase.READY)) == (2, 1)
     ready = RunnerState("r-1", Phase.READY, asked=70.0, since=69.0, busy=1)
-    numbers = {"cpu": (4, 3, 12, "")}
+    numbers = {"cpu": (4, 3, 12, "", IdleFigure(240.0, "as long as a boot takes"))}
     proxy.take(members=[ready, RunnerState("r-9", Phase.READY, 1.0, 1.0)], numbers=numbers)
     assert list(fleets.members) == list(NAMES)  # of others nothing is known any more
     assert (fleet.count(Phase.BOOTING), fleet.count(Phase.READY)) == (2, 1)
     assert (proxy.demand("cpu"), proxy.waiting("cpu")) == (4, 3)
     assert fleet.index.busy_seconds(0) == 12
+    assert fleet.idle.seconds == 240
     paid = history.usage["cpu"].paid(fleets.members.values(), time.monotonic())
     assert paid == pytest.approx(70.0, abs=5)
     for entry in ENTRIES:

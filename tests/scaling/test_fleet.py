@@ -742,8 +742,18 @@ class World(RuleBasedStateMachine):
             self.draining.add(name)
             self.doomed.add(name)
 
-    @rule(low=st.integers(0, 4), more=st.integers(0, 4), idle=st.sampled_from([0, 5, 10, 40]))
-    def resize(self, low: int, more: int, idle: float) -> None:
+    @rule(spent=st.booleans())
+    def spend(self, spent: bool) -> None:
+        """The budget is spent, or raised."""
+        self.fleet.exhausted = "spent" if spent else ""
+        self.decide()
+
+    @rule(
+        low=st.integers(0, 4),
+        more=st.integers(0, 4),
+        idle=st.sampled_from([0, 5, 10, 40, "auto"]),
+    )
+    def resize(self, low: int, more: int, idle: float | str) -> None:
         self.fleet.resize(min=low, max=max(1, low + more), idle_timeout=idle)
         self.decide()
 
@@ -782,7 +792,7 @@ class World(RuleBasedStateMachine):
                 self.decide()
         assert self.decision.wake is None, "the fleet never comes to rest"
         rests = self.fleet.pool.min_idle_timeout is not None
-        least = 0 if rests else self.fleet.pool.min
+        least = 0 if rests or self.fleet.exhausted else self.fleet.pool.min
         assert self.fleet.count(Phase.READY) == len(self.fleet.members) == least
 
     def _with(self, state: str, data: Any, then: Any) -> None:
@@ -823,6 +833,10 @@ class World(RuleBasedStateMachine):
             assert not self.busy[name]
             assert name not in self.asked
             self.asked.add(name)
+        if self.fleet.exhausted:
+            assert decision.boot is decision.give_up is None
+            assert not self.fleet.count(Phase.BOOTING)
+            self.waiting = 0  # they fail
         if decision.boot:
             for name in decision.boot.names:
                 assert name not in self.exists
@@ -830,7 +844,8 @@ class World(RuleBasedStateMachine):
         if decision.give_up:
             assert self.fleet.pool.on_boot_failure == "fail"
             self.waiting = 0
-        if not self.fleet.failures and not decision.give_up and not self.fleet.crowded:
+        hindered = self.fleet.exhausted or self.fleet.crowded or decision.give_up
+        if not self.fleet.failures and not hindered:
             self._check_that_demand_is_answered(demand)
         assert decision.wake is None or decision.wake > self.now
 
@@ -877,9 +892,10 @@ class World(RuleBasedStateMachine):
             if m.phase is Phase.READY
             and not m.refusals
             and m.name not in fleet.index.checking
-            and m.idle_since + fleet.pool.idle_timeout <= self.now
+            and m.idle_since + (0 if fleet.exhausted else fleet.idle.seconds) <= self.now
         ]
-        if surplus > fleet.target(self.demand) and surplus > fleet.pool.min:
+        least = 0 if fleet.exhausted else fleet.pool.min
+        if surplus > fleet.target(self.demand) and surplus > least:
             assert not late
             assert fleet.index.called_off(self.now - CALLED_OFF) is None
 
