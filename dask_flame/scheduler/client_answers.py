@@ -15,6 +15,7 @@ from dask.utils import parse_timedelta
 from distributed.core import error_message
 from distributed.protocol import pickle
 
+from dask_flame.core.hidden_logs import without
 from dask_flame.errors import FlameError, PoolError
 from dask_flame.lease.nanny_plugins import on_runner
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
@@ -137,8 +138,16 @@ class ClientAnswers(SchedulerBase):
         return await unharmed(super().run_function(comm, *args, **kwargs))
 
     async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
-        # The stock scheduler waits until all workers are back; here they boot on demand.
-        return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
+        # The stock scheduler waits until all workers are back; here they boot on demand. It also
+        # warns that they will not come back.
+        chosen = args[0] if args else kwargs.get("workers")
+        addresses = set(self.workers if chosen is None else chosen)
+        self.restarting |= addresses
+        try:
+            with without("distributed.scheduler", "Workers ["):
+                return await super().restart_workers(*args, **{**kwargs, "wait_for_workers": False})
+        finally:
+            self.restarting -= addresses
 
     async def register_nanny_plugin(
         self, comm: None, plugin: bytes, name: str, idempotent: bool
@@ -174,9 +183,17 @@ class ClientAnswers(SchedulerBase):
         kwargs["serializers"] = serializers
         if workers is None and kwargs.get("hosts") is None and self.resting:
             workers = [a for a in self.workers if a not in self.resting]
-        if msg.get("op") not in _OF_PLUGINS:
+        if msg.get("op") in _OF_PLUGINS:
+            return await self._broadcast_plugin(msg, workers, kwargs)
+        # Whoever asks chooses by `on_error` to be told of a runner that ends meanwhile.
+        with without("distributed.scheduler", "broadcast to "):
             return await super().broadcast(msg=msg, workers=workers, **kwargs)
-        answers = await super().broadcast(msg=msg, workers=workers, on_error="return", **kwargs)
+
+    async def _broadcast_plugin(
+        self, msg: dict[str, Any], workers: list[str] | None, kwargs: dict[str, Any]
+    ) -> Any:
+        with without("distributed.scheduler", "broadcast to "):
+            answers = await super().broadcast(msg=msg, workers=workers, on_error="return", **kwargs)
         for address, answer in list(answers.items()):
             # Ignore runners that have ended meanwhile; new runners get the plugins on registration.
             if isinstance(answer, OSError) and not self._takes_calls(address):

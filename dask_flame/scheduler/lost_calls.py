@@ -43,6 +43,7 @@ class LostCalls:
         self._tried: dict[Any, int] = {}
         self._why: dict[Any, str] = {}
         self._cancelled: dict[Any, str] = {}
+        self._ended: dict[str, str] = {}  # reasons by runner, the latest ones
 
     def __contains__(self, key: Any) -> bool:
         return key in self._runner
@@ -68,10 +69,12 @@ class LostCalls:
             for ts in ws.has_what
             if _only_once(ts) and len(ts.who_has or ()) == 1 and not ts.actor
         ]
+        name = str(ws.name)
         for key in held:
-            self._runner[key] = str(ws.name)
+            self._runner[key] = name
+            if name in self._ended:  # the substrate was faster than the connection
+                self._why[key] = self._ended[name]
         if held:
-            name = str(ws.name)
             self.scheduler.loop.call_later(
                 _TELL_WITHIN, self.settle, name, "nobody could say what ended it"
             )
@@ -124,7 +127,13 @@ class LostCalls:
         return {"op": "cancelled-keys", "keys": [key], "reason": "flame-lost", "msg": why}
 
     def settle(self, name: str, why: str) -> None:
-        """Fail the held calls of a runner, with the reason for its end."""
+        """Fail the held calls of a runner, with the reason for its end.
+
+        The runner may not have left yet.
+        """
+        self._ended.setdefault(name, why)
+        while len(self._ended) > _KEPT:
+            del self._ended[next(iter(self._ended))]
         for key, runner in list(self._runner.items()):
             if runner == name and key not in self._why:
                 self._why[key] = why

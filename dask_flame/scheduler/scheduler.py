@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 from distributed import Status
+from distributed.comm import Comm
 from distributed.metrics import time
 from distributed.protocol import ToPickle, pickle
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
@@ -26,13 +27,15 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 from dask_flame.code.scheduler.store import CodeStore
 from dask_flame.core import python_versions
 from dask_flame.core.distributed_internals import queueable
-from dask_flame.core.immediate_send import keep_no_log
+from dask_flame.core.immediate_send import SuccessorSender
 from dask_flame.core.messages import (
+    ATTACH,
     CALL_NAME,
     FILES_REFUSED,
     FREED,
     HAVE,
     LEAVING,
+    LOOK,
     OVERRAN,
     PACKAGES,
     PAUSED,
@@ -49,9 +52,12 @@ from dask_flame.files.scheduler.fetches import Fetches
 from dask_flame.packages.check import RegistrationCheck, told_versions
 from dask_flame.reports.scheduler.lookup import plugin_of
 from dask_flame.reports.scheduler.run_book import submitted
-from dask_flame.scheduler import dask_histories
+from dask_flame.scheduler import dask_histories, small_graphs
+from dask_flame.scheduler.attachments import attach_to
 from dask_flame.scheduler.awaited_workers import AwaitedWorkers
 from dask_flame.scheduler.client_answers import ClientAnswers
+from dask_flame.scheduler.failed_calls import FailedCalls
+from dask_flame.scheduler.looks import look_at
 from dask_flame.scheduler.lost_calls import LostCalls
 from dask_flame.scheduler.shuffles import Shuffles
 from dask_flame.scheduler.slots import Slots
@@ -117,6 +123,11 @@ class FlameScheduler(ClientAnswers):
     ----------
     policies : callable
         Read by :mod:`dask_flame.core.capacity`, which a Client runs in the scheduler.
+    graphs_being_read : int
+        Number of graphs that clients have submitted, and whose tasks are not known yet.
+    rescue : callable or None
+        Awaited with the address of a worker that is about to be removed: moves the copies of its
+        results home.
     """
 
     def __init__(
@@ -129,7 +140,10 @@ class FlameScheduler(ClientAnswers):
         **kwargs: Any,
     ) -> None:
         pickling.prepare(interruptible=True)
+        small_graphs.prepare()
+        self.graphs_being_read = 0
         self._removed: deque[str] = deque(maxlen=1000)
+        self.rescue: Callable[[str], Awaitable[None]] | None = None
         self.lost_calls = LostCalls(self)
         self.slots = Slots(self, pools or {"default": Pool()}, self.lost_calls)
         self._packages = packages
@@ -142,8 +156,15 @@ class FlameScheduler(ClientAnswers):
         self.fetches = Fetches(
             self, changed=self.runner_changed, idle_timeout=self._idle_timeout_of
         )
+        self.failed_calls = FailedCalls(self)
         # After `slots`, which makes the sender for a new worker.
-        plugins = (self.slots, self.code, self.fetches, *kwargs.pop("plugins", ()))
+        plugins = (
+            self.slots,
+            self.code,
+            self.fetches,
+            self.failed_calls,
+            *kwargs.pop("plugins", ()),
+        )
         try:
             super().__init__(extensions=extensions, plugins=plugins, **kwargs)
         except BaseException:
@@ -166,6 +187,9 @@ class FlameScheduler(ClientAnswers):
         self.handlers[SETUP] = self.runner_sets_up
         self.handlers[FILES_REFUSED] = self.files_refused
         self.handlers.update(self.fetches.handlers)
+        self.handlers[LOOK] = self.look_at
+        self.handlers[ATTACH] = self.attach_to
+        self.handlers.update(self.failed_calls.handlers)
         for op in ("register_scheduler_plugin", "unregister_scheduler_plugin"):
             self.handlers[op] = shielded(self.handlers[op])
         self.stream_handlers[FREED] = self.slots.freed
@@ -287,6 +311,16 @@ class FlameScheduler(ClientAnswers):
         if (ts := self.tasks.get(key)) is not None and ts.state == "no-worker":
             self.slots.pending.discard(ts)
 
+    async def look_at(
+        self, name: str, what: str, options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Look inside a process of this cluster; see :func:`dask_flame.scheduler.looks.look_at`."""
+        return await look_at(self, name, what, options)
+
+    async def attach_to(self, comm: Comm, name: str, options: dict[str, Any]) -> None:
+        """Connect a notebook with a runner; see :mod:`dask_flame.scheduler.attachments`."""
+        await attach_to(self, comm, name, options)
+
     # Messages of runners
 
     def call_overran(
@@ -364,7 +398,7 @@ class FlameScheduler(ClientAnswers):
         """Handle a runner that cannot put the driver's files in place, nor could another one."""
         self.observer.runner_refused(name, why)
 
-    def _idle_timeout_of(self, ts: TaskState) -> float:
+    def _idle_timeout_of(self, ts: TaskState) -> float | str:
         pools = self.policies()
         pool = pools.get(self.slots.pool_of(ts) or self.slots.default)
         return (pool or next(iter(pools.values()))).idle_timeout
@@ -431,8 +465,9 @@ class FlameScheduler(ClientAnswers):
 
     async def handle_stream(self, comm: Any, extra: dict[str, Any] | None = None) -> None:
         # Distributed has just made the sender for this client.
-        if (said := self.client_comms.get((extra or {}).get("client", ""))) is not None:
-            keep_no_log(said)
+        client = (extra or {}).get("client", "")
+        if (sender := self.client_comms.get(client)) is not None:
+            self.client_comms[client] = SuccessorSender(sender)
         await super().handle_stream(comm, extra)
 
     async def update_graph(
@@ -444,8 +479,13 @@ class FlameScheduler(ClientAnswers):
         flame_calls: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.graphs_being_read += 1
         try:
-            with self.code.submitted(flame_code), submitted(flame_calls):
+            with (
+                self.code.submitted(flame_code),
+                submitted(flame_calls),
+                small_graphs.read_alone(self.graphs_being_read == 1),
+            ):
                 await super().update_graph(client=client, keys=keys, **kwargs)
         except (SystemExit, KeyboardInterrupt) as error:
             # Annotations may be functions, which update_graph calls.
@@ -454,6 +494,8 @@ class FlameScheduler(ClientAnswers):
                 op = {"op": "task-erred", "key": key}
                 op |= {"exception": told["exception"], "traceback": told["traceback"]}
                 self.report(op, client=client)
+        finally:
+            self.graphs_being_read -= 1
 
     def _create_taskstate_from_graph(
         self, *, dsk: dict[Any, Any], ordered: dict[Any, int], **kwargs: Any
@@ -508,9 +550,12 @@ class FlameScheduler(ClientAnswers):
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True
     ) -> Literal["OK", "already-removed"]:
         ws = self.workers.get(address)
+        expected = expected or address in self.restarting
         if ws is not None:
             # Distributed reassigns its calls before it calls plugins: exclude the worker first.
             self.drain(address)
+            if self.inline_results and self.rescue is not None:
+                await self.rescue(address)
             self.lost_calls.leaves(ws, expected=expected)
             self._removed.append(address)
             if expected:
@@ -520,6 +565,27 @@ class FlameScheduler(ClientAnswers):
         )
         dask_histories.forget_worker(self, address)
         return done
+
+    def client_releases_keys(self, keys: Any, client: str, stimulus_id: str | None = None) -> None:
+        # While the cluster closes, its Clients do so too, and nobody needs what is released: with
+        # 60,000 calls this would take seconds, and a Client that waits for it gives up.
+        if not self.ending:
+            super().client_releases_keys(keys, client, stimulus_id)
+
+    def send_all(self, client_msgs: Any, worker_msgs: Any) -> None:
+        # The stock scheduler logs an error if a client has left a moment ago, for example of an
+        # event to which it has subscribed.
+        if any(map(self._has_left, client_msgs)):
+            client_msgs = {c: msgs for c, msgs in client_msgs.items() if not self._has_left(c)}
+        super().send_all(client_msgs, worker_msgs)
+
+    def client_send(self, client: str, msg: dict[str, Any]) -> None:
+        if not self._has_left(client):
+            super().client_send(client, msg)
+
+    def _has_left(self, client: str) -> bool:
+        comm = self.client_comms.get(client)
+        return comm is not None and comm.closed()
 
     def heartbeat_worker(self, *, address: str, **kwargs: Any) -> dict[str, Any]:
         if address not in self.workers and address in self._removed:

@@ -26,8 +26,8 @@ from dask_flame.scheduler.pinned_results import PinnedResults
 
 #: Seconds after which the slot of an interrupted call that still runs counts as demand.
 _LETS_GO = 1.0
-#: Minimum interval (seconds) of messages to a client: distributed's default, and with many calls.
-_SOON, _TOGETHER = 0.002, 0.01
+#: Minimum interval (seconds) of messages to a client while many calls wait.
+_TOGETHER = 0.01
 #: Ratio of waiting calls to used slots above which the longer interval applies.
 _MANY = 4
 #: Maximum number of actors named in a message.
@@ -65,7 +65,6 @@ class Slots(SchedulerPlugin):
         self.running: defaultdict[str, float] = defaultdict(float)
         self._rooms = {name: FreeWorkers() for name in pools}
         self._names: dict[str, str] = {}
-        self._senders: dict[str, ImmediateSender] = {}
         self._pool_of: dict[str, str] = {}
         self._counted: dict[str, float] = {}
         self._on: dict[Any, WorkerState] = {}
@@ -74,7 +73,7 @@ class Slots(SchedulerPlugin):
         self._overran: set[Any] = set()
         self._returning: dict[str, deque[Any]] = {}
         self._returned: dict[str, set[Any]] = {}
-        self._interval = _SOON
+        self._interval = 0.0
         self._taken_back: defaultdict[str | None, float] = defaultdict(float)
 
     # State
@@ -345,7 +344,7 @@ class Slots(SchedulerPlugin):
         pool = ws.extra.get(RUNNER)
         # Replace the sender that distributed has just made. It starts the one found here after it
         # has called its plugins.
-        scheduler.stream_comms[worker] = self._senders[worker] = ImmediateSender(scheduler.loop)
+        scheduler.stream_comms[worker] = ImmediateSender(scheduler.loop)
         self._names[worker] = ws.name
         self._pool_of[worker] = pool if pool in self.pools else self.default
         self._counted[worker] = 0
@@ -354,7 +353,8 @@ class Slots(SchedulerPlugin):
         if ws.name in self.scheduler.unwelcome:
             self.scheduler.draining.add(worker)
         if pool is not None:
-            self.scheduler.worker_send(worker, {"op": HELLO})
+            inline = self.scheduler.inline_results.limit
+            self.scheduler.worker_send(worker, {"op": HELLO, "inline": inline})
         self.recount(ws)
         self.scheduler.runner_changed(ws.name)
 
@@ -366,8 +366,6 @@ class Slots(SchedulerPlugin):
             known.pop(worker, None)
         self.scheduler.draining.discard(worker)
         self.scheduler.resting.discard(worker)
-        # Nothing else ends its coroutine, which would keep it forever.
-        self._senders.pop(worker).finish()
         name = self._names.pop(worker)
         self.scheduler.paused.pop(name, None)
         self.scheduler.runner_changed(name)
@@ -406,7 +404,7 @@ class Slots(SchedulerPlugin):
         A message costs both sides more than a result in it. While many calls wait, runners get
         these whether or not the client has received earlier results.
         """
-        interval = _TOGETHER if len(self.pending) > _MANY * sum(self.running.values()) else _SOON
+        interval = _TOGETHER if len(self.pending) > _MANY * sum(self.running.values()) else 0.0
         if interval != self._interval:
             self._interval = interval
             for sender in self.scheduler.client_comms.values():

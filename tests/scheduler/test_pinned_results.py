@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from distributed import Client, get_worker
+from distributed import Client, Event, get_worker
 
 import dask_flame
 from dask_flame import FlameCluster, Pool
@@ -74,14 +74,16 @@ def test_calls_wait_for_the_slot_of_the_runner_that_has_it(flame: Make, make: An
     wait_for(lambda: made.status == "finished")
     (holder,) = (ws.name for ws in cluster.scheduler.tasks["made"].who_has)
     # It is busy: they are given to others, which ask for it in vain.
-    busy = client.submit(time.sleep, 1, workers=[holder])
+    gate = Event("gate", client=client)
+    busy = client.submit(gate.wait, workers=[holder])
     futures = [client.submit(uses, made, 0.05, key=f"uses-{n}") for n in range(6)]
     others = client.map(lambda x: x + 1, range(20))
+    wait_for(lambda: any("made cannot be sent" in event.reason for event in cluster.events))
+    gate.set()
     names = {name for name, _ in client.gather(futures)}
     assert names == {holder}
     assert client.gather(others) == list(range(1, 21))
     assert client.submit(uses, made, 0.0, 1, pure=False).result()[0] == holder
-    assert any("made cannot be sent" in event.reason for event in cluster.events)
     busy.result()
 
 

@@ -17,11 +17,13 @@ from typing import Any
 
 import dask.config
 from distributed import Status, Worker
+from distributed.comm.addressing import unparse_host_port
 from distributed.metrics import time
 from distributed.scheduler import TaskState, heartbeat_interval
 from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
+from dask_flame.comm.addresses import PREFIX, new_socket_beside
 from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.text import memory
 from dask_flame.scheduler.home import worker as resting
@@ -29,6 +31,7 @@ from dask_flame.scheduler.home.store import Parcel
 from dask_flame.scheduler.home.worker import (
     UNDER_WAY,
     HomeWorker,
+    Marks,
     Traffic,
     end,
     never_drop_from_home,
@@ -85,8 +88,10 @@ class Home:
         self._promised = 0
         self._staying: set[str] = set()
         self._traffic = Traffic(UNDER_WAY)
+        self._marks = Marks(scheduler)
         self._closed = False
-        never_drop_from_home(scheduler)
+        never_drop_from_home(scheduler, lambda: self._visits > 0)
+        scheduler.rescue = self.rescue
 
     @property
     def worker(self) -> HomeWorker | None:
@@ -196,6 +201,14 @@ class Home:
             if not ts.actor and all(leaves(other.address) for other in ts.who_has or ())
         ]
 
+    async def _surely_at_risk(self, address: str, leaving: Collection[str]) -> list[TaskState]:
+        """Return the same, once the scheduler knows which copies home still has."""
+        worker = self._worker
+        if worker is not None and self._is_there(worker):
+            with contextlib.suppress(TimeoutError):
+                await self._marks.caught_up(worker)
+        return self._at_risk(address, leaving)
+
     def _room(self) -> float:
         if self.limit is None:
             return math.inf
@@ -235,7 +248,7 @@ class Home:
         brought: list[TaskState] = []
         self._visits += 1
         try:
-            while tasks := self._at_risk(address, leaving):
+            while tasks := await self._surely_at_risk(address, leaving):
                 for batch in _batches(tasks):
                     try:
                         reason = await self._bring(address, batch, promised)
@@ -269,14 +282,18 @@ class Home:
         async with self._traffic.share(estimate):
             worker = await self._open()
             # An earlier result with the same key may still have to be removed.
-            await worker.caught_up(self.scheduler)
+            await self._marks.caught_up(worker)
             runs = {ts.key: (ts, ts.run_id) for ts in tasks if self._stands(ts) and ts.who_has}
+            inline = self.scheduler.inline_results.serialized(runs)
             data, _, _, silent = await self._unless_silent(
                 address,
                 gather_from_workers(
-                    {key: [address] for key in runs}, rpc=worker.rpc, who=worker.address
+                    {key: [address] for key in runs if key not in inline},
+                    rpc=worker.rpc,
+                    who=worker.address,
                 ),
             )
+            data.update(inline)
             if silent and address in self.scheduler.workers:
                 return _not_copied(len(runs), "their runner does not answer")
             parcels = {key: Parcel(value.header, value.frames) for key, value in data.items()}
@@ -305,6 +322,31 @@ class Home:
                 )
         return None
 
+    async def rescue(self, address: str) -> None:
+        """Keep the copies of small results of a worker that is about to be removed."""
+        scheduler = self.scheduler
+        if address in scheduler.resting:
+            return  # home itself
+        tasks = [ts for ts in self._at_risk(address, ()) if ts.key in scheduler.inline_results]
+        if not tasks or self._closed or scheduler.status is not Status.running:
+            return
+        try:
+            worker = await self._open()
+            await self._marks.caught_up(worker)
+        except Exception:
+            # Their calls run again, as without copies.
+            logger.debug("home could not be opened", exc_info=True)
+            return
+        keys = [ts.key for ts in tasks if self._stands(ts)]
+        parcels: dict[Any, Parcel] = {}
+        room = self._room()
+        for key, value in scheduler.inline_results.serialized(keys).items():
+            parcel = Parcel(value.header, value.frames)
+            room -= parcel.nbytes
+            if room >= 0:
+                parcels[key] = parcel
+        self._put(worker, parcels)
+
     def _put(self, worker: HomeWorker, parcels: dict[Any, Parcel]) -> None:
         ws = self.scheduler.workers.get(worker.address)
         if ws is None:
@@ -312,7 +354,7 @@ class Home:
         stimulus = f"flame-home-{time()}"
         worker.update_data(parcels, stimulus_id=stimulus)
         for key in parcels:
-            # The worker reports this too, but later.
+            # The worker does not report them.
             self.scheduler.add_replica(self.scheduler.tasks[key], ws)
 
     async def _take_back(self, tasks: Collection[TaskState]) -> None:
@@ -326,7 +368,7 @@ class Home:
                 worker.address, superfluous, stimulus_id=f"flame-home-{time()}"
             )
             with contextlib.suppress(TimeoutError):
-                await worker.caught_up(self.scheduler)
+                await self._marks.caught_up(worker)
 
     async def _why_not_sent(self, tasks: Collection[TaskState]) -> str:
         """Return why a runner has not sent these results; its report arrives at about this time."""
@@ -381,7 +423,7 @@ class Home:
                         memory=self._memory,
                         local_directory=self.directory(),
                         security=self.security,
-                        host=self.scheduler.ip,
+                        host=self._host(),
                     )
                 worker.on_lost = partial(self._lost, worker)
                 await worker
@@ -392,6 +434,12 @@ class Home:
                 if self._watching is None or self._watching.done():
                     self._watching = asyncio.create_task(self._watch())
             return self._worker
+
+    def _host(self) -> str:
+        address: str = self.scheduler.address
+        ip: str = self.scheduler.ip
+        # An IPv6 address in brackets, as distributed takes hosts.
+        return new_socket_beside(address) if address.startswith(PREFIX) else unparse_host_port(ip)
 
     def _lost(self, worker: HomeWorker, why: dict[Any, str]) -> None:
         """Handle results that can no longer be read: their calls run again or fail."""

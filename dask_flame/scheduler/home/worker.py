@@ -52,12 +52,10 @@ class HomeWorker(Worker):
             data=data,
             **kwargs,
         )
-        self._numbers = itertools.count()
-        self._marks: dict[int, asyncio.Event] = {}
         self._serving = Traffic(UNDER_WAY)
         #: Called with the keys of lost results and the reasons, after they were removed.
         self.on_lost: Callable[[dict[Any, str]], None] = lambda why: None
-        self.stream_handlers[_CAUGHT_UP] = self._mark
+        self.stream_handlers[_CAUGHT_UP] = self._answer
 
     async def plugin_add(self, *args: Any, **kwargs: Any) -> dict[str, str]:
         return {"status": "OK"}
@@ -66,19 +64,8 @@ class HomeWorker(Worker):
         """Refuse: home stores only results that would be lost."""
         return {"status": "partial-fail", "keys": list(who_has)}
 
-    async def caught_up(self, scheduler: FlameScheduler) -> None:
-        """Wait until this worker has handled all messages that the scheduler has sent so far."""
-        mark = next(self._numbers)
-        self._marks[mark] = event = asyncio.Event()
-        try:
-            scheduler.worker_send(self.address, {"op": _CAUGHT_UP, "mark": mark})
-            await asyncio.wait_for(event.wait(), SILENT)
-        finally:
-            del self._marks[mark]
-
-    def _mark(self, mark: int) -> None:
-        if mark in self._marks:
-            self._marks[mark].set()
+    def _answer(self, mark: int) -> None:
+        self.batched_send({"op": _CAUGHT_UP, "mark": mark})
 
     async def get_data(
         self, comm: Any, keys: Collection[Any], who: str | None = None, serializers: Any = None
@@ -108,27 +95,67 @@ class HomeWorker(Worker):
         return await super().close(*args, **kwargs)
 
 
+class Marks:
+    """Find out when the scheduler and a worker that stores results know the same.
+
+    Home adds copies at once on both sides. The scheduler also removes them at once, but the worker
+    later, and reports that later still. Until then, its report would be taken for the removal of a
+    new copy with the same key: the result would be lost with its runner.
+    """
+
+    def __init__(self, scheduler: FlameScheduler) -> None:
+        self._scheduler = scheduler
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Event] = {}
+        scheduler.stream_handlers[_CAUGHT_UP] = self._answered
+
+    async def caught_up(self, worker: HomeWorker) -> None:
+        """Wait until both have handled all messages that they have sent to each other so far."""
+        mark = next(self._numbers)
+        self._waiting[mark] = event = asyncio.Event()
+        try:
+            self._scheduler.worker_send(worker.address, {"op": _CAUGHT_UP, "mark": mark})
+            await asyncio.wait_for(event.wait(), SILENT)
+        finally:
+            del self._waiting[mark]
+
+    def _answered(self, mark: int, worker: str) -> None:
+        if mark in self._waiting:
+            self._waiting[mark].set()
+
+
 class HomeKeeps(ReduceReplicas):
     """distributed's policy, except that copies at home are not dropped.
 
     Stock distributed drops replicas from paused workers first. A result would then leave home with
     the first call that uses it. It could be lost with that call's runner, or would have to be
     copied to home again.
+
+    Parameters
+    ----------
+    copying : callable
+        Return whether results are being copied to home. Until it is known whether they fit there,
+        their runners keep them too.
     """
+
+    def __init__(self, copying: Callable[[], bool]) -> None:
+        self._copying = copying
 
     def run(self) -> Any:
         resting = self.manager.scheduler.resting
         for suggestion in super().run():
-            elsewhere = {ws for ws in suggestion.ts.who_has if ws.address not in resting}
-            yield suggestion._replace(candidates=elsewhere)
+            who_has = suggestion.ts.who_has
+            elsewhere = {ws for ws in who_has if ws.address not in resting}
+            if len(elsewhere) == len(who_has) or not self._copying():
+                yield suggestion._replace(candidates=elsewhere)
 
 
-def never_drop_from_home(scheduler: FlameScheduler) -> None:
+def never_drop_from_home(scheduler: FlameScheduler, copying: Callable[[], bool]) -> None:
     manager = scheduler.extensions["amm"]
     for policy in list(manager.policies):
         if type(policy) is ReduceReplicas:
             manager.policies.discard(policy)
-            manager.add_policy(HomeKeeps())
+            manager.add_policy(HomeKeeps(copying))
 
 
 class Traffic:

@@ -1,0 +1,71 @@
+"""Pass the connection of a notebook on to the runner that it attaches to (scheduler)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from distributed import Scheduler
+from distributed.comm import Comm, CommClosedError, connect
+
+from dask_flame.core.messages import ATTACH
+
+#: Seconds for the connection to a runner.
+_WITHIN = 10.0
+
+
+async def attach_to(scheduler: Scheduler, comm: Comm, name: str, options: dict[str, Any]) -> None:
+    """Connect a notebook with a runner, until one of them closes.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    comm : distributed.comm.Comm
+        The notebook's; closed at the end.
+    name : str
+        The runner.
+    options : dict
+        For the runner.
+    """
+    address = scheduler.aliases.get(name, "")
+    if address not in scheduler.workers:
+        there = ", ".join(sorted(map(str, scheduler.aliases))) or "none"
+        await _refuse(comm, f"there is no runner {name} that is up; there are: {there}")
+        return
+    try:
+        other = await connect(address, timeout=_WITHIN, **scheduler.connection_args)
+    except OSError as error:
+        await _refuse(comm, f"{name} cannot be reached: {error}")
+        return
+    try:
+        await other.write({"op": ATTACH, "reply": False, **options})
+        await _relay(comm, other)
+    except (OSError, CommClosedError):
+        pass
+    finally:
+        other.abort()
+        comm.abort()
+
+
+async def _refuse(comm: Comm, why: str) -> None:
+    with contextlib.suppress(OSError):
+        await comm.write({"failed": why})
+        await comm.close()
+
+
+async def _relay(one: Comm, other: Comm) -> None:
+    """Pass messages on in both directions, until one side closes."""
+    both = [asyncio.ensure_future(_pass(one, other)), asyncio.ensure_future(_pass(other, one))]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+async def _pass(source: Comm, target: Comm) -> None:
+    with contextlib.suppress(OSError, CommClosedError):
+        while True:
+            await target.write(await source.read())
