@@ -10,11 +10,13 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from dask_flame.attached.looking.values import Stacks
     from dask_flame.backends.inspector import ClusterListing, Inspector, Orphan
 
 T = TypeVar("T")
@@ -23,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "--backend",
-        help="Backend of the clusters: local, kubernetes or another installed one. "
+        help="Backend of the clusters: local, kubernetes, fly or another installed one. "
         "By default flame.backend of Dask's configuration.",
     ),
     click.option(
@@ -32,6 +34,7 @@ _OPTIONS = (
         help="Kubernetes namespace. By default that of the context, or of the pod.",
     ),
     click.option("--context", help="Context of the kubeconfig. By default its current context."),
+    click.option("--app", help="App of the machines on Fly. By default flame.fly.app."),
 )
 _OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True
@@ -55,8 +58,8 @@ def _where(command: Command) -> Command:
 def flame() -> None:
     """List and stop clusters of dask-flame, also those whose drivers have ended.
 
-    Only your own clusters are listed: those of your user on this machine, or those of a namespace
-    on Kubernetes.
+    Only your own clusters are listed: those of your user on this machine, those of a namespace on
+    Kubernetes, or those of an app on Fly.
     """
 
 
@@ -65,7 +68,11 @@ def flame() -> None:
 @_OUTPUT
 @click.option("--runners", "-r", is_flag=True, help="List the runners as well.")
 def ps(output: str, runners: bool, **where: str | None) -> None:
-    """List clusters with their drivers, states and runners."""
+    """List clusters with their drivers, states and runners, and exposed applications.
+
+    Applications are those of your user on this machine that have called dask_flame.expose. JSON has
+    the clusters only: add --output json to dask flame apps for these.
+    """
 
     async def list_clusters(inspector: Inspector) -> list[ClusterListing]:
         return await inspector.clusters()
@@ -74,11 +81,27 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
     if output == "json":
         click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
         return
+    from dask_flame.cli.applications import applications, of_applications
     from dask_flame.cli.tables import of_clusters, of_runners
 
     click.echo(of_clusters(clusters) if clusters else "no clusters")
     if runners and any(cluster.runners for cluster in clusters):
         click.echo("\n" + of_runners(clusters))
+    if found := applications():
+        click.echo("\n" + of_applications(found))
+
+
+@flame.command()
+@_OUTPUT
+def apps(output: str) -> None:
+    """List the applications of your user on this machine that have called dask_flame.expose."""
+    from dask_flame.cli.applications import applications, of_applications
+
+    found = applications()
+    if output == "json":
+        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    click.echo(of_applications(found) if found else "no applications")
 
 
 @flame.command()
@@ -113,6 +136,52 @@ def logs(cluster: str, runner: str | None, tail: int, **where: str | None) -> No
         for line in text.splitlines():
             line = tame(line)
             click.echo(line if runner is not None else f"[{plain(name)}] {line}")
+
+
+@flame.command()
+@_where
+@click.argument("name")
+@click.argument("runner", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with an item a process.")
+def stacks(name: str, runner: str | None, as_json: bool, **where: str | None) -> None:
+    """Show what the threads and tasks of the application NAME execute, in all its processes.
+
+    Or, of a local cluster NAME, what its RUNNER executes, or all its runners: calls come first.
+
+    A process answers itself. If code holds its interpreter, it is read by py-spy, where that is
+    installed and may look at processes.
+    """
+    found = (_stacks_of_application(name) if runner is None else None) or _inspect(
+        partial(_stacks_of_runners, name, runner), where
+    )
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        click.echo("\n\n".join(map(repr, found)) if found else "no runners")
+
+
+def _stacks_of_application(name: str) -> list[Stacks]:
+    from dask_flame.cli import applications
+    from dask_flame.errors import AttachError
+
+    found = []
+    for instance in applications.applications(name):
+        try:
+            found.append(applications.stacks(instance))
+        except AttachError as error:
+            click.echo(f"note: {error}", err=True)
+    return found
+
+
+async def _stacks_of_runners(
+    cluster: str, runner: str | None, inspector: Inspector
+) -> list[Stacks]:
+    found = _named(cluster, await inspector.clusters(), also="application or cluster")
+    names = [one.name for one in found.runners]
+    if runner is not None and runner not in names:
+        there = ", ".join(names) or "none"
+        raise click.ClickException(f"{found.id} has no runner {runner}; there are: {there}")
+    return [await inspector.stacks(found, one) for one in ([runner] if runner else names)]
 
 
 @flame.command()
@@ -184,37 +253,81 @@ def sweep(
 
 @flame.command()
 @_OUTPUT
+@click.option("--delete", is_flag=True, help="Remove the run NAME from the file.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.argument("name", required=False)
-def runs(output: str, name: str | None) -> None:
+def runs(output: str, name: str | None, delete: bool, yes: bool) -> None:
     """List the runs that are kept in the file flame.reports.keep, or the calls of the run NAME.
 
-    NAME may also be the id of a run. If several runs have the same name, the latest is shown.
+    NAME may also be the id of a run, or its beginning in the list. If several runs have the same
+    name, the latest is meant.
     """
+    if delete and name is None:
+        raise click.UsageError("--delete needs the name or the id of a run")
+    if delete and output == "json" and not yes:
+        raise click.UsageError("--output json does not ask: add --yes")
     from dask_flame.cli.tables import of_calls, of_runs
     from dask_flame.core.terminal_text import tame
     from dask_flame.errors import FlameError
-    from dask_flame.reports.driver.kept import kept_runs
+    from dask_flame.reports.driver.kept import delete_kept, kept_runs
 
     try:
         kept = kept_runs()
         if name is None:
             found = of_runs(kept)
         else:
-            named = [run for run in kept if name in (run.id, run.name)]
+            named = [run for run in kept if name in (run.id, run.id[:8], run.name)]
             if not named:
                 there = ", ".join(dict.fromkeys(run.name for run in kept)) or "none"
                 raise FlameError(f"there is no run {name}; there are: {there}")
-            found = of_calls(named[-1])
+            found = of_runs(named[-1:]) if delete else of_calls(named[-1])
+        if delete:
+            if output == "table":
+                click.echo(found.text)
+            if not yes:
+                click.confirm("Remove this run?", abort=True)
+            delete_kept(named[-1].id)
+            if output == "table":
+                click.echo("removed")
+                return
     except FlameError as error:
         raise click.ClickException(tame(str(error))) from error
     click.echo(json.dumps(found.items, indent=2) if output == "json" else found.text)
+
+
+@flame.command()
+@click.argument("application")
+@click.option(
+    "--instance", default=0, metavar="PID", help="Process id of one of several instances."
+)
+def attach(application: str, instance: int) -> None:
+    """Open an IPython inside of a running APPLICATION.
+
+    It has to be exposed: dask_flame.expose("NAME"). Ctrl-C interrupts a cell, and Ctrl-D detaches;
+    the application goes on.
+    """
+    from dask_flame.core.terminal_text import tame
+    from dask_flame.errors import FlameError
+
+    try:
+        from dask_flame.attached.terminal import interact
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error}: it needs IPython: pip install 'dask-flame[notebook]'"
+        ) from None
+    try:
+        raise SystemExit(interact(application, instance))
+    except FlameError as error:
+        raise click.ClickException(tame(str(error))) from None
 
 
 def _is_of(orphan: Orphan, clusters: Sequence[str]) -> bool:
     return not {orphan.cluster, orphan.cluster.rpartition("-")[0]}.isdisjoint(clusters)
 
 
-def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
+def _named(
+    name: str, clusters: Sequence[ClusterListing], *, also: str = "cluster"
+) -> ClusterListing:
     found = [c for c in clusters if c.id == name] or [c for c in clusters if c.name == name]
     if len(found) == 1:
         return found[0]
@@ -222,7 +335,7 @@ def _named(name: str, clusters: Sequence[ClusterListing]) -> ClusterListing:
         ids = ", ".join(cluster.id for cluster in found)
         raise click.ClickException(f"several clusters are called {name}; write one of: {ids}")
     there = ", ".join(cluster.id for cluster in clusters) or "none"
-    raise click.ClickException(f"there is no cluster {name}; there are: {there}")
+    raise click.ClickException(f"there is no {also} {name}; there are the clusters: {there}")
 
 
 def _inspect(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:

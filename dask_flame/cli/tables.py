@@ -9,8 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dask.utils import format_bytes
+
 from dask_flame.backends.inspector import ClusterListing, Orphan
 from dask_flame.core.terminal_text import plain
+from dask_flame.errors import FlameError
 from dask_flame.reports.names import differing, names
 from dask_flame.reports.names import shown as shown_parameter
 
@@ -77,14 +80,16 @@ def of_runners(clusters: Sequence[ClusterListing], now: float | None = None) -> 
     """Return a table with a line for each runner."""
     now = time.time() if now is None else now
     gpus = any(runner.gpus for cluster in clusters for runner in cluster.runners)
+    kinds = any(runner.kind for cluster in clusters for runner in cluster.runners)
     rows = [
         [cluster.id, r.name, r.pool, r.state, _since(r.started, now)]
         + ([f"{r.gpus:g}"] if gpus else [])
+        + ([r.kind or "-"] if kinds else [])
         + [r.where or "-"]
         for cluster in clusters
         for r in cluster.runners
     ]
-    more = ["GPUS"] if gpus else []
+    more = [*(["GPUS"] if gpus else []), *(["KIND"] if kinds else [])]
     return table(["CLUSTER", "RUNNER", "POOL", "STATE", "AGE", *more, "WHERE"], rows)
 
 
@@ -106,7 +111,7 @@ class Listing:
     items: list[dict[str, Any]]
 
 
-_STATES = ("waiting", "running", "done", "failed", "cancelled")
+_STATES = ("waiting", "running", "done", "failed", "stopped", "cancelled")
 
 
 def of_runs(runs: Sequence[RunReports], now: float | None = None) -> Listing:
@@ -114,14 +119,22 @@ def of_runs(runs: Sequence[RunReports], now: float | None = None) -> Listing:
     now = time.time() if now is None else now
     rows, items = [], []
     for run in runs:
-        told = run.progress(now)
-        states = {state: number for state in _STATES if (number := getattr(told, state))}
-        items.append(
-            {"id": run.id, "name": run.name, "begun": run.begun, "total": told.total, **states}
-        )
-        counts = ", ".join(f"{number} {state}" for state, number in states.items())
-        rows.append([run.name, age(now - run.begun), str(told.total), counts or "-", run.id[:8]])
-    text = table(["RUN", "AGE", "CALLS", "STATES", "ID"], rows) if rows else "no runs"
+        about = {"id": run.id, "name": run.name, "begun": run.begun, "total": run.run.total}
+        about["size"] = run.size
+        try:
+            told = run.progress(now)
+        except FlameError as error:
+            items.append({**about, "error": str(error)})
+            counts = "cannot be read"
+        else:
+            states = {state: number for state in _STATES if (number := getattr(told, state))}
+            items.append({**about, "total": told.total, **states})
+            counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        size = format_bytes(run.size or 0)
+        told_row = [run.name, age(now - run.begun), str(items[-1]["total"]), size, counts or "-"]
+        rows.append([*told_row, run.id[:8]])
+    head = ["RUN", "AGE", "CALLS", "SIZE", "STATES", "ID"]
+    text = table(head, rows) if rows else "no runs"
     return Listing(text, items)
 
 

@@ -93,8 +93,13 @@ class AcceptBackoff:
         if not self._said:
             self._said = True
             logger.error(
-                "no connection can be accepted on port %s (%s): whoever wants one waits until "
+                "no connection can be accepted on %s (%s): whoever wants one waits until "
                 "there is room; start with a higher `ulimit -n`, or with fewer runners (max=)",
-                self._sock.getsockname()[1],
+                _shown(self._sock),
                 error.strerror,
             )
+
+
+def _shown(sock: socket.socket) -> str:
+    where = sock.getsockname()
+    return f"port {where[1]}" if isinstance(where, tuple) else str(where)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import dask.config
 
 from dask_flame.core.config import DEFAULTS
-from dask_flame.core.option_checks import EXAMPLES
+from dask_flame.core.option_checks import EXAMPLES, line
 from dask_flame.core.options import Declared, Option
 from dask_flame.errors import PoolError
 
@@ -72,6 +72,14 @@ class BackendOptions(Declared):
         for name, known in declared.items():
             value = given.get(name)
             object.__setattr__(self, name, None if value is None else known.checked(name, value))
+
+    def check_max(self, max: int) -> None:
+        """Check that the options are for a pool with so many runners; by default they are.
+
+        Raises
+        ------
+        PoolError
+        """
 
     @property
     def given(self) -> dict[str, Any]:
@@ -141,6 +149,31 @@ def check_settings() -> None:
         _import(name)
         if name in _classes:
             _classes[name].check_settings()
+
+
+def hint_for(section: str, name: str) -> str:
+    """Return what to write for an option of a backend that has no setting; empty if it is none."""
+    if section in installed():
+        _import(section)
+    option = name.replace("-", "_")
+    known = _classes[section].declared().get(option) if section in _classes else None
+    if known is None or known.section:
+        return ""
+    return (
+        f"{option} is an option of a pool, without a setting; write "
+        f"FlameCluster({line(option, known.example)})"
+    )
+
+
+def secret_settings() -> list[tuple[str, str]]:
+    """Return the sections and names of settings whose values are secrets of the driver."""
+    _import_all()
+    return [
+        (section, name)
+        for section, known in sorted(_classes.items())
+        for name, setting in known.settings.items()
+        if setting.secret
+    ]
 
 
 def knowing(name: str) -> list[type[BackendOptions]]:

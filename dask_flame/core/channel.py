@@ -12,7 +12,8 @@ import contextlib
 import logging
 import pickle
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -28,6 +29,22 @@ Handler = Callable[..., Any]
 Message = tuple[int, str, int, bytes]
 
 _REPLY = "reply"
+
+
+class Refused(ConnectionError):
+    """The other side does not talk to this one any more, and says why."""
+
+
+@dataclass
+class _Question:
+    """A message that waits for its answer, kept so that another process may be asked instead."""
+
+    what: str
+    message: bytes
+    answer: asyncio.Future[Any]
+    number: int = 0
+
+
 #: Maximum number of messages sent together.
 _AT_ONCE = 1000
 
@@ -56,7 +73,7 @@ class Channel:
         self._silence = silence
         self._unconfirmed: Unconfirmed[Message] = Unconfirmed()
         self._last_received = 0
-        self._questions: dict[int, asyncio.Future[Any]] = {}
+        self._questions: dict[int, _Question] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._more = asyncio.Event()
         self._comm: Comm | None = None
@@ -98,15 +115,21 @@ class Channel:
         """
         if self._closed:
             raise ConnectionError(self._closed)
-        number = self._keep(what, values, asks=True)
-        answer = self._questions[number] = asyncio.get_running_loop().create_future()
+        question = _Question(what, dumps(values), asyncio.get_running_loop().create_future())
+        self._ask(question)
         try:
-            return await answer
+            return await question.answer
         finally:
-            self._questions.pop(number, None)
+            self._questions.pop(question.number, None)
 
     async def serve(self, comm: Comm) -> None:
-        """Exchange messages over a connection until it breaks, or another one replaces it."""
+        """Exchange messages over a connection until it breaks, or another one replaces it.
+
+        Raises
+        ------
+        Refused
+            The other side has said that it does not talk to this one any more.
+        """
         if self._closed:
             comm.abort()
             return
@@ -118,6 +141,8 @@ class Channel:
             await comm.write(self._last_received)
             async with asyncio.timeout(self._silence):
                 taken = await comm.read()
+            if isinstance(taken, str):
+                raise Refused(taken)
             self.has_connected = True
             self._unconfirmed.confirm(taken)
             writer = asyncio.create_task(self._write(comm, taken))
@@ -130,6 +155,8 @@ class Channel:
                     if message[0] > self._last_received:
                         self._last_received = message[0]
                         self._handle(*message)
+        except Refused:
+            raise
         except (OSError, TimeoutError) as error:
             logger.debug("a connection has gone: %r", error)
         except Exception as error:
@@ -148,14 +175,41 @@ class Channel:
         if self._comm is not None:
             self._comm.abort()
 
+    def renew(self, keep: Collection[str] = ()) -> None:
+        """Begin anew with another process on the other side, which has received nothing yet.
+
+        Handlers of the earlier process's requests are cancelled. Questions without an answer are
+        put to the new one. Its messages may be in progress there: their handlers must be able to
+        carry out a question of which the earlier process has done a part.
+
+        Parameters
+        ----------
+        keep : collection of str
+            The kinds of messages to send to the new process if the earlier one has not confirmed
+            them. All others are forgotten.
+        """
+        if self._comm is not None:
+            self._comm.abort()
+            self._comm, self._disconnected_at = None, time.monotonic()
+        for task in self._tasks:
+            task.cancel()
+        waiting = {q.number: q for q in self._questions.values()}
+        rest = [m for m in self._unconfirmed if m[1] in keep and m[0] not in waiting]
+        self._unconfirmed, self._last_received = Unconfirmed(), 0
+        self._questions.clear()
+        for _, what, _, message in rest:
+            self._add(what, message)
+        for question in waiting.values():
+            self._ask(question)
+
     async def close(self, why: str = "the cluster is closed") -> None:
         """Close the channel: cancel handlers that run, and fail questions without an answer."""
         self._closed = self._closed or why
         self.cut()
-        for answer in self._questions.values():
-            if not answer.done():
-                answer.set_exception(ConnectionError(self._closed))
-                answer.exception()  # mark as retrieved: its caller may have been cancelled
+        for question in self._questions.values():
+            if not question.answer.done():
+                question.answer.set_exception(ConnectionError(self._closed))
+                question.answer.exception()  # mark as retrieved: its caller may have been cancelled
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -186,11 +240,16 @@ class Channel:
         except OSError:
             comm.abort()
 
-    def _keep(
-        self, what: str, values: Mapping[str, Any], *, asks: bool = False, answers: int = 0
-    ) -> int:
-        """Queue a message and return its number."""
-        message = dumps(values)
+    def _ask(self, question: _Question) -> None:
+        question.number = self._add(question.what, question.message, asks=True)
+        self._questions[question.number] = question
+
+    def _keep(self, what: str, values: Mapping[str, Any], *, answers: int = 0) -> None:
+        """Queue a message."""
+        self._add(what, dumps(values), answers=answers)
+
+    def _add(self, what: str, message: bytes, *, asks: bool = False, answers: int = 0) -> int:
+        """Queue a pickled message and return its number."""
         number = self._unconfirmed.next + 1
         if not self._closed:
             self._unconfirmed.add((number, what, number if asks else answers, message))
@@ -243,9 +302,10 @@ class Channel:
             self._keep(_REPLY, values, answers=number)
 
     def _answered(self, number: int, result: Any, error: bytes | None, text: str) -> None:
-        answer = self._questions.get(number)
-        if answer is None or answer.done():
+        question = self._questions.get(number)
+        if question is None or question.answer.done():
             return
+        answer = question.answer
         if error is None:
             answer.set_result(result)
             return

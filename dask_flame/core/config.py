@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
+import os
 import reprlib
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dask.config
 import yaml
 
+from dask_flame.core.own_folders import make_own
 from dask_flame.errors import PoolError
 
 _FILE = Path(__file__).parents[1] / "flame.yaml"
@@ -19,8 +24,27 @@ DEFAULTS: dict[str, Any] = yaml.safe_load(_FILE.read_text())
 
 
 def _load() -> None:
-    dask.config.ensure_file(source=str(_FILE))
+    with contextlib.suppress(OSError):
+        _show_defaults()
     dask.config.update_defaults(DEFAULTS)
+
+
+def _show_defaults() -> None:
+    """Put a file with the defaults, as comments, into the user's folder of Dask's configuration.
+
+    Dask would give it and the folder the process's usual permissions. Where these let others write,
+    they could have code run by all that read this configuration.
+    """
+    folder = str(dask.config.PATH)
+    place = os.path.join(folder, _FILE.name)
+    if os.path.isfile(folder) or os.path.lexists(place):
+        return
+    make_own(folder)
+    with tempfile.TemporaryDirectory(prefix=".flame-", dir=folder) as own:
+        dask.config.ensure_file(source=str(_FILE), destination=own)
+        made = os.path.join(own, _FILE.name)
+        os.chmod(made, os.stat(made).st_mode & 0o755)
+        os.rename(made, place)
 
 
 _load()
@@ -41,8 +65,13 @@ def get(key: str, *default: Any) -> Any:
     return dask.config.get(f"flame.{key}", otherwise)
 
 
-def check() -> None:
+def check(hint_for: Callable[[str, str], str] = lambda section, name: "") -> None:
     """Raise for unknown settings under ``flame.``, except in sections of other backends.
+
+    Parameters
+    ----------
+    hint_for : callable, optional
+        Called with a section and an unknown name in it; returns what to write, or ``""``.
 
     Raises
     ------
@@ -67,7 +96,7 @@ def check() -> None:
                 continue
             close = difflib.get_close_matches(setting, [*names, *known["pool"]], n=1)
             where = "pool." if close and close[0] in known["pool"] else section
-            hint = (
+            hint = hint_for(section.rstrip("."), setting) or (
                 f"did you mean flame.{where}{close[0]}?"
                 if close
                 else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))

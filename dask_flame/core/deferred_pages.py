@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from distributed.core import Status
 from tornado.web import Application, HTTPError, RequestHandler
+
+#: A part of the query that was removed from the address of the current request.
+removed_query: ContextVar[str] = ContextVar("removed_query", default="")
 
 
 def build_later(
@@ -50,7 +54,7 @@ def build_later(
             if server.status is not Status.running:
                 raise HTTPError(503)
             # Relative, because a proxy may add a prefix to the path.
-            query = self.request.query
+            query = "&".join(filter(None, (self.request.query, removed_query.get())))
             here = self.request.path.rpartition("/")[2] + (f"?{query}" if query else "")
             self.redirect(f"./{here}")
 

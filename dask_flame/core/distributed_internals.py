@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import distributed.scheduler
 import distributed.utils
 from dask._expr import LLGExpr  # the graph of client.submit
 from dask._task_spec import (  # to read a graph, and distinguish its nodes from data
@@ -96,6 +97,7 @@ REPLACED = {
     "Client._register_worker_plugin": "runners have the local modules that it needs",
     "Client._restart": "returns when all clients of this process have heard of it",
     "Client._run": "runners have the local modules that it needs",
+    "Client.close": "a client that has closed itself still has to end its thread",
     "Client._scatter": "data that exits when it is pickled must not end the event loop",
     "Client._send_to_scheduler": "a client without its cluster says why, and calls say with which "
     "version of local modules they were submitted",
@@ -104,6 +106,7 @@ REPLACED = {
     "Comm.read": "messages of a client are counted",
     "Comm.write": "a client's first message is sent alone",
     "Scheduler.remove_client": "what a client wanted is kept while it is away",
+    "distributed.scheduler.offload": "the graph of a single call is read without a thread",
     "distributed.protocol.pickle.dumps": "what exits as it is pickled must not end the event loop",
     "distributed.protocol.pickle.loads": "what exits as it is read must not end the event loop",
 }
@@ -204,6 +207,13 @@ def calls_submitted(expr: Any) -> SubmittedCalls | None:
             args = tuple(map(_given, task.args))
             return SubmittedCalls(task.func, [key], [args], kwargs, not is_generated(key))
     return None
+
+
+def function_called(value: Any) -> Any:
+    """Return the function of a task, or of a graph of `calls_submitted`; None for other values."""
+    if type(value) is LLGExpr and len(graph := value.operand("dsk")) == 1:
+        (value,) = graph.values()
+    return value.func if type(value) in (Task, _MapExpr) else None
 
 
 def _given(value: Any) -> Any:
@@ -419,6 +429,15 @@ def renew_offload_executor(executor: ThreadPoolExecutor) -> None:
 
 
 # The scheduler
+
+
+@uses("distributed.scheduler._materialize_graph")
+def is_graph_of_one_call(function: Callable[..., Any], expr: Any) -> bool:
+    """Return whether the scheduler calls this function to read a graph of ``client.submit``."""
+    if function is not distributed.scheduler._materialize_graph or type(expr) is not LLGExpr:
+        return False
+    graph = expr.operand("dsk")
+    return type(graph) is dict and len(graph) == 1 and type(next(iter(graph.values()))) is Task
 
 
 @uses("TaskState._queueable")

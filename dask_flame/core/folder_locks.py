@@ -10,6 +10,7 @@ import fcntl
 import os
 import time
 
+from dask_flame.core.own_folders import open_in, open_own
 from dask_flame.core.placed_links import remove_folder
 
 #: The lock file in a folder of a living process. The name is fixed: `dask flame sweep` must
@@ -27,8 +28,13 @@ def lock(folder: str) -> int:
     """Show others that this process lives, until it ends or closes the returned descriptor.
 
     Processes that this one starts do not inherit the lock.
+
+    Raises
+    ------
+    OSError
+        There is no such folder of this user.
     """
-    descriptor = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = _open(folder, LOCK)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
@@ -39,7 +45,7 @@ def hold(folder: str) -> list[int]:
 
     The folder itself is locked as well, because systemd-tmpfiles skips locked folders.
     """
-    descriptors = [lock(folder), os.open(folder, os.O_RDONLY)]
+    descriptors = [lock(folder), open_own(folder)]
     with contextlib.suppress(OSError):
         fcntl.flock(descriptors[1], fcntl.LOCK_SH)
     return descriptors
@@ -47,7 +53,7 @@ def hold(folder: str) -> list[int]:
 
 def supervise(folder: str) -> int:
     """Promise to remove a folder when its holder has ended, until this process ends."""
-    descriptor = os.open(os.path.join(folder, _SUPERVISED), os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = _open(folder, _SUPERVISED)
     with contextlib.suppress(OSError):
         # Exclusive: those who look whether it is locked do not see each other.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -69,13 +75,14 @@ def remove_when_released(folder: str, within: float, *, unless_supervised: bool 
     Returns
     -------
     bool
-        Whether the folder has been removed.
+        Whether the folder has been removed. One with its name that is another user's is no longer
+        it, and is left alone.
     """
     due = time.monotonic() + within
     unsupervised = time.monotonic()  # when it was last seen to be
     while True:
         try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = open_own(folder)
         except OSError:
             return True
         try:
@@ -93,10 +100,19 @@ def remove_when_released(folder: str, within: float, *, unless_supervised: bool 
         time.sleep(_PAUSE)
 
 
+def _open(folder: str, name: str) -> int:
+    """Open a file in a folder of this user; create it if it is missing."""
+    there = open_own(folder)
+    try:
+        return open_in(there, name, os.O_RDWR | os.O_CREAT)
+    finally:
+        os.close(there)
+
+
 def _supervised(folder: int) -> bool:
     """Return whether a living process has promised to remove an open folder."""
     try:
-        descriptor = os.open(_SUPERVISED, os.O_RDWR | os.O_NOFOLLOW, dir_fd=folder)
+        descriptor = open_in(folder, _SUPERVISED, os.O_RDWR)
     except OSError:
         return False
     try:

@@ -99,8 +99,13 @@ class LaunchConfig(TypedDict, total=False):
         The function to call before it registers.
     secrets : list of str
         Names of environment variables whose values are hidden in its log.
+    variables : mapping of str to str
+        Environment variables with secret values, for a runner from a file on a substrate that has
+        no other place for them.
     config : mapping
         Dask configuration.
+    post_mortem : bool
+        Whether it keeps the frames of failed calls.
     security : mapping
         What :class:`distributed.Security` takes for a worker.
     path : list of str
@@ -127,7 +132,9 @@ class LaunchConfig(TypedDict, total=False):
     preload: list[str]
     setup: SetupConfig | None
     secrets: list[str]
+    variables: dict[str, str]
     config: dict[str, Any]
+    post_mortem: bool
     security: dict[str, Any]
     path: list[str]
     cwd: str | None

@@ -17,9 +17,13 @@ PACKAGES = "flame-packages"
 #: Key of the home's registration: it holds data and takes no calls.
 RESTING = "flame-resting"
 
+#: Scheduler extension: the copies of small results; see scheduler/inline_results.py.
+INLINE = "flame-inline"
+
 # From the scheduler to a runner.
 
-#: Sent after registration: this scheduler knows the messages below.
+#: Sent after registration: this scheduler knows the messages below, and takes results up to
+#: ``inline`` bytes in the message that a call has finished.
 HELLO = "flame-hello"
 #: A call was released: interrupt its thread if asked, and report when the thread is free.
 WATCH = "flame-watch"
@@ -68,11 +72,23 @@ FILES_REFUSED = "flame_files_refused"
 FETCH_HOLD = "flame_fetch_hold"
 FETCH_LIST = "flame_fetch_list"
 FETCH_READ = "flame_fetch_read"
+#: The rpc with which a driver looks inside a runner: see scheduler/looks.py.
+LOOK = "flame_look"
+#: The op with which a driver attaches to a runner, and the scheduler's to the runner; the rpc that
+#: asks for the frames of a failed call, likewise.
+ATTACH = "flame_attach"
+POST_MORTEM = "flame_post_mortem"
 
 # Between a driver and its scheduler's pod: see driver/hosts/remote.py and remote/.
 
 #: The op with which a driver opens the channel.
 DRIVER = "flame_driver"
+#: The op with which a driver opens a tunnel to the dashboard.
+DASHBOARD = "flame_dashboard"
+
+#: The op with which another process asks to become the driver, and the one that asks who it is.
+ADOPT = "flame_adopt"
+WHO = "flame_who_drives"
 
 # Between a driver and the lease on its scheduler: see lease/client_sessions.py and resume.py.
 
@@ -81,14 +97,12 @@ DRIVER = "flame_driver"
 LEASE = "flame-lease"
 #: The rpc with which a driver asks for the state of its lease.
 STANDING = "flame_standing"
+#: The rpc with which a driver takes over the futures of one that has gone, or an observer looks up
+#: those of the drivers.
+RECOVER = "flame_recover"
 #: Sent by a driver every few seconds: the number of its next message.
 MARK = "flame-mark"
 #: Sent by a driver after a reconnect: the futures it holds, by their last known status.
 TELL = "flame-tell"
 #: Messages of a driver without a number: they may be lost, or sent twice.
 UNNUMBERED = frozenset({MARK, TELL, "heartbeat-client"})
-
-#: Minimum interval between two messages of a driver, in seconds; distributed's is 10 ms. A call
-#: submitted when the one before returned follows the message that releases the earlier result,
-#: and would have to wait for the interval.
-INTERVAL = 0.001

@@ -11,7 +11,7 @@ from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
 
-from dask_flame.core.ranges import LARGEST, LONGEST, least_size, most, option, shortest
+from dask_flame.core.ranges import LONGEST, largest_size, least_size, most, option, shortest
 from dask_flame.errors import PoolError
 
 Duration = str | float | timedelta
@@ -28,6 +28,7 @@ EXAMPLES = {
     "code": '["."]',
     "flame.code.limit": '"64 MiB"',
     "flame.code.file-limit": '"8 MiB"',
+    "flame.inline-result": '"32 KiB"',
     "name": '"my-cluster"',
     "namespace": '"my-team"',
     "context": '"my-cluster"',
@@ -49,6 +50,9 @@ EXAMPLES = {
     "calls": "1_000",
     "names": "1_000",
     "hide_random": "True",
+    "keep_runs": "1_000",
+    "keep_age": '"90 days"',
+    "keep_size": '"1 GiB"',
     "raises": "False",
     "points": "4_000",
     "total": "5_000_000",
@@ -63,6 +67,8 @@ EXAMPLES = {
     "on_return": "print",
     "items": "range(100)",
     "metric": '"loss"',
+    "n_trials": "200",
+    "n_jobs": "8",
     "text": '"deep, rate=0.1"',
     "best": '"min"',
     "log": "True",
@@ -75,13 +81,18 @@ EXAMPLES = {
     "pool": '"gpu"',
     "timeout": '"5m"',
     "rerun": "False",
+    "budget": '"20 USD"',
+    "flame.budget": '"20 USD"',
     "flame.currency": '"$"',
+    "flame.capacity-wait": '"1m"',
+    "flame.capacity-retry": '"5m"',
     "flame.scheduler.where": '"auto"',
     "flame.scheduler.cpus": "1",
     "flame.scheduler.memory": '"2 GiB"',
     "flame.scheduler.service": '"LoadBalancer"',
     "flame.scheduler.port": "8786",
     "flame.scheduler.dashboard-port": "8787",
+    "flame.dashboard.token": '"auto"',
     "flame.home.limit": '"16 GiB"',
     "flame.home.memory": '"1 GiB"',
     "flame.prints.show": "True",
@@ -114,9 +125,9 @@ def example_for(name: str) -> str:
     return declared_example.get() or EXAMPLES.get(name) or EXAMPLES[option(name)]
 
 
-def line(name: str) -> str:
-    """Return a line of code that gives an option or a setting a valid value."""
-    example = example_for(name)
+def line(name: str, example: str = "") -> str:
+    """Return a line of code that gives an option or a setting this or another valid value."""
+    example = example or example_for(name)
     if name.startswith("flame."):
         return f'dask.config.set({{"{name}": {example}}})'
     return f"{name}={example}"
@@ -310,10 +321,10 @@ def size(name: str, value: Any) -> int:
         amount = int(parse_bytes(value) if isinstance(value, str) else value)
     except (TypeError, ValueError, AttributeError, IndexError, OverflowError):
         raise wrong(name, given, f"a size such as {example_for(name)}") from None
-    if amount < 1:
+    if amount < min(1, least_size(name)):
         raise wrong(name, given, "a size of one byte or more")
-    if not least_size(name) <= amount <= LARGEST:
-        least, largest = _bytes(least_size(name)), _bytes(LARGEST)
+    if not least_size(name) <= amount <= largest_size(name):
+        least, largest = _bytes(least_size(name)), _bytes(largest_size(name))
         raise wrong(name, given, f"a size of {least} to {largest}")
     return amount
 
@@ -330,5 +341,5 @@ def _has_digits(value: object) -> bool:
 def _bytes(amount: int) -> str:
     """Format a size as :func:`dask.utils.parse_bytes` reads it."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = min((amount.bit_length() - 1) // 10, len(units) - 1)
+    power = min(max(amount.bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{amount >> 10 * power} {units[power]}"

@@ -7,7 +7,8 @@ is shown, and whether it may be changed while the cluster runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Set, ValuesView
 from copy import copy
 from dataclasses import Field, dataclass, field
 from inspect import Parameter, Signature
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dask_flame.core import config
-from dask_flame.core.option_checks import EXAMPLES, declared_example
+from dask_flame.core.option_checks import EXAMPLES, declared_example, line, shown, wrong
 from dask_flame.core.text import exact_memory, function_name, memory
+from dask_flame.errors import PoolError
 
 #: A function that checks a value. Called with the option's name and the value, it returns the
 #: normalized value or raises a PoolError made by :func:`dask_flame.core.option_checks.wrong`.
@@ -51,6 +53,14 @@ class Option:
     amount : callable or None
         Check whether an error may repeat a value that was given under another name; only for
         numbers, durations and sizes.
+    preference : bool
+        Whether it may also be a list of values in order of preference, see
+        :mod:`dask_flame.core.kinds`. `check` is given one value at a time.
+    orders : mapping of str to tuple
+        Words for certain orders of preference: ``{"prefer": (True, False)}``.
+    words : mapping
+        The text of a value in the kind of a runner, if it is not the value itself:
+        ``{True: "spot"}``.
     """
 
     check: Check
@@ -63,9 +73,14 @@ class Option:
     secret: bool = False
     in_bytes: bool = False
     amount: Check | None = None
+    preference: bool = False
+    orders: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    words: Mapping[Any, str] = field(default_factory=dict)
 
     def checked(self, name: str, value: Any) -> Any:
         """Return the normalized value; errors show the declared example.
+
+        A list of values in order of preference becomes a tuple.
 
         Raises
         ------
@@ -73,9 +88,42 @@ class Option:
         """
         token = declared_example.set(self.example)
         try:
+            if isinstance(value, str) and value in self.orders:
+                return value
+            if self.preference and isinstance(value, list | tuple):
+                return self._checked_order(name, value)
+            if self.preference and isinstance(value, Set | Iterator | ValuesView):
+                raise self._no_order(name, value)
             return self.check(name, value)
         finally:
             declared_example.reset(token)
+
+    def _checked_order(self, name: str, values: list[Any] | tuple[Any, ...]) -> tuple[Any, ...]:
+        try:
+            checked = [self.check(name, value) for value in values]
+        except PoolError as error:
+            raise PoolError(f"{name}={shown(values)} cannot be an order: {error}") from None
+        if not checked or any(value in checked[:n] for n, value in enumerate(checked)):
+            raise wrong(name, values, "a list of different values, the preferred one first")
+        return tuple(checked)
+
+    def _no_order(self, name: str, value: Any) -> PoolError:
+        """Return the error for several values that are no list; an iterator is not used up."""
+        example = self.example if self.example.startswith("[") else f"[{self.example}]"
+        if isinstance(value, Set):
+            with contextlib.suppress(PoolError):
+                checked = self._checked_order(name, sorted(value, key=repr))
+                example = f"[{', '.join(map(repr, checked))}]".replace("'", '"')
+        return PoolError(
+            f"{name}={shown(value)} is no order of preference, which is a list with the preferred "
+            f"value first; write {line(name, example)}"
+        )
+
+    def order(self, value: Any) -> tuple[Any, ...]:
+        """Return the single values of a checked value, the preferred one first."""
+        if isinstance(value, str) and value in self.orders:
+            return self.orders[value]
+        return value if self.preference and isinstance(value, tuple) else (value,)
 
     def taken(self, name: str, value: Any) -> Any:
         """Return the checked value: the given one, else the configured one, else the default.

@@ -8,6 +8,9 @@ points into this folder is ever removed.
 Two clusters may want the same link, with equal contents. The later one lets it point to its own
 copy; when that cluster ends, the link points to the copy of the earlier one again.
 
+A folder is trusted only if it is this user's: others can make one with the name of a folder that
+is gone, and to which links have stayed.
+
 Imports only the standard library, because supervisors and ending runners have no time for more.
 """
 
@@ -22,6 +25,8 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from dask_flame.core.own_folders import open_in, open_own
 
 #: The copies in a cluster's folder, below their absolute paths.
 COPIES = "placed"
@@ -42,6 +47,22 @@ def copy_of(folder: str, path: str) -> str:
 def is_placed(path: str) -> bool:
     """Return whether a path is a link that a cluster has made."""
     return _folder_of(path) is not None
+
+
+def foreign_folder(path: str) -> str | None:
+    """Return the folder that a cluster's link leads into, if it is there but another user's."""
+    folder = _folder_of(path)
+    if folder is None or not os.path.lexists(folder) or _is_own(folder):
+        return None
+    return folder
+
+
+def _is_own(folder: str) -> bool:
+    try:
+        os.close(open_own(folder))
+    except OSError:
+        return False
+    return True
 
 
 def _folder_of(path: str) -> str | None:
@@ -71,7 +92,7 @@ def place(folder: str, path: str) -> None:
     with _alone(os.path.dirname(path)):
         before: list[str] = []
         if (other := _folder_of(path)) is not None:
-            notes = {note["link"]: note for note in _notes(other)}
+            notes = {note["link"]: note for note in _notes_of(other)}
             before = [os.readlink(path), *notes.get(path, {}).get("before", ())]
         temporary = f"{path}.{secrets.token_hex(4)}"
         note = {"link": path, "copy": copy, "before": before, "temporary": temporary}
@@ -83,16 +104,26 @@ def place(folder: str, path: str) -> None:
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a cluster's folder, and the links that point into it."""
-    notes = _notes(folder)
-    if notes:
-        # From here on, no other cluster lets a link point here. The copies stay until no link does:
-        # calls of another cluster with the same files may be reading them.
-        with contextlib.suppress(OSError):
-            os.close(os.open(os.path.join(folder, _ENDING), os.O_WRONLY | os.O_CREAT, 0o600))
-    for note in notes:
-        with contextlib.suppress(OSError), _alone(os.path.dirname(note["link"])):
-            _give_up(folder, **note)
+    """Remove a cluster's folder, and the links that point into it.
+
+    One with its name that is another user's is left alone.
+    """
+    try:
+        there = open_own(folder)
+    except OSError:
+        return
+    try:
+        notes = _notes(there)
+        if notes:
+            # From here on, no other cluster lets a link point here. The copies stay until no link
+            # does: calls of another cluster with the same files may be reading them.
+            with contextlib.suppress(OSError):
+                os.close(open_in(there, _ENDING, os.O_WRONLY | os.O_CREAT))
+        for note in notes:
+            with contextlib.suppress(OSError), _alone(os.path.dirname(note["link"])):
+                _give_up(folder, **note)
+    finally:
+        os.close(there)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -100,7 +131,7 @@ def _give_up(folder: str, link: str, copy: str, before: Sequence[str], temporary
     """Remove a link, or let it point to the copy of an earlier cluster that still lives."""
     if copy != copy_of(folder, link):
         return
-    if os.path.islink(temporary):
+    if temporary.rpartition(".")[0] == link and os.path.islink(temporary):
         os.unlink(temporary)  # its maker was killed
     if os.readlink(link) != copy:
         return
@@ -112,9 +143,10 @@ def _give_up(folder: str, link: str, copy: str, before: Sequence[str], temporary
 
 
 def _lasts(copy: str) -> bool:
-    """Return whether a copy is there, and its cluster is not ending."""
+    """Return whether a copy of this user is there, and its cluster is not ending."""
     folder = copy.partition(f"{os.sep}{COPIES}{os.sep}")[0]
-    return os.path.lexists(copy) and not os.path.lexists(os.path.join(folder, _ENDING))
+    ending = os.path.join(folder, _ENDING)
+    return _is_own(folder) and os.path.lexists(copy) and not os.path.lexists(ending)
 
 
 def _replace(link: str, copy: str, temporary: str) -> None:
@@ -129,18 +161,33 @@ def _replace(link: str, copy: str, temporary: str) -> None:
 
 def _note(folder: str, note: dict[str, Any]) -> None:
     line = json.dumps(note).encode() + b"\n"
-    descriptor = os.open(
-        os.path.join(folder, _NOTES), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-    )
+    there = open_own(folder)
+    try:
+        descriptor = open_in(there, _NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    finally:
+        os.close(there)
     try:
         os.write(descriptor, line)
     finally:
         os.close(descriptor)
 
 
-def _notes(folder: str) -> list[dict[str, Any]]:
+def _notes_of(folder: str) -> list[dict[str, Any]]:
+    """Return the notes of a cluster; none if its folder is gone, or another user's."""
     try:
-        with open(os.path.join(folder, _NOTES), "rb") as file:
+        there = open_own(folder)
+    except OSError:
+        return []
+    try:
+        return _notes(there)
+    finally:
+        os.close(there)
+
+
+def _notes(folder: int) -> list[dict[str, Any]]:
+    """Return the notes in an open folder."""
+    try:
+        with open(open_in(folder, _NOTES, os.O_RDONLY), "rb") as file:
             lines = file.read().split(b"\n")
     except OSError:
         return []

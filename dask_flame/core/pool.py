@@ -13,6 +13,7 @@ from dask.system import CPU_COUNT
 
 from dask_flame.core import backend_options, option_checks
 from dask_flame.core.keyword_only import by_name
+from dask_flame.core.kinds import Kind, Price, check_price, check_priced, kinds_of, price_of
 from dask_flame.core.option_checks import (
     EXAMPLES,
     function,
@@ -66,6 +67,34 @@ def _duration(example: str, *, zero: bool = True, **more: Any) -> Any:
     return option(check, example, section="pool", amount=seconds, **more)
 
 
+#: The value of `idle_timeout` with which a pool finds it itself.
+AUTO = "auto"
+
+
+def _idle_timeout(name: str, value: Any) -> float | str:
+    if isinstance(value, str) and not any(map(str.isdigit, value)):
+        if value == AUTO:
+            return AUTO
+        raise wrong(name, value, 'a duration such as 60, "60s" or "2m", or "auto"')
+    return seconds(name, value)
+
+
+def _idle_bounds(name: str, value: Any) -> tuple[float, float]:
+    try:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        least, most = (seconds(name, each) for each in value)
+    except (PoolError, TypeError, ValueError):
+        raise wrong(name, value, "a pair of durations, the least and the most") from None
+    if least > most or not most:
+        raise wrong(
+            name,
+            value,
+            "a pair of durations of which the second is above 0 and not below the first",
+        )
+    return least, most
+
+
 def _callback() -> Any:
     return option(function, "lambda pool, count: print(pool, count)", for_runners=True)
 
@@ -91,8 +120,15 @@ class Pool(Declared):
         it is raised.
     concurrency : int, default 1
         Concurrent calls on one runner: its slots.
-    idle_timeout : duration, default "60s"
-        A runner that has had no call for this long ends.
+    idle_timeout : duration or "auto", default "60s"
+        A runner that has had no call for this long ends. With ``"auto"``, it is kept for as long as
+        its next boot would take, as boots so far did: then boots and idle time never cost more than
+        twice what they would cost if the next call were known (the break-even rule of ski rental:
+        Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy caching", Algorithmica 3, 1988).
+        What has been saved against this bound so far lets the pool come closer to the cheapest time
+        for the gaps between calls that it has seen; the bound still holds.
+    idle_bounds : pair of durations, default ("2s", "15m")
+        The least and the most of ``idle_timeout="auto"``. They come before its bound on the cost.
     min_idle_timeout : duration, optional
         The same for the last ``min`` runners; by default they stay.
     boot_timeout : duration, default "2m"
@@ -132,9 +168,11 @@ class Pool(Declared):
         the kernel ends them.
     gpus : int, default 0
         GPUs of one runner. It also has them as Dask's resource ``GPU``.
-    price : float, optional
+    price : float, or mapping of str to float, optional
         Price of one runner per hour, for ``cluster.cost()`` and the page ``/pools``; by default
-        ``flame.pool.price``, which is unset.
+        ``flame.pool.price``, which is unset. A mapping has the prices of several kinds of runner,
+        by the names in ``cluster.runners`` or parts of them:
+        ``{"H100": 4.0, "H100, spot": 1.6, "A100": 2.2}``.
     resources : mapping of str to float, optional
         Dask resources of one runner, for calls with ``resources=``.
     env : mapping of str to str or None, optional
@@ -157,6 +195,9 @@ class Pool(Declared):
         it yields the result, and continues after the ``yield`` when the runner ends by itself,
         within ``shutdown_timeout``. It may be asynchronous: then it runs on the event loop of the
         runner's ``async def`` calls. It is pickled again for each boot.
+    post_mortem : bool, default False
+        Keep the frames of failed calls on their runner, for :func:`dask_flame.post_mortem`: those
+        of its last five, with everything that their variables refer to. It ends when idle as usual.
     **options
         Options of certain backends: see
         :class:`dask_flame.backends.kubernetes.KubernetesOptions` for ``backend="kubernetes"``.
@@ -183,7 +224,8 @@ class Pool(Declared):
         0, "8", beside="1 or more, or 0 to let calls wait", section="pool", nullable=True
     )
     concurrency: int = _count(1, "1", section="pool", fixed=True)
-    idle_timeout: float = _duration('"60s"')
+    idle_timeout: float | str = option(_idle_timeout, '"60s"', section="pool", amount=seconds)
+    idle_bounds: tuple[float, float] = option(_idle_bounds, '("2s", "15m")', section="pool")
     min_idle_timeout: float | None = _duration('"10m"', nullable=True)
     boot_timeout: float = _duration('"2m"', zero=False)
     shutdown_timeout: float = _duration('"30s"')
@@ -197,7 +239,9 @@ class Pool(Declared):
     cpus: float | None = option(option_checks.cpus, "2", amount=partial(whole, least=1))
     memory: int | None = option(size, '"4 GiB"', in_bytes=True, amount=size)
     gpus: int = _count(0, "1", default=0, fixed=True)
-    price: float | None = option(number, "2.5", section="pool", nullable=True, amount=number)
+    price: Price = option(
+        check_price, "2.5", section="pool", nullable=True, amount=number, hash=False
+    )
     resources: Mapping[str, float] = option(
         _resources, '{"GPU": 1}', default={}, fixed=True, hash=False
     )
@@ -218,6 +262,7 @@ class Pool(Declared):
         hash=False,
     )
     preload: tuple[str, ...] = option(_modules, '["numpy"]', default=(), for_runners=True)
+    post_mortem: bool = option(yes_or_no, "True", section="pool", for_runners=True)
     setup: Callable[[], object] | None = option(
         setup_function, 'lambda: load_model("model.pt")', for_runners=True, hash=False
     )
@@ -232,6 +277,7 @@ class Pool(Declared):
             max: int | None = None,
             concurrency: int | None = None,
             idle_timeout: Duration | None = None,
+            idle_bounds: tuple[Duration, Duration] | None = None,
             min_idle_timeout: Duration | None = None,
             boot_timeout: Duration | None = None,
             shutdown_timeout: Duration | None = None,
@@ -245,11 +291,12 @@ class Pool(Declared):
             cpus: float | str | None = None,
             memory: str | int | None = None,
             gpus: int | None = None,
-            price: float | None = None,
+            price: float | Mapping[str, float] | None = None,
             resources: Mapping[str, float] | None = None,
             env: Mapping[str, str | None] | None = None,
             secrets: Sequence[str] | Mapping[str, Secret] | None = None,
             preload: Sequence[str] | None = None,
+            post_mortem: bool | None = None,
             setup: Callable[[], object] | None = None,
             **options: Any,
         ) -> None: ...
@@ -279,6 +326,7 @@ class Pool(Declared):
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "options", backend_options.checked(options))
+        check_priced(self.price, self.kinds)
         if self.min > self.max:
             raise PoolError(
                 f"min={self.min} is more than max={self.max}; write "
@@ -296,10 +344,20 @@ class Pool(Declared):
         return {**({"GPU": float(self.gpus)} if self.gpus else {}), **self.resources}
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of runner that it may have, in order of preference; one at least."""
+        return kinds_of(self.options)
+
+    def price_of(self, kind: str) -> float | None:
+        """Return the price of a runner of this kind per hour; None if it is unknown."""
+        return price_of(self.price, kind)
+
+    @property
     def abridged(self) -> Pool:
         """A copy without callbacks, and without options that the scheduler does not use."""
         names = [name for name, known in self.declared().items() if known.for_runners]
-        return self.replace(**dict.fromkeys(names), options={})
+        options = {name: self.options[name] for name in self.kinds[0].options}
+        return self.replace(**dict.fromkeys(names), options=options)
 
     def replace(self, **changes: Any) -> Pool:
         """Return a copy with these options changed; they are checked as in ``Pool(...)``."""
@@ -365,6 +423,7 @@ _LEAVE_OUT = {  # names in other libraries without a counterpart, and the reason
         "the backend says where the scheduler listens",
     ),
     **dict.fromkeys(("local_directory",), 'it is dask.config.set({"temporary-directory": "…"})'),
+    "budget": 'it is of the whole cluster: cluster.budget = "20 USD"',
 }
 
 

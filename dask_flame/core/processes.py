@@ -6,6 +6,10 @@ below it, and, for processes that left both, an environment variable that they i
 Other processes see the environment with which a process was started. A process forked from a
 template was started with the template's, where the mark is a row of dots, and overwrites the dots
 with its own mark.
+
+Anybody can start a process with such a mark. A mark is believed only of processes of this user and
+this container, and a signal goes to exactly the process that was looked at, because its number may
+be another's by then: as root it would be anybody's.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import psutil
+    from psutil import Process
 
 #: The environment variable: ``<cluster>-<random>/<supervisor>/<runner>``, with dots as padding.
 #: The supervisors of a cluster are numbered, so that a new one ignores processes of a dead one.
@@ -31,23 +35,34 @@ _DOT = "."
 NO_MARK = _DOT * 250
 
 
-def below(pid: int) -> list[int]:
+def below(pid: int) -> list[Process]:
     """Return the descendants of this process."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return psutil.Process(pid).children(recursive=True)
     return []
 
 
-def everywhere() -> list[int]:
+def found(pids: Iterable[int]) -> list[Process]:
+    """Return those of these processes that exist."""
+    import psutil
+
+    there = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error, OSError):
+            there.append(psutil.Process(pid))
+    return there
+
+
+def everywhere() -> list[Process]:
     """Return all processes of this machine."""
     import psutil
 
-    return list(psutil.pids())
+    return found(psutil.pids())
 
 
-def orphan_candidates() -> list[int]:
+def orphan_candidates() -> list[Process]:
     """Return the processes among which orphans of this process's children can be.
 
     On Linux these are its descendants, because it is their subreaper.
@@ -55,20 +70,61 @@ def orphan_candidates() -> list[int]:
     return below(os.getpid()) if sys.platform == "linux" else everywhere()
 
 
-def kill(pids: Iterable[int]) -> None:
+def send(process: Process, number: int) -> bool:
+    """Send a signal to exactly this process, even if its id is reused; return whether it was."""
+    import psutil
+
+    descriptor = None
+    try:
+        # Not on macOS, and not in older kernels.
+        with contextlib.suppress(AttributeError, OSError):
+            # From here on, the descriptor refers to this process even if its id is reused.
+            descriptor = os.pidfd_open(process.pid)
+        if not process.is_running():
+            return False
+        if descriptor is None:
+            process.send_signal(number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
+    except (psutil.Error, OSError):
+        return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return True
+
+
+def kill(processes: Iterable[Process]) -> None:
     """Kill these processes, if they exist."""
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        send(process, signal.SIGKILL)
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group that this process leads or led."""
+    """Kill the process group of a process that was not reaped, or whose group has members left."""
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def mark_of(process: psutil.Process) -> str:
+def is_mine(process: Process) -> bool:
+    """Return whether a process is of this user, and in the same container as this one.
+
+    Raises
+    ------
+    psutil.Error, OSError
+        If the process has ended, or its namespaces may not be read.
+    """
+    if process.uids().real != os.getuid():
+        return False
+    return _namespace(process.pid) == _namespace(os.getpid())
+
+
+def _namespace(pid: int) -> str:
+    """Return the pid namespace of a process, which differs between containers."""
+    return os.readlink(f"/proc/{pid}/ns/pid") if sys.platform == "linux" else ""
+
+
+def mark_of(process: Process) -> str:
     """Return the mark of a process; empty if it has none.
 
     Raises
@@ -79,20 +135,21 @@ def mark_of(process: psutil.Process) -> str:
     return str(process.environ().get(MARK, "")).rstrip(_DOT)
 
 
-def carries(pid: int, mark: str) -> bool:
-    """Return whether this process has this mark.
+def carries(process: Process, mark: str) -> bool:
+    """Return whether this process is of this user, and has this mark.
 
     Parameters
     ----------
-    pid : int
+    process : psutil.Process
     mark : str
         A runner's mark, or a prefix that ends with ``/``, for all runners with that prefix.
     """
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
-        carried = mark_of(psutil.Process(pid))
-        return carried == mark or (mark.endswith("/") and carried.startswith(mark))
+        carried = mark_of(process)
+        same = carried == mark or (mark.endswith("/") and carried.startswith(mark))
+        return same and is_mine(process)
     return False
 
 

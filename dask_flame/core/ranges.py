@@ -23,8 +23,10 @@ _MOST_ELSE = 10**9
 #: Minimum duration by option, in seconds.
 _SHORTEST = {"max_lifetime": 1.0}
 #: Minimum number of bytes by option. A runner alone takes about 50 MB.
-_LEAST_SIZE = {"memory": 64 * 2**20, "flame.home.memory": 2**16}
+_LEAST_SIZE = {"memory": 64 * 2**20, "flame.home.memory": 2**16, "inline_result": 0}
 _LEAST_SIZE_ELSE = 2**16
+#: Maximum number of bytes by option. Messages with larger results would delay others.
+_LARGEST = {"inline_result": 2**20}
 
 
 def option(name: str) -> str:
@@ -48,6 +50,11 @@ def shortest(name: str) -> float:
 def least_size(name: str) -> int:
     """Return the minimum size for an option or a setting, in bytes."""
     return int(_found(_LEAST_SIZE, name, _LEAST_SIZE_ELSE))
+
+
+def largest_size(name: str) -> int:
+    """Return the maximum size for an option or a setting, in bytes."""
+    return int(_found(_LARGEST, name, LARGEST))
 
 
 def _found(table: Mapping[str, float], name: str, otherwise: float) -> float:

@@ -5,14 +5,17 @@ Settings of pools are checked by :class:`dask_flame.Pool`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dask_flame.core import backend_options, config
+from dask_flame.core.budget import checked_budget
 from dask_flame.core.option_checks import (
     cpus,
+    line,
     number,
     one_of,
     seconds,
@@ -23,6 +26,7 @@ from dask_flame.core.option_checks import (
     yes_or_no,
 )
 from dask_flame.core.packages_option import packages_option
+from dask_flame.errors import PoolError
 
 #: Where the scheduler can run.
 SCHEDULER_PLACES = ("auto", "driver", "pod")
@@ -39,13 +43,37 @@ def _template(name: str, value: Any) -> Any:
     return value
 
 
+#: Characters that need no quoting in an address.
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]*", re.ASCII)
+_LEAST_TOKEN = 16
+
+
+def _token(name: str, value: Any) -> str:
+    """Check the token of dashboards, without showing it."""
+    if not isinstance(value, str):
+        why = f"is of type {type(value).__name__}, and not text"
+    elif value == "auto" or (len(value) >= _LEAST_TOKEN and _TOKEN.fullmatch(value)):
+        return str(value)
+    elif not _TOKEN.fullmatch(value):
+        why = "has characters other than letters, digits and -._~"
+    else:
+        why = f"has less than {_LEAST_TOKEN} characters"
+    raise PoolError(
+        f"{name} in Dask's configuration {why}; a token has {_LEAST_TOKEN} or more letters and "
+        f"digits, and a random one is made if you write {line(name)}"
+    )
+
+
 #: The check of each setting, without ``flame.``; settings of pools and backends are not included.
 SETTINGS: dict[str, Check] = {
     "backend": lambda name, value: value if callable(value) else word(name, value),
     "disconnect-grace": _optional(seconds),
     "silence": seconds,
     "max-lifetime": _optional(partial(seconds, zero=False)),
+    "budget": _optional(checked_budget),
     "currency": word,
+    "capacity-wait": _optional(partial(seconds, zero=False)),
+    "capacity-retry": partial(seconds, zero=False),
     "scheduler.where": partial(one_of, words=SCHEDULER_PLACES),
     "scheduler.cpus": cpus,
     "scheduler.memory": size,
@@ -56,6 +84,8 @@ SETTINGS: dict[str, Check] = {
     "scheduler.dashboard-port": partial(whole, least=1),
     "scheduler.pod-template": _optional(_template),
     "scheduler.timeout": partial(seconds, zero=False),
+    "inline-result": size,
+    "dashboard.token": _optional(_token),
     "files.limit": size,
     "packages": packages_option,
     "home.limit": size,
@@ -71,6 +101,9 @@ SETTINGS: dict[str, Check] = {
     "reports.hide-random": yes_or_no,
     "reports.stop": _optional(yes_or_no),
     "reports.keep": _optional(partial(word, wanted="a path")),
+    "reports.keep-runs": _optional(partial(whole, least=1)),
+    "reports.keep-age": _optional(partial(seconds, zero=False)),
+    "reports.keep-size": _optional(size),
     "local.echo": _optional(yes_or_no),
 }
 

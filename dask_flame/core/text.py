@@ -12,6 +12,29 @@ from dask_flame.core.terminal_text import plain
 _TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
+#: Before the settings behind a failure, at the end of its reason.
+_ADVICE = "; relevant settings: "
+
+
+def with_advice(why: str, settings: str) -> str:
+    """Return the reason of a failure with the settings behind it."""
+    return f"{why}{_ADVICE}{settings}"
+
+
+def split_advice(why: str) -> tuple[str, str]:
+    """Return the reason of a failure, and the settings behind it if it names them.
+
+    Examples
+    --------
+    >>> split_advice("Fly has no room; relevant settings: region and cpus")
+    ('Fly has no room', 'region and cpus')
+    >>> split_advice("killed by SIGKILL")
+    ('killed by SIGKILL', '')
+    """
+    said, _, settings = why.partition(_ADVICE)
+    return said, settings
+
+
 def label(key: Any) -> str:
     """Return a key as a short text, safe for a terminal."""
     if isinstance(key, tuple):

@@ -15,6 +15,17 @@ T = TypeVar("T")
 
 logger = logging.getLogger("dask_flame")
 
+#: The text of a RuntimeError of Python. From the end of the main thread until its clusters are
+#: closed, a process can neither read nor write large messages nor call callbacks of futures, and
+#: nobody waits for that.
+AT_EXIT = "cannot schedule new futures after interpreter shutdown"
+_OF_POOL = "cannot schedule new futures after shutdown"
+
+
+def is_at_exit(error: BaseException) -> bool:
+    """Return whether work could not be given to a pool of threads because Python exits."""
+    return isinstance(error, RuntimeError) and str(error) in (AT_EXIT, _OF_POOL)
+
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a thread; directly if the interpreter is shutting down."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dask_flame.charts.colors import LIGHTER
 from dask_flame.charts.curves import FEW, Board, Curve, scaled, span
 from dask_flame.reports.downsample import LEAST, thin
 
@@ -66,9 +65,10 @@ class Dots:
         return rows
 
 
-def bright(color: str) -> str:
-    """Return a color that is legible on dark and on light backgrounds."""
-    return LIGHTER.get(color, color)
+def bright(curve: Curve) -> str:
+    """Return a curve's color between those of the page, legible on dark and light backgrounds."""
+    light, dark = bytes.fromhex(curve.color[1:]), bytes.fromhex(curve.dark[1:])
+    return f"#{bytes((a + b) // 2 for a, b in zip(light, dark, strict=True)).hex()}"
 
 
 def dots(board: Board, width: int, height: int) -> Dots:
@@ -90,7 +90,7 @@ def dots(board: Board, width: int, height: int) -> Dots:
     if limits is not None:
         drawn = [curve for curve in board.curves if curve.last is not None]
         for place, curve in reversed(list(enumerate(drawn))):
-            color = bright(curve.color) if place < FEW else GREY
+            color = bright(curve) if place < FEW else GREY
             _draw(field, board, curve, limits, color)
     return field
 

@@ -25,6 +25,7 @@ from dask_flame.core import distributed_internals as internals
 from dask_flame.core.terminal_text import tame
 from dask_flame.driver import calls
 from dask_flame.errors import FlameError
+from dask_flame.notebook.attached_cells import AttachedCells
 from dask_flame.notebook.cells import names
 from dask_flame.notebook.cells.run import ERROR, VALUE, CellFailed, Order, Outcome, run_cell
 from dask_flame.notebook.cells.transfer import Parcel, pack, unpack
@@ -35,15 +36,29 @@ E = TypeVar("E", bound=BaseException)
 _SHELLS_OWN = frozenset({"get_ipython", "exit", "quit", "display", "In", "Out", "__builtins__"})
 _YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
 _USE = "%%flame pool=gpu timeout=5m rerun=no"
+_USE_ON = "%%flame on=shop timeout=5m get=x,y"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of cells, as for :func:`dask_flame.call`."""
+    """Options of cells, as for :func:`dask_flame.call`.
+
+    Attributes
+    ----------
+    on : str or None
+        Application in which the cell runs, in place of a runner.
+    instance : str or None
+        Process id of one of several instances of the application.
+    get : str or None
+        Names, separated by commas, whose values the application sends back.
+    """
 
     pool: str | None = None
     timeout: str | None = None
     rerun: bool | None = None
+    on: str | None = None
+    instance: str | None = None
+    get: str | None = None
 
     def changed(self, line: str) -> Options:
         """Return the options changed by the words of a magic's line: ``pool=gpu``, or ``gpu``.
@@ -75,7 +90,20 @@ class Options:
                 changes[name] = _YES_OR_NO[given.lower()]
             else:
                 changes[name] = given
-        return replace(self, **changes)
+        return replace(self, **changes)._checked()
+
+    def _checked(self) -> Options:
+        if self.on is None:
+            for name in ("instance", "get"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"{name}= is for cells in an application: {_USE_ON}")
+        elif self.instance is not None and not self.instance.isdecimal():
+            raise UsageError(f"instance={self.instance} is not a process id; write instance=1234")
+        return self
+
+    def where(self) -> tuple[str | None, int | None]:
+        """Return the application, and which of its instances."""
+        return self.on, None if self.instance is None else int(self.instance)
 
     def annotations(self) -> dict[str, Any]:
         """Return the annotations of the cell's task."""
@@ -98,6 +126,7 @@ class FlameMagic:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._options = Options()
+        self.attached = AttachedCells(shell, lambda line: self._options.changed(line).where())
 
     def flame(self, line: str, cell: str | None = None) -> Any:
         """Run a cell on a runner of the current Dask client's cluster.
@@ -120,8 +149,16 @@ class FlameMagic:
         Printed text, displays and plots appear while the cell runs. Interrupting the cell stops it
         on its runner. The options are those of ``dask_flame.call``: pool, timeout and rerun (yes or
         no).
+
+        With ``on=`` the cell runs inside an application that is exposed with
+        ``dask_flame.expose("shop")``, in a namespace of its own there; ``get=`` fetches values::
+
+            %%flame on=shop get=total
+            total = basket.total()
         """
         options = self._options.changed(line)
+        if options.on is not None:
+            return self._on(options, cell)
         try:
             with _as_usage_errors(FlameError):
                 annotations = options.annotations()
@@ -135,6 +172,21 @@ class FlameMagic:
                 print("there is no Dask client yet: the first cell finds out about the pool")
             return None
         return self._run(cell, annotations)
+
+    def _on(self, options: Options, cell: str | None) -> Any:
+        """Run a cell in an application, or let all following cells run there."""
+        on, instance = options.where()
+        assert on is not None
+        if cell is not None:
+            return self.attached.run(
+                cell, on, instance=instance, timeout=options.timeout, get=options.get
+            )
+        with _as_usage_errors(FlameError):
+            application = self.attached.application(on, instance)
+        self._options = options
+        print(f"%%flame cells run in {application.name} (pid {application.pid}); to end this: ")
+        print("%flame on=none")
+        return None
 
     def _explained(self, error: UsageError, options: Options) -> UsageError:
         """Add to an error of a cell's options that ``%flame`` has set them."""
@@ -229,13 +281,14 @@ class FlameMagic:
     ) -> None:
         """Show the output until the cell has ended."""
         client.loop.add_callback(_put_end, future, news)
-        begun = 0
+        begun: set[str] = set()
         while (item := news.get())[0] != "end":
             what, *details = item
             if what == "begin":
-                begun += 1
-                if begun > 1:
-                    print(f"its runner was lost: it runs again on {details[0]}", file=sys.stderr)
+                runner, run = details
+                if begun and run not in begun:
+                    print(f"its runner was lost: it runs again on {runner}", file=sys.stderr)
+                begun.add(run)
             else:
                 self._show(what, *details)
 

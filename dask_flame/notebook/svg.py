@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dask_flame.charts.colors import LIGHTER
 from dask_flame.charts.curves import FEW, Board, Curve, scaled, span
 from dask_flame.charts.ranking import shown
 from dask_flame.charts.ticks import log_ticks, tick, ticks
@@ -27,7 +26,7 @@ _POINTS, _STRONG = 6_000, 400
 #: Maximum length of names in the table, and of the leader's name, which is bold.
 _NAME, _BOLD_NAME = 20, 17
 
-_DASH = {"solid": "", "dashed": "6 4", "dotted": "1.5 3.5", "dotdash": "7 3 1.5 3"}
+_DASH = {"solid": "", "dashed": "6 4", "dashdot": "7 3 1.5 3", "16 5": "16 5"}
 
 _STYLE = """
 :root { color-scheme: light dark }
@@ -84,9 +83,9 @@ def _description(board: Board) -> str:
 
 def _colors(board: Board) -> str:
     """Return CSS rules for the colors in use."""
-    used = sorted({curve.color for curve in board.curves})
+    used = dict(sorted((curve.color, curve.dark) for curve in board.curves))
     light = "".join(_rule(color, color) for color in used)
-    dark = "".join(_rule(color, LIGHTER[color]) for color in used if color in LIGHTER)
+    dark = "".join(_rule(color, other) for color, other in used.items())
     return f"{light}@media (prefers-color-scheme: dark) {{{dark}}}"
 
 
@@ -285,7 +284,7 @@ def _swatch(y: float, curve: Curve, *, colored: bool) -> str:
 def _last(curve: Curve) -> tuple[str, str]:
     """Return the text of the last column: the last value, or the state of a call that failed."""
     if curve.call.state in ("failed", "cancelled", "lost"):
-        return curve.call.state, "bad r"
+        return curve.call.outcome, "bad r"
     return _number(curve.last[1] if curve.last else None), "quiet r"
 
 

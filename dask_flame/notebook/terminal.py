@@ -68,7 +68,7 @@ def _table(board: Board, *, wide: bool) -> Table:
     if wide:
         table.add_column("state")
     for place, curve in enumerate(board.curves[:_ROWS]):
-        color = bright(curve.color) if place < FEW else GREY
+        color = bright(curve) if place < FEW else GREY
         mark = Text(_MARKS.get(curve.call.state, "○"), color)
         bad = curve.call.state in ("failed", "cancelled", "lost")
         cells: list[RenderableType] = [
@@ -79,7 +79,7 @@ def _table(board: Board, *, wide: bool) -> Table:
             shown(curve.last[1]) if curve.last else NOTHING,
         ]
         if wide:
-            cells.append(Text(curve.call.state, "red" if bad else ""))
+            cells.append(Text(curve.call.outcome, "red" if bad else ""))
         table.add_row(*cells, style="bold" if curve is board.leader else "")
     if len(board.curves) > _ROWS:
         table.add_row("", Text(f"and {len(board.curves) - _ROWS:,} more", "dim"))

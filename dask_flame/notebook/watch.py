@@ -18,6 +18,7 @@ from dask_flame.errors import PoolError
 from dask_flame.notebook.screens import Screen, screen
 from dask_flame.reports.driver.futures import futures_of
 from dask_flame.reports.driver.names_of import names_of
+from dask_flame.reports.driver.places_of import places_of
 from dask_flame.reports.driver.replica import Source, source_of
 
 #: Minimum seconds between two pictures, and seconds between two checks for the end of all calls.
@@ -184,11 +185,14 @@ class _View:
             if future.status in _ENDED
         }
         keys = list(self._futures)
-        return board(keys, calls, ended, names=self._names(source), **self._options)
+        store = source.store if source else None
+        about: dict[str, Any] = {"names": names_of(self._client, keys, store)}
+        about["places"] = places_of(self._client, store)
+        return board(keys, calls, ended, **about, **self._options)
 
-    def _names(self, source: Source | None) -> dict[Key, str]:
-        client = next((future.client for future in self._futures.values()), None)
-        return names_of(client, list(self._futures), source.store if source else None)
+    @property
+    def _client(self) -> Client | None:
+        return next((future.client for future in self._futures.values()), None)
 
 
 def _unreported(board: Board) -> str:

@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 from dask_flame.backends.local.inspector import LocalInspector
-from dask_flame.backends.local.process_scan import scan_processes, send
+from dask_flame.backends.local.process_scan import scan_processes
 from dask_flame.cli import tables
 from dask_flame.cli.commands import flame
 from dask_flame.core.folder_locks import LOCK
+from dask_flame.core.processes import send
 from dask_flame.testing import marked_processes
 from tests.support.waiting import wait_for
 
@@ -64,7 +65,7 @@ if __name__ == "__main__":
 def typed(*words: str) -> str:
     """Type a command that succeeds; what it shows."""
     command = [sys.executable, "-m", "dask", "flame", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
@@ -145,9 +146,11 @@ def drive() -> Iterator[Drive]:
     made: list[Driver] = []
 
     def start(*seconds: int) -> Driver:
-        made.append(Driver(*seconds))
-        assert "busy" in made[-1].lines
-        return made[-1]
+        made.append(driver := Driver(*seconds))
+        assert "busy" in driver.lines
+        # They have begun, and their supervisor has what they have printed.
+        wait_for(lambda: len(said("logs", driver.name).splitlines()) == len(seconds))
+        return driver
 
     yield start
     for driver in made:
@@ -366,6 +369,17 @@ def test_gpus_are_a_column_where_there_are_any() -> None:
         "CLUSTER  RUNNER  POOL  STATE    AGE  GPUS  WHERE",
         "a-1      gpu-1   gpu   Running  1m   2     n1",
         "a-1      cpu-1   cpu   Pending  ?    0     -",
+    ]
+
+
+def test_kinds_are_a_column_where_there_are_any() -> None:
+    gpu = RunnerListing(name="gpu-1", pool="gpu", state="Running", where="n1", kind="A100, spot")
+    cpu = RunnerListing(name="cpu-1", pool="cpu", state="Pending")
+    seen = ClusterListing(id="a-1", name="a", state="live", started=0.0, runners=(gpu, cpu))
+    assert tables.of_runners([seen], now=100).splitlines() == [
+        "CLUSTER  RUNNER  POOL  STATE    AGE  KIND        WHERE",
+        "a-1      gpu-1   gpu   Running  ?    A100, spot  n1",
+        "a-1      cpu-1   cpu   Pending  ?    -           -",
     ]
 
 

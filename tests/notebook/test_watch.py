@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import re
 import threading
@@ -20,12 +21,15 @@ from hypothesis import strategies as st
 
 import dask_flame
 from dask_flame import FlameCluster, FlameError, PoolError, report
+from dask_flame.charts.colors import CALL_LINES, Palette
 from dask_flame.charts.curves import Board, board, text
 from dask_flame.charts.ticks import log_ticks, tick, ticks
+from dask_flame.dashboard.flame.feed import Feed
 from dask_flame.notebook import watch as watching
 from dask_flame.notebook.braille import dots
 from dask_flame.notebook.svg import svg
 from dask_flame.reports import CallReports, Series
+from dask_flame.reports.wire import NAME
 from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
@@ -64,7 +68,7 @@ def test_the_best_comes_first_and_stands_out() -> None:
     calls = [call("a", loss=[3, 2]), call("b", "done", loss=[3, 1]), call("c", "failed", loss=[4])]
     drawn = of(calls)
     assert [c.name for c in drawn.curves] == ["b", "a", "c"]
-    assert drawn.headline == "best loss 1 at step 1 by b"
+    assert drawn.headline == "best loss so far 1 at step 1 by b"
     assert drawn.title == "3 calls: 1 running, 1 done, 1 failed"
     # Colours are those of the order of submission: a curve keeps its own when ranks change.
     assert [c.color for c in of(calls[:2]).curves] == [c.color for c in drawn.curves[:2]]
@@ -74,6 +78,40 @@ def test_the_best_comes_first_and_stands_out() -> None:
     words = texts(picture)
     assert words.index("b") < words.index("a") < words.index("c")
     assert "failed" in words
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_call_that_has_no_result_is_not_the_best(state: str) -> None:
+    calls = [call("a", state, loss=[0.1]), call("b", "done", loss=[3, 1]), call("c", "done")]
+    drawn = of(calls)
+    assert [c.name for c in drawn.curves] == ["b", "a", "c"]
+    assert drawn.headline == "best loss 1 at step 1 by b"
+    assert "  1  b " in text(drawn)
+    assert "0.1" not in text(drawn)
+    assert of(calls[:1]).leader is None
+
+
+@pytest.mark.unit
+def test_a_call_that_was_stopped_has_not_failed() -> None:
+    why = "CallStopped('a was stopped by dask_flame.stop(): it is too slow')"
+    stopped = dataclasses.replace(call("a", "cancelled", loss=[0.1]), why=why)
+    drawn = board(["a"], {"a": stopped}, {"a": "failed"})  # as its future tells
+    assert drawn.title == "1 call: 1 stopped"
+    assert "stopped" in texts(svg(drawn))
+
+
+@pytest.mark.unit
+def test_colors_are_those_of_the_page() -> None:
+    calls = [call(str(i), "done", loss=[i]) for i in range(30)]
+    for i, curve in enumerate(of(calls).curves):
+        look = CALL_LINES[i % len(CALL_LINES)]
+        assert (curve.color, curve.dark, curve.dash) == tuple(look.values())
+    (other,) = of(calls[:1], places={"0": 7}).curves
+    assert other.color == CALL_LINES[7]["light"]
+    picture = svg(of(calls[:1], places={"0": 7}))
+    dark = picture[picture.index("prefers-color-scheme: dark) {.c") :]
+    assert f"stroke:{CALL_LINES[7]['dark']}" in dark
 
 
 @pytest.mark.unit
@@ -266,6 +304,27 @@ def test_curves_grow_while_one_watches(flame: Flame, screen: Screen, tmp_path: P
 
 
 @pytest.mark.process
+def test_a_later_cell_has_the_colors_of_the_page(
+    flame: Flame, screen: Screen, tmp_path: Path
+) -> None:
+    _, client = flame(max=1)
+    (tmp_path / "go").touch()
+    client.gather(client.map(train, [1, 2], go=tmp_path / "go", key=["one", "two"]))
+    futures = client.map(train, [0.5, 0.25], go=tmp_path / "go", key=["half", "quarter"])
+    dask_flame.watch(futures)
+    shown = {curve.name: curve.color for curve in screen.boards[-1].curves}
+
+    def on_the_page(dask_scheduler: Any) -> dict[str, int]:
+        plugin = dask_scheduler.plugins[NAME]
+        told = Feed(Palette()).next(plugin.calls(), plugin.runs())
+        return {row["key"]: row["place"] for row in told["rows"]}
+
+    places = client.run_on_scheduler(on_the_page)
+    assert places == {"one": 0, "two": 1, "half": 2, "quarter": 3}
+    assert shown == {key: CALL_LINES[places[key]]["light"] for key in ("half", "quarter")}
+
+
+@pytest.mark.process
 def test_stopping_it_stops_no_call(flame: Flame, screen: Screen, tmp_path: Path) -> None:
     _, client = flame(max=1)
     future = client.submit(train, 1, tmp_path / "go", key="one")
@@ -349,7 +408,7 @@ def test_a_metric_that_nobody_reports(
     _, client = flame(max=1)
     (tmp_path / "go").touch()
     future = client.submit(train, 1, tmp_path / "go", key="one")
-    assert future.result(timeout=30) == 1
+    assert future.result(timeout=60) == 1
     # It has ended, so that it will not come.
     with pytest.raises(PoolError) as caught:
         dask_flame.watch(future, metric="los")

@@ -142,6 +142,7 @@ TEXT = """() => {
   const walk = (node) => {
     if (node.nodeType == Node.TEXT_NODE) return node.textContent;
     if (["SCRIPT", "STYLE"].includes(node.nodeName)) return "";
+  if (node.classList?.contains("flame-first")) return ""; // until the page itself is there
     if (node.nodeType == Node.ELEMENT_NODE && getComputedStyle(node).display == "none") return "";
     const roots = node.shadowRoot ? [node.shadowRoot] : [];
     return [...roots, ...node.childNodes].map(walk).join("");
@@ -150,14 +151,19 @@ TEXT = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def opened_browser() -> Iterator[Browser]:
+    """What a fixture yields: a browser, which is closed in the end."""
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"no browser at {CHROMIUM}; name one: CHROMIUM=/path/to/chromium pytest")
     pytest.importorskip("playwright", reason="pip install playwright")
     browser = Browser()
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    yield from opened_browser()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,4 +14,13 @@ def wait_for(condition: Callable[[], Any], within: float = 60, what: str = "") -
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
         time.sleep(0.01)
+    return value
+
+
+async def until(condition: Callable[[], Any], within: float = 60, what: str = "") -> Any:
+    """Wait until a condition holds, while the event loop runs, and return what it gave."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what or condition}"
+        await asyncio.sleep(0.01)
     return value

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+import uuid
 from typing import Any
 
 from distributed import Worker
 
-from dask_flame.notebook.cells.limit import OutputLimit
+from dask_flame.core.output_limit import OutputLimit
 
 #: Seconds for which printed text is collected before it is sent.
 _INTERVAL = 0.05
@@ -17,6 +18,8 @@ _INTERVAL = 0.05
 _MAX_UNSENT = 256 * 1024
 #: Maximum seconds for which a print blocks.
 _MAX_BLOCK = 5.0
+#: Maximum seconds for which the beginning of a cell waits for the scheduler's answer.
+_MAX_BEGIN = 5.0
 
 
 class Outputs:
@@ -41,6 +44,31 @@ class Outputs:
         self._room = threading.Condition()
         self._limit = OutputLimit()
         self._notes: set[str] = set()
+
+    def begin(self) -> None:
+        """Tell the notebook that the cell begins here, and wait until the scheduler knows it.
+
+        A cell may end its process at once. From a second beginning the notebook knows that the
+        first runner was lost, so the first must not be lost with it.
+        """
+        known = threading.Event()
+        # With a number of its own, as it may arrive twice.
+        item = ("begin", str(self.worker.name), uuid.uuid4().hex)
+
+        async def tell() -> None:
+            try:
+                await self.worker.scheduler.log_event(topic=self._topic, msg=self._message([item]))
+            except OSError:
+                # The connection is lost. The stream of events resumes when it is back.
+                self.add(*item)
+            finally:
+                known.set()
+
+        self.worker.loop.add_callback(tell)
+        deadline = time.monotonic() + _MAX_BEGIN
+        # Wait in short intervals, because an interrupt is delivered only between them.
+        while not known.wait(0.05) and time.monotonic() < deadline:
+            pass
 
     def text(self, stream: str, text: str) -> None:
         """Add text that was written to ``stdout`` or ``stderr``, within the limit."""
@@ -112,10 +140,11 @@ class Outputs:
             self._size, self._awake = 0, False
             self._room.notify_all()
         if items:
-            sendable = [_picklable(item) for item in items]
-            self.worker.log_event(
-                self._topic, {"cell": self._cell, "items": pickle.dumps(sendable)}
-            )
+            self.worker.log_event(self._topic, self._message(items))
+
+    def _message(self, items: list[tuple[Any, ...]]) -> dict[str, Any]:
+        sendable = [_picklable(item) for item in items]
+        return {"cell": self._cell, "items": pickle.dumps(sendable)}
 
 
 def _replaced(old: tuple[Any, ...], new: tuple[Any, ...]) -> bool:

@@ -125,7 +125,7 @@ def run_cell(packed: bytes) -> bytes:
     order: Order = cloudpickle.loads(packed)
     worker = get_worker()
     outputs = Outputs(worker, order.topic, order.key)
-    outputs.add("begin", str(worker.name))
+    outputs.begin()
     namespace = {"__name__": "__main__", "__doc__": None, "__builtins__": builtins}
     if (main := main_module.installed()) is not None:
         main.use(namespace)

@@ -1,10 +1,10 @@
-"""Limit how much output of a cell is sent to the notebook (runner). No I/O, no clock."""
+"""Limit how much output of a cell is sent to the notebook (all places). No I/O, no clock."""
 
 from __future__ import annotations
 
 from collections import deque
 
-from dask_flame.prints.rate_limit import RateLimit
+from dask_flame.core.rate_limit import RateLimit
 
 #: Lines of a cell that are shown at once, and per second after that.
 BURST, RATE = 10_000, 200

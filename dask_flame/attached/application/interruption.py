@@ -1,0 +1,344 @@
+"""Interrupt code in a thread by an exception, and never code beside it (application).
+
+CPython can raise an exception in another thread, at the next moment when that thread runs Python
+code. It must hit a cell, and not what the thread does before or after it: therefore the exception
+is requested only while the cell is known to run, and withdrawn if it is still pending when the cell
+ends.
+
+The exception can come between any two calls, so also after the acquisition of a lock that is never
+released then, because the thread ends. Code of dask-flame that a cell calls is therefore
+:func:`shielded`. The standard library's code around locks is avoided as far as that is possible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dis import opname
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+# Both calls keep the interpreter lock, so that nothing runs between a check and the request.
+_request_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+_withdraw_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+#: Files with functions that acquire and release locks of the application. An exception in one of
+#: these functions would leave its log, for example, locked for ever.
+_DELICATE = frozenset(
+    {
+        *(module.__file__ for module in (contextlib, logging, queue, threading)),
+        os.path.join(os.path.dirname(logging.__file__), "handlers.py"),
+        "<frozen importlib._bootstrap>",
+    }
+)
+_LOCKING = frozenset(
+    {"__enter__", "__exit__", "acquire", "release", "_acquireLock", "_releaseLock"}
+    | {"_acquire_restore", "_release_save"}
+)
+#: Seconds to wait until a thread has left such a function.
+_PATIENCE = 0.3
+#: Seconds between two looks at it.
+_LOOK = 0.0005
+#: Looks at which a thread is in the same place, so that it is in a call of C code.
+_BLOCKED = 20
+#: Beginnings of the names of instructions that call functions.
+_CALLS = ("CALL", "PRECALL", "CACHE")
+
+
+def _may_lock(frame: FrameType, *, blocked: bool) -> bool:
+    """Return whether an exception in a frame could come between a lock's acquisition and release.
+
+    A function that is called and has not begun is not seen yet, only the call.
+    """
+    code = frame.f_code
+    if code.co_name in _LOCKING and code.co_filename in _DELICATE:
+        return True
+    return not blocked and opname[code.co_code[frame.f_lasti]].startswith(_CALLS)
+
+
+class Guard:
+    """Calls functions that another thread may interrupt, one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = False
+        self._requested = False
+        self._thread = 0
+        self._since = 0.0
+        self._shields = 0
+        self._put_off = False
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function; afterwards no exception is or will be raised in this thread."""
+        result: Any = None
+        error: BaseException | None = None
+        thread = threading.get_ident()
+        before = _guards.get(thread)
+        if before is self:  # a task that is started at once, inside of a step
+            return function(*args)
+        self._shields, self._put_off = 0, False
+        _guards[thread] = self
+        try:
+            with self._lock:
+                self._thread, self._since = thread, time.monotonic()
+                self._inside = True
+            result = function(*args)
+        except BaseException as raised:
+            error = raised
+        # The interpreter raises a pending exception after calls and at backward jumps.
+        while self._inside:
+            try:
+                with self._lock:  # no exception is requested while this is held, or later
+                    self._inside = False
+            except KeyboardInterrupt:
+                continue
+        if self._requested:
+            self._withdraw()
+        if before is None:
+            _guards.pop(thread, None)
+        else:
+            _guards[thread] = before
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame
+        return result  # type: ignore[no-any-return]
+
+    def interrupt(self) -> bool:
+        """Raise KeyboardInterrupt in the function, which may catch it; return whether it runs."""
+        due = time.monotonic() + _PATIENCE
+        before, looks = (0, 0), 0
+        while True:
+            with self._lock:
+                if not self._inside:
+                    return False
+                if self._shields:
+                    self._put_off = True
+                    return True
+                frame = sys._current_frames().get(self._thread)
+                place = (0, 0) if frame is None else (id(frame), frame.f_lasti)
+                looks = looks + 1 if place == before else 0
+                # The exception is raised where the thread is now: it waits for the interpreter
+                # lock, which this thread hardly gives away from here on.
+                if (
+                    frame is None
+                    or not _may_lock(frame, blocked=looks > _BLOCKED)
+                    or time.monotonic() > due
+                ):
+                    self._requested = True
+                    _request_exception(self._thread, KeyboardInterrupt)
+                    return True
+                del frame
+            before = place
+            time.sleep(_LOOK)
+
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread may have held."""
+        self._lock = threading.Lock()
+
+    def shield(self) -> None:
+        """Put off exceptions in this thread, which is inside, until :meth:`unshield`."""
+        held = False
+        try:
+            with self._lock:
+                self._shields += 1
+                held = True
+            # What was requested before is raised here at the latest.
+            for _ in range(2):
+                pass
+        except BaseException:
+            if held:
+                self._shields -= 1
+            raise
+
+    def unshield(self) -> None:
+        """Raise what was put off."""
+        with self._lock:
+            self._shields -= 1
+        if not self._shields and self.put_off():
+            raise KeyboardInterrupt
+
+    def put_off(self) -> bool:
+        """Return once whether an exception was put off."""
+        with self._lock:
+            put_off, self._put_off = self._put_off, False
+        return put_off
+
+    def inside_for(self) -> float:
+        """Return for how many seconds the function has run; 0 if it does not."""
+        with self._lock:
+            return time.monotonic() - self._since if self._inside else 0.0
+
+    def _withdraw(self) -> None:
+        """Withdraw an exception that may be pending in this thread.
+
+        CPython until 3.12 forgets a request only when it raises the exception.
+        """
+        self._requested = False
+        try:
+            _withdraw_exception(threading.get_ident(), None)
+            _request_exception(threading.get_ident(), KeyboardInterrupt)
+            for _ in range(1_000):
+                pass
+        except KeyboardInterrupt:
+            pass
+
+
+#: The guards that call a function now, by their threads.
+_guards: dict[int, Guard] = {}
+
+
+def after_fork() -> None:
+    """Forget the other threads in a forked process, where nobody interrupts anything."""
+    for guard in _guards.values():
+        guard.after_fork()
+    _guards.clear()
+
+
+class shielded:  # noqa: N801
+    """Put off the interruption of the cell that calls this, until the end of the block."""
+
+    def __init__(self) -> None:
+        self._guard = _guards.get(threading.get_ident())
+
+    def __enter__(self) -> shielded:
+        if self._guard is not None:
+            self._guard.shield()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._guard is not None:
+            self._guard.unshield()
+
+    def interrupted(self) -> bool:
+        """Return once whether an interrupt was put off, which then is not raised."""
+        return self._guard is not None and self._guard.put_off()
+
+
+class Elsewhere(Protocol):
+    """A part of some work in another thread, such as that of an event loop."""
+
+    def interrupt(self) -> bool:
+        """Interrupt it; return False if it has ended before."""
+
+    def watch(self) -> None: ...
+
+
+class Work:
+    """A function that runs in a thread of its own.
+
+    Parameters
+    ----------
+    function : callable
+        Called without arguments.
+    name : str
+        Name of the thread.
+    around : context manager, optional
+        Entered around the function in its thread, and never interrupted.
+
+    Attributes
+    ----------
+    done : threading.Event
+        Set when the function has ended.
+    result : object
+        What it has returned.
+    error : BaseException or None
+        What it has raised.
+    on_end : callable or None
+        Called in its thread when it has ended.
+    canceled : bool
+        Whether nobody wants its result any more.
+    elsewhere : Elsewhere or None
+        The part of it that its thread waits for.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        name: str,
+        *,
+        around: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.on_end: Callable[[], object] | None = None
+        self.canceled = False
+        self.elsewhere: Elsewhere | None = None
+        self._function: Callable[[], Any] | None = function
+        self._around = around or contextlib.nullcontext()
+        self._guard = Guard()
+        self._wanted = True
+        self._last = 0.0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def interrupt(self, *, every: float = 0.0) -> None:
+        """Raise KeyboardInterrupt in the function, which may catch it.
+
+        Parameters
+        ----------
+        every : float
+            Do nothing if this was called less than so many seconds ago.
+        """
+        self._wanted = False
+        now = time.monotonic()
+        if now - self._last < every:
+            return
+        self._last = now
+        elsewhere = self.elsewhere
+        if elsewhere is None or not elsewhere.interrupt():
+            self._guard.interrupt()
+
+    def watch(self) -> None:
+        """Look after the part of it in another thread; to be called repeatedly."""
+        if (elsewhere := self.elsewhere) is not None:
+            elsewhere.watch()
+
+    def _run(self) -> None:
+        _current.set(self)
+        function, self._function = self._function, None
+        assert function is not None
+        try:
+            with self._around:
+                self.result = self._guard.call(self._wanted_call, function)
+        except BaseException as error:
+            self.error = error
+        finally:
+            del function
+            self._around = contextlib.nullcontext()
+            if self.on_end is not None:
+                self.on_end()
+            self.done.set()
+
+    def _wanted_call(self, function: Callable[[], Any]) -> Any:
+        # An interrupt that came before the guard's call has found nothing to interrupt.
+        if not self._wanted:
+            raise KeyboardInterrupt
+        return function()
+
+
+_current: ContextVar[Work | None] = ContextVar("dask_flame_attached_work", default=None)
+
+
+def current_work() -> Work | None:
+    """Return the work in whose context this code runs."""
+    return _current.get()
