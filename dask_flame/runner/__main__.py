@@ -54,14 +54,16 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
     if launch_config["cwd"] != "":
         _go_to(launch_config["cwd"], launch_config["directory"])
     scratch = os.path.dirname(launch_config["directory"])
-    with contextlib.suppress(OSError):
-        os.makedirs(launch_config["directory"], exist_ok=True)
 
+    from dask_flame.core.own_folders import make_own
     from dask_flame.core.processes import MARK, below
     from dask_flame.core.resource_trackers import kill_but_trackers
     from dask_flame.runner.last_survivor import sweep
 
+    with contextlib.suppress(OSError):
+        make_own(launch_config["directory"])
     mark = os.environ.get(MARK, "none")
+    ending = threading.Lock()
 
     def end(code: int, *, alone: bool = False) -> NoReturn:
         """End this process and all its descendants, without waiting for threads."""
@@ -69,6 +71,9 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
+            # And never released: a second thread would kill the child process of `sweep`, which
+            # cleans up after this process.
+            ending.acquire()
             kill_but_trackers(below(os.getpid()))
             if alone or os.getppid() not in parents:
                 sweep(mark, scratch, launch_config.get("drivers", ""))
@@ -91,34 +96,60 @@ def live(descriptor: int, parents: Collection[int]) -> NoReturn:
 
     threading.Thread(target=hold, args=(rest,), name="flame-leash", daemon=True).start()
     code, process_exit = 1, None
-    if not install(launch_config.get("packages"), launch_config["directory"]):
-        end(code)
     try:
+        if not install(launch_config, launch_config["directory"]):
+            end(code)
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.start import run
 
         process_exit = ProcessExit(end, launch_config["shutdown_timeout"])
         code = run(launch_config, process_exit, in_peace.append)
     except BaseException:
-        traceback.print_exc()
-    if process_exit is not None:
-        process_exit(code)
-    end(code)
+        with contextlib.suppress(Exception):  # the reader of its output may have died
+            traceback.print_exc()
+    try:
+        if process_exit is not None:
+            process_exit(code)
+    finally:
+        end(code)
 
 
-def install(packages: Any, scratch: str) -> bool:
-    """Install the packages of this runner; return False, and print why, if that fails."""
+def install(launch_config: dict[str, Any], scratch: str) -> bool:
+    """Install the packages of this runner; return False, and print why, if that fails.
+
+    Parameters
+    ----------
+    launch_config : dict
+        As the runner has received it.
+    scratch : str
+        The runner's folder.
+    """
     from dask_flame.packages.install import InstallFailed, prepare
 
     try:
-        prepare(packages, scratch)
+        prepare(launch_config.get("packages"), scratch)
     except InstallFailed as error:
-        print(error, file=sys.stderr)
+        _keep(f"{error}\n", launch_config)
         return False
     except BaseException:
         traceback.print_exc()
         return False
     return True
+
+
+def _keep(text: str, launch_config: dict[str, Any]) -> None:
+    """Write a text to the runner's log.
+
+    The driver shows its last line once, as the reason why runners cannot boot.
+    """
+    try:
+        from dask_flame.prints.runner import framing
+        from dask_flame.runner.failure_lines import keep
+
+        framing.install(launch_config)
+        keep(text)
+    except ImportError:  # Dask itself may be what could not be installed
+        sys.stderr.write(text)
 
 
 def _aside(descriptor: int) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any
 
 from dask.utils import parse_timedelta
@@ -51,6 +52,7 @@ class Calls:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.flame_scheduler = False
+        self.inline = 0
         self._executing: dict[Any, Execution] = {}
         self._watched: dict[Any, bool] = {}  # released before they began: whether to interrupt
         self._unrecorded: set[Any] = set()  # ended, but not yet recorded in the worker's state
@@ -80,6 +82,9 @@ class Calls:
         )
         if execution.packed:
             ts.run_spec.on_open = execution.begin
+        post_mortems = self.worker.post_mortems
+        if post_mortems is not None and isinstance(ts.run_spec, PackedTask):
+            ts.run_spec.on_error = partial(post_mortems.failed, key)
         self._executing[key] = execution
         self._unrecorded.discard(key)
         if execution.timeout is not None:
@@ -198,9 +203,10 @@ class Calls:
 
     # Messages from the scheduler
 
-    def hello(self, **kwargs: Any) -> None:
+    def hello(self, inline: int = 0, **kwargs: Any) -> None:
         """Note that the scheduler knows dask-flame's messages."""
         self.flame_scheduler = True
+        self.inline = inline
 
     def watch(self, key: Any, interrupt: bool = False, **kwargs: Any) -> None:
         """Handle the release of a call by the scheduler."""

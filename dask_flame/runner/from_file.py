@@ -9,6 +9,7 @@ container, or the job, that it is in.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> NoReturn:
     code, process_exit = 1, None
     try:
         launch_config: dict[str, Any] = json.loads(Path(argv[0]).read_text())
+        os.environ.update(launch_config.pop("variables", {}))
         scratch = os.environ.get("TMPDIR", "/tmp")
         launch_config |= {
             "name": os.environ.get("DASK_WORKER_NAME") or launch_config["name"],
@@ -33,18 +35,26 @@ def main(argv: list[str]) -> NoReturn:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # A user unknown to the image has "/" as home: caches need a writable folder.
             os.environ["HOME"] = scratch
-        if not install(launch_config.get("packages"), scratch):
+        if not install(launch_config, scratch):
             _end(code)
+        # What stays for the life of the process is no garbage: to look for some in it takes a
+        # seventh of the time of the imports, and time again when the process ends.
+        gc.disable()
         from dask_flame.runner.process_exit import ProcessExit
         from dask_flame.runner.start import run
 
+        gc.freeze()
+        gc.enable()
         process_exit = ProcessExit(_end, launch_config["shutdown_timeout"])
         code = run(launch_config, process_exit, lambda _: None)
     except BaseException:
-        traceback.print_exc()
-    if process_exit is not None:
-        process_exit(code)
-    _end(code)
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+    try:
+        if process_exit is not None:
+            process_exit(code)
+    finally:
+        _end(code)
 
 
 def _end(code: int) -> NoReturn:

@@ -27,6 +27,7 @@ from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
 from dask_flame.core.distributed_internals import set_proceed
+from dask_flame.runner.awaited_process import end_awaited_process
 from dask_flame.runner.devices import Devices
 from dask_flame.runner.gpus import make_current
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, message_of
@@ -191,12 +192,22 @@ class Execution:
             with self.worker.active_threads_lock:
                 self.worker.active_threads.pop(thread, None)
             return {**_rescheduled(thread), **_failed(error)}
-        _clear_frames(outcome.get("actual_exception") if isinstance(outcome, dict) else None)
+        raised = outcome.get("actual_exception") if isinstance(outcome, dict) else None
+        kept = self.worker.post_mortems
+        if (
+            raised is None
+            or kept is None
+            or not kept.takes(self.key, partial(_clear_frames, raised))
+        ):
+            _clear_frames(raised)
         return outcome
 
     def interrupt(self) -> None:
-        """Ask the call to stop; on the event loop only. May have to be repeated."""
-        self.interrupted = True
+        """Ask the call to stop; on the event loop only. May have to be repeated.
+
+        A child process that the call waits for is asked to end too, and killed the next time.
+        """
+        first, self.interrupted = not self.interrupted, True
         if self.coroutine:
             # It is suspended in its own code: once started, distributed awaits nothing else.
             if self.work is not None:
@@ -206,8 +217,10 @@ class Execution:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
             if known and self._inside and not _stopped(self.thread):
                 # The call cannot end before this lock is free.
+                assert self.thread is not None
                 self._requested = True
                 _request_exception(self.thread, Interrupted)
+                end_awaited_process(self.thread, kindly=first)
         self.wake()
 
     def end(self) -> asyncio.Task[Any] | None:

@@ -55,6 +55,12 @@ class Client(distributed.Client):
         with opaquely(local_names()):
             return super()._graph_to_futures(*args, **kwargs)
 
+    def __del__(self) -> None:
+        # Its worker closes it. A call that runs on meanwhile may ask for another one, which is
+        # left when the loop has closed.
+        if not self.loop.asyncio_loop.is_closed():
+            super().__del__()
+
     def sync(
         self,
         func: Callable[..., Coroutine[Any, Any, Any]],

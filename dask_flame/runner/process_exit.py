@@ -14,6 +14,7 @@ import gc
 import io
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -75,7 +76,8 @@ class ProcessExit:
             try:
                 step()
             except BaseException:
-                traceback.print_exc()
+                with contextlib.suppress(Exception):  # the reader of the output may have died
+                    traceback.print_exc()
         self._end(code)
         os._exit(code)
 
@@ -94,8 +96,10 @@ class ProcessExit:
         for child in multiprocessing.active_children():
             if not child.daemon:
                 child.join(max(0.0, due - time.monotonic()))
-                if child.is_alive():
-                    child.kill()
+                if child.is_alive() and child.pid is not None:
+                    # Not by its own method, which loky's processes lack. It was not reaped.
+                    with contextlib.suppress(OSError):
+                        os.kill(child.pid, signal.SIGKILL)
 
     def _give_up(self, code: int, thread: int) -> None:
         with contextlib.suppress(Exception):

@@ -163,10 +163,12 @@ class Setup:
             async with asyncio.timeout(limit):
                 error = await asyncio.shield(self._begun)
         except TimeoutError:
-            self._print_where(f"{self._what} has not ended within boot_timeout={limit:g} s")
+            self._print_where(
+                f"{self._what} has not ended within boot_timeout={limit:g} s", failed_boot=True
+            )
             return False
         if error is not None:
-            self._print_error(self._what, error)
+            self._print_error(self._what, error, failed_boot=True)
         return error is None
 
     @property
@@ -276,10 +278,18 @@ class Setup:
         except Exception:
             logger.debug("the scheduler was not told of setup=", exc_info=True)
 
-    def _print_error(self, what: str, error: BaseException) -> None:
+    def _print_error(self, what: str, error: BaseException, *, failed_boot: bool = False) -> None:
         """Print the error in one line, and, in the log only, the traceback before it.
 
         The traceback is without frames of this module. It is in the error of the calls that wait.
+
+        Parameters
+        ----------
+        what : str
+        error : BaseException
+        failed_boot : bool, default False
+            Whether the line is for the log, too: the driver shows it once, as the reason why
+            runners cannot boot.
         """
         if self._broken_off:
             return
@@ -288,9 +298,10 @@ class Setup:
             frame = frame.tb_next
         if frame is not None or isinstance(error, SyntaxError):
             lines = traceback.format_exception(type(error), error, frame)
-        _print(f"{what} has failed: {text_of(error)}", before="".join(lines))
+        said = f"{what} has failed: {text_of(error)}"
+        _print(said, before="".join(lines), shown=not failed_boot)
 
-    def _print_where(self, what: str) -> None:
+    def _print_where(self, what: str, *, failed_boot: bool = False) -> None:
         """Print a message, and the present position of the function's code."""
         self._broken_off = True
         if self._task is not None:
@@ -304,7 +315,11 @@ class Setup:
                 (n for n, entry in enumerate(found) if entry.filename == __file__), default=-1
             )
             del found[: own + 1]
-        _print(f"{what}, and was broken off here:\n{''.join(found.format())}".rstrip())
+        where = "".join(found.format()).rstrip()
+        if failed_boot:
+            _print(f"{what}, and was broken off", before=f"{where}\n", shown=False)
+        else:
+            _print(f"{what}, and was broken off here:\n{where}".rstrip())
 
     def _print_second_yield(self) -> None:
         _print(f"{self._what} has yielded twice; what follows the second yield was not run")
@@ -323,13 +338,16 @@ def _stack_of(waiting: Any) -> traceback.StackSummary:
     return found
 
 
-def _print(text: str, *, before: str = "") -> None:
+def _print(text: str, *, before: str = "", shown: bool = True) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     if before:
         keep(before)
-    print(text, file=sys.stderr, flush=True)
+    if shown:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        keep(f"{text}\n")
 
 
 #: The setup of this process, if it is a runner.

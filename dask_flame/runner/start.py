@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.config
+from distributed.client import AllExit
 from distributed.http import get_handlers
 from distributed.security import Security
 
+from dask_flame.comm import backend as comm_backend
+from dask_flame.comm.addresses import PREFIX, new_socket_in
 from dask_flame.core import joblib_hook
 from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
@@ -57,6 +60,9 @@ _REPORTED_ELSEWHERE = ("Interrupted()", "CellFailed(", "CallStopped(")
 #: distributed's message when a heartbeat crosses the scheduler's request to close.
 _MISSING = "Scheduler was unaware of this worker; shutting down."
 
+#: distributed's message when whoever has asked for a result ends before it has come.
+_NOT_FETCHED = "failed during get data with %s -> %s"
+
 #: Beginning of distributed's error when the scheduler does not accept a worker.
 _REFUSED = "Unexpected response from register"
 
@@ -89,6 +95,7 @@ def run(launch_config: dict[str, Any], process_exit: ProcessExit, listen: Listen
     dask.config.update(dask.config.config, launch_config["config"], priority="new")
     logging.getLogger("distributed").setLevel(logging.WARNING)
     logging.getLogger("distributed.worker").addFilter(_is_useful)
+    logging.getLogger("asyncio").addFilter(_is_an_error)
     for name in ("distributed.protocol", "distributed.comm.utils"):
         # Errors of serialization are part of the error of the call that they belong to.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -102,8 +109,10 @@ def run(launch_config: dict[str, Any], process_exit: ProcessExit, listen: Listen
         except ModuleNotFoundError:
             local.append(module)
         except BaseException as error:
+            install(launch_config)  # so that the driver does not show this of each runner
             _show(module, error)
             return 1
+    comm_backend.register()
     know_modules()
     pickling.prepare(interruptible=False)
     main_module.install(launch_config.get("main", {}))
@@ -144,16 +153,20 @@ def _run_to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _show(module: str, error: BaseException) -> None:
-    """Print why a module cannot be imported: its own frames, then the error in one line."""
+    """Write why a module cannot be imported: its own frames, then the error in one line.
+
+    The driver shows the line once, as the reason why runners cannot boot.
+    """
     frame = error.__traceback__
     # An import in a thread begins with frames of threading and asyncio.
     while frame is not None and _is_not_its_own(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next
+    lines = []
     if frame is not None or isinstance(error, SyntaxError):
         lines = traceback.format_exception(type(error), error, frame)
-        keep(without_known("".join(lines)))
-    said = without_known(f"{type(error).__name__}: {error}".removesuffix(": "))
-    print(f"preload={module!r} cannot be imported: {said}", file=sys.stderr)
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    lines.append(f"preload={module!r} cannot be imported: {said}\n")
+    keep(without_known("".join(lines)))
 
 
 def _is_not_its_own(file: str) -> bool:
@@ -200,9 +213,10 @@ async def _serve(
             RUNNER: lambda worker: launch_config["pool"],
             PACKAGES: lambda worker: found(launch_config.get("packages")),
         },
-        host=launch_config["host"],
+        host=_host(launch_config),
         rarely=launch_config.get("rarely", 1.0),
         gpus=launch_config["gpus"],
+        post_mortem=launch_config.get("post_mortem", False),
         prints=prints,
     )
     if local or launch_config.get("setup"):
@@ -227,6 +241,15 @@ async def _serve(
             worker.extend_last_resort(setup.limit + 1, 0)
             await setup.end()
     return 0, worker
+
+
+def _host(launch_config: dict[str, Any]) -> str | None:
+    """Return where the worker listens."""
+    if launch_config["scheduler"].startswith(PREFIX):
+        # In the runner's own folder, which is removed with it, however it ends.
+        return new_socket_in(launch_config["directory"])
+    host: str | None = launch_config["host"]
+    return host
 
 
 async def _register_and_work(
@@ -264,14 +287,23 @@ async def _preload(local: list[str]) -> bool:
 def _is_useful(record: logging.LogRecord) -> bool:
     """Return whether a log record says something that is not reported elsewhere.
 
-    Reported elsewhere are the end of a call, inputs that cannot reach it, and the removal of this
-    runner by the scheduler.
+    Reported elsewhere are the end of a call, inputs that cannot reach it, the removal of this
+    runner by the scheduler, and the end of another runner or of a Client.
     """
     if isinstance(record.msg, Exception) and record.funcName == "gather_dep":
         return False  # calls are moved to their inputs: see `transfers`
-    if record.msg == _MISSING:
+    if record.msg in (_MISSING, _NOT_FETCHED):
         return False
     if not is_failure(record):
         return True
     error = record.getMessage().partition("Exception: ")[2]
     return not error[1:].startswith(_REPORTED_ELSEWHERE)
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """Return whether asyncio tells of an error, rather than of a wait for results that has ended.
+
+    A Client waits for each result in a task of its own. If the wait for all of them is broken off,
+    for example because the call that waits is interrupted, nobody takes the outcome of these tasks.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], AllExit))

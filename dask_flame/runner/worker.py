@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.config
 from dask.utils import parse_timedelta
@@ -22,10 +22,11 @@ from distributed.worker_state_machine import (
 from dask_flame.code.runner.worker import LocalModules
 from dask_flame.core.distributed_internals import adopt_client
 from dask_flame.core.immediate_send import ImmediateSender
-from dask_flame.core.messages import PAUSED, UNSENDABLE
+from dask_flame.core.messages import PAUSED, POST_MORTEM, UNSENDABLE
 from dask_flame.files.runner.serve import FileServer
 from dask_flame.prints.runner.framing import FramedPrints
 from dask_flame.prints.runner.sender import later
+from dask_flame.runner.attachments import Attachments
 from dask_flame.runner.calls import Calls
 from dask_flame.runner.failure_lines import show_failures_in_one_line
 from dask_flame.runner.gpus import Gpus, visible
@@ -43,9 +44,30 @@ from dask_flame.serialization.failures import (
     unharmed,
 )
 from dask_flame.serialization.packed import is_being_cancelled
+from dask_flame.serialization.plain_data import pickled
 
+if TYPE_CHECKING:
+    from dask_flame.runner.post_mortems import PostMortems
+
+#: What to write so that there are post-mortems.
+_KEEP = "write Pool(post_mortem=True) before the call"
 #: Maximum number of seconds for a worker to close.
 _CLOSE_WITHIN = 5.0
+#: Loggers that tell of what breaks because a worker closes.
+_LOUD_AT_THE_END = (
+    "distributed",
+    "distributed.client",
+    "distributed.worker",
+    "tornado.application",
+    "asyncio",
+)
+
+
+def _post_mortems(runner: str) -> PostMortems:
+    # Imported here, as a runner does not need it otherwise.
+    from dask_flame.runner.post_mortems import PostMortems
+
+    return PostMortems(runner)
 
 
 class RunnerWorker(Worker):
@@ -64,6 +86,8 @@ class RunnerWorker(Worker):
         Factor by which the interval between two checks of the event loop is lengthened.
     gpus : int
         Number of GPUs given to it, if its environment does not name them.
+    post_mortem : bool, default False
+        Whether to keep the frames of failed calls.
     prints : FramedPrints, optional
         The output of its calls, if it is read from the runner's output.
     """
@@ -76,6 +100,7 @@ class RunnerWorker(Worker):
         nthreads: int = 1,
         rarely: float = 1.0,
         gpus: int = 0,
+        post_mortem: bool = False,
         prints: FramedPrints | None = None,
         **kwargs: Any,
     ) -> None:
@@ -94,6 +119,8 @@ class RunnerWorker(Worker):
             prints.later = later(self)
         self.local_code = LocalModules(self)
         self.file_server = FileServer()
+        self.post_mortems = _post_mortems(name) if post_mortem else None
+        self.attachments = Attachments(self, self.post_mortems)
         self.calls = Calls(self)
         self.gpus = Gpus(
             visible(gpus) if gpus else [],
@@ -105,6 +132,8 @@ class RunnerWorker(Worker):
         interval = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
         self._between_looks = interval - interval / rarely
         self.handlers["flame_idle"] = self.flame_idle
+        self.handlers[POST_MORTEM] = self.post_mortem
+        self.handlers.update(self.attachments.handlers)
         self.handlers.update(self.file_server.handlers)
 
     def extend_last_resort(self, seconds: float, code: int) -> None:
@@ -146,9 +175,18 @@ class RunnerWorker(Worker):
             elif isinstance(stimulus, ExecuteDoneEvent):
                 self.calls.recorded(stimulus.key)
 
+    def batched_send(self, msg: dict[str, Any]) -> None:
+        if msg["op"] == "task-finished" and msg["nbytes"] <= self.calls.inline:
+            value = self.data.get(msg["key"], self)  # itself: an actor, or gone again
+            if (data := pickled(value, self.calls.inline)) is not None:
+                msg["flame_inline"] = data
+        super().batched_send(msg)
+
     def _send_worker_status_change(self, stimulus_id: str) -> None:
         # Private: notifies the scheduler whenever this worker pauses.
         super()._send_worker_status_change(stimulus_id)
+        if self.status is Status.paused and self.post_mortems is not None:
+            self.post_mortems.release()  # they may be what takes the memory
         if self.status in (Status.paused, Status.closing_gracefully) and self.calls.flame_scheduler:
             state = self.state
             begun = [ts.key for ts in (*state.executing, *state.long_running)]
@@ -229,6 +267,19 @@ class RunnerWorker(Worker):
         except Exception as error:
             return True, f"{type(error).__name__}: {error}"
 
+    async def post_mortem(self, key: Any, release: bool = False) -> dict[str, Any]:
+        """Return the frames of a failed call, or release them; or why there are none."""
+        if self.post_mortems is None:
+            return {"failed": f"the pool of {self.name} keeps no frames; {_KEEP}"}
+        if release:
+            self.post_mortems.release(key)
+            return {}
+        try:
+            # In a thread: values may be large, and their texts take a while.
+            return {"found": await asyncio.to_thread(self.post_mortems.failure, key)}
+        except LookupError as error:
+            return {"failed": str(error.args[0])}
+
     def _get_client(self, timeout: float | None = None) -> Client:
         # Private: `get_client` and unpickled futures get their client here. The base class would
         # use the default client, if it belongs to this scheduler.
@@ -255,7 +306,9 @@ class RunnerWorker(Worker):
             self._process_exit.broken_off = bool(self.state.executing or self.state.long_running)
             self.last_resort.start()
         kwargs["executor_wait"] = False
-        # Closing cancels running calls, transfers and heartbeats; their tracebacks are of no use.
-        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
+        # Closing cancels running calls, transfers and heartbeats, and breaks the connections of
+        # calls that still run; their tracebacks are of no use.
+        for name in _LOUD_AT_THE_END:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         done: str | None = await super().close(min(timeout, _CLOSE_WITHIN), *args, **kwargs)
         return done

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -13,9 +14,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from dask_flame import Prints
+from dask_flame.core.rate_limit import Limits
 from dask_flame.errors import FlameError
 from dask_flame.prints.frames import KEEP
-from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.streams import CallStream, PrintStreams, Source
 from dask_flame.runner.failure_lines import line, show_failures_in_one_line
 from tests.support.waiting import wait_for
@@ -198,15 +199,34 @@ def broken() -> None:
 
 
 @pytest.mark.process
-def test_a_setup_that_fails_shows_its_traceback_once(
-    flame: Any, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["setup", "preload of the driver", "preload"])
+def test_a_boot_that_fails_is_told_once_for_all_runners(
+    option: str,
+    flame: Any,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cluster, client = flame(max=1, setup=broken)
-    with pytest.raises(FlameError, match=r"(?s)Traceback \(most recent.*in broken.*no licence"):
-        client.submit(int).result()
+    why = "setup=broken has failed: RuntimeError: no licence"
+    options: dict[str, Any] = {"setup": broken}
+    if option != "setup":
+        # An installed module is imported before the runner connects, and a local one after that.
+        monkeypatch.syspath_prepend(str(tmp_path))
+        (tmp_path / "licensed.py").write_text("raise RuntimeError('no licence')\n")
+        why = "preload='licensed' cannot be imported: RuntimeError: no licence"
+        options = {"preload": ["licensed"], "code": option != "preload"}
+    cluster, client = flame(max=3, **options)
+    with pytest.raises(FlameError, match=r"(?s)Traceback \(most recent.*no licence"):
+        client.gather(client.map(abs, range(3)))
     client.close()
     cluster.close()
-    shown = capfd.readouterr().out.splitlines()
-    assert shown == [
-        f"[runner-{n}] setup=broken has failed: RuntimeError: no licence" for n in (1, 2, 3)
-    ]
+    assert capfd.readouterr().out == ""
+    first, second = [r.getMessage() for r in caplog.records if r.name == "dask_flame"]
+    assert first.startswith("failed: runner-")
+    assert first.endswith(f": {why}")
+    assert second.startswith("failed: 3 calls that waited: 3 boots failed in a row")
+    # The calls' failure has the cause in one line, too; the output is in their errors.
+    assert first.count("no licence") == second.count("no licence") == 1
+    assert second.endswith("RuntimeError: no licence")
+    assert "Traceback" not in first + second

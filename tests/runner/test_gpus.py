@@ -14,7 +14,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, get_client
+from distributed import Client, Event, get_client, get_worker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ import dask_flame
 from dask_flame import FlameCluster
 from dask_flame.runner.devices import VISIBLE, Devices
 from dask_flame.runner.gpus import Gpus, make_current, visible
+from tests.support.stubborn import Stubborn
 from tests.support.waiting import wait_for
 
 Start = Callable[..., tuple[FlameCluster, Client]]
@@ -55,10 +56,21 @@ def different(used: list[tuple[float, float, tuple[int, ...]]]) -> bool:
     )
 
 
+def meet() -> None:
+    """Wait until another call of this runner waits here too."""
+    vars(get_worker()).setdefault("flame_meeting", threading.Barrier(2)).wait(60)
+
+
+def met() -> tuple[int, ...]:
+    """The GPUs of a call that runs at the same time as another one."""
+    meet()
+    return tuple(dask_flame.devices())
+
+
 def both(client: Client) -> None:
     """Two calls at a time have a GPU each."""
-    used = client.gather(client.map(mine, [0.3, 0.3], pure=False))
-    assert sorted(devices for _, _, devices in used) == [(0,), (1,)]
+    used = client.gather([client.submit(met, pure=False) for _ in range(2)])
+    assert sorted(used) == [(0,), (1,)]
 
 
 @pytest.mark.process
@@ -75,7 +87,7 @@ def test_processes_that_a_call_starts_can_be_given_its_gpu(runner: Callable[...,
     def child() -> tuple[tuple[int, ...], str]:
         code = f"import os; print(os.environ['{VISIBLE}'])"
         env = os.environ | dask_flame.devices().environment
-        time.sleep(0.3)
+        meet()
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         return tuple(dask_flame.devices()), done.stdout.strip()
 
@@ -112,17 +124,18 @@ def test_gpus_are_given_back_after_errors_timeouts_and_cancellations(
 def test_one_that_was_cancelled_and_goes_on_keeps_its_gpu(
     runner: Callable[..., Client], tmp_path: Path
 ) -> None:
-    began = tmp_path / "began"
-
-    def stubborn() -> None:
-        began.write_text(str(dask_flame.devices()[0]))
-        time.sleep(2)  # cannot be interrupted
-
     client = runner()
-    unwanted = client.submit(stubborn)
-    wait_for(lambda: began.exists() and began.read_text())
-    unwanted.cancel()
-    used = [client.submit(mine, pure=False).result() for _ in range(3)]
+    with Stubborn(tmp_path) as stubborn:
+        call, began = stubborn.call, tmp_path / "began"
+
+        def goes_on() -> None:
+            began.write_text(str(dask_flame.devices()[0]))
+            call()
+
+        unwanted = client.submit(goes_on)
+        stubborn.has_begun()
+        unwanted.cancel()
+        used = [client.submit(mine, pure=False).result() for _ in range(3)]
     assert {devices for _, _, devices in used} == {(1 - int(began.read_text()),)}
 
 
@@ -155,13 +168,10 @@ def placed(dask_worker: Any) -> int:
 @pytest.mark.process
 def test_calls_that_ask_for_gpus_get_as_many(runner: Callable[..., Client]) -> None:
     client = runner(concurrency=4)
-    three = [
-        client.submit(mine, 0.3, resources=resources, pure=False)
-        for resources in ({"GPU": 1}, {"GPU": 1}, None)
-    ]
-    used = [devices for _, _, devices in client.gather(three)]
-    assert sorted(used[:2]) == [(0,), (1,)]
-    assert len(used[2]) == 1
+    two = [client.submit(met, resources={"GPU": 1}, pure=False) for _ in range(2)]
+    other = client.submit(mine, pure=False)
+    assert sorted(client.gather(two)) == [(0,), (1,)]
+    assert len(other.result()[2]) == 1
     assert client.submit(mine, resources={"GPU": 2}).result()[2] == (0, 1)
 
 
@@ -176,11 +186,17 @@ def test_a_call_that_waits_for_another_lends_it_its_gpu(runner: Callable[..., Cl
         inner = get_client().submit(mine, pure=False)
         return tuple(dask_flame.devices()), inner.result()[2]
 
+    def holds(gate: Event) -> tuple[int, ...]:
+        gate.wait()
+        return tuple(dask_flame.devices())
+
     client = runner()
-    busy = client.submit(mine, 1.0, pure=False)
+    gate = Event("gate", client=client)
+    busy = client.submit(holds, gate, pure=False)
     wait_for(lambda: any(client.processing().values()))
     own, lent = client.submit(outer, pure=False).result()
-    assert own == lent != busy.result()[2]
+    gate.set()
+    assert own == lent != busy.result()
 
 
 @pytest.mark.process
@@ -188,7 +204,10 @@ def test_coroutines_have_gpus_too(runner: Callable[..., Client]) -> None:
     async def coroutine() -> tuple[int, ...]:
         import asyncio
 
-        await asyncio.sleep(0.3)
+        here = vars(get_worker()).setdefault("flame_coroutines", [])
+        here.append(1)
+        while len(here) < 2:  # noqa: ASYNC110 - there is no event in two calls
+            await asyncio.sleep(0.01)
         return tuple(dask_flame.devices())
 
     client = runner()
