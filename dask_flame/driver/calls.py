@@ -131,10 +131,12 @@ def call(
     Interrupting the driver's thread (the notebook's stop button, Ctrl-C), or cancelling the asyncio
     task that awaits the call, cancels it. A call that is cancelled or exceeds its timeout is
     interrupted: an exception that is not an :class:`Exception` is raised in its code, and again
-    every second until it ends, so that ``finally:`` and ``with`` blocks run. Code that waits
-    outside Python (``time.sleep``, ``subprocess.run``, a long computation in C) is interrupted when
-    it returns to Python. If it does not return within the pool's ``shutdown_timeout``, the runner
-    is ended and its other calls run again elsewhere. A coroutine is cancelled.
+    every second until it ends, so that ``finally:`` and ``with`` blocks run. If it waits for a
+    child process (``subprocess.run``, the methods ``wait`` and ``communicate``), this process and
+    its descendants get a SIGTERM, and are killed a second later. Other code that waits outside
+    Python (``time.sleep``, a long computation in C) is interrupted when it returns to Python. If it
+    does not return within the pool's ``shutdown_timeout``, the runner is ended and its other calls
+    run again elsewhere. A coroutine is cancelled.
 
     Inside a call on a runner, this makes a nested call, which needs its own slot. The outer call
     releases its slot while it waits, and needs a slot again to continue. Nested calls do not

@@ -1,8 +1,10 @@
-"""Temporary certificates for one cluster, valid on machines whose clocks differ (driver)."""
+"""The certificates of one cluster (driver)."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from distributed import Security
 
@@ -40,3 +42,15 @@ def temporary_security() -> Security:
     for part in ("client", "scheduler", "worker"):
         setattr(security, f"tls_{part}_cert", made)
     return security
+
+
+def inline(security: Security) -> dict[str, Any]:
+    """Return the contents of a Security, with files replaced by their certificates and keys."""
+    parts = ("scheduler", "worker", "client")
+    keys = [f"tls_{part}_{what}" for part in parts for what in ("key", "cert")]
+    given: dict[str, Any] = {"require_encryption": True}
+    for key in ("tls_ca_file", *keys):
+        value = getattr(security, key)
+        if isinstance(value, str):
+            given[key] = value if "-----BEGIN" in value else Path(value).read_text()
+    return given

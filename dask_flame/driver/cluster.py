@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,32 +19,38 @@ from dask_flame.backends.registry import find_backend
 from dask_flame.code.driver.local_code import Choice, versions
 from dask_flame.code.tokens import depend_on
 from dask_flame.core import config, joblib_hook
+from dask_flame.core.backend_options import hint_for
+from dask_flame.core.budget import Budget, check_prices, checked_budget
+from dask_flame.core.hidden_logs import without
 from dask_flame.core.keyword_only import by_name
 from dask_flame.core.option_checks import GRACE, Duration, one_of, seconds, size, wrong
-from dask_flame.core.packages_option import packages_option
+from dask_flame.core.packages_option import PackagesOption, packages_option
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import hash_seed
 from dask_flame.core.processes import PRELOAD
+from dask_flame.core.redaction import hide
 from dask_flame.core.settings import SCHEDULER_PLACES, check_settings, configured, grace
 from dask_flame.driver import display
 from dask_flame.driver.closed import answer_for_closed
 from dask_flame.driver.cluster_options import asynchronous as checked_asynchronous
 from dask_flame.driver.cluster_options import cluster_name, event_loop, local_code, log_level
 from dask_flame.driver.cluster_options import dashboard_address as checked_address
-from dask_flame.driver.dashboard_links import dashboard_link, page_link
+from dask_flame.driver.connect.handover import Given, packed
+from dask_flame.driver.dashboard_links import dashboard_link, host_of, page_link, with_token
 from dask_flame.driver.fleets import PoolFleets, make_pools
 from dask_flame.driver.fork_check import clients_of
 from dask_flame.driver.hosts.base import SchedulerView
 from dask_flame.driver.ignored_settings import warn_of_ignored
 from dask_flame.driver.launch import (
+    capacity_wait,
     check_secrets,
     check_taken,
     make_security,
+    of_kind,
     places_for,
     runner_spec,
 )
 from dask_flame.driver.lifecycle import ClusterLifecycle
-from dask_flame.driver.log_filter import without
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
 from dask_flame.files.driver.cluster_files import ClusterFiles
@@ -70,6 +77,7 @@ _OWN_OPTIONS = (
     "disconnect_grace",
     "max_lifetime",
     "home_limit",
+    "budget",
     "code",
     "files",
     "packages",
@@ -116,6 +124,14 @@ class FlameCluster(ClusterLifecycle):
     home_limit : size, default "16 GiB"
         Maximum size of the results of ended runners that are kept in the scheduler's process and
         on its disk. A runner whose results do not fit stays.
+    budget : str, optional
+        What the runners may cost together (``flame.budget``): an amount of money such as
+        ``"20 USD"`` or ``"$20"``, for pools with a ``price``, or time of runners such as
+        ``"40 runner-hours"``, ``"40 h"`` or ``"90 min"``. The currency is only a label: a sign, a
+        code, or ``flame.currency``. At 80 % of it there is a warning. Once it is spent, no runner
+        boots, idle ones end at once unless their results cannot be moved, running calls finish, and
+        waiting and further calls fail with a :class:`~dask_flame.BudgetExhausted`, until
+        ``cluster.budget = "40 USD"`` raises it. Pools without a price cost no money, and go on.
     code : bool or list of path-like or module, default True
         The local modules to send to runners: True for all that the driver can import from folders
         that are not installed (``flame.code.limit``, 64 MiB); False for none; or a list of folders
@@ -180,9 +196,10 @@ class FlameCluster(ClusterLifecycle):
         disconnect_grace: Duration | None = None,
         max_lifetime: Duration | None = None,
         home_limit: str | int | None = None,
+        budget: str | Budget | None = None,
         code: Choice = True,
         files: Mapping[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
-        packages: str | bool | Sequence[str] | None = None,
+        packages: str | bool | Sequence[str] | PackagesOption | None = None,
         name: str | None = None,
         asynchronous: bool = False,
         security: Security | bool | None = None,
@@ -193,7 +210,7 @@ class FlameCluster(ClusterLifecycle):
     ) -> None:
         self.status = Status.closed  # so that __del__ does not warn after an error below
         self._made_by = os.getpid()
-        config.check()
+        config.check(hint_for)
         check_settings()
         print_limits = limits()
         bounds = {"min": min, "max": max, "concurrency": concurrency, "idle_timeout": idle_timeout}
@@ -210,31 +227,40 @@ class FlameCluster(ClusterLifecycle):
         self.home_limit = (
             configured("home.limit") if home_limit is None else size("home_limit", home_limit)
         )
-        chosen = (
-            configured("packages") if packages is None else packages_option("packages", packages)
+        chosen: PackagesOption = (
+            configured("packages")
+            if packages is None
+            else packages
+            if isinstance(packages, PackagesOption)
+            else packages_option("packages", packages)
         )
+        allowed = configured("budget") if budget is None else checked_budget("budget", budget)
+        check_prices(allowed, policies, name="flame.budget" if budget is None else "budget")
         name = cluster_name(name)
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
         places = places_for(factory, namespace=namespace, context=context)
         for policy in policies.values():
-            check_taken(factory, policy.options)
+            check_taken(factory, policy.options, max=policy.max)
             check_secrets(factory, policy.secrets)
+            capacity_wait(policy)
         remote = getattr(factory, "remote", False)
         self._packages = PackagePolicy(chosen, remote=remote)
         self.security = make_security(security, remote=remote)
         disposable = getattr(factory, "disposable", False)
         self._files = ClusterFiles(files, remote=remote, disposable=disposable)
         self.dashboard_address = checked_address(dashboard_address)
+        self._dashboard_token = self._token()
         self._silence_logs = log_level(silence_logs)
         loop = event_loop(loop)
         asynchronous = checked_asynchronous(asynchronous, loop)
         warn_of_ignored(stacklevel=4)
         self.local_code = local_code(code, data=getattr(factory, "remote", False))
-        self.fleets = PoolFleets(policies)
+        self.fleets = PoolFleets(policies, allowed)
         self._history = History(policies)
         self.events, self.boots = self._history.events, self._history.boots
-        self._hash_seed = hash_seed()
+        self._hash_seed = self._seed_of_hashes()
+        self._given = Given(code=code, packages=chosen)
         self._warned: set[str] = set()  # link templates already warned about
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         self.status = Status.closed
@@ -262,6 +288,22 @@ class FlameCluster(ClusterLifecycle):
                 f'{" or the ".join(sorted(places))}; leave it out, or write scheduler="auto"'
             )
         return where
+
+    def _token(self) -> str | None:
+        """Return the token of this cluster's dashboard, as configured."""
+        token: str | None = configured("dashboard.token")
+        if token == "auto":
+            token = secrets.token_urlsafe()
+        if token is not None:
+            hide([token])
+        return token
+
+    def _seed_of_hashes(self) -> str:
+        """Return the value of ``PYTHONHASHSEED`` for runners."""
+        return hash_seed()
+
+    def _handover(self) -> bytes:
+        return packed(self)
 
     # State
 
@@ -293,27 +335,30 @@ class FlameCluster(ClusterLifecycle):
 
     @property
     def dashboard_link(self) -> str:
-        """Address of the dashboard; empty without one, as in distributed."""
+        """Address of the dashboard, with its token; empty without one, as in distributed."""
         if not self.dashboard_address:
             return ""  # the scheduler still serves its health and metrics pages
         if self._host is not None and (port := self._host.dashboard_port):
-            return dashboard_link("127.0.0.1", port, self._warned)
+            link = dashboard_link("127.0.0.1", port, self._warned)
+            return with_token(link, self._dashboard_token)
         served = self.scheduler_info.get("services", {}).get("dashboard")
         if served is None:
             return ""
-        host = self.scheduler_address.partition("://")[2].rpartition(":")[0]
-        return dashboard_link(host, served, self._warned)
+        link = dashboard_link(host_of(self.scheduler_address), served, self._warned)
+        return with_token(link, self._dashboard_token)
 
     @property
     def flame_link(self) -> str:
-        """Address of the page ``/flame``; empty without a dashboard."""
+        """Address of the page ``/flame``, with its token; empty without a dashboard."""
         return page_link(self.dashboard_link, "flame")
 
-    def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
-        """Return the launch specifications of the named runners."""
-        pools = [self.fleets.of(name) or self.fleets.default for name in names]
-        common = {pool: self._spec(pool) for pool in set(pools)}
-        return [replace(common[pool], name=n) for pool, n in zip(pools, names, strict=True)]
+    def specs(self, kinds: Mapping[str, str]) -> list[RunnerSpec]:
+        """Return the launch specifications of runners, whose kinds are given by their names."""
+        of = {name: (self.fleets.of(name) or self.fleets.default, k) for name, k in kinds.items()}
+        policies, pools = self.fleets.policies, {pool for pool, _ in of.values()}
+        common = {pool: self._spec(pool) for pool in pools}
+        alike = {pk: of_kind(common[pk[0]], policies[pk[0]], pk[1]) for pk in set(of.values())}
+        return [replace(alike[pool_and_kind], name=name) for name, pool_and_kind in of.items()]
 
     def _spec(self, pool: str) -> RunnerSpec:
         policy, where = self.fleets.policies[pool], self.scheduler.address

@@ -17,10 +17,12 @@ from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.base import Ended
 from dask_flame.core.pool import OnChange
+from dask_flame.core.text import split_advice
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
+from dask_flame.driver.budget_watch import BudgetWatch
 from dask_flame.driver.executor import DecisionExecutor
 from dask_flame.driver.hosts.base import HostParts
-from dask_flame.driver.journal_writer import JournalWriter, last_words
+from dask_flame.driver.journal_writer import JournalWriter, cause_in, last_words
 from dask_flame.driver.scheduler_news import SchedulerNews
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, SETTING_UP, SETUP
@@ -76,6 +78,7 @@ class FlameAdaptive(Adaptive):
         self._writer = JournalWriter(parts.history)
         self._timeline = parts.history.timeline
         self._placement = scheduler  # `scheduler` of the base class is a connection
+        self._budget = BudgetWatch(parts.fleets, parts.history, scheduler)
         self._fix = parts.fix
         self.history: dict[str, deque[tuple[float, int, int, int, int, int]]] = {
             pool: deque(maxlen=_HISTORY) for pool, _ in self.fleets
@@ -95,6 +98,7 @@ class FlameAdaptive(Adaptive):
             home=home,
             fleets=parts.fleets,
             journal=parts.history.journal,
+            stays=self._budget.stays,
             specs=parts.specs,
             ended=self.ended,
             accepted=self._accepted,
@@ -177,6 +181,7 @@ class FlameAdaptive(Adaptive):
             return
         now = time.monotonic()
         self._observe(now)
+        self._budget.look(now)
         wakes = []
         for pool, fleet in self.fleets:
             fleet.taken_back(self._placement.withdrawn(pool))
@@ -185,9 +190,10 @@ class FlameAdaptive(Adaptive):
             for seen in self._timeline.news(fleet.index, time.time(), self._placement.calls_on):
                 self.journal.append(seen)
             wakes.append(decision.wake)
-            if self.fleets.stopped:
-                self._refuse(pool)
+            if self.fleets.stopped or fleet.exhausted:
+                self._refuse(pool, fleet)
             self._say_if_held(pool, fleet)
+        wakes.append(self._budget.wake(now))
         self._wake_at(min((w for w in wakes if w is not None), default=None), now)
 
     def ended(self, what: Ended) -> None:
@@ -203,36 +209,42 @@ class FlameAdaptive(Adaptive):
             what = replace(what, why=refused, output="", final=True)
         booting = member.phase is Phase.BOOTING
         how_far = self._writer.how_far_one_came(what) if booting else ""
+        at_fault = cause_in(what.output) if booting else ""
         printed = last_words(what.output)
         crowded = fleet.crowded
         phase = fleet.ended(
             what.name,
             now,
-            what.why + how_far + printed,
+            what.why + ("" if what.no_capacity else how_far + at_fault + printed),
             no_room=what.no_room,
             final=what.final,
+            no_capacity=what.no_capacity,
         )
         self._make_room(fleet, what)
         self._news.forget(what.name)
         self._paused_at.pop(what.name, None)
         self._paused.discard(what.name)
         self.fleets.forget(what.name)
+        self._budget.forget(what.name)
+        other = fleet.kinds.left(now) if what.no_capacity else None
         kind = "ended"
         if phase is Phase.BOOTING:
-            kind = "failed"
+            kind = "failed" if other is None else "ended"
         elif not self._over and (phase is not Phase.ENDING or what.name in self._left):
             kind = "lost"
         self._left.discard(what.name)
         # A pause is not the reason why a runner was lost.
         seen_out = member.why and not (member.paused and kind == "lost")
         cause = f"{member.why} ({what.why})" if seen_out else what.why
-        if kind != "failed":
+        if phase is Phase.BOOTING and other is not None:
+            told = self._writer.none_of_kind(pool, what, member.kind, other)
+        elif kind != "failed":
             told = cause + printed if kind == "lost" else cause
-        elif what.no_room and fleet.crowded:
+        elif (what.no_room or what.no_capacity) and fleet.crowded:
             told = "" if crowded else f"{what.why}{how_far}{_WAITS}"
         else:
             told = self._writer.why_it_failed(pool, what, how_far, printed)
-        self._writer.ended(what, pool, kind, told, now - member.asked)
+        self._writer.ended(what, pool, kind, told, now - member.asked, kind=member.kind)
         # Also after a drain, as its calls may not have finished in time.
         scheduler.runner_ended(what.name, cause + printed)
         if not self._over:
@@ -240,7 +252,7 @@ class FlameAdaptive(Adaptive):
 
     def _make_room(self, fleet: Fleet, what: Ended) -> None:
         """Notify the other pools that a runner ended, as they may use its capacity."""
-        if not what.no_room:
+        if not (what.no_room or what.no_capacity):
             for _, other in self.fleets:
                 if other is not fleet:
                     other.freed(time.monotonic())
@@ -280,7 +292,8 @@ class FlameAdaptive(Adaptive):
             if member.phase in (Phase.READY, Phase.PAUSED, Phase.DRAINING):
                 # It left by itself, or distributed dropped it: end it.
                 fleet.leaving(name, now)
-                self._left.add(name)
+                if name not in self._news.retired:
+                    self._left.add(name)
                 limit = fleet.pool.shutdown_timeout
                 # A retired runner exits normally; a dropped one may hang.
                 grace = limit if name in self._news.retired else min(limit, _GONE_WITHIN)
@@ -344,12 +357,15 @@ class FlameAdaptive(Adaptive):
             self.fleets.booted(pool, boots.names)
             asked = fleet.members[boots.names[0]].asked
             self._writer.asked(pool, boots, asked, decision.numbers)
-            self._executor.boot(boots.names)
+            self._executor.boot(boots.kinds)
             self._call_back(fleet.pool.on_grow, pool, fleet)
         if decision.retire:
-            self._writer.retired(pool, fleet, decision)
+            news = tuple(r for r in decision.retire if self._budget.is_news(r, fleet))
+            if news:
+                self._writer.retired(pool, fleet, replace(decision, retire=news))
             self._executor.retire(decision.retire)
-            self._call_back(fleet.pool.on_shrink, pool, fleet)
+            if news:
+                self._call_back(fleet.pool.on_shrink, pool, fleet)
         if decision.check and fleet.pool.idle_check is not None:
             self._executor.check(decision.check, fleet.pool.idle_check)
         if decision.give_up is not None:
@@ -378,11 +394,17 @@ class FlameAdaptive(Adaptive):
             why += self._what_took_long(pool, give_up.runner)
         kind = BootTimeout if give_up.late else BootError
         of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
+        settings = (
+            "Relevant settings of the pool: preload, setup, env, boot_timeout, boot_attempts and "
+            "on_boot_failure; of the cluster: packages. "
+        )
+        if split_advice(why)[1]:
+            settings = ""  # the reason names those that matter
         error = kind(
             f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
-            "Relevant settings of the pool: preload, setup, env, boot_timeout, boot_attempts and "
-            "on_boot_failure; of the cluster: packages. See cluster.events and cluster.get_logs() "
-            "for more; calls submitted from now on try again."
+            f"{settings}See cluster.events and cluster.get_logs() for more; calls submitted from "
+            "now on try again, and these do with client.retry(futures). Dask gives the same call "
+            "the same error for as long as its future is held."
         )
         return error, why
 
@@ -401,14 +423,20 @@ class FlameAdaptive(Adaptive):
             f'boot_timeout="{4 * limit:g}s"'
         )
 
-    def _refuse(self, pool: str) -> None:
-        error = BootError(
-            f"{self.fleets.stopped}, so no runner will run this; results that the driver has can "
-            "still be read. To go on, write cluster.close() and make a new FlameCluster"
-        )
+    def _refuse(self, pool: str, fleet: Fleet) -> None:
+        """Fail the calls that wait for a runner which will not boot."""
+        why = self.fleets.stopped or fleet.exhausted
+        error: Exception
+        if self.fleets.stopped:
+            error = BootError(
+                f"{why}, so no runner will run this; results that the driver has can still be "
+                "read. To go on, write cluster.close() and make a new FlameCluster"
+            )
+        else:
+            error = self._budget.error(time.monotonic())
         if failed := self._placement.fail_waiting(error, pool):
             calls = "call that waited" if failed == 1 else "calls that waited"
-            self.journal.note("failed", f"{failed} {calls}: {self.fleets.stopped}", pool=pool)
+            self.journal.note("failed", f"{failed} {calls}: {why}", pool=pool)
 
     def _call_back(self, function: OnChange | None, pool: str, fleet: Fleet) -> None:
         if function is not None:

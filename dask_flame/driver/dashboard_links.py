@@ -36,6 +36,21 @@ def dashboard_link(host: str, port: int, warned: set[str]) -> str:
     return f"{'https' if certificate else 'http'}://{host}:{port}/status"
 
 
+def host_of(address: str) -> str:
+    """Return the host in the address of a scheduler, in brackets if it is of IPv6."""
+    place = address.partition("://")[2].partition("/")[0]
+    return place.rpartition(":")[0] or place
+
+
+def with_token(link: str, token: str | None) -> str:
+    """Return a link of the dashboard with its token, if both are there."""
+    if not link or token is None:
+        return link
+    address, mark, fragment = link.partition("#")
+    return f"{address}{'&' if '?' in address else '?'}token={token}{mark}{fragment}"
+
+
 def page_link(dashboard: str, page: str) -> str:
     """Return the address of a dashboard page; empty without a dashboard."""
-    return dashboard and f"{dashboard.removesuffix('/status').rstrip('/')}/{page}"
+    address, mark, query = dashboard.partition("?")
+    return dashboard and f"{address.removesuffix('/status').rstrip('/')}/{page}{mark}{query}"

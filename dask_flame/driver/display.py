@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Protocol
 
 from distributed import Status
 
 from dask_flame.backends.base import Backend
+from dask_flame.core.pool import AUTO
+from dask_flame.driver.budget_watch import spent_of
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.driver.hosts.base import AdaptiveBounds, SchedulerView
 from dask_flame.history.boots import BootLog
@@ -102,14 +105,23 @@ def _pool(name: str, fleet: Fleet, waiting: int, held: str) -> str:
     if busy:
         words["ready"] += f" ({busy} busy)"
     there = ", ".join(words.values()) or "none"
+    kinds = Counter(member.kind for member in list(fleet.members.values()))
+    if len(kinds) > 1:
+        there += f" ({', '.join(f'{n} of {kind}' for kind, n in kinds.items())})"
     calls = f", {waiting} call{'s' * (waiting > 1)} waiting" if waiting else ""
     if held:
         calls += f" as {held}"
     return (
         f"{name or 'runners'}: {there} of {pool.min}..{pool.max}{calls}, "
-        f"concurrency={pool.concurrency}, idle_timeout={pool.idle_timeout:g}s"
+        f"concurrency={pool.concurrency}, {_idle_timeout(fleet)}"
         f"{'' if fleet.fixed is None else f', kept at {fleet.fixed} by adapt(...).stop()'}"
     )
+
+
+def _idle_timeout(fleet: Fleet) -> str:
+    if fleet.pool.idle_timeout == AUTO:
+        return f"idle_timeout={AUTO} (now {fleet.idle.rounded:g}s)"
+    return f"idle_timeout={fleet.idle.seconds:g}s"
 
 
 def html(cluster: Displayed, state: Snapshot) -> str:
@@ -153,6 +165,7 @@ def snapshot(
         events=list(history.events)[-_SHOWN_EVENTS:],
         lives=history.timeline,
         boots=history.boots[-_SHOWN_BOOTS:],
+        budget=spent_of(pools, history, monotonic),
     )
 
 
@@ -175,7 +188,7 @@ def _summary(
         demand=demand,
         waiting=scheduler.waiting(name),
         runners=[
-            RunnerSummary(m.name, m.phase.value, now - (monotonic - m.since), m.busy, m.why)
+            RunnerSummary(m.name, m.phase.value, now - (monotonic - m.since), m.busy, m.why, m.kind)
             for m in members
         ],
         history=list(adaptive.history[name]) if adaptive is not None else [],
@@ -183,9 +196,11 @@ def _summary(
         held=scheduler.held_by_actors(name, policy),
         gpus=policy.gpus,
         price=policy.price,
-        idle_timeout=policy.idle_timeout,
+        idle_timeout=fleet.idle.rounded,
+        idle_why=fleet.idle.why,
         suspended=fleet.suspended,
         fixed=fleet.fixed,
         runner_seconds=usage.paid(members, monotonic),
         busy_seconds=fleet.index.busy_seconds(monotonic),
+        kinds={**dict.fromkeys(fleet.kinds.kinds, 0.0), **usage.paid_by_kind(members, monotonic)},
     )

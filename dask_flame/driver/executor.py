@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from distributed.protocol import pickle
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.comm.listener import SocketListener
 from dask_flame.core.backoff import Backoff
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.errors import PoolError
@@ -36,8 +37,11 @@ class DecisionExecutor:
     home : Home
     fleets : PoolFleets
     journal : Journal
+    stays : callable
+        Called with the name and address of an idle runner that stays although the budget is spent,
+        and the reason for which its results cannot be moved.
     specs : callable
-        Returns the launch specifications of the named runners.
+        Takes the kinds of runners by their names; returns their launch specifications.
     ended : callable
         Called for each runner that the backend no longer lists but did not report as ended.
     accepted : callable
@@ -54,7 +58,8 @@ class DecisionExecutor:
         home: Home,
         fleets: PoolFleets,
         journal: Journal,
-        specs: Callable[[Sequence[str]], list[RunnerSpec]],
+        stays: Callable[[str, str, str], None],
+        specs: Callable[[Mapping[str, str]], list[RunnerSpec]],
         ended: Callable[[Ended], None],
         accepted: Callable[[Collection[str]], None],
         done: Callable[[], None],
@@ -64,6 +69,7 @@ class DecisionExecutor:
         self._scheduler = scheduler
         self._home = home
         self._fleets = fleets
+        self._stays = stays
         self._specs = specs
         self._ended = ended
         self._accepted = accepted
@@ -77,9 +83,9 @@ class DecisionExecutor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def boot(self, names: Sequence[str]) -> None:
-        """Request these runners from the backend, in one request."""
-        self._do(self._boot(names))
+    def boot(self, kinds: Mapping[str, str]) -> None:
+        """Request runners of these kinds, by name, from the backend, in one request."""
+        self._do(self._boot(kinds))
 
     def retire(self, retirements: Sequence[Retirement]) -> None:
         """End these runners: by force, or after their results have moved to home."""
@@ -119,7 +125,7 @@ class DecisionExecutor:
         for name in names:
             self._do(self._check(name, predicate))
 
-    async def _boot(self, names: Sequence[str]) -> None:
+    async def _boot(self, names: Mapping[str, str]) -> None:
         try:
             specs = self._specs(names)
         except PoolError as error:
@@ -128,6 +134,9 @@ class DecisionExecutor:
                 self._ended(Ended(name=name, why=f"was refused: {error}", final=True))
             return
         try:
+            for listener in self._scheduler.listeners:
+                if isinstance(listener, SocketListener):
+                    listener.renew()
             await self.backend.boot(specs)
         except Exception as error:
             logger.debug("boot refused", exc_info=True)
@@ -198,6 +207,9 @@ class DecisionExecutor:
         if fleet is None:
             return
         fleet.kept(name, time.monotonic())
+        if fleet.exhausted and not fleet.is_draining(name):
+            self._stays(name, address, why)
+            return
         self._journal.note("kept", why, runners=[name], pool=self._fleets.of(name))
         if not fleet.is_draining(name):
             self._scheduler.undrain(address)

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dask_flame.core.budget import Budget
 from dask_flame.core.option_checks import EXAMPLES, line, shown, whole, wrong
 from dask_flame.core.pool import Pool, known_option, refuse_unknown
+from dask_flame.core.settings import configured
 from dask_flame.errors import PoolError
 from dask_flame.scaling.fleet import Fleet
 from dask_flame.scaling.runner_index import RunnerState
@@ -68,13 +70,22 @@ class PoolFleets:
     pools : mapping of str to Pool
         The first is the default. Names of runners begin with the pool's name, or with ``runner`` in
         a cluster with one unnamed pool.
+    budget : Budget, optional
+
+    Attributes
+    ----------
+    budget : Budget or None
+        What the runners of all pools together may cost.
     """
 
-    def __init__(self, pools: Mapping[str, Pool]) -> None:
+    def __init__(self, pools: Mapping[str, Pool], budget: Budget | None = None) -> None:
+        self.budget = budget
         plain = list(pools) == ["default"]
         self.default = next(iter(pools))
+        retry: float = configured("capacity-retry")
         self.fleets = {
-            name: Fleet(pool, prefix="runner" if plain else name) for name, pool in pools.items()
+            name: Fleet(pool, prefix="runner" if plain else name, capacity_retry=retry)
+            for name, pool in pools.items()
         }
         self.stopped = ""  # why no runner boots any more
         self._pool_of: dict[str, str] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import time
 from collections.abc import Collection, Iterable, Mapping
 
 from dask_flame.backends.base import Ended
 from dask_flame.core.terminal_text import tame
+from dask_flame.core.text import split_advice
 from dask_flame.errors import PRINTED
 from dask_flame.history.boots import REGISTERED, SETTING_UP, shown
 from dask_flame.history.journal import (
@@ -27,6 +29,8 @@ from dask_flame.scaling.fleet import Fleet
 
 #: Maximum number of lines, and of characters per line, of a runner's last output in an event.
 _SHOWN_LINES, _LONGEST_LINE = 25, 500
+#: The line in a runner's output after the traceback of its setup=.
+_FAILED = re.compile(r"\w+=.* has failed: ")
 
 
 class JournalWriter:
@@ -65,7 +69,9 @@ class JournalWriter:
         """
         names = request.names
         event = event_now("boot", request.reason, runners=names, pool=pool, **numbers)
-        self._journal.append(RunnersAsked(pool=pool, runners=names, clock=clock, event=event))
+        kinds = {name: kind for name, kind in request.kinds.items() if kind}
+        asked = RunnersAsked(pool=pool, runners=names, clock=clock, event=event, kinds=kinds)
+        self._journal.append(asked)
 
     def stepped(self, name: str, step: str) -> None:
         """Record that a boot has reached a step, unless already recorded."""
@@ -175,7 +181,31 @@ class JournalWriter:
         said, mark, lines = news.partition(PRINTED)
         return said + how_far + mark + lines if news else ""
 
-    def ended(self, what: Ended, pool: str, how: str, text: str, seconds: float) -> None:
+    def none_of_kind(self, pool: str, what: Ended, kind: str, other: str) -> str:
+        """Return the text of the event that another kind is asked for, shortened likewise.
+
+        Parameters
+        ----------
+        pool : str
+        what : Ended
+        kind : str
+            The kind of which there is none.
+        other : str
+            The kind to be asked for.
+
+        Returns
+        -------
+        str
+            Empty if earlier events have said all of it.
+        """
+        why, _ = split_advice(what.why)  # there is no need to change a setting
+        return self.messages.shorten(
+            pool, what.name, f"{kind} has none: {why}; {other} is asked for instead"
+        )
+
+    def ended(
+        self, what: Ended, pool: str, how: str, text: str, seconds: float, *, kind: str = ""
+    ) -> None:
         """Record that a runner has ended.
 
         Parameters
@@ -184,9 +214,11 @@ class JournalWriter:
         pool : str
         how : {"failed", "lost", "ended"}
         text : str
-            Text of the event. A failed boot with an empty text has no event.
+            Text of the event. A failed boot, or one for lack of capacity, has none without text.
         seconds : float
             Seconds since the runner was requested.
+        kind : str, default ""
+            The runner's kind.
         """
         event = event_now(how, text, runners=[what.name], pool=pool)
         boot = self._boots.of(what.name)
@@ -199,7 +231,8 @@ class JournalWriter:
                 why=what.why,
                 seconds=seconds,
                 late=boot is not None and boot.failed,
-                event=event if text or how != "failed" else None,
+                kind=kind,
+                event=event if text or not (how == "failed" or what.no_capacity) else None,
             )
         )
 
@@ -208,6 +241,14 @@ def last_words(output: str) -> str:
     """Return a runner's last output as the end of a sentence; empty without output."""
     tail = output.strip()
     return PRINTED + textwrap.indent(last_lines(tail), "    ") if tail else ""
+
+
+def cause_in(output: str) -> str:
+    """Return the error in a runner's last output as the end of a sentence; empty without one."""
+    _, traceback, after = output.rpartition("Traceback (most recent call last):\n")
+    lines = [line for line in after.splitlines() if line and not line[0].isspace()]
+    said = [line for line in lines if _FAILED.match(line)] or (lines[:1] if traceback else [])
+    return f": {tame(said[-1])[:_LONGEST_LINE]}" if said else ""
 
 
 def last_lines(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -12,12 +13,13 @@ import dask.config
 from distributed import Security
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.core.backend_options import BackendOptions, configuring, knowing
+from dask_flame.core.backend_options import BackendOptions, configuring, knowing, secret_settings
 from dask_flame.core.launch_config import Packages
 from dask_flame.core.options import Check
 from dask_flame.core.pool import Pool
 from dask_flame.core.process_settings import interpreter_flags, working_directory
 from dask_flame.core.redaction import hide
+from dask_flame.core.settings import configured
 from dask_flame.core.setup_function import setup_config
 from dask_flame.core.variables import Secret, with_own_values
 from dask_flame.driver.certificates import temporary_security
@@ -36,7 +38,7 @@ def runner_spec(
     files: Mapping[str, Any] = MappingProxyType({}),
     packages: Packages | None = None,
 ) -> RunnerSpec:
-    """Return the launch specification of one runner.
+    """Return the launch specification of one runner, of the pool's preferred kind.
 
     Parameters
     ----------
@@ -86,16 +88,59 @@ def runner_spec(
         preload=pool.preload,
         setup=None if pool.setup is None else setup_config(pool.setup),
         config=settings(),
+        post_mortem=pool.post_mortem,
         security=_worker_security(security),
         flags=interpreter_flags(),
         hash_seed=hash_seed,
         cwd=working_directory(),
         files=files,
-        options=pool.options,
         packages=packages or {},
     )
     hide(spec.secret_values)
-    return spec
+    return of_kind(spec, pool, "")
+
+
+def of_kind(spec: RunnerSpec, pool: Pool, text: str) -> RunnerSpec:
+    """Return the specification of a runner of one of the pool's kinds.
+
+    Parameters
+    ----------
+    spec : RunnerSpec
+    pool : Pool
+    text : str
+        Name of the kind. If the pool has no such kind (any more), the preferred one is used.
+    """
+    kinds = pool.kinds
+    kind = next((kind for kind in kinds if kind.text == text), kinds[0])
+    return replace(
+        spec,
+        options={**pool.options, **kind.options},
+        kind=kind.text,
+        capacity_wait=capacity_wait(pool) if len(kinds) > 1 else None,
+    )
+
+
+def capacity_wait(pool: Pool) -> float:
+    """Return after how many seconds of waiting for capacity another kind is asked for.
+
+    By default this is half of the pool's ``boot_timeout``: that already says how long the nodes of
+    a cluster autoscaler may take, and the other half remains for the rest of a boot.
+
+    Raises
+    ------
+    PoolError
+        The boot would end before.
+    """
+    given: float | None = configured("capacity-wait")
+    if given is None:
+        return pool.boot_timeout / 2
+    if given >= pool.boot_timeout and len(pool.kinds) > 1:
+        raise PoolError(
+            f"flame.capacity-wait={given:g} s is not less than boot_timeout={pool.boot_timeout:g} "
+            "s, after which a boot ends without another kind; write "
+            f'boot_timeout="{2 * given:g}s"'
+        )
+    return given
 
 
 #: Settings of ``distributed.client`` with the modules that the driver's Clients preload.
@@ -107,6 +152,8 @@ def settings() -> dict[str, Any]:
 
     The scheduler setting of a Client is omitted, as a runner has no Client until one of its calls
     needs it. A scheduler that the user has chosen, such as ``"threads"``, is kept.
+    The token of the dashboard is left out, and a cluster that a call makes has one of its own. So
+    are settings that backends declare as secret: with them, a runner could act as the driver.
     """
     with dask.config.config_lock:  # other threads may change it
         plain: dict[str, Any] = _plain(dask.config.config)
@@ -118,7 +165,21 @@ def settings() -> dict[str, Any]:
             # These modules are for the driver's Clients, not for the Client of a call.
             for name in _PRELOADS & client.keys():
                 del client[name]
+    flame = plain.get("flame")
+    for section, name in secret_settings():
+        if isinstance(flame, dict) and isinstance(flame.get(section), dict):
+            for spelled in {name, name.replace("-", "_")}:
+                flame[section].pop(spelled, None)
+    if dask.config.get("flame.dashboard.token", None, config=plain) is not None:
+        return with_dashboard_token(plain, "auto")
     return plain
+
+
+def with_dashboard_token(config: dict[str, Any], token: str | None) -> dict[str, Any]:
+    """Return a configuration with this token, for the process that serves a dashboard."""
+    own = {"flame": {"dashboard": {"token": token}}}
+    merged: dict[str, Any] = dask.config.merge(config, own)
+    return merged
 
 
 def make_security(security: Security | bool | None, *, remote: bool = False) -> Security:
@@ -177,7 +238,7 @@ def _plain(value: Any) -> Any:
 _LEFT_OUT = object()
 
 
-def check_taken(backend: object, options: Mapping[str, Any]) -> None:
+def check_taken(backend: object, options: Mapping[str, Any], *, max: int | None = None) -> None:
     """Check the backend options of a pool.
 
     Parameters
@@ -185,12 +246,16 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
     backend : Backend or callable
     options : mapping
         Options of the pool. Options that every backend has are not checked, nor unknown ones.
+    max : int, optional
+        The largest number of runners, if options may depend on it.
 
     Raises
     ------
     PoolError
         An option belongs to another backend, or is invalid for this one.
     """
+    if getattr(backend, "checked", False):
+        return  # in the process of a remote scheduler
     known: type[BackendOptions] = getattr(backend, "Options", BackendOptions)
     name = getattr(backend, "name", getattr(backend, "__name__", "?"))
     taken = {}
@@ -202,12 +267,15 @@ def check_taken(backend: object, options: Mapping[str, Any]) -> None:
             continue
         if not (others := knowing(option)):
             continue
-        other = others[0]
+        makers = " and ".join(other.runners() for other in others)
+        backends = " or ".join(f'"{other.backend}"' for other in others)
         raise PoolError(
-            f"{option} is an option of {other.runners()}, and backend={name!r} makes none; "
-            f'leave it out, or write backend="{other.backend}"'
+            f"{option} is an option of {makers}, and backend={name!r} makes none; "
+            f"leave it out, or write backend={backends}"
         )
-    known(**taken)
+    made = known(**taken)
+    if max is not None:
+        made.check_max(max)
 
 
 def check_secrets(backend: object, secrets: Mapping[str, Secret]) -> None:

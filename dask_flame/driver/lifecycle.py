@@ -14,29 +14,35 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dask.typing import Key
 from distributed import Security, Status
 from distributed.core import rpc
 from distributed.objects import SchedulerInfo
 
 from dask_flame.backends.base import BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import made
+from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.messages import CODE
 from dask_flame.core.option_checks import Duration, seconds
+from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import configured
 from dask_flame.core.threads import in_thread
+from dask_flame.driver.certificates import inline
 from dask_flame.driver.closed import closed
+from dask_flame.driver.connect.hint import report_left
 from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
-from dask_flame.driver.hosts.base import HostParts, SchedulerHost
+from dask_flame.driver.hosts.base import Adopted, HostParts, SchedulerHost
 from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
-from dask_flame.driver.log_filter import QuietLogs
+from dask_flame.driver.log_filter import QuietLogs, logs_of
 from dask_flame.driver.pools_api import PoolsApi
 from dask_flame.history.boots import is_step
 from dask_flame.packages.check import RegistrationCheck
-from dask_flame.prints.driver.show import DriversShow
-from dask_flame.prints.rate_limit import Limits
+from dask_flame.prints.driver.show import DriversShow, Show
 from dask_flame.prints.scheduler.plugin import Prints, Taker
 from dask_flame.prints.settings import limits, shown
+from dask_flame.reports.runs import Run
+from dask_flame.reports.series import CallReports
 
 if TYPE_CHECKING:
     from dask_flame.code.driver.local_code import LocalCode
@@ -60,11 +66,15 @@ class ClusterLifecycle(PoolsApi):
     home_limit: int
     security: Security
     dashboard_address: str | None
+    _dashboard_token: str | None
     local_code: LocalCode | None
     _files: ClusterFiles
     _history: History
     _reports: Reports
     _silence_logs: int | None
+
+    #: The cluster of an earlier driver that this one continues.
+    _adopted: Adopted | None = None
 
     _open: ClassVar[weakref.WeakSet[ClusterLifecycle]] = weakref.WeakSet()
     _quiet: ClassVar[QuietLogs] = QuietLogs()
@@ -84,8 +94,9 @@ class ClusterLifecycle(PoolsApi):
         self._host: SchedulerHost | None = None
         self._came_to: Costs | None = None  # final costs, once closed
         self.over = ""  # why the cluster ended, if the user did not close it
-        self._request_level: Callable[[int], None] | None = None  # of Dask's log messages
-        self._show: DriversShow | None = None
+        self._logs_of = object()  # what Dask logs for this cluster
+        self._request_level: Callable[[int], None] | None = None  # of these messages
+        self._show: Show | None = None
         self._prints: Taker | None = None
 
     @property
@@ -94,8 +105,12 @@ class ClusterLifecycle(PoolsApi):
         """The store of all reports made by calls."""
 
     @abstractmethod
-    def specs(self, names: Sequence[str]) -> list[RunnerSpec]:
-        """Return the launch specifications of the named runners."""
+    def specs(self, kinds: Mapping[str, str]) -> list[RunnerSpec]:
+        """Return the launch specifications of runners, whose kinds are given by their names."""
+
+    @abstractmethod
+    def _handover(self) -> bytes:
+        """Return what another process needs to become the driver, pickled."""
 
     @abstractmethod
     def _show_end(self) -> None:
@@ -131,6 +146,8 @@ class ClusterLifecycle(PoolsApi):
             scheduler=where,
             places=places,
             disconnect_grace=disconnect_grace,
+            adopts="" if self._adopted is None else self._adopted.cluster,
+            replaced=self._replaced,
         )
         self.backend = made(factory, told)
         self.status = Status.created
@@ -146,7 +163,7 @@ class ClusterLifecycle(PoolsApi):
         if not self.called_from_running_loop:
             try:
                 self._loop_runner.start()
-                _without_context(self.sync, self._start)
+                self._in_own_context(self.sync, self._start)
             except BaseException:
                 self.close()
                 raise
@@ -154,12 +171,22 @@ class ClusterLifecycle(PoolsApi):
     def __await__(self) -> Any:
         async def started() -> ClusterLifecycle:
             if self._starting is None and self.status is Status.created:
-                self._starting = _without_context(lambda: asyncio.ensure_future(self._start()))
+                self._starting = self._in_own_context(lambda: asyncio.ensure_future(self._start()))
             if self._starting is not None:
                 await self._starting
             return self
 
         return started().__await__()
+
+    def _in_own_context(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in a context of this cluster alone.
+
+        The tasks of a cluster outlive the code that makes it. In the context of a notebook's cell,
+        whatever they log would appear under that cell, and not under the one that runs.
+        """
+        context = contextvars.Context()
+        context.run(logs_of.set, self._logs_of)
+        return context.run(function, *args)
 
     async def _start(self) -> None:
         self._start_task = asyncio.current_task()
@@ -177,7 +204,7 @@ class ClusterLifecycle(PoolsApi):
         # The stack closes in reverse order.
         await self._stack.__aenter__()
         if self._silence_logs:
-            quiet = ClusterLifecycle._quiet.held(self._silence_logs)
+            quiet = ClusterLifecycle._quiet.held(self._silence_logs, self._logs_of)
             self._request_level = self._stack.enter_context(quiet)
         self._stack.push_async_callback(self.backend.close)
         if self._show is not None:
@@ -194,8 +221,21 @@ class ClusterLifecycle(PoolsApi):
             host.address, connection_args=self.security.get_connection_args("client")
         )
         await super()._start()
+        if not self.backend.apart:
+            await self._announce()
         await self._send_code()
         self._adaptive = host.follow(self._stack)
+        if self.backend.adopts and self._adopted is None and self.backend.apart:
+            looking = asyncio.ensure_future(
+                report_left(self.backend.name, self.backend.context.places)
+            )
+            self._stack.push_async_callback(_cancelled, looking)
+
+    async def _announce(self) -> None:
+        """Let other processes of this user observe this cluster."""
+        security = inline(self.security) if self.security.require_encryption else {}
+        address = self.scheduler_address
+        await self.backend.announce(ConnectionInfo(address=address, security=security))
 
     async def _send_code(self) -> None:
         """Send the local modules now, if runners need them before there are calls."""
@@ -219,8 +259,16 @@ class ClusterLifecycle(PoolsApi):
 
             path = kept_in()
             assert path is not None
-            keeper = RunKeeper(path, self._reports.runs, self._reports.calls)
+            keeper = RunKeeper(path, self._known_runs, self._known_calls)
             self._stack.push_async_callback(in_thread, keeper.close)
+
+    def _known_runs(self) -> Sequence[Run]:
+        there = [] if self._host is None else self._host.runs.runs
+        return there or self._reports.runs()
+
+    def _known_calls(self) -> dict[Key, CallReports]:
+        there = {} if self._host is None else self._host.runs.calls
+        return {**there, **self._reports.calls()}
 
     # The scheduler
 
@@ -235,12 +283,15 @@ class ClusterLifecycle(PoolsApi):
             max_lifetime=self.max_lifetime,
             home_limit=self.home_limit,
             dashboard_address=self.dashboard_address,
+            dashboard_token=self._dashboard_token,
             files=self._files,
             specs=self.specs,
             fix=self.fix,
             note_stop=self._note_stop,
             expire=self._expire,
             packages=self._package_check(),
+            handover=self._handover,
+            adopted=self._adopted,
         )
 
     def _package_check(self) -> RegistrationCheck | None:
@@ -316,9 +367,7 @@ class ClusterLifecycle(PoolsApi):
     async def _close_parts(self) -> None:
         # The base class sets `closing`, closes its own connections, and sets `closed`.
         self.status = Status.closing
-        if self._request_level is not None:
-            # Of data that is lost, calls that are cancelled, and connections that break, now.
-            self._request_level(logging.CRITICAL)
+        self._note_end()
         try:
             if self._host is not None:
                 await self._host.finish()
@@ -332,6 +381,13 @@ class ClusterLifecycle(PoolsApi):
                 if self.local_code is not None:
                     self.local_code.close()
                 self._show_end()
+
+    def _note_end(self) -> None:
+        if self._request_level is not None:
+            # Of data that is lost, calls that are cancelled, and connections that break, now.
+            self._request_level(logging.CRITICAL)
+        if self._host is not None:
+            self._host.ends()
 
     @property
     def loop(self) -> Any:
@@ -360,12 +416,23 @@ class ClusterLifecycle(PoolsApi):
             return None
         timeout = None if timeout is None else seconds("timeout", timeout)
         if not self.asynchronous:
-            self._close_clients()
+            self._note_end()
+            # What its tasks log belongs to this cluster.
+            self._in_own_context(self._close_clients)
         try:
             return super().close(timeout)
         finally:
             if not self.asynchronous:
                 self._loop_runner.stop()
+
+    def _leave_to_another(self) -> None:
+        """Close without ending anything: the cluster goes on, for another driver to adopt."""
+        with contextlib.suppress(Exception):
+            self.sync(self._leave)
+        self.close()
+
+    async def _leave(self) -> None:
+        self._replaced("it was left to another driver")
 
     def _close_clients(self) -> None:
         # A Client that loses its cluster closes itself, but cannot end the thread of its own event
@@ -374,6 +441,7 @@ class ClusterLifecycle(PoolsApi):
             if not client.asynchronous:
                 with contextlib.suppress(Exception):
                     client.close(END_GRACE)
+                client.status = "closed"  # if it could not close: it is not to be tried once more
                 stop_loop(client)
 
     def __del__(self) -> None:
@@ -408,6 +476,10 @@ class ClusterLifecycle(PoolsApi):
         else:
             self._note_stop(why)
 
+    def _replaced(self, why: str) -> None:
+        if self._host is not None:
+            self._host.replaced(why)
+
     def _note_stop(self, why: str) -> None:
         """Boot no more runners, because the cluster was stopped from outside."""
         if not self.fleets.stopped:
@@ -425,13 +497,19 @@ class ClusterLifecycle(PoolsApi):
         self._expiring = asyncio.ensure_future(self._close())
 
 
-def _without_context(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in an empty context.
+def open_clusters() -> list[ClusterLifecycle]:
+    """Return the clusters of this process that have not closed."""
+    return [
+        cluster
+        for cluster in list(ClusterLifecycle._open)
+        if cluster._made_by == os.getpid() and cluster.status is not Status.closed
+    ]
 
-    The tasks of a cluster outlive the code that makes it. In the context of a notebook's cell,
-    whatever they log would appear under that cell, and not under the one that runs.
-    """
-    return contextvars.Context().run(function, *args)
+
+async def _cancelled(task: asyncio.Future[None]) -> None:
+    """Cancel a task, and wait until it has ended."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _forked() -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+from dask_flame.core.threads import AT_EXIT
 
 _ROOTS = ("distributed", "bokeh")
+#: Loggers with handlers of Dask's, in addition.
+_OTHERS = ("tornado.application",)
+
+#: The cluster that the present task or callback works for: a key of :meth:`QuietLogs.held`.
+logs_of: ContextVar[object] = ContextVar("flame-logs-of")
 
 
 class QuietLogs(logging.Filter):
@@ -23,21 +31,31 @@ class QuietLogs(logging.Filter):
         self._handlers: set[logging.Handler] = set()
 
     @contextlib.contextmanager
-    def held(self, level: int) -> Iterator[Callable[[int], None]]:
-        """Drop messages below a level; the lowest of several requested levels applies.
+    def held(self, level: int, key: object) -> Iterator[Callable[[int], None]]:
+        """Drop messages below a level.
+
+        To messages from code in whose context :data:`logs_of` is a key, the level that was
+        requested with this key applies; to all others, the lowest of the requested levels.
+
+        Parameters
+        ----------
+        level : int
+        key : object
+            Whose messages these are.
 
         Yields
         ------
         callable
-            Requests another level.
+            Requests another level; does nothing after the block.
         """
-        key = object()
 
         def request(level: int) -> None:
-            self._levels[key] = level
-            self._attach()
+            if key in self._levels:  # a cluster may be closed more than once
+                self._levels[key] = level
+                self._attach()
 
-        request(level)
+        self._levels[key] = level
+        self._attach()
         try:
             yield request
         finally:
@@ -47,13 +65,20 @@ class QuietLogs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a handler is to write a record."""
+        if _is_of_exit(record):
+            return False
         if record.name.partition(".")[0] not in _ROOTS:
             return True
-        # A copy, since a cluster of another thread may close at this moment.
-        return record.levelno >= min([*self._levels.values()], default=logging.NOTSET)
+        level = self._levels.get(logs_of.get(None))
+        if level is None:
+            # A copy, since a cluster of another thread may close at this moment.
+            level = min([*self._levels.values()], default=logging.NOTSET)
+        return record.levelno >= level
 
     def _attach(self) -> None:
-        for handler in (h for root in _ROOTS for h in logging.getLogger(root).handlers):
+        for handler in (
+            h for root in (*_ROOTS, *_OTHERS) for h in logging.getLogger(root).handlers
+        ):
             if isinstance(handler, logging.StreamHandler):
                 handler.addFilter(self)
                 self._handlers.add(handler)
@@ -63,16 +88,7 @@ class QuietLogs(logging.Filter):
             self._handlers.pop().removeFilter(self)
 
 
-@contextlib.contextmanager
-def without(logger: str, begins: str) -> Iterator[None]:
-    """Drop the messages of a logger that begin with `begins`, inside the block."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(begins)
-
-    log = logging.getLogger(logger)
-    log.addFilter(wanted)
-    try:
-        yield
-    finally:
-        log.removeFilter(wanted)
+def _is_of_exit(record: logging.LogRecord) -> bool:
+    """Return whether a log record says only that this process exits."""
+    error = record.exc_info[1] if record.exc_info else record.msg
+    return str(error) == AT_EXIT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -19,13 +20,15 @@ from distributed.exceptions import WorkerStartTimeoutError
 from distributed.protocol import pickle
 from distributed.utils import NoOpAwaitable
 
+from dask_flame.core.budget import Budget, check_prices, checked_budget
 from dask_flame.core.keyword_only import by_name, refusal
-from dask_flame.core.messages import HAVE
+from dask_flame.core.messages import HAVE, LOOK
 from dask_flame.core.open_files import check_room
 from dask_flame.core.option_checks import Duration, seconds, whole
 from dask_flame.core.pool import Pool
+from dask_flame.driver.budget_watch import changed_text
 from dask_flame.driver.closed import closed
-from dask_flame.driver.launch import check_secrets, check_taken, runner_spec
+from dask_flame.driver.launch import capacity_wait, check_secrets, check_taken, runner_spec
 from dask_flame.driver.manifest import Manifest
 from dask_flame.driver.other_clusters import (
     ELSEWHERE,
@@ -34,11 +37,11 @@ from dask_flame.driver.other_clusters import (
     runners_for,
     worker_views,
 )
+from dask_flame.driver.runners import Runner, Runners, opened
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.history.costs import Costs, costs
 from dask_flame.packages.policy import PackagePolicy
 from dask_flame.scaling.fleet import Phase
-from dask_flame.scaling.runner_index import RunnerState
 
 if TYPE_CHECKING:
     from dask_flame.backends.base import Backend, RunnerSpec
@@ -102,9 +105,27 @@ class PoolsApi(Cluster):
         return MappingProxyType(self.fleets.policies)
 
     @property
-    def runners(self) -> Mapping[str, RunnerState]:
-        """A copy of the current runners, by name; includes booting and ending ones."""
-        return MappingProxyType(self.fleets.members)
+    def runners(self) -> Mapping[str, Runner]:
+        """A copy of the current runners, by name; includes booting and ending ones.
+
+        Their methods look inside their processes, such as ``cluster.runners["runner-3"].stacks()``.
+        """
+        return Runners(self.fleets.members, self._look)
+
+    def _look(self, name: str, what: str, options: dict[str, Any]) -> Any:
+        """Look inside a runner; see :class:`dask_flame.driver.runners.Runner`."""
+        if what == "attach":
+            from dask_flame.driver.attached_runners import attach_runner
+
+            self._check_running()
+            return attach_runner(self, name)
+
+        async def ask() -> Any:
+            self._check_running()
+            request = getattr(self.scheduler_comm, LOOK)(name=name, what=what, options=options)
+            return await opened(what, request)
+
+        return self.sync(ask)
 
     @property
     def plan(self) -> set[str]:
@@ -126,8 +147,9 @@ class PoolsApi(Cluster):
         Costs
             A mapping of pool names to :class:`dask_flame.history.costs.Cost`, shown as one line
             each: the time of runners and GPUs, the busy share of it, and the amount if the pool
-            has a ``price`` (the cost of one runner per hour). Empty before the cluster has
-            started; the final cost after it has closed.
+            has a ``price`` (the cost of one runner per hour). A further line has the part of the
+            :attr:`budget` that is spent. Empty before the cluster has started; the final cost after
+            it has closed.
 
         Examples
         --------
@@ -138,7 +160,47 @@ class PoolsApi(Cluster):
         """
         if self._came_to is not None:
             return self._came_to
-        return costs(self._pools().pools) if self._view is not None else Costs()
+        if self._view is None:
+            return Costs()
+        state = self._pools()
+        return costs(state.pools, state.budget)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the runners of this cluster may cost together; None without a limit.
+
+        Assign another amount to raise or lower it while the cluster runs, also after it is spent,
+        or None to remove it. What has been spent so far counts. ``cluster.cost().budget`` has the
+        part that is spent.
+
+        Raises
+        ------
+        PoolError
+            The amount is invalid, or it is money and no pool has a price. Nothing has changed.
+        ClosedError
+            The cluster has closed.
+
+        Examples
+        --------
+        >>> cluster.budget = "40 runner-hours"
+        >>> print(cluster.budget)
+        40 runner-hours
+        >>> cluster.budget = None
+        """
+        return self.fleets.budget
+
+    @budget.setter
+    def budget(self, value: Budget | str | None) -> None:
+        budget = None if value is None else checked_budget("budget", value)
+        check_prices(budget, self.fleets.policies, runs=True)
+
+        async def change() -> None:
+            old, self.fleets.budget = self.fleets.budget, budget
+            text = changed_text(budget, old, self._pools().budget)
+            assert self._host is not None
+            self._host.budgeted(budget, text)
+
+        self._do(change)
 
     def manifest(self) -> Manifest:
         """Return the objects that the backend would send to boot one more runner per pool.
@@ -397,7 +459,10 @@ class PoolsApi(Cluster):
         if name not in policies:
             return
         changed = policies[name].replace(**changes)  # raises for invalid options
+        check_prices(self.fleets.budget, {**policies, name: changed}, runs=True)
+        check_taken(self.backend, changed.options, max=changed.max)
         check_secrets(self.backend, changed.secrets)
+        capacity_wait(changed)
         if changed.max > policies[name].max and not self.backend.apart:
             # For each runner, this process has a connection.
             check_room(changed.max + sum(p.max for other, p in policies.items() if other != name))
@@ -411,9 +476,21 @@ class PoolsApi(Cluster):
     def _do(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine function that never suspends, on the cluster's event loop."""
         self._check_running()
-        if self.called_from_running_loop:
+        loop = self.loop.asyncio_loop
+        # `called_from_running_loop` does not tell: if the cluster is asynchronous, it is also True
+        # in other threads that run no loop.
+        try:
+            on_loop = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            on_loop = False
+        if on_loop:
             # The caller is on this loop and cannot await: run the coroutine to its end here.
             with contextlib.suppress(StopIteration):
                 change().send(None)
-        else:
+        elif loop.is_running():
             self.sync(change)
+        else:
+            raise BackendError(
+                "the event loop of this asynchronous cluster does not run, so nothing has changed; "
+                "write this line in a coroutine that runs on it"
+            )

@@ -21,11 +21,16 @@ from distributed.scheduler import heartbeat_interval
 from tornado.ioloop import PeriodicCallback
 
 from dask_flame.core.distributed_internals import replace, restore
-from dask_flame.core.messages import CODE, FREED, LEASE, MARK, STANDING, TELL
-from dask_flame.lease.clients import LATE, Alarm, ClientRecord, first_alone, keeps
+from dask_flame.core.messages import CODE, FREED, LEASE, MARK, RECOVER, STANDING, TELL
+from dask_flame.lease.clients import LATE, Alarm, ClientRecord, first_alone, is_driver, keeps
+from dask_flame.lease.handed_over import HandedOver, in_order
 
 logger = logging.getLogger("dask_flame")
 
+#: Seconds in which clients connect again whose connections are closed when there is a new driver.
+RETURN_WITHIN = 10.0
+#: Seconds in which a driver that was replaced has learnt of it and closed, if it is not dead.
+SETTLED_AFTER = 60.0
 #: Seconds to send the last messages to clients.
 _PARTING = 1.0
 
@@ -64,6 +69,8 @@ class ClientSessions:
         self._in_force = in_force
         self._latest: dict[str, Comm] = {}
         self._started = False
+        self._handed = HandedOver(scheduler)
+        self._handed_over: float | None = None  # when a new driver came, for a while after that
         interval = min(1.0, silence / 4 or 1.0)
         self._looked = 0.0
         self._look_out = PeriodicCallback(self._look, interval * 1000)
@@ -79,6 +86,7 @@ class ClientSessions:
         s.handlers["register-client"] = self._register
         replace(s, "remove_client", self._remove)
         s.handlers[STANDING] = self._standing
+        s.handlers[RECOVER] = self._recover
         s.stream_handlers[MARK] = self._mark
         s.stream_handlers[TELL] = self._tell
         self._started = True
@@ -111,7 +119,7 @@ class ClientSessions:
         s = self.scheduler
         s.handlers["register-client"] = self._stock_register
         restore(s, "remove_client")
-        del s.handlers[STANDING]
+        del s.handlers[STANDING], s.handlers[RECOVER]
         # Clients send these messages until they learn of the end of the lease. A message without a
         # handler would end the client's stream.
         s.stream_handlers[MARK] = s.stream_handlers[TELL] = _ignore
@@ -125,6 +133,8 @@ class ClientSessions:
                 if release and s.status is Status.running:
                     s.remove_client(client)
         if release:
+            if s.status is Status.running:
+                self._handed.let_go()
             s.log_event(LEASE, {"in-force": False})
             self._notify({"in-force": False})
         return records
@@ -178,6 +188,9 @@ class ClientSessions:
             restore(comm, "write")
 
     async def _register_kept(self, comm: Comm, client: str, **kwargs: Any) -> None:
+        if self._is_replaced(client):
+            comm.abort()
+            return
         self._latest[client] = comm
         try:
             while (old := self.scheduler.client_comms.get(client)) is not None:
@@ -206,12 +219,15 @@ class ClientSessions:
             self._stock_remove(client, stimulus_id)
             return
         if record.release is None:
-            logger.info("%s: connection lost; its work is kept for %g s", client, self.grace)
+            kept = "for its successor" if record.handed_over else f"for {self.grace:g} s"
+            logger.info("%s: connection lost; its work is kept %s", client, kept)
             self._keep(client, record)
             self._on_drop(client)
 
     def _keep(self, client: str, record: ClientRecord) -> None:
         record.listening = None
+        if record.handed_over:
+            return
         record.release = Alarm(self.grace, lambda: self._release(client))
 
     def _release(self, client: str) -> None:
@@ -222,6 +238,54 @@ class ClientSessions:
         if self._started and not self._in_force():
             self.stop()  # does nothing if already stopped
         return self._started and self.scheduler.status is Status.running
+
+    # Another process becomes the driver
+
+    def hand_over(self) -> None:
+        """Keep the work of the drivers that are gone for another one, which then calls `recover`.
+
+        A connection that is not known to be broken may be half-open: it is closed, and who is alive
+        connects again at once. Who comes later has been replaced, and is refused. A driver that was
+        replaced may also come back at once, and close when it learns of it: what it releases then
+        is kept all the same.
+        """
+        self._handed_over = asyncio.get_running_loop().time()
+        for client, record in self.records.items():
+            if is_driver(client):
+                record.handed_over = True
+                self._handed.keep(record.state.wants_what)
+                if record.release is not None:
+                    record.release.cancel()
+                    record.release = None
+                if client in self.scheduler.client_comms:
+                    self.scheduler.client_comms[client].abort()
+
+    def _is_replaced(self, client: str) -> bool:
+        """Return whether a client that connects again has been replaced by another driver."""
+        record = self.records.get(client)
+        if record is None or not record.handed_over:
+            return False
+        since = self._handed_over
+        if since is not None and asyncio.get_running_loop().time() < since + RETURN_WITHIN:
+            record.handed_over = False
+        return record.handed_over
+
+    def _recover(self, client: str) -> list[Any]:
+        """Give a driver the work of those that handed it over and are gone; return its keys.
+
+        An observer gets the keys of all drivers, and nothing changes.
+        """
+        s = self.scheduler
+        record = self.records.get(client)
+        if not is_driver(client) or record is None:
+            there = [r.state for other, r in self.records.items() if is_driver(other)]
+            return in_order(s, {ts.key for state in there for ts in state.wants_what})
+        for other, old in list(self.records.items()):
+            if old.handed_over and other not in s.client_comms and other in s.clients:
+                self._stock_remove(other, f"flame-recovered-{time()}")
+        record.recovered.update(self._handed.take(client))
+        record.recovered &= {ts.key for ts in record.state.wants_what}
+        return in_order(s, record.recovered)
 
     # Messages
 
@@ -307,6 +371,9 @@ class ClientSessions:
         now = asyncio.get_running_loop().time()
         pause, self._looked = now - self._looked, now
         stopped = pause if pause > self._look_out.callback_time / 1000 + LATE else 0.0
+        if self._handed_over is not None and now > self._handed_over + SETTLED_AFTER:
+            self._handed_over = None
+            self._handed.settle()
         told = 3 * 10 * heartbeat_interval(len(self.scheduler.clients))
         for client, record in list(self.records.items()):
             if record.listening is None:

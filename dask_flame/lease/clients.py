@@ -65,6 +65,11 @@ class ClientRecord:
         Releases its work after the grace; None while it is connected.
     garbled : bool
         Whether its last connection ended because a message could not be unpickled.
+    handed_over : bool
+        Whether another process has become the driver since it registered. Its work is then kept
+        until that driver takes it over, or the cluster ends.
+    recovered : set
+        The keys that it has taken over.
     """
 
     state: ClientState
@@ -73,6 +78,8 @@ class ClientRecord:
     listening: float | None = None
     release: Alarm | None = None
     garbled: bool = False
+    handed_over: bool = False
+    recovered: set[Any] = field(default_factory=set)
 
     def count(self, messages: Any) -> None:
         for message in messages if isinstance(messages, (list, tuple)) else (messages,):

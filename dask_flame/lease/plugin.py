@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from dask.typing import Key
 from distributed import Scheduler, SchedulerPlugin
 
 from dask_flame.core.option_checks import GRACE, Duration, function, seconds
@@ -24,6 +25,7 @@ from dask_flame.core.settings import configured
 from dask_flame.core.settings import grace as configured_grace
 from dask_flame.lease.client_sessions import ClientSessions
 from dask_flame.lease.clients import Alarm, is_driver
+from dask_flame.lease.handed_over import put_in_order
 from dask_flame.lease.resume import resume_clients
 
 __all__ = ["Lease", "dask_setup", "is_driver"]
@@ -175,6 +177,16 @@ class Lease(SchedulerPlugin):
             self._sessions.gone(client)
         self._left(client)
 
+    def update_graph(
+        self,
+        scheduler: Scheduler,
+        *,
+        keys: set[Key],
+        priority: dict[Key, tuple[int | float, ...]],
+        **_: Any,
+    ) -> None:
+        put_in_order(scheduler, keys, priority)
+
     async def before_close(self) -> None:
         self.stop()
         if self._sessions is not None:
@@ -213,12 +225,33 @@ class Lease(SchedulerPlugin):
         self._disarm()
         self._lapse(f"max_lifetime={after:g} s has passed")
 
+    def hand_over(self, within: float) -> None:
+        """Keep the work of the drivers for another process, which has become the driver.
+
+        Parameters
+        ----------
+        within : float
+            Seconds for its Client to connect.
+        """
+        if self._sessions is None or self._stopped:
+            return
+        self._sessions.hand_over()
+        if not self._clients and not self.lapsed:
+            self._arm(max(within, self.grace), self._gone)
+
     def say_last(self, reason: str) -> None:
         """Notify the drivers that the cluster ends while they are connected, so that calls fail."""
         if self._sessions is not None:
             self._sessions.say_last(
                 f"The cluster has ended: {reason}, after which it ends whatever runs. Make one "
                 'with a longer one, such as max_lifetime="8h", or without, and run it again there.'
+            )
+
+    def say_closed(self, name: str) -> None:
+        """Notify the drivers that the cluster was closed, so that they do not try to reconnect."""
+        if self._sessions is not None and not (self._stopped or self.expired):
+            self._sessions.say_last(
+                f"The cluster {name} was closed; gather results before you close a cluster."
             )
 
     def _lapse(self, reason: str) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
@@ -28,8 +29,8 @@ from tornado.ioloop import PeriodicCallback
 from dask_flame.code.driver import clients as code_of_clients
 from dask_flame.core import distributed_internals as internals
 from dask_flame.core.backoff import Backoff
-from dask_flame.core.immediate_send import keep_no_log
-from dask_flame.core.messages import INTERVAL, LEASE, STANDING, TELL
+from dask_flame.core.immediate_send import SuccessorSender, keep_no_log
+from dask_flame.core.messages import LEASE, STANDING, TELL
 from dask_flame.lease.answers import ClientAnswers
 from dask_flame.lease.clients import keeps
 from dask_flame.lease.direct_transfer import straight_gather, straight_scatter
@@ -208,7 +209,7 @@ class ResumableLink:
                 return
             if self.on and standing is not None and standing["epoch"] == self.epoch:
                 self._resume(sender, standing["taken"], standing["garbled"])
-                await self._tell()
+                await self.tell()
             elif self.on:
                 await self._lost(sender, standing)
             elif standing is not None:
@@ -250,11 +251,12 @@ class ResumableLink:
 
     def _open(self, sender: Any) -> None:
         """Send through this connection, starting with the messages in the outbox."""
+        # A call that is submitted when the one before has returned follows the message that
+        # releases the earlier result, and would have to wait for distributed's interval.
+        self._sender = self.client.scheduler_comm = SuccessorSender(sender)
         self.answers.dropped()
-        self.answers.mark(sender, self.outbox.start)
-        sender.send(*self.outbox.hand_over())
-        sender.interval = INTERVAL
-        self._sender = sender
+        self.answers.mark(self._sender, self.outbox.start)
+        self._sender.send(*self.outbox.hand_over())
         self._heard = self._beaten = monotonic()
         self._up.set()
 
@@ -283,7 +285,7 @@ class ResumableLink:
             return {"op": "client-releases-keys", "keys": [], "client": self.client.id}
         return message
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
         """Report the known status of all futures, so that the scheduler answers where it differs.
 
         This is sent after all earlier messages about these futures.
@@ -409,6 +411,9 @@ class ResumableLink:
         )
         self._cancel(dict(client.futures), self._over or lost)
         await internals.close_client(client)
+        if not internals.made_asynchronous(client) and type(client).close is Client.close:
+            # Its own method would do nothing any more, but that of a subclass may.
+            internals.replace(client, "close", functools.partial(_end_thread, weakref.ref(client)))
         self.off()
 
     # Messages
@@ -451,7 +456,7 @@ class ResumableLink:
             self.over(message["over"])
         elif message["in-force"]:
             await self.join(_LAST)
-        else:
+        elif not self._over:  # if it has ended, there is nothing to connect to
             self.off()
 
     async def _beat(self) -> None:
@@ -494,3 +499,15 @@ class ResumableLink:
                         raise
 
         return ask
+
+
+def _end_thread(client: weakref.ref[Client], timeout: Any = None) -> None:
+    """End the thread of the event loop of a Client that has closed itself, in which it could not.
+
+    This is then ``client.close``, which is also called when the Client is collected, in any thread.
+    """
+    if (closed := client()) is not None:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            return
+        internals.stop_loop(closed)

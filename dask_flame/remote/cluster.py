@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from distributed import Security
 
 from dask_flame.backends.base import BackendContext
+from dask_flame.core.budget import Budget
 from dask_flame.core.channel import Channel
-from dask_flame.core.messages import DRIVER
 from dask_flame.core.pool import Pool
+from dask_flame.core.rate_limit import Limits
 from dask_flame.driver.cluster import FlameCluster
 from dask_flame.driver.hosts.in_process import InProcessScheduler
+from dask_flame.driver.hosts.known_runs import answer
 from dask_flame.driver.hosts.replication import (
     JournalPublisher,
     PrintPublisher,
     StatePublisher,
 )
 from dask_flame.packages.check import AskedCheck, RegistrationCheck
-from dask_flame.prints.rate_limit import Limits
+from dask_flame.prints.driver.show import LastLines
 from dask_flame.prints.scheduler.plugin import Taker
 from dask_flame.remote.proxy_backend import ProxyBackend
 
@@ -32,8 +34,9 @@ class PodCluster(FlameCluster):
     ----------
     link : Channel
         The channel to the driver.
-    serve : callable
-        Handler of the driver's request to connect, from the moment when the scheduler listens.
+    handlers : mapping of str to callable
+        Handlers of requests of the driver, and of other processes that want to become the driver,
+        from the moment when the scheduler listens.
     resized : callable
         Called with ``"on_grow"`` or ``"on_shrink"``, a pool and its number of runners, in the
         thread for callbacks. The user's functions are in the driver.
@@ -51,7 +54,7 @@ class PodCluster(FlameCluster):
         self,
         *,
         link: Channel,
-        serve: Callable[..., Awaitable[Any]],
+        handlers: Mapping[str, Callable[..., Awaitable[Any]]],
         resized: Callable[[str, str, int], None],
         listening: Mapping[str, Any],
         scratch: str,
@@ -60,7 +63,7 @@ class PodCluster(FlameCluster):
         **options: Any,
     ) -> None:
         self._link = link
-        self._serve = serve
+        self._driver_handlers = dict(handlers)
         followed = {
             name: pool.replace(
                 on_grow=partial(resized, "on_grow"), on_shrink=partial(resized, "on_shrink")
@@ -80,14 +83,22 @@ class PodCluster(FlameCluster):
             asynchronous=True,
             **options,
         )
-        JournalPublisher(self._history.journal, link)
+        self._publisher = JournalPublisher(self._history.journal, link)
 
     def _print_taker(self, print_limits: Limits) -> Taker:
-        return PrintPublisher(self._link)
+        publish = PrintPublisher(self._link)
+        # For the pages, which this process serves.
+        kept = self._show = LastLines(print_limits)
+
+        def take(runner: str, pieces: Sequence[Sequence[Any]]) -> None:
+            kept.said(runner, pieces)
+            publish(runner, pieces)
+
+        return take
 
     def _handlers(self) -> Mapping[str, Callable[..., Any]]:
         # The driver may connect as soon as the port listens.
-        return {**super()._handlers(), DRIVER: self._serve}
+        return {**super()._handlers(), **self._driver_handlers}
 
     async def _start_files(self) -> None:
         """Do nothing: the driver sends the files for runners."""
@@ -107,6 +118,10 @@ class PodCluster(FlameCluster):
         """Keep files that runners will ask for; None is the last of them."""
         self._files.store.add(pack)
 
+    def known_runs(self, version: int, *, calls: bool) -> dict[str, Any] | None:
+        """Return the runs, and their calls if wanted; None if they have this version."""
+        return answer(self._reports, version, calls=calls)
+
     def follow_resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """Apply options that the driver has changed, and note the driver's text as an event.
 
@@ -125,9 +140,35 @@ class PodCluster(FlameCluster):
         """Stop adapting a pool to demand."""
         self._own_host.fixed(pool)
 
+    def follow_budget(self, budget: Budget | None, text: str) -> None:
+        """Follow another budget, and note the driver's text as an event."""
+        self._own_host.budgeted(budget, text)
+
     def follow_stop(self, why: str) -> None:
         """Boot no further runners, because the cluster was stopped from outside."""
         self._own_host.stopped(why)
+
+    def hand_over(self, within: float) -> None:
+        """Keep everything for a new driver, and tell it all that there has been so far.
+
+        Parameters
+        ----------
+        within : float
+            Seconds for its Client to connect.
+        """
+        self._own_host.hand_over(within)
+        for entry in self._history.journal:
+            self._publisher.send(entry)
+        pools: dict[str, list[str]] = {
+            pool: list(fleet.members) for pool, fleet in self.fleets.fleets.items()
+        }
+        self._link.send(
+            "past",
+            pools=pools,
+            usage=dict(self._history.usage),
+            stopped=self.fleets.stopped,
+            fixed=[pool for pool, fleet in self.fleets if fleet.fixed is not None],
+        )
 
     async def end_runners(self) -> None:
         """Stop scaling, and let runners end by themselves."""

@@ -27,6 +27,8 @@ class ProxyBackend(Backend):
     """
 
     remote: ClassVar[bool] = True
+    #: The driver has checked the options, which are those of its backend.
+    checked: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class ProxyBackend(Backend):
         """Do nothing: the driver's backend has already started."""
 
     async def boot(self, specs: Sequence[RunnerSpec]) -> None:
-        await self._link.ask("boot", runners={spec.name: spec.pool for spec in specs})
+        await self._link.ask("boot", runners={s.name: (s.pool, s.kind) for s in specs})
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         await self._link.ask("end", names=list(names), grace=grace)

@@ -27,15 +27,20 @@ from typing import Any, NoReturn
 import dask.config
 from distributed import Security, Status
 from distributed.comm import Comm
+from distributed.comm.addressing import unparse_host_port
 
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended
 from dask_flame.core import python_versions
+from dask_flame.core.budget import Budget
 from dask_flame.core.channel import Channel
-from dask_flame.driver.hosts.replication import DriverFollower
+from dask_flame.core.messages import ADOPT, DASHBOARD, DRIVER, WHO
+from dask_flame.core.tunnel import lead_to
+from dask_flame.driver.hosts.replication import DriverFollower, StatePublisher
 from dask_flame.packages.differences import compare, refusal
 from dask_flame.packages.imported import core_versions
 from dask_flame.remote.cluster import PodCluster
+from dask_flame.remote.drivers import Drivers
 from dask_flame.reports.scheduler.publisher import ReportPublisher
 
 logger = logging.getLogger("dask_flame")
@@ -57,7 +62,7 @@ class SchedulerServer:
     launch_config : mapping
         ``cluster``: keyword arguments of FlameCluster, pickled; ``security``: the arguments of
         :class:`distributed.Security`; ``grace`` and ``silence``: seconds; ``listening``;
-        ``scratch``.
+        ``scratch``; ``driver``: see :class:`Drivers`.
     """
 
     def __init__(self, launch_config: dict[str, Any]) -> None:
@@ -68,22 +73,31 @@ class SchedulerServer:
             "trouble": self._trouble,
             "resize": self._resize,
             "fix": self._fix,
+            "budget": self._budget,
             "stopped": self._stopped,
             "follow": self._follow,
+            "runs": self._runs,
             "caught_up": self._caught_up,
             "files": self._files,
+            "handover": self._handover,
             "close": self._close,
         }
         self.link = Channel(handlers, silence=float(launch_config["silence"]))
         self._over = asyncio.Event()
         self._close_requested = False
-        self._born = time.monotonic()
+        self._drivers = Drivers(self.link, **launch_config.get("driver") or {})
         self._lost: float | None = None
+        self._teller: StatePublisher | None = None
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self.cluster = PodCluster(
             link=self.link,
-            serve=self._serve,
+            handlers={
+                DRIVER: self._serve,
+                DASHBOARD: self._show,
+                ADOPT: self._adopt,
+                WHO: self._who,
+            },
             resized=self._resized,
             listening=launch_config["listening"],
             scratch=launch_config["scratch"],
@@ -99,7 +113,7 @@ class SchedulerServer:
         try:
             await self.cluster
             self._ready.set()
-            teller = self.cluster.state_publisher()
+            teller = self._teller = self.cluster.state_publisher()
             while not self._over.is_set() and not self._driver_is_gone():
                 if self.link.connected:
                     # Otherwise all changes are sent after the driver has connected again.
@@ -133,21 +147,68 @@ class SchedulerServer:
     def _driver_is_gone(self) -> bool:
         """Return whether the driver has been disconnected for too long."""
         now = time.monotonic()
-        if self.link.connected:
+        if self.link.connected or self._drivers.claimed_by:
             self._lost = None
         elif self._lost is None:
             self._lost = now
         if self._lost is None:
             return False
-        patience = self._grace if self.link.has_connected else max(self._grace, _DRIVER_WITHIN)
-        return now > self._lost + patience
+        return now > self._lost + self._patience
 
-    async def _serve(self, comm: Comm, version: str) -> Status:
+    @property
+    def _patience(self) -> float:
+        """Seconds to wait for the driver."""
+        return self._grace if self.link.has_connected else max(self._grace, _DRIVER_WITHIN)
+
+    async def _serve(self, comm: Comm, version: str, driver: str = "", who: str = "") -> Status:
         """Serve a driver's connection, once the cluster has started."""
         await self._ready.wait()
+        if why := self._drivers.refusal(driver):
+            with contextlib.suppress(OSError):
+                await comm.write(why)
+                await comm.close()
+            return Status.dont_reply
+        self._drivers.who = who
         if not self.link.has_connected:
             self.link.send("hello", address=self.cluster.scheduler.address, version=__version__)
         await self.link.serve(comm)
+        return Status.dont_reply
+
+    async def _who(self, comm: Comm) -> dict[str, Any]:
+        """Describe the driver: see :meth:`dask_flame.driver.connect.entrance.Door.driver`."""
+        left = None
+        if not (self.link.connected or self._drivers.claimed_by):
+            gone = time.monotonic() - (self._lost or time.monotonic())
+            left = max(0.0, self._patience - gone)
+        return {"who": self._drivers.holder, "left": left, "grace": self._grace}
+
+    async def _adopt(self, comm: Comm, proof: str, driver: str, who: str) -> Status:
+        """Let another process become the driver, if there is none."""
+        await self._ready.wait()
+        try:
+            await self._drivers.claim(
+                comm, proof, driver, who, within=_DRIVER_WITHIN, begin=self._begin_anew
+            )
+        except OSError as error:
+            logger.debug("a process that wanted to become the driver has gone: %r", error)
+        finally:
+            comm.abort()
+        return Status.dont_reply
+
+    def _begin_anew(self) -> None:
+        """Tell a new driver everything, as soon as it connects."""
+        self.link.send("hello", address=self.cluster.scheduler.address, version=__version__)
+        self.cluster.hand_over(_DRIVER_WITHIN)
+        if self._teller is not None:
+            self._teller.begin_anew()
+
+    async def _show(self, comm: Comm) -> Status:
+        """Serve one of the driver's connections to the dashboard."""
+        await self._ready.wait()
+        if port := (self.cluster.scheduler_info.get("services") or {}).get("dashboard"):
+            await lead_to(comm, port)
+        else:
+            comm.abort()
         return Status.dont_reply
 
     # Requests of the driver
@@ -167,14 +228,23 @@ class SchedulerServer:
     def _fix(self, pool: str) -> None:
         self.cluster.follow_fix(pool)
 
+    def _budget(self, budget: Budget | None, text: str) -> None:
+        self.cluster.follow_budget(budget, text)
+
     def _stopped(self, why: str) -> None:
         self.cluster.follow_stop(why)
 
     def _follow(self) -> dict[str, Any]:
         return self._reports.follow("driver", DriverFollower(self.link))
 
+    def _runs(self, version: int, calls: bool) -> dict[str, Any] | None:
+        return self.cluster.known_runs(version, calls=calls)
+
     def _files(self, pack: bytes | None) -> None:
         self.cluster.take_files(pack)
+
+    def _handover(self, sealed: bytes) -> None:
+        self._drivers.handover = sealed
 
     async def _caught_up(self) -> None:
         """Do nothing; the answer to this request arrives after all earlier messages."""
@@ -223,28 +293,32 @@ def main(argv: list[str]) -> NoReturn:
     code = 1
     try:
         launch_config = _read(Path(argv[0]))
+        word = launch_config.get("place", "pod")
         if why := python_versions.mismatch(python_versions.here(), launch_config.get("python", "")):
             # Check before unpickling anything.
-            raise SystemExit(f"the image of the scheduler's pod {why}")
+            raise SystemExit(f"the image of the scheduler's {word} {why}")
         differences = compare(launch_config.get("packages", {}), core_versions(), complete=False)
         if why := refusal(differences, remote=True):
-            raise SystemExit(f"the image of the scheduler's pod {why}")
+            raise SystemExit(f"the image of the scheduler's {word} {why}")
         dask.config.update(dask.config.config, launch_config["config"], priority="new")
         scratch = launch_config["scratch"] = os.environ.get("TMPDIR", "/tmp")
         if not os.access(os.path.expanduser("~"), os.W_OK):
             os.environ["HOME"] = scratch
-        address, listening = os.environ["DASK_FLAME_POD_IP"], launch_config["listening"]
+        address = os.environ[launch_config.get("address_variable", "DASK_FLAME_POD_IP")]
         # Port forwarding uses the loopback address, and runners use that of the pod.
-        listening["host"] = list(dict.fromkeys([address, "127.0.0.1"]))
+        hosts = dict.fromkeys([address, *launch_config.get("also_at", ["127.0.0.1"])])
+        launch_config["listening"]["host"] = [unparse_host_port(host) for host in hosts]
         # The driver's subscription replaces that of this cluster, which does not need one.
         warnings.filterwarnings("ignore", "Scheduler already contains a plugin with name worker-st")
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
         asyncio.run(_run(launch_config))
         code = 0
-    except SystemExit as error:
-        print(error, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            if isinstance(error, SystemExit):
+                print(error, file=sys.stderr)
+            else:
+                traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -52,7 +52,7 @@ def test_after_close_each_ask_is_answered_with_an_error_that_says_so(first: str)
     cluster = FlameCluster(max=1, name="mine", dashboard_address=None)
     client = Client(cluster)
     future = client.submit(int, 3)
-    assert future.result(timeout=30) == 3
+    assert future.result(timeout=60) == 3
     for thing in (client, cluster) if first == "client" else (cluster, client):
         thing.close()
     for ask in asks_of(cluster, client, future):

@@ -36,7 +36,10 @@ def boots(cluster: FlameCluster) -> list[int]:
 
 def test_one_wave_each_runner_used_once_and_gone_when_idle(flame: Any) -> None:
     cluster, client = flame(max=6, idle_timeout="1s")
-    futures = client.map(name_of_runner, range(6), seconds=3)
+    gate = Event("gate", client=client)
+    futures = client.map(lambda _: gate.wait() and name_of_runner(), range(6))
+    wait_for(lambda: sum(m.busy for m in cluster.runners.values()) == 6)
+    gate.set()
     names = client.gather(futures)
     assert boots(cluster) == [6]
     assert len(set(names)) == 6
@@ -57,28 +60,34 @@ def test_demand_asks_for_no_more_than_max_and_counts_slots(flame: Any) -> None:
 def test_boots_are_asked_for_by_events_and_not_by_a_poll(flame: Any) -> None:
     with dask.config.set({"distributed.adaptive.interval": "1h"}):
         cluster, client = flame(max=2, idle_timeout="100ms")
-    assert client.submit(name_of_runner).result(timeout=20) == "runner-1"
+    assert client.submit(name_of_runner).result(timeout=60) == "runner-1"
     wait_for(lambda: not cluster.runners, what="it is retired by its timer alone")
 
 
 def test_a_runner_with_brief_calls_is_not_idle(flame: Any) -> None:
     cluster, client = flame(max=1, idle_timeout="1s")
-    start = time.monotonic()
-    while time.monotonic() < start + 3:
+    start = last = now = time.monotonic()
+    seen = 0
+    while now < start + 3:
+        if now > last + 0.6:
+            # This machine was held up: the runner may have been idle for long enough.
+            start, seen = now, len(cluster.events)
+        last = now
         # Over before anybody has looked whether the runner is busy.
-        assert client.submit(int, pure=False).result(timeout=20) == 0
+        assert client.submit(int, pure=False).result(timeout=60) == 0
         time.sleep(0.1)
-    assert [e.kind for e in cluster.events if e.kind in ("boot", "retire")] == ["boot"]
+        now = time.monotonic()
+    assert [e.kind for e in cluster.events[seen:] if e.kind == "retire"] == []
 
 
 def test_calls_that_follow_upon_each_other_are_decided_upon_together(flame: Any) -> None:
     cluster, client = flame(min=1, max=1)
-    client.wait_for_workers(1, timeout=20)
+    client.wait_for_workers(1, timeout=60)
     decided = []
     decide = cluster._adaptive.decide
     cluster._adaptive.decide = lambda: (decided.append(1), decide())  # type: ignore[func-returns-value]
     for i in range(100):
-        client.submit(int, i, pure=False).result(timeout=20)
+        client.submit(int, i, pure=False).result(timeout=60)
     assert 0 < len(decided) < 150
 
 
@@ -86,10 +95,12 @@ def test_a_call_does_not_wait_for_what_was_said_before_it(flame: Any) -> None:
     # distributed lets 10 ms pass between two messages of a client: that a result is not wanted any
     # more, and the next call.
     cluster, client = flame(min=1, max=1)
-    client.wait_for_workers(1, timeout=20)
-    assert client.submit(int, pure=False).result(timeout=20) == 0
-    assert client.scheduler_comm.interval <= 0.001
-    # To a runner and from it nothing waits at all.
+    client.wait_for_workers(1, timeout=60)
+    assert client.submit(int, pure=False).result(timeout=60) == 0
+    sender = client.scheduler_comm
+    assert isinstance(sender, ImmediateSender)
+    assert sender.interval == 0
+    # Nor to a runner and from it.
     (address,) = (a for a in cluster.scheduler.workers if a not in cluster.scheduler.resting)
     assert isinstance(cluster.scheduler.stream_comms[address], ImmediateSender)
     senders = client.run(
@@ -104,25 +115,26 @@ def test_results_wait_for_others_only_while_many_calls_wait(flame: Any) -> None:
     first = client.submit(gate.wait, pure=False)
     wait_for(lambda: any(ws.processing for ws in cluster.scheduler.workers.values()))
     sender = cluster.scheduler.client_comms[client.id]
+    assert isinstance(sender, ImmediateSender)
     few = client.map(int, range(3), pure=False)
     wait_for(lambda: cluster.scheduler.waiting() == 3)
-    assert sender.interval == 0.002
+    assert sender.interval == 0
     many = client.map(int, range(50), pure=False)
     wait_for(lambda: cluster.scheduler.waiting() == 53)
     assert sender.interval == 0.01
     gate.set()
     assert client.gather([*few, *many]) == [*range(3), *range(50)]
-    assert sender.interval == 0.002
+    assert sender.interval == 0
     del first
 
 
 def test_min_runners_boot_with_the_cluster_and_are_replaced(flame: Any) -> None:
     cluster, client = flame(min=2, max=3, idle_timeout="100ms")
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=60)
     with pytest.raises(Exception, match=r"runner|worker"):
-        client.submit(_die, retries=0, pure=False).result(timeout=30)
+        client.submit(_die, retries=0, pure=False).result(timeout=60)
     wait_for(lambda: len(cluster.observed) == 2)
-    assert cluster.plan == cluster.requested == cluster.observed
+    wait_for(lambda: cluster.plan == cluster.requested == cluster.observed)
     assert sum(e.kind == "lost" for e in cluster.events) >= 1
 
 
@@ -135,7 +147,7 @@ def _die() -> None:
 def test_scale_and_adapt(flame: Any) -> None:
     cluster, client = flame(max=4, idle_timeout="100ms")
     cluster.scale(2)
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=60)
     adaptive = cluster.adapt(minimum=0, maximum=3)
     assert isinstance(adaptive, FlameAdaptive)
     assert (adaptive.minimum, adaptive.maximum) == (0, 3)
@@ -155,7 +167,7 @@ def test_scale_and_adapt(flame: Any) -> None:
 
 def test_scaling_down_leaves_busy_runners_to_finish(flame: Any) -> None:
     cluster, client = flame(min=2, max=2)
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=60)
     gate = Event("gate", client=client)
     future = client.submit(lambda: gate.wait() and name_of_runner())
     wait_for(lambda: any(m.busy for m in cluster.runners.values()))
@@ -168,14 +180,14 @@ def test_scaling_down_leaves_busy_runners_to_finish(flame: Any) -> None:
     wait_for(lambda: cluster.scheduler.waiting() == 1)
     assert not cluster.runners
     cluster.adapt(maximum=1)
-    assert later.result(timeout=20) == 9
+    assert later.result(timeout=60) == 9
     assert sum(e.kind == "lost" for e in cluster.events) == 0
 
 
 def test_what_a_cluster_shows_of_itself(flame: Any) -> None:
     cluster, client = flame(max=2, name="mine", dashboard_address="127.0.0.1:0")
-    client.submit(print, "hello").result(timeout=20)
-    assert "FlameCluster(mine, 'tcp://127.0.0.1:" in repr(cluster)
+    client.submit(print, "hello").result(timeout=60)
+    assert "FlameCluster(mine, 'flame://127.0.0.1/" in repr(cluster)
     wait_for(lambda: "1 ready of 0..2" in repr(cluster))
     assert "mine" in cluster._repr_html_()
     assert "0 to 2 runners" in cluster._repr_html_()
@@ -223,7 +235,7 @@ async def test_an_awaited_cluster_is_a_started_one_and_closing_it_twice_is_once(
 def test_context_managers_and_a_client_without_one() -> None:
     with FlameCluster(max=1, dashboard_address=None) as cluster:
         client = cluster.get_client()
-        assert client.submit(int, 4).result(timeout=20) == 4
+        assert client.submit(int, 4).result(timeout=60) == 4
         client.close()
     assert repr(cluster) == f"FlameCluster({cluster.name}, closed)"
 
@@ -232,14 +244,14 @@ def test_two_clusters_side_by_side(flame: Any) -> None:
     first, one = flame(max=1)
     second, two = flame(max=1)
     futures = one.submit(int, 1), two.submit(int, 2)
-    assert [f.result(timeout=20) for f in futures] == [1, 2]
+    assert [f.result(timeout=60) for f in futures] == [1, 2]
     assert first.name != second.name
 
 
 def test_tls_between_all_parts(flame: Any) -> None:
     cluster, client = flame(max=1, security=True)
     assert cluster.scheduler_address.startswith("tls://")
-    assert client.submit(int, 6).result(timeout=20) == 6
+    assert client.submit(int, 6).result(timeout=60) == 6
     key = cluster.security.tls_worker_key
     assert key not in repr(cluster) + str(cluster.events) + str(cluster.get_logs())
 
@@ -252,7 +264,7 @@ def test_local_modules_are_found_on_runners(
     import my_local_module  # type: ignore[import-not-found]
 
     _, client = flame(max=1)
-    assert client.submit(my_local_module.answer).result(timeout=20) == 42
+    assert client.submit(my_local_module.answer).result(timeout=60) == 42
 
 
 def test_options_reach_the_runner(flame: Any) -> None:
@@ -270,30 +282,30 @@ def test_options_reach_the_runner(flame: Any) -> None:
             "json.tool" in sys.modules,
         )
 
-    assert client.submit(look).result(timeout=20) == (2**30, "yes", "2", True)
+    assert client.submit(look).result(timeout=60) == (2**30, "yes", "2", True)
 
 
 def test_a_cluster_may_be_closed_before_its_client() -> None:
     cluster = FlameCluster(max=1, dashboard_address=None)
     client = Client(cluster)
-    assert client.submit(int, 4).result(timeout=20) == 4
+    assert client.submit(int, 4).result(timeout=60) == 4
     cluster.close()
     assert client.status == "closed"
     client.close()
 
 
 def test_a_cluster_ends_after_its_max_lifetime_whatever_runs(flame: Any) -> None:
-    cluster, client = flame(max=1, max_lifetime="3s")
+    cluster, client = flame(max=1, max_lifetime="6s")
     running = client.submit(time.sleep, 600)
     with dask.annotate(rerun=False):
         waiting = client.submit(time.sleep, 601)
     wait_for(lambda: cluster.status.name == "closed", what="it has closed by itself")
     assert not cluster.runners
     (lease,) = (e for e in cluster.events if e.kind == "lease")
-    assert lease.reason == "max_lifetime=3 s has passed"
+    assert lease.reason == "max_lifetime=6 s has passed"
     wait_for(lambda: client.status == "closed")
     for future in (running, waiting):
-        with pytest.raises(CancelledError, match=r'max_lifetime=3 s.* such as max_lifetime="8h"'):
+        with pytest.raises(CancelledError, match=r'max_lifetime=6 s.* such as max_lifetime="8h"'):
             future.result()
 
 
@@ -308,7 +320,7 @@ def test_without_a_dashboard_there_is_no_link_to_it(flame: Any) -> None:
 def test_a_function_that_raises_raises_here(flame: Any) -> None:
     cluster, client = flame(max=1)
     with pytest.raises(ZeroDivisionError):
-        client.submit(lambda: 1 / 0).result(timeout=20)
+        client.submit(lambda: 1 / 0).result(timeout=60)
     assert client.submit(int, 1).result() == 1
     assert len(cluster.runners) == 1
 
@@ -317,7 +329,7 @@ def test_an_unpicklable_function_is_refused_here_and_boots_nothing(flame: Any) -
     cluster, client = flame(max=1)
     lock = threading.Lock()
     with pytest.raises(TypeError, match=r"pickle|serialize"):
-        client.submit(lambda: lock).result(timeout=20)
+        client.submit(lambda: lock).result(timeout=60)
     assert not cluster.runners
 
 
@@ -332,7 +344,7 @@ def test_a_runner_that_cannot_start_fails_what_waits_with_the_reason(flame: Any)
     wait_for(lambda: not cluster.runners)
     # What comes later gets a try of its own.
     with pytest.raises(BootError):
-        client.submit(name_of_runner).result(timeout=30)
+        client.submit(name_of_runner).result(timeout=60)
 
 
 def test_a_backend_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,18 +414,21 @@ def test_an_error_in_closing_is_raised_when_all_else_is_closed() -> None:
 def test_names_of_events_are_logged(flame: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="dask_flame"):
         _, client = flame(max=1, silence_logs=None)
-        client.submit(int, 1).result(timeout=20)
+        client.submit(int, 1).result(timeout=60)
     assert "boot: runner-1: demand of 1 slot" in caplog.text
 
 
 def test_the_exported_names() -> None:
     assert dir(dask_flame) == [
+        "AttachError",
         "BackendError",
         "BootError",
         "BootTimeout",
+        "BudgetExhausted",
         "CallFailed",
         "CallStopped",
         "CallTimeout",
+        "CellError",
         "FlameCluster",
         "FlameError",
         "Lease",
@@ -424,13 +439,19 @@ def test_the_exported_names() -> None:
         "Reports",
         "RunnerLost",
         "__version__",
+        "applications",
+        "attach",
         "call",
         "cast",
+        "connect",
         "devices",
+        "expose",
         "fetch",
         "label",
         "on",
         "place",
+        "post_mortem",
+        "recover",
         "report",
         "reports_of",
         "resume_clients",

@@ -185,8 +185,8 @@ def test_runners_that_are_too_small_from_the_start_are_tried_ever_more_rarely(fl
     own = client.submit(eval, "__import__('psutil').Process().memory_info().rss").result()
     # It is paused before it has a call. Where calls wait, the first one is given to it at once.
     cluster, _ = flame(min=1, max=1, memory=int(1.05 * own), preload=preload)
-    wait_for(lambda: kinds(cluster).count("retire") == 2)
-    assert cluster.fleets.fleets["default"].failures == 2
+    wait_for(lambda: kinds(cluster).count("retire") >= 2)
+    assert cluster.fleets.fleets["default"].failures >= 2
     for event in cluster.events:
         if event.kind in ("paused", "retire"):
             assert re.search(r"paused by Dask: [\d.]+ Mi?B of [\d.]+ Mi?B in use", event.reason)
@@ -199,7 +199,7 @@ class Counter:
 
 def test_actors_that_hold_all_slots_are_named_where_calls_wait(flame: Any) -> None:
     cluster, client = flame(min=2, max=2)
-    client.wait_for_workers(2, timeout=30)
+    client.wait_for_workers(2, timeout=60)
     held = [dask_flame.place(Counter) for _ in range(2)]
     assert [counter.add().result() for counter in held] == [1, 1]
     future = client.submit(one, 7)

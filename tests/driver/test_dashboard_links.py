@@ -7,11 +7,10 @@ import warnings
 from typing import Any
 
 import dask.config
-import psutil
 import pytest
 
 from dask_flame import FlameCluster
-from dask_flame.driver.dashboard_links import dashboard_link, page_link
+from dask_flame.driver.dashboard_links import dashboard_link, page_link, with_token
 
 
 @pytest.mark.unit
@@ -32,6 +31,16 @@ def test_pages_beside_the_dashboard() -> None:
     assert page_link("/user/me/proxy/1/", "flame") == "/user/me/proxy/1/flame"
 
 
+@pytest.mark.unit
+def test_links_with_a_token() -> None:
+    link = with_token("/user/me/proxy/1/status", "abc")
+    assert link == "/user/me/proxy/1/status?token=abc"
+    assert page_link(link, "flame") == "/user/me/proxy/1/flame?token=abc"
+    assert with_token("http://h/?a=b#c", "abc") == "http://h/?a=b&token=abc#c"
+    assert with_token("http://h/status", None) == "http://h/status"
+    assert with_token("", "abc") == ""
+
+
 @pytest.mark.process
 def test_a_cluster_is_shown_whatever_the_template(flame: Any) -> None:
     cluster, client = flame(max=1, dashboard_address="127.0.0.1:0")
@@ -45,11 +54,16 @@ def test_a_cluster_is_shown_whatever_the_template(flame: Any) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.filterwarnings("ignore:unclosed.*0.0.0.0:ResourceWarning")  # of tornado's own
-def test_a_port_in_use_may_be_an_error_and_leaves_no_server() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other, warnings.catch_warnings():
-        before = psutil.Process().net_connections()
-        warnings.filterwarnings("error", "Port .* is already in use")
-        with pytest.raises(UserWarning, match="is already in use"):
-            FlameCluster(max=1, dashboard_address=f"127.0.0.1:{other.getsockname()[1]}")
-        assert psutil.Process().net_connections() == before
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+def test_a_port_in_use_is_told_in_one_line_with_the_other_port(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        socket.create_server((host, 0)) as other,
+        warnings.catch_warnings(action="error"),
+        FlameCluster(max=1, dashboard_address=f"{host}:{other.getsockname()[1]}") as cluster,
+    ):
+        port = cluster.scheduler_info["services"]["dashboard"]
+        told = f"port {other.getsockname()[1]} is in use: the dashboard is at"
+        assert caplog.messages == [f"{told} http://127.0.0.1:{port}/status"]
+        assert cluster.dashboard_link in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dask_flame.driver.log_filter import QuietLogs
+from dask_flame import FlameCluster
+from dask_flame.driver.log_filter import QuietLogs, logs_of
 
 DRIVER = """
 import sys, time
@@ -91,7 +93,7 @@ def written(handler: Written, *levels: int) -> list[str]:
 @pytest.mark.unit
 def test_all_is_written_again_when_the_last_one_has_gone(handler: Written) -> None:
     quiet = QuietLogs()
-    first, second = quiet.held(logging.CRITICAL), quiet.held(logging.ERROR)
+    first, second = quiet.held(logging.CRITICAL, "a"), quiet.held(logging.ERROR, "b")
     with first:
         assert written(handler) == ["CRITICAL"]
         second.__enter__()
@@ -105,22 +107,63 @@ def test_all_is_written_again_when_the_last_one_has_gone(handler: Written) -> No
 @pytest.mark.unit
 def test_a_request_may_change_and_the_lowest_level_still_applies(handler: Written) -> None:
     quiet = QuietLogs()
-    with quiet.held(logging.WARNING) as request:
+    with quiet.held(logging.WARNING, "a") as request:
         request(logging.CRITICAL)
         assert written(handler) == ["CRITICAL"]
-        with quiet.held(logging.ERROR):
+        with quiet.held(logging.ERROR, "b"):
             assert written(handler) == ["ERROR", "CRITICAL"]
         assert written(handler) == ["CRITICAL"]
 
 
 @pytest.mark.unit
+def test_nothing_is_requested_any_more_after_the_end(handler: Written) -> None:
+    quiet = QuietLogs()
+    with quiet.held(logging.WARNING, object()) as request:
+        pass
+    request(logging.CRITICAL)
+    assert written(handler) == ["WARNING", "ERROR", "CRITICAL"]
+    assert handler.filters == []
+
+
+@pytest.mark.process
+def test_a_cluster_that_is_closed_twice_leaves_the_messages_of_others(handler: Written) -> None:
+    cluster = FlameCluster(max=1, dashboard_address=None)
+    cluster.close()
+    cluster.close()
+    assert written(handler) == ["WARNING", "ERROR", "CRITICAL"]
+    assert handler.filters == []
+
+
+@pytest.mark.unit
 def test_messages_of_others_and_levels_of_handlers_are_left_alone(handler: Written) -> None:
-    with QuietLogs().held(logging.CRITICAL):
+    with QuietLogs().held(logging.CRITICAL, "a"):
         logging.getLogger("dask_flame").warning("lost: runner-1")
         logging.getLogger("bokeh.server").error("gone")
         handler.setLevel(logging.WARNING)  # somebody else's wish
     assert handler.messages == ["dask_flame WARNING"]
     assert handler.level == logging.WARNING
+
+
+@pytest.mark.unit
+def test_each_cluster_has_a_level_of_its_own(handler: Written) -> None:
+    quiet, closing = QuietLogs(), contextvars.Context()
+    closing.run(logs_of.set, "closing")
+    with quiet.held(logging.CRITICAL, "closing"), quiet.held(logging.WARNING, "going on"):
+        assert closing.run(written, handler) == ["CRITICAL"]
+        assert written(handler) == ["WARNING", "ERROR", "CRITICAL"]
+
+
+@pytest.mark.unit
+def test_what_cannot_be_done_at_exit_is_not_told(handler: Written) -> None:
+    with QuietLogs().held(logging.WARNING, "a"):
+        logs = logging.getLogger("distributed.scheduler")
+        logs.error(RuntimeError("cannot schedule new futures after interpreter shutdown"))
+        try:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        except RuntimeError:
+            logs.exception("Exception in callback %r", len)
+        logs.error(RuntimeError("cannot schedule new futures after shutdown"))
+    assert handler.messages == ["distributed.scheduler ERROR"]
 
 
 LOSING = """
@@ -160,6 +203,6 @@ def test_only_a_cluster_that_goes_on_tells_of_lost_data() -> None:
         [sys.executable, "-c", LOSING], capture_output=True, text=True, timeout=120
     )
     before, _, after = done.stderr.partition("closing\n")
-    assert "WARNING - the cluster has lost tcp://" in before
+    assert "WARNING - the cluster has lost flame://" in before
     assert (done.returncode, after[-7:]) == (0, "closed\n")
     assert "distributed" not in after

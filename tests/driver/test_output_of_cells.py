@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,14 +33,14 @@ cluster = await FlameCluster(max=1, dashboard_address=None, asynchronous=True)
 client = await Client(cluster, asynchronous=True)
 await client.submit(int)
 """
-#: Wait for the line about the lost runner, which is an event at the same time.
+#: Wait until both lines have appeared.
 LOSE = """
 def die():
     print("about to die", flush=True)
     os.kill(os.getpid(), signal.SIGSEGV)
 
 future = client.submit(die)
-while not any("SIGSEGV" in str(event) for event in cluster.events):
+while not os.path.exists(SEEN):
     AWAIT
 """
 CLOSE = {
@@ -63,13 +64,18 @@ def kernel() -> Iterator[Any]:
     manager.cleanup_resources()
 
 
-def run(kernel: Any, code: str) -> str:
-    """Run a cell; return what appears under it until it ends."""
+def run(kernel: Any, code: str, *wanted: str, seen: Path | None = None) -> str:
+    """Run a cell; return what appears under it until it ends.
+
+    A file is made once all that is wanted has appeared, so that the cell can wait for it.
+    """
     found: list[str] = []
 
     def add(message: Any) -> None:
         if message["msg_type"] == "stream":
             found.append(message["content"]["text"])
+            if seen is not None and all(text in "".join(found) for text in wanted):
+                seen.touch()
 
     reply = kernel.execute_interactive(code, timeout=90, output_hook=add)
     assert reply["content"]["status"] == "ok", reply["content"]
@@ -77,11 +83,14 @@ def run(kernel: Any, code: str) -> str:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_lost_runner_is_said_under_the_cell_that_runs(kernel: Any, asynchronous: bool) -> None:
+def test_a_lost_runner_is_said_under_the_cell_that_runs(
+    kernel: Any, asynchronous: bool, tmp_path: Path
+) -> None:
     assert run(kernel, MAKE_ASYNCHRONOUS if asynchronous else MAKE) == ""
     assert run(kernel, "1 + 1") == ""
     wait = "import asyncio; await asyncio.sleep(0.1)" if asynchronous else "time.sleep(0.1)"
-    text = run(kernel, LOSE.replace("AWAIT", wait) + wait + "\n")
-    assert "lost: runner-1: killed by SIGSEGV" in text
-    assert "about to die" in text
+    lines, seen = ("lost: runner-1: killed by SIGSEGV", "about to die"), tmp_path / "seen"
+    code = LOSE.replace("AWAIT", wait).replace("SEEN", repr(str(seen)))
+    text = run(kernel, code, *lines, seen=seen)
+    assert all(line in text for line in lines)
     run(kernel, CLOSE[asynchronous])

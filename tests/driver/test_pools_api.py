@@ -13,6 +13,7 @@ from distributed import Event, get_worker, wait
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BootError, PoolError, RunnerLost
+from tests.support.gates import at_once
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -58,23 +59,23 @@ def test_each_pool_scales_by_its_own_demand_and_the_first_is_the_default(two: An
 def test_work_without_a_pool_waits_rather_than_run_on_another_pools_runner(two: Any) -> None:
     cluster, client = two
     cluster.resize("gpu", min=1)
-    client.wait_for_workers(1, timeout=20)
+    client.wait_for_workers(1, timeout=60)
     cluster.resize("cpu", max=0)
     waits = client.submit(whoami, pure=False)
     wait_for(lambda: cluster.scheduler.waiting("cpu") == 1)
     with dask.annotate(pool="gpu"):
-        assert client.submit(whoami, pure=False).result(timeout=20) == "gpu-1"
+        assert client.submit(whoami, pure=False).result(timeout=60) == "gpu-1"
     assert not waits.done()
     cluster.resize("cpu", max=1)
-    assert waits.result(timeout=20) == "cpu-1"
+    assert waits.result(timeout=60) == "cpu-1"
 
 
 def test_resources_find_the_pool_that_has_them_and_dask_counts_them(flame: Any) -> None:
     cluster, client = flame(
         pools={"cpu": Pool(max=1), "gpu": Pool(max=1, concurrency=4, gpus=2, resources={"NVME": 1})}
     )
-    assert client.submit(whoami, resources={"GPU": 1}).result(timeout=20) == "gpu-1"
-    assert client.submit(whoami, resources={"NVME": 1}, pure=False).result(timeout=20) == "gpu-1"
+    assert client.submit(whoami, resources={"GPU": 1}).result(timeout=60) == "gpu-1"
+    assert client.submit(whoami, resources={"NVME": 1}, pure=False).result(timeout=60) == "gpu-1"
     gate = Event("gate", client=client)
     futures = client.map(lambda i: gate.wait(), range(3), resources={"GPU": 1})
     wait_for(lambda: cluster.runners["gpu-1"].busy == 2, what="two of three have a GPU")
@@ -102,10 +103,10 @@ def test_calls_that_leave_no_room_for_others_are_demand_for_more(flame: Any) -> 
 def test_calls_that_name_their_worker_go_there_whatever_its_pool(two: Any) -> None:
     cluster, client = two
     cluster.resize("gpu", min=1)
-    client.wait_for_workers(1, timeout=20)
-    assert client.submit(whoami, workers=["gpu-1"], pure=False).result(timeout=20) == "gpu-1"
+    client.wait_for_workers(1, timeout=60)
+    assert client.submit(whoami, workers=["gpu-1"], pure=False).result(timeout=60) == "gpu-1"
     loose = client.submit(whoami, workers=["gpu-1"], allow_other_workers=True, pure=False)
-    assert loose.result(timeout=20) == "gpu-1"
+    assert loose.result(timeout=60) == "gpu-1"
 
 
 def test_inputs_from_another_pool_travel(two: Any) -> None:
@@ -114,7 +115,7 @@ def test_inputs_from_another_pool_travel(two: Any) -> None:
     with dask.annotate(pool="gpu"):
         second = client.map(lambda x: (x, whoami()), first)
     total = client.submit(lambda pairs: sum(x for x, _ in pairs), second)
-    assert total.result(timeout=20) == 10
+    assert total.result(timeout=60) == 10
     assert {pool_of(name) for _, name in client.gather(second)} == {"gpu"}
 
 
@@ -149,9 +150,9 @@ def test_an_unknown_pool_is_an_error_and_holds_nothing_up(two: Any) -> None:
     with dask.annotate(pool="tpu"):
         future = client.submit(whoami)
     with pytest.raises(PoolError, match="there is no pool 'tpu'; there are 'cpu', 'gpu'"):
-        future.result(timeout=20)
+        future.result(timeout=60)
     assert not cluster.runners
-    assert client.submit(whoami, pure=False).result(timeout=20) == "cpu-1"
+    assert client.submit(whoami, pure=False).result(timeout=60) == "cpu-1"
 
 
 def test_priority_decides_within_a_pool_and_pools_do_not_wait_for_each_other(flame: Any) -> None:
@@ -161,7 +162,7 @@ def test_priority_decides_within_a_pool_and_pools_do_not_wait_for_each_other(fla
     wait_for(lambda: cluster.runners["a-1"].busy)
     later = client.map(whoami, range(3), priority=10, pure=False)
     with dask.annotate(pool="b"):
-        assert client.submit(whoami, priority=-10, pure=False).result(timeout=20) == "b-1"
+        assert client.submit(whoami, priority=-10, pure=False).result(timeout=60) == "b-1"
     assert not any(f.done() for f in later)
     gate.set()
     assert first.result()
@@ -181,7 +182,7 @@ def test_a_pool_that_cannot_boot_fails_its_own_calls_only(flame: Any) -> None:
     assert client.gather(good) == ["good-1"] * 3
     for future in bad:
         with pytest.raises(BootError, match="no runner of pool 'bad' could start"):
-            future.result(timeout=30)
+            future.result(timeout=60)
     assert {e.pool for e in events(cluster, "failed")} == {"bad"}
 
 
@@ -201,17 +202,17 @@ def test_a_single_use_runner_lets_its_other_calls_finish(flame: Any) -> None:
     cluster, client = flame(max=1, concurrency=2, single_use=True)
     gate = Event("gate", client=client)
     long = client.submit(lambda: gate.wait() and whoami())
-    assert client.submit(whoami, pure=False).result(timeout=20) == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60) == "runner-1"
     wait_for(lambda: cluster.runners["runner-1"].phase.value == "draining")
     next_one = client.submit(whoami, pure=False)
     gate.set()
     assert long.result() == "runner-1"
-    assert next_one.result(timeout=20) == "runner-2"
+    assert next_one.result(timeout=60) == "runner-2"
 
 
 def test_calls_fill_the_fullest_runner_so_that_others_can_go(flame: Any) -> None:
     cluster, client = flame(max=3, concurrency=2, idle_timeout="1s")
-    assert len(set(client.gather(client.map(whoami, range(6), seconds=0.5, pure=False)))) == 3
+    assert len(set(at_once(cluster, client, whoami, 6))) == 3
     gate = Event("gate", client=client)
     futures = [client.submit(lambda i: gate.wait() and whoami(), i) for i in range(2)]
     wait_for(lambda: len(cluster.runners) == 1, what="two calls need but one runner")
@@ -220,12 +221,12 @@ def test_calls_fill_the_fullest_runner_so_that_others_can_go(flame: Any) -> None
 
 
 def test_a_trickle_of_calls_keeps_one_runner(flame: Any) -> None:
-    cluster, client = flame(max=3, idle_timeout="1s")
-    client.gather(client.map(whoami, range(3), seconds=0.3, pure=False))
+    cluster, client = flame(max=3, idle_timeout="3s")
+    at_once(cluster, client, whoami, 3)
     names = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(cluster.runners) > 1 or len(names) < 1:
-        names = {client.submit(whoami, pure=False).result(timeout=20)}
+        names = {client.submit(whoami, pure=False).result(timeout=60)}
         assert time.monotonic() < deadline
     assert len(events(cluster, "boot")) == 1
 
@@ -242,11 +243,11 @@ def test_actors_hold_a_slot_and_keep_their_runner(flame: Any) -> None:
                 return self.n, whoami()
 
         placed = client.submit(Counter, actor=True)
-        counter = placed.result(timeout=20)
+        counter = placed.result(timeout=60)
         assert counter.add().result() == (1, "runner-1")
         assert cluster.scheduler.demand() == 1
         # Its slot is taken: the next call needs a runner of its own.
-        assert client.submit(whoami, pure=False).result(timeout=20) == "runner-2"
+        assert client.submit(whoami, pure=False).result(timeout=60) == "runner-2"
         wait_for(lambda: list(cluster.runners) == ["runner-1"])
         assert counter.add().result() == (2, "runner-1")
         del counter, placed
@@ -268,7 +269,7 @@ def test_an_actor_that_is_being_made_holds_one_slot_and_none_once_taken_back(
 
         placed = client.submit(Slow, actor=True)
         wait_for(lambda: cluster.scheduler.load("runner-1").busy == 1)
-        assert client.submit(whoami).result(timeout=20) == "runner-1"
+        assert client.submit(whoami).result(timeout=60) == "runner-1"
         assert cluster.scheduler.demand() == 1
         placed.cancel()
         go.touch()
@@ -298,12 +299,11 @@ def test_callbacks_hear_of_growth_and_shrinkage_and_cannot_do_harm(flame: Any) -
 
 def test_resize_changes_a_policy_while_it_runs(flame: Any) -> None:
     cluster, client = flame(max=1, idle_timeout="1h")
-    assert client.submit(whoami, pure=False).result(timeout=20) == "runner-1"
+    assert client.submit(whoami, pure=False).result(timeout=60) == "runner-1"
     policy = cluster.resize(max=3, idle_timeout="100ms", env={"SECRET": "s3cret"})
     assert (policy.max, policy.idle_timeout) == (3, 0.1)
     wait_for(lambda: not cluster.runners)
-    names = client.gather(client.map(whoami, range(3), seconds=0.3, pure=False))
-    assert len(set(names)) == 3
+    assert len(set(at_once(cluster, client, whoami, 3))) == 3
     (event,) = events(cluster, "policy")
     assert event.reason.startswith("resize: min=0, max=3, idle_timeout=0.1")
     assert "s3cret" not in str(cluster.events)
@@ -394,7 +394,7 @@ def test_a_call_that_kills_every_runner_fails_with_what_killed_them(flame: Any) 
     assert caught.value.runner == "runner-2"
     assert caught.value.tried == 2
     assert "allowed-failures=1" in str(caught.value)
-    assert client.submit(whoami, pure=False).result(timeout=20) == "runner-3"
+    assert client.submit(whoami, pure=False).result(timeout=60) == "runner-3"
     assert len(events(cluster, "lost")) == 2
 
 
@@ -410,25 +410,25 @@ def test_a_call_that_must_not_be_run_twice_is_not(flame: Any, tmp_path: Path) ->
 def test_nor_is_it_for_a_result_that_is_lost_with_its_runner(flame: Any, tmp_path: Path) -> None:
     _, client = flame(max=1)
 
-    def note() -> str:
+    def note() -> tuple[str, bytes]:
         with (tmp_path / "note").open("a") as f:
             f.write("x")
-        return whoami()
+        return whoami(), bytes(100_000)  # more than outlives its runner
 
     with dask.annotate(rerun=False):
         future = client.submit(note)
-    assert future.result(timeout=20) == "runner-1"
+    assert future.result(timeout=60)[0] == "runner-1"
     client.submit(_die_once, str(tmp_path / "killer")).result(timeout=60)
     with pytest.raises(RunnerLost, match="runner-1"):
-        client.submit(lambda x: x, future).result(timeout=20)
+        client.submit(lambda x: x, future).result(timeout=60)
     assert (tmp_path / "note").read_text() == "x"
 
 
 def test_min_runners_that_die_are_replaced(flame: Any) -> None:
     cluster, client = flame(min=2, max=2)
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=60)
     with dask.annotate(rerun=False), pytest.raises(RunnerLost):
-        client.submit(_exit, pure=False).result(timeout=20)
+        client.submit(_exit, pure=False).result(timeout=60)
     wait_for(lambda: len(cluster.observed) == 2)
 
 
@@ -460,3 +460,26 @@ def test_waiting_calls_wait_on_while_boots_fail(flame: Any, tmp_path: Path) -> N
         assert client.submit(whoami).result(timeout=60) == "runner-4"
     assert len(events(cluster, "boot")) == 4
     assert len(events(cluster, "failed")) == 1  # the reason is told once
+
+
+# An idle timeout that follows boots
+
+
+def test_an_idle_timeout_that_the_pool_finds(flame: Any) -> None:
+    cluster, client = flame(max=1, idle_timeout="10m")
+    assert client.submit(whoami, pure=False).result() == "runner-1"
+    assert repr(cluster).endswith("idle_timeout=600s)")
+    # It applies to the runner that is idle, by the boot that was measured before.
+    cluster.resize(idle_timeout="auto", idle_bounds=(0, "10m"))
+    wait_for(lambda: not cluster.runners, what="it is not kept for ten minutes")
+    (retired,) = events(cluster, "retire")
+    took = events(cluster, "ready")[0].numbers["seconds"]
+    assert retired.reason.startswith('no call for idle_timeout="auto", now ')
+    assert retired.reason.endswith(" s: as long as a boot takes (the median of 1)")
+    assert cluster.fleets.fleets["default"].idle.seconds == pytest.approx(took)
+    assert "idle_timeout=auto (now " in repr(cluster)
+    assert cluster.pools["default"].idle_timeout == "auto"
+    assert events(cluster, "policy")[-1].reason.endswith("idle_bounds=(0.0, 600.0)")
+    cluster.resize(idle_bounds=("5m", "10m"))
+    assert client.submit(whoami, pure=False).result() == "runner-2"
+    wait_for(lambda: "idle_timeout=auto (now 300s)" in repr(cluster))

@@ -7,12 +7,12 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
-import distributed.comm.tcp
 import pytest
 from dask.distributed import Client, wait
 from distributed.worker import get_worker
 
 from dask_flame import FlameCluster
+from dask_flame.comm.channel import Channel
 from dask_flame.lease.direct_transfer import scheduler_beside
 from tests.support.waiting import wait_for
 
@@ -47,20 +47,20 @@ class Moved:
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> Moved:
     counts = Moved()
-    tcp = distributed.comm.tcp
-    write, read = tcp.TCP.write, tcp.read_bytes_rw
+    send, receive = Channel.send, Channel.receive
 
-    async def counted_write(self: Any, *args: Any, **kwargs: Any) -> int:
-        nbytes: int = await write(self, *args, **kwargs)
+    def counted_send(self: Any, frames: Any) -> int:
+        nbytes = send(self, frames)
         counts.written += nbytes
         return nbytes
 
-    async def counted_read(stream: Any, n: int) -> memoryview:
-        counts.read += n
-        return await read(stream, n)
+    async def counted_receive(self: Any) -> list[memoryview]:
+        frames = await receive(self)
+        counts.read += sum(map(len, frames))
+        return frames
 
-    monkeypatch.setattr(tcp.TCP, "write", counted_write)
-    monkeypatch.setattr(tcp, "read_bytes_rw", counted_read)
+    monkeypatch.setattr(Channel, "send", counted_send)
+    monkeypatch.setattr(Channel, "receive", counted_receive)
     return counts
 
 

@@ -22,9 +22,9 @@ def test_closing_the_last_client_ends_the_runners_and_a_new_one_boots_them_again
     with FlameCluster(min=1, max=3, disconnect_grace="300ms", dashboard_address=None) as cluster:
         wait_for(lambda: len(cluster.observed) == 1, what="min runners boot without a client")
         first, second = Client(cluster), Client(cluster)
-        assert first.submit(int, 1).result(timeout=20) == 1
+        assert first.submit(int, 1).result(timeout=60) == 1
         first.close()
-        assert second.submit(int, 2).result(timeout=20) == 2
+        assert second.submit(int, 2).result(timeout=60) == 2
         assert cluster.runners
         second.close()
         wait_for(lambda: not cluster.runners, what="the runners end, the min ones too")
@@ -32,7 +32,7 @@ def test_closing_the_last_client_ends_the_runners_and_a_new_one_boots_them_again
             "no client for disconnect_grace=0.3 s"
         ]
         with Client(cluster) as third:
-            assert third.submit(int, 3).result(timeout=20) == 3
+            assert third.submit(int, 3).result(timeout=60) == 3
 
 
 @pytest.mark.process
@@ -58,7 +58,7 @@ def test_a_client_that_comes_within_the_grace_finds_the_fleet_as_it_was() -> Non
     with FlameCluster(max=1, disconnect_grace="10s", dashboard_address=None) as cluster:
         for _ in range(3):
             with Client(cluster) as client:
-                client.submit(int, 1).result(timeout=20)
+                client.submit(int, 1).result(timeout=60)
         assert sum(e.kind == "boot" for e in cluster.events) == 1
 
 
@@ -71,7 +71,7 @@ def test_clients_that_calls_open_hold_nothing(flame: Any) -> None:
 
         return str(get_client().id)
 
-    inner = client.submit(nested).result(timeout=20)
+    inner = client.submit(nested).result(timeout=60)
     assert not is_driver(inner)
     assert not is_driver("fire-and-forget")
     assert not is_driver("Client-observer-8d2c9f7e")
@@ -115,7 +115,7 @@ def commanded(folder: Any, *options: str, **settings: str) -> Iterator[Any]:
         wait_for(file.exists)
         yield lambda **kwargs: Client(scheduler_file=str(file), **kwargs)
         for part in parts:
-            part.wait(timeout=20)
+            part.wait(timeout=60)
     finally:
         for part in parts:
             part.kill()
@@ -133,21 +133,21 @@ def test_alone_on_a_scheduler_and_a_worker_of_the_command_line(tmp_path: Any) ->
         "    await plugin.start(scheduler)\n"
     )
     with commanded(tmp_path, "--preload", str(script)) as connect, connect() as client:
-        assert client.submit(int, 5).result(timeout=20) == 5
+        assert client.submit(int, 5).result(timeout=60) == 5
 
 
 @pytest.mark.process
 def test_as_a_preload_with_what_the_configuration_says(tmp_path: Any) -> None:
     lease = ("--preload", "dask_flame.lease")
     with commanded(tmp_path, *lease, disconnect_grace="300ms") as connect, connect() as client:
-        assert client.submit(int, 5).result(timeout=20) == 5
+        assert client.submit(int, 5).result(timeout=60) == 5
 
 
 @pytest.mark.process
 def test_registered_from_the_driver_on_a_scheduler_of_the_command_line(tmp_path: Any) -> None:
     with commanded(tmp_path) as connect, connect() as client:
         client.register_plugin(Lease("300ms"))
-        assert client.submit(int, 5).result(timeout=20) == 5
+        assert client.submit(int, 5).result(timeout=60) == 5
 
 
 @pytest.mark.unit
@@ -188,7 +188,7 @@ def test_calls_go_on_through_a_short_absence() -> None:
         wait_for(lambda: any(m.busy for m in cluster.runners.values()))
         leaving.close()
         gate.set()
-        assert future.result(timeout=20)
+        assert future.result(timeout=60)
 
 
 @pytest.mark.process
@@ -198,11 +198,11 @@ def test_an_observer_holds_nothing() -> None:
         Client(cluster.scheduler_address, name="observer") as looking,
     ):
         with Client(cluster) as client:
-            assert client.submit(int, 1).result(timeout=20) == 1
+            assert client.submit(int, 1).result(timeout=60) == 1
             assert cluster.runners
         wait_for(lambda: not cluster.runners)
         assert looking.status == "running"
-        assert looking.scheduler_info()["workers"] == {}
+        wait_for(lambda: looking.scheduler_info()["workers"] == {})
 
 
 @pytest.mark.process
@@ -212,10 +212,10 @@ def test_the_fleet_lives_until_the_last_driver_goes(way: str) -> None:
         FlameCluster(max=1, disconnect_grace="500ms", dashboard_address=None) as cluster,
         Client(cluster) as first,
     ):
-        assert first.submit(int, 1).result(timeout=20) == 1
+        assert first.submit(int, 1).result(timeout=60) == 1
         second = Client(cluster)
         held = second.submit(int, 2)
-        assert held.result(timeout=20) == 2
+        assert held.result(timeout=60) == 2
         if way == "drop":
             # As if its process had been killed: no goodbye, and it does not come back.
             comm = cluster.scheduler.client_comms[second.id]
@@ -226,7 +226,7 @@ def test_the_fleet_lives_until_the_last_driver_goes(way: str) -> None:
         wait_for(lambda: second.id not in cluster.scheduler.clients)
         wait_for(lambda: held.key not in cluster.scheduler.tasks)
         assert not cluster.scheduler.plugins[Lease.name].lapsed
-        assert first.submit(int, 3).result(timeout=20) == 3
+        assert first.submit(int, 3).result(timeout=60) == 3
         second.close()
 
 
@@ -236,8 +236,8 @@ def test_a_goodbye_keeps_nothing() -> None:
         with Client(cluster) as client:
             key = client.submit(int, 1, key="kept-for-nobody").key
         wait_for(lambda: key not in cluster.scheduler.tasks)
-        assert client.id not in cluster.scheduler.clients
-        assert cluster.scheduler.plugins[Lease.name]._sessions.records == {}
+        wait_for(lambda: client.id not in cluster.scheduler.clients)
+        wait_for(lambda: cluster.scheduler.plugins[Lease.name]._sessions.records == {})
 
 
 @pytest.mark.process
@@ -247,13 +247,13 @@ def test_max_lifetime_ends_a_stock_cluster_whatever_clients_there_are() -> None:
         Client(cluster, timeout="1s") as client,
     ):
         assert client.submit(int, 3).result() == 3
-        client.register_plugin(Lease("60s", max_lifetime="1s"))
+        client.register_plugin(Lease("60s", max_lifetime="3s"))
         plugin = cluster.scheduler.plugins[Lease.name]
         waiting = client.submit(int, 3, resources={"what nobody has": 1})
         wait_for(lambda: plugin.expired)
         assert plugin.lapsed
-        with pytest.raises(CancelledError, match="max_lifetime=1 s has passed"):
-            waiting.result(timeout=20)
+        with pytest.raises(CancelledError, match="max_lifetime=3 s has passed"):
+            waiting.result(timeout=60)
         wait_for(lambda: cluster.scheduler.status.name == "closed")
 
 
@@ -266,7 +266,7 @@ async def test_the_reasons_of_a_lapse() -> None:
         lease = Lease(
             "50ms",
             first="100ms",
-            max_lifetime="2s",
+            max_lifetime="6s",
             on_lapse=reasons.append,
             on_return=lambda: returns.append(1),
         )
@@ -280,7 +280,7 @@ async def test_the_reasons_of_a_lapse() -> None:
         assert reasons[1] == "no client for disconnect_grace=0.05 s"
         assert not lease.expired
         await _until(lambda: len(reasons) == 3)
-        assert reasons[2] == "max_lifetime=2 s has passed"
+        assert reasons[2] == "max_lifetime=6 s has passed"
         assert lease.expired
         async with Client(scheduler.address, asynchronous=True):
             assert lease.lapsed
@@ -288,7 +288,7 @@ async def test_the_reasons_of_a_lapse() -> None:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
 

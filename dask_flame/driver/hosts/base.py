@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from distributed import Security
 
 from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.core.budget import Budget
+from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.pool import Pool
 from dask_flame.driver.fleets import PoolFleets
+from dask_flame.driver.hosts.known_runs import KnownRuns
 from dask_flame.files.driver.cluster_files import ClusterFiles
 from dask_flame.history.records import History
 from dask_flame.history.state import Sample
@@ -76,7 +79,12 @@ class SchedulerHost(Protocol):
         The scheduler's address for Clients on this machine.
     dashboard_port : int
         Local port that is forwarded to the dashboard; 0 if the scheduler's own port is used.
+    runs : KnownRuns
+        The runs of a scheduler in another process; none if it is in this one.
     """
+
+    @property
+    def runs(self) -> KnownRuns: ...
 
     @property
     def scheduler(self) -> SchedulerView | None: ...
@@ -99,6 +107,9 @@ class SchedulerHost(Protocol):
     async def caught_up(self) -> None:
         """Wait until this process has received the scheduler's current state."""
 
+    def ends(self) -> None:
+        """Note that the cluster closes, from any thread, before its Clients do."""
+
     async def finish(self) -> None:
         """Stop following demand, and let runners exit normally."""
 
@@ -116,6 +127,9 @@ class SchedulerHost(Protocol):
     def stopped(self, why: str) -> None:
         """Handle a cluster that was stopped from outside."""
 
+    def replaced(self, why: str) -> None:
+        """Handle the loss of this cluster to another driver."""
+
     # Requests of the user
 
     def resized(self, pool: str, changes: Mapping[str, object], text: str) -> None:
@@ -132,6 +146,34 @@ class SchedulerHost(Protocol):
 
     def fixed(self, pool: str) -> None:
         """Stop following demand in a pool."""
+
+    def budgeted(self, budget: Budget | None, text: str) -> None:
+        """Follow another budget.
+
+        Parameters
+        ----------
+        budget : Budget or None
+        text : str
+            Text of the event.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """A running cluster, of which this process becomes the driver.
+
+    Attributes
+    ----------
+    cluster : str
+        Its id on the substrate.
+    driver : str
+        The id of this process as its driver.
+    connection : ConnectionInfo
+    """
+
+    cluster: str
+    driver: str
+    connection: ConnectionInfo = field(repr=False)
 
 
 class Expire(Protocol):
@@ -160,10 +202,12 @@ class HostParts:
     home_limit : int
         Bytes.
     dashboard_address : str or None
+    dashboard_token : str or None
+        The token that all pages need; None if everybody may read them.
     files : ClusterFiles
         The files for runners.
     specs : callable
-        Returns the launch specifications of the named runners.
+        Takes the kinds of runners by their names; returns their launch specifications.
     fix : callable
         Stops following demand in the default pool; callable from any thread.
     note_stop : callable
@@ -171,6 +215,11 @@ class HostParts:
     expire : Expire
     packages : RegistrationCheck or None
         Compares the packages of runners that register; None if they are not compared.
+    handover : callable
+        Returns what another process needs to become the driver, pickled; see
+        :mod:`dask_flame.driver.connect.handover`.
+    adopted : Adopted or None
+        The cluster of an earlier driver, in place of a new one.
     """
 
     name: str
@@ -182,9 +231,12 @@ class HostParts:
     max_lifetime: float | None
     home_limit: int
     dashboard_address: str | None
+    dashboard_token: str | None = field(repr=False)
     files: ClusterFiles
-    specs: Callable[[Sequence[str]], list[RunnerSpec]]
+    specs: Callable[[Mapping[str, str]], list[RunnerSpec]]
     fix: Callable[[], None]
     note_stop: Callable[[str], None]
     expire: Expire
     packages: RegistrationCheck | None
+    handover: Callable[[], bytes]
+    adopted: Adopted | None = None

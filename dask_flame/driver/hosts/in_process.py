@@ -5,22 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import dask.config
 from distributed import SchedulerPlugin
 from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.base import Ended
+from dask_flame.comm.addresses import HOST, SCHEME
+from dask_flame.comm.backend import register
 from dask_flame.core.accept_backoff import accept_patiently
+from dask_flame.core.budget import Budget
 from dask_flame.core.open_files import check_room
+from dask_flame.core.own_folders import make_own, why_unsafe
 from dask_flame.core.settings import configured
+from dask_flame.dashboard.access import guard
 from dask_flame.dashboard.deferred import install_later
 from dask_flame.driver import metrics
 from dask_flame.driver.control_loop import FlameAdaptive
+from dask_flame.driver.dashboard_links import dashboard_link, host_of
+from dask_flame.driver.dashboard_port import free_address
 from dask_flame.driver.hosts.base import HostParts
+from dask_flame.driver.hosts.known_runs import KnownRuns
+from dask_flame.errors import BackendError
 from dask_flame.lease.plugin import Lease
 from dask_flame.scaling.fleet import Phase
 from dask_flame.scheduler.home.home import Home
@@ -78,8 +90,10 @@ class InProcessScheduler:
         self._handlers = handlers
         self._adaptive: FlameAdaptive | None = None
         self._measured: metrics.Measured | None = None
+        self._lease: Lease | None = None
         self.scheduler: FlameScheduler | None = None
         self.home: Home | None = None
+        self.runs = KnownRuns()
 
     @property
     def address(self) -> str:
@@ -90,6 +104,7 @@ class InProcessScheduler:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start the scheduler and home, and push the callbacks that close them on `stack`."""
         parts = self._parts
+        register()
         check_room(sum(policy.max for policy in parts.fleets.policies.values()))
         self._lease = Lease(
             parts.disconnect_grace,
@@ -98,33 +113,77 @@ class InProcessScheduler:
             on_return=self._returned,
         )
         wanted = parts.dashboard_address
+        # Without a dashboard the scheduler still serves its health and metrics pages.
+        served, taken = free_address(wanted or "127.0.0.1:0")
+        listening = self._listening()
         scheduler = self.scheduler = FlameScheduler(
             pools=parts.fleets.policies,
             policies=lambda: parts.fleets.policies,
             shared_folder=lambda: None if parts.backend.remote else parts.backend.scratch,
             packages=parts.packages,
-            **parts.backend.listening,
+            **listening,
             security=parts.security,
-            local_directory=parts.backend.folder,
+            local_directory=self._directory(),
             dashboard=False,
-            # Without a dashboard the scheduler still serves its health and metrics pages.
-            dashboard_address=wanted or "127.0.0.1:0",
+            dashboard_address=served,
             plugins=[self._lease, *self._plugins],
         )
+        guard(scheduler, parts.dashboard_token)
         scheduler.handlers.update(self._handlers)
         stack.push_async_callback(scheduler.close, reason="flame-cluster-closed")
         if wanted is not None:
             install_later(scheduler)
-        await scheduler
+        try:
+            await scheduler
+        except RuntimeError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and listening.get("protocol") == SCHEME:
+                raise BackendError(
+                    f"the scheduler cannot listen in {parts.backend.folder}: {cause}; write "
+                    'dask.config.set({"temporary-directory": "/tmp"})'
+                ) from error
+            raise
+        if taken:
+            link = dashboard_link(
+                host_of(scheduler.address), scheduler.services["dashboard"].port, set()
+            )
+            logger.warning("port %d is in use: the dashboard is at %s", taken, link)
         accept_patiently(scheduler)
         self.home = Home(
             scheduler,
             security=parts.security,
-            directory=lambda: parts.backend.folder,
+            directory=self._directory,
             limit=parts.home_limit,
             memory=configured("home.memory"),
         )
         stack.push_async_callback(self.home.close)
+
+    def _listening(self) -> Mapping[str, Any]:
+        listening = self._parts.backend.listening
+        if listening.get("protocol") == SCHEME and self._parts.security.require_encryption:
+            return {"host": HOST}  # over TLS
+        return listening
+
+    def _directory(self) -> str:
+        """Return where distributed makes folders for the scheduler, which is on the import path.
+
+        Raises
+        ------
+        BackendError
+            Other users could put modules there.
+        """
+        if (folder := self._parts.backend.folder) is not None:
+            return folder
+        # Its usual folder in /tmp is the same for all users, and belongs to whoever was first.
+        place = dask.config.get("temporary-directory", default=None) or tempfile.gettempdir()
+        own = os.path.abspath(os.path.join(place, f"dask-scratch-space-{os.getuid()}"))
+        make_own(own)
+        if why := why_unsafe(own):
+            raise BackendError(
+                f"the temporary folder {own!r} is not safe from other users of this machine: {why};"
+                ' write dask.config.set({"temporary-directory": "/a/folder/of/your/own"})'
+            )
+        return own
 
     def follow(self, stack: contextlib.AsyncExitStack) -> FlameAdaptive:
         """Start the control loop; the cluster must be connected."""
@@ -141,6 +200,11 @@ class InProcessScheduler:
     async def caught_up(self) -> None:
         """Return immediately, as the scheduler is in this process."""
 
+    def ends(self) -> None:
+        """Release nothing singly any more: the scheduler closes as a whole."""
+        if self.scheduler is not None:
+            self.scheduler.ending = True
+
     async def finish(self) -> None:
         """Stop the control loop, and let runners exit normally."""
         if self._adaptive is not None:
@@ -149,9 +213,17 @@ class InProcessScheduler:
                 await self._part()
         if self._measured is not None:
             metrics.withdraw(self._measured)
+        if self._lease is not None:
+            self._lease.say_closed(self._parts.name)
+
+    def hand_over(self, within: float) -> None:
+        """Keep the work of the drivers for another process; see :meth:`Lease.hand_over`."""
+        assert self._lease is not None
+        self._lease.hand_over(within)
 
     def part_from_clients(self) -> None:
         """Stop the lease without notifying the Clients, as if their connections dropped."""
+        assert self._lease is not None
         self._lease.stop(replaced=True)
 
     async def _part(self) -> None:
@@ -207,6 +279,9 @@ class InProcessScheduler:
         if self._adaptive is not None:
             self._adaptive.wake()
 
+    def replaced(self, why: str) -> None:
+        """Do nothing: this process ends with its scheduler."""
+
     # Requests of the user
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
@@ -226,12 +301,20 @@ class InProcessScheduler:
         if self._adaptive is not None:
             self._adaptive.wake()
 
+    def budgeted(self, budget: Budget | None, text: str) -> None:
+        """Follow another budget, and record the event; see :meth:`SchedulerHost.budgeted`."""
+        self._parts.fleets.budget = budget
+        self._parts.history.journal.note("policy", text)
+        if self._adaptive is not None:
+            self._adaptive.wake()
+
     # Callbacks of the lease
 
     def _lapsed(self, why: str) -> None:
         parts = self._parts
         parts.history.journal.note("lease", why)
         parts.fleets.suspend(why)
+        assert self._lease is not None
         if self._lease.expired:
             self._lease.say_last(why)  # before calls fail because their runners end
             parts.expire(why)

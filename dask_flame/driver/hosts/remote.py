@@ -5,34 +5,40 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dask.utils import parse_timedelta
-from distributed import Security
-from distributed.comm import connect
+from distributed.comm import Comm, connect
 from distributed.protocol import pickle
 
 from dask_flame._version import __version__
 from dask_flame.backends.base import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
 from dask_flame.core.backoff import Backoff
-from dask_flame.core.channel import Channel
-from dask_flame.core.messages import DRIVER
+from dask_flame.core.budget import Budget
+from dask_flame.core.channel import Channel, Refused
+from dask_flame.core.connection import ConnectionInfo, new_key, seal, this_process
+from dask_flame.core.hidden_logs import without
+from dask_flame.core.messages import DASHBOARD, DRIVER
 from dask_flame.core.option_checks import cpus, seconds, size
-from dask_flame.core.pool import Pool
+from dask_flame.core.pool import Pool, known_option
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
+from dask_flame.core.tunnel import TunnelEntry
+from dask_flame.driver.certificates import inline
 from dask_flame.driver.hosts.base import HostParts
+from dask_flame.driver.hosts.known_runs import KnownRuns
 from dask_flame.driver.hosts.replication import SchedulerProxy
-from dask_flame.driver.launch import settings
-from dask_flame.driver.log_filter import without
+from dask_flame.driver.launch import settings, with_dashboard_token
 from dask_flame.errors import PRINTED, BackendError, BootError, PoolError
 from dask_flame.history.state import Sample
+from dask_flame.history.usage import PoolUsage
 from dask_flame.lease.resume import resume_clients
 from dask_flame.packages.imported import core_versions
 from dask_flame.prints.scheduler.plugin import Taker
@@ -51,6 +57,8 @@ _ATTEMPT = 10.0
 _HELLO_WITHIN = 180.0
 _SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
+#: Seconds between two requests for what has changed of the runs.
+_RENEWAL = 3.0
 
 
 class RemoteBounds:
@@ -136,6 +144,7 @@ class RemoteScheduler:
         self._closing = False
         self._stop = ""  # why the cluster was stopped from outside, if it was
         backend = parts.backend
+        self._place = backend.scheduler_place_word
         handlers: dict[str, Any] = {
             "hello": self._hello,
             "state": self.scheduler.take,
@@ -144,6 +153,7 @@ class RemoteScheduler:
             "prints": self._printed,
             "resized": self._called,
             "over": self._expired,
+            "past": self._take_past,
             "boot": self._boot,
             "end": backend.end,
             "list": backend.list,
@@ -156,23 +166,44 @@ class RemoteScheduler:
         self._reports = ReportReplica(
             partial(self._link.ask, "follow"), lambda: not self._closing, reports
         )
-        self._port = int(config.get("scheduler.port"))
+        self.runs = KnownRuns()
+        reports.run_names = self.runs.names
+        self._renewing: asyncio.Task[None] | None = None
+        self._adopted = parts.adopted
+        if self._adopted is None:
+            self._id = secrets.token_hex(8)
+            self._connection = ConnectionInfo(
+                security=inline(parts.security),
+                port=int(config.get("scheduler.port")),
+                dashboard_port=int(config.get("scheduler.dashboard-port")),
+                service=config.get("scheduler.service") or "",
+                key=new_key(),
+            )
+        else:
+            self._id, self._connection = self._adopted.driver, self._adopted.connection
+        self._port = self._connection.port
+        #: Whether everything may be ended: not while this process is not the driver yet, nor when
+        #: it is not any more.
+        self._owns = self._adopted is None
         self._launch_config: dict[str, Any] = {
             "grace": parts.disconnect_grace,
             "silence": silence,
-            "security": _inline(parts.security),
-            "config": settings(),
+            "security": inline(parts.security),
+            # A file that only this pod reads, of which nothing is shown.
+            "config": with_dashboard_token(settings(), parts.dashboard_token),
             "listening": {"port": self._port},
             "python": python_versions.here(),
+            "place": self._place,
             "packages": {} if parts.packages is None else core_versions(),
             "cluster": self._options(),
+            "driver": {"id": self._id, "proof": _digest(self._connection.proof)},
         }
 
     def _options(self) -> str:
         """Return the arguments of the FlameCluster in the scheduler's process, as text."""
         parts = self._parts
         has_dashboard = parts.dashboard_address is not None
-        port = int(config.get("scheduler.dashboard-port"))
+        port = self._connection.dashboard_port
         options = {
             "pools": {name: pool.abridged for name, pool in parts.fleets.policies.items()},
             "scheduler": "driver",
@@ -180,6 +211,7 @@ class RemoteScheduler:
             "disconnect_grace": parts.disconnect_grace,
             "max_lifetime": parts.max_lifetime,
             "home_limit": parts.home_limit,
+            "budget": parts.fleets.budget,
             "packages": "ignore" if parts.packages is None else "check",
             "dashboard_address": f"127.0.0.1:{port}" if has_dashboard else None,
         }
@@ -197,33 +229,54 @@ class RemoteScheduler:
         stack.enter_context(without("distributed.deploy.cluster", "Failed to sync cluster info"))
         parts, backend, fleets = self._parts, self._parts.backend, self._parts.fleets
         stack.push_async_callback(self.close)
+        first = fleets.policies[fleets.default]
         spec = SchedulerSpec(
             launch_config=self._launch_config,
-            options=fleets.policies[fleets.default].options,
+            options={**first.options, **first.kinds[0].options},
             timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
             cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
             memory=size("scheduler.memory", config.get("scheduler.memory")),
             template=config.get("scheduler.pod-template"),
-            service=config.get("scheduler.service") or "",
+            service=self._connection.service,
             port=self._port,
+            connection=self._connection,
         )
-        address = await backend.start_scheduler(spec, self._ended)
+        if self._adopted is None:
+            address = await backend.start_scheduler(spec, self._ended)
+        else:
+            address = await backend.join_scheduler(spec, self._ended, driver=self._id)
         self.address = f"tls://{address or f'127.0.0.1:{await backend.reach(self._port)}'}"
         self._connecting = asyncio.create_task(self._connect())
         version = await self._wait_for_hello()
         if version != __version__:
             raise BackendError(
-                f"the scheduler's pod has dask-flame {version} and this driver {__version__}; name "
-                "an image with the same version: image="
+                f"the scheduler's {self._place} has dask-flame {version} and this driver "
+                f"{__version__}; name an image with the same version: image="
             )
         await self._reports.follow()
-        await parts.files.upload(self._link.ask)
+        if self._adopted is None:
+            await parts.files.upload(self._link.ask)
+        self._hand_over()
         if parts.dashboard_address is not None:
             _, _, wanted = parts.dashboard_address.rpartition(":")
-            self.dashboard_port = await backend.reach(
-                int(config.get("scheduler.dashboard-port")),
-                at=int(wanted) if wanted.isdigit() else 0,
-            )
+            at = int(wanted) if wanted.isdigit() else 0
+            if backend.reaches_loopback:
+                port = self._connection.dashboard_port
+                self.dashboard_port = await backend.reach(port, at=at)
+            else:
+                entry = TunnelEntry(self._connect_to_dashboard)
+                stack.push_async_callback(entry.close)
+                self.dashboard_port = await entry.start(at)
+
+    def _hand_over(self) -> None:
+        """Leave at the scheduler what another driver needs if this process is killed."""
+        try:
+            sealed = seal(self._connection.key, self._parts.handover())
+        except Exception as error:
+            # For example, a callback that cannot be pickled.
+            logger.debug("no other process can become the driver: %r", error)
+            sealed = b""
+        self._link.send("handover", sealed=sealed)
 
     async def _wait_for_hello(self) -> str:
         """Wait for the scheduler's first message, and return its version of dask-flame."""
@@ -235,16 +288,23 @@ class RemoteScheduler:
             except TimeoutError:
                 why = f": {backend.out_of_reach}" if backend.out_of_reach else ""
                 if within == _SAID_AFTER:
-                    logger.warning("the scheduler's pod has started, and is not reached yet%s", why)
+                    logger.warning(
+                        "the scheduler's %s has started, and is not reached yet%s", self._place, why
+                    )
         raise BackendError(
-            f"the scheduler's pod has started, but was not reached within {_HELLO_WITHIN:g} s"
-            f"{why or '; see its log'}"
+            f"the scheduler's {self._place} has started, but was not reached within "
+            f"{_HELLO_WITHIN:g} s{why or '; see its log'}"
         )
 
     def follow(self, stack: contextlib.AsyncExitStack) -> RemoteBounds:
         """Keep the subscription to worker status; the control loop runs beside the scheduler."""
+        self._owns = True
         self._following = asyncio.create_task(self._follow())
+        self._renewing = asyncio.create_task(self._renew_runs())
         return self._bounds
+
+    def ends(self) -> None:
+        """Do nothing: the scheduler's process is told in :meth:`finish`."""
 
     async def finish(self) -> None:
         """Do nothing: :meth:`close` ends the scheduler and its runners."""
@@ -252,7 +312,15 @@ class RemoteScheduler:
     async def close(self) -> None:
         """Ask the scheduler to end with its runners, wait for it, and disconnect."""
         self._closing = True
-        if self._link.connected:
+        if not self._link.connected and self._owns and self._link.has_connected:
+            # Perhaps another process has become the driver meanwhile: then this is not to be ended.
+            await self._parts.backend.look_for_successor()
+        if not self._owns:
+            self._parts.backend.leave()
+        if self._link.connected and self._owns:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(_PART_WITHIN):
+                    await self.runs.renew(self._link.ask)
             self._link.send("close")
             with contextlib.suppress(TimeoutError):
                 runners = max(fleet.pool.shutdown_timeout for _, fleet in self._parts.fleets)
@@ -261,7 +329,7 @@ class RemoteScheduler:
                         await asyncio.sleep(0.02)
         await self._link.close()
         await self._reports.close()
-        for task in (self._connecting, self._following, *self._resizing):
+        for task in (self._connecting, self._following, self._renewing, *self._resizing):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -277,15 +345,28 @@ class RemoteScheduler:
         ConnectionError
         """
         await self._link.ask("caught_up")
+        await self.runs.renew(self._link.ask)
         await self._reports.caught_up()
+
+    async def _renew_runs(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEWAL)
+            with contextlib.suppress(ConnectionError):
+                await self.runs.renew(self._link.ask)
 
     def resized(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         """Apply a changed policy; see :meth:`SchedulerHost.resized`."""
         default = self._parts.fleets.policies[self._parts.fleets.default]
         self._bounds.minimum, self._bounds.maximum = default.min, default.max
-        # The driver itself passes options for runners on to them.
-        own = Pool.declared()
-        rest = {n: v for n, v in changes.items() if n in own and not own[n].for_runners}
+        # The driver itself passes options for runners on to them, but their order of preference is
+        # up to the scheduler's process.
+        own, known = Pool.declared(), {name: known_option(name) for name in changes}
+        rest = {
+            name: value
+            for name, value in changes.items()
+            if known[name].preference or (name in own and not known[name].for_runners)
+        }
+        self._hand_over()
         task = asyncio.ensure_future(self._resize(pool, rest, text))
         self._resizing.add(task)
         task.add_done_callback(self._resizing.discard)
@@ -305,6 +386,12 @@ class RemoteScheduler:
         self._parts.fleets.fleets[pool].fix()
         self._link.send("fix", pool=pool)
 
+    def budgeted(self, budget: Budget | None, text: str) -> None:
+        """Follow another budget; the event comes from the scheduler's process."""
+        self._parts.fleets.budget = budget
+        self._hand_over()
+        self._link.send("budget", budget=budget, text=text)
+
     # Events of the backend
 
     def ended(self, what: Ended) -> None:
@@ -320,15 +407,21 @@ class RemoteScheduler:
         self._stop = why
         self._link.send("stopped", why=why)
 
+    def replaced(self, why: str) -> None:
+        """Handle the loss of this cluster to another driver: end nothing of it any more."""
+        self._owns = False
+        self._parts.backend.leave()
+        self._over(f"{why}; it has this cluster now, and this process does not", "lost")
+
     def _ended(self, why: str) -> None:
         """Handle an unexpected end of the scheduler's process."""
         grace = self._parts.disconnect_grace
         if self._link.has_connected and (away := self._link.unreachable_for) > grace:
             # Its output and exit reason add nothing to this.
             self._over(
-                f"the scheduler's pod had been out of reach for {away:.0f} s, which is more than "
-                f"disconnect_grace={grace:g} s, so it has ended; write a longer one, such as "
-                f'disconnect_grace="10m"',
+                f"the scheduler's {self._place} had been out of reach for {away:.0f} s, which is "
+                f"more than disconnect_grace={grace:g} s, so it has ended; write a longer one, "
+                f'such as disconnect_grace="10m"',
                 "lost",
             )
         elif self._stop:
@@ -339,7 +432,7 @@ class RemoteScheduler:
                 BootError,
             )
         else:
-            self._over(f"the scheduler's pod has ended: {why}", "lost")
+            self._over(f"the scheduler's {self._place} has ended: {why}", "lost")
 
     # Messages of the scheduler's process
 
@@ -348,6 +441,11 @@ class RemoteScheduler:
         if not self._there.done():
             self._parts.backend.scheduler_connected()
             self._there.set_result(version)
+
+    def _take_past(self, usage: Mapping[str, PoolUsage], **rest: Any) -> None:
+        # The journal may not reach back to the beginning.
+        self._parts.history.usage.update(usage)
+        self.scheduler.past(**rest)
 
     def _reported(self, number: int, change: Mapping[str, Any] | None) -> None:
         self._reports.take(number, change)
@@ -361,11 +459,15 @@ class RemoteScheduler:
         if function is not None:
             self._callbacks.do(partial(safely, function, pool, count))
 
-    async def _boot(self, runners: Mapping[str, str]) -> None:
-        for name, pool in runners.items():
+    async def _boot(self, runners: Mapping[str, tuple[str, str]]) -> None:
+        if self._adopted is not None:
+            # An earlier driver may have been killed when it had begun with the same request.
+            there = await self._parts.backend.list()
+            runners = {name: what for name, what in runners.items() if name not in there}
+        for name, (pool, _) in runners.items():
             self._parts.fleets.booted(pool, (name,))
         try:
-            specs = self._parts.specs(list(runners))
+            specs = self._parts.specs({name: kind for name, (_, kind) in runners.items()})
         except PoolError as error:
             for name in runners:
                 self.ended(Ended(name=name, why=f"was refused: {error}", final=True))
@@ -400,16 +502,26 @@ class RemoteScheduler:
                 arguments = self._parts.security.get_connection_args("client")
                 comm = await connect(self.address, timeout=_ATTEMPT, **arguments)
                 try:
-                    await comm.write({"op": DRIVER, "reply": False, "version": __version__})
+                    me = {"version": __version__, "driver": self._id, "who": this_process()}
+                    await comm.write({"op": DRIVER, "reply": False, **me})
                     await self._link.serve(comm)
                 finally:
                     comm.abort()
+            except Refused as error:
+                self.replaced(str(error))
+                return
             except Exception as error:
                 # Retry after any error, as the cluster ends without a connection.
-                logger.debug("the scheduler's pod could not be reached: %r", error)
+                logger.debug("the scheduler could not be reached: %r", error)
             if time.monotonic() > begun + _LONGEST:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
+
+    async def _connect_to_dashboard(self) -> Comm:
+        arguments = self._parts.security.get_connection_args("client")
+        comm = await connect(self.address, timeout=_ATTEMPT, **arguments)
+        await comm.write({"op": DASHBOARD, "reply": False})
+        return comm
 
     async def _follow(self) -> None:
         """Renew the subscription to worker status; distributed's Cluster subscribes only once."""
@@ -422,13 +534,5 @@ class RemoteScheduler:
                 await asyncio.sleep(_LONGEST)
 
 
-def _inline(security: Security) -> dict[str, Any]:
-    """Return the contents of a Security, with files replaced by their certificates and keys."""
-    parts = ("scheduler", "worker", "client")
-    keys = [f"tls_{part}_{what}" for part in parts for what in ("key", "cert")]
-    given: dict[str, Any] = {"require_encryption": True}
-    for key in ("tls_ca_file", *keys):
-        value = getattr(security, key)
-        if isinstance(value, str):
-            given[key] = value if "-----BEGIN" in value else Path(value).read_text()
-    return given
+def _digest(proof: str) -> str:
+    return hashlib.sha256(proof.encode()).hexdigest()

