@@ -8,13 +8,16 @@ packages add backends through the entry point group ``dask_flame.backends``.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dask_flame.comm.addresses import HOST, SCHEME, new_socket_in
 from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.launch_config import LaunchConfig, Packages, SetupConfig
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
@@ -70,6 +73,8 @@ class RunnerSpec:
         The function to call before the runner registers. May hold secrets.
     config : mapping
         Dask configuration.
+    post_mortem : bool
+        Whether it keeps the frames of failed calls.
     security : mapping of str to str
         Arguments of :class:`distributed.Security` for a worker. Holds a private key.
     flags : sequence of str
@@ -82,8 +87,16 @@ class RunnerSpec:
     files : mapping
         What a runner on another machine needs to fetch the driver's files (``files=``).
     options : mapping
-        The pool's options for this backend, checked by its :attr:`Backend.Options`. May hold
-        secrets.
+        The pool's options for this backend, checked by its :attr:`Backend.Options`. Of an option
+        that may be a list in order of preference, it has the one value chosen for this runner. May
+        hold secrets.
+    kind : str
+        The values chosen for this runner, as text: ``"A100, spot"``. Empty if the pool has no
+        options that may be lists.
+    capacity_wait : float or None
+        Seconds after which the substrate counts as having none of this kind if it has only said so
+        since, without refusing the request. The backend then gives the boot up, with
+        ``Ended(no_capacity=True)``. None: the pool has no other kind, so that the runner waits.
     packages : Packages
         Packages to compare and to install, see
         :class:`dask_flame.core.launch_config.Packages`. May hold credentials in URLs.
@@ -104,12 +117,15 @@ class RunnerSpec:
     preload: Sequence[str] = ()
     setup: SetupConfig | None = field(default=None, repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    post_mortem: bool = False
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
     flags: Sequence[str] = ()
     hash_seed: str = ""
     cwd: str | None = ""
     files: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kind: str = ""
+    capacity_wait: float | None = None
     packages: Packages = field(default_factory=_no_packages, repr=False)
 
     @property
@@ -155,6 +171,7 @@ class RunnerSpec:
             "setup": self.setup,
             "secrets": self.secret_names,
             "config": dict(self.config),
+            "post_mortem": self.post_mortem,
             "security": security if local else _inline(security),
             "path": [],
             "cwd": "",
@@ -185,21 +202,28 @@ class SchedulerSpec:
     Attributes
     ----------
     launch_config : mapping
-        The configuration of its process, in types of JSON. Holds private keys.
+        The configuration of its process, in types of JSON. Holds private keys. A backend may add
+        ``address_variable``, the name of the variable with the address that runners connect to
+        (``"DASK_FLAME_POD_IP"``), and ``also_at``, a list of further addresses to listen at (the
+        loopback address).
     options : mapping
         The options of the first pool for this backend.
     timeout : float
         Seconds that its start may take.
     cpus : float
-        CPUs of its pod.
+        CPUs of its pod, or machine.
     memory : int
-        Memory of its pod, in bytes.
+        Memory of it, in bytes.
     template : mapping, path or None
         Template of its pod.
     service : str
         How Clients connect to it, in the substrate's terms; empty for :meth:`Backend.reach`.
     port : int
         The port that it listens on.
+    connection : ConnectionInfo or None
+        What other processes of the user need to connect. Holds private keys. The backend keeps it
+        where only they can read it, and not where the scheduler or a runner can; see
+        :meth:`Inspector.enter`. None: they cannot connect.
     """
 
     launch_config: Mapping[str, Any] = field(repr=False)
@@ -210,6 +234,7 @@ class SchedulerSpec:
     template: Any = None
     service: str = ""
     port: int = 8786
+    connection: ConnectionInfo | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +254,10 @@ class Ended:
         this is not a failure, and the boot is tried again when one has ended.
     final : bool
         Whether another boot would fail for the same reason. Calls that wait for it fail at once.
+    no_capacity : bool
+        Whether the substrate has none of this runner's kind at present (its GPU, region, …); `why`
+        is the substrate's own statement. The cluster asks for the pool's next kind, and tries this
+        one again later. If the pool has no other kind to try, this is as `no_room`.
     """
 
     name: str
@@ -236,6 +265,7 @@ class Ended:
     output: str = ""
     no_room: bool = False
     final: bool = False
+    no_capacity: bool = False
 
 
 def _unheard(*_: str) -> None:
@@ -266,6 +296,11 @@ class BackendContext:
         :attr:`Backend.places`.
     disconnect_grace : float or None
         Seconds that the cluster outlives a lost driver; None if the user has not set it.
+    adopts : str
+        The id of a running cluster of which this process becomes the driver, in place of one that
+        is gone; see :meth:`Backend.join_scheduler`. Empty for a new cluster.
+    replaced : callable
+        Called with a reason; see :meth:`Backend.replaced`.
     """
 
     cluster: str
@@ -276,6 +311,8 @@ class BackendContext:
     scheduler: str = "auto"
     places: Mapping[str, str] = field(default_factory=dict)
     disconnect_grace: float | None = None
+    adopts: str = ""
+    replaced: Callable[[str], None] = _unheard
 
 
 class Backend(ABC):
@@ -328,6 +365,15 @@ class Backend(ABC):
     disposable: ClassVar[bool] = False
     #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver"})
+    #: What is called ``"pod"`` there, for messages.
+    scheduler_place_word: ClassVar[str] = "pod"
+    #: Whether :meth:`reach` leads to any port of the loopback address of the scheduler's process.
+    #: If not, it is called for the scheduler's own port alone, and the dashboard is reached through
+    #: the scheduler's connection.
+    reaches_loopback: ClassVar[bool] = True
+    #: Whether a process can become the driver of a cluster whose driver is gone, see
+    #: :meth:`join_scheduler`.
+    adopts: ClassVar[bool] = False
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
     shows_output: ClassVar[bool] = False
     #: The options of a cluster that determine the place of its runners, of ``namespace`` and
@@ -355,7 +401,8 @@ class Backend(ABC):
 
         This is called before :meth:`start`, with one runner for each pool, and again whenever the
         options of a pool have changed. Names and the scheduler's address are empty. By default,
-        it does nothing.
+        it does nothing. A backend that keeps :attr:`RunnerSpec.capacity_wait` also applies the new
+        one to runners of that pool that wait for capacity already.
 
         Raises
         ------
@@ -374,6 +421,8 @@ class Backend(ABC):
           the running one is not affected.
         - The substrate refuses a request: the request counts as accepted, and `ended` is called
           with the refusal, before or after the return.
+        - The substrate has none of a runner's kind at present: the same, with ``no_capacity``. If
+          it says so only by letting the request wait, :attr:`RunnerSpec.capacity_wait` applies.
         - The substrate is unreachable: the same for each runner, or raise BackendError. After an
           exception, `ended` is not called for these runners.
         - After :meth:`close`: `ended` is called for each runner, or BackendError is raised.
@@ -534,8 +583,8 @@ class Backend(ABC):
         Parameters
         ----------
         **where : str
-            The places to inspect: the options ``namespace`` and ``context`` that the user has
-            given.
+            The places to inspect: the options ``namespace``, ``context`` and ``app`` that the user
+            has given.
 
         Raises
         ------
@@ -579,9 +628,14 @@ class Backend(ABC):
     def listening(self) -> dict[str, Any]:
         """Arguments of the scheduler, so that it listens where runners can connect.
 
-        Known when :meth:`start` has returned.
+        Known when :meth:`start` has returned. By default, runners are on the driver's machine, and
+        the scheduler listens on a Unix socket in :attr:`folder`, or, without a folder, in Linux's
+        abstract namespace. Only processes of the same user can connect. With TLS, it listens on the
+        loopback address.
         """
-        return {"host": "127.0.0.1"}
+        if not self.folder and sys.platform != "linux":
+            return {"host": HOST}
+        return {"host": new_socket_in(self.folder or ""), "protocol": SCHEME}
 
     @property
     def disconnect_grace(self) -> float:
@@ -625,6 +679,64 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
+    async def join_scheduler(
+        self, spec: SchedulerSpec, over: Callable[[str], None], *, driver: str
+    ) -> str:
+        """Take over a scheduler, and all runners, that an earlier driver has started.
+
+        This is called in place of :meth:`start_scheduler` if :attr:`BackendContext.adopts` is set.
+        From now on, :meth:`list` includes all runners that exist, and `ended` is called for those
+        that end. An earlier driver that still lives must learn of it, if possible, before this one
+        changes anything: it then calls :meth:`replaced`.
+
+        If this fails, or the backend is closed before :meth:`scheduler_connected` was called,
+        everything stays as it is for another driver.
+
+        Parameters
+        ----------
+        spec : SchedulerSpec
+            As far as it is known: without a launch configuration.
+        over : callable
+            See :meth:`start_scheduler`.
+        driver : str
+            A unique id of this driver.
+
+        Returns
+        -------
+        str
+            See :meth:`start_scheduler`.
+
+        Raises
+        ------
+        BackendError
+        """
+        raise NotImplementedError
+
+    def leave(self) -> None:  # noqa: B027
+        """Leave everything that exists to another driver: from now on, end and delete nothing."""
+
+    async def look_for_successor(self) -> None:  # noqa: B027
+        """Call :meth:`leave` if another process has become the driver.
+
+        This is called before a close without a connection to the scheduler. It does not raise.
+        """
+
+    def replaced(self, why: str) -> None:
+        """Report that another process has become the driver; for a backend to call."""
+        self.leave()
+        self.context.replaced(why)
+
+    async def announce(self, connection: ConnectionInfo) -> None:  # noqa: B027
+        """Make known how to connect to a scheduler in this process; see :meth:`Inspector.enter`.
+
+        This is optional, and called once when the scheduler has started in the driver's process.
+        What it keeps must only be readable by the user, and must end with the driver.
+
+        Parameters
+        ----------
+        connection : ConnectionInfo
+        """
+
     def scheduler_connected(self) -> None:
         """Handle the first connection of the driver to the scheduler of :meth:`start_scheduler`.
 
@@ -636,7 +748,8 @@ class Backend(ABC):
     async def reach(self, port: int, *, at: int = 0) -> int:
         """Forward a port of this machine's loopback address to the scheduler's process.
 
-        This is called after :meth:`start_scheduler`, perhaps several times.
+        This is called after :meth:`start_scheduler`, perhaps several times; see
+        :attr:`reaches_loopback`.
 
         Parameters
         ----------

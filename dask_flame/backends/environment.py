@@ -15,6 +15,8 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+#: The variable of a setting that only the driver needs: ``flame.dashboard.token``.
+DASHBOARD_TOKEN = "DASK_FLAME__DASHBOARD__TOKEN"
 #: Variables whose values are not secret, unless a pool or a template sets them.
 KNOWN = frozenset({*_THREADS, "MALLOC_TRIM_THRESHOLD_", HASH_SEED})
 

@@ -1,4 +1,4 @@
-"""The interface through which the command line lists and ends clusters (command line).
+"""The interface through which other processes find and end clusters (command line, driver).
 
 A backend with an inspector has a class method ``inspector``, see :meth:`Backend.inspector`. An
 inspector does not need the cluster's driver, which may be dead or on another machine.
@@ -6,11 +6,17 @@ inspector does not need the cluster's driver, which may be dead or on another ma
 
 from __future__ import annotations
 
+import asyncio
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+
+from dask_flame.attached.looking.values import Stacks
+from dask_flame.core.connection import ConnectionInfo
+from dask_flame.errors import BackendError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,8 @@ class RunnerListing:
         The process, or the node; empty if it has none yet.
     gpus : float
         Number of requested GPUs, as far as the substrate reports it.
+    kind : str
+        Its kind among those of its pool, such as ``"A100, spot"``; empty if it is not known.
     """
 
     name: str
@@ -36,6 +44,7 @@ class RunnerListing:
     started: float | None = None
     where: str = ""
     gpus: float = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,9 @@ class ClusterListing:
     started : float or None
         Unix time, in seconds.
     runners : tuple of RunnerListing
+    made_by : str
+        User and host of its first driver, where the backend notes them for a cluster that can be
+        adopted; see :func:`dask_flame.core.connection.this_user`.
     """
 
     id: str
@@ -65,6 +77,7 @@ class ClusterListing:
     driver: str = ""
     started: float | None = None
     runners: tuple[RunnerListing, ...] = ()
+    made_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +100,24 @@ class Orphan:
     cluster: str
     why: str
     key: tuple[object, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """A way to a cluster's scheduler.
+
+    Attributes
+    ----------
+    address : str
+        The scheduler's address for this process.
+    connection : ConnectionInfo
+    close : callable
+        Return an awaitable that closes the way.
+    """
+
+    address: str
+    connection: ConnectionInfo = field(repr=False)
+    close: Callable[[], Awaitable[None]] = field(repr=False)
 
 
 class Inspector(ABC):
@@ -122,6 +153,20 @@ class Inspector(ABC):
     async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
         """Return the last ``lines`` lines of output of each of a cluster's runners, by name."""
 
+    async def stacks(self, cluster: ClusterListing, runner: str) -> Stacks:
+        """Return what a runner executes. Local clusters only, unless a backend overrides it.
+
+        Raises
+        ------
+        BackendError
+            It cannot be found out from here.
+        """
+        write = f'cluster.runners["{runner}"].stacks()'
+        raise BackendError(
+            f"the stacks of {runner} cannot be read from here; write {write} in the driver of "
+            f"{cluster.name}, or look at the page /inspect of its dashboard"
+        )
+
     @abstractmethod
     async def stop(self, cluster: ClusterListing, *, within: float) -> str:
         """End all runners and objects of a cluster, and notify its driver.
@@ -143,6 +188,18 @@ class Inspector(ABC):
             If something is left after `within` seconds.
         """
 
+    async def enter(self, cluster: ClusterListing) -> Entrance:
+        """Open a way to a cluster's scheduler, which lasts until it or the inspector is closed.
+
+        This is optional.
+
+        Raises
+        ------
+        BackendError
+            It cannot be reached, or this user may not connect to it.
+        """
+        raise BackendError(f"this backend cannot connect to {cluster.id} from another process")
+
     @abstractmethod
     async def orphans(self) -> list[Orphan]:
         """Return objects of clusters without a driver, except those about to end by themselves."""
@@ -150,3 +207,42 @@ class Inspector(ABC):
     @abstractmethod
     async def end(self, orphans: Sequence[Orphan]) -> list[Orphan]:
         """End objects that are still orphaned; return those that could not be ended."""
+
+
+def stop_outcome(cluster: ClusterListing, *, told: bool) -> str:
+    """Return the outcome of :meth:`Inspector.stop` where the driver may be on another machine.
+
+    Parameters
+    ----------
+    cluster : ClusterListing
+        As it was before it was stopped.
+    told : bool
+        Whether its driver was notified.
+    """
+    if cluster.state == "orphaned":
+        return "ended; its driver was gone"
+    was = "and was told" if told else "and could not be told: it may begin again"
+    return f"stopped; its driver, {cluster.driver}, may live on, {was}"
+
+
+async def lasting_orphans(
+    look: Callable[[], Awaitable[Sequence[Orphan]]], *, within: float, pause: float
+) -> list[Orphan]:
+    """Return the orphans that do not end by themselves.
+
+    Parameters
+    ----------
+    look : callable
+        Return the orphans that there are now.
+    within : float
+        Seconds that they have to end, from the first look on.
+    pause : float
+        Seconds between two looks.
+    """
+    found = {orphan.key: orphan for orphan in await look()}
+    deadline = time.monotonic() + within
+    while found and time.monotonic() < deadline:
+        await asyncio.sleep(pause)
+        there = {orphan.key for orphan in await look()}
+        found = {key: orphan for key, orphan in found.items() if key in there}
+    return list(found.values())

@@ -82,9 +82,8 @@ def test_a_cluster_with_it_maps_calls_and_scales_to_zero(installed: Path, flame:
 
 
 def test_it_takes_no_options_of_pods(installed: Path) -> None:
-    with pytest.raises(
-        PoolError, match="image is an option of pods, and backend='subprocess' makes none"
-    ):
+    says = "image is an option of Fly Machines and pods, and backend='subprocess' makes none"
+    with pytest.raises(PoolError, match=says):
         FlameCluster(backend="subprocess", image="i")
 
 

@@ -6,28 +6,31 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec, SchedulerSpec
-from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes.api.client import PODS, POLICIES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.permissions import check
 from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
+from dask_flame.backends.kubernetes.capacity_wait import CapacityWait
 from dask_flame.backends.kubernetes.objects import manifests, pod_status
+from dask_flame.backends.kubernetes.objects.context import DRIVER as MARK
 from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.redact import shown
-from dask_flame.backends.kubernetes.objects.resources import variables
 from dask_flame.backends.kubernetes.options import KubernetesOptions, check_context, check_namespace
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
+from dask_flame.backends.kubernetes.pod_creation import OVER_QUOTA, refusal, runner_objects
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
+from dask_flame.backends.kubernetes.runner import Runner
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
 from dask_flame.backends.redact import scrub
 from dask_flame.core import config
 from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.connection import this_process
 from dask_flame.core.options import Check
+from dask_flame.core.text import with_advice
 from dask_flame.errors import BackendError, PoolError
 
 if TYPE_CHECKING:
@@ -38,8 +41,11 @@ logger = logging.getLogger("dask_flame")
 #: Default `disconnect_grace` in seconds if the driver reaches its scheduler through the API server,
 #: which is unavailable for longer when it is upgraded or restarted.
 _GRACE = 120.0
-#: Part of the refusal of a pod that exceeds a quota.
-_OVER_QUOTA = "exceeded quota"
+#: Settings behind a lack of capacity.
+_NO_CAPACITY = (
+    "gpu_kind, spot, cpus, memory, gpus and node_selector; the nodes of the cluster; boot_timeout "
+    "and flame.capacity-wait if these take longer to come"
+)
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace after which a pod is deleted without waiting for its node.
 _OVERDUE = 30.0
@@ -47,21 +53,6 @@ _OVERDUE = 30.0
 _HEARD_WITHIN = 2.0
 #: Maximum time in seconds for each step of closing.
 _CLOSE_WITHIN = 15.0
-
-
-@dataclass
-class _Runner:
-    """The state of a runner that was requested."""
-
-    pod: str
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    making: asyncio.Task[None] | None = None
-    ending: bool = False
-    why: str = ""
-    held: str = ""
-    final: bool = False
-    following: asyncio.Task[None] | None = None
-    steps: set[str] = field(default_factory=set)
 
 
 class KubernetesBackend(Backend):
@@ -82,6 +73,7 @@ class KubernetesBackend(Backend):
     remote: ClassVar[bool] = True
     disposable: ClassVar[bool] = True
     holds_secrets: ClassVar[bool] = True
+    adopts: ClassVar[bool] = True
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     places: ClassVar[Mapping[str, Check]] = {
         "namespace": check_namespace,
@@ -91,11 +83,17 @@ class KubernetesBackend(Backend):
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
         # Clusters may have the same name; the random part keeps their objects apart.
-        self._id = f"{context.cluster}-{secrets.token_hex(3)}".lower()
+        new = f"{context.cluster}-{secrets.token_hex(3)}".lower()
+        self._id = context.adopts or new
+        self._driver = ""  # this driver's id, if it has taken the cluster over
+        # Whether what exists is another driver's: while this one is not connected, and once another
+        # one has taken its place.
+        self._left = bool(context.adopts)
+        self._finding = False  # whether the pods of an earlier driver are being listed
         self._api: Api | None = None
         self._watcher: Watcher | None = None
         self._host = ""
-        self._runners: dict[str, _Runner] = {}
+        self._runners: dict[str, Runner] = {}
         self._output: PodLogs | None = None
         self._owner_job: OwnerJob | None = None
         self._apart = False
@@ -132,6 +130,13 @@ class KubernetesBackend(Backend):
     def _runners_selector(self) -> str:
         return f"dask.org/cluster-name={self._id},dask.org/component=worker"
 
+    def expect(self, specs: Sequence[RunnerSpec]) -> None:
+        # Pods that wait follow the present policy: it may have gained other kinds, or lost them.
+        waits = {spec.pool: spec.capacity_wait for spec in specs}
+        for runner in self._runners.values():
+            wait = waits.get(runner.pool, runner.capacity.seconds)
+            runner.capacity.change(wait, wanted=runner.wanted)
+
     async def start(self) -> None:
         try:
             where, seat = self.context.places, self.context.scheduler
@@ -149,7 +154,7 @@ class KubernetesBackend(Backend):
                     "Where the pod's host name is not its name, set POD_NAME in it; elsewhere "
                     'or where namespace= is another one than its own, write scheduler="pod"'
                 )
-            self._apart = seat == "pod" or place is None
+            self._apart = seat == "pod" or place is None or bool(self.context.adopts)
             setting, given = KubernetesOptions.setting, KubernetesOptions.configured().given
             fenced = setting("network-policy")
             await check(
@@ -179,7 +184,8 @@ class KubernetesBackend(Backend):
                 self._api, site, policy if fenced else None, trouble, grace=self.disconnect_grace
             )
             self._watcher = Watcher(self._api, self._selector, self._seen, self._gone)
-            await self._watcher.start()
+            if not self.context.adopts:
+                await self._watcher.start()
             if self._closing is not None:
                 # Closed in the meantime, perhaps before there was anything to close.
                 await self._close()
@@ -197,9 +203,75 @@ class KubernetesBackend(Backend):
         self._scheduler_pod = SchedulerPod(self._api, self._owner_job, over, self._stop)
         return await self._scheduler_pod.start(spec)
 
+    async def join_scheduler(
+        self, spec: SchedulerSpec, over: Callable[[str], None], *, driver: str
+    ) -> str:
+        assert self._api is not None
+        assert self._owner_job is not None
+        assert self._watcher is not None
+        self._driver = driver
+        self._scheduler_pod = SchedulerPod(self._api, self._owner_job, over, self._stop)
+        try:
+            await self._owner_job.join_scheduler_job()
+            # A driver that still lives sees this before it sees pods that it does not know.
+            pod = await self._find_scheduler_pod()
+            mark = {"metadata": {"annotations": {MARK: f"{driver} {this_process()}"}}}
+            await self._api.patch(PODS, pod, mark)
+            self._finding = True
+            try:
+                await self._watcher.start()
+            finally:
+                self._finding = False
+            return await self._scheduler_pod.join(spec)
+        except KubernetesError as error:
+            raise BackendError(f"{self._id} cannot be taken over: {error}") from error
+        except TimeoutError:
+            raise BackendError(
+                f"{self._id} cannot be taken over: its scheduler was not seen to run within "
+                f"flame.scheduler.timeout={spec.timeout:g} s"
+            ) from None
+
+    async def _find_scheduler_pod(self) -> str:
+        assert self._api is not None
+        selector = f"dask.org/cluster-name={self._id},dask.org/component=scheduler"
+        pods, _ = await self._api.list(PODS, selector)
+        names = [p["metadata"]["name"] for p in pods if "deletionTimestamp" not in p["metadata"]]
+        if not names:
+            raise KubernetesError(404, "NotFound", "its scheduler's pod is gone")
+        return str(names[-1])
+
     def scheduler_connected(self) -> None:
         assert self._owner_job is not None
+        self._left = False
         self._owner_job.deadline.lift()
+
+    def leave(self) -> None:
+        self._left = True
+
+    async def look_for_successor(self) -> None:
+        if self._api is None or self._scheduler_pod is None or not self._scheduler_pod.name:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                self._look_for_successor(await self._api.get(PODS, self._scheduler_pod.name))
+        except (KubernetesError, TimeoutError) as error:
+            if isinstance(error, KubernetesError) and error.code == 404:
+                return  # a cluster whose scheduler is gone has no other driver
+            logger.warning(
+                "the Job of %s, which owns all of it, could not be deleted (%s); it ends by itself "
+                "once it has heard nothing of this driver for disconnect_grace, unless another "
+                "process has become the driver",
+                self._id,
+                error if str(error) else f"no answer within {_CLOSE_WITHIN:g} s",
+            )
+            self.leave()
+
+    def _look_for_successor(self, pod: Pod) -> None:
+        mark = str((pod["metadata"].get("annotations") or {}).get(MARK, ""))
+        id, _, where = mark.partition(" ")
+        # While this driver joins, it may still see the mark of the one before.
+        if id and id != self._driver and not self._left:
+            self.replaced(f"another process has become the driver of this cluster: {where}")
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         assert self._scheduler_pod is not None
@@ -213,11 +285,17 @@ class KubernetesBackend(Backend):
         self.check_new(specs, self._runners)
         making = []
         for spec in specs:
-            runner = self._runners[spec.name] = _Runner(object_name(self._id, spec.name))
+            pod = object_name(self._id, spec.name)
+            runner = self._requested(spec.name, pod, spec.pool, spec.capacity_wait)
             runner.making = asyncio.create_task(self._make(spec, runner))
             making.append(runner.making)
         # Creation continues if this is cancelled: the code that ends a runner waits for it.
         await asyncio.gather(*map(asyncio.shield, making))
+
+    def _requested(self, name: str, pod: str, pool: str, wait: float | None) -> Runner:
+        capacity = CapacityWait(wait, partial(self._lacks_capacity, name))
+        runner = self._runners[name] = Runner(pod, pool, capacity)
+        return runner
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         there = [(n, r) for n in names if (r := self._runners.get(n)) is not None]
@@ -252,6 +330,11 @@ class KubernetesBackend(Backend):
     def inspector(cls, **where: str) -> Inspector:
         from dask_flame.backends.kubernetes.inspector import KubernetesInspector
 
+        if "app" in where:
+            raise BackendError(
+                "--app is an option of Fly; leave it out, or add --backend fly; on Kubernetes "
+                "write --namespace"
+            )
         return KubernetesInspector(**where)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
@@ -259,12 +342,12 @@ class KubernetesBackend(Backend):
             raise BackendError("the cluster has not started")
         options = KubernetesOptions(**spec.options)
         site, first = self._owner_job.planned(spec, options)
-        secret, pod = _objects(spec, options, site)
+        secret, pod = runner_objects(spec, options, site)
         return [shown(item, spec) for item in (*first, secret, pod)]
 
     # Creation
 
-    async def _make(self, spec: RunnerSpec, runner: _Runner) -> None:
+    async def _make(self, spec: RunnerSpec, runner: Runner) -> None:
         assert self._api is not None
         assert self._watcher is not None
         assert self._owner_job is not None
@@ -276,7 +359,7 @@ class KubernetesBackend(Backend):
             options = KubernetesOptions(**spec.options)
             # The Job that owns the pod may be replaced before this is done.
             site = await self._owner_job.owned(spec, options)
-            secret, pod = _objects(spec, options, site)
+            secret, pod = runner_objects(spec, options, site)
             await self._owner_job.create_secret(site, secret)
             if runner.ending:
                 self._over(spec.name, "it was not needed any more")
@@ -284,9 +367,9 @@ class KubernetesBackend(Backend):
             self._watcher.take(await self._api.create(PODS, pod))
         except (KubernetesError, BackendError, PoolError) as error:
             no_room = isinstance(error, KubernetesError) and error.code == 403
-            no_room = no_room and _OVER_QUOTA in str(error)
+            no_room = no_room and OVER_QUOTA in str(error)
             # A webhook may repeat what it refuses.
-            said = scrub(_refusal(error), spec.secret_values)
+            said = scrub(refusal(error), spec.secret_values)
             self._over(spec.name, f"was refused: {said}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
                 self._start(self._delete(runner.pod, 0))
@@ -301,6 +384,7 @@ class KubernetesBackend(Backend):
         assert self._output is not None
         self._look_for_stop(pod)
         if _component(pod) == "scheduler":
+            self._look_for_successor(pod)
             if self._scheduler_pod is not None:
                 self._scheduler_pod.seen(pod)
             return
@@ -310,8 +394,13 @@ class KubernetesBackend(Backend):
         name = _name(pod)
         if not name:
             return
+        if self._finding and name not in self._runners:
+            pool = str(pod["metadata"]["labels"].get("dask-flame/pool", ""))
+            self._requested(name, pod["metadata"]["name"], pool, None)
         runner = self._runners.get(name)
         if runner is None or runner.pod != pod["metadata"]["name"]:
+            if self._left:
+                return
             if "deletionTimestamp" not in pod["metadata"]:  # given up before it was created
                 self._start(self._delete(pod["metadata"]["name"], 0))
             return
@@ -320,7 +409,7 @@ class KubernetesBackend(Backend):
             if reached and step not in runner.steps and (step == "scheduled" or reached == step):
                 runner.steps.add(step)
                 self.progress(name, step)
-        if "deletionTimestamp" in pod["metadata"] and not runner.ending and not runner.why:
+        if "deletionTimestamp" in pod["metadata"] and runner.wanted:
             # Perhaps it was deleted together with its owner, the Job.
             self._owner_job.owned_object_lost()
             runner.why = pod_status.ended(pod, gone=True) if pod_status.evicted(pod) else _DELETED
@@ -334,7 +423,19 @@ class KubernetesBackend(Backend):
                 self._start(self._bury(name, runner))
         elif (held := pod_status.held_up(pod)) != runner.held:
             runner.held = held
-            self.trouble(name, held)
+            no_node = bool(pod_status.unschedulable(pod))
+            self.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
+        runner.capacity.seen(pod, wanted=runner.wanted)
+
+    def _lacks_capacity(self, name: str, why: str, version: str) -> None:
+        self._start(self._give_up(name, self._runners[name], why, version))
+
+    async def _give_up(self, name: str, runner: Runner, why: str, version: str) -> None:
+        """Delete an unschedulable pod, unless it has changed: then the watch reports it again."""
+        if runner.wanted:
+            runner.why, runner.no_capacity = with_advice(why, _NO_CAPACITY), True
+            if not await self._delete(runner.pod, 0, of=name, version=version):
+                runner.why, runner.no_capacity = "", False
 
     def _gone(self, pod: Pod) -> None:
         assert self._owner_job is not None
@@ -374,7 +475,7 @@ class KubernetesBackend(Backend):
             self._why_stopped = why
             self.stopped(why)
 
-    async def _bury(self, name: str, runner: _Runner) -> None:
+    async def _bury(self, name: str, runner: Runner) -> None:
         """Fetch the output of a pod that has ended or cannot start, and delete it."""
         await self._fetch(name)
         await self._delete(runner.pod, 0, of=name)
@@ -383,12 +484,21 @@ class KubernetesBackend(Backend):
         runner = self._runners.pop(name, None)
         if runner is not None:
             runner.gone.set()
-            over = Ended(name=name, why=why, output=output, no_room=no_room, final=runner.final)
-            self.ended(over)
+            runner.capacity.cancel()
+            self.ended(
+                Ended(
+                    name=name,
+                    why=why,
+                    output=output,
+                    no_room=no_room,
+                    final=runner.final,
+                    no_capacity=runner.no_capacity,
+                )
+            )
 
     # Deletion
 
-    async def _end(self, name: str, runner: _Runner, grace: float) -> None:
+    async def _end(self, name: str, runner: Runner, grace: float) -> None:
         if runner.making is not None:
             await asyncio.wait([runner.making])
         if runner.gone.is_set():
@@ -407,20 +517,27 @@ class KubernetesBackend(Backend):
             except TimeoutError:
                 raise BackendError(f"pod {runner.pod} does not end") from None
 
-    async def _delete(self, pod: str, grace: float, *, of: str = "") -> None:
+    async def _delete(
+        self, pod: str, grace: float, *, of: str = "", version: str | None = None
+    ) -> bool:
+        """Delete a pod, if a version is given only that one; return whether it is deleted."""
+        if self._left:
+            return False
         assert self._api is not None
         assert self._watcher is not None
         try:
-            there = await self._api.delete(PODS, pod, grace=grace)
+            there = await self._api.delete(PODS, pod, grace=grace, version=version)
         except KubernetesError as error:
-            logger.warning("pod %s could not be deleted: %s", pod, error)
-            return
+            if version is None or error.code != 409:
+                logger.warning("pod %s could not be deleted: %s", pod, error)
+            return False
         # If it does not exist, the watch may be behind, or interrupted.
         if not there and not self._watcher.forget(pod) and of:
             self._over(of, _DELETED)
+        return True
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+    def _start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
+        task: asyncio.Task[Any] = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
@@ -445,13 +562,14 @@ class KubernetesBackend(Backend):
             async with asyncio.timeout(_CLOSE_WITHIN):
                 if begun := [*tasks, *making]:
                     await asyncio.wait(begun)
-                await self.end(list(self._runners))
+                if not self._left:
+                    await self.end(list(self._runners))
         except (BackendError, TimeoutError):
             logger.warning("not all pods of %s have ended in time", self._id)
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
                 if self._owner_job is not None:
-                    await self._owner_job.delete()
+                    await (self._owner_job.leave() if self._left else self._owner_job.delete())
         except (KubernetesError, TimeoutError) as error:
             logger.warning(
                 "the Job of %s, which owns all of it, could not be deleted (%s); it ends by itself "
@@ -489,29 +607,3 @@ def _component(pod: Pod) -> str:
 def _name(pod: Pod) -> str:
     """Return the name of the runner in a pod's labels."""
     return str((pod["metadata"].get("labels") or {}).get("dask-flame/runner", ""))
-
-
-def _objects(
-    spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the Secret that a runner needs, and its pod."""
-    config = spec.launch_config(local=False)
-    # All runners of a pool share one Secret. The name of each is a variable of its pod.
-    shared = {name: value for name, value in config.items() if name != "name"}
-    secret = manifests.secret(site, shared, variables(spec))
-    launch_secret = secret["metadata"]["name"]
-    return secret, manifests.pod(spec, options, site, usual_environment(spec), launch_secret)
-
-
-def _refusal(error: Exception) -> str:
-    """Return the server's message, with the setting behind the refusal."""
-    text = str(error)
-    if isinstance(error, KubernetesError) and error.code == 403:
-        for sign, what in (
-            (_OVER_QUOTA, "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
-            ("violates PodSecurity", "pod_template, volumes and the namespace's pod security"),
-            ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
-        ):
-            if sign in text:
-                return f"{text}; relevant settings: {what}"
-    return text

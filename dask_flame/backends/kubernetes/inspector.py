@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dask_flame.backends.inspector import ClusterListing, Inspector, Orphan
+from dask_flame.backends.inspector import (
+    ClusterListing,
+    Entrance,
+    Inspector,
+    Orphan,
+    lasting_orphans,
+    stop_outcome,
+)
 from dask_flame.backends.kubernetes.api.client import (
     JOBS,
     PODS,
@@ -19,8 +27,11 @@ from dask_flame.backends.kubernetes.api.client import (
     KubernetesError,
     ResourceKind,
 )
-from dask_flame.backends.kubernetes.objects.context import MANAGED, STOP
+from dask_flame.backends.kubernetes.api.permissions import rules
+from dask_flame.backends.kubernetes.api.port_forward import PortForward
+from dask_flame.backends.kubernetes.objects.context import MANAGED, STOP, object_name
 from dask_flame.backends.kubernetes.objects.listing import CLUSTER, COMPONENT, label, seen
+from dask_flame.backends.kubernetes.objects.manifests import CONNECTION, connection_name
 from dask_flame.backends.kubernetes.objects.orphans import (
     UNKNOWN,
     Object,
@@ -29,6 +40,9 @@ from dask_flame.backends.kubernetes.objects.orphans import (
     why_orphan,
 )
 from dask_flame.backends.kubernetes.objects.resources import CONTAINER
+from dask_flame.backends.kubernetes.scheduler_pod import service_address
+from dask_flame.core.connection import ConnectionInfo
+from dask_flame.core.redaction import hide
 from dask_flame.errors import BackendError
 
 POLICIES = ResourceKind("networking.k8s.io/v1", "networkpolicies")
@@ -129,25 +143,47 @@ class KubernetesInspector(Inspector):
             await self._delete_in_order(left, done)
             await asyncio.sleep(_PAUSE)
             found = await self._find(_of(cluster.id), *_KINDS)
-        if cluster.state == "orphaned":
-            return "ended; its driver was gone"
-        was = "and was told" if told else "and could not be told: it may begin again"
-        return f"stopped; its driver, {cluster.driver}, may live on, {was}"
+        return stop_outcome(cluster, told=told)
+
+    async def enter(self, cluster: ClusterListing) -> Entrance:
+        try:
+            secret = await self._api.get(SECRETS, connection_name(cluster.id))
+        except KubernetesError as error:
+            raise BackendError(_no_entrance(cluster, error)) from error
+        text = base64.b64decode(secret["data"][CONNECTION]).decode()
+        connection = ConnectionInfo.loads(text)
+        hide(connection.secrets)
+        of = f"{_of(cluster.id)},{COMPONENT}=scheduler"
+        pods = [
+            pod
+            for pod in (await self._find(of, PODS))[PODS]
+            if "deletionTimestamp" not in pod["metadata"] and not finished(pod)
+        ]
+        if not pods:
+            raise BackendError(f"{cluster.id} has no scheduler any more: it is about to end")
+        if connection.service:
+            name = object_name(cluster.id, "scheduler")
+            service = await self._api.get(SERVICES, name)
+            node = (pods[-1].get("status") or {}).get("hostIP") or ""
+            return Entrance(
+                address=f"tls://{service_address(service, node)}",
+                connection=connection,
+                close=_nothing,
+            )
+        forward = PortForward(self._api, pods[-1]["metadata"]["name"], connection.port)
+        port = await forward.start()
+        return Entrance(
+            address=f"tls://127.0.0.1:{port}", connection=connection, close=forward.close
+        )
 
     async def orphans(self) -> list[Orphan]:
-        deadline = time.monotonic() + _BY_ITSELF
-        found = {orphan.key: orphan async for orphan in self._orphans()}
-        while found and time.monotonic() < deadline:
-            # Give Kubernetes a moment to collect known garbage.
-            await asyncio.sleep(_PAUSE)
-            there = {orphan.key async for orphan in self._orphans()}
-            found = {key: orphan for key, orphan in found.items() if key in there}
-        return list(found.values())
+        # Kubernetes collects known garbage by itself, after a moment.
+        return await lasting_orphans(self._orphans, within=_BY_ITSELF, pause=_PAUSE)
 
     async def end(self, orphans: Sequence[Orphan]) -> list[Orphan]:
         wanted = {orphan.key for orphan in orphans}
         # The caller may have taken a while to decide: look again.
-        now = [orphan async for orphan in self._orphans() if orphan.key in wanted]
+        now = [orphan for orphan in await self._orphans() if orphan.key in wanted]
         objects = []
         for kind, name, _, uid in (orphan.key for orphan in now):
             assert isinstance(kind, ResourceKind)
@@ -179,7 +215,8 @@ class KubernetesInspector(Inspector):
 
         return dict(zip(kinds, await asyncio.gather(*map(find, kinds)), strict=True))
 
-    async def _orphans(self) -> AsyncIterator[Orphan]:
+    async def _orphans(self) -> list[Orphan]:
+        orphans = []
         found = await self._find(_OURS, *_KINDS)
         owners: dict[str, Object | None] = {}
         for kind in _KINDS:
@@ -192,13 +229,15 @@ class KubernetesInspector(Inspector):
                 owns, now = kind is JOBS, time.time()
                 if why := why_orphan(obj, owns=owns, owner=owners.get, now=now):
                     meta = obj["metadata"]
-                    yield Orphan(
+                    orphan = Orphan(
                         what=_called(kind, obj),
                         cluster=label(obj, CLUSTER),
                         why=why,
                         # The deadline is part of the key: a driver that moves it is alive.
                         key=(kind, meta["name"], deadline(obj) if owns else None, meta["uid"]),
                     )
+                    orphans.append(orphan)
+        return orphans
 
     async def _owner(self, reference: Object, found: Found) -> Object | None:
         """Return a referenced owner: None if it is gone, UNKNOWN if that cannot be determined."""
@@ -279,6 +318,25 @@ class KubernetesInspector(Inspector):
 
 def _unusable(error: KubernetesError) -> BackendError:
     return BackendError(f"the Kubernetes API cannot be used: {error}")
+
+
+def _no_entrance(cluster: ClusterListing, error: KubernetesError) -> str:
+    name = connection_name(cluster.id)
+    if error.code == 404:
+        return (
+            f"nobody can connect to {cluster.id}: its scheduler is in its driver, "
+            f'{cluster.driver}, or it is about to end; write FlameCluster(scheduler="pod") for a '
+            "cluster that other processes can connect to"
+        )
+    rights = rules([(SECRETS, "", "get"), (PODS, "", "patch")])
+    return (
+        f"the Secret {name}, which one needs to connect to {cluster.id}, cannot be read: {error}; "
+        f"ask for a Role with these rules:\n{rights}"
+    )
+
+
+async def _nothing() -> None:
+    """Close nothing."""
 
 
 def _of(cluster: str) -> str:

@@ -74,6 +74,17 @@ class Deadline:
         await self._move(patience=None)
         self._task = asyncio.create_task(self._keep())
 
+    async def remove(self, job: str) -> None:
+        """Remove the deadline of a Job that an earlier driver has created.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        self._job = job
+        self._connected.set()
+        await self._move(patience=None)
+
     def lift(self) -> None:
         """Remove the deadline: from now on the scheduler notices its driver's end."""
         self._connected.set()

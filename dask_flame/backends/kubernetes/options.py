@@ -123,6 +123,13 @@ def check_context(name: str, value: Any) -> str:
     return word(name, value, "the name of a context: a name")
 
 
+def _spot(name: str, value: Any) -> bool:
+    try:
+        return yes_or_no(name, value)
+    except PoolError:
+        raise wrong(name, value, 'True, False or "prefer"') from None
+
+
 def _kinds(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
         raise wrong(name, value, "a mapping of each kind to the labels of its nodes")
@@ -144,10 +151,10 @@ class KubernetesOptions(BackendOptions):
     image : str, optional
         The runner's image. By default, the image of the driver if it runs in a pod, else
         ``flame.kubernetes.image``. It needs Python, dask-flame and all packages that calls import.
-    gpu_kind : str, optional
-        The kind of GPU: a name in ``flame.kubernetes.gpu-kinds``, which defines how to select nodes
-        with it, or else a value of the node label ``flame.kubernetes.gpu-label``, by default
-        ``nvidia.com/gpu.product``.
+    gpu_kind : str or list of str, optional
+        The kind of GPU, or several in order of preference. Each is a name in
+        ``flame.kubernetes.gpu-kinds``, which defines how to select nodes with it, or else a value
+        of the node label ``flame.kubernetes.gpu-label``, by default ``nvidia.com/gpu.product``.
     gpu_resource : str, optional
         The name of a GPU among a node's resources, ``"nvidia.com/gpu"`` by default:
         ``"amd.com/gpu"``, ``"nvidia.com/mig-1g.10gb"``, ….
@@ -158,8 +165,9 @@ class KubernetesOptions(BackendOptions):
         Required labels of the node.
     tolerations : sequence of mapping, optional
         Tolerated taints of the node, in the format of Kubernetes.
-    spot : bool, optional
-        Use only spot nodes, by the labels and taints of GKE, EKS, AKS and Karpenter.
+    spot : bool or {"prefer"}, optional
+        Use only spot nodes, by the labels and taints of GKE, EKS, AKS and Karpenter. With
+        ``"prefer"``, runners for which there are none may be on other nodes.
     priority_class, runtime_class, service_account : str, optional
         Names. The service account's token is not mounted.
     image_pull_secrets : sequence of str, optional
@@ -169,6 +177,10 @@ class KubernetesOptions(BackendOptions):
         Kubernetes, optionally with ``readOnly`` and ``subPath``.
     labels, annotations : mapping of str to str, optional
         Labels and annotations of the pod.
+    read_only_root : bool, optional
+        Whether the root file system is read-only. Then only ``/tmp``, the folder for temporary
+        files, in which the runner starts, and `volumes` are writable. By default, the image and
+        its user decide what is.
     pod_template : mapping, path or callable, optional
         A pod, or a part of one, to which the options are applied; the path of a YAML file with it;
         or a function that takes the complete pod and returns the one to send.
@@ -198,14 +210,20 @@ class KubernetesOptions(BackendOptions):
     }
 
     image: str | None = option(word, '"ghcr.io/me/runner:1.0"', section="kubernetes", nullable=True)
-    gpu_kind: str | None = option(word, '"NVIDIA-A100-SXM4-40GB"')
+    gpu_kind: str | None = option(word, '"NVIDIA-A100-SXM4-40GB"', preference=True)
     gpu_resource: str | None = option(word, '"nvidia.com/gpu"')
     shm_size: int | None = option(size, '"2 GiB"', in_bytes=True)
     node_selector: Mapping[str, str] | None = option(_pairs, '{"disk": "ssd"}')
     tolerations: tuple[Mapping[str, Any], ...] | None = option(
         _tolerations, '[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]'
     )
-    spot: bool | None = option(yes_or_no, "True")
+    spot: bool | None = option(
+        _spot,
+        "True",
+        preference=True,
+        orders={"prefer": (True, False)},
+        words={True: "spot", False: "on demand"},
+    )
     priority_class: str | None = option(word, '"low"')
     runtime_class: str | None = option(word, '"nvidia"')
     service_account: str | None = option(word, '"runner"')
@@ -215,6 +233,7 @@ class KubernetesOptions(BackendOptions):
     )
     labels: Mapping[str, str] | None = option(_own_pairs, '{"team": "vision"}')
     annotations: Mapping[str, str] | None = option(_own_pairs, '{"owner": "me@example.org"}')
+    read_only_root: bool | None = option(yes_or_no, "True", section="kubernetes", nullable=True)
     pod_template: PodTemplate | None = option(
         _template,
         '{"spec": {"hostNetwork": False}}',

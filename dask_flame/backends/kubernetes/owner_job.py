@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,8 @@ from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import watchdog_problem
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+
+logger = logging.getLogger("dask_flame")
 
 #: Seconds within which Kubernetes creates a Job's pod, and the interval of queries afterwards.
 _SEEN_WITHIN = 10.0
@@ -92,6 +95,7 @@ class OwnerJob:
         self._may_be_gone = False  # whether the Job may have gone
         self.scheduler_job = ""
         self._made: dict[str, asyncio.Task[None]] = {}
+        self._joined = False  # whether an earlier driver has created the Job
         self._presence = LivenessPort()
         self.deadline = Deadline(api, grace)
 
@@ -131,7 +135,12 @@ class OwnerJob:
         secret = manifests.secret(self.site, spec.launch_config, {})
         self._manifests = [job, secret]
         await self.deadline.keep(self.scheduler_job)
-        await self._make_once(SECRETS, secret)
+        making = [self._make_once(SECRETS, secret)]
+        if spec.connection is not None:
+            secret = manifests.connection(self.site, spec.connection)
+            self._manifests.append(secret)
+            making.append(self._make_entrance(secret))
+        await asyncio.gather(*making)
         if spec.service:
             service = manifests.service(self.site, spec.service, spec.port)
             self._manifests.append(service)
@@ -140,6 +149,31 @@ class OwnerJob:
                 policy = manifests.open_port(self.site, spec.port)
                 self._manifests.append(policy)
                 await self._make_once(POLICIES, policy)
+
+    async def _make_entrance(self, secret: Mapping[str, Any]) -> None:
+        """Create the Secret that other processes need to connect; the cluster works without it."""
+        try:
+            await self._make_once(SECRETS, secret)
+        except KubernetesError as error:
+            logger.warning("no other process can connect to this cluster: %s", error)
+
+    async def join_scheduler_job(self) -> None:
+        """Use the scheduler's Job that an earlier driver has created.
+
+        Raises
+        ------
+        KubernetesError
+            With the code 404 if there is none, or it is being deleted.
+        """
+        name = object_name(self.site.cluster, "scheduler")
+        job = await self.api.get(JOBS, name)
+        if "deletionTimestamp" in job["metadata"]:
+            raise KubernetesError(404, "NotFound", f"job {name} is being deleted")
+        self.scheduler_job, self._joined = name, True
+        self.site = replace(self.site, owner=_owner(job))
+        self._manifests = [{key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")}]
+        # Its driver may have died after it was connected, and before it had removed the deadline.
+        await self.deadline.remove(name)
 
     async def create_secret(self, site: ObjectContext, secret: Mapping[str, Any]) -> None:
         """Create the objects that a runner needs, each once, concurrently."""
@@ -152,8 +186,16 @@ class OwnerJob:
         name = f"{kind.plural}/{item['metadata']['name']}"
         making = self._made.get(name)
         if making is None or (making.done() and making.exception()):
-            making = self._made[name] = asyncio.create_task(_done(self.api.create(kind, item)))
+            making = self._made[name] = asyncio.create_task(self._create(kind, item))
         await asyncio.shield(making)
+
+    async def _create(self, kind: ResourceKind, item: Mapping[str, Any]) -> None:
+        try:
+            await self.api.create(kind, item)
+        except KubernetesError as error:
+            # An earlier driver has created it, with the same contents.
+            if not (self._joined and error.reason == "AlreadyExists"):
+                raise
 
     def watchdog_changed(self, pod: Mapping[str, Any]) -> None:
         """Handle a new or changed pod of the watchdog."""
@@ -192,15 +234,19 @@ class OwnerJob:
 
     async def delete(self) -> None:
         """Delete all Jobs; Kubernetes deletes the objects they own."""
+        await self.leave()
+        if self.scheduler_job:
+            await self.api.delete(JOBS, self.scheduler_job, grace=_LEAVE)
+        for number in range(self.site.watchdog):
+            await self.api.delete(JOBS, self._name(number + 1), grace=0)
+
+    async def leave(self) -> None:
+        """Stop looking at the Jobs, and leave them to another driver."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
         self._trouble = None
         await self.deadline.close()
-        if self.scheduler_job:
-            await self.api.delete(JOBS, self.scheduler_job, grace=_LEAVE)
-        for number in range(self.site.watchdog):
-            await self.api.delete(JOBS, self._name(number + 1), grace=0)
 
     async def close(self) -> None:
         """Close the liveness port; a remaining watchdog then ends by itself."""
@@ -261,7 +307,3 @@ def _owner(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return the owner reference for objects to be deleted with this Job."""
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     return {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
-
-
-async def _done(what: Coroutine[Any, Any, Any]) -> None:
-    await what

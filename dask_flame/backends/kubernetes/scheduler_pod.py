@@ -95,14 +95,29 @@ class SchedulerPod:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
+    async def join(self, spec: SchedulerSpec) -> str:
+        """Use the pod that an earlier driver has created; see :meth:`start`.
+
+        Raises
+        ------
+        BackendError
+        KubernetesError
+        """
+        async with asyncio.timeout(spec.timeout):
+            await self._started
+            return await self._address(spec) if spec.service else ""
+
+    @property
+    def name(self) -> str:
+        """The pod's name; empty if it is not known yet."""
+        return self._pod
+
     async def _address(self, spec: SchedulerSpec) -> str:
         """Return the address of its Service, once the cluster or the cloud has assigned one."""
         while True:
             found = await self._api.get(SERVICES, self._owner_job.scheduler_job)
-            if host := address_of(found, self._node):
-                port = found["spec"]["ports"][0]
-                at = port["nodePort"] if spec.service == "NodePort" else port["port"]
-                return f"[{host}]:{at}" if ":" in host else f"{host}:{at}"
+            if address := service_address(found, self._node):
+                return address
             await asyncio.sleep(_ASK_AGAIN)
 
     async def reach(self, port: int, at: int) -> int:
@@ -196,6 +211,15 @@ class SchedulerPod:
             self._started.set_exception(BackendError(f"the scheduler's pod could not start: {why}"))
         else:
             self._over(why)
+
+
+def service_address(service: Mapping[str, Any], node: str) -> str:
+    """Return host and port of a Service; empty if it has none yet."""
+    if not (host := address_of(service, node)):
+        return ""
+    port = service["spec"]["ports"][0]
+    at = port["nodePort"] if service["spec"]["type"] == "NodePort" else port["port"]
+    return f"[{host}]:{at}" if ":" in host else f"{host}:{at}"
 
 
 def address_of(service: Mapping[str, Any], node: str) -> str:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dask.config
 
 from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
+from dask_flame.backends.environment import DASHBOARD_TOKEN
+from dask_flame.backends.local.connection_file import write_connection
 from dask_flame.backends.local.exit_reasons import ExitReasons, out_of_memory
 from dask_flame.backends.local.fork_server import PACKAGES
 from dask_flame.backends.local.gpu_allocation import GpuAllocation
@@ -31,8 +33,10 @@ from dask_flame.backends.local.runner_kinds import RunnerKinds
 from dask_flame.backends.local.sampling_intervals import interval_factor
 from dask_flame.backends.local.supervisor.control_signals import STOPPED
 from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.folder_locks import lock
 from dask_flame.core.open_files import usual_limit
+from dask_flame.core.own_folders import make_own, why_unsafe
 from dask_flame.core.process_settings import interpreter_flags
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.core.resource_trackers import end_all_marked, wait_for_trackers
@@ -131,7 +135,8 @@ class LocalBackend(Backend):
             mark, files = f"{self._mark}/{self._supervisors}", str(usual_limit())
             words = [str(theirs.fileno()), mark, str(os.getpid())]
             words += [place, self._folder.path, files]
-            environment = dict(os.environ)
+            # Templates are forked from the supervisor.
+            environment = {k: v for k, v in os.environ.items() if k != DASHBOARD_TOKEN}
             if first is not None:
                 # The supervisor forks the first template from itself, at once.
                 words.append(first["key"])
@@ -212,15 +217,24 @@ class LocalBackend(Backend):
         from dask_flame.backends.local.inspector import LocalInspector
 
         if where:
+            option = next(iter(where))
+            other = "Fly" if option == "app" else "Kubernetes"
             raise BackendError(
-                f"--{next(iter(where))} is an option of Kubernetes; leave it out, or add "
-                "--backend kubernetes"
+                f"--{option} is an option of {other}; leave it out, or add --backend "
+                f"{other.lower()}"
             )
         return LocalInspector()
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         times = interval_factor(len(self._runners) + 1)
         return [displayed(spec, self._devices.choose(spec.gpus), times, self._limits)]
+
+    async def announce(self, connection: ConnectionInfo) -> None:
+        if self._folder is not None:
+            try:
+                await in_thread(write_connection, self._folder.path, connection)
+            except OSError as error:
+                logger.warning("other processes cannot observe this cluster: %s", error)
 
     async def close(self) -> None:
         self._closed = True
@@ -437,20 +451,34 @@ def _place() -> str:
     Raises
     ------
     BackendError
+        Nothing can be written there, or other users could replace what is there.
     """
     place = dask.config.get("temporary-directory", default=None)
     if not place:
+        _check_safe(tempfile.gettempdir())
         return ""
     place = os.path.abspath(os.path.expanduser(str(place)))
     try:
-        os.makedirs(place, exist_ok=True)
+        make_own(place)
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise BackendError(
             f"temporary-directory in Dask's configuration is {place!r}, where nothing can be "
             f'written: {error.strerror}; write dask.config.set({{"temporary-directory": "/tmp"}})'
         ) from None
+    _check_safe(place)
     return place
+
+
+def _check_safe(place: str) -> None:
+    """Refuse a folder in which other users could put their files in place of a cluster's."""
+    if why := why_unsafe(place):
+        own = os.path.join(os.path.expanduser("~"), ".cache", "dask-flame", "tmp")
+        raise BackendError(
+            f"the temporary folder {place!r} is not safe from other users of this machine: {why}; "
+            f'write dask.config.set({{"temporary-directory": {own!r}}}), or name another folder of '
+            "your own"
+        )
 
 
 def _make_folder(cluster: str, place: str) -> DriverFolder:

@@ -59,6 +59,13 @@ _PR_SET_PDEATHSIG = 1
 PACKAGES = "packages="
 #: The module that every runner imports.
 _RUNNER = "dask_flame.runner.start"
+#: Modules that every runner imports later: for its plugins, its first call, and its end.
+_LATER = (
+    "dask_flame.reports.runner.report",
+    "dask_flame.reports.runner.sender",
+    "dask_flame.runner.last_survivor",
+    "tornado.platform.asyncio",
+)
 #: Seconds without a message after which deferred work is done.
 _A_MOMENT = 0.1
 #: Open descriptors that forks must not share, by the prefixes of their links in /proc.
@@ -316,7 +323,8 @@ def _warm() -> None:
     from dask_flame.runner.start import know_modules
 
     environment()
-    importlib.import_module("dask_flame.reports.runner.report")  # a worker's plugin, and first call
+    for module in _LATER:
+        importlib.import_module(module)
     get_versions()
     psutil.disk_io_counters()
     for time in ("1s", 1, 1.0):

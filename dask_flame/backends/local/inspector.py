@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import signal
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,7 +16,15 @@ from pathlib import Path
 import dask.config
 import psutil
 
-from dask_flame.backends.inspector import ClusterListing, Inspector, Orphan, RunnerListing
+from dask_flame.attached.looking.values import Stacks
+from dask_flame.backends.inspector import (
+    ClusterListing,
+    Entrance,
+    Inspector,
+    Orphan,
+    RunnerListing,
+)
+from dask_flame.backends.local.connection_file import read_connection
 from dask_flame.backends.local.process_scan import (
     PREFIX,
     Marked,
@@ -26,11 +33,14 @@ from dask_flame.backends.local.process_scan import (
     cluster_of,
     described,
     scan_processes,
-    send,
 )
+from dask_flame.backends.local.runner_stacks import runner_stacks
 from dask_flame.backends.local.supervisor.control_signals import NO_MORE, OUTPUT, PRINTED, STOP
 from dask_flame.core.folder_locks import LOCK
+from dask_flame.core.own_folders import open_in, open_own
 from dask_flame.core.placed_links import remove_folder
+from dask_flame.core.processes import send
+from dask_flame.core.redaction import hide
 from dask_flame.core.resource_trackers import WITHIN as TRACKERS_WITHIN
 from dask_flame.core.resource_trackers import is_tracker
 from dask_flame.errors import BackendError
@@ -65,6 +75,14 @@ class LocalInspector(Inspector):
         return {
             name: "\n".join(said.get(name, "").splitlines()[-lines:]) for name in _names(cluster)
         }
+
+    async def stacks(self, cluster: ClusterListing, runner: str) -> Stacks:
+        found = [marked for marked in scan_processes().of(cluster.id) if marked.runner == runner]
+        if not found:
+            raise BackendError(f"{runner} of {cluster.id} has ended")
+        # Other processes with the same mark were started by the runner, and after it.
+        process = min(found, key=lambda marked: marked.started).process
+        return await runner_stacks(process, runner)
 
     async def stop(self, cluster: ClusterListing, *, within: float) -> str:
         supervisor = scan_processes().supervisors.get(cluster.id)
@@ -104,6 +122,19 @@ class LocalInspector(Inspector):
             return noted and not supervisor.busy and not scan.of(cluster)
 
         return await _until(over, within)
+
+    async def enter(self, cluster: ClusterListing) -> Entrance:
+        for folder in _all_folders():
+            if cluster_of(folder) == cluster.id and _in_use(folder):
+                connection = read_connection(str(folder))
+                if connection is not None:
+                    hide(connection.secrets)
+                    return Entrance(
+                        address=connection.address, connection=connection, close=_nothing
+                    )
+        raise BackendError(
+            f"{cluster.id} has no scheduler that can be found: its driver is {cluster.driver}"
+        )
 
     async def orphans(self) -> list[Orphan]:
         found = {orphan.key: orphan for orphan in _orphans(scan_processes())}
@@ -153,7 +184,7 @@ class LocalInspector(Inspector):
             there = _processes(clusters - spared, scan)
             # Repeated, because a process just found may have started others.
             for process in there:
-                if time.monotonic() > spare_until or not is_tracker(process.pid):
+                if time.monotonic() > spare_until or not is_tracker(process):
                     send(process, signal.SIGKILL)
             return not there
 
@@ -161,6 +192,10 @@ class LocalInspector(Inspector):
         folders |= {f for f in _folders() if cluster_of(f) in clusters}
         for folder in folders:
             _remove(folder)
+
+
+async def _nothing() -> None:
+    """Close nothing."""
 
 
 def _processes(clusters: Collection[str], scan: ProcessScan | None = None) -> list[psutil.Process]:
@@ -281,9 +316,10 @@ def _all_folders() -> Iterator[Path]:
     places.discard(".")
     for folder in sorted(f for place in places for f in Path(place).glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):
-            # Skip links: their targets belong to someone else, or are listed anyway.
-            if stat.S_ISDIR(folder.lstat().st_mode) and folder.lstat().st_uid == os.getuid():
-                yield folder
+            # Skip links: their targets belong to someone else, or are listed anyway. Skip folders
+            # in which others may write: no cluster makes any, and what is in them proves nothing.
+            os.close(open_own(folder))
+            yield folder
 
 
 def _in_use(folder: Path) -> bool:
@@ -307,7 +343,11 @@ def _folders() -> Iterator[Path]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; raise OSError if it has none, or another process holds it."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    there = open_own(folder)
+    try:
+        descriptor = open_in(there, LOCK, os.O_RDWR)
+    finally:
+        os.close(there)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

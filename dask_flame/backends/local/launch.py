@@ -14,7 +14,7 @@ from dask_flame.backends.local.runner_kinds import kind
 from dask_flame.backends.local.sampling_intervals import lengthen_intervals
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 from dask_flame.core.process_settings import import_path, main_program
-from dask_flame.prints.rate_limit import Limits
+from dask_flame.core.rate_limit import Limits
 
 #: False in Dask's configuration: never end workers for their memory, and so no runners either.
 _TERMINATE = "distributed.worker.memory.terminate"

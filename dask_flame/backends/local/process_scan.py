@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from dask_flame.core.folder_locks import LOCK
-from dask_flame.core.processes import MARK, mark_of, names_in
+from dask_flame.core.processes import MARK, is_mine, mark_of, names_in
 
 #: Prefix of the names of scratch folders.
 PREFIX = "dask-flame-"
@@ -161,27 +159,6 @@ def cluster_of(folder: Path) -> str:
     return name.rpartition("-")[0] if name != folder.name else ""
 
 
-def send(process: psutil.Process, number: int) -> bool:
-    """Send a signal to exactly this process, even if its id is reused; return whether it was."""
-    descriptor, hold = None, getattr(os, "pidfd_open", None)
-    try:
-        if hold is not None:
-            # From here on, the descriptor refers to this process even if its id is reused.
-            descriptor = hold(process.pid)
-        if not process.is_running():
-            return False
-        if descriptor is None:
-            process.send_signal(number)
-        else:
-            signal.pidfd_send_signal(descriptor, number)
-    except (psutil.Error, OSError):
-        return False
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-    return True
-
-
 def described(pid: int) -> str:
     """Return a short description of a process, without arguments, which may be secret."""
     try:
@@ -203,20 +180,14 @@ def described(pid: int) -> str:
 
 
 def _mine() -> Iterator[psutil.Process]:
-    user, place = os.getuid(), _place(os.getpid())
     # Leave out the calling process and its ancestors, so that it cannot end itself.
     asks = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid in asks or process.uids().real != user:
+            if process.pid in asks or not is_mine(process):
                 continue
-            if process.status() != psutil.STATUS_ZOMBIE and _place(process.pid) == place:
+            if process.status() != psutil.STATUS_ZOMBIE:
                 yield process
-
-
-def _place(pid: int) -> str:
-    """Return the pid namespace of a process, which differs between containers."""
-    return os.readlink(f"/proc/{pid}/ns/pid") if sys.platform == "linux" else ""
 
 
 def _supervisor(process: psutil.Process) -> SupervisorProcess | None:

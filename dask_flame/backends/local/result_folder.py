@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 
 from dask_flame.core.folder_locks import hold
+from dask_flame.core.own_folders import make_temporary
 from dask_flame.core.placed_links import remove_folder
 
 
@@ -24,7 +24,7 @@ class DriverFolder:
     """
 
     def __init__(self, cluster: str, place: str) -> None:
-        self.path = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
+        self.path = make_temporary(f"dask-flame-{cluster}-", place)
         self._made_by = os.getpid()
         self._held = hold(self.path)
 

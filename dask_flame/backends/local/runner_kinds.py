@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from dask_flame.backends.base import RunnerSpec
-from dask_flame.backends.environment import threads, usual_environment
+from dask_flame.backends.environment import DASHBOARD_TOKEN, threads, usual_environment
 from dask_flame.backends.local.options import LocalOptions
 from dask_flame.core.process_settings import HASH_SEED, import_path
 from dask_flame.runner.devices import VISIBLE
@@ -26,6 +27,9 @@ class RunnerKinds:
     def __init__(self) -> None:
         self._of: dict[str, str] = {}  # by pool
         self._messages: dict[str, dict[str, Any]] = {}
+        # The supervisor's command line has a key, which must not let others test what they guess
+        # of the environment.
+        self._salt = secrets.token_bytes(16)
 
     def all(self) -> Iterable[dict[str, Any]]:
         """Return the messages for a new supervisor."""
@@ -46,7 +50,8 @@ class RunnerKinds:
     def of(self, spec: RunnerSpec) -> tuple[str, list[dict[str, Any]]]:
         """Return the key of a runner's kind, and the messages to send to the supervisor first."""
         what = kind(spec)
-        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        plain = json.dumps(what, sort_keys=True).encode()
+        key = hashlib.blake2b(plain, key=self._salt, digest_size=32).hexdigest()
         before = self._of.get(spec.pool)
         self._of[spec.pool] = key
         news: list[dict[str, Any]] = []
@@ -78,9 +83,9 @@ def kind(spec: RunnerSpec) -> dict[str, Any]:
 
 
 def _environment(spec: RunnerSpec) -> dict[str, str]:
-    # Leave out the driver's folder for temporary files, as each runner has its own, and the
-    # driver's GPUs, if the runner is given its own.
-    kept = {"TMPDIR", VISIBLE} if spec.gpus else {"TMPDIR"}
+    # Leave out the driver's folder for temporary files, as each runner has its own, the driver's
+    # GPUs, if the runner is given its own, and the token of the dashboard.
+    kept = {"TMPDIR", DASHBOARD_TOKEN, VISIBLE} if spec.gpus else {"TMPDIR", DASHBOARD_TOKEN}
     inherited = {k: v for k, v in os.environ.items() if k not in kept}
     if sys.flags.ignore_environment:
         # Option -E would also ignore the hash seed of runners.

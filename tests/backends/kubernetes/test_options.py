@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
+from dask_flame import FlameCluster
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
 
@@ -45,7 +47,11 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         ({"node_selector": "disk=ssd"}, "a mapping"),
         ({"tolerations": {"key": "a"}}, "a list of tolerations"),
         ({"tolerations": [{"kee": "a"}]}, "a list of tolerations"),
-        ({"spot": 1}, "True or False"),
+        ({"spot": 1}, 'True, False or "prefer"'),
+        ({"gpu_kind": ["a", "a"]}, "a list of different values"),
+        ({"gpu_kind": ["a", ""]}, "gpu_kind=['a', ''] cannot be an order: gpu_kind='' is not"),
+        ({"image": ["a", "b"]}, "image=['a', 'b'] is not a name"),
+        ({"read_only_root": "yes"}, "True or False"),
         ({"image_pull_secrets": "one"}, "a list of names"),
         ({"volumes": {"data": "claim"}}, "absolute mount paths"),
         ({"volumes": {"/data": {"readOnly": True}}}, "volume sources"),
@@ -65,3 +71,19 @@ def test_what_is_not_taken_is_named_with_a_line_that_works(
     assert says in str(error.value)
     (name,) = given
     assert f"write {name}=" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("gpu-kind", ["H100", "A100"], 'gpu_kind is an option .*gpu_kind="NVIDIA-A100-SXM4-40GB"'),
+        ("spot", "prefer", r"spot is an option of a pool, without a .*FlameCluster\(spot=True\)"),
+        ("gpu-kindz", {}, r"did you mean flame\.kubernetes\.gpu-kinds"),
+    ],
+)
+def test_an_option_without_a_setting_is_said_to_be_one(setting: str, value: Any, says: str) -> None:
+    with (
+        dask.config.set({f"flame.kubernetes.{setting}": value}),
+        pytest.raises(PoolError, match=says),
+    ):
+        FlameCluster(backend="kubernetes", max=1)

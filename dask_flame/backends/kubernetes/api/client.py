@@ -20,6 +20,7 @@ from dask_flame.backends.kubernetes.api.kubeconfig import (
     is_elsewhere,
     no_context,
 )
+from dask_flame.backends.kubernetes.api.sessions import to_its_end
 from dask_flame.backends.kubernetes.api.streams import PROTOCOL, PortStream
 from dask_flame.backends.kubernetes.api.transport import TIMEOUT, Transport
 
@@ -96,7 +97,7 @@ class Api:
                 # Not the instance shared within this process, because its session is closed here.
                 given = {"context": context} if context else {}
                 api = kr8s.asyncio.Api(bypass_factory=True, **given)
-                await api.auth
+                await to_its_end(api.auth)
                 made = cls(api, find_namespace(api.auth, namespace, context), patience=patience)
                 made.elsewhere = is_elsewhere(api.auth, namespace, context)
                 await made._transport.open()
@@ -194,11 +195,18 @@ class Api:
             more = {"continue": more_key}
 
     async def delete(
-        self, kind: ResourceKind, name: str, *, grace: float | None = None, uid: str | None = None
+        self,
+        kind: ResourceKind,
+        name: str,
+        *,
+        grace: float | None = None,
+        uid: str | None = None,
+        version: str | None = None,
     ) -> bool:
         """Delete an object, with all that it owns; return whether it existed.
 
-        With a uid, only this very object, and no other that has the same name.
+        With a uid, only this very object, and no other that has the same name. With a version, only
+        if the object has not changed since; otherwise this raises an error with the code 409.
 
         Parameters
         ----------
@@ -206,7 +214,7 @@ class Api:
         name : str
         grace : float, optional
             Grace period in seconds, if not the object's own.
-        uid : str, optional
+        uid, version : str, optional
         """
         options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
         options["propagationPolicy"] = "Background"
@@ -214,6 +222,8 @@ class Api:
             options["gracePeriodSeconds"] = max(0, round(grace))
         if uid is not None:
             options["preconditions"] = {"uid": uid}
+        elif version is not None:
+            options["preconditions"] = {"resourceVersion": version}
 
         async def once() -> dict[str, Any]:
             try:

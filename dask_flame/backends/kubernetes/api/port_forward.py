@@ -70,11 +70,12 @@ class PortForward:
         if self._closed:
             writer.transport.abort()
             return
-        task = asyncio.ensure_future(self._pass(reader, writer))
+        task = asyncio.ensure_future(self.carry(reader, writer))
         self._passing[task] = writer
         task.add_done_callback(self._passing.pop)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass bytes between this connection and the port of the pod, until either side closes."""
         there: asyncio.Task[None] | None = None
         closed = False
         try:

@@ -7,10 +7,34 @@ import contextlib
 import copy
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
 import httpx
+
+#: Seconds that a cancelled reading of credentials has to end; a program that it runs may hang.
+_READ = 2.0
+
+
+async def to_its_end(reading: Awaitable[Any], *, within: float = _READ) -> None:
+    """Wait for kr8s to read credentials; if cancelled, wait for its end before.
+
+    kr8s opens the kubeconfig in a thread. If it is cancelled at that moment, the file stays open.
+
+    Parameters
+    ----------
+    reading : awaitable
+    within : float
+        Seconds after a cancellation until `reading` is cancelled, too.
+    """
+    task = asyncio.ensure_future(reading)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=within)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 class Sessions:
@@ -58,7 +82,7 @@ class Sessions:
         before = self._renewed
         async with self._renewing:
             if self._renewed == before:
-                await self._api.auth.reauthenticate()
+                await to_its_end(self._api.auth.reauthenticate())
                 await self.open()
                 self._renewed += 1
 

@@ -17,6 +17,11 @@ STOP = "dask-flame/stopped"
 #: The reason that the driver then gives.
 STOPPED = "the cluster was stopped with `dask flame stop`"
 
+#: The annotation of a scheduler's pod with the id and the place of the driver that took it over.
+DRIVER = "dask-flame/driver"
+#: The annotation of a scheduler's pod with the user and the host that the cluster was made on.
+MADE_BY = "dask-flame/made-by"
+
 _USER = 1000
 
 
@@ -61,6 +66,10 @@ class ObjectContext:
     gpu_kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gpu_label: str = "nvidia.com/gpu.product"
     template: PodTemplate | None = None
+
+
+#: Annotation of a runner's pod with the runner's kind, see :attr:`RunnerSpec.kind`.
+KIND = "dask-flame/kind"
 
 
 def object_name(*parts: str) -> str:

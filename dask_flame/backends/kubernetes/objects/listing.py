@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
-from dask_flame.backends.kubernetes.objects.context import STOP
+from dask_flame.backends.kubernetes.objects.context import KIND, MADE_BY, STOP
 from dask_flame.backends.kubernetes.objects.orphans import Object, deadline, expired_unmet, finished
 
 CLUSTER, COMPONENT = "dask.org/cluster-name", "dask.org/component"
@@ -40,6 +40,7 @@ def seen(id: str, jobs: Sequence[Object], pods: Sequence[Object]) -> ClusterList
         driver=drivers[-1] if drivers else ("outside of the cluster" if mine else "?"),
         started=min(_born(obj) for obj in [*mine, *others]),
         runners=tuple(runners),
+        made_by=next((by for pod in others if (by := _annotation(pod, MADE_BY))), ""),
     )
 
 
@@ -66,7 +67,12 @@ def _runner(pod: Object) -> RunnerListing:
         started=_born(pod),
         where=str(pod["spec"].get("nodeName") or ""),
         gpus=_gpus(pod),
+        kind=_annotation(pod, KIND),
     )
+
+
+def _annotation(obj: Object, name: str) -> str:
+    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
 
 
 def _gpus(pod: Object) -> float:

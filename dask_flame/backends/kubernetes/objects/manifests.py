@@ -17,6 +17,8 @@ from dask_kubernetes.operator import make_worker_spec
 
 from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.objects.context import (
+    KIND,
+    MADE_BY,
     ObjectContext,
     labels,
     metadata,
@@ -29,15 +31,15 @@ from dask_flame.backends.kubernetes.objects.resources import (
     CONTAINER,
     LAUNCH_FILE,
     LAUNCH_FOLDER,
+    SCRATCH,
     asked_for,
     plain,
     secret_key,
 )
 from dask_flame.backends.kubernetes.options import OURS, KubernetesOptions
+from dask_flame.core.connection import ConnectionInfo, this_user
 from dask_flame.errors import PoolError
 
-#: The writable folder of a runner, deleted with its pod.
-SCRATCH = "/var/run/dask-flame"
 #: Seconds to fetch a runner's results, in addition to `shutdown_timeout`.
 SEE_OFF = 10
 
@@ -75,6 +77,27 @@ def secret(
     }
 
 
+#: Key of the Secret of :func:`connection`.
+CONNECTION = "connection"
+
+
+def connection(site: ObjectContext, info: ConnectionInfo) -> dict[str, Any]:
+    """Return the Secret for other processes that connect to a scheduler; no pod mounts it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(site, connection_name(site.cluster), "connection"),
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {CONNECTION: info.dumps()},
+    }
+
+
+def connection_name(cluster: str) -> str:
+    """Return the name of the Secret of :func:`connection`."""
+    return object_name(cluster, "connection")
+
+
 def watchdog(
     site: ObjectContext, options: KubernetesOptions, host: str, port: int, grace: float
 ) -> dict[str, Any]:
@@ -94,7 +117,11 @@ def watchdog(
     grace : float
         Arguments of the watchdog.
     """
-    given = {"image": site.image or options.image, "service_account": options.service_account}
+    given = {
+        "image": site.image or options.image,
+        "service_account": options.service_account,
+        "read_only_root": options.read_only_root,
+    }
     spec = RunnerSpec(name="watchdog", scheduler="", concurrency=1, boot_timeout=0)
     made = pod(spec, KubernetesOptions(**given), replace(site, template=None), {}, "none")["spec"]
     (container,) = made["containers"]
@@ -105,6 +132,7 @@ def watchdog(
         "limits": {"cpu": "500m", "memory": "128Mi"},
     }
     del container["env"], container["volumeMounts"], made["volumes"]
+    container.pop("workingDir", None)  # it writes nothing
     made |= {**site.nodes, "terminationGracePeriodSeconds": 1}
     # An evicted or crashed watchdog does not mean that the driver is gone.
     ignored = {"type": "DisruptionTarget", "status": "True"}
@@ -140,6 +168,7 @@ def scheduler(
         "image": site.image or options.image,
         "service_account": options.service_account,
         "image_pull_secrets": options.image_pull_secrets,
+        "read_only_root": options.read_only_root,
         "pod_template": spec.template,
         # The pod that all others need must not be removed when a cluster is scaled down.
         "annotations": {
@@ -171,7 +200,7 @@ def scheduler(
         object_name(site.cluster, "scheduler"),
         "scheduler",
         made,
-        annotations=built["metadata"]["annotations"],
+        annotations={**built["metadata"]["annotations"], MADE_BY: this_user()},
         activeDeadlineSeconds=deadline,
         backoffLimit=0,
     )
@@ -422,6 +451,8 @@ def _ours(
         **more,
         "labels": {**own, **more["labels"]},
     }
+    if spec.kind:
+        built["metadata"].setdefault("annotations", {})[KIND] = spec.kind
     built["spec"]["restartPolicy"] = "Never"
     built["spec"]["terminationGracePeriodSeconds"] = math.ceil(spec.shutdown_timeout) + SEE_OFF
     program = ["-m", "dask_flame.runner.from_file", f"{LAUNCH_FOLDER}/{LAUNCH_FILE}"]

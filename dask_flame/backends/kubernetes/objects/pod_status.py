@@ -76,6 +76,18 @@ def held_up(pod: Mapping[str, Any]) -> str:
     return _cut(f"{reason}: {message}" if message else reason)
 
 
+def unschedulable(pod: Mapping[str, Any]) -> str:
+    """Return why no node has room for a pod, in Kubernetes' words; empty if one may have it.
+
+    A node that is named already makes room for it.
+    """
+    status = pod.get("status") or {}
+    reason = _condition(status, "PodScheduled").get("reason")
+    if reason != "Unschedulable" or status.get("nominatedNodeName"):
+        return ""
+    return held_up(pod)
+
+
 def hopeless(pod: Mapping[str, Any]) -> str:
     """Return why a pod will never run, with the setting to change; empty if it may run."""
     status = pod.get("status") or {}

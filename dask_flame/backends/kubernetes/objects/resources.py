@@ -17,6 +17,8 @@ CONTAINER = "worker"
 #: Folder and file of a runner's launch configuration.
 LAUNCH_FOLDER = "/etc/dask-flame"
 LAUNCH_FILE = "launch.json"
+#: The writable folder of a runner, deleted with its pod.
+SCRATCH = "/var/run/dask-flame"
 
 _GPU = "nvidia.com/gpu"
 #: Labels, and taints, of nodes that a cloud may reclaim.
@@ -64,6 +66,12 @@ def asked_for(
             memory["sizeLimit"] = memory_quantity(options.shm_size)
         asked["volumes"].append({"name": "dask-flame-shm", "emptyDir": memory})
         container["volumeMounts"].append({"name": "dask-flame-shm", "mountPath": "/dev/shm"})
+    if options.read_only_root:
+        container["securityContext"] = {"readOnlyRootFilesystem": True}
+        container["workingDir"] = SCRATCH  # calls write to relative paths
+        if "/tmp" not in (options.volumes or {}):
+            asked["volumes"].append({"name": "dask-flame-tmp", "emptyDir": {}})
+            container["volumeMounts"].append({"name": "dask-flame-tmp", "mountPath": "/tmp"})
     for number, (path, source) in enumerate((options.volumes or {}).items()):
         name = f"dask-flame-volume-{number}"
         beside = {key: source[key] for key in ("readOnly", "subPath") if key in source}

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dask_flame.backends.local.supervisor.runners import Runner
-from dask_flame.core.processes import below, kill, orphan_candidates
+from dask_flame.core.processes import below, found, kill, orphan_candidates
 from dask_flame.core.resource_trackers import (
     WITHIN,
     end_all_marked,
@@ -22,6 +22,8 @@ from dask_flame.core.resource_trackers import (
 )
 
 if TYPE_CHECKING:
+    from psutil import Process
+
     from dask_flame.backends.local.supervisor.supervisor import Supervisor
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -41,7 +43,8 @@ class Endings:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
-        self._trackers: dict[int, float] = {}  # of ended runners, with the time to kill them
+        # Trackers of ended runners, with the time to kill them.
+        self._trackers: dict[Process, float] = {}
 
     def due(self) -> list[float]:
         """Return the times of the next kills, on the monotonic clock."""
@@ -72,7 +75,7 @@ class Endings:
         tree = below(runner.process.pid)
         end_group(runner.process.pid)
         # The process itself too: if it was only just forked, it does not lead a group yet.
-        kill_but_trackers([runner.process.pid, *tree])
+        kill_but_trackers([*found([runner.process.pid]), *tree])
 
     def look(self) -> None:
         """Kill overdue runners, and handle runners that have ended."""
@@ -83,10 +86,10 @@ class Endings:
                 self.kill(runner)
             if runner.process is not None and runner.process.poll() is not None:
                 self._ended(runner, runner.process.pid, runner.process.returncode)
-        for pid in [pid for pid, due in self._trackers.items() if now >= due]:
-            del self._trackers[pid]
-            if is_tracker(pid):
-                kill([pid])
+        for tracker in [tracker for tracker, due in self._trackers.items() if now >= due]:
+            del self._trackers[tracker]
+            if is_tracker(tracker):
+                kill([tracker])
         self._reap_orphans()
 
     def end_all(self) -> None:
@@ -131,7 +134,8 @@ class Endings:
                 if dead.si_pid in self._processes():
                     return  # it has just died: handled in the next turn
                 os.waitpid(dead.si_pid, 0)
-                self._trackers.pop(dead.si_pid, None)
+                for tracker in [t for t in self._trackers if t.pid == dead.si_pid]:
+                    del self._trackers[tracker]
 
     def _processes(self) -> set[int]:
         supervisor = self.supervisor
@@ -141,14 +145,16 @@ class Endings:
     def _template_processes(self) -> set[int]:
         """Return the templates, and the processes started by modules being imported there."""
         templates = {t.process.pid for t in self.supervisor.launcher.templates.values()}
-        return templates.union(*(below(pid) for pid in templates))
+        return templates.union(*({p.pid for p in below(pid)} for pid in templates))
 
     def _ended(self, runner: Runner, pid: int, code: int | None) -> None:
         trackers = end_group(pid)
         trackers |= end_marked(f"{self.supervisor.owner}/{runner.name}", orphan_candidates())
         if len(self.supervisor.runners) == 1:
             # Orphans without a mark may belong to any runner; this was the last one.
-            trackers |= kill_but_trackers(set(below(os.getpid())) - self._template_processes())[1]
+            templates = self._template_processes()
+            others = [p for p in below(os.getpid()) if p.pid not in templates]
+            trackers |= kill_but_trackers(others)[1]
         for tracker in trackers:
             self._trackers.setdefault(tracker, time.monotonic() + WITHIN)
         self.supervisor.ended(runner, code, forced=runner.killed and code == -signal.SIGKILL)

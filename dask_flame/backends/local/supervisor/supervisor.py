@@ -27,7 +27,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -38,6 +37,7 @@ from dask_flame.backends.local.supervisor.memory_limit import MemoryLimit
 from dask_flame.backends.local.supervisor.runners import MOST_KEPT, Runner, RunnerKind
 from dask_flame.backends.local.supervisor.templates import Template, TemplateOutput
 from dask_flame.core.folder_locks import remove_when_released, supervise
+from dask_flame.core.own_folders import make_own, make_temporary
 from dask_flame.prints.frames import KEEP, Piece
 
 _LOOK_FOR_PARENT = 0.5
@@ -95,7 +95,7 @@ class Supervisor:
         self.memory = MemoryLimit()
         self.is_subreaper = False
         cluster = owner.partition("/")[0]
-        self.scratch = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-", dir=place or None)
+        self.scratch = make_temporary(f"dask-flame-{cluster}-", place)
         self.control = ControlSignals(self.scratch)
         self.stopped = False
         self._kept_only: dict[str, bytes] = {}  # by runner, output that is kept but not shown
@@ -255,7 +255,7 @@ class Supervisor:
     ) -> Runner | None:
         """Create everything that a runner needs, except its process."""
         try:
-            os.makedirs(environment["TMPDIR"], exist_ok=True)
+            make_own(environment["TMPDIR"])
             runner = Runner(name, kind, environment, launch_config, **marks)
         except OSError as error:
             self.send(ev="refused", name=name, why=str(error))

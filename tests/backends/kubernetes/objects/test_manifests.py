@@ -110,6 +110,46 @@ def test_a_plain_runner() -> None:
     assert restricted(made) == []
 
 
+def writable(made: dict[str, Any], container: dict[str, Any]) -> dict[str, Any]:
+    """The mounts of a container that are its pod's own, by path."""
+    own = {v["name"] for v in made["spec"].get("volumes", []) if "emptyDir" in v}
+    mounts = container.get("volumeMounts", [])
+    return {m["mountPath"]: m["name"] for m in mounts if m["name"] in own}
+
+
+def test_a_read_only_root() -> None:
+    plain = worker(pod())
+    assert "readOnlyRootFilesystem" not in plain["securityContext"]
+    assert "workingDir" not in plain
+    made = pod(options={"read_only_root": True})
+    container = worker(made)
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    own = writable(made, container)
+    assert set(own) == {"/tmp", container["workingDir"]}
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    assert env["TMPDIR"] == container["workingDir"]
+    assert restricted(made) == []
+    mine = pod(options={"read_only_root": True, "volumes": {"/tmp": {"emptyDir": {}}}})
+    assert set(writable(mine, worker(mine))) == set(own)
+
+
+def test_the_other_pods_have_a_read_only_root_too() -> None:
+    options = KubernetesOptions(read_only_root=True)
+    spec = SchedulerSpec(launch_config={}, cpus=1, memory=1 << 30)
+    made = manifests.scheduler(SITE, spec, options, "launch", deadline=60)
+    watchdog = manifests.watchdog(SITE, options, "10.0.0.1", 1, 5)
+    for job in (made, watchdog):
+        inside = job["spec"]["template"]
+        (container,) = inside["spec"]["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        expected = set(writable(inside, container)) or {None}
+        assert container.get("workingDir") in expected
+
+
 def test_what_is_asked_for_is_requested_and_is_the_limit() -> None:
     made = pod(cpus=4, memory=8_000_000_000, gpus=2)
     amounts = {"cpu": "4", "memory": "8G", "nvidia.com/gpu": "2"}
@@ -154,6 +194,17 @@ def test_spot_nodes_of_any_cloud() -> None:
     labels = {term["matchExpressions"][0]["key"] for term in terms}
     assert len(labels) == len(terms) == 4
     assert {t["key"] for t in made["spec"]["tolerations"]} == labels
+
+
+def test_a_pod_bears_its_kind() -> None:
+    made = pod(kind="A100, spot", options={"gpu_kind": "A100", "annotations": {"owner": "me"}})
+    assert made["metadata"]["annotations"] == {"owner": "me", "dask-flame/kind": "A100, spot"}
+    assert "annotations" not in pod()["metadata"]
+    # A template cannot change it, nor is it in the template.
+    own = {"metadata": {"annotations": {"dask-flame/kind": "H100", "a": "b"}}}
+    made = pod(kind="A100", options={"pod_template": own})
+    assert made["metadata"]["annotations"] == {"a": "b", "dask-flame/kind": "A100"}
+    assert own["metadata"]["annotations"]["dask-flame/kind"] == "H100"
 
 
 def test_volumes_and_variables() -> None:

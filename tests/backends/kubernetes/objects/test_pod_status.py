@@ -11,6 +11,7 @@ from dask_flame.backends.kubernetes.objects.pod_status import (
     held_up,
     hopeless,
     step,
+    unschedulable,
     watchdog_problem,
 )
 
@@ -59,6 +60,14 @@ def test_no_room() -> None:
     assert held_up(waits) == f"Unschedulable: {NO_GPU}"
     # There may be room later: somebody else's pod ends, or a node is added.
     assert hopeless(waits) == ended(waits) == step(waits) == ""
+    assert unschedulable(waits) == held_up(waits)
+    # A node is being cleared for it.
+    assert unschedulable(pod(conditions=[condition], nominatedNodeName="node-1")) == ""
+    for other in ("SchedulingGated", "SchedulerError"):
+        assert unschedulable(pod(conditions=[{**condition, "reason": other}])) == ""
+    pulling = worker("waiting", reason="ErrImagePull", message="not found")
+    assert unschedulable(pod(conditions=SCHEDULED, containerStatuses=pulling)) == ""
+    assert unschedulable(pod("Running", conditions=SCHEDULED)) == unschedulable({}) == ""
 
 
 @pytest.mark.parametrize(

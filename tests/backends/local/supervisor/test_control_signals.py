@@ -47,15 +47,15 @@ def test_calls_say_that_the_cluster_was_stopped(flame: Any, on_boot_failure: str
     cluster.backend.signal(STOP)
     for future in running:
         with pytest.raises(BootError, match=r"`dask flame stop`.*make a new FlameCluster"):
-            future.result(timeout=30)
+            future.result(timeout=60)
     wait_for(lambda: not cluster.runners)
-    assert marked_processes(f"{cluster.name}-") == []
+    wait_for(lambda: not marked_processes(f"{cluster.name}-"))
     with pytest.raises(BootError, match="`dask flame stop`"):
-        client.submit(speak, 0).result(timeout=30)
+        client.submit(speak, 0).result(timeout=60)
     # For another client, too, with whom a fleet that has lapsed begins again.
     client.close()
     with Client(cluster) as other, pytest.raises(BootError, match="`dask flame stop`"):
-        other.submit(speak, 0.1).result(timeout=30)
+        other.submit(speak, 0.1).result(timeout=60)
     (event,) = [e for e in cluster.events if e.kind == "stopped"]
     assert event.reason == "the cluster was stopped with `dask flame stop`"
     assert not [e for e in cluster.events if e.kind == "boot"][2:]
@@ -72,7 +72,7 @@ def test_results_that_the_driver_has_outlive_it(flame: Any) -> None:
     cluster.backend.signal(STOP)
     folder = Path(cluster.backend.scratch)
     wait_for((folder / NO_MORE).exists)
-    assert len(result.result(timeout=30)) == 2_000_000
+    assert len(result.result(timeout=60)) == 2_000_000
     client.close()
     cluster.close()
     assert not folder.exists()
@@ -131,4 +131,4 @@ def test_a_backend_that_is_stopped_before_the_cluster_has_begun() -> None:
 
     cluster = FlameCluster(max=1, backend=Early, dashboard_address=None)
     with cluster, Client(cluster) as client, pytest.raises(BootError, match="stopped at once"):
-        client.submit(int).result(timeout=30)
+        client.submit(int).result(timeout=60)

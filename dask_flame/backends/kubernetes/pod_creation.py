@@ -1,0 +1,42 @@
+"""The objects that a runner needs, and refusals of them (driver)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.environment import usual_environment
+from dask_flame.backends.kubernetes.api.client import KubernetesError
+from dask_flame.backends.kubernetes.objects import manifests
+from dask_flame.backends.kubernetes.objects.context import ObjectContext
+from dask_flame.backends.kubernetes.objects.resources import variables
+from dask_flame.backends.kubernetes.options import KubernetesOptions
+
+#: Part of the refusal of a pod that exceeds a quota.
+OVER_QUOTA = "exceeded quota"
+
+
+def runner_objects(
+    spec: RunnerSpec, options: KubernetesOptions, site: ObjectContext
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the Secret that a runner needs, and its pod."""
+    config = spec.launch_config(local=False)
+    # All runners of a pool share one Secret. The name of each is a variable of its pod.
+    shared = {name: value for name, value in config.items() if name != "name"}
+    secret = manifests.secret(site, shared, variables(spec))
+    launch_secret = secret["metadata"]["name"]
+    return secret, manifests.pod(spec, options, site, usual_environment(spec), launch_secret)
+
+
+def refusal(error: Exception) -> str:
+    """Return the server's message, with the setting behind the refusal."""
+    text = str(error)
+    if isinstance(error, KubernetesError) and error.code == 403:
+        for sign, what in (
+            (OVER_QUOTA, "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
+            ("violates PodSecurity", "pod_template, volumes and the namespace's pod security"),
+            ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
+        ):
+            if sign in text:
+                return f"{text}; relevant settings: {what}"
+    return text
