@@ -18,8 +18,6 @@ COLORS = (
 )
 #: Replacements of colors that are too dark on a dark background.
 LIGHTER = {"#332288": "#8f83e8", "#882255": "#d0568f", "#0072B2": "#3a9bdc"}
-#: Dashes that distinguish runners with the same color.
-DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 #: Two sets of colors for lines on a light and on a dark background. The five colors of a set differ
 #: in lightness too, so that they are distinct without colors, and for all common forms of color

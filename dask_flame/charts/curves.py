@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from dask.typing import Key
 
-from dask_flame.charts.colors import COLORS, DASHES
-from dask_flame.charts.ranking import best, counted, labels, metrics, shown
+from dask_flame.charts.colors import CALL_LINES
+from dask_flame.charts.ranking import UNRANKED, best, counted, labels, metrics, shown
 from dask_flame.core.terminal_text import plain
 from dask_flame.reports.better import direction
 from dask_flame.reports.series import CallReports
@@ -41,10 +41,10 @@ class Curve:
         Best value.
     at : int or None
         Step of the best value.
-    color : str
-        Color as hexadecimal RGB.
+    color, dark : str
+        Colors on a light and on a dark background, as hexadecimal RGB.
     dash : str
-        One of :data:`dask_flame.charts.colors.DASHES`.
+        As in :data:`dask_flame.charts.colors.CALL_LINES`.
     """
 
     name: str
@@ -54,7 +54,13 @@ class Curve:
     best: float | None
     at: int | None
     color: str
+    dark: str
     dash: str
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the call can be the best one: it has not failed, and was not stopped."""
+        return self.call.state not in UNRANKED
 
     @property
     def last(self) -> tuple[float, float] | None:
@@ -99,12 +105,13 @@ class Board:
     @property
     def leader(self) -> Curve | None:
         """Curve with the best value so far, or None."""
-        return self.curves[0] if self.curves and self.curves[0].best is not None else None
+        first = self.curves[0] if self.curves else None
+        return first if first is not None and first.ranks and first.best is not None else None
 
     @property
     def title(self) -> str:
         """Summary of the calls in one line."""
-        order = ("running", "done", "failed", "cancelled", "lost", "waiting")
+        order = ("running", "done", "failed", "stopped", "cancelled", "lost", "waiting")
         parts = [f"{self.states[state]} {state}" for state in order if self.states.get(state)]
         return f"{counted(self.calls, 'call')}: {', '.join(parts)}" if parts else "no calls"
 
@@ -114,7 +121,8 @@ class Board:
         leader = self.leader
         if leader is None:
             return ""
-        return f"best {self.metric} {shown(leader.best)} at step {leader.at:,} by {leader.name}"
+        metric = f"{self.metric} so far" if self.alive else self.metric
+        return f"best {metric} {shown(leader.best)} at step {leader.at:,} by {leader.name}"
 
     @property
     def alive(self) -> bool:
@@ -148,13 +156,14 @@ def board(
     best_is: str | None = None,
     log: bool = False,
     names: Mapping[Key, str] | None = None,
+    places: Mapping[Key, int] | None = None,
 ) -> Board:
     """Return the board for some calls.
 
     Parameters
     ----------
     keys : sequence of Key
-        Keys in order of submission, which determines the colors.
+        Keys in order of submission.
     calls : mapping of Key to CallReports
         Reports of the calls that have reported.
     ended : mapping of Key to str
@@ -168,6 +177,9 @@ def board(
         Whether to use a logarithmic axis.
     names : mapping of Key to str, optional
         Names of the calls. By default made of their keys.
+    places : mapping of Key to int, optional
+        Places of the calls among all calls of their cluster, which determine the colors. By default
+        their places in `keys`.
 
     Returns
     -------
@@ -179,19 +191,24 @@ def board(
     higher = (best_is or direction(metric, there)) == "max"
     shown_names = {**labels(list(dict.fromkeys(keys))), **(names or {})}
     curves = [
-        _curve(number, shown_names[key], calls[key], metric, higher)
+        _curve((places or {}).get(key, number), shown_names[key], calls[key], metric, higher)
         for number, key in enumerate(dict.fromkeys(keys))
         if key in calls
     ]
     sign = -1 if higher else 1
-    curves.sort(key=lambda c: np.inf if c.best is None else sign * c.best)
-    # The end of a call may be known before its reports.
-    states = Counter(
-        ended.get(key) or (calls[key].state if key in calls else "waiting")
-        for key in dict.fromkeys(keys)
+    curves.sort(
+        key=lambda c: (c.best is None, not c.ranks, 0.0 if c.best is None else sign * c.best)
     )
+    states = Counter(_state(calls.get(key), ended.get(key)) for key in dict.fromkeys(keys))
     others = tuple(name for name in named if name != metric)
     return Board(metric, others, higher, log, tuple(curves), states)
+
+
+def _state(call: CallReports | None, ended: str | None) -> str:
+    if call is not None and call.outcome == "stopped":
+        return "stopped"  # its future has an error, as that of a failed one
+    # The end of a call may be known before its reports.
+    return ended or (call.outcome if call else "waiting")
 
 
 def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool) -> Curve:
@@ -200,6 +217,7 @@ def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool)
     steps = np.asarray(series.steps if series else [], dtype=float)
     values = np.asarray(series.values if series else [], dtype=float)
     value, at = found or (None, None)
+    look = CALL_LINES[number % len(CALL_LINES)]
     return Curve(
         name=name,
         call=call,
@@ -207,17 +225,19 @@ def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool)
         values=np.where(np.abs(values) < _LARGEST, values, np.nan),
         best=value,
         at=at,
-        color=COLORS[number % len(COLORS)],
-        dash=DASHES[number // len(COLORS) % len(DASHES)],
+        color=look["light"],
+        dark=look["dark"],
+        dash=look["dash"],
     )
 
 
 def text(board: Board, rows: int = 10) -> str:
     """Return the ranking as plain text."""
     lines = [board.title]
-    ranked = [c for c in board.curves if c.best is not None]
+    ranked = [c for c in board.curves if c.best is not None and c.ranks]
     if ranked:
         width = max(len(c.name) for c in ranked[:rows])
+        # Those that have a rank have not failed, and were not stopped.
         lines += [
             f"{place:>3}  {c.name:<{width}}  {shown(c.best):>10} at step {c.at:<8,} {c.call.state}"
             for place, c in enumerate(ranked[:rows], 1)

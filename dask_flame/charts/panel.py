@@ -15,6 +15,7 @@ from dask_flame.history.boots import FIRST_CALL, REGISTERED, Boot, in_order, sum
 from dask_flame.history.costs import costs, money
 from dask_flame.history.events import Event
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
+from dask_flame.scaling.budget import Spending
 
 #: Maximum number of tiles for single runners; beyond it, a bar shows the numbers by state.
 _TILES = 128
@@ -170,11 +171,12 @@ def _head(head: Head, state: Snapshot) -> str:
         if address and not head.over
     )
     usage = head.over or _usage(state)
+    budget = "" if head.over else _budget(state.budget)
     return (
         f'<div class="head"><b>FlameCluster</b> {escape(head.name)}'
         f'<span class="quiet">{escape(head.backend)}</span>'
         f'<span class="quiet">{escape(usage)}</span>'
-        f"{'' if head.over else _as_of(state.now)}"
+        f"{budget}{'' if head.over else _as_of(state.now)}"
         f'<span class="push">{links}</span></div>'
     )
 
@@ -196,6 +198,13 @@ def _usage(state: Snapshot) -> str:
     return words
 
 
+def _budget(spent: Spending | None) -> str:
+    if spent is None:
+        return ""
+    kind = "trouble" if spent.low else "quiet"
+    return f'<span class="{kind}">budget: {escape(str(spent))} spent</span>'
+
+
 def _pool(pool: PoolSummary, boots: Sequence[Boot], now: float, several: bool) -> str:
     under_way = {boot.name: boot for boot in boots if boot.seconds is None and not boot.ended}
     runners = [(runner, _kind(runner, under_way)) for runner in pool.runners]
@@ -204,9 +213,11 @@ def _pool(pool: PoolSummary, boots: Sequence[Boot], now: float, several: bool) -
     per = pool.concurrency
     each = f", {per} calls each" if per > 1 else ""
     idle = f", idle for {pool.idle_timeout:g} s" if pool.idle_timeout is not None else ""
+    if pool.idle_why:
+        idle = f'<span title="{escape(pool.idle_why)}">{idle} (auto)</span>'
     policy = f"{pool.min} to {pool.max} runners{each}{idle}"
     lines = [
-        f'<div class="row">{name}<span>{_numbers(number)}</span>',
+        f'<div class="row">{name}<span>{_numbers(number)}</span>{_mixed(pool)}',
         f'<span class="quiet push">{policy}</span></div>',
         _tiles(runners, number, pool.max or 0, now),
         _waiting(pool),
@@ -223,6 +234,12 @@ def _kind(runner: RunnerSummary, under_way: Mapping[str, Boot]) -> str:
     if state == "booting" and boot is not None and not boot.steps:
         return "asked"
     return state
+
+
+def _mixed(pool: PoolSummary) -> str:
+    """Return the number of runners of each kind, if there are several kinds."""
+    words = ", ".join(f"{n} of {kind}" for kind, n in pool.mixed.items() if n)
+    return f'<span class="quiet">{escape(words)}</span>' if words else ""
 
 
 def _numbers(number: Counter[str]) -> str:
@@ -255,7 +272,8 @@ def _tiles(
 def _title(runner: RunnerSummary, kind: str, now: float) -> str:
     calls = f", {runner.busy} calls" if runner.busy > 1 else ""
     since = duration(max(0.0, now - runner.since))
-    return f"{runner.name}: {_KINDS[kind]}{calls}, in this state for {since}"
+    of = f" ({runner.kind})" if runner.kind else ""
+    return f"{runner.name}{of}: {_KINDS[kind]}{calls}, in this state for {since}"
 
 
 def _waiting(pool: PoolSummary) -> str:

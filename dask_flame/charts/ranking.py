@@ -13,6 +13,8 @@ from dask_flame.reports.series import CallReports, Series
 
 #: Text for a missing number.
 NOTHING = "\N{EN DASH}"
+#: States of calls that have no rank; the same as in dashboard/static/calls.js.
+UNRANKED = frozenset(("failed", "cancelled"))
 
 
 def metrics(calls: Iterable[CallReports]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pages ``/flame`` and ``/pools`` of Dask's dashboard (scheduler)."""
+"""Pages ``/flame``, ``/pools`` and ``/inspect`` of Dask's dashboard (scheduler)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 def install(scheduler: Any) -> bool:
     """Add the pages to a scheduler's dashboard, before or after the scheduler has started.
 
-    It adds ``/flame`` and ``/pools`` with one link in the navigation bar, and single plots whose
-    paths begin with ``/individual-flame-``, which JupyterLab's Dask extension lists. The pages show
-    the data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them again has no
-    effect.
+    It adds ``/flame``, ``/pools`` and ``/inspect`` with one link in the navigation bar, and single
+    plots whose paths begin with ``/individual-flame-``, which JupyterLab's Dask extension lists.
+    The pages show the data of the scheduler's :class:`~dask_flame.Reports` plugin. Adding them
+    again has no effect.
 
     Parameters
     ----------
@@ -27,10 +27,11 @@ def install(scheduler: Any) -> bool:
     if "bokeh" not in sys.modules:
         return False
     from dask_flame.dashboard.flame import page as flame_page
+    from dask_flame.dashboard.inspect import page as inspect_page
     from dask_flame.dashboard.mount import mount
     from dask_flame.dashboard.pools import page as pools_page
     from dask_flame.dashboard.pools.rows import WorkersAsPool
 
     workers = WorkersAsPool(scheduler)
     pages = flame_page.pages(scheduler, workers) | pools_page.pages(scheduler, workers)
-    return mount(scheduler, pages, linked={"/flame"})
+    return mount(scheduler, pages | inspect_page.pages(), linked={"/flame"})

@@ -52,6 +52,8 @@ class BarState:
         Unix time in seconds at which the last bar ends; None if it has not ended.
     stamp : int
         While it is unchanged, bars were only appended, or the last bar has changed.
+    kind : str
+        Shown beside the name, as far as there is space.
     """
 
     key: Hashable
@@ -59,6 +61,7 @@ class BarState:
     bars: Sequence[Bar]
     end: float | None
     stamp: int = 0
+    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -170,7 +173,7 @@ class BarRows:
         every = -(-n * 14 // round(room)) if n else 1
         fig.yaxis.ticker = FixedTicker(ticks=list(range(0, n, every)))
         fig.yaxis.major_label_overrides = {
-            y: _short(row.name) for y, row in enumerate(rows) if y % every == 0
+            y: _label(row.name, row.kind) for y, row in enumerate(rows) if y % every == 0
         }
         self.source.data = columns
         self._limit = len(columns["y"]) + _SPARE
@@ -224,7 +227,7 @@ class BarRows:
             "tall": bar.tall,
             "what": bar.what,
             "note": bar.note,
-            "row": row.name,
+            "row": f"{row.name}, {row.kind}" if row.kind else row.name,
         }
 
 
@@ -233,3 +236,11 @@ _NOTHING = Bar(0.0, "", 0.0, "", "")
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+
+
+def _label(name: str, kind: str) -> str:
+    """Return the label of a row: the name, and the kind as far as there is space."""
+    space = _LONGEST_NAME - len(name) - 1
+    if not kind or space < 2:
+        return _short(name)
+    return f"{name} {kind if len(kind) <= space else f'{kind[: space - 1]}…'}"

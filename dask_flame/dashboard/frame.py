@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import re
+from html import unescape
 from typing import Any
 
 from bokeh.document import Document
 from distributed.dashboard.components.scheduler import env
 
+from dask_flame.dashboard import theme
+from dask_flame.dashboard.static import script
+
 #: Our pages, by path relative to the dashboard's prefix.
-_TABS = {"flame": "Calls", "pools": "Pools"}
+_TABS = {"flame": "Calls", "pools": "Pools", "inspect": "Inspect"}
 
 #: static/frame.js sets ``--flame-top`` to the height of Dask's bar, which does not move with the
 #: page and has more lines in a narrow window.
 _TEMPLATE = env.from_string("""\
 {% extends "base.html" %}
+{% block js_resources %}
+{{ deferred(bokeh_js) }}
+{% endblock %}
 {% block extra_resources %}
+<style>
+{{ style }}
+</style>
+<script>{{ script }}</script>
 <style>
 html { scroll-padding-top: calc(var(--flame-top, 41px) + 4px) }
 body { padding-top: calc(var(--flame-top, 41px) + 4px); padding-bottom: 6px }
@@ -46,13 +59,23 @@ body { padding-top: calc(var(--flame-top, 41px) + 4px); padding-bottom: 6px }
 <a href="{{ path }}"{% if path == here %} aria-current="page"{% endif %}>{{ title }}</a>
 {% endfor %}
 </nav>
-<main>{{ plot_div }}</main>
-{{ plot_script }}
+<main>{{ first }}{{ plot_div }}</main>
+{{ started(plot_script) if deferrable(bokeh_js) else plot_script }}
 {% endblock %}
 """)
 
 
-def put_into_frame(doc: Document, here: str, variables: dict[str, Any]) -> None:
+#: Parts of Bokeh that our pages do not use, which a browser takes long to start.
+_UNUSED = ("bokeh-gl", "bokeh-tables", "bokeh-mathjax")
+_SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<code>.*?)</script>", re.DOTALL)
+_SOURCE = re.compile(r'src="([^"]*)"')
+#: A longer script is Bokeh itself, inside of the page.
+_SHORT = 2_000
+
+
+def put_into_frame(
+    doc: Document, here: str, variables: dict[str, Any], *, first: str = "", style: str = ""
+) -> None:
     """Give a page Dask's navigation bar and our tabs.
 
     Parameters
@@ -62,6 +85,54 @@ def put_into_frame(doc: Document, here: str, variables: dict[str, Any]) -> None:
         Path of the page, without a slash: ``"flame"``.
     variables : dict
         Variables of distributed's templates.
+    first, style : str
+        HTML that is shown until the page's scripts have started, and its CSS.
     """
     doc.template = _TEMPLATE
-    doc.template_variables.update({**variables, "tabs": _TABS, "here": here})
+    own: dict[str, Any] = {"tabs": _TABS, "here": here, "first": first}
+    own |= {"deferred": deferred, "started": started, "deferrable": deferrable}
+    own |= {"style": f"{theme.THEME}{style}", "script": script("theme")}
+    doc.template_variables.update({**variables, **own})
+
+
+def deferred(scripts: str | None) -> str:
+    """Return Bokeh's script elements so that the browser shows the page before it runs them.
+
+    Parameters
+    ----------
+    scripts : str or None
+        HTML, as Bokeh passes it to templates. It is returned as it is if Bokeh is configured to
+        include its whole code.
+    """
+    if not deferrable(scripts):
+        return scripts or ""
+    found = list(_SCRIPT.finditer(scripts or ""))
+    sources = [match[1] for each in found if (match := _SOURCE.search(each["attributes"]))]
+    used = [src for src in sources if not any(f"{name}." in src for name in _UNUSED)]
+    links = [f'<link rel="preload" as="script" href="{src}">' for src in used]
+    code = [each["code"] for each in found if each["code"].strip()]
+    loader = f"<script>{script('start')}\nflameStart.load({_listed(used)});</script>"
+    return "\n".join((*links, loader, *map(_later, code)))
+
+
+def deferrable(scripts: str | None) -> bool:
+    """Return whether the page loads Bokeh's scripts, rather than including their code."""
+    found = list(_SCRIPT.finditer(scripts or ""))
+    return bool(found) and all(len(each["code"]) <= _SHORT for each in found)
+
+
+def started(scripts: str) -> str:
+    """Return the elements of a page's scripts so that they wait for those of :func:`deferred`."""
+
+    def later(found: re.Match[str]) -> str:
+        return found[0] if "application/json" in found["attributes"] else _later(found["code"])
+
+    return _SCRIPT.sub(later, scripts)
+
+
+def _later(code: str) -> str:
+    return f"<script>flameStart.then(() => {{{code}}});</script>"
+
+
+def _listed(sources: list[str]) -> str:
+    return json.dumps([unescape(src) for src in sources])

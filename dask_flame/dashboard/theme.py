@@ -20,7 +20,7 @@ _TIPS = """
 .bk-Panel { color: #18191D }
 """
 #: ``data-flame-theme`` is set by static/theme.js. The selectors at the end are Dask's page frame.
-_THEME = f"""
+THEME = f"""
 :root {{ {_variables(0)} color-scheme: light }}
 :root[data-flame-theme="dark"] {{ {_variables(1)} color-scheme: dark }}
 :root[data-flame-theme], :root[data-flame-theme] body {{
@@ -53,7 +53,7 @@ FULL_WIDTH = ":host > div { display: block; width: 100% }"
 
 def sheet() -> GlobalInlineStyleSheet:
     """Return the theme's variables, for the ``stylesheets`` of a page's root."""
-    return GlobalInlineStyleSheet(css=_THEME)
+    return GlobalInlineStyleSheet(css=THEME)
 
 
 def canvas() -> InlineStyleSheet:

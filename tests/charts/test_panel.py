@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import re
 import sys
@@ -15,9 +16,11 @@ from distributed import Client
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.charts.panel import Head, duration, live, panel, same
+from dask_flame.core.budget import checked_budget
 from dask_flame.history.boots import Boot
 from dask_flame.history.events import Event
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
+from dask_flame.scaling.budget import Spending
 from tests.support.browser_help import ARGUMENTS, CHROMIUM
 from tests.support.waiting import wait_for
 
@@ -70,6 +73,24 @@ class _Balanced(html.parser.HTMLParser):
 
 
 @pytest.mark.unit
+def test_the_budget_and_the_idle_timeout_that_a_pool_finds() -> None:
+    budget = checked_budget("budget", "20 USD")
+    calm = replace(state(), budget=Spending(budget, 5))
+    assert "budget: 5.00 USD of 20 USD (25 %) spent" in shown(panel(HEAD, calm, []))
+    assert 'class="trouble">' not in panel(HEAD, calm, [])
+    low = replace(state(), budget=Spending(budget, 16))
+    assert '<span class="trouble">budget: 16.00 USD of 20 USD (80 %)' in panel(HEAD, low, [])
+    assert "budget" not in shown(panel(replace(HEAD, over="closed"), low, []))
+    assert "budget" not in shown(panel(HEAD, state(), []))
+    found = replace(state().pools[0], idle_timeout=240.0, idle_why='as a "boot" takes 240 s')
+    page = panel(HEAD, Snapshot(NOW, [found]), [])
+    assert 'title="as a &quot;boot&quot; takes 240 s">, idle for 240 s (auto)</span>' in page
+    page = shown(panel(HEAD, state(), []))
+    assert "idle for 60 s" in page
+    assert "(auto)" not in page
+
+
+@pytest.mark.unit
 def test_each_runner_is_a_tile_and_each_kind_a_number() -> None:
     under_way = Boot("d", "default", NOW - 9, (("accepted", 0.1),))
     asked = Boot("e", "default", NOW - 3)
@@ -112,6 +133,16 @@ def test_what_holds_up_a_boot_and_how_long_boots_took() -> None:
     assert "asked &#8594; accepted 1 &#8594; up &#8594; registered" in text
     assert "1 held up: no &lt;room&gt;" in text
     assert "boots: median 0.400 s" in shown(panel(HEAD, state(runner("a")), [done]))
+
+
+@pytest.mark.unit
+def test_kinds_of_runner_are_told_apart() -> None:
+    runners = [replace(runner(f"r-{n}"), kind=kind) for n, kind in enumerate(("H", "H", "A<b>"))]
+    page = panel(HEAD, state(*runners), [])
+    assert "2 of H, 1 of A<b>" in html.unescape(shown(page))
+    assert "A<b>" not in page
+    assert 'title="r-0 (H): ' in page
+    assert " of H" not in shown(panel(HEAD, state(*runners[:2]), []))
 
 
 @pytest.mark.unit

@@ -19,7 +19,7 @@ def served(dask_worker: Any) -> int:
 
 def test_a_runner_serves_what_a_worker_serves_once_it_is_asked(flame: Any) -> None:
     _, client = flame(max=1)
-    assert client.submit(int, 1).result(timeout=30) == 1
+    assert client.submit(int, 1).result(timeout=60) == 1
     (port,) = client.run(served).values()
     page = f"http://127.0.0.1:{port}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Any
+from urllib.parse import parse_qs
 
 from dask.typing import Key
 
@@ -30,7 +31,8 @@ def may_stop(scheduler: Any, request: Any) -> bool:
     if wanted is None:
         addresses = listens_on(scheduler.http_server)
         wanted = bool(addresses) and all(map(_is_loopback, addresses))
-    return wanted and _is_by_itself(dict(getattr(request, "headers", {})))
+    headers = dict(getattr(request, "headers", {}))
+    return wanted and not _brings_session(request) and _is_by_itself(headers)
 
 
 def details(reports: Gatherer, key: str) -> dict[str, Any] | None:
@@ -68,6 +70,16 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def _brings_session(request: Any) -> bool:
+    """Return whether a session was not begun by its page, but by a token that was sent for it.
+
+    Bokeh takes the headers of such a session from the token, which any script can write. A page
+    whose session has ended comes back in this way, and then loads itself again.
+    """
+    path, query = getattr(request, "path", ""), getattr(request, "query", "")
+    return path.endswith("/ws") or "bokeh-token" in parse_qs(query, keep_blank_values=True)
 
 
 def _is_by_itself(headers: dict[str, Any]) -> bool:

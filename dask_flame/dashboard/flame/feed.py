@@ -19,7 +19,7 @@ from dask_flame.charts.ranking import metrics
 from dask_flame.dashboard.flame.points import Points, SentCurve
 from dask_flame.reports.better import direction
 from dask_flame.reports.names import differing, names
-from dask_flame.reports.runs import Run, progress, seconds_left
+from dask_flame.reports.runs import Run, progress, seconds_left, silent
 from dask_flame.reports.series import CallReports
 
 #: Approximate number of points of all curves in a page (24 bytes each).
@@ -271,27 +271,10 @@ def _same(before: Mapping[str, Any], heading: Mapping[str, Any]) -> bool:
 def _hidden(calls: Mapping[Key, CallReports], wanted: Wanted) -> set[str]:
     """Return the ids of the runs that are not shown."""
     if wanted.runs is None:
-        return _silent(calls.values())
+        return silent(calls.values())
     there = {call.run for call in calls.values()}
     # Runs of an earlier cluster may be chosen in an old address.
     return there - wanted.runs if there & wanted.runs else set()
-
-
-def _silent(calls: Collection[CallReports]) -> set[str]:
-    """Return the ids of runs that do not report, such as the saving of trained models.
-
-    They are shown if they are chosen, if no other run reports either, or if one of their calls has
-    failed by itself.
-    """
-    reporting, done, failed = set(), set(), set()
-    for call in calls:
-        if call.series or any(before.series for before in call.earlier):
-            reporting.add(call.run)
-        elif call.state == "done":
-            done.add(call.run)
-        elif call.state in ("failed", "lost") and call.runner:
-            failed.add(call.run)
-    return done - failed - reporting if reporting else set()
 
 
 def _runs(

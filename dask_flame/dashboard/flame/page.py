@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from time import monotonic, time
 from typing import Any
@@ -21,6 +21,8 @@ from dask_flame.dashboard import theme
 from dask_flame.dashboard.flame.actions import details, find, may_stop
 from dask_flame.dashboard.flame.feed import Feed, Wanted
 from dask_flame.dashboard.flame.figures import curves, grid
+from dask_flame.dashboard.flame.first import STYLE as FIRST_STYLE
+from dask_flame.dashboard.flame.first import first_state
 from dask_flame.dashboard.frame import put_into_frame
 from dask_flame.dashboard.mount import Page
 from dask_flame.dashboard.pools.rows import WorkersAsPool, count
@@ -69,6 +71,14 @@ _FREE = "height: auto !important; max-height: none !important; flex: none !impor
 _PAGE = f"{_NARROW} {{ :host {{ {_FREE} }} }}"
 _SIDE_BY_SIDE = f"{_NARROW} {{ :host {{ {_FREE}; flex-direction: column !important }} }}"
 _LEFT = f"{_NARROW} {{ :host {{ {_FREE}; width: 100% !important }} }}"
+#: A view that static/flame.js hides keeps its size, so that Bokeh has nothing to arrange when it is
+#: shown again, but takes no room.
+_VIEWS = f"""
+:host {{ position: relative; overflow: clip }}
+.flame-behind {{ visibility: hidden !important; position: absolute !important; inset: 0 0 auto 0;
+ width: 100%; height: 100% }}
+{_NARROW} {{ .flame-behind {{ height: auto }} }}
+"""
 #: Charts of several metrics side by side, or one below the other in a narrow window.
 _CHARTS = f"""
 :host {{ display: grid !important; gap: 8px; grid-auto-rows: minmax(200px, 1fr);
@@ -132,11 +142,13 @@ def _flame(
     palette: Palette, workers: WorkersAsPool, scheduler: Any, extra: dict[str, Any], doc: Document
 ) -> None:
     doc.title = "Dask: Flame"
-    put_into_frame(doc, "flame", extra)
     context = doc.session_context
     can_stop = context is not None and may_stop(scheduler, context.request)
     wanted, view = _asked(doc)
     board = Board(scheduler, palette, workers, wanted=wanted, view=view, can_stop=can_stop)
+    board.update()
+    asked = context.request.arguments if context is not None and context.request else {}
+    put_into_frame(doc, "flame", extra, first=board.first(asked), style=FIRST_STYLE)
     _show(board, doc)
 
 
@@ -167,7 +179,7 @@ def _asked(doc: Document) -> tuple[Wanted, str]:
 
 
 def _show(board: Board, doc: Document) -> None:
-    board.update()
+    board.update()  # does nothing if an update waits for the browser
     board.arrange()
     add_periodic_callback(doc, board, INTERVAL)
     doc.add_root(board.root)
@@ -328,6 +340,10 @@ class Board:
             chart.visible = True
             chart.yaxis.axis_label = metric
 
+    def first(self, asked: Collection[str]) -> str:
+        """Return what the browser shows until its scripts have started; see first_state()."""
+        return first_state(self._shared.payload.get("calls"), asked)
+
     def _calls(self, reports: Gatherer | None) -> dict[str, Any] | None:
         wanted = Wanted.read(self._shared.wanted)
         version = reports, reports.version if reports else 0, wanted
@@ -382,7 +398,7 @@ class Board:
         self._left = Column(
             children=[self._empty, self._bare, self._curves, self._more],
             sizing_mode="stretch_both",
-            stylesheets=[InlineStyleSheet(css=_LEFT)],
+            stylesheets=[InlineStyleSheet(css=_LEFT), InlineStyleSheet(css=_VIEWS)],
         )
         below: LayoutDOM = self._left
         if self._workers is not None:

@@ -7,27 +7,51 @@ from collections.abc import Sequence
 from html import escape
 
 from dask_flame.charts.ranking import counted
+from dask_flame.core import config
 from dask_flame.core.text import duration
 from dask_flame.dashboard.pools.rows import Counts, count
 from dask_flame.dashboard.pools.timeline import DRAINING
 from dask_flame.history.boots import Boot
-from dask_flame.history.costs import amount, money
+from dask_flame.history.costs import amount_of, kind_costs, money
 from dask_flame.history.state import PoolSummary, Snapshot
+from dask_flame.scaling.budget import Spending
 
 #: A share of busy time below this is highlighted, after this many runner-seconds.
 _LOW, _ENOUGH = 0.5, 60.0
 
 
 def heads(state: Snapshot) -> str:
-    """Return a card for each pool, as HTML."""
+    """Return the budget, and a card for each pool, as HTML."""
     boots = state.boots or ()
     cards = [
         _card(pool, [boot for boot in boots if boot.pool == pool.name]) for pool in state.pools
     ]
     columns = "repeat(auto-fill, minmax(min(100%, 400px), 1fr))"
     return (
+        f"{_budget(state.budget)}"
         f'<div style="display:grid; grid-template-columns:{columns}; gap:8px; font-size:13px; '
         f'color:var(--flame-ink)">{"".join(cards) or "No pools."}</div>'
+    )
+
+
+def _budget(spent: Spending | None) -> str:
+    """Return a bar of the part of the budget that is spent."""
+    if spent is None:
+        return ""
+    color = "bad" if spent.low else "quiet"
+    weight = "600" if spent.low else "400"
+    said = f"Budget: {spent} spent"
+    if spent.exhausted:
+        said += "; no runner boots, and calls that wait fail, until cluster.budget = … raises it"
+    elif (lasts := spent.lasts) is not None:
+        said += f" \N{MIDDLE DOT} at the present rate, the rest lasts {duration(lasts)}"
+    return (
+        f'<div class="flame-budget" style="font-size:13px; margin-bottom:8px; '
+        f'font-weight:{weight}; color:var(--flame-{color}); overflow-wrap:anywhere">{escape(said)}'
+        '<div style="height:6px; border:1px solid var(--flame-rule); border-radius:3px; '
+        'overflow:hidden; margin-top:3px">'
+        f'<div style="width:{100 * min(1.0, spent.share):.2f}%; height:100%; '
+        f'background:var(--flame-{"bad" if spent.low else "busy"})"></div></div></div>'
     )
 
 
@@ -59,6 +83,8 @@ def _policy(pool: PoolSummary) -> str:
         words.append(f"{counted(gpus, 'GPU')} each")
     if (idle := pool.idle_timeout) is not None:
         words.append(f"idle for {duration(idle)}")
+        if pool.idle_why:
+            words[-1] = f'<span title="{escape(pool.idle_why)}">{words[-1]} (auto)</span>'
     return " &#183; ".join(words)
 
 
@@ -120,9 +146,23 @@ def _paid(pool: PoolSummary) -> str:
             f'title="of the time that runners are paid for, from request to end, how much they '
             f'had a call">busy {100 * share:.0f} %</span>'
         )
-    if (cost := amount(paid, pool.price)) is not None:
+    if (cost := amount_of(pool)) is not None:
         said += f" &#183; {escape(money(cost))} so far"
-    return f'<div style="color:var(--flame-quiet); margin-top:3px">{said}</div>'
+    return f'<div style="color:var(--flame-quiet); margin-top:3px">{said}{_kinds(pool)}</div>'
+
+
+def _kinds(pool: PoolSummary) -> str:
+    """Return a line for each kind of runner, if there are several."""
+    costs = {cost.kind: cost for cost in kind_costs(pool, str(config.get("currency")))}
+    lines = []
+    for kind, number in pool.mixed.items():
+        words = [f"{escape(kind)}: {counted(number, 'runner')} now"]
+        if kind in costs:
+            words.append(duration(costs[kind].runner_seconds))
+            if (cost := costs[kind].amount) is not None:
+                words.append(escape(money(cost)))
+        lines.append(f'<div class="kind">{" &#183; ".join(words)}</div>')
+    return "".join(lines)
 
 
 def _said(text: str, bad: bool) -> str:

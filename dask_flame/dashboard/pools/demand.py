@@ -38,6 +38,7 @@ MARKS = {
     "lost": ("x", BAD),
     "held": ("circle", BAD),
     "stopped": ("circle", BAD),
+    "budget": ("diamond", "#CC79A7"),
 }
 #: Height of the plot as a multiple of the existing and planned runners; demand beyond is cut off.
 _ROOM = 2.0
@@ -293,5 +294,5 @@ _HEAD = (
     '<span style="color:#8C96A5">&#9660;</span><span style="margin-left:-11px">retire</span>'
     '<b style="color:var(--flame-bad)">&#10005;</b><span style="margin-left:-11px">failed or lost'
     '</span><span style="color:#CC79A7">&#9632;</span><span style="margin-left:-11px">policy, '
-    "lease</span></div>"
+    "lease, budget</span></div>"
 )

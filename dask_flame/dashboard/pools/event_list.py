@@ -21,6 +21,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "runners": frozenset({"ready", "ended", "failed", "lost"}),
     "trouble": frozenset(
         {"failed", "held", "lost", "overran", "packages", "stopped", "waiting", "kept", "paused"}
+        | {"budget"}
     ),
 }
 _BAD = GROUPS["trouble"] - {"kept"}

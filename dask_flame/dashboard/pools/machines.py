@@ -12,6 +12,7 @@ from bokeh.models.layouts import Column, Row
 from dask.utils import format_bytes
 
 from dask_flame.dashboard.bar_rows import Bar, BarRows, BarState
+from dask_flame.dashboard.pools.timeline import kind_words
 from dask_flame.dashboard.theme import FULL_WIDTH
 from dask_flame.dashboard.time_range import TimeRange, buttons
 from dask_flame.history.state import PoolSummary
@@ -179,12 +180,15 @@ class Gauges:
         list of BarState
         """
         rows = []
+        lives = list(lives)
+        words = kind_words(lives)
         for life in lives:
             track = self._tracks.get(life.name, {}).get(metric)
             if track is None or track.bars[0].left > end or (track.end or end) < start:
                 continue
             key = (metric, life.number)
-            rows.append(BarState(key, life.name, list(track.bars), track.end, track.dropped))
+            kind = words.get((life.pool, life.kind), "")
+            rows.append(BarState(key, life.name, list(track.bars), track.end, track.dropped, kind))
         return rows
 
     def measures(self, metric: str, names: Iterable[str]) -> bool:

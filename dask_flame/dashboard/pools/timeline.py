@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from bokeh.models import ColumnDataSource, Div, HoverTool
@@ -115,7 +116,13 @@ class Timeline:
             for life in lives
             if life.changes[0].at <= end and (life.over is None or life.over >= start)
         ]
-        self._rows = {life.number: self._row(life, calls.get(life.name)) for life in there}
+        words = kind_words(there)
+        self._rows = {
+            life.number: self._row(
+                life, calls.get(life.name), words.get((life.pool, life.kind), "")
+            )
+            for life in there
+        }
         rows = [row for _, row in self._rows.values()]
         self.rows.draw(rows, now)
         ends = [(y, life) for y, life in enumerate(there) if life.how in ("failed", "lost")]
@@ -135,16 +142,37 @@ class Timeline:
             self._empty.text = empty
         return len(rows)
 
-    def _row(self, life: RunnerLife, calls: Sequence[str] | None) -> tuple[Any, BarState]:
+    def _row(
+        self, life: RunnerLife, calls: Sequence[str] | None, kind: str
+    ) -> tuple[Any, BarState]:
         """Return the row of a runner, cached with the values that it was made from."""
-        made_of = (len(life.changes), life.rewritten, life.steps, life.over, calls)
+        made_of = (len(life.changes), life.rewritten, life.steps, life.over, calls, kind)
         known = self._rows.get(life.number)
         if known is not None and known[0] == made_of:
             return known
-        return made_of, row_of(life, calls)
+        return made_of, row_of(life, calls, kind=kind)
 
 
-def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
+def kind_words(lives: Iterable[RunnerLife]) -> dict[tuple[str, str], str]:
+    """Return short names of kinds by pool and kind, for pools with runners of several kinds.
+
+    The words with which all kinds of a pool begin are left out.
+    """
+    kinds: dict[str, dict[str, None]] = {}  # the kinds of each pool, in order
+    for life in lives:
+        kinds.setdefault(life.pool, {})[life.kind] = None
+    words = {}
+    for pool, there in kinds.items():
+        # The first and the last one in order have the least in common.
+        pairs = zip(min(there), max(there), strict=False)
+        common = "".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        begin = max((common.rfind(sign) + 1 for sign in "- _/."), default=0)
+        if len(there) > 1:
+            words.update({(pool, kind): kind[begin:] for kind in there})
+    return words
+
+
+def row_of(life: RunnerLife, calls: Sequence[str] | None = None, *, kind: str = "") -> BarState:
     """Return the history of a runner as a row of bars.
 
     Parameters
@@ -152,6 +180,8 @@ def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
     life : RunnerLife
     calls : sequence of str, optional
         Keys of the calls that it runs now.
+    kind : str, default ""
+        The name of its kind, to be shown beside its own.
 
     Returns
     -------
@@ -162,7 +192,7 @@ def row_of(life: RunnerLife, calls: Sequence[str] | None = None) -> BarState:
     if calls and life.over is None and life.state == "busy":
         now = bars[-1]
         bars[-1] = now._replace(note=_calls(calls))
-    return BarState(life.number, life.name, bars, life.over, life.rewritten)
+    return BarState(life.number, life.name, bars, life.over, life.rewritten, kind)
 
 
 def _boot(life: RunnerLife) -> Iterable[Bar]:

@@ -41,6 +41,12 @@ def function_call(script: str, call: str) -> str:
 
 
 @cache
+def script(name: str) -> str:
+    """Return a script of this directory, for a page that runs it before Bokeh has started."""
+    return _read(name)
+
+
+@cache
 def _module(scripts: tuple[str, ...]) -> str:
     parts = map(_read, scripts)
     last = "export default (args, obj, data, context) => main(args, context);\n"

@@ -120,6 +120,16 @@ class Attempt {
   }
 }
 
+const GOES_ON = new Set(["waiting", "running", "lost"]);
+const UNRANKED = new Set(["failed", "cancelled"]);
+
+/** State of a call in the words for users; the same as in reports/series.py. */
+const outcome = (a) =>
+  a.state === "cancelled" && a.why?.startsWith("CallStopped(") ? "stopped" : a.state;
+
+/** Whether a call, or a group, can be the best one. */
+const hasRank = (a) => a instanceof Group || !UNRANKED.has(a.state);
+
 /** All calls in the page. */
 class Calls {
   constructor() {
@@ -177,16 +187,26 @@ class Calls {
   latest() {
     return [...this.byId.values()].filter((a) => a.latest).sort((a, b) => a.place - b.place);
   }
-  /** Latest attempts that a function accepts, best first, those without a number last. */
+  /**
+   * Latest attempts that a function accepts, best first. Those without a number are behind, and so
+   * are those that have failed or were stopped, which have no result that the best value is of.
+   */
   ranked(fits = (_attempt) => true) {
     const sign = this.higher() ? -1 : 1;
     const worth = (a) => {
       const { best } = a.result(this.metric);
-      return isNumber(best) ? sign * best : Infinity;
+      return isNumber(best) ? [hasRank(a) ? 0 : 1, sign * best] : [2, 0];
     };
     return [...this.byId.values()]
       .filter((a) => a.latest && fits(a))
-      .sort((a, b) => (worth(a) === worth(b) ? a.place - b.place : worth(a) - worth(b)));
+      .map((attempt) => ({ attempt, worth: worth(attempt) }))
+      .sort((a, b) =>
+        a.worth[0] - b.worth[0] || a.worth[1] - b.worth[1] || a.attempt.place - b.attempt.place)
+      .map(({ attempt }) => attempt);
+  }
+  /** Whether calls that are shown wait or run, so that ranks may change. */
+  unfinished() {
+    return [...this.byId.values()].some((a) => a.latest && GOES_ON.has(a.state));
   }
   /** Earlier attempts of these calls. */
   earlier(latest) {

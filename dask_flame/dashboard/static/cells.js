@@ -7,6 +7,9 @@ const TABLE_STYLE = `
  .whole { position: absolute; inset: 0; display: flex; flex-direction: column;
   font: 13px Helvetica, Arial, sans-serif; color: var(--flame-ink) }
  .scroll { flex: 1; min-height: 0; overflow: auto; position: relative }
+ .more { position: absolute; z-index: 5; width: 22px; pointer-events: none; box-sizing: border-box;
+  padding: 8px 2px; text-align: right; font-weight: bold; font-size: 17px; line-height: 16px;
+  background: linear-gradient(to right, transparent, color-mix(in srgb, var(--flame-ink) 34%, transparent)) }
  table { width: 100%; border-collapse: separate; border-spacing: 0; table-layout: fixed }
  table:focus { outline: none }
  th, td { box-sizing: border-box; height: ${ROW}px; padding: 0 7px; overflow: hidden;

@@ -11,13 +11,15 @@ class Charts {
     this.added = added;
     /** @type {Curves[]} */
     this.places = [];
-    this.log = false;
     /** @type {Curves[]} */
     this.shown = [];
     this.moving = false;
     /** @type {((zoom: number[]) => void) | null} called when somebody has zoomed */
     this.zoomed = null;
-    this.range = { scene: "", ends: [0, 1] }; // the ends of all axes, and what they are computed from
+    this.across = { scene: "", ends: [0, 1] }; // of the horizontal axis, and what they are computed from
+    this.late = false; // whether charts wait for their turn to be drawn
+    /** @type {{calls: Calls, rows: any[], options: any, focus: any, all: any[]}} as of draw() */
+    this.latest = { calls: new Calls(), rows: [], options: {}, focus: null, all: [] };
     this.grow();
     this.follow(this.places[0].figure.x_range);
   }
@@ -51,7 +53,6 @@ class Charts {
   }
   /** Show a chart for each metric. */
   arrange(metrics, options) {
-    this.log = options.log;
     this.grow();
     this.shown = this.places.slice(0, metrics.length);
     this.places.forEach((chart, i) => {
@@ -63,47 +64,69 @@ class Charts {
       const [below, left] = [figure.below[0], figure.left[0]];
       if (below.axis_label !== label) below.axis_label = label;
       if (left.axis_label !== metrics[i]) left.axis_label = metrics[i];
-      const [ticker, formatter] = options.log ? left.tags.slice(2) : left.tags;
-      if (left.ticker !== ticker) left.setv({ ticker, formatter });
-      const lines = figure.center.find(({ dimension }) => dimension === 1);
-      if (lines.ticker !== ticker) lines.ticker = ticker;
     });
   }
+  /**
+   * Draw the charts that have changed, but only one of them in a frame: to draw the lines of one
+   * takes the browser longer than all else that a choice has to change. `late` tells whether more
+   * have to be drawn in the next frames, by next().
+   */
   draw(calls, rows, options, focus) {
-    const all = [...rows, ...calls.earlier(rows)];
+    this.latest = { calls, rows, options, focus, all: [...rows, ...calls.earlier(rows)] };
+    this.next();
+  }
+  /** Draw the chart that has waited longest for its turn, and what is in front in the others. */
+  next() {
+    const { calls, rows, options, focus, all } = this.latest;
+    const zoomed = options.zoom?.length === 2 + 2 * this.shown.length ? options.zoom : null;
+    const across = zoomed ?? this.span(calls, all, options);
     this.moving = true;
-    const zoomed = options.zoom?.length === 2 + 2 * this.shown.length;
-    this.show(zoomed ? options.zoom : this.fit(calls, all, options));
-    if (zoomed) for (const chart of this.shown) chart.cut = 0;
+    for (const { figure } of this.shown) move(figure.x_range, across[0], across[1]);
     this.moving = false;
-    for (const chart of this.shown) chart.draw(calls, rows, options, focus);
+    const levels = (chart) => zoomed && zoomed.slice(2 + 2 * this.shown.indexOf(chart)).slice(0, 2);
+    const scene = (chart) => chart.sceneOf(calls, rows, options, levels(chart));
+    const changed = this.shown.filter((chart) => chart.scene !== scene(chart));
+    for (const chart of changed) chart.waits++;
+    const [turn] = changed.sort((a, b) => b.waits - a.waits);
+    this.late = changed.length > 1;
+    for (const chart of this.shown) {
+      if (chart === turn) this.renew(chart, levels(chart), scene(chart));
+      else if (!changed.includes(chart)) chart.follow(rows, options, focus);
+    }
   }
-  /** The ends of all axes that show everything. */
-  fit(calls, attempts, options) {
-    const metrics = this.shown.map(({ metric }) => metric);
-    const look = [options.x, options.log, options.smoothing, options.whole];
-    const scene = JSON.stringify([calls.version, metrics, look, attempts.map(identity)]);
-    if (scene !== this.range.scene) this.range = { scene, ends: this.ends(calls, attempts, options) };
-    return this.range.ends;
-  }
-  ends(calls, attempts, options) {
-    const ends = this.shown.flatMap(({ metric }) =>
-      attempts.map((a) => endsOf(a.curve(metric), options)).filter(Boolean),
-    );
-    const [low, high] = finite(ends.flat()) ?? [0, 1];
-    const x = [low - roomFor(low, high, 0.012), high + roomFor(low, high, 0.02)];
-    return [...x, ...this.shown.flatMap((chart) => chart.fit(attempts, options, calls.higher(chart.metric)))];
-  }
-  show([start, end, ...levels]) {
-    this.shown.forEach(({ figure }, i) => {
-      const [low, high] = levels.slice(2 * i);
-      move(figure.x_range, start, end);
-      move(figure.y_range, low, high);
-      if (!this.log) return;
+  /** Draw a chart with its axes. */
+  renew(chart, levels, scene) {
+    const { calls, rows, options, focus, all } = this.latest;
+    if (levels) chart.cut = 0;
+    const [low, high] = levels ?? chart.fit(all, options, calls.higher(chart.metric));
+    const { figure } = chart;
+    this.moving = true;
+    move(figure.y_range, low, high);
+    this.moving = false;
+    const [axis] = figure.left;
+    const [ticker, formatter] = options.log ? axis.tags.slice(2) : axis.tags;
+    if (options.log) {
       const { major, minor } = logTicks(low, high);
-      const { ticker } = figure.left[0];
       if (ticker.ticks.join() !== major.join()) ticker.setv({ ticks: major, minor_ticks: minor });
-    });
+    }
+    if (axis.ticker !== ticker) axis.setv({ ticker, formatter });
+    const lines = figure.center.find(({ dimension }) => dimension === 1);
+    if (lines.ticker !== ticker) lines.ticker = ticker;
+    chart.waits = 0;
+    chart.draw(calls, rows, options, focus, scene);
+  }
+  /** The ends of the horizontal axis that show everything. */
+  span(calls, attempts, options) {
+    const metrics = this.shown.map(({ metric }) => metric);
+    const scene = JSON.stringify([calls.version, metrics, options.x, attempts.map(identity)]);
+    if (scene !== this.across.scene) {
+      const ends = metrics.flatMap((metric) =>
+        attempts.map((a) => endsOf(a.curve(metric), options)).filter(Boolean));
+      const [low, high] = finite(ends.flat()) ?? [0, 1];
+      const room = [low - roomFor(low, high, 0.012), high + roomFor(low, high, 0.02)];
+      this.across = { scene, ends: room };
+    }
+    return this.across.ends;
   }
   /** The ends of all axes as they are. */
   zoom() {

@@ -46,14 +46,20 @@ function parameterText(value) {
   return typeof value === "number" ? shown(value) : String(value);
 }
 
-/** State of a call in words; of failed calls with the reason. */
+/** State of a call in words; of calls that failed or were stopped with the reason. */
 function stateText(attempt) {
   if (attempt.state === "running") {
     const share = isNumber(attempt.progress) ? `${Math.floor(100 * attempt.progress)} %` : "running";
     return isNumber(attempt.left) ? `${share}, ${roughly(attempt.left)} left` : share;
   }
-  return attempt.why ? `${attempt.state}: ${reason(attempt.why)}` : attempt.state;
+  const state = outcome(attempt);
+  const stopped = state === "stopped" && STOPPED.exec(attempt.why);
+  if (stopped) return stopped[1] ? `stopped: ${stopped[1]}` : "stopped";
+  return attempt.why ? `${state}: ${reason(attempt.why)}` : state;
 }
+
+/** The error of a call that dask_flame.stop() has ended, with the reason if one was given. */
+const STOPPED = /^CallStopped\(.* was stopped by dask_flame\.stop\(\)(?: before it began)?(?:: (.*?))?(?:["'],?\))?$/s;
 
 /** The message of an exception, with its class if the message alone says little: KeyError: 'a'. */
 function reason(why) {
@@ -62,11 +68,19 @@ function reason(why) {
   return message.length > 20 ? message : `${kind}: ${message}`;
 }
 
+/** Names without the containers that they are in, "depth" for "variant.depth", where it is clear. */
+function endings(names) {
+  const last = (name) => name.slice(name.lastIndexOf(".") + 1) || name;
+  const counted = new Map();
+  for (const name of names) counted.set(last(name), (counted.get(last(name)) ?? 0) + 1);
+  return new Map(names.map((name) => [name, counted.get(last(name)) === 1 ? last(name) : name]));
+}
+
 /**
  * All columns of the calls.
  *
- * Each has an `id`, which is part of the page's address; a `title`; a `group` of the menu; a `value`
- * to sort, filter and export by; its `text`; `better` ("min" or "max") for metrics; `usual`, whether
+ * Each has an `id`, which is part of the page's address; a `title`, and a `head` for the table if it
+ * is shorter; a `group` of the menu; a `value` to sort, filter and export by; its `text`; `better` ("min" or "max") for metrics; `usual`, whether
  * it is shown without being chosen; and `name` and `of` for parameters and metrics.
  */
 function columnsOf({ parameters, metrics, drawn = [], better, runs = [] }) {
@@ -75,8 +89,9 @@ function columnsOf({ parameters, metrics, drawn = [], better, runs = [] }) {
     id, title: id, group: "call", usual: true, value: (a) => a[id], text: (a) => a[id] ?? "", ...more,
   });
   const state = call("state", { text: stateText });
+  const heads = endings(parameters);
   const parameter = (name, i) => ({
-    id: `p:${name}`, title: name, group: "parameter", name, usual: i < PARAMETERS_SHOWN,
+    id: `p:${name}`, title: name, head: heads.get(name), group: "parameter", name, usual: i < PARAMETERS_SHOWN,
     value: (a) => parameterOf(a, name), text: (a) => parameterText(parameterOf(a, name)),
   });
   const metric = (of) => (name, i) => ({

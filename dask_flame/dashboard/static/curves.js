@@ -39,13 +39,15 @@ function span(curves, options) {
   const series = shown.map(({ values }) => values);
   const total = series.reduce((n, values) => n + values.length, 0);
   const stride = Math.max(1, Math.ceil(total / 20000));
-  const sample = [];
+  // A typed array is sorted as numbers, several times as fast as a list with a function.
+  const taken = new Float64Array(Math.ceil(total / stride) + series.length);
+  let n = 0;
   for (const values of series) {
     for (let i = values.length - 1; i >= 0; i -= stride) {
-      if (Number.isFinite(values[i])) sample.push(values[i]);
+      if (Number.isFinite(values[i])) taken[n++] = values[i];
     }
   }
-  sample.sort((a, b) => a - b);
+  const sample = taken.subarray(0, n).sort();
   const at = (share) => sample[Math.round(share * (sample.length - 1))];
   const [low, high] = [at(0.05), at(0.95)];
   const room = 1.5 * (high - low);
@@ -120,48 +122,63 @@ class Curves {
     this.colors = colors;
     this.metric = "";
     this.cut = 0; // number of curves with outliers that are not shown
-    this.drawn = [];
+    this.all = []; // the curves of the latest attempts, best first, as drawn last
+    this.drawn = []; // all curves, in the order in which they were drawn
+    this.leader = null; // the best one, if there are several
     this.scene = ""; // what the lines were drawn from, and the ones in front
     this.front = "";
+    this.waits = 0; // number of frames that have drawn other charts before this one
   }
   get figure() {
     return this.parts.figure;
   }
-  draw(calls, rows, options, focus) {
+  /** Everything that the lines are drawn from, as a text; `levels` the ends of a zoomed axis. */
+  sceneOf(calls, rows, options, levels) {
+    const { start, end } = this.figure.x_range;
+    const { x, log, smoothing, whole } = options;
+    const look = [this.metric, x, log, smoothing, whole, options.pinned, this.colors.by, flameTheme.dark];
+    const size = [start, end, this.figure.inner_width, levels];
+    return JSON.stringify([calls.version, size, look, rows.map(identity)]);
+  }
+  /** Draw all lines, which takes the browser long, and those in front. */
+  draw(calls, rows, options, focus, scene) {
+    this.scene = scene;
+    this.front = "";
     const there = (a) => a.curve(this.metric).length > 0;
-    const all = rows.filter(there);
-    this.drawn = [...calls.earlier(rows).filter(there), ...all.slice().reverse()];
+    this.all = rows.filter(there);
+    this.drawn = [...calls.earlier(rows).filter(there), ...this.all.slice().reverse()];
+    this.leader = this.best(calls, this.all);
+    const pens = this.pens(rows, options);
+    this.lines(pens);
+    this.bands(options, pens.color);
+    this.mark(options, pens, rows.length);
+    this.note(this.leader, options);
+    this.follow(rows, options, focus, pens);
+  }
+  /** Points, color and dash of each curve. */
+  pens(rows, options) {
     const place = new Map(rows.map((a, i) => [a.key, i]));
-    const color = (a) => this.colors.of(a, place.get(a.key), rows.length);
-    const dash = (a) => (a.latest ? this.colors.dash(a, all.length) : "dotted");
-    const best = this.best(calls, all);
-    const pinned = new Set(options.pinned);
     const { start, end } = this.figure.x_range;
     const width = columnsDrawn(this.figure.inner_width || 800, this.drawn.length);
-    const line = (a) => lineOf(a.curve(this.metric), options, start, end, width);
-    // To draw many lines takes the browser long, to follow the mouse must not.
-    const { x, log, smoothing } = options;
-    const look = [this.metric, x, log, smoothing, options.pinned, this.colors.by, flameTheme.dark];
-    const scene = JSON.stringify([calls.version, start, end, width, look, rows.map(identity)]);
-    if (scene !== this.scene) {
-      this.scene = scene;
-      this.front = "";
-      this.lines({ all, line, color, dash, pinned });
-      this.bands(all, options, color);
-      this.mark(options, line, color, rows.length);
-      this.note(best, options);
-    }
-    const front = [best, ...all.filter((a) => pinned.has(a.key)), focus].filter(
-      (a, i, every) => a && this.drawn.includes(a) && every.indexOf(a) === i,
-    );
-    this.lead(front, focus, { line, color, dash });
+    return {
+      color: (a) => this.colors.of(a, place.get(a.key), rows.length),
+      dash: (a) => (a.latest ? this.colors.dash(a, this.all.length) : "dotted"),
+      line: (a) => lineOf(a.curve(this.metric), options, start, end, width),
+      pinned: new Set(options.pinned),
+    };
   }
-  lines({ all, line, color, dash, pinned }) {
+  /** Draw only what is in front, which the mouse changes often. */
+  follow(rows, options, focus, pens = this.pens(rows, options)) {
+    const chosen = [this.leader, ...this.all.filter((a) => pens.pinned.has(a.key)), focus];
+    const front = chosen.filter((a, i, every) => a && this.drawn.includes(a) && every.indexOf(a) === i);
+    this.lead(front, focus, pens);
+  }
+  lines({ line, color, dash, pinned }) {
     const columns = {
       xs: [], ys: [], key: [], runner: [], state: [], color: [], dash: [], alpha: [], width: [],
     };
-    const few = all.length <= FEW;
-    const alpha = few ? 0.9 : all.length <= 32 ? 0.65 : 0.45;
+    const few = this.all.length <= FEW;
+    const alpha = few ? 0.9 : this.all.length <= 32 ? 0.65 : 0.45;
     for (const a of this.drawn) {
       const [xs, ys] = line(a);
       columns.xs.push(xs);
@@ -206,9 +223,9 @@ class Curves {
     });
   }
   /** Areas of the spreads of groups. */
-  bands(all, options, color) {
+  bands(options, color) {
     const columns = { xs: [], ys: [], color: [], alpha: [] };
-    for (const group of all) {
+    for (const group of this.all) {
       if (!(group instanceof Group)) continue;
       const { mean, low, high } = group.spread(this.metric, options.x);
       const x = mean[options.x].all;
@@ -227,12 +244,12 @@ class Curves {
     let found = null;
     for (const a of all) {
       const { best } = a.result(this.metric);
-      if (!isNumber(best)) continue;
+      if (!isNumber(best) || !hasRank(a)) continue;
       if (!found || sign * best < sign * found.result(this.metric).best) found = a;
     }
     return all.length > 1 ? found : null;
   }
-  mark(options, line, color, n) {
+  mark(options, { line, color }, n) {
     const marks = { x: [], y: [], color: [], marker: [], fill: [], size: [] };
     for (const a of this.drawn) {
       this.lone(marks, line(a), color(a));

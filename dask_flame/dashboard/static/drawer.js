@@ -85,7 +85,7 @@ class Drawer {
     const time = (seconds) => (isNumber(seconds) ? clockTime(seconds) : "");
     const run = calls.runs.find(({ id }) => id === attempt.run);
     this.list(this.facts, [
-      ["state", attempt.state + (attempt.attempt > 1 ? `, attempt ${attempt.attempt}` : "")],
+      ["state", outcome(attempt) + (attempt.attempt > 1 ? `, attempt ${attempt.attempt}` : "")],
       ["progress", isNumber(attempt.progress) ? `${Math.round(100 * attempt.progress)} %` : ""],
       ["time left", isNumber(attempt.left) ? `about ${roughly(attempt.left)}` : ""],
       ["function", attempt.function],
@@ -107,7 +107,7 @@ class Drawer {
     ]));
     const earlier = calls.earlier([attempt]);
     this.fill("attempts", earlier.map((a) => [
-      String(a.attempt), [a.state, a.runner, a.why].filter(Boolean).join(" · "),
+      String(a.attempt), [outcome(a), a.runner, a.why].filter(Boolean).join(" · "),
     ]));
     this.parts.why.hidden = !attempt.why;
     write(this.why, traceback ? `${attempt.why}\n\n${traceback}` : attempt.why);

@@ -80,15 +80,21 @@ function main(args, { index }) {
     const place = view && (view.shadow_el ?? view.el.shadowRoot);
     if (place && root.parentNode !== place) place.append(root);
   };
+  const views = () => [["curves", side_by_side], ["grid", multiples?.figure], ["parameters", more]];
   const arrange = (view) => {
-    if (view === shownView) return;
-    shownView = view;
-    empty.visible = view === "empty";
-    bare.visible = view === "bare";
-    side_by_side.visible = view === "curves";
-    if (multiples) multiples.figure.visible = view === "grid";
-    if (more) more.visible = view === "parameters";
-    if (side) side.visible = view !== "empty";
+    if (view !== shownView) {
+      shownView = view;
+      empty.visible = view === "empty";
+      bare.visible = view === "bare";
+      if (side) side.visible = view !== "empty";
+    }
+    // Bokeh arranges the whole page anew whenever it shows or hides a part of it. Therefore it shows
+    // a view for good when somebody first wants it, and a style hides those that are not wanted.
+    for (const [name, model] of views()) {
+      if (!model) continue;
+      if (name === view) model.visible = true;
+      if (model.visible) index.find_one(model)?.el.classList.toggle("flame-behind", name !== view);
+    }
   };
 
   const draw = () => {
@@ -104,7 +110,7 @@ function main(args, { index }) {
     const view = !calls.byId.size ? "empty"
       : !calls.metrics.length && options.view !== "parameters" ? "bare"
       : options.view;
-    if (view === "grid" && !multiples && small()) shownView = "";
+    if (view === "grid" && !multiples) small();
     arrange(view);
     if (view === "curves") curves.arrange(calls.drawn, options);
     const hidden = new Set(options.hidden);
@@ -120,8 +126,28 @@ function main(args, { index }) {
       else drawer.hide();
     }
     const span = view === "grid" ? multiples?.said(calls.metric, options) ?? "" : "";
-    const cut = view === "grid" ? multiples?.cut ?? 0 : curves.cut;
-    controls.draw(calls, rows, { cut, span, wrong: fits.wrong }, options);
+    const say = () => {
+      const cut = view === "grid" ? multiples?.cut ?? 0 : curves.cut;
+      controls.draw(calls, rows, { cut, span, wrong: fits.wrong }, options);
+    };
+    say();
+    if (view === "curves" && curves.late) requestAnimationFrame(() => drawMore(say));
+    else begun();
+  };
+  /** Draw one more of the charts that wait for it, unless a whole drawing is due, which does that. */
+  const drawMore = (say) => {
+    if (planned || shownView !== "curves") return;
+    curves.next();
+    if (curves.late) requestAnimationFrame(() => drawMore(say));
+    else {
+      say();
+      begun();
+    }
+  };
+  /** Remove what the scheduler has drawn for the time until now, when Bokeh has painted the same. */
+  const begun = () => {
+    const first = document.querySelector(".flame-first");
+    if (first) requestAnimationFrame(() => requestAnimationFrame(() => first.remove()));
   };
   /** Draw once in the next frame, however many changes there are. */
   const plan = () => {

@@ -247,14 +247,15 @@ class Controls {
     const below = (a) => calls.drawn.some((m) => a.result(m).best <= 0 && a.result(m).made);
     const hidden = options.log ? latest.filter(below).length : 0;
     write(this.below, hidden ? `of ${hidden}, values of 0 or less have no logarithm` : "");
-    this.tell(calls, rows[0], options.search ? "best of these " : "best ");
+    const soFar = calls.unfinished() ? "so far " : "";
+    this.tell(calls, rows[0], options.search ? `best of these ${soFar}` : `best ${soFar}`);
     write(this.found, options.search ? `${rows.length.toLocaleString("en")} of ${callCount(latest.length)} shown` : "");
     write(this.span, span ? `each chart: ${span}` : "");
     write(this.thinned, thinned(calls));
   }
   /** The best call in words. */
   tell(calls, first, words) {
-    const { best, at } = first?.result(calls.metric) ?? NO_VALUE;
+    const { best, at } = first && hasRank(first) ? first.result(calls.metric) : NO_VALUE;
     write(this.best, isNumber(best) ? words : "");
     if (!isNumber(best)) return;
     const bold = (text) => element("b", {}, text);
@@ -333,7 +334,7 @@ class Menu {
 
 const callCount = (n) => `${n.toLocaleString("en")} call${n === 1 ? "" : "s"}`;
 
-const STATES = ["failed", "cancelled", "lost", "running", "waiting"];
+const STATES = ["failed", "stopped", "cancelled", "lost", "running", "waiting"];
 
 const FAILED = "state:failed"; // the filter that shows the failed calls
 const REASONS = 5; // maximum number of reasons in a tooltip
@@ -352,7 +353,7 @@ function overall(calls) {
   const add = (state, n) => (states[state] = (states[state] ?? 0) + n);
   const inRuns = new Set(runs.map(({ id }) => id));
   for (const run of runs) for (const state of ["done", ...STATES]) add(state, run[state] ?? 0);
-  for (const a of calls.latest()) if (!inRuns.has(a.run)) add(a.state, 1);
+  for (const a of calls.latest()) if (!inRuns.has(a.run)) add(outcome(a), 1);
   const total = Object.values(states).reduce((n, m) => n + m, 0);
   const count = (n) => n.toLocaleString("en");
   const [failed, ...words] = STATES.map((s) => (states[s] ? `, ${count(states[s])} ${s}` : ""));

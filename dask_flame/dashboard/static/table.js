@@ -14,6 +14,9 @@ class Table {
     this.opened = new Set(); // keys of groups whose calls are shown
     this.active = ""; // id of the entry that the keyboard acts on
     this.last = null; // arguments of the last draw()
+    this.over = false; // whether the mouse is at the table
+    this.choice = ""; // what the calls are sorted by, and the order of their keys
+    this.order = [];
     this.tools = new TableTools({ choose, download: () => this.csv() });
     const groups = element("colgroup");
     this.head = element("tr");
@@ -26,14 +29,19 @@ class Table {
       groups, element("thead", {}, this.head), this.body,
     );
     this.scroll = element("div", { className: "scroll" }, this.table);
+    this.more = element("div", { className: "more", hidden: true, ariaHidden: "true" }, "›");
     this.root = element(
       "div", { className: "whole" },
-      element("style", {}, TABLE_STYLE), this.tools.root, this.scroll,
+      element("style", {}, TABLE_STYLE), this.tools.root, this.scroll, this.more,
     );
     this.widths = new Widths(this.table, this.scroll, groups);
     this.scroll.onscroll = () => this.paint();
     new ResizeObserver(() => this.paint()).observe(this.scroll);
-    this.table.onmouseleave = () => point(null);
+    this.table.onmouseenter = () => (this.over = true);
+    this.table.onmouseleave = () => {
+      this.over = false;
+      point(null);
+    };
     this.table.onkeydown = (event) => this.key(event);
     this.table.onfocus = () => {
       if (this.table.matches(":focus-visible")) this.move(0);
@@ -61,7 +69,7 @@ class Table {
     const sort = columns.find((column) => column.id === options.sort);
     this.ranks = new Map(rows.map((a, i) => [a, i]));
     const value = options.sort === "call" ? (a) => a.name : sort && ((a) => sort.value(a, now));
-    const ordered = value ? sortedBy(rows, value, options.descending) : rows;
+    const ordered = this.held(value ? sortedBy(rows, value, options.descending) : rows);
     const top = ordered.filter((a) => pinned.has(a.key));
     const call = (attempt, inGroup) => ({ id: `${inGroup ? "member" : "call"}-${attempt.id}`, attempt, inGroup });
     const found = top.map((a) => ({ ...call(a, false), top: true }));
@@ -78,6 +86,20 @@ class Table {
       if (this.opened.has(group.key)) found.push(...group.members.map((a) => call(a, true)));
     }
     return found;
+  }
+  /** Calls in their order; while the mouse is at the table, in that in which it has found them. */
+  held(ordered) {
+    const { calls, options } = this.last;
+    const { sort, descending, group, search } = options;
+    const choice = JSON.stringify([sort, descending, group, search, calls.metric]);
+    if (this.over && choice === this.choice && calls.unfinished()) {
+      const places = new Map(this.order.map((key, i) => [key, i]));
+      const place = (a) => places.get(a.key) ?? Infinity;
+      ordered = ordered.slice().sort((a, b) => (place(a) === place(b) ? 0 : place(a) - place(b)));
+    }
+    this.choice = choice;
+    this.order = ordered.map((a) => a.key);
+    return ordered;
   }
   /** The value that a group is sorted by: that of a parameter in common, or the mean. */
   groupValue(group, column, names) {
@@ -132,14 +154,25 @@ class Table {
     mark(this.table, "aria-colcount", String(shownOnes.length + 2));
     if (this.rows.has(this.active)) mark(this.table, "aria-activedescendant", this.rows.get(this.active).tr.id);
     else this.table.removeAttribute("aria-activedescendant");
+    this.edge();
+  }
+  /** Show at the right edge whether there are more columns. */
+  edge() {
+    const { scroll, more } = this;
+    more.hidden = scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft < 2;
+    more.style.top = `${scroll.offsetTop}px`;
+    more.style.height = `${Math.min(scroll.clientHeight, this.table.offsetHeight)}px`;
+    more.style.right = `${scroll.offsetWidth - scroll.clientWidth}px`;
   }
   header(shownOnes, options) {
+    const unfinished = this.last.calls.unfinished();
     const heads = [
-      { id: "", title: "#", hint: "best first" },
+      unfinished ? { id: "", title: "#", caption: "so far", hint: "best first; calls still run" }
+        : { id: "", title: "#", hint: "best first" },
       { id: "call", title: this.widths.title, hint: "name of the call" },
-      ...shownOnes.map((column) => ({ ...column, hint: hintOf(column, this.last.calls) })),
+      ...shownOnes.map((column) => ({ ...column, title: column.head ?? column.title, hint: hintOf(column, this.last.calls) })),
     ];
-    const text = JSON.stringify(heads.map(({ id, title, hint }) => [id, title, hint, this.texts.has(id)]));
+    const text = JSON.stringify(heads.map(({ id, title, hint, caption }) => [id, title, hint, caption, this.texts.has(id)]));
     if (this.heads !== text) {
       this.heads = text;
       this.head.replaceChildren(...heads.map((column, i) => this.heading(column, i)), element("td"));
@@ -151,8 +184,8 @@ class Table {
       write(th.querySelector(".sign"), order === "none" ? "" : order === "ascending" ? " ▴" : " ▾");
     });
   }
-  heading({ id, title, of, better, hint }, i) {
-    const caption = of ? `${of}${of === "best" ? (better === "max" ? " ↑" : " ↓") : ""}` : "";
+  heading({ id, title, of, better, hint, caption: own = "" }, i) {
+    const caption = of ? `${of}${of === "best" ? (better === "max" ? " ↑" : " ↓") : ""}` : own;
     const button = element(
       "button", { type: "button", title: hint },
       element("small", {}, caption), title, element("span", { className: "sign" }),
@@ -236,7 +269,7 @@ class Table {
   fillCall(row, a) {
     const { rows, calls } = this.last;
     const place = this.ranks.get(a);
-    const ranked = isNumber(metricOf(a, calls.metric)?.best);
+    const ranked = hasRank(a) && isNumber(metricOf(a, calls.metric)?.best);
     write(row.rank, ranked ? String(place + 1) : "");
     const color = this.colors.of(a, place, rows.length);
     mark(row.line, "stroke", color);
@@ -281,7 +314,7 @@ class Table {
     const classes = [];
     if (this.texts.has(column.id)) classes.push("text");
     if (column.id === "state" && a && BAD_STATES.has(a.state)) classes.push("bad");
-    if (a && column.of === "best" && column.value(a) === this.bestOf(column, rows)) classes.push("best");
+    if (a && column.of === "best" && hasRank(a) && column.value(a) === this.bestOf(column, rows)) classes.push("best");
     const names = classes.join(" ");
     if (td.className !== names) td.className = names;
     const share = column.id === "state" && a?.state === "running" ? a.progress : null;
@@ -307,7 +340,7 @@ class Table {
       this.bests = new Map();
     }
     if (!this.bests.has(column.id)) {
-      const { low, high } = statistics(rows.map((a) => column.value(a)));
+      const { low, high } = statistics(rows.filter(hasRank).map((a) => column.value(a)));
       this.bests.set(column.id, column.better === "max" ? high : low);
     }
     return this.bests.get(column.id);
@@ -316,7 +349,7 @@ class Table {
     const { members } = group;
     const { names, now } = this.last;
     if (column.of) return spreadText(statistics(members.map((a) => column.value(a))));
-    if (column.id === "state") return counts(members.map((a) => a.state));
+    if (column.id === "state") return counts(members.map(outcome));
     if (column.id === "duration") {
       const { n, mean } = statistics(members.map((a) => column.value(a, now)));
       return n ? column.text({ took: mean }, now) : "";

@@ -37,7 +37,7 @@ class Tip {
     const lines = a instanceof Group ? a.told(metric, index) : [
       a.name === a.arguments ? "" : a.arguments,
       a.name === a.key ? "" : a.key,
-      [a.runner, attempt, a.state].filter(Boolean).join(" · ") + (a.why ? `: ${a.why}` : ""),
+      [a.runner, attempt, outcome(a)].filter(Boolean).join(" · ") + (a.why ? `: ${a.why}` : ""),
       `step ${count(curve.steps.all[index])}, after ${duration(curve.seconds.all[index])}`,
       isNumber(best) ? `best ${shown(best)} at step ${count(at)}` : "",
       last.length ? `last: ${last.join(", ")}` : "",

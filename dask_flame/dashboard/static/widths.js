@@ -41,7 +41,7 @@ class Widths {
     shownOnes.forEach((column, k) => {
       const state = column.id === "state";
       const most = state ? Math.max(REASON.least, Math.min(REASON.most, rest)) : column.of ? 190 : 160;
-      this.widen(column.id, `${column.title} ▾`, 44, most);
+      this.widen(column.id, `${column.head ?? column.title} ▾`, 44, most);
       // Digits have the same width: of the texts with most characters one is the widest or nearly so.
       const bar = state && running ? SIGN : "";
       this.widen(column.id, bar + longest(texts.map((own) => own[k])), 44, most, Boolean(column.of));

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from types import SimpleNamespace
 from typing import Any
 
 import dask
 import pytest
+from bokeh.util.token import generate_jwt_token, generate_session_id, get_session_id
 from distributed import Event
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
 
 import dask_flame
 from dask_flame.dashboard.flame.actions import details, find, may_stop
@@ -42,6 +46,43 @@ def test_a_page_of_all_machines_cannot_unless_it_is_configured(flame: Any) -> No
     with dask.config.set({"flame.reports.stop": True}):
         assert may_stop(cluster.scheduler, asks())
         assert not may_stop(cluster.scheduler, asks(Sec_Fetch_Site="cross-site"))
+
+
+_OTHER = "portal.example"
+_LISTED = "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin"
+
+
+async def connect(port: int, token: str) -> Any:
+    request = HTTPRequest(f"ws://127.0.0.1:{port}/flame/ws", headers={"Origin": f"http://{_OTHER}"})
+    socket = await websocket_connect(request, subprotocols=["bokeh", token])
+    assert "ACK" in await socket.read_message()
+    return socket
+
+
+def test_a_session_that_another_page_has_made_up_cannot_stop_calls(flame: Any) -> None:
+    # Other pages may read only if they are listed.
+    with dask.config.set({_LISTED: [_OTHER]}):
+        cluster, _ = flame(max=1, dashboard_address="127.0.0.1:0")
+    scheduler = cluster.scheduler
+    port = scheduler.http_server.port
+    # What the headers of the session are is written in its token, which nobody signs.
+    made_up = {"headers": {}, "cookies": {}, "arguments": {}}
+    tokens = [generate_jwt_token(generate_session_id(), extra_payload=made_up) for _ in range(2)]
+    with urllib.request.urlopen(cluster.flame_link, timeout=60) as page:
+        assert page.status == 200
+    with urllib.request.urlopen(f"{cluster.flame_link}?bokeh-token={tokens[0]}", timeout=60):
+        pass
+    sockets = [cluster.sync(connect, port, token) for token in tokens]
+    (server,) = (a for a in scheduler.http_application.applications if hasattr(a, "get_sessions"))
+    sessions = {session.id: session for session in server.get_sessions("/flame")}
+    assert len(sessions) == 3
+    made = [sessions.pop(get_session_id(token)) for token in tokens]
+    (usual,) = sessions.values()
+    assert may_stop(scheduler, usual.document.session_context.request)
+    for session in made:
+        assert not may_stop(scheduler, session.document.session_context.request)
+    for socket in sockets:
+        cluster.loop.add_callback(socket.close)
 
 
 def train(rate: float) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, Event
 
 import dask_flame
 from dask_flame import Reports, report
@@ -281,3 +282,98 @@ def test_failed_calls_are_one_click_away(client: Client, visit: Callable[..., Pa
     page.do(lambda p: p.click(failed))
     wait_for(lambda: len(lines(page)) == 3)
     assert page.read(QUERY) == ""
+
+
+def three(i: int) -> None:
+    for step in range(4):
+        report(step=step, loss=1 + i + step, accuracy=1 / (1 + i + step), speed=i)
+
+
+def test_a_choice_is_answered_before_all_charts_are_drawn(
+    client: Client, visit: Callable[..., Page]
+) -> None:
+    client.gather(client.map(three, range(4), pure=False))
+    page = visit(url(client, "/flame?metric=loss&metric=accuracy&metric=speed"))
+    page.wait("() => window.daskFlame")
+    wait_for(lambda: [len(keys) for *_, keys in page.read(CHARTS)] == [4, 4, 4])
+    # The number of charts with an exponential axis after each frame.
+    frames = page.read("""async () => {
+      const found = [];
+      daskFlame.choose({ log: true });
+      for (let i = 0; i < 12; i++) {
+        await new Promise(requestAnimationFrame);
+        const log = (f) => f.left[0].ticker.type === "FixedTicker";
+        found.push(daskFlame.curves.figures.filter(log).length);
+      }
+      return found;
+    }""")
+    assert frames[0] <= 1
+    assert [n for i, n in enumerate(frames) if n not in frames[:i] and n] == [1, 2, 3]
+    # Drawing that is asked for in each frame keeps no chart from its turn.
+    page.read("""async () => {
+      for (let i = 0; i < 12; i++) {
+        daskFlame.choose({ search: i % 2 ? "i<3" : "i<2" });
+        await new Promise(requestAnimationFrame);
+      }
+    }""")
+    wait_for(lambda: [len(keys) for *_, keys in page.read(CHARTS)] == [3, 3, 3])
+
+
+def test_a_view_is_shown_again_without_a_new_layout(
+    client: Client, visit: Callable[..., Page]
+) -> None:
+    client.gather([client.submit(train, i, key=f"call {i}") for i in range(3)])
+    page = visit(url(client, "/flame"))
+    wait_for(lambda: len(lines(page)) == 3)
+    seen = """() => Object.fromEntries(["flame-charts", "flame-grid"].map((name) => {
+      const model = Bokeh.documents[0].get_model_by_name(name);
+      const el = model && Bokeh.index.find_one(model)?.el;
+      return [name, Boolean(el) && el.checkVisibility({ visibilityProperty: true })];
+    }))"""
+    choose(page, view="grid")
+    wait_for(lambda: page.read(seen) == {"flame-charts": False, "flame-grid": True})
+    page.read("""() => {
+      window.arranged = 0;
+      const root = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("flame-page"));
+      const { compute_layout } = root;
+      root.compute_layout = (...args) => (arranged++, compute_layout.apply(root, args));
+    }""")
+    choose(page, view="curves")
+    wait_for(lambda: page.read(seen) == {"flame-charts": True, "flame-grid": False})
+    choose(page, view="grid")
+    wait_for(lambda: page.read(seen) == {"flame-charts": False, "flame-grid": True})
+    assert page.read("() => arranged") == 0
+
+
+def dies(i: int) -> None:
+    report(step=0, loss=0.1 if i == 0 else 1.0 + i)
+    if i == 0:
+        raise ValueError("too good to be true")
+
+
+def test_a_failed_call_is_not_the_best(client: Client, visit: Callable[..., Page]) -> None:
+    futures = client.map(dies, range(3), pure=False)
+    wait_for(lambda: all(future.done() for future in futures))
+    page = visit(url(client, "/flame"))
+    page.shows("2 of 3 done, 1 failed", "best 2 at step 0 by i=1")
+    assert page.read("() => daskFlame.curves.shown[0].leader.name") == "i=1"
+    table = page.do(lambda p: p.locator("tbody tr:not(.space)").all_inner_texts())
+    ranks = [re.findall(r"^\s*(\d*)", text)[0] for text in table]
+    assert ranks == ["1", "2", ""]
+    assert "i=0" in table[2]
+    assert page.do(lambda p: p.locator("td.best").all_inner_texts()) == ["2"]
+
+
+def test_while_calls_run_ranks_are_so_far(client: Client, visit: Callable[..., Page]) -> None:
+    go = Event("go", client=client)
+    futures = client.map(held, range(3), pure=False)
+    page = visit(url(client, "/flame"))
+    page.shows("best so far 1 at step 0 by i=0", "so far#")
+    go.set()
+    client.gather(futures)
+    wait_for(lambda: "so far" not in page.text(), what="the end of all calls on the page")
+
+
+def held(i: int) -> None:
+    report(step=0, loss=1.0 + i)
+    Event("go").wait(60)

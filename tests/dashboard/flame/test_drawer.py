@@ -44,7 +44,7 @@ def test_a_call_is_opened_from_its_row_and_from_the_address(
     page.do(lambda p: p.get_by_text("stop this call").click())
     with pytest.raises(dask_flame.CallStopped):
         running.result()
-    page.shows("cancelled")
+    page.shows("1 stopped")
 
 
 def test_a_page_that_others_can_open_stops_nothing(

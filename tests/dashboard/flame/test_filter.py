@@ -29,6 +29,25 @@ def call(name: str = "a", **more: Any) -> dict[str, Any]:
     return row | more
 
 
+def test_a_call_that_was_stopped_says_why(node: Node) -> None:
+    by = "train-12 was stopped by dask_flame.stop()"
+    for why, text in (
+        (f"CallStopped('{by}')", "stopped"),
+        (f"CallStopped('{by} before it began')", "stopped"),
+        (
+            f"CallStopped('{by}: accuracy 41 %: the median is 63 %')",
+            "stopped: accuracy 41 %: the median is 63 %",
+        ),
+        (f'CallStopped("{by} before it began: it\'s enough")', "stopped: it's enough"),
+        (f"CallStopped('{by}: a long rea…", "stopped: a long rea…"),
+        ("CallStopped('no progress')", "stopped: CallStopped: no progress"),
+        ("", "cancelled"),
+    ):
+        assert node("stateText", call(state="cancelled", why=why)) == text
+    failed = call(state="failed", why=f"ValueError('{by}')")
+    assert node("stateText", failed) == f"failed: {by}"
+
+
 CALLS = [
     call(
         "small",

@@ -186,6 +186,14 @@ def test_columns_are_chosen(node: Node) -> None:
     assert node(toggled, COLUMNS, "attempt", []) == ["+attempt"]
 
 
+def test_containers_are_left_out_of_the_heads_where_that_is_clear(node: Node) -> None:
+    names = ["variant.depth", "variant.lr", "setup.lr", "seed", "odd."]
+    heads = "columnsOf(c).filter(({ group }) => group === 'parameter').map(({ head }) => head)"
+    calls = "{ parameters, metrics: [], better: new Map() }"
+    columns = f"(parameters) => {{ const c = {calls}; return {heads}; }}"
+    assert node(columns, names) == ["depth", "variant.lr", "setup.lr", "seed", "odd."]
+
+
 @pytest.mark.parametrize(
     ("name", "values", "arguments"),
     [

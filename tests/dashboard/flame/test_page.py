@@ -496,11 +496,11 @@ def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[st
     wait_for(lambda: len(lines(page)) == 2)
     ys = lines(page)["odd"]["ys"]
     assert [y == y for y in ys] == [False, True, False, False, True, False]
-    y_range = page.read(
+    y_range = (
         "() => { const r = Bokeh.documents[0].get_model_by_name('flame').y_range;"
         " return [r.start, r.end] }"
     )
-    assert y_range == pytest.approx([0.95, 2.05])
+    wait_for(lambda: page.read(y_range) == pytest.approx([0.95, 2.05]))
 
 
 def fails(i: int) -> None:
@@ -573,10 +573,10 @@ def test_a_view_that_was_zoomed_stays(client: Client, visit: Callable[[str], Pag
     wait_for(lambda: len(lines(page)) == 2)
     assert page.read(f"() => [{x_range}.start, {x_range}.end]") == [10, 20]
     # Of what is outside, only what leads to the edge is drawn.
-    assert lines(page)["b"]["xs"] == list(range(9, 22))
+    wait_for(lambda: lines(page)["b"]["xs"] == list(range(9, 22)))
     page.do(lambda p: p.click("button[name=follow]"))
     wait_for(lambda: drawn(page, said))
-    assert page.read(f"() => {x_range}.end") > 399
+    wait_for(lambda: page.read(f"() => {x_range}.end") > 399)
 
 
 @pytest.mark.browser
@@ -621,9 +621,9 @@ def test_light_and_dark(client: Client, visit: Callable[[str], Page]) -> None:
       const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("flame"));
       return getComputedStyle(view.el).getPropertyValue("--bk-axis-line-color").trim();
     }"""
-    assert page.read(axis) == "#98A2B0"
+    wait_for(lambda: page.read(axis) == "#98A2B0")
     page.do(lambda p: p.click("button[name=theme]"))
-    assert page.read(axis) == "#6B7280"
+    wait_for(lambda: page.read(axis) == "#6B7280")
     # The system's, where nobody has said another.
     system = visit(url(client, "/individual-flame-curves"), color_scheme="dark")
     wait_for(lambda: system.read("() => document.documentElement.dataset.flameTheme") == "dark")
@@ -790,12 +790,12 @@ def test_one_value_far_off_does_not_hide_the_others(
     client.gather([client.submit(spread, key, key=key) for key in ("near", "far")])
     page.shows("1 curve goes out of sight", "show all")
     top = "() => Bokeh.documents[0].get_model_by_name('flame').y_range.end"
-    assert page.read(top) < 10
+    wait_for(lambda: page.read(top) < 10)
     # It is drawn, all the same.
-    assert max(lines(page)["far"]["ys"]) == 1e9
+    wait_for(lambda: max(lines(page)["far"]["ys"]) == 1e9)
     page.do(lambda p: p.click("button[name=follow]"))
     wait_for(lambda: page.read(top) > 1e9)
-    assert "out of sight" not in page.text()
+    wait_for(lambda: "out of sight" not in page.text())
 
 
 def odd_names() -> None:
@@ -824,7 +824,7 @@ def test_odd_names_and_huge_values_do_not_stop_the_page(
       const { start, end } = Bokeh.documents[0].get_model_by_name("flame").y_range;
       return [start, end];
     }"""
-    assert page.read(ends) == pytest.approx([0.375, 3.125])
+    wait_for(lambda: page.read(ends) == pytest.approx([0.375, 3.125]))
     for name in ("", "constructor", "__proto__", "loss"):
         choose(page, metric=name)
         wait_for(lambda name=name: page.read("() => daskFlame.calls.metric") == name)

@@ -334,3 +334,35 @@ def test_points_of_parameters_are_calls(page: Page) -> None:
     found = focused()
     assert found
     assert set(found) <= {call(0.01, "relu", 1), call(0.01, "relu", 2)}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_edge_shows_that_there_are_more_columns(
+    client: Client, visit: Callable[..., Page], scheme: str
+) -> None:
+    page = visit(url(client, "/flame"), color_scheme=scheme)
+    rows(page, 16)
+    for width in (320, 768, 1000, 1400, 2560):
+        page.do(lambda p, width=width: p.set_viewport_size({"width": width, "height": 800}))
+        for end in (False, True):
+            page.do(
+                lambda p, end=end: p.locator(".scroll:has(table)").evaluate(
+                    "(node, end) => (node.scrollLeft = end ? 1e6 : 0)", end
+                )
+            )
+            wait_for(lambda: page.do(_edge), what=f"the edge at {width} px, end: {end}")
+
+
+def _edge(p: Any) -> bool:
+    """Return whether a sign is at the right edge exactly if there is more beyond it."""
+    found: bool = p.evaluate("""() => {
+      const root = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("flame-ranking"));
+      const place = root.shadow_el ?? root.el.shadowRoot;
+      const [scroll, more] = [".whole > .scroll", ".more"].map((name) => place.querySelector(name));
+      const beyond = scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft > 1;
+      const [a, b] = [scroll.getBoundingClientRect(), more.getBoundingClientRect()];
+      const there = more.checkVisibility() && Math.abs(b.right - (a.left + scroll.clientWidth)) < 2
+        && b.height > 100;
+      return beyond === there;
+    }""")
+    return found

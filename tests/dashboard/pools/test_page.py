@@ -20,18 +20,20 @@ from hypothesis import strategies as st
 
 from dask_flame import Pool, Reports, on
 from dask_flame.charts.colors import BAD
-from dask_flame.dashboard.bar_rows import BarRows
-from dask_flame.dashboard.pools.cards import why
+from dask_flame.core.budget import checked_budget
+from dask_flame.dashboard.bar_rows import BarRows, _label
+from dask_flame.dashboard.pools.cards import heads, why
 from dask_flame.dashboard.pools.demand import Demand
 from dask_flame.dashboard.pools.machines import INSTALL, LEVELS, Gauges
 from dask_flame.dashboard.pools.page import PoolsBoard
 from dask_flame.dashboard.pools.rows import Counts, WorkersAsPool, count, total
-from dask_flame.dashboard.pools.timeline import DARK, row_of
+from dask_flame.dashboard.pools.timeline import DARK, kind_words, row_of
 from dask_flame.dashboard.time_range import FAR, TimeRange
 from dask_flame.history import events as log
 from dask_flame.history.boots import Boot
 from dask_flame.history.state import PoolSummary, RunnerSummary, Snapshot
 from dask_flame.history.timeline import RunnerTimeline
+from dask_flame.scaling.budget import Spending
 from tests.support.browser_help import Page, cluster_of, get, url
 from tests.support.examples import examples
 from tests.support.waiting import wait_for
@@ -148,6 +150,31 @@ def test_why_nothing_happens(
     pool: PoolSummary, n: Counts, boots: list[Boot], said: str, bad: bool
 ) -> None:
     assert why(pool, n, boots) == (said, bad)
+
+
+@pytest.mark.unit
+def test_the_budget_is_above_the_pools() -> None:
+    budget = checked_budget("budget", "20 USD")
+
+    def text(spent: float, rate: float = 0.0) -> str:
+        return heads(Snapshot(0.0, [pool_of()], budget=Spending(budget, spent, rate)))
+
+    assert "Budget" not in heads(Snapshot(0.0, [pool_of()]))
+    assert "Budget: 5.00 USD of 20 USD (25 %) spent \N{MIDDLE DOT} at the present rate" in (
+        calm := text(5, 0.001)
+    )
+    assert "the rest lasts 4 h 10 min" in calm
+    assert "--flame-bad" not in calm.partition("</div>")[0]
+    assert "--flame-bad" in text(16).partition("</div>")[0]
+    assert "(110 %) spent; no runner boots, and calls that wait fail" in text(22, 1)
+    assert "width:100.00%" in text(22)
+
+
+@pytest.mark.unit
+def test_an_idle_timeout_that_the_pool_finds_says_why() -> None:
+    pool = pool_of(idle_timeout=240.0, idle_why="as long as a <boot> takes")
+    card = heads(Snapshot(0.0, [pool]))
+    assert 'title="as long as a &lt;boot&gt; takes">idle for 4 min 00 s (auto)</span>' in card
 
 
 # What is sent
@@ -410,6 +437,57 @@ def test_before_the_first_runner(flame: Any, visit: Callable[[str], Page]) -> No
 
 
 @pytest.mark.browser
+def test_the_budget_and_the_idle_timeout_that_a_pool_finds(
+    flame: Any, visit: Callable[[str], Page]
+) -> None:
+    cluster, client = flame(
+        max=1,
+        price=3600,
+        budget="900 USD",
+        idle_timeout="auto",
+        idle_bounds=(0, "10m"),
+        dashboard_address="127.0.0.1:0",
+    )
+    page = visit(cluster.dashboard_link.replace("/status", "/pools"))
+    page.shows("Budget: 0.00 USD of 900 USD (0 %) spent", "idle for 60 s (auto)")
+    assert client.submit(int, pure=False).result() == 0
+    page.shows("as long as a boot takes", "1 runner in view")
+    wait_for(lambda: not cluster.runners)
+    used = cluster.cost().budget.spent  # no more from now on
+    cluster.budget = f"{used / 0.505:.6f} USD"
+    page.shows("USD (50 %) spent")
+    assert page.read(FILLED) == pytest.approx(50.5, abs=0.1)
+    calm = page.read(COLOR)
+    cluster.budget = f"{used / 0.905:.6f} USD"
+    page.shows("USD (90 %) spent")
+    assert page.read(COLOR) != calm
+    cluster.budget = f"{used / 1.255:.6f} USD"
+    page.shows(
+        "USD (125 %) spent; no runner boots, and calls that wait fail, until cluster.budget = … "
+        "raises it",
+        'budget="',
+    )
+    assert page.read(FILLED) == 100
+    cluster.budget = None
+    wait_for(lambda: "Budget:" not in page.text())
+
+
+#: In the browser, in the shadow of the page's heads: the width of the bar in percent, and the color
+#: of the text.
+_FOUND = """
+  const search = (root) => root.querySelector('.flame-budget')
+    ?? [...root.querySelectorAll('*')].reduce(
+      (found, each) => found ?? (each.shadowRoot && search(each.shadowRoot)), null);
+  const budget = search(document);
+"""
+FILLED = f"""() => {{
+  {_FOUND}
+  return parseFloat([...budget.querySelectorAll('div')].at(-1).style.width);
+}}"""
+COLOR = f"() => {{ {_FOUND} return getComputedStyle(budget).color; }}"
+
+
+@pytest.mark.browser
 def test_the_life_of_real_runners(flame: Any, visit: Callable[[str], Page]) -> None:
     cluster, client = flame(
         pools={
@@ -428,9 +506,9 @@ def test_the_life_of_real_runners(flame: Any, visit: Callable[[str], Page]) -> N
     assert {"booting, until accepted", "booting, until up", "booting, until registered"} <= {
         *booting
     }
+    wait_for(lambda: {"hold-0", "hold-1"} <= set(read(page, "pools-lives")["note"]))
     notes = read(page, "pools-lives")["note"]
     assert any(note.startswith("demand of ") for note in notes)
-    assert {"hold-0", "hold-1"} <= set(notes)
 
     go.set()
     client.gather(held)
@@ -555,6 +633,73 @@ def test_nothing_in_names_is_markup(
     wait_for(lambda: pointed(f"runner: {names[1]}", ROW))
     assert f"call {EVIL}" in page.text()
     wait_for(lambda: pointed(f"exit code {EVIL}", END))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "kind", "label"),
+    [
+        ("gpu-1", "", "gpu-1"),
+        ("gpu-1", "A100, spot", "gpu-1 A100, spot"),
+        ("gpu-12", "A100-SXM4-40GB", "gpu-12 A100-SXM4…"),
+        ("a-very-long-runner-1", "A100", "…ry-long-runner-1"),
+    ],
+)
+def test_a_row_has_as_much_of_its_kind_as_there_is_space_for(
+    name: str, kind: str, label: str
+) -> None:
+    assert _label(name, kind) == label
+    assert len(label) <= 17
+
+
+@pytest.mark.unit
+@given(st.lists(st.sampled_from(["N-A1-4", "N-A1-8", "N-H1", "H1, spot", "H1, on demand", ""])))
+def test_kinds_are_short_and_differ(kinds: list[str]) -> None:
+    lives = RunnerTimeline()
+    for number, kind in enumerate(kinds):
+        lives.asked([f"r-{number}"], "gpu", 0.0, "", kinds={f"r-{number}": kind})
+    words = kind_words(lives)
+    if len(set(kinds)) < 2:
+        assert words == {}
+    else:
+        assert {kind for _, kind in words} == set(kinds)
+        assert len(set(words.values())) == len(set(kinds))
+        assert all(kind.endswith(word) for (_, kind), word in words.items())
+        for begin in ("N-", "H1, "):
+            assert not all(word.startswith(begin) for word in words.values())
+
+
+@pytest.mark.browser
+def test_the_kinds_of_a_mixed_pool_are_told_apart(
+    client: Client, visit: Callable[[str], Page], shown: dict[str, Any]
+) -> None:
+    now = time.time()
+    lives = shown["lives"]
+    evil = f"A100{EVIL}"
+    kinds = {"gpu-1": "H100, spot", "gpu-2": evil, "gpu-3": evil, "cpu-1": "on demand"}
+    for name, kind in kinds.items():
+        lives.asked([name], name[:3], now - 50, "demand", kinds={name: kind})
+        lives.seen(name, "busy", now - 40, "call")
+    runners = [replace(runner(name), kind=kind) for name, kind in kinds.items()]
+    shown["pools"] = [
+        pool_of(
+            name="gpu",
+            runners=runners[:3],
+            runner_seconds=10_800.0,
+            kinds={"H100, spot": 3_600.0, evil: 7_200.0},
+            price={"H100": 4.0, evil: 2.0},
+        ),
+        pool_of(name="cpu", runners=runners[3:], kinds={"on demand": 60.0}, runner_seconds=60.0),
+    ]
+    page = visit(url(client, "/pools"))
+    page.shows(
+        "3 h 00 min of runners · busy 0 % · $8.00 so far",
+        "H100, spot: 1 runner now · 1 h 00 min · $4.00",
+        f"{evil}: 2 runners now · 2 h 00 min · $4.00",
+    )
+    rows = set(read(page, "pools-lives")["row"])
+    assert rows == {"gpu-1, H100, spot", f"gpu-2, {evil}", f"gpu-3, {evil}", "cpu-1"}
+    assert "on demand" not in page.text()
 
 
 FIND = """

@@ -1,0 +1,1 @@
+"""Page ``/inspect``: what the processes of a cluster do (scheduler)."""
