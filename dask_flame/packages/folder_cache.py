@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dask_flame.core.own_folders import make_own, why_unsafe
 from dask_flame.packages.installers import InstallFailed
 
 _PART, _LOCK, _FAILED = ".part", ".lock", ".failed"
@@ -28,29 +29,37 @@ _PART, _LOCK, _FAILED = ".part", ".lock", ".failed"
 def cache_folder(scratch: str | None) -> Path:
     """Return the folder of the cache, and create it.
 
+    Runners import what is there, so it is not used if other users could put something there.
+
     Parameters
     ----------
     scratch : str or None
-        The folder of this runner, if no other one is writable; None if it has none.
+        The folder of this runner, used if there is no other one that is writable and safe; None if
+        it has none.
 
     Raises
     ------
     InstallFailed
         No folder can be written to.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    shared, why = os.path.join(home, "dask-flame", "packages"), ""
+    # Without a home, "~" would be a folder of that name in the working directory.
+    home = os.path.expanduser("~")
+    home = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if home != "~" else "")
+    shared, why = home and os.path.join(home, "dask-flame", "packages"), ""
     for folder in (shared, scratch and os.path.join(scratch, "packages")):
         if folder:
             try:
-                os.makedirs(folder, mode=0o700, exist_ok=True)
+                make_own(folder)
                 tempfile.TemporaryFile(dir=folder).close()
-                return Path(folder)
             except OSError as error:
-                why = why or f"{folder}: {error.strerror}"
+                why = why or f"nothing can be written to {folder}: {error.strerror}"
+                continue
+            # The runner's own folder was checked when it was made.
+            if folder != shared or not (unsafe := why_unsafe(folder)):
+                return Path(folder)
+            why = why or f"{folder} is not safe from other users of this machine: {unsafe}"
     raise InstallFailed(
-        f"packages cannot be installed: nothing can be written to {why}; write "
-        'env={"XDG_CACHE_HOME": "/a/writable/folder"}'
+        f'packages cannot be installed: {why}; write env={{"XDG_CACHE_HOME": "/a/writable/folder"}}'
     )
 
 

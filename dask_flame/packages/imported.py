@@ -105,6 +105,13 @@ class ImportedPackages:
         self._state = state
 
 
+def loaded() -> dict[str, str]:
+    """Return the versions of all packages that this process has imported, by canonical name."""
+    here = _everything()
+    names = {name for name in _imported(sys.modules.copy()) if name in here}
+    return {**{name: here[name][0] for name in names}, OWN: __version__}
+
+
 @cache
 def core_versions() -> dict[str, str]:
     """Return the versions of the packages through which driver, scheduler and runner talk."""

@@ -80,12 +80,15 @@ class Installer(ABC):
                 preexec_fn=_end_with_parent(),
             )
         except OSError as error:
-            raise InstallFailed(f"{self.name} cannot be started: {error}") from None
+            raise InstallFailed(
+                f"packages= could not be installed: {self.name} cannot be started: {error}"
+            ) from None
         said = done.stdout.decode(errors="replace")
         if done.returncode:
+            lines = last_words(said)
             raise InstallFailed(
-                f"{self.name} could not install packages=:\n{last_words(said)}\n"
-                f"Its index, proxy and certificates are those of {self.configuration}"
+                f"{lines}\npackages= could not be installed by {self.name}: {_reason(lines)}; its "
+                f"index, proxy and certificates are those of {self.configuration}"
             )
         return said
 
@@ -138,7 +141,8 @@ class Uv(Installer):
         ]
         if not chosen and "Would install" in said:
             raise InstallFailed(
-                f"the answer of this version of uv is not known:\n{last_words(said)}"
+                f"{last_words(said)}\npackages= could not be installed: this answer of uv is not "
+                "known to this version of dask-flame"
             )
         return chosen
 
@@ -169,8 +173,8 @@ def installer(environ: Mapping[str, str] = os.environ) -> Installer:
     if has_pip:
         return Pip()
     raise InstallFailed(
-        "packages cannot be installed: this Python has neither uv nor pip; add one of them to the "
-        "image, or install the packages there"
+        "packages= could not be installed: this Python has neither uv nor pip; add one of them to "
+        "the image, or install the packages there"
     )
 
 
@@ -209,6 +213,14 @@ def last_words(said: str) -> str:
 
     lines = [line.rstrip() for line in said.splitlines() if line.strip()]
     return "\n".join(veiled(line[:_LONGEST_LINE], random=False) for line in lines[-_SHOWN_LINES:])
+
+
+def _reason(lines: str) -> str:
+    """Return the line of an installer's last words that says what is wrong."""
+    every = [line.strip() for line in lines.splitlines()] or ["no reason was printed"]
+    begins = ("error:", "\N{MULTIPLICATION SIGN} ")  # of pip's errors, and of uv's
+    errors = [line for line in every if line.lower().startswith(begins)]
+    return [*every[-1:], *errors][-1].removeprefix("ERROR: ").removeprefix("error: ")
 
 
 def _end_with_parent() -> Callable[[], None] | None:

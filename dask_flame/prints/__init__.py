@@ -10,8 +10,8 @@ line to its call. Two transports carry the lines to the driver:
   (:mod:`.runner.sender`, :mod:`.scheduler.plugin`). The process also writes them to its own output.
 
 If local runners used both, duplicates would have to be found. :mod:`.driver.show` writes the lines
-for the user. The output of each call is limited on its runner (:mod:`.rate_limit`), and the output
-of all calls together where it is shown.
+for the user. The output of each call is limited on its runner
+(:mod:`dask_flame.core.rate_limit`), and the output of all calls together where it is shown.
 
 This module imports nothing, because the supervisor needs only one module of the package.
 """

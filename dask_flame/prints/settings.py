@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dask_flame.core import config
+from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import configured
-from dask_flame.prints.rate_limit import Limits
 
 
 def shown() -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from statistics import median
+
+from dask.typing import Key
 
 from dask_flame.reports.series import CallReports
 
@@ -42,8 +44,9 @@ class Progress:
 
     Attributes
     ----------
-    total, waiting, running, done, failed, cancelled : int
-        Numbers of calls. Lost calls, which run again, count as waiting.
+    total, waiting, running, done, failed, stopped, cancelled : int
+        Numbers of calls. Lost calls, which run again, count as waiting. ``stopped``: those that
+        :class:`dask_flame.CallStopped` has ended, which are not among the cancelled ones here.
     left : float or None
         Estimated seconds until the last call ends; None if it cannot be known yet, 0 if all calls
         have ended.
@@ -54,6 +57,7 @@ class Progress:
     running: int
     done: int
     failed: int
+    stopped: int
     cancelled: int
     left: float | None
 
@@ -78,7 +82,7 @@ def progress(calls: Collection[CallReports], now: float, total: int | None = Non
     -------
     Progress
     """
-    states = Counter(call.state for call in calls)
+    states = Counter(call.outcome for call in calls)
     unknown = max(0, (total or 0) - len(calls))
     waiting = states["waiting"] + states["lost"] + unknown
     return Progress(
@@ -87,6 +91,7 @@ def progress(calls: Collection[CallReports], now: float, total: int | None = Non
         states["running"],
         states["done"],
         states["failed"],
+        states["stopped"],
         states["cancelled"],
         _left(calls, waiting, now),
     )
@@ -107,6 +112,34 @@ def seconds_left(call: CallReports, now: float, typical: float | None = None) ->
     if call.progress:
         return ran * (1 - call.progress) / call.progress
     return None if typical is None else max(0.0, typical - ran)
+
+
+def silent(calls: Iterable[CallReports]) -> set[str]:
+    """Return the ids of runs that do not report, such as the saving of trained models.
+
+    The page ``/flame`` shows them only if they are chosen. Not among them are all runs if none
+    reports, and those of which a call has failed by itself.
+    """
+    reporting, done, failed = set(), set(), set()
+    for call in calls:
+        if call.series or any(before.series for before in call.earlier):
+            reporting.add(call.run)
+        elif call.state == "done":
+            done.add(call.run)
+        elif call.state in ("failed", "lost") and call.runner:
+            failed.add(call.run)
+    return done - failed - reporting if reporting else set()
+
+
+def places(calls: Iterable[CallReports]) -> dict[Key, int]:
+    """Return the place of each call, which gives its color on the page and in a cell.
+
+    Calls of runs that the page does not show have none.
+    """
+    known = list(calls)
+    hidden = silent(known)
+    shown = (call.key for call in known if call.run not in hidden)
+    return {key: place for place, key in enumerate(shown)}
 
 
 def _left(calls: Collection[CallReports], waiting: int, now: float) -> float | None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from dask.typing import Key
 
+from dask_flame.errors import CallStopped
 from dask_flame.reports.changes import State
 
 #: Value of an argument, as it is shown and sorted.
@@ -110,6 +111,19 @@ class CallReports:
     submitted: float | None = None
     progress: float | None = None
     better: Mapping[str, Direction] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        """State in the words for users: ``stopped`` if :class:`CallStopped` has ended the call."""
+        return "stopped" if self.state == "cancelled" and was_stopped(self.why) else self.state
+
+
+def was_stopped(exception_text: object) -> bool:
+    """Return whether the text of a call's exception is that of :class:`CallStopped`.
+
+    The same as in dashboard/static/calls.js.
+    """
+    return str(exception_text).startswith(f"{CallStopped.__name__}(")
 
 
 def merged(call: CallReports, after: float = float("-inf")) -> dict[tuple[float, int], _Row]:

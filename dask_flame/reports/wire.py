@@ -118,8 +118,9 @@ class RunningCall:
         Fields of the call that were not sent yet; see :class:`Batch`.
     of : float or None
         Number of steps of the call, if it is known.
-    stopped : {"", "raise", "return"}
-        Whether :func:`dask_flame.stop` has stopped it, and how its reports tell.
+    stopped : str
+        Whether :func:`dask_flame.stop` has stopped it, how its reports tell, and the reason: see
+        :func:`dask_flame.reports.runner.stopping.goes_on`.
     """
 
     key: Key

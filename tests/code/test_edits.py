@@ -473,9 +473,14 @@ def test_clusters_and_clients_share_a_scan_and_leave_no_watch(
     other.close()
     second.close()
     assert watches() == before
-    done.clear()
-    _, client = flame(max=1)
-    assert client.submit(shared.value).result() == 2
+    for _ in range(3):  # other tests may change files below the repository meanwhile
+        done.clear()
+        third, client = flame(max=1)
+        assert client.submit(shared.value, pure=False).result() == 2
+        client.close()
+        third.close()
+        if not done:
+            break
     assert not done
 
 

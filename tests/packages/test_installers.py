@@ -80,7 +80,7 @@ def test_the_path_of_a_wheel(tool: Installer, tmp_path: Path, work: Path, lock: 
 
 def test_its_own_words(tool: Installer, tmp_path: Path, work: Path, lock: int) -> None:
     (tmp_path / "wheels").mkdir()
-    with pytest.raises(InstallFailed, match=f"{tool.name} could not install") as error:
+    with pytest.raises(InstallFailed, match=f"could not be installed by {tool.name}") as error:
         tool.resolve(["nosuch==1.0"], work, lock)
     assert "nosuch==1.0" in str(error.value)
     assert f"{tool.name.upper()}_…" in str(error.value)

@@ -192,14 +192,20 @@ def test_a_list_that_is_satisfied_needs_no_installer(
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_words_of_the_installer_reach_the_calls(flame: Flame, tmp_path: Path) -> None:
+def test_the_words_of_the_installer_reach_the_calls(
+    flame: Flame, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
     wheel(tmp_path / "wheels", "flamea", "1.0")
     secret = "https://me:hunter2@localhost:1/simple"
     _, client = flame(
         max=2, packages=["flamea==7.0"], env={"PIP_EXTRA_INDEX_URL": secret, "PIP_RETRIES": "0"}
     )
     with pytest.raises(BootError) as error:
-        client.submit(int).result(timeout=120)
+        client.gather(client.map(abs, range(2)))
+    # Each runner fails, and the reason is shown once.
+    assert "No matching" not in "".join(capfd.readouterr())
+    reason = "packages= could not be installed by pip: No matching distribution found for flamea"
+    assert caplog.text.count(reason) == 1
     said = str(error.value)
     assert "No matching distribution found for flamea==7.0" in said
     assert "pip.conf" in said

@@ -23,8 +23,8 @@ import pytest
 from distributed import Client, Event, LocalCluster
 
 from dask_flame import FlameCluster, Prints, RunnerLost
+from dask_flame.core.rate_limit import Limits
 from dask_flame.errors import PoolError
-from dask_flame.prints.rate_limit import Limits
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -58,7 +58,11 @@ def appear(seen: Seen, *lines: str) -> None:
         found = iter(seen())
         return all(line in found for line in lines)
 
-    wait_for(there, 20, f"{lines}; there are {seen()[-20:]}")
+    wait_for(there, what=f"{lines}; there are {seen()[-20:]}")
+
+
+def logs(cluster: FlameCluster) -> str:
+    return str(cluster.get_logs()["runner-1"])
 
 
 def talk() -> None:
@@ -76,7 +80,7 @@ def talk() -> None:
 
 def test_prints_logging_and_warnings_say_which_call_made_them(flame: Any, seen: Seen) -> None:
     cluster, client = flame(max=1)
-    client.submit(talk, key="rate=0.1").result(timeout=20)
+    client.submit(talk, key="rate=0.1").result(timeout=60)
     appear(
         seen,
         "[runner-1 rate=0.1] a print",
@@ -91,9 +95,9 @@ def test_prints_logging_and_warnings_say_which_call_made_them(flame: Any, seen: 
     assert any(line.endswith("UserWarning: a warning") for line in said)
     assert not [line for line in said if "not shown" in line]
     assert len([line for line in said if "a print" in line]) == 1
-    log = str(cluster.get_logs()["runner-1"])
+    # It comes another way.
+    log = wait_for(lambda: (log := logs(cluster)).endswith("from a thread\nlast") and log)
     assert log.startswith("a print\nan error\nwritten\ntake care\n")
-    assert log.endswith("from a thread\nlast")
 
 
 def pieces(me: str, gate: Event) -> None:
@@ -179,7 +183,7 @@ def test_what_was_printed_before_a_runner_dies_is_shown(how: str, flame: Any, se
     with dask.annotate(rerun=False):
         lost = client.submit(die, how, key="mine")
     with pytest.raises(RunnerLost) as error:
-        lost.result(timeout=30)
+        lost.result(timeout=60)
     assert "printed last:\n    begun\n    last words" in str(error.value)
     assert "\x1e" not in str(error.value) + str(cluster.get_logs())
     appear(seen, "[runner-1 mine] begun", "[runner-1 mine] last words")
@@ -197,7 +201,7 @@ def test_a_call_that_prints_without_end_is_held_back_and_that_is_said(
 ) -> None:
     with dask.config.set({"flame.prints.burst": 30, "flame.prints.rate": 1e-3}):
         cluster, client = flame(max=1)
-    client.submit(flood, 5_000, key="loud").result(timeout=30)
+    client.submit(flood, 5_000, key="loud").result(timeout=60)
     appear(
         seen,
         *[f"[runner-1 loud] line {i}" for i in range(30)],
@@ -205,9 +209,9 @@ def test_a_call_that_prints_without_end_is_held_back_and_that_is_said(
         *[f"[runner-1 loud] line {i}" for i in range(4_990, 5_000)],
     )
     assert len(seen()) == 41
-    log = str(cluster.get_logs()["runner-1"])
+    end = "".join(f"line {i}\n" for i in range(4_000, 5_000))
+    log = wait_for(lambda: (log := logs(cluster)).endswith(end) and log)
     assert len(log) == 16_000
-    assert log.endswith("".join(f"line {i}\n" for i in range(4_000, 5_000)))
     # The next one has a bucket of its own.
     client.submit(print, "quiet", key="next").result()
     appear(seen, "[runner-1 next] quiet")
@@ -239,9 +243,11 @@ def test_what_a_process_prints_without_end_is_held_back(flame: Any, seen: Seen) 
     def said() -> list[str]:
         return re.findall(r"\[runner-1\] \u2026 ([\d,]+) lines not shown", "\n".join(seen()))
 
-    shown = wait_for(lambda: said() and [line for line in seen() if "seq]" in line])
-    left_out = sum(int(count.replace(",", "")) for count in said())
-    assert left_out + len(shown) == 20_000
+    def all_of_them() -> bool:
+        shown = sum("seq]" in line for line in seen())
+        return shown + sum(int(count.replace(",", "")) for count in said()) == 20_000
+
+    wait_for(all_of_them, what="lines that are shown, and a count of the others")
 
 
 def in_children() -> list[int | None]:
@@ -297,7 +303,7 @@ def test_who_puts_something_else_in_the_place_of_the_output_gets_plain_text(
     flame: Any, seen: Seen, tmp_path: Path
 ) -> None:
     _, client = flame(max=1)
-    got = client.submit(captured, str(tmp_path), key="mine").result(timeout=20)
+    got = client.submit(captured, str(tmp_path), key="mine").result(timeout=60)
     assert got == "into the file\nfrom beneath\n"
     appear(seen, "[runner-1 mine] and back", "[runner-1 mine] bytes", "[runner-1 mine] text")
 
@@ -313,7 +319,7 @@ def test_handlers_of_before_the_call_know_it_too(
     def log() -> None:
         logging.info("for information")
 
-    client.submit(log, key="mine").result(timeout=20)
+    client.submit(log, key="mine").result(timeout=60)
     appear(seen, "[runner-1 mine] INFO for information")
 
 
@@ -351,13 +357,13 @@ def test_on_any_cluster_clients_show_it(seen: Seen) -> None:
         Client(cluster) as client,
     ):
         client.register_plugin(Prints(Limits(burst=40, rate=1e-3)))
-        client.submit(talk, key="rate=0.1").result(timeout=20)
+        client.submit(talk, key="rate=0.1").result(timeout=60)
         # Nothing is waited for: it comes before the result does.
         said = [line for line in seen() if line.startswith("[")]
         assert "[0 rate=0.1] a print" in said
         assert "[0 rate=0.1] from a thread" in said
         assert "[0 rate=0.1] last" in said
-        client.submit(flood, 1_000, key="loud").result(timeout=20)
+        client.submit(flood, 1_000, key="loud").result(timeout=60)
         rest = "the worker's own output has them"
         appear(
             seen,

@@ -83,3 +83,17 @@ def test_every_call_has_a_name_that_no_other_of_its_run_has(given: list[Any]) ->
     assert list(found) == [c.key for c in calls]
     assert all(found.values())
     assert len({(c.run, found[c.key]) for c in calls}) == len(calls)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["rate", "layers"]), st.integers(), max_size=2),
+    st.sampled_from(["", "my label"]),
+    st.sampled_from(["", "train"]),
+    st.sampled_from(["own", token(1)]),
+)
+def test_a_call_alone_has_the_name_that_it_has_beside_other_runs(
+    parameters: dict[str, int], label: str, function: str, key: str
+) -> None:
+    one = call(key, "a", parameters=parameters, label=label, function=function)
+    other = call(token(2), "b", parameters={"rate": 0.5})
+    assert names([one])[key] == names([one, other])[key]

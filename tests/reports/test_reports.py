@@ -708,7 +708,7 @@ def idle(dask_worker: Any) -> bool:
 @pytest.mark.process
 def test_nothing_is_polled_when_there_is_nothing_to_send(client: Client) -> None:
     client.gather([client.submit(train, 5, key=key()) for _ in range(8)])
-    assert all(client.run(idle).values())
+    wait_for(lambda: all(client.run(idle).values()))
 
 
 def timed(n: int) -> tuple[float, float]:

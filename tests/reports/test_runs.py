@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dask_flame
 from dask_flame.reports import CallReports
 from dask_flame.reports.runs import progress
 
@@ -52,6 +53,13 @@ def test_calls_that_are_not_kept_wait() -> None:
     assert (found.total, found.waiting, found.done) == (10, 9, 1)
 
 
+def test_calls_that_were_stopped_are_not_cancelled_ones() -> None:
+    given_up = replace(CALL, state="cancelled", finished=2.0)
+    stopped = replace(given_up, why="CallStopped('it was stopped by dask_flame.stop()')")
+    found = progress([given_up, stopped, stopped], now=5.0)
+    assert (found.stopped, found.cancelled, found.total, found.left) == (2, 1, 3, 0)
+
+
 states: Any = st.sampled_from(["waiting", "running", "done", "failed", "cancelled", "lost"])
 
 
@@ -67,6 +75,12 @@ def test_every_call_counts_once_and_no_time_is_negative(
         for s, p, t in given
     ]
     found = progress(calls, now)
-    counts = found.waiting, found.running, found.done, found.failed, found.cancelled
+    ended = found.done, found.failed, found.stopped, found.cancelled
+    counts = found.waiting, found.running, *ended
     assert sum(counts) == found.total == len(calls)
     assert found.left is None or found.left >= 0
+
+
+def test_a_name_that_no_message_can_carry_is_escaped() -> None:
+    with dask_flame.run("file-\udcff.txt") as made:
+        assert made.name == "file-\\udcff.txt"

@@ -123,7 +123,9 @@ def places_of(module: ModuleType) -> Iterator[str]:
     """Yield the file of a top-level module, or the folders of a package."""
     path, file = attribute(module, "__path__"), attribute(module, "__file__")
     if path is not None:
-        with contextlib.suppress(TypeError):  # an object that has any attribute
+        # It may be an object that has any attribute. That of a namespace package looks at all of
+        # `sys.path` again, where anything may be.
+        with contextlib.suppress(Exception):
             yield from [os.path.abspath(folder) for folder in path if isinstance(folder, str)]
     elif isinstance(file, str):
         yield os.path.abspath(file)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 from dask_flame.core.folder_locks import hold
+from dask_flame.core.own_folders import make_temporary
 from dask_flame.core.placed_links import remove_folder
 from dask_flame.core.settings import configured
 from dask_flame.core.threads import in_thread
@@ -96,7 +96,7 @@ class ClusterFiles:
 
     def _own_folder(self, cluster: str) -> str:
         # Nothing removes it after a kill of this process, except `dask flame sweep`.
-        self._folder = tempfile.mkdtemp(prefix=f"dask-flame-{cluster}-")
+        self._folder = make_temporary(f"dask-flame-{cluster}-")
         self._held = hold(self._folder)
         return self._folder
 

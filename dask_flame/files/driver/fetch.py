@@ -19,6 +19,7 @@ from distributed import Client, Future
 
 from dask_flame.core.messages import FETCH_HOLD, FETCH_LIST, FETCH_READ
 from dask_flame.core.option_checks import shown
+from dask_flame.core.own_folders import open_own
 from dask_flame.errors import FlameError
 from dask_flame.files.tree import BLOCK, FILE, FOLDER, Item, loads
 
@@ -347,23 +348,34 @@ def _partial(parent: Path) -> Iterator[Path]:
     """Yield a new folder beside the target, and remove it, and others whose process has died."""
     for old in parent.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):
-            descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = open_own(old)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(old, ignore_errors=True)
             finally:
                 os.close(descriptor)
-    folder = tempfile.mkdtemp(prefix=_PARTIAL, dir=parent)
-    descriptor = os.open(folder, os.O_RDONLY)
+    folder, descriptor = _locked_folder(str(parent))
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        # Another process may have removed it before it was locked.
-        os.makedirs(folder, exist_ok=True)
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def _locked_folder(parent: str) -> tuple[str, int]:
+    """Make a folder; return its path, and a descriptor that keeps others from removing it."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=_PARTIAL, dir=parent)
+        # Another process may remove it before it is locked.
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(descriptor), os.lstat(folder)):
+                    return folder, os.dup(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _appear(copy: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from dask_flame.core.placed_links import copy_of, is_placed, place
+from dask_flame.core.placed_links import copy_of, foreign_folder, is_placed, place
 from dask_flame.errors import PoolError
 from dask_flame.files.compare import difference
 from dask_flame.files.driver.option import cannot_be_read
@@ -39,6 +39,11 @@ def place_here(items: Iterable[Item], folder: str) -> None:
         path = os.path.abspath(item.path)
         try:
             link = _link(path)
+            if link is not None and (folder_of := foreign_folder(link)) is not None:
+                raise PoolError(
+                    f"files= cannot put anything at {link!r}: it is a link into {folder_of}, which "
+                    "is another user's; remove the link, or name another path"
+                )
             if link is None or is_placed(link):
                 _check_same(item, path)
         except OSError as error:

@@ -169,7 +169,9 @@ class Placement:
 
     async def _write(self, item: Item, temporary: str, wanted: Sequence[str]) -> None:
         with _explained(item.path):
-            file = open(temporary, "xb")  # noqa: SIM115, ASYNC230
+            # Until it has the mode of the driver's file, for this user only.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            file = open(os.open(temporary, flags, 0o600), "wb")  # noqa: SIM115, ASYNC230
         with file:
             for number, name in enumerate(item.blocks):
                 block = await self._block(name, wanted[number:])

@@ -43,7 +43,7 @@ class Fetches(SchedulerPlugin):
         scheduler: Scheduler,
         *,
         changed: Callable[[str], None],
-        idle_timeout: Callable[[Any], float],
+        idle_timeout: Callable[[Any], float | str],
     ) -> None:
         self.scheduler = scheduler
         self._changed = changed
@@ -133,7 +133,8 @@ class Fetches(SchedulerPlugin):
 
     def _ended(self, key: Any, name: str) -> str:
         ts = self.scheduler.tasks.get(key)
-        limit = "" if ts is None else f" ({duration(self._idle_timeout(ts))})"
+        timeout = None if ts is None else self._idle_timeout(ts)
+        limit = f" ({duration(timeout)})" if isinstance(timeout, float) else ""
         return (
             f"the runner of {label(key)}, {name}, has ended; its files went with it; fetch before "
             f"idle_timeout{limit}, or return the bytes, or write to a volume"

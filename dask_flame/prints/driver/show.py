@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from dask_flame.core.rate_limit import Limits, RateLimit, left_out
 from dask_flame.core.terminal_text import plain, tame
 from dask_flame.core.threads import BackgroundThread, in_thread
 from dask_flame.prints.frames import short
 from dask_flame.prints.lines import LineFilter
-from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
 #: Number of calls whose last lines are kept, number of these lines, and of characters of a line.
 _RECENT_CALLS, _RECENT_LINES, _LONGEST_RECENT = 1_000, 50, 500
@@ -140,6 +140,10 @@ class Show:
             self._timer.cancel()
             self._timer = None
 
+    async def finish(self) -> None:
+        """Show the remaining lines, and end."""
+        self.close()
+
     def _finish(self, source: _Source) -> None:
         for line in self._lines.finish(source):
             self._show(source, line, free=False)
@@ -229,6 +233,13 @@ class Writer:
         stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
         if self._background.empty:
             stream.flush()
+
+
+class LastLines(Show):
+    """Keeps the last lines of calls, and shows none: the driver does that (scheduler's pod)."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(lambda line: None, limits, rest="")
 
 
 class DriversShow(Show):

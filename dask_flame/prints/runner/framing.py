@@ -9,8 +9,8 @@ from typing import Any
 
 from dask.typing import Key
 
+from dask_flame.core.rate_limit import Limits
 from dask_flame.prints.frames import END, NOBODY, SHOW, Owner, beginning, change, frames
-from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.streams import PrintStreams, Source
 from dask_flame.prints.sole_call import SoleCall, unread
 

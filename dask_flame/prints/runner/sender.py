@@ -11,9 +11,9 @@ from distributed import Worker, WorkerPlugin
 
 from dask_flame.core.current_call import count_forks, forks
 from dask_flame.core.distributed_internals import has_scheduler
+from dask_flame.core.rate_limit import Limits
 from dask_flame.prints.frames import KEEP, SHOW
 from dask_flame.prints.lines import trimmed
-from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.streams import CallStream, PrintStreams, Source
 from dask_flame.prints.wire import NAME, SAID
 

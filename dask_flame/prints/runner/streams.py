@@ -26,10 +26,10 @@ from dask_flame.core import current_call
 from dask_flame.core.current_call import within
 from dask_flame.core.distributed_internals import workers
 from dask_flame.core.messages import CALL_NAME
+from dask_flame.core.rate_limit import Limits, RateLimit, left_out
 from dask_flame.core.text import label
 from dask_flame.prints.frames import BOTH, FREE, KEEP, SHOW, short
 from dask_flame.prints.lines import LONGEST
-from dask_flame.prints.rate_limit import Limits, RateLimit, left_out
 
 #: Maximum number of pieces, and of characters, to buffer of an unfinished line.
 _MAX_PIECES, _MAX_TEXT = 200, 8192

@@ -9,8 +9,8 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
 from dask_flame.core.option_checks import function, number, whole, wrong
+from dask_flame.core.rate_limit import Limits
 from dask_flame.prints.driver.show import Show
-from dask_flame.prints.rate_limit import Limits
 from dask_flame.prints.runner.sender import PrintSender
 from dask_flame.prints.wire import NAME, SAID
 
@@ -100,7 +100,7 @@ class Prints(SchedulerPlugin):
 
 def _checked(limits: Limits) -> Limits:
     if not isinstance(limits, Limits):
-        raise wrong("limits", limits, "a dask_flame.prints.rate_limit.Limits")
+        raise wrong("limits", limits, "a dask_flame.core.rate_limit.Limits")
     return Limits(
         burst=whole("burst", limits.burst, 1),
         rate=number("rate", limits.rate),

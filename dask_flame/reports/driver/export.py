@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Columns before the parameters and the metrics.
 COLUMNS = (
     *("call", "attempt", "runner", "pool", "state", "step", "time"),
-    *("name", "function", "run", "label"),
+    *("name", "function", "run", "label", "run_id"),
 )
 #: A cell that starts with one of these is a formula to spreadsheets.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -97,8 +97,9 @@ class Exports:
             - ``step``: int.
             - ``time``: time of the report, UTC, by the runner's clock.
             - ``name``: name of the call, as on the page.
-            - ``function``, ``run``, ``label``: name of the function, id of the run, and the label
+            - ``function``, ``run``, ``label``: name of the function, name of the run, and the label
               that the call gave itself; empty if there is none.
+            - ``run_id``: id of the run. Two runs may have the same name.
             - One column for each parameter of a call, such as ``rate`` or ``model.layers``, None
               where a call does not have it. A parameter with the name of another column or of a
               metric gets an underscore at its end.
@@ -249,9 +250,13 @@ class Exports:
         # Of all calls, so that a call has one name whichever others are selected.
         return names_of(self.calls.values())
 
+    def _run_names(self) -> Mapping[str, str]:
+        """Return the names of the runs by their ids, as far as they are known."""
+        return {}
+
     def _table(self, which: dict[str, Any]) -> tuple[list[str], int, Iterator[list[Any]]]:
         """Return the names of the columns, the number of parameters, and the rows."""
-        return _table(self.select(**which).values(), self._names())
+        return _table(self.select(**which).values(), self._names(), self._run_names())
 
 
 def _any_of(wanted: Any) -> Collection[Any] | None:
@@ -276,7 +281,7 @@ def _attempts(calls: Iterable[CallReports]) -> Iterator[CallReports]:
 
 
 def _table(
-    calls: Iterable[CallReports], called: Mapping[Key, str]
+    calls: Iterable[CallReports], called: Mapping[Key, str], runs: Mapping[str, str]
 ) -> tuple[list[str], int, Iterator[list[Any]]]:
     attempts = list(_attempts(calls))
     metrics = list(dict.fromkeys(name for call in attempts for name in call.series))
@@ -287,7 +292,9 @@ def _table(
     def rows() -> Iterator[list[Any]]:
         for call in attempts:
             of_call = [call.key, call.attempt, call.runner, call.pool, call.state]
-            about: list[Any] = [called[call.key], call.function, call.run, call.label]
+            # A copy in another process may not know the names of runs.
+            run = runs.get(call.run, call.function if call.run else "")
+            about: list[Any] = [called[call.key], call.function, run, call.label, call.run]
             about += [call.parameters.get(name) for name in parameters]
             for (at, step), values in merged(call).items():
                 yield [*of_call, step, at, *about, *map(values.get, metrics)]

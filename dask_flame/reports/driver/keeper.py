@@ -6,8 +6,9 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from dask.typing import Key
 from dask_flame.core.settings import configured
 from dask_flame.core.terminal_text import tame
 from dask_flame.errors import FlameError
-from dask_flame.reports.driver.archive import Archive
+from dask_flame.reports.driver.archive import Archive, Limits
 from dask_flame.reports.runs import Run
 from dask_flame.reports.series import CallReports
 
 #: Seconds between two writes.
 _INTERVAL = 5.0
+#: Seconds between two removals of old runs.
+_PRUNING = 600.0
 #: Seconds to wait for the last write.
 _PATIENCE = 10.0
 
@@ -32,6 +35,15 @@ def kept_in() -> Path | None:
     """Return the file of ``flame.reports.keep``; None if runs are not kept."""
     path = configured("reports.keep")
     return None if path is None else Path(path).expanduser()
+
+
+def limits() -> Limits:
+    """Return the limits of the file as configured."""
+    return Limits(
+        configured("reports.keep-runs"),
+        configured("reports.keep-age"),
+        configured("reports.keep-size"),
+    )
 
 
 class RunKeeper:
@@ -45,6 +57,10 @@ class RunKeeper:
         The file.
     runs, calls : callable
         Return the current runs and calls; they are called in the thread.
+
+    Notes
+    -----
+    The oldest runs are removed beyond ``flame.reports.keep-runs``, ``keep-age`` and ``keep-size``.
     """
 
     def __init__(
@@ -60,6 +76,8 @@ class RunKeeper:
         self._kept: dict[tuple[str, Key], CallReports] = {}
         self._own = uuid.uuid4().hex  # the run of calls that belong to none
         self._warned = False
+        self._limits = limits()
+        self._pruned = float("-inf")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="flame-keep", daemon=True)
         self._thread.start()
@@ -86,13 +104,23 @@ class RunKeeper:
                 runs.setdefault(run, _run_of(run, call))
             changed = [run for run in runs.values() if self._kept_runs.get(run.id) != run]
             if new or changed:
-                self._archive.write(changed, [_in_run(call, run) for (run, _), call in new.items()])
+                # A call is not without its run, also if that was removed meanwhile.
+                own = {run.id: run for run in changed} | {run: runs[run] for run, _ in new}
+                told = [_in_run(call, run) for (run, _), call in new.items()]
+                self._archive.write(own.values(), told)
+                self._prune(runs)
             self._kept, self._kept_runs = calls, runs
         except (sqlite3.Error, OSError, FlameError) as error:
             if not self._warned:
                 self._warned = True
                 text = f"flame.reports.keep: runs cannot be kept in {self._archive.path}: {error}"
                 logger.warning(tame(f"{text}; calls are not affected, and it is tried again"))
+
+    def _prune(self, own: Collection[str]) -> None:
+        now = time.monotonic()
+        if now - self._pruned >= _PRUNING:
+            self._pruned = now
+            self._archive.prune(self._limits, own)
 
     def _present(self) -> tuple[Sequence[Run], Mapping[Key, CallReports]]:
         """Return the present runs and calls, which change in another thread meanwhile."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -35,13 +36,21 @@ class RunReports(Exports):
         Its id, name, begin and number of calls.
     kept : bool
         Whether it was read from the file ``flame.reports.keep``.
+    size : int or None
+        Bytes that its calls take in this file; None if it was not read from it.
     """
 
     def __init__(
-        self, run: Run, load: Callable[[], Mapping[Key, CallReports]], *, kept: bool
+        self,
+        run: Run,
+        load: Callable[[], Mapping[Key, CallReports]],
+        *,
+        kept: bool,
+        size: int | None = None,
     ) -> None:
         self.run = run
         self.kept = kept
+        self.size = size
         self._load = load
 
     @property
@@ -70,6 +79,9 @@ class RunReports(Exports):
         """Return how far its calls have come; see :func:`dask_flame.reports.runs.progress`."""
         return progress(self._calls.values(), now, self.run.total)
 
+    def _run_names(self) -> dict[str, str]:
+        return {self.id: self.name}
+
     def __repr__(self) -> str:
         return f"<Run {self.name!r}: {max(self.run.total, len(self._calls))} calls>"
 
@@ -82,22 +94,42 @@ def kept_runs() -> list[RunReports]:
     FlameError
         Runs are not kept, or the file cannot be read.
     """
+    with _archive("read") as archive:
+        found, sizes = archive.runs(), archive.sizes()
+    return [
+        RunReports(run, partial(archive.calls, run.id), kept=True, size=sizes.get(run.id, 0))
+        for run in found
+    ]
+
+
+def delete_kept(run: str) -> None:
+    """Remove the run with this id from the file ``flame.reports.keep``.
+
+    Raises
+    ------
+    FlameError
+        Runs are not kept, or the file cannot be written.
+    """
+    with _archive("written") as archive:
+        archive.delete([run])
+
+
+@contextlib.contextmanager
+def _archive(done: str) -> Iterator[Archive]:
     path = kept_in()
     if path is None:
         raise FlameError(
             "runs are not kept: flame.reports.keep of Dask's configuration names no file; write "
             'dask.config.set({"flame.reports.keep": "~/.local/share/dask-flame/runs.db"})'
         )
-    archive = Archive(path)
     try:
-        found = archive.runs()
+        yield Archive(path)
     except Exception as error:
         if isinstance(error, FlameError):
             raise
         raise FlameError(
-            f"flame.reports.keep={shown(str(path))} cannot be read: {error}"
+            f"flame.reports.keep={shown(str(path))} cannot be {done}: {error}"
         ) from error
-    return [RunReports(run, partial(archive.calls, run.id), kept=True) for run in found]
 
 
 def runs(client: Client | None = None) -> Any:

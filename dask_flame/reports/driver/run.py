@@ -49,6 +49,8 @@ def run(name: str) -> Iterator[Run]:
         raise PoolError(
             f'name={shown(name)} is not a name; write with dask_flame.run("depth sweep"):'
         )
+    # Names of files may have characters that no message can carry.
+    name = name.encode(errors="backslashreplace").decode()
     made = Run(uuid.uuid4().hex, veiled(plain(name)), time.time(), 0, named=True)
     with dask.annotate(**{RUN: [made.id, made.name]}):
         yield made

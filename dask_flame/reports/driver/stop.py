@@ -9,12 +9,16 @@ from dask.typing import Key
 from distributed import Client, Future
 
 from dask_flame.core.messages import STOP
-from dask_flame.core.option_checks import yes_or_no
-from dask_flame.errors import FlameError
+from dask_flame.core.option_checks import shown, yes_or_no
+from dask_flame.core.terminal_text import plain
+from dask_flame.errors import FlameError, PoolError
 from dask_flame.reports.driver.futures import futures_of
 
+#: Maximum number of characters of a reason.
+_LONGEST = 200
 
-def stop(futures: Future | Iterable[Future], *, raises: bool = True) -> Any:
+
+def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = "") -> Any:
     """End calls kindly: their next :func:`dask_flame.report` tells them to stop.
 
     Parameters
@@ -25,6 +29,8 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True) -> Any:
     raises : bool, default True
         Whether :func:`dask_flame.report` raises :class:`CallStopped` in the calls. If False, it
         returns False instead of True, and the calls should return by themselves.
+    why : str, optional
+        The reason, in one line: it is in the error of the calls, and on the page ``/flame``.
 
     Returns
     -------
@@ -37,6 +43,8 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True) -> Any:
         The futures belong to more than one client, or the cluster has no :class:`Reports` plugin.
     TypeError
         `futures` contains something other than futures.
+    PoolError
+        `why` is not a text.
 
     Notes
     -----
@@ -64,6 +72,14 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True) -> Any:
     """
     given, client = futures_of(futures, "stop", "dask_flame.stop(client.submit(train, 0.1))")
     how = "raise" if yes_or_no("raises", raises) else "return"
+    if not isinstance(why, str):
+        raise PoolError(
+            f"why={shown(why)} is not a text; write dask_flame.stop(future, why='it is too slow')"
+        )
+    # Other programs may have made it, with characters that no message can carry.
+    why = why.encode(errors="backslashreplace").decode()
+    if reason := plain(" ".join(why.split()))[:_LONGEST]:
+        how = f"{how} {reason}"
     if client is None:
         return None
     keys = [future.key for future in given if future.status == "pending"]

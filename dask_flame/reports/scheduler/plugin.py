@@ -22,9 +22,9 @@ from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.runs import Run
 from dask_flame.reports.scheduler.publisher import ClientFollowers
 from dask_flame.reports.scheduler.run_book import RunBook
-from dask_flame.reports.scheduler.stops import CallStops, was_stopped
+from dask_flame.reports.scheduler.stops import CallStops
 from dask_flame.reports.scheduler.store import ReportStore
-from dask_flame.reports.series import CallReports
+from dask_flame.reports.series import CallReports, was_stopped
 from dask_flame.reports.wire import NAME, TOPIC, decode
 from dask_flame.serialization.failures import without_own_frames
 
@@ -95,7 +95,8 @@ class Reports(SchedulerPlugin):
         )
         self.store = ReportStore(calls=calls, points=points, total=total)
         limits = dict(zip(("calls", "points", "total"), self.store.limits, strict=True))
-        self._book = RunBook(calls)
+        self._book = book = RunBook(calls)
+        self.store.run_names = lambda: {run.id: run.name for run in book.runs}
         self._options = {**limits, "names": self._names, "hide_random": self._hide}
         self.pools: Callable[[], Snapshot] | None = None
         self.lines: Callable[[str, str], Sequence[str]] | None = None
@@ -153,6 +154,15 @@ class Reports(SchedulerPlugin):
     def version(self) -> int:
         """Number that differs after each change of the calls or the runs."""
         return self.store.version + self._book.version
+
+    @property
+    def runs_version(self) -> int:
+        """Number that differs after each change of the runs."""
+        return self._book.version
+
+    def calls_of_runs(self) -> dict[Key, CallReports]:
+        """Return all calls of runs, ordered by submission, without their series."""
+        return self._book.calls
 
     def runs(self) -> list[Run]:
         """Return the runs, oldest first."""

@@ -140,11 +140,26 @@ class RunBook:
         for key in given or list(keys)[: self._most]:
             arguments, parameters = given.get(key, ("", {}))
             before = self._calls.get(key) if key in present else None
-            state = present.get(key, "waiting")
-            call = before or CallReports(key, "", state, 1, at, None, {}, function=function)
-            if before is None:
-                call = replace(call, arguments=arguments, parameters=parameters, submitted=at)
-            self._put(replace(call, run=record.run.id, pool=pools.get(key, call.pool)))
+            if before is not None:
+                pool = pools.get(key, before.pool)
+                call = replace(before, run=record.run.id, pool=pool)
+            else:
+                call = CallReports(
+                    key,
+                    "",
+                    present.get(key, "waiting"),
+                    1,
+                    at,
+                    None,
+                    {},
+                    pool=pools.get(key, ""),
+                    arguments=arguments,
+                    parameters=parameters,
+                    function=function,
+                    run=record.run.id,
+                    submitted=at,
+                )
+            self._put(call)
             record.last = key
         # Once for all calls of the submission: each is told its name when it begins.
         self._names |= names(self._calls[key] for key in given)

@@ -46,7 +46,14 @@ class CallStops:
         self._wanted.clear()
 
     def stop(self, keys: Iterable[Key], how: str) -> bool:
-        """Stop calls; the tasks of those that have just been submitted may arrive later."""
+        """Stop calls; the tasks of those that have just been submitted may arrive later.
+
+        Parameters
+        ----------
+        keys : iterable of Key
+        how : str
+            ``raise`` or ``return``: how reports tell; then a space and the reason, if there is one.
+        """
         for key in keys:
             ts = self._scheduler.tasks.get(key)
             if ts is not None and ts.state in _ENDED:
@@ -85,7 +92,10 @@ class CallStops:
             self._scheduler.worker_send(ts.processing_on.address, message)
 
     def _fail(self, key: Key) -> None:
-        error = CallStopped(f"{key} was stopped by dask_flame.stop() before it began")
+        _, _, why = self._wanted[key].partition(" ")
+        error = CallStopped(
+            f"{key} was stopped by dask_flame.stop() before it began{': ' * bool(why)}{why}"
+        )
         stimulus = f"flame-stopped-{time()}"
         further = self._scheduler.transition(
             key,
@@ -96,8 +106,3 @@ class CallStops:
             cause=key,
         )
         self._scheduler.transitions(further, stimulus)
-
-
-def was_stopped(exception_text: object) -> bool:
-    """Return whether the text of a call's exception is that of :class:`CallStopped`."""
-    return str(exception_text).startswith(f"{CallStopped.__name__}(")

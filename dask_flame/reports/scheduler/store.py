@@ -69,6 +69,11 @@ class ReportStore(Exports):
         self._total = 0
         self._curves = 0
         self._full = False
+        #: Returns the names of runs by their ids. Set by what knows the runs.
+        self.run_names: Callable[[], Mapping[str, str]] = dict
+
+    def _run_names(self) -> Mapping[str, str]:
+        return self.run_names()
 
     @property
     def version(self) -> int:

@@ -235,12 +235,13 @@ def test_a_runner_is_kept_meanwhile(
 def test_a_hold_ends_without_its_driver(
     flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster, client = flame(max=1, idle_timeout="1s")
+    cluster, client = flame(max=1)
     monkeypatch.setattr("dask_flame.files.scheduler.fetches.KEPT", 3.0)
     future = client.submit(pid, key="a")
     future.result(timeout=60)
     client.sync(client.scheduler.flame_fetch_hold, fetch="1", key="a")
     assert cluster.scheduler.load("runner-1").busy == 1
+    cluster.resize(idle_timeout="0.1s")
     wait_for(lambda: not cluster.runners)
     assert not cluster.scheduler.fetches._holds
 
@@ -285,7 +286,7 @@ def write_two() -> None:
 
 
 def test_an_interrupt(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster, client = flame(max=1, idle_timeout="1s")
+    cluster, client = flame(max=1)
     future = client.submit(write_two)
     future.result(timeout=60)
     here = mine()
@@ -306,6 +307,7 @@ def test_an_interrupt(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) ->
         fetch("out", future)
     assert ended.wait(60)
     wait_for(lambda: not list(here.iterdir()))
+    cluster.resize(idle_timeout="0.1s")
     wait_for(lambda: not cluster.runners)
     assert not list(here.iterdir())
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from dask_flame.core.rate_limit import Limits
 from dask_flame.core.terminal_text import tame
 from dask_flame.prints.driver.show import Show
-from dask_flame.prints.rate_limit import Limits
 
 pytestmark = pytest.mark.unit
 

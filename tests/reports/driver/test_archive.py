@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import random
 import sqlite3
 import stat
 import subprocess
@@ -25,7 +27,7 @@ from dask_flame import FlameCluster, FlameError, Reports
 from dask_flame.cli.commands import flame as command
 from dask_flame.reports import CallReports, Series
 from dask_flame.reports.driver import keeper
-from dask_flame.reports.driver.archive import Archive
+from dask_flame.reports.driver.archive import Archive, Limits
 from dask_flame.reports.driver.keeper import RunKeeper
 from dask_flame.reports.runs import Run
 from tests.reports.driver.test_replica import stock
@@ -256,3 +258,153 @@ def test_the_command_says_how_to_keep_runs(tmp_path: Path) -> None:
     with dask.config.set({"flame.reports.keep": str(tmp_path / "text.db")}):
         done = CliRunner().invoke(command, ["runs", "sweep"])
     assert (done.exit_code, "cannot be read" in done.output) == (1, True)
+
+
+DAY = 86_400.0
+
+
+def filled(path: Path, n: int) -> Archive:
+    """Return an archive with runs "0", "1", … that began a day apart; the last is the newest."""
+    archive = Archive(path)
+    for i in range(n):
+        run = Run(str(i), f"run {i}", i * DAY, 1)
+        archive.write([run], [call(run=str(i), n=100)])
+        age(path, str(i), i * DAY)
+    return archive
+
+
+def age(path: Path, run: str, at: float) -> None:
+    """Let a run have been written at some time."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE written SET at = ? WHERE run = ?", (at, run))
+
+
+@pytest.mark.unit
+def test_the_oldest_runs_are_removed(tmp_path: Path) -> None:
+    archive = filled(tmp_path / "runs.db", 6)
+    size = max(archive.sizes().values()) + 1
+    now = 100 * DAY
+
+    def left() -> list[str]:
+        assert set(archive.sizes()) == {run.id for run in archive.runs()}
+        return [run.id for run in archive.runs()]
+
+    assert archive.prune(Limits(), now=now) == 0
+    assert archive.prune(Limits(runs=5), now=now) == 1
+    assert left() == ["1", "2", "3", "4", "5"]
+    assert archive.prune(Limits(size=4 * size), now=now) == 1
+    assert archive.prune(Limits(age=96.5 * DAY), now=now) == 2
+    assert left() == ["4", "5"]
+    # Own runs are not removed, and none that another driver may still write.
+    assert archive.prune(Limits(runs=1), {"4"}, now=now) == 1
+    assert left() == ["4"]
+    archive.write([Run("new", "new", 0.0, 1)], [])
+    assert archive.prune(Limits(runs=1, size=0, age=1.0), {"4"}) == 0
+    archive.delete(["4", "none"])
+    assert [run.id for run in archive.runs()] == ["new"]
+
+
+@pytest.mark.unit
+def test_a_file_becomes_smaller(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    archive = Archive(path)
+    for i in range(8):
+        noise = [random.Random(1000 * i + k).random() for k in range(1000)]
+        series = {"loss": Series(range(1000), noise, noise, 1000)}
+        archive.write([Run(str(i), "run", i * DAY, 1)], [call(run=str(i), series=series)])
+        age(path, str(i), i * DAY)
+
+    def bytes_on_disk() -> int:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.stat().st_size
+
+    before = bytes_on_disk()
+    assert archive.prune(Limits(runs=1), now=100 * DAY) == 7
+    assert bytes_on_disk() < before / 2
+
+
+@pytest.mark.unit
+def test_a_file_of_an_earlier_version_is_pruned_too(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    archive = filled(path, 3)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE written")
+    assert archive.prune(Limits(runs=2), now=100 * DAY) == 1
+    archive.write([Run("9", "run", 9.0, 1)], [call(run="9")])
+    assert [run.id for run in archive.runs()] == ["9", "1", "2"]
+
+
+@pytest.mark.unit
+def test_a_driver_removes_nothing_that_another_one_writes(tmp_path: Path) -> None:
+    """Two drivers write and prune at once; each call that was written has its run."""
+    path = tmp_path / "runs.db"
+    filled(path, 10)
+    errors: list[BaseException] = []
+
+    def drive(name: str) -> None:
+        archive = Archive(path)
+        try:
+            for i in range(20):
+                run = Run(f"{name}{i}", name, 50 * DAY + i, 1)
+                archive.write([run], [call(run=run.id)])
+                archive.prune(Limits(runs=3), {run.id})
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=drive, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    archive = Archive(path)
+    assert {run.id for run in archive.runs()} == {f"{n}{i}" for n in "ab" for i in range(20)}
+    assert set(archive.sizes()) == {run.id for run in archive.runs()}
+
+
+@pytest.mark.process
+def test_a_cluster_prunes_the_file_that_it_writes(flame: Make, tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    filled(path, 5)
+    with dask.config.set({"flame.reports.keep": str(path), "flame.reports.keep-runs": 2}):
+        cluster, client = flame(max=1)
+        client.submit(train, 1.0).result()
+        client.close()
+        cluster.close()
+    assert [run.name for run in Archive(path).runs()] == ["run 4", "train"]
+
+
+@pytest.mark.unit
+def test_a_run_is_removed_by_a_command(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    archive = filled(path, 3)
+    with dask.config.set({"flame.reports.keep": str(path)}):
+        kept = CliRunner().invoke(command, ["runs", "run 1", "--delete"], input="n\n")
+        assert (kept.exit_code, len(archive.runs())) == (1, 3)
+        assert CliRunner().invoke(command, ["runs", "--delete"]).exit_code == 2
+        assert CliRunner().invoke(command, ["runs", "none", "--delete", "-y"]).exit_code == 1
+    told = run_command(path, "runs", "run 1", "--delete", "--yes")
+    assert told.splitlines()[0].split() == ["RUN", "AGE", "CALLS", "SIZE", "STATES", "ID"]
+    assert told.splitlines()[-1] == "removed"
+    assert [run.id for run in archive.runs()] == ["0", "2"]
+    (item,) = json.loads(run_command(path, "runs", "2", "--delete", "-y", "-o", "json"))
+    assert (item["id"], item["size"] > 0) == ("2", True)
+
+
+@pytest.mark.unit
+def test_a_run_that_cannot_be_read_hides_no_other_and_can_be_removed(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    filled(path, 2)
+    good, bad = "0", "1"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE calls SET content = ? WHERE run = ?", (b"junk", bad))
+    listed = json.loads(run_command(path, "runs", "--output", "json"))
+    assert [run["id"] for run in listed] == [good, bad]
+    assert "cannot be read" in listed[1]["error"]
+    with pytest.raises(FlameError, match="--delete"):
+        Archive(path).calls(bad)
+    assert "removed" in run_command(path, "runs", bad, "--delete", "--yes")
+    assert [run["id"] for run in json.loads(run_command(path, "runs", "--output", "json"))] == [
+        good
+    ]

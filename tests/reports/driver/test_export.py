@@ -19,7 +19,7 @@ from dask_flame.reports.wire import Batch
 
 FIRST = 1_700_000_000.0
 FIXED = ["call", "attempt", "runner", "pool", "state", "step", "time"]
-FIXED += ["name", "function", "run", "label"]
+FIXED += ["name", "function", "run", "label", "run_id"]
 #: Parameters of calls, two of which have the names of other columns.
 PARAMETERS = {"rate": 0.5, "model.layers": 4, "step": "cosine", "bias": None}
 
@@ -40,6 +40,7 @@ def add(
 def store() -> ReportStore:
     """One call that is done, one in its second attempt, one whose key is a tuple."""
     store = ReportStore()
+    store.run_names = lambda: {"7f": "depth sweep"}
     told = {"parameters": PARAMETERS, "label": "the first"}
     add(store, "a", "a", told, loss=[3.0, math.nan, 1.0], acc=[None, 0.5, None])
     store.end("a", "done", FIRST + 9)
@@ -56,8 +57,8 @@ def test_a_frame_has_a_row_for_each_report(store: ReportStore) -> None:
     given = ["rate_", "model.layers", "step_", "bias"]
     assert list(frame.columns) == [*FIXED, *given, "loss", "acc", "time_", "rate"]
     assert list(COLUMNS) == FIXED
-    assert list(frame.loc[0, ["name", "function", "run", "label"]]) == [
-        *("the first", "train", "7f", "the first")
+    assert list(frame.loc[0, ["name", "function", "run", "label", "run_id"]]) == [
+        *("the first", "train", "depth sweep", "the first", "7f")
     ]
     assert list(frame.loc[0, given]) == list(PARAMETERS.values())
     assert list(frame.loc[4, ["name", "function", "run", "label"]]) == ["b", "", "", ""]
@@ -93,7 +94,7 @@ def test_a_csv_file_says_the_same(store: ReportStore, tmp_path: Path) -> None:
     given = ["rate_", "model.layers", "step_", "bias"]
     assert header == [*FIXED, *given, "loss", "acc", "time_", "rate"]
     when = "2023-11-14T22:13:20.250000+00:00"
-    about = ["the first", "train", "7f", "the first", "0.5", "4", "cosine", ""]
+    about = ["the first", "train", "depth sweep", "the first", "7f", "0.5", "4", "cosine", ""]
     assert rows[1] == [
         "a",
         "1",
@@ -229,7 +230,7 @@ def test_a_csv_file_of_many_names_is_written_a_line_at_a_time(tmp_path: Path) ->
     for call in range(30):
         names = {f"c{call}-{i}": [1.0] for i in range(100)}
         store.add(Batch(f"call-{call}", "a", "r", False, [0], [FIRST], names))
-    names, _, rows = _table(store.calls.values(), dict.fromkeys(store.calls, "call"))
+    names, _, rows = _table(store.calls.values(), dict.fromkeys(store.calls, "call"), {})
     assert len(names) == len(FIXED) + 3_000
     assert next(rows)[len(FIXED)] == 1.0
     store.to_csv(tmp_path / "reports.csv")
