@@ -10,13 +10,14 @@ import pytest
 from distributed import Client
 
 import dask_flame
-from dask_flame import FlameError, Reports
+from dask_flame import FlameError, PoolError, Reports
 from tests.reports.driver.test_replica import stock
+from tests.support.waiting import wait_for
 
 optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.process
 
-LAST = 300
+LAST = 3_000
 
 
 def train(loss: float) -> str | float:
@@ -67,3 +68,52 @@ def test_a_wrong_number_of_futures_is_refused() -> None:
     study: Any = optuna.create_study()
     with pytest.raises(FlameError, match="0 futures are not the calls of 1 trials"):
         follow(study, [study.ask()], [], metric="loss")
+
+
+def test_the_sampler_knows_what_has_ended_when_it_chooses_the_next(client: Client) -> None:
+    from dask_flame.integrations.optuna import optimize
+
+    states = optuna.trial.TrialState
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=10)
+    study = optuna.create_study(pruner=pruner)
+    known: list[int] = []
+
+    def suggest(trial: Any) -> dict[str, float]:
+        known.append(len(study.get_trials(states=(states.COMPLETE, states.PRUNED))))
+        return {"loss": trial.suggest_float("loss", *((50, 50) if trial.number == 2 else (2, 2)))}
+
+    ended = optimize(study, train, suggest, n_trials=5, n_jobs=2, metric="loss")
+    assert [t.number for t in ended] == [0, 1, 2, 3, 4]
+    assert all(before <= now for before, now in zip([0, 0, 1, 2, 3], known, strict=True)), known
+    assert ended[2].state == states.PRUNED
+    assert [t.value for t in ended if t.number != 2] == [20.0] * 4
+    assert [t.params["loss"] for t in ended] == [2, 2, 50, 2, 2]
+
+
+def test_a_study_that_is_given_up_cancels_its_calls(client: Client) -> None:
+    from dask_flame.integrations.optuna import optimize
+
+    study = optuna.create_study()
+
+    def suggest(trial: Any) -> dict[str, float]:
+        if trial.number == 2:
+            wait_for(lambda: any(client.processing().values()))
+            raise KeyError("no such parameter")
+        return {"loss": 5.0}
+
+    with pytest.raises(KeyError, match="no such parameter"):
+        optimize(study, train, suggest, n_trials=9, n_jobs=4, metric="loss")
+    assert {t.state for t in study.trials} == {optuna.trial.TrialState.FAIL}
+    wait_for(lambda: not client.futures, what="the end of the calls")
+
+
+def test_what_cannot_be_optimized_is_refused() -> None:
+    from dask_flame.integrations.optuna import optimize
+
+    study = optuna.create_study()
+    with pytest.raises(FlameError, match="write client = Client"):
+        optimize(study, train, dict, n_trials=1, metric="loss")
+    with pytest.raises(PoolError, match="n_trials=0"):
+        optimize(study, train, dict, n_trials=0, metric="loss")
+    with pytest.raises(PoolError, match="n_jobs=0"):
+        optimize(study, train, dict, n_trials=1, n_jobs=0, metric="loss")
