@@ -3,11 +3,13 @@
 ::
 
     python bert_tuning.py                                 # 8 variants on 2 local runners: minutes
-    python bert_tuning.py --variants 64 --runners 64 --backend kubernetes
+    python bert_tuning.py --variants 64 --runners 64 --backend kubernetes --early-stop
     python bert_tuning.py --model google-bert/bert-base-uncased --dataset ag_news
 
-Variants differ in depth, learning rate, optimizer, batch size, dropout and frozen embeddings. The
-first line printed has a link to a page with their live curves. The folder ``--out`` then contains
+Variants differ in depth, learning rate, optimizer, batch size, dropout and frozen embeddings, and
+are ranked by their accuracy on held-out texts. With ``--early-stop``, one whose accuracy is more
+than 10 points below the median of the others at the same step is stopped. The first line printed
+has a link to a page with their live curves. The folder ``--out`` then contains
 the best variant, for :func:`load`; all results as JSON; the curves as a picture. Ctrl-C ends every
 runner and keeps the results so far.
 
@@ -54,17 +56,18 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import dask.config
-from dask.distributed import Client
+from dask.distributed import Client, Future
 from dask.system import CPU_COUNT
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dask_flame import FlameCluster, report
+from dask_flame import FlameCluster, report, stop, stream
 from dask_flame.errors import FlameError
 
 if TYPE_CHECKING:
@@ -119,7 +122,13 @@ def train(variant: Variant, setup: Setup) -> Result:
     return Result(variant, losses, accuracies, seconds, files=files)
 
 
-def tune(client: Client, variants: Sequence[Variant], setup: Setup, board: Board) -> list[Result]:
+def tune(
+    client: Client,
+    variants: Sequence[Variant],
+    setup: Setup,
+    board: Board,
+    early_stop: EarlyStop | None = None,
+) -> list[Result]:
     """Train every variant on the runners; return the best first, and only it with its files.
 
     Trained models stay in the cluster's memory. The driver gets the small rest of each result and,
@@ -133,11 +142,20 @@ def tune(client: Client, variants: Sequence[Variant], setup: Setup, board: Board
     summaries = client.map(Result.summary, [*runs.values()], key=keys, priority=1)
     pending = dict(zip(variants, summaries, strict=True))
     results: list[Result] = []
+    behind: dict[Variant, str] = {}
     while pending and not board.interrupt:
+        for variant in pending if early_stop else ():
+            for step, accuracy in board.so_far(variant).accuracies:
+                why = early_stop.why(variant.name, step, accuracy) if early_stop else ""
+                if why and variant not in behind:
+                    behind[variant] = why
+                    stop(runs[variant.name], why=why)
         for variant in [v for v, summary in pending.items() if summary.done()]:
             summary = pending.pop(variant)
             if summary.status == "finished":
                 results.append(summary.result())
+            elif variant in behind:
+                results.append(board.so_far(variant, f"stopped: {behind[variant]}"))
             else:
                 why = first_line(summary.exception())
                 results.append(board.so_far(variant, f"failed: {why}"))
@@ -149,6 +167,34 @@ def tune(client: Client, variants: Sequence[Variant], setup: Setup, board: Board
     client.cancel([runs[variant.name] for variant in pending])
     best = [runs[result.variant.name].result() for result in ranked(results)[:1]]
     return best + ranked(results)[1:] + [r for r in results if r.state != "done"]
+
+
+class EarlyStop:
+    """Tell which variants are clear losers: they are far below the median at the same step."""
+
+    #: How much lower the accuracy may be, and with how many others it must be compared.
+    MARGIN, OTHERS = 0.1, 3
+
+    def __init__(self) -> None:
+        self._reached: dict[int, dict[str, float]] = {}
+
+    def why(self, name: str, step: int, accuracy: float) -> str:
+        """Return why to stop a variant that has reached this accuracy; empty if it may go on."""
+        reached = self._reached.setdefault(step, {})
+        first = reached.setdefault(name, accuracy) == accuracy
+        others = [value for other, value in reached.items() if other != name]
+        middle = median(others) if len(others) >= self.OTHERS else 0.0
+        if not first or accuracy >= middle - self.MARGIN:
+            return ""
+        return f"accuracy {accuracy:.0%} at step {step}, the median is {middle:.0%}"
+
+
+def stop_losers(futures: Sequence[Future]) -> None:
+    """Stop clear losers among calls of `train`, until all calls have ended: for the notebook."""
+    calls, rule = {future.key: future for future in futures}, EarlyStop()
+    for r in stream(futures):
+        if "accuracy" in r.values and (why := rule.why(r.key, r.step, r.values["accuracy"])):
+            stop(calls[r.key], why=why)
 
 
 # Variants and results
@@ -189,7 +235,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a variant; `state` is "done", "stopped", or "failed: " and the reason."""
+    """The result of a variant; `state` is "done", "stopped" or "failed", and the reason."""
 
     variant: Variant
     losses: Curve
@@ -604,8 +650,10 @@ class Board:
         running = [result for result in others if result.losses]
         if self._console.is_terminal:
             failed = [result for result in over if result.state != "done"]
-            table = self.table([*running, *ranked(over), *failed, *others[len(running) :]])
-            self._live.update(table, refresh=True)
+            known_best = [*running, *ranked(over)]
+            known_best.sort(key=lambda result: -result.accuracy if result.accuracies else 0.0)
+            lines = table([*known_best, *failed, *others[len(running) :]])
+            self._live.update(lines, refresh=True)
         elif (now := time.monotonic()) >= self._said + 10:
             self._said = now
             best = "".join(f" (best {r.accuracy:.1%}: {r.variant.name})" for r in ranked(over)[:1])
@@ -616,24 +664,25 @@ class Board:
                 flush=True,
             )
 
-    def table(self, results: Iterable[Result]) -> Table:
-        """Return a table with one line per variant."""
-        table = Table(box=None, pad_edge=False)
-        for column in ("variant", "state", "runner", "step", "loss", "accuracy", "time"):
-            number = column in ("step", "loss", "accuracy", "time")
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
-        calls = self._reports.calls
-        for r in results:
-            table.add_row(
-                r.variant.name,
-                r.state.partition(":")[0],
-                calls[r.variant.name].runner if r.variant.name in calls else "",
-                str(r.losses[-1][0]) if r.losses else "",
-                f"{r.loss:.3f}" if r.losses else "",
-                f"{r.accuracy:.1%}" if r.accuracies else "",
-                f"{r.seconds:.0f} s" if r.losses else "",
-            )
-        return table
+
+def table(results: Iterable[Result]) -> Table:
+    """Return a table with one line per variant: the accuracy, and the parameters beside it."""
+    lines = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    parameters = [f.name for f in fields(Variant)]
+    for column in ("accuracy", "loss", *parameters, "state", "step", "time"):
+        text = column in ("optimizer", "state")
+        lines.add_column(column, justify="left" if text else "right", no_wrap=True)
+    for r in results:
+        values = asdict(r.variant)
+        lines.add_row(
+            f"{r.accuracy:.1%}" if r.accuracies else "",
+            f"{r.loss:.3f}" if r.losses else "",
+            *(f"{values[p]:g}" if p == "lr" else str(values[p]) for p in parameters),
+            r.state.partition(":")[0],
+            str(r.losses[-1][0]) if r.losses else "",
+            "" if math.isnan(r.seconds) or not r.losses else f"{r.seconds:.0f} s",
+        )
+    return lines
 
 
 def draw(results: Sequence[Result], majority: float) -> Figure:
@@ -728,16 +777,18 @@ def run(args: argparse.Namespace) -> int:
         ) as cluster,
         Client(cluster) as client,
     ):
-        print(f"Live curves, while this runs: {cluster.flame_link}", flush=True)
+        link = ranked_link(cluster.flame_link)
+        print(f"Live curves, while this runs: {link}", flush=True)
         if args.open:
-            webbrowser.open(cluster.flame_link)
+            webbrowser.open(link)
         with Board(console, cluster.reports, interrupt) as board:
-            results = tune(client, variants, setup, board)
+            rule = EarlyStop() if args.early_stop else None
+            results = tune(client, variants, setup, board, rule)
         if interrupt:
             # The rest needs no runners; those still training are not waited for.
             client.close()
             cluster.close()
-        console.print(board.table(results))
+        console.print(table(results))
         code = keep(results, setup, corpus, args.out)
         if interrupt:
             return 128 + interrupt.signum
@@ -747,10 +798,21 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
+def ranked_link(link: str) -> str:
+    """Return the address of the page, sorted by the accuracy and with the parameters beside it.
+
+    The last accuracy, as in the table printed at the end: it is that of the model that is saved.
+    """
+    shown = ["metric=accuracy", "metric=loss"]
+    hidden = [f"columns=-{which}:{name}" for name in ("loss", "lr") for which in ("best", "last")]
+    query = "&".join([*shown, *hidden, "sort=last:accuracy", "descending=1"])
+    return f"{link}{'&' if '?' in link else '?'}{query}"
+
+
 def keep(results: Sequence[Result], setup: Setup, corpus: Corpus, out: Path) -> int:
     """Save the results, and test the best variant as saved; return the exit code."""
     for result in results:
-        if result.state.startswith("failed"):
+        if ":" in result.state:  # with a reason
             print(f"{result.variant.name} {result.state}")
     draw(results, corpus.majority).savefig(out / "curves.png", dpi=120)
     facts = {
@@ -877,6 +939,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         whole,
         "SECONDS",
     )
+    parser.add_argument("--early-stop", action="store_true", help="stop clear losers")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     return parser.parse_args(arguments)
 

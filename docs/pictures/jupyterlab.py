@@ -83,7 +83,7 @@ def _take(page: Page, output: str) -> None:
     page.locator('[data-id="dask-dashboard-launcher"]').click()
     page.locator(".dask-DaskClusterManager .jp-Toolbar").get_by_text("New").click()
     page.locator(".dask-ClusterListingItem-code").click()
-    page.get_by_text('Client("tcp://').wait_for()
+    page.get_by_text('Client("flame://').wait_for()
     _do(page, "docmanager:save")
     _open_plots(page)
     _do(page, "notebook:run-all-cells")

@@ -105,6 +105,22 @@ def test_what_is_deployed_is_safe() -> None:
         for container in spec["initContainers"] + spec["containers"]:
             # A quota may count either.
             assert set(container["resources"]) == {"requests", "limits"}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.unit
+def test_the_trial_driver_is_as_restricted_as_its_runners() -> None:
+    spec = named("Pod", "dask-flame-try")["spec"]
+    assert violations(spec) == ""
+    (container,) = spec["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    (volume,) = spec["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert (volume["emptyDir"], mount["name"]) == ({}, volume["name"])
+    assert mount["mountPath"] == container["workingDir"] == "/tmp"
+    env = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    config = dask.config.collect_env(env)
+    assert dask.config.get("flame.kubernetes.read-only-root", config=config) is True
 
 
 @pytest.mark.unit
@@ -171,6 +187,8 @@ def test_the_roles_are_what_the_backend_asks_for() -> None:
     apart = forward | {("batch", "jobs", "patch")}
     assert apart == needed(permissions.NEEDED_APART)
     assert granted(named("Role", "dask-flame-remote")["rules"]) == driver | apart
+    connects = {("", "secrets", "get"), ("", "pods", "patch"), ("batch", "jobs", "list")}
+    assert granted(named("Role", "dask-flame-connect")["rules"]) == connects
 
 
 @pytest.mark.unit
@@ -179,7 +197,7 @@ def test_bindings_name_what_there_is() -> None:
     names = {(item["kind"], item.get("metadata", {}).get("name")) for item in there}
     bindings = [item for item in there if item["kind"] == "RoleBinding"]
     assert {b["metadata"]["name"] for b in bindings} == {
-        *("dask-flame-driver", "dask-flame-remote", "hub"),
+        *("dask-flame-connect", "dask-flame-driver", "dask-flame-remote", "hub"),
     }
     for binding in bindings:
         assert ("Role", binding["roleRef"]["name"]) in names
@@ -218,7 +236,7 @@ def test_a_hub_s_notebooks_are_drivers() -> None:
 def test_a_hub_s_configuration_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     values = load("jupyterhub/values.yaml")["singleuser"]
     read = dask.config.collect([str(DEPLOY / "jupyterhub/flame.yaml")], env=values["extraEnv"])
-    assert read["flame"] == {"backend": "kubernetes"}
+    assert read["flame"] == {"backend": "kubernetes", "dashboard": {"token": "auto"}}
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/me/")
     link = read["distributed"]["dashboard"]["link"].format(**os.environ, port=8787)
     assert link == "/user/me/proxy/8787/status"
@@ -251,13 +269,17 @@ def test_images_are_of_this_version_and_run_what_they_are_given(name: str) -> No
     assert args["VERSION"] == dask_flame.__version__
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(args["EXTRAS"].split(",")) <= set(extras["optional-dependencies"])
-    (install,) = [text for step, text in steps if step == "RUN" and "pip install" in text]
+    (install,) = [text for step, text in steps if step == "RUN" and "dask-flame[" in text]
     assert "--constraint /context/constraints.txt" in install
     assert '"dask-flame[${EXTRAS}]==${VERSION}"' in install
     assert [text for step, text in steps if step == "USER"] == ["1000:1000"]
     # Pods have `args` and no command: what an entrypoint made of them would run.
     assert [text for step, text in steps if step == "ENTRYPOINT"] in ([], ["[]"])
     assert steps[-1] == ("CMD", '["python"]')
+    (bill,) = [text for step, text in steps if step == "RUN" and "cyclonedx-py" in text]
+    assert steps.index(("RUN", bill)) == steps.index(("RUN", install)) + 1
+    assert "--output-file /usr/share/sbom/dask-flame.cdx.json" in bill
+    assert bill.endswith("&& rm -r /tmp/sbom")
     ignored = (DEPLOY / "docker" / f"{name}.dockerignore").read_text().splitlines()
     assert ignored[1:] == ["*", "!constraints.txt", "!dist/dask_flame-*.whl"]
 
@@ -275,6 +297,7 @@ def test_the_versions_are_the_same_everywhere() -> None:
     tags = [
         tag
         for path in DEPLOY.rglob("*.*")
+        if path.is_file()
         for tag in re.findall(
             r"dask-flame(?:-[a-z]+)?:(\d[\w.]*)|newTag: \"(.*?)\"|tag: \"(.*?)\"", path.read_text()
         )

@@ -28,6 +28,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 CLUSTERS = {
     "dask_flame.driver.calls": "flame",
     "dask_flame.driver.pools_api": "flame",
+    "dask_flame.driver.runners": "flame",
     "dask_flame.files.driver.fetch": "flame",
     "dask_flame.integrations.optuna": "flame",
     "dask_flame.notebook.watch": "flame",
@@ -37,6 +38,7 @@ CLUSTERS = {
     "dask_flame.reports.driver.replica": "plain",
     "dask_flame.reports.driver.stop": "flame",
     "dask_flame.reports.driver.run": "flame",
+    "dask_flame.lease.recovery": "flame",
     "dask_flame.reports.driver.stream": "flame",
     "dask_flame.reports.runner.report": "flame",
     "dask_flame.reports.scheduler.plugin": "plain",
@@ -45,7 +47,13 @@ CLUSTERS = {
 }
 #: Docstrings with examples that are not run, and why.
 SKIPPED = {
+    "dask_flame.attached.client.looks.Looks.log": "it needs an application that logs",
+    "dask_flame.attached.client.looks.Looks.stacks": "it needs an application",
+    "dask_flame.driver.connect.connecting.connect": "it needs a cluster whose driver was killed",
     "dask_flame.driver.pools_api.PoolsApi.cost": "its runners ran for hours",
+    "dask_flame.driver.post_mortem.post_mortem": "it needs a pool that keeps frames",
+    "dask_flame.driver.runners.Runner.attach": "it needs a runner of that name",
+    "dask_flame.integrations.asgi.while_connected": "it needs a web server",
     "dask_flame.integrations.lightning.ReportCallback": "it needs a module to train",
     "dask_flame.integrations.lightning.ReportLogger": "it needs a module to train",
     "dask_flame.integrations.transformers.ReportCallback": "it needs a model to train",

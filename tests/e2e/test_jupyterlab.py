@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(server: Lab) -> Iterator[Lab]:
-    """Ends the kernels and the clusters that a test has started there."""
     yield server
+    end_all(server)
+
+
+def end_all(server: Lab) -> None:
+    """End the kernels and the clusters that a test has started there."""
     for path in ("api/kernels", "dask/clusters"):
         for there in server.ask(path):
             server.ask(f"{path}/{there['id']}", "DELETE")
@@ -84,7 +89,8 @@ def lab(server: Lab) -> Iterator[Lab]:
 def page() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = chromium.new_page(viewport={"width": 1400, "height": 1400})
+        context = chromium.new_context(viewport={"width": 1400, "height": 1400})
+        page = context.new_page()
         page.set_default_timeout(60_000)
         try:
             yield page
@@ -104,11 +110,11 @@ def _marked() -> Iterator[None]:
         os.environ[_TOKEN] = before
 
 
-def _factory() -> str:
+def _factory(**settings: Any) -> str:
     """Our configuration of the extension, with a port of the dashboard that is free."""
     factory = yaml.safe_load(FACTORY.read_text())
     factory["labextension"]["factory"]["kwargs"]["dashboard_address"] = "127.0.0.1:0"
-    return str(yaml.safe_dump(factory))
+    return str(yaml.safe_dump({**factory, "flame": settings}))
 
 
 def ours() -> list[Any]:
@@ -148,6 +154,14 @@ def curves(page: Any) -> dict[str, int]:
     return dict(frame.evaluate(CURVES))
 
 
+def wait_for_frames(page: Any, what: Callable[[list[str]], bool]) -> None:
+    """Wait for the addresses of the pages that panels show."""
+    deadline = time.monotonic() + 60
+    while not what(there := [frame.url for frame in page.frames]):
+        assert time.monotonic() < deadline, there
+        page.wait_for_timeout(200)
+
+
 def grown(page: Any, than: int, within: float = 120) -> int:
     """Wait until each curve in the panel has more points; returns how many the longest has."""
     deadline = time.monotonic() + within
@@ -178,7 +192,7 @@ def test_the_sidebar_starts_shows_and_ends_a_cluster(lab: Lab, page: Any) -> Non
 
     # A client for the notebook that is open.
     listed.locator(".dask-ClusterListingItem-code").click()
-    page.get_by_text('Client("tcp://127.0.0.1:').wait_for()
+    page.get_by_text('Client("flame://127.0.0.1/').wait_for()
     (lab.work / "enough").unlink(missing_ok=True)
     do(page, "notebook:run-all-cells")
     page.locator(PICTURE).wait_for()
@@ -194,7 +208,53 @@ def test_the_sidebar_starts_shows_and_ends_a_cluster(lab: Lab, page: Any) -> Non
     listed.get_by_text("SHUTDOWN").click()
     listed.wait_for(state="detached")
     assert lab.ask("dask/clusters") == []
-    wait_for(lambda: not of_clusters(), 20, "the end of all runners")
+    wait_for(lambda: not of_clusters(), what="the end of all runners")
+
+
+@pytest.mark.browser
+def test_a_dashboard_with_a_token_is_shown_by_its_link(tmp_path: Path, page: Any) -> None:
+    token = {"token": "auto"}
+    with _marked(), jupyterlab(tmp_path / "lab", dask_config=_factory(dashboard=token)) as lab:
+        open_notebook(page, lab, TRAIN, RUN)
+        page.locator('[data-id="dask-dashboard-launcher"]').click()
+        page.locator(".dask-DaskClusterManager .jp-Toolbar").get_by_text("New").click()
+        listed = page.locator(".dask-ClusterListingItem")
+        listed.locator(".dask-ClusterListingItem-code").click()
+        page.get_by_text('Client("flame://127.0.0.1/').wait_for()
+        do(page, "notebook:run-all-cells")
+        page.locator(PICTURE).wait_for()
+        link = listed.get_by_role("link")
+        shown, _, token = str(link.get_attribute("href")).partition("?token=")
+        (port,) = re.findall(r":(\d+)/status", shown)
+        assert token
+
+        # Through jupyter-server-proxy, whose prefix the page keeps.
+        proxied = page.context.new_page()
+        prefix = f"{lab.address}proxy/{port}"
+        assert proxied.goto(f"{prefix}/flame").status == 403
+        assert proxied.goto(f"{prefix}/flame?token={token}").status == 200
+        assert proxied.url == f"{prefix}/flame"
+        there = proxied.wait_for_function(f"() => Math.max(0, ...Object.values(({CURVES})()))")
+        more = f"() => Math.max(0, ...Object.values(({CURVES})())) > {there.json_value() + 5}"
+        proxied.wait_for_function(more)
+        # Which has set a cookie of this host: the sidebar's own proxy passes it on.
+        listed.click()
+        page.locator(".dask-DashboardListing-item button").get_by_text("Flame Curves").click()
+        grown(page, grown(page, 5))
+
+        # By the link, as it may be typed, in another browser.
+        page.context.clear_cookies(name=re.compile("dask-flame-"))
+        typed = page.get_by_placeholder("DASK DASHBOARD URL")
+        typed.fill(f"{shown}?token={token}")
+        typed.press("Enter")
+        # The panel was one of the other address.
+        wait_for_frames(page, lambda there: not any("/individual-" in url for url in there))
+        page.locator(".dask-DashboardListing-item button").get_by_text("Flame Curves").click()
+        plot = f"http://127.0.0.1:{port}/individual-flame-curves"
+        wait_for_frames(page, lambda there: plot in there)
+        grown(page, grown(page, 5))
+        assert token not in lab.log.read_text()
+        end_all(lab)
 
 
 @pytest.mark.browser
@@ -216,7 +276,7 @@ def test_buttons_work_beside_the_cell_that_runs(lab: Lab, page: Any) -> None:
     page.get_by_role("button", name="End it").click()
     panel.get_by_text("closed").wait_for()
     page.get_by_role("button", name="Resize").wait_for(state="hidden")
-    wait_for(lambda: not of_clusters(), 20, "the end of all runners")
+    wait_for(lambda: not of_clusters(), what="the end of all runners")
 
 
 def shown(page: Any) -> list[str]:
@@ -278,4 +338,4 @@ def test_a_server_that_is_killed_leaves_no_runner(tmp_path: Path) -> None:
         wait_for(lambda: lab.ask("dask/clusters")[0]["workers"] == 2, 60, "two runners")
         assert len(of_clusters()) >= 2
         os.kill(lab.process.pid, signal.SIGKILL)
-        wait_for(lambda: not ours(), 20, "the end of all that it has started")
+        wait_for(lambda: not ours(), what="the end of all that it has started")

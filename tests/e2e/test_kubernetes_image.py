@@ -27,8 +27,8 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.process
 
-#: What is imported where there is a fake, and so not in a pod.
-_HERE_ALONE = ("browser_help", "other_python")
+#: What is imported where there is a fake, and so not in a pod; the last by the fake Fly.
+_HERE_ALONE = ("browser_help", "other_python", "jsonschema")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

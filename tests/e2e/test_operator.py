@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +15,7 @@ from distributed.client import Future
 
 from dask_flame import report
 from tests.fakes.kubernetes import FakeKubernetes
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -35,8 +34,7 @@ class Operator:
         self.fake = fake
         self.name = cluster["metadata"]["name"]
         spec = cluster["spec"]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         scheduler = spec["scheduler"]["spec"]
         scheduler["containers"][0]["args"] += ["--port", str(self.port), "--dashboard-address", "0"]
         self._make("scheduler", f"{self.name}-scheduler", scheduler)

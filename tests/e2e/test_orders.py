@@ -139,7 +139,7 @@ class Killed:
     def wait_for_no_folder(self) -> None:
         """Wait until no folder is left; otherwise say what is in them."""
         try:
-            wait_for(lambda: not self.folders(), 30)
+            wait_for(lambda: not self.folders(), 60)
         except AssertionError:
             left = [sorted(map(str, [f, *f.rglob("*")])) for f in self.folders()]
             raise AssertionError(f"folders are left: {left}") from None
@@ -179,29 +179,29 @@ def test_who_is_left_ends_the_rest(order: tuple[str, ...], killed: Killed) -> No
     killed.kill(order)
     if "driver" in order:
         killed.process.wait()
-        wait_for(lambda: not killed.remains(), 30, "no process is left")
+        wait_for(lambda: not killed.remains(), 60, "no process is left")
         killed.wait_for_no_folder()
         return
     mine = before if "supervisor" in order else before - _of_the_other(killed)
-    wait_for(lambda: not mine & {p.pid for p in killed.descendants()}, 30, "its children are gone")
-    wait_for(killed.supervised, 30, "the driver has a supervisor, perhaps another one")
+    wait_for(lambda: not mine & {p.pid for p in killed.descendants()}, 60, "its children are gone")
+    wait_for(killed.supervised, 60, "the driver has a supervisor, perhaps another one")
     killed.process.kill()
     killed.process.wait()
-    wait_for(lambda: not killed.remains(), 30, "no process is left")
+    wait_for(lambda: not killed.remains(), 60, "no process is left")
     killed.wait_for_no_folder()
 
 
 def test_a_driver_that_is_slow_to_start_its_next_supervisor(killed: Killed) -> None:
     os.kill(killed.process.pid, signal.SIGSTOP)
     killed.kill(("supervisor",))
-    wait_for(lambda: not killed.descendants(), 30, "the runners are gone")
+    wait_for(lambda: not killed.descendants(), 60, "the runners are gone")
     # Longer than any load explains: who removes the folder must not have given up by then.
     time.sleep(5)
     assert len(killed.folders()) == 1
     killed.process.kill()
     killed.process.wait()
     killed.wait_for_no_folder()
-    wait_for(lambda: not killed.remains(), 30, "no process is left")
+    wait_for(lambda: not killed.remains(), 60, "no process is left")
 
 
 def test_a_driver_that_still_counts_as_parent(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_driver_that_still_counts_as_parent(tmp_path: Path) -> None:
         theirs.close()
         assert b"hello" in ours.recv(1 << 16)
         assert (folder / ".supervised").exists()
-    assert started.wait(30) == 0
+    assert started.wait(60) == 0
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.fakes.fly import FakeFly
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.paths import ROOT, free_port
@@ -58,16 +59,27 @@ def test_the_readme_runs_from_top_to_bottom() -> None:
     assert out.startswith("[0, 1, 4, 9, 16, 25, 36, 49]\n")
     assert "/flame\n" in out
     assert re.search(r"^rate=\S+ 25 0\.\d+$", out, re.MULTILINE)
-    assert out.endswith("1\n[1, 2]\n")
+    assert "\n1\n[1, 2]\n" in out
+    assert re.search(r"^Thread MainThread$", out, re.MULTILINE)
 
 
 #: Pages with code, and what they must print.
 PRINTED = {
+    "attach": [r"^\['exec_prefix'\]$", r"^True$"],
     "calls": [r"^0\.95$", r"^\d\.\d+\.\d+ ", r"^1$", r"^\[0\.9, 0\.8\]$", r"^0\.9\d+$"],
     "code": [r"^0\.1$", r"^0\.05$", r"^True$"],
+    "connect": [r"^\[1, 2, 3\]$"],
     "dask": [r"^\{\}$"],
     "errors": [r"SystemExit", r"^1$", r"max=4"],
     "gpus": [r"^(cpu|cuda:\d)$"],
+    "inspect": [
+        r"^runner-1$",
+        r"^True$",
+        r"^dask-flame-attached-cell$",
+        r"^ZeroDivisionError: ",
+        r"^\[10\.0, 0\.0\]$",
+        r"^20\.0$",
+    ],
     "local": [r"^True$"],
     "packages": [r"^\d+\.\d+\.\d+$"],
     "pools": [
@@ -80,6 +92,7 @@ PRINTED = {
         r"^Pool\(.*env=\{MODE: …\}, secrets=\{WANDB_API_KEY: …\}",
         r"^\[4\.0, 3\.0, 2\.0, 1\.0\]$",
     ],
+    "security": [r"/status\?token=[\w-]{43}$", r"^200$"],
     "reports": [r"/flame$", r"^rate=0\.3 runner-\d done ", r"2 calls: 2 done; best loss first"],
 }
 
@@ -111,7 +124,24 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     # tests/backends/test_backend_package.py runs those of backends.md.
-    assert with_code == {"README", "backends", "files", "kubernetes", *PRINTED}
+    assert with_code == {"README", "backends", "files", "fly", "kubernetes", *PRINTED}
+
+
+@pytest.mark.process
+def test_the_page_of_fly_runs() -> None:
+    page = ROOT / "docs/fly.md"
+    (first,) = blocks(page, "python")
+    with FakeFly(apps=["my-runners"], speed=20, private_ip="::1") as fly:
+        out = run(
+            first + "\nclient.close()\ncluster.close()\n",
+            FLY_API_TOKEN=fly.token,
+            FLY_API_HOSTNAME=fly.url,
+            FLY_PRIVATE_IP="::1",
+            DASK_FLAME__FLY__RATE="10",
+            DASK_FLAME__FLY__LOGS_API=fly.url,
+        )
+        wait_for(lambda: fly.left() == [])
+    assert out == "1\n"
 
 
 @pytest.fixture
@@ -127,7 +157,7 @@ def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
             "DASK_FLAME__SCHEDULER__PORT": str(free_port()),
             "DASK_FLAME__SCHEDULER__DASHBOARD_PORT": str(free_port()),
         }
-        wait_for(fake.at_rest, within=30, what=f"nothing is left: {fake.left()}")
+        wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
 
 
 @pytest.mark.process

@@ -15,7 +15,7 @@ from typing import Any
 import dask.config
 import pytest
 from distributed import Client, Nanny, Status, Worker, default_client, utils_test
-from distributed.comm import parse_host_port
+from distributed.comm import get_address_host
 from distributed.core import rpc
 from distributed.protocol.pickle import dumps
 from distributed.utils import wait_for as within
@@ -28,6 +28,8 @@ from dask_flame.scheduler.scheduler import FlameScheduler
 #: Times as long as upstream allows, because runners are processes, and machines are shared.
 PATIENCE = 2
 
+#: Results are lost with their worker.
+_AS_DASK = {"flame.inline-result": 0}
 LOOKS_INSIDE = "looks into a worker, which is a process of its own"
 
 
@@ -40,15 +42,13 @@ class Runner:
 
     def __init__(self, scheduler: FlameScheduler, address: str) -> None:
         state = scheduler.workers[address]
-        ip, port = parse_host_port(address)
         vars(self).update(
             _scheduler=scheduler,
             _state=state,
             address=address,
             worker_address=address,
             contact_address=address,
-            ip=ip,
-            port=port,
+            ip=get_address_host(address),
             name=state.name,
             local_directory=state.local_directory,
         )
@@ -195,7 +195,7 @@ def gen_cluster(
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
         async def run(*args: Any, **kwargs: Any) -> None:
-            with dask.config.set(config or {}):
+            with dask.config.set({**_AS_DASK, **(config or {})}):
                 async with _started(threads, client, client_kwargs or {}) as given:
                     await within(function(*given, *args, **kwargs), timeout * PATIENCE)
 
@@ -224,7 +224,7 @@ def flame_cluster(
 ) -> Iterator[tuple[FlameCluster, list[Runner]]]:
     """Start a synchronous cluster and wait for its runners."""
     with (
-        dask.config.set(config or {}),
+        dask.config.set({**_AS_DASK, **(config or {})}),
         FlameCluster(loop=loop, **_options([1] * nworkers)) as made,
     ):
         yield made, made.sync(_runners, made, nworkers)

@@ -80,7 +80,7 @@ def _sent(cluster: Any, options: dict[str, dict[str, Any]]) -> dict[str, list[di
     """What would be sent for a runner of a pool with each of these options."""
     pools = {f"Pool-{name}": Pool(max=1, **given) for name, given in options.items()}
     flame, _ = cluster(max=None, pools=pools)
-    specs = flame.specs([f"Pool-{name}-1" for name in options])
+    specs = flame.specs({f"Pool-{name}-1": "" for name in options})
     return {name: flame.backend.manifest(s) for name, s in zip(options, specs, strict=True)}
 
 
