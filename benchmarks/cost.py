@@ -1,11 +1,14 @@
 """Compare the cost of a pool, and the time to wait for it, with stock Dask on traces of work.
 
     python benchmarks/cost.py [--rounds 3] [--trace NAME] [--who NAME] [--quick] [--picture FILE]
+    python benchmarks/cost.py --idle-timeouts
 
 Each trace is served by each of these contenders in turn, round after round, by a fresh driver:
 
 flame
     ``FlameCluster(max=8, idle_timeout=...)``.
+auto
+    The same with ``idle_timeout="auto"``. Its tails are those of the fixed timeout in the ratios.
 stock
     ``LocalCluster(n_workers=0)`` with ``adapt(minimum=0, maximum=8)``.
 tuned
@@ -32,6 +35,10 @@ paid
     that the idle timeout demands. Without boots: less the time for booting.
 runners
     The number of runners booted, and of those that never had a call.
+
+With ``--idle-timeouts`` nothing is started: the policy plays the traces, and a day in a notebook,
+with boots of several durations, for fixed timeouts and ``"auto"``. The table has the runner-seconds
+over those of a known future, and the number of boots.
 """
 
 from __future__ import annotations
@@ -44,11 +51,12 @@ from pathlib import Path
 
 import psutil
 from cost_account import Account, grouped  # beside this file
+from cost_idle import rows, worst
 from cost_picture import draw
 from cost_processes import served
 from cost_traces import Trace, traces
 
-WHO = ("flame", "stock", "tuned")
+WHO = ("flame", "auto", "stock", "tuned")
 QUICK = 0.5
 MAKESPAN_GOAL = 1.10
 PAID_GOAL = 1.15
@@ -159,8 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trace", action="append", choices=every, help="default: all")
     parser.add_argument("--who", action="append", choices=WHO, help="default: all")
     parser.add_argument("--quick", action="store_true", help=f"all times times {QUICK:g}")
+    parser.add_argument("--idle-timeouts", action="store_true", help="compare idle timeouts")
     parser.add_argument("--picture", type=Path, default=Path("cost.png"), help="default cost.png")
     chosen = parser.parse_args(arguments)
+    if chosen.idle_timeouts:
+        lines = rows()
+        most = [f"{ratio:.2f}" for ratio in worst(lines).values()]
+        print(_markdown([*lines, ["largest", "", "", *most]]))
+        return
     accounts: list[Account] = []
     before = psutil.getloadavg()[0]
     for turn in range(chosen.rounds or (1 if chosen.quick else 3)):

@@ -59,11 +59,12 @@ class Left(SchedulerPlugin):
 
 @contextlib.contextmanager
 def _cluster(who: str, trace: Trace) -> Iterator[Any]:
-    if who == "flame":
+    if who in ("flame", "auto"):
         from dask_flame import FlameCluster  # stock workers import this module, too
 
+        idle = "auto" if who == "auto" else trace.idle
         with FlameCluster(
-            max=trace.max, concurrency=1, idle_timeout=trace.idle, dashboard_address=None
+            max=trace.max, concurrency=1, idle_timeout=idle, dashboard_address=None
         ) as cluster:
             yield cluster
         return

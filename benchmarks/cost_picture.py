@@ -18,6 +18,7 @@ def draw(accounts: Iterable[Account], path: Path) -> None:
 
     looks = {  # color, style, width, and an offset that keeps lines apart
         "flame": ("#d9480f", "-", 2.4, 0.0, "dask-flame"),
+        "auto": ("#9c36b5", "-", 1.5, 0.2, "dask-flame, idle_timeout=auto"),
         "stock": ("#1c7ed6", "-", 1.5, 0.1, "stock Adaptive"),
         "tuned": ("#2b8a3e", "--", 1.5, -0.1, "stock Adaptive, tuned"),
     }

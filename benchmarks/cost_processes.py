@@ -132,7 +132,7 @@ def served(trace: Trace, who: str) -> tuple[tuple[Life, ...], dict[str, Any]]:
     ----------
     trace : Trace
     who : str
-        ``flame``, ``stock`` or ``tuned``.
+        ``flame``, ``auto``, ``stock`` or ``tuned``.
 
     Returns
     -------

@@ -4,11 +4,12 @@
 
 The calls report without a pause on two runners. When they are done, Chromium opens ``/flame`` with
 the three metrics side by side. A line for each try shows the time from the request of the page
-until all curves are drawn; the time until the frame after the mouse has moved to another curve,
-after a filter, a choice of color, a logarithmic axis and another view, and back; and the heap of
-the tab after a garbage collection. At the end it prints the medians, the number of points that the
-page holds, the memory (RSS) of the tab and of the process with the scheduler, and, for comparison,
-the time until Dask's own page ``/status`` is drawn.
+until the state of the calls can be read, and until all curves are drawn; the time until the frame
+after the mouse has moved to another curve, after a filter, a choice of color, a logarithmic axis
+and another view, and back; the same until all charts are drawn, of which each has a frame of its
+own; and the heap of the tab after a garbage collection. At the end it prints the medians, the
+number of points that the page holds, the memory (RSS) of the tab and of the process with the
+scheduler, and, for comparison, the time until Dask's own page ``/status`` is drawn.
 """
 
 from __future__ import annotations
@@ -46,6 +47,18 @@ _UNTIL_DRAWN = """async () => {
   await new Promise((done) => setTimeout(done));
   return performance.now() - begun;
 }"""
+#: The same, until all charts have been drawn.
+_UNTIL_ALL = """async () => {
+  const begun = performance.now();
+  ACTION;
+  do await new Promise(requestAnimationFrame);
+  while (daskFlame.curves.late);
+  await new Promise(requestAnimationFrame);
+  await new Promise((done) => setTimeout(done));
+  return performance.now() - begun;
+}"""
+_ALL = ("filter", "color", "log")
+_READ = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
 _ACTIONS = {
     "hover": """{
       const { figure, drawn } = daskFlame.curves.shown[0];
@@ -88,15 +101,17 @@ def measure(options: argparse.Namespace) -> None:
         link = f"{cluster.flame_link}?" + "&".join(f"metric={name}" for name in _METRICS)
         first = _FIRST.replace("METRICS", str(len(_METRICS))).replace("CALLS", str(options.calls))
         rows = []
-        print("drawn/ms", *(f"{name}/ms" for name in _ACTIONS), "heap/MB")
+        heads = [f"{name}/ms" for name in _ACTIONS] + [f"all-{name}/ms" for name in _ALL]
+        print("read/ms drawn/ms", *heads, "heap/MB")
         with sync_playwright() as playwright:
             tab = Tab(playwright, link, "curves", first)
             for _ in range(options.tries):
                 tab.page.goto(link)
                 tab.page.wait_for_function("() => window.drawnAt !== null", timeout=120_000)
-                row = [tab.page.evaluate("() => drawnAt")]
-                for action in _ACTIONS.values():
-                    script = _UNTIL_DRAWN.replace("ACTION", action)
+                row = [tab.page.evaluate(_READ), tab.page.evaluate("() => drawnAt")]
+                scripts = [_UNTIL_DRAWN.replace("ACTION", action) for action in _ACTIONS.values()]
+                scripts += [_UNTIL_ALL.replace("ACTION", _ACTIONS[name]) for name in _ALL]
+                for script in scripts:
                     row.append(statistics.median(tab.page.evaluate(script) for _ in range(6)))
                 row.append(tab.heap())
                 rows.append(row)

@@ -148,7 +148,7 @@ class Run:
         self.kill_driver()
         for _ in range(100):
             # Resource trackers remove semaphores and shared memory of killed processes.
-            wait_for_trackers(kill_but_trackers([process.pid for process in left])[1])
+            wait_for_trackers(kill_but_trackers(left)[1])
             left = self.look()
             if not left:
                 break
