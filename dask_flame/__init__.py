@@ -10,10 +10,13 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dask_flame._lazy import attach
+from dask_flame._lazy import attach as lazily
 from dask_flame._version import __version__
 
 if TYPE_CHECKING:
+    from dask_flame.attached.application.expose import expose as expose
+    from dask_flame.attached.client.application import applications as applications
+    from dask_flame.attached.client.application import attach as attach
     from dask_flame.core.pool import Pool as Pool
     from dask_flame.core.runner_lost import RunnerLost as RunnerLost
     from dask_flame.driver.calls import call as call
@@ -21,16 +24,22 @@ if TYPE_CHECKING:
     from dask_flame.driver.calls import on as on
     from dask_flame.driver.calls import place as place
     from dask_flame.driver.cluster import FlameCluster as FlameCluster
+    from dask_flame.driver.connect.connecting import connect as connect
+    from dask_flame.driver.post_mortem import post_mortem as post_mortem
+    from dask_flame.errors import AttachError as AttachError
     from dask_flame.errors import BackendError as BackendError
     from dask_flame.errors import BootError as BootError
     from dask_flame.errors import BootTimeout as BootTimeout
+    from dask_flame.errors import BudgetExhausted as BudgetExhausted
     from dask_flame.errors import CallFailed as CallFailed
     from dask_flame.errors import CallStopped as CallStopped
     from dask_flame.errors import CallTimeout as CallTimeout
+    from dask_flame.errors import CellError as CellError
     from dask_flame.errors import FlameError as FlameError
     from dask_flame.errors import PoolError as PoolError
     from dask_flame.files.driver.fetch import fetch as fetch
     from dask_flame.lease.plugin import Lease as Lease
+    from dask_flame.lease.recovery import recover as recover
     from dask_flame.lease.resume import resume_clients as resume_clients
     from dask_flame.notebook.watch import watch as watch
     from dask_flame.prints.scheduler.plugin import Prints as Prints
@@ -48,13 +57,16 @@ if TYPE_CHECKING:
     from dask_flame.runner.setup import setup_result as setup_result
 
 _HOME = {
+    "AttachError": "dask_flame.errors",
     "BackendError": "dask_flame.errors",
     "BootError": "dask_flame.errors",
     "BootTimeout": "dask_flame.errors",
+    "BudgetExhausted": "dask_flame.errors",
     "PoolError": "dask_flame.errors",
     "CallFailed": "dask_flame.errors",
     "CallStopped": "dask_flame.errors",
     "CallTimeout": "dask_flame.errors",
+    "CellError": "dask_flame.errors",
     "FlameCluster": "dask_flame.driver.cluster",
     "FlameError": "dask_flame.errors",
     "Lease": "dask_flame.lease.plugin",
@@ -63,13 +75,19 @@ _HOME = {
     "Report": "dask_flame.reports",
     "Reports": "dask_flame.reports",
     "RunnerLost": "dask_flame.core.runner_lost",
+    "applications": "dask_flame.attached.client.application",
+    "attach": "dask_flame.attached.client.application",
     "call": "dask_flame.driver.calls",
     "cast": "dask_flame.driver.calls",
+    "connect": "dask_flame.driver.connect.connecting",
     "devices": "dask_flame.runner.devices",
+    "expose": "dask_flame.attached.application.expose",
     "fetch": "dask_flame.files.driver.fetch",
     "on": "dask_flame.driver.calls",
     "place": "dask_flame.driver.calls",
+    "post_mortem": "dask_flame.driver.post_mortem",
     "label": "dask_flame.reports",
+    "recover": "dask_flame.lease.recovery",
     "report": "dask_flame.reports",
     "reports_of": "dask_flame.reports",
     "resume_clients": "dask_flame.lease.resume",
@@ -83,12 +101,15 @@ _HOME = {
 }
 
 __all__ = [
+    "AttachError",
     "BackendError",
     "BootError",
     "BootTimeout",
+    "BudgetExhausted",
     "CallFailed",
     "CallStopped",
     "CallTimeout",
+    "CellError",
     "FlameCluster",
     "FlameError",
     "Lease",
@@ -99,13 +120,19 @@ __all__ = [
     "Reports",
     "RunnerLost",
     "__version__",
+    "applications",
+    "attach",
     "call",
     "cast",
+    "connect",
     "devices",
+    "expose",
     "fetch",
     "label",
     "on",
     "place",
+    "post_mortem",
+    "recover",
     "report",
     "reports_of",
     "resume_clients",
@@ -125,7 +152,7 @@ if "dask.config" in sys.modules:
     import_module("dask_flame.core.config")
 
 
-__getattr__, _ = attach(__name__, _HOME)
+__getattr__, _ = lazily(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

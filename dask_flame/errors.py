@@ -3,6 +3,8 @@
 ::
 
     FlameError
+    ├── AttachError      (also RuntimeError)  an application cannot be exposed or attached to
+    │   └── CellError                         a cell failed in an application
     ├── PoolError        (also ValueError)    an option is not valid, or a pool does not exist
     │   └── PositionalError (also TypeError)  ... because it was given by position
     ├── BackendError                          a backend is unknown or cannot be used here
@@ -10,6 +12,7 @@
     ├── ForkedError      (also RuntimeError)  a fork of the driver used the driver's cluster
     ├── BootError        (also RuntimeError)  runners could not start
     │   └── BootTimeout  (also CallTimeout)   ... within the boot_timeout of their pool
+    ├── BudgetExhausted  (also RuntimeError)  the budget of the cluster is spent
     ├── CallFailed       (also RuntimeError)  a call failed with an error that cannot be raised here
     ├── CallStopped                           dask_flame.stop() has ended a call
     ├── CallTimeout      (also TimeoutError)  a call did not finish within its timeout
@@ -32,6 +35,36 @@ PRINTED = "; it printed last:\n"
 
 class FlameError(Exception):
     """Base class of all errors of dask-flame."""
+
+
+class AttachError(FlameError, RuntimeError):
+    """An application cannot be exposed, cannot be attached to, or has refused a request."""
+
+
+class CellError(AttachError):
+    """A cell failed in the application to which this notebook is attached.
+
+    It is raised as a subclass with the name of the error in the application, which itself does not
+    travel.
+
+    Attributes
+    ----------
+    name : str
+        Name of the class of the error.
+    value : str
+        Its message.
+    traceback : list of str
+        Its traceback with the lines of the source, as text.
+    """
+
+    def __init__(self, name: str, value: str, traceback: list[str]) -> None:
+        super().__init__(value)
+        self.name = name
+        self.value = value
+        self.traceback = traceback
+
+    def _render_traceback_(self) -> list[str]:
+        return self.traceback
 
 
 class PoolError(FlameError, ValueError):
@@ -59,6 +92,14 @@ class BootError(FlameError, RuntimeError):
 
     The message contains the error text of the substrate, the exit code and last output of the
     runner, and the setting to change.
+    """
+
+
+class BudgetExhausted(FlameError, RuntimeError):
+    """The budget of the cluster is spent, so the calls that waited for a runner fail.
+
+    The message contains the figure, and the line that raises the budget. Later calls fail with it
+    at once until then.
     """
 
 

@@ -20,7 +20,7 @@ from dask_flame.testing.leaks import _SHARED
 from tests.support.examples import examples
 from tests.support.waiting import wait_for
 
-pytest_plugins = ["tests.support.kinds"]
+pytest_plugins = ["tests.support.kinds", "tests.support.collection"]
 # Fixtures that tests of the dashboard's pages share; not where few of these files are, as in the
 # pod of tests/e2e/real_kubernetes.
 if (Path(__file__).parent / "support" / "browser_help.py").exists():
@@ -37,9 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--campaign-backend",
-        choices=("local", "kubernetes", "outside"),
+        choices=("local", "kubernetes", "outside", "fly"),
         help="what their runners are: processes (with --campaign or --campaign-seed the default), "
-        "or pods of the fake Kubernetes, with a driver in it or outside",
+        "pods of the fake Kubernetes, with a driver in it or outside, or machines of the fake Fly",
     )
     group.addoption("--campaign-seed", type=int, metavar="S", help="seed of the first (default: 0)")
     group.addoption(
@@ -79,7 +79,7 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     # Where a machine is busy, what was told to end takes its time.
     # The browser of the tests starts more processes of its own at any time.
-    with nothing_left(within=15, owners=("chromium",)):
+    with nothing_left(within=60, owners=("chromium",)):
         yield
 
 

@@ -176,6 +176,15 @@ class BackendConformance:
             # The example in an error must be valid.
             value = eval(known.example, {})
             assert options(**{name: value}).given.keys() == {name}
+            if known.preference:
+                # So must be a list, and the words for certain orders.
+                items = list(value) if isinstance(value, list | tuple) else [value]
+                checked = options(**{name: items}).given[name]
+                assert len(checked) == len(items)
+                for word, order in known.orders.items():
+                    assert options(**{name: word}).given[name] == word
+                    assert options(**{name: list(order)}).given[name] == order
+                assert known.order(options(**{name: value}).given[name]) == checked
 
     # Boot
 
@@ -190,6 +199,14 @@ class BackendConformance:
         assert await stage.backend.list() == {"three"}
         await stage.gone("one", "two")
         await stage.until(lambda: set(stage.scheduler.aliases) == {"three"}, "workers gone")
+
+    @pytest.mark.asyncio
+    async def test_a_runner_for_which_there_is_capacity_takes_its_time(self, stage: Stage) -> None:
+        # The wait is for a substrate that has none of this kind, not for the whole boot.
+        await stage.backend.boot([stage.spec("one", kind="A100, spot", capacity_wait=0.01)])
+        await stage.registered("one")
+        assert stage.ended == []
+        assert await stage.backend.list() == {"one"}
 
     @pytest.mark.asyncio
     async def test_what_is_said_of_a_boot_is_said_once_and_of_runners_there_are(

@@ -65,12 +65,30 @@ def marked_processes(value: str, *, variable: str = MARK) -> list[psutil.Process
     list of psutil.Process
     """
     found = []
-    for process in psutil.process_iter():
+    for process in _perhaps_marked(f"{variable}={value}".encode()):
         with contextlib.suppress(psutil.Error):
             mark = process.environ().get(variable)
             if mark and mark.startswith(value) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def _perhaps_marked(text: bytes) -> Iterator[psutil.Process]:
+    """Yield the processes whose environment may contain this text; on Linux no others."""
+    if sys.platform != "linux":
+        yield from psutil.process_iter()
+        return
+    # Tests look often, and psutil's objects take longer than to read the environments.
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError, psutil.Error):
+                if text in _read(f"/proc/{name}/environ"):
+                    yield psutil.Process(int(name))
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 @contextlib.contextmanager
@@ -94,6 +112,8 @@ def nothing_left(within: float = 5.0, *, owners: Collection[str] = ()) -> Iterat
     """
     token = uuid.uuid4().hex
     before = _state(owners=owners)
+    _long_abandoned.update(before["shared memory"])
+    known = before["shared memory"].keys()
     outer = os.environ.get(_WATCHED)
     os.environ[_WATCHED] = token
     try:
@@ -104,7 +124,7 @@ def nothing_left(within: float = 5.0, *, owners: Collection[str] = ()) -> Iterat
         else:
             os.environ[_WATCHED] = outer
     deadline = time.monotonic() + within
-    while leaks := _compare(before, _state(token, owners)):
+    while leaks := _compare(before, _state(token, owners, known)):
         if time.monotonic() > deadline:
             raise AssertionError(str(leaks))
         time.sleep(0.05)
@@ -113,7 +133,23 @@ def nothing_left(within: float = 5.0, *, owners: Collection[str] = ()) -> Iterat
 _State = dict[str, dict[object, str]]
 
 
-def _state(token: str = "", owners: Collection[str] = ()) -> _State:
+@dataclass(frozen=True)
+class _Shared:
+    """A file in /dev/shm."""
+
+    path: str
+    device: int
+    inode: int
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def _state(
+    token: str = "", owners: Collection[str] = (), known: Collection[object] | None = None
+) -> _State:
+    """Describe what there is; shared memory that is `known` as abandoned may be left out."""
+    abandoned = _abandoned_shared_memory(_long_abandoned if known is None else known)
     me = psutil.Process()
     processes: dict[object, str] = {}
     # No process has a token before it is set.
@@ -141,7 +177,7 @@ def _state(token: str = "", owners: Collection[str] = ()) -> _State:
         "thread": threads,
         "socket": listening,
         "folder": scratch,
-        "shared memory": dict.fromkeys(_abandoned_shared_memory(), "no process has it open"),
+        "shared memory": dict.fromkeys(abandoned, "no process has it open"),
     }
 
 
@@ -149,29 +185,58 @@ def _is_owned(process: psutil.Process, owners: Collection[str]) -> bool:
     return bool(owners) and any(parent.name() in owners for parent in process.parents())
 
 
-def _abandoned_shared_memory() -> set[str]:
+#: Files that multiprocessing and loky make in /dev/shm.
+_PATTERNS = ("sem.mp-*", "sem.loky-*", "psm_*")
+#: Abandoned files of /dev/shm that were there before a body, as their names, devices and inodes.
+_long_abandoned: set[object] = set()
+#: A process that had a file of /dev/shm mapped when it was last looked for.
+_holders: dict[tuple[int, int], str] = {}
+
+
+def _abandoned_shared_memory(known: Collection[object] = ()) -> set[_Shared]:
     """Return the files of multiprocessing and loky in /dev/shm that no process has mapped.
 
     Tests run in parallel, and the name of a file does not identify its owner: a file in use is
     assumed to belong to another test.
+
+    Parameters
+    ----------
+    known : collection, optional
+        Abandoned files, which are returned without a look at the processes, if they are there.
     """
-    there = {}
-    for pattern in ("sem.mp-*", "sem.loky-*", "psm_*"):
+    there: dict[tuple[int, int], _Shared] = {}
+    for pattern in _PATTERNS:
         for path in Path("/dev/shm").glob(pattern):
             with contextlib.suppress(OSError):
                 of = path.stat()
-                there[of.st_dev, of.st_ino] = str(path)
-    if there:
-        for maps in Path("/proc").glob("[0-9]*/maps"):
+                there[of.st_dev, of.st_ino] = _Shared(str(path), of.st_dev, of.st_ino)
+    abandoned = {file for file in there.values() if file in known}
+    looked_for = {key for key, file in there.items() if file not in abandoned}
+    # To read the maps of all processes takes longer than most tests: first those that had one.
+    likely = dict.fromkeys(_holders[key] for key in looked_for if key in _holders)
+    for processes in (likely, (n for n in os.listdir("/proc") if n.isdecimal())):
+        for process in processes:
+            if not looked_for:
+                break
             with contextlib.suppress(OSError):
-                # Compare device and inode: a semaphore is created under another name, which its map
-                # shows.
-                for line in maps.read_text().splitlines():
-                    if "/dev/shm/" in line:
-                        _, _, _, device, inode, *_ = line.split()
-                        major, minor = (int(part, 16) for part in device.split(":"))
-                        there.pop((os.makedev(major, minor), int(inode)), None)
-    return {path for path in there.values() if os.path.exists(path)}
+                for key in looked_for & _mapped(process):
+                    _holders[key] = process
+                    looked_for.discard(key)
+    abandoned |= {there[key] for key in looked_for}
+    return {file for file in abandoned if os.path.exists(file.path)}
+
+
+def _mapped(process: str) -> set[tuple[int, int]]:
+    """Return the devices and inodes of the files in /dev/shm that a process has mapped."""
+    found = set()
+    maps = _read(f"/proc/{process}/maps")
+    # Compare device and inode: a semaphore is created under another name, which its map shows.
+    for line in maps.splitlines() if b"/dev/shm/" in maps else ():
+        if b"/dev/shm/" in line:
+            _, _, _, device, inode, *_ = line.split()
+            major, minor = (int(part, 16) for part in device.split(b":"))
+            found.add((os.makedev(major, minor), int(inode)))
+    return found
 
 
 def _compare(before: _State, now: _State) -> Leaks:

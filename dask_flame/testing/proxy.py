@@ -1,13 +1,18 @@
-"""Loopback TCP proxy that fails on request, to test broken connections (tests)."""
+"""Proxy on this machine that fails on request, to test broken connections (tests)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import secrets
 import socket
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from dask_flame.comm.addresses import PREFIX, SCHEME, location, path_of
+from dask_flame.core.socket_paths import connected_socket, listening_socket
 
 T = TypeVar("T")
 
@@ -20,6 +25,49 @@ class _Pipe:
         self.target = target
 
 
+class _Tcp:
+    """A target with a port."""
+
+    def __init__(self, protocol: str, target: str) -> None:
+        self._protocol = protocol or "tcp"
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+
+    def serve(self, accept: Any) -> Coroutine[Any, Any, asyncio.Server]:
+        return asyncio.start_server(accept, "127.0.0.1", 0)
+
+    def address(self, server: asyncio.Server) -> str:
+        host, port = server.sockets[0].getsockname()
+        return f"{self._protocol}://{host}:{port}"
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._target)
+
+    def remove(self) -> None:
+        pass
+
+
+class _Unix:
+    """A target with a Unix socket; the proxy's is beside it."""
+
+    def __init__(self, target: str) -> None:
+        self._target = path_of(target)
+        self._own = f"{self._target}-{secrets.token_hex(4)}"
+
+    async def serve(self, accept: Any) -> asyncio.Server:
+        return await asyncio.start_unix_server(accept, sock=listening_socket(self._own, 128))
+
+    def address(self, server: asyncio.Server) -> str:
+        return PREFIX + location(self._own)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(sock=connected_socket(self._target))
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a name without a path
+            os.unlink(self._own)
+
+
 class Proxy:
     """Forwards connections to a target, and can drop, hold, delay or half-close them.
 
@@ -29,7 +77,7 @@ class Proxy:
     Parameters
     ----------
     target : str
-        Address to connect to, such as ``"tcp://127.0.0.1:8786"``.
+        Address to connect to, such as ``"tcp://127.0.0.1:8786"`` or a local cluster's.
 
     Attributes
     ----------
@@ -52,8 +100,7 @@ class Proxy:
 
     def __init__(self, target: str) -> None:
         protocol, _, rest = target.rpartition("://")
-        host, _, port = rest.rpartition(":")
-        self._target = (host, int(port))
+        self._way: _Tcp | _Unix = _Unix(rest) if protocol == SCHEME else _Tcp(protocol, rest)
         self.delay = 0.0
         self.passed = 0
         self._pipes: set[_Pipe] = set()
@@ -64,9 +111,8 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self._open = self._run(self._gate())
-        self._server: asyncio.Server = self._run(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        own = self._server.sockets[0].getsockname()
-        self.address = f"{protocol or 'tcp'}://{own[0]}:{own[1]}"
+        self._server: asyncio.Server = self._run(self._way.serve(self._accept))
+        self.address = self._way.address(self._server)
 
     def __enter__(self) -> Proxy:
         return self
@@ -143,6 +189,7 @@ class Proxy:
         async def close() -> None:
             self._refusing = True
             self._server.close()
+            self._way.remove()
             self._reset()
             for task in list(self._tasks):
                 task.cancel()
@@ -173,7 +220,7 @@ class Proxy:
             _reset(client)
             return
         try:
-            far, target = await asyncio.open_connection(*self._target)
+            far, target = await self._way.connect()
         except OSError:
             _reset(client)
             return
