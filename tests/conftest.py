@@ -84,6 +84,26 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """Fail a test that changes the environment, which later tests and their processes inherit."""
+    before = _environment()
+    yield
+    after = _environment()
+    names = sorted(name for name, _ in before.items() ^ after.items())
+    for name in names:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+    assert not names, f"the test has left changes in the environment: {', '.join(names)}"
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without what pytest notes in it itself."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
+@pytest.fixture(autouse=True)
 def _checked() -> Iterator[None]:
     """distributed checks its own invariants at each transition; ports are free ones."""
     with dask.config.set(
