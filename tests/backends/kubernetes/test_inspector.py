@@ -228,7 +228,7 @@ def names(fake: FakeKubernetes) -> set[str]:
 def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes(namespaces={"team": {}})
     config = admin(fake)
-    _, client = cluster(max=1, name="alive")
+    _, client = cluster(max=1, name="alive", idle_timeout="1h")
     assert client.submit(whoami, pure=False).result(timeout=60)
     go = planted(fake)
     before = names(fake)
