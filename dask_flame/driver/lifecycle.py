@@ -19,8 +19,8 @@ from distributed import Security, Status
 from distributed.core import rpc
 from distributed.objects import SchedulerInfo
 
-from dask_flame.backends.base import BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import made
+from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
 from dask_flame.core.messages import CODE

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec, SchedulerSpec
+from dask_flame.backends.base import Backend
 from dask_flame.backends.kubernetes.api.client import PODS, POLICIES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.permissions import check
 from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
@@ -26,6 +26,7 @@ from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.runner import Runner
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec, SchedulerSpec
 from dask_flame.core import config
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.connection import this_process

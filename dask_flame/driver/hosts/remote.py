@@ -19,7 +19,7 @@ from distributed.comm import Comm, connect
 from distributed.protocol import pickle
 
 from dask_flame._version import __version__
-from dask_flame.backends.base import Ended, SchedulerSpec
+from dask_flame.backends.specs import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
 from dask_flame.core.backoff import Backoff
 from dask_flame.core.budget import Budget
