@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec, SchedulerSpec
+from dask_flame.backends.scheduler_placement import SchedulerPlacement
+from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.comm.addresses import HOST, SCHEME, new_socket_in
 from dask_flame.core.backend_options import BackendOptions
-from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.option_checks import GRACE
 from dask_flame.core.options import Check
 from dask_flame.errors import BackendError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dask_flame.backends.inspector import Inspector
 
 
-class Backend(ABC):
+class Backend(SchedulerPlacement, ABC):
     """Boot and end runners on one substrate.
 
     A backend is created, started once, and closed. Every method is called on one event loop, unless
@@ -73,17 +73,6 @@ class Backend(ABC):
     #: Whether the file system of a remote runner ends with it, as that of a container does. Then
     #: the driver's files (``files=``) replace others of it; otherwise nothing is ever overwritten.
     disposable: ClassVar[bool] = False
-    #: Places where the scheduler can run: in the ``"driver"``, or in a ``"pod"`` near the runners.
-    scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver"})
-    #: What is called ``"pod"`` there, for messages.
-    scheduler_place_word: ClassVar[str] = "pod"
-    #: Whether :meth:`reach` leads to any port of the loopback address of the scheduler's process.
-    #: If not, it is called for the scheduler's own port alone, and the dashboard is reached through
-    #: the scheduler's connection.
-    reaches_loopback: ClassVar[bool] = True
-    #: Whether a process can become the driver of a cluster whose driver is gone, see
-    #: :meth:`join_scheduler`.
-    adopts: ClassVar[bool] = False
     #: Whether it shows the output of runners; otherwise the output is sent to the scheduler.
     shows_output: ClassVar[bool] = False
     #: The options of a cluster that determine the place of its runners, of ``namespace`` and
@@ -106,7 +95,7 @@ class Backend(ABC):
             If the backend cannot work here, or is closed; nothing is left behind.
         """
 
-    def expect(self, specs: Sequence[RunnerSpec]) -> None:  # noqa: B027
+    def expect(self, specs: Sequence[RunnerSpec]) -> None:
         """Prepare for runners that are likely to be requested.
 
         This is called before :meth:`start`, with one runner for each pool, and again whenever the
@@ -357,130 +346,6 @@ class Backend(ABC):
         return GRACE if given is None else given
 
     @property
-    def apart(self) -> bool:
-        """Whether :meth:`start_scheduler` starts the scheduler near the runners, not in the driver.
-
-        Known when :meth:`start` has returned.
-        """
-        return False
-
-    async def start_scheduler(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
-        """Start a process for the scheduler near the runners. Return when it has started.
-
-        This is called once, after :meth:`start`, and only if :attr:`apart` is true. When that
-        process ends, everything that the backend created must end with it.
-
-        Parameters
-        ----------
-        spec : SchedulerSpec
-        over : callable
-            Call this on the event loop, with the reason, when the process has ended, unless
-            :meth:`close` has ended it.
-
-        Returns
-        -------
-        str
-            Host and port of the scheduler for Clients; empty if they use :meth:`reach`.
-
-        Raises
-        ------
-        BackendError
-            If it cannot start. The message has the substrate's reason and the setting to change.
-        """
-        raise NotImplementedError
-
-    async def join_scheduler(
-        self, spec: SchedulerSpec, over: Callable[[str], None], *, driver: str
-    ) -> str:
-        """Take over a scheduler, and all runners, that an earlier driver has started.
-
-        This is called in place of :meth:`start_scheduler` if :attr:`BackendContext.adopts` is set.
-        From now on, :meth:`list` includes all runners that exist, and `ended` is called for those
-        that end. An earlier driver that still lives must learn of it, if possible, before this one
-        changes anything: it then calls :meth:`replaced`.
-
-        If this fails, or the backend is closed before :meth:`scheduler_connected` was called,
-        everything stays as it is for another driver.
-
-        Parameters
-        ----------
-        spec : SchedulerSpec
-            As far as it is known: without a launch configuration.
-        over : callable
-            See :meth:`start_scheduler`.
-        driver : str
-            A unique id of this driver.
-
-        Returns
-        -------
-        str
-            See :meth:`start_scheduler`.
-
-        Raises
-        ------
-        BackendError
-        """
-        raise NotImplementedError
-
-    def leave(self) -> None:  # noqa: B027
-        """Leave everything that exists to another driver: from now on, end and delete nothing."""
-
-    async def look_for_successor(self) -> None:  # noqa: B027
-        """Call :meth:`leave` if another process has become the driver.
-
-        This is called before a close without a connection to the scheduler. It does not raise.
-        """
-
-    def replaced(self, why: str) -> None:
-        """Report that another process has become the driver; for a backend to call."""
-        self.leave()
-        self.context.replaced(why)
-
-    async def announce(self, connection: ConnectionInfo) -> None:  # noqa: B027
-        """Make known how to connect to a scheduler in this process; see :meth:`Inspector.enter`.
-
-        This is optional, and called once when the scheduler has started in the driver's process.
-        What it keeps must only be readable by the user, and must end with the driver.
-
-        Parameters
-        ----------
-        connection : ConnectionInfo
-        """
-
-    def scheduler_connected(self) -> None:
-        """Handle the first connection of the driver to the scheduler of :meth:`start_scheduler`.
-
-        From now on that process ends by itself when it has lost its driver. Before that, the
-        backend must end it when the driver's process has ended. By default, this does nothing.
-        """
-        return
-
-    async def reach(self, port: int, *, at: int = 0) -> int:
-        """Forward a port of this machine's loopback address to the scheduler's process.
-
-        This is called after :meth:`start_scheduler`, perhaps several times; see
-        :attr:`reaches_loopback`.
-
-        Parameters
-        ----------
-        port : int
-            The scheduler's port.
-        at : int, default 0
-            The port of this machine to use if it is free. If it is not, or for 0: any.
-
-        Returns
-        -------
-        int
-            The port of this machine. It is forwarded to the scheduler until :meth:`close`.
-        """
-        raise NotImplementedError
-
-    @property
-    def out_of_reach(self) -> str:
-        """The reason why the last connection through :meth:`reach` failed; empty if it did not."""
-        return ""
-
-    @property
     def scratch(self) -> str | None:
         """A folder on the driver's machine that is removed with the backend; None if none."""
         return None
@@ -493,7 +358,7 @@ class Backend(ABC):
         """
         return self.scratch
 
-    def forked(self) -> None:  # noqa: B027
+    def forked(self) -> None:
         """Release resources that would block the driver, in a child forked from the driver.
 
         This may be called at any time, in a process in which the event loop does not run.
