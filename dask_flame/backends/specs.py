@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.launch_config import LaunchConfig, Packages, SetupConfig
+from dask_flame.core.pem import inline
 from dask_flame.core.redaction import secret
 from dask_flame.packages.installed import environment
 
@@ -156,7 +156,7 @@ class RunnerSpec:
             "secrets": self.secret_names,
             "config": dict(self.config),
             "post_mortem": self.post_mortem,
-            "security": security if local else _inline(security),
+            "security": security if local else inline(security),
             "path": [],
             "cwd": "",
             "files": dict(self.files),
@@ -167,16 +167,6 @@ class RunnerSpec:
         if not (local and self.packages):
             return self.packages
         return {**self.packages, "driver": environment()}
-
-
-def _inline(security: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the names of files with their content: certificates and keys."""
-    return {
-        key: Path(value).read_text()
-        if isinstance(value, str) and "-----BEGIN" not in value
-        else value
-        for key, value in security.items()
-    }
 
 
 @dataclass(frozen=True, kw_only=True)

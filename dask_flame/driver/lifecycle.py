@@ -28,7 +28,7 @@ from dask_flame.core.option_checks import Duration, seconds
 from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import configured
 from dask_flame.core.threads import in_thread
-from dask_flame.driver.certificates import inline
+from dask_flame.driver.certificates import inlined
 from dask_flame.driver.closed import closed
 from dask_flame.driver.connect.hint import report_left
 from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
@@ -233,7 +233,7 @@ class ClusterLifecycle(PoolsApi):
 
     async def _announce(self) -> None:
         """Let other processes of this user observe this cluster."""
-        security = inline(self.security) if self.security.require_encryption else {}
+        security = inlined(self.security) if self.security.require_encryption else {}
         address = self.scheduler_address
         await self.backend.announce(ConnectionInfo(address=address, security=security))
 
