@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import logging
 import os
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,10 +26,11 @@ from dask_flame.core.option_checks import Duration, seconds
 from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import configured
 from dask_flame.core.threads import in_thread
+from dask_flame.driver import open_clusters
 from dask_flame.driver.certificates import inlined
 from dask_flame.driver.closed import closed
 from dask_flame.driver.connect.hint import report_left
-from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
+from dask_flame.driver.fork_check import clients_of, refuse
 from dask_flame.driver.hosts.base import Adopted, HostParts, SchedulerHost
 from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
 from dask_flame.driver.log_filter import QuietLogs, logs_of
@@ -76,7 +75,6 @@ class ClusterLifecycle(PoolsApi):
     #: The cluster of an earlier driver that this one continues.
     _adopted: Adopted | None = None
 
-    _open: ClassVar[weakref.WeakSet[ClusterLifecycle]] = weakref.WeakSet()
     _quiet: ClassVar[QuietLogs] = QuietLogs()
     #: In a process forked from the driver: the driver's process ID.
     forked_from: int | None = None
@@ -159,7 +157,7 @@ class ClusterLifecycle(PoolsApi):
 
     def _start_now(self) -> None:
         """Start the cluster, unless it is used with ``async with``."""
-        ClusterLifecycle._open.add(self)
+        open_clusters.add(self)
         if not self.called_from_running_loop:
             try:
                 self._loop_runner.start()
@@ -377,7 +375,7 @@ class ClusterLifecycle(PoolsApi):
                 await self._stack.aclose()
             finally:
                 await super()._close()
-                ClusterLifecycle._open.discard(self)
+                open_clusters.remove(self)
                 if self.local_code is not None:
                     self.local_code.close()
                 self._show_end()
@@ -497,44 +495,7 @@ class ClusterLifecycle(PoolsApi):
         self._expiring = asyncio.ensure_future(self._close())
 
 
-def open_clusters() -> list[ClusterLifecycle]:
-    """Return the clusters of this process that have not closed."""
-    return [
-        cluster
-        for cluster in list(ClusterLifecycle._open)
-        if cluster._made_by == os.getpid() and cluster.status is not Status.closed
-    ]
-
-
 async def _cancelled(task: asyncio.Future[None]) -> None:
     """Cancel a task, and wait until it has ended."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _forked() -> None:
-    clusters = list(ClusterLifecycle._open)
-    if not clusters:
-        return
-    ClusterLifecycle._open = weakref.WeakSet()
-    for cluster in clusters:
-        cluster.forked_from = os.getppid()
-    with contextlib.suppress(Exception):  # the caller of os.fork could not catch it
-        leave_alone(clusters)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-@atexit.register
-def _close_all() -> None:
-    for cluster in list(ClusterLifecycle._open):
-        if cluster._made_by != os.getpid():
-            continue  # it belongs to the parent process
-        with contextlib.suppress(Exception):
-            # The loop of an asynchronous cluster no longer runs; the backends' own safeguards end
-            # its runners when this process ends.
-            if not cluster.called_from_running_loop:
-                longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
-                cluster.close(timeout=10 + longest)
