@@ -17,7 +17,6 @@ from distributed.core import rpc
 
 from dask_flame.backends.registry import made
 from dask_flame.backends.specs import BackendContext
-from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.distributed_internals import stop_loop
 from dask_flame.core.messages import CODE
 from dask_flame.core.option_checks import Duration, seconds
@@ -25,9 +24,9 @@ from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import configured
 from dask_flame.core.threads import in_thread
 from dask_flame.driver import open_clusters
-from dask_flame.driver.certificates import inlined
 from dask_flame.driver.closed import closed
-from dask_flame.driver.connect.hint import report_left
+from dask_flame.driver.connect.announce import announce
+from dask_flame.driver.connect.hint import reporting_left
 from dask_flame.driver.fork_check import clients_of, refuse
 from dask_flame.driver.hosted_cluster import HostedCluster
 from dask_flame.driver.hosts.in_process import END_GRACE
@@ -177,20 +176,11 @@ class ClusterLifecycle(HostedCluster):
         )
         await super()._start()
         if not self.backend.apart:
-            await self._announce()
+            await announce(self.backend, self.scheduler_address, self.security)
         await self._send_code()
         self._adaptive = host.follow(self._stack)
         if self.backend.adopts and self._adopted is None and self.backend.apart:
-            looking = asyncio.ensure_future(
-                report_left(self.backend.name, self.backend.context.places)
-            )
-            self._stack.push_async_callback(_cancelled, looking)
-
-    async def _announce(self) -> None:
-        """Let other processes of this user observe this cluster."""
-        security = inlined(self.security) if self.security.require_encryption else {}
-        address = self.scheduler_address
-        await self.backend.announce(ConnectionInfo(address=address, security=security))
+            await self._stack.enter_async_context(reporting_left(self.backend))
 
     async def _send_code(self) -> None:
         """Send the local modules now, if runners need them before there are calls."""
@@ -315,9 +305,3 @@ class ClusterLifecycle(HostedCluster):
     def __del__(self) -> None:
         if self._made_by == os.getpid():
             super().__del__()
-
-
-async def _cancelled(task: asyncio.Future[None]) -> None:
-    """Cancel a task, and wait until it has ended."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
