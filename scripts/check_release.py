@@ -1,8 +1,8 @@
 """Build the wheel and the sdist, check what they contain, and run the quick start from the wheel.
 
 ``python scripts/check_release.py`` needs uv, git and a package index, and takes about a minute.
-With ``--short``, as in ``.ci/run``, it leaves out twine, check-wheel-contents and constraints.txt. With ``--dist FOLDER``, it leaves the two files
-there.
+With ``--short``, as in ``.ci/run``, it leaves out twine, check-wheel-contents and the check of
+constraints.txt. With ``--dist FOLDER``, it leaves the two files there.
 """
 
 from __future__ import annotations
