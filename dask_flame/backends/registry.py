@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from dask_flame.backends.base import Backend, BackendContext
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import BackendContext
 from dask_flame.core.backend_options import installed
 from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError

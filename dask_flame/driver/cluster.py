@@ -14,8 +14,9 @@ from distributed import Security, Status
 from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
-from dask_flame.backends.base import Backend, RunnerSpec
+from dask_flame.backends.base import Backend
 from dask_flame.backends.registry import find_backend
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.code.driver.local_code import Choice, versions
 from dask_flame.code.tokens import depend_on
 from dask_flame.core import config, joblib_hook

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame.backends.base import Backend, BackendContext, RunnerSpec, SchedulerSpec
+from dask_flame.backends.base import Backend
 from dask_flame.backends.fly import machine, metadata
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.connection import Connection, connect
@@ -21,6 +21,7 @@ from dask_flame.backends.fly.proxy import find_program
 from dask_flame.backends.fly.removal import remove_cluster
 from dask_flame.backends.fly.runner_machines import RunnerMachines
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
+from dask_flame.backends.specs import BackendContext, RunnerSpec, SchedulerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.errors import BackendError
 

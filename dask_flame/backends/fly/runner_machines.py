@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, Protocol
 
-from dask_flame.backends.base import Ended, RunnerSpec
 from dask_flame.backends.fly import machine, metadata
 from dask_flame.backends.fly.api.client import metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
@@ -28,6 +27,7 @@ from dask_flame.backends.fly.runner import Runner
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
 from dask_flame.backends.fly.watch import MachineWatch
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.errors import BackendError, PoolError
 
 logger = logging.getLogger("dask_flame")

@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
-from dask_flame.backends.base import SchedulerSpec
 from dask_flame.backends.fly import machine
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
@@ -20,6 +19,7 @@ from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
 from dask_flame.backends.fly.proxy import FlyProxy
 from dask_flame.backends.fly.removal import destroy
+from dask_flame.backends.specs import SchedulerSpec
 from dask_flame.errors import PRINTED, BackendError
 
 logger = logging.getLogger("dask_flame")

@@ -222,7 +222,7 @@ def test_pods_that_wait_are_kept_once_there_is_no_other_kind(
         fake = kubernetes(nodes=[PLAIN])
         options: dict[str, Any] = {"max": 1, "gpus": 1, "gpu_kind": ["H100", "A100"]}
         flame, client = cluster(**options, boot_timeout="10m")
-        waiting = flame.backend._runners
+        waiting = flame.backend._pods.runners
         call = client.submit(abs, -1)
         wait_for(lambda: any(r.capacity.limited for r in waiting.values()))
         flame.resize(gpu_kind="H100")

@@ -46,6 +46,7 @@ from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.cli.commands import flame as command_line
 from dask_flame.driver.hosts import remote as driver
+from dask_flame.driver.open_clusters import open_clusters
 from dask_flame.errors import BackendError, BootError, FlameError, PoolError
 from tests.backends.kubernetes.test_backend import DRIVER
 from tests.backends.kubernetes.test_inspector import stopped
@@ -359,7 +360,7 @@ def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: 
     }
     with pytest.raises(PoolError, match="'nope'"):
         cluster(max=None, image=None, pools=pools)[0].resize("nope", max=2)
-    flame = next(iter(FlameCluster._open))
+    (flame,) = open_clusters()
     client = Client(flame)
     assert flame.resize("cpu", max=2, env={"TOKEN": "later"}).max == 2
     assert set(at_once(flame, client, whoami, 2)) == {("cpu-1", "later"), ("cpu-2", "later")}
