@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import psutil
 import pytest
 from dask.distributed import Client
 
@@ -171,7 +170,7 @@ def test_an_adopter_that_dies_in_the_middle_leaves_nothing(
     dies = start(ADOPTER, until="waits", env={"DIES": "joined"})
     kill(kernel)
     assert says(dies, "in the middle")
-    (watchdog,) = psutil.Process(dies.pid).children()
+    watchdog = watchdog_of(dies)
     kill(dies)
     wait_for(lambda: not outside.left(), 120)
     wait_for(lambda: not watchdog.is_running(), 120)
