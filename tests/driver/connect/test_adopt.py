@@ -146,6 +146,31 @@ def test_all_results_and_curves_are_there_after_two_kills(
     wait_for(lambda: "train-0" not in dask_flame.recover())
 
 
+def test_each_adopter_is_killed_and_followed_by_another(
+    fake: FakeKubernetes, start: Processes, adopt: Any, tmp_path: Path, adopters: int
+) -> None:
+    calls = [f"train-{n}" for n in range(3)]
+    driver = start.kernel(calls=3, most=2)
+    for number in range(adopters):
+        kill(driver)
+        env = {"OWN": str(number)}
+        driver = start(ADOPTER, str(tmp_path), until=f"adopted {' '.join(calls)}\n", env=env)
+        calls.append(f"own-{number}")
+    kill(driver)
+    client = adopt()
+    futures = dask_flame.recover()
+    assert list(futures) == calls
+    (tmp_path / "go-on").touch()
+    results = client.gather(futures)
+    own = {f"own-{number}": number for number in range(adopters)}
+    assert results == {"train-0": 0, "train-1": 10, "train-2": 20, **own}
+    assert ran(tmp_path) == sorted(["0", "1", "2", *own])
+    curves = dask_flame.reports_of(client)
+    for n in range(3):
+        wait_for(lambda n=n: len(curves.calls[f"train-{n}"].series["loss"]) == 10)  # type: ignore[misc]
+    assert not [event for event in client.cluster.events if event.kind == "lost"]  # type: ignore[union-attr]
+
+
 def test_one_of_two_adopters_wins_and_one_that_dies_blocks_nobody(
     fake: FakeKubernetes, start: Processes, adopt: Any, tmp_path: Path
 ) -> None:
@@ -184,6 +209,12 @@ def test_one_of_two_adopters_wins_and_one_that_dies_blocks_nobody(
     assert ran(tmp_path) == ["0", "1"]
     won[0].close()
     won[0].cluster.close()  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def adopters(request: pytest.FixtureRequest) -> int:
+    """Number of processes that take a cluster over, one after the other."""
+    return int(request.config.getoption("adopters"))
 
 
 def driver_now() -> Mapping[str, Any]:
