@@ -10,7 +10,7 @@ from pathlib import Path
 KERNEL = """
 import os, sys, time
 from dask.distributed import Client
-from dask_flame import FlameCluster, report
+from dask_flame import FlameCluster, recover, report
 
 def train(variant, folder):
     open(f"{folder}/ran", "a").write(f"{variant}\\n")
@@ -49,6 +49,16 @@ if __name__ == "__main__":
     while cluster.status.name == "running":
         time.sleep(0.01)
     print("closed", cluster.over, flush=True)
+    for name, ask in (
+        ("future", futures[-1].result),
+        ("submit", lambda: client.submit(abs, -1)),
+        ("resize", lambda: cluster.resize(max=1)),
+        ("recover", recover),
+    ):
+        try:
+            print(name, "gives", ask(), flush=True)
+        except BaseException as error:
+            print(name, type(error).__name__, str(error).replace("\\n", " "), flush=True)
 """
 
 ADOPTER = """

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -233,16 +234,24 @@ def test_a_driver_that_comes_back_after_it_was_replaced_ends_nothing(
     fake: FakeKubernetes, start: Processes, adopt: Any, tmp_path: Path
 ) -> None:
     # It is frozen, as on a laptop that is closed. Only its silence tells.
-    kernel = start.kernel(env={"DASK_FLAME__SILENCE": "2s"})
+    grace = 20.0
+    kernel = start.kernel(grace=f"{grace:g}s", env={"DASK_FLAME__SILENCE": "2s"})
     kernel.send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
     client = adopt()
     cluster: Any = client.cluster
     futures = dask_flame.recover()
     cluster.scale(3)
     client.wait_for_workers(3, timeout=120)
+    # For longer than a driver that is lost would be waited for.
+    wait_for(lambda: time.monotonic() > frozen + 1.5 * grace)
     kernel.send_signal(signal.SIGCONT)
-    line = says(kernel, "closed")
-    assert re.search(rf"another process has become .*: process {os.getpid()} on ", line)
+    replaced = rf"another process has become .*: process {os.getpid()} on .*connect\(\"shop\"\)"
+    assert re.search(rf"^closed {replaced}", says(kernel, "closed"))
+    assert re.search(rf"^future FutureCancelledError .*{replaced}", says(kernel, "future"))
+    assert re.search(rf"^submit ClosedClientError .*{replaced}", says(kernel, "submit"))
+    assert re.search(rf"^resize ClosedError .*{replaced}", says(kernel, "resize"))
+    assert says(kernel, "recover").startswith("recover FlameError there is no Dask client")
     assert kernel.wait(60) == 0  # its exit handlers leave everything too
     (tmp_path / "go-on").touch()
     assert futures["train-1"].result() == 10
