@@ -6,7 +6,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_flame.attached.client.application import CellOutcome
+from dask_flame.attached.client.outcomes import CellOutcome
 from dask_flame.attached.looking.failures import Failure, Frame
 from dask_flame.attached.looking.wire import unpacked
 from dask_flame.core.messages import POST_MORTEM
