@@ -41,6 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what their runners are: processes (with --campaign or --campaign-seed the default), "
         "pods of the fake Kubernetes, with a driver in it or outside, or machines of the fake Fly",
     )
+    group.addoption(
+        "--adopters",
+        type=int,
+        default=3,
+        metavar="N",
+        help="drivers that are killed one after the other, each followed by another (default: 3)",
+    )
     group.addoption("--campaign-seed", type=int, metavar="S", help="seed of the first (default: 0)")
     group.addoption(
         "--odd-calls",

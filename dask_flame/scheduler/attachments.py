@@ -8,6 +8,7 @@ from typing import Any
 from distributed import Scheduler
 from distributed.comm import Comm, CommClosedError, connect
 
+from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import ATTACH
 from dask_flame.core.tunnel import until_one_ends
 
@@ -15,7 +16,9 @@ from dask_flame.core.tunnel import until_one_ends
 _WITHIN = 10.0
 
 
-async def attach_to(scheduler: Scheduler, comm: Comm, name: str, options: dict[str, Any]) -> None:
+async def attach_to(
+    scheduler: Scheduler, comm: Comm, name: str, options: dict[str, Any], client: str
+) -> None:
     """Connect a notebook with a runner, until one of them closes.
 
     Parameters
@@ -27,7 +30,12 @@ async def attach_to(scheduler: Scheduler, comm: Comm, name: str, options: dict[s
         The runner.
     options : dict
         For the runner.
+    client : str
+        The id of the notebook's client; empty if it has attached through its cluster.
     """
+    if is_observer(client):
+        await _refuse(comm, f"a cell in {name} {ONLY_LOOKS}")
+        return
     address = scheduler.aliases.get(name, "")
     if address not in scheduler.workers:
         there = ", ".join(sorted(map(str, scheduler.aliases))) or "none"

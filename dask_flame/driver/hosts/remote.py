@@ -411,7 +411,11 @@ class RemoteScheduler:
         """Handle the loss of this cluster to another driver: end nothing of it any more."""
         self._owns = False
         self._parts.backend.leave()
-        self._over(f"{why}; it has this cluster now, and this process does not", "lost")
+        self._over(
+            f"{why}; it has this cluster now, and this process does not; to look at it, write "
+            f'dask_flame.connect("{self._parts.name}")',
+            "lost",
+        )
 
     def _ended(self, why: str) -> None:
         """Handle an unexpected end of the scheduler's process."""
