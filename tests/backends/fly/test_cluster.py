@@ -13,11 +13,12 @@ import dask
 import httpx
 import psutil
 import pytest
-from dask.distributed import Client, get_worker
+from dask.distributed import Client
 
 from dask_flame import FlameCluster
 from dask_flame.backends.fly import machine
 from dask_flame.errors import BackendError, BootError, PoolError, RunnerLost
+from tests.backends.fly.calls import where
 from tests.fakes.fly import FakeFly
 from tests.support.waiting import wait_for
 
@@ -80,11 +81,6 @@ def outside(fly: FakeFly, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         }
     ):
         yield fly
-
-
-def where() -> tuple[str, str]:
-    """Return the machine that this runs in, and the address of the runner (runner)."""
-    return os.environ["FLY_MACHINE_ID"], get_worker().address
 
 
 def test_a_driver_in_the_network_has_the_scheduler(fly: FakeFly) -> None:

@@ -1,11 +1,13 @@
-"""Functions that tests call in pods, in a module whose import costs a pod nothing (runner)."""
+"""What tests call in pods, without the imports of the tests (runner)."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from dask.distributed import get_worker
 
@@ -41,3 +43,13 @@ def say(what: str) -> None:
     print(what)
     print("and an error", file=sys.stderr)
     print("no end", end="")
+
+
+def talk_for(seconds: float) -> None:
+    print("here I am", flush=True)
+    time.sleep(seconds)
+
+
+def version(_: Any = None) -> str:
+    found: str = importlib.import_module("flamea").__version__
+    return found
