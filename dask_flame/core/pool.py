@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -446,6 +445,8 @@ def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) ->
     for name, value in options.items():
         if name in own or backend_options.declared(name) is not None:
             continue
+        import difflib  # for errors only
+
         known = {*own, *backend_options.option_names()}
         guess = _OTHER_NAMES.get(name) or next(
             iter(difflib.get_close_matches(name, [*known, *others], n=1)), None

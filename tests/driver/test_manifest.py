@@ -28,8 +28,9 @@ from dask_flame.backends.specs import RunnerSpec
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
 from tests.backends.kubernetes import test_backend as test_kubernetes
+from tests.backends.kubernetes.calls import whoami
 from tests.backends.kubernetes.objects.test_manifests import SITE
-from tests.backends.kubernetes.test_backend import Start, whoami
+from tests.backends.kubernetes.test_backend import Start
 from tests.support import kubernetes_schemas
 from tests.support.examples import examples
 from tests.support.kubernetes_help import Caller

@@ -9,21 +9,17 @@ import dask
 import httpx
 import psutil
 import pytest
-from dask.distributed import Client, get_worker
+from dask.distributed import Client
 
 import dask_flame
 from dask_flame import FlameCluster
 from dask_flame.backends.fly import machine
 from dask_flame.errors import BackendError, BootError, PoolError, RunnerLost
+from tests.backends.fly.calls import where
 from tests.fakes.fly import FakeFly
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-
-def where() -> tuple[str, str]:
-    """Return the machine that this runs in, and the address of the runner (runner)."""
-    return os.environ["FLY_MACHINE_ID"], get_worker().address
 
 
 def test_a_driver_in_the_network_has_the_scheduler(fly: FakeFly) -> None:
