@@ -1,7 +1,7 @@
 """A private Slurm on this machine: real munged, slurmctld and slurmd, in a temporary folder.
 
-Debian's slurmd is built without ``--enable-multiple-slurmd``, so that it takes its name from that of
-the host. Therefore each node has a UTS namespace with a host name of its own. It also has a PID
+Debian's slurmd is built without ``--enable-multiple-slurmd``, so that it takes its name from
+that of the host. Therefore each node has a UTS namespace with a host name of its own. It also has a PID
 namespace: with the first process of that, everything on the node ends, as if it lost its power. All
 daemons get SIGKILL when the process of the tests ends, however that ends.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -55,6 +56,7 @@ SlurmctldTimeout=30
 SlurmdTimeout={node_timeout}
 KillWait=5
 MinJobAge=60
+DefMemPerCPU=500
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 {nodes}
@@ -147,6 +149,13 @@ class SlurmWorld:
         """
         hidden = f"mount -t tmpfs none '{hides}'; " if hides else ""
         self._start(node, f"hostname {node}; {hidden}slurmd -D & wait")
+
+    def unreachable(self) -> str:
+        """Return a configuration with which commands do not find the controller."""
+        there = self.folder / "unreachable.conf"
+        text = (self.folder / "slurm.conf").read_text()
+        there.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text))
+        return str(there)
 
     def states(self) -> dict[str, str]:
         """Return the state of each node; empty while the controller does not answer."""
