@@ -1,9 +1,9 @@
 """A private Slurm on this machine: real munged, slurmctld and slurmd, in a temporary folder.
 
 Debian's slurmd is built without ``--enable-multiple-slurmd``, so that it takes its name from
-that of the host. Therefore each node has a UTS namespace with a host name of its own. It also has a PID
-namespace: with the first process of that, everything on the node ends, as if it lost its power. All
-daemons get SIGKILL when the process of the tests ends, however that ends.
+that of the host. Therefore each node has a UTS namespace with a host name of its own. It also has
+a PID namespace: with the first process of that, everything on the node ends, as if it lost its
+power. All daemons get SIGKILL when the process of the tests ends, however that ends.
 """
 
 from __future__ import annotations

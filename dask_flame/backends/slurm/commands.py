@@ -119,7 +119,7 @@ async def cancel(jobs: Sequence[str], *, state: str = "") -> None:
     if not jobs:
         return
     try:
-        await run("scancel", "--quiet", *([f"--state={state}"] if state else []), *jobs)
+        await run("scancel", *([f"--state={state}"] if state else []), *jobs)
     except SlurmLate:
         raise
     except SlurmError as error:

@@ -43,6 +43,8 @@ _HOPELESS = {
 }
 #: Reasons that say that there is nothing free of this kind now.
 _NO_CAPACITY = frozenset({"Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN"})
+#: Why a job has ended that this driver has not cancelled.
+CANCELLED = "its job was cancelled by somebody else (CANCELLED)"
 #: The exit code of a job whose files for output could not be opened on its node.
 _NO_OUTPUT_FILE = 53
 
@@ -179,7 +181,7 @@ def why_ended(job: Job, *, ending: bool, limit: int, memory: str, output: str, f
     if job.code >> 8 == _NO_OUTPUT_FILE or (not output and job.code == _NO_OUTPUT_FILE):
         return not_shared(folder, job.node)
     if state == "CANCELLED" and not ending:
-        return "its job was cancelled by somebody else (CANCELLED)"
+        return CANCELLED
     if state == "FAILED" and not job.code:
         return f"its job has failed: {job.reason}"
     why = exit_reason(job.code)

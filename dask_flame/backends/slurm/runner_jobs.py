@@ -19,7 +19,14 @@ from dask_flame.backends.slurm import commands, script
 from dask_flame.backends.slurm.commands import SlurmError, SlurmLate
 from dask_flame.backends.slurm.folder import ClusterFolder
 from dask_flame.backends.slurm.identity import Identity
-from dask_flame.backends.slurm.job_states import FORMAT, Job, not_shared, parse, why_ended
+from dask_flame.backends.slurm.job_states import (
+    CANCELLED,
+    FORMAT,
+    Job,
+    not_shared,
+    parse,
+    why_ended,
+)
 from dask_flame.backends.slurm.options import SlurmOptions
 from dask_flame.backends.slurm.refusals import is_final, no_room, refusal
 
@@ -31,8 +38,7 @@ _ENDING, _QUIET = 0.5, 5.0
 _OVERDUE = 5.0
 #: Seconds between two signs of life in the folder.
 _ALIVE = 60.0
-#: Seconds that a job may be missing in a list after its submission: it may be behind.
-_MISSING = 30.0
+_NOT_NEEDED = "it was not needed any more"
 _STOPPED = "the cluster was stopped with `dask flame stop`"
 
 
@@ -60,8 +66,6 @@ class Runner:
     job : Job or None
         As it was listed last.
     submitting : asyncio.Task or None
-    since : float
-        When it was submitted (``time.monotonic``).
     started, ending : bool
         Whether its job has started, and whether the cluster has asked for its end.
     waits : str
@@ -79,7 +83,6 @@ class Runner:
     array: str = ""
     job: Job | None = None
     submitting: asyncio.Task[None] | None = None
-    since: float = 0.0
     started: bool = False
     ending: bool = False
     waits: str = ""
@@ -185,7 +188,7 @@ class RunnerJobs:
         else:
             self._arrays.add(array)
             for runner in runners:
-                runner.array, runner.since = array, time.monotonic()
+                runner.array = array
                 if not runner.ending:
                     self._reports.progress(runner.spec.name, "queued")
             self._woken.set()
@@ -237,9 +240,13 @@ class RunnerJobs:
         """
         if not self.runners:
             return set()
-        known = frozenset(self.runners.values())
+        known = self._submitted_now()
         self._seen(await self.list_jobs(), known)
         return set(self.runners)
+
+    def _submitted_now(self) -> frozenset[Runner]:
+        """Return the runners that a list which begins now includes, unless they have ended."""
+        return frozenset(runner for runner in self.runners.values() if runner.array)
 
     async def _watch(self) -> None:
         """List the jobs again and again, while there are any."""
@@ -254,8 +261,7 @@ class RunnerJobs:
                     self._folder.touch()
                 except OSError as error:
                     logger.debug("no sign of life could be written: %s", error)
-            if any(runner.array for runner in self.runners.values()):
-                known = frozenset(self.runners.values())
+            if known := self._submitted_now():
                 try:
                     self._seen(await self.list_jobs(), known)
                 except SlurmError as error:
@@ -281,14 +287,16 @@ class RunnerJobs:
         by_target = {(job.wave, job.task): job for job in jobs}
         self._cancel_strays(jobs)
         for runner in known:
-            if runner.gone.is_set() or not runner.array:
+            if runner.gone.is_set():
                 continue
-            # A wave of one task is an array too.
             job = by_target.get((runner.array, str(runner.task)))
             if job is not None:
                 self._judge(runner, job)
-            elif time.monotonic() > runner.since + _MISSING or runner.job is not None:
+            elif runner.started:
                 self._start(self._bury_missing(runner))
+            else:
+                # Of jobs that are cancelled in the queue, an array keeps no record.
+                self.over(runner, _NOT_NEEDED if runner.ending else CANCELLED)
 
     def _judge(self, runner: Runner, job: Job) -> None:
         """Act on the state of a runner's job."""

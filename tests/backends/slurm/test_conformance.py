@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,9 +22,7 @@ class TestSlurm(BackendConformance):
         return SlurmBackend
 
     @pytest.fixture
-    def outage(
-        self, slurm: SlurmWorld, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[[Backend], Any]:
+    def outage(self, slurm: SlurmWorld, monkeypatch: pytest.MonkeyPatch) -> Any:
         @contextlib.asynccontextmanager
         async def cut(backend: Backend) -> AsyncIterator[None]:
             with monkeypatch.context() as patch:
