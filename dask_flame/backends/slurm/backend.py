@@ -124,7 +124,7 @@ class SlurmBackend(Backend):
         if self._jobs is None:
             raise BackendError("the cluster has not started")
         text = self._jobs.script([spec], complete(spec.options))
-        return [{"sbatch": scrub(text, spec.secret_values)}]
+        return [{"sbatch": scrub(text.splitlines(), spec.secret_values)}]
 
     @classmethod
     def inspector(cls, **where: str) -> Inspector:

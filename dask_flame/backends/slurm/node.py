@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -33,13 +34,9 @@ def main(arguments: list[str]) -> NoReturn:
     config: dict[str, Any] = job["config"]
     if interface:
         config["host"] = _address_of(interface)
-    _check_scheduler(config["scheduler"])
-    # The configuration has private keys: it is neither an argument nor a variable, and in a file
-    # without a name.
-    descriptor = os.memfd_create("dask-flame", 0)
-    os.write(descriptor, json.dumps(config).encode())
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    file = f"/proc/self/fd/{descriptor}"
+    _check_scheduler(config["scheduler"], config["security"])
+    # The configuration has private keys: it is neither an argument nor a variable.
+    file = _nameless_file(json.dumps(config))
     command = [sys.executable, *job["flags"], "-m", "dask_flame.runner.from_file", file]
     sys.stdout.flush()
     os.execve(sys.executable, command, {**os.environ, **job["environment"]})
@@ -57,7 +54,16 @@ def _take(file: str) -> dict[str, Any]:
     return job
 
 
-def _check_scheduler(address: str) -> None:
+def _nameless_file(content: str) -> str:
+    """Return the path of a file without a name, which ends with this process."""
+    descriptor = os.memfd_create("dask-flame", 0)
+    with os.fdopen(os.dup(descriptor), "w") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _check_scheduler(address: str, security: dict[str, Any]) -> None:
     """Return if the scheduler can be connected to; end this process otherwise."""
     parts = urlsplit(address)
     host, port = parts.hostname or "", parts.port or 0
@@ -65,7 +71,8 @@ def _check_scheduler(address: str) -> None:
     why: OSError
     while True:
         try:
-            socket.create_connection((host, port), timeout=_ATTEMPT).close()
+            with socket.create_connection((host, port), timeout=_ATTEMPT) as connection:
+                _shake_hands(connection, security)
             return
         except OSError as error:
             why = error
@@ -81,6 +88,18 @@ def _check_scheduler(address: str) -> None:
         "interface",
         1,
     )
+
+
+def _shake_hands(connection: socket.socket, security: dict[str, Any]) -> None:
+    """Do what the scheduler expects of a connection, which would warn of it otherwise."""
+    if not security.get("tls_ca_file"):
+        return
+    context = ssl.create_default_context(cadata=security["tls_ca_file"])
+    context.check_hostname = False  # as distributed does: the certificates are this cluster's own
+    certificate = _nameless_file(security["tls_worker_cert"])
+    context.load_cert_chain(certificate, _nameless_file(security["tls_worker_key"]))
+    with context.wrap_socket(connection):
+        pass
 
 
 def _address_of(interface: str) -> str:
