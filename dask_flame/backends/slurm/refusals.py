@@ -4,8 +4,8 @@ from __future__ import annotations
 
 #: Texts in what sbatch says, in lower case, with the settings behind them.
 _SETTINGS = (
-    ("partition", "partition"),
     ("account", "account and partition"),
+    ("partition", "partition"),
     ("qos", "qos"),
     ("gres", "gpus and gpu_kind"),
     ("memory specification", "memory and partition"),

@@ -130,10 +130,10 @@ async def test_a_folder_that_a_node_does_not_see(slurm: SlurmWorld, tmp_path: Pa
 async def test_without_slurm_or_with_another_interface(
     slurm: SlurmWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with dask.config.set({"flame.slurm.interface": "nosuch0"}):
-        with pytest.raises(BackendError, match=r"interface='nosuch0'.*write interface= .*\blo\b"):
-            async with started():
-                pass
+    refused = pytest.raises(BackendError, match=r"interface='nosuch0'.*write interface= .*\blo\b")
+    with dask.config.set({"flame.slurm.interface": "nosuch0"}), refused:
+        async with started():
+            pass
     monkeypatch.setenv("PATH", "/nowhere")
     backend = SlurmBackend(Said().context)
     with pytest.raises(BackendError, match="there is no command 'sbatch'"):
@@ -148,14 +148,13 @@ async def test_a_cluster_with_calls_over_tls(slurm: SlurmWorld) -> None:
     options = {"gpus": 1, "gpu_kind": "tesla", "max": 4, "dashboard_address": None}
     async with FlameCluster(
         backend="slurm", secrets={"KEY": "not-a-key-1234"}, asynchronous=True, **options
-    ) as cluster:
-        async with Client(cluster, asynchronous=True) as client:
-            assert cluster.scheduler_address.startswith("tls://")
-            done = await client.gather(client.map(where, range(8)))
-            said = slurm.command("scontrol", "show", "job")
-            said += "".join(path.read_text() for path in shared().glob("*-*.out"))
-            manifest = repr(cluster.manifest())
-            ready = [event for event in cluster.events if event.kind == "ready"]
+    ) as cluster, Client(cluster, asynchronous=True) as client:
+        assert cluster.scheduler_address.startswith("tls://")
+        done = await client.gather(client.map(where, range(8)))
+        said = slurm.command("scontrol", "show", "job")
+        said += "".join(path.read_text() for path in shared().glob("*-*.out"))
+        manifest = repr(cluster.manifest())
+        ready = [event for event in cluster.events if event.kind == "ready"]
     assert {device for _, device in done} <= {"0", "1"}
     assert "not-a-key" not in said + manifest
     assert "PRIVATE KEY" not in said + manifest
