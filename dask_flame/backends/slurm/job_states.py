@@ -45,7 +45,7 @@ _HOPELESS = {
 _NO_CAPACITY = frozenset({"Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN"})
 #: Why a job has ended that this driver has not cancelled.
 CANCELLED = "its job was cancelled by somebody else (CANCELLED)"
-#: The exit code of a job whose files for output could not be opened on its node.
+#: The signal in the exit status of a job whose output files could not be opened on its node.
 _NO_OUTPUT_FILE = 53
 
 
@@ -178,7 +178,7 @@ def why_ended(job: Job, *, ending: bool, limit: int, memory: str, output: str, f
             "its job did not start within boot_timeout (DEADLINE); relevant settings: "
             "boot_timeout, partition, time"
         )
-    if job.code >> 8 == _NO_OUTPUT_FILE or (not output and job.code == _NO_OUTPUT_FILE):
+    if job.code & 0x7F == _NO_OUTPUT_FILE:
         return not_shared(folder, job.node)
     if state == "CANCELLED" and not ending:
         return CANCELLED

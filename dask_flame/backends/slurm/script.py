@@ -12,17 +12,28 @@ from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import TIME, SlurmOptions, jobqueue
 from dask_flame.errors import BackendError
 
-#: What runs in a job. It needs no bash, so that ``shebang`` may name another shell.
-#:
-#: - SIGTERM, from ``scancel`` or before the time limit, drains the runner; USR1 ends it at once.
-#: - The temporary folder is removed when the runner has ended, however that was.
-_BODY = """
+#: What a job does with signals, from its beginning: SIGTERM, from ``scancel`` or before the time
+#: limit, drains the runner; USR1 ends it at once, with what its calls have started. It needs no
+#: bash, so that ``shebang`` may name another shell.
+_SIGNALS = """
 flame_pid= flame_told=
-trap 'flame_told=1; [ -z "$flame_pid" ] || kill -TERM "$flame_pid" 2>/dev/null' TERM
-trap 'flame_told=1; [ -z "$flame_pid" ] || kill -KILL "$flame_pid" 2>/dev/null' USR1
+flame_kill() {
+  flame_told=1
+  [ -z "$flame_pid" ] || kill "-$1" -- "$2$flame_pid" 2>/dev/null
+}
+trap 'flame_kill TERM ""' TERM
+trap 'flame_kill KILL -' USR1
+"""
+#: The runner has a process group of its own (``set -m``), which ends with it, because not all kinds
+#: of process tracking of Slurm find the children of a process that was killed. Its temporary folder
+#: is removed however it ends.
+_BODY = """
+[ -z "$flame_told" ] || exit 143
 flame_folder=$(mktemp -d {scratch}/dask-flame-XXXXXXXX) || exit 1
+set -m
 TMPDIR=$flame_folder {command} &
 flame_pid=$!
+set +m
 while :; do
   flame_told=
   wait "$flame_pid" 2>/dev/null
@@ -30,6 +41,7 @@ while :; do
   [ -n "$flame_told" ] || break
 done
 trap '' TERM USR1
+kill -KILL -- "-$flame_pid" 2>/dev/null
 rm -rf "$flame_folder"
 trap - TERM USR1
 """
@@ -67,7 +79,7 @@ def script(
     made = _directives(specs, options, identity, folder, wave, drain)
     made = [line for line in made if not any(skip in line for skip in skipped)]
     lines += [f"#SBATCH {line}" for line in (*made, *(options.job_extra_directives or ()))]
-    lines += ["", *(options.job_script_prologue or ())]
+    lines += [_SIGNALS, *(options.job_script_prologue or ())]
     lines.append(_BODY.format(scratch=_scratch(options), command=_command(options, folder, wave)))
     lines += [*(options.job_script_epilogue or ()), 'exit "$flame_code"', ""]
     return "\n".join(lines)

@@ -128,7 +128,7 @@ def test_a_list_of_jobs_is_read_by_its_columns() -> None:
         (job("PREEMPTED"), "was preempted by another job (PREEMPTED)"),
         (job("CANCELLED"), "its job was cancelled by somebody else (CANCELLED)"),
         (job("DEADLINE"), "its job did not start within boot_timeout (DEADLINE)"),
-        (job("FAILED", code=53 << 8), "the folder /f is not there on node n1"),
+        (job("FAILED", code=53), "the folder /f is not there on node n1"),
     ],
 )
 def test_the_cause_of_an_end(one: Job, text: str) -> None:
