@@ -147,7 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for _ in range(args.turns):
             for who in contenders:
                 found[who].append(bench.calls(who))
-        left = {who: bench.left(who) for who in contenders}
+                print(f"{who}: {found[who][-1]}", file=sys.stderr, flush=True)
+        left = {}
+        for who in contenders:
+            left[who] = bench.left(who)
+            print(f"{who}: {left[who]} jobs left", file=sys.stderr, flush=True)
     if args.json is not None:
         args.json.write_text(json.dumps({"calls": found, "left": left}))
     print(table(found, left, args))
