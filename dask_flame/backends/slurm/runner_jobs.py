@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
 from dask_flame.backends.base import Ended, RunnerSpec
-from dask_flame.backends.command import runner_command_from_file
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.slurm import commands, script
 from dask_flame.backends.slurm.commands import SlurmError, SlurmLate
+from dask_flame.backends.slurm.endings import end_jobs
 from dask_flame.backends.slurm.folder import ClusterFolder
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.job_states import (
@@ -29,13 +27,12 @@ from dask_flame.backends.slurm.job_states import (
 )
 from dask_flame.backends.slurm.options import SlurmOptions
 from dask_flame.backends.slurm.refusals import is_final, no_room, refusal
+from dask_flame.backends.slurm.runner import Runner, launch_file
 
 logger = logging.getLogger("dask_flame")
 
 #: Seconds between two looks while runners are being ended, and the factor while all only run.
 _ENDING, _QUIET = 0.5, 5.0
-#: Seconds beyond its grace after which a job is ended by force.
-_OVERDUE = 5.0
 #: Seconds between two signs of life in the folder.
 _ALIVE = 60.0
 _NOT_NEEDED = "it was not needed any more"
@@ -49,50 +46,6 @@ class Reports(Protocol):
     def progress(self, name: str, step: str) -> None: ...
     def trouble(self, name: str, why: str) -> None: ...
     def stopped(self, why: str) -> None: ...
-
-
-@dataclass(eq=False)
-class Runner:
-    """A runner that was requested.
-
-    Attributes
-    ----------
-    spec : RunnerSpec
-    options : SlurmOptions
-    wave, task : int
-        The number of its wave in this cluster, and its number there.
-    array : str
-        The id of its array of jobs; empty before it was submitted.
-    job : Job or None
-        As it was listed last.
-    submitting : asyncio.Task or None
-    started, ending : bool
-        Whether its job has started, and whether the cluster has asked for its end.
-    waits : str
-        What it waits for, as was reported last.
-    lacking : float
-        Since when there is no capacity for it; 0 if there is.
-    gone : asyncio.Event
-        Set when its end was reported.
-    """
-
-    spec: RunnerSpec
-    options: SlurmOptions
-    wave: int = 0
-    task: int = 0
-    array: str = ""
-    job: Job | None = None
-    submitting: asyncio.Task[None] | None = None
-    started: bool = False
-    ending: bool = False
-    waits: str = ""
-    lacking: float = 0.0
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def target(self) -> str:
-        """What ``scancel`` takes for its job."""
-        return f"{self.array}_{self.task}"
 
 
 class RunnerJobs:
@@ -446,27 +399,7 @@ class RunnerJobs:
         if not there:
             return
         self._woken.set()
-        if grace:
-            await self._end_in_peace(there, grace)
-        await self._end_by_force([runner for runner in there if not runner.gone.is_set()])
-
-    async def _end_in_peace(self, runners: Sequence[Runner], grace: float) -> None:
-        running = [r for r in runners if r.job is not None and r.job.running]
-        waiting = [r.target for r in runners if r not in running]
-        await commands.cancel(waiting)
-        told = [r.target for r in running]
-        await commands.signal("TERM", told)
-        await _all_gone(runners, grace if running else _OVERDUE)
-
-    async def _end_by_force(self, runners: Sequence[Runner]) -> None:
-        while runners:
-            targets = [runner.target for runner in runners]
-            # First, because they would start in place of the others.
-            await commands.cancel(targets, state="PENDING")
-            await commands.signal("USR1", targets)
-            await commands.cancel(targets)
-            await _all_gone(runners, _OVERDUE)
-            runners = [runner for runner in runners if not runner.gone.is_set()]
+        await end_jobs(there, grace)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -481,22 +414,3 @@ class RunnerJobs:
         await asyncio.gather(*tasks, return_exceptions=True)
         for runner in list(self.runners.values()):
             self.over(runner, "the cluster was closed")
-
-
-def launch_file(spec: RunnerSpec) -> bytes:
-    """Return what a job reads; see :mod:`dask_flame.backends.slurm.node`. Holds secrets."""
-    command = runner_command_from_file(spec, "")
-    job: Mapping[str, Any] = {
-        "flags": list(spec.flags),
-        "environment": dict(command.environment),
-        "config": json.loads(command.config),
-    }
-    return json.dumps(job).encode()
-
-
-async def _all_gone(runners: Sequence[Runner], within: float) -> None:
-    try:
-        async with asyncio.timeout(within):
-            await asyncio.gather(*(runner.gone.wait() for runner in runners))
-    except TimeoutError:
-        pass

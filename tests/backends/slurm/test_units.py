@@ -13,7 +13,7 @@ from dask_flame.backends.slurm import commands, refusals
 from dask_flame.backends.slurm.identity import Identity, lives, this_process
 from dask_flame.backends.slurm.job_states import FORMAT, Job, parse, why_ended
 from dask_flame.backends.slurm.options import SlurmOptions, check_time, complete
-from dask_flame.backends.slurm.runner_jobs import launch_file
+from dask_flame.backends.slurm.runner import launch_file
 from dask_flame.backends.slurm.script import group_key, script
 
 pytestmark = pytest.mark.unit
