@@ -17,6 +17,7 @@ from tests.fakes.fly import FakeFly
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.paths import ROOT, free_port
+from tests.support.slurm_world import slurm_world, why_impossible
 from tests.support.waiting import wait_for
 
 README = ROOT / "README.md"
@@ -124,7 +125,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     # tests/backends/test_backend_package.py runs those of backends.md.
-    assert with_code == {"README", "backends", "files", "fly", "kubernetes", *PRINTED}
+    assert with_code == {"README", "backends", "files", "fly", "kubernetes", "slurm", *PRINTED}
 
 
 @pytest.mark.process
@@ -142,6 +143,25 @@ def test_the_page_of_fly_runs() -> None:
         )
         wait_for(lambda: fly.left() == [])
     assert out == "1\n"
+
+
+@pytest.mark.process
+def test_the_page_of_slurm_runs(tmp_path: Path) -> None:
+    if why := why_impossible():
+        pytest.skip(f"no Slurm: {why}")
+    page = ROOT / "docs/slurm.md"
+    first, shown = blocks(page, "python")
+    with slurm_world() as slurm:
+        out = run(
+            first + shown,
+            **slurm.environment,
+            DASK_FLAME__SLURM__INTERFACE="lo",
+            DASK_FLAME__SLURM__FOLDER=str(tmp_path / "shared"),
+        )
+        wait_for(lambda: not slurm.jobs(), what="no job is left")
+    assert len(re.findall(r"^\d 0\.\d+$", out, re.MULTILINE)) == 6
+    assert "#SBATCH --time=120" in out
+    assert not list((tmp_path / "shared").iterdir())
 
 
 @pytest.fixture
