@@ -200,7 +200,8 @@ class Agent:
         environment = dict(os.environ)
         if first is not None and all(os.environ.get(n) == first["env"][n] for n in first["own"]):
             words.append(first["key"])
-            environment = {**first["env"], MARK: NO_MARK}
+            place = {n: v for n, v in os.environ.items() if n == "TMPDIR"}
+            environment = {**first["env"], **place, MARK: NO_MARK}
         try:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-P", *(first or {}).get("flags", ()), supervisor.origin, *words],

@@ -242,7 +242,7 @@ class SshBackend(Backend):
         spec = runner.spec
         hosts = self._hosts(spec)
         places = [m for host in hosts if (m := self._machines.connected.get(host)) is not None]
-        machine = choose(spec, places)
+        machine = choose(spec, places, keep_gpus=any(other.gpus for other in self._expected))
         if isinstance(machine, Machine):
             self._boot_at(runner, machine)
             return

@@ -21,10 +21,17 @@ class Place(Protocol):
     def taken(self) -> Taken: ...
 
 
-def choose(spec: RunnerSpec, places: Iterable[Place]) -> Place | None:
+def choose(
+    spec: RunnerSpec, places: Iterable[Place], *, keep_gpus: bool = False
+) -> Place | None:
     """Return the host with the most room for a runner; None if none has any.
 
-    Runners without GPUs go to hosts without GPUs, as long as these have room.
+    Parameters
+    ----------
+    spec : RunnerSpec
+    places : iterable of Place
+    keep_gpus : bool, default False
+        Whether runners without GPUs go to hosts without GPUs, as long as these have room.
     """
     best: tuple[bool, float] | None = None
     chosen: Place | None = None
@@ -32,7 +39,8 @@ def choose(spec: RunnerSpec, places: Iterable[Place]) -> Place | None:
         wants, taken = need(spec, place.host, place.capacity), place.taken()
         if place.capacity.why_never(wants) or place.capacity.why_not(wants, taken):
             continue
-        rank = (bool(place.capacity.gpus) and not wants.gpus, _use(wants, taken, place.capacity))
+        keep = keep_gpus and bool(place.capacity.gpus) and not wants.gpus
+        rank = (keep, _use(wants, taken, place.capacity))
         if best is None or rank < best:
             best, chosen = rank, place
     return chosen
